@@ -1,0 +1,1 @@
+//! Pooling, normalising and number formats of embeddings.

@@ -1,0 +1,12 @@
+//! Serves DINO vision backbones: embeddings, k-NN classification and masks over HTTP.
+//!
+//! Data flows one way: untrusted bytes become pixels in [`media`], pixels become the model's input in
+//! [`transform`], the model's outputs ([`model`]) become vectors ([`embedding`]), votes ([`index`]) or masks
+//! ([`segment`]), and only `http` speaks of status codes.
+
+pub mod embedding;
+pub mod index;
+pub mod media;
+pub mod model;
+pub mod segment;
+pub mod transform;

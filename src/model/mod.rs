@@ -1,0 +1,3 @@
+//! A model folder: its manifest and its ONNX session.
+
+pub mod manifest;

@@ -1,0 +1,1 @@
+//! Masks from the last block's attention.

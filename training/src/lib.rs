@@ -1,0 +1,1 @@
+//! Trains DINO vision backbones, evaluates them and exports them to ONNX.
