@@ -1,1 +1,11 @@
 //! Trains DINO vision backbones, evaluates them and exports them to ONNX.
+
+pub mod backbone;
+pub mod head;
+pub mod kernels;
+pub mod learner;
+pub mod loss;
+pub mod network;
+pub mod ops;
+pub mod optimizer;
+pub mod schedule;
