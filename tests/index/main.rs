@@ -1,0 +1,5 @@
+//! Collections as a whole: stored, searched, restarted, damaged.
+
+mod common;
+mod search;
+mod store;
