@@ -22,7 +22,7 @@ pub const MAX_PAGE: usize = 1000;
 pub struct Collection {
     pub(super) name: CollectionName,
     pub(super) record: Record,
-    disk: Arc<Disk>,
+    pub(super) disk: Arc<Disk>,
     pub(super) dumps: Arc<Dumps>,
     pub(super) options: Options,
     pub(super) layout: ArcSwap<Layout>,

@@ -278,6 +278,28 @@ impl Disk {
         })
     }
 
+    /// Hands every item of one moment, with its picture, to `visit`, ordered by id as bytes.
+    pub(super) fn export(
+        &self,
+        record: &Record,
+        mut visit: impl FnMut(&StoredItem, Option<&[u8]>) -> std::io::Result<()>,
+    ) -> Result<(), Error> {
+        self.read(|txn| {
+            let thumbnails = txn.open_table(THUMBNAILS)?;
+            for entry in txn
+                .open_table(ITEMS)?
+                .range::<(u64, &str)>(all_of(record.number))?
+            {
+                let (key, row) = entry?;
+                let row = self.row(record, key.value().1, row.value())?;
+                let jpeg = thumbnails.get(key.value())?;
+                visit(&row.stored, jpeg.as_ref().map(redb::AccessGuard::value))
+                    .map_err(Error::Io)?;
+            }
+            Ok(())
+        })
+    }
+
     fn read<T>(
         &self,
         work: impl FnOnce(&ReadTransaction) -> Result<T, Failure>,
@@ -412,11 +434,16 @@ fn put(txn: &WriteTransaction, collection: u64, items: &[NewItem]) -> Result<Wri
 
 /// Deletes all items of a collection.
 fn clear(txn: &WriteTransaction, collection: u64) -> Result<(), Failure> {
-    let all: Range<(u64, &str)> = (collection, "")..(collection + 1, "");
     txn.open_table(ITEMS)?
-        .retain_in(all.clone(), |_, _| false)?;
-    txn.open_table(THUMBNAILS)?.retain_in(all, |_, _| false)?;
+        .retain_in(all_of(collection), |_, _| false)?;
+    txn.open_table(THUMBNAILS)?
+        .retain_in(all_of(collection), |_, _| false)?;
     Ok(())
+}
+
+/// The keys of all items of a collection.
+fn all_of(collection: u64) -> Range<(u64, &'static str)> {
+    (collection, "")..(collection + 1, "")
 }
 
 /// The first of `count` numbers that nothing had before.

@@ -54,6 +54,14 @@ pub enum Error {
         /// What was found.
         detail: String,
     },
+    /// A snapshot was written by a later version of this program.
+    #[error("{}: {detail}", .path.display())]
+    Unsupported {
+        /// The snapshot.
+        path: PathBuf,
+        /// Its version and what this program reads.
+        detail: String,
+    },
     /// The operating system refused to read or write. The message of the source names the path.
     #[error(transparent)]
     Io(#[from] std::io::Error),

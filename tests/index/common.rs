@@ -66,7 +66,9 @@ pub(crate) fn at_cosine(rng: &mut StdRng, q: &[f32], cosine: f32) -> Vec<f32> {
 
 pub(crate) fn unit(mut vector: Vec<f32>) -> Vec<f32> {
     let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
-    vector.iter_mut().for_each(|x| *x /= length);
+    for x in &mut vector {
+        *x /= length;
+    }
     vector
 }
 
