@@ -12,7 +12,7 @@ fn tenant(id: String, tenant: &str, vector: Vec<f32>) -> NewItem {
     new
 }
 
-fn of_tenant<'a>(tenant: &'a str) -> impl Fn(&Item) -> bool + Sync + 'a {
+fn of_tenant(tenant: &str) -> impl Fn(&Item) -> bool + Sync + '_ {
     move |item| item.metadata.get("tenant") == Some(&json!(tenant))
 }
 
