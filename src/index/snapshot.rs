@@ -48,20 +48,11 @@ pub struct Header {
 /// # Errors
 /// Those of writing and of the store.
 pub fn write(collection: &Collection, out: impl Write) -> Result<(), Error> {
-    let mut out = Summed {
-        inner: out,
-        sum: Sha256::new(),
-    };
-    let header = Header {
-        name: collection.name().clone(),
-        spec: collection.spec().clone(),
-    };
+    let mut out = Summed { inner: out, sum: Sha256::new() };
+    let header = Header { name: collection.name().clone(), spec: collection.spec().clone() };
     out.write_all(MAGIC)?;
     out.write_all(&VERSION.to_le_bytes())?;
-    write_block(
-        &mut out,
-        &serde_json::to_vec(&header).expect("text and numbers are JSON"),
-    )?;
+    write_block(&mut out, &serde_json::to_vec(&header).expect("text and numbers are JSON"))?;
     collection.disk.export(&collection.record, |stored, jpeg| {
         write_block(&mut out, &serde_json::to_vec(&stored.item)?)?;
         out.write_all(&disk::vector_to_bytes(&stored.vector))?;
@@ -79,13 +70,8 @@ pub fn write(collection: &Collection, out: impl Write) -> Result<(), Error> {
 /// # Errors
 /// Those of [`write`].
 pub fn save(collection: &Collection, path: &Path) -> Result<(), Error> {
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new()
-        .prefix(".snapshot-")
-        .tempfile_in(folder)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::Builder::new().prefix(".snapshot-").tempfile_in(folder)?;
     write(collection, std::io::BufWriter::new(file.as_file_mut()))?;
     file.as_file().sync_all()?;
     let file = file.persist(path).map_err(|error| error.error)?;
@@ -101,12 +87,7 @@ pub fn save(collection: &Collection, path: &Path) -> Result<(), Error> {
 /// # Errors
 /// [`Error::Damaged`] where the file is not whole, before anything is changed; [`Error::Conflict`] where the collection
 /// exists and `existing` refuses.
-pub fn restore(
-    store: &Store,
-    path: &Path,
-    name: Option<CollectionName>,
-    existing: OnExisting,
-) -> Result<Arc<Collection>, Error> {
+pub fn restore(store: &Store, path: &Path, name: Option<CollectionName>, existing: OnExisting) -> Result<Arc<Collection>, Error> {
     let (header, items) = read(path)?;
     store.create_with(&name.unwrap_or(header.name), header.spec, items, existing)
 }
@@ -133,15 +114,10 @@ pub fn read(path: &Path) -> Result<(Header, Vec<NewItem>), Error> {
         if json.is_empty() {
             break;
         }
-        let item: Item =
-            serde_json::from_slice(&json).map_err(|error| reader.damaged(error.to_string()))?;
+        let item: Item = serde_json::from_slice(&json).map_err(|error| reader.damaged(error.to_string()))?;
         let vector = disk::vector_from_bytes(&reader.bytes(header.spec.dim * 4)?);
         let jpeg = reader.block(MAX_THUMBNAIL)?;
-        items.push(NewItem {
-            item,
-            vector,
-            thumbnail: (!jpeg.is_empty()).then_some(jpeg),
-        });
+        items.push(NewItem { item, vector, thumbnail: (!jpeg.is_empty()).then_some(jpeg) });
     }
     if reader.left != 0 {
         return Err(reader.damaged("there is more after its end"));
@@ -185,23 +161,14 @@ impl<'a> Reader<'a> {
     fn open(path: &'a Path) -> Result<Self, Error> {
         let file = fs_err::File::open(path)?;
         let size = file.metadata()?.len();
-        let mut reader = Self {
-            path,
-            file: BufReader::new(file),
-            left: size.saturating_sub(SUM),
-        };
+        let mut reader = Self { path, file: BufReader::new(file), left: size.saturating_sub(SUM) };
         if reader.bytes(MAGIC.len()).ok().as_deref() != Some(MAGIC) {
             return Err(reader.damaged("it is no snapshot of a collection"));
         }
         let version = reader.number()?;
         if version != VERSION {
-            let detail = format!(
-                "this snapshot has version {version}, this program reads {VERSION}: use a newer one"
-            );
-            return Err(Error::Unsupported {
-                path: path.to_owned(),
-                detail,
-            });
+            let detail = format!("this snapshot has version {version}, this program reads {VERSION}: use a newer one");
+            return Err(Error::Unsupported { path: path.to_owned(), detail });
         }
         Ok(reader)
     }
@@ -230,8 +197,7 @@ impl<'a> Reader<'a> {
 
     fn header(&mut self) -> Result<Header, Error> {
         let json = self.block(MAX_HEADER)?;
-        let header: Header =
-            serde_json::from_slice(&json).map_err(|error| self.damaged(error.to_string()))?;
+        let header: Header = serde_json::from_slice(&json).map_err(|error| self.damaged(error.to_string()))?;
         match header.spec.dim {
             1..=MAX_DIM => Ok(header),
             dim => Err(self.damaged(format!("it says that its vectors have {dim} dimensions"))),
@@ -241,9 +207,7 @@ impl<'a> Reader<'a> {
     fn block(&mut self, most: usize) -> Result<Vec<u8>, Error> {
         let length = self.number()? as usize;
         if length > most {
-            return Err(self.damaged(format!(
-                "a part of {length} bytes where at most {most} are allowed"
-            )));
+            return Err(self.damaged(format!("a part of {length} bytes where at most {most} are allowed")));
         }
         self.bytes(length)
     }
@@ -255,10 +219,7 @@ impl<'a> Reader<'a> {
 
     /// The next bytes; their number is compared with what the file has before memory is taken.
     fn bytes(&mut self, length: usize) -> Result<Vec<u8>, Error> {
-        self.left = self
-            .left
-            .checked_sub(length as u64)
-            .ok_or_else(|| self.damaged("it ends too early"))?;
+        self.left = self.left.checked_sub(length as u64).ok_or_else(|| self.damaged("it ends too early"))?;
         let mut bytes = vec![0; length];
         self.file.read_exact(&mut bytes)?;
         Ok(bytes)

@@ -3,19 +3,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use dino_server::index::{
-    Collection, CollectionName, Item, ModelTag, NewItem, Options, Spec, Store,
-};
+use dino_server::index::{Collection, CollectionName, Item, ModelTag, NewItem, Options, Spec, Store};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 /// Options without threads of their own, so that a test knows when an index exists.
 pub(crate) fn options(exact_below: usize) -> Options {
-    Options {
-        exact_below,
-        build_in_background: false,
-        progress: false,
-    }
+    Options { exact_below, build_in_background: false, progress: false }
 }
 
 pub(crate) fn name(name: &str) -> CollectionName {
@@ -23,13 +17,7 @@ pub(crate) fn name(name: &str) -> CollectionName {
 }
 
 pub(crate) fn spec(dim: usize) -> Spec {
-    Spec {
-        dim,
-        model: ModelTag {
-            fingerprint: "model-a".into(),
-            precision: Some("f32".into()),
-        },
-    }
+    Spec { dim, model: ModelTag { fingerprint: "model-a".into(), precision: Some("f32".into()) } }
 }
 
 /// A store in `folder` and its collection `c`.
@@ -46,9 +34,7 @@ pub(crate) fn rng(seed: u64) -> StdRng {
 /// A vector of independent numbers, the same in all directions.
 pub(crate) fn random_vector(rng: &mut StdRng, dim: usize) -> Vec<f32> {
     // The sum of twelve uniform numbers is near enough to normal.
-    (0..dim)
-        .map(|_| (0..12).map(|_| rng.random::<f32>() - 0.5).sum())
-        .collect()
+    (0..dim).map(|_| (0..12).map(|_| rng.random::<f32>() - 0.5).sum()).collect()
 }
 
 /// A unit vector whose cosine to the unit vector `q` is `cosine`.
@@ -58,10 +44,7 @@ pub(crate) fn at_cosine(rng: &mut StdRng, q: &[f32], cosine: f32) -> Vec<f32> {
     other.iter_mut().zip(q).for_each(|(a, b)| *a -= along * b);
     let other = unit(other);
     let sine = (1.0 - cosine * cosine).sqrt();
-    q.iter()
-        .zip(other)
-        .map(|(q, o)| cosine * q + sine * o)
-        .collect()
+    q.iter().zip(other).map(|(q, o)| cosine * q + sine * o).collect()
 }
 
 pub(crate) fn unit(mut vector: Vec<f32>) -> Vec<f32> {
@@ -73,21 +56,10 @@ pub(crate) fn unit(mut vector: Vec<f32>) -> Vec<f32> {
 }
 
 pub(crate) fn item(id: impl Into<String>, label: &str, vector: Vec<f32>) -> NewItem {
-    let item = Item {
-        id: id.into(),
-        labels: vec![label.into()],
-        ..Item::default()
-    };
-    NewItem {
-        item,
-        vector,
-        thumbnail: None,
-    }
+    let item = Item { id: id.into(), labels: vec![label.into()], ..Item::default() };
+    NewItem { item, vector, thumbnail: None }
 }
 
 pub(crate) fn ids(neighbours: &[dino_server::index::Neighbour]) -> Vec<&str> {
-    neighbours
-        .iter()
-        .map(|neighbour| neighbour.item.id.as_str())
-        .collect()
+    neighbours.iter().map(|neighbour| neighbour.item.id.as_str()).collect()
 }
