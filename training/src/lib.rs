@@ -1,1 +1,7 @@
 //! Trains DINO vision backbones, evaluates them and exports them to ONNX.
+
+pub mod checkpoint;
+pub mod cli;
+pub mod export;
+mod hash;
+pub mod onnx;
