@@ -21,9 +21,7 @@ pub enum Error {
     #[error("the exported model does not run: {0}")]
     Trial(String),
     /// The graph was tried, and its answers are no numbers.
-    #[error(
-        "the exported model answers NaN or infinite values in {0}, so the checkpoint is broken; nothing was written"
-    )]
+    #[error("the exported model answers NaN or infinite values in {0}, so the checkpoint is broken; nothing was written")]
     NotFinite(String),
     /// There is something else at the place of the model folder.
     #[error("{} exists and is no model folder; it is left as it is, choose another place", .0.display())]
@@ -52,21 +50,15 @@ pub struct Exported {
 /// # Errors
 /// See [`Error`].
 pub fn export(path: &Path, out: &Path, options: checkpoint::Options) -> Result<Exported, Error> {
-    let occupied =
-        fs_err::read_dir(out).map_or(out.exists(), |mut entries| entries.next().is_some());
+    let occupied = fs_err::read_dir(out).map_or(out.exists(), |mut entries| entries.next().is_some());
     if occupied && !is_model_folder(out) {
         return Err(Error::Occupied(out.to_owned()));
     }
     let checkpoint = checkpoint::load(path, options)?;
 
-    let parent = out
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs_err::create_dir_all(parent)?;
-    let work = tempfile::Builder::new()
-        .prefix(".dino-export-")
-        .tempdir_in(parent)?;
+    let work = tempfile::Builder::new().prefix(".dino-export-").tempdir_in(parent)?;
     let folder = work.path().join("new");
     fs_err::create_dir(&folder)?;
 
@@ -74,14 +66,7 @@ pub fn export(path: &Path, out: &Path, options: checkpoint::Options) -> Result<E
     let mut files = BTreeMap::new();
     let name = "model.onnx".to_owned();
     fs_err::write(folder.join(&name), &model)?;
-    files.insert(
-        "f32".to_owned(),
-        File {
-            name,
-            sha256: hash::of_bytes(&model),
-            cost: None,
-        },
-    );
+    files.insert("f32".to_owned(), File { name, sha256: hash::of_bytes(&model), cost: None });
     drop(model);
     let manifest = manifest(&checkpoint, files);
     let json = serde_json::to_vec_pretty(&manifest).map_err(std::io::Error::from)?;
@@ -98,11 +83,7 @@ pub fn export(path: &Path, out: &Path, options: checkpoint::Options) -> Result<E
     } else {
         fs_err::rename(&folder, out)?;
     }
-    Ok(Exported {
-        folder: out.to_owned(),
-        manifest,
-        report: checkpoint.report,
-    })
+    Ok(Exported { folder: out.to_owned(), manifest, report: checkpoint.report })
 }
 
 fn is_model_folder(path: &Path) -> bool {
@@ -112,21 +93,9 @@ fn is_model_folder(path: &Path) -> bool {
 
 fn manifest(checkpoint: &Checkpoint, files: BTreeMap<String, File>) -> Manifest {
     let numbers = match &checkpoint.backbone {
-        Backbone::Vit(vit) => [
-            vit.patch_size,
-            vit.dim,
-            vit.blocks.len(),
-            vit.heads,
-            vit.registers(),
-        ],
+        Backbone::Vit(vit) => [vit.patch_size, vit.dim, vit.blocks.len(), vit.heads, vit.registers()],
         // The feature map has one position for each 32 pixels.
-        Backbone::Resnet(resnet) => [
-            32,
-            resnet.dim,
-            resnet.stages.iter().map(Vec::len).sum(),
-            0,
-            0,
-        ],
+        Backbone::Resnet(resnet) => [32, resnet.dim, resnet.stages.iter().map(Vec::len).sum(), 0, 0],
     };
     let [patch_size, dim, depth, heads, registers] = numbers.map(|number| number as u32);
     let positions = match &checkpoint.backbone {
@@ -146,11 +115,7 @@ fn manifest(checkpoint: &Checkpoint, files: BTreeMap<String, File>) -> Manifest 
         registers,
         position_interpolation: positions.to_owned(),
         transform: checkpoint.transform.clone(),
-        source: Source {
-            file: checkpoint.file.clone(),
-            layout: checkpoint.layout.to_owned(),
-            sha256: checkpoint.sha256.clone(),
-        },
+        source: Source { file: checkpoint.file.clone(), layout: checkpoint.layout.to_owned(), sha256: checkpoint.sha256.clone() },
         files,
         made_by: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).to_owned(),
     }
@@ -169,13 +134,9 @@ fn try_model(path: &Path, patch_size: usize) -> Result<(), Error> {
         ((channel * 7919 + row * 104_729 + column * 1_299_709) % 1009) as f32 / 252.0 - 2.0
     });
     let pixels = ort::value::Tensor::from_array(pixels).map_err(|error| failed(&error))?;
-    let outputs = session
-        .run(ort::inputs!["pixel_values" => pixels])
-        .map_err(|error| failed(&error))?;
+    let outputs = session.run(ort::inputs!["pixel_values" => pixels]).map_err(|error| failed(&error))?;
     for (name, value) in &outputs {
-        let (_, data) = value
-            .try_extract_tensor::<f32>()
-            .map_err(|error| failed(&error))?;
+        let (_, data) = value.try_extract_tensor::<f32>().map_err(|error| failed(&error))?;
         if data.iter().any(|number| !number.is_finite()) {
             return Err(Error::NotFinite(name.to_owned()));
         }

@@ -3,7 +3,9 @@
 pub mod backbone;
 pub mod checkpoint;
 pub mod cli;
+pub mod data;
 pub mod export;
+mod hash;
 pub mod head;
 pub mod kernels;
 pub mod learner;
@@ -12,4 +14,7 @@ pub mod network;
 pub mod onnx;
 pub mod ops;
 pub mod optimizer;
+pub mod progress;
+pub mod recipe;
 pub mod schedule;
+pub mod trainer;

@@ -15,9 +15,7 @@ impl Layers {
     pub(super) fn linear(&mut self, name: &str, x: Value, linear: &Linear) -> Value {
         let (out, input) = (linear.weight.shape[0], linear.weight.shape[1]);
         let transposed = transposed(&linear.weight.data, out, input);
-        let weight = self
-            .graph
-            .floats(&format!("{name}.weight"), &[input, out], &transposed);
+        let weight = self.graph.floats(&format!("{name}.weight"), &[input, out], &transposed);
         let product = self.graph.matmul(x, weight);
         match &linear.bias {
             Some(bias) => {
@@ -30,20 +28,15 @@ impl Layers {
 
     /// Layer norm over the last axis.
     pub(super) fn norm(&mut self, x: Value, norm: &Norm, eps: f32) -> Value {
-        let weight = self
-            .graph
-            .floats("weight", &[norm.weight.len()], &norm.weight);
+        let weight = self.graph.floats("weight", &[norm.weight.len()], &norm.weight);
         let bias = self.graph.floats("bias", &[norm.bias.len()], &norm.bias);
         let attributes = [("axis", Attr::Int(-1)), ("epsilon", Attr::Float(eps))];
-        self.graph
-            .op("LayerNormalization", &[x, weight, bias], &attributes)
+        self.graph.op("LayerNormalization", &[x, weight, bias], &attributes)
     }
 
     /// The convolution with kernel and stride `side`: `[B, 3, H, W]` → `[B, D, H / side, W / side]`.
     pub(super) fn patches(&mut self, pixels: Value, patch: &Linear, side: usize) -> Value {
-        let weight = self
-            .graph
-            .floats("weight", &patch.weight.shape, &patch.weight.data);
+        let weight = self.graph.floats("weight", &patch.weight.shape, &patch.weight.data);
         let sides = Attr::Ints(vec![side as i64; 2]);
         let attributes = [("kernel_shape", sides.clone()), ("strides", sides)];
         match &patch.bias {
@@ -58,15 +51,10 @@ impl Layers {
     /// A padded convolution.
     pub(super) fn conv(&mut self, name: &str, x: Value, conv: &Conv) -> Value {
         let shape = &conv.kernel.weight.shape;
-        let weight = self
-            .graph
-            .floats(&format!("{name}.weight"), shape, &conv.kernel.weight.data);
+        let weight = self.graph.floats(&format!("{name}.weight"), shape, &conv.kernel.weight.data);
         let mut inputs = vec![x, weight];
         if let Some(bias) = &conv.kernel.bias {
-            inputs.push(
-                self.graph
-                    .floats(&format!("{name}.bias"), &[bias.len()], bias),
-            );
+            inputs.push(self.graph.floats(&format!("{name}.bias"), &[bias.len()], bias));
         }
         let side = shape[2] as i64;
         let attributes = [
@@ -83,8 +71,7 @@ impl Layers {
         let graph = &mut self.graph;
         match activation {
             Activation::Gelu => {
-                let [root, one, half] =
-                    [std::f32::consts::SQRT_2, 1.0, 0.5].map(|number| graph.scalar(number));
+                let [root, one, half] = [std::f32::consts::SQRT_2, 1.0, 0.5].map(|number| graph.scalar(number));
                 let scaled = graph.div(x, root);
                 let erf = graph.op("Erf", &[scaled], &[]);
                 let sum = graph.add(erf, one);

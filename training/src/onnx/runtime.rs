@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// If there is none, or it is too old.
 pub(crate) fn environment() -> Result<ort::environment::Environment, ort::Error> {
-    let cached =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/onnxruntime/libonnxruntime.so");
+    let cached = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/onnxruntime/libonnxruntime.so");
     let path = match std::env::var_os("ORT_DYLIB_PATH") {
         Some(path) => PathBuf::from(path),
         None if cached.exists() => cached,

@@ -19,34 +19,21 @@ pub(super) fn build(vit: &Vit, layers: &mut Layers) {
     let graph = &mut layers.graph;
     let shape = graph.op("Shape", &[patches], &[]);
     let batch = graph.slice(shape, 0, 0, 1);
-    let grid = Grid {
-        rows: graph.slice(shape, 0, 2, 3),
-        columns: graph.slice(shape, 0, 3, 4),
-    };
+    let grid = Grid { rows: graph.slice(shape, 0, 2, 3), columns: graph.slice(shape, 0, 3, 4) };
     // [B, patches, D]
     let patches = graph.reshape(patches, &[0, dim, -1]);
     let patches = graph.transpose(patches, &[0, 2, 1]);
 
     graph.enter("positions");
     let (patches, rotation) = match &vit.positions {
-        Positions::Learned {
-            table,
-            interpolation,
-        } => {
+        Positions::Learned { table, interpolation } => {
             let table = positions::learned(graph, grid, table, *interpolation);
             (graph.add(patches, table), None)
         }
-        Positions::Rotary { periods } => (
-            patches,
-            Some(positions::rotary(graph, grid, periods, 1 + vit.registers())),
-        ),
+        Positions::Rotary { periods } => (patches, Some(positions::rotary(graph, grid, periods, 1 + vit.registers()))),
     };
     graph.enter("prefix");
-    let prefix = graph.floats(
-        "tokens",
-        &[1, vit.prefix.shape[0], vit.dim],
-        &vit.prefix.data,
-    );
+    let prefix = graph.floats("tokens", &[1, vit.prefix.shape[0], vit.dim], &vit.prefix.data);
     let rest = graph.integers(&[1, 1]);
     let shape = graph.concat(&[batch, rest], 0);
     let prefix = graph.op("Expand", &[prefix, shape], &[]);
@@ -61,26 +48,14 @@ pub(super) fn build(vit: &Vit, layers: &mut Layers) {
     layers.graph.enter("norm");
     let tokens = layers.norm(tokens, &vit.norm, vit.eps);
     let graph = &mut layers.graph;
-    graph.output(
-        tokens,
-        "last_hidden_state",
-        &[axes[0], Axis::Named("tokens"), Axis::Fixed(vit.dim)],
-    );
+    graph.output(tokens, "last_hidden_state", &[axes[0], Axis::Named("tokens"), Axis::Fixed(vit.dim)]);
     if let Some(seen) = last {
         graph.enter("last_block");
         let cls = graph.index(0);
         let attention = graph.op("Gather", &[seen.attention, cls], &[("axis", Attr::Int(2))]);
-        graph.output(
-            attention,
-            "attention",
-            &[axes[0], Axis::Fixed(vit.heads), Axis::Named("tokens")],
-        );
+        graph.output(attention, "attention", &[axes[0], Axis::Fixed(vit.heads), Axis::Named("tokens")]);
         let keys = graph.slice(seen.keys, 1, vit.prefix.shape[0] as i64, i64::MAX);
-        graph.output(
-            keys,
-            "keys",
-            &[axes[0], Axis::Named("patches"), Axis::Fixed(vit.dim)],
-        );
+        graph.output(keys, "keys", &[axes[0], Axis::Named("patches"), Axis::Fixed(vit.dim)]);
     }
 }
 
@@ -92,14 +67,7 @@ struct Seen {
     keys: Value,
 }
 
-fn block(
-    layers: &mut Layers,
-    vit: &Vit,
-    block: &Block,
-    tokens: Value,
-    rotation: Option<[Value; 2]>,
-    index: usize,
-) -> (Value, Seen) {
+fn block(layers: &mut Layers, vit: &Vit, block: &Block, tokens: Value, rotation: Option<[Value; 2]>, index: usize) -> (Value, Seen) {
     let (dim, heads) = (vit.dim as i64, vit.heads as i64);
     let head_dim = dim / heads;
     layers.graph.enter(format!("blocks.{index}.norm1"));
@@ -142,11 +110,7 @@ fn block(
             let hidden = layers.activation(hidden, Activation::Gelu);
             layers.linear("output", hidden, output)
         }
-        Mlp::Gated {
-            input,
-            activation,
-            output,
-        } => {
+        Mlp::Gated { input, activation, output } => {
             let width = output.weight.shape[1] as i64;
             let both = layers.linear("input", normed, input);
             let parts = layers.graph.split(both, -1, &[width, width]);
