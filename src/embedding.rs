@@ -1,4 +1,4 @@
-//! Model outputs to embeddings: pooling, normalising, cutting, and (in [`encode`]) number formats.
+//! Model outputs to embeddings: pooling, normalising, cutting, and number formats ([`Encoded`]).
 //!
 //! Embeddings travel as `[pictures, rows, D]`: one row per picture, or one per patch with [`Pooling::Patches`].
 

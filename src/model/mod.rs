@@ -3,6 +3,7 @@
 //! [`Model::open`] reads the manifest, [`Model::sessions`] starts as many sessions as there are workers: a session
 //! runs one batch at a time and belongs to one worker.
 
+mod device;
 mod fingerprint;
 pub mod manifest;
 pub mod runtime;
@@ -12,10 +13,11 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
+pub use device::{Device, Precision};
 pub use fingerprint::sha256;
 pub use manifest::{Manifest, ManifestError};
 pub use runtime::RuntimeError;
-pub use session::{Device, Outputs, Precision, Session, SessionOptions};
+pub use session::{Outputs, Session, SessionOptions};
 
 use crate::embedding::Pooling;
 
