@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 pub mod cli;
+pub mod evaluate;
 pub mod export;
 mod hash;
 pub mod onnx;
