@@ -16,6 +16,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Verb {
     Export(cli::export::Args),
+    Knn(cli::knn::Args),
 }
 
 fn main() -> ExitCode {
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         .init();
     let result = match cli.verb {
         Verb::Export(args) => cli::export::run(&args),
+        Verb::Knn(args) => cli::knn::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
