@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use dino_server::model::manifest::{File, Manifest, Source};
+use dino_server::model::{Device, Model, ModelError, SessionOptions};
+use ndarray::{Array, Array4, Dimension};
 
 use crate::checkpoint::{self, Backbone, Checkpoint, Positions, Report};
 use crate::{hash, onnx};
@@ -17,14 +19,14 @@ pub enum Error {
     /// The weights do not fit into an ONNX file.
     #[error(transparent)]
     TooLarge(#[from] onnx::TooLarge),
-    /// The graph was tried, and ONNX Runtime could not run it.
-    #[error("the exported model does not run: {0}")]
-    Trial(String),
+    /// The graph was tried, and it does not run, or ONNX Runtime is missing.
+    #[error("the exported model cannot be tried: {0}")]
+    Trial(#[from] ModelError),
     /// The graph was tried, and its answers are no numbers.
     #[error(
         "the exported model answers NaN or infinite values in {0}, so the checkpoint is broken; nothing was written"
     )]
-    NotFinite(String),
+    NotFinite(&'static str),
     /// There is something else at the place of the model folder.
     #[error("{} exists and is no model folder; it is left as it is, choose another place", .0.display())]
     Occupied(PathBuf),
@@ -54,7 +56,7 @@ pub struct Exported {
 pub fn export(path: &Path, out: &Path, options: checkpoint::Options) -> Result<Exported, Error> {
     let occupied =
         fs_err::read_dir(out).map_or(out.exists(), |mut entries| entries.next().is_some());
-    if occupied && !is_model_folder(out) {
+    if occupied && Manifest::load(out).is_err() {
         return Err(Error::Occupied(out.to_owned()));
     }
     let checkpoint = checkpoint::load(path, options)?;
@@ -86,7 +88,7 @@ pub fn export(path: &Path, out: &Path, options: checkpoint::Options) -> Result<E
     let manifest = manifest(&checkpoint, files);
     let json = serde_json::to_vec_pretty(&manifest).map_err(std::io::Error::from)?;
     fs_err::write(folder.join("manifest.json"), json)?;
-    try_model(&folder.join("model.onnx"), manifest.patch_size as usize)?;
+    try_model(&folder, &manifest)?;
 
     if occupied {
         let old = work.path().join("old");
@@ -103,11 +105,6 @@ pub fn export(path: &Path, out: &Path, options: checkpoint::Options) -> Result<E
         manifest,
         report: checkpoint.report,
     })
-}
-
-fn is_model_folder(path: &Path) -> bool {
-    let manifest = fs_err::read(path.join("manifest.json")).ok();
-    manifest.is_some_and(|bytes| serde_json::from_slice::<Manifest>(&bytes).is_ok())
 }
 
 fn manifest(checkpoint: &Checkpoint, files: BTreeMap<String, File>) -> Manifest {
@@ -157,28 +154,45 @@ fn manifest(checkpoint: &Checkpoint, files: BTreeMap<String, File>) -> Manifest 
 }
 
 /// Runs the model once on a picture of noise and refuses it if any answer is no number.
-fn try_model(path: &Path, patch_size: usize) -> Result<(), Error> {
-    let failed = |error: &dyn std::fmt::Display| Error::Trial(error.to_string());
-    let environment = onnx::runtime::environment().map_err(|error| failed(&error))?;
-    let mut session = ort::session::Session::builder(&environment)
-        .and_then(|mut builder| builder.commit_from_file(path))
-        .map_err(|error| failed(&error))?;
-    let shape = (1, 3, 2 * patch_size, 3 * patch_size);
-    // A fixed pattern without a period that the patches could share.
-    let pixels = ndarray::Array4::from_shape_fn(shape, |(_, channel, row, column)| {
+fn try_model(folder: &Path, manifest: &Manifest) -> Result<(), Error> {
+    let side = manifest.patch_size as usize;
+    // A pattern whose period the patches do not share, on a grid that is not square.
+    let pixels = Array4::from_shape_fn((1, 3, 2 * side, 3 * side), |(_, channel, row, column)| {
         ((channel * 7919 + row * 104_729 + column * 1_299_709) % 1009) as f32 / 252.0 - 2.0
     });
-    let pixels = ort::value::Tensor::from_array(pixels).map_err(|error| failed(&error))?;
-    let outputs = session
-        .run(ort::inputs!["pixel_values" => pixels])
-        .map_err(|error| failed(&error))?;
-    for (name, value) in &outputs {
-        let (_, data) = value
-            .try_extract_tensor::<f32>()
-            .map_err(|error| failed(&error))?;
-        if data.iter().any(|number| !number.is_finite()) {
-            return Err(Error::NotFinite(name.to_owned()));
+    let options = SessionOptions {
+        device: Device::Cpu,
+        ..SessionOptions::default()
+    };
+    for mut session in Model::open(folder)?.sessions(&options, 1)? {
+        let outputs = session.run(pixels.view())?;
+        for (name, finite) in [
+            (
+                "last_hidden_state",
+                outputs.last_hidden_state.is_none_or(|array| finite(&array)),
+            ),
+            (
+                "attention",
+                outputs.attention.is_none_or(|array| finite(&array)),
+            ),
+            ("keys", outputs.keys.is_none_or(|array| finite(&array))),
+            (
+                "embedding",
+                outputs.embedding.is_none_or(|array| finite(&array)),
+            ),
+            (
+                "feature_map",
+                outputs.feature_map.is_none_or(|array| finite(&array)),
+            ),
+        ] {
+            if !finite {
+                return Err(Error::NotFinite(name));
+            }
         }
     }
     Ok(())
+}
+
+fn finite<D: Dimension>(array: &Array<f32, D>) -> bool {
+    array.iter().all(|number| number.is_finite())
 }

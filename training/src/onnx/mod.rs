@@ -4,7 +4,6 @@ mod graph;
 mod layers;
 mod positions;
 mod resnet;
-pub(crate) mod runtime;
 mod vit;
 
 use crate::checkpoint::Backbone;

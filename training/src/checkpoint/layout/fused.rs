@@ -178,12 +178,12 @@ pub(super) fn rotary_periods(base: f64, quarter: usize) -> Vec<f32> {
 fn block(scope: &mut Scope, name: &str, dim: usize, dialect: &Dialect) -> Block {
     let norm1 = scope.norm(&format!("{name}.norm1"), dim);
     let qkv = qkv(scope, &format!("{name}.attn"), dim);
-    let mut proj = scope.linear_optional_bias(&format!("{name}.attn.proj"), dim, dim);
+    let mut proj = scope.linear_maybe_biased(&format!("{name}.attn.proj"), dim, dim);
     let norm2 = scope.norm(&format!("{name}.norm2"), dim);
     let mut mlp = mlp(scope, &format!("{name}.mlp"), dim);
     let (Mlp::Plain { output, .. } | Mlp::Gated { output, .. }) = &mut mlp;
     for (layer, scale) in [&mut proj, output].into_iter().zip(dialect.scales) {
-        if let Some(scale) = scope.optional(&format!("{name}.{scale}"), &[dim]) {
+        if let Some(scale) = scope.all_or_none(&format!("{name}.{scale}"), &[dim]) {
             layer.scale_outputs(&scale.data);
         }
     }
@@ -199,14 +199,14 @@ fn block(scope: &mut Scope, name: &str, dim: usize, dialect: &Dialect) -> Block 
 /// `attn.qkv`, with DINOv3's mask over its bias: the key third of the stored bias is noise that the mask removes. Without
 /// a mask the bias counts as it is. timm keeps separate biases for queries and values instead.
 fn qkv(scope: &mut Scope, name: &str, dim: usize) -> Linear {
-    let mut qkv = scope.linear_optional_bias(&format!("{name}.qkv"), 3 * dim, dim);
-    if let Some(mask) = scope.optional(&format!("{name}.qkv.bias_mask"), &[3 * dim]) {
+    let mut qkv = scope.linear_maybe_biased(&format!("{name}.qkv"), 3 * dim, dim);
+    if let Some(mask) = scope.all_or_none(&format!("{name}.qkv.bias_mask"), &[3 * dim]) {
         for (bias, mask) in qkv.bias.iter_mut().flatten().zip(&mask.data) {
             *bias *= mask;
         }
     }
-    let query = scope.optional(&format!("{name}.q_bias"), &[dim]);
-    let value = scope.optional(&format!("{name}.v_bias"), &[dim]);
+    let query = scope.all_or_none(&format!("{name}.q_bias"), &[dim]);
+    let value = scope.all_or_none(&format!("{name}.v_bias"), &[dim]);
     if let (Some(query), Some(value)) = (query, value) {
         qkv.bias = Some([query.data, vec![0.0; dim], value.data].concat());
     }
@@ -237,6 +237,13 @@ fn mlp(scope: &mut Scope, name: &str, dim: usize) -> Mlp {
         }
     }
     let [width, _] = scope.dims(&format!("{name}.fc1.weight"));
+    // timm packs gate and value under the names of a plain MLP.
+    if let Some(&[_, half]) = scope.shape(&format!("{name}.fc2.weight"))
+        && 2 * half == width
+    {
+        let input = scope.linear(&format!("{name}.fc1"), width, dim);
+        return gated(input, scope.linear(&format!("{name}.fc2"), dim, half));
+    }
     let input = scope.linear(&format!("{name}.fc1"), width, dim);
     Mlp::Plain {
         input,
