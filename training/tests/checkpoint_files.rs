@@ -1,8 +1,6 @@
 //! Files that checkpoints come in: other number types, views, shards, files from before the zip container, and files
 //! that are cut or made to do harm.
 
-#![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
-
 mod common;
 
 use std::path::Path;
@@ -221,7 +219,7 @@ fn cut_and_changed_files_get_an_answer() {
             _ = read_all(&file);
         }
         // The descriptions stand in the first kilobytes.
-        for at in 0..2000 {
+        for at in (0..2000).step_by(9) {
             let mut changed = bytes.clone();
             changed[at] = changed[at].wrapping_add(128);
             fs_err::write(&file, &changed).unwrap();

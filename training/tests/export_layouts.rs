@@ -256,7 +256,7 @@ fn heads_are_never_guessed_wrong() {
     let exported = export(work.path(), &work.path().join("model"), Options::default()).unwrap();
     assert_eq!(exported.manifest.heads, 8);
     assert_eq!(exported.manifest.source.file, "checkpoint-0002.safetensors");
-    assert_eq!(exported.manifest.transform.mean, [0.5; 3]);
+    assert_eq!(exported.manifest.transform.crop, None);
 }
 
 #[test]
