@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use dino_server::model::manifest::{File, Manifest, Source};
-use dino_server::model::{Device, Model, ModelError, SessionOptions};
+use dino_server::model::{Device, Model, ModelError, Precision, SessionOptions};
 use ndarray::{Array, Array4, Dimension};
 
 use crate::checkpoint::{self, Backbone, Checkpoint, Positions, Report};
@@ -16,9 +16,9 @@ pub enum Error {
     /// The checkpoint cannot be used.
     #[error(transparent)]
     Checkpoint(#[from] checkpoint::Error),
-    /// The weights do not fit into an ONNX file.
+    /// The backbone cannot be written as a graph of this precision.
     #[error(transparent)]
-    TooLarge(#[from] onnx::TooLarge),
+    Graph(#[from] onnx::Error),
     /// The graph was tried, and it does not run, or ONNX Runtime is missing.
     #[error("the exported model cannot be tried: {0}")]
     Trial(#[from] ModelError),
@@ -33,6 +33,25 @@ pub enum Error {
     /// The model folder cannot be written.
     #[error(transparent)]
     Io(#[from] std::io::Error),
+}
+
+/// What to write.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What the checkpoint does not say by itself.
+    pub checkpoint: checkpoint::Options,
+    /// One ONNX file is written for each.
+    pub precisions: Vec<Precision>,
+}
+
+impl Default for Options {
+    /// One file, in float32.
+    fn default() -> Self {
+        Self {
+            checkpoint: checkpoint::Options::default(),
+            precisions: vec![Precision::F32],
+        }
+    }
 }
 
 /// A model folder that was written.
@@ -53,13 +72,13 @@ pub struct Exported {
 ///
 /// # Errors
 /// See [`Error`].
-pub fn export(path: &Path, out: &Path, options: checkpoint::Options) -> Result<Exported, Error> {
+pub fn export(path: &Path, out: &Path, options: &Options) -> Result<Exported, Error> {
     let occupied =
         fs_err::read_dir(out).map_or(out.exists(), |mut entries| entries.next().is_some());
     if occupied && Manifest::load(out).is_err() {
         return Err(Error::Occupied(out.to_owned()));
     }
-    let checkpoint = checkpoint::load(path, options)?;
+    let checkpoint = checkpoint::load(path, options.checkpoint)?;
 
     let parent = out
         .parent()
@@ -72,23 +91,24 @@ pub fn export(path: &Path, out: &Path, options: checkpoint::Options) -> Result<E
     let folder = work.path().join("new");
     fs_err::create_dir(&folder)?;
 
-    let model = onnx::encode(&checkpoint.backbone)?;
     let mut files = BTreeMap::new();
-    let name = "model.onnx".to_owned();
-    fs_err::write(folder.join(&name), &model)?;
-    files.insert(
-        "f32".to_owned(),
-        File {
+    for precision in options.precisions.iter().copied() {
+        let name = file_name(precision).to_owned();
+        let model = onnx::encode(&checkpoint.backbone, precision)?;
+        fs_err::write(folder.join(&name), &model)?;
+        let file = File {
             name,
             sha256: hash::of_bytes(&model),
             cost: None,
-        },
-    );
-    drop(model);
+        };
+        files.insert(precision.as_str().to_owned(), file);
+    }
     let manifest = manifest(&checkpoint, files);
     let json = serde_json::to_vec_pretty(&manifest).map_err(std::io::Error::from)?;
     fs_err::write(folder.join("manifest.json"), json)?;
-    try_model(&folder, &manifest)?;
+    for precision in options.precisions.iter().copied() {
+        try_model(&folder, &manifest, precision)?;
+    }
 
     if occupied {
         let old = work.path().join("old");
@@ -105,6 +125,15 @@ pub fn export(path: &Path, out: &Path, options: checkpoint::Options) -> Result<E
         manifest,
         report: checkpoint.report,
     })
+}
+
+/// Name of a precision's ONNX file.
+fn file_name(precision: Precision) -> &'static str {
+    match precision {
+        Precision::F32 => "model.onnx",
+        Precision::F16 => "model.f16.onnx",
+        Precision::Int8 => "model.int8.onnx",
+    }
 }
 
 fn manifest(checkpoint: &Checkpoint, files: BTreeMap<String, File>) -> Manifest {
@@ -154,7 +183,7 @@ fn manifest(checkpoint: &Checkpoint, files: BTreeMap<String, File>) -> Manifest 
 }
 
 /// Runs the model once on a picture of noise and refuses it if any answer is no number.
-fn try_model(folder: &Path, manifest: &Manifest) -> Result<(), Error> {
+fn try_model(folder: &Path, manifest: &Manifest, precision: Precision) -> Result<(), Error> {
     let side = manifest.patch_size as usize;
     // A pattern whose period the patches do not share, on a grid that is not square.
     let pixels = Array4::from_shape_fn((1, 3, 2 * side, 3 * side), |(_, channel, row, column)| {
@@ -162,6 +191,7 @@ fn try_model(folder: &Path, manifest: &Manifest) -> Result<(), Error> {
     });
     let options = SessionOptions {
         device: Device::Cpu,
+        precision,
         ..SessionOptions::default()
     };
     for mut session in Model::open(folder)?.sessions(&options, 1)? {

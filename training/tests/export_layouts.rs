@@ -8,10 +8,11 @@ use std::path::Path;
 
 use common::torch::save_state;
 use common::{
-    Tensors, array, assert_close, bundled_golden, heads, read, run, session, tensors, write,
+    Tensors, array, assert_close, bundled_golden, heads, read, reading, run, session, tensors,
+    write,
 };
-use dino_train::checkpoint::{Error as Misread, Key, Options, Tensor};
-use dino_train::export::{Error, Exported, export};
+use dino_train::checkpoint::{self, Error as Misread, Key, Tensor};
+use dino_train::export::{Error, Exported, Options, export};
 
 /// The tensors of the public DINO `.pth` file.
 fn dino() -> Tensors {
@@ -36,7 +37,7 @@ fn renamed(tensors: Tensors, name: impl Fn(&str) -> String) -> Tensors {
 }
 
 /// Exports tensors as a file of their own.
-fn export_tensors(folder: &Path, tensors: &Tensors, options: Options) -> Result<Exported, Error> {
+fn export_tensors(folder: &Path, tensors: &Tensors, options: &Options) -> Result<Exported, Error> {
     let file = folder.join("weights.safetensors");
     write(&file, tensors, &[]);
     export(&file, &folder.join("model"), options)
@@ -49,7 +50,7 @@ fn model(exported: &Exported) -> Vec<u8> {
 /// Exports and compares with the golden outputs of another layout in the given cases.
 fn assert_outputs(tensors: &Tensors, golden: &str, cases: &[&str], layout: &str) -> Exported {
     let work = tempfile::tempdir().unwrap();
-    let exported = export_tensors(work.path(), tensors, heads(4)).unwrap();
+    let exported = export_tensors(work.path(), tensors, &heads(4)).unwrap();
     assert_eq!(exported.manifest.source.layout, layout);
     assert_eq!(exported.report.extra, [""; 0]);
     assert_golden(&exported, golden, cases);
@@ -80,7 +81,7 @@ fn assert_golden(exported: &Exported, golden: &str, cases: &[&str]) {
 #[test]
 fn known_prefixes_and_wrappers_give_the_same_model() {
     let work = tempfile::tempdir().unwrap();
-    let plain = export_tensors(work.path(), &dino(), heads(4)).unwrap();
+    let plain = export_tensors(work.path(), &dino(), &heads(4)).unwrap();
     assert_eq!(plain.report.used, dino().len());
     let expected = model(&plain);
     for wrapper in [
@@ -93,21 +94,21 @@ fn known_prefixes_and_wrappers_give_the_same_model() {
     ] {
         for prefix in ["", "module.", "backbone.", "module.backbone."] {
             let named = renamed(dino(), |name| format!("{wrapper}{prefix}{name}"));
-            let exported = export_tensors(work.path(), &named, heads(4)).unwrap();
+            let exported = export_tensors(work.path(), &named, &heads(4)).unwrap();
             assert_eq!(model(&exported), expected, "{wrapper}{prefix}");
             assert_eq!(exported.report.used, dino().len());
         }
     }
     let chunked = renamed(dino(), |name| name.replacen("blocks.", "blocks.0.", 1));
     assert_eq!(
-        model(&export_tensors(work.path(), &chunked, heads(4)).unwrap()),
+        model(&export_tensors(work.path(), &chunked, &heads(4)).unwrap()),
         expected
     );
 
     for parameters in [false, true] {
         let file = work.path().join("weights.pth");
         save_state(&file, &dino(), parameters);
-        let exported = export(&file, &work.path().join("model"), heads(4)).unwrap();
+        let exported = export(&file, &work.path().join("model"), &heads(4)).unwrap();
         assert_eq!(model(&exported), expected, "parameters: {parameters}");
     }
 }
@@ -116,7 +117,7 @@ fn known_prefixes_and_wrappers_give_the_same_model() {
 fn an_unknown_prefix_is_no_layout() {
     let work = tempfile::tempdir().unwrap();
     let named = renamed(dino(), |name| format!("enc.{name}"));
-    let error = export_tensors(work.path(), &named, heads(4)).unwrap_err();
+    let error = export_tensors(work.path(), &named, &heads(4)).unwrap_err();
     assert!(
         matches!(&error, Error::Checkpoint(Misread::UnknownLayout(names)) if names.len() == dino().len())
     );
@@ -137,7 +138,7 @@ fn every_missing_and_misshaped_tensor_is_named() {
     let bias = tensors.get_mut("norm.bias").unwrap();
     bias.data.push(0.0);
     bias.shape[0] += 1;
-    let error = export_tensors(work.path(), &tensors, heads(4)).unwrap_err();
+    let error = export_tensors(work.path(), &tensors, &heads(4)).unwrap_err();
     let Error::Checkpoint(Misread::Misfit { missing, wrong, .. }) = &error else {
         panic!("{error}")
     };
@@ -163,7 +164,7 @@ fn a_missing_last_block_is_noticed_where_the_depth_is_known() {
     tensors.retain(|name, _| !name.starts_with("encoder.layer.1."));
     write(&work.path().join("model.safetensors"), &tensors, &[]);
     fs_err::copy(golden.join("config.json"), work.path().join("config.json")).unwrap();
-    let error = export(work.path(), &work.path().join("model"), Options::default()).unwrap_err();
+    let error = export(work.path(), &work.path().join("model"), &Options::default()).unwrap_err();
     assert!(
         error
             .to_string()
@@ -175,7 +176,7 @@ fn a_missing_last_block_is_noticed_where_the_depth_is_known() {
 #[test]
 fn extra_tensors_are_reported_and_not_used() {
     let work = tempfile::tempdir().unwrap();
-    let plain = model(&export_tensors(work.path(), &dino(), heads(4)).unwrap());
+    let plain = model(&export_tensors(work.path(), &dino(), &heads(4)).unwrap());
     let mut tensors = dino();
     tensors.insert(
         "blocks.0.attn.surprise".to_owned(),
@@ -191,7 +192,7 @@ fn extra_tensors_are_reported_and_not_used() {
             data: vec![0.0],
         },
     );
-    let exported = export_tensors(work.path(), &tensors, heads(4)).unwrap();
+    let exported = export_tensors(work.path(), &tensors, &heads(4)).unwrap();
     assert_eq!(exported.report.extra, ["blocks.0.attn.surprise"]);
     assert_eq!(exported.report.unneeded, ["head.mlp.0.weight"]);
     assert_eq!(model(&exported), plain);
@@ -201,16 +202,14 @@ fn extra_tensors_are_reported_and_not_used() {
 fn teacher_or_student_by_choice() {
     let checkpoint = bundled_golden().join("checkpoints/pth-dino-full-checkpoint");
     let work = tempfile::tempdir().unwrap();
+    let chosen = |key| {
+        reading(checkpoint::Options {
+            heads: Some(4),
+            key,
+        })
+    };
     let take = |key| {
-        let exported = export(
-            &checkpoint,
-            &work.path().join("model"),
-            Options {
-                heads: Some(4),
-                key,
-            },
-        )
-        .unwrap();
+        let exported = export(&checkpoint, &work.path().join("model"), &chosen(key)).unwrap();
         (model(&exported), exported.report.notes.len())
     };
     let (default, notes) = take(None);
@@ -218,23 +217,16 @@ fn teacher_or_student_by_choice() {
     assert_eq!(default, take(Some(Key::Teacher)).0);
     assert_ne!(default, take(Some(Key::Student)).0);
 
-    let lone = export_tensors(
-        work.path(),
-        &dino(),
-        Options {
-            heads: Some(4),
-            key: Some(Key::Student),
-        },
-    );
+    let lone = export_tensors(work.path(), &dino(), &chosen(Some(Key::Student)));
     assert!(lone.unwrap_err().to_string().contains("no student"));
 }
 
 #[test]
 fn heads_are_never_guessed_wrong() {
     let work = tempfile::tempdir().unwrap();
-    let error = export_tensors(work.path(), &dino(), Options::default()).unwrap_err();
+    let error = export_tensors(work.path(), &dino(), &Options::default()).unwrap_err();
     assert!(error.to_string().contains("--heads N"), "{error}");
-    let error = export_tensors(work.path(), &dino(), heads(5)).unwrap_err();
+    let error = export_tensors(work.path(), &dino(), &heads(5)).unwrap_err();
     assert!(
         error.to_string().contains("does not divide the width 32"),
         "{error}"
@@ -253,7 +245,7 @@ fn heads_are_never_guessed_wrong() {
         &Tensors::new(),
         &[],
     );
-    let exported = export(work.path(), &work.path().join("model"), Options::default()).unwrap();
+    let exported = export(work.path(), &work.path().join("model"), &Options::default()).unwrap();
     assert_eq!(exported.manifest.heads, 8);
     assert_eq!(exported.manifest.source.file, "checkpoint-0002.safetensors");
     assert_eq!(exported.manifest.transform.crop, None);
@@ -272,7 +264,7 @@ fn other_families_are_refused_by_name() {
         ("ConvNeXt", "stages.0.layers.0.depthwise_conv.weight"),
     ] {
         let tensors = Tensors::from([(tensor.to_owned(), one.clone())]);
-        let error = export_tensors(work.path(), &tensors, Options::default()).unwrap_err();
+        let error = export_tensors(work.path(), &tensors, &Options::default()).unwrap_err();
         assert!(error.to_string().contains(name), "{error}");
     }
 }
@@ -397,7 +389,7 @@ fn timms_dino_and_dinov2_names() {
         r#"{"architecture": "vit_small_patch16_224"}"#,
     )
     .unwrap();
-    let exported = export_tensors(work.path(), &dino(), heads(4)).unwrap();
+    let exported = export_tensors(work.path(), &dino(), &heads(4)).unwrap();
     assert_eq!(exported.manifest.source.layout, "timm-dino");
     assert_eq!(
         exported.manifest.position_interpolation,
@@ -566,7 +558,7 @@ fn the_mask_over_dinov3s_bias_counts() {
     let base = || meta_dinov3("hf-dinov3-vit", &PLAIN_MLP);
     let work = tempfile::tempdir().unwrap();
     let outputs = |tensors: &Tensors| {
-        let exported = export_tensors(work.path(), tensors, heads(4)).unwrap();
+        let exported = export_tensors(work.path(), tensors, &heads(4)).unwrap();
         run(&mut session(&exported.folder), &common::picture(48, 80))
     };
     let keyless = |block, row| {
@@ -588,7 +580,7 @@ fn the_mask_over_dinov3s_bias_counts() {
 
     let broken = with_biases(base(), noise, Some([1.0, f32::NAN, 1.0]));
     fs_err::remove_dir_all(work.path().join("model")).unwrap();
-    let error = export_tensors(work.path(), &broken, heads(4)).unwrap_err();
+    let error = export_tensors(work.path(), &broken, &heads(4)).unwrap_err();
     assert!(
         matches!(&error, Error::Checkpoint(Misread::NotFinite(names)) if names.len() == 2),
         "{error}"
@@ -605,7 +597,7 @@ fn a_model_that_overflows_is_not_written() {
     let work = tempfile::tempdir().unwrap();
     let mut tensors = dino();
     tensors.get_mut("norm.weight").unwrap().data.fill(f32::MAX);
-    let error = export_tensors(work.path(), &tensors, heads(4)).unwrap_err();
+    let error = export_tensors(work.path(), &tensors, &heads(4)).unwrap_err();
     assert!(matches!(error, Error::NotFinite(_)), "{error}");
     assert_eq!(
         fs_err::read_dir(work.path()).unwrap().count(),
@@ -619,8 +611,8 @@ fn only_a_model_folder_is_replaced() {
     let work = tempfile::tempdir().unwrap();
     let out = work.path().join("model");
     fs_err::create_dir(&out).unwrap();
-    export_tensors(work.path(), &dino(), heads(4)).unwrap();
-    export_tensors(work.path(), &dino(), heads(8)).unwrap();
+    export_tensors(work.path(), &dino(), &heads(4)).unwrap();
+    export_tensors(work.path(), &dino(), &heads(8)).unwrap();
     assert!(
         fs_err::read_to_string(out.join("manifest.json"))
             .unwrap()
@@ -628,7 +620,7 @@ fn only_a_model_folder_is_replaced() {
     );
 
     fs_err::remove_file(out.join("manifest.json")).unwrap();
-    let error = export_tensors(work.path(), &dino(), heads(4)).unwrap_err();
+    let error = export_tensors(work.path(), &dino(), &heads(4)).unwrap_err();
     assert!(matches!(error, Error::Occupied(_)), "{error}");
     assert!(out.join("model.onnx").exists());
 }

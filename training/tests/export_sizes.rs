@@ -22,7 +22,7 @@ fn any_grid_and_batch_agrees_with_the_reference() {
         "hf-dinov3-vit",
     ] {
         let checkpoint = bundled_golden().join("checkpoints").join(name);
-        let exported = export(&checkpoint, &work.path().join(name), heads(4)).unwrap();
+        let exported = export(&checkpoint, &work.path().join(name), &heads(4)).unwrap();
         let patch = exported.manifest.patch_size as usize;
         let mut session = session(&exported.folder);
         for (rows, columns) in [(3, 5), (5, 3), (8, 8), (1, 9)] {

@@ -4,7 +4,7 @@ mod common;
 
 use std::collections::BTreeSet;
 
-use common::{array, assert_close, golden, read, run, session};
+use common::{array, assert_close, golden, read, reading, run, session};
 use dino_train::checkpoint::{Options, Tensor};
 use dino_train::export::export;
 use ndarray::{ArrayD, Axis};
@@ -28,11 +28,8 @@ fn golden_checkpoints_agree_in_every_shape() {
             .map(|(_, tensor)| tensor.shape[1]);
         let heads = heads.filter(|_| !checkpoint.join("config.json").exists());
         let work = tempfile::tempdir().unwrap();
-        let options = Options {
-            heads,
-            ..Options::default()
-        };
-        let exported = export(&checkpoint, &work.path().join("model"), options).unwrap();
+        let options = reading(Options { heads, key: None });
+        let exported = export(&checkpoint, &work.path().join("model"), &options).unwrap();
         assert_eq!(exported.report.extra, [""; 0], "{}", checkpoint.display());
         let mut session = session(&exported.folder);
 

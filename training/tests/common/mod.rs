@@ -7,8 +7,9 @@ pub(crate) mod torch;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use dino_server::model::{Device, Model, Outputs, Session, SessionOptions};
-use dino_train::checkpoint::{Options, Tensor};
+use dino_server::model::{Device, Model, Outputs, Precision, Session, SessionOptions};
+use dino_train::checkpoint::{self, Tensor};
+use dino_train::export::Options;
 use ndarray::{Array4, ArrayD, IxDyn};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
@@ -91,16 +92,30 @@ pub(crate) fn tensors(path: &Path) -> Tensors {
 
 /// Options with a number of heads.
 pub(crate) fn heads(heads: usize) -> Options {
-    Options {
+    reading(checkpoint::Options {
         heads: Some(heads),
+        key: None,
+    })
+}
+
+/// Options to read a checkpoint with.
+pub(crate) fn reading(checkpoint: checkpoint::Options) -> Options {
+    Options {
+        checkpoint,
         ..Options::default()
     }
 }
 
 /// A session of one thread on the CPU.
 pub(crate) fn session(folder: &Path) -> Session {
+    session_of(folder, Precision::F32)
+}
+
+/// A session of one thread on the CPU, of a file of the folder.
+pub(crate) fn session_of(folder: &Path, precision: Precision) -> Session {
     let options = SessionOptions {
         device: Device::Cpu,
+        precision,
         ..SessionOptions::default()
     };
     Model::open(folder)

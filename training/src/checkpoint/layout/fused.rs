@@ -6,7 +6,7 @@
 use super::super::Error;
 use super::super::scope::Scope;
 use super::super::spec::{Activation, Backbone, Block, Interpolation, Linear, Mlp, Positions, Vit};
-use super::{Facts, Read, prefix, split_table, unneeded};
+use super::{Facts, Read, prefix, rotary_quarter, split_table, unneeded};
 
 /// What sets one of these layouts apart.
 struct Dialect {
@@ -128,11 +128,11 @@ pub(super) fn read(mut scope: Scope, facts: &Facts) -> Result<Read, Error> {
         (
             prefix(&cls, &[], registers, dim),
             Positions::Rotary {
-                periods: periods(&mut scope, dim / heads),
+                periods: periods(&mut scope, rotary_quarter(dim, heads)?),
             },
         )
     };
-    let depth = scope.count("blocks", facts.depth(dim));
+    let depth = scope.count("blocks", facts.depth(dim).or(Some(1)));
     let blocks = (0..depth)
         .map(|index| block(&mut scope, &format!("blocks.{index}"), dim, &dialect))
         .collect();
@@ -160,8 +160,7 @@ pub(super) fn read(mut scope: Scope, facts: &Facts) -> Result<Read, Error> {
 }
 
 /// Rotary periods: stored, or those of every public DINOv3 (base 100).
-fn periods(scope: &mut Scope, head_dim: usize) -> Vec<f32> {
-    let quarter = head_dim / 4;
+fn periods(scope: &mut Scope, quarter: usize) -> Vec<f32> {
     match scope.optional("rope_embed.periods", &[quarter]) {
         Some(periods) => periods.data,
         None => rotary_periods(100.0, quarter),

@@ -4,7 +4,7 @@ use super::super::Error;
 use super::super::scope::Scope;
 use super::super::spec::{Activation, Backbone, Block, Interpolation, Linear, Mlp, Positions, Vit};
 use super::fused::rotary_periods;
-use super::{Facts, Read, prefix, split_table, unneeded};
+use super::{Facts, Read, prefix, rotary_quarter, split_table, unneeded};
 
 /// Names inside a block, and what depends on the model beside them.
 struct Dialect {
@@ -130,7 +130,7 @@ fn build(mut scope: Scope, facts: &Facts, dialect: &Dialect) -> Result<Read, Err
         (
             prefix(&cls, &[], registers, dim),
             Positions::Rotary {
-                periods: rotary_periods(base, dim / heads / 4),
+                periods: rotary_periods(base, rotary_quarter(dim, heads)?),
             },
         )
     } else {
@@ -142,7 +142,7 @@ fn build(mut scope: Scope, facts: &Facts, dialect: &Dialect) -> Result<Read, Err
         };
         (prefix(&cls, &cls_position, registers, dim), positions)
     };
-    let depth = scope.count(dialect.list, facts.depth(dim));
+    let depth = scope.count(dialect.list, facts.depth(dim).or(Some(1)));
     let blocks = (0..depth).map(|index| {
         block(
             &mut scope,
