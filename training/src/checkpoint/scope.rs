@@ -138,6 +138,13 @@ impl<'a> Scope<'a> {
         }
     }
 
+    /// Takes a tensor that a layout has in all of its blocks or in none.
+    pub(super) fn all_or_none(&mut self, name: &str, shape: &[usize]) -> Option<Tensor> {
+        let inside = inside_block(name);
+        let somewhere = self.names.keys().any(|other| inside_block(other) == inside);
+        somewhere.then(|| self.take(name, shape))
+    }
+
     /// Notes a problem with a tensor that only the layout can see.
     pub(super) fn reject(&mut self, name: &str, reason: &str) {
         let full = self.names.get(name).map_or(name, String::as_str);
@@ -154,11 +161,11 @@ impl<'a> Scope<'a> {
         }
     }
 
-    /// The same where the bias may be absent.
-    pub(super) fn linear_optional_bias(&mut self, name: &str, out: usize, input: usize) -> Linear {
+    /// The same for a layer that may have no bias in any block.
+    pub(super) fn linear_maybe_biased(&mut self, name: &str, out: usize, input: usize) -> Linear {
         let weight = self.take(&format!("{name}.weight"), &[out, input]);
         let bias = self
-            .optional(&format!("{name}.bias"), &[out])
+            .all_or_none(&format!("{name}.bias"), &[out])
             .map(|bias| bias.data);
         Linear { weight, bias }
     }
@@ -214,16 +221,29 @@ impl<'a> Scope<'a> {
     }
 }
 
-/// `blocks.0.3.norm1.weight` → `blocks.3.norm1.weight`: training in shards groups the blocks in chunks, and the second
-/// number goes on counting from chunk to chunk.
+/// The part of a name behind its first number: `blocks.3.attn.qkv.bias` → `attn.qkv.bias`.
+fn inside_block(name: &str) -> Option<&str> {
+    let mut rest = name;
+    while let Some((part, behind)) = rest.split_once('.') {
+        if is_number(part) {
+            return Some(behind);
+        }
+        rest = behind;
+    }
+    None
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// `blocks.0.3.norm1.weight` → `blocks.3.norm1.weight`: training in shards groups the blocks in
+/// chunks, and the second number goes on counting from chunk to chunk.
 fn without_chunk(name: &str) -> String {
     let chunked = || {
-        let rest = name.strip_prefix("blocks.")?;
-        let (chunk, rest) = rest.split_once('.')?;
+        let (chunk, rest) = name.strip_prefix("blocks.")?.split_once('.')?;
         let (block, _) = rest.split_once('.')?;
-        let number =
-            |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        (number(chunk) && number(block)).then(|| format!("blocks.{rest}"))
+        (is_number(chunk) && is_number(block)).then(|| format!("blocks.{rest}"))
     };
     chunked().unwrap_or_else(|| name.to_owned())
 }

@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-use crate::checkpoint::{Key, Options};
-use crate::export::export;
+use dino_server::model::Precision;
+
+use crate::checkpoint::{self, Key};
+use crate::export::{Options, export};
 
 /// Turn a checkpoint of this project or of a public release into a model folder.
 #[derive(Debug, clap::Args)]
@@ -16,6 +18,9 @@ pub struct Args {
     /// Model folder to write. One that is already there is replaced.
     #[arg(long, value_name = "MODEL_DIR")]
     out: PathBuf,
+    /// Number format of the matrix products; give it several times for several files in the folder.
+    #[arg(long = "precision", value_name = "f32|f16|int8", default_value = "f32")]
+    precisions: Vec<Precision>,
     /// Attention heads, where the checkpoint does not say them and they are not one for each 64 channels.
     #[arg(long, value_name = "N")]
     heads: Option<usize>,
@@ -29,11 +34,15 @@ pub struct Args {
 /// # Errors
 /// If the checkpoint does not fit a known layout, or the folder cannot be written; then no folder is left.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let options = Options {
+    let checkpoint = checkpoint::Options {
         heads: args.heads,
         key: args.key,
     };
-    let exported = export(&args.checkpoint, &args.out, options)
+    let options = Options {
+        checkpoint,
+        precisions: args.precisions.clone(),
+    };
+    let exported = export(&args.checkpoint, &args.out, &options)
         .with_context(|| format!("cannot export {}", args.checkpoint.display()))?;
     let report = &exported.report;
     for note in &report.notes {

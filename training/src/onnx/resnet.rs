@@ -12,6 +12,7 @@ pub(super) fn build(resnet: &Resnet, layers: &mut Layers) {
         .graph
         .input("pixel_values", &[axes[0], Axis::Fixed(3), axes[1], axes[2]]);
     layers.graph.enter("stem");
+    let pixels = layers.narrow(pixels);
     let x = layers.conv("conv", pixels, &resnet.stem);
     let x = layers.graph.op("Relu", &[x], &[]);
     let attributes = [
@@ -26,8 +27,9 @@ pub(super) fn build(resnet: &Resnet, layers: &mut Layers) {
             x = self::unit(layers, unit, x);
         }
     }
+    layers.graph.enter("pool");
+    let x = layers.widen(x);
     let graph = &mut layers.graph;
-    graph.enter("pool");
     let pooled = graph.op("GlobalAveragePool", &[x], &[]);
     let embedding = graph.reshape(pooled, &[0, -1]);
     graph.output(embedding, "embedding", &[axes[0], Axis::Fixed(resnet.dim)]);

@@ -76,6 +76,8 @@ pub(super) fn build(vit: &Vit, layers: &mut Layers) {
             &[axes[0], Axis::Fixed(vit.heads), Axis::Named("tokens")],
         );
         let keys = graph.slice(seen.keys, 1, vit.prefix.shape[0] as i64, i64::MAX);
+        let keys = layers.widen(keys);
+        let graph = &mut layers.graph;
         graph.output(
             keys,
             "keys",
@@ -84,11 +86,11 @@ pub(super) fn build(vit: &Vit, layers: &mut Layers) {
     }
 }
 
-/// What a block lets one see, in float32.
+/// What a block lets one see.
 struct Seen {
     /// After softmax, `[B, heads, T, T]`.
     attention: Value,
-    /// Before rotary positions, `[B, T, D]`.
+    /// Before rotary positions, narrow, `[B, T, D]`.
     keys: Value,
 }
 
@@ -111,10 +113,11 @@ fn block(
     let mut factors = vec![1.0; 3 * vit.dim];
     factors[..vit.dim].fill((head_dim as f32).sqrt().recip());
     qkv.scale_outputs(&factors);
+    let normed = layers.narrow(normed);
     let qkv = layers.linear("qkv", normed, &qkv);
     let graph = &mut layers.graph;
     let parts = graph.split(qkv, -1, &[dim; 3]);
-    let keys = parts[1];
+    let all_keys = parts[1];
     let [mut query, mut key, value] = [parts[0], parts[1], parts[2]]
         .map(|part| {
             let part = graph.reshape(part, &[0, 0, heads, head_dim]);
@@ -122,20 +125,32 @@ fn block(
         })
         .map(|(part, axes)| graph.transpose(part, &axes));
     if let Some(rotation) = rotation {
-        [query, key] = [query, key].map(|part| rotate(graph, part, rotation, head_dim));
+        [query, key] = [query, key].map(|part| {
+            let part = layers.widen(part);
+            let part = rotate(&mut layers.graph, part, rotation, head_dim);
+            layers.narrow(part)
+        });
     }
+    let graph = &mut layers.graph;
     let key = graph.transpose(key, &[0, 1, 3, 2]);
     let scores = graph.matmul(query, key);
-    let attention = graph.op("Softmax", &[scores], &[("axis", Attr::Int(-1))]);
-    let mixed = graph.matmul(attention, value);
+    let scores = layers.widen(scores);
+    let attention = layers
+        .graph
+        .op("Softmax", &[scores], &[("axis", Attr::Int(-1))]);
+    let weights = layers.narrow(attention);
+    let graph = &mut layers.graph;
+    let mixed = graph.matmul(weights, value);
     let mixed = graph.transpose(mixed, &[0, 2, 1, 3]);
     let mixed = graph.reshape(mixed, &[0, 0, dim]);
     let mixed = layers.linear("proj", mixed, &block.proj);
+    let mixed = layers.widen(mixed);
     let tokens = layers.graph.add(tokens, mixed);
 
     layers.graph.enter(format!("blocks.{index}.norm2"));
     let normed = layers.norm(tokens, &block.norm2, vit.eps);
     layers.graph.enter(format!("blocks.{index}.mlp"));
+    let normed = layers.narrow(normed);
     let hidden = match &block.mlp {
         Mlp::Plain { input, output } => {
             let hidden = layers.linear("input", normed, input);
@@ -155,7 +170,14 @@ fn block(
             layers.linear("output", hidden, output)
         }
     };
-    (layers.graph.add(tokens, hidden), Seen { attention, keys })
+    let hidden = layers.widen(hidden);
+    (
+        layers.graph.add(tokens, hidden),
+        Seen {
+            attention,
+            keys: all_keys,
+        },
+    )
 }
 
 /// Rotary positions: `x · cos + swap(x) · sin`.

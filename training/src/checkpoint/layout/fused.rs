@@ -6,7 +6,7 @@
 use super::super::Error;
 use super::super::scope::Scope;
 use super::super::spec::{Activation, Backbone, Block, Interpolation, Linear, Mlp, Positions, Vit};
-use super::{Facts, Read, prefix, split_table, unneeded};
+use super::{Facts, Read, prefix, rotary_quarter, split_table, unneeded};
 
 /// What sets one of these layouts apart.
 struct Dialect {
@@ -128,11 +128,11 @@ pub(super) fn read(mut scope: Scope, facts: &Facts) -> Result<Read, Error> {
         (
             prefix(&cls, &[], registers, dim),
             Positions::Rotary {
-                periods: periods(&mut scope, dim / heads),
+                periods: periods(&mut scope, rotary_quarter(dim, heads)?),
             },
         )
     };
-    let depth = scope.count("blocks", facts.depth(dim));
+    let depth = scope.count("blocks", facts.depth(dim).or(Some(1)));
     let blocks = (0..depth)
         .map(|index| block(&mut scope, &format!("blocks.{index}"), dim, &dialect))
         .collect();
@@ -160,8 +160,7 @@ pub(super) fn read(mut scope: Scope, facts: &Facts) -> Result<Read, Error> {
 }
 
 /// Rotary periods: stored, or those of every public DINOv3 (base 100).
-fn periods(scope: &mut Scope, head_dim: usize) -> Vec<f32> {
-    let quarter = head_dim / 4;
+fn periods(scope: &mut Scope, quarter: usize) -> Vec<f32> {
     match scope.optional("rope_embed.periods", &[quarter]) {
         Some(periods) => periods.data,
         None => rotary_periods(100.0, quarter),
@@ -178,12 +177,12 @@ pub(super) fn rotary_periods(base: f64, quarter: usize) -> Vec<f32> {
 fn block(scope: &mut Scope, name: &str, dim: usize, dialect: &Dialect) -> Block {
     let norm1 = scope.norm(&format!("{name}.norm1"), dim);
     let qkv = qkv(scope, &format!("{name}.attn"), dim);
-    let mut proj = scope.linear_optional_bias(&format!("{name}.attn.proj"), dim, dim);
+    let mut proj = scope.linear_maybe_biased(&format!("{name}.attn.proj"), dim, dim);
     let norm2 = scope.norm(&format!("{name}.norm2"), dim);
     let mut mlp = mlp(scope, &format!("{name}.mlp"), dim);
     let (Mlp::Plain { output, .. } | Mlp::Gated { output, .. }) = &mut mlp;
     for (layer, scale) in [&mut proj, output].into_iter().zip(dialect.scales) {
-        if let Some(scale) = scope.optional(&format!("{name}.{scale}"), &[dim]) {
+        if let Some(scale) = scope.all_or_none(&format!("{name}.{scale}"), &[dim]) {
             layer.scale_outputs(&scale.data);
         }
     }
@@ -199,14 +198,14 @@ fn block(scope: &mut Scope, name: &str, dim: usize, dialect: &Dialect) -> Block 
 /// `attn.qkv`, with DINOv3's mask over its bias: the key third of the stored bias is noise that the mask removes. Without
 /// a mask the bias counts as it is. timm keeps separate biases for queries and values instead.
 fn qkv(scope: &mut Scope, name: &str, dim: usize) -> Linear {
-    let mut qkv = scope.linear_optional_bias(&format!("{name}.qkv"), 3 * dim, dim);
-    if let Some(mask) = scope.optional(&format!("{name}.qkv.bias_mask"), &[3 * dim]) {
+    let mut qkv = scope.linear_maybe_biased(&format!("{name}.qkv"), 3 * dim, dim);
+    if let Some(mask) = scope.all_or_none(&format!("{name}.qkv.bias_mask"), &[3 * dim]) {
         for (bias, mask) in qkv.bias.iter_mut().flatten().zip(&mask.data) {
             *bias *= mask;
         }
     }
-    let query = scope.optional(&format!("{name}.q_bias"), &[dim]);
-    let value = scope.optional(&format!("{name}.v_bias"), &[dim]);
+    let query = scope.all_or_none(&format!("{name}.q_bias"), &[dim]);
+    let value = scope.all_or_none(&format!("{name}.v_bias"), &[dim]);
     if let (Some(query), Some(value)) = (query, value) {
         qkv.bias = Some([query.data, vec![0.0; dim], value.data].concat());
     }
@@ -237,6 +236,13 @@ fn mlp(scope: &mut Scope, name: &str, dim: usize) -> Mlp {
         }
     }
     let [width, _] = scope.dims(&format!("{name}.fc1.weight"));
+    // timm packs gate and value under the names of a plain MLP.
+    if let Some(&[_, half]) = scope.shape(&format!("{name}.fc2.weight"))
+        && 2 * half == width
+    {
+        let input = scope.linear(&format!("{name}.fc1"), width, dim);
+        return gated(input, scope.linear(&format!("{name}.fc2"), dim, half));
+    }
     let input = scope.linear(&format!("{name}.fc1"), width, dim);
     Mlp::Plain {
         input,

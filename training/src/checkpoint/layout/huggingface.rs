@@ -4,7 +4,7 @@ use super::super::Error;
 use super::super::scope::Scope;
 use super::super::spec::{Activation, Backbone, Block, Interpolation, Linear, Mlp, Positions, Vit};
 use super::fused::rotary_periods;
-use super::{Facts, Read, prefix, split_table, unneeded};
+use super::{Facts, Read, prefix, rotary_quarter, split_table, unneeded};
 
 /// Names inside a block, and what depends on the model beside them.
 struct Dialect {
@@ -130,7 +130,7 @@ fn build(mut scope: Scope, facts: &Facts, dialect: &Dialect) -> Result<Read, Err
         (
             prefix(&cls, &[], registers, dim),
             Positions::Rotary {
-                periods: rotary_periods(base, dim / heads / 4),
+                periods: rotary_periods(base, rotary_quarter(dim, heads)?),
             },
         )
     } else {
@@ -142,7 +142,7 @@ fn build(mut scope: Scope, facts: &Facts, dialect: &Dialect) -> Result<Read, Err
         };
         (prefix(&cls, &cls_position, registers, dim), positions)
     };
-    let depth = scope.count(dialect.list, facts.depth(dim));
+    let depth = scope.count(dialect.list, facts.depth(dim).or(Some(1)));
     let blocks = (0..depth).map(|index| {
         block(
             &mut scope,
@@ -202,12 +202,12 @@ fn block(
         .norms
         .map(|norm| scope.norm(&format!("{name}.{norm}"), dim));
     let [query, key, value, output] = dialect.attention.map(|layer| format!("{name}.{layer}"));
-    let qkv = [query, key, value].map(|layer| scope.linear_optional_bias(&layer, dim, dim));
-    let mut proj = scope.linear_optional_bias(&output, dim, dim);
+    let qkv = [query, key, value].map(|layer| scope.linear_maybe_biased(&layer, dim, dim));
+    let mut proj = scope.linear_maybe_biased(&output, dim, dim);
     let mut mlp = mlp(scope, name, dim, activation, dialect);
     let (Mlp::Plain { output, .. } | Mlp::Gated { output, .. }) = &mut mlp;
     for (layer, scale) in [(&mut proj, "layer_scale1"), (output, "layer_scale2")] {
-        if let Some(scale) = scope.optional(&format!("{name}.{scale}.lambda1"), &[dim]) {
+        if let Some(scale) = scope.all_or_none(&format!("{name}.{scale}.lambda1"), &[dim]) {
             layer.scale_outputs(&scale.data);
         }
     }
@@ -249,8 +249,8 @@ fn mlp(
     if scope.has(&format!("{gate}.weight")) {
         let width = width(scope, &gate);
         let parts = [gate, format!("{name}.mlp.up_proj")]
-            .map(|layer| scope.linear_optional_bias(&layer, width, dim));
-        let output = scope.linear_optional_bias(&format!("{name}.mlp.down_proj"), dim, width);
+            .map(|layer| scope.linear_maybe_biased(&layer, width, dim));
+        let output = scope.linear_maybe_biased(&format!("{name}.mlp.down_proj"), dim, width);
         let activation = activation.unwrap_or(Activation::Silu);
         return Mlp::Gated {
             input: Linear::stack(parts.into()),
@@ -260,9 +260,9 @@ fn mlp(
     }
     let [first, second] = dialect.mlp.map(|layer| format!("{name}.{layer}"));
     let width = width(scope, &first);
-    let input = scope.linear_optional_bias(&first, width, dim);
+    let input = scope.linear_maybe_biased(&first, width, dim);
     Mlp::Plain {
         input,
-        output: scope.linear_optional_bias(&second, dim, width),
+        output: scope.linear_maybe_biased(&second, dim, width),
     }
 }

@@ -210,7 +210,11 @@ impl<'a> Facts<'a> {
     /// Attention heads of a network of width `dim`: the user's word, the configuration's if it fits the tensors, else
     /// one for each 64 channels, as in every public release.
     fn heads(&self, dim: usize, notes: &mut Vec<String>) -> Result<usize, Error> {
-        let fits = |heads: usize| heads > 0 && dim > 0 && dim.is_multiple_of(heads);
+        // The scope has noted that the width is unknown, and its error says more.
+        if dim == 0 {
+            return Ok(1);
+        }
+        let fits = |heads: usize| heads > 0 && dim.is_multiple_of(heads);
         if let Some(heads) = self.heads {
             let error = || Error::Heads(format!("--heads {heads} does not divide the width {dim}"));
             return fits(heads).then_some(heads).ok_or_else(error);
@@ -222,7 +226,7 @@ impl<'a> Facts<'a> {
         if let Some(heads) = config.or(own).filter(|heads| fits(*heads)) {
             return Ok(heads);
         }
-        if dim > 0 && dim.is_multiple_of(64) {
+        if dim.is_multiple_of(64) {
             notes.push(format!(
                 "{} heads are assumed, one for each 64 channels (--heads N overrides)",
                 dim / 64
@@ -254,6 +258,17 @@ fn split_table(scope: &mut Scope, name: &str, with_cls: bool, dim: usize) -> (Ve
     };
     table.shape = vec![side, side, dim];
     (cls, table)
+}
+
+/// A quarter of a head's channels: rotary positions turn pairs of them, half by rows and half by columns.
+fn rotary_quarter(dim: usize, heads: usize) -> Result<usize, Error> {
+    let head_dim = dim / heads;
+    if !head_dim.is_multiple_of(4) {
+        return Err(Error::Heads(format!(
+            "rotary positions need heads of a multiple of 4 channels, and {heads} heads have {head_dim} each"
+        )));
+    }
+    Ok(head_dim / 4)
 }
 
 /// CLS with its position, then the registers, as one `[1 + registers, D]`.
