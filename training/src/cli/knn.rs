@@ -13,9 +13,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use ndarray::Array2;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
-use crate::checkpoint;
 use crate::evaluate::knn::{Features, Report, evaluate};
-use crate::export::export;
+use crate::{checkpoint, export};
 
 /// Classify the pictures of one folder by their nearest neighbours in another. The figures are the paper's; they need no
 /// training, and are the quickest way to see whether a backbone learns.
@@ -92,8 +91,12 @@ fn embed(args: &Args, model: &Path, train: &Path, val: &Path) -> anyhow::Result<
     } else {
         exported = tempfile::tempdir()?;
         let folder = exported.path().join("model");
-        let options = checkpoint::Options { heads: args.heads, key: None };
-        export(model, &folder, options).with_context(|| format!("cannot export {}", model.display()))?;
+        let checkpoint = checkpoint::Options { heads: args.heads, ..Default::default() };
+        let options = export::Options { checkpoint, precisions: vec![args.precision] };
+        let report = export::export(model, &folder, &options)
+            .with_context(|| format!("{} is neither a model folder nor a checkpoint that can be exported", model.display()))?
+            .report;
+        report.notes.iter().for_each(|note| tracing::info!("{note}"));
         Model::open(&folder)?
     };
     let options = SessionOptions { device: args.device, precision: args.precision, threads: 1 };
