@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use dino_server::model::manifest::{File, Manifest, Source};
+use dino_server::model::{Device, Model, ModelError, Precision, SessionOptions};
+use ndarray::{Array, Array4, Dimension};
 
 use crate::checkpoint::{self, Backbone, Checkpoint, Positions, Report};
 use crate::{hash, onnx};
@@ -14,21 +16,42 @@ pub enum Error {
     /// The checkpoint cannot be used.
     #[error(transparent)]
     Checkpoint(#[from] checkpoint::Error),
-    /// The weights do not fit into an ONNX file.
+    /// The backbone cannot be written as a graph of this precision.
     #[error(transparent)]
-    TooLarge(#[from] onnx::TooLarge),
-    /// The graph was tried, and ONNX Runtime could not run it.
-    #[error("the exported model does not run: {0}")]
-    Trial(String),
+    Graph(#[from] onnx::Error),
+    /// The graph was tried, and it does not run, or ONNX Runtime is missing.
+    #[error("the exported model cannot be tried: {0}")]
+    Trial(#[from] ModelError),
     /// The graph was tried, and its answers are no numbers.
-    #[error("the exported model answers NaN or infinite values in {0}, so the checkpoint is broken; nothing was written")]
-    NotFinite(String),
+    #[error(
+        "the exported model answers NaN or infinite values in {0}, so the checkpoint is broken; nothing was written"
+    )]
+    NotFinite(&'static str),
     /// There is something else at the place of the model folder.
     #[error("{} exists and is no model folder; it is left as it is, choose another place", .0.display())]
     Occupied(PathBuf),
     /// The model folder cannot be written.
     #[error(transparent)]
     Io(#[from] std::io::Error),
+}
+
+/// What to write.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What the checkpoint does not say by itself.
+    pub checkpoint: checkpoint::Options,
+    /// One ONNX file is written for each.
+    pub precisions: Vec<Precision>,
+}
+
+impl Default for Options {
+    /// One file, in float32.
+    fn default() -> Self {
+        Self {
+            checkpoint: checkpoint::Options::default(),
+            precisions: vec![Precision::F32],
+        }
+    }
 }
 
 /// A model folder that was written.
@@ -49,29 +72,43 @@ pub struct Exported {
 ///
 /// # Errors
 /// See [`Error`].
-pub fn export(path: &Path, out: &Path, options: checkpoint::Options) -> Result<Exported, Error> {
-    let occupied = fs_err::read_dir(out).map_or(out.exists(), |mut entries| entries.next().is_some());
-    if occupied && !is_model_folder(out) {
+pub fn export(path: &Path, out: &Path, options: &Options) -> Result<Exported, Error> {
+    let occupied =
+        fs_err::read_dir(out).map_or(out.exists(), |mut entries| entries.next().is_some());
+    if occupied && Manifest::load(out).is_err() {
         return Err(Error::Occupied(out.to_owned()));
     }
-    let checkpoint = checkpoint::load(path, options)?;
+    let checkpoint = checkpoint::load(path, options.checkpoint)?;
 
-    let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = out
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     fs_err::create_dir_all(parent)?;
-    let work = tempfile::Builder::new().prefix(".dino-export-").tempdir_in(parent)?;
+    let work = tempfile::Builder::new()
+        .prefix(".dino-export-")
+        .tempdir_in(parent)?;
     let folder = work.path().join("new");
     fs_err::create_dir(&folder)?;
 
-    let model = onnx::encode(&checkpoint.backbone)?;
     let mut files = BTreeMap::new();
-    let name = "model.onnx".to_owned();
-    fs_err::write(folder.join(&name), &model)?;
-    files.insert("f32".to_owned(), File { name, sha256: hash::of_bytes(&model), cost: None });
-    drop(model);
+    for precision in options.precisions.iter().copied() {
+        let name = file_name(precision).to_owned();
+        let model = onnx::encode(&checkpoint.backbone, precision)?;
+        fs_err::write(folder.join(&name), &model)?;
+        let file = File {
+            name,
+            sha256: hash::of_bytes(&model),
+            cost: None,
+        };
+        files.insert(precision.as_str().to_owned(), file);
+    }
     let manifest = manifest(&checkpoint, files);
     let json = serde_json::to_vec_pretty(&manifest).map_err(std::io::Error::from)?;
     fs_err::write(folder.join("manifest.json"), json)?;
-    try_model(&folder.join("model.onnx"), manifest.patch_size as usize)?;
+    for precision in options.precisions.iter().copied() {
+        try_model(&folder, &manifest, precision)?;
+    }
 
     if occupied {
         let old = work.path().join("old");
@@ -83,19 +120,39 @@ pub fn export(path: &Path, out: &Path, options: checkpoint::Options) -> Result<E
     } else {
         fs_err::rename(&folder, out)?;
     }
-    Ok(Exported { folder: out.to_owned(), manifest, report: checkpoint.report })
+    Ok(Exported {
+        folder: out.to_owned(),
+        manifest,
+        report: checkpoint.report,
+    })
 }
 
-fn is_model_folder(path: &Path) -> bool {
-    let manifest = fs_err::read(path.join("manifest.json")).ok();
-    manifest.is_some_and(|bytes| serde_json::from_slice::<Manifest>(&bytes).is_ok())
+/// Name of a precision's ONNX file.
+fn file_name(precision: Precision) -> &'static str {
+    match precision {
+        Precision::F32 => "model.onnx",
+        Precision::F16 => "model.f16.onnx",
+        Precision::Int8 => "model.int8.onnx",
+    }
 }
 
 fn manifest(checkpoint: &Checkpoint, files: BTreeMap<String, File>) -> Manifest {
     let numbers = match &checkpoint.backbone {
-        Backbone::Vit(vit) => [vit.patch_size, vit.dim, vit.blocks.len(), vit.heads, vit.registers()],
+        Backbone::Vit(vit) => [
+            vit.patch_size,
+            vit.dim,
+            vit.blocks.len(),
+            vit.heads,
+            vit.registers(),
+        ],
         // The feature map has one position for each 32 pixels.
-        Backbone::Resnet(resnet) => [32, resnet.dim, resnet.stages.iter().map(Vec::len).sum(), 0, 0],
+        Backbone::Resnet(resnet) => [
+            32,
+            resnet.dim,
+            resnet.stages.iter().map(Vec::len).sum(),
+            0,
+            0,
+        ],
     };
     let [patch_size, dim, depth, heads, registers] = numbers.map(|number| number as u32);
     let positions = match &checkpoint.backbone {
@@ -115,31 +172,57 @@ fn manifest(checkpoint: &Checkpoint, files: BTreeMap<String, File>) -> Manifest 
         registers,
         position_interpolation: positions.to_owned(),
         transform: checkpoint.transform.clone(),
-        source: Source { file: checkpoint.file.clone(), layout: checkpoint.layout.to_owned(), sha256: checkpoint.sha256.clone() },
+        source: Source {
+            file: checkpoint.file.clone(),
+            layout: checkpoint.layout.to_owned(),
+            sha256: checkpoint.sha256.clone(),
+        },
         files,
         made_by: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).to_owned(),
     }
 }
 
 /// Runs the model once on a picture of noise and refuses it if any answer is no number.
-fn try_model(path: &Path, patch_size: usize) -> Result<(), Error> {
-    let failed = |error: &dyn std::fmt::Display| Error::Trial(error.to_string());
-    let environment = onnx::runtime::environment().map_err(|error| failed(&error))?;
-    let mut session = ort::session::Session::builder(&environment)
-        .and_then(|mut builder| builder.commit_from_file(path))
-        .map_err(|error| failed(&error))?;
-    let shape = (1, 3, 2 * patch_size, 3 * patch_size);
-    // A fixed pattern without a period that the patches could share.
-    let pixels = ndarray::Array4::from_shape_fn(shape, |(_, channel, row, column)| {
+fn try_model(folder: &Path, manifest: &Manifest, precision: Precision) -> Result<(), Error> {
+    let side = manifest.patch_size as usize;
+    // A pattern whose period the patches do not share, on a grid that is not square.
+    let pixels = Array4::from_shape_fn((1, 3, 2 * side, 3 * side), |(_, channel, row, column)| {
         ((channel * 7919 + row * 104_729 + column * 1_299_709) % 1009) as f32 / 252.0 - 2.0
     });
-    let pixels = ort::value::Tensor::from_array(pixels).map_err(|error| failed(&error))?;
-    let outputs = session.run(ort::inputs!["pixel_values" => pixels]).map_err(|error| failed(&error))?;
-    for (name, value) in &outputs {
-        let (_, data) = value.try_extract_tensor::<f32>().map_err(|error| failed(&error))?;
-        if data.iter().any(|number| !number.is_finite()) {
-            return Err(Error::NotFinite(name.to_owned()));
+    let options = SessionOptions {
+        device: Device::Cpu,
+        precision,
+        ..SessionOptions::default()
+    };
+    for mut session in Model::open(folder)?.sessions(&options, 1)? {
+        let outputs = session.run(pixels.view())?;
+        for (name, finite) in [
+            (
+                "last_hidden_state",
+                outputs.last_hidden_state.is_none_or(|array| finite(&array)),
+            ),
+            (
+                "attention",
+                outputs.attention.is_none_or(|array| finite(&array)),
+            ),
+            ("keys", outputs.keys.is_none_or(|array| finite(&array))),
+            (
+                "embedding",
+                outputs.embedding.is_none_or(|array| finite(&array)),
+            ),
+            (
+                "feature_map",
+                outputs.feature_map.is_none_or(|array| finite(&array)),
+            ),
+        ] {
+            if !finite {
+                return Err(Error::NotFinite(name));
+            }
         }
     }
     Ok(())
+}
+
+fn finite<D: Dimension>(array: &Array<f32, D>) -> bool {
+    array.iter().all(|number| number.is_finite())
 }

@@ -31,7 +31,9 @@ impl<'a> Scope<'a> {
         for name in store.names() {
             if let Some(inner) = name.strip_prefix(&root) {
                 if let Some(other) = names.insert(without_chunk(inner), name.to_owned()) {
-                    return Err(Error::Unsupported(format!("{other} and {name} are the same block's tensor")));
+                    return Err(Error::Unsupported(format!(
+                        "{other} and {name} are the same block's tensor"
+                    )));
                 }
             } else if name.starts_with(wrapper) {
                 beside.push(name.to_owned());
@@ -56,7 +58,10 @@ impl<'a> Scope<'a> {
 
     /// Whether any name starts with `prefix`.
     pub(super) fn has_any(&self, prefix: &str) -> bool {
-        self.names.range(prefix.to_owned()..).next().is_some_and(|(name, _)| name.starts_with(prefix))
+        self.names
+            .range(prefix.to_owned()..)
+            .next()
+            .is_some_and(|(name, _)| name.starts_with(prefix))
     }
 
     /// Shape of a tensor that may be there.
@@ -80,10 +85,20 @@ impl<'a> Scope<'a> {
 
     /// One more than the highest n of the names `{list}.{n}.…`, at least `known`.
     pub(super) fn count(&self, list: &str, known: Option<usize>) -> usize {
-        let index = |name: &String| name.strip_prefix(list)?.strip_prefix('.')?.split_once('.')?.0.parse::<usize>().ok();
+        let index = |name: &String| {
+            name.strip_prefix(list)?
+                .strip_prefix('.')?
+                .split_once('.')?
+                .0
+                .parse::<usize>()
+                .ok()
+        };
         let highest = self.names.keys().filter_map(index).max();
         // A stray huge index would otherwise be answered with as many missing blocks.
-        highest.map_or(0, |highest| highest + 1).max(known.unwrap_or(0)).min(1000)
+        highest
+            .map_or(0, |highest| highest + 1)
+            .max(known.unwrap_or(0))
+            .min(1000)
     }
 
     /// Takes a tensor of the given shape. If it is missing or does not fit, this is noted and an empty one returned.
@@ -102,7 +117,8 @@ impl<'a> Scope<'a> {
         let found = self.store.shape(&full)?;
         self.used.insert(name.to_owned());
         if found != shape {
-            self.wrong.insert(format!("{full} is {found:?}, the layout needs {shape:?}"));
+            self.wrong
+                .insert(format!("{full} is {found:?}, the layout needs {shape:?}"));
         }
         // Nothing more is read once it is clear that the checkpoint does not fit.
         if self.failure.is_some() || !self.wrong.is_empty() || !self.missing.is_empty() {
@@ -122,6 +138,13 @@ impl<'a> Scope<'a> {
         }
     }
 
+    /// Takes a tensor that a layout has in all of its blocks or in none.
+    pub(super) fn all_or_none(&mut self, name: &str, shape: &[usize]) -> Option<Tensor> {
+        let inside = inside_block(name);
+        let somewhere = self.names.keys().any(|other| inside_block(other) == inside);
+        somewhere.then(|| self.take(name, shape))
+    }
+
     /// Notes a problem with a tensor that only the layout can see.
     pub(super) fn reject(&mut self, name: &str, reason: &str) {
         let full = self.names.get(name).map_or(name, String::as_str);
@@ -132,13 +155,18 @@ impl<'a> Scope<'a> {
     pub(super) fn linear(&mut self, name: &str, out: usize, input: usize) -> Linear {
         let weight = self.take(&format!("{name}.weight"), &[out, input]);
         let bias = self.take(&format!("{name}.bias"), &[out]).data;
-        Linear { weight, bias: Some(bias) }
+        Linear {
+            weight,
+            bias: Some(bias),
+        }
     }
 
-    /// The same where the bias may be absent.
-    pub(super) fn linear_optional_bias(&mut self, name: &str, out: usize, input: usize) -> Linear {
+    /// The same for a layer that may have no bias in any block.
+    pub(super) fn linear_maybe_biased(&mut self, name: &str, out: usize, input: usize) -> Linear {
         let weight = self.take(&format!("{name}.weight"), &[out, input]);
-        let bias = self.optional(&format!("{name}.bias"), &[out]).map(|bias| bias.data);
+        let bias = self
+            .all_or_none(&format!("{name}.bias"), &[out])
+            .map(|bias| bias.data);
         Linear { weight, bias }
     }
 
@@ -150,9 +178,17 @@ impl<'a> Scope<'a> {
     }
 
     /// Ends the reading: an error that names everything that did not fit, or what was used and what was not.
-    pub(super) fn finish(self, layout: &'static str, unneeded: impl Fn(&str) -> bool) -> Result<Report, Error> {
+    pub(super) fn finish(
+        self,
+        layout: &'static str,
+        unneeded: impl Fn(&str) -> bool,
+    ) -> Result<Report, Error> {
         if !self.missing.is_empty() || !self.wrong.is_empty() {
-            return Err(Error::Misfit { layout, missing: self.missing.into_iter().collect(), wrong: self.wrong.into_iter().collect() });
+            return Err(Error::Misfit {
+                layout,
+                missing: self.missing.into_iter().collect(),
+                wrong: self.wrong.into_iter().collect(),
+            });
         }
         if let Some(failure) = self.failure {
             return Err(failure);
@@ -160,27 +196,54 @@ impl<'a> Scope<'a> {
         if !self.not_finite.is_empty() {
             return Err(Error::NotFinite(self.not_finite.into_iter().collect()));
         }
-        let mut report = Report { used: self.used.len(), ..Report::default() };
-        let inside = self.names.iter().filter(|(name, _)| !self.used.contains(*name));
+        let mut report = Report {
+            used: self.used.len(),
+            ..Report::default()
+        };
+        let inside = self
+            .names
+            .iter()
+            .filter(|(name, _)| !self.used.contains(*name));
         let inside = inside.map(|(name, full)| (name.as_str(), full.as_str()));
-        let outside = self.beside.iter().map(|full| (full.as_str(), full.as_str()));
+        let outside = self
+            .beside
+            .iter()
+            .map(|full| (full.as_str(), full.as_str()));
         for (name, full) in inside.chain(outside) {
-            let list = if unneeded(name) { &mut report.unneeded } else { &mut report.extra };
+            let list = if unneeded(name) {
+                &mut report.unneeded
+            } else {
+                &mut report.extra
+            };
             list.push(full.to_owned());
         }
         Ok(report)
     }
 }
 
-/// `blocks.0.3.norm1.weight` → `blocks.3.norm1.weight`: training in shards groups the blocks in chunks, and the second
-/// number goes on counting from chunk to chunk.
+/// The part of a name behind its first number: `blocks.3.attn.qkv.bias` → `attn.qkv.bias`.
+fn inside_block(name: &str) -> Option<&str> {
+    let mut rest = name;
+    while let Some((part, behind)) = rest.split_once('.') {
+        if is_number(part) {
+            return Some(behind);
+        }
+        rest = behind;
+    }
+    None
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// `blocks.0.3.norm1.weight` → `blocks.3.norm1.weight`: training in shards groups the blocks in
+/// chunks, and the second number goes on counting from chunk to chunk.
 fn without_chunk(name: &str) -> String {
     let chunked = || {
-        let rest = name.strip_prefix("blocks.")?;
-        let (chunk, rest) = rest.split_once('.')?;
+        let (chunk, rest) = name.strip_prefix("blocks.")?.split_once('.')?;
         let (block, _) = rest.split_once('.')?;
-        let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        (number(chunk) && number(block)).then(|| format!("blocks.{rest}"))
+        (is_number(chunk) && is_number(block)).then(|| format!("blocks.{rest}"))
     };
     chunked().unwrap_or_else(|| name.to_owned())
 }

@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-use crate::checkpoint::{Key, Options};
-use crate::export::export;
+use dino_server::model::Precision;
+
+use crate::checkpoint::{self, Key};
+use crate::export::{Options, export};
 
 /// Turn a checkpoint of this project or of a public release into a model folder.
 #[derive(Debug, clap::Args)]
@@ -16,6 +18,9 @@ pub struct Args {
     /// Model folder to write. One that is already there is replaced.
     #[arg(long, value_name = "MODEL_DIR")]
     out: PathBuf,
+    /// Number format of the matrix products; give it several times for several files in the folder.
+    #[arg(long = "precision", value_name = "f32|f16|int8", default_value = "f32")]
+    precisions: Vec<Precision>,
     /// Attention heads, where the checkpoint does not say them and they are not one for each 64 channels.
     #[arg(long, value_name = "N")]
     heads: Option<usize>,
@@ -29,16 +34,37 @@ pub struct Args {
 /// # Errors
 /// If the checkpoint does not fit a known layout, or the folder cannot be written; then no folder is left.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let options = Options { heads: args.heads, key: args.key };
-    let exported = export(&args.checkpoint, &args.out, options).with_context(|| format!("cannot export {}", args.checkpoint.display()))?;
+    let checkpoint = checkpoint::Options {
+        heads: args.heads,
+        key: args.key,
+    };
+    let options = Options {
+        checkpoint,
+        precisions: args.precisions.clone(),
+    };
+    let exported = export(&args.checkpoint, &args.out, &options)
+        .with_context(|| format!("cannot export {}", args.checkpoint.display()))?;
     let report = &exported.report;
     for note in &report.notes {
         tracing::info!("{note}");
     }
     if !report.unneeded.is_empty() {
-        let shown = report.unneeded.iter().take(8).map(String::as_str).collect::<Vec<_>>().join(", ");
-        let more = if report.unneeded.len() > 8 { ", …" } else { "" };
-        tracing::info!("left out, not part of the backbone: {} tensors ({shown}{more})", report.unneeded.len());
+        let shown = report
+            .unneeded
+            .iter()
+            .take(8)
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join(", ");
+        let more = if report.unneeded.len() > 8 {
+            ", …"
+        } else {
+            ""
+        };
+        tracing::info!(
+            "left out, not part of the backbone: {} tensors ({shown}{more})",
+            report.unneeded.len()
+        );
     }
     for name in &report.extra {
         tracing::warn!("left out, unknown to the layout: {name}");

@@ -104,6 +104,20 @@ impl Graph {
         self.shared(Type::Float, &[], number.to_le_bytes().to_vec())
     }
 
+    /// A float16 constant without axes.
+    pub(super) fn half(&mut self, number: f32) -> Value {
+        self.shared(
+            Type::Float16,
+            &[],
+            half::f16::from_f32(number).to_le_bytes().to_vec(),
+        )
+    }
+
+    /// An unsigned byte without axes.
+    pub(super) fn byte(&mut self, number: u8) -> Value {
+        self.shared(Type::Uint8, &[], vec![number])
+    }
+
     /// An int64 constant without axes: an index.
     pub(super) fn index(&mut self, number: i64) -> Value {
         self.shared(Type::Int64, &[], number.to_le_bytes().to_vec())

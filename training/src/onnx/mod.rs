@@ -4,8 +4,9 @@ mod graph;
 mod layers;
 mod positions;
 mod resnet;
-pub(crate) mod runtime;
 mod vit;
+
+use dino_server::model::Precision;
 
 use crate::checkpoint::Backbone;
 
@@ -14,12 +15,20 @@ use layers::Layers;
 /// The most that a protobuf message, and so an ONNX file that needs no others, can hold.
 const LARGEST: usize = i32::MAX as usize;
 
-/// The weights do not fit into one file.
+/// Why a backbone is not written.
 #[derive(Debug, thiserror::Error)]
-#[error("the weights take {0} bytes, more than the 2 GiB that one ONNX file can hold")]
-pub struct TooLarge(usize);
+pub enum Error {
+    /// The weights do not fit into one file.
+    #[error(
+        "the weights take {0} bytes, more than the 2 GiB that one ONNX file can hold; try --precision f16 or int8"
+    )]
+    TooLarge(usize),
+    /// Integers are for matrix products only.
+    #[error("int8 is for vision transformers; export this ResNet as f32 or f16")]
+    Int8Resnet,
+}
 
-/// The backbone as an ONNX file. Inputs and outputs are those of a model folder:
+/// The backbone as an ONNX file. Inputs and outputs are float32 in every precision, and those of a model folder:
 ///
 /// - a vision transformer has `last_hidden_state` `[B, T, D]` after the final norm, `attention` `[B, heads, T]` (the last
 ///   block's CLS row after softmax) and `keys` `[B, patches, D]` (the last block's, bias included, before rotary
@@ -27,17 +36,18 @@ pub struct TooLarge(usize);
 /// - a residual network has `embedding` `[B, D]` and `feature_map` `[B, D, h, w]`.
 ///
 /// # Errors
-/// [`TooLarge`], before the file is built.
-pub fn encode(backbone: &Backbone) -> Result<Vec<u8>, TooLarge> {
-    let mut layers = Layers::default();
+/// See [`Error`]; nothing is built before it is known to fit.
+pub fn encode(backbone: &Backbone, precision: Precision) -> Result<Vec<u8>, Error> {
+    let mut layers = Layers::new(precision);
     match backbone {
         Backbone::Vit(vit) => vit::build(vit, &mut layers),
+        Backbone::Resnet(_) if precision == Precision::Int8 => return Err(Error::Int8Resnet),
         Backbone::Resnet(resnet) => resnet::build(resnet, &mut layers),
     }
     let size = layers.graph.size();
     // The nodes take well under a megabyte per thousand.
     if size > LARGEST - (16 << 20) {
-        return Err(TooLarge(size));
+        return Err(Error::TooLarge(size));
     }
     Ok(layers.graph.encode("dino"))
 }

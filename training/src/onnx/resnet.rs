@@ -10,6 +10,7 @@ pub(super) fn build(resnet: &Resnet, layers: &mut Layers) {
     let axes = ["batch", "height", "width", "rows", "columns"].map(Axis::Named);
     let pixels = layers.graph.input("pixel_values", &[axes[0], Axis::Fixed(3), axes[1], axes[2]]);
     layers.graph.enter("stem");
+    let pixels = layers.narrow(pixels);
     let x = layers.conv("conv", pixels, &resnet.stem);
     let x = layers.graph.op("Relu", &[x], &[]);
     let attributes = [("kernel_shape", Attr::Ints(vec![3, 3])), ("strides", Attr::Ints(vec![2, 2])), ("pads", Attr::Ints(vec![1; 4]))];
@@ -20,8 +21,9 @@ pub(super) fn build(resnet: &Resnet, layers: &mut Layers) {
             x = self::unit(layers, unit, x);
         }
     }
+    layers.graph.enter("pool");
+    let x = layers.widen(x);
     let graph = &mut layers.graph;
-    graph.enter("pool");
     let pooled = graph.op("GlobalAveragePool", &[x], &[]);
     let embedding = graph.reshape(pooled, &[0, -1]);
     graph.output(embedding, "embedding", &[axes[0], Axis::Fixed(resnet.dim)]);

@@ -19,21 +19,34 @@ pub(super) fn build(vit: &Vit, layers: &mut Layers) {
     let graph = &mut layers.graph;
     let shape = graph.op("Shape", &[patches], &[]);
     let batch = graph.slice(shape, 0, 0, 1);
-    let grid = Grid { rows: graph.slice(shape, 0, 2, 3), columns: graph.slice(shape, 0, 3, 4) };
+    let grid = Grid {
+        rows: graph.slice(shape, 0, 2, 3),
+        columns: graph.slice(shape, 0, 3, 4),
+    };
     // [B, patches, D]
     let patches = graph.reshape(patches, &[0, dim, -1]);
     let patches = graph.transpose(patches, &[0, 2, 1]);
 
     graph.enter("positions");
     let (patches, rotation) = match &vit.positions {
-        Positions::Learned { table, interpolation } => {
+        Positions::Learned {
+            table,
+            interpolation,
+        } => {
             let table = positions::learned(graph, grid, table, *interpolation);
             (graph.add(patches, table), None)
         }
-        Positions::Rotary { periods } => (patches, Some(positions::rotary(graph, grid, periods, 1 + vit.registers()))),
+        Positions::Rotary { periods } => (
+            patches,
+            Some(positions::rotary(graph, grid, periods, 1 + vit.registers())),
+        ),
     };
     graph.enter("prefix");
-    let prefix = graph.floats("tokens", &[1, vit.prefix.shape[0], vit.dim], &vit.prefix.data);
+    let prefix = graph.floats(
+        "tokens",
+        &[1, vit.prefix.shape[0], vit.dim],
+        &vit.prefix.data,
+    );
     let rest = graph.integers(&[1, 1]);
     let shape = graph.concat(&[batch, rest], 0);
     let prefix = graph.op("Expand", &[prefix, shape], &[]);
@@ -48,26 +61,47 @@ pub(super) fn build(vit: &Vit, layers: &mut Layers) {
     layers.graph.enter("norm");
     let tokens = layers.norm(tokens, &vit.norm, vit.eps);
     let graph = &mut layers.graph;
-    graph.output(tokens, "last_hidden_state", &[axes[0], Axis::Named("tokens"), Axis::Fixed(vit.dim)]);
+    graph.output(
+        tokens,
+        "last_hidden_state",
+        &[axes[0], Axis::Named("tokens"), Axis::Fixed(vit.dim)],
+    );
     if let Some(seen) = last {
         graph.enter("last_block");
         let cls = graph.index(0);
         let attention = graph.op("Gather", &[seen.attention, cls], &[("axis", Attr::Int(2))]);
-        graph.output(attention, "attention", &[axes[0], Axis::Fixed(vit.heads), Axis::Named("tokens")]);
+        graph.output(
+            attention,
+            "attention",
+            &[axes[0], Axis::Fixed(vit.heads), Axis::Named("tokens")],
+        );
         let keys = graph.slice(seen.keys, 1, vit.prefix.shape[0] as i64, i64::MAX);
-        graph.output(keys, "keys", &[axes[0], Axis::Named("patches"), Axis::Fixed(vit.dim)]);
+        let keys = layers.widen(keys);
+        let graph = &mut layers.graph;
+        graph.output(
+            keys,
+            "keys",
+            &[axes[0], Axis::Named("patches"), Axis::Fixed(vit.dim)],
+        );
     }
 }
 
-/// What a block lets one see, in float32.
+/// What a block lets one see.
 struct Seen {
     /// After softmax, `[B, heads, T, T]`.
     attention: Value,
-    /// Before rotary positions, `[B, T, D]`.
+    /// Before rotary positions, narrow, `[B, T, D]`.
     keys: Value,
 }
 
-fn block(layers: &mut Layers, vit: &Vit, block: &Block, tokens: Value, rotation: Option<[Value; 2]>, index: usize) -> (Value, Seen) {
+fn block(
+    layers: &mut Layers,
+    vit: &Vit,
+    block: &Block,
+    tokens: Value,
+    rotation: Option<[Value; 2]>,
+    index: usize,
+) -> (Value, Seen) {
     let (dim, heads) = (vit.dim as i64, vit.heads as i64);
     let head_dim = dim / heads;
     layers.graph.enter(format!("blocks.{index}.norm1"));
@@ -79,10 +113,11 @@ fn block(layers: &mut Layers, vit: &Vit, block: &Block, tokens: Value, rotation:
     let mut factors = vec![1.0; 3 * vit.dim];
     factors[..vit.dim].fill((head_dim as f32).sqrt().recip());
     qkv.scale_outputs(&factors);
+    let normed = layers.narrow(normed);
     let qkv = layers.linear("qkv", normed, &qkv);
     let graph = &mut layers.graph;
     let parts = graph.split(qkv, -1, &[dim; 3]);
-    let keys = parts[1];
+    let all_keys = parts[1];
     let [mut query, mut key, value] = [parts[0], parts[1], parts[2]]
         .map(|part| {
             let part = graph.reshape(part, &[0, 0, heads, head_dim]);
@@ -90,27 +125,43 @@ fn block(layers: &mut Layers, vit: &Vit, block: &Block, tokens: Value, rotation:
         })
         .map(|(part, axes)| graph.transpose(part, &axes));
     if let Some(rotation) = rotation {
-        [query, key] = [query, key].map(|part| rotate(graph, part, rotation, head_dim));
+        [query, key] = [query, key].map(|part| {
+            let part = layers.widen(part);
+            let part = rotate(&mut layers.graph, part, rotation, head_dim);
+            layers.narrow(part)
+        });
     }
+    let graph = &mut layers.graph;
     let key = graph.transpose(key, &[0, 1, 3, 2]);
     let scores = graph.matmul(query, key);
-    let attention = graph.op("Softmax", &[scores], &[("axis", Attr::Int(-1))]);
-    let mixed = graph.matmul(attention, value);
+    let scores = layers.widen(scores);
+    let attention = layers
+        .graph
+        .op("Softmax", &[scores], &[("axis", Attr::Int(-1))]);
+    let weights = layers.narrow(attention);
+    let graph = &mut layers.graph;
+    let mixed = graph.matmul(weights, value);
     let mixed = graph.transpose(mixed, &[0, 2, 1, 3]);
     let mixed = graph.reshape(mixed, &[0, 0, dim]);
     let mixed = layers.linear("proj", mixed, &block.proj);
+    let mixed = layers.widen(mixed);
     let tokens = layers.graph.add(tokens, mixed);
 
     layers.graph.enter(format!("blocks.{index}.norm2"));
     let normed = layers.norm(tokens, &block.norm2, vit.eps);
     layers.graph.enter(format!("blocks.{index}.mlp"));
+    let normed = layers.narrow(normed);
     let hidden = match &block.mlp {
         Mlp::Plain { input, output } => {
             let hidden = layers.linear("input", normed, input);
             let hidden = layers.activation(hidden, Activation::Gelu);
             layers.linear("output", hidden, output)
         }
-        Mlp::Gated { input, activation, output } => {
+        Mlp::Gated {
+            input,
+            activation,
+            output,
+        } => {
             let width = output.weight.shape[1] as i64;
             let both = layers.linear("input", normed, input);
             let parts = layers.graph.split(both, -1, &[width, width]);
@@ -119,7 +170,14 @@ fn block(layers: &mut Layers, vit: &Vit, block: &Block, tokens: Value, rotation:
             layers.linear("output", hidden, output)
         }
     };
-    (layers.graph.add(tokens, hidden), Seen { attention, keys })
+    let hidden = layers.widen(hidden);
+    (
+        layers.graph.add(tokens, hidden),
+        Seen {
+            attention,
+            keys: all_keys,
+        },
+    )
 }
 
 /// Rotary positions: `x · cos + swap(x) · sin`.

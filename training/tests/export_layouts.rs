@@ -1,0 +1,626 @@
+//! The names under which the same backbone is saved, and what happens when they do not fit.
+
+#![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
+
+mod common;
+
+use std::path::Path;
+
+use common::torch::save_state;
+use common::{
+    Tensors, array, assert_close, bundled_golden, heads, read, reading, run, session, tensors,
+    write,
+};
+use dino_train::checkpoint::{self, Error as Misread, Key, Tensor};
+use dino_train::export::{Error, Exported, Options, export};
+
+/// The tensors of the public DINO `.pth` file.
+fn dino() -> Tensors {
+    tensors(&bundled_golden().join("checkpoints/pth-dino-backbone/dino_vit_pretrain.pth"))
+}
+
+/// The tensors of a golden Hugging Face model.
+fn hugging_face(name: &str) -> Tensors {
+    read(
+        &bundled_golden()
+            .join("checkpoints")
+            .join(name)
+            .join("model.safetensors"),
+    )
+}
+
+fn renamed(tensors: Tensors, name: impl Fn(&str) -> String) -> Tensors {
+    tensors
+        .into_iter()
+        .map(|(old, tensor)| (name(&old), tensor))
+        .collect()
+}
+
+/// Exports tensors as a file of their own.
+fn export_tensors(folder: &Path, tensors: &Tensors, options: &Options) -> Result<Exported, Error> {
+    let file = folder.join("weights.safetensors");
+    write(&file, tensors, &[]);
+    export(&file, &folder.join("model"), options)
+}
+
+fn model(exported: &Exported) -> Vec<u8> {
+    fs_err::read(exported.folder.join("model.onnx")).unwrap()
+}
+
+/// Exports and compares with the golden outputs of another layout in the given cases.
+fn assert_outputs(tensors: &Tensors, golden: &str, cases: &[&str], layout: &str) -> Exported {
+    let work = tempfile::tempdir().unwrap();
+    let exported = export_tensors(work.path(), tensors, &heads(4)).unwrap();
+    assert_eq!(exported.manifest.source.layout, layout);
+    assert_eq!(exported.report.extra, [""; 0]);
+    assert_golden(&exported, golden, cases);
+    exported
+}
+
+fn assert_golden(exported: &Exported, golden: &str, cases: &[&str]) {
+    let expected = read(
+        &bundled_golden()
+            .join("checkpoints")
+            .join(golden)
+            .join("expected.safetensors"),
+    );
+    let mut session = session(&exported.folder);
+    for case in cases {
+        let outputs = run(&mut session, &expected[&format!("{case}.input")]);
+        for output in ["tokens", "keys"] {
+            let what = format!("{} {case}.{output}", exported.manifest.source.layout);
+            assert_close(
+                &outputs[output],
+                &array(&expected[&format!("{case}.{output}")]),
+                &what,
+            );
+        }
+    }
+}
+
+#[test]
+fn known_prefixes_and_wrappers_give_the_same_model() {
+    let work = tempfile::tempdir().unwrap();
+    let plain = export_tensors(work.path(), &dino(), &heads(4)).unwrap();
+    assert_eq!(plain.report.used, dino().len());
+    let expected = model(&plain);
+    for wrapper in [
+        "",
+        "teacher.",
+        "student.",
+        "state_dict.",
+        "model.",
+        "model.teacher.",
+    ] {
+        for prefix in ["", "module.", "backbone.", "module.backbone."] {
+            let named = renamed(dino(), |name| format!("{wrapper}{prefix}{name}"));
+            let exported = export_tensors(work.path(), &named, &heads(4)).unwrap();
+            assert_eq!(model(&exported), expected, "{wrapper}{prefix}");
+            assert_eq!(exported.report.used, dino().len());
+        }
+    }
+    let chunked = renamed(dino(), |name| name.replacen("blocks.", "blocks.0.", 1));
+    assert_eq!(
+        model(&export_tensors(work.path(), &chunked, &heads(4)).unwrap()),
+        expected
+    );
+
+    for parameters in [false, true] {
+        let file = work.path().join("weights.pth");
+        save_state(&file, &dino(), parameters);
+        let exported = export(&file, &work.path().join("model"), &heads(4)).unwrap();
+        assert_eq!(model(&exported), expected, "parameters: {parameters}");
+    }
+}
+
+#[test]
+fn an_unknown_prefix_is_no_layout() {
+    let work = tempfile::tempdir().unwrap();
+    let named = renamed(dino(), |name| format!("enc.{name}"));
+    let error = export_tensors(work.path(), &named, &heads(4)).unwrap_err();
+    assert!(
+        matches!(&error, Error::Checkpoint(Misread::UnknownLayout(names)) if names.len() == dino().len())
+    );
+    assert!(
+        error.to_string().contains("enc.blocks.0.attn.qkv.weight"),
+        "{error}"
+    );
+    assert!(!work.path().join("model").exists());
+}
+
+#[test]
+fn every_missing_and_misshaped_tensor_is_named() {
+    let work = tempfile::tempdir().unwrap();
+    let mut tensors = dino();
+    let count = tensors.len();
+    tensors.retain(|name, _| !name.starts_with("blocks.0."));
+    let lost = count - tensors.len();
+    let bias = tensors.get_mut("norm.bias").unwrap();
+    bias.data.push(0.0);
+    bias.shape[0] += 1;
+    let error = export_tensors(work.path(), &tensors, &heads(4)).unwrap_err();
+    let Error::Checkpoint(Misread::Misfit { missing, wrong, .. }) = &error else {
+        panic!("{error}")
+    };
+    assert!(
+        missing.contains(&"blocks.0.norm1.weight".to_owned()),
+        "{missing:?}"
+    );
+    // The width of the lost MLP is unknown, its layers are still named.
+    assert_eq!(missing.len(), lost, "{missing:?}");
+    assert_eq!(wrong, &["norm.bias is [33], the layout needs [32]"]);
+    assert_eq!(
+        fs_err::read_dir(work.path()).unwrap().count(),
+        1,
+        "only the weights are left"
+    );
+}
+
+#[test]
+fn a_missing_last_block_is_noticed_where_the_depth_is_known() {
+    let golden = bundled_golden().join("checkpoints/hf-dinov2");
+    let work = tempfile::tempdir().unwrap();
+    let mut tensors = hugging_face("hf-dinov2");
+    tensors.retain(|name, _| !name.starts_with("encoder.layer.1."));
+    write(&work.path().join("model.safetensors"), &tensors, &[]);
+    fs_err::copy(golden.join("config.json"), work.path().join("config.json")).unwrap();
+    let error = export(work.path(), &work.path().join("model"), &Options::default()).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("missing: encoder.layer.1.mlp.fc1.weight"),
+        "{error}"
+    );
+}
+
+#[test]
+fn extra_tensors_are_reported_and_not_used() {
+    let work = tempfile::tempdir().unwrap();
+    let plain = model(&export_tensors(work.path(), &dino(), &heads(4)).unwrap());
+    let mut tensors = dino();
+    tensors.insert(
+        "blocks.0.attn.surprise".to_owned(),
+        Tensor {
+            shape: vec![1],
+            data: vec![f32::NAN],
+        },
+    );
+    tensors.insert(
+        "head.mlp.0.weight".to_owned(),
+        Tensor {
+            shape: vec![1],
+            data: vec![0.0],
+        },
+    );
+    let exported = export_tensors(work.path(), &tensors, &heads(4)).unwrap();
+    assert_eq!(exported.report.extra, ["blocks.0.attn.surprise"]);
+    assert_eq!(exported.report.unneeded, ["head.mlp.0.weight"]);
+    assert_eq!(model(&exported), plain);
+}
+
+#[test]
+fn teacher_or_student_by_choice() {
+    let checkpoint = bundled_golden().join("checkpoints/pth-dino-full-checkpoint");
+    let work = tempfile::tempdir().unwrap();
+    let chosen = |key| {
+        reading(checkpoint::Options {
+            heads: Some(4),
+            key,
+        })
+    };
+    let take = |key| {
+        let exported = export(&checkpoint, &work.path().join("model"), &chosen(key)).unwrap();
+        (model(&exported), exported.report.notes.len())
+    };
+    let (default, notes) = take(None);
+    assert_eq!(notes, 1, "the choice is said");
+    assert_eq!(default, take(Some(Key::Teacher)).0);
+    assert_ne!(default, take(Some(Key::Student)).0);
+
+    let lone = export_tensors(work.path(), &dino(), &chosen(Some(Key::Student)));
+    assert!(lone.unwrap_err().to_string().contains("no student"));
+}
+
+#[test]
+fn heads_are_never_guessed_wrong() {
+    let work = tempfile::tempdir().unwrap();
+    let error = export_tensors(work.path(), &dino(), &Options::default()).unwrap_err();
+    assert!(error.to_string().contains("--heads N"), "{error}");
+    let error = export_tensors(work.path(), &dino(), &heads(5)).unwrap_err();
+    assert!(
+        error.to_string().contains("does not divide the width 32"),
+        "{error}"
+    );
+
+    // The trainer's own checkpoints say it.
+    let file = work.path().join("checkpoint-0002.safetensors");
+    let named = renamed(dino(), |name| format!("teacher.backbone.{name}"));
+    let metadata = r#"{"arch": "vit_tiny", "patch_size": 8, "dim": 32, "depth": 2, "heads": 8, "img_size": 48,
+        "transform": {"resize": {"exact": [48, 48]}, "crop": null, "interpolation": "bilinear",
+                      "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}}"#;
+    write(&file, &named, &[("dino", metadata)]);
+    // An older one beside it, which is not to be taken.
+    write(
+        &work.path().join("checkpoint-0001.safetensors"),
+        &Tensors::new(),
+        &[],
+    );
+    let exported = export(work.path(), &work.path().join("model"), &Options::default()).unwrap();
+    assert_eq!(exported.manifest.heads, 8);
+    assert_eq!(exported.manifest.source.file, "checkpoint-0002.safetensors");
+    assert_eq!(exported.manifest.transform.crop, None);
+}
+
+#[test]
+fn other_families_are_refused_by_name() {
+    let work = tempfile::tempdir().unwrap();
+    let one = Tensor {
+        shape: vec![1],
+        data: vec![0.0],
+    };
+    for (name, tensor) in [
+        ("XCiT", "patch_embed.proj.0.0.weight"),
+        ("ConvNeXt", "downsample_layers.0.0.weight"),
+        ("ConvNeXt", "stages.0.layers.0.depthwise_conv.weight"),
+    ] {
+        let tensors = Tensors::from([(tensor.to_owned(), one.clone())]);
+        let error = export_tensors(work.path(), &tensors, &Options::default()).unwrap_err();
+        assert!(error.to_string().contains(name), "{error}");
+    }
+}
+
+/// Stacks queries, keys and values as the fused layouts do.
+fn fused(tensors: &Tensors, block: &str, roles: [&str; 3], kind: &str) -> Option<Tensor> {
+    let parts = roles.map(|role| tensors.get(&format!("{block}.{role}.{kind}")));
+    let mut shape = parts.iter().flatten().next()?.shape.clone();
+    let rows = shape[0];
+    let data = parts
+        .iter()
+        .flat_map(|part| part.map_or_else(|| vec![0.0; rows], |part| part.data.clone()))
+        .collect();
+    shape[0] = 3 * rows;
+    Some(Tensor { shape, data })
+}
+
+/// A golden DINOv2 under the names of Meta's files.
+fn meta_dinov2(name: &str) -> Tensors {
+    let source = hugging_face(name);
+    let mut tensors = Tensors::new();
+    for block in 0..2 {
+        let from = format!("encoder.layer.{block}.attention.attention");
+        for kind in ["weight", "bias"] {
+            let qkv = fused(&source, &from, ["query", "key", "value"], kind).unwrap();
+            tensors.insert(format!("blocks.{block}.attn.qkv.{kind}"), qkv);
+        }
+    }
+    let others = source
+        .into_iter()
+        .filter(|(name, _)| !name.contains("attention.attention"))
+        .map(|(name, tensor)| {
+            let name = name
+                .replace("encoder.layer.", "blocks.")
+                .replace("attention.output.dense", "attn.proj");
+            let name = name
+                .replace("layer_scale1.lambda1", "ls1.gamma")
+                .replace("layer_scale2.lambda1", "ls2.gamma");
+            let name = name.replace("embeddings.patch_embeddings.projection", "patch_embed.proj");
+            let name = name
+                .replace("embeddings.position_embeddings", "pos_embed")
+                .replace("embeddings.", "");
+            let name = name
+                .replace("layernorm.", "norm.")
+                .replace("weights_in", "w12")
+                .replace("weights_out", "w3");
+            (name, tensor)
+        });
+    tensors.extend(others);
+    tensors
+}
+
+#[test]
+fn metas_dinov2_names() {
+    // Off the native grid its own code passes a scale factor, which Hugging Face's does not.
+    assert_outputs(
+        &meta_dinov2("hf-dinov2"),
+        "hf-dinov2",
+        &["native"],
+        "dinov2-pth",
+    );
+    assert_outputs(
+        &meta_dinov2("hf-dinov2-swiglu"),
+        "hf-dinov2-swiglu",
+        &["native"],
+        "dinov2-pth",
+    );
+    let cases = ["native", "small", "wide"];
+    assert_outputs(
+        &meta_dinov2("hf-dinov2-registers"),
+        "hf-dinov2-registers",
+        &cases,
+        "dinov2-registers-pth",
+    );
+}
+
+#[test]
+fn timms_dino_and_dinov2_names() {
+    let mut tensors = meta_dinov2("hf-dinov2");
+    tensors.remove("mask_token");
+    assert_outputs(&tensors, "hf-dinov2", &["native"], "timm-dinov2");
+
+    // With registers, CLS already carries its position, and the table is that of the patches.
+    let mut tensors = meta_dinov2("hf-dinov2-registers");
+    tensors.remove("mask_token");
+    let registers = tensors.remove("register_tokens").unwrap();
+    tensors.insert("reg_token".to_owned(), registers);
+    let mut table = tensors.remove("pos_embed").unwrap();
+    let dim = table.shape[2];
+    let cls: Vec<f32> = table.data.drain(..dim).collect();
+    table.shape[1] -= 1;
+    tensors.insert("pos_embed".to_owned(), table);
+    for (value, position) in tensors
+        .get_mut("cls_token")
+        .unwrap()
+        .data
+        .iter_mut()
+        .zip(cls)
+    {
+        *value += position;
+    }
+    assert_outputs(
+        &tensors,
+        "hf-dinov2-registers",
+        &["native", "small", "wide"],
+        "timm-dinov2",
+    );
+
+    // The packed SwiGLU of the giant has the names of a plain MLP.
+    let mut tensors = meta_dinov2("hf-dinov2-swiglu");
+    tensors.remove("mask_token");
+    let tensors = renamed(tensors, |name| {
+        name.replace("mlp.w12", "mlp.fc1")
+            .replace("mlp.w3", "mlp.fc2")
+    });
+    assert_outputs(&tensors, "hf-dinov2-swiglu", &["native"], "timm-dinov2");
+
+    // DINO's names are timm's; only its configuration tells them apart.
+    let work = tempfile::tempdir().unwrap();
+    fs_err::write(
+        work.path().join("config.json"),
+        r#"{"architecture": "vit_small_patch16_224"}"#,
+    )
+    .unwrap();
+    let exported = export_tensors(work.path(), &dino(), &heads(4)).unwrap();
+    assert_eq!(exported.manifest.source.layout, "timm-dino");
+    assert_eq!(
+        exported.manifest.position_interpolation,
+        "bicubic-antialias"
+    );
+    assert_golden(&exported, "pth-dino-backbone", &["native"]);
+}
+
+/// A golden DINOv3 under names that fuse queries, keys and values; the biases are left out.
+fn fused_dinov3(name: &str) -> Tensors {
+    let source = hugging_face(name);
+    let mut tensors = Tensors::new();
+    for block in 0..2 {
+        let from = format!("layer.{block}.attention");
+        let qkv = fused(&source, &from, ["q_proj", "k_proj", "v_proj"], "weight").unwrap();
+        tensors.insert(format!("blocks.{block}.attn.qkv.weight"), qkv);
+    }
+    let is_qkv = |name: &str| {
+        ["q_proj", "k_proj", "v_proj"]
+            .iter()
+            .any(|role| name.contains(role))
+    };
+    tensors.extend(
+        source
+            .into_iter()
+            .filter(|(name, _)| !is_qkv(name))
+            .map(|(name, tensor)| {
+                let name = name
+                    .replace("attention.o_proj", "attn.proj")
+                    .replace("layer.", "blocks.");
+                let name = name
+                    .replace("embeddings.patch_embeddings", "patch_embed.proj")
+                    .replace("embeddings.", "");
+                (name, tensor)
+            }),
+    );
+    tensors
+}
+
+fn replaced(name: &str, pairs: &[(&str, &str)]) -> String {
+    pairs
+        .iter()
+        .fold(name.to_owned(), |name, (from, to)| name.replace(from, to))
+}
+
+/// Meta's names of DINOv3, without biases of the attention's input.
+fn meta_dinov3(name: &str, mlp: &[(&str, &str)]) -> Tensors {
+    let pairs = [
+        ("layer_scale1.lambda1", "ls1.gamma"),
+        ("layer_scale2.lambda1", "ls2.gamma"),
+        ("register_tokens", "storage_tokens"),
+    ];
+    let mut tensors = renamed(fused_dinov3(name), |name| {
+        replaced(&replaced(name, &pairs), mlp)
+    });
+    let periods = (0..2)
+        .map(|index| 100_f32.powf(index as f32 / 2.0))
+        .collect();
+    tensors.insert(
+        "rope_embed.periods".to_owned(),
+        Tensor {
+            shape: vec![2],
+            data: periods,
+        },
+    );
+    tensors
+}
+
+const PLAIN_MLP: [(&str, &str); 2] = [("mlp.up_proj", "mlp.fc1"), ("mlp.down_proj", "mlp.fc2")];
+const GATED_MLP: [(&str, &str); 3] = [
+    ("mlp.gate_proj", "mlp.w1"),
+    ("mlp.up_proj", "mlp.w2"),
+    ("mlp.down_proj", "mlp.w3"),
+];
+
+/// Fills the fused biases by a function of block and position, and their masks by one of the third.
+fn with_biases(
+    mut tensors: Tensors,
+    bias: impl Fn(usize, usize) -> f32,
+    mask: Option<[f32; 3]>,
+) -> Tensors {
+    for block in 0..2 {
+        let rows = tensors[&format!("blocks.{block}.attn.qkv.weight")].shape[0];
+        let data = (0..rows).map(|row| bias(block, row)).collect();
+        tensors.insert(
+            format!("blocks.{block}.attn.qkv.bias"),
+            Tensor {
+                shape: vec![rows],
+                data,
+            },
+        );
+        if let Some(mask) = mask {
+            let data = (0..rows).map(|row| mask[row * 3 / rows]).collect();
+            tensors.insert(
+                format!("blocks.{block}.attn.qkv.bias_mask"),
+                Tensor {
+                    shape: vec![rows],
+                    data,
+                },
+            );
+        }
+    }
+    tensors
+}
+
+/// The golden biases of queries and values, with keys' left at zero.
+fn golden_bias(name: &str) -> impl Fn(usize, usize) -> f32 {
+    let source = hugging_face(name);
+    move |block, row| {
+        let dim = source["norm.weight"].data.len();
+        let role = ["q_proj", "k_proj", "v_proj"][row / dim];
+        source
+            .get(&format!("layer.{block}.attention.{role}.bias"))
+            .map_or(0.0, |bias| bias.data[row % dim])
+    }
+}
+
+#[test]
+fn metas_dinov3_names() {
+    let cases = ["native", "small", "wide"];
+    let plain = with_biases(
+        meta_dinov3("hf-dinov3-vit", &PLAIN_MLP),
+        golden_bias("hf-dinov3-vit"),
+        None,
+    );
+    assert_outputs(&plain, "hf-dinov3-vit", &cases, "dinov3-pth");
+    let name = "hf-dinov3-vit-gated";
+    let gated = with_biases(
+        meta_dinov3(name, &GATED_MLP),
+        golden_bias(name),
+        Some([1.0, 0.0, 1.0]),
+    );
+    assert_outputs(&gated, name, &cases, "dinov3-pth");
+}
+
+#[test]
+fn timms_dinov3_names() {
+    let name = "hf-dinov3-vit-gated";
+    let pairs = [
+        ("layer_scale1.lambda1", "gamma_1"),
+        ("layer_scale2.lambda1", "gamma_2"),
+        ("register_tokens", "reg_token"),
+        ("mlp.gate_proj", "mlp.fc1_g"),
+        ("mlp.up_proj", "mlp.fc1_x"),
+        ("mlp.down_proj", "mlp.fc2"),
+    ];
+    let mut tensors = renamed(fused_dinov3(name), |name| replaced(name, &pairs));
+    for (name, tensor) in hugging_face(name) {
+        if let Some((block, role)) = name
+            .strip_suffix("_proj.bias")
+            .and_then(|name| name.split_once(".attention."))
+            && role != "o"
+        {
+            tensors.insert(
+                format!("{}.attn.{role}_bias", block.replace("layer", "blocks")),
+                tensor,
+            );
+        }
+    }
+    assert_outputs(&tensors, name, &["native", "small", "wide"], "timm-dinov3");
+}
+
+#[test]
+fn the_mask_over_dinov3s_bias_counts() {
+    let noise = |block: usize, row: usize| ((block * 96 + row) * 37 % 101) as f32 / 50.0 - 1.0;
+    let base = || meta_dinov3("hf-dinov3-vit", &PLAIN_MLP);
+    let work = tempfile::tempdir().unwrap();
+    let outputs = |tensors: &Tensors| {
+        let exported = export_tensors(work.path(), tensors, &heads(4)).unwrap();
+        run(&mut session(&exported.folder), &common::picture(48, 80))
+    };
+    let keyless = |block, row| {
+        if (32..64).contains(&row) {
+            0.0
+        } else {
+            noise(block, row)
+        }
+    };
+
+    let masked = outputs(&with_biases(base(), noise, Some([1.0, 0.0, 1.0])));
+    assert_eq!(masked, outputs(&with_biases(base(), keyless, None)));
+    assert_eq!(
+        outputs(&with_biases(base(), noise, Some([0.0; 3]))),
+        outputs(&base())
+    );
+    // Without a mask the bias counts as it is.
+    assert_ne!(outputs(&with_biases(base(), noise, None)), masked);
+
+    let broken = with_biases(base(), noise, Some([1.0, f32::NAN, 1.0]));
+    fs_err::remove_dir_all(work.path().join("model")).unwrap();
+    let error = export_tensors(work.path(), &broken, &heads(4)).unwrap_err();
+    assert!(
+        matches!(&error, Error::Checkpoint(Misread::NotFinite(names)) if names.len() == 2),
+        "{error}"
+    );
+    assert!(
+        error.to_string().contains("blocks.0.attn.qkv.bias_mask"),
+        "{error}"
+    );
+    assert!(!work.path().join("model").exists());
+}
+
+#[test]
+fn a_model_that_overflows_is_not_written() {
+    let work = tempfile::tempdir().unwrap();
+    let mut tensors = dino();
+    tensors.get_mut("norm.weight").unwrap().data.fill(f32::MAX);
+    let error = export_tensors(work.path(), &tensors, &heads(4)).unwrap_err();
+    assert!(matches!(error, Error::NotFinite(_)), "{error}");
+    assert_eq!(
+        fs_err::read_dir(work.path()).unwrap().count(),
+        1,
+        "only the weights are left"
+    );
+}
+
+#[test]
+fn only_a_model_folder_is_replaced() {
+    let work = tempfile::tempdir().unwrap();
+    let out = work.path().join("model");
+    fs_err::create_dir(&out).unwrap();
+    export_tensors(work.path(), &dino(), &heads(4)).unwrap();
+    export_tensors(work.path(), &dino(), &heads(8)).unwrap();
+    assert!(
+        fs_err::read_to_string(out.join("manifest.json"))
+            .unwrap()
+            .contains("\"heads\": 8")
+    );
+
+    fs_err::remove_file(out.join("manifest.json")).unwrap();
+    let error = export_tensors(work.path(), &dino(), &heads(4)).unwrap_err();
+    assert!(matches!(error, Error::Occupied(_)), "{error}");
+    assert!(out.join("model.onnx").exists());
+}
