@@ -62,7 +62,7 @@ fn narrow_models_stay_close_whatever_shares_their_batch() {
             let many = (0..16).map(|index| {
                 first.mapv(|value| value * if index == 5 { 1.0 } else { 7.0 * index as f32 })
             });
-            let data = many.flat_map(|picture| picture.into_iter()).collect();
+            let data = many.flat_map(IntoIterator::into_iter).collect();
             let shape = [&[16], &input.shape[1..]].concat();
             let together = run(&mut narrow, &Tensor { shape, data });
             let cosine = cosine(&embedding(&together, 5), &embedding(&alone, 0));

@@ -6,13 +6,13 @@ use half::f16;
 use crate::checkpoint::{Activation, Conv, Linear, Norm};
 
 use super::graph::{Attr, Graph, Type, Value};
+use super::quantise::{self, Range};
 
 /// Adds layers to a graph. What a precision means is decided here:
 ///
 /// - `f16`: matrix products, convolutions and MLP activations in float16. Norms, softmax, positions and the residual
 ///   stream stay in float32.
-/// - `int8`: matrix products with a weight in 8 bits, activations scaled row by row, so that a token's result does not
-///   depend on the others. Everything else in float32.
+/// - `int8`: matrix products with a weight in 8 bits, see [`quantise`]. Everything else in float32.
 pub(super) struct Layers {
     pub(super) graph: Graph,
     precision: Precision,
@@ -67,15 +67,14 @@ impl Layers {
     }
 
     /// `x · Wᵀ + b`, narrow in and out.
-    pub(super) fn linear(&mut self, name: &str, x: Value, linear: &Linear) -> Value {
+    pub(super) fn linear(&mut self, name: &str, x: Value, linear: &Linear, range: Range) -> Value {
+        if self.precision == Precision::Int8 {
+            return quantise::linear(&mut self.graph, name, x, linear, range);
+        }
         let (out, input) = (linear.weight.shape[0], linear.weight.shape[1]);
-        let product = if self.precision == Precision::Int8 {
-            self.quantised_product(name, x, &linear.weight.data, out, input)
-        } else {
-            let transposed = transposed(&linear.weight.data, out, input);
-            let weight = self.weight(&format!("{name}.weight"), &[input, out], &transposed);
-            self.graph.matmul(x, weight)
-        };
+        let transposed = transposed(&linear.weight.data, out, input);
+        let weight = self.weight(&format!("{name}.weight"), &[input, out], &transposed);
+        let product = self.graph.matmul(x, weight);
         match &linear.bias {
             Some(bias) => {
                 let bias = self.weight(&format!("{name}.bias"), &[out], bias);
@@ -85,55 +84,35 @@ impl Layers {
         }
     }
 
-    /// `x · Wᵀ` in 8 bits: rows of `x` (tokens) as unsigned around 128, outputs of W as signed, each with the scale of
-    /// its own largest value. This is the pair of types that processors multiply fastest.
-    fn quantised_product(
+    /// A norm of float32 and the layer that reads it, narrow out.
+    pub(super) fn norm_and_linear(
         &mut self,
-        name: &str,
+        names: [&str; 2],
         x: Value,
-        weight: &[f32],
-        out: usize,
-        input: usize,
+        norm: &Norm,
+        eps: f32,
+        linear: &Linear,
     ) -> Value {
-        let (weight, scales) = quantised(weight, input);
-        let weight = transposed(&weight, out, input)
-            .into_iter()
-            .map(i8::cast_unsigned)
-            .collect();
-        let graph = &mut self.graph;
-        let weight = graph.constant(&format!("{name}.weight"), Type::Int8, &[input, out], weight);
-        let scales = graph.floats(&format!("{name}.scales"), &[out], &scales);
-        let shape = graph.op("Shape", &[x], &[]);
-        let rows = graph.reshape(x, &[-1, input as i64]);
-
-        let sizes = graph.op("Abs", &[rows], &[]);
-        let attributes = [("axes", Attr::Ints(vec![1])), ("keepdims", Attr::Int(1))];
-        let largest = graph.op("ReduceMax", &[sizes], &attributes);
-        let (steps, least) = (graph.scalar(1.0 / 127.0), graph.scalar(f32::MIN_POSITIVE));
-        let scale = graph.mul(largest, steps);
-        // A row of zeros has any scale but zero.
-        let scale = graph.op("Max", &[scale, least], &[]);
-        let quotients = graph.div(rows, scale);
-        // Quantised with the scale 1, which needs no scale per row: not every runtime has that.
-        let (one, centre) = (graph.scalar(1.0), graph.byte(128));
-        let bytes = graph.op("QuantizeLinear", &[quotients, one, centre], &[]);
-
-        let sums = graph.op("MatMulInteger", &[bytes, weight, centre], &[]);
-        let sums = graph.cast(sums, Type::Float);
-        let product = graph.mul(sums, scales);
-        let product = graph.mul(product, scale);
-        let head = graph.slice(shape, 0, 0, -1);
-        let width = graph.integers(&[out as i64]);
-        let shape = graph.concat(&[head, width], 0);
-        graph.op("Reshape", &[product, shape], &[])
+        if self.precision == Precision::Int8 {
+            let (mut norm, mut linear) = (norm.clone(), linear.clone());
+            quantise::even_out(&mut norm, &mut linear);
+            let x = self.norm(names[0], x, &norm, eps);
+            return self.linear(names[1], x, &linear, Range::Any);
+        }
+        let x = self.norm(names[0], x, norm, eps);
+        let x = self.narrow(x);
+        self.linear(names[1], x, linear, Range::Any)
     }
 
-    /// Layer norm over the last axis.
-    pub(super) fn norm(&mut self, x: Value, norm: &Norm, eps: f32) -> Value {
-        let weight = self
-            .graph
-            .floats("weight", &[norm.weight.len()], &norm.weight);
-        let bias = self.graph.floats("bias", &[norm.bias.len()], &norm.bias);
+    /// Layer norm over the last axis, in float32.
+    pub(super) fn norm(&mut self, name: &str, x: Value, norm: &Norm, eps: f32) -> Value {
+        let graph = &mut self.graph;
+        let weight = graph.floats(
+            &format!("{name}.weight"),
+            &[norm.weight.len()],
+            &norm.weight,
+        );
+        let bias = graph.floats(&format!("{name}.bias"), &[norm.bias.len()], &norm.bias);
         let attributes = [("axis", Attr::Int(-1)), ("epsilon", Attr::Float(eps))];
         self.graph
             .op("LayerNormalization", &[x, weight, bias], &attributes)
@@ -201,7 +180,7 @@ impl Layers {
 }
 
 /// A row-major `[rows, columns]` matrix as `[columns, rows]`.
-fn transposed<T: Copy + Default>(data: &[T], rows: usize, columns: usize) -> Vec<T> {
+pub(super) fn transposed<T: Copy + Default>(data: &[T], rows: usize, columns: usize) -> Vec<T> {
     let mut result = vec![T::default(); data.len()];
     for (row, values) in data.chunks_exact(columns).enumerate() {
         for (column, value) in values.iter().enumerate() {
@@ -211,36 +190,13 @@ fn transposed<T: Copy + Default>(data: &[T], rows: usize, columns: usize) -> Vec
     result
 }
 
-/// Each row as integers of -127..=127, and the value of one step.
-fn quantised(data: &[f32], columns: usize) -> (Vec<i8>, Vec<f32>) {
-    let mut integers = Vec::with_capacity(data.len());
-    let mut steps = Vec::new();
-    for row in data.chunks_exact(columns) {
-        let largest = row
-            .iter()
-            .fold(0.0_f32, |largest, value| largest.max(value.abs()));
-        let step = (largest / 127.0).max(f32::MIN_POSITIVE);
-        integers.extend(row.iter().map(|value| (value / step).round() as i8));
-        steps.push(step);
-    }
-    (integers, steps)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
-    fn quantised_rows_are_within_half_a_step() {
-        let data = [1.0, -0.3, 0.004, 0.0, 0.0, 0.0, -5.0, 2.0, 4.99];
-        let (integers, steps) = quantised(&data, 3);
-        for (index, (value, integer)) in data.iter().zip(integers).enumerate() {
-            let step = steps[index / 3];
-            assert!(
-                (value - f32::from(integer) * step).abs() <= step * 0.5001,
-                "{value}"
-            );
-        }
-        assert_eq!(transposed(&[1, 2, 3, 4, 5, 6], 2, 3), [1, 4, 2, 5, 3, 6]);
+    fn transposed_matrices() {
+        assert_eq!(
+            super::transposed(&[1, 2, 3, 4, 5, 6], 2, 3),
+            [1, 4, 2, 5, 3, 6]
+        );
     }
 }

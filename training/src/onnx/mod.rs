@@ -3,6 +3,7 @@
 mod graph;
 mod layers;
 mod positions;
+mod quantise;
 mod resnet;
 mod vit;
 

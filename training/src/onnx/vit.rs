@@ -5,6 +5,7 @@ use crate::checkpoint::{Activation, Block, Mlp, Positions, Vit};
 use super::graph::{Attr, Axis, Graph, Value};
 use super::layers::Layers;
 use super::positions::{self, Grid};
+use super::quantise::Range;
 
 /// Builds the graph: `pixel_values` `[B, 3, H, W]` → `last_hidden_state`, `attention` and `keys` of the model folder.
 pub(super) fn build(vit: &Vit, layers: &mut Layers) {
@@ -54,12 +55,13 @@ pub(super) fn build(vit: &Vit, layers: &mut Layers) {
 
     let mut last = None;
     for (index, block) in vit.blocks.iter().enumerate() {
-        let (next, seen) = self::block(layers, vit, block, tokens, rotation, index);
+        layers.graph.enter(format!("blocks.{index}"));
+        let (next, seen) = self::block(layers, vit, block, tokens, rotation);
         tokens = next;
         last = Some(seen);
     }
-    layers.graph.enter("norm");
-    let tokens = layers.norm(tokens, &vit.norm, vit.eps);
+    layers.graph.enter("");
+    let tokens = layers.norm("norm", tokens, &vit.norm, vit.eps);
     let graph = &mut layers.graph;
     graph.output(
         tokens,
@@ -100,30 +102,38 @@ fn block(
     block: &Block,
     tokens: Value,
     rotation: Option<[Value; 2]>,
-    index: usize,
+) -> (Value, Seen) {
+    let (mixed, seen) = attention(layers, vit, block, tokens, rotation);
+    let mixed = layers.widen(mixed);
+    let tokens = layers.graph.add(tokens, mixed);
+    let hidden = mlp(layers, vit, block, tokens);
+    let hidden = layers.widen(hidden);
+    (layers.graph.add(tokens, hidden), seen)
+}
+
+fn attention(
+    layers: &mut Layers,
+    vit: &Vit,
+    block: &Block,
+    tokens: Value,
+    rotation: Option<[Value; 2]>,
 ) -> (Value, Seen) {
     let (dim, heads) = (vit.dim as i64, vit.heads as i64);
     let head_dim = dim / heads;
-    layers.graph.enter(format!("blocks.{index}.norm1"));
-    let normed = layers.norm(tokens, &block.norm1, vit.eps);
-
-    layers.graph.enter(format!("blocks.{index}.attn"));
     // The factor 1/√head_dim of the scores goes into the queries' weights.
     let mut qkv = block.qkv.clone();
     let mut factors = vec![1.0; 3 * vit.dim];
     factors[..vit.dim].fill((head_dim as f32).sqrt().recip());
     qkv.scale_outputs(&factors);
-    let normed = layers.narrow(normed);
-    let qkv = layers.linear("qkv", normed, &qkv);
+    let qkv = layers.norm_and_linear(["norm1", "attn.qkv"], tokens, &block.norm1, vit.eps, &qkv);
     let graph = &mut layers.graph;
     let parts = graph.split(qkv, -1, &[dim; 3]);
-    let all_keys = parts[1];
-    let [mut query, mut key, value] = [parts[0], parts[1], parts[2]]
-        .map(|part| {
-            let part = graph.reshape(part, &[0, 0, heads, head_dim]);
-            (part, [0, 2, 1, 3])
-        })
-        .map(|(part, axes)| graph.transpose(part, &axes));
+    let keys = parts[1];
+    // [B, heads, T, head_dim] each
+    let [mut query, mut key, value] = [parts[0], parts[1], parts[2]].map(|part| {
+        let part = graph.reshape(part, &[0, 0, heads, head_dim]);
+        graph.transpose(part, &[0, 2, 1, 3])
+    });
     if let Some(rotation) = rotation {
         [query, key] = [query, key].map(|part| {
             let part = layers.widen(part);
@@ -131,9 +141,8 @@ fn block(
             layers.narrow(part)
         });
     }
-    let graph = &mut layers.graph;
-    let key = graph.transpose(key, &[0, 1, 3, 2]);
-    let scores = graph.matmul(query, key);
+    let key = layers.graph.transpose(key, &[0, 1, 3, 2]);
+    let scores = layers.graph.matmul(query, key);
     let scores = layers.widen(scores);
     let attention = layers
         .graph
@@ -143,41 +152,29 @@ fn block(
     let mixed = graph.matmul(weights, value);
     let mixed = graph.transpose(mixed, &[0, 2, 1, 3]);
     let mixed = graph.reshape(mixed, &[0, 0, dim]);
-    let mixed = layers.linear("proj", mixed, &block.proj);
-    let mixed = layers.widen(mixed);
-    let tokens = layers.graph.add(tokens, mixed);
+    (
+        layers.linear("attn.proj", mixed, &block.proj, Range::Any),
+        Seen { attention, keys },
+    )
+}
 
-    layers.graph.enter(format!("blocks.{index}.norm2"));
-    let normed = layers.norm(tokens, &block.norm2, vit.eps);
-    layers.graph.enter(format!("blocks.{index}.mlp"));
-    let normed = layers.narrow(normed);
-    let hidden = match &block.mlp {
-        Mlp::Plain { input, output } => {
-            let hidden = layers.linear("input", normed, input);
+fn mlp(layers: &mut Layers, vit: &Vit, block: &Block, tokens: Value) -> Value {
+    let (Mlp::Plain { input, output } | Mlp::Gated { input, output, .. }) = &block.mlp;
+    let hidden =
+        layers.norm_and_linear(["norm2", "mlp.input"], tokens, &block.norm2, vit.eps, input);
+    match &block.mlp {
+        Mlp::Plain { .. } => {
             let hidden = layers.activation(hidden, Activation::Gelu);
-            layers.linear("output", hidden, output)
+            layers.linear("mlp.output", hidden, output, Range::Gelu)
         }
-        Mlp::Gated {
-            input,
-            activation,
-            output,
-        } => {
+        Mlp::Gated { activation, .. } => {
             let width = output.weight.shape[1] as i64;
-            let both = layers.linear("input", normed, input);
-            let parts = layers.graph.split(both, -1, &[width, width]);
+            let parts = layers.graph.split(hidden, -1, &[width, width]);
             let gate = layers.activation(parts[0], *activation);
             let hidden = layers.graph.mul(gate, parts[1]);
-            layers.linear("output", hidden, output)
+            layers.linear("mlp.output", hidden, output, Range::Any)
         }
-    };
-    let hidden = layers.widen(hidden);
-    (
-        layers.graph.add(tokens, hidden),
-        Seen {
-            attention,
-            keys: all_keys,
-        },
-    )
+    }
 }
 
 /// Rotary positions: `x · cos + swap(x) · sin`.
