@@ -4,6 +4,7 @@
 //! [`transform`], the model's outputs ([`model`]) become vectors ([`embedding`]), votes ([`index`]) or masks
 //! ([`segment`]), and only `http` speaks of status codes.
 
+pub mod batch;
 pub mod embedding;
 pub mod index;
 pub mod media;

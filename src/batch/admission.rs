@@ -53,7 +53,11 @@ impl Admission {
     /// When fewer are free.
     pub fn admit(&self, pictures: usize) -> Result<Ticket, Full> {
         let wanted = u32::try_from(pictures).map_err(|_| self.full())?;
-        let places = self.places.clone().try_acquire_many_owned(wanted).map_err(|_| self.full())?;
+        let places = self
+            .places
+            .clone()
+            .try_acquire_many_owned(wanted)
+            .map_err(|_| self.full())?;
         Ok(Ticket {
             _places: places,
             since: Instant::now(),
@@ -83,7 +87,11 @@ impl Drop for Ticket {
         // An exponential mean over the last ten or so. Two tickets that end at once may lose one update, which
         // an estimate in whole seconds does not notice.
         let before = self.held.load(Ordering::Relaxed);
-        let mean = if before == 0 { now } else { before - before / 10 + now / 10 };
+        let mean = if before == 0 {
+            now
+        } else {
+            before - before / 10 + now / 10
+        };
         self.held.store(mean, Ordering::Relaxed);
     }
 }

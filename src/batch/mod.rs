@@ -129,7 +129,11 @@ impl<O: Send + 'static> Batcher<O> {
                 .spawn(move || worker::work(engine, &queue, &crew, &rehearsal))?;
             threads.push(thread);
         }
-        Ok(Self { queue, crew, threads })
+        Ok(Self {
+            queue,
+            crew,
+            threads,
+        })
     }
 
     /// Queues `picture` `[3, H, W]` and waits for its output. Dropping the future takes the picture out again.

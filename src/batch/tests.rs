@@ -1,9 +1,12 @@
 //! The queue with an engine made up for the purpose: it returns a picture's first value and remembers its batches.
 
-use std::sync::Mutex;
+use std::sync::{
+    Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use futures::future::join_all;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, task::JoinHandle};
 
 use super::*;
 
@@ -14,13 +17,18 @@ const PANICS: f32 = -2.0;
 #[derive(Clone, Default)]
 struct Log {
     batches: Arc<Mutex<Vec<Vec<f32>>>>,
+    begun: Arc<AtomicUsize>,
 }
 
 impl Log {
     /// Batches after the rehearsals (whose pictures are all zero).
     fn batches(&self) -> Vec<Vec<f32>> {
         let batches = self.batches.lock().unwrap();
-        batches.iter().filter(|batch| batch != &&[0.0]).cloned().collect()
+        batches
+            .iter()
+            .filter(|batch| batch != &&[0.0])
+            .cloned()
+            .collect()
     }
 }
 
@@ -34,9 +42,17 @@ impl Engine for Fake {
     type Output = f32;
 
     fn run(&mut self, pictures: ArrayView4<'_, f32>) -> Result<Vec<f32>, EngineError> {
-        let values: Vec<f32> = pictures.outer_iter().map(|picture| picture[[0, 0, 0]]).collect();
+        let values: Vec<f32> = pictures
+            .outer_iter()
+            .map(|picture| picture[[0, 0, 0]])
+            .collect();
         if values != [0.0] {
-            while let Err(error) = self.gate.try_acquire().map(tokio::sync::SemaphorePermit::forget) {
+            self.log.begun.fetch_add(1, Ordering::SeqCst);
+            while let Err(error) = self
+                .gate
+                .try_acquire()
+                .map(tokio::sync::SemaphorePermit::forget)
+            {
                 assert_eq!(error, tokio::sync::TryAcquireError::NoPermits);
                 thread::sleep(Duration::from_millis(1));
             }
@@ -51,7 +67,7 @@ impl Engine for Fake {
 }
 
 struct Bench {
-    batcher: Batcher<f32>,
+    batcher: Arc<Batcher<f32>>,
     log: Log,
     gate: Arc<Semaphore>,
 }
@@ -71,16 +87,31 @@ fn bench(workers: usize, pictures: usize, patches: usize) -> Bench {
         patch_size: 8,
     };
     let batcher = Batcher::start("fake", engines, budget, &picture(0.0, 8, 8)).unwrap();
-    Bench { batcher, log, gate }
+    Bench {
+        batcher: Arc::new(batcher),
+        log,
+        gate,
+    }
 }
 
 impl Bench {
-    /// Opens the gate once everything in `jobs` waits, except what an engine holds already.
+    /// Opens the gate once so many jobs wait.
     async fn release_when_waiting(&self, jobs: usize) {
         while self.batcher.queue.len() < jobs {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         self.gate.add_permits(1000);
+    }
+
+    /// Gives the only worker a picture that it holds until the gate opens, so that others queue up behind it.
+    async fn occupy(&self, value: f32) -> JoinHandle<Result<Answer<f32>, Failure>> {
+        self.ready().await;
+        let batcher = self.batcher.clone();
+        let held = tokio::spawn(async move { batcher.run(picture(value, 8, 8), soon()).await });
+        while self.log.begun.load(Ordering::SeqCst) == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        held
     }
 
     async fn ready(&self) {
@@ -102,18 +133,30 @@ fn soon() -> Instant {
 async fn sizes_run_together_and_answers_stay_with_their_pictures() {
     let bench = bench(1, 8, 1000);
     let sizes = [(8, 8), (16, 8), (8, 8), (8, 16), (16, 8), (8, 8), (16, 8)];
-    let first = bench.batcher.run(picture(100.0, 8, 8), soon());
+    let first = bench.occupy(100.0).await;
     let rest = sizes
         .iter()
         .enumerate()
         .map(|(i, &(h, w))| bench.batcher.run(picture(i as f32 + 1.0, h, w), soon()));
-    let (first, answers, ()) = tokio::join!(first, join_all(rest), bench.release_when_waiting(sizes.len()));
-    assert_eq!(first.unwrap().output, 100.0);
-    let outputs: Vec<f32> = answers.into_iter().map(|answer| answer.unwrap().output).collect();
+    let (first, answers, ()) = tokio::join!(
+        first,
+        join_all(rest),
+        bench.release_when_waiting(sizes.len())
+    );
+    assert_eq!(first.unwrap().unwrap().output, 100.0);
+    let outputs: Vec<f32> = answers
+        .into_iter()
+        .map(|answer| answer.unwrap().output)
+        .collect();
     assert_eq!(outputs, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]);
     assert_eq!(
         bench.log.batches(),
-        [vec![100.0], vec![1.0, 3.0, 6.0], vec![2.0, 5.0, 7.0], vec![4.0]]
+        [
+            vec![100.0],
+            vec![1.0, 3.0, 6.0],
+            vec![2.0, 5.0, 7.0],
+            vec![4.0]
+        ]
     );
 }
 
@@ -121,7 +164,7 @@ async fn sizes_run_together_and_answers_stay_with_their_pictures() {
 async fn a_batch_keeps_to_its_budget_in_patches() {
     // 16x16 pixels are 4 patches: two of them fit 9.
     let bench = bench(1, 8, 9);
-    let first = bench.batcher.run(picture(9.0, 8, 8), soon());
+    let first = bench.occupy(9.0).await;
     let rest = (1..=5).map(|i| bench.batcher.run(picture(i as f32, 16, 16), soon()));
     let (_, _, ()) = tokio::join!(first, join_all(rest), bench.release_when_waiting(5));
     assert_eq!(
@@ -134,13 +177,21 @@ async fn a_batch_keeps_to_its_budget_in_patches() {
 async fn a_picture_larger_than_the_budget_runs_alone() {
     let bench = bench(1, 8, 1);
     bench.gate.add_permits(1);
-    assert_eq!(bench.batcher.run(picture(5.0, 64, 64), soon()).await.unwrap().output, 5.0);
+    assert_eq!(
+        bench
+            .batcher
+            .run(picture(5.0, 64, 64), soon())
+            .await
+            .unwrap()
+            .output,
+        5.0
+    );
 }
 
 #[tokio::test]
 async fn who_stopped_waiting_is_not_run() {
     let bench = bench(1, 1, 1000);
-    let first = bench.batcher.run(picture(1.0, 8, 8), soon());
+    let first = bench.occupy(1.0).await;
     let gone = tokio::time::timeout(
         Duration::from_millis(50),
         bench.batcher.run(picture(2.0, 8, 8), soon()),
@@ -151,21 +202,24 @@ async fn who_stopped_waiting_is_not_run() {
         bench.gate.add_permits(10);
     };
     let (first, gone, last, ()) = tokio::join!(first, gone, last, release);
-    assert!(first.is_ok() && gone.is_err() && last.is_ok());
+    assert!(first.unwrap().is_ok() && gone.is_err() && last.is_ok());
     assert_eq!(bench.log.batches(), [vec![1.0], vec![3.0]]);
 }
 
 #[tokio::test]
 async fn a_passed_deadline_is_told_and_not_run() {
     let bench = bench(1, 1, 1000);
-    let first = bench.batcher.run(picture(1.0, 8, 8), soon());
-    let late = bench.batcher.run(picture(2.0, 8, 8), Instant::now() + Duration::from_millis(20));
+    let first = bench.occupy(1.0).await;
+    let late = bench.batcher.run(
+        picture(2.0, 8, 8),
+        Instant::now() + Duration::from_millis(20),
+    );
     let release = async {
         tokio::time::sleep(Duration::from_millis(100)).await;
         bench.gate.add_permits(10);
     };
     let (first, late, ()) = tokio::join!(first, late, release);
-    assert!(first.is_ok());
+    assert!(first.unwrap().is_ok());
     assert!(matches!(late, Err(Failure::Expired)));
     assert_eq!(bench.log.batches(), [vec![1.0]]);
 }
@@ -173,7 +227,7 @@ async fn a_passed_deadline_is_told_and_not_run() {
 #[tokio::test]
 async fn a_picture_the_engine_cannot_take_leaves_its_neighbours_alone() {
     let bench = bench(1, 8, 1000);
-    let first = bench.batcher.run(picture(9.0, 8, 8), soon());
+    let first = bench.occupy(9.0).await;
     let rest = [1.0, FAILS, 3.0].map(|value| bench.batcher.run(picture(value, 8, 8), soon()));
     let (_, answers, ()) = tokio::join!(first, join_all(rest), bench.release_when_waiting(3));
     assert_eq!(answers[0].as_ref().unwrap().output, 1.0);
@@ -189,7 +243,15 @@ async fn a_lost_worker_shows_and_the_others_go_on() {
     bench.gate.add_permits(10);
     let fell = bench.batcher.run(picture(PANICS, 8, 8), soon()).await;
     assert!(matches!(fell, Err(Failure::WorkerLost)));
-    assert_eq!(bench.batcher.run(picture(4.0, 8, 8), soon()).await.unwrap().output, 4.0);
+    assert_eq!(
+        bench
+            .batcher
+            .run(picture(4.0, 8, 8), soon())
+            .await
+            .unwrap()
+            .output,
+        4.0
+    );
     let health = bench.batcher.health();
     assert_eq!((health.lost, health.is_ready()), (1, false));
 }
@@ -197,10 +259,10 @@ async fn a_lost_worker_shows_and_the_others_go_on() {
 #[tokio::test]
 async fn without_workers_nobody_waits_in_vain() {
     let bench = bench(1, 1, 1000);
-    let fell = bench.batcher.run(picture(PANICS, 8, 8), soon());
+    let fell = bench.occupy(PANICS).await;
     let behind = bench.batcher.run(picture(1.0, 8, 8), soon());
     let (fell, behind, ()) = tokio::join!(fell, behind, bench.release_when_waiting(1));
-    assert!(matches!(fell, Err(Failure::WorkerLost)));
+    assert!(matches!(fell.unwrap(), Err(Failure::WorkerLost)));
     assert!(matches!(behind, Err(Failure::WorkerLost)));
     let later = bench.batcher.run(picture(1.0, 8, 8), soon()).await;
     assert!(matches!(later, Err(Failure::WorkerLost)));

@@ -47,7 +47,12 @@ impl Crew {
 struct Lost;
 
 /// Runs batches until the queue is closed or the engine panics.
-pub(super) fn work<E: Engine>(mut engine: E, queue: &Queue<E::Output>, crew: &Crew, rehearsal: &Array3<f32>) {
+pub(super) fn work<E: Engine>(
+    mut engine: E,
+    queue: &Queue<E::Output>,
+    crew: &Crew,
+    rehearsal: &Array3<f32>,
+) {
     if serve(&mut engine, queue, crew, rehearsal).is_err() {
         tracing::error!("a worker is lost: restart the server to get it back");
         if crew.lose() {
@@ -85,7 +90,11 @@ fn run<E: Engine>(engine: &mut E, batch: Vec<Job<E::Output>>) -> Result<(), Lost
             for (job, output) in batch.into_iter().zip(outputs) {
                 let waited = began - job.queued;
                 // Whoever stopped waiting meanwhile needs no answer.
-                let _ = job.answer.send(Ok(Answer { output, waited, ran }));
+                let _ = job.answer.send(Ok(Answer {
+                    output,
+                    waited,
+                    ran,
+                }));
             }
         }
         Err(error) if batch.len() == 1 => {
