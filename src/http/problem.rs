@@ -36,6 +36,8 @@ pub enum Code {
     UnknownModel,
     /// No such collection.
     UnknownCollection,
+    /// No such item in the collection, or it has no picture.
+    UnknownItem,
     /// The route has other methods.
     MethodNotAllowed,
     /// The answer cannot have the form that `Accept` asks for.
@@ -66,6 +68,8 @@ pub enum Code {
     Internal,
     /// The model failed on a picture that could be decoded.
     InferenceFailed,
+    /// The collections' files cannot be read or written.
+    StoreFailed,
     /// The server cannot answer (yet, or any more).
     NotReady,
     /// The request was not answered before its deadline.
@@ -84,7 +88,7 @@ impl Code {
             | Self::NoPictures
             | Self::UrlFetchingOff
             | Self::MethodNotOffered => StatusCode::BAD_REQUEST,
-            Self::UnknownRoute | Self::UnknownModel | Self::UnknownCollection => StatusCode::NOT_FOUND,
+            Self::UnknownRoute | Self::UnknownModel | Self::UnknownCollection | Self::UnknownItem => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -96,7 +100,7 @@ impl Code {
             }
             Self::QueueFull => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal | Self::InferenceFailed => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::NotReady => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotReady | Self::StoreFailed => StatusCode::SERVICE_UNAVAILABLE,
             Self::DeadlinePassed => StatusCode::GATEWAY_TIMEOUT,
         }
     }
