@@ -1,6 +1,8 @@
 //! Pixels to the model's input, as its manifest says.
 
-use image::RgbImage;
+use fast_image_resize::images::{Image, ImageRef};
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use image::{RgbImage, imageops};
 use ndarray::Array3;
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +28,38 @@ pub enum Interpolation {
     Lanczos,
 }
 
+impl Interpolation {
+    fn filter(self) -> FilterType {
+        match self {
+            Self::Bilinear => FilterType::Bilinear,
+            // Catmull-Rom is the name of the cubic with a = -0.5.
+            Self::Bicubic => FilterType::CatmullRom,
+            Self::Lanczos => FilterType::Lanczos3,
+        }
+    }
+}
+
+/// Rows and columns of patches in a model's input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PatchGrid {
+    /// Patches from top to bottom.
+    pub rows: usize,
+    /// Patches from left to right.
+    pub columns: usize,
+}
+
+impl PatchGrid {
+    /// Number of patches.
+    pub fn len(self) -> usize {
+        self.rows * self.columns
+    }
+
+    /// Whether there is no patch.
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+}
+
 /// The evaluation transform of a model, stored in its manifest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Transform {
@@ -42,9 +76,35 @@ pub struct Transform {
 }
 
 impl Transform {
+    /// (height, width) of what [`apply`](Self::apply) gives, where it is the same for every picture.
+    pub fn output_size(&self) -> Option<(u32, u32)> {
+        match (self.crop, self.resize) {
+            (Some(crop), _) => Some(crop),
+            (None, Resize::Exact(height, width)) => Some((height, width)),
+            (None, Resize::Shorter(_)) => None,
+        }
+    }
+
     /// Resized and cropped pixels, before normalisation.
-    pub fn pixels(&self, _picture: &RgbImage) -> RgbImage {
-        todo!()
+    ///
+    /// Sizes and offsets are those of torchvision's `Resize` and `CenterCrop`; a picture smaller than the crop is
+    /// centred on black. Only the window that the crop keeps is resampled, so that a picture 2000 times wider than
+    /// high costs no more than any other.
+    pub fn pixels(&self, picture: &RgbImage) -> RgbImage {
+        let (width, height) = picture.dimensions();
+        let (resized_height, resized_width) = self.resized_size(height, width);
+        let crop = self.crop.map(|(height, width)| (u64::from(height), u64::from(width)));
+        let (kept_height, kept_width) = crop.unwrap_or((resized_height, resized_width));
+
+        let x = Window::centred(width, resized_width, kept_width);
+        let y = Window::centred(height, resized_height, kept_height);
+        let part = resample(picture, &x, &y, self.interpolation);
+        if part.dimensions() == (kept_width as u32, kept_height as u32) {
+            return part;
+        }
+        let mut canvas = RgbImage::new(kept_width as u32, kept_height as u32);
+        imageops::replace(&mut canvas, &part, x.padding, y.padding);
+        canvas
     }
 
     /// `[3, height, width]`, normalised.
@@ -52,8 +112,95 @@ impl Transform {
         self.normalise(&self.pixels(picture))
     }
 
-    /// `[3, height, width]`: (pixel / 255 - mean) / std.
-    pub fn normalise(&self, _pixels: &RgbImage) -> Array3<f32> {
-        todo!()
+    /// The input for a mask of the whole picture: no crop, the longer side about `longer_side` pixels, each side
+    /// the nearest multiple of `patch`, at least one patch, bicubic. `[3, rows * patch, columns * patch]`,
+    /// normalised. `patch` is not zero.
+    pub fn whole_picture(&self, picture: &RgbImage, longer_side: u32, patch: u32) -> (Array3<f32>, PatchGrid) {
+        let (width, height) = picture.dimensions();
+        let scale = f64::from(longer_side) / f64::from(width.max(height));
+        let patches = |side: u32| ((f64::from(side) * scale / f64::from(patch)).round() as u32).max(1);
+        let (rows, columns) = (patches(height), patches(width));
+
+        let x = Window::whole(width, columns * patch);
+        let y = Window::whole(height, rows * patch);
+        let pixels = resample(picture, &x, &y, Interpolation::Bicubic);
+        (self.normalise(&pixels), PatchGrid { rows: rows as usize, columns: columns as usize })
     }
+
+    /// `[3, height, width]`: (pixel / 255 - mean) / std.
+    pub fn normalise(&self, pixels: &RgbImage) -> Array3<f32> {
+        let (width, height) = pixels.dimensions();
+        let mut planes = Array3::zeros((3, height as usize, width as usize));
+        for (channel, mut plane) in planes.outer_iter_mut().enumerate() {
+            let (mean, std) = (self.mean[channel], self.std[channel]);
+            let table: [f32; 256] = std::array::from_fn(|value| (value as f32 / 255.0 - mean) / std);
+            for (value, pixel) in plane.iter_mut().zip(pixels.pixels()) {
+                *value = table[usize::from(pixel.0[channel])];
+            }
+        }
+        planes
+    }
+
+    /// (height, width) after the first step. A shorter side of 256 can make the longer one very long.
+    fn resized_size(&self, height: u32, width: u32) -> (u64, u64) {
+        match self.resize {
+            Resize::Exact(height, width) => (u64::from(height), u64::from(width)),
+            Resize::Shorter(short) => {
+                // torchvision: int(size * long / short), where the division never rounds up to the next integer.
+                let long = |long: u32, by: u32| u64::from(short) * u64::from(long) / u64::from(by);
+                if width <= height {
+                    (long(height, width), u64::from(short))
+                } else {
+                    (u64::from(short), long(width, height))
+                }
+            }
+        }
+    }
+}
+
+/// What is kept along one axis.
+struct Window {
+    /// First source pixel, with its fraction.
+    start: f64,
+    /// Source pixels, with their fraction.
+    length: f64,
+    /// Pixels after resampling.
+    output: u32,
+    /// Black pixels before them, where the crop is larger than the picture.
+    padding: i64,
+}
+
+impl Window {
+    /// The centre `kept` of `resized` pixels, as torchvision's `center_crop` places it: padding is rounded down
+    /// before the picture, and the offset of a crop to the nearest even number.
+    fn centred(source: u32, resized: u64, kept: u64) -> Self {
+        let output = kept.min(resized);
+        let offset = ((resized - output) as f64 / 2.0).round_ties_even();
+        let scale = f64::from(source) / resized as f64;
+        let start = offset * scale;
+        Self {
+            start,
+            // Rounding must not carry the window over the border.
+            length: (output as f64 * scale).min(f64::from(source) - start),
+            output: output as u32,
+            padding: ((kept - output) / 2) as i64,
+        }
+    }
+
+    fn whole(source: u32, output: u32) -> Self {
+        Self { start: 0.0, length: f64::from(source), output, padding: 0 }
+    }
+}
+
+/// Antialiased convolution of the window, with the filter reaching beyond it into the picture.
+fn resample(picture: &RgbImage, x: &Window, y: &Window, interpolation: Interpolation) -> RgbImage {
+    const WHY: &str = "buffers have the size of their pictures, and windows lie inside";
+    let source = ImageRef::new(picture.width(), picture.height(), picture.as_raw(), PixelType::U8x3).expect(WHY);
+    let mut result = RgbImage::new(x.output, y.output);
+    let mut target = Image::from_slice_u8(x.output, y.output, result.as_mut(), PixelType::U8x3).expect(WHY);
+    let options = ResizeOptions::new()
+        .resize_alg(ResizeAlg::Convolution(interpolation.filter()))
+        .crop(x.start, y.start, x.length, y.length);
+    Resizer::new().resize(&source, &mut target, &options).expect(WHY);
+    result
 }
