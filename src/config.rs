@@ -43,7 +43,7 @@ pub struct ServeArgs {
     #[arg(long, env = "DINO_PRECISION", default_value = "f32")]
     pub precision: Precision,
     /// Most pixels that a picture may declare; larger ones are refused before they are decoded.
-    #[arg(long, env = "DINO_MAX_PIXELS", default_value_t = media::DEFAULT_MAX_PIXELS, value_name = "N",
+    #[arg(long, env = "DINO_MAX_PIXELS", default_value_t = media::Limits::MAX_PIXELS, value_name = "N",
           value_parser = clap::value_parser!(u64).range(1..))]
     pub max_pixels: u64,
     /// Largest request body, in bytes or with a unit: 500k, 32M, 1G (powers of 1024).

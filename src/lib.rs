@@ -5,9 +5,13 @@
 //! ([`segment`]), and only `http` speaks of status codes.
 
 pub mod batch;
+pub mod config;
 pub mod embedding;
+pub mod http;
 pub mod index;
 pub mod media;
 pub mod model;
 pub mod segment;
+pub mod serving;
+pub mod telemetry;
 pub mod transform;

@@ -31,7 +31,7 @@ pub struct BodyLimits {
 ///
 /// # Errors
 /// 413 when it is, or says that it is, longer than the limit; 408 when it takes too long; 400 when the client broke off.
-pub async fn read(parts: &Parts, body: Body, limits: BodyLimits) -> Result<Bytes, Problem> {
+pub(super) async fn read(parts: &Parts, body: Body, limits: BodyLimits) -> Result<Bytes, Problem> {
     let declared = content_length(&parts.headers);
     if declared.is_some_and(|length| length > limits.bytes as u64) {
         discard(&parts.headers, body).await;
@@ -49,7 +49,7 @@ pub async fn read(parts: &Parts, body: Body, limits: BodyLimits) -> Result<Bytes
             }
             read.extend_from_slice(&chunk);
         }
-        Ok(true)
+        Ok::<_, Problem>(true)
     })
     .await
     .map_err(|_| {
@@ -65,7 +65,7 @@ pub async fn read(parts: &Parts, body: Body, limits: BodyLimits) -> Result<Bytes
 }
 
 /// Throws away what the client still sends, within bounds, so that it can read the answer that comes instead.
-pub async fn discard(headers: &HeaderMap, body: Body) {
+pub(super) async fn discard(headers: &HeaderMap, body: Body) {
     // Such a client sends nothing before it is told to, and reading would tell it to.
     if headers.contains_key(header::EXPECT) {
         return;

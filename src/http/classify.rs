@@ -7,17 +7,17 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     App, collections,
-    infer::{Inference, within},
+    infer::{infer, within},
     problem::{Code, Problem},
     submission::Submission,
 };
 use crate::{
-    embedding::{self, Pooling},
+    embedding,
     index::{
         Collection, DEFAULT_EF, Neighbour, Search,
         vote::{ClassScore, DEFAULT_K, DEFAULT_TEMPERATURE, vote, winner},
     },
-    serving::Served,
+    serving::{COLLECTION_POOLING, Seen, Served},
 };
 
 /// Most neighbours: an answer lists them all.
@@ -104,20 +104,11 @@ pub(super) async fn handle(
     let collection = collections::find(&app, &options.collection)?;
     let served = model_of(&app, &collection, options.model.as_deref())?;
     within(&app, async {
-        let inference = Inference::of_whole_pictures(&app, &served, pictures).await?;
-        let mut vectors = Vec::with_capacity(inference.seen.len());
-        for seen in &inference.seen {
-            vectors.push(embedding::pool(&seen.outputs, Pooling::Cls)?);
-        }
-        let timing = inference.timing;
-        let name = collection.name().to_string();
-        let results = app
-            .pool
-            .run(move || vectors.iter().map(|vector| judge(&collection, vector, &options)).collect::<Result<_, _>>())
-            .await??;
-        let answer = Answer { collection: name, model: served.name().into(), results };
+        let transform = served.manifest().transform.clone();
+        let inference = infer(&app, &served, pictures, move |picture| transform.apply(picture)).await?;
+        let answer = app.pool.run(move || answer(&served, &collection, &inference.seen, &options)).await??;
         drop(ticket);
-        Ok((timing.header(), Json(answer)))
+        Ok((inference.timing.header(), Json(answer)))
     })
     .await
 }
@@ -131,6 +122,22 @@ fn model_of(app: &App, collection: &Collection, name: Option<&str>) -> Result<Ar
     };
     collection.check_model(served.fingerprint())?;
     Ok(served.clone())
+}
+
+fn answer(served: &Served, collection: &Collection, seen: &[Seen], options: &Options) -> Result<Answer, Problem> {
+    let registers = served.manifest().registers as usize;
+    let results = seen
+        .iter()
+        .map(|seen| {
+            let vector = embedding::pool(&seen.outputs, registers, COLLECTION_POOLING)?;
+            judge(collection, &vector.into_flat().to_vec(), options)
+        })
+        .collect::<Result<_, _>>()?;
+    Ok(Answer {
+        collection: collection.name().to_string(),
+        model: served.name().into(),
+        results,
+    })
 }
 
 fn judge(collection: &Collection, vector: &[f32], options: &Options) -> Result<Verdict, Problem> {

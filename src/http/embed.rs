@@ -19,6 +19,7 @@ use super::{
 use crate::{
     embedding::{self, Dtype, EmbeddingError, Encoded, Pooling, Values},
     serving::{Seen, Served},
+    transform::PatchGrid,
 };
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -166,10 +167,14 @@ fn as_json(
         dtype: options.dtype,
         pooling: options.pooling,
         embeddings,
-        grid: patches.then(|| seen.iter().map(|seen| served.grid(seen)).collect()),
+        grid: patches.then(|| seen.iter().map(|seen| shape_of(served.grid(seen))).collect()),
         scales: (options.dtype == Dtype::Int8).then_some(scales),
     })
     .into_response()
+}
+
+fn shape_of(grid: PatchGrid) -> [usize; 2] {
+    [grid.rows, grid.columns]
 }
 
 /// The embedding of one picture, as JSON has it.
@@ -229,7 +234,7 @@ const SCALES: HeaderName = HeaderName::from_static("x-dino-scales");
 
 /// All embeddings in one array `[n, D]`, or `[n, patches, D]`.
 fn as_bytes(served: &Served, options: &Options, pictures: &[Array3<f32>]) -> Result<Response, Problem> {
-    let views: Vec<_> = pictures.iter().map(Array3::view).collect();
+    let views: Vec<_> = pictures.iter().map(|rows| rows.view()).collect();
     let all = concatenate(Axis(0), &views).map_err(|_| {
         Problem::new(
             Code::BadParameter,

@@ -28,8 +28,8 @@ struct Model {
     workers_lost: usize,
 }
 
-impl From<&Served> for Model {
-    fn from(served: &Served) -> Self {
+impl Model {
+    fn of(served: &Served) -> Self {
         let health = served.health();
         Self {
             name: served.name().into(),
@@ -49,7 +49,7 @@ pub(super) async fn healthz(State(app): State<App>) -> impl IntoResponse {
         version: env!("CARGO_PKG_VERSION"),
         uptime_seconds: app.started.elapsed().as_secs(),
         pictures_inside: app.admission.inside(),
-        models: app.registry.iter().map(Model::from).collect(),
+        models: app.registry.iter().map(|served| Model::of(served)).collect(),
     })
 }
 

@@ -22,7 +22,7 @@ use std::{
 use axum::{
     Router,
     extract::{DefaultBodyLimit, Request},
-    http::{HeaderName, HeaderValue, Method, Uri, header},
+    http::{self, HeaderName, HeaderValue, Method, Uri, header},
     response::{Html, IntoResponse, Response},
     routing::{get, post},
 };
@@ -152,9 +152,8 @@ fn span(request: &Request) -> Span {
     )
 }
 
-fn log_response(response: &Response, latency: Duration, _span: &Span) {
-    let milliseconds = latency.as_secs_f64() * 1e3;
-    tracing::info!(status = response.status().as_u16(), milliseconds, "answered");
+fn log_response<B>(response: &http::Response<B>, latency: Duration, _span: &Span) {
+    tracing::info!(status = response.status().as_u16(), ?latency, "answered");
 }
 
 fn panicked(_panic: Box<dyn Any + Send>) -> Response {

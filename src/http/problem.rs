@@ -28,8 +28,8 @@ pub enum Code {
     NoPictures,
     /// A picture was given as a URL, and this server fetches none.
     UrlFetchingOff,
-    /// The method is known, but this server does not offer it.
-    MethodNotOffered,
+    /// A value that the API knows, and this version of the server does not offer.
+    NotOffered,
     /// No such route.
     UnknownRoute,
     /// No such model.
@@ -87,7 +87,7 @@ impl Code {
             | Self::BadBody
             | Self::NoPictures
             | Self::UrlFetchingOff
-            | Self::MethodNotOffered => StatusCode::BAD_REQUEST,
+            | Self::NotOffered => StatusCode::BAD_REQUEST,
             Self::UnknownRoute | Self::UnknownModel | Self::UnknownCollection | Self::UnknownItem => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,

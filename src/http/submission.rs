@@ -97,6 +97,7 @@ fn before_the_body<O: DeserializeOwned>(parts: &Parts, app: &App) -> Result<(For
         }
         Form::Json => None,
     };
+    // Only asked here: a client that sends slowly should hold no place.
     drop(app.admission.admit(1)?);
     Ok((form, options))
 }

@@ -15,6 +15,7 @@ use crate::{
     embedding::Pooling,
     media::{self, DecodeError},
     model::{Device, Manifest, Outputs, Precision},
+    transform::PatchGrid,
 };
 
 pub use engine::SessionEngine;
@@ -31,6 +32,7 @@ pub struct Served {
     fingerprint: String,
     device: Device,
     precision: Precision,
+    outputs: Vec<&'static str>,
     on_the_way: usize,
     batcher: Batcher<Outputs>,
 }
@@ -91,6 +93,11 @@ impl Served {
         self.precision
     }
 
+    /// Names of the outputs that its graph has.
+    pub fn outputs(&self) -> &[&'static str] {
+        &self.outputs
+    }
+
     /// State of its workers.
     pub fn health(&self) -> Health {
         self.batcher.health()
@@ -101,10 +108,13 @@ impl Served {
         self.on_the_way
     }
 
-    /// `[rows, columns]` of patches of a picture that was seen.
-    pub fn grid(&self, seen: &Seen) -> [usize; 2] {
+    /// Patches of a picture that was seen.
+    pub fn grid(&self, seen: &Seen) -> PatchGrid {
         let patch = (self.manifest.patch_size as usize).max(1);
-        [seen.input.0 / patch, seen.input.1 / patch]
+        PatchGrid {
+            rows: seen.input.0 / patch,
+            columns: seen.input.1 / patch,
+        }
     }
 
     /// Decodes one picture, brings it to the model's input `[3, H, W]` with `prepare`, and runs it.

@@ -14,34 +14,32 @@ use serde_json::Value;
 /// Longer than anything should take here, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     env!("CARGO_MANIFEST_DIR").into()
 }
 
 /// A file of `tests`.
-pub fn file(path: &str) -> Vec<u8> {
+pub(crate) fn file(path: &str) -> Vec<u8> {
     let path = root().join("tests").join(path);
     fs_err::read(&path).unwrap()
 }
 
-pub fn tiny_model() -> PathBuf {
+pub(crate) fn tiny_model() -> PathBuf {
     root().join("tests/data/tiny-model")
 }
 
-/// `dino-server` with the ONNX Runtime library that the tests use.
-pub fn program() -> Command {
+/// `dino-server`, with none of the settings of whoever runs the tests. It finds ONNX Runtime by itself.
+pub(crate) fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dino-server"));
-    let fetched = root().join(".cache/onnxruntime/libonnxruntime.so");
-    if std::env::var_os("ORT_DYLIB_PATH").is_none() && fetched.exists() {
-        command.env("ORT_DYLIB_PATH", fetched);
-    }
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("DINO_")) {
-        command.env_remove(name);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("DINO_") || name == "RUST_LOG" {
+            command.env_remove(name);
+        }
     }
     command
 }
 
-pub struct Server {
+pub(crate) struct Server {
     child: Child,
     address: String,
     log: Arc<Mutex<String>>,
@@ -50,17 +48,17 @@ pub struct Server {
 
 impl Server {
     /// The tiny model, and further flags.
-    pub fn start(flags: &[&str]) -> Self {
+    pub(crate) fn start(flags: &[&str]) -> Self {
         Self::with_models(&[tiny_model().to_str().unwrap()], flags)
     }
 
     /// The tiny model with the collections of a data folder.
-    pub fn with_data(folder: &Path) -> Self {
+    pub(crate) fn with_data(folder: &Path) -> Self {
         Self::start(&["--data-dir", folder.to_str().unwrap()])
     }
 
     /// Waits until the server is ready.
-    pub fn with_models(models: &[&str], flags: &[&str]) -> Self {
+    pub(crate) fn with_models(models: &[&str], flags: &[&str]) -> Self {
         let server = Self::without_waiting(models, flags);
         let began = Instant::now();
         while server.get("/readyz").status != 200 {
@@ -70,7 +68,7 @@ impl Server {
         server
     }
 
-    pub fn without_waiting(models: &[&str], flags: &[&str]) -> Self {
+    pub(crate) fn without_waiting(models: &[&str], flags: &[&str]) -> Self {
         let mut command = program();
         command.args(["serve", "--listen", "127.0.0.1:0"]).args(flags);
         for model in models {
@@ -84,7 +82,9 @@ impl Server {
         thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 if let Some((_, address)) = line.split_once("listening on http://") {
-                    let _ = found.send(address.trim_end_matches(['"', '}']).to_owned());
+                    // A JSON line goes on after the address.
+                    let end = address.find('"').unwrap_or(address.len());
+                    let _ = found.send(address[..end].to_owned());
                 }
                 let mut log = kept.lock().unwrap();
                 log.push_str(&line);
@@ -102,29 +102,29 @@ impl Server {
         Self { child, address, log, agent }
     }
 
-    pub fn address(&self) -> &str {
+    pub(crate) fn address(&self) -> &str {
         &self.address
     }
 
     /// What the server wrote to stderr so far.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
 
     /// Largest resident memory so far, in bytes.
-    pub fn peak_memory(&self) -> u64 {
+    pub(crate) fn peak_memory(&self) -> u64 {
         let status = fs_err::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
     }
 
-    pub fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let sent = Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap();
         assert!(sent.success());
     }
 
     /// Waits for the program to end by itself.
-    pub fn end(mut self) -> (ExitStatus, String) {
+    pub(crate) fn end(mut self) -> (ExitStatus, String) {
         let began = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -137,15 +137,15 @@ impl Server {
         }
     }
 
-    pub fn get(&self, path: &str) -> Answer {
+    pub(crate) fn get(&self, path: &str) -> Answer {
         Answer::read(self.agent.get(self.url(path)).call())
     }
 
-    pub fn post(&self, path: &str, kind: &str, body: &[u8]) -> Answer {
+    pub(crate) fn post(&self, path: &str, kind: &str, body: &[u8]) -> Answer {
         self.post_with(path, &[("content-type", kind)], body)
     }
 
-    pub fn post_with(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    pub(crate) fn post_with(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
         let mut request = self.agent.post(self.url(path));
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -153,21 +153,21 @@ impl Server {
         Answer::read(request.send(body))
     }
 
-    pub fn post_json(&self, path: &str, body: &Value) -> Answer {
+    pub(crate) fn post_json(&self, path: &str, body: &Value) -> Answer {
         self.post(path, "application/json", body.to_string().as_bytes())
     }
 
-    pub fn post_parts(&self, path: &str, pictures: &[Vec<u8>]) -> Answer {
+    pub(crate) fn post_parts(&self, path: &str, pictures: &[Vec<u8>]) -> Answer {
         let parts: Vec<_> = pictures.iter().map(|picture| ("image", picture.as_slice())).collect();
         self.post(path, &format!("multipart/form-data; boundary={BOUNDARY}"), &multipart(&parts))
     }
 
     /// The embedding of one good picture.
-    pub fn embed(&self, picture: &[u8]) -> Vec<f32> {
+    pub(crate) fn embed(&self, picture: &[u8]) -> Vec<f32> {
         self.embed_with("", picture)
     }
 
-    pub fn embed_with(&self, query: &str, picture: &[u8]) -> Vec<f32> {
+    pub(crate) fn embed_with(&self, query: &str, picture: &[u8]) -> Vec<f32> {
         let answer = self.post(&format!("/embed{query}"), "image/png", picture);
         let vectors = answer.ok().vectors();
         assert_eq!(vectors.len(), 1);
@@ -186,10 +186,10 @@ impl Drop for Server {
     }
 }
 
-pub struct Answer {
-    pub status: u16,
-    pub headers: ureq::http::HeaderMap,
-    pub body: Vec<u8>,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: ureq::http::HeaderMap,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Answer {
@@ -202,32 +202,32 @@ impl Answer {
         }
     }
 
-    pub fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
     }
 
     /// Insists on 200.
-    pub fn ok(&self) -> &Self {
+    pub(crate) fn ok(&self) -> &Self {
         assert_eq!(self.status, 200, "{}", self.text());
         self
     }
 
     /// `embeddings` of an answer of `/embed` in JSON.
-    pub fn vectors(&self) -> Vec<Vec<f32>> {
+    pub(crate) fn vectors(&self) -> Vec<Vec<f32>> {
         serde_json::from_value(self.json()["embeddings"].clone()).unwrap()
     }
 
     /// Insists on a problem+json of this status and code; returns its members.
     #[track_caller]
-    pub fn problem(&self, status: u16, code: &str) -> Value {
+    pub(crate) fn problem(&self, status: u16, code: &str) -> Value {
         assert_eq!(self.status, status, "{}", self.text());
         assert_eq!(self.header("content-type"), "application/problem+json", "{}", self.text());
         let problem = self.json();
@@ -238,9 +238,9 @@ impl Answer {
     }
 }
 
-pub const BOUNDARY: &str = "a-line-that-no-picture-holds";
+pub(crate) const BOUNDARY: &str = "a-line-that-no-picture-holds";
 
-pub fn multipart(parts: &[(&str, &[u8])]) -> Vec<u8> {
+pub(crate) fn multipart(parts: &[(&str, &[u8])]) -> Vec<u8> {
     let mut body = Vec::new();
     for (name, content) in parts {
         body.extend(format!("--{BOUNDARY}\r\n").bytes());
@@ -256,14 +256,14 @@ pub fn multipart(parts: &[(&str, &[u8])]) -> Vec<u8> {
 
 /// Vectors of length 1 point the same way up to rounding.
 #[track_caller]
-pub fn assert_close(a: &[f32], b: &[f32]) {
+pub(crate) fn assert_close(a: &[f32], b: &[f32]) {
     assert_eq!(a.len(), b.len());
     for (x, y) in a.iter().zip(b) {
         assert!((x - y).abs() <= 1e-4 + 1e-4 * y.abs(), "{x} against {y}");
     }
 }
 
-pub fn cosine(a: &[f32], b: &[f32]) -> f32 {
+pub(crate) fn cosine(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| f64::from(x * y)).sum::<f64>();
     (dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()) as f32

@@ -5,7 +5,7 @@ use std::io::Cursor;
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 
 /// Noise, the same for the same seed.
-pub fn noise(width: u32, height: u32, seed: u64) -> RgbImage {
+pub(crate) fn noise(width: u32, height: u32, seed: u64) -> RgbImage {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let bytes = (0..width as usize * height as usize * 3)
         .map(|_| {
@@ -19,7 +19,7 @@ pub fn noise(width: u32, height: u32, seed: u64) -> RgbImage {
 }
 
 /// A gradient with a bright block whose place depends on `seed`: pictures that a model tells apart.
-pub fn scene(width: u32, height: u32, seed: u32) -> RgbImage {
+pub(crate) fn scene(width: u32, height: u32, seed: u32) -> RgbImage {
     RgbImage::from_fn(width, height, |x, y| {
         let (u, v) = (x * 255 / width.max(1), y * 255 / height.max(1));
         let block = x * 4 / width.max(1) == seed % 4 && y * 4 / height.max(1) == seed / 4 % 4;
@@ -27,12 +27,12 @@ pub fn scene(width: u32, height: u32, seed: u32) -> RgbImage {
     })
 }
 
-pub fn encode(picture: &RgbImage, format: ImageFormat) -> Vec<u8> {
+pub(crate) fn encode(picture: &RgbImage, format: ImageFormat) -> Vec<u8> {
     let mut file = Cursor::new(Vec::new());
     DynamicImage::from(picture.clone()).write_to(&mut file, format).unwrap();
     file.into_inner()
 }
 
-pub fn png(picture: &RgbImage) -> Vec<u8> {
+pub(crate) fn png(picture: &RgbImage) -> Vec<u8> {
     encode(picture, ImageFormat::Png)
 }
