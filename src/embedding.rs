@@ -1,1 +1,227 @@
-//! Pooling, normalising and number formats of embeddings.
+//! Model outputs to embeddings: pooling, normalising, cutting, and (in [`encode`]) number formats.
+//!
+//! Embeddings travel as `[pictures, rows, D]`: one row per picture, or one per patch with [`Pooling::Patches`].
+
+mod encode;
+mod npy;
+
+use std::fmt;
+use std::str::FromStr;
+
+use ndarray::{Array3, ArrayView3, Axis, concatenate, s};
+use serde::{Deserialize, Serialize};
+
+use crate::model::Outputs;
+
+pub use encode::{Dtype, Encoded, Values};
+pub use npy::npy_header;
+
+/// Which tokens become the embedding.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pooling {
+    /// The CLS token; of a ResNet its pooled features.
+    #[default]
+    Cls,
+    /// The mean of the patch tokens, without CLS and registers.
+    Mean,
+    /// CLS, then the mean, side by side: twice the model's dimension.
+    ClsMean,
+    /// Every patch token, row by row.
+    Patches,
+}
+
+impl Pooling {
+    /// Its name, as options and fingerprints write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cls => "cls",
+            Self::Mean => "mean",
+            Self::ClsMean => "cls_mean",
+            Self::Patches => "patches",
+        }
+    }
+
+    /// Length of an embedding of a model of this dimension.
+    pub fn dim(self, model_dim: usize) -> usize {
+        if self == Self::ClsMean { 2 * model_dim } else { model_dim }
+    }
+}
+
+impl fmt::Display for Pooling {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Pooling {
+    type Err = EmbeddingError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        [Self::Cls, Self::Mean, Self::ClsMean, Self::Patches]
+            .into_iter()
+            .find(|pooling| pooling.as_str() == text)
+            .ok_or_else(|| EmbeddingError::Unknown { option: "pooling", text: text.into(), known: "cls, mean, cls_mean, patches" })
+    }
+}
+
+/// Why there is no embedding.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EmbeddingError {
+    /// The model's graph does not compute what the pooling needs.
+    #[error("pooling {pooling} needs the output `{output}`, which this model does not have")]
+    LacksOutput {
+        /// What was asked for.
+        pooling: Pooling,
+        /// Name of the ONNX output.
+        output: &'static str,
+    },
+    /// An option's value is not one of those known.
+    #[error("unknown {option} `{text}`; known are {known}")]
+    Unknown {
+        /// Name of the option.
+        option: &'static str,
+        /// Its value.
+        text: String,
+        /// The values that are understood.
+        known: &'static str,
+    },
+    /// `dimensions` is zero or more than there are.
+    #[error("dimensions must be between 1 and {dim}, not {dimensions}")]
+    Dimensions {
+        /// What was asked for.
+        dimensions: usize,
+        /// Length of the uncut embedding.
+        dim: usize,
+    },
+}
+
+/// `[B, rows, D]`: the pooled tokens of each picture, not yet normalised.
+///
+/// `registers` is the number of register tokens between CLS and the patches (see
+/// [`Manifest::registers`](crate::model::Manifest::registers)). A model with `embedding` and `feature_map` (a ResNet)
+/// answers every pooling as well: its cells are its patches.
+///
+/// # Errors
+/// [`EmbeddingError::LacksOutput`].
+pub fn pool(outputs: &Outputs, registers: usize, pooling: Pooling) -> Result<Array3<f32>, EmbeddingError> {
+    let lacks = |output| EmbeddingError::LacksOutput { pooling, output };
+    let cls = || match (&outputs.last_hidden_state, &outputs.embedding) {
+        (Some(tokens), _) => Ok(tokens.slice(s![.., ..1, ..]).to_owned()),
+        (None, Some(embedding)) => Ok(embedding.clone().insert_axis(Axis(1))),
+        (None, None) => Err(lacks("last_hidden_state")),
+    };
+    let patches = || match (&outputs.last_hidden_state, &outputs.feature_map) {
+        (Some(tokens), _) => Ok(tokens.slice(s![.., 1 + registers.., ..]).to_owned()),
+        (None, Some(map)) => {
+            let (batch, dim, height, width) = map.dim();
+            let cells = map.view().permuted_axes([0, 2, 3, 1]).as_standard_layout().into_owned();
+            Ok(cells.into_shape_with_order((batch, height * width, dim)).expect("standard layout"))
+        }
+        (None, None) => Err(lacks("last_hidden_state")),
+    };
+    // An input of at least one patch has a mean.
+    let mean = || patches().map(|patches| mean_row(patches.view()));
+    match pooling {
+        Pooling::Cls => cls(),
+        Pooling::Mean => mean(),
+        Pooling::ClsMean => Ok(concatenate![Axis(2), cls()?, mean()?]),
+        Pooling::Patches => patches(),
+    }
+}
+
+/// `[B, 1, D]`: the mean over the rows. Without rows it is zero, never NaN.
+fn mean_row(rows: ArrayView3<'_, f32>) -> Array3<f32> {
+    let count = rows.len_of(Axis(1)).max(1) as f32;
+    (rows.sum_axis(Axis(1)) / count).insert_axis(Axis(1))
+}
+
+/// Scales every row to length 1, in place; a row of zeros stays as it is.
+pub fn normalise(rows: &mut Array3<f32>) {
+    /// Below this length a row counts as zero, as in PyTorch's `normalize`.
+    const SMALLEST: f32 = 1e-12;
+
+    for mut row in rows.rows_mut() {
+        let length = row.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt() as f32;
+        row /= length.max(SMALLEST);
+    }
+}
+
+/// The first `dimensions` numbers of every row. Normalise afterwards, not before: a cut row is shorter than 1.
+///
+/// # Errors
+/// [`EmbeddingError::Dimensions`].
+pub fn cut(rows: &Array3<f32>, dimensions: usize) -> Result<Array3<f32>, EmbeddingError> {
+    let dim = rows.len_of(Axis(2));
+    if !(1..=dim).contains(&dimensions) {
+        return Err(EmbeddingError::Dimensions { dimensions, dim });
+    }
+    Ok(rows.slice(s![.., .., ..dimensions]).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::{Array2, Array3, Array4, array};
+
+    use super::{EmbeddingError, Pooling, cut, normalise, pool};
+    use crate::model::Outputs;
+
+    /// One picture: CLS 1, a register 100, and patches 2 and 4 (first number; the second is ten times that).
+    fn vit() -> Outputs {
+        let tokens = array![[[1.0, 10.0], [100.0, 1000.0], [2.0, 20.0], [4.0, 40.0]]];
+        Outputs { last_hidden_state: Some(tokens), ..Outputs::default() }
+    }
+
+    #[test]
+    fn poolings_take_their_tokens_and_leave_registers_out() {
+        let pooled = |pooling| pool(&vit(), 1, pooling).unwrap();
+        assert_eq!(pooled(Pooling::Cls), array![[[1.0, 10.0]]]);
+        assert_eq!(pooled(Pooling::Mean), array![[[3.0, 30.0]]]);
+        assert_eq!(pooled(Pooling::ClsMean), array![[[1.0, 10.0, 3.0, 30.0]]]);
+        assert_eq!(pooled(Pooling::Patches), array![[[2.0, 20.0], [4.0, 40.0]]]);
+    }
+
+    #[test]
+    fn a_resnet_answers_every_pooling_with_its_cells_row_by_row() {
+        let map = Array4::from_shape_vec((1, 2, 1, 2), vec![1.0, 3.0, 10.0, 30.0]).unwrap();
+        let resnet =
+            Outputs { embedding: Some(array![[2.0, 20.0]]), feature_map: Some(map), ..Outputs::default() };
+        let pooled = |pooling| pool(&resnet, 0, pooling).unwrap();
+        assert_eq!(pooled(Pooling::Cls), array![[[2.0, 20.0]]]);
+        assert_eq!(pooled(Pooling::Mean), array![[[2.0, 20.0]]]);
+        assert_eq!(pooled(Pooling::Patches), array![[[1.0, 10.0], [3.0, 30.0]]]);
+    }
+
+    #[test]
+    fn a_model_without_the_output_says_which() {
+        let embedding = Outputs { embedding: Some(Array2::zeros((1, 2))), ..Outputs::default() };
+        let error = pool(&embedding, 0, Pooling::Mean).unwrap_err();
+        assert_eq!(error, EmbeddingError::LacksOutput { pooling: Pooling::Mean, output: "last_hidden_state" });
+        assert!(pool(&embedding, 0, Pooling::Cls).is_ok());
+    }
+
+    #[test]
+    fn rows_get_length_one_and_zeros_stay_zeros() {
+        let mut rows: Array3<f32> = array![[[3.0, 4.0], [0.0, 0.0]]];
+        normalise(&mut rows);
+        assert_eq!(rows, array![[[0.6, 0.8], [0.0, 0.0]]]);
+    }
+
+    #[test]
+    fn cut_rows_are_short_until_normalised_again() {
+        let rows: Array3<f32> = array![[[0.6, 0.0, 0.8]]];
+        let mut short = cut(&rows, 2).unwrap();
+        assert_eq!(short, array![[[0.6, 0.0]]]);
+        normalise(&mut short);
+        assert_eq!(short, array![[[1.0, 0.0]]]);
+        assert!(cut(&rows, 0).is_err() && cut(&rows, 4).is_err());
+    }
+
+    #[test]
+    fn names_parse_back() {
+        for name in ["cls", "mean", "cls_mean", "patches"] {
+            assert_eq!(name.parse::<Pooling>().unwrap().to_string(), name);
+        }
+        assert!("CLS".parse::<Pooling>().unwrap_err().to_string().contains("cls, mean"));
+    }
+}

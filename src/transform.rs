@@ -204,3 +204,115 @@ fn resample(picture: &RgbImage, x: &Window, y: &Window, interpolation: Interpola
     Resizer::new().resize(&source, &mut target, &options).expect(WHY);
     result
 }
+
+#[cfg(test)]
+mod tests {
+    use image::{Rgb, RgbImage};
+    use ndarray::Axis;
+
+    use super::{Interpolation, PatchGrid, Resize, Transform, Window, resample};
+
+    fn transform(shorter: u32, crop: Option<(u32, u32)>) -> Transform {
+        Transform {
+            resize: Resize::Shorter(shorter),
+            crop,
+            interpolation: Interpolation::Bicubic,
+            mean: [0.5, 0.4, 0.3],
+            std: [0.2, 0.25, 0.3],
+        }
+    }
+
+    /// A picture without any symmetry, the same each time.
+    fn picture(width: u32, height: u32) -> RgbImage {
+        let hash = |value: u32| value.wrapping_mul(2_654_435_761).rotate_left(13).wrapping_mul(0x85EB_CA6B);
+        RgbImage::from_fn(width, height, |x, y| {
+            let noise = hash(x.wrapping_mul(7919) ^ hash(y)).to_le_bytes();
+            Rgb([noise[0] / 2 + (x * 128 / width) as u8, noise[1], (y * 255 / height) as u8])
+        })
+    }
+
+    #[test]
+    fn the_window_gives_what_resizing_everything_and_cropping_gives() {
+        for (width, height) in [(300, 200), (200, 301), (37, 500), (512, 512), (90, 41), (1000, 12)] {
+            for interpolation in [Interpolation::Bilinear, Interpolation::Bicubic, Interpolation::Lanczos] {
+                let picture = picture(width, height);
+                let transform = Transform { interpolation, ..transform(64, Some((56, 48))) };
+                let (resized_height, resized_width) = transform.resized_size(height, width);
+                let x = Window::whole(width, resized_width as u32);
+                let y = Window::whole(height, resized_height as u32);
+                let everything = resample(&picture, &x, &y, interpolation);
+                let offset = |resized: u64, kept: u64| ((resized - kept) as f64 / 2.0).round_ties_even() as u32;
+                let (left, top) = (offset(resized_width, 48), offset(resized_height, 56));
+                let cropped = image::imageops::crop_imm(&everything, left, top, 48, 56).to_image();
+
+                let window = transform.pixels(&picture);
+                let largest = window.as_raw().iter().zip(cropped.as_raw()).map(|(a, b)| a.abs_diff(*b)).max();
+                assert!(largest <= Some(1), "{width} x {height}, {interpolation:?}: {largest:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn extreme_shapes_cost_no_more_than_others() {
+        for (width, height) in [(2000, 3), (1, 499), (65_535, 1), (1, 65_535), (1, 1)] {
+            let pixels = transform(256, Some((224, 224))).pixels(&picture(width, height));
+            assert_eq!(pixels.dimensions(), (224, 224));
+        }
+    }
+
+    /// Columns that can be told apart, at a scale of one.
+    fn kept_columns(width: u32, kept: u32) -> Vec<u8> {
+        let picture = RgbImage::from_fn(width, 4, |x, _| Rgb([x as u8 + 1; 3]));
+        let pixels = transform(4, Some((4, kept))).pixels(&picture);
+        (0..kept).map(|x| pixels.get_pixel(x, 0).0[0]).collect()
+    }
+
+    #[test]
+    fn crops_round_half_to_even_and_padding_is_black_and_short_on_the_left() {
+        assert_eq!(kept_columns(5, 4), [1, 2, 3, 4]);
+        assert_eq!(kept_columns(7, 4), [3, 4, 5, 6]);
+        assert_eq!(kept_columns(9, 4), [3, 4, 5, 6]);
+        assert_eq!(kept_columns(4, 7), [0, 1, 2, 3, 4, 0, 0]);
+    }
+
+    #[test]
+    fn exact_resizing_does_not_keep_the_aspect_ratio() {
+        let exact = Transform { resize: Resize::Exact(16, 24), ..transform(1, None) };
+        assert_eq!(exact.output_size(), Some((16, 24)));
+        assert_eq!(exact.apply(&picture(100, 300)).dim(), (3, 16, 24));
+        assert_eq!(transform(16, None).output_size(), None);
+        assert_eq!(transform(16, None).apply(&picture(100, 300)).dim(), (3, 48, 16));
+    }
+
+    #[test]
+    fn numbers_are_normalised_by_channel() {
+        let planes = transform(1, None).normalise(&RgbImage::from_pixel(1, 1, Rgb([255, 0, 51])));
+        let numbers: Vec<f32> = planes.iter().copied().collect();
+        for (number, expected) in numbers.iter().zip([2.5, -1.6, -1.0 / 3.0]) {
+            assert!((number - expected).abs() < 1e-6, "{numbers:?}");
+        }
+    }
+
+    #[test]
+    fn a_whole_picture_keeps_its_sides_to_the_nearest_patch() {
+        let grid = |width, height, patch| {
+            let (planes, grid) = transform(1, None).whole_picture(&picture(width, height), 480, patch);
+            assert_eq!(planes.dim(), (3, grid.rows * patch as usize, grid.columns * patch as usize));
+            grid
+        };
+        assert_eq!(grid(640, 480, 8), PatchGrid { rows: 45, columns: 60 });
+        assert_eq!(grid(488, 427, 16), PatchGrid { rows: 26, columns: 30 });
+        assert_eq!(grid(500, 17, 16), PatchGrid { rows: 1, columns: 30 });
+        assert_eq!(grid(1000, 1, 16), PatchGrid { rows: 1, columns: 30 });
+        assert_eq!(grid(7, 7, 14), PatchGrid { rows: 34, columns: 34 });
+        assert_eq!(PatchGrid { rows: 2, columns: 3 }.len(), 6);
+    }
+
+    #[test]
+    fn the_left_half_of_a_whole_picture_stays_on_the_left() {
+        let picture = RgbImage::from_fn(40, 24, |x, _| Rgb([if x < 20 { 255 } else { 0 }; 3]));
+        let (planes, _) = transform(1, None).whole_picture(&picture, 40, 8);
+        let row = planes.index_axis(Axis(0), 0);
+        assert!(row[[12, 2]] > 2.0 && row[[12, 37]] < -2.0);
+    }
+}

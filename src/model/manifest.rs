@@ -1,10 +1,13 @@
 //! `manifest.json` of a model folder.
 
 use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
+use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
-use crate::transform::Transform;
+use crate::transform::{Resize, Transform};
 
 /// What a model folder says of itself. Field names are part of the public contract.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -56,4 +59,217 @@ pub struct File {
     /// What this precision costs against f32, where it was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost: Option<serde_json::Value>,
+}
+
+/// Why a manifest is of no use. Every variant names the file.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// It cannot be read or written.
+    #[error("{0}; a model folder holds a manifest.json")]
+    Io(#[from] std::io::Error),
+    /// It is no JSON of this form.
+    #[error("{}: {source}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// What the parser says, with the field and the line.
+        source: serde_json::Error,
+    },
+    /// A field has a value that cannot be.
+    #[error("{}: {field} {reason}", path.display())]
+    Field {
+        /// The file.
+        path: PathBuf,
+        /// Name of the field.
+        field: &'static str,
+        /// What is wrong with its value.
+        reason: String,
+    },
+}
+
+/// A field and what is wrong with its value.
+type Complaint = (&'static str, String);
+
+impl Manifest {
+    /// Name of the file in a model folder.
+    pub const FILE_NAME: &str = "manifest.json";
+    /// The only version of the format so far.
+    pub const FORMAT: u32 = 1;
+    /// Names that a file of the folder can have in [`Manifest::files`].
+    pub const PRECISIONS: [&str; 3] = ["f32", "f16", "int8"];
+
+    /// Reads and checks the manifest of a model folder.
+    ///
+    /// # Errors
+    /// [`ManifestError`].
+    pub fn load(folder: &Path) -> Result<Self, ManifestError> {
+        let path = folder.join(Self::FILE_NAME);
+        let text = fs::read_to_string(&path)?;
+        let manifest: Self =
+            serde_json::from_str(&text).map_err(|source| ManifestError::Parse { path: path.clone(), source })?;
+        manifest.check().map_err(|(field, reason)| ManifestError::Field { path, field, reason })?;
+        Ok(manifest)
+    }
+
+    /// Checks the manifest and writes it into a model folder; whoever reads there sees the old file or the new one.
+    ///
+    /// # Errors
+    /// [`ManifestError`].
+    pub fn save(&self, folder: &Path) -> Result<(), ManifestError> {
+        let path = folder.join(Self::FILE_NAME);
+        self.check().map_err(|(field, reason)| ManifestError::Field { path: path.clone(), field, reason })?;
+        let mut text = serde_json::to_string_pretty(self)
+            .map_err(|source| ManifestError::Parse { path: path.clone(), source })?;
+        text.push('\n');
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        file.write_all(text.as_bytes())?;
+        // Temporary files are private; a model folder may be served by another user.
+        #[cfg(unix)]
+        file.as_file().set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+        file.as_file().sync_all()?;
+        file.persist(&path).map_err(|error| error.error)?;
+        Ok(())
+    }
+
+    /// Whether it is a convolutional network: no patches, no CLS token, no attention.
+    pub fn is_resnet(&self) -> bool {
+        self.architecture.contains("resnet")
+    }
+
+    fn check(&self) -> Result<(), Complaint> {
+        let require = |holds: bool, field, reason: &str| if holds { Ok(()) } else { Err((field, reason.to_owned())) };
+        require(self.format == Self::FORMAT, "format", &format!("is {}, this program reads 1", self.format))?;
+        require(!self.architecture.is_empty(), "architecture", "is empty")?;
+        require(self.patch_size > 0, "patch_size", "must not be 0")?;
+        require(self.dim > 0, "dim", "must not be 0")?;
+        require(self.depth > 0, "depth", "must not be 0")?;
+        if !self.is_resnet() {
+            let divides = self.heads > 0 && self.dim.is_multiple_of(self.heads);
+            require(divides, "heads", &format!("({}) must divide dim ({})", self.heads, self.dim))?;
+        }
+        self.check_transform()?;
+        require(is_sha256(&self.source.sha256), "source.sha256", "must be 64 hex digits")?;
+        require(!self.files.is_empty(), "files", "must name at least one ONNX file")?;
+        for (precision, file) in &self.files {
+            let known = Self::PRECISIONS.contains(&precision.as_str());
+            require(known, "files", &format!("has `{precision}`; known are {}", Self::PRECISIONS.join(", ")))?;
+            require(is_plain_name(&file.name), "files", &format!("has the name `{}`, which is a path", file.name))?;
+            require(is_sha256(&file.sha256), "files", &format!("must give `{precision}` a sha256 of 64 hex digits"))?;
+        }
+        Ok(())
+    }
+
+    fn check_transform(&self) -> Result<(), Complaint> {
+        let fail = |field, reason: String| Err((field, reason));
+        let sides = match self.transform.resize {
+            Resize::Shorter(side) => [side, side],
+            Resize::Exact(height, width) => [height, width],
+        };
+        if sides.contains(&0) {
+            return fail("transform.resize", "must not be 0".into());
+        }
+        let Some((height, width)) = self.transform.output_size() else {
+            return fail("transform.crop", "must be given, since the pictures would differ in size".into());
+        };
+        let patch = self.patch_size;
+        let fits = |side: u32| side > 0 && (self.is_resnet() || side.is_multiple_of(patch));
+        if !fits(height) || !fits(width) {
+            return fail("transform", format!("gives {height} x {width} pixels, no multiple of the patch ({patch})"));
+        }
+        if !self.transform.mean.iter().all(|mean| mean.is_finite()) {
+            return fail("transform.mean", "must be finite".into());
+        }
+        if !self.transform.std.iter().all(|std| std.is_finite() && *std > 0.0) {
+            return fail("transform.std", "must be above 0".into());
+        }
+        Ok(())
+    }
+}
+
+fn is_sha256(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// A file of the folder itself: no separators, no `..`.
+fn is_plain_name(name: &str) -> bool {
+    !name.contains('\\') && Path::new(name).file_name().is_some_and(|last| last == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Manifest, ManifestError};
+
+    fn manifest() -> serde_json::Value {
+        serde_json::json!({
+            "format": 1,
+            "architecture": "dino-vit",
+            "patch_size": 8,
+            "dim": 48,
+            "depth": 3,
+            "heads": 4,
+            "registers": 0,
+            "position_interpolation": "dino-bicubic-scale",
+            "transform": {
+                "resize": {"shorter": 256},
+                "crop": [224, 224],
+                "interpolation": "bicubic",
+                "mean": [0.485, 0.456, 0.406],
+                "std": [0.229, 0.224, 0.225],
+            },
+            "source": {"file": "checkpoint.pth", "layout": "dino-pth", "sha256": "a".repeat(64)},
+            "files": {"f32": {"name": "model.onnx", "sha256": "b".repeat(64)}},
+            "made_by": "dino-train 0.1.0",
+        })
+    }
+
+    fn load(manifest: &serde_json::Value) -> Result<Manifest, ManifestError> {
+        let folder = tempfile::tempdir().unwrap();
+        fs_err::write(folder.path().join(Manifest::FILE_NAME), manifest.to_string()).unwrap();
+        Manifest::load(folder.path())
+    }
+
+    #[test]
+    fn what_is_saved_is_loaded() {
+        let before = load(&manifest()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        before.save(folder.path()).unwrap();
+        assert_eq!(Manifest::load(folder.path()).unwrap(), before);
+        let names: Vec<_> = fs_err::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["manifest.json"]);
+    }
+
+    #[test]
+    fn a_wrong_value_is_named_with_file_and_field() {
+        for (pointer, value, field) in [
+            ("/format", 2.into(), "format"),
+            ("/patch_size", 0.into(), "patch_size"),
+            ("/heads", 5.into(), "heads"),
+            ("/heads", 0.into(), "heads"),
+            ("/transform/crop", serde_json::Value::Null, "transform.crop"),
+            ("/transform/crop", serde_json::json!([220, 224]), "transform"),
+            ("/transform/std", serde_json::json!([1.0, 0.0, 1.0]), "transform.std"),
+            ("/transform/resize", serde_json::json!({"exact": [0, 224]}), "transform.resize"),
+            ("/source/sha256", "abc".into(), "source.sha256"),
+            ("/files", serde_json::json!({}), "files"),
+            ("/files/f32/name", "../model.onnx".into(), "files"),
+            ("/files/f32/name", "".into(), "files"),
+        ] {
+            let mut wrong = manifest();
+            *wrong.pointer_mut(pointer).unwrap() = value;
+            let error = load(&wrong).unwrap_err();
+            assert!(matches!(error, ManifestError::Field { field: found, .. } if found == field), "{pointer}: {error}");
+            assert!(error.to_string().contains("manifest.json"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_missing_field_or_file_is_named() {
+        let mut incomplete = manifest();
+        incomplete.as_object_mut().unwrap().remove("registers");
+        let error = load(&incomplete).unwrap_err().to_string();
+        assert!(error.contains("registers") && error.contains("manifest.json"), "{error}");
+
+        let error = Manifest::load(std::path::Path::new("/nowhere")).unwrap_err().to_string();
+        assert!(error.contains("/nowhere/manifest.json"), "{error}");
+    }
 }

@@ -1,0 +1,20 @@
+//! Hashes that say which weights, and which vectors, belong together.
+
+use sha2::{Digest, Sha256};
+
+use super::Manifest;
+use crate::embedding::Pooling;
+
+/// SHA-256 in hex.
+pub(super) fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// See [`Model::fingerprint`](super::Model::fingerprint).
+pub(super) fn of(manifest: &Manifest, pooling: Pooling) -> String {
+    let weights = manifest.source.sha256.to_ascii_lowercase();
+    let transform = serde_json::to_string(&manifest.transform).expect("numbers and names alone");
+    let mut hash = sha256(format!("{weights}\n{pooling}\n{transform}").as_bytes());
+    hash.truncate(32);
+    hash
+}

@@ -1,0 +1,238 @@
+//! The part of a picture that holds most of the CLS token's attention.
+
+use std::fmt;
+use std::str::FromStr;
+
+use ndarray::{ArrayView1, ArrayView2, Axis, s};
+
+use super::components::components;
+use super::{Mask, Object};
+use crate::transform::PatchGrid;
+
+/// Whose attention makes the mask.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Head {
+    /// The mean over the heads.
+    #[default]
+    Mean,
+    /// The most concentrated head: the one with the lowest entropy over the patches.
+    Best,
+    /// Each head on its own; their objects together, none twice.
+    All,
+    /// The head of this number, from 0.
+    Number(usize),
+}
+
+impl fmt::Display for Head {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mean => formatter.write_str("mean"),
+            Self::Best => formatter.write_str("best"),
+            Self::All => formatter.write_str("all"),
+            Self::Number(number) => write!(formatter, "{number}"),
+        }
+    }
+}
+
+impl FromStr for Head {
+    type Err = SegmentError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "mean" => Ok(Self::Mean),
+            "best" => Ok(Self::Best),
+            "all" => Ok(Self::All),
+            _ => text.parse().map(Self::Number).map_err(|_| SegmentError::UnknownHead(text.to_owned())),
+        }
+    }
+}
+
+/// How a mask is made of attention.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttentionOptions {
+    /// Share of the attention's mass that is kept, above 0 and at most 1.
+    pub threshold: f32,
+    /// Whose attention.
+    pub head: Head,
+    /// Most objects that are returned.
+    pub max_objects: usize,
+}
+
+impl Default for AttentionOptions {
+    fn default() -> Self {
+        Self { threshold: 0.6, head: Head::Mean, max_objects: 1 }
+    }
+}
+
+/// Why there are no masks. All are the caller's fault.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum SegmentError {
+    /// The head is not one of the words, and no number.
+    #[error("unknown head `{0}`; known are mean, best, all and a number")]
+    UnknownHead(String),
+    /// The model has fewer heads.
+    #[error("there is no head {head}: the model has {heads}, counted from 0")]
+    NoSuchHead {
+        /// What was asked for.
+        head: usize,
+        /// How many there are.
+        heads: usize,
+    },
+    /// The kept share is not above 0 and at most 1.
+    #[error("threshold must be above 0 and at most 1, not {0}")]
+    Threshold(f32),
+}
+
+/// The objects of one picture, most attention first.
+///
+/// `attention` is `[heads, T]`, the picture's part of [`Outputs::attention`](crate::model::Outputs::attention); its
+/// last columns are the patches of `grid`. `size` is (width, height) of the picture. The patches that hold
+/// `threshold` of the attention fall into connected parts (side by side, not corner to corner); each is an object.
+/// Parts that miss every pixel of a picture smaller than the grid are left out.
+///
+/// # Errors
+/// [`SegmentError`].
+pub fn attention(
+    attention: ArrayView2<'_, f32>,
+    grid: PatchGrid,
+    size: (u32, u32),
+    options: &AttentionOptions,
+) -> Result<Vec<Object>, SegmentError> {
+    if !(options.threshold > 0.0 && options.threshold <= 1.0) {
+        return Err(SegmentError::Threshold(options.threshold));
+    }
+    let patches = attention.slice(s![.., attention.len_of(Axis(1)).saturating_sub(grid.len())..]);
+    let mut objects: Vec<(f32, Object)> = Vec::new();
+    for weights in chosen(patches, options.head)? {
+        let kept = head_cells(&weights, options.threshold);
+        let outside = mean(weights.iter().zip(&kept).filter(|(_, kept)| !**kept).map(|(weight, _)| *weight));
+        for cells in components(&kept, grid.columns) {
+            let inside: Vec<f32> = cells.iter().zip(&weights).filter(|(cell, _)| **cell).map(|(_, w)| *w).collect();
+            let mask = Mask::new(cells, grid, size);
+            if mask.area() == 0 || objects.iter().any(|(_, object)| object.mask == mask) {
+                continue;
+            }
+            let score = contrast(mean(inside.iter().copied()), outside);
+            objects.push((inside.iter().sum(), Object { mask, score }));
+        }
+    }
+    // Stable, so equal masses keep the order of heads and reading direction.
+    objects.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+    Ok(objects.into_iter().take(options.max_objects).map(|(_, object)| object).collect())
+}
+
+/// The smallest set of patches that holds `threshold` of the attention, as the public DINO code
+/// (`visualize_attention.py`) takes it: sorted ascending, what lies beyond `1 - threshold` of the cumulated mass.
+///
+/// One flag per patch; none is set where the attention is not finite or sums to nothing.
+pub fn head_cells(weights: &[f32], threshold: f32) -> Vec<bool> {
+    let mut kept = vec![false; weights.len()];
+    let total: f32 = weights.iter().sum();
+    if !total.is_finite() || total <= 0.0 {
+        return kept;
+    }
+    let mut order: Vec<usize> = (0..weights.len()).collect();
+    order.sort_by(|a, b| weights[*a].total_cmp(&weights[*b]));
+    // Cumulated in double, as PyTorch does for floats on a CPU.
+    let mut cumulated = 0.0_f64;
+    for patch in order {
+        cumulated += f64::from(weights[patch] / total);
+        kept[patch] = cumulated as f32 > 1.0 - threshold;
+    }
+    kept
+}
+
+/// One row of weights per mask to make.
+fn chosen(patches: ArrayView2<'_, f32>, head: Head) -> Result<Vec<Vec<f32>>, SegmentError> {
+    let heads = patches.len_of(Axis(0));
+    match head {
+        Head::Mean => Ok(patches.mean_axis(Axis(0)).map(|mean| mean.to_vec()).into_iter().collect()),
+        Head::All => Ok(patches.rows().into_iter().map(|row| row.to_vec()).collect()),
+        Head::Best => {
+            let best = patches.rows().into_iter().min_by(|a, b| entropy(*a).total_cmp(&entropy(*b)));
+            Ok(best.map(|row| row.to_vec()).into_iter().collect())
+        }
+        Head::Number(head) if head < heads => Ok(vec![patches.row(head).to_vec()]),
+        Head::Number(head) => Err(SegmentError::NoSuchHead { head, heads }),
+    }
+}
+
+/// Shannon entropy of the attention over the patches, in nats.
+fn entropy(weights: ArrayView1<'_, f32>) -> f32 {
+    let total = weights.sum().max(f32::MIN_POSITIVE);
+    weights.iter().map(|weight| weight / total).filter(|share| *share > 0.0).map(|share| -share * share.ln()).sum()
+}
+
+/// Mean of the values; 0 of none.
+fn mean(values: impl Iterator<Item = f32>) -> f32 {
+    let (count, sum) = values.fold((0, 0.0), |(count, sum), value| (count + 1, sum + value));
+    sum / f32::max(count as f32, 1.0)
+}
+
+fn contrast(inside: f32, outside: f32) -> f32 {
+    ((inside - outside) / (inside + outside).max(f32::MIN_POSITIVE)).clamp(0.0, 1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::{Array2, array};
+
+    use super::{AttentionOptions, Head, SegmentError, attention, head_cells};
+    use crate::transform::PatchGrid;
+
+    const GRID: PatchGrid = PatchGrid { rows: 2, columns: 4 };
+    const SIZE: (u32, u32) = (8, 4);
+
+    /// CLS and a register, then two blobs: the left column, and less of the right one.
+    fn two_blobs() -> Array2<f32> {
+        array![[9.0, 9.0, 0.3, 0.01, 0.01, 0.2, 0.3, 0.01, 0.01, 0.16], [9.0, 9.0, 0., 0., 0., 0., 0., 0., 1.0, 0.]]
+    }
+
+    fn objects(head: Head, max_objects: usize) -> Vec<([u32; 4], f32)> {
+        let options = AttentionOptions { head, max_objects, threshold: 0.9 };
+        let objects = attention(two_blobs().view(), GRID, SIZE, &options).unwrap();
+        objects.iter().map(|object| (object.mask.bbox(), object.score)).collect()
+    }
+
+    #[test]
+    fn objects_come_by_their_mass_and_never_twice() {
+        let first = objects(Head::Number(0), 5);
+        assert_eq!(first.iter().map(|(bbox, _)| *bbox).collect::<Vec<_>>(), [[0, 0, 2, 4], [6, 0, 2, 4]]);
+        assert!(first[0].1 > first[1].1 && first[1].1 > 0.8);
+        assert_eq!(objects(Head::Number(0), 1).len(), 1);
+        assert_eq!(objects(Head::Best, 5), objects(Head::Number(1), 5));
+        assert_eq!(objects(Head::Best, 5)[0].0, [4, 2, 2, 2]);
+        assert_eq!(objects(Head::All, 9).len(), 3);
+
+        let same = array![[0.0, 1.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]];
+        let options = AttentionOptions { head: Head::All, max_objects: 9, threshold: 0.6 };
+        assert_eq!(attention(same.view(), PatchGrid { rows: 1, columns: 4 }, (4, 1), &options).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn even_attention_scores_near_zero_and_broken_attention_gives_no_object() {
+        let options = AttentionOptions::default();
+        let even = Array2::from_elem((1, 8), 0.125);
+        assert!(attention(even.view(), GRID, SIZE, &options).unwrap()[0].score < 1e-6);
+        for broken in [0.0, f32::NAN, f32::INFINITY] {
+            let broken = Array2::from_elem((2, 8), broken);
+            assert_eq!(attention(broken.view(), GRID, SIZE, &options).unwrap(), []);
+        }
+        assert_eq!(head_cells(&[], 0.6), [false; 0]);
+    }
+
+    #[test]
+    fn bad_options_are_refused() {
+        let ask = |head, threshold| {
+            let options = AttentionOptions { head, threshold, max_objects: 1 };
+            attention(two_blobs().view(), GRID, SIZE, &options).unwrap_err()
+        };
+        assert_eq!(ask(Head::Number(2), 0.6), SegmentError::NoSuchHead { head: 2, heads: 2 });
+        assert_eq!(ask(Head::Mean, 0.0), SegmentError::Threshold(0.0));
+        assert!(matches!(ask(Head::Mean, f32::NAN), SegmentError::Threshold(_)));
+        for name in ["mean", "best", "all", "3"] {
+            assert_eq!(name.parse::<Head>().unwrap().to_string(), name);
+        }
+        assert!("-1".parse::<Head>().is_err());
+    }
+}

@@ -1,0 +1,205 @@
+//! Cut, damaged and oversized pictures, and those that say how they want to be turned.
+
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+
+use dino_server::media::{self, DecodeError, Format, Limits};
+use image::codecs::jpeg::JpegEncoder;
+use image::codecs::png::PngEncoder;
+use image::codecs::webp::WebPEncoder;
+use image::metadata::Orientation;
+use image::{DynamicImage, ExtendedColorType, ImageEncoder, ImageFormat, Rgb, RgbImage};
+
+fn tests() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
+}
+
+fn read(name: &str) -> Vec<u8> {
+    fs_err::read(tests().join(name)).unwrap()
+}
+
+fn decode(bytes: &[u8]) -> Result<RgbImage, DecodeError> {
+    media::decode(bytes, &Limits::default())
+}
+
+fn mean_difference(a: &RgbImage, b: &RgbImage) -> f64 {
+    assert_eq!(a.dimensions(), b.dimensions());
+    let sum: u64 = a.as_raw().iter().zip(b.as_raw()).map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
+    sum as f64 / a.as_raw().len() as f64
+}
+
+/// One whole file of each kind.
+fn whole_files() -> Vec<(&'static str, Vec<u8>)> {
+    [
+        "photos/odd/photo.bmp",
+        "photos/odd/photo.tiff",
+        "photos/odd/photo.webp",
+        "photos/odd/palette.gif",
+        "photos/odd/rgba.png",
+        "photos/odd/progressive.jpg",
+        "photos/odd/exif_rotated_6.jpg",
+        "photos/odd/cmyk.jpg",
+        "data/jpeg/restart.jpg",
+    ]
+    .map(|name| (name, read(name)))
+    .to_vec()
+}
+
+#[test]
+fn a_cut_file_is_refused_wherever_it_is_cut() {
+    for (name, whole) in whole_files() {
+        assert!(decode(&whole).is_ok(), "{name}");
+        for part in 0..64 {
+            let result = decode(&whole[..whole.len() * part / 64]);
+            assert!(result.is_err(), "{name} cut at {part}/64 was decoded");
+        }
+    }
+}
+
+#[test]
+fn damage_never_panics() {
+    for (name, whole) in whole_files() {
+        for part in 0..64 {
+            for change in [0xFF, 0x01, 0x80] {
+                let mut damaged = whole.clone();
+                damaged[whole.len() * part / 64] ^= change;
+                if let Err(error) = decode(&damaged) {
+                    assert!(!error.to_string().is_empty(), "{name}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn rare_jpegs_have_pillows_pixels() {
+    for name in ["restart", "ycck", "rgb", "rgb_ids"] {
+        let ours = decode(&read(&format!("data/jpeg/{name}.jpg"))).unwrap();
+        let pillow = decode(&read(&format!("data/jpeg/{name}.png"))).unwrap();
+        let difference = mean_difference(&ours, &pillow);
+        println!("{name}: mean {difference:.3}");
+        assert!(difference < 1.0, "{name}: {difference}");
+    }
+}
+
+#[test]
+fn cmyk_without_adobes_marker_has_the_same_pixels() {
+    let with = read("photos/odd/cmyk.jpg");
+    let marker = with.windows(2).position(|pair| pair == [0xFF, 0xEE]).unwrap();
+    let without = [&with[..marker], &with[marker + 16..]].concat();
+    assert_eq!(decode(&with).unwrap(), decode(&without).unwrap());
+}
+
+/// An EXIF block with one entry, the orientation.
+fn exif(orientation: u8) -> Vec<u8> {
+    let mut block = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0".to_vec();
+    block.extend([orientation, 0, 0, 0, 0, 0, 0, 0]);
+    block
+}
+
+/// Large patches, no two corners alike.
+fn upright() -> RgbImage {
+    RgbImage::from_fn(64, 32, |x, y| Rgb([if x < 16 { 250 } else { 20 }, if y < 8 { 240 } else { 30 }, (x * 3) as u8]))
+}
+
+/// `upright`, stored so that the orientation turns it back.
+fn stored(orientation: Orientation) -> DynamicImage {
+    let mut picture = DynamicImage::ImageRgb8(upright());
+    picture.apply_orientation(match orientation {
+        Orientation::Rotate90 => Orientation::Rotate270,
+        Orientation::Rotate270 => Orientation::Rotate90,
+        own_inverse => own_inverse,
+    });
+    picture
+}
+
+fn encode(mut encoder: impl ImageEncoder, picture: &DynamicImage, exif: Vec<u8>) {
+    encoder.set_exif_metadata(exif).unwrap();
+    encoder.write_image(picture.as_bytes(), picture.width(), picture.height(), ExtendedColorType::Rgb8).unwrap();
+}
+
+/// Moves the `eXIf` chunk of a PNG behind its pixels.
+fn exif_last(png: &[u8]) -> Vec<u8> {
+    let start = png.windows(4).position(|kind| kind == b"eXIf").unwrap() - 4;
+    let end = start + 12 + exif(1).len();
+    let trailer = png.len() - 12;
+    [&png[..start], &png[end..trailer], &png[start..end], &png[trailer..]].concat()
+}
+
+fn tiff(picture: &DynamicImage, orientation: u8) -> Vec<u8> {
+    let mut file = Cursor::new(Vec::new());
+    let mut encoder = tiff::encoder::TiffEncoder::new(&mut file).unwrap();
+    let mut page = encoder
+        .new_image::<tiff::encoder::colortype::RGB8>(picture.width(), picture.height())
+        .unwrap();
+    page.encoder().write_tag(tiff::tags::Tag::Orientation, u16::from(orientation)).unwrap();
+    page.write_data(picture.as_bytes()).unwrap();
+    file.into_inner()
+}
+
+#[test]
+fn all_eight_orientations_are_applied_in_every_format_that_carries_them() {
+    for value in 1..=8 {
+        let orientation = Orientation::from_exif(value).unwrap();
+        let picture = stored(orientation);
+        let (mut jpeg, mut png, mut webp) = (Vec::new(), Vec::new(), Vec::new());
+        encode(JpegEncoder::new_with_quality(&mut jpeg, 95), &picture, exif(value));
+        encode(PngEncoder::new(&mut png), &picture, exif(value));
+        encode(WebPEncoder::new_lossless(&mut webp), &picture, exif(value));
+        // Some writers keep the prefix that belongs to JPEG alone.
+        let mut prefixed = Vec::new();
+        let block = [b"Exif\0\0", exif(value).as_slice()].concat();
+        encode(WebPEncoder::new_lossless(&mut prefixed), &picture, block);
+
+        let files = [
+            ("JPEG", jpeg),
+            ("PNG, exif last", exif_last(&png)),
+            ("PNG", png),
+            ("WebP", webp),
+            ("WebP, prefixed", prefixed),
+            ("TIFF", tiff(&picture, value)),
+        ];
+        for (name, file) in files {
+            assert_eq!(media::dimensions(&file, &Limits::default()), Ok((64, 32)), "{name} {value}");
+            let difference = mean_difference(&decode(&file).unwrap(), &upright());
+            assert!(difference < if name == "JPEG" { 4.0 } else { 1e-9 }, "{name} {value}: {difference}");
+        }
+    }
+}
+
+#[test]
+fn an_orientation_that_is_none_is_ignored() {
+    for block in [exif(0), exif(9), exif(255), Vec::new(), b"II*\0\xFF\xFF\xFF\xFF".to_vec()] {
+        let mut png = Vec::new();
+        encode(PngEncoder::new(&mut png), &stored(Orientation::NoTransforms), block);
+        assert_eq!(decode(&png).unwrap(), upright());
+    }
+}
+
+#[test]
+fn formats_that_are_not_offered_are_named() {
+    for (bytes, word) in [
+        (&b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 30000 +X 30000\n"[..], "radiance"),
+        (b"\0\0\x01\0\x01\0\x10\x10\0\0\x01\0", "icon"),
+        (b"P6\n30000 30000\n255\n", "portable"),
+        (b"\0\0\0\x20ftypavif\0\0\0\0", "avif"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "text"),
+        (b"\x01\x02\x03\x80\xFF", "unknown"),
+    ] {
+        let error = decode(bytes).unwrap_err();
+        assert!(matches!(error, DecodeError::NotOffered { .. }), "{error}");
+        assert!(error.to_string().contains(word) && error.to_string().contains(Format::OFFERED), "{error}");
+    }
+    assert_eq!(decode(&[]), Err(DecodeError::Empty));
+}
+
+#[test]
+fn the_limit_counts_pixels_and_the_longest_side() {
+    let mut png = Cursor::new(Vec::new());
+    upright().write_to(&mut png, ImageFormat::Png).unwrap();
+    let png = png.into_inner();
+    let with = |max_pixels, max_side| media::decode(&png, &Limits { max_pixels, max_side });
+    assert!(with(64 * 32, 64).is_ok());
+    assert_eq!(with(64 * 32 - 1, 64), Err(DecodeError::TooManyPixels { width: 64, height: 32, max: 64 * 32 - 1 }));
+    assert_eq!(with(64 * 32, 63), Err(DecodeError::SideTooLong { width: 64, height: 32, max: 63 }));
+}

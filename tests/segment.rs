@@ -1,0 +1,69 @@
+//! From a picture through a model to masks at the picture's own size.
+
+use std::path::Path;
+
+use dino_server::model::{Device, Model, Session, SessionOptions};
+use dino_server::segment::{AttentionOptions, Object, attention};
+use image::{Rgb, RgbImage};
+use ndarray::Axis;
+
+/// A model whose attention follows brightness, with a patch of 8.
+fn model() -> (Model, Session) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tiny");
+    let model = Model::open(&folder).unwrap();
+    let options = SessionOptions { device: Device::Cpu, ..SessionOptions::default() };
+    let session = model.sessions(&options, 1).unwrap().remove(0);
+    (model, session)
+}
+
+fn objects(picture: &RgbImage, options: &AttentionOptions) -> Vec<Object> {
+    let (model, mut session) = model();
+    let manifest = model.manifest();
+    let (pixels, grid) = manifest.transform.whole_picture(picture, 480, manifest.patch_size);
+    let outputs = session.run(pixels.insert_axis(Axis(0)).view()).unwrap();
+    let weights = outputs.attention.unwrap();
+    attention(weights.index_axis(Axis(0), 0), grid, picture.dimensions(), options).unwrap()
+}
+
+#[test]
+fn a_square_at_the_border_is_found_within_a_patch() {
+    let mut picture = RgbImage::new(488, 427);
+    for (x, y) in (483..488).flat_map(|x| (200..205).map(move |y| (x, y))) {
+        picture.put_pixel(x, y, Rgb([255; 3]));
+    }
+    let found = objects(&picture, &AttentionOptions { threshold: 0.0005, ..AttentionOptions::default() });
+    let [x, y, width, height] = found[0].mask.bbox();
+    println!("{:?}", found[0].mask.bbox());
+    assert_eq!(x + width, 488, "the last columns are covered");
+    // A patch is 8.14 pixels of the picture.
+    assert!(x >= 488 - 17 && y >= 200 - 17 && y + height <= 205 + 17);
+    assert!((x..x + width).contains(&485) && (y..y + height).contains(&202));
+}
+
+#[test]
+fn masks_have_the_pictures_size_whatever_its_shape() {
+    for (width, height) in [(488, 427), (500, 17), (7, 7), (1000, 30), (1, 1), (17, 500)] {
+        let picture = RgbImage::from_fn(width, height, |x, y| Rgb([if x + y < 5 { 255 } else { 0 }; 3]));
+        for object in objects(&picture, &AttentionOptions { max_objects: 3, ..AttentionOptions::default() }) {
+            let [x, y, wide, high] = object.mask.bbox();
+            assert!(wide > 0 && high > 0 && x + wide <= width && y + high <= height);
+            assert_eq!(object.mask.rle().size, [height, width]);
+            let png = image::load_from_memory(&object.mask.png().unwrap()).unwrap().into_luma8();
+            assert_eq!(png.dimensions(), (width, height));
+            assert_eq!(png.pixels().filter(|pixel| pixel.0[0] == 255).count() as u64, object.mask.area());
+        }
+    }
+}
+
+#[test]
+fn a_picture_without_an_object_scores_far_below_one_with_one() {
+    let plain = RgbImage::from_pixel(320, 240, Rgb([128; 3]));
+    let mut object = RgbImage::new(320, 240);
+    for (x, y) in (100..220).flat_map(|x| (60..180).map(move |y| (x, y))) {
+        object.put_pixel(x, y, Rgb([255; 3]));
+    }
+    let score = |picture| objects(picture, &AttentionOptions::default())[0].score;
+    let (plain, object) = (score(&plain), score(&object));
+    println!("plain {plain:.4}, object {object:.4}");
+    assert!(plain < 0.01 && object > 0.5);
+}
