@@ -1,6 +1,10 @@
 //! `dino-server serve`: settings, models, collections, then the listening socket.
 
-use std::{sync::Arc, thread::available_parallelism, time::{Duration, Instant}};
+use std::{
+    sync::Arc,
+    thread::available_parallelism,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use dino_server::{
@@ -28,7 +32,10 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
         head: settings.read_timeout,
         drain: settings.request_timeout + LAST_WORDS,
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start threads")?;
     runtime.block_on(async {
         tracing::info!("listening on http://{address}");
         http::serve(listener, http::routes(Arc::new(state)), patience).await

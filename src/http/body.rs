@@ -54,7 +54,10 @@ pub(super) async fn read(parts: &Parts, body: Body, limits: BodyLimits) -> Resul
     .await
     .map_err(|_| {
         let seconds = limits.time.as_secs();
-        Problem::new(Code::BodyTimeout, format!("the body did not arrive within {seconds} s"))
+        Problem::new(
+            Code::BodyTimeout,
+            format!("the body did not arrive within {seconds} s"),
+        )
     })??;
     if fits {
         Ok(read.into())
@@ -85,7 +88,12 @@ pub(super) async fn discard(headers: &HeaderMap, body: Body) {
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    headers
+        .get(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
 }
 
 fn too_large(limit: usize) -> Problem {

@@ -21,7 +21,9 @@ pub(super) fn find(app: &App, name: &str) -> Result<Arc<Collection>, Problem> {
     let Some(store) = &app.store else {
         return Err(Problem::new(
             Code::UnknownCollection,
-            format!("there is no collection \"{name}\": this server was started without --data-dir"),
+            format!(
+                "there is no collection \"{name}\": this server was started without --data-dir"
+            ),
         ));
     };
     Ok(store.collection(&name)?)
@@ -75,7 +77,9 @@ impl From<Error> for Problem {
             Error::NoCollection(_) => Code::UnknownCollection,
             Error::NoItem { .. } => Code::UnknownItem,
             Error::Conflict(_) => Code::ModelMismatch,
-            Error::InUse(_) | Error::Damaged { .. } | Error::Io(_) | Error::Database { .. } => Code::StoreFailed,
+            Error::InUse(_) | Error::Damaged { .. } | Error::Io(_) | Error::Database { .. } => {
+                Code::StoreFailed
+            }
         };
         Self::new(code, error.to_string())
     }

@@ -49,7 +49,11 @@ pub(super) async fn healthz(State(app): State<App>) -> impl IntoResponse {
         version: env!("CARGO_PKG_VERSION"),
         uptime_seconds: app.started.elapsed().as_secs(),
         pictures_inside: app.admission.inside(),
-        models: app.registry.iter().map(|served| Model::of(served)).collect(),
+        models: app
+            .registry
+            .iter()
+            .map(|served| Model::of(served))
+            .collect(),
     })
 }
 
@@ -62,21 +66,25 @@ pub(super) async fn readyz(State(app): State<App>) -> Result<impl IntoResponse, 
             let lost = health.lost;
             return Err(Problem::new(
                 Code::NotReady,
-                format!("model `{name}` has lost {lost} of its {workers} workers; the log says why; restart the server"),
+                format!(
+                    "model `{name}` has lost {lost} of its {workers} workers; the log says why; restart the server"
+                ),
             ));
         }
         if !health.is_ready() {
             let ready = health.ready;
             return Err(Problem::new(
                 Code::NotReady,
-                format!("model `{name}` is starting: {ready} of {workers} workers have run their first picture"),
+                format!(
+                    "model `{name}` is starting: {ready} of {workers} workers have run their first picture"
+                ),
             ));
         }
     }
     Ok(Json(serde_json::json!({ "status": "ready" })))
 }
 
-/// The form of OpenAI's list of models, with what a client of ours wants to know beside it.
+/// The list that the `openai` client reads, with what a client of ours wants to know beside it.
 #[derive(Serialize)]
 struct ModelList {
     object: &'static str,
@@ -122,5 +130,8 @@ pub(super) async fn models(State(app): State<App>) -> impl IntoResponse {
             }
         })
         .collect();
-    Json(ModelList { object: "list", data })
+    Json(ModelList {
+        object: "list",
+        data,
+    })
 }

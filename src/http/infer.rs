@@ -47,15 +47,22 @@ pub(super) struct Inference {
 }
 
 /// Runs `work` until the deadline of a request that has just arrived whole.
-pub(super) async fn within<T>(app: &App, work: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
-    timeout(app.limits.time, work).await.unwrap_or_else(|_| Err(deadline_passed(app)))
+pub(super) async fn within<T>(
+    app: &App,
+    work: impl Future<Output = Result<T, Problem>>,
+) -> Result<T, Problem> {
+    timeout(app.limits.time, work)
+        .await
+        .unwrap_or_else(|_| Err(deadline_passed(app)))
 }
 
 fn deadline_passed(app: &App) -> Problem {
     let seconds = app.limits.time.as_secs_f64();
     Problem::new(
         Code::DeadlinePassed,
-        format!("not answered within {seconds} s (--request-timeout): try later, or send fewer pictures at once"),
+        format!(
+            "not answered within {seconds} s (--request-timeout): try later, or send fewer pictures at once"
+        ),
     )
 }
 
@@ -80,7 +87,9 @@ where
         .map(|(index, bytes)| {
             let prepare = prepare.clone();
             async move {
-                let outcome = served.see(&app.pool, bytes, limits, prepare, deadline).await;
+                let outcome = served
+                    .see(&app.pool, bytes, limits, prepare, deadline)
+                    .await;
                 outcome.map_err(|error| Problem::from(error).at(index).naming(index, many))
             }
         })
@@ -121,7 +130,9 @@ impl From<DecodeError> for Problem {
         let code = match error {
             DecodeError::Empty => Code::EmptyPicture,
             DecodeError::NotOffered { .. } => Code::UnknownFormat,
-            DecodeError::TooManyPixels { .. } | DecodeError::SideTooLong { .. } => Code::TooManyPixels,
+            DecodeError::TooManyPixels { .. } | DecodeError::SideTooLong { .. } => {
+                Code::TooManyPixels
+            }
             DecodeError::Corrupt { .. } => Code::CorruptPicture,
         };
         Self::new(code, error.to_string())

@@ -73,7 +73,10 @@ impl<O: DeserializeOwned + Send + 'static> FromRequest<App> for Submission<O> {
             _ => app.pool.run(move || from_json(&body, most)).await??,
         };
         if pictures.is_empty() {
-            return Err(Problem::new(Code::NoPictures, "the request holds no picture"));
+            return Err(Problem::new(
+                Code::NoPictures,
+                "the request holds no picture",
+            ));
         }
         let ticket = app.admission.admit(pictures.len())?;
         Ok(Self {
@@ -85,7 +88,10 @@ impl<O: DeserializeOwned + Send + 'static> FromRequest<App> for Submission<O> {
 }
 
 /// All that can be refused before the body is read: the form, the options in the query, a server without room.
-fn before_the_body<O: DeserializeOwned>(parts: &Parts, app: &App) -> Result<(Form, Option<O>), Problem> {
+fn before_the_body<O: DeserializeOwned>(
+    parts: &Parts,
+    app: &App,
+) -> Result<(Form, Option<O>), Problem> {
     let form = form(&parts.headers)?;
     let options = match form {
         Form::Raw | Form::Multipart => Some(from_query(&parts.uri)?),
@@ -116,18 +122,21 @@ fn form(headers: &HeaderMap) -> Result<Form, Problem> {
     if let Some(encoding) = headers.get(header::CONTENT_ENCODING)
         && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
     {
-        return Err(refused(format!("a body with Content-Encoding {encoding:?} is not read")));
+        return Err(refused(format!(
+            "a body with Content-Encoding {encoding:?} is not read"
+        )));
     }
     let Some(value) = headers.get(header::CONTENT_TYPE) else {
         return Err(refused("the request has no Content-Type".into()));
     };
     let kind: Option<Mime> = value.to_str().ok().and_then(|text| text.parse().ok());
     match kind.as_ref().map(|kind| (kind.type_(), kind.subtype())) {
-        Some((mime::IMAGE, _)) => Ok(Form::Raw),
-        Some((mime::APPLICATION, mime::OCTET_STREAM)) => Ok(Form::Raw),
+        Some((mime::IMAGE, _) | (mime::APPLICATION, mime::OCTET_STREAM)) => Ok(Form::Raw),
         Some((mime::MULTIPART, mime::FORM_DATA)) => Ok(Form::Multipart),
         Some((mime::APPLICATION, mime::JSON)) => Ok(Form::Json),
-        _ => Err(refused(format!("Content-Type {value:?} is not one of ours"))),
+        _ => Err(refused(format!(
+            "Content-Type {value:?} is not one of ours"
+        ))),
     }
 }
 
@@ -139,7 +148,9 @@ fn from_query<O: DeserializeOwned>(uri: &Uri) -> Result<O, Problem> {
 
 /// The innermost reason of an extractor's rejection, without the outer sentence about deserialising.
 fn source_text(error: &dyn std::error::Error) -> String {
-    error.source().map_or_else(|| error.to_string(), source_text)
+    error
+        .source()
+        .map_or_else(|| error.to_string(), source_text)
 }
 
 async fn from_multipart(parts: Parts, body: Bytes, most: usize) -> Result<Vec<Bytes>, Problem> {
@@ -149,7 +160,11 @@ async fn from_multipart(parts: Parts, body: Bytes, most: usize) -> Result<Vec<By
         .await
         .map_err(|rejection| refused(rejection.body_text()))?;
     let mut pictures = Vec::new();
-    while let Some(part) = form.next_field().await.map_err(|error| refused(error.body_text()))? {
+    while let Some(part) = form
+        .next_field()
+        .await
+        .map_err(|error| refused(error.body_text()))?
+    {
         if part.name() != Some("image") {
             let name = part.name().unwrap_or("without a name");
             return Err(refused(format!(
@@ -159,7 +174,11 @@ async fn from_multipart(parts: Parts, body: Bytes, most: usize) -> Result<Vec<By
         if pictures.len() == most {
             return Err(too_many(most));
         }
-        pictures.push(part.bytes().await.map_err(|error| refused(error.body_text()))?);
+        pictures.push(
+            part.bytes()
+                .await
+                .map_err(|error| refused(error.body_text()))?,
+        );
     }
     Ok(pictures)
 }
@@ -181,9 +200,12 @@ fn from_json<O: DeserializeOwned>(body: &[u8], most: usize) -> Result<(Vec<Bytes
     })?;
     let options = serde_path_to_error::deserialize(serde_json::Value::Object(body.options))
         .map_err(|error| Problem::new(Code::BadParameter, named(&error)))?;
-    let images = body
-        .images
-        .ok_or_else(|| Problem::new(Code::NoPictures, "`images` is missing: a list of base64 texts"))?;
+    let images = body.images.ok_or_else(|| {
+        Problem::new(
+            Code::NoPictures,
+            "`images` is missing: a list of base64 texts",
+        )
+    })?;
     if images.len() > most {
         return Err(too_many(most));
     }
@@ -206,7 +228,10 @@ fn named(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
 /// Base64, or a data URI that holds base64.
 fn picture_from_text(text: &str) -> Result<Bytes, Problem> {
     let text = text.trim();
-    let lower = |prefix: &str| text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
+    let lower = |prefix: &str| {
+        text.get(..prefix.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+    };
     if lower("http://") || lower("https://") {
         return Err(Problem::new(
             Code::UrlFetchingOff,
@@ -228,7 +253,10 @@ fn picture_from_text(text: &str) -> Result<Bytes, Problem> {
     };
     let decoded = if encoded.bytes().any(|byte| byte.is_ascii_whitespace()) {
         // Encoders made for mail break lines.
-        let joined: Vec<u8> = encoded.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
+        let joined: Vec<u8> = encoded
+            .bytes()
+            .filter(|byte| !byte.is_ascii_whitespace())
+            .collect();
         BASE64.decode(joined)
     } else {
         BASE64.decode(encoded)
@@ -241,6 +269,8 @@ fn picture_from_text(text: &str) -> Result<Bytes, Problem> {
 fn too_many(most: usize) -> Problem {
     Problem::new(
         Code::TooManyPictures,
-        format!("a request may hold {most} pictures (--max-pictures): send the others in further requests"),
+        format!(
+            "a request may hold {most} pictures (--max-pictures): send the others in further requests"
+        ),
     )
 }

@@ -33,7 +33,12 @@ impl Pool {
         T: Send + 'static,
         F: FnOnce() -> T + Send + 'static,
     {
-        let place = self.places.clone().acquire_owned().await.expect("this semaphore is never closed");
+        let place = self
+            .places
+            .clone()
+            .acquire_owned()
+            .await
+            .expect("this semaphore is never closed");
         let span = tracing::Span::current();
         tokio::task::spawn_blocking(move || {
             let _place = place;

@@ -4,7 +4,7 @@ use std::{sync::Arc, thread::available_parallelism};
 
 use ndarray::Array3;
 
-use super::{COLLECTION_POOLING, SessionEngine, Served};
+use super::{COLLECTION_POOLING, Served, SessionEngine};
 use crate::{
     batch::{Batcher, Budget},
     config::{NamedModel, Settings},
@@ -16,7 +16,13 @@ const ACCELERATOR_PICTURES: usize = 64;
 /// Patches in one batch on an accelerator: that many pictures of 224 pixels in patches of 16.
 const ACCELERATOR_PATCHES: usize = ACCELERATOR_PICTURES * 196;
 /// Outputs that a graph may have (see [`Outputs`](crate::model::Outputs)).
-const OUTPUTS: [&str; 5] = ["last_hidden_state", "attention", "keys", "embedding", "feature_map"];
+const OUTPUTS: [&str; 5] = [
+    "last_hidden_state",
+    "attention",
+    "keys",
+    "embedding",
+    "feature_map",
+];
 
 /// The models of a server; the first is the default.
 pub struct Registry(Vec<Arc<Served>>);
@@ -66,7 +72,12 @@ impl Registry {
     /// # Errors
     /// See [`LoadError`].
     pub fn load(settings: &Settings) -> Result<Self, LoadError> {
-        settings.models.iter().map(|model| load(model, settings).map(Arc::new)).collect::<Result<_, _>>().map(Self)
+        settings
+            .models
+            .iter()
+            .map(|model| load(model, settings).map(Arc::new))
+            .collect::<Result<_, _>>()
+            .map(Self)
     }
 
     /// The model of that name, or the default for none.
@@ -77,10 +88,16 @@ impl Registry {
         let Some(name) = name else {
             return Ok(self.default());
         };
-        self.iter().find(|served| served.name() == name).ok_or_else(|| UnknownModel {
-            name: name.chars().take(128).collect(),
-            known: self.iter().map(|served| served.name()).collect::<Vec<_>>().join(", "),
-        })
+        self.iter()
+            .find(|served| served.name() == name)
+            .ok_or_else(|| UnknownModel {
+                name: name.chars().take(128).collect(),
+                known: self
+                    .iter()
+                    .map(|served| served.name())
+                    .collect::<Vec<_>>()
+                    .join(", "),
+            })
     }
 
     /// The model of requests that name none.
@@ -115,17 +132,23 @@ fn load(named: &NamedModel, settings: &Settings) -> Result<Served, LoadError> {
     // What `auto` came to, so that all sessions of a model run in one place.
     let device = sessions[0].device();
     options.device = device;
-    let workers = settings.sessions.unwrap_or_else(|| default_sessions(device, settings.threads));
+    let workers = settings
+        .sessions
+        .unwrap_or_else(|| default_sessions(device, settings.threads));
     sessions.extend(model.sessions(&options, workers - 1).map_err(failed)?);
-    let outputs = OUTPUTS.into_iter().filter(|output| sessions[0].has_output(output)).collect();
+    let outputs = OUTPUTS
+        .into_iter()
+        .filter(|output| sessions[0].has_output(output))
+        .collect();
 
     let budget = budget(device, manifest.patch_size);
     let engines = sessions.into_iter().map(SessionEngine).collect();
     let rehearsal = Array3::zeros((3, height as usize, width as usize));
-    let batcher = Batcher::start(name, engines, budget, &rehearsal).map_err(|source| LoadError::Thread {
-        name: name.clone(),
-        source,
-    })?;
+    let batcher =
+        Batcher::start(name, engines, budget, &rehearsal).map_err(|source| LoadError::Thread {
+            name: name.clone(),
+            source,
+        })?;
     tracing::info!(model = name, architecture = manifest.architecture, %device, precision = %options.precision, workers, "loaded");
     Ok(Served {
         name: name.clone(),
@@ -143,10 +166,17 @@ fn load(named: &NamedModel, settings: &Settings) -> Result<Served, LoadError> {
 fn input_size(manifest: &Manifest) -> Result<(u32, u32), String> {
     let patch = manifest.patch_size;
     match manifest.transform.output_size() {
-        None => Err("its transform keeps all of a picture of any shape: set `crop` in its manifest.json".into()),
-        Some((height, width)) if height == 0 || width == 0 || height % patch != 0 || width % patch != 0 => Err(format!(
-            "its transform makes inputs of {height} x {width} pixels, which are no whole patches of {patch}"
-        )),
+        None => Err(
+            "its transform keeps all of a picture of any shape: set `crop` in its manifest.json"
+                .into(),
+        ),
+        Some((height, width))
+            if height == 0 || width == 0 || height % patch != 0 || width % patch != 0 =>
+        {
+            Err(format!(
+                "its transform makes inputs of {height} x {width} pixels, which are no whole patches of {patch}"
+            ))
+        }
         Some(size) => Ok(size),
     }
 }

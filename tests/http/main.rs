@@ -1,5 +1,8 @@
 //! The server as a whole program, over real HTTP, with the real ONNX Runtime and a tiny model.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
+#![expect(clippy::float_cmp, reason = "answers that should be equal are equal to the last bit")]
+
 mod answers;
 mod faults;
 mod formats;
