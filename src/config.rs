@@ -8,7 +8,7 @@ use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, str::FromStr, time:
 use clap::{Args, ValueEnum};
 
 use crate::{
-    media,
+    index, media,
     model::{Device, Precision},
 };
 
@@ -17,25 +17,17 @@ use crate::{
 pub struct ServeArgs {
     /// A model folder to serve, with the name that requests call it by (the folder's own name if left out). May be
     /// given several times; the first is the one that requests without `model` get.
-    #[arg(
-        long = "model",
-        env = "DINO_MODEL",
-        value_name = "[NAME=]PATH",
-        value_delimiter = ',',
-        required = true
-    )]
+    #[arg(long = "model", env = "DINO_MODEL", value_name = "[NAME=]PATH", value_delimiter = ',', required = true)]
     pub models: Vec<NamedModel>,
     /// Address to listen on. The default is reachable from this machine only; port 0 picks a free one.
-    #[arg(
-        long,
-        env = "DINO_LISTEN",
-        default_value = "127.0.0.1:8080",
-        value_name = "ADDRESS:PORT"
-    )]
+    #[arg(long, env = "DINO_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT")]
     pub listen: SocketAddr,
     /// Folder of the collections. Without it there are none, and /classify has nothing to vote with.
     #[arg(long, env = "DINO_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// Collections with fewer items are searched exactly; larger ones get an approximate index.
+    #[arg(long, env = "DINO_EXACT_BELOW", default_value_t = index::Options::EXACT_BELOW, value_name = "N")]
+    pub exact_below: usize,
     /// Where models run: auto, cpu, cuda[:N] or tensorrt[:N].
     #[arg(long, env = "DINO_DEVICE", default_value = "auto")]
     pub device: Device,
@@ -47,20 +39,10 @@ pub struct ServeArgs {
           value_parser = clap::value_parser!(u64).range(1..))]
     pub max_pixels: u64,
     /// Largest request body, in bytes or with a unit: 500k, 32M, 1G (powers of 1024).
-    #[arg(
-        long,
-        env = "DINO_MAX_BODY",
-        default_value = "32M",
-        value_name = "BYTES"
-    )]
+    #[arg(long, env = "DINO_MAX_BODY", default_value = "32M", value_name = "BYTES")]
     pub max_body: ByteSize,
     /// Most pictures in one request.
-    #[arg(
-        long,
-        env = "DINO_MAX_PICTURES",
-        default_value = "64",
-        value_name = "N"
-    )]
+    #[arg(long, env = "DINO_MAX_PICTURES", default_value = "64", value_name = "N")]
     pub max_pictures: NonZeroUsize,
     /// Length in pixels that the longer side of a picture gets before /segment looks at it.
     #[arg(long, env = "DINO_SEGMENT_SIZE", default_value_t = 480, value_name = "PIXELS",
@@ -76,28 +58,13 @@ pub struct ServeArgs {
     #[arg(long, env = "DINO_QUEUE", default_value = "256", value_name = "N")]
     pub queue: NonZeroUsize,
     /// Seconds within which a request is answered once its body has arrived; after them it is answered 504.
-    #[arg(
-        long,
-        env = "DINO_REQUEST_TIMEOUT",
-        default_value = "30",
-        value_name = "SECONDS"
-    )]
+    #[arg(long, env = "DINO_REQUEST_TIMEOUT", default_value = "30", value_name = "SECONDS")]
     pub request_timeout: Seconds,
     /// Seconds for a client to send a request's head, and again for its body.
-    #[arg(
-        long,
-        env = "DINO_READ_TIMEOUT",
-        default_value = "60",
-        value_name = "SECONDS"
-    )]
+    #[arg(long, env = "DINO_READ_TIMEOUT", default_value = "60", value_name = "SECONDS")]
     pub read_timeout: Seconds,
     /// How the log is written, to stderr.
-    #[arg(
-        long,
-        env = "DINO_LOG_FORMAT",
-        default_value = "human",
-        value_name = "FORMAT"
-    )]
+    #[arg(long, env = "DINO_LOG_FORMAT", default_value = "human", value_name = "FORMAT")]
     pub log_format: LogFormat,
 }
 
@@ -130,24 +97,13 @@ impl FromStr for NamedModel {
             if path.is_empty() {
                 return Err(format!("`{text}` names no folder after the `=`"));
             }
-            return Ok(Self {
-                name: name.into(),
-                path: path.into(),
-            });
+            return Ok(Self { name: name.into(), path: path.into() });
         }
         let path = PathBuf::from(text);
-        let name = path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .filter(|name| is_name(name));
+        let name = path.file_name().and_then(|name| name.to_str()).filter(|name| is_name(name));
         match name {
-            Some(name) => Ok(Self {
-                name: name.into(),
-                path,
-            }),
-            None => Err(format!(
-                "give the model a name: NAME={text} (letters, digits, `_`, `.`, `-`)"
-            )),
+            Some(name) => Ok(Self { name: name.into(), path }),
+            None => Err(format!("give the model a name: NAME={text} (letters, digits, `_`, `.`, `-`)")),
         }
     }
 }
@@ -155,9 +111,7 @@ impl FromStr for NamedModel {
 /// `[A-Za-z0-9][A-Za-z0-9_.-]{0,127}`, the form of every name in the API.
 fn is_name(text: &str) -> bool {
     let mut bytes = text.bytes();
-    bytes
-        .next()
-        .is_some_and(|first| first.is_ascii_alphanumeric())
+    bytes.next().is_some_and(|first| first.is_ascii_alphanumeric())
         && text.len() <= 128
         && bytes.all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
 }
@@ -176,13 +130,9 @@ impl FromStr for ByteSize {
             Some('g' | 'G') => (&text[..text.len() - 1], 30),
             _ => (text, 0),
         };
-        let number: usize = digits
-            .parse()
-            .map_err(|_| "expected a number of bytes, such as 33554432 or 32M")?;
+        let number: usize = digits.parse().map_err(|_| "expected a number of bytes, such as 33554432 or 32M")?;
         let bytes = number.checked_mul(1 << shift).filter(|&bytes| bytes > 0);
-        bytes
-            .map(Self)
-            .ok_or_else(|| "must be at least 1 and fit the address space".into())
+        bytes.map(Self).ok_or_else(|| "must be at least 1 and fit the address space".into())
     }
 }
 
@@ -211,6 +161,8 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Folder of the collections.
     pub data_dir: Option<PathBuf>,
+    /// Size from which collections have an approximate index.
+    pub exact_below: usize,
     /// Where models run.
     pub device: Device,
     /// Which file of a model runs.
@@ -244,9 +196,7 @@ pub enum ConfigError {
     #[error("two models are called `{0}`: give one of them another name, --model NAME=PATH")]
     SameName(String),
     /// A request could never be admitted.
-    #[error(
-        "--queue {queue} is smaller than --max-pictures {pictures}: a full request would never be admitted"
-    )]
+    #[error("--queue {queue} is smaller than --max-pictures {pictures}: a full request would never be admitted")]
     QueueTooSmall {
         /// As given.
         queue: usize,
@@ -262,10 +212,7 @@ impl ServeArgs {
     /// See [`ConfigError`].
     pub fn resolve(self) -> Result<Settings, ConfigError> {
         for (position, model) in self.models.iter().enumerate() {
-            if self.models[..position]
-                .iter()
-                .any(|other| other.name == model.name)
-            {
+            if self.models[..position].iter().any(|other| other.name == model.name) {
                 return Err(ConfigError::SameName(model.name.clone()));
             }
         }
@@ -277,6 +224,7 @@ impl ServeArgs {
             models: self.models,
             listen: self.listen,
             data_dir: self.data_dir,
+            exact_below: self.exact_below,
             device: self.device,
             precision: self.precision,
             max_pixels: self.max_pixels,
@@ -306,55 +254,27 @@ mod tests {
     }
 
     fn resolve(flags: &[&str]) -> Result<Settings, String> {
-        let line = Line::try_parse_from([&["serve"], flags].concat())
-            .map_err(|error| error.to_string())?;
+        let line = Line::try_parse_from([&["serve"], flags].concat()).map_err(|error| error.to_string())?;
         line.serve.resolve().map_err(|error| error.to_string())
     }
 
     #[test]
     fn a_model_is_called_by_its_folder_unless_named() {
-        let settings = resolve(&[
-            "--model",
-            "models/demo",
-            "--model",
-            "big=/m/a=b",
-            "--model",
-            "./x=y/demo2",
-        ])
-        .unwrap();
-        let named: Vec<_> = settings
-            .models
-            .iter()
-            .map(|model| (model.name.as_str(), model.path.to_str().unwrap()))
-            .collect();
-        assert_eq!(
-            named,
-            [
-                ("demo", "models/demo"),
-                ("big", "/m/a=b"),
-                ("demo2", "./x=y/demo2")
-            ]
-        );
+        let settings = resolve(&["--model", "models/demo", "--model", "big=/m/a=b", "--model", "./x=y/demo2"]).unwrap();
+        let named: Vec<_> = settings.models.iter().map(|model| (model.name.as_str(), model.path.to_str().unwrap())).collect();
+        assert_eq!(named, [("demo", "models/demo"), ("big", "/m/a=b"), ("demo2", "./x=y/demo2")]);
     }
 
     #[test]
     fn the_server_listens_on_loopback_unless_told_otherwise() {
-        assert!(
-            resolve(&["--model", "a"])
-                .unwrap()
-                .listen
-                .ip()
-                .is_loopback()
-        );
+        assert!(resolve(&["--model", "a"]).unwrap().listen.ip().is_loopback());
     }
 
     #[test]
     fn what_does_not_go_together_is_refused_by_name() {
         let refused = |flags: &[&str]| resolve(flags).unwrap_err();
         assert!(refused(&["--model", "x/a", "--model", "y/a"]).contains("`a`"));
-        assert!(
-            refused(&["--model", "a", "--queue", "3", "--max-pictures", "4"]).contains("--queue 3")
-        );
+        assert!(refused(&["--model", "a", "--queue", "3", "--max-pictures", "4"]).contains("--queue 3"));
         assert!(refused(&["--model", "/"]).contains("NAME="));
         assert!(refused(&["--model", "a="]).contains("names no folder"));
         assert!(refused(&["--model", "a", "--request-timeout", "0"]).contains("0.001"));
@@ -369,11 +289,6 @@ mod tests {
         assert_eq!(body("7"), Ok(7));
         assert_eq!(body("3k"), Ok(3072));
         assert_eq!(body("32M"), Ok(32 << 20));
-        assert!(
-            body("M").is_err()
-                && body("-1").is_err()
-                && body("1é").is_err()
-                && body("99999999999G").is_err()
-        );
+        assert!(body("M").is_err() && body("-1").is_err() && body("1é").is_err() && body("99999999999G").is_err());
     }
 }

@@ -16,16 +16,10 @@ const DEFAULT_FILTER: &str = "info,ort=warn";
 ///
 /// Panics become log lines too: one that was caught costs one request, and must not look like the end of the server.
 pub fn start(format: LogFormat) {
-    let filter =
-        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(stderr);
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
     match format {
-        LogFormat::Human => lines
-            .with_target(false)
-            .with_ansi(stderr().is_terminal())
-            .init(),
+        LogFormat::Human => lines.with_target(false).with_ansi(stderr().is_terminal()).init(),
         LogFormat::Json => lines.json().flatten_event(true).init(),
     }
     std::panic::set_hook(Box::new(|panic| {

@@ -40,11 +40,7 @@ pub struct Full {
 impl Admission {
     /// Room for `capacity` pictures.
     pub fn new(capacity: usize) -> Self {
-        Self {
-            places: Arc::new(Semaphore::new(capacity)),
-            capacity,
-            held: Arc::new(AtomicU64::new(0)),
-        }
+        Self { places: Arc::new(Semaphore::new(capacity)), capacity, held: Arc::new(AtomicU64::new(0)) }
     }
 
     /// Takes `pictures` places, all or none, without waiting.
@@ -53,16 +49,8 @@ impl Admission {
     /// When fewer are free.
     pub fn admit(&self, pictures: usize) -> Result<Ticket, Full> {
         let wanted = u32::try_from(pictures).map_err(|_| self.full())?;
-        let places = self
-            .places
-            .clone()
-            .try_acquire_many_owned(wanted)
-            .map_err(|_| self.full())?;
-        Ok(Ticket {
-            _places: places,
-            since: Instant::now(),
-            held: self.held.clone(),
-        })
+        let places = self.places.clone().try_acquire_many_owned(wanted).map_err(|_| self.full())?;
+        Ok(Ticket { _places: places, since: Instant::now(), held: self.held.clone() })
     }
 
     /// Pictures inside now.
@@ -74,10 +62,7 @@ impl Admission {
     fn full(&self) -> Full {
         let held = Duration::from_micros(self.held.load(Ordering::Relaxed));
         let seconds = held.as_secs_f64().ceil().clamp(1.0, 60.0);
-        Full {
-            capacity: self.capacity,
-            retry_after: Duration::from_secs_f64(seconds),
-        }
+        Full { capacity: self.capacity, retry_after: Duration::from_secs_f64(seconds) }
     }
 }
 
@@ -87,11 +72,7 @@ impl Drop for Ticket {
         // An exponential mean over the last ten or so. Two tickets that end at once may lose one update, which
         // an estimate in whole seconds does not notice.
         let before = self.held.load(Ordering::Relaxed);
-        let mean = if before == 0 {
-            now
-        } else {
-            before - before / 10 + now / 10
-        };
+        let mean = if before == 0 { now } else { before - before / 10 + now / 10 };
         self.held.store(mean, Ordering::Relaxed);
     }
 }

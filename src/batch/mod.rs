@@ -112,28 +112,18 @@ impl<O: Send + 'static> Batcher<O> {
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn start<E: Engine<Output = O>>(
-        name: &str,
-        engines: Vec<E>,
-        budget: Budget,
-        rehearsal: &Array3<f32>,
-    ) -> std::io::Result<Self> {
+    pub fn start<E: Engine<Output = O>>(name: &str, engines: Vec<E>, budget: Budget, rehearsal: &Array3<f32>) -> std::io::Result<Self> {
         let queue = Arc::new(Queue::new(budget));
         let crew = Arc::new(Crew::new(engines.len()));
         let mut threads = Vec::with_capacity(engines.len());
         for (number, engine) in engines.into_iter().enumerate() {
             let (queue, crew) = (queue.clone(), crew.clone());
             let rehearsal = rehearsal.clone();
-            let thread = thread::Builder::new()
-                .name(format!("{name}-{number}"))
-                .spawn(move || worker::work(engine, &queue, &crew, &rehearsal))?;
+            let thread =
+                thread::Builder::new().name(format!("{name}-{number}")).spawn(move || worker::work(engine, &queue, &crew, &rehearsal))?;
             threads.push(thread);
         }
-        Ok(Self {
-            queue,
-            crew,
-            threads,
-        })
+        Ok(Self { queue, crew, threads })
     }
 
     /// Queues `picture` `[3, H, W]` and waits for its output. Dropping the future takes the picture out again.
@@ -142,12 +132,7 @@ impl<O: Send + 'static> Batcher<O> {
     /// See [`Failure`].
     pub async fn run(&self, picture: Array3<f32>, deadline: Instant) -> Result<Answer<O>, Failure> {
         let (answer, waiting) = oneshot::channel();
-        self.queue.push(Job {
-            picture,
-            deadline,
-            queued: Instant::now(),
-            answer,
-        });
+        self.queue.push(Job { picture, deadline, queued: Instant::now(), answer });
         // A closed channel means that the worker fell, or that the queue was closed under the job.
         waiting.await.unwrap_or(Err(Failure::WorkerLost))
     }

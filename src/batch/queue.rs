@@ -39,14 +39,7 @@ pub(super) struct Queue<O> {
 
 impl<O> Queue<O> {
     pub(super) fn new(budget: Budget) -> Self {
-        Self {
-            state: Mutex::new(State {
-                waiting: VecDeque::new(),
-                closed: false,
-            }),
-            arrived: Condvar::new(),
-            budget,
-        }
+        Self { state: Mutex::new(State { waiting: VecDeque::new(), closed: false }), arrived: Condvar::new(), budget }
     }
 
     /// Appends a job. On a closed queue it is dropped, which its owner sees as a lost worker.

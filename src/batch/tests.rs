@@ -24,11 +24,7 @@ impl Log {
     /// Batches after the rehearsals (whose pictures are all zero).
     fn batches(&self) -> Vec<Vec<f32>> {
         let batches = self.batches.lock().unwrap();
-        batches
-            .iter()
-            .filter(|batch| batch != &&[0.0])
-            .cloned()
-            .collect()
+        batches.iter().filter(|batch| batch != &&[0.0]).cloned().collect()
     }
 }
 
@@ -42,17 +38,10 @@ impl Engine for Fake {
     type Output = f32;
 
     fn run(&mut self, pictures: ArrayView4<'_, f32>) -> Result<Vec<f32>, EngineError> {
-        let values: Vec<f32> = pictures
-            .outer_iter()
-            .map(|picture| picture[[0, 0, 0]])
-            .collect();
+        let values: Vec<f32> = pictures.outer_iter().map(|picture| picture[[0, 0, 0]]).collect();
         if values != [0.0] {
             self.log.begun.fetch_add(1, Ordering::SeqCst);
-            while let Err(error) = self
-                .gate
-                .try_acquire()
-                .map(tokio::sync::SemaphorePermit::forget)
-            {
+            while let Err(error) = self.gate.try_acquire().map(tokio::sync::SemaphorePermit::forget) {
                 assert_eq!(error, tokio::sync::TryAcquireError::NoPermits);
                 thread::sleep(Duration::from_millis(1));
             }
@@ -75,23 +64,10 @@ struct Bench {
 fn bench(workers: usize, pictures: usize, patches: usize) -> Bench {
     let log = Log::default();
     let gate = Arc::new(Semaphore::new(0));
-    let engines = (0..workers)
-        .map(|_| Fake {
-            log: log.clone(),
-            gate: gate.clone(),
-        })
-        .collect();
-    let budget = Budget {
-        pictures,
-        patches,
-        patch_size: 8,
-    };
+    let engines = (0..workers).map(|_| Fake { log: log.clone(), gate: gate.clone() }).collect();
+    let budget = Budget { pictures, patches, patch_size: 8 };
     let batcher = Batcher::start("fake", engines, budget, &picture(0.0, 8, 8)).unwrap();
-    Bench {
-        batcher: Arc::new(batcher),
-        log,
-        gate,
-    }
+    Bench { batcher: Arc::new(batcher), log, gate }
 }
 
 impl Bench {
@@ -134,30 +110,12 @@ async fn sizes_run_together_and_answers_stay_with_their_pictures() {
     let bench = bench(1, 8, 1000);
     let sizes = [(8, 8), (16, 8), (8, 8), (8, 16), (16, 8), (8, 8), (16, 8)];
     let first = bench.occupy(100.0).await;
-    let rest = sizes
-        .iter()
-        .enumerate()
-        .map(|(i, &(h, w))| bench.batcher.run(picture(i as f32 + 1.0, h, w), soon()));
-    let (first, answers, ()) = tokio::join!(
-        first,
-        join_all(rest),
-        bench.release_when_waiting(sizes.len())
-    );
+    let rest = sizes.iter().enumerate().map(|(i, &(h, w))| bench.batcher.run(picture(i as f32 + 1.0, h, w), soon()));
+    let (first, answers, ()) = tokio::join!(first, join_all(rest), bench.release_when_waiting(sizes.len()));
     assert_eq!(first.unwrap().unwrap().output, 100.0);
-    let outputs: Vec<f32> = answers
-        .into_iter()
-        .map(|answer| answer.unwrap().output)
-        .collect();
+    let outputs: Vec<f32> = answers.into_iter().map(|answer| answer.unwrap().output).collect();
     assert_eq!(outputs, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]);
-    assert_eq!(
-        bench.log.batches(),
-        [
-            vec![100.0],
-            vec![1.0, 3.0, 6.0],
-            vec![2.0, 5.0, 7.0],
-            vec![4.0]
-        ]
-    );
+    assert_eq!(bench.log.batches(), [vec![100.0], vec![1.0, 3.0, 6.0], vec![2.0, 5.0, 7.0], vec![4.0]]);
 }
 
 #[tokio::test]
@@ -167,35 +125,21 @@ async fn a_batch_keeps_to_its_budget_in_patches() {
     let first = bench.occupy(9.0).await;
     let rest = (1..=5).map(|i| bench.batcher.run(picture(i as f32, 16, 16), soon()));
     let (_, _, ()) = tokio::join!(first, join_all(rest), bench.release_when_waiting(5));
-    assert_eq!(
-        bench.log.batches(),
-        [vec![9.0], vec![1.0, 2.0], vec![3.0, 4.0], vec![5.0]]
-    );
+    assert_eq!(bench.log.batches(), [vec![9.0], vec![1.0, 2.0], vec![3.0, 4.0], vec![5.0]]);
 }
 
 #[tokio::test]
 async fn a_picture_larger_than_the_budget_runs_alone() {
     let bench = bench(1, 8, 1);
     bench.gate.add_permits(1);
-    assert_eq!(
-        bench
-            .batcher
-            .run(picture(5.0, 64, 64), soon())
-            .await
-            .unwrap()
-            .output,
-        5.0
-    );
+    assert_eq!(bench.batcher.run(picture(5.0, 64, 64), soon()).await.unwrap().output, 5.0);
 }
 
 #[tokio::test]
 async fn who_stopped_waiting_is_not_run() {
     let bench = bench(1, 1, 1000);
     let first = bench.occupy(1.0).await;
-    let gone = tokio::time::timeout(
-        Duration::from_millis(50),
-        bench.batcher.run(picture(2.0, 8, 8), soon()),
-    );
+    let gone = tokio::time::timeout(Duration::from_millis(50), bench.batcher.run(picture(2.0, 8, 8), soon()));
     let last = bench.batcher.run(picture(3.0, 8, 8), soon());
     let release = async {
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -210,10 +154,7 @@ async fn who_stopped_waiting_is_not_run() {
 async fn a_passed_deadline_is_told_and_not_run() {
     let bench = bench(1, 1, 1000);
     let first = bench.occupy(1.0).await;
-    let late = bench.batcher.run(
-        picture(2.0, 8, 8),
-        Instant::now() + Duration::from_millis(20),
-    );
+    let late = bench.batcher.run(picture(2.0, 8, 8), Instant::now() + Duration::from_millis(20));
     let release = async {
         tokio::time::sleep(Duration::from_millis(100)).await;
         bench.gate.add_permits(10);
@@ -243,15 +184,7 @@ async fn a_lost_worker_shows_and_the_others_go_on() {
     bench.gate.add_permits(10);
     let fell = bench.batcher.run(picture(PANICS, 8, 8), soon()).await;
     assert!(matches!(fell, Err(Failure::WorkerLost)));
-    assert_eq!(
-        bench
-            .batcher
-            .run(picture(4.0, 8, 8), soon())
-            .await
-            .unwrap()
-            .output,
-        4.0
-    );
+    assert_eq!(bench.batcher.run(picture(4.0, 8, 8), soon()).await.unwrap().output, 4.0);
     let health = bench.batcher.health();
     assert_eq!((health.lost, health.is_ready()), (1, false));
 }

@@ -22,19 +22,11 @@ pub(super) struct Crew {
 
 impl Crew {
     pub(super) fn new(workers: usize) -> Self {
-        Self {
-            workers,
-            ready: AtomicUsize::new(0),
-            lost: AtomicUsize::new(0),
-        }
+        Self { workers, ready: AtomicUsize::new(0), lost: AtomicUsize::new(0) }
     }
 
     pub(super) fn health(&self) -> Health {
-        Health {
-            workers: self.workers,
-            ready: self.ready.load(Ordering::Acquire),
-            lost: self.lost.load(Ordering::Acquire),
-        }
+        Health { workers: self.workers, ready: self.ready.load(Ordering::Acquire), lost: self.lost.load(Ordering::Acquire) }
     }
 
     /// Counts a lost worker; whether it was the last one.
@@ -47,12 +39,7 @@ impl Crew {
 struct Lost;
 
 /// Runs batches until the queue is closed or the engine panics.
-pub(super) fn work<E: Engine>(
-    mut engine: E,
-    queue: &Queue<E::Output>,
-    crew: &Crew,
-    rehearsal: &Array3<f32>,
-) {
+pub(super) fn work<E: Engine>(mut engine: E, queue: &Queue<E::Output>, crew: &Crew, rehearsal: &Array3<f32>) {
     if serve(&mut engine, queue, crew, rehearsal).is_err() {
         tracing::error!("a worker is lost: restart the server to get it back");
         if crew.lose() {
@@ -62,12 +49,7 @@ pub(super) fn work<E: Engine>(
     }
 }
 
-fn serve<E: Engine>(
-    engine: &mut E,
-    queue: &Queue<E::Output>,
-    crew: &Crew,
-    rehearsal: &Array3<f32>,
-) -> Result<(), Lost> {
+fn serve<E: Engine>(engine: &mut E, queue: &Queue<E::Output>, crew: &Crew, rehearsal: &Array3<f32>) -> Result<(), Lost> {
     if let Err(error) = guarded(engine, &[rehearsal.view()])? {
         tracing::error!(%error, "the model failed on its first picture");
         return Err(Lost);
@@ -90,11 +72,7 @@ fn run<E: Engine>(engine: &mut E, batch: Vec<Job<E::Output>>) -> Result<(), Lost
             for (job, output) in batch.into_iter().zip(outputs) {
                 let waited = began - job.queued;
                 // Whoever stopped waiting meanwhile needs no answer.
-                let _ = job.answer.send(Ok(Answer {
-                    output,
-                    waited,
-                    ran,
-                }));
+                let _ = job.answer.send(Ok(Answer { output, waited, ran }));
             }
         }
         Err(error) if batch.len() == 1 => {
@@ -112,10 +90,7 @@ fn run<E: Engine>(engine: &mut E, batch: Vec<Job<E::Output>>) -> Result<(), Lost
 }
 
 /// Runs pictures of one size, checks that each has its output, and keeps a panic from ending the thread unseen.
-fn guarded<E: Engine>(
-    engine: &mut E,
-    pictures: &[ArrayView3<'_, f32>],
-) -> Result<Result<Vec<E::Output>, EngineError>, Lost> {
+fn guarded<E: Engine>(engine: &mut E, pictures: &[ArrayView3<'_, f32>]) -> Result<Result<Vec<E::Output>, EngineError>, Lost> {
     let outcome = catch_unwind(AssertUnwindSafe(|| match pictures {
         [one] => engine.run(one.view().insert_axis(Axis(0))),
         many => {
@@ -128,11 +103,7 @@ fn guarded<E: Engine>(
         if outputs.len() == pictures.len() {
             Ok(outputs)
         } else {
-            Err(EngineError(format!(
-                "{} outputs for {} pictures",
-                outputs.len(),
-                pictures.len()
-            )))
+            Err(EngineError(format!("{} outputs for {} pictures", outputs.len(), pictures.len())))
         }
     }))
 }

@@ -3,10 +3,7 @@
 pub(crate) mod serve;
 
 /// Says on stderr, in one line, why the program ends.
-#[expect(
-    clippy::print_stderr,
-    reason = "the log may not have been started, or not be meant for people"
-)]
+#[expect(clippy::print_stderr, reason = "the log may not have been started, or not be meant for people")]
 pub(crate) fn complain(error: &anyhow::Error) {
     let mut line = String::new();
     for cause in error.chain().map(ToString::to_string) {

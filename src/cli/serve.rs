@@ -1,6 +1,7 @@
 //! `dino-server serve`: settings, models, collections, then the listening socket.
 
 use std::{
+    io::{IsTerminal, stderr},
     sync::Arc,
     thread::available_parallelism,
     time::{Duration, Instant},
@@ -28,14 +29,8 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
     let listener = http::bind(settings.listen)?;
     let address = listener.local_addr()?;
     let state = state(&settings)?;
-    let patience = Patience {
-        head: settings.read_timeout,
-        drain: settings.request_timeout + LAST_WORDS,
-    };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("cannot start threads")?;
+    let patience = Patience { head: settings.read_timeout, drain: settings.request_timeout + LAST_WORDS };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
     runtime.block_on(async {
         tracing::info!("listening on http://{address}");
         http::serve(listener, http::routes(Arc::new(state)), patience).await
@@ -46,10 +41,9 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
 /// Loads what the routes need.
 fn state(settings: &Settings) -> anyhow::Result<State> {
     let registry = Registry::load(settings)?;
-    let store = match &settings.data_dir {
-        Some(folder) => Some(Arc::new(Store::open(folder, index::Options::default())?)),
-        None => None,
-    };
+    let options = index::Options { exact_below: settings.exact_below, progress: stderr().is_terminal(), ..index::Options::default() };
+    let open = |folder| Store::open(folder, options).map(Arc::new);
+    let store = settings.data_dir.as_deref().map(open).transpose()?;
     let cores = available_parallelism().map_or(1, usize::from);
     Ok(State {
         registry,
@@ -57,10 +51,7 @@ fn state(settings: &Settings) -> anyhow::Result<State> {
         admission: Admission::new(settings.queue),
         pool: Pool::new(cores),
         limits: RequestLimits {
-            body: BodyLimits {
-                bytes: settings.max_body,
-                time: settings.read_timeout,
-            },
+            body: BodyLimits { bytes: settings.max_body, time: settings.read_timeout },
             pictures: settings.max_pictures,
             media: media::Limits::with_max_pixels(settings.max_pixels),
             time: settings.request_timeout,

@@ -41,9 +41,7 @@ pub(super) async fn read(parts: &Parts, body: Body, limits: BodyLimits) -> Resul
     let mut chunks = body.into_data_stream();
     let fits = timeout(limits.time, async {
         while let Some(chunk) = chunks.next().await {
-            let chunk = chunk.map_err(|error| {
-                Problem::new(Code::BadBody, format!("the body broke off: {error}"))
-            })?;
+            let chunk = chunk.map_err(|error| Problem::new(Code::BadBody, format!("the body broke off: {error}")))?;
             if read.len() + chunk.len() > limits.bytes {
                 return Ok(false);
             }
@@ -54,10 +52,7 @@ pub(super) async fn read(parts: &Parts, body: Body, limits: BodyLimits) -> Resul
     .await
     .map_err(|_| {
         let seconds = limits.time.as_secs();
-        Problem::new(
-            Code::BodyTimeout,
-            format!("the body did not arrive within {seconds} s"),
-        )
+        Problem::new(Code::BodyTimeout, format!("the body did not arrive within {seconds} s"))
     })??;
     if fits {
         Ok(read.into())
@@ -88,17 +83,9 @@ pub(super) async fn discard(headers: &HeaderMap, body: Body) {
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers
-        .get(header::CONTENT_LENGTH)?
-        .to_str()
-        .ok()?
-        .parse()
-        .ok()
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 fn too_large(limit: usize) -> Problem {
-    Problem::new(
-        Code::BodyTooLarge,
-        format!("the body is over this server's limit of {limit} bytes (--max-body)"),
-    )
+    Problem::new(Code::BodyTooLarge, format!("the body is over this server's limit of {limit} bytes (--max-body)"))
 }

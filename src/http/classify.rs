@@ -58,22 +58,13 @@ impl Options {
             return refused(format!("k: must lie between 1 and {MAX_K}, not {}", self.k));
         }
         if !(1..=MAX_EF).contains(&self.ef) {
-            return refused(format!(
-                "ef: must lie between 1 and {MAX_EF}, not {}",
-                self.ef
-            ));
+            return refused(format!("ef: must lie between 1 and {MAX_EF}, not {}", self.ef));
         }
         if !(self.temperature > 0.0 && self.temperature.is_finite()) {
-            return refused(format!(
-                "temperature: must be above 0, not {}",
-                self.temperature
-            ));
+            return refused(format!("temperature: must be above 0, not {}", self.temperature));
         }
         if !(0.0..=1.0).contains(&self.min_score) {
-            return refused(format!(
-                "min_score: must lie between 0 and 1, not {}",
-                self.min_score
-            ));
+            return refused(format!("min_score: must lie between 0 and 1, not {}", self.min_score));
         }
         Ok(())
     }
@@ -104,28 +95,15 @@ struct Hit {
     similarity: f32,
 }
 
-pub(super) async fn handle(
-    State(app): State<App>,
-    submission: Submission<Options>,
-) -> Result<impl IntoResponse, Problem> {
-    let Submission {
-        pictures,
-        options,
-        ticket,
-    } = submission;
+pub(super) async fn handle(State(app): State<App>, submission: Submission<Options>) -> Result<impl IntoResponse, Problem> {
+    let Submission { pictures, options, ticket } = submission;
     options.check()?;
     let collection = collections::find(&app, &options.collection)?;
     let served = model_of(&app, &collection, options.model.as_deref())?;
     within(&app, async {
         let transform = served.manifest().transform.clone();
-        let inference = infer(&app, &served, pictures, move |picture| {
-            transform.apply(picture)
-        })
-        .await?;
-        let answer = app
-            .pool
-            .run(move || answer(&served, &collection, &inference.seen, &options))
-            .await??;
+        let inference = infer(&app, &served, pictures, move |picture| transform.apply(picture)).await?;
+        let answer = app.pool.run(move || answer(&served, &collection, &inference.seen, &options)).await??;
         drop(ticket);
         Ok((inference.timing.header(), Json(answer)))
     })
@@ -133,30 +111,17 @@ pub(super) async fn handle(
 }
 
 /// The model that a request names, else the served one that made the collection.
-fn model_of(
-    app: &App,
-    collection: &Collection,
-    name: Option<&str>,
-) -> Result<Arc<Served>, Problem> {
+fn model_of(app: &App, collection: &Collection, name: Option<&str>) -> Result<Arc<Served>, Problem> {
     let made_by = |served: &&Arc<Served>| collection.check_model(served.fingerprint()).is_ok();
     let served = match name {
         Some(name) => app.registry.get(Some(name))?,
-        None => app
-            .registry
-            .iter()
-            .find(made_by)
-            .unwrap_or(app.registry.default()),
+        None => app.registry.iter().find(made_by).unwrap_or(app.registry.default()),
     };
     collection.check_model(served.fingerprint())?;
     Ok(served.clone())
 }
 
-fn answer(
-    served: &Served,
-    collection: &Collection,
-    seen: &[Seen],
-    options: &Options,
-) -> Result<Answer, Problem> {
+fn answer(served: &Served, collection: &Collection, seen: &[Seen], options: &Options) -> Result<Answer, Problem> {
     let registers = served.manifest().registers as usize;
     let results = seen
         .iter()
@@ -165,24 +130,13 @@ fn answer(
             judge(collection, &vector.into_flat().to_vec(), options)
         })
         .collect::<Result<_, _>>()?;
-    Ok(Answer {
-        collection: collection.name().to_string(),
-        model: served.name().into(),
-        results,
-    })
+    Ok(Answer { collection: collection.name().to_string(), model: served.name().into(), results })
 }
 
 fn judge(collection: &Collection, vector: &[f32], options: &Options) -> Result<Verdict, Problem> {
-    let search = Search {
-        k: options.k,
-        ef: options.ef,
-        exact: options.exact,
-        filter: None,
-    };
+    let search = Search { k: options.k, ef: options.ef, exact: options.exact, filter: None };
     let neighbours = collection.search(vector, &search)?;
-    let ballots = neighbours
-        .iter()
-        .map(|neighbour| (neighbour.item.labels.as_slice(), neighbour.similarity));
+    let ballots = neighbours.iter().map(|neighbour| (neighbour.item.labels.as_slice(), neighbour.similarity));
     let classes = vote(ballots, options.temperature);
     Ok(Verdict {
         label: winner(&classes, options.min_score).cloned(),
@@ -194,10 +148,6 @@ fn judge(collection: &Collection, vector: &[f32], options: &Options) -> Result<V
 
 impl From<&Neighbour> for Hit {
     fn from(neighbour: &Neighbour) -> Self {
-        Self {
-            id: neighbour.item.id.clone(),
-            labels: neighbour.item.labels.clone(),
-            similarity: neighbour.similarity,
-        }
+        Self { id: neighbour.item.id.clone(), labels: neighbour.item.labels.clone(), similarity: neighbour.similarity }
     }
 }

@@ -21,9 +21,7 @@ pub(super) fn find(app: &App, name: &str) -> Result<Arc<Collection>, Problem> {
     let Some(store) = &app.store else {
         return Err(Problem::new(
             Code::UnknownCollection,
-            format!(
-                "there is no collection \"{name}\": this server was started without --data-dir"
-            ),
+            format!("there is no collection \"{name}\": this server was started without --data-dir"),
         ));
     };
     Ok(store.collection(&name)?)
@@ -31,20 +29,12 @@ pub(super) fn find(app: &App, name: &str) -> Result<Arc<Collection>, Problem> {
 
 /// All collections, by name.
 pub(super) async fn list(State(app): State<App>) -> impl IntoResponse {
-    let collections: Vec<_> = app
-        .store
-        .iter()
-        .flat_map(|store| store.collections())
-        .map(|collection| collection.info())
-        .collect();
+    let collections: Vec<_> = app.store.iter().flat_map(|store| store.collections()).map(|collection| collection.info()).collect();
     Json(serde_json::json!({ "collections": collections }))
 }
 
 /// Count, dimension, model and state of the index of one collection.
-pub(super) async fn one(
-    State(app): State<App>,
-    name: Result<Path<String>, PathRejection>,
-) -> Result<impl IntoResponse, Problem> {
+pub(super) async fn one(State(app): State<App>, name: Result<Path<String>, PathRejection>) -> Result<impl IntoResponse, Problem> {
     Ok(Json(find(&app, &name?)?.info()))
 }
 
@@ -70,15 +60,16 @@ impl From<PathRejection> for Problem {
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         let code = match error {
-            Error::InvalidName(_)
-            | Error::InvalidItem { .. }
-            | Error::InvalidVector { .. }
-            | Error::InvalidParameter(_) => Code::BadParameter,
+            Error::InvalidName(_) | Error::InvalidItem { .. } | Error::InvalidVector { .. } | Error::InvalidParameter(_) => {
+                Code::BadParameter
+            }
             Error::NoCollection(_) => Code::UnknownCollection,
             Error::NoItem { .. } => Code::UnknownItem,
             Error::Conflict(_) => Code::ModelMismatch,
-            Error::InUse(_) | Error::Damaged { .. } | Error::Io(_) | Error::Database { .. } => {
-                Code::StoreFailed
+            Error::InUse(_) | Error::Damaged { .. } | Error::Unsupported { .. } | Error::Io(_) | Error::Database { .. } => {
+                // Paths of this machine are for whoever runs it.
+                tracing::error!(%error, "the store failed");
+                return Self::new(Code::StoreFailed, "the collections cannot be read or written; the server's log says why");
             }
         };
         Self::new(code, error.to_string())

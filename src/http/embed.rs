@@ -80,29 +80,16 @@ impl Options {
     }
 }
 
-pub(super) async fn handle(
-    State(app): State<App>,
-    submission: Submission<Options>,
-) -> Result<Response, Problem> {
-    let Submission {
-        pictures,
-        options,
-        ticket,
-    } = submission;
+pub(super) async fn handle(State(app): State<App>, submission: Submission<Options>) -> Result<Response, Problem> {
+    let Submission { pictures, options, ticket } = submission;
     let served = app.registry.get(options.model.as_deref())?.clone();
     options.check(&served)?;
     within(&app, async {
         let transform = served.manifest().transform.clone();
-        let inference = infer(&app, &served, pictures, move |picture| {
-            transform.apply(picture)
-        })
-        .await?;
+        let inference = infer(&app, &served, pictures, move |picture| transform.apply(picture)).await?;
         let timing = inference.timing.header();
         let seen = inference.seen;
-        let response = app
-            .pool
-            .run(move || answer(&served, &seen, &options))
-            .await??;
+        let response = app.pool.run(move || answer(&served, &seen, &options)).await??;
         drop(ticket);
         Ok((timing, response).into_response())
     })
@@ -111,11 +98,7 @@ pub(super) async fn handle(
 
 /// One picture's rows: `[1, D]`, or `[patches, D]`.
 fn rows(served: &Served, seen: &Seen, options: &Options) -> Result<Array3<f32>, Problem> {
-    let mut rows = embedding::pool(
-        &seen.outputs,
-        served.manifest().registers as usize,
-        options.pooling,
-    )?;
+    let mut rows = embedding::pool(&seen.outputs, served.manifest().registers as usize, options.pooling)?;
     if let Some(dimensions) = options.dimensions {
         rows = embedding::cut(&rows, dimensions)?;
     }
@@ -125,18 +108,12 @@ fn rows(served: &Served, seen: &Seen, options: &Options) -> Result<Array3<f32>, 
     if rows.iter().all(|value| value.is_finite()) {
         Ok(rows)
     } else {
-        Err(Problem::new(
-            Code::InferenceFailed,
-            "the model gave numbers that are not finite",
-        ))
+        Err(Problem::new(Code::InferenceFailed, "the model gave numbers that are not finite"))
     }
 }
 
 fn answer(served: &Served, seen: &[Seen], options: &Options) -> Result<Response, Problem> {
-    let pictures: Vec<_> = seen
-        .iter()
-        .map(|seen| rows(served, seen, options))
-        .collect::<Result<_, _>>()?;
+    let pictures: Vec<_> = seen.iter().map(|seen| rows(served, seen, options)).collect::<Result<_, _>>()?;
     match options.encoding {
         Encoding::Json | Encoding::Base64 => Ok(as_json(served, seen, options, &pictures)),
         Encoding::Npy | Encoding::Raw => as_bytes(served, options, &pictures),
@@ -165,12 +142,7 @@ enum Scales {
     PerPatch(Vec<f32>),
 }
 
-fn as_json(
-    served: &Served,
-    seen: &[Seen],
-    options: &Options,
-    pictures: &[Array3<f32>],
-) -> Response {
+fn as_json(served: &Served, seen: &[Seen], options: &Options, pictures: &[Array3<f32>]) -> Response {
     let patches = options.pooling == Pooling::Patches;
     let mut embeddings = Vec::with_capacity(pictures.len());
     let mut scales = Vec::new();
@@ -178,11 +150,7 @@ fn as_json(
         let mut encoded = Encoded::new(rows.view(), options.dtype);
         if options.dtype == Dtype::Int8 {
             let of_rows = std::mem::take(&mut encoded.scales);
-            scales.push(if patches {
-                Scales::PerPatch(of_rows)
-            } else {
-                Scales::One(of_rows[0])
-            });
+            scales.push(if patches { Scales::PerPatch(of_rows) } else { Scales::One(of_rows[0]) });
         }
         embeddings.push(match options.encoding {
             Encoding::Base64 => Vector::Base64(STANDARD.encode(encoded.to_le_bytes())),
@@ -196,11 +164,7 @@ fn as_json(
         dtype: options.dtype,
         pooling: options.pooling,
         embeddings,
-        grid: patches.then(|| {
-            seen.iter()
-                .map(|seen| shape_of(served.grid(seen)))
-                .collect()
-        }),
+        grid: patches.then(|| seen.iter().map(|seen| shape_of(served.grid(seen))).collect()),
         scales: (options.dtype == Dtype::Int8).then_some(scales),
     })
     .into_response()
@@ -242,13 +206,7 @@ impl Serialize for Row<'_> {
         let Self(values, from, many) = *self;
         match values {
             Values::F32(values) => serializer.collect_seq(values.iter().skip(from).take(many)),
-            Values::F16(values) => serializer.collect_seq(
-                values
-                    .iter()
-                    .skip(from)
-                    .take(many)
-                    .map(|value| value.to_f32()),
-            ),
+            Values::F16(values) => serializer.collect_seq(values.iter().skip(from).take(many).map(|value| value.to_f32())),
             Values::Int8(values) => serializer.collect_seq(values.iter().skip(from).take(many)),
             Values::Binary(values) => serializer.collect_seq(values.iter().skip(from).take(many)),
         }
@@ -260,11 +218,7 @@ const DTYPE: HeaderName = HeaderName::from_static("x-dino-dtype");
 const SCALES: HeaderName = HeaderName::from_static("x-dino-scales");
 
 /// All embeddings in one array `[n, D]`, or `[n, patches, D]`.
-fn as_bytes(
-    served: &Served,
-    options: &Options,
-    pictures: &[Array3<f32>],
-) -> Result<Response, Problem> {
+fn as_bytes(served: &Served, options: &Options, pictures: &[Array3<f32>]) -> Result<Response, Problem> {
     let views: Vec<_> = pictures.iter().map(|rows| rows.view()).collect();
     let all = concatenate(Axis(0), &views).map_err(|_| {
         Problem::new(
@@ -278,14 +232,8 @@ fn as_bytes(
         Pooling::Patches => vec![pictures, rows, stored],
         _ => vec![pictures, stored],
     };
-    let headers = [
-        (SHAPE, listed(&shape)),
-        (DTYPE, options.dtype.to_string()),
-        (
-            HeaderName::from_static("x-dino-model"),
-            served.name().to_owned(),
-        ),
-    ];
+    let headers =
+        [(SHAPE, listed(&shape)), (DTYPE, options.dtype.to_string()), (HeaderName::from_static("x-dino-model"), served.name().to_owned())];
     let scales = (!encoded.scales.is_empty()).then(|| [(SCALES, listed(&encoded.scales))]);
     let (kind, body) = match options.encoding {
         Encoding::Npy => ("application/x-npy", encoded.to_npy(&shape)),
@@ -307,9 +255,7 @@ impl From<EmbeddingError> for Problem {
     fn from(error: EmbeddingError) -> Self {
         let code = match error {
             EmbeddingError::LacksOutput { .. } => Code::ModelLacksOutput,
-            EmbeddingError::Unknown { .. } | EmbeddingError::Dimensions { .. } => {
-                Code::BadParameter
-            }
+            EmbeddingError::Unknown { .. } | EmbeddingError::Dimensions { .. } => Code::BadParameter,
         };
         Self::new(code, error.to_string())
     }

@@ -49,11 +49,7 @@ pub(super) async fn healthz(State(app): State<App>) -> impl IntoResponse {
         version: env!("CARGO_PKG_VERSION"),
         uptime_seconds: app.started.elapsed().as_secs(),
         pictures_inside: app.admission.inside(),
-        models: app
-            .registry
-            .iter()
-            .map(|served| Model::of(served))
-            .collect(),
+        models: app.registry.iter().map(|served| Model::of(served)).collect(),
     })
 }
 
@@ -66,18 +62,14 @@ pub(super) async fn readyz(State(app): State<App>) -> Result<impl IntoResponse, 
             let lost = health.lost;
             return Err(Problem::new(
                 Code::NotReady,
-                format!(
-                    "model `{name}` has lost {lost} of its {workers} workers; the log says why; restart the server"
-                ),
+                format!("model `{name}` has lost {lost} of its {workers} workers; the log says why; restart the server"),
             ));
         }
         if !health.is_ready() {
             let ready = health.ready;
             return Err(Problem::new(
                 Code::NotReady,
-                format!(
-                    "model `{name}` is starting: {ready} of {workers} workers have run their first picture"
-                ),
+                format!("model `{name}` is starting: {ready} of {workers} workers have run their first picture"),
             ));
         }
     }
@@ -130,8 +122,5 @@ pub(super) async fn models(State(app): State<App>) -> impl IntoResponse {
             }
         })
         .collect();
-    Json(ModelList {
-        object: "list",
-        data,
-    })
+    Json(ModelList { object: "list", data })
 }

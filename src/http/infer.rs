@@ -32,8 +32,7 @@ pub(super) struct Timing {
 impl Timing {
     /// As a `Server-Timing` header (milliseconds), which browsers show beside the request.
     pub(super) fn header(self) -> [(HeaderName, HeaderValue); 1] {
-        let [decode, queue, infer] =
-            [self.decode, self.queue, self.infer].map(|time| time.as_secs_f64() * 1e3);
+        let [decode, queue, infer] = [self.decode, self.queue, self.infer].map(|time| time.as_secs_f64() * 1e3);
         let value = format!("decode;dur={decode:.2}, queue;dur={queue:.2}, infer;dur={infer:.2}");
         let value = HeaderValue::try_from(value).expect("digits and commas make a header value");
         [(SERVER_TIMING, value)]
@@ -47,22 +46,15 @@ pub(super) struct Inference {
 }
 
 /// Runs `work` until the deadline of a request that has just arrived whole.
-pub(super) async fn within<T>(
-    app: &App,
-    work: impl Future<Output = Result<T, Problem>>,
-) -> Result<T, Problem> {
-    timeout(app.limits.time, work)
-        .await
-        .unwrap_or_else(|_| Err(deadline_passed(app)))
+pub(super) async fn within<T>(app: &App, work: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
+    timeout(app.limits.time, work).await.unwrap_or_else(|_| Err(deadline_passed(app)))
 }
 
 fn deadline_passed(app: &App) -> Problem {
     let seconds = app.limits.time.as_secs_f64();
     Problem::new(
         Code::DeadlinePassed,
-        format!(
-            "not answered within {seconds} s (--request-timeout): try later, or send fewer pictures at once"
-        ),
+        format!("not answered within {seconds} s (--request-timeout): try later, or send fewer pictures at once"),
     )
 }
 
@@ -71,12 +63,7 @@ fn deadline_passed(app: &App) -> Problem {
 /// The first picture, by position, that cannot be read decides the answer, whichever fails first in time. Only some
 /// pictures are on their way at once: enough to keep the model busy, so that one large request neither fills the
 /// memory nor holds back others.
-pub(super) async fn infer<P>(
-    app: &App,
-    served: &Arc<Served>,
-    pictures: Vec<Bytes>,
-    prepare: P,
-) -> Result<Inference, Problem>
+pub(super) async fn infer<P>(app: &App, served: &Arc<Served>, pictures: Vec<Bytes>, prepare: P) -> Result<Inference, Problem>
 where
     P: Fn(&RgbImage) -> Array3<f32> + Clone + Send + 'static,
 {
@@ -87,9 +74,7 @@ where
         .map(|(index, bytes)| {
             let prepare = prepare.clone();
             async move {
-                let outcome = served
-                    .see(&app.pool, bytes, limits, prepare, deadline)
-                    .await;
+                let outcome = served.see(&app.pool, bytes, limits, prepare, deadline).await;
                 outcome.map_err(|error| Problem::from(error).at(index).naming(index, many))
             }
         })
@@ -130,9 +115,7 @@ impl From<DecodeError> for Problem {
         let code = match error {
             DecodeError::Empty => Code::EmptyPicture,
             DecodeError::NotOffered { .. } => Code::UnknownFormat,
-            DecodeError::TooManyPixels { .. } | DecodeError::SideTooLong { .. } => {
-                Code::TooManyPixels
-            }
+            DecodeError::TooManyPixels { .. } | DecodeError::SideTooLong { .. } => Code::TooManyPixels,
             DecodeError::Corrupt { .. } => Code::CorruptPicture,
         };
         Self::new(code, error.to_string())

@@ -113,10 +113,7 @@ pub fn routes(app: App) -> Router {
         .route("/v1/models", get(health::models))
         .route("/collections", get(collections::list))
         .route("/collections/{collection}", get(collections::one))
-        .route(
-            "/collections/{collection}/items/{id}/image",
-            get(collections::image),
-        )
+        .route("/collections/{collection}/items/{id}/image", get(collections::image))
         .fallback(unknown_route)
         .method_not_allowed_fallback(method_not_allowed)
         // Bodies have a limit of their own, see `body`.
@@ -126,37 +123,21 @@ pub fn routes(app: App) -> Router {
 }
 
 async fn page() -> impl IntoResponse {
-    let headers = [
-        (header::CONTENT_SECURITY_POLICY, PAGE_POLICY),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::CACHE_CONTROL, "no-cache"),
-    ];
+    let headers =
+        [(header::CONTENT_SECURITY_POLICY, PAGE_POLICY), (header::X_CONTENT_TYPE_OPTIONS, "nosniff"), (header::CACHE_CONTROL, "no-cache")];
     (headers, Html(PAGE))
 }
 
 async fn unknown_route(uri: Uri) -> Problem {
-    Problem::new(
-        Code::UnknownRoute,
-        format!("there is no {}; the README lists the routes", uri.path()),
-    )
+    Problem::new(Code::UnknownRoute, format!("there is no {}; the README lists the routes", uri.path()))
 }
 
 async fn method_not_allowed(method: Method, uri: Uri) -> Problem {
-    Problem::new(
-        Code::MethodNotAllowed,
-        format!(
-            "{} does not take {method}; the header Allow says what it takes",
-            uri.path()
-        ),
-    )
+    Problem::new(Code::MethodNotAllowed, format!("{} does not take {method}; the header Allow says what it takes", uri.path()))
 }
 
 fn span(request: &Request) -> Span {
-    let id = request
-        .headers()
-        .get(REQUEST_ID)
-        .map(HeaderValue::as_bytes)
-        .map(String::from_utf8_lossy);
+    let id = request.headers().get(REQUEST_ID).map(HeaderValue::as_bytes).map(String::from_utf8_lossy);
     tracing::info_span!(
         "request",
         method = %request.method(),
@@ -171,9 +152,5 @@ fn log_response<B>(response: &http::Response<B>, latency: Duration, _span: &Span
 
 fn panicked(_panic: Box<dyn Any + Send>) -> Response {
     // The panic itself is in the log.
-    Problem::new(
-        Code::Internal,
-        "a part of the server failed on this request; its log says more",
-    )
-    .into_response()
+    Problem::new(Code::Internal, "a part of the server failed on this request; its log says more").into_response()
 }

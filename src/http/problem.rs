@@ -88,22 +88,14 @@ impl Code {
             | Self::NoPictures
             | Self::UrlFetchingOff
             | Self::NotOffered => StatusCode::BAD_REQUEST,
-            Self::UnknownRoute
-            | Self::UnknownModel
-            | Self::UnknownCollection
-            | Self::UnknownItem => StatusCode::NOT_FOUND,
+            Self::UnknownRoute | Self::UnknownModel | Self::UnknownCollection | Self::UnknownItem => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::ModelMismatch => StatusCode::CONFLICT,
-            Self::BodyTooLarge | Self::TooManyPictures | Self::TooManyPixels => {
-                StatusCode::PAYLOAD_TOO_LARGE
-            }
+            Self::BodyTooLarge | Self::TooManyPictures | Self::TooManyPixels => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::EmptyPicture
-            | Self::UnknownFormat
-            | Self::CorruptPicture
-            | Self::ModelLacksOutput => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::EmptyPicture | Self::UnknownFormat | Self::CorruptPicture | Self::ModelLacksOutput => StatusCode::UNPROCESSABLE_ENTITY,
             Self::QueueFull => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal | Self::InferenceFailed => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NotReady | Self::StoreFailed => StatusCode::SERVICE_UNAVAILABLE,
@@ -128,12 +120,7 @@ pub struct Problem {
 impl Problem {
     /// An error of kind `code`; `detail` is read by people.
     pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            code,
-            detail: detail.into(),
-            index: None,
-            retry_after: None,
-        }
+        Self { code, detail: detail.into(), index: None, retry_after: None }
     }
 
     /// Says which picture of the request is at fault.
@@ -173,15 +160,9 @@ impl IntoResponse for Problem {
         };
         let mut response = (status, Json(body)).into_response();
         let headers = response.headers_mut();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(wait) = self.retry_after {
-            headers.insert(
-                header::RETRY_AFTER,
-                HeaderValue::from(wait.as_secs().max(1)),
-            );
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
         }
         response
     }

@@ -64,19 +64,8 @@ pub(super) struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        let AttentionOptions {
-            threshold,
-            head,
-            max_objects,
-        } = AttentionOptions::default();
-        Self {
-            model: None,
-            method: Method::default(),
-            threshold,
-            head,
-            max_objects,
-            format: Format::default(),
-        }
+        let AttentionOptions { threshold, head, max_objects } = AttentionOptions::default();
+        Self { model: None, method: Method::default(), threshold, head, max_objects, format: Format::default() }
     }
 }
 
@@ -85,49 +74,31 @@ impl Options {
     fn check(&self, served: &Served) -> Result<(), Problem> {
         let refused = |code, why: String| Err(Problem::new(code, why));
         if self.method != Method::Attention {
-            return refused(
-                Code::NotOffered,
-                "method: this server offers attention alone".into(),
-            );
+            return refused(Code::NotOffered, "method: this server offers attention alone".into());
         }
         if !matches!(self.format, Format::Png | Format::Rle) {
-            return refused(
-                Code::NotOffered,
-                "format: this server offers png and rle".into(),
-            );
+            return refused(Code::NotOffered, "format: this server offers png and rle".into());
         }
         if !(self.threshold > 0.0 && self.threshold <= 1.0) {
             return Err(SegmentError::Threshold(self.threshold).into());
         }
         if !(1..=MAX_OBJECTS).contains(&self.max_objects) {
             let most = self.max_objects;
-            return refused(
-                Code::BadParameter,
-                format!("max_objects: must lie between 1 and {MAX_OBJECTS}, not {most}"),
-            );
+            return refused(Code::BadParameter, format!("max_objects: must lie between 1 and {MAX_OBJECTS}, not {most}"));
         }
         if !served.outputs().contains(&"attention") {
             let name = served.name();
-            return refused(
-                Code::ModelLacksOutput,
-                format!("model `{name}` has no output `attention`"),
-            );
+            return refused(Code::ModelLacksOutput, format!("model `{name}` has no output `attention`"));
         }
         let heads = served.manifest().heads as usize;
         match self.head {
-            Head::Number(head) if head >= heads => {
-                Err(SegmentError::NoSuchHead { head, heads }.into())
-            }
+            Head::Number(head) if head >= heads => Err(SegmentError::NoSuchHead { head, heads }.into()),
             _ => Ok(()),
         }
     }
 
     fn attention(&self) -> AttentionOptions {
-        AttentionOptions {
-            threshold: self.threshold,
-            head: self.head,
-            max_objects: self.max_objects,
-        }
+        AttentionOptions { threshold: self.threshold, head: self.head, max_objects: self.max_objects }
     }
 }
 
@@ -183,16 +154,8 @@ struct Found {
     png: Option<String>,
 }
 
-pub(super) async fn handle(
-    State(app): State<App>,
-    headers: HeaderMap,
-    submission: Submission<Options>,
-) -> Result<Response, Problem> {
-    let Submission {
-        pictures,
-        options,
-        ticket,
-    } = submission;
+pub(super) async fn handle(State(app): State<App>, headers: HeaderMap, submission: Submission<Options>) -> Result<Response, Problem> {
+    let Submission { pictures, options, ticket } = submission;
     let served = app.registry.get(options.model.as_deref())?.clone();
     options.check(&served)?;
     let as_picture = wants_png(&headers);
@@ -210,13 +173,7 @@ pub(super) async fn handle(
         let (seen, timing) = (inference.seen, inference.timing.header());
         let response = app
             .pool
-            .run(move || {
-                if as_picture {
-                    first_mask(&served, &seen[0], &options)
-                } else {
-                    in_json(&served, &seen, &options)
-                }
-            })
+            .run(move || if as_picture { first_mask(&served, &seen[0], &options) } else { in_json(&served, &seen, &options) })
             .await??;
         drop(ticket);
         Ok((timing, response).into_response())
@@ -226,28 +183,16 @@ pub(super) async fn handle(
 
 /// Whether the client asks for a picture rather than JSON: what it names first decides.
 fn wants_png(headers: &HeaderMap) -> bool {
-    let accepted = headers
-        .get(header::ACCEPT)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
+    let accepted = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let first = accepted.split([',', ';']).next().unwrap_or_default().trim();
     first.eq_ignore_ascii_case("image/png")
 }
 
 fn objects(served: &Served, seen: &Seen, options: &Options) -> Result<Vec<Object>, Problem> {
-    let attention = seen.outputs.attention.as_ref().ok_or_else(|| {
-        Problem::new(
-            Code::ModelLacksOutput,
-            "the model has no output `attention`",
-        )
-    })?;
+    let attention =
+        seen.outputs.attention.as_ref().ok_or_else(|| Problem::new(Code::ModelLacksOutput, "the model has no output `attention`"))?;
     let attention = attention.index_axis(Axis(0), 0);
-    Ok(segment::attention(
-        attention,
-        served.grid(seen),
-        seen.size,
-        &options.attention(),
-    )?)
+    Ok(segment::attention(attention, served.grid(seen), seen.size, &options.attention())?)
 }
 
 /// The mask of the first object as a PNG file; a picture without objects is black.
@@ -256,10 +201,7 @@ fn first_mask(served: &Served, seen: &Seen, options: &Options) -> Result<Respons
     let mask = objects(served, seen, options)?
         .into_iter()
         .next()
-        .map_or_else(
-            || Mask::new(vec![false; grid.len()], grid, seen.size),
-            |object| object.mask,
-        );
+        .map_or_else(|| Mask::new(vec![false; grid.len()], grid, seen.size), |object| object.mask);
     Ok(([(header::CONTENT_TYPE, "image/png")], mask.png()?).into_response())
 }
 
@@ -267,17 +209,9 @@ fn in_json(served: &Served, seen: &[Seen], options: &Options) -> Result<Response
     let results = seen
         .iter()
         .map(|seen| {
-            let masks = objects(served, seen, options)?
-                .iter()
-                .map(|object| found(object, options.format))
-                .collect::<Result<_, _>>()?;
+            let masks = objects(served, seen, options)?.iter().map(|object| found(object, options.format)).collect::<Result<_, _>>()?;
             let (width, height) = seen.size;
-            Ok(Segmented {
-                width,
-                height,
-                method: "attention",
-                masks,
-            })
+            Ok(Segmented { width, height, method: "attention", masks })
         })
         .collect::<Result<_, Problem>>()?;
     let model = served.name().into();
@@ -291,10 +225,7 @@ fn found(object: &Object, format: Format) -> Result<Found, PngError> {
         area: mask.area(),
         score: object.score,
         rle: (format == Format::Rle).then(|| mask.rle()),
-        png: (format == Format::Png)
-            .then(|| mask.png())
-            .transpose()?
-            .map(|file| STANDARD.encode(file)),
+        png: (format == Format::Png).then(|| mask.png()).transpose()?.map(|file| STANDARD.encode(file)),
     })
 }
 

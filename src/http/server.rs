@@ -17,21 +17,12 @@ use tokio::signal::unix::{SignalKind, signal};
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(address).map_err(|error| {
         let hint = match error.kind() {
-            io::ErrorKind::AddrInUse => {
-                ": another program listens there; stop it, or choose another --listen"
-            }
-            io::ErrorKind::PermissionDenied => {
-                ": ports under 1024 need privileges; choose another --listen"
-            }
-            io::ErrorKind::AddrNotAvailable => {
-                ": this machine does not have that address; choose another --listen"
-            }
+            io::ErrorKind::AddrInUse => ": another program listens there; stop it, or choose another --listen",
+            io::ErrorKind::PermissionDenied => ": ports under 1024 need privileges; choose another --listen",
+            io::ErrorKind::AddrNotAvailable => ": this machine does not have that address; choose another --listen",
             _ => "",
         };
-        io::Error::new(
-            error.kind(),
-            format!("cannot listen on {address}: {error}{hint}"),
-        )
+        io::Error::new(error.kind(), format!("cannot listen on {address}: {error}{hint}"))
     })
 }
 
@@ -64,10 +55,7 @@ pub async fn serve(listener: TcpListener, routes: Router, patience: Patience) ->
 
     // HTTP/1 alone: telling versions apart would wait for a first byte without any time limit.
     let mut server = axum_server::from_tcp(listener)?.handle(handle).http1_only();
-    server
-        .http_builder()
-        .http1()
-        .header_read_timeout(patience.head);
+    server.http_builder().http1().header_read_timeout(patience.head);
     server.serve(routes.into_make_service()).await?;
     tracing::info!("stopped");
     Ok(())

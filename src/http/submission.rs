@@ -28,10 +28,8 @@ use super::{
 use crate::batch::Ticket;
 
 /// Base64 as it is met in the wild: padded or not.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
+const BASE64: GeneralPurpose =
+    GeneralPurpose::new(&STANDARD, GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent));
 
 /// What a client sent to a route whose options are `O`.
 #[derive(Debug)]
@@ -73,33 +71,20 @@ impl<O: DeserializeOwned + Send + 'static> FromRequest<App> for Submission<O> {
             _ => app.pool.run(move || from_json(&body, most)).await??,
         };
         if pictures.is_empty() {
-            return Err(Problem::new(
-                Code::NoPictures,
-                "the request holds no picture",
-            ));
+            return Err(Problem::new(Code::NoPictures, "the request holds no picture"));
         }
         let ticket = app.admission.admit(pictures.len())?;
-        Ok(Self {
-            pictures,
-            options,
-            ticket,
-        })
+        Ok(Self { pictures, options, ticket })
     }
 }
 
 /// All that can be refused before the body is read: the form, the options in the query, a server without room.
-fn before_the_body<O: DeserializeOwned>(
-    parts: &Parts,
-    app: &App,
-) -> Result<(Form, Option<O>), Problem> {
+fn before_the_body<O: DeserializeOwned>(parts: &Parts, app: &App) -> Result<(Form, Option<O>), Problem> {
     let form = form(&parts.headers)?;
     let options = match form {
         Form::Raw | Form::Multipart => Some(from_query(&parts.uri)?),
         Form::Json if parts.uri.query().is_some_and(|query| !query.is_empty()) => {
-            return Err(Problem::new(
-                Code::BadParameter,
-                "options of a JSON request belong beside `images` in the body, not in the query",
-            ));
+            return Err(Problem::new(Code::BadParameter, "options of a JSON request belong beside `images` in the body, not in the query"));
         }
         Form::Json => None,
     };
@@ -122,9 +107,7 @@ fn form(headers: &HeaderMap) -> Result<Form, Problem> {
     if let Some(encoding) = headers.get(header::CONTENT_ENCODING)
         && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
     {
-        return Err(refused(format!(
-            "a body with Content-Encoding {encoding:?} is not read"
-        )));
+        return Err(refused(format!("a body with Content-Encoding {encoding:?} is not read")));
     }
     let Some(value) = headers.get(header::CONTENT_TYPE) else {
         return Err(refused("the request has no Content-Type".into()));
@@ -134,51 +117,34 @@ fn form(headers: &HeaderMap) -> Result<Form, Problem> {
         Some((mime::IMAGE, _) | (mime::APPLICATION, mime::OCTET_STREAM)) => Ok(Form::Raw),
         Some((mime::MULTIPART, mime::FORM_DATA)) => Ok(Form::Multipart),
         Some((mime::APPLICATION, mime::JSON)) => Ok(Form::Json),
-        _ => Err(refused(format!(
-            "Content-Type {value:?} is not one of ours"
-        ))),
+        _ => Err(refused(format!("Content-Type {value:?} is not one of ours"))),
     }
 }
 
 fn from_query<O: DeserializeOwned>(uri: &Uri) -> Result<O, Problem> {
-    let Query(options) = Query::try_from_uri(uri)
-        .map_err(|rejection| Problem::new(Code::BadParameter, source_text(&rejection)))?;
+    let Query(options) = Query::try_from_uri(uri).map_err(|rejection| Problem::new(Code::BadParameter, source_text(&rejection)))?;
     Ok(options)
 }
 
 /// The innermost reason of an extractor's rejection, without the outer sentence about deserialising.
 fn source_text(error: &dyn std::error::Error) -> String {
-    error
-        .source()
-        .map_or_else(|| error.to_string(), source_text)
+    error.source().map_or_else(|| error.to_string(), source_text)
 }
 
 async fn from_multipart(parts: Parts, body: Bytes, most: usize) -> Result<Vec<Bytes>, Problem> {
     let refused = |why: String| Problem::new(Code::BadMultipart, why);
     let request = Request::from_parts(parts, Body::from(body));
-    let mut form = Multipart::from_request(request, &())
-        .await
-        .map_err(|rejection| refused(rejection.body_text()))?;
+    let mut form = Multipart::from_request(request, &()).await.map_err(|rejection| refused(rejection.body_text()))?;
     let mut pictures = Vec::new();
-    while let Some(part) = form
-        .next_field()
-        .await
-        .map_err(|error| refused(error.body_text()))?
-    {
+    while let Some(part) = form.next_field().await.map_err(|error| refused(error.body_text()))? {
         if part.name() != Some("image") {
             let name = part.name().unwrap_or("without a name");
-            return Err(refused(format!(
-                "part `{name}`: pictures are parts named `image`, options are query parameters"
-            )));
+            return Err(refused(format!("part `{name}`: pictures are parts named `image`, options are query parameters")));
         }
         if pictures.len() == most {
             return Err(too_many(most));
         }
-        pictures.push(
-            part.bytes()
-                .await
-                .map_err(|error| refused(error.body_text()))?,
-        );
+        pictures.push(part.bytes().await.map_err(|error| refused(error.body_text()))?);
     }
     Ok(pictures)
 }
@@ -192,20 +158,11 @@ struct JsonBody {
 }
 
 fn from_json<O: DeserializeOwned>(body: &[u8], most: usize) -> Result<(Vec<Bytes>, O), Problem> {
-    let body: JsonBody = serde_json::from_slice(body).map_err(|error| {
-        Problem::new(
-            Code::BadJson,
-            format!("{error}; expected {{\"images\": [\"<base64>\", …], …options}}"),
-        )
-    })?;
+    let body: JsonBody = serde_json::from_slice(body)
+        .map_err(|error| Problem::new(Code::BadJson, format!("{error}; expected {{\"images\": [\"<base64>\", …], …options}}")))?;
     let options = serde_path_to_error::deserialize(serde_json::Value::Object(body.options))
         .map_err(|error| Problem::new(Code::BadParameter, named(&error)))?;
-    let images = body.images.ok_or_else(|| {
-        Problem::new(
-            Code::NoPictures,
-            "`images` is missing: a list of base64 texts",
-        )
-    })?;
+    let images = body.images.ok_or_else(|| Problem::new(Code::NoPictures, "`images` is missing: a list of base64 texts"))?;
     if images.len() > most {
         return Err(too_many(most));
     }
@@ -228,24 +185,15 @@ fn named(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
 /// Base64, or a data URI that holds base64.
 fn picture_from_text(text: &str) -> Result<Bytes, Problem> {
     let text = text.trim();
-    let lower = |prefix: &str| {
-        text.get(..prefix.len())
-            .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
-    };
+    let lower = |prefix: &str| text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
     if lower("http://") || lower("https://") {
-        return Err(Problem::new(
-            Code::UrlFetchingOff,
-            "this server fetches no URLs: send the picture itself, in base64",
-        ));
+        return Err(Problem::new(Code::UrlFetchingOff, "this server fetches no URLs: send the picture itself, in base64"));
     }
     let encoded = if lower("data:") {
         match text.split_once(',') {
             Some((head, data)) if head.to_ascii_lowercase().ends_with(";base64") => data,
             _ => {
-                return Err(Problem::new(
-                    Code::BadBase64,
-                    "a data URI must have the form data:image/…;base64,…",
-                ));
+                return Err(Problem::new(Code::BadBase64, "a data URI must have the form data:image/…;base64,…"));
             }
         }
     } else {
@@ -253,24 +201,14 @@ fn picture_from_text(text: &str) -> Result<Bytes, Problem> {
     };
     let decoded = if encoded.bytes().any(|byte| byte.is_ascii_whitespace()) {
         // Encoders made for mail break lines.
-        let joined: Vec<u8> = encoded
-            .bytes()
-            .filter(|byte| !byte.is_ascii_whitespace())
-            .collect();
+        let joined: Vec<u8> = encoded.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
         BASE64.decode(joined)
     } else {
         BASE64.decode(encoded)
     };
-    decoded
-        .map(Bytes::from)
-        .map_err(|error| Problem::new(Code::BadBase64, format!("no base64: {error}")))
+    decoded.map(Bytes::from).map_err(|error| Problem::new(Code::BadBase64, format!("no base64: {error}")))
 }
 
 fn too_many(most: usize) -> Problem {
-    Problem::new(
-        Code::TooManyPictures,
-        format!(
-            "a request may hold {most} pictures (--max-pictures): send the others in further requests"
-        ),
-    )
+    Problem::new(Code::TooManyPictures, format!("a request may hold {most} pictures (--max-pictures): send the others in further requests"))
 }

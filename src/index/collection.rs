@@ -22,7 +22,7 @@ pub const MAX_PAGE: usize = 1000;
 pub struct Collection {
     pub(super) name: CollectionName,
     pub(super) record: Record,
-    disk: Arc<Disk>,
+    pub(super) disk: Arc<Disk>,
     pub(super) dumps: Arc<Dumps>,
     pub(super) options: Options,
     pub(super) layout: ArcSwap<Layout>,
@@ -36,13 +36,7 @@ pub struct Collection {
 
 impl Collection {
     /// Reads a collection into memory, with its saved graph where there is one that fits.
-    pub(super) fn load(
-        name: CollectionName,
-        record: Record,
-        disk: Arc<Disk>,
-        dumps: Arc<Dumps>,
-        options: Options,
-    ) -> Result<Self, Error> {
+    pub(super) fn load(name: CollectionName, record: Record, disk: Arc<Disk>, dumps: Arc<Dumps>, options: Options) -> Result<Self, Error> {
         let mut found = Vec::new();
         disk.visit(&record, None, |row| {
             found.push(row);
@@ -98,30 +92,15 @@ impl Collection {
     /// What is known of the collection right now.
     pub fn info(&self) -> Info {
         let layout = self.layout.load();
-        let indexed = layout
-            .0
-            .iter()
-            .filter(|segment| segment.graph.is_some())
-            .map(|segment| segment.live)
-            .sum();
+        let indexed = layout.0.iter().filter(|segment| segment.graph.is_some()).map(|segment| segment.live).sum();
         let count = layout.len();
         let index = IndexState {
-            kind: if layout.0.iter().any(|segment| segment.graph.is_some()) {
-                "hnsw"
-            } else {
-                "exact"
-            },
+            kind: if layout.0.iter().any(|segment| segment.graph.is_some()) { "hnsw" } else { "exact" },
             indexed,
             scanned: count - indexed,
             building: self.building.is_locked(),
         };
-        Info {
-            name: self.name.clone(),
-            spec: self.record.spec.clone(),
-            count,
-            created: self.record.created,
-            index,
-        }
+        Info { name: self.name.clone(), spec: self.record.spec.clone(), count, created: self.record.created, index }
     }
 
     /// Refuses vectors of another model.
@@ -160,9 +139,7 @@ impl Collection {
         for (sequence, NewItem { item, vector, .. }) in written.new.into_iter().zip(items) {
             rows.push(sequence, Arc::new(item), &vector);
         }
-        self.layout.store(Arc::new(
-            self.layout.load().changed(&written.replaced, rows),
-        ));
+        self.layout.store(Arc::new(self.layout.load().changed(&written.replaced, rows)));
         drop(writing);
         self.build_in_background();
         Ok(())
@@ -184,28 +161,15 @@ impl Collection {
     /// # Errors
     /// Those of the store.
     pub fn delete_where(self: &Arc<Self>, filter: Predicate<'_>) -> Result<usize, Error> {
-        self.delete_ids(|layout| {
-            layout
-                .items()
-                .filter(|item| filter(item))
-                .map(|item| item.id.clone())
-                .collect()
-        })
+        self.delete_ids(|layout| layout.items().filter(|item| filter(item)).map(|item| item.id.clone()).collect())
     }
 
-    fn delete_ids(
-        self: &Arc<Self>,
-        ids: impl FnOnce(&Layout) -> Vec<String>,
-    ) -> Result<usize, Error> {
+    fn delete_ids(self: &Arc<Self>, ids: impl FnOnce(&Layout) -> Vec<String>) -> Result<usize, Error> {
         let writing = self.writing.lock();
         let layout = self.layout.load();
         let ids = ids(&layout);
-        let gone = self
-            .disk
-            .delete(&self.name, &self.record, ids.iter().map(String::as_str))?;
-        self.layout.store(Arc::new(
-            layout.changed(&gone, Rows::with_capacity(self.record.spec.dim, 0)),
-        ));
+        let gone = self.disk.delete(&self.name, &self.record, ids.iter().map(String::as_str))?;
+        self.layout.store(Arc::new(layout.changed(&gone, Rows::with_capacity(self.record.spec.dim, 0))));
         drop(writing);
         self.build_in_background();
         Ok(gone.len())
@@ -216,11 +180,7 @@ impl Collection {
     /// # Errors
     /// [`Error::NoItem`] where it does not exist.
     pub fn get(&self, id: &str) -> Result<StoredItem, Error> {
-        Ok(self
-            .disk
-            .get(&self.record, id)?
-            .ok_or_else(|| self.no_item(id))?
-            .stored)
+        Ok(self.disk.get(&self.record, id)?.ok_or_else(|| self.no_item(id))?.stored)
     }
 
     /// The stored JPEG of an item.
@@ -228,9 +188,7 @@ impl Collection {
     /// # Errors
     /// [`Error::NoItem`] where the item or its picture does not exist.
     pub fn thumbnail(&self, id: &str) -> Result<Vec<u8>, Error> {
-        self.disk
-            .thumbnail(&self.record, id)?
-            .ok_or_else(|| self.no_item(id))
+        self.disk.thumbnail(&self.record, id)?.ok_or_else(|| self.no_item(id))
     }
 
     /// Up to `limit` (1 to [`MAX_PAGE`]) items whose id comes after `after`.
@@ -239,14 +197,9 @@ impl Collection {
     /// [`Error::InvalidParameter`] for another `limit`.
     pub fn page(&self, after: Option<&str>, limit: usize) -> Result<Page, Error> {
         if limit == 0 || limit > MAX_PAGE {
-            return Err(Error::InvalidParameter(format!(
-                "a page has 1 to {MAX_PAGE} items, not {limit}"
-            )));
+            return Err(Error::InvalidParameter(format!("a page has 1 to {MAX_PAGE} items, not {limit}")));
         }
-        let mut page = Page {
-            items: Vec::new(),
-            next: None,
-        };
+        let mut page = Page { items: Vec::new(), next: None };
         self.disk.visit(&self.record, after, |row| {
             if page.items.len() == limit {
                 page.next = page.items.last().map(|item: &Item| item.id.clone());
@@ -260,11 +213,7 @@ impl Collection {
 
     /// Id and source of every item, for an import that skips what it has.
     pub fn sources(&self) -> HashMap<String, Option<String>> {
-        self.layout
-            .load()
-            .items()
-            .map(|item| (item.id.clone(), item.source.clone()))
-            .collect()
+        self.layout.load().items().map(|item| (item.id.clone(), item.source.clone())).collect()
     }
 
     /// The nearest items to `query` `[dim]` (of any length), nearest first, equal ones by id.
@@ -284,10 +233,7 @@ impl Collection {
     }
 
     fn no_item(&self, id: &str) -> Error {
-        Error::NoItem {
-            collection: self.name.to_string(),
-            id: id.chars().take(super::item::MAX_TEXT).collect(),
-        }
+        Error::NoItem { collection: self.name.to_string(), id: id.chars().take(super::item::MAX_TEXT).collect() }
     }
 }
 
@@ -298,16 +244,9 @@ pub(super) fn prepare(items: Vec<NewItem>, dim: usize) -> Result<Vec<NewItem>, E
     for mut new in items {
         new.item.check()?;
         normalise(&mut new.vector, dim, || format!("item {:?}", new.item.id))?;
-        if new
-            .thumbnail
-            .as_ref()
-            .is_some_and(|jpeg| jpeg.len() > MAX_THUMBNAIL)
-        {
+        if new.thumbnail.as_ref().is_some_and(|jpeg| jpeg.len() > MAX_THUMBNAIL) {
             let reason = format!("a stored picture has at most {MAX_THUMBNAIL} bytes");
-            return Err(Error::InvalidItem {
-                id: new.item.id,
-                reason,
-            });
+            return Err(Error::InvalidItem { id: new.item.id, reason });
         }
         if let Some(&at) = last.get(&new.item.id) {
             prepared[at] = new;

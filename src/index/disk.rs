@@ -7,9 +7,7 @@ use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use redb::{
-    Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
-};
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
 use super::item::{Item, NewItem, StoredItem};
@@ -104,10 +102,7 @@ impl Disk {
         let path = folder.join(FILE);
         if !path.try_exists()? {
             if used_before {
-                return Err(Error::damaged(
-                    &path,
-                    "it is missing, though indexes were made from it",
-                ));
+                return Err(Error::damaged(&path, "it is missing, though indexes were made from it"));
             }
             create(folder, &path)?;
         }
@@ -115,32 +110,18 @@ impl Disk {
             return Err(Error::damaged(&path, "it is empty"));
         }
         // The database's own debug assertions panic on some kinds of damage.
-        let opened = catch_unwind(|| {
-            Database::builder()
-                .set_cache_size(CACHE_BYTES)
-                .set_check_integrity_on_open(true)
-                .open(&path)
-        });
-        let database = opened
-            .map_err(|_| Error::damaged(&path, "its pages contradict each other"))?
-            .map_err(|error| Error::database(&path, error))?;
+        let opened = catch_unwind(|| Database::builder().set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true).open(&path));
+        let database =
+            opened.map_err(|_| Error::damaged(&path, "its pages contradict each other"))?.map_err(|error| Error::database(&path, error))?;
         let disk = Self { path, database };
-        let format = disk.read(|txn| {
-            Ok(txn
-                .open_table(META)?
-                .get(FORMAT_KEY)?
-                .map(|format| format.value()))
-        })?;
+        let format = disk.read(|txn| Ok(txn.open_table(META)?.get(FORMAT_KEY)?.map(|format| format.value())))?;
         match format {
             Some(FORMAT) => Ok(disk),
             Some(other) => {
                 let detail = format!("its format is {other}, this program reads {FORMAT}");
                 Err(Error::damaged(&disk.path, detail))
             }
-            None => Err(Error::damaged(
-                &disk.path,
-                "it is a database of something else",
-            )),
+            None => Err(Error::damaged(&disk.path, "it is a database of something else")),
         }
     }
 
@@ -151,28 +132,17 @@ impl Disk {
             let mut collections = Vec::new();
             for entry in table.iter()? {
                 let (name, record) = entry?;
-                collections.push((
-                    name.value().parse()?,
-                    self.record(name.value(), record.value())?,
-                ));
+                collections.push((name.value().parse()?, self.record(name.value(), record.value())?));
             }
             Ok(collections)
         })
     }
 
     /// Makes a collection with its first `items`, all of it or nothing.
-    pub(super) fn create(
-        &self,
-        name: &CollectionName,
-        spec: Spec,
-        items: &[NewItem],
-        existing: OnExisting,
-    ) -> Result<Record, Error> {
+    pub(super) fn create(&self, name: &CollectionName, spec: Spec, items: &[NewItem], existing: OnExisting) -> Result<Record, Error> {
         self.write(|txn| {
             let mut table = txn.open_table(COLLECTIONS)?;
-            let old = table
-                .get(name.as_str())?
-                .map(|record| record.value().to_owned());
+            let old = table.get(name.as_str())?.map(|record| record.value().to_owned());
             if let Some(old) = old {
                 if existing == OnExisting::Refuse {
                     return Err(Error::Conflict(format!("collection {name} exists already")).into());
@@ -180,14 +150,8 @@ impl Disk {
                 clear(txn, self.record(name.as_str(), &old)?.number)?;
             }
             let number = take_numbers(txn, 1)?;
-            let created = SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |age| age.as_secs());
-            let record = Record {
-                number,
-                spec,
-                created,
-            };
+            let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
+            let record = Record { number, spec, created };
             let json = serde_json::to_vec(&record).expect("plain numbers and text are JSON");
             table.insert(name.as_str(), json.as_slice())?;
             put(txn, number, items)?;
@@ -206,12 +170,7 @@ impl Disk {
     }
 
     /// Stores `items`, all or none. They are on the disk when this returns.
-    pub(super) fn upsert(
-        &self,
-        name: &CollectionName,
-        record: &Record,
-        items: &[NewItem],
-    ) -> Result<Written, Error> {
+    pub(super) fn upsert(&self, name: &CollectionName, record: &Record, items: &[NewItem]) -> Result<Written, Error> {
         self.write(|txn| {
             self.must_exist(txn, name, record)?;
             put(txn, record.number, items)
@@ -219,12 +178,7 @@ impl Disk {
     }
 
     /// Deletes items, and returns the sequence numbers of those that existed.
-    pub(super) fn delete<'a>(
-        &self,
-        name: &CollectionName,
-        record: &Record,
-        ids: impl Iterator<Item = &'a str>,
-    ) -> Result<Vec<u64>, Error> {
+    pub(super) fn delete<'a>(&self, name: &CollectionName, record: &Record, ids: impl Iterator<Item = &'a str>) -> Result<Vec<u64>, Error> {
         self.write(|txn| {
             self.must_exist(txn, name, record)?;
             let (mut rows, mut thumbnails) = (txn.open_table(ITEMS)?, txn.open_table(THUMBNAILS)?);
@@ -241,9 +195,7 @@ impl Disk {
     pub(super) fn get(&self, record: &Record, id: &str) -> Result<Option<Row>, Error> {
         self.read(|txn| {
             let row = txn.open_table(ITEMS)?.get((record.number, id))?;
-            Ok(row
-                .map(|row| self.row(record, id, row.value()))
-                .transpose()?)
+            Ok(row.map(|row| self.row(record, id, row.value())).transpose()?)
         })
     }
 
@@ -256,12 +208,7 @@ impl Disk {
     }
 
     /// Hands every item after `after` to `visit`, ordered by id as bytes, until it returns false.
-    pub(super) fn visit(
-        &self,
-        record: &Record,
-        after: Option<&str>,
-        mut visit: impl FnMut(Row) -> bool,
-    ) -> Result<(), Error> {
+    pub(super) fn visit(&self, record: &Record, after: Option<&str>, mut visit: impl FnMut(Row) -> bool) -> Result<(), Error> {
         self.read(|txn| {
             let start = match after {
                 Some(id) => Bound::Excluded((record.number, id)),
@@ -278,44 +225,42 @@ impl Disk {
         })
     }
 
-    fn read<T>(
+    /// Hands every item of one moment, with its picture, to `visit`, ordered by id as bytes.
+    pub(super) fn export(
         &self,
-        work: impl FnOnce(&ReadTransaction) -> Result<T, Failure>,
-    ) -> Result<T, Error> {
-        let txn = self
-            .database
-            .begin_read()
-            .map_err(|error| Error::database(&self.path, error))?;
+        record: &Record,
+        mut visit: impl FnMut(&StoredItem, Option<&[u8]>) -> std::io::Result<()>,
+    ) -> Result<(), Error> {
+        self.read(|txn| {
+            let thumbnails = txn.open_table(THUMBNAILS)?;
+            for entry in txn.open_table(ITEMS)?.range::<(u64, &str)>(all_of(record.number))? {
+                let (key, row) = entry?;
+                let row = self.row(record, key.value().1, row.value())?;
+                let jpeg = thumbnails.get(key.value())?;
+                visit(&row.stored, jpeg.as_ref().map(redb::AccessGuard::value)).map_err(Error::Io)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn read<T>(&self, work: impl FnOnce(&ReadTransaction) -> Result<T, Failure>) -> Result<T, Error> {
+        let txn = self.database.begin_read().map_err(|error| Error::database(&self.path, error))?;
         work(&txn).map_err(|failure| failure.at(&self.path))
     }
 
     /// Runs `work` and makes what it did durable; nothing of it remains where it fails.
-    fn write<T>(
-        &self,
-        work: impl FnOnce(&WriteTransaction) -> Result<T, Failure>,
-    ) -> Result<T, Error> {
-        let txn = self
-            .database
-            .begin_write()
-            .map_err(|error| Error::database(&self.path, error))?;
+    fn write<T>(&self, work: impl FnOnce(&WriteTransaction) -> Result<T, Failure>) -> Result<T, Error> {
+        let txn = self.database.begin_write().map_err(|error| Error::database(&self.path, error))?;
         let value = work(&txn).map_err(|failure| failure.at(&self.path))?;
-        txn.commit()
-            .map_err(|error| Error::database(&self.path, error))?;
+        txn.commit().map_err(|error| Error::database(&self.path, error))?;
         Ok(value)
     }
 
     /// Refuses to write to a collection that was deleted (and perhaps made again) in the meantime.
-    fn must_exist(
-        &self,
-        txn: &WriteTransaction,
-        name: &CollectionName,
-        record: &Record,
-    ) -> Result<(), Failure> {
+    fn must_exist(&self, txn: &WriteTransaction, name: &CollectionName, record: &Record) -> Result<(), Failure> {
         let table = txn.open_table(COLLECTIONS)?;
         let found = table.get(name.as_str())?;
-        let number = found
-            .map(|found| self.record(name.as_str(), found.value()))
-            .transpose()?;
+        let number = found.map(|found| self.record(name.as_str(), found.value())).transpose()?;
         match number {
             Some(found) if found.number == record.number => Ok(()),
             _ => Err(Error::NoCollection(name.to_string()).into()),
@@ -323,12 +268,7 @@ impl Disk {
     }
 
     fn record(&self, name: &str, json: &[u8]) -> Result<Record, Error> {
-        let damaged = |_| {
-            Error::damaged(
-                &self.path,
-                format!("the record of collection {name:?} cannot be read"),
-            )
-        };
+        let damaged = |_| Error::damaged(&self.path, format!("the record of collection {name:?} cannot be read"));
         serde_json::from_slice(json).map_err(damaged)
     }
 
@@ -338,25 +278,16 @@ impl Disk {
         match item {
             Some(item) if vector.len() == record.spec.dim * 4 && item.id == id => {
                 let vector = vector_from_bytes(vector);
-                Ok(Row {
-                    sequence,
-                    stored: StoredItem { item, vector },
-                })
+                Ok(Row { sequence, stored: StoredItem { item, vector } })
             }
-            _ => Err(Error::damaged(
-                &self.path,
-                format!("item {id:?} cannot be read"),
-            )),
+            _ => Err(Error::damaged(&self.path, format!("item {id:?} cannot be read"))),
         }
     }
 }
 
 /// Makes an empty database beside `path` and moves it there, so that a crash never leaves half of one under its name.
 fn create(folder: &Path, path: &Path) -> Result<(), Error> {
-    let temporary = tempfile::Builder::new()
-        .prefix(".store-")
-        .tempfile_in(folder)?
-        .into_temp_path();
+    let temporary = tempfile::Builder::new().prefix(".store-").tempfile_in(folder)?.into_temp_path();
     let fail = |failure: Failure| failure.at(path);
     let database = Database::create(&temporary).map_err(|error| Error::database(path, error))?;
     let make = || -> Result<(), Failure> {
@@ -372,12 +303,8 @@ fn create(folder: &Path, path: &Path) -> Result<(), Error> {
         Ok(())
     };
     make().map_err(fail)?;
-    database
-        .close()
-        .map_err(|error| Error::database(path, error))?;
-    temporary
-        .persist_noclobber(path)
-        .map_err(|error| error.error)?;
+    database.close().map_err(|error| Error::database(path, error))?;
+    temporary.persist_noclobber(path).map_err(|error| error.error)?;
     fs_err::File::open(folder)?.sync_all()?;
     Ok(())
 }
@@ -387,15 +314,7 @@ fn put(txn: &WriteTransaction, collection: u64, items: &[NewItem]) -> Result<Wri
     let first = take_numbers(txn, items.len() as u64)?;
     let (mut rows, mut thumbnails) = (txn.open_table(ITEMS)?, txn.open_table(THUMBNAILS)?);
     let mut written = Written::default();
-    for (
-        sequence,
-        NewItem {
-            item,
-            vector,
-            thumbnail,
-        },
-    ) in (first..).zip(items)
-    {
+    for (sequence, NewItem { item, vector, thumbnail }) in (first..).zip(items) {
         let key = (collection, item.id.as_str());
         let json = serde_json::to_vec(item).expect("text and JSON values are JSON");
         let bytes = vector_to_bytes(vector);
@@ -412,11 +331,14 @@ fn put(txn: &WriteTransaction, collection: u64, items: &[NewItem]) -> Result<Wri
 
 /// Deletes all items of a collection.
 fn clear(txn: &WriteTransaction, collection: u64) -> Result<(), Failure> {
-    let all: Range<(u64, &str)> = (collection, "")..(collection + 1, "");
-    txn.open_table(ITEMS)?
-        .retain_in(all.clone(), |_, _| false)?;
-    txn.open_table(THUMBNAILS)?.retain_in(all, |_, _| false)?;
+    txn.open_table(ITEMS)?.retain_in(all_of(collection), |_, _| false)?;
+    txn.open_table(THUMBNAILS)?.retain_in(all_of(collection), |_, _| false)?;
     Ok(())
+}
+
+/// The keys of all items of a collection.
+fn all_of(collection: u64) -> Range<(u64, &'static str)> {
+    (collection, "")..(collection + 1, "")
 }
 
 /// The first of `count` numbers that nothing had before.
@@ -434,10 +356,7 @@ pub(super) fn vector_to_bytes(vector: &[f32]) -> Vec<u8> {
 
 /// The vector whose little-endian bytes these are.
 pub(super) fn vector_from_bytes(bytes: &[u8]) -> Vec<f32> {
-    bytes
-        .chunks_exact(4)
-        .map(|x| f32::from_le_bytes([x[0], x[1], x[2], x[3]]))
-        .collect()
+    bytes.chunks_exact(4).map(|x| f32::from_le_bytes([x[0], x[1], x[2], x[3]])).collect()
 }
 
 /// Why a transaction was given up: an error of ours, or one of the database that does not know its file yet.
@@ -471,9 +390,4 @@ macro_rules! failure_from {
     };
 }
 
-failure_from!(
-    redb::StorageError,
-    redb::TableError,
-    redb::TransactionError,
-    redb::CommitError
-);
+failure_from!(redb::StorageError, redb::TableError, redb::TransactionError, redb::CommitError);

@@ -21,6 +21,8 @@ const FOLDER: &str = "graphs";
 const DESCRIPTION: &str = "graph.json";
 /// Sequence numbers (u64) of the rows, then their vectors (f32), little-endian.
 const ROWS: &str = "rows.bin";
+/// How the name of a folder starts that is being written.
+const UNFINISHED: &str = ".new-";
 /// Version of the folder's content.
 const FORMAT: u32 = 1;
 
@@ -41,8 +43,16 @@ pub(super) struct Dumps {
 
 impl Dumps {
     pub(super) fn new(data: &Path) -> Self {
-        Self {
-            folder: data.join(FOLDER),
+        Self { folder: data.join(FOLDER) }
+    }
+
+    /// Deletes what a process left behind that ended while it saved a graph.
+    pub(super) fn tidy(&self) {
+        let entries = fs_err::read_dir(&self.folder).into_iter().flatten().flatten();
+        for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(UNFINISHED)) {
+            if let Err(error) = fs_err::remove_dir_all(entry.path()) {
+                tracing::warn!("{error}");
+            }
         }
     }
 
@@ -59,35 +69,20 @@ impl Dumps {
     pub(super) fn save(&self, collection: u64, rows: &Rows, graph: &Graph) -> Result<(), String> {
         let io = |error: std::io::Error| error.to_string();
         fs_err::create_dir_all(&self.folder).map_err(io)?;
-        let temporary = tempfile::Builder::new()
-            .prefix(".new-")
-            .tempdir_in(&self.folder)
-            .map_err(io)?;
+        let temporary = tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(&self.folder).map_err(io)?;
         graph.save(temporary.path())?;
-        let mut bytes: Vec<u8> = rows
-            .sequences
-            .iter()
-            .flat_map(|sequence| sequence.to_le_bytes())
-            .collect();
+        let mut bytes: Vec<u8> = rows.sequences.iter().flat_map(|sequence| sequence.to_le_bytes()).collect();
         bytes.extend(disk::vector_to_bytes(&rows.vectors));
         fs_err::write(temporary.path().join(ROWS), bytes).map_err(io)?;
 
         let mut files = HashMap::new();
         for name in FILES.into_iter().chain([ROWS]) {
             let path = temporary.path().join(name);
-            fs_err::File::open(&path)
-                .and_then(|file| file.sync_all())
-                .map_err(io)?;
+            fs_err::File::open(&path).and_then(|file| file.sync_all()).map_err(io)?;
             files.insert(name.to_owned(), checksum::of_file(&path).map_err(io)?);
         }
         let strays = graph.strays().to_owned();
-        let description = Description {
-            format: FORMAT,
-            dim: rows.dim,
-            rows: rows.len(),
-            strays,
-            files,
-        };
+        let description = Description { format: FORMAT, dim: rows.dim, rows: rows.len(), strays, files };
         let json = serde_json::to_vec_pretty(&description).map_err(|error| error.to_string())?;
         fs_err::write(temporary.path().join(DESCRIPTION), json).map_err(io)?;
 
@@ -106,18 +101,12 @@ impl Dumps {
     /// Lays `live`, all that a collection holds, out over its saved graph.
     ///
     /// Returns `None` where no graph was saved or where it has fewer than `exact_below` rows, and the reason where the saved one cannot be used.
-    pub(super) fn lay_out(
-        &self,
-        collection: u64,
-        live: &Arc<Rows>,
-        exact_below: usize,
-    ) -> Result<Option<Layout>, String> {
+    pub(super) fn lay_out(&self, collection: u64, live: &Arc<Rows>, exact_below: usize) -> Result<Option<Layout>, String> {
         let folder = self.of(collection);
         let Ok(json) = fs_err::read(folder.join(DESCRIPTION)) else {
             return Ok(None);
         };
-        let saved: Description =
-            serde_json::from_slice(&json).map_err(|error| error.to_string())?;
+        let saved: Description = serde_json::from_slice(&json).map_err(|error| error.to_string())?;
         if saved.rows < exact_below {
             return Ok(None);
         }
@@ -135,11 +124,7 @@ impl Dumps {
         let indexed = Arc::new(indexed);
         let graph = Arc::new(Graph::load(&folder, &indexed, saved.strays)?);
         let layout = Layout::plain(Arc::clone(live));
-        Ok(Some(
-            layout
-                .with_indexed(&indexed, graph)
-                .ok_or("it does not fit what is stored")?,
-        ))
+        Ok(Some(layout.with_indexed(&indexed, graph).ok_or("it does not fit what is stored")?))
     }
 }
 
@@ -153,10 +138,7 @@ fn read_rows(bytes: &[u8], saved: &Description, live: &Rows) -> Option<Rows> {
     let (sequences, vectors) = bytes.split_at(saved.rows * 8);
     let gone = Arc::new(Item::default());
     let mut rows = Rows::with_capacity(saved.dim, saved.rows);
-    for (sequence, vector) in sequences
-        .chunks_exact(8)
-        .zip(vectors.chunks_exact(saved.dim * 4))
-    {
+    for (sequence, vector) in sequences.chunks_exact(8).zip(vectors.chunks_exact(saved.dim * 4)) {
         let sequence = u64::from_le_bytes(sequence.try_into().ok()?);
         let vector = disk::vector_from_bytes(vector);
         let item = match live.row_of(sequence) {

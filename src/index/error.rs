@@ -6,9 +6,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A collection's name is not allowed; a client's mistake.
-    #[error(
-        "the collection name {0:?} is not allowed: use 1 to 128 of A-Z a-z 0-9 _ . - and start with a letter or digit"
-    )]
+    #[error("the collection name {0:?} is not allowed: use 1 to 128 of A-Z a-z 0-9 _ . - and start with a letter or digit")]
     InvalidName(String),
     /// An item's id, labels or metadata break a limit; a client's mistake.
     #[error("item {id:?}: {reason}")]
@@ -54,6 +52,14 @@ pub enum Error {
         /// What was found.
         detail: String,
     },
+    /// A snapshot was written by a later version of this program.
+    #[error("{}: {detail}", .path.display())]
+    Unsupported {
+        /// The snapshot.
+        path: PathBuf,
+        /// Its version and what this program reads.
+        detail: String,
+    },
     /// The operating system refused to read or write. The message of the source names the path.
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -69,35 +75,22 @@ pub enum Error {
 
 impl Error {
     pub(super) fn damaged(path: &Path, detail: impl Into<String>) -> Self {
-        Self::Damaged {
-            path: path.to_owned(),
-            detail: detail.into(),
-        }
+        Self::Damaged { path: path.to_owned(), detail: detail.into() }
     }
 
     /// Sorts a database error at `path` into the variants above.
     pub(super) fn database(path: &Path, error: impl Into<redb::Error>) -> Self {
         match error.into() {
-            redb::Error::DatabaseAlreadyOpen | redb::Error::LockProtocolMismatch => {
-                Self::InUse(path.to_owned())
-            }
+            redb::Error::DatabaseAlreadyOpen | redb::Error::LockProtocolMismatch => Self::InUse(path.to_owned()),
             redb::Error::Corrupted(detail) => Self::damaged(path, detail),
             error @ (redb::Error::TableTypeMismatch { .. }
             | redb::Error::TypeDefinitionChanged { .. }
             | redb::Error::UpgradeRequired(_)) => Self::damaged(path, error.to_string()),
             // A file that is cut, or that is no database at all, comes back as one of these two.
-            redb::Error::Io(error)
-                if matches!(
-                    error.kind(),
-                    std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof
-                ) =>
-            {
+            redb::Error::Io(error) if matches!(error.kind(), std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof) => {
                 Self::damaged(path, error.to_string())
             }
-            source => Self::Database {
-                path: path.to_owned(),
-                source: Box::new(source),
-            },
+            source => Self::Database { path: path.to_owned(), source: Box::new(source) },
         }
     }
 }

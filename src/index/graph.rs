@@ -73,10 +73,7 @@ impl Graph {
     /// Builds the graph over `rows` with all cores, two steps of `progress` a row.
     pub(super) fn build(rows: &Arc<Rows>, progress: &ProgressBar) -> Self {
         progress.set_length(2 * rows.len() as u64);
-        let distance = RowDistance {
-            rows: Arc::clone(rows),
-            similarity: Similarity::default(),
-        };
+        let distance = RowDistance { rows: Arc::clone(rows), similarity: Similarity::default() };
         let nodes = Hnsw::new(LINKS, rows.len(), LAYERS, EF_CONSTRUCTION, distance);
 
         let numbers: Vec<u32> = (0..rows.len() as u32).collect();
@@ -85,24 +82,16 @@ impl Graph {
             nodes.insert((std::slice::from_ref(row), *row as usize));
         }
         for step in others.chunks(STEP) {
-            step.par_iter()
-                .for_each(|row| nodes.insert((std::slice::from_ref(row), *row as usize)));
+            step.par_iter().for_each(|row| nodes.insert((std::slice::from_ref(row), *row as usize)));
             progress.inc(step.len() as u64);
         }
         progress.set_position(rows.len() as u64);
 
-        let mut graph = Self {
-            nodes,
-            strays: Vec::new(),
-        };
+        let mut graph = Self { nodes, strays: Vec::new() };
         graph.strays = numbers
             .par_chunks(STEP)
             .flat_map_iter(|step| {
-                let strays: Vec<u32> = step
-                    .iter()
-                    .copied()
-                    .filter(|&row| !graph.reaches(rows, row))
-                    .collect();
+                let strays: Vec<u32> = step.iter().copied().filter(|&row| !graph.reaches(rows, row)).collect();
                 progress.inc(step.len() as u64);
                 strays
             })
@@ -146,10 +135,7 @@ impl Graph {
     /// Reads what [`save`](Self::save) wrote for the same `rows`. The caller has checked that the files are whole: the
     /// library ends the process on some kinds of damage.
     pub(super) fn load(folder: &Path, rows: &Arc<Rows>, strays: Vec<u32>) -> Result<Self, String> {
-        let distance = RowDistance {
-            rows: Arc::clone(rows),
-            similarity: Similarity::default(),
-        };
+        let distance = RowDistance { rows: Arc::clone(rows), similarity: Similarity::default() };
         // The loaded graph borrows its reader, for a memory map that is not used here. A reader is a path and a few
         // numbers, and a collection's graph is loaded once in a process: letting it live on costs nothing.
         let reader: &'static HnswIo = Box::leak(Box::new(HnswIo::new(folder, FILE_BASE)));
@@ -158,9 +144,7 @@ impl Graph {
             Ok(Err(error)) => return Err(error.to_string()),
             Err(panic) => return Err(message(&*panic)),
         };
-        if nodes.get_nb_point() != rows.len()
-            || strays.iter().any(|&row| row as usize >= rows.len())
-        {
+        if nodes.get_nb_point() != rows.len() || strays.iter().any(|&row| row as usize >= rows.len()) {
             return Err("the graph does not fit its rows".to_owned());
         }
         Ok(Self { nodes, strays })
@@ -169,7 +153,5 @@ impl Graph {
 
 fn message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("the graph library panicked")
-        .to_owned()
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("the graph library panicked").to_owned()
 }

@@ -2,7 +2,7 @@
 //!
 //! [`Store`] opens a data folder and hands out [`Collection`]s. The database on the disk is the truth; in memory each
 //! collection has its vectors side by side, and above a size a graph for approximate search, which can always be
-//! built again. [`vote`] turns the neighbours that a search finds into class scores.
+//! built again. [`vote`] turns the neighbours that a search finds into class scores, and a [`snapshot`] carries a collection elsewhere.
 
 pub mod checksum;
 mod collection;
@@ -17,6 +17,7 @@ mod name;
 mod rows;
 mod search;
 mod similarity;
+pub mod snapshot;
 mod store;
 pub mod vote;
 

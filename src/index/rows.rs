@@ -21,12 +21,7 @@ pub(super) struct Rows {
 
 impl Rows {
     pub(super) fn with_capacity(dim: usize, rows: usize) -> Self {
-        Self {
-            dim,
-            vectors: Vec::with_capacity(dim * rows),
-            items: Vec::with_capacity(rows),
-            sequences: Vec::with_capacity(rows),
-        }
+        Self { dim, vectors: Vec::with_capacity(dim * rows), items: Vec::with_capacity(rows), sequences: Vec::with_capacity(rows) }
     }
 
     pub(super) fn push(&mut self, sequence: u64, item: Arc<Item>, vector: &[f32]) {
@@ -63,12 +58,7 @@ pub(super) struct Segment {
 impl Segment {
     pub(super) fn new(rows: Arc<Rows>, graph: Option<Arc<Graph>>) -> Self {
         let live = rows.len();
-        Self {
-            dead: Arc::new(vec![false; live]),
-            live,
-            rows,
-            graph,
-        }
+        Self { dead: Arc::new(vec![false; live]), live, rows, graph }
     }
 
     /// Row numbers of what is alive.
@@ -95,11 +85,7 @@ pub(super) struct Layout(pub(super) Vec<Segment>);
 impl Layout {
     /// `rows` without a graph.
     pub(super) fn plain(rows: Arc<Rows>) -> Self {
-        Self(if rows.len() == 0 {
-            Vec::new()
-        } else {
-            vec![Segment::new(rows, None)]
-        })
+        Self(if rows.len() == 0 { Vec::new() } else { vec![Segment::new(rows, None)] })
     }
 
     /// Number of items.
@@ -109,9 +95,7 @@ impl Layout {
 
     /// Items in no particular order.
     pub(super) fn items(&self) -> impl Iterator<Item = &Arc<Item>> {
-        self.0
-            .iter()
-            .flat_map(|segment| segment.live_rows().map(|row| &segment.rows.items[row]))
+        self.0.iter().flat_map(|segment| segment.live_rows().map(|row| &segment.rows.items[row]))
     }
 
     /// The layout after `gone` sequence numbers left and `new` rows came.
@@ -154,11 +138,7 @@ impl Layout {
                 if newest.is_some_and(|newest| sequence <= newest) {
                     alive[rows.row_of(sequence)?] = true;
                 } else {
-                    tail.push(
-                        sequence,
-                        Arc::clone(&segment.rows.items[row]),
-                        segment.rows.vector(row),
-                    );
+                    tail.push(sequence, Arc::clone(&segment.rows.items[row]), segment.rows.vector(row));
                 }
             }
         }
@@ -179,11 +159,7 @@ pub(super) fn merge(segments: &[Segment]) -> Rows {
     for segment in segments {
         for row in segment.live_rows() {
             let rows = &segment.rows;
-            merged.push(
-                rows.sequences[row],
-                Arc::clone(&rows.items[row]),
-                rows.vector(row),
-            );
+            merged.push(rows.sequences[row], Arc::clone(&rows.items[row]), rows.vector(row));
         }
     }
     merged

@@ -34,12 +34,7 @@ pub struct Search<'a> {
 
 impl Default for Search<'_> {
     fn default() -> Self {
-        Self {
-            k: super::vote::DEFAULT_K,
-            ef: DEFAULT_EF,
-            exact: false,
-            filter: None,
-        }
+        Self { k: super::vote::DEFAULT_K, ef: DEFAULT_EF, exact: false, filter: None }
     }
 }
 
@@ -55,10 +50,7 @@ pub struct Neighbour {
 impl Neighbour {
     /// Nearest first; equal similarities by id, so that the order never depends on where items lie.
     fn order(&self, other: &Self) -> Ordering {
-        other
-            .similarity
-            .total_cmp(&self.similarity)
-            .then_with(|| self.item.id.cmp(&other.item.id))
+        other.similarity.total_cmp(&self.similarity).then_with(|| self.item.id.cmp(&other.item.id))
     }
 }
 
@@ -91,21 +83,13 @@ pub(super) fn search(layout: &Layout, query: &[f32], options: &Search<'_>) -> Ve
 ///
 /// The graph knows nothing of deletions and filters: each of its hits is checked here, after the search (the library's
 /// own filtered search may return items that fail the filter). Where fewer than k pass, a scan has to answer.
-fn graph_search(
-    segment: &Segment,
-    query: &[f32],
-    options: &Search<'_>,
-    best: &mut Nearest,
-) -> bool {
+fn graph_search(segment: &Segment, query: &[f32], options: &Search<'_>, best: &mut Nearest) -> bool {
     let Some(graph) = &segment.graph else {
         return false;
     };
     let wanted = options.k.min(segment.live);
     // Some of the nearest may be dead or filtered out: look a little further than asked.
-    let ef = options
-        .ef
-        .max(options.k.saturating_mul(2))
-        .min(segment.rows.len());
+    let ef = options.ef.max(options.k.saturating_mul(2)).min(segment.rows.len());
     let mut hits = Nearest::new(wanted);
     let mut found = 0;
     for row in graph.search(query, ef) {
@@ -134,32 +118,19 @@ fn scan(segment: &Segment, query: &[f32], options: &Search<'_>, best: &mut Neare
         nearest
     };
     let starts: Vec<_> = (0..segment.rows.len()).step_by(SCAN_ROWS).collect();
-    let parts: Vec<_> = if starts.len() > 1 {
-        starts.into_par_iter().map(part).collect()
-    } else {
-        starts.into_iter().map(part).collect()
-    };
+    let parts: Vec<_> = if starts.len() > 1 { starts.into_par_iter().map(part).collect() } else { starts.into_iter().map(part).collect() };
     for nearest in parts {
         best.absorb(nearest);
     }
 }
 
 /// Similarity of the query to a row, or `None` where the row must not be found.
-fn compare(
-    segment: &Segment,
-    row: usize,
-    query: &[f32],
-    filter: Option<Predicate<'_>>,
-) -> Option<f32> {
+fn compare(segment: &Segment, row: usize, query: &[f32], filter: Option<Predicate<'_>>) -> Option<f32> {
     if segment.dead[row] || filter.is_some_and(|passes| !passes(&segment.rows.items[row])) {
         return None;
     }
     // Rounding may take the product of two unit vectors a little out of its range.
-    Some(
-        Similarity::default()
-            .dot(query, segment.rows.vector(row))
-            .clamp(-1.0, 1.0),
-    )
+    Some(Similarity::default().dot(query, segment.rows.vector(row)).clamp(-1.0, 1.0))
 }
 
 /// The k nearest of what was offered.
@@ -171,25 +142,16 @@ struct Nearest {
 
 impl Nearest {
     fn new(k: usize) -> Self {
-        Self {
-            k,
-            heap: BinaryHeap::new(),
-        }
+        Self { k, heap: BinaryHeap::new() }
     }
 
     fn offer(&mut self, item: &Arc<Item>, similarity: f32) {
         if self.heap.len() < self.k {
-            self.heap.push(Neighbour {
-                item: Arc::clone(item),
-                similarity,
-            });
+            self.heap.push(Neighbour { item: Arc::clone(item), similarity });
         } else if let Some(mut farthest) = self.heap.peek_mut()
             && similarity >= farthest.similarity
         {
-            let candidate = Neighbour {
-                item: Arc::clone(item),
-                similarity,
-            };
+            let candidate = Neighbour { item: Arc::clone(item), similarity };
             if candidate < *farthest {
                 *farthest = candidate;
             }

@@ -29,10 +29,7 @@ impl WithSimd for Dot<'_> {
     type Output = f32;
 
     #[inline(always)]
-    #[expect(
-        clippy::inline_always,
-        reason = "must be compiled inside the function that enables the instructions"
-    )]
+    #[expect(clippy::inline_always, reason = "must be compiled inside the function that enables the instructions")]
     fn with_simd<S: Simd>(self, simd: S) -> f32 {
         let (a, a_rest) = S::as_simd_f32s(self.0);
         let (b, b_rest) = S::as_simd_f32s(self.1);
@@ -48,10 +45,7 @@ impl WithSimd for Dot<'_> {
         for (&a, &b) in a_last.iter().zip(b_last) {
             sums[0] = simd.mul_add_e_f32s(a, b, sums[0]);
         }
-        let sum = simd.add_f32s(
-            simd.add_f32s(sums[0], sums[1]),
-            simd.add_f32s(sums[2], sums[3]),
-        );
+        let sum = simd.add_f32s(simd.add_f32s(sums[0], sums[1]), simd.add_f32s(sums[2], sums[3]));
         simd.reduce_sum_f32s(sum) + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
     }
 }
@@ -66,15 +60,8 @@ mod tests {
         for len in 0..200_usize {
             let a: Vec<f32> = (0..len).map(|i| (i as f32 * 0.37).sin()).collect();
             let b: Vec<f32> = (0..len).map(|i| (i as f32 * 0.71).cos()).collect();
-            let expected: f64 = a
-                .iter()
-                .zip(&b)
-                .map(|(&a, &b)| f64::from(a) * f64::from(b))
-                .sum();
-            assert!(
-                (f64::from(similarity.dot(&a, &b)) - expected).abs() < 1e-4,
-                "length {len}"
-            );
+            let expected: f64 = a.iter().zip(&b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
+            assert!((f64::from(similarity.dot(&a, &b)) - expected).abs() < 1e-4, "length {len}");
         }
     }
 }

@@ -35,11 +35,7 @@ impl Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            exact_below: Self::EXACT_BELOW,
-            build_in_background: true,
-            progress: false,
-        }
+        Self { exact_below: Self::EXACT_BELOW, build_in_background: true, progress: false }
     }
 }
 
@@ -61,26 +57,17 @@ impl Store {
         fs_err::create_dir_all(folder)?;
         let dumps = Arc::new(Dumps::new(folder));
         let disk = Arc::new(Disk::open(folder, dumps.exist())?);
+        // Only now is it certain that no other process is at work here.
+        dumps.tidy();
         let mut collections = BTreeMap::new();
         for (name, record) in disk.collections()? {
-            let collection = Collection::load(
-                name.clone(),
-                record,
-                Arc::clone(&disk),
-                Arc::clone(&dumps),
-                options,
-            )?;
+            let collection = Collection::load(name.clone(), record, Arc::clone(&disk), Arc::clone(&dumps), options)?;
             if collection.build_is_due() {
                 collection.build_index()?;
             }
             collections.insert(name, Arc::new(collection));
         }
-        Ok(Self {
-            disk,
-            dumps,
-            options,
-            collections: RwLock::new(collections),
-        })
+        Ok(Self { disk, dumps, options, collections: RwLock::new(collections) })
     }
 
     /// All collections, by name.
@@ -93,11 +80,7 @@ impl Store {
     /// # Errors
     /// [`Error::NoCollection`] where it does not exist.
     pub fn collection(&self, name: &CollectionName) -> Result<Arc<Collection>, Error> {
-        self.collections
-            .read()
-            .get(name)
-            .cloned()
-            .ok_or_else(|| Error::NoCollection(name.to_string()))
+        self.collections.read().get(name).cloned().ok_or_else(|| Error::NoCollection(name.to_string()))
     }
 
     /// The collection of this name, made where it does not exist; true where it is new.
@@ -105,20 +88,13 @@ impl Store {
     /// # Errors
     /// [`Error::Conflict`] where it exists with another dimension or model; [`Error::InvalidParameter`] for a
     /// dimension that cannot be.
-    pub fn create(
-        &self,
-        name: &CollectionName,
-        spec: Spec,
-    ) -> Result<(Arc<Collection>, bool), Error> {
+    pub fn create(&self, name: &CollectionName, spec: Spec) -> Result<(Arc<Collection>, bool), Error> {
         let mut collections = self.collections.write();
         if let Some(existing) = collections.get(name) {
             existing.check_model(&spec.model.fingerprint)?;
             let dim = existing.spec().dim;
             if dim != spec.dim {
-                return Err(Error::Conflict(format!(
-                    "collection {name} has {dim} dimensions, not {}",
-                    spec.dim
-                )));
+                return Err(Error::Conflict(format!("collection {name} has {dim} dimensions, not {}", spec.dim)));
             }
             return Ok((Arc::clone(existing), false));
         }
@@ -149,28 +125,13 @@ impl Store {
         Ok(collection)
     }
 
-    fn make(
-        &self,
-        name: &CollectionName,
-        spec: Spec,
-        items: &[NewItem],
-        existing: OnExisting,
-    ) -> Result<Arc<Collection>, Error> {
+    fn make(&self, name: &CollectionName, spec: Spec, items: &[NewItem], existing: OnExisting) -> Result<Arc<Collection>, Error> {
         if spec.dim == 0 || spec.dim > MAX_DIM {
-            return Err(Error::InvalidParameter(format!(
-                "a vector has 1 to {MAX_DIM} dimensions, not {}",
-                spec.dim
-            )));
+            return Err(Error::InvalidParameter(format!("a vector has 1 to {MAX_DIM} dimensions, not {}", spec.dim)));
         }
         let record = self.disk.create(name, spec, items, existing)?;
         let (disk, dumps) = (Arc::clone(&self.disk), Arc::clone(&self.dumps));
-        Ok(Arc::new(Collection::load(
-            name.clone(),
-            record,
-            disk,
-            dumps,
-            self.options,
-        )?))
+        Ok(Arc::new(Collection::load(name.clone(), record, disk, dumps, self.options)?))
     }
 
     /// Deletes a collection with all its items.
@@ -179,9 +140,7 @@ impl Store {
     /// [`Error::NoCollection`] where it does not exist.
     pub fn remove(&self, name: &CollectionName) -> Result<(), Error> {
         let mut collections = self.collections.write();
-        let collection = collections
-            .get(name)
-            .ok_or_else(|| Error::NoCollection(name.to_string()))?;
+        let collection = collections.get(name).ok_or_else(|| Error::NoCollection(name.to_string()))?;
         self.disk.remove(name, &collection.record)?;
         self.forget_index(collection);
         collections.remove(name);
@@ -191,10 +150,7 @@ impl Store {
     fn forget_index(&self, collection: &Collection) {
         // Its number is never used again: what stays behind takes room, no more.
         if let Err(error) = self.dumps.remove(collection.record.number) {
-            tracing::warn!(
-                "the saved index of {} could not be deleted: {error}",
-                collection.name()
-            );
+            tracing::warn!("the saved index of {} could not be deleted: {error}", collection.name());
         }
     }
 }

@@ -31,15 +31,9 @@ pub struct ClassScore<L> {
 ///   can overflow.
 ///
 /// `temperature` must be above 0 and similarities finite; the callers check what comes from outside.
-pub fn vote<'a, L: Ord + Clone + 'a>(
-    neighbours: impl IntoIterator<Item = (&'a [L], f32)>,
-    temperature: f64,
-) -> Vec<ClassScore<L>> {
+pub fn vote<'a, L: Ord + Clone + 'a>(neighbours: impl IntoIterator<Item = (&'a [L], f32)>, temperature: f64) -> Vec<ClassScore<L>> {
     debug_assert!(temperature > 0.0);
-    let voters: Vec<_> = neighbours
-        .into_iter()
-        .filter(|(labels, _)| !labels.is_empty())
-        .collect();
+    let voters: Vec<_> = neighbours.into_iter().filter(|(labels, _)| !labels.is_empty()).collect();
     let similarities = voters.iter().map(|(_, similarity)| f64::from(*similarity));
     let nearest = similarities.fold(f64::NEG_INFINITY, f64::max);
 
@@ -52,13 +46,8 @@ pub fn vote<'a, L: Ord + Clone + 'a>(
             *weights.entry(label).or_default() += weight / labels.len() as f64;
         }
     }
-    let mut scores: Vec<_> = weights
-        .into_iter()
-        .map(|(label, weight)| ClassScore {
-            label: label.clone(),
-            score: weight / total,
-        })
-        .collect();
+    let mut scores: Vec<_> =
+        weights.into_iter().map(|(label, weight)| ClassScore { label: label.clone(), score: weight / total }).collect();
     // Stable, and the map is ordered by label: ties keep that order.
     scores.sort_by(|a, b| b.score.total_cmp(&a.score));
     scores
@@ -66,10 +55,7 @@ pub fn vote<'a, L: Ord + Clone + 'a>(
 
 /// The best class of [`vote`]'s answer, or `None` (abstention) where there is none or its share is under `min_score`.
 pub fn winner<L>(scores: &[ClassScore<L>], min_score: f64) -> Option<&L> {
-    scores
-        .first()
-        .filter(|best| best.score >= min_score)
-        .map(|best| &best.label)
+    scores.first().filter(|best| best.score >= min_score).map(|best| &best.label)
 }
 
 #[cfg(test)]
@@ -77,10 +63,7 @@ mod tests {
     use super::*;
 
     fn shares(neighbours: &[(&[&'static str], f32)], temperature: f64) -> Vec<(&'static str, f64)> {
-        vote(neighbours.iter().copied(), temperature)
-            .into_iter()
-            .map(|class| (class.label, class.score))
-            .collect()
+        vote(neighbours.iter().copied(), temperature).into_iter().map(|class| (class.label, class.score)).collect()
     }
 
     #[test]
@@ -96,15 +79,7 @@ mod tests {
     #[test]
     fn shares_sum_to_one_at_any_temperature() {
         for temperature in [1e-300, 1e-6, 0.07, 1.0, 1e6] {
-            let shares = shares(
-                &[
-                    (&["a"], 0.5),
-                    (&["b", "c"], -1.0),
-                    (&["a"], 1.0),
-                    (&["d"], 0.99),
-                ],
-                temperature,
-            );
+            let shares = shares(&[(&["a"], 0.5), (&["b", "c"], -1.0), (&["a"], 1.0), (&["d"], 0.99)], temperature);
             let sum: f64 = shares.iter().map(|share| share.1).sum();
             assert!((sum - 1.0).abs() < 1e-12, "{temperature}: {shares:?}");
             assert!(shares.iter().all(|share| share.1.is_finite()));
@@ -113,14 +88,8 @@ mod tests {
 
     #[test]
     fn ties_go_to_the_first_label_and_labels_share_a_vote() {
-        assert_eq!(
-            shares(&[(&["b"], 0.5), (&["a"], 0.5)], 0.07),
-            [("a", 0.5), ("b", 0.5)]
-        );
-        assert_eq!(
-            shares(&[(&["b", "c"], 0.5), (&["a"], 0.5)], 0.07),
-            [("a", 0.5), ("b", 0.25), ("c", 0.25)]
-        );
+        assert_eq!(shares(&[(&["b"], 0.5), (&["a"], 0.5)], 0.07), [("a", 0.5), ("b", 0.5)]);
+        assert_eq!(shares(&[(&["b", "c"], 0.5), (&["a"], 0.5)], 0.07), [("a", 0.5), ("b", 0.25), ("c", 0.25)]);
     }
 
     #[test]

@@ -16,15 +16,8 @@ impl Engine for SessionEngine {
 
     fn run(&mut self, pictures: ArrayView4<'_, f32>) -> Result<Vec<Outputs>, EngineError> {
         let count = pictures.len_of(Axis(0));
-        let outputs = self
-            .0
-            .run(pictures)
-            .map_err(|error| EngineError(error.to_string()))?;
-        Ok(if count == 1 {
-            vec![outputs]
-        } else {
-            (0..count).map(|index| one(&outputs, index)).collect()
-        })
+        let outputs = self.0.run(pictures).map_err(|error| EngineError(error.to_string()))?;
+        Ok(if count == 1 { vec![outputs] } else { (0..count).map(|index| one(&outputs, index)).collect() })
     }
 }
 
@@ -39,9 +32,6 @@ fn one(outputs: &Outputs, index: usize) -> Outputs {
     }
 }
 
-fn part<D: Dimension + RemoveAxis>(
-    output: Option<&Array<f32, D>>,
-    index: usize,
-) -> Option<Array<f32, D>> {
+fn part<D: Dimension + RemoveAxis>(output: Option<&Array<f32, D>>, index: usize) -> Option<Array<f32, D>> {
     output.map(|array| array.select(Axis(0), &[index]))
 }

@@ -111,10 +111,7 @@ impl Served {
     /// Patches of a picture that was seen.
     pub fn grid(&self, seen: &Seen) -> PatchGrid {
         let patch = (self.manifest.patch_size as usize).max(1);
-        PatchGrid {
-            rows: seen.input.0 / patch,
-            columns: seen.input.1 / patch,
-        }
+        PatchGrid { rows: seen.input.0 / patch, columns: seen.input.1 / patch }
     }
 
     /// Decodes one picture, brings it to the model's input `[3, H, W]` with `prepare`, and runs it.
@@ -141,13 +138,6 @@ impl Served {
         let (input, size, decoded) = pool.run(work).await??;
         let (_, height, width) = input.dim();
         let answer = self.batcher.run(input, deadline).await?;
-        Ok(Seen {
-            outputs: answer.output,
-            size,
-            input: (height, width),
-            decoded,
-            waited: answer.waited,
-            ran: answer.ran,
-        })
+        Ok(Seen { outputs: answer.output, size, input: (height, width), decoded, waited: answer.waited, ran: answer.ran })
     }
 }

@@ -19,9 +19,7 @@ pub struct Panicked;
 impl Pool {
     /// A pool in which `threads` pieces of work run at a time.
     pub fn new(threads: usize) -> Self {
-        Self {
-            places: Arc::new(Semaphore::new(threads.max(1))),
-        }
+        Self { places: Arc::new(Semaphore::new(threads.max(1))) }
     }
 
     /// Waits for a place, then for `work`. Work that has begun runs to its end, even when nobody waits for it any more.
@@ -33,12 +31,7 @@ impl Pool {
         T: Send + 'static,
         F: FnOnce() -> T + Send + 'static,
     {
-        let place = self
-            .places
-            .clone()
-            .acquire_owned()
-            .await
-            .expect("this semaphore is never closed");
+        let place = self.places.clone().acquire_owned().await.expect("this semaphore is never closed");
         let span = tracing::Span::current();
         tokio::task::spawn_blocking(move || {
             let _place = place;

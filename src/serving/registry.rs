@@ -16,13 +16,7 @@ const ACCELERATOR_PICTURES: usize = 64;
 /// Patches in one batch on an accelerator: that many pictures of 224 pixels in patches of 16.
 const ACCELERATOR_PATCHES: usize = ACCELERATOR_PICTURES * 196;
 /// Outputs that a graph may have (see [`Outputs`](crate::model::Outputs)).
-const OUTPUTS: [&str; 5] = [
-    "last_hidden_state",
-    "attention",
-    "keys",
-    "embedding",
-    "feature_map",
-];
+const OUTPUTS: [&str; 5] = ["last_hidden_state", "attention", "keys", "embedding", "feature_map"];
 
 /// The models of a server; the first is the default.
 pub struct Registry(Vec<Arc<Served>>);
@@ -72,12 +66,7 @@ impl Registry {
     /// # Errors
     /// See [`LoadError`].
     pub fn load(settings: &Settings) -> Result<Self, LoadError> {
-        settings
-            .models
-            .iter()
-            .map(|model| load(model, settings).map(Arc::new))
-            .collect::<Result<_, _>>()
-            .map(Self)
+        settings.models.iter().map(|model| load(model, settings).map(Arc::new)).collect::<Result<_, _>>().map(Self)
     }
 
     /// The model of that name, or the default for none.
@@ -88,16 +77,10 @@ impl Registry {
         let Some(name) = name else {
             return Ok(self.default());
         };
-        self.iter()
-            .find(|served| served.name() == name)
-            .ok_or_else(|| UnknownModel {
-                name: name.chars().take(128).collect(),
-                known: self
-                    .iter()
-                    .map(|served| served.name())
-                    .collect::<Vec<_>>()
-                    .join(", "),
-            })
+        self.iter().find(|served| served.name() == name).ok_or_else(|| UnknownModel {
+            name: name.chars().take(128).collect(),
+            known: self.iter().map(|served| served.name()).collect::<Vec<_>>().join(", "),
+        })
     }
 
     /// The model of requests that name none.
@@ -113,42 +96,23 @@ impl Registry {
 
 fn load(named: &NamedModel, settings: &Settings) -> Result<Served, LoadError> {
     let NamedModel { name, path } = named;
-    let failed = |source| LoadError::Model {
-        name: name.clone(),
-        source: Box::new(source),
-    };
+    let failed = |source| LoadError::Model { name: name.clone(), source: Box::new(source) };
     let model = Model::open(path).map_err(failed)?;
     let manifest = model.manifest().clone();
-    let (height, width) = input_size(&manifest).map_err(|reason| LoadError::Transform {
-        name: name.clone(),
-        reason,
-    })?;
-    let mut options = SessionOptions {
-        device: settings.device,
-        precision: settings.precision,
-        threads: settings.threads,
-    };
+    let (height, width) = input_size(&manifest).map_err(|reason| LoadError::Transform { name: name.clone(), reason })?;
+    let mut options = SessionOptions { device: settings.device, precision: settings.precision, threads: settings.threads };
     let mut sessions = model.sessions(&options, 1).map_err(failed)?;
     // What `auto` came to, so that all sessions of a model run in one place.
     let device = sessions[0].device();
     options.device = device;
-    let workers = settings
-        .sessions
-        .unwrap_or_else(|| default_sessions(device, settings.threads));
+    let workers = settings.sessions.unwrap_or_else(|| default_sessions(device, settings.threads));
     sessions.extend(model.sessions(&options, workers - 1).map_err(failed)?);
-    let outputs = OUTPUTS
-        .into_iter()
-        .filter(|output| sessions[0].has_output(output))
-        .collect();
+    let outputs = OUTPUTS.into_iter().filter(|output| sessions[0].has_output(output)).collect();
 
     let budget = budget(device, manifest.patch_size);
     let engines = sessions.into_iter().map(SessionEngine).collect();
     let rehearsal = Array3::zeros((3, height as usize, width as usize));
-    let batcher =
-        Batcher::start(name, engines, budget, &rehearsal).map_err(|source| LoadError::Thread {
-            name: name.clone(),
-            source,
-        })?;
+    let batcher = Batcher::start(name, engines, budget, &rehearsal).map_err(|source| LoadError::Thread { name: name.clone(), source })?;
     tracing::info!(model = name, architecture = manifest.architecture, %device, precision = %options.precision, workers, "loaded");
     Ok(Served {
         name: name.clone(),
@@ -166,16 +130,9 @@ fn load(named: &NamedModel, settings: &Settings) -> Result<Served, LoadError> {
 fn input_size(manifest: &Manifest) -> Result<(u32, u32), String> {
     let patch = manifest.patch_size;
     match manifest.transform.output_size() {
-        None => Err(
-            "its transform keeps all of a picture of any shape: set `crop` in its manifest.json"
-                .into(),
-        ),
-        Some((height, width))
-            if height == 0 || width == 0 || height % patch != 0 || width % patch != 0 =>
-        {
-            Err(format!(
-                "its transform makes inputs of {height} x {width} pixels, which are no whole patches of {patch}"
-            ))
+        None => Err("its transform keeps all of a picture of any shape: set `crop` in its manifest.json".into()),
+        Some((height, width)) if height == 0 || width == 0 || height % patch != 0 || width % patch != 0 => {
+            Err(format!("its transform makes inputs of {height} x {width} pixels, which are no whole patches of {patch}"))
         }
         Some(size) => Ok(size),
     }
@@ -195,9 +152,5 @@ fn budget(device: Device, patch_size: u32) -> Budget {
         Device::Cpu => (1, usize::MAX),
         _ => (ACCELERATOR_PICTURES, ACCELERATOR_PATCHES),
     };
-    Budget {
-        pictures,
-        patches,
-        patch_size: patch_size as usize,
-    }
+    Budget { pictures, patches, patch_size: patch_size as usize }
 }

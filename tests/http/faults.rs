@@ -14,12 +14,7 @@ fn a_bad_picture_harms_no_other() {
     let good: Vec<_> = (0..5).map(|seed| png(&scene(80, 60, seed))).collect();
     let before: Vec<_> = good.iter().map(|picture| server.embed(picture)).collect();
     let jpeg = file("photos/flower.jpg");
-    let bad = [
-        png(&noise(1, 1, 3)),
-        jpeg[..jpeg.len() / 2].to_vec(),
-        Vec::new(),
-        png(&noise(1, 499, 4)),
-    ];
+    let bad = [png(&noise(1, 1, 3)), jpeg[..jpeg.len() / 2].to_vec(), Vec::new(), png(&noise(1, 499, 4))];
     let expected = [200, 422, 422, 200];
     for (picture, status) in bad.iter().zip(expected) {
         assert_eq!(server.post("/embed", "image/png", picture).status, status);
@@ -34,16 +29,8 @@ fn a_bad_picture_harms_no_other() {
 fn the_first_bad_picture_of_many_is_named() {
     let server = Server::start(&[]);
     let good = png(&scene(80, 60, 1));
-    let mixed = [
-        good.clone(),
-        good.clone(),
-        b"no picture".to_vec(),
-        Vec::new(),
-        good,
-    ];
-    let problem = server
-        .post_parts("/embed", &mixed)
-        .problem(422, "unknown_format");
+    let mixed = [good.clone(), good.clone(), b"no picture".to_vec(), Vec::new(), good];
+    let problem = server.post_parts("/embed", &mixed).problem(422, "unknown_format");
     assert_eq!(problem["index"], 2);
     assert!(problem["detail"].as_str().unwrap().contains("picture 2"));
 }
@@ -137,17 +124,9 @@ fn damaged_pictures_are_answered_calmly() {
     ];
     let mut damaged = Vec::new();
     for (name, whole) in &files {
-        assert_eq!(
-            server.post("/embed", "image/jpeg", whole).status,
-            200,
-            "{name}"
-        );
+        assert_eq!(server.post("/embed", "image/jpeg", whole).status, 200, "{name}");
         for part in 0..32 {
-            damaged.push((
-                format!("{name} cut at {part}/32"),
-                whole[..whole.len() * part / 32].to_vec(),
-                true,
-            ));
+            damaged.push((format!("{name} cut at {part}/32"), whole[..whole.len() * part / 32].to_vec(), true));
         }
         for part in 0..16 {
             let mut flipped = whole.clone();
@@ -164,12 +143,7 @@ fn damaged_pictures_are_answered_calmly() {
                     let answer = server.post("/embed", "image/jpeg", bytes);
                     // A cut file is refused, wherever it is cut; a changed byte may still be a picture.
                     let allowed: &[u16] = if *cut { &[422] } else { &[200, 422, 413] };
-                    assert!(
-                        allowed.contains(&answer.status),
-                        "{name}: {} {}",
-                        answer.status,
-                        answer.text()
-                    );
+                    assert!(allowed.contains(&answer.status), "{name}: {} {}", answer.status, answer.text());
                 }
             });
         }

@@ -21,17 +21,9 @@ fn odd_files_are_embedded_and_bad_ones_refused() {
     for entry in fs_err::read_dir(root().join("tests/photos/odd")).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-        let answer = server.post(
-            "/embed",
-            "application/octet-stream",
-            &fs_err::read(&path).unwrap(),
-        );
+        let answer = server.post("/embed", "application/octet-stream", &fs_err::read(&path).unwrap());
         if name.starts_with("BAD") {
-            assert!(
-                (400..500).contains(&answer.status),
-                "{name}: {}",
-                answer.text()
-            );
+            assert!((400..500).contains(&answer.status), "{name}: {}", answer.text());
             assert_eq!(answer.json()["index"], 0, "{name}");
         } else {
             let vectors = answer.ok().vectors();
@@ -50,11 +42,7 @@ fn formats_without_loss_agree() {
     let picture = scene(120, 90, 9);
     let vector = server.embed(&png(&picture));
     for format in [ImageFormat::Bmp, ImageFormat::Tiff, ImageFormat::WebP] {
-        assert_eq!(
-            server.embed(&encode(&picture, format)),
-            vector,
-            "{format:?}"
-        );
+        assert_eq!(server.embed(&encode(&picture, format)), vector, "{format:?}");
     }
 }
 
@@ -63,24 +51,15 @@ fn formats_without_loss_agree() {
 fn cmyk_is_seen_as_pillow_sees_it() {
     let server = Server::start(&[]);
     let with = file("photos/odd/cmyk.jpg");
-    let marker = [
-        0xff, 0xee, 0, 0x0e, b'A', b'd', b'o', b'b', b'e', 0, b'd', 0, 0, 0, 0, 0,
-    ];
-    let at = with
-        .windows(16)
-        .position(|window| window == marker)
-        .expect("the marker is in the file");
+    let marker = [0xff, 0xee, 0, 0x0e, b'A', b'd', b'o', b'b', b'e', 0, b'd', 0, 0, 0, 0, 0];
+    let at = with.windows(16).position(|window| window == marker).expect("the marker is in the file");
     let without = [&with[..at], &with[at + 16..]].concat();
     let pillow = file("photos/odd_expected/cmyk.jpg.png");
     let seen = server.embed(&with);
     assert!(cosine(&seen, &server.embed(&without)) >= 0.999);
     // Pillow's pixels, brought to the model's size already: enlarging them again blurs a little.
     let expected = server.embed(&pillow);
-    assert!(
-        cosine(&seen, &expected) >= 0.99,
-        "{}",
-        cosine(&seen, &expected)
-    );
+    assert!(cosine(&seen, &expected) >= 0.99, "{}", cosine(&seen, &expected));
 }
 
 /// An orientation's EXIF block: one directory with one entry.
@@ -109,23 +88,12 @@ fn stored(upright: &RgbImage, orientation: u8) -> RgbImage {
 fn tagged(upright: &RgbImage, orientation: u8, format: ImageFormat) -> Vec<u8> {
     fn write(mut encoder: impl ImageEncoder, picture: &RgbImage, orientation: u8) {
         encoder.set_exif_metadata(exif(orientation)).unwrap();
-        encoder
-            .write_image(
-                picture,
-                picture.width(),
-                picture.height(),
-                ExtendedColorType::Rgb8,
-            )
-            .unwrap();
+        encoder.write_image(picture, picture.width(), picture.height(), ExtendedColorType::Rgb8).unwrap();
     }
     let picture = stored(upright, orientation);
     let mut bytes = Vec::new();
     match format {
-        ImageFormat::Jpeg => write(
-            JpegEncoder::new_with_quality(&mut bytes, 97),
-            &picture,
-            orientation,
-        ),
+        ImageFormat::Jpeg => write(JpegEncoder::new_with_quality(&mut bytes, 97), &picture, orientation),
         ImageFormat::Png => write(PngEncoder::new(&mut bytes), &picture, orientation),
         _ => write(WebPEncoder::new_lossless(&mut bytes), &picture, orientation),
     }
@@ -136,48 +104,25 @@ fn tagged(upright: &RgbImage, orientation: u8, format: ImageFormat) -> Vec<u8> {
 #[test]
 fn orientation_is_heeded_in_every_format() {
     let server = Server::start(&["--segment-size", "96"]);
-    let whole = image::load_from_memory(&file("photos/coffee.png"))
-        .unwrap()
-        .into_rgb8();
+    let whole = image::load_from_memory(&file("photos/coffee.png")).unwrap().into_rgb8();
     let upright = imageops::crop_imm(&whole, 0, 40, 512, 256).to_image();
     let vector = server.embed(&png(&upright));
     let sideways = DynamicImage::from(upright.clone()).rotate90().into_rgb8();
-    assert!(
-        cosine(&vector, &server.embed(&png(&sideways))) < 0.9999,
-        "turning it would not be noticed"
-    );
+    assert!(cosine(&vector, &server.embed(&png(&sideways))) < 0.9999, "turning it would not be noticed");
     for format in [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP] {
         for orientation in 1..=8 {
             let seen = server.embed(&tagged(&upright, orientation, format));
             if format == ImageFormat::Jpeg {
-                assert!(
-                    cosine(&seen, &vector) >= 0.9995,
-                    "{format:?} {orientation}: {}",
-                    cosine(&seen, &vector)
-                );
+                assert!(cosine(&seen, &vector) >= 0.9995, "{format:?} {orientation}: {}", cosine(&seen, &vector));
             } else {
                 assert_eq!(seen, vector, "{format:?} {orientation}");
             }
         }
     }
-    let segment = |bytes: &[u8]| {
-        server
-            .post("/segment?format=rle", "application/octet-stream", bytes)
-            .ok()
-            .json()
-    };
+    let segment = |bytes: &[u8]| server.post("/segment?format=rle", "application/octet-stream", bytes).ok().json();
     let expected = segment(&png(&upright));
-    assert_eq!(
-        (
-            &expected["results"][0]["width"],
-            &expected["results"][0]["height"]
-        ),
-        (&512.into(), &256.into())
-    );
+    assert_eq!((&expected["results"][0]["width"], &expected["results"][0]["height"]), (&512.into(), &256.into()));
     for orientation in [5, 7] {
-        assert_eq!(
-            segment(&tagged(&upright, orientation, ImageFormat::Png)),
-            expected
-        );
+        assert_eq!(segment(&tagged(&upright, orientation, ImageFormat::Png)), expected);
     }
 }

@@ -12,7 +12,7 @@ use std::{
 use serde_json::Value;
 
 /// Longer than anything should take here, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 pub(crate) fn root() -> PathBuf {
     env!("CARGO_MANIFEST_DIR").into()
@@ -70,17 +70,11 @@ impl Server {
 
     pub(crate) fn without_waiting(models: &[&str], flags: &[&str]) -> Self {
         let mut command = program();
-        command
-            .args(["serve", "--listen", "127.0.0.1:0"])
-            .args(flags);
+        command.args(["serve", "--listen", "127.0.0.1:0"]).args(flags);
         for model in models {
             command.args(["--model", model]);
         }
-        let mut child = command
-            .stderr(Stdio::piped())
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut child = command.stderr(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let (found, address) = mpsc::channel();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
@@ -100,17 +94,8 @@ impl Server {
         let Ok(address) = address.recv_timeout(PATIENCE) else {
             panic!("the server did not start: {}", log.lock().unwrap());
         };
-        let agent = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .timeout_global(Some(PATIENCE))
-            .build()
-            .into();
-        Self {
-            child,
-            address,
-            log,
-            agent,
-        }
+        let agent = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE)).build().into();
+        Self { child, address, log, agent }
     }
 
     pub(crate) fn address(&self) -> &str {
@@ -125,23 +110,12 @@ impl Server {
     /// Largest resident memory so far, in bytes.
     pub(crate) fn peak_memory(&self) -> u64 {
         let status = fs_err::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status
-            .lines()
-            .find(|line| line.starts_with("VmHWM"))
-            .unwrap();
-        line.split_whitespace()
-            .nth(1)
-            .unwrap()
-            .parse::<u64>()
-            .unwrap()
-            * 1024
+        let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
     }
 
     pub(crate) fn signal(&self, name: &str) {
-        let sent = Command::new("kill")
-            .args([name, &self.child.id().to_string()])
-            .status()
-            .unwrap();
+        let sent = Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap();
         assert!(sent.success());
     }
 
@@ -180,15 +154,8 @@ impl Server {
     }
 
     pub(crate) fn post_parts(&self, path: &str, pictures: &[Vec<u8>]) -> Answer {
-        let parts: Vec<_> = pictures
-            .iter()
-            .map(|picture| ("image", picture.as_slice()))
-            .collect();
-        self.post(
-            path,
-            &format!("multipart/form-data; boundary={BOUNDARY}"),
-            &multipart(&parts),
-        )
+        let parts: Vec<_> = pictures.iter().map(|picture| ("image", picture.as_slice())).collect();
+        self.post(path, &format!("multipart/form-data; boundary={BOUNDARY}"), &multipart(&parts))
     }
 
     /// The embedding of one good picture.
@@ -227,19 +194,12 @@ impl Answer {
         Self {
             status: response.status().as_u16(),
             headers: response.headers().clone(),
-            body: response
-                .body_mut()
-                .with_config()
-                .limit(1 << 30)
-                .read_to_vec()
-                .unwrap(),
+            body: response.body_mut().with_config().limit(1 << 30).read_to_vec().unwrap(),
         }
     }
 
     pub(crate) fn header(&self, name: &str) -> &str {
-        self.headers
-            .get(name)
-            .map_or("", |value| value.to_str().unwrap())
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
     pub(crate) fn text(&self) -> String {
@@ -247,8 +207,7 @@ impl Answer {
     }
 
     pub(crate) fn json(&self) -> Value {
-        serde_json::from_slice(&self.body)
-            .unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
     }
 
     /// Insists on 200.
@@ -266,21 +225,11 @@ impl Answer {
     #[track_caller]
     pub(crate) fn problem(&self, status: u16, code: &str) -> Value {
         assert_eq!(self.status, status, "{}", self.text());
-        assert_eq!(
-            self.header("content-type"),
-            "application/problem+json",
-            "{}",
-            self.text()
-        );
+        assert_eq!(self.header("content-type"), "application/problem+json", "{}", self.text());
         let problem = self.json();
         assert_eq!(problem["code"], code, "{problem}");
         assert_eq!(problem["status"], status);
-        assert!(
-            problem["detail"]
-                .as_str()
-                .is_some_and(|detail| detail.len() > 10),
-            "{problem}"
-        );
+        assert!(problem["detail"].as_str().is_some_and(|detail| detail.len() > 10), "{problem}");
         problem
     }
 }
@@ -291,10 +240,7 @@ pub(crate) fn multipart(parts: &[(&str, &[u8])]) -> Vec<u8> {
     let mut body = Vec::new();
     for (name, content) in parts {
         body.extend(format!("--{BOUNDARY}\r\n").bytes());
-        body.extend(
-            format!("Content-Disposition: form-data; name=\"{name}\"; filename=\"x\"\r\n\r\n")
-                .bytes(),
-        );
+        body.extend(format!("Content-Disposition: form-data; name=\"{name}\"; filename=\"x\"\r\n\r\n").bytes());
         body.extend(*content);
         body.extend(b"\r\n");
     }

@@ -23,19 +23,13 @@ pub(crate) fn scene(width: u32, height: u32, seed: u32) -> RgbImage {
     RgbImage::from_fn(width, height, |x, y| {
         let (u, v) = (x * 255 / width.max(1), y * 255 / height.max(1));
         let block = x * 4 / width.max(1) == seed % 4 && y * 4 / height.max(1) == seed / 4 % 4;
-        if block {
-            Rgb([255, (seed * 37 % 256) as u8, 0])
-        } else {
-            Rgb([u as u8, v as u8, (seed * 11 % 256) as u8])
-        }
+        if block { Rgb([255, (seed * 37 % 256) as u8, 0]) } else { Rgb([u as u8, v as u8, (seed * 11 % 256) as u8]) }
     })
 }
 
 pub(crate) fn encode(picture: &RgbImage, format: ImageFormat) -> Vec<u8> {
     let mut file = Cursor::new(Vec::new());
-    DynamicImage::from(picture.clone())
-        .write_to(&mut file, format)
-        .unwrap();
+    DynamicImage::from(picture.clone()).write_to(&mut file, format).unwrap();
     file.into_inner()
 }
 

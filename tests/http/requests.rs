@@ -43,10 +43,7 @@ fn options_are_checked_by_name() {
         ];
         for answer in answers {
             let problem = answer.problem(400, "bad_parameter");
-            assert!(
-                problem["detail"].as_str().unwrap().contains(named),
-                "{query}: {problem}"
-            );
+            assert!(problem["detail"].as_str().unwrap().contains(named), "{query}: {problem}");
         }
     }
     let images = [STANDARD.encode(&picture)];
@@ -57,48 +54,26 @@ fn options_are_checked_by_name() {
         (json!({ "images": images, "dimensions": 0 }), "dimensions"),
         (json!({ "images": images, "normalize": 1 }), "normalize"),
     ] {
-        let problem = server
-            .post_json("/embed", &options)
-            .problem(400, "bad_parameter");
-        assert!(
-            problem["detail"].as_str().unwrap().contains(named),
-            "{problem}"
-        );
+        let problem = server.post_json("/embed", &options).problem(400, "bad_parameter");
+        assert!(problem["detail"].as_str().unwrap().contains(named), "{problem}");
     }
     let mixed = json!({ "images": images }).to_string();
-    server
-        .post("/embed?pooling=mean", "application/json", mixed.as_bytes())
-        .problem(400, "bad_parameter");
-    server
-        .post("/embed?model=none", "image/png", &picture)
-        .problem(404, "unknown_model");
-    server
-        .post_json("/segment", &json!({ "images": images, "model": "none" }))
-        .problem(404, "unknown_model");
+    server.post("/embed?pooling=mean", "application/json", mixed.as_bytes()).problem(400, "bad_parameter");
+    server.post("/embed?model=none", "image/png", &picture).problem(404, "unknown_model");
+    server.post_json("/segment", &json!({ "images": images, "model": "none" })).problem(404, "unknown_model");
 }
 
 #[test]
 fn bodies_of_the_wrong_form_are_refused() {
     let server = Server::start(&[]);
     let picture = png(&scene(20, 20, 1));
-    for kind in [
-        "text/plain",
-        "application/x-www-form-urlencoded",
-        "video/mp4",
-        "nonsense",
-        "",
-    ] {
-        server
-            .post("/embed", kind, &picture)
-            .problem(415, "unsupported_media_type");
+    for kind in ["text/plain", "application/x-www-form-urlencoded", "video/mp4", "nonsense", ""] {
+        server.post("/embed", kind, &picture).problem(415, "unsupported_media_type");
     }
     let headers = [("content-type", "image/png"), ("content-encoding", "gzip")];
-    server
-        .post_with("/embed", &headers, &picture)
-        .problem(415, "unsupported_media_type");
+    server.post_with("/embed", &headers, &picture).problem(415, "unsupported_media_type");
 
-    let json =
-        |text: &str| server.post("/embed", "application/json; charset=utf-8", text.as_bytes());
+    let json = |text: &str| server.post("/embed", "application/json; charset=utf-8", text.as_bytes());
     json("").problem(400, "bad_json");
     json("{\"images\": [").problem(400, "bad_json");
     json("[]").problem(400, "bad_json");
@@ -111,39 +86,18 @@ fn bodies_of_the_wrong_form_are_refused() {
     assert_eq!(at_one("not base64!").problem(400, "bad_base64")["index"], 1);
     at_one("data:image/png,plain").problem(400, "bad_base64");
     at_one("data:").problem(400, "bad_base64");
-    for url in [
-        "https://example.org/a.png",
-        "HTTP://127.0.0.1:9/",
-        "http://[::1]/",
-    ] {
+    for url in ["https://example.org/a.png", "HTTP://127.0.0.1:9/", "http://[::1]/"] {
         assert_eq!(at_one(url).problem(400, "url_fetching_off")["index"], 1);
     }
 
     let kind = format!("multipart/form-data; boundary={BOUNDARY}");
-    server
-        .post("/embed", "multipart/form-data", &picture)
-        .problem(400, "bad_multipart");
-    server
-        .post("/embed", &kind, &picture)
-        .problem(400, "bad_multipart");
-    server
-        .post("/embed", &kind, &multipart(&[]))
-        .problem(400, "no_pictures");
-    let other = server.post(
-        "/embed",
-        &kind,
-        &multipart(&[("image", &picture), ("pooling", b"mean")]),
-    );
-    assert!(
-        other.problem(400, "bad_multipart")["detail"]
-            .as_str()
-            .unwrap()
-            .contains("pooling")
-    );
+    server.post("/embed", "multipart/form-data", &picture).problem(400, "bad_multipart");
+    server.post("/embed", &kind, &picture).problem(400, "bad_multipart");
+    server.post("/embed", &kind, &multipart(&[])).problem(400, "no_pictures");
+    let other = server.post("/embed", &kind, &multipart(&[("image", &picture), ("pooling", b"mean")]));
+    assert!(other.problem(400, "bad_multipart")["detail"].as_str().unwrap().contains("pooling"));
     let cut = multipart(&[("image", &picture)]);
-    server
-        .post("/embed", &kind, &cut[..cut.len() - 30])
-        .problem(400, "bad_multipart");
+    server.post("/embed", &kind, &cut[..cut.len() - 30]).problem(400, "bad_multipart");
 }
 
 #[test]
@@ -154,9 +108,7 @@ fn unknown_routes_and_methods_are_problems_too() {
     let answer = server.get("/embed");
     answer.problem(405, "method_not_allowed");
     assert_eq!(answer.header("allow"), "POST");
-    server
-        .post("/healthz", "image/png", b"x")
-        .problem(405, "method_not_allowed");
+    server.post("/healthz", "image/png", b"x").problem(405, "method_not_allowed");
 }
 
 #[test]
@@ -175,12 +127,8 @@ fn every_answer_has_a_request_id_and_keeps_the_clients() {
 fn bodies_over_the_limit_get_their_answer_however_they_are_sent() {
     let server = Server::start(&["--max-body", "100k", "--max-pictures", "3"]);
     let large = vec![7u8; 3 << 20];
-    server
-        .post("/embed", "image/png", &large)
-        .problem(413, "body_too_large");
-    server
-        .post("/embed", "application/json", &large)
-        .problem(413, "body_too_large");
+    server.post("/embed", "image/png", &large).problem(413, "body_too_large");
+    server.post("/embed", "application/json", &large).problem(413, "body_too_large");
     // Without a length, in chunks.
     let mut socket = connect(&server);
     socket.write_all(b"POST /embed HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ntransfer-encoding: chunked\r\n\r\n").unwrap();
@@ -194,20 +142,10 @@ fn bodies_over_the_limit_get_their_answer_however_they_are_sent() {
 
     let picture = png(&scene(9, 9, 1));
     let four = vec![picture.clone(); 4];
-    server
-        .post_parts("/embed", &four)
-        .problem(413, "too_many_pictures");
-    let images: Vec<_> = four
-        .iter()
-        .map(|picture| STANDARD.encode(picture))
-        .collect();
-    server
-        .post_json("/embed", &json!({ "images": images }))
-        .problem(413, "too_many_pictures");
-    assert_eq!(
-        server.post_parts("/embed", &four[..3]).ok().vectors().len(),
-        3
-    );
+    server.post_parts("/embed", &four).problem(413, "too_many_pictures");
+    let images: Vec<_> = four.iter().map(|picture| STANDARD.encode(picture)).collect();
+    server.post_json("/embed", &json!({ "images": images })).problem(413, "too_many_pictures");
+    assert_eq!(server.post_parts("/embed", &four[..3]).ok().vectors().len(), 3);
 }
 
 #[test]
@@ -216,31 +154,20 @@ fn slow_clients_are_let_go() {
     let began = Instant::now();
     let mut silent = connect(&server);
     let mut half_a_head = connect(&server);
-    half_a_head
-        .write_all(b"POST /embed HTTP/1.1\r\nhost: x\r\n")
-        .unwrap();
+    half_a_head.write_all(b"POST /embed HTTP/1.1\r\nhost: x\r\n").unwrap();
     let mut half_a_body = connect(&server);
     half_a_body.write_all(b"POST /embed HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ncontent-length: 1000\r\n\r\nabc").unwrap();
     let text = answer_of(&mut half_a_body);
-    assert!(
-        text.starts_with("HTTP/1.1 408") && text.contains("body_timeout"),
-        "{text}"
-    );
+    assert!(text.starts_with("HTTP/1.1 408") && text.contains("body_timeout"), "{text}");
     answer_of(&mut half_a_head);
     answer_of(&mut silent);
-    assert!(
-        began.elapsed() < Duration::from_secs(15),
-        "{:?}",
-        began.elapsed()
-    );
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
     server.embed(&png(&scene(9, 9, 1)));
 }
 
 fn connect(server: &Server) -> TcpStream {
     let socket = TcpStream::connect(server.address()).unwrap();
-    socket
-        .set_read_timeout(Some(Duration::from_secs(20)))
-        .unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     socket
 }
 
@@ -249,9 +176,7 @@ fn answer_of(socket: &mut TcpStream) -> String {
     let mut text = Vec::new();
     let mut buffer = [0; 4096];
     loop {
-        let read = socket
-            .read(&mut buffer)
-            .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&text)));
+        let read = socket.read(&mut buffer).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&text)));
         text.extend(&buffer[..read]);
         if read == 0 || text.ends_with(b"}") {
             return String::from_utf8_lossy(&text).into_owned();

@@ -1,0 +1,67 @@
+//! What can be wrong with a checkpoint.
+
+use std::path::PathBuf;
+
+/// Why a checkpoint cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file cannot be read.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// There is nothing at this path that is a checkpoint.
+    #[error("no checkpoint in {path}: {reason}")]
+    NotFound {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// What was expected there.
+        reason: String,
+    },
+    /// The file is cut, malformed or hostile.
+    #[error("{file} is damaged: {reason}")]
+    Damaged {
+        /// The file.
+        file: PathBuf,
+        /// What does not fit.
+        reason: String,
+    },
+    /// A sound file of a kind that is not supported.
+    #[error("{0}")]
+    Unsupported(String),
+    /// No known layout has these tensor names.
+    #[error(
+        "no known layout has these tensor names: {}. \
+         Known are the public DINO, DINOv2 and DINOv3 releases, Hugging Face's, timm's, and what `dino-train train` writes",
+        list(.0)
+    )]
+    UnknownLayout(Vec<String>),
+    /// The layout is known, and some tensors do not fit it.
+    #[error("the checkpoint does not fit the layout {layout}:{}{}", lines("missing", .missing), lines("wrong shape", .wrong))]
+    Misfit {
+        /// The layout that was recognised.
+        layout: &'static str,
+        /// Tensors that the layout needs and the checkpoint lacks, by their full names.
+        missing: Vec<String>,
+        /// Tensors of another shape than the layout says, with both shapes.
+        wrong: Vec<String>,
+    },
+    /// Weights that are NaN or infinite. A model made of them would answer NaN.
+    #[error("these tensors hold NaN or infinite values: {}", list(.0))]
+    NotFinite(Vec<String>),
+    /// The number of attention heads cannot be told from the tensors.
+    #[error("{0}; say how many heads there are with --heads N")]
+    Heads(String),
+}
+
+/// How many names an error lists before it only counts.
+const LISTED: usize = 40;
+
+fn list(names: &[String]) -> String {
+    let shown = &names[..names.len().min(LISTED)];
+    let more = names.len() - shown.len();
+    let end = if more > 0 { format!(" and {more} more") } else { String::new() };
+    shown.join(", ") + &end
+}
+
+fn lines(what: &str, names: &[String]) -> String {
+    names.iter().fold(String::new(), |text, name| text + "\n  " + what + ": " + name)
+}

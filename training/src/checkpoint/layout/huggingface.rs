@@ -1,0 +1,162 @@
+//! Hugging Face's layouts: `ViTModel`, `Dinov2Model`, `Dinov2WithRegistersModel` and `DINOv3ViTModel`.
+
+use super::super::Error;
+use super::super::scope::Scope;
+use super::super::spec::{Activation, Backbone, Block, Interpolation, Linear, Mlp, Positions, Vit};
+use super::fused::rotary_periods;
+use super::{Facts, Read, prefix, split_table, unneeded};
+
+/// Names inside a block, and what depends on the model beside them.
+struct Dialect {
+    layout: &'static str,
+    architecture: &'static str,
+    /// The list of blocks.
+    list: &'static str,
+    norms: [&'static str; 2],
+    /// Queries, keys, values, and the output of the attention.
+    attention: [&'static str; 4],
+    /// The layers of a plain MLP.
+    mlp: [&'static str; 2],
+    norm: &'static str,
+    patches: &'static str,
+    /// Epsilon when `config.json` does not say one.
+    eps: f64,
+    interpolation: Interpolation,
+}
+
+const VIT: Dialect = Dialect {
+    layout: "hf-dino-vit",
+    architecture: "dino-vit",
+    list: "encoder.layer",
+    norms: ["layernorm_before", "layernorm_after"],
+    attention: ["attention.attention.query", "attention.attention.key", "attention.attention.value", "attention.output.dense"],
+    mlp: ["intermediate.dense", "output.dense"],
+    norm: "layernorm",
+    patches: "embeddings.patch_embeddings.projection",
+    eps: 1e-12,
+    interpolation: Interpolation::Size,
+};
+const DINOV2: Dialect =
+    Dialect { layout: "hf-dinov2", architecture: "dinov2-vit", norms: ["norm1", "norm2"], mlp: ["mlp.fc1", "mlp.fc2"], eps: 1e-6, ..VIT };
+const DINOV2_REGISTERS: Dialect = Dialect { layout: "hf-dinov2-registers", interpolation: Interpolation::Antialias, ..DINOV2 };
+const DINOV3: Dialect = Dialect {
+    layout: "hf-dinov3-vit",
+    architecture: "dinov3-vit",
+    list: "layer",
+    attention: ["attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj"],
+    mlp: ["mlp.up_proj", "mlp.down_proj"],
+    norm: "norm",
+    patches: "embeddings.patch_embeddings",
+    eps: 1e-5,
+    ..DINOV2
+};
+
+/// ViT and DINOv2.
+pub(super) fn read(scope: Scope, facts: &Facts) -> Result<Read, Error> {
+    let dialect = if scope.has_any("encoder.layer.0.layernorm_before") {
+        VIT
+    } else if scope.has("embeddings.register_tokens") {
+        DINOV2_REGISTERS
+    } else {
+        DINOV2
+    };
+    build(scope, facts, &dialect)
+}
+
+/// DINOv3.
+pub(super) fn read_v3(scope: Scope, facts: &Facts) -> Result<Read, Error> {
+    let list = if scope.has_any("model.layer.") { "model.layer" } else { DINOV3.list };
+    build(scope, facts, &Dialect { list, ..DINOV3 })
+}
+
+fn build(mut scope: Scope, facts: &Facts, dialect: &Dialect) -> Result<Read, Error> {
+    let [dim, channels, patch_size, _] = scope.dims(&format!("{}.weight", dialect.patches));
+    if channels != 3 && channels != 0 {
+        return Err(Error::Unsupported(format!("the backbone takes {channels} channels; only RGB is supported")));
+    }
+    let mut notes = Vec::new();
+    if !facts.config_fits(dim) {
+        notes.push("there is no config.json beside the weights that fits them; the values of the public releases are used".to_owned());
+    }
+    let heads = facts.heads(dim, &mut notes)?;
+    let activation = activation(facts)?;
+    let patch = Linear {
+        weight: scope.take(&format!("{}.weight", dialect.patches), &[dim, 3, patch_size, patch_size]),
+        bias: Some(scope.take(&format!("{}.bias", dialect.patches), &[dim]).data),
+    };
+    let cls = scope.take("embeddings.cls_token", &[1, 1, dim]);
+    let registers = match scope.shape("embeddings.register_tokens") {
+        Some([_, count, _]) => {
+            let count = *count;
+            Some(scope.take("embeddings.register_tokens", &[1, count, dim]))
+        }
+        _ => None,
+    };
+    let (prefix, positions) = if dialect.layout == DINOV3.layout {
+        let base = facts.config_float("rope_theta").unwrap_or(100.0);
+        (prefix(&cls, &[], registers, dim), Positions::Rotary { periods: rotary_periods(base, dim / heads / 4) })
+    } else {
+        let (cls_position, table) = split_table(&mut scope, "embeddings.position_embeddings", true, dim);
+        let positions = Positions::Learned { table, interpolation: dialect.interpolation };
+        (prefix(&cls, &cls_position, registers, dim), positions)
+    };
+    let depth = scope.count(dialect.list, facts.depth(dim));
+    let blocks = (0..depth).map(|index| block(&mut scope, &format!("{}.{index}", dialect.list), dim, activation, dialect));
+    let blocks = blocks.collect();
+    let norm = scope.norm(dialect.norm, dim);
+    let mut report = scope.finish(dialect.layout, unneeded)?;
+    report.notes = notes;
+    let eps = facts.config_float("layer_norm_eps").unwrap_or(dialect.eps) as f32;
+    let vit = Vit { patch_size, dim, heads, eps, patch, prefix, positions, blocks, norm };
+    Ok(Read { backbone: Backbone::Vit(vit), layout: dialect.layout, architecture: dialect.architecture, transform: None, report })
+}
+
+fn activation(facts: &Facts) -> Result<Option<Activation>, Error> {
+    match facts.config.and_then(|config| config["hidden_act"].as_str()) {
+        None => Ok(None),
+        Some("gelu") => Ok(Some(Activation::Gelu)),
+        Some("silu" | "swish") => Ok(Some(Activation::Silu)),
+        Some(other) => Err(Error::Unsupported(format!("the activation {other} of config.json is not supported"))),
+    }
+}
+
+fn block(scope: &mut Scope, name: &str, dim: usize, activation: Option<Activation>, dialect: &Dialect) -> Block {
+    let [norm1, norm2] = dialect.norms.map(|norm| scope.norm(&format!("{name}.{norm}"), dim));
+    let [query, key, value, output] = dialect.attention.map(|layer| format!("{name}.{layer}"));
+    let qkv = [query, key, value].map(|layer| scope.linear_optional_bias(&layer, dim, dim));
+    let mut proj = scope.linear_optional_bias(&output, dim, dim);
+    let mut mlp = mlp(scope, name, dim, activation, dialect);
+    let (Mlp::Plain { output, .. } | Mlp::Gated { output, .. }) = &mut mlp;
+    for (layer, scale) in [(&mut proj, "layer_scale1"), (output, "layer_scale2")] {
+        if let Some(scale) = scope.optional(&format!("{name}.{scale}.lambda1"), &[dim]) {
+            layer.scale_outputs(&scale.data);
+        }
+    }
+    Block { norm1, qkv: Linear::stack(qkv.into()), proj, norm2, mlp }
+}
+
+fn mlp(scope: &mut Scope, name: &str, dim: usize, activation: Option<Activation>, dialect: &Dialect) -> Mlp {
+    let width = |scope: &mut Scope, layer: &str| -> usize {
+        let [width, _] = scope.dims(&format!("{layer}.weight"));
+        width
+    };
+    let (packed, gate) = (format!("{name}.mlp.weights_in"), format!("{name}.mlp.gate_proj"));
+    if scope.has(&format!("{packed}.weight")) {
+        let double = width(scope, &packed) / 2 * 2;
+        let input = scope.linear(&packed, double, dim);
+        let output = scope.linear(&format!("{name}.mlp.weights_out"), dim, double / 2);
+        // DINOv2's SwiGLU does not follow `hidden_act`.
+        return Mlp::Gated { input, activation: Activation::Silu, output };
+    }
+    if scope.has(&format!("{gate}.weight")) {
+        let width = width(scope, &gate);
+        let parts = [gate, format!("{name}.mlp.up_proj")].map(|layer| scope.linear_optional_bias(&layer, width, dim));
+        let output = scope.linear_optional_bias(&format!("{name}.mlp.down_proj"), dim, width);
+        let activation = activation.unwrap_or(Activation::Silu);
+        return Mlp::Gated { input: Linear::stack(parts.into()), activation, output };
+    }
+    let [first, second] = dialect.mlp.map(|layer| format!("{name}.{layer}"));
+    let width = width(scope, &first);
+    let input = scope.linear_optional_bias(&first, width, dim);
+    Mlp::Plain { input, output: scope.linear_optional_bias(&second, dim, width) }
+}

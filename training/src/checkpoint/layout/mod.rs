@@ -1,0 +1,217 @@
+//! Recognises a layout by its tensor names.
+//!
+//! A name is wrapper + prefix + the layout's own name: `teacher.` + `module.backbone.` + `blocks.0.norm1.weight`. Both
+//! come from fixed lists, and only a layout's signature under them counts, so that nothing is stripped by guess.
+
+mod fused;
+mod huggingface;
+mod resnet;
+pub(super) mod transform;
+
+use dino_server::transform::Transform;
+use serde_json::Value as Json;
+
+use super::scope::Scope;
+use super::spec::Backbone;
+use super::store::{Store, Tensor};
+use super::{Error, Key, Options, Report};
+
+/// What reading a layout gives.
+pub(super) struct Read {
+    pub(super) backbone: Backbone,
+    pub(super) layout: &'static str,
+    pub(super) architecture: &'static str,
+    pub(super) transform: Option<Transform>,
+    pub(super) report: Report,
+}
+
+const TEACHER: [&str; 3] = ["teacher.", "model.teacher.", "state_dict.teacher."];
+const STUDENT: [&str; 3] = ["student.", "model.student.", "state_dict.student."];
+const PLAIN: [&str; 3] = ["", "state_dict.", "model."];
+/// Prefixes that data parallelism, DINO's multi-crop wrapper and Hugging Face's task heads put before the backbone.
+const PREFIXES: [&str; 8] = ["", "module.", "backbone.", "module.backbone.", "vit.", "dinov2.", "dinov2_with_registers.", "dinov3_vit."];
+
+/// A family of layouts that share their names.
+#[derive(Clone, Copy)]
+enum Names {
+    /// DINO's own: queries, keys and values in one matrix. Also DINOv2, DINOv3 and timm.
+    Fused,
+    /// Hugging Face's ViT and DINOv2.
+    HuggingFace,
+    /// Hugging Face's DINOv3.
+    HuggingFaceV3,
+    /// torchvision's residual networks.
+    Resnet,
+    /// Recognised, to be refused by this name.
+    Refused(&'static str),
+}
+
+/// A tensor that only one family has.
+const SIGNATURES: [(&str, Names); 8] = [
+    ("patch_embed.proj.weight", Names::Fused),
+    ("embeddings.patch_embeddings.projection.weight", Names::HuggingFace),
+    ("embeddings.patch_embeddings.weight", Names::HuggingFaceV3),
+    ("layer1.0.conv1.weight", Names::Resnet),
+    ("patch_embed.proj.0.0.weight", Names::Refused("XCiT")),
+    ("downsample_layers.0.0.weight", Names::Refused("ConvNeXt")),
+    ("stages.0.layers.0.depthwise_conv.weight", Names::Refused("ConvNeXt")),
+    ("stages.0.blocks.0.conv_dw.weight", Names::Refused("ConvNeXt")),
+];
+
+/// Finds the backbone in a store and reads it.
+pub(super) fn read(store: &Store, config: Option<&Json>, options: Options) -> Result<Read, Error> {
+    let (wrapper, prefix, names) = find(store, options.key)?;
+    let mut notes = Vec::new();
+    let both = |list: &[&str]| list.iter().any(|wrapper| store.names().any(|name| name.starts_with(wrapper)));
+    if options.key.is_none() && both(&TEACHER) && both(&STUDENT) {
+        notes.push("there are a teacher and a student; the teacher is taken (--key student takes the other)".to_owned());
+    } else if options.key.is_none() && STUDENT.contains(&wrapper) {
+        notes.push("there is no teacher; the student is taken".to_owned());
+    }
+    let scope = Scope::new(store, wrapper, prefix)?;
+    let facts = Facts::gather(store, config, options)?;
+    let mut read = match names {
+        Names::Fused => fused::read(scope, &facts),
+        Names::HuggingFace => huggingface::read(scope, &facts),
+        Names::HuggingFaceV3 => huggingface::read_v3(scope, &facts),
+        Names::Resnet => resnet::read(scope),
+        Names::Refused(name) => Err(Error::Unsupported(format!(
+            "this is a checkpoint of {name}, which is not supported: only vision transformers and ResNets are"
+        ))),
+    }?;
+    read.transform = facts.transform;
+    read.report.notes.splice(0..0, notes);
+    Ok(read)
+}
+
+fn find(store: &Store, key: Option<Key>) -> Result<(&'static str, &'static str, Names), Error> {
+    let wrappers = match key {
+        Some(Key::Teacher) => TEACHER.to_vec(),
+        Some(Key::Student) => STUDENT.to_vec(),
+        None => [TEACHER, PLAIN, STUDENT].concat(),
+    };
+    for wrapper in wrappers {
+        for prefix in PREFIXES {
+            for (signature, names) in SIGNATURES {
+                if store.shape(&format!("{wrapper}{prefix}{signature}")).is_some() {
+                    return Ok((wrapper, prefix, names));
+                }
+            }
+        }
+    }
+    if let Some(key) = key {
+        let name = if key == Key::Teacher { "teacher" } else { "student" };
+        return Err(Error::Unsupported(format!("there is no {name} in this checkpoint; leave out --key")));
+    }
+    Err(Error::UnknownLayout(store.names().map(str::to_owned).collect()))
+}
+
+/// What is known beside the tensors: the user's word, `config.json`, this project's metadata, DINO's arguments.
+#[derive(Default)]
+pub(super) struct Facts<'a> {
+    config: Option<&'a Json>,
+    heads: Option<usize>,
+    /// (dim, depth, heads) as the checkpoint itself says them.
+    own: Vec<(usize, usize, usize)>,
+    transform: Option<Transform>,
+}
+
+impl<'a> Facts<'a> {
+    fn gather(store: &Store, config: Option<&'a Json>, options: Options) -> Result<Self, Error> {
+        let mut facts = Self { config, heads: options.heads, ..Self::default() };
+        if let Some(text) = store.scalar("dino").and_then(Json::as_str) {
+            let damaged = |reason: String| Error::Damaged { file: store.files()[0].clone(), reason };
+            let json: Json = serde_json::from_str(text).map_err(|error| damaged(format!("its metadata: {error}")))?;
+            let number = |key: &str| json[key].as_u64().map(|value| value as usize);
+            if let (Some(dim), Some(depth), Some(heads)) = (number("dim"), number("depth"), number("heads")) {
+                facts.own.push((dim, depth, heads));
+            }
+            if !json["transform"].is_null() {
+                let transform = serde_json::from_value(json["transform"].clone());
+                facts.transform = Some(transform.map_err(|error| damaged(format!("its transform: {error}")))?);
+            }
+        }
+        // The arguments of DINO's training script. Its architectures always have twelve blocks.
+        match store.scalar("args.arch").and_then(Json::as_str) {
+            Some("vit_tiny") => facts.own.push((192, 12, 3)),
+            Some("vit_small") => facts.own.push((384, 12, 6)),
+            Some("vit_base") => facts.own.push((768, 12, 12)),
+            _ => {}
+        }
+        Ok(facts)
+    }
+
+    /// A number of `config.json`.
+    fn config(&self, key: &str) -> Option<usize> {
+        self.config?[key].as_u64().map(|value| value as usize)
+    }
+
+    /// A number of `config.json`.
+    fn config_float(&self, key: &str) -> Option<f64> {
+        self.config?[key].as_f64()
+    }
+
+    /// Whether `config.json` speaks of a network of this width.
+    fn config_fits(&self, dim: usize) -> bool {
+        self.config("hidden_size") == Some(dim)
+    }
+
+    /// Number of blocks, where something beside the tensors says it.
+    fn depth(&self, dim: usize) -> Option<usize> {
+        if self.config_fits(dim) {
+            return self.config("num_hidden_layers");
+        }
+        self.own.iter().find(|own| own.0 == dim).map(|own| own.1)
+    }
+
+    /// Attention heads of a network of width `dim`: the user's word, the configuration's if it fits the tensors, else
+    /// one for each 64 channels, as in every public release.
+    fn heads(&self, dim: usize, notes: &mut Vec<String>) -> Result<usize, Error> {
+        let fits = |heads: usize| heads > 0 && dim > 0 && dim.is_multiple_of(heads);
+        if let Some(heads) = self.heads {
+            let error = || Error::Heads(format!("--heads {heads} does not divide the width {dim}"));
+            return fits(heads).then_some(heads).ok_or_else(error);
+        }
+        let config = self.config("num_attention_heads").filter(|_| self.config_fits(dim));
+        let own = self.own.iter().find(|own| own.0 == dim).map(|own| own.2);
+        if let Some(heads) = config.or(own).filter(|heads| fits(*heads)) {
+            return Ok(heads);
+        }
+        if dim > 0 && dim.is_multiple_of(64) {
+            notes.push(format!("{} heads are assumed, one for each 64 channels (--heads N overrides)", dim / 64));
+            return Ok(dim / 64);
+        }
+        Err(Error::Heads(format!("the checkpoint does not say how many heads it has, and its width {dim} is no multiple of 64")))
+    }
+}
+
+/// Splits a position table `[1, tokens, D]` into CLS's row (if `with_cls`) and the patches' `[side, side, D]`.
+fn split_table(scope: &mut Scope, name: &str, with_cls: bool, dim: usize) -> (Vec<f32>, Tensor) {
+    let [_, tokens, _] = scope.dims(name);
+    let patches = tokens.saturating_sub(usize::from(with_cls));
+    let side = patches.isqrt();
+    let mut table = scope.take(name, &[1, tokens, dim]);
+    if tokens > 0 && (side == 0 || side * side != patches) {
+        scope.reject(name, &format!("holds positions of {patches} patches, which is no square"));
+    }
+    let cls = if with_cls { table.data.drain(..dim.min(table.data.len())).collect() } else { Vec::new() };
+    table.shape = vec![side, side, dim];
+    (cls, table)
+}
+
+/// CLS with its position, then the registers, as one `[1 + registers, D]`.
+fn prefix(cls: &Tensor, cls_position: &[f32], registers: Option<Tensor>, dim: usize) -> Tensor {
+    let mut data = cls.data.clone();
+    for (value, position) in data.iter_mut().zip(cls_position) {
+        *value += position;
+    }
+    data.extend(registers.into_iter().flat_map(|registers| registers.data));
+    Tensor { shape: vec![data.len() / dim.max(1), dim], data }
+}
+
+/// Names that belong to training, not to the backbone.
+fn unneeded(name: &str) -> bool {
+    const PARTS: [&str; 9] =
+        ["head", "fc", "pooler", "classifier", "mask_token", "dino_head", "ibot_head", "local_cls_norm", "num_batches_tracked"];
+    name.split('.').any(|part| PARTS.contains(&part)) || name == "embeddings.mask_token"
+}

@@ -1,0 +1,171 @@
+//! Reads the checkpoints of this project's trainer and of the public releases.
+//!
+//! [`open`] finds the files and makes a [`Store`] of named tensors, [`load`] recognises the layout by those names and
+//! reads it into a [`Backbone`], which no longer knows where it came from.
+
+mod error;
+mod layout;
+mod pickle;
+mod pth;
+mod safe;
+mod scope;
+mod spec;
+pub mod state;
+mod store;
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use dino_server::transform::Transform;
+use fs_err::File;
+use serde_json::Value as Json;
+
+pub use error::Error;
+pub use spec::{Activation, Backbone, Block, Conv, Interpolation, Linear, Mlp, Norm, Positions, Resnet, Unit, Vit};
+pub use store::{Store, Tensor};
+
+/// Which of two networks to read from a training checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Key {
+    /// The moving average, which DINO evaluates.
+    Teacher,
+    /// The network that gradients train.
+    Student,
+}
+
+/// What the caller knows better than the checkpoint.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Attention heads per block.
+    pub heads: Option<usize>,
+    /// The network to read; by default the teacher where there is one.
+    pub key: Option<Key>,
+}
+
+/// A checkpoint that was read.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// The network.
+    pub backbone: Backbone,
+    /// Its layout, for example `dino-pth`.
+    pub layout: &'static str,
+    /// Family and kind for the manifest, for example `dinov2-vit`.
+    pub architecture: &'static str,
+    /// Evaluation transform: the checkpoint's own, that of its `preprocessor_config.json`, or DINO's.
+    pub transform: Transform,
+    /// Name of the file that the weights came from.
+    pub file: String,
+    /// SHA-256 of the weights' files in hex.
+    pub sha256: String,
+    /// What was used and what was left.
+    pub report: Report,
+}
+
+/// What became of the tensors of a checkpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Number of tensors that the backbone uses.
+    pub used: usize,
+    /// Tensors that are known not to belong to the backbone, such as a projection head.
+    pub unneeded: Vec<String>,
+    /// Tensors that the layout does not know.
+    pub extra: Vec<String>,
+    /// Choices that were made and the user should know of.
+    pub notes: Vec<String>,
+}
+
+/// Reads the backbone of the checkpoint at `path`: a file, or a folder with a model or with a training run.
+///
+/// # Errors
+/// [`Error`] says what is wrong with the checkpoint, with every tensor that does not fit.
+pub fn load(path: &Path, options: Options) -> Result<Checkpoint, Error> {
+    let file = locate(path)?;
+    let store = open(&file)?;
+    let folder = file.parent().unwrap_or(Path::new("."));
+    let config = read_json(&folder.join("config.json"))?;
+    let preprocessor = read_json(&folder.join("preprocessor_config.json"))?;
+    let read = layout::read(&store, config.as_ref(), options)?;
+    let transform = match preprocessor {
+        Some(json) => layout::transform::from_preprocessor(&json)
+            .map_err(|reason| Error::Damaged { file: folder.join("preprocessor_config.json"), reason })?,
+        None => read.transform.unwrap_or_else(layout::transform::evaluation),
+    };
+    Ok(Checkpoint {
+        backbone: read.backbone,
+        layout: read.layout,
+        architecture: read.architecture,
+        transform,
+        file: store::file_name(&file),
+        sha256: store.sha256()?,
+        report: read.report,
+    })
+}
+
+/// Opens the tensors of one file, whose kind is told by its first bytes, or of all files that an index names.
+///
+/// # Errors
+/// [`Error::Damaged`] and [`Error::Unsupported`] say what is wrong with the file.
+pub fn open(path: &Path) -> Result<Store, Error> {
+    let mut store = Store::default();
+    if path.to_string_lossy().ends_with(".index.json") {
+        safe::add_sharded(&mut store, path)?;
+    } else {
+        open_file(&mut store, path)?;
+    }
+    Ok(store)
+}
+
+fn open_file(store: &mut Store, path: &Path) -> Result<(), Error> {
+    let mut first = [0; 14];
+    let length = File::open(path)?.take(14).read(&mut first)?;
+    match first {
+        _ if length == 0 => Err(Error::Damaged { file: path.to_owned(), reason: "it is empty".to_owned() }),
+        [b'P', b'K', 3, 4, ..] => pth::add(store, path),
+        pth::LEGACY_MAGIC => pth::add_legacy(store, path),
+        [_, _, _, _, _, 0, 0, 0, b'{', ..] => safe::add(store, path),
+        _ => Err(Error::Unsupported(format!("{} is neither a safetensors file nor one of torch.save (or it is cut)", path.display()))),
+    }
+}
+
+/// The file to read for a path that may be a folder: a Hugging Face model, a training run, or a lone release file.
+fn locate(path: &Path) -> Result<PathBuf, Error> {
+    if !path.is_dir() {
+        return Ok(path.to_owned());
+    }
+    for name in ["model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin"] {
+        let file = path.join(name);
+        if file.exists() {
+            return Ok(file);
+        }
+    }
+    let mut files = Vec::new();
+    for entry in fs_err::read_dir(path)? {
+        files.push(entry?.path());
+    }
+    let newest = files.iter().filter_map(|file| Some((checkpoint_number(file)?, file))).max();
+    if let Some((_, file)) = newest {
+        return Ok(file.clone());
+    }
+    files.retain(|file| file.extension().is_some_and(|kind| kind == "pth" || kind == "pt"));
+    match files.as_slice() {
+        [file] => Ok(file.clone()),
+        [] => Err(Error::NotFound {
+            path: path.to_owned(),
+            reason: "no model.safetensors, pytorch_model.bin, checkpoint-*.safetensors or .pth file is in it".to_owned(),
+        }),
+        _ => Err(Error::NotFound { path: path.to_owned(), reason: "there are several .pth files in it; name the one to read".to_owned() }),
+    }
+}
+
+/// n of `checkpoint-n.safetensors`, the file that training writes. Unfinished files have other names.
+fn checkpoint_number(file: &Path) -> Option<u64> {
+    file.file_name()?.to_str()?.strip_prefix("checkpoint-")?.strip_suffix(".safetensors")?.parse().ok()
+}
+
+fn read_json(path: &Path) -> Result<Option<Json>, Error> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let json = serde_json::from_slice(&fs_err::read(path)?);
+    json.map(Some).map_err(|error| Error::Damaged { file: path.to_owned(), reason: error.to_string() })
+}

@@ -1,0 +1,186 @@
+//! The part of a checkpoint that holds one network, under the names of its layout.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::spec::{Linear, Norm};
+use super::store::{Store, Tensor};
+use super::{Error, Report};
+
+/// Tensors under one wrapper and prefix. Every tensor that a layout takes is checked against the shape it needs; what
+/// does not fit is collected, so that one error names all of it.
+pub(super) struct Scope<'a> {
+    store: &'a Store,
+    /// Name inside the scope → full name.
+    names: BTreeMap<String, String>,
+    /// Names under the wrapper that the prefix does not cover, for example those of a projection head.
+    beside: Vec<String>,
+    used: BTreeSet<String>,
+    missing: BTreeSet<String>,
+    wrong: BTreeSet<String>,
+    not_finite: BTreeSet<String>,
+    failure: Option<Error>,
+    root: String,
+}
+
+impl<'a> Scope<'a> {
+    /// The tensors whose names start with `wrapper` and then `prefix`.
+    pub(super) fn new(store: &'a Store, wrapper: &str, prefix: &str) -> Result<Self, Error> {
+        let root = format!("{wrapper}{prefix}");
+        let mut names = BTreeMap::new();
+        let mut beside = Vec::new();
+        for name in store.names() {
+            if let Some(inner) = name.strip_prefix(&root) {
+                if let Some(other) = names.insert(without_chunk(inner), name.to_owned()) {
+                    return Err(Error::Unsupported(format!("{other} and {name} are the same block's tensor")));
+                }
+            } else if name.starts_with(wrapper) {
+                beside.push(name.to_owned());
+            }
+        }
+        Ok(Self {
+            store,
+            names,
+            beside,
+            used: BTreeSet::new(),
+            missing: BTreeSet::new(),
+            wrong: BTreeSet::new(),
+            not_finite: BTreeSet::new(),
+            failure: None,
+            root,
+        })
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.names.contains_key(name)
+    }
+
+    /// Whether any name starts with `prefix`.
+    pub(super) fn has_any(&self, prefix: &str) -> bool {
+        self.names.range(prefix.to_owned()..).next().is_some_and(|(name, _)| name.starts_with(prefix))
+    }
+
+    /// Shape of a tensor that may be there.
+    pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.store.shape(self.names.get(name)?)
+    }
+
+    /// The shape of a tensor that must be there and have `N` axes. Other sizes are derived from it.
+    pub(super) fn dims<const N: usize>(&mut self, name: &str) -> [usize; N] {
+        if let Some(shape) = self.shape(name) {
+            if let Ok(shape) = shape.try_into() {
+                return shape;
+            }
+            let wrong = format!("{} is {shape:?}, {N} axes are needed", self.names[name]);
+            self.wrong.insert(wrong);
+        } else {
+            self.missing.insert(format!("{}{name}", self.root));
+        }
+        [0; N]
+    }
+
+    /// One more than the highest n of the names `{list}.{n}.…`, at least `known`.
+    pub(super) fn count(&self, list: &str, known: Option<usize>) -> usize {
+        let index = |name: &String| name.strip_prefix(list)?.strip_prefix('.')?.split_once('.')?.0.parse::<usize>().ok();
+        let highest = self.names.keys().filter_map(index).max();
+        // A stray huge index would otherwise be answered with as many missing blocks.
+        highest.map_or(0, |highest| highest + 1).max(known.unwrap_or(0)).min(1000)
+    }
+
+    /// Takes a tensor of the given shape. If it is missing or does not fit, this is noted and an empty one returned.
+    pub(super) fn take(&mut self, name: &str, shape: &[usize]) -> Tensor {
+        if self.has(name) {
+            self.optional(name, shape).unwrap_or_default()
+        } else {
+            self.missing.insert(format!("{}{name}", self.root));
+            Tensor::default()
+        }
+    }
+
+    /// Takes a tensor that may be absent.
+    pub(super) fn optional(&mut self, name: &str, shape: &[usize]) -> Option<Tensor> {
+        let full = self.names.get(name)?.clone();
+        let found = self.store.shape(&full)?;
+        self.used.insert(name.to_owned());
+        if found != shape {
+            self.wrong.insert(format!("{full} is {found:?}, the layout needs {shape:?}"));
+        }
+        // Nothing more is read once it is clear that the checkpoint does not fit.
+        if self.failure.is_some() || !self.wrong.is_empty() || !self.missing.is_empty() {
+            return Some(Tensor::default());
+        }
+        match self.store.read(&full) {
+            Ok(tensor) => {
+                if tensor.data.iter().any(|value| !value.is_finite()) {
+                    self.not_finite.insert(full);
+                }
+                Some(tensor)
+            }
+            Err(error) => {
+                self.failure = Some(error);
+                Some(Tensor::default())
+            }
+        }
+    }
+
+    /// Notes a problem with a tensor that only the layout can see.
+    pub(super) fn reject(&mut self, name: &str, reason: &str) {
+        let full = self.names.get(name).map_or(name, String::as_str);
+        self.wrong.insert(format!("{full} {reason}"));
+    }
+
+    /// `{name}.weight` `[out, in]` and `{name}.bias` `[out]`.
+    pub(super) fn linear(&mut self, name: &str, out: usize, input: usize) -> Linear {
+        let weight = self.take(&format!("{name}.weight"), &[out, input]);
+        let bias = self.take(&format!("{name}.bias"), &[out]).data;
+        Linear { weight, bias: Some(bias) }
+    }
+
+    /// The same where the bias may be absent.
+    pub(super) fn linear_optional_bias(&mut self, name: &str, out: usize, input: usize) -> Linear {
+        let weight = self.take(&format!("{name}.weight"), &[out, input]);
+        let bias = self.optional(&format!("{name}.bias"), &[out]).map(|bias| bias.data);
+        Linear { weight, bias }
+    }
+
+    /// `{name}.weight` and `{name}.bias`, `[dim]` each.
+    pub(super) fn norm(&mut self, name: &str, dim: usize) -> Norm {
+        let weight = self.take(&format!("{name}.weight"), &[dim]).data;
+        let bias = self.take(&format!("{name}.bias"), &[dim]).data;
+        Norm { weight, bias }
+    }
+
+    /// Ends the reading: an error that names everything that did not fit, or what was used and what was not.
+    pub(super) fn finish(self, layout: &'static str, unneeded: impl Fn(&str) -> bool) -> Result<Report, Error> {
+        if !self.missing.is_empty() || !self.wrong.is_empty() {
+            return Err(Error::Misfit { layout, missing: self.missing.into_iter().collect(), wrong: self.wrong.into_iter().collect() });
+        }
+        if let Some(failure) = self.failure {
+            return Err(failure);
+        }
+        if !self.not_finite.is_empty() {
+            return Err(Error::NotFinite(self.not_finite.into_iter().collect()));
+        }
+        let mut report = Report { used: self.used.len(), ..Report::default() };
+        let inside = self.names.iter().filter(|(name, _)| !self.used.contains(*name));
+        let inside = inside.map(|(name, full)| (name.as_str(), full.as_str()));
+        let outside = self.beside.iter().map(|full| (full.as_str(), full.as_str()));
+        for (name, full) in inside.chain(outside) {
+            let list = if unneeded(name) { &mut report.unneeded } else { &mut report.extra };
+            list.push(full.to_owned());
+        }
+        Ok(report)
+    }
+}
+
+/// `blocks.0.3.norm1.weight` → `blocks.3.norm1.weight`: training in shards groups the blocks in chunks, and the second
+/// number goes on counting from chunk to chunk.
+fn without_chunk(name: &str) -> String {
+    let chunked = || {
+        let rest = name.strip_prefix("blocks.")?;
+        let (chunk, rest) = rest.split_once('.')?;
+        let (block, _) = rest.split_once('.')?;
+        let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        (number(chunk) && number(block)).then(|| format!("blocks.{rest}"))
+    };
+    chunked().unwrap_or_else(|| name.to_owned())
+}

@@ -1,0 +1,61 @@
+//! `dino-train export`: a checkpoint becomes a model folder.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+
+use crate::checkpoint::{Key, Options};
+use crate::export::export;
+
+/// Turn a checkpoint of this project or of a public release into a model folder.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A safetensors file, an index of shards, a file of torch.save, or a folder that holds one; also a training run's folder.
+    #[arg(long, value_name = "FILE|DIR")]
+    checkpoint: PathBuf,
+    /// Model folder to write. One that is already there is replaced.
+    #[arg(long, value_name = "MODEL_DIR")]
+    out: PathBuf,
+    /// Attention heads, where the checkpoint does not say them and they are not one for each 64 channels.
+    #[arg(long, value_name = "N")]
+    heads: Option<usize>,
+    /// Network of a training checkpoint to take; the teacher if this is left out.
+    #[arg(long, value_enum)]
+    key: Option<Key>,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// If the checkpoint does not fit a known layout, or the folder cannot be written; then no folder is left.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let options = Options { heads: args.heads, key: args.key };
+    let exported = export(&args.checkpoint, &args.out, options).with_context(|| format!("cannot export {}", args.checkpoint.display()))?;
+    let report = &exported.report;
+    for note in &report.notes {
+        tracing::info!("{note}");
+    }
+    if !report.unneeded.is_empty() {
+        let shown = report.unneeded.iter().take(8).map(String::as_str).collect::<Vec<_>>().join(", ");
+        let more = if report.unneeded.len() > 8 { ", …" } else { "" };
+        tracing::info!("left out, not part of the backbone: {} tensors ({shown}{more})", report.unneeded.len());
+    }
+    for name in &report.extra {
+        tracing::warn!("left out, unknown to the layout: {name}");
+    }
+    let manifest = &exported.manifest;
+    tracing::info!(
+        "{} of {}: {} tensors used, {} left out; {} with {} channels, {} blocks, {} heads, patches of {}; written to {}",
+        manifest.source.layout,
+        manifest.source.file,
+        report.used,
+        report.unneeded.len() + report.extra.len(),
+        manifest.architecture,
+        manifest.dim,
+        manifest.depth,
+        manifest.heads,
+        manifest.patch_size,
+        exported.folder.display(),
+    );
+    Ok(())
+}
