@@ -146,10 +146,13 @@ struct Body<'a> {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = self.code.status();
-        if status.is_server_error() {
-            tracing::error!(code = ?self.code, detail = %self.detail, "request failed");
-        } else {
-            tracing::debug!(code = ?self.code, detail = %self.detail, "request refused");
+        let (code, detail) = (self.code, &self.detail);
+        match code {
+            Code::Internal | Code::InferenceFailed | Code::StoreFailed => {
+                tracing::error!(?code, %detail, "request failed");
+            }
+            Code::NotReady | Code::DeadlinePassed => tracing::warn!(?code, %detail, "request failed"),
+            _ => tracing::debug!(?code, %detail, "request refused"),
         }
         let body = Body {
             title: status.canonical_reason().unwrap_or("Error"),

@@ -1,17 +1,18 @@
 //! Starting, being overloaded, and ending.
 
 use std::{
-    net::TcpListener,
+    io::Write,
+    net::{TcpListener, TcpStream},
     process::Output,
     sync::atomic::{AtomicUsize, Ordering},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
 
 use crate::{
-    harness::{Server, file, program, tiny_model},
+    harness::{BOUNDARY, Server, multipart, program, tiny_model},
     pictures::{noise, png, scene},
 };
 
@@ -110,20 +111,19 @@ fn the_log_can_be_json() {
     assert_eq!(answered.count(), 1, "{log}");
 }
 
-/// A picture whose run takes the tiny model long enough to be met in the middle.
-fn heavy() -> Vec<u8> {
-    png(&noise(300, 300, 1))
+/// Work for some seconds: at the default size of `/segment` the tiny model, with its small patches, is slow.
+fn heavy(pictures: usize) -> Vec<Vec<u8>> {
+    vec![png(&noise(300, 300, 1)); pictures]
 }
 
 #[test]
 fn a_full_server_says_when_to_come_back() {
-    let server = Server::start(&["--queue", "2", "--max-pictures", "2", "--sessions", "1", "--segment-size", "700"]);
-    let picture = heavy();
+    let server = Server::start(&["--queue", "4", "--max-pictures", "4", "--sessions", "1"]);
     let (good, full) = (AtomicUsize::new(0), AtomicUsize::new(0));
     thread::scope(|scope| {
-        for _ in 0..8 {
+        for _ in 0..6 {
             scope.spawn(|| {
-                let answer = server.post("/segment", "image/png", &picture);
+                let answer = server.post_parts("/segment", &heavy(2));
                 if answer.status == 200 {
                     good.fetch_add(1, Ordering::SeqCst);
                 } else {
@@ -135,27 +135,26 @@ fn a_full_server_says_when_to_come_back() {
         }
     });
     let (good, full) = (good.into_inner(), full.into_inner());
-    assert!(good >= 2 && full >= 1 && good + full == 8, "{good} good, {full} refused");
+    assert!(good >= 2 && full >= 1 && good + full == 6, "{good} good, {full} refused");
     server.embed(&png(&scene(9, 9, 1)));
 }
 
 #[test]
 fn a_deadline_is_kept_and_the_server_goes_on() {
-    let server = Server::start(&["--request-timeout", "0.15", "--sessions", "1", "--segment-size", "1200"]);
-    server.post("/segment", "image/png", &heavy()).problem(504, "deadline_passed");
-    // The run goes on by itself and ends; nothing is left over that would hold up later requests.
-    let patience = std::time::Instant::now();
-    while server.post("/embed", "image/png", &png(&scene(9, 9, 1))).status != 200 {
-        assert!(patience.elapsed() < Duration::from_mins(1), "{}", server.log());
-    }
+    let server = Server::start(&["--request-timeout", "1.5", "--sessions", "1"]);
+    let began = Instant::now();
+    server.post_parts("/segment", &heavy(60)).problem(504, "deadline_passed");
+    // What was not run when the deadline passed is not run any more: a later request does not wait behind it.
+    while server.post("/embed", "image/png", &png(&scene(9, 9, 1))).status != 200 {}
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    assert_eq!(server.get("/healthz").json()["pictures_inside"], 0);
 }
 
 #[test]
 fn sigterm_lets_requests_finish_and_exits_with_0() {
-    let server = Server::start(&["--sessions", "1", "--segment-size", "700"]);
-    let picture = heavy();
+    let server = Server::start(&["--sessions", "1"]);
     let status = thread::scope(|scope| {
-        let request = scope.spawn(|| server.post("/segment", "image/png", &picture).status);
+        let request = scope.spawn(|| server.post_parts("/segment", &heavy(3)).status);
         while server.get("/healthz").json()["pictures_inside"] == 0 {
             assert!(!request.is_finished(), "the request was over before the signal");
         }
@@ -169,11 +168,24 @@ fn sigterm_lets_requests_finish_and_exits_with_0() {
 }
 
 #[test]
-fn a_good_photo_is_answered_in_all_three_ways() {
-    let server = Server::start(&["--segment-size", "160"]);
-    let photo = file("photos/china.jpg");
-    assert_eq!(server.embed(&photo).len(), 32);
-    let segmented = server.post("/segment", "image/jpeg", &photo).ok().json();
-    assert_eq!(segmented["results"][0]["width"], 640);
-    server.post("/classify", "image/jpeg", &photo).problem(404, "unknown_collection");
+fn a_client_that_leaves_takes_its_pictures_along() {
+    let server = Server::start(&["--sessions", "1"]);
+    let pictures = heavy(60);
+    let parts: Vec<_> = pictures.iter().map(|picture| ("image", picture.as_slice())).collect();
+    let body = multipart(&parts);
+    let mut socket = TcpStream::connect(server.address()).unwrap();
+    let head = format!(
+        "POST /segment HTTP/1.1\r\nhost: x\r\ncontent-type: multipart/form-data; boundary={BOUNDARY}\r\n\
+         content-length: {}\r\n\r\n",
+        body.len()
+    );
+    socket.write_all(head.as_bytes()).unwrap();
+    socket.write_all(&body).unwrap();
+    let inside = || server.get("/healthz").json()["pictures_inside"].as_u64().unwrap();
+    while inside() < 60 {}
+    drop(socket);
+    let began = Instant::now();
+    while inside() > 0 {
+        assert!(began.elapsed() < Duration::from_secs(10), "nobody noticed that the client left");
+    }
 }
