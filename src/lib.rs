@@ -5,6 +5,7 @@
 //! ([`segment`]), and only `http` speaks of status codes.
 
 pub mod batch;
+pub mod bulk;
 pub mod config;
 pub mod embedding;
 pub mod http;
