@@ -41,6 +41,9 @@ pub struct ServeArgs {
     /// Largest request body, in bytes or with a unit: 500k, 32M, 1G (powers of 1024).
     #[arg(long, env = "DINO_MAX_BODY", default_value = "32M", value_name = "BYTES")]
     pub max_body: ByteSize,
+    /// Most memory for the bodies of all requests together; beyond it they are answered 429.
+    #[arg(long, env = "DINO_BODY_MEMORY", default_value = "1G", value_name = "BYTES")]
+    pub body_memory: ByteSize,
     /// Most pictures in one request.
     #[arg(long, env = "DINO_MAX_PICTURES", default_value = "64", value_name = "N")]
     pub max_pictures: NonZeroUsize,
@@ -171,6 +174,8 @@ pub struct Settings {
     pub max_pixels: u64,
     /// Limit of a body in bytes.
     pub max_body: usize,
+    /// Limit of all bodies together in bytes, at least `max_body`.
+    pub body_memory: usize,
     /// Limit of pictures in a request, at most `queue`.
     pub max_pictures: usize,
     /// Longer side for `/segment`.
@@ -195,6 +200,14 @@ pub enum ConfigError {
     /// Two models with one name.
     #[error("two models are called `{0}`: give one of them another name, --model NAME=PATH")]
     SameName(String),
+    /// A large body could never be read.
+    #[error("--body-memory {body_memory} is smaller than --max-body {max_body}: a full body would never be read")]
+    BodyMemoryTooSmall {
+        /// As given, in bytes.
+        body_memory: usize,
+        /// As given, in bytes.
+        max_body: usize,
+    },
     /// A request could never be admitted.
     #[error("--queue {queue} is smaller than --max-pictures {pictures}: a full request would never be admitted")]
     QueueTooSmall {
@@ -220,6 +233,10 @@ impl ServeArgs {
         if queue < pictures {
             return Err(ConfigError::QueueTooSmall { queue, pictures });
         }
+        let (max_body, body_memory) = (self.max_body.0, self.body_memory.0);
+        if body_memory < max_body {
+            return Err(ConfigError::BodyMemoryTooSmall { body_memory, max_body });
+        }
         Ok(Settings {
             models: self.models,
             listen: self.listen,
@@ -228,7 +245,8 @@ impl ServeArgs {
             device: self.device,
             precision: self.precision,
             max_pixels: self.max_pixels,
-            max_body: self.max_body.0,
+            max_body,
+            body_memory,
             max_pictures: pictures,
             segment_size: self.segment_size,
             sessions: self.sessions.map(NonZeroUsize::get),
@@ -275,6 +293,7 @@ mod tests {
         let refused = |flags: &[&str]| resolve(flags).unwrap_err();
         assert!(refused(&["--model", "x/a", "--model", "y/a"]).contains("`a`"));
         assert!(refused(&["--model", "a", "--queue", "3", "--max-pictures", "4"]).contains("--queue 3"));
+        assert!(refused(&["--model", "a", "--body-memory", "1k"]).contains("--body-memory 1024"));
         assert!(refused(&["--model", "/"]).contains("NAME="));
         assert!(refused(&["--model", "a="]).contains("names no folder"));
         assert!(refused(&["--model", "a", "--request-timeout", "0"]).contains("0.001"));

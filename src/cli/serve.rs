@@ -11,7 +11,7 @@ use anyhow::Context;
 use dino_server::{
     batch::Admission,
     config::{ServeArgs, Settings},
-    http::{self, BodyLimits, Patience, RequestLimits, State},
+    http::{self, BodyLimits, BodyMemory, Patience, RequestLimits, State},
     index::{self, Store},
     media,
     serving::{Pool, Registry},
@@ -49,6 +49,7 @@ fn state(settings: &Settings) -> anyhow::Result<State> {
         registry,
         store,
         admission: Admission::new(settings.queue),
+        bodies: BodyMemory::new(settings.body_memory),
         pool: Pool::new(cores),
         limits: RequestLimits {
             body: BodyLimits { bytes: settings.max_body, time: settings.read_timeout },

@@ -96,7 +96,7 @@ struct Hit {
 }
 
 pub(super) async fn handle(State(app): State<App>, submission: Submission<Options>) -> Result<impl IntoResponse, Problem> {
-    let Submission { pictures, options, ticket } = submission;
+    let Submission { pictures, options, room } = submission;
     options.check()?;
     let collection = collections::find(&app, &options.collection)?;
     let served = model_of(&app, &collection, options.model.as_deref())?;
@@ -104,7 +104,7 @@ pub(super) async fn handle(State(app): State<App>, submission: Submission<Option
         let transform = served.manifest().transform.clone();
         let inference = infer(&app, &served, pictures, move |picture| transform.apply(picture)).await?;
         let answer = app.pool.run(move || answer(&served, &collection, &inference.seen, &options)).await??;
-        drop(ticket);
+        drop(room);
         Ok((inference.timing.header(), Json(answer)))
     })
     .await

@@ -81,7 +81,7 @@ impl Options {
 }
 
 pub(super) async fn handle(State(app): State<App>, submission: Submission<Options>) -> Result<Response, Problem> {
-    let Submission { pictures, options, ticket } = submission;
+    let Submission { pictures, options, room } = submission;
     let served = app.registry.get(options.model.as_deref())?.clone();
     options.check(&served)?;
     within(&app, async {
@@ -90,7 +90,7 @@ pub(super) async fn handle(State(app): State<App>, submission: Submission<Option
         let timing = inference.timing.header();
         let seen = inference.seen;
         let response = app.pool.run(move || answer(&served, &seen, &options)).await??;
-        drop(ticket);
+        drop(room);
         Ok((timing, response).into_response())
     })
     .await

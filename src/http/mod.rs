@@ -34,10 +34,10 @@ use tower_http::{
 };
 use tracing::Span;
 
-pub use body::BodyLimits;
+pub use body::{BodyLimits, BodyMemory};
 pub use problem::{Code, Problem};
 pub use server::{Patience, bind, serve};
-pub use submission::Submission;
+pub use submission::{Room, Submission};
 
 use crate::{
     batch::Admission,
@@ -66,6 +66,8 @@ pub struct State {
     pub store: Option<Arc<Store>>,
     /// The bound on pictures inside the server.
     pub admission: Admission,
+    /// The memory that request bodies share.
+    pub bodies: BodyMemory,
     /// Threads for decoding and drawing.
     pub pool: Pool,
     /// What one request may ask for.

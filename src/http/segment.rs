@@ -155,7 +155,7 @@ struct Found {
 }
 
 pub(super) async fn handle(State(app): State<App>, headers: HeaderMap, submission: Submission<Options>) -> Result<Response, Problem> {
-    let Submission { pictures, options, ticket } = submission;
+    let Submission { pictures, options, room } = submission;
     let served = app.registry.get(options.model.as_deref())?.clone();
     options.check(&served)?;
     let as_picture = wants_png(&headers);
@@ -175,7 +175,7 @@ pub(super) async fn handle(State(app): State<App>, headers: HeaderMap, submissio
             .pool
             .run(move || if as_picture { first_mask(&served, &seen[0], &options) } else { in_json(&served, &seen, &options) })
             .await??;
-        drop(ticket);
+        drop(room);
         Ok((timing, response).into_response())
     })
     .await

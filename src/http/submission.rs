@@ -22,7 +22,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
     App,
-    body::{discard, read},
+    body::{Share, discard, read},
     problem::{Code, Problem},
 };
 use crate::batch::Ticket;
@@ -38,8 +38,15 @@ pub struct Submission<O> {
     pub pictures: Vec<Bytes>,
     /// The route's options.
     pub options: O,
-    /// A place for each picture, until the request is answered.
-    pub ticket: Ticket,
+    /// The room that the request takes up, until it is answered.
+    pub room: Room,
+}
+
+/// A place for each picture, and the memory of the body.
+#[derive(Debug)]
+pub struct Room {
+    _places: Ticket,
+    _memory: Share,
 }
 
 /// The forms of a body.
@@ -62,7 +69,7 @@ impl<O: DeserializeOwned + Send + 'static> FromRequest<App> for Submission<O> {
                 return Err(problem);
             }
         };
-        let body = read(&parts, body, app.limits.body).await?;
+        let (body, memory) = read(&parts, body, app.limits.body, &app.bodies).await?;
         let most = app.limits.pictures;
         let (pictures, options) = match (form, query) {
             (Form::Raw, Some(options)) => (vec![body], options),
@@ -73,8 +80,8 @@ impl<O: DeserializeOwned + Send + 'static> FromRequest<App> for Submission<O> {
         if pictures.is_empty() {
             return Err(Problem::new(Code::NoPictures, "the request holds no picture"));
         }
-        let ticket = app.admission.admit(pictures.len())?;
-        Ok(Self { pictures, options, ticket })
+        let room = Room { _places: app.admission.admit(pictures.len())?, _memory: memory };
+        Ok(Self { pictures, options, room })
     }
 }
 

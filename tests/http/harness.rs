@@ -107,6 +107,16 @@ impl Server {
         self.log.lock().unwrap().clone()
     }
 
+    /// Waits until the log holds `words`, then returns it: it arrives a little after the answers.
+    pub(crate) fn log_with(&self, words: &str) -> String {
+        let began = Instant::now();
+        while !self.log().contains(words) {
+            assert!(began.elapsed() < PATIENCE, "no {words} in {}", self.log());
+            thread::sleep(Duration::from_millis(5));
+        }
+        self.log()
+    }
+
     /// Largest resident memory so far, in bytes.
     pub(crate) fn peak_memory(&self) -> u64 {
         let status = fs_err::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();

@@ -104,8 +104,7 @@ fn flags_can_be_set_in_the_environment() {
 fn the_log_can_be_json() {
     let server = Server::start(&["--log-format", "json"]);
     server.embed(&png(&scene(9, 9, 1)));
-    thread::sleep(Duration::from_millis(100));
-    let log = server.log();
+    let log = server.log_with("\"path\":\"/embed\"");
     let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let answered = lines.iter().filter(|line| line["message"] == "answered" && line["span"]["path"] == "/embed");
     assert_eq!(answered.count(), 1, "{log}");

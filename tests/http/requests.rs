@@ -119,7 +119,7 @@ fn every_answer_has_a_request_id_and_keeps_the_clients() {
     let headers = [("content-type", "image/png"), ("x-request-id", "mine-7")];
     let answer = server.post_with("/embed", &headers, &png(&scene(9, 9, 1)));
     assert_eq!(answer.ok().header("x-request-id"), "mine-7");
-    assert!(server.log().contains("mine-7"));
+    server.log_with("mine-7");
     assert!(answer.header("server-timing").contains("decode;dur="));
 }
 
