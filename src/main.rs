@@ -16,6 +16,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// Serve models over HTTP until SIGTERM or SIGINT.
+    Serve(Box<dino_server::config::ServeArgs>),
     Import(cli::import::Args),
     Snapshot(cli::snapshot::Args),
     Restore(cli::restore::Args),
@@ -24,6 +26,7 @@ enum Verb {
 /// Exit codes: 0 for success, 1 for failure, 2 for wrong usage (which clap answers itself).
 fn main() -> ExitCode {
     let outcome = match Cli::parse().verb {
+        Verb::Serve(args) => cli::serve::run(*args),
         Verb::Import(args) => cli::import::run(&args),
         Verb::Snapshot(args) => cli::snapshot::run(&args),
         Verb::Restore(args) => cli::restore::run(&args),
