@@ -15,6 +15,7 @@ pub mod network;
 pub mod onnx;
 pub mod ops;
 pub mod optimizer;
+pub mod plot;
 pub mod progress;
 pub mod recipe;
 pub mod schedule;

@@ -216,6 +216,7 @@ impl Run<'_> {
                 line.epoch, line.loss, line.teacher_entropy, line.ln_k, line.images_per_second
             ));
             append(&self.options.out.join("log.jsonl"), &line)?;
+            crate::plot::curves(&self.options.out.join("log.jsonl"), &self.options.out.join("curves.svg"))?;
             self.save()?;
             self.keep_for_good(epoch)?;
         }

@@ -18,7 +18,7 @@ pub struct Args {
     /// Folder of pictures, at any depth
     #[arg(long, visible_alias = "data-path", value_name = "DIR")]
     data: PathBuf,
-    /// Folder of the run: checkpoints and log.jsonl
+    /// Folder of the run: checkpoints, log.jsonl and curves.svg
     #[arg(long, visible_alias = "output-dir", value_name = "DIR")]
     out: PathBuf,
     /// Settings from a file; flags given beside it count more

@@ -631,3 +631,119 @@ impl CustomOp2 for Fused {
         Ok((dx, dp))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Var};
+    use rand::SeedableRng;
+
+    use super::*;
+    use crate::backbone::parameters::Random;
+    use crate::kernels::matmul::has_bf16;
+
+    fn random(shape: &[usize], scale: f32, seed: u64) -> Var {
+        let mut source = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+        let values: Vec<f32> = (0..shape.iter().product()).map(|_| scale * source.normal()).collect();
+        Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu).unwrap()).unwrap()
+    }
+
+    fn values(tensor: &Tensor) -> Vec<f32> {
+        tensor.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    fn assert_close(got: &Tensor, want: &Tensor, what: &str) {
+        for (i, (g, w)) in values(got).iter().zip(values(want)).enumerate() {
+            assert!((g - w).abs() < 1e-4 + 1e-4 * w.abs(), "{what}, element {i}: {g}, not {w}");
+        }
+    }
+
+    fn block(precision: Precision) -> Block {
+        Block { dim: 24, heads: 3, hidden: 40, eps: 1e-6, precision }
+    }
+
+    /// Output and both gradients of `sum(output * weights)`.
+    fn run(x: &Var, p: &Var, forward: impl Fn(&Tensor, &Tensor) -> Result<Tensor>) -> [Tensor; 3] {
+        let out = forward(x, p).unwrap();
+        let weights = random(out.dims(), 1.0, 9);
+        let gradients = (&out * weights.as_detached_tensor()).unwrap().sum_all().unwrap().backward().unwrap();
+        [out, gradients.get(x).unwrap().clone(), gradients.get(p).unwrap().clone()]
+    }
+
+    #[test]
+    fn the_fused_block_and_its_gradients_equal_the_composed_one() {
+        let block = block(Precision::F32);
+        // Enough rows for several chunks and tasks, of two lengths.
+        let sequences = Sequences(vec![(70, 7), (31, 3)]);
+        let (x, p) = (random(&[sequences.rows(), block.dim], 1.0, 1), random(&[block.len()], 0.3, 2));
+        let drop = DropPath {
+            attention: (0..sequences.count()).map(|i| if i % 3 == 0 { 0.0 } else { 1.25 }).collect(),
+            mlp: (0..sequences.count()).map(|i| if i % 4 == 1 { 0.0 } else { 1.25 }).collect(),
+        };
+        for drop in [None, Some(&drop)] {
+            let fused = run(&x, &p, |x, p| block.forward(x, p, &sequences, drop));
+            let composed = run(&x, &p, |x, p| block.composed(x, p, &sequences, drop));
+            for ((fused, composed), what) in fused.iter().zip(&composed).zip(["output", "gradient of x", "gradient of parameters"]) {
+                // Gradients of parameters are sums over hundreds of rows: their scale sets the tolerance.
+                let scale = values(composed).iter().fold(1f32, |a, b| a.max(b.abs()));
+                assert_close(&(fused / f64::from(scale)).unwrap(), &(composed / f64::from(scale)).unwrap(), what);
+            }
+            let frozen = block.forward(&x.as_detached_tensor(), &p.as_detached_tensor(), &sequences, drop).unwrap();
+            assert_eq!(values(&frozen), values(&fused[0]), "the frozen pass computes the same");
+        }
+    }
+
+    #[test]
+    fn every_parameter_of_a_block_is_trained() {
+        let block = block(Precision::F32);
+        let sequences = Sequences(vec![(4, 5)]);
+        let (x, p) = (random(&[sequences.rows(), block.dim], 1.0, 3), random(&[block.len()], 0.3, 4));
+        let [_, _, gradient] = run(&x, &p, |x, p| block.forward(x, p, &sequences, None));
+        let (gradient, mut at) = (values(&gradient), 0);
+        for (name, shape) in block.parameters() {
+            let len = shape.iter().product::<usize>();
+            let part = &gradient[at..at + len];
+            assert!(part.iter().all(|g| g.is_finite()) && part.iter().any(|g| *g != 0.0), "{name}");
+            at += len;
+        }
+        assert_eq!(at, gradient.len());
+    }
+
+    #[test]
+    fn bfloat16_products_stay_close_to_float32() {
+        if !has_bf16() {
+            eprintln!("skipped: this processor has no bfloat16 tile unit");
+            return;
+        }
+        let sequences = Sequences(vec![(20, 9)]);
+        let exact = block(Precision::F32);
+        let (x, p) = (random(&[sequences.rows(), exact.dim], 1.0, 5), random(&[exact.len()], 0.2, 6));
+        let want = run(&x, &p, |x, p| exact.forward(x, p, &sequences, None));
+        let got = run(&x, &p, |x, p| block(Precision::Bf16).forward(x, p, &sequences, None));
+        for (got, want) in got.iter().zip(&want) {
+            let (got, want) = (values(got), values(want));
+            let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+            let cosine = dot(&got, &want) / (dot(&got, &got) * dot(&want, &want)).sqrt();
+            assert!(cosine > 0.9995, "{cosine}");
+        }
+    }
+
+    #[test]
+    fn tasks_cover_every_row_once() {
+        for sequences in [vec![(1, 1)], vec![(64, 37), (128, 10)], vec![(3, 400)], vec![(1, 2), (5, 1)]] {
+            let sequences = Sequences(sequences);
+            for tasks in 1..6 {
+                let shares = sequences.tasks(tasks);
+                let (mut row, mut sequence) = (0, 0);
+                for task in &shares {
+                    assert_eq!(task.first_row, row);
+                    for chunk in &task.chunks {
+                        assert_eq!(chunk.sequences.start, sequence);
+                        sequence = chunk.sequences.end;
+                    }
+                    row += task.rows();
+                }
+                assert_eq!((row, sequence), (sequences.rows(), sequences.count()));
+            }
+        }
+    }
+}

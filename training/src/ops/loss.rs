@@ -107,3 +107,40 @@ impl CustomOp1 for Fused {
         Ok(Some(Tensor::from_vec(gradient, student.shape().clone(), student.device())?))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Var};
+
+    use super::*;
+
+    fn values(n: usize, seed: usize) -> Vec<f32> {
+        (0..n).map(|i| (((i * 7919 + seed * 104_729) % 1000) as f32) / 250.0 - 2.0).collect()
+    }
+
+    #[test]
+    fn the_fused_loss_and_its_gradient_equal_the_composed_one() {
+        let (views, pictures, k) = (5, 3, 37);
+        let student = Var::from_vec(values(views * pictures * k, 1), (views * pictures, k), &Device::Cpu).unwrap();
+        let targets = Tensor::from_vec(values(2 * pictures * k, 2), (2 * pictures, k), &Device::Cpu).unwrap().exp().unwrap();
+        let targets = targets.broadcast_div(&targets.sum_keepdim(1).unwrap()).unwrap();
+        let run = |loss: Tensor| {
+            let gradient = loss.backward().unwrap().get(&student).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            (loss.to_scalar::<f32>().unwrap(), gradient)
+        };
+        let (loss, gradient) = run(cross_entropy(&student, &targets, 2, 0.1).unwrap());
+        let (want, want_gradient) = run(composed(&student, &targets, 2, 0.1).unwrap());
+        assert!((loss - want).abs() < 1e-4 * want.abs(), "{loss}, not {want}");
+        for (g, w) in gradient.iter().zip(&want_gradient) {
+            assert!((g - w).abs() < 1e-5, "{g}, not {w}");
+        }
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_refused() {
+        let student = Tensor::zeros((5, 4), candle_core::DType::F32, &Device::Cpu).unwrap();
+        let targets = Tensor::zeros((4, 4), candle_core::DType::F32, &Device::Cpu).unwrap();
+        assert!(cross_entropy(&student, &targets, 2, 0.1).is_err());
+        assert!(cross_entropy(&student, &targets, 0, 0.1).is_err());
+    }
+}

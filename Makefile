@@ -1,0 +1,26 @@
+# make serve · make test · make lint · make bench
+
+LISTEN ?= 127.0.0.1:8080
+DATA ?= .cache/demo
+
+.PHONY: serve test lint bench onnxruntime clean-cache
+
+## Build, and serve the demo model with its gallery on http://$(LISTEN)
+serve: onnxruntime
+	cargo build --release --package dino-server
+	target/release/dino-server restore --from models/demo/gallery.dino --data-dir $(DATA) --if-missing
+	exec target/release/dino-server serve --model demo=models/demo --data-dir $(DATA) --listen $(LISTEN)
+
+## Run all tests
+test: onnxruntime
+	cargo test --workspace
+
+## Formatting, lints and documentation, warnings are errors
+lint:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+## Fetch the ONNX Runtime library into the cache
+onnxruntime:
+	docker/onnxruntime.sh .cache/onnxruntime

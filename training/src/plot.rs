@@ -1,0 +1,56 @@
+//! A picture of a run's curves, drawn from its log.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow};
+use plotters::prelude::*;
+use serde::Deserialize;
+
+/// The figures of a line of `log.jsonl` that are drawn.
+#[derive(Clone, Debug, Deserialize)]
+struct Point {
+    epoch: f64,
+    loss: f64,
+    ln_k: f64,
+    teacher_entropy: f64,
+}
+
+/// Draws loss, teacher entropy and ln K over the epochs: an entropy that falls to 0 or rises to ln K is a collapse.
+///
+/// # Errors
+/// When the log cannot be read, or the picture not be written.
+pub fn curves(log: &Path, picture: &Path) -> Result<()> {
+    let text = fs_err::read_to_string(log)?;
+    let points = text.lines().map(serde_json::from_str).collect::<Result<Vec<Point>, _>>().with_context(|| log.display().to_string())?;
+    let Some(last) = points.last() else { return Ok(()) };
+    let top = points.iter().fold(last.ln_k, |top, p| top.max(p.loss)) * 1.05;
+    let mut svg = String::new();
+    draw(&mut svg, &points, last.epoch.max(2.0), top).map_err(|e| anyhow!("{}: {e}", picture.display()))?;
+    crate::checkpoint::state::write_atomically(picture, svg.as_bytes())
+}
+
+fn draw(svg: &mut String, points: &[Point], epochs: f64, top: f64) -> Result<(), Box<dyn std::error::Error>> {
+    let area = SVGBackend::with_string(svg, (720, 360)).into_drawing_area();
+    area.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&area)
+        .margin(12)
+        .x_label_area_size(36)
+        .y_label_area_size(44)
+        .build_cartesian_2d(1.0..epochs, 0.0..top)?;
+    chart.configure_mesh().x_desc("epoch").y_desc("nats").light_line_style(BLACK.mix(0.04)).bold_line_style(BLACK.mix(0.1)).draw()?;
+    // Colours that differ in brightness too.
+    let series: [(&str, RGBColor, fn(&Point) -> f64); 3] = [
+        ("loss", RGBColor(0, 90, 181), |p| p.loss),
+        ("teacher entropy", RGBColor(220, 90, 30), |p| p.teacher_entropy),
+        ("ln K", RGBColor(150, 150, 150), |p| p.ln_k),
+    ];
+    for (name, colour, value) in series {
+        chart
+            .draw_series(LineSeries::new(points.iter().map(|p| (p.epoch, value(p))), colour.stroke_width(2)))?
+            .label(name)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
+    }
+    chart.configure_series_labels().position(SeriesLabelPosition::LowerLeft).background_style(WHITE).border_style(BLACK.mix(0.2)).draw()?;
+    area.present()?;
+    Ok(())
+}

@@ -1,0 +1,217 @@
+//! Whole runs of the program: resuming, broken files, changed settings.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use image::{Rgb, RgbImage};
+
+/// Noise of a few colours: pictures that differ.
+fn picture(seed: u32, width: u32, height: u32) -> RgbImage {
+    RgbImage::from_fn(width, height, |x, y| {
+        let v = (x / 5).wrapping_mul(73).wrapping_add((y / 7).wrapping_mul(151)).wrapping_add(seed.wrapping_mul(977)).wrapping_mul(2_654_435_761);
+        Rgb([(v >> 24) as u8, (v >> 16) as u8, (v >> 8) as u8])
+    })
+}
+
+fn pictures(folder: &Path, count: u32) {
+    std::fs::create_dir_all(folder).unwrap();
+    for i in 0..count {
+        picture(i, 40 + i % 7, 40 + i % 5).save(folder.join(format!("{i:03}.png"))).unwrap();
+    }
+}
+
+fn command(data: &Path, out: &Path, more: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dino-train"));
+    command.arg("train").arg("--data").arg(data).arg("--out").arg(out);
+    let settings = "--arch vit_tiny --dim 24 --depth 2 --heads 2 --patch-size 8 --out-dim 32 --head-hidden-dim 16 --head-bottleneck-dim 8 \
+                    --global-crops-size 32 --local-crops-size 16 --local-crops-number 2 --batch-size 4 --epochs 4 --warmup-epochs 1 \
+                    --drop-path-rate 0.1 --lr 0.02 --seed 5";
+    let settings: Vec<&str> = settings.split_whitespace().collect();
+    // A flag given twice is an error: those of the test replace the common ones.
+    let given = |name: &str| more.contains(&name);
+    for pair in settings.chunks(2).filter(|pair| !given(pair[0])) {
+        command.args(pair);
+    }
+    command.args(more).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn run(data: &Path, out: &Path, more: &[&str]) -> Output {
+    command(data, out, more).output().unwrap()
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn losses(out: &Path) -> Vec<f64> {
+    let log = std::fs::read_to_string(out.join("log.jsonl")).unwrap();
+    log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["loss"].as_f64().unwrap()).collect()
+}
+
+fn checkpoints(out: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = std::fs::read_dir(out)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("checkpoint-"))
+        .collect();
+    found.sort();
+    found
+}
+
+/// Every tensor of the newest checkpoint.
+fn weights(out: &Path) -> Vec<(String, Vec<u8>)> {
+    let bytes = std::fs::read(checkpoints(out).last().unwrap()).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let mut all: Vec<(String, Vec<u8>)> = tensors.iter().map(|(name, view)| (name.to_owned(), view.data().to_vec())).collect();
+    all.sort();
+    all
+}
+
+fn signal(child: &Child, name: &str) {
+    assert!(Command::new("kill").arg(format!("-{name}")).arg(child.id().to_string()).status().unwrap().success());
+}
+
+/// Waits until the run has written its first checkpoint, then a little longer.
+fn let_it_work(child: &mut Child, out: &Path, longer: Duration) {
+    let started = Instant::now();
+    while !out.is_dir() || checkpoints(out).is_empty() {
+        assert!(started.elapsed() < Duration::from_secs(120), "no checkpoint was written");
+        if child.try_wait().unwrap().is_some() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::thread::sleep(longer);
+}
+
+#[test]
+fn a_run_that_was_stopped_or_killed_goes_on_as_if_nothing_had_been() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    pictures(&data, 16);
+    let more = ["--epochs", "12", "--checkpoint-minutes", "0"];
+    let whole = folder.path().join("whole");
+    let output = run(&data, &whole, &more);
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(losses(&whole).len(), 12);
+
+    let broken = folder.path().join("broken");
+    for (round, how) in ["TERM", "KILL", "TERM", "KILL", "KILL"].into_iter().enumerate() {
+        let mut child = command(&data, &broken, &more).arg("--resume").spawn().unwrap();
+        let_it_work(&mut child, &broken, Duration::from_millis(7 * round as u64));
+        signal(&child, how);
+        let status = child.wait().unwrap();
+        if how == "TERM" {
+            assert!(status.success(), "SIGTERM saves a checkpoint and exits with 0");
+        }
+    }
+    let output = run(&data, &broken, &[&more[..], &["--resume"]].concat());
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(weights(&whole), weights(&broken), "every tensor of the last checkpoint is the same, bit by bit");
+    // The line of an epoch that was interrupted covers the part after it.
+    assert!((losses(&whole).last().unwrap() - losses(&broken).last().unwrap()).abs() < 10.0);
+}
+
+#[test]
+fn a_damaged_checkpoint_is_named_and_an_older_one_is_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, out) = (folder.path().join("data"), folder.path().join("run"));
+    pictures(&data, 8);
+    assert!(run(&data, &out, &["--epochs", "3"]).status.success());
+    let newest = checkpoints(&out).pop().unwrap();
+    let bytes = std::fs::read(&newest).unwrap();
+    std::fs::write(&newest, &bytes[..bytes.len() * 6 / 10]).unwrap();
+    let output = run(&data, &out, &["--epochs", "3", "--resume"]);
+    assert!(output.status.success(), "{}", text(&output));
+    let name = newest.file_name().unwrap().to_string_lossy().into_owned();
+    assert!(text(&output).contains(&format!("{name} is damaged")), "{}", text(&output));
+    assert_eq!(std::fs::read(&newest).unwrap(), bytes, "the epoch that was lost is trained again, to the same result");
+}
+
+#[test]
+fn changed_settings_are_refused_or_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, out) = (folder.path().join("data"), folder.path().join("run"));
+    pictures(&data, 8);
+    assert!(run(&data, &out, &["--epochs", "2"]).status.success());
+    let output = run(&data, &out, &["--epochs", "2"]);
+    assert_eq!(output.status.code(), Some(1), "an old run is never overwritten");
+    assert!(text(&output).contains("--resume"), "{}", text(&output));
+    let output = run(&data, &out, &["--epochs", "2", "--out-dim", "64", "--resume"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).contains("--out-dim"), "{}", text(&output));
+    let output = run(&data, &out, &["--epochs", "3", "--resume"]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(text(&output).contains("--epochs has changed"), "{}", text(&output));
+    assert_eq!(losses(&out).len(), 3);
+    let curves = std::fs::read_to_string(out.join("curves.svg")).unwrap();
+    assert!(curves.starts_with("<svg") && curves.contains("teacher entropy"), "{curves}");
+}
+
+#[test]
+fn broken_files_are_skipped_and_each_is_named_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, out) = (folder.path().join("data"), folder.path().join("run"));
+    pictures(&data.join("sub"), 24);
+    let mut jpeg = std::io::Cursor::new(Vec::new());
+    picture(1, 64, 64).write_to(&mut jpeg, image::ImageFormat::Jpeg).unwrap();
+    let jpeg = jpeg.into_inner();
+    std::fs::write(data.join("cut.jpg"), &jpeg[..jpeg.len() / 2]).unwrap();
+    std::fs::write(data.join("empty.jpg"), b"").unwrap();
+    std::fs::write(data.join("text.png"), b"no picture").unwrap();
+    std::fs::create_dir(data.join("folder.jpg")).unwrap();
+    std::os::unix::fs::symlink("nowhere.jpg", data.join("dangling.jpg")).unwrap();
+    std::os::unix::fs::symlink(".", data.join("round")).unwrap();
+    std::fs::write(data.join(".hidden.jpg"), &jpeg).unwrap();
+    picture(2, 1, 1).save(data.join("one.png")).unwrap();
+    image::DynamicImage::ImageRgb8(picture(3, 50, 50)).to_rgb16().save(data.join("deep.png")).unwrap();
+    let output = run(&data, &out, &["--epochs", "2"]);
+    let said = text(&output);
+    assert!(output.status.success(), "{said}");
+    for name in ["cut.jpg", "empty.jpg", "text.png"] {
+        assert_eq!(said.matches(&format!("skipped {name}")).count(), 1, "{said}");
+    }
+    assert!(said.contains("3 of 29 files could not be read"), "{said}");
+    assert!(losses(&out).iter().all(|loss| loss.is_finite()));
+}
+
+#[test]
+fn a_folder_without_readable_pictures_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let empty = folder.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    let output = run(&empty, &out, &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).contains("holds no pictures"), "{}", text(&output));
+    for i in 0..8 {
+        std::fs::write(empty.join(format!("{i}.jpg")), b"no picture").unwrap();
+    }
+    let output = run(&empty, &out, &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).contains("none of the 8 pictures"), "{}", text(&output));
+}
+
+#[test]
+fn settings_come_from_the_file_and_flags_count_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, out) = (folder.path().join("data"), folder.path().join("run"));
+    pictures(&data, 8);
+    let config = folder.path().join("recipe.toml");
+    std::fs::write(&config, "epochs = 3\nteacher_temp = 0.05\nout-dim = 48\n").unwrap();
+    let output = run(&data, &out, &["--config", config.to_str().unwrap(), "--epochs", "1", "--out-dim", "32"]);
+    assert!(output.status.success(), "{}", text(&output));
+    let log: serde_json::Value = serde_json::from_str(std::fs::read_to_string(out.join("log.jsonl")).unwrap().lines().next().unwrap()).unwrap();
+    assert_eq!(losses(&out).len(), 1);
+    assert!((log["teacher_temp"].as_f64().unwrap() - 0.05).abs() < 1e-9 && (log["ln_k"].as_f64().unwrap() - 32f64.ln()).abs() < 1e-9);
+    std::fs::write(&config, "epoch = 3\n").unwrap();
+    let output = run(&data, &folder.path().join("other"), &["--config", config.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1), "an unknown setting is not ignored");
+    assert!(text(&output).contains("epoch"), "{}", text(&output));
+    let output = run(&data, &out, &["--teacher-temp", "warm"]);
+    assert_eq!(output.status.code(), Some(2), "wrong usage");
+}
