@@ -23,9 +23,7 @@ pub enum Error {
     #[error("the exported model cannot be tried: {0}")]
     Trial(#[from] ModelError),
     /// The graph was tried, and its answers are no numbers.
-    #[error(
-        "the exported model answers NaN or infinite values in {0}, so the checkpoint is broken; nothing was written"
-    )]
+    #[error("the exported model answers NaN or infinite values in {0}, so the checkpoint is broken; nothing was written")]
     NotFinite(&'static str),
     /// There is something else at the place of the model folder.
     #[error("{} exists and is no model folder; it is left as it is, choose another place", .0.display())]
@@ -47,10 +45,7 @@ pub struct Options {
 impl Default for Options {
     /// One file, in float32.
     fn default() -> Self {
-        Self {
-            checkpoint: checkpoint::Options::default(),
-            precisions: vec![Precision::F32],
-        }
+        Self { checkpoint: checkpoint::Options::default(), precisions: vec![Precision::F32] }
     }
 }
 
@@ -73,21 +68,15 @@ pub struct Exported {
 /// # Errors
 /// See [`Error`].
 pub fn export(path: &Path, out: &Path, options: &Options) -> Result<Exported, Error> {
-    let occupied =
-        fs_err::read_dir(out).map_or(out.exists(), |mut entries| entries.next().is_some());
+    let occupied = fs_err::read_dir(out).map_or(out.exists(), |mut entries| entries.next().is_some());
     if occupied && Manifest::load(out).is_err() {
         return Err(Error::Occupied(out.to_owned()));
     }
     let checkpoint = checkpoint::load(path, options.checkpoint)?;
 
-    let parent = out
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs_err::create_dir_all(parent)?;
-    let work = tempfile::Builder::new()
-        .prefix(".dino-export-")
-        .tempdir_in(parent)?;
+    let work = tempfile::Builder::new().prefix(".dino-export-").tempdir_in(parent)?;
     let folder = work.path().join("new");
     fs_err::create_dir(&folder)?;
 
@@ -96,11 +85,7 @@ pub fn export(path: &Path, out: &Path, options: &Options) -> Result<Exported, Er
         let name = file_name(precision).to_owned();
         let model = onnx::encode(&checkpoint.backbone, precision)?;
         fs_err::write(folder.join(&name), &model)?;
-        let file = File {
-            name,
-            sha256: hash::of_bytes(&model),
-            cost: None,
-        };
+        let file = File { name, sha256: hash::of_bytes(&model), cost: None };
         files.insert(precision.as_str().to_owned(), file);
     }
     let manifest = manifest(&checkpoint, files);
@@ -120,11 +105,7 @@ pub fn export(path: &Path, out: &Path, options: &Options) -> Result<Exported, Er
     } else {
         fs_err::rename(&folder, out)?;
     }
-    Ok(Exported {
-        folder: out.to_owned(),
-        manifest,
-        report: checkpoint.report,
-    })
+    Ok(Exported { folder: out.to_owned(), manifest, report: checkpoint.report })
 }
 
 /// Name of a precision's ONNX file.
@@ -138,21 +119,9 @@ fn file_name(precision: Precision) -> &'static str {
 
 fn manifest(checkpoint: &Checkpoint, files: BTreeMap<String, File>) -> Manifest {
     let numbers = match &checkpoint.backbone {
-        Backbone::Vit(vit) => [
-            vit.patch_size,
-            vit.dim,
-            vit.blocks.len(),
-            vit.heads,
-            vit.registers(),
-        ],
+        Backbone::Vit(vit) => [vit.patch_size, vit.dim, vit.blocks.len(), vit.heads, vit.registers()],
         // The feature map has one position for each 32 pixels.
-        Backbone::Resnet(resnet) => [
-            32,
-            resnet.dim,
-            resnet.stages.iter().map(Vec::len).sum(),
-            0,
-            0,
-        ],
+        Backbone::Resnet(resnet) => [32, resnet.dim, resnet.stages.iter().map(Vec::len).sum(), 0, 0],
     };
     let [patch_size, dim, depth, heads, registers] = numbers.map(|number| number as u32);
     let positions = match &checkpoint.backbone {
@@ -172,11 +141,7 @@ fn manifest(checkpoint: &Checkpoint, files: BTreeMap<String, File>) -> Manifest 
         registers,
         position_interpolation: positions.to_owned(),
         transform: checkpoint.transform.clone(),
-        source: Source {
-            file: checkpoint.file.clone(),
-            layout: checkpoint.layout.to_owned(),
-            sha256: checkpoint.sha256.clone(),
-        },
+        source: Source { file: checkpoint.file.clone(), layout: checkpoint.layout.to_owned(), sha256: checkpoint.sha256.clone() },
         files,
         made_by: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).to_owned(),
     }
@@ -189,31 +154,15 @@ fn try_model(folder: &Path, manifest: &Manifest, precision: Precision) -> Result
     let pixels = Array4::from_shape_fn((1, 3, 2 * side, 3 * side), |(_, channel, row, column)| {
         ((channel * 7919 + row * 104_729 + column * 1_299_709) % 1009) as f32 / 252.0 - 2.0
     });
-    let options = SessionOptions {
-        device: Device::Cpu,
-        precision,
-        ..SessionOptions::default()
-    };
+    let options = SessionOptions { device: Device::Cpu, precision, ..SessionOptions::default() };
     for mut session in Model::open(folder)?.sessions(&options, 1)? {
         let outputs = session.run(pixels.view())?;
         for (name, finite) in [
-            (
-                "last_hidden_state",
-                outputs.last_hidden_state.is_none_or(|array| finite(&array)),
-            ),
-            (
-                "attention",
-                outputs.attention.is_none_or(|array| finite(&array)),
-            ),
+            ("last_hidden_state", outputs.last_hidden_state.is_none_or(|array| finite(&array))),
+            ("attention", outputs.attention.is_none_or(|array| finite(&array))),
             ("keys", outputs.keys.is_none_or(|array| finite(&array))),
-            (
-                "embedding",
-                outputs.embedding.is_none_or(|array| finite(&array)),
-            ),
-            (
-                "feature_map",
-                outputs.feature_map.is_none_or(|array| finite(&array)),
-            ),
+            ("embedding", outputs.embedding.is_none_or(|array| finite(&array))),
+            ("feature_map", outputs.feature_map.is_none_or(|array| finite(&array))),
         ] {
             if !finite {
                 return Err(Error::NotFinite(name));

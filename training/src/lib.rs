@@ -1,7 +1,20 @@
 //! Trains DINO vision backbones, evaluates them and exports them to ONNX.
 
+pub mod backbone;
 pub mod checkpoint;
 pub mod cli;
+pub mod data;
 pub mod export;
 mod hash;
+pub mod head;
+pub mod kernels;
+pub mod learner;
+pub mod loss;
+pub mod network;
 pub mod onnx;
+pub mod ops;
+pub mod optimizer;
+pub mod progress;
+pub mod recipe;
+pub mod schedule;
+pub mod trainer;

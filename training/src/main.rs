@@ -2,8 +2,12 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use dino_train::cli;
+
+/// Tensors of a training step are freed and allocated again at the same sizes: an allocator that keeps its pages saves their faults.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Train DINO vision backbones, evaluate them, and export them for `dino-server`.
 #[derive(Parser)]
@@ -15,22 +19,22 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
+    Train(Box<cli::train::Args>),
     Export(cli::export::Args),
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let matches = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_target(false)
         .without_time()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env()
-                .unwrap_or_else(|_| "info,ort=warn".into()),
-        )
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info,ort=warn".into()))
         .init();
-    let result = match cli.verb {
-        Verb::Export(args) => cli::export::run(&args),
+    let result = match &cli.verb {
+        Verb::Train(args) => cli::train::run(args, matches.subcommand_matches("train").unwrap_or(&matches)),
+        Verb::Export(args) => cli::export::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

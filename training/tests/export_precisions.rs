@@ -14,15 +14,9 @@ fn cosine(a: &ArrayD<f32>, b: &ArrayD<f32>) -> f32 {
 }
 
 /// CLS of one picture of a batch, or its pooled features.
-fn embedding(
-    outputs: &std::collections::BTreeMap<&'static str, ArrayD<f32>>,
-    index: usize,
-) -> ArrayD<f32> {
+fn embedding(outputs: &std::collections::BTreeMap<&'static str, ArrayD<f32>>, index: usize) -> ArrayD<f32> {
     match outputs.get("tokens") {
-        Some(tokens) => tokens
-            .index_axis(Axis(0), index)
-            .index_axis(Axis(0), 0)
-            .to_owned(),
+        Some(tokens) => tokens.index_axis(Axis(0), index).index_axis(Axis(0), 0).to_owned(),
         None => outputs["embedding"].index_axis(Axis(0), index).to_owned(),
     }
 }
@@ -31,20 +25,12 @@ fn embedding(
 fn narrow_models_stay_close_whatever_shares_their_batch() {
     let work = tempfile::tempdir().unwrap();
     for (precision, least) in [(Precision::F16, 0.9999), (Precision::Int8, 0.99)] {
-        for name in [
-            "pth-dino-backbone",
-            "hf-dinov2-swiglu",
-            "hf-dinov3-vit-gated",
-            "pth-dino-resnet",
-        ] {
+        for name in ["pth-dino-backbone", "hf-dinov2-swiglu", "hf-dinov3-vit-gated", "pth-dino-resnet"] {
             if precision == Precision::Int8 && name == "pth-dino-resnet" {
                 continue;
             }
             let checkpoint = bundled_golden().join("checkpoints").join(name);
-            let options = Options {
-                precisions: vec![Precision::F32, precision],
-                ..heads(4)
-            };
+            let options = Options { precisions: vec![Precision::F32, precision], ..heads(4) };
             let exported = export(&checkpoint, &work.path().join(name), &options).unwrap();
             let mut exact = session_of(&exported.folder, Precision::F32);
             let mut narrow = session_of(&exported.folder, precision);
@@ -59,9 +45,7 @@ fn narrow_models_stay_close_whatever_shares_their_batch() {
 
             // The first picture among fifteen others, some of them a hundred times as strong.
             let first = array(input).index_axis(Axis(0), 0).to_owned();
-            let many = (0..16).map(|index| {
-                first.mapv(|value| value * if index == 5 { 1.0 } else { 7.0 * index as f32 })
-            });
+            let many = (0..16).map(|index| first.mapv(|value| value * if index == 5 { 1.0 } else { 7.0 * index as f32 }));
             let data = many.flat_map(IntoIterator::into_iter).collect();
             let shape = [&[16], &input.shape[1..]].concat();
             let together = run(&mut narrow, &Tensor { shape, data });
@@ -74,10 +58,7 @@ fn narrow_models_stay_close_whatever_shares_their_batch() {
 #[test]
 fn a_resnet_has_no_int8_form() {
     let work = tempfile::tempdir().unwrap();
-    let options = Options {
-        precisions: vec![Precision::F32, Precision::Int8],
-        ..Options::default()
-    };
+    let options = Options { precisions: vec![Precision::F32, Precision::Int8], ..Options::default() };
     let checkpoint = bundled_golden().join("checkpoints/pth-dino-resnet");
     let error = export(&checkpoint, &work.path().join("model"), &options).unwrap_err();
     assert!(error.to_string().contains("f32 or f16"), "{error}");

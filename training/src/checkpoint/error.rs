@@ -58,16 +58,10 @@ const LISTED: usize = 40;
 fn list(names: &[String]) -> String {
     let shown = &names[..names.len().min(LISTED)];
     let more = names.len() - shown.len();
-    let end = if more > 0 {
-        format!(" and {more} more")
-    } else {
-        String::new()
-    };
+    let end = if more > 0 { format!(" and {more} more") } else { String::new() };
     shown.join(", ") + &end
 }
 
 fn lines(what: &str, names: &[String]) -> String {
-    names.iter().fold(String::new(), |text, name| {
-        text + "\n  " + what + ": " + name
-    })
+    names.iter().fold(String::new(), |text, name| text + "\n  " + what + ": " + name)
 }

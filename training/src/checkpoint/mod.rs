@@ -10,6 +10,7 @@ mod pth;
 mod safe;
 mod scope;
 mod spec;
+pub mod state;
 mod store;
 
 use std::io::Read as _;
@@ -20,10 +21,7 @@ use fs_err::File;
 use serde_json::Value as Json;
 
 pub use error::Error;
-pub use spec::{
-    Activation, Backbone, Block, Conv, Interpolation, Linear, Mlp, Norm, Positions, Resnet, Unit,
-    Vit,
-};
+pub use spec::{Activation, Backbone, Block, Conv, Interpolation, Linear, Mlp, Norm, Positions, Resnet, Unit, Vit};
 pub use store::{Store, Tensor};
 
 /// Which of two networks to read from a training checkpoint.
@@ -88,12 +86,8 @@ pub fn load(path: &Path, options: Options) -> Result<Checkpoint, Error> {
     let preprocessor = read_json(&folder.join("preprocessor_config.json"))?;
     let read = layout::read(&store, config.as_ref(), options)?;
     let transform = match preprocessor {
-        Some(json) => {
-            layout::transform::from_preprocessor(&json).map_err(|reason| Error::Damaged {
-                file: folder.join("preprocessor_config.json"),
-                reason,
-            })?
-        }
+        Some(json) => layout::transform::from_preprocessor(&json)
+            .map_err(|reason| Error::Damaged { file: folder.join("preprocessor_config.json"), reason })?,
         None => read.transform.unwrap_or_else(layout::transform::evaluation),
     };
     Ok(Checkpoint {
@@ -125,17 +119,11 @@ fn open_file(store: &mut Store, path: &Path) -> Result<(), Error> {
     let mut first = [0; 14];
     let length = File::open(path)?.take(14).read(&mut first)?;
     match first {
-        _ if length == 0 => Err(Error::Damaged {
-            file: path.to_owned(),
-            reason: "it is empty".to_owned(),
-        }),
+        _ if length == 0 => Err(Error::Damaged { file: path.to_owned(), reason: "it is empty".to_owned() }),
         [b'P', b'K', 3, 4, ..] => pth::add(store, path),
         pth::LEGACY_MAGIC => pth::add_legacy(store, path),
         [_, _, _, _, _, 0, 0, 0, b'{', ..] => safe::add(store, path),
-        _ => Err(Error::Unsupported(format!(
-            "{} is neither a safetensors file nor one of torch.save (or it is cut)",
-            path.display()
-        ))),
+        _ => Err(Error::Unsupported(format!("{} is neither a safetensors file nor one of torch.save (or it is cut)", path.display()))),
     }
 }
 
@@ -144,12 +132,7 @@ fn locate(path: &Path) -> Result<PathBuf, Error> {
     if !path.is_dir() {
         return Ok(path.to_owned());
     }
-    for name in [
-        "model.safetensors.index.json",
-        "model.safetensors",
-        "pytorch_model.bin.index.json",
-        "pytorch_model.bin",
-    ] {
+    for name in ["model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin"] {
         let file = path.join(name);
         if file.exists() {
             return Ok(file);
@@ -159,38 +142,24 @@ fn locate(path: &Path) -> Result<PathBuf, Error> {
     for entry in fs_err::read_dir(path)? {
         files.push(entry?.path());
     }
-    let newest = files
-        .iter()
-        .filter_map(|file| Some((checkpoint_number(file)?, file)))
-        .max();
+    let newest = files.iter().filter_map(|file| Some((checkpoint_number(file)?, file))).max();
     if let Some((_, file)) = newest {
         return Ok(file.clone());
     }
-    files.retain(|file| {
-        file.extension()
-            .is_some_and(|kind| kind == "pth" || kind == "pt")
-    });
+    files.retain(|file| file.extension().is_some_and(|kind| kind == "pth" || kind == "pt"));
     match files.as_slice() {
         [file] => Ok(file.clone()),
         [] => Err(Error::NotFound {
             path: path.to_owned(),
             reason: "no model.safetensors, pytorch_model.bin, checkpoint-*.safetensors or .pth file is in it".to_owned(),
         }),
-        _ => Err(Error::NotFound {
-            path: path.to_owned(),
-            reason: "there are several .pth files in it; name the one to read".to_owned(),
-        }),
+        _ => Err(Error::NotFound { path: path.to_owned(), reason: "there are several .pth files in it; name the one to read".to_owned() }),
     }
 }
 
 /// n of `checkpoint-n.safetensors`, the file that training writes. Unfinished files have other names.
 fn checkpoint_number(file: &Path) -> Option<u64> {
-    file.file_name()?
-        .to_str()?
-        .strip_prefix("checkpoint-")?
-        .strip_suffix(".safetensors")?
-        .parse()
-        .ok()
+    file.file_name()?.to_str()?.strip_prefix("checkpoint-")?.strip_suffix(".safetensors")?.parse().ok()
 }
 
 fn read_json(path: &Path) -> Result<Option<Json>, Error> {
@@ -198,8 +167,5 @@ fn read_json(path: &Path) -> Result<Option<Json>, Error> {
         return Ok(None);
     }
     let json = serde_json::from_slice(&fs_err::read(path)?);
-    json.map(Some).map_err(|error| Error::Damaged {
-        file: path.to_owned(),
-        reason: error.to_string(),
-    })
+    json.map(Some).map_err(|error| Error::Damaged { file: path.to_owned(), reason: error.to_string() })
 }

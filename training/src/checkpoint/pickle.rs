@@ -134,19 +134,9 @@ impl Heap {
 /// See [`Error`]; the input may be arbitrary bytes.
 pub(super) fn read(bytes: &[u8]) -> Result<(Heap, Id, usize), Error> {
     if u32::try_from(bytes.len()).is_err() {
-        return Err(Error::Malformed {
-            at: 0,
-            reason: "longer than 4 GiB",
-        });
+        return Err(Error::Malformed { at: 0, reason: "longer than 4 GiB" });
     }
-    let mut machine = Machine {
-        bytes,
-        at: 0,
-        heap: Heap::default(),
-        stack: Vec::new(),
-        marks: Vec::new(),
-        memo: HashMap::new(),
-    };
+    let mut machine = Machine { bytes, at: 0, heap: Heap::default(), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
     let root = machine.run()?;
     Ok((machine.heap, root, machine.at))
 }
@@ -244,11 +234,7 @@ impl<'a> Machine<'a> {
             // TUPLE1, TUPLE2, TUPLE3
             0x85..=0x87 => {
                 let count = usize::from(code - 0x84);
-                let start = self
-                    .stack
-                    .len()
-                    .checked_sub(count)
-                    .filter(|start| self.floor() <= *start);
+                let start = self.stack.len().checked_sub(count).filter(|start| self.floor() <= *start);
                 let start = start.ok_or(self.malformed("a tuple of more values than there are"))?;
                 let items = self.stack.split_off(start);
                 self.push(Value::Tuple(items));
@@ -366,17 +352,11 @@ impl<'a> Machine<'a> {
     }
 
     fn malformed(&self, reason: &'static str) -> Error {
-        Error::Malformed {
-            at: self.at,
-            reason,
-        }
+        Error::Malformed { at: self.at, reason }
     }
 
     fn take(&mut self, count: usize) -> Result<&'a [u8], Error> {
-        let end = self
-            .at
-            .checked_add(count)
-            .filter(|end| *end <= self.bytes.len());
+        let end = self.at.checked_add(count).filter(|end| *end <= self.bytes.len());
         let end = end.ok_or(Error::Truncated(self.bytes.len()))?;
         let taken = &self.bytes[self.at..end];
         self.at = end;
@@ -404,14 +384,9 @@ impl<'a> Machine<'a> {
 
     fn line(&mut self) -> Result<String, Error> {
         let rest = &self.bytes[self.at..];
-        let length = rest
-            .iter()
-            .position(|byte| *byte == b'\n')
-            .ok_or(Error::Truncated(self.bytes.len()))?;
+        let length = rest.iter().position(|byte| *byte == b'\n').ok_or(Error::Truncated(self.bytes.len()))?;
         let line = self.take(length + 1)?;
-        Ok(String::from_utf8_lossy(&line[..length])
-            .trim_end_matches('\r')
-            .to_owned())
+        Ok(String::from_utf8_lossy(&line[..length]).trim_end_matches('\r').to_owned())
     }
 
     fn text(&mut self, length: usize) -> Result<(), Error> {
@@ -455,41 +430,29 @@ impl<'a> Machine<'a> {
         if self.stack.len() <= self.floor() {
             return Err(self.malformed("a value is needed and none is there"));
         }
-        self.stack
-            .pop()
-            .ok_or(self.malformed("a value is needed and none is there"))
+        self.stack.pop().ok_or(self.malformed("a value is needed and none is there"))
     }
 
     fn top(&self) -> Result<Id, Error> {
         let top = self.stack[self.floor()..].last();
-        top.copied()
-            .ok_or(self.malformed("a value is needed and none is there"))
+        top.copied().ok_or(self.malformed("a value is needed and none is there"))
     }
 
     fn pop_mark(&mut self) -> Result<Vec<Id>, Error> {
-        let start = self
-            .marks
-            .pop()
-            .ok_or(self.malformed("a mark is closed that was never set"))?;
+        let start = self.marks.pop().ok_or(self.malformed("a mark is closed that was never set"))?;
         Ok(self.stack.split_off(start))
     }
 
     fn pop_text(&mut self) -> Result<String, Error> {
         let id = self.pop()?;
-        self.heap
-            .str(id)
-            .map(str::to_owned)
-            .ok_or(self.malformed("text is needed"))
+        self.heap.str(id).map(str::to_owned).ok_or(self.malformed("text is needed"))
     }
 
     fn pairs(&self, items: &[Id]) -> Result<Vec<(Id, Id)>, Error> {
         if !items.len().is_multiple_of(2) {
             return Err(self.malformed("a key without a value"));
         }
-        Ok(items
-            .chunks_exact(2)
-            .map(|pair| (pair[0], pair[1]))
-            .collect())
+        Ok(items.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
     }
 
     fn append(&mut self, new: Vec<Id>) -> Result<(), Error> {
@@ -515,12 +478,7 @@ impl<'a> Machine<'a> {
     fn call(&mut self, class: Id, args: Id) {
         let value = match self.heap.global(class) {
             Some(("collections", "OrderedDict" | "defaultdict")) => Value::Dict(Vec::new()),
-            _ => Value::Object {
-                class,
-                args,
-                items: Vec::new(),
-                state: None,
-            },
+            _ => Value::Object { class, args, items: Vec::new(), state: None },
         };
         self.push(value);
     }
@@ -532,10 +490,7 @@ impl<'a> Machine<'a> {
     }
 
     fn recall(&mut self, key: u32) -> Result<(), Error> {
-        let id = *self
-            .memo
-            .get(&key)
-            .ok_or(self.malformed("a memo entry that was never made"))?;
+        let id = *self.memo.get(&key).ok_or(self.malformed("a memo entry that was never made"))?;
         self.stack.push(id);
         Ok(())
     }
@@ -564,21 +519,14 @@ mod tests {
     #[test]
     fn a_call_is_recorded_and_not_made() {
         let (heap, root, _) = read(b"cos\nsystem\nX\x02\x00\x00\x00ls\x85R.").unwrap();
-        let Value::Object { class, .. } = heap.get(root) else {
-            panic!("{:?}", heap.get(root))
-        };
+        let Value::Object { class, .. } = heap.get(root) else { panic!("{:?}", heap.get(root)) };
         assert_eq!(heap.global(*class), Some(("os", "system")));
     }
 
     #[test]
     fn negative_and_long_integers() {
         let (heap, root, _) = read(b"\x8a\x01\xff\x8a\x02\x00\x01J\xfe\xff\xff\xff\x87.").unwrap();
-        let values: Vec<_> = heap
-            .tuple(root)
-            .unwrap()
-            .iter()
-            .map(|id| heap.get(*id).clone())
-            .collect();
+        let values: Vec<_> = heap.tuple(root).unwrap().iter().map(|id| heap.get(*id).clone()).collect();
         assert_eq!(values, [Value::Int(-1), Value::Int(256), Value::Int(-2)]);
     }
 
@@ -608,13 +556,7 @@ mod tests {
 
     #[test]
     fn a_length_beyond_the_end_reserves_nothing() {
-        assert_eq!(
-            read(b"X\xff\xff\xff\xffabc").unwrap_err(),
-            Error::Truncated(8)
-        );
-        assert_eq!(
-            read(b"\x8d\xff\xff\xff\xff\xff\xff\xff\xffabc").unwrap_err(),
-            Error::Truncated(12)
-        );
+        assert_eq!(read(b"X\xff\xff\xff\xffabc").unwrap_err(), Error::Truncated(8));
+        assert_eq!(read(b"\x8d\xff\xff\xff\xff\xff\xff\xff\xffabc").unwrap_err(), Error::Truncated(12));
     }
 }

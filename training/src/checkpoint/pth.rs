@@ -25,46 +25,33 @@ const MOST_ENTRIES: usize = 2_000_000;
 /// Longest dotted name.
 const LONGEST_NAME: usize = 512;
 /// First bytes of a file in the format before the zip container: the pickled magic number of `torch.save`.
-pub(super) const LEGACY_MAGIC: [u8; 14] =
-    *b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19";
+pub(super) const LEGACY_MAGIC: [u8; 14] = *b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19";
 
 /// A storage's place in the file: first byte, and length in bytes.
 type Storages = HashMap<String, (u64, u64)>;
 
 /// Adds the tensors and plain values of a zip container.
 pub(super) fn add(store: &mut Store, path: &Path) -> Result<(), Error> {
-    let damaged = |reason: String| Error::Damaged {
-        file: path.to_owned(),
-        reason,
-    };
-    let mut archive = ZipArchive::new(std::io::BufReader::new(File::open(path)?))
-        .map_err(|e| damaged(e.to_string()))?;
+    let damaged = |reason: String| Error::Damaged { file: path.to_owned(), reason };
+    let mut archive = ZipArchive::new(std::io::BufReader::new(File::open(path)?)).map_err(|e| damaged(e.to_string()))?;
     let mut pickled = None;
     let mut storages = Storages::new();
     for index in 0..archive.len() {
-        let mut entry = archive
-            .by_index_raw(index)
-            .map_err(|error| damaged(error.to_string()))?;
+        let mut entry = archive.by_index_raw(index).map_err(|error| damaged(error.to_string()))?;
         if entry.compression() != CompressionMethod::Stored {
             return Err(Error::Unsupported(format!(
                 "{} has compressed entries, which torch.save does not write; save it again with torch.save",
                 path.display()
             )));
         }
-        let name = entry
-            .name()
-            .map_err(|error| damaged(error.to_string()))?
-            .into_owned();
+        let name = entry.name().map_err(|error| damaged(error.to_string()))?.into_owned();
         let Some((_, inner)) = name.split_once('/') else {
             continue;
         };
         match inner {
             "data.pkl" => {
                 if entry.size() > LONGEST_PICKLE {
-                    return Err(damaged(format!(
-                        "its data.pkl claims {} bytes",
-                        entry.size()
-                    )));
+                    return Err(damaged(format!("its data.pkl claims {} bytes", entry.size())));
                 }
                 let mut bytes = Vec::new();
                 (&mut entry).take(LONGEST_PICKLE).read_to_end(&mut bytes)?;
@@ -74,43 +61,26 @@ pub(super) fn add(store: &mut Store, path: &Path) -> Result<(), Error> {
                 let mut order = String::new();
                 (&mut entry).take(16).read_to_string(&mut order)?;
                 if order.trim() != "little" {
-                    return Err(Error::Unsupported(format!(
-                        "{} is not little-endian",
-                        path.display()
-                    )));
+                    return Err(Error::Unsupported(format!("{} is not little-endian", path.display())));
                 }
             }
             _ => {
                 if let Some(key) = inner.strip_prefix("data/") {
-                    let start = entry
-                        .data_start()
-                        .ok_or_else(|| damaged(format!("entry {inner} has no data")))?;
+                    let start = entry.data_start().ok_or_else(|| damaged(format!("entry {inner} has no data")))?;
                     storages.insert(key.to_owned(), (start, entry.size()));
                 }
             }
         }
     }
-    let pickled = pickled.ok_or_else(|| {
-        damaged("there is no data.pkl in it, so torch.save did not write it".to_owned())
-    })?;
+    let pickled = pickled.ok_or_else(|| damaged("there is no data.pkl in it, so torch.save did not write it".to_owned()))?;
     let (heap, root, _) = pickle::read(&pickled).map_err(|error| damaged(error.to_string()))?;
-    Walk {
-        heap: &heap,
-        store,
-        storages: &storages,
-        path,
-        entries: 0,
-    }
-    .start(root)
+    Walk { heap: &heap, store, storages: &storages, path, entries: 0 }.start(root)
 }
 
 /// Adds the tensors and plain values of a file from before the zip container: pickles of a magic number, a version,
 /// the writing system, the object and the list of storage keys, then each storage as its length and its numbers.
 pub(super) fn add_legacy(store: &mut Store, path: &Path) -> Result<(), Error> {
-    let damaged = |reason: String| Error::Damaged {
-        file: path.to_owned(),
-        reason,
-    };
+    let damaged = |reason: String| Error::Damaged { file: path.to_owned(), reason };
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
     // The pickles come first and the numbers follow, so that only the head of the file is needed.
@@ -119,8 +89,7 @@ pub(super) fn add_legacy(store: &mut Store, path: &Path) -> Result<(), Error> {
     let mut at = 0;
     let mut parts = Vec::new();
     for _ in 0..5 {
-        let (heap, root, used) =
-            pickle::read(&head[at..]).map_err(|error| damaged(error.to_string()))?;
+        let (heap, root, used) = pickle::read(&head[at..]).map_err(|error| damaged(error.to_string()))?;
         at += used;
         parts.push((heap, root));
     }
@@ -135,32 +104,17 @@ pub(super) fn add_legacy(store: &mut Store, path: &Path) -> Result<(), Error> {
     let mut storages = Storages::new();
     let mut at = at as u64;
     for key in keys {
-        let key = key_heap
-            .str(*key)
-            .ok_or_else(|| damaged("a storage key is no text".to_owned()))?;
-        let size = *sizes
-            .get(key)
-            .ok_or_else(|| damaged(format!("storage {key} has no known type")))?;
+        let key = key_heap.str(*key).ok_or_else(|| damaged("a storage key is no text".to_owned()))?;
+        let size = *sizes.get(key).ok_or_else(|| damaged(format!("storage {key} has no known type")))?;
         let mut count = [0; 8];
         file.seek(SeekFrom::Start(at))?;
-        file.read_exact(&mut count)
-            .map_err(|_| damaged("it ends inside its storages".to_owned()))?;
-        let bytes = u64::from_le_bytes(count)
-            .checked_mul(size)
-            .filter(|bytes| at + 8 + bytes.min(&length) <= length);
-        let bytes = bytes
-            .ok_or_else(|| damaged(format!("storage {key} reaches past the end of the file")))?;
+        file.read_exact(&mut count).map_err(|_| damaged("it ends inside its storages".to_owned()))?;
+        let bytes = u64::from_le_bytes(count).checked_mul(size).filter(|bytes| at + 8 + bytes.min(&length) <= length);
+        let bytes = bytes.ok_or_else(|| damaged(format!("storage {key} reaches past the end of the file")))?;
         storages.insert(key.to_owned(), (at + 8, bytes));
         at += 8 + bytes;
     }
-    Walk {
-        heap,
-        store,
-        storages: &storages,
-        path,
-        entries: 0,
-    }
-    .start(*root)
+    Walk { heap, store, storages: &storages, path, entries: 0 }.start(*root)
 }
 
 /// Bytes per element of each storage that a pickle refers to.
@@ -216,28 +170,18 @@ impl Walk<'_> {
     }
 
     fn damaged(&self, reason: String) -> Error {
-        Error::Damaged {
-            file: self.path.to_owned(),
-            reason,
-        }
+        Error::Damaged { file: self.path.to_owned(), reason }
     }
 
     fn visit(&mut self, name: &str, id: Id, depth: usize) -> Result<(), Error> {
         self.entries += 1;
         if self.entries > MOST_ENTRIES {
-            return Err(self.damaged(format!(
-                "its dictionaries hold more than {MOST_ENTRIES} entries"
-            )));
+            return Err(self.damaged(format!("its dictionaries hold more than {MOST_ENTRIES} entries")));
         }
         let heap = self.heap;
         let scalar = match heap.get(id) {
             Value::Dict(items) => return self.visit_items(name, items, depth),
-            Value::Object {
-                class,
-                args,
-                items,
-                state,
-            } => {
+            Value::Object { class, args, items, state } => {
                 if let Some(view) = self.tensor(name, *class, *args)? {
                     self.store.tensors.insert(name.to_owned(), view);
                     return Ok(());
@@ -245,11 +189,7 @@ impl Walk<'_> {
                 self.visit_items(name, items, depth)?;
                 // An object's attributes, for example those of `argparse.Namespace`.
                 return match state {
-                    Some(state)
-                        if depth < DEEPEST && matches!(heap.get(*state), Value::Dict(_)) =>
-                    {
-                        self.visit(name, *state, depth + 1)
-                    }
+                    Some(state) if depth < DEEPEST && matches!(heap.get(*state), Value::Dict(_)) => self.visit(name, *state, depth + 1),
                     _ => Ok(()),
                 };
             }
@@ -276,11 +216,7 @@ impl Walk<'_> {
             if name.len() + key.len() > LONGEST_NAME {
                 return Err(self.damaged(format!("a name is longer than {LONGEST_NAME} bytes")));
             }
-            let path = if name.is_empty() {
-                key
-            } else {
-                format!("{name}.{key}")
-            };
+            let path = if name.is_empty() { key } else { format!("{name}.{key}") };
             self.visit(&path, *value, depth + 1)?;
         }
         Ok(())
@@ -288,11 +224,7 @@ impl Walk<'_> {
 
     /// The tensor that a call of PyTorch's rebuilding functions describes; `None` for any other call.
     fn tensor(&self, name: &str, mut class: Id, mut args: Id) -> Result<Option<View>, Error> {
-        let malformed = || {
-            self.damaged(format!(
-                "tensor {name} is described in a way that torch.save does not use"
-            ))
-        };
+        let malformed = || self.damaged(format!("tensor {name} is described in a way that torch.save does not use"));
         // Parameters wrap a tensor, possibly several times in a hostile file.
         for _ in 0..DEEPEST {
             let Some((module, function)) = self.heap.global(class) else {
@@ -300,30 +232,14 @@ impl Walk<'_> {
             };
             let arguments = self.heap.tuple(args).unwrap_or_default();
             match (module, function, arguments) {
-                (
-                    "torch._utils",
-                    "_rebuild_parameter" | "_rebuild_parameter_with_state",
-                    [data, ..],
-                ) => {
-                    let Value::Object {
-                        class: inner,
-                        args: inner_args,
-                        ..
-                    } = self.heap.get(*data)
-                    else {
+                ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state", [data, ..]) => {
+                    let Value::Object { class: inner, args: inner_args, .. } = self.heap.get(*data) else {
                         return Err(malformed());
                     };
                     (class, args) = (*inner, *inner_args);
                 }
-                (
-                    "torch._utils",
-                    "_rebuild_tensor" | "_rebuild_tensor_v2",
-                    [storage, offset, shape, strides, ..],
-                ) => {
-                    return self
-                        .view(*storage, *offset, *shape, *strides)
-                        .ok_or_else(malformed)
-                        .map(Some);
+                ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2", [storage, offset, shape, strides, ..]) => {
+                    return self.view(*storage, *offset, *shape, *strides).ok_or_else(malformed).map(Some);
                 }
                 _ => return Ok(None),
             }
@@ -337,23 +253,14 @@ impl Walk<'_> {
         };
         let (dtype, key) = storage_of(self.heap, *id)?;
         let (start, bytes) = *self.storages.get(key)?;
-        let numbers = |id| {
-            self.heap
-                .tuple(id)?
-                .iter()
-                .map(|id| self.number(*id))
-                .collect::<Option<Vec<_>>>()
-        };
+        let numbers = |id| self.heap.tuple(id)?.iter().map(|id| self.number(*id)).collect::<Option<Vec<_>>>();
         Some(View {
             file: self.store.files.len() - 1,
             dtype,
             start,
             len: bytes / (dtype.bitsize() as u64 / 8),
             offset: self.number(offset)?,
-            shape: numbers(shape)?
-                .into_iter()
-                .map(|side| side as usize)
-                .collect(),
+            shape: numbers(shape)?.into_iter().map(|side| side as usize).collect(),
             strides: numbers(strides)?,
         })
     }

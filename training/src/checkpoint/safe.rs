@@ -16,30 +16,21 @@ const LONGEST_HEADER: u64 = 100_000_000;
 
 /// Adds the tensors of one file. Its `__metadata__` become scalars.
 pub(super) fn add(store: &mut Store, path: &Path) -> Result<(), Error> {
-    let damaged = |reason: String| Error::Damaged {
-        file: path.to_owned(),
-        reason,
-    };
+    let damaged = |reason: String| Error::Damaged { file: path.to_owned(), reason };
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
     let mut prefix = [0; 8];
-    file.read_exact(&mut prefix)
-        .map_err(|_| damaged("shorter than its header".to_owned()))?;
+    file.read_exact(&mut prefix).map_err(|_| damaged("shorter than its header".to_owned()))?;
     let header = u64::from_le_bytes(prefix);
     if header > LONGEST_HEADER || header > length.saturating_sub(8) {
-        return Err(damaged(format!(
-            "a header of {header} bytes in a file of {length}"
-        )));
+        return Err(damaged(format!("a header of {header} bytes in a file of {length}")));
     }
     let mut json = vec![0; header as usize];
     file.read_exact(&mut json)?;
-    let metadata: Metadata =
-        serde_json::from_slice(&json).map_err(|error| damaged(error.to_string()))?;
+    let metadata: Metadata = serde_json::from_slice(&json).map_err(|error| damaged(error.to_string()))?;
     let expected = 8 + header + metadata.data_len() as u64;
     if expected != length {
-        return Err(damaged(format!(
-            "{length} bytes long where its header speaks of {expected}"
-        )));
+        return Err(damaged(format!("{length} bytes long where its header speaks of {expected}")));
     }
 
     let index = store.files.len();
@@ -52,36 +43,21 @@ pub(super) fn add(store: &mut Store, path: &Path) -> Result<(), Error> {
         }
     }
     for (key, value) in metadata.metadata().iter().flatten() {
-        store
-            .scalars
-            .insert(key.clone(), Json::String(value.clone()));
+        store.scalars.insert(key.clone(), Json::String(value.clone()));
     }
     Ok(())
 }
 
 /// Adds the tensors of every file that an index (`model.safetensors.index.json`) names.
 pub(super) fn add_sharded(store: &mut Store, index: &Path) -> Result<(), Error> {
-    let damaged = |reason: String| Error::Damaged {
-        file: index.to_owned(),
-        reason,
-    };
-    let json: Json = serde_json::from_slice(&fs_err::read(index)?)
-        .map_err(|error| damaged(error.to_string()))?;
-    let map = json["weight_map"]
-        .as_object()
-        .ok_or_else(|| damaged("it has no weight_map".to_owned()))?;
+    let damaged = |reason: String| Error::Damaged { file: index.to_owned(), reason };
+    let json: Json = serde_json::from_slice(&fs_err::read(index)?).map_err(|error| damaged(error.to_string()))?;
+    let map = json["weight_map"].as_object().ok_or_else(|| damaged("it has no weight_map".to_owned()))?;
     let mut shards = BTreeSet::new();
     for shard in map.values() {
-        let shard = shard
-            .as_str()
-            .ok_or_else(|| damaged("a shard is no file name".to_owned()))?;
-        if Path::new(shard)
-            .file_name()
-            .is_none_or(|name| name != shard)
-        {
-            return Err(damaged(format!(
-                "the shard {shard:?} is not a plain file name"
-            )));
+        let shard = shard.as_str().ok_or_else(|| damaged("a shard is no file name".to_owned()))?;
+        if Path::new(shard).file_name().is_none_or(|name| name != shard) {
+            return Err(damaged(format!("the shard {shard:?} is not a plain file name")));
         }
         shards.insert(shard);
     }
@@ -90,9 +66,7 @@ pub(super) fn add_sharded(store: &mut Store, index: &Path) -> Result<(), Error> 
         open_file(store, &folder.join(shard))?;
     }
     if let Some(lost) = map.keys().find(|name| !store.tensors.contains_key(*name)) {
-        return Err(damaged(format!(
-            "tensor {lost} is in none of the files it names"
-        )));
+        return Err(damaged(format!("tensor {lost} is in none of the files it names")));
     }
     Ok(())
 }

@@ -67,10 +67,7 @@ impl Linear {
     /// Puts layers that read the same input side by side; a missing bias counts as zeros if another layer has one.
     pub fn stack(layers: Vec<Self>) -> Self {
         let biased = layers.iter().any(|layer| layer.bias.is_some());
-        let mut all = Self {
-            bias: biased.then(Vec::new),
-            ..Self::default()
-        };
+        let mut all = Self { bias: biased.then(Vec::new), ..Self::default() };
         for layer in layers {
             let rows = layer.weight.shape.first().copied().unwrap_or(0);
             if all.weight.shape.is_empty() {

@@ -86,26 +86,14 @@ impl Store {
             return Err(Error::Unsupported(format!("there is no tensor {name}")));
         };
         let file = &self.files[view.file];
-        let damaged = |reason: &str| Error::Damaged {
-            file: file.clone(),
-            reason: format!("tensor {name}: {reason}"),
-        };
-        let convert = converter(view.dtype).ok_or_else(|| {
-            Error::Unsupported(format!(
-                "tensor {name} has the unsupported type {:?}",
-                view.dtype
-            ))
-        })?;
+        let damaged = |reason: &str| Error::Damaged { file: file.clone(), reason: format!("tensor {name}: {reason}") };
+        let convert =
+            converter(view.dtype).ok_or_else(|| Error::Unsupported(format!("tensor {name} has the unsupported type {:?}", view.dtype)))?;
 
-        let (count, span) = view
-            .extent()
-            .ok_or_else(|| damaged("its view reaches outside its storage"))?;
+        let (count, span) = view.extent().ok_or_else(|| damaged("its view reaches outside its storage"))?;
         let size = view.dtype.bitsize() as u64 / 8;
         let mut source = File::open(file)?;
-        let end = view
-            .len
-            .checked_mul(size)
-            .and_then(|bytes| bytes.checked_add(view.start));
+        let end = view.len.checked_mul(size).and_then(|bytes| bytes.checked_add(view.start));
         if end.is_none_or(|end| end > source.metadata().map_or(0, |data| data.len())) {
             return Err(damaged("its storage reaches past the end of the file"));
         }
@@ -117,18 +105,11 @@ impl Store {
         let data = if count as u64 == span {
             // The elements fill their span, and a contiguous view has them in order.
             let values = bytes.chunks_exact(size).map(convert).collect::<Vec<_>>();
-            if view.contiguous() {
-                values
-            } else {
-                view.gather(count, |at| values[at])
-            }
+            if view.contiguous() { values } else { view.gather(count, |at| values[at]) }
         } else {
             view.gather(count, |at| convert(&bytes[at * size..(at + 1) * size]))
         };
-        Ok(Tensor {
-            shape: view.shape.clone(),
-            data,
-        })
+        Ok(Tensor { shape: view.shape.clone(), data })
     }
 }
 
@@ -139,24 +120,13 @@ impl View {
         for axis in (1..shape.len()).rev() {
             strides[axis - 1] = strides[axis] * shape[axis] as u64;
         }
-        Self {
-            file,
-            dtype,
-            start,
-            len: shape.iter().product::<usize>() as u64,
-            offset: 0,
-            shape,
-            strides,
-        }
+        Self { file, dtype, start, len: shape.iter().product::<usize>() as u64, offset: 0, shape, strides }
     }
 
     /// Number of elements, and how many elements of the storage lie between the first and the last (both included).
     /// `None` if the view leaves its storage, or repeats elements to become larger than it.
     fn extent(&self) -> Option<(usize, u64)> {
-        let count = self
-            .shape
-            .iter()
-            .try_fold(1_usize, |product, side| product.checked_mul(*side))?;
+        let count = self.shape.iter().try_fold(1_usize, |product, side| product.checked_mul(*side))?;
         if count == 0 {
             return Some((0, 0));
         }
@@ -166,21 +136,16 @@ impl View {
         }
         let span = last.checked_add(1)?;
         let inside = self.offset.checked_add(span)? <= self.len;
-        (inside && count as u64 <= self.len && self.shape.len() == self.strides.len())
-            .then_some((count, span))
+        (inside && count as u64 <= self.len && self.shape.len() == self.strides.len()).then_some((count, span))
     }
 
     fn contiguous(&self) -> bool {
         let mut expected = 1;
-        self.shape
-            .iter()
-            .zip(&self.strides)
-            .rev()
-            .all(|(side, stride)| {
-                let fits = *side == 1 || *stride == expected;
-                expected *= *side as u64;
-                fits
-            })
+        self.shape.iter().zip(&self.strides).rev().all(|(side, stride)| {
+            let fits = *side == 1 || *stride == expected;
+            expected *= *side as u64;
+            fits
+        })
     }
 
     /// Visits the elements in row-major order; `at` counts elements from the first of the view.
@@ -227,8 +192,5 @@ fn converter(dtype: Dtype) -> Option<fn(&[u8]) -> f32> {
 
 /// File name of a path for messages and manifests.
 pub(super) fn file_name(path: &Path) -> String {
-    path.file_name().map_or_else(
-        || path.display().to_string(),
-        |name| name.to_string_lossy().into_owned(),
-    )
+    path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
 }

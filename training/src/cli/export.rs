@@ -34,37 +34,17 @@ pub struct Args {
 /// # Errors
 /// If the checkpoint does not fit a known layout, or the folder cannot be written; then no folder is left.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let checkpoint = checkpoint::Options {
-        heads: args.heads,
-        key: args.key,
-    };
-    let options = Options {
-        checkpoint,
-        precisions: args.precisions.clone(),
-    };
-    let exported = export(&args.checkpoint, &args.out, &options)
-        .with_context(|| format!("cannot export {}", args.checkpoint.display()))?;
+    let checkpoint = checkpoint::Options { heads: args.heads, key: args.key };
+    let options = Options { checkpoint, precisions: args.precisions.clone() };
+    let exported = export(&args.checkpoint, &args.out, &options).with_context(|| format!("cannot export {}", args.checkpoint.display()))?;
     let report = &exported.report;
     for note in &report.notes {
         tracing::info!("{note}");
     }
     if !report.unneeded.is_empty() {
-        let shown = report
-            .unneeded
-            .iter()
-            .take(8)
-            .map(String::as_str)
-            .collect::<Vec<_>>()
-            .join(", ");
-        let more = if report.unneeded.len() > 8 {
-            ", …"
-        } else {
-            ""
-        };
-        tracing::info!(
-            "left out, not part of the backbone: {} tensors ({shown}{more})",
-            report.unneeded.len()
-        );
+        let shown = report.unneeded.iter().take(8).map(String::as_str).collect::<Vec<_>>().join(", ");
+        let more = if report.unneeded.len() > 8 { ", …" } else { "" };
+        tracing::info!("left out, not part of the backbone: {} tensors ({shown}{more})", report.unneeded.len());
     }
     for name in &report.extra {
         tracing::warn!("left out, unknown to the layout: {name}");

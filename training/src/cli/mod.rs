@@ -1,3 +1,4 @@
 //! One module for each verb of the command line.
 
 pub mod export;
+pub mod train;

@@ -4,9 +4,8 @@
 use std::collections::HashMap;
 
 use onnx_rs::ast::{
-    Attribute, AttributeType, DataType, Dimension, Graph as GraphProto, Model, Node as NodeProto,
-    OpType, OperatorSetId, TensorProto, TensorShape, TensorShapeDimension, TensorTypeProto,
-    TypeProto, TypeValue, ValueInfo,
+    Attribute, AttributeType, DataType, Dimension, Graph as GraphProto, Model, Node as NodeProto, OpType, OperatorSetId, TensorProto,
+    TensorShape, TensorShapeDimension, TensorTypeProto, TypeProto, TypeValue, ValueInfo,
 };
 
 /// The operator set: the first with `LayerNormalization`, which every current runtime and most older ones know.
@@ -87,21 +86,10 @@ impl Graph {
     }
 
     /// A constant of any type from its little-endian bytes.
-    pub(super) fn constant(
-        &mut self,
-        name: &str,
-        data_type: Type,
-        shape: &[usize],
-        bytes: Vec<u8>,
-    ) -> Value {
+    pub(super) fn constant(&mut self, name: &str, data_type: Type, shape: &[usize], bytes: Vec<u8>) -> Value {
         let value = self.named(format!("{}{name}", self.scope_prefix('.')));
         let shape = shape.iter().map(|side| *side as i64).collect();
-        self.constants.push(Constant {
-            value,
-            data_type,
-            shape,
-            bytes,
-        });
+        self.constants.push(Constant { value, data_type, shape, bytes });
         value
     }
 
@@ -118,11 +106,7 @@ impl Graph {
 
     /// A float16 constant without axes.
     pub(super) fn half(&mut self, number: f32) -> Value {
-        self.shared(
-            Type::Float16,
-            &[],
-            half::f16::from_f32(number).to_le_bytes().to_vec(),
-        )
+        self.shared(Type::Float16, &[], half::f16::from_f32(number).to_le_bytes().to_vec())
     }
 
     /// An unsigned byte without axes.
@@ -137,10 +121,7 @@ impl Graph {
 
     /// A one-axis int64 constant: a shape, axes, or bounds.
     pub(super) fn integers(&mut self, numbers: &[i64]) -> Value {
-        let bytes = numbers
-            .iter()
-            .flat_map(|number| number.to_le_bytes())
-            .collect();
+        let bytes = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
         self.shared(Type::Int64, &[numbers.len()], bytes)
     }
 
@@ -158,12 +139,7 @@ impl Graph {
     }
 
     /// An operator with one output.
-    pub(super) fn op(
-        &mut self,
-        op: &'static str,
-        inputs: &[Value],
-        attributes: &[(&'static str, Attr)],
-    ) -> Value {
+    pub(super) fn op(&mut self, op: &'static str, inputs: &[Value], attributes: &[(&'static str, Attr)]) -> Value {
         self.op_many(op, inputs, attributes, 1)[0]
     }
 
@@ -176,16 +152,8 @@ impl Graph {
         outputs: usize,
     ) -> Vec<Value> {
         let name = format!("{}{op}_{}", self.scope_prefix('/'), self.nodes.len());
-        let outputs = (0..outputs)
-            .map(|index| self.named(format!("{name}:{index}")))
-            .collect::<Vec<_>>();
-        let node = Node {
-            op,
-            name,
-            inputs: inputs.to_vec(),
-            outputs: outputs.clone(),
-            attributes: attributes.to_vec(),
-        };
+        let outputs = (0..outputs).map(|index| self.named(format!("{name}:{index}"))).collect::<Vec<_>>();
+        let node = Node { op, name, inputs: inputs.to_vec(), outputs: outputs.clone(), attributes: attributes.to_vec() };
         self.nodes.push(node);
         outputs
     }
@@ -221,11 +189,7 @@ impl Graph {
     }
 
     pub(super) fn transpose(&mut self, value: Value, axes: &[i64]) -> Value {
-        self.op(
-            "Transpose",
-            &[value],
-            &[("perm", Attr::Ints(axes.to_vec()))],
-        )
+        self.op("Transpose", &[value], &[("perm", Attr::Ints(axes.to_vec()))])
     }
 
     pub(super) fn concat(&mut self, values: &[Value], axis: i64) -> Value {
@@ -235,12 +199,7 @@ impl Graph {
     /// Cuts an axis into parts of the given lengths.
     pub(super) fn split(&mut self, value: Value, axis: i64, lengths: &[i64]) -> Vec<Value> {
         let parts = self.integers(lengths);
-        self.op_many(
-            "Split",
-            &[value, parts],
-            &[("axis", Attr::Int(axis))],
-            lengths.len(),
-        )
+        self.op_many("Split", &[value, parts], &[("axis", Attr::Int(axis))], lengths.len())
     }
 
     /// Elements from `start` up to `end` along an axis.
@@ -251,44 +210,26 @@ impl Graph {
 
     /// A new value under this name, or under the name with a number if it is taken.
     fn named(&mut self, name: String) -> Value {
-        let uses = self
-            .taken
-            .entry(name.clone())
-            .and_modify(|uses| *uses += 1)
-            .or_default();
-        let name = if *uses == 0 {
-            name
-        } else {
-            format!("{name}_{uses}")
-        };
+        let uses = self.taken.entry(name.clone()).and_modify(|uses| *uses += 1).or_default();
+        let name = if *uses == 0 { name } else { format!("{name}_{uses}") };
         self.names.push(name);
         Value(self.names.len() - 1)
     }
 
     fn scope_prefix(&self, separator: char) -> String {
-        if self.scope.is_empty() {
-            String::new()
-        } else {
-            format!("{}{separator}", self.scope)
-        }
+        if self.scope.is_empty() { String::new() } else { format!("{}{separator}", self.scope) }
     }
 
     /// Bytes that the constants take, nearly the size of the file.
     pub(super) fn size(&self) -> usize {
-        self.constants
-            .iter()
-            .map(|constant| constant.bytes.len())
-            .sum()
+        self.constants.iter().map(|constant| constant.bytes.len()).sum()
     }
 
     /// The graph as an ONNX file.
     pub(super) fn encode(&self, name: &str) -> Vec<u8> {
         let text = |value: &Value| self.names[value.0].as_str();
-        let info = |(value, axes): &(Value, Vec<Axis>)| ValueInfo {
-            name: text(value),
-            r#type: Some(tensor_type(axes)),
-            ..ValueInfo::default()
-        };
+        let info =
+            |(value, axes): &(Value, Vec<Axis>)| ValueInfo { name: text(value), r#type: Some(tensor_type(axes)), ..ValueInfo::default() };
         let node = |node| node_proto(node, text);
         let tensor = |constant| tensor_proto(constant, text);
         let graph = GraphProto {
@@ -301,10 +242,7 @@ impl Graph {
         };
         onnx_rs::encode(&Model {
             ir_version: IR_VERSION,
-            opset_import: vec![OperatorSetId {
-                domain: "",
-                version: OPSET,
-            }],
+            opset_import: vec![OperatorSetId { domain: "", version: OPSET }],
             producer_name: env!("CARGO_PKG_NAME"),
             producer_version: env!("CARGO_PKG_VERSION"),
             graph: Some(graph),
@@ -319,45 +257,21 @@ fn node_proto<'a>(node: &'a Node, text: impl Fn(&Value) -> &'a str) -> NodeProto
         output: node.outputs.iter().map(&text).collect(),
         name: &node.name,
         op_type: OpType::Custom(node.op),
-        attribute: node
-            .attributes
-            .iter()
-            .map(|(name, attribute)| attribute_proto(name, attribute))
-            .collect(),
+        attribute: node.attributes.iter().map(|(name, attribute)| attribute_proto(name, attribute)).collect(),
         ..NodeProto::default()
     }
 }
 
 fn tensor_proto<'a>(constant: &'a Constant, text: impl Fn(&Value) -> &'a str) -> TensorProto<'a> {
-    TensorProto::from_raw(
-        text(&constant.value),
-        constant.shape.clone(),
-        constant.data_type,
-        &constant.bytes,
-    )
+    TensorProto::from_raw(text(&constant.value), constant.shape.clone(), constant.data_type, &constant.bytes)
 }
 
 fn attribute_proto<'a>(name: &'a str, attribute: &Attr) -> Attribute<'a> {
-    let base = Attribute {
-        name,
-        ..Attribute::default()
-    };
+    let base = Attribute { name, ..Attribute::default() };
     match attribute {
-        Attr::Int(i) => Attribute {
-            r#type: AttributeType::Int,
-            i: *i,
-            ..base
-        },
-        Attr::Ints(ints) => Attribute {
-            r#type: AttributeType::Ints,
-            ints: ints.clone(),
-            ..base
-        },
-        Attr::Float(f) => Attribute {
-            r#type: AttributeType::Float,
-            f: *f,
-            ..base
-        },
+        Attr::Int(i) => Attribute { r#type: AttributeType::Int, i: *i, ..base },
+        Attr::Ints(ints) => Attribute { r#type: AttributeType::Ints, ints: ints.clone(), ..base },
+        Attr::Float(f) => Attribute { r#type: AttributeType::Float, f: *f, ..base },
     }
 }
 
@@ -369,12 +283,6 @@ fn tensor_type(axes: &[Axis]) -> TypeProto<'static> {
         },
         denotation: "",
     });
-    let tensor = TensorTypeProto {
-        elem_type: Type::Float,
-        shape: Some(TensorShape { dim: dim.collect() }),
-    };
-    TypeProto {
-        value: Some(TypeValue::Tensor(tensor)),
-        denotation: "",
-    }
+    let tensor = TensorTypeProto { elem_type: Type::Float, shape: Some(TensorShape { dim: dim.collect() }) };
+    TypeProto { value: Some(TypeValue::Tensor(tensor)), denotation: "" }
 }

@@ -16,19 +16,13 @@ pub(super) struct Grid {
 }
 
 /// The table `[side, side, D]` resampled to the grid: `[1, rows · columns, D]`.
-pub(super) fn learned(
-    graph: &mut Graph,
-    grid: Grid,
-    table: &Tensor,
-    interpolation: Interpolation,
-) -> Value {
+pub(super) fn learned(graph: &mut Graph, grid: Grid, table: &Tensor, interpolation: Interpolation) -> Value {
     let (side, dim) = (table.shape[0], table.shape[2]);
     let rows = Source::new(graph, grid.rows, side);
     let columns = Source::new(graph, grid.columns, side);
     let native = match interpolation {
         Interpolation::ScaleFactor => {
-            let both =
-                [rows, columns].map(|source| graph.op("Equal", &[source.count, source.side], &[]));
+            let both = [rows, columns].map(|source| graph.op("Equal", &[source.count, source.side], &[]));
             Some(graph.op("And", &both, &[]))
         }
         Interpolation::Size | Interpolation::Antialias => None,
@@ -61,12 +55,7 @@ impl Source {
         let centres = centres(graph, count);
         let count = graph.cast(count, Type::Float);
         let side = graph.scalar(length as f32);
-        Self {
-            count,
-            side,
-            centres,
-            length,
-        }
+        Self { count, side, centres, length }
     }
 
     /// `PyTorch`'s bicubic resampling without antialiasing, `[count, side]`: four taps with a = -0.75, of which those
@@ -124,9 +113,7 @@ impl Source {
 
     /// `offset`, `1 + offset`, … for each position of the table, `[side]`.
     fn positions(self, graph: &mut Graph, offset: f32) -> Value {
-        let data: Vec<f32> = (0..self.length)
-            .map(|index| index as f32 + offset)
-            .collect();
+        let data: Vec<f32> = (0..self.length).map(|index| index as f32 + offset).collect();
         graph.floats("positions", &[self.length], &data)
     }
 }
@@ -174,18 +161,11 @@ fn centres(graph: &mut Graph, count: Value) -> Value {
 /// exchanges the halves of a head's channels.
 pub(super) fn rotary(graph: &mut Graph, grid: Grid, periods: &[f32], prefix: usize) -> [Value; 2] {
     let quarter = periods.len();
-    let speeds: Vec<f32> = periods
-        .iter()
-        .map(|period| 2.0 * std::f32::consts::PI / period)
-        .collect();
+    let speeds: Vec<f32> = periods.iter().map(|period| 2.0 * std::f32::consts::PI / period).collect();
     let speeds = graph.floats("rotary_speeds", &[1, quarter], &speeds);
     let length = graph.integers(&[quarter as i64]);
     let shape = graph.concat(&[grid.rows, grid.columns, length], 0);
-    let angles = [
-        (grid.rows, [-1, 1, quarter as i64]),
-        (grid.columns, [1, -1, quarter as i64]),
-    ]
-    .map(|(count, axes)| {
+    let angles = [(grid.rows, [-1, 1, quarter as i64]), (grid.columns, [1, -1, quarter as i64])].map(|(count, axes)| {
         let centres = centres(graph, count);
         let count = graph.cast(count, Type::Float);
         let centres = graph.div(centres, count);
@@ -206,11 +186,7 @@ pub(super) fn rotary(graph: &mut Graph, grid: Grid, periods: &[f32], prefix: usi
     [([cos, cos], 1.0), ([minus_sin, sin], 0.0)].map(|(halves, still)| {
         let patches = graph.concat(&halves, 1);
         let head_dim = 4 * quarter;
-        let prefix = graph.floats(
-            "rotary_prefix",
-            &[prefix, head_dim],
-            &vec![still; prefix * head_dim],
-        );
+        let prefix = graph.floats("rotary_prefix", &[prefix, head_dim], &vec![still; prefix * head_dim]);
         graph.concat(&[prefix, patches], 0)
     })
 }

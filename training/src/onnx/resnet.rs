@@ -8,18 +8,12 @@ use super::layers::Layers;
 /// Builds the graph: `pixel_values` `[B, 3, H, W]` → `embedding` `[B, D]` and `feature_map` `[B, D, h, w]`.
 pub(super) fn build(resnet: &Resnet, layers: &mut Layers) {
     let axes = ["batch", "height", "width", "rows", "columns"].map(Axis::Named);
-    let pixels = layers
-        .graph
-        .input("pixel_values", &[axes[0], Axis::Fixed(3), axes[1], axes[2]]);
+    let pixels = layers.graph.input("pixel_values", &[axes[0], Axis::Fixed(3), axes[1], axes[2]]);
     layers.graph.enter("stem");
     let pixels = layers.narrow(pixels);
     let x = layers.conv("conv", pixels, &resnet.stem);
     let x = layers.graph.op("Relu", &[x], &[]);
-    let attributes = [
-        ("kernel_shape", Attr::Ints(vec![3, 3])),
-        ("strides", Attr::Ints(vec![2, 2])),
-        ("pads", Attr::Ints(vec![1; 4])),
-    ];
+    let attributes = [("kernel_shape", Attr::Ints(vec![3, 3])), ("strides", Attr::Ints(vec![2, 2])), ("pads", Attr::Ints(vec![1; 4]))];
     let mut x = layers.graph.op("MaxPool", &[x], &attributes);
     for (stage, units) in resnet.stages.iter().enumerate() {
         for (index, unit) in units.iter().enumerate() {
@@ -33,11 +27,7 @@ pub(super) fn build(resnet: &Resnet, layers: &mut Layers) {
     let pooled = graph.op("GlobalAveragePool", &[x], &[]);
     let embedding = graph.reshape(pooled, &[0, -1]);
     graph.output(embedding, "embedding", &[axes[0], Axis::Fixed(resnet.dim)]);
-    graph.output(
-        x,
-        "feature_map",
-        &[axes[0], Axis::Fixed(resnet.dim), axes[3], axes[4]],
-    );
+    graph.output(x, "feature_map", &[axes[0], Axis::Fixed(resnet.dim), axes[3], axes[4]]);
 }
 
 fn unit(layers: &mut Layers, unit: &Unit, input: Value) -> Value {

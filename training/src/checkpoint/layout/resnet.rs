@@ -19,22 +19,13 @@ pub(super) fn read(mut scope: Scope) -> Result<Read, Error> {
         let mut units = Vec::new();
         for index in 0..count {
             let stride = if stage > 1 && index == 0 { 2 } else { 1 };
-            units.push(unit(
-                &mut scope,
-                &format!("{list}.{index}"),
-                &mut channels,
-                stride,
-            ));
+            units.push(unit(&mut scope, &format!("{list}.{index}"), &mut channels, stride));
         }
         stages.push(units);
     }
     let report = scope.finish(LAYOUT, unneeded)?;
     Ok(Read {
-        backbone: Backbone::Resnet(Resnet {
-            stem,
-            stages,
-            dim: channels,
-        }),
+        backbone: Backbone::Resnet(Resnet { stem, stages, dim: channels }),
         layout: LAYOUT,
         architecture: "dino-resnet",
         transform: None,
@@ -45,30 +36,16 @@ pub(super) fn read(mut scope: Scope) -> Result<Read, Error> {
 fn unit(scope: &mut Scope, name: &str, channels: &mut usize, stride: usize) -> Unit {
     let input = *channels;
     // A bottleneck strides in its 3 x 3 convolution, the second; a basic unit in its first.
-    let (count, strided) = if scope.has(&format!("{name}.conv3.weight")) {
-        (3, 2)
-    } else {
-        (2, 1)
-    };
+    let (count, strided) = if scope.has(&format!("{name}.conv3.weight")) { (3, 2) } else { (2, 1) };
     let mut convs = Vec::new();
     for index in 1..=count {
         let stride = if index == strided { stride } else { 1 };
-        let conv = conv(
-            scope,
-            &format!("{name}.conv{index}"),
-            &format!("{name}.bn{index}"),
-            *channels,
-            stride,
-        );
+        let conv = conv(scope, &format!("{name}.conv{index}"), &format!("{name}.bn{index}"), *channels, stride);
         *channels = conv.kernel.weight.shape.first().copied().unwrap_or(0);
         convs.push(conv);
     }
-    let projected =
-        scope.has(&format!("{name}.downsample.0.weight")) || input != *channels || stride != 1;
-    let downsample = (
-        format!("{name}.downsample.0"),
-        format!("{name}.downsample.1"),
-    );
+    let projected = scope.has(&format!("{name}.downsample.0.weight")) || input != *channels || stride != 1;
+    let downsample = (format!("{name}.downsample.0"), format!("{name}.downsample.1"));
     let shortcut = projected.then(|| conv(scope, &downsample.0, &downsample.1, input, stride));
     Unit { convs, shortcut }
 }
@@ -79,25 +56,13 @@ fn conv(scope: &mut Scope, name: &str, norm: &str, input: usize, stride: usize) 
     let [out, per_group, side, _] = scope.dims(&weight_name);
     let groups = input.checked_div(per_group).unwrap_or(1);
     if per_group * groups != input && out > 0 {
-        scope.reject(
-            &weight_name,
-            &format!("reads {per_group} channels per group of {input}"),
-        );
+        scope.reject(&weight_name, &format!("reads {per_group} channels per group of {input}"));
     }
     let weight = scope.take(&weight_name, &[out, per_group, side, side]);
-    let [scale, shift, mean, variance] = ["weight", "bias", "running_mean", "running_var"]
-        .map(|part| scope.take(&format!("{norm}.{part}"), &[out]).data);
-    let factors: Vec<f32> = scale
-        .iter()
-        .zip(&variance)
-        .map(|(scale, variance)| scale / (variance + EPS).sqrt())
-        .collect();
-    let bias = shift
-        .iter()
-        .zip(&mean)
-        .zip(&factors)
-        .map(|((shift, mean), factor)| shift - mean * factor)
-        .collect();
+    let [scale, shift, mean, variance] =
+        ["weight", "bias", "running_mean", "running_var"].map(|part| scope.take(&format!("{norm}.{part}"), &[out]).data);
+    let factors: Vec<f32> = scale.iter().zip(&variance).map(|(scale, variance)| scale / (variance + EPS).sqrt()).collect();
+    let bias = shift.iter().zip(&mean).zip(&factors).map(|((shift, mean), factor)| shift - mean * factor).collect();
     let mut kernel = Linear { weight, bias: None };
     kernel.scale_outputs(&factors);
     kernel.bias = Some(bias);
@@ -105,9 +70,5 @@ fn conv(scope: &mut Scope, name: &str, norm: &str, input: usize, stride: usize) 
         // Reading goes on only to find what else does not fit; the sizes still have to follow.
         kernel.weight.shape = vec![out, per_group, side, side];
     }
-    Conv {
-        kernel,
-        stride,
-        groups,
-    }
+    Conv { kernel, stride, groups }
 }

@@ -28,18 +28,14 @@ pub(crate) fn from_preprocessor(json: &Json) -> Result<Transform, String> {
     };
     let crop = &json["crop_size"];
     let crops = json["do_center_crop"].as_bool().unwrap_or(!crop.is_null());
-    let crop = crops
-        .then(|| sides(crop).ok_or_else(|| format!("crop_size is {crop}")))
-        .transpose()?;
+    let crop = crops.then(|| sides(crop).ok_or_else(|| format!("crop_size is {crop}"))).transpose()?;
     let resample = &json["resample"];
     let interpolation = match resample.as_u64() {
         Some(1) => Interpolation::Lanczos,
         Some(2) => Interpolation::Bilinear,
         Some(3) => Interpolation::Bicubic,
         _ => {
-            return Err(format!(
-                "resample is {resample}, known are 1 (Lanczos), 2 (bilinear) and 3 (bicubic)"
-            ));
+            return Err(format!("resample is {resample}, known are 1 (Lanczos), 2 (bilinear) and 3 (bicubic)"));
         }
     };
     let factor = json["rescale_factor"].as_f64().unwrap_or(1.0 / 255.0);
@@ -55,20 +51,12 @@ pub(crate) fn from_preprocessor(json: &Json) -> Result<Transform, String> {
     if std.iter().any(|deviation| *deviation <= 0.0) {
         return Err(format!("image_std is {std:?}"));
     }
-    Ok(Transform {
-        resize,
-        crop,
-        interpolation,
-        mean,
-        std,
-    })
+    Ok(Transform { resize, crop, interpolation, mean, std })
 }
 
 /// A length in pixels.
 fn side(json: &Json) -> Option<u32> {
-    json.as_u64()
-        .and_then(|side| u32::try_from(side).ok())
-        .filter(|side| *side > 0)
+    json.as_u64().and_then(|side| u32::try_from(side).ok()).filter(|side| *side > 0)
 }
 
 /// `{"height", "width"}`, or one number for both.
@@ -80,11 +68,7 @@ fn sides(json: &Json) -> Option<(u32, u32)> {
 }
 
 fn three(json: &Json) -> Option<[f32; 3]> {
-    let values = json
-        .as_array()?
-        .iter()
-        .map(Json::as_f64)
-        .collect::<Option<Vec<_>>>()?;
+    let values = json.as_array()?.iter().map(Json::as_f64).collect::<Option<Vec<_>>>()?;
     let [r, g, b] = values.as_slice() else {
         return None;
     };
@@ -106,13 +90,7 @@ mod tests {
 
     #[test]
     fn shorter_side_and_crop() {
-        assert_eq!(
-            from_preprocessor(&base()).unwrap(),
-            Transform {
-                crop: Some((224, 192)),
-                ..evaluation()
-            }
-        );
+        assert_eq!(from_preprocessor(&base()).unwrap(), Transform { crop: Some((224, 192)), ..evaluation() });
     }
 
     #[test]
@@ -140,10 +118,7 @@ mod tests {
             let mut json = base();
             json[key] = value;
             let error = from_preprocessor(&json).unwrap_err();
-            assert!(
-                error.contains(key) || key == "rescale_factor",
-                "{key}: {error}"
-            );
+            assert!(error.contains(key) || key == "rescale_factor", "{key}: {error}");
         }
     }
 }

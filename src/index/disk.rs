@@ -1,0 +1,393 @@
+//! The durable side of the store: one `redb` database, the only truth about what is stored.
+//!
+//! Collections and items are keyed by number and id inside the database; neither ever becomes a path.
+
+use std::ops::{Bound, Range};
+use std::panic::catch_unwind;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use serde::{Deserialize, Serialize};
+
+use super::item::{Item, NewItem, StoredItem};
+use super::{CollectionName, Error};
+
+/// Name of the database in the data folder.
+const FILE: &str = "store.redb";
+/// Memory for the database's pages; items live in memory anyway, so that little is read twice.
+const CACHE_BYTES: usize = 64 << 20;
+
+/// Collection name → [`Record`] as JSON.
+const COLLECTIONS: TableDefinition<&str, &[u8]> = TableDefinition::new("collections");
+/// (collection number, id) → (sequence number, vector as little-endian f32, [`Item`] as JSON).
+const ITEMS: TableDefinition<(u64, &str), RowValue> = TableDefinition::new("items");
+type RowValue = (u64, &'static [u8], &'static [u8]);
+/// (collection number, id) → JPEG.
+const THUMBNAILS: TableDefinition<(u64, &str), &[u8]> = TableDefinition::new("thumbnails");
+/// [`FORMAT_KEY`] and [`NEXT_KEY`].
+const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+/// Version of these tables.
+const FORMAT_KEY: &str = "format";
+const FORMAT: u64 = 1;
+/// Next number for a collection or a version of an item. Never given twice, also after deletions.
+const NEXT_KEY: &str = "next";
+
+/// Which model made the vectors of a collection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelTag {
+    /// Hash over the weights' source, the pooling and the transform: vectors of two models can be compared exactly
+    /// where this is equal.
+    pub fingerprint: String,
+    /// Precision that the first vectors were made with, for information (not part of the fingerprint).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub precision: Option<String>,
+}
+
+/// What is fixed when a collection is created.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spec {
+    /// Length of every vector.
+    pub dim: usize,
+    /// The model that makes them.
+    pub model: ModelTag,
+}
+
+/// A collection as the database knows it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Record {
+    /// Key of its items; a collection that is deleted and made again has another one.
+    pub(super) number: u64,
+    #[serde(flatten)]
+    pub(super) spec: Spec,
+    /// Seconds since 1970.
+    pub(super) created: u64,
+}
+
+/// An item with its sequence number.
+pub(super) struct Row {
+    pub(super) sequence: u64,
+    pub(super) stored: StoredItem,
+}
+
+/// What an upsert did: sequence numbers of the new versions in the order of the items, and of those they replaced.
+#[derive(Default)]
+pub(super) struct Written {
+    pub(super) new: Vec<u64>,
+    pub(super) replaced: Vec<u64>,
+}
+
+/// What to do about a collection that exists already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnExisting {
+    /// An error.
+    Refuse,
+    /// The old one and all its items go, in the same step.
+    Replace,
+}
+
+pub(super) struct Disk {
+    path: PathBuf,
+    database: Database,
+}
+
+impl Disk {
+    /// Opens the database of a data folder, or makes one where the folder has none.
+    ///
+    /// The checksum of every page is compared: a file that was cut or changed is refused, never repaired by guess and
+    /// never taken for an empty one.
+    ///
+    /// `used_before`: the folder holds traces of a store, so that a missing database is a loss and not a beginning.
+    pub(super) fn open(folder: &Path, used_before: bool) -> Result<Self, Error> {
+        let path = folder.join(FILE);
+        if !path.try_exists()? {
+            if used_before {
+                return Err(Error::damaged(&path, "it is missing, though indexes were made from it"));
+            }
+            create(folder, &path)?;
+        }
+        if fs_err::metadata(&path)?.len() == 0 {
+            return Err(Error::damaged(&path, "it is empty"));
+        }
+        // The database's own debug assertions panic on some kinds of damage.
+        let opened = catch_unwind(|| Database::builder().set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true).open(&path));
+        let database =
+            opened.map_err(|_| Error::damaged(&path, "its pages contradict each other"))?.map_err(|error| Error::database(&path, error))?;
+        let disk = Self { path, database };
+        let format = disk.read(|txn| Ok(txn.open_table(META)?.get(FORMAT_KEY)?.map(|format| format.value())))?;
+        match format {
+            Some(FORMAT) => Ok(disk),
+            Some(other) => {
+                let detail = format!("its format is {other}, this program reads {FORMAT}");
+                Err(Error::damaged(&disk.path, detail))
+            }
+            None => Err(Error::damaged(&disk.path, "it is a database of something else")),
+        }
+    }
+
+    /// All collections, by name.
+    pub(super) fn collections(&self) -> Result<Vec<(CollectionName, Record)>, Error> {
+        self.read(|txn| {
+            let table = txn.open_table(COLLECTIONS)?;
+            let mut collections = Vec::new();
+            for entry in table.iter()? {
+                let (name, record) = entry?;
+                collections.push((name.value().parse()?, self.record(name.value(), record.value())?));
+            }
+            Ok(collections)
+        })
+    }
+
+    /// Makes a collection with its first `items`, all of it or nothing.
+    pub(super) fn create(&self, name: &CollectionName, spec: Spec, items: &[NewItem], existing: OnExisting) -> Result<Record, Error> {
+        self.write(|txn| {
+            let mut table = txn.open_table(COLLECTIONS)?;
+            let old = table.get(name.as_str())?.map(|record| record.value().to_owned());
+            if let Some(old) = old {
+                if existing == OnExisting::Refuse {
+                    return Err(Error::Conflict(format!("collection {name} exists already")).into());
+                }
+                clear(txn, self.record(name.as_str(), &old)?.number)?;
+            }
+            let number = take_numbers(txn, 1)?;
+            let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
+            let record = Record { number, spec, created };
+            let json = serde_json::to_vec(&record).expect("plain numbers and text are JSON");
+            table.insert(name.as_str(), json.as_slice())?;
+            put(txn, number, items)?;
+            Ok(record)
+        })
+    }
+
+    /// Deletes a collection and its items.
+    pub(super) fn remove(&self, name: &CollectionName, record: &Record) -> Result<(), Error> {
+        self.write(|txn| {
+            self.must_exist(txn, name, record)?;
+            clear(txn, record.number)?;
+            txn.open_table(COLLECTIONS)?.remove(name.as_str())?;
+            Ok(())
+        })
+    }
+
+    /// Stores `items`, all or none. They are on the disk when this returns.
+    pub(super) fn upsert(&self, name: &CollectionName, record: &Record, items: &[NewItem]) -> Result<Written, Error> {
+        self.write(|txn| {
+            self.must_exist(txn, name, record)?;
+            put(txn, record.number, items)
+        })
+    }
+
+    /// Deletes items, and returns the sequence numbers of those that existed.
+    pub(super) fn delete<'a>(&self, name: &CollectionName, record: &Record, ids: impl Iterator<Item = &'a str>) -> Result<Vec<u64>, Error> {
+        self.write(|txn| {
+            self.must_exist(txn, name, record)?;
+            let (mut rows, mut thumbnails) = (txn.open_table(ITEMS)?, txn.open_table(THUMBNAILS)?);
+            let mut gone = Vec::new();
+            for id in ids {
+                gone.extend(rows.remove((record.number, id))?.map(|row| row.value().0));
+                thumbnails.remove((record.number, id))?;
+            }
+            Ok(gone)
+        })
+    }
+
+    /// One item.
+    pub(super) fn get(&self, record: &Record, id: &str) -> Result<Option<Row>, Error> {
+        self.read(|txn| {
+            let row = txn.open_table(ITEMS)?.get((record.number, id))?;
+            Ok(row.map(|row| self.row(record, id, row.value())).transpose()?)
+        })
+    }
+
+    /// The stored picture of an item.
+    pub(super) fn thumbnail(&self, record: &Record, id: &str) -> Result<Option<Vec<u8>>, Error> {
+        self.read(|txn| {
+            let jpeg = txn.open_table(THUMBNAILS)?.get((record.number, id))?;
+            Ok(jpeg.map(|jpeg| jpeg.value().to_owned()))
+        })
+    }
+
+    /// Hands every item after `after` to `visit`, ordered by id as bytes, until it returns false.
+    pub(super) fn visit(&self, record: &Record, after: Option<&str>, mut visit: impl FnMut(Row) -> bool) -> Result<(), Error> {
+        self.read(|txn| {
+            let start = match after {
+                Some(id) => Bound::Excluded((record.number, id)),
+                None => Bound::Included((record.number, "")),
+            };
+            let end = Bound::Excluded((record.number + 1, ""));
+            for entry in txn.open_table(ITEMS)?.range::<(u64, &str)>((start, end))? {
+                let (key, row) = entry?;
+                if !visit(self.row(record, key.value().1, row.value())?) {
+                    break;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Hands every item of one moment, with its picture, to `visit`, ordered by id as bytes.
+    pub(super) fn export(
+        &self,
+        record: &Record,
+        mut visit: impl FnMut(&StoredItem, Option<&[u8]>) -> std::io::Result<()>,
+    ) -> Result<(), Error> {
+        self.read(|txn| {
+            let thumbnails = txn.open_table(THUMBNAILS)?;
+            for entry in txn.open_table(ITEMS)?.range::<(u64, &str)>(all_of(record.number))? {
+                let (key, row) = entry?;
+                let row = self.row(record, key.value().1, row.value())?;
+                let jpeg = thumbnails.get(key.value())?;
+                visit(&row.stored, jpeg.as_ref().map(redb::AccessGuard::value)).map_err(Error::Io)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn read<T>(&self, work: impl FnOnce(&ReadTransaction) -> Result<T, Failure>) -> Result<T, Error> {
+        let txn = self.database.begin_read().map_err(|error| Error::database(&self.path, error))?;
+        work(&txn).map_err(|failure| failure.at(&self.path))
+    }
+
+    /// Runs `work` and makes what it did durable; nothing of it remains where it fails.
+    fn write<T>(&self, work: impl FnOnce(&WriteTransaction) -> Result<T, Failure>) -> Result<T, Error> {
+        let txn = self.database.begin_write().map_err(|error| Error::database(&self.path, error))?;
+        let value = work(&txn).map_err(|failure| failure.at(&self.path))?;
+        txn.commit().map_err(|error| Error::database(&self.path, error))?;
+        Ok(value)
+    }
+
+    /// Refuses to write to a collection that was deleted (and perhaps made again) in the meantime.
+    fn must_exist(&self, txn: &WriteTransaction, name: &CollectionName, record: &Record) -> Result<(), Failure> {
+        let table = txn.open_table(COLLECTIONS)?;
+        let found = table.get(name.as_str())?;
+        let number = found.map(|found| self.record(name.as_str(), found.value())).transpose()?;
+        match number {
+            Some(found) if found.number == record.number => Ok(()),
+            _ => Err(Error::NoCollection(name.to_string()).into()),
+        }
+    }
+
+    fn record(&self, name: &str, json: &[u8]) -> Result<Record, Error> {
+        let damaged = |_| Error::damaged(&self.path, format!("the record of collection {name:?} cannot be read"));
+        serde_json::from_slice(json).map_err(damaged)
+    }
+
+    fn row(&self, record: &Record, id: &str, row: (u64, &[u8], &[u8])) -> Result<Row, Error> {
+        let (sequence, vector, item) = row;
+        let item = serde_json::from_slice::<Item>(item).ok();
+        match item {
+            Some(item) if vector.len() == record.spec.dim * 4 && item.id == id => {
+                let vector = vector_from_bytes(vector);
+                Ok(Row { sequence, stored: StoredItem { item, vector } })
+            }
+            _ => Err(Error::damaged(&self.path, format!("item {id:?} cannot be read"))),
+        }
+    }
+}
+
+/// Makes an empty database beside `path` and moves it there, so that a crash never leaves half of one under its name.
+fn create(folder: &Path, path: &Path) -> Result<(), Error> {
+    let temporary = tempfile::Builder::new().prefix(".store-").tempfile_in(folder)?.into_temp_path();
+    let fail = |failure: Failure| failure.at(path);
+    let database = Database::create(&temporary).map_err(|error| Error::database(path, error))?;
+    let make = || -> Result<(), Failure> {
+        let txn = database.begin_write()?;
+        txn.open_table(COLLECTIONS)?;
+        txn.open_table(ITEMS)?;
+        txn.open_table(THUMBNAILS)?;
+        let mut meta = txn.open_table(META)?;
+        meta.insert(FORMAT_KEY, FORMAT)?;
+        meta.insert(NEXT_KEY, 1)?;
+        drop(meta);
+        txn.commit()?;
+        Ok(())
+    };
+    make().map_err(fail)?;
+    database.close().map_err(|error| Error::database(path, error))?;
+    temporary.persist_noclobber(path).map_err(|error| error.error)?;
+    fs_err::File::open(folder)?.sync_all()?;
+    Ok(())
+}
+
+/// Writes `items` under their new sequence numbers.
+fn put(txn: &WriteTransaction, collection: u64, items: &[NewItem]) -> Result<Written, Failure> {
+    let first = take_numbers(txn, items.len() as u64)?;
+    let (mut rows, mut thumbnails) = (txn.open_table(ITEMS)?, txn.open_table(THUMBNAILS)?);
+    let mut written = Written::default();
+    for (sequence, NewItem { item, vector, thumbnail }) in (first..).zip(items) {
+        let key = (collection, item.id.as_str());
+        let json = serde_json::to_vec(item).expect("text and JSON values are JSON");
+        let bytes = vector_to_bytes(vector);
+        let old = rows.insert(key, (sequence, bytes.as_slice(), json.as_slice()))?;
+        written.replaced.extend(old.map(|old| old.value().0));
+        written.new.push(sequence);
+        match thumbnail {
+            Some(jpeg) => drop(thumbnails.insert(key, jpeg.as_slice())?),
+            None => drop(thumbnails.remove(key)?),
+        }
+    }
+    Ok(written)
+}
+
+/// Deletes all items of a collection.
+fn clear(txn: &WriteTransaction, collection: u64) -> Result<(), Failure> {
+    txn.open_table(ITEMS)?.retain_in(all_of(collection), |_, _| false)?;
+    txn.open_table(THUMBNAILS)?.retain_in(all_of(collection), |_, _| false)?;
+    Ok(())
+}
+
+/// The keys of all items of a collection.
+fn all_of(collection: u64) -> Range<(u64, &'static str)> {
+    (collection, "")..(collection + 1, "")
+}
+
+/// The first of `count` numbers that nothing had before.
+fn take_numbers(txn: &WriteTransaction, count: u64) -> Result<u64, Failure> {
+    let mut meta = txn.open_table(META)?;
+    let first = meta.get(NEXT_KEY)?.map_or(1, |next| next.value());
+    meta.insert(NEXT_KEY, first + count)?;
+    Ok(first)
+}
+
+/// Little-endian bytes of a vector.
+pub(super) fn vector_to_bytes(vector: &[f32]) -> Vec<u8> {
+    vector.iter().flat_map(|x| x.to_le_bytes()).collect()
+}
+
+/// The vector whose little-endian bytes these are.
+pub(super) fn vector_from_bytes(bytes: &[u8]) -> Vec<f32> {
+    bytes.chunks_exact(4).map(|x| f32::from_le_bytes([x[0], x[1], x[2], x[3]])).collect()
+}
+
+/// Why a transaction was given up: an error of ours, or one of the database that does not know its file yet.
+enum Failure {
+    Ours(Error),
+    Database(Box<redb::Error>),
+}
+
+impl Failure {
+    fn at(self, path: &Path) -> Error {
+        match self {
+            Self::Ours(error) => error,
+            Self::Database(error) => Error::database(path, *error),
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Ours(error)
+    }
+}
+
+macro_rules! failure_from {
+    ($($error:ty),+) => {
+        $(impl From<$error> for Failure {
+            fn from(error: $error) -> Self {
+                Self::Database(Box::new(error.into()))
+            }
+        })+
+    };
+}
+
+failure_from!(redb::StorageError, redb::TableError, redb::TransactionError, redb::CommitError);

@@ -1,0 +1,145 @@
+//! Items: what a collection holds, and the limits that they keep.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::Error;
+
+/// Longest id and longest label, in bytes.
+pub const MAX_TEXT: usize = 512;
+/// Most labels of one item.
+pub const MAX_LABELS: usize = 64;
+/// Largest metadata of one item, as JSON text in bytes.
+pub const MAX_METADATA: usize = 64 * 1024;
+/// Largest stored picture of one item, in bytes.
+pub const MAX_THUMBNAIL: usize = 16 * 1024 * 1024;
+
+/// What is known of an item beside its vector and its picture.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Item {
+    /// Any text of 1 to 512 bytes, unique in its collection. Never used as a path.
+    pub id: String,
+    /// Classes of the item; each has an equal share in its vote.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<String>,
+    /// Whatever the owner wants to keep and to filter by.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub metadata: Map<String, Value>,
+    /// SHA-256 in hex of the file that the vector was made of, where that is known; lets an import skip what it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+}
+
+/// An item as it is handed to [`Collection::upsert`](super::Collection::upsert).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NewItem {
+    /// Id, labels and metadata.
+    pub item: Item,
+    /// The vector `[dim]`, of any length; it is normalised to length 1.
+    pub vector: Vec<f32>,
+    /// A small JPEG of the picture. `None` also removes the one that an earlier version of the item had.
+    pub thumbnail: Option<Vec<u8>>,
+}
+
+/// An item as it is stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredItem {
+    /// Id, labels and metadata.
+    pub item: Item,
+    /// The vector `[dim]`, length 1.
+    pub vector: Vec<f32>,
+}
+
+impl Item {
+    /// Refuses what breaks a limit, and drops repeated labels (the first stays).
+    pub(super) fn check(&mut self) -> Result<(), Error> {
+        let mut seen = std::collections::HashSet::new();
+        self.labels.retain(|label| seen.insert(label.clone()));
+
+        let reason = if self.id.is_empty() {
+            "an id has at least one byte".to_owned()
+        } else if self.id.len() > MAX_TEXT {
+            format!("an id has at most {MAX_TEXT} bytes, this one has {}", self.id.len())
+        } else if self.labels.len() > MAX_LABELS {
+            format!("an item has at most {MAX_LABELS} labels, this one has {}", self.labels.len())
+        } else if self.labels.iter().any(|label| label.is_empty() || label.len() > MAX_TEXT) {
+            format!("a label has 1 to {MAX_TEXT} bytes")
+        } else if serde_json::to_vec(&self.metadata).map_or(true, |json| json.len() > MAX_METADATA) {
+            format!("metadata has at most {MAX_METADATA} bytes as JSON")
+        } else {
+            return Ok(());
+        };
+        Err(Error::InvalidItem { id: self.id.chars().take(MAX_TEXT).collect(), reason })
+    }
+}
+
+/// Scales `vector` to length 1, or says why that is impossible. `owner` names it in the error.
+pub(super) fn normalise(vector: &mut [f32], dim: usize, owner: impl FnOnce() -> String) -> Result<(), Error> {
+    let refuse = |reason: String| Err(Error::InvalidVector { owner: owner(), reason });
+    if vector.len() != dim {
+        return refuse(format!("the vector has {} numbers, the collection takes {dim}", vector.len()));
+    }
+    if let Some(at) = vector.iter().position(|x| !x.is_finite()) {
+        return refuse(format!("number {at} of the vector is {}, only finite numbers can be compared", vector[at]));
+    }
+    // In f64 neither the square of the largest f32 overflows nor that of the smallest vanishes.
+    let length = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
+    if length == 0.0 {
+        return refuse("the vector is all zeros, it has no direction to compare".to_owned());
+    }
+    // What has length 1 already stays as it is, bit for bit: a vector that was stored once, comes back from a snapshot
+    // and is stored again gives the very same answers.
+    if (length - 1.0).abs() < 1e-6 {
+        return Ok(());
+    }
+    for x in vector {
+        *x = (f64::from(*x) / length) as f32;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vectors_without_a_direction_are_refused_by_name() {
+        for (bad, word) in [
+            (vec![0.0; 3], "zeros"),
+            (vec![1.0, f32::NAN, 0.0], "number 1"),
+            (vec![1.0, 0.0, f32::INFINITY], "number 2"),
+            (vec![1.0; 2], "2 numbers"),
+        ] {
+            let error = normalise(&mut bad.clone(), 3, || "item \"x\"".to_owned()).unwrap_err().to_string();
+            assert!(error.contains("item \"x\"") && error.contains(word), "{error}");
+        }
+    }
+
+    #[test]
+    fn extreme_lengths_are_normalised() {
+        for scale in [1e-40_f32, 1e-20, 1.0, 1e20, 3e38] {
+            let mut vector = [0.6 * scale, -0.8 * scale];
+            normalise(&mut vector, 2, String::new).unwrap();
+            // A denormal keeps few digits of its own.
+            let tolerance = if scale < 1e-38 { 1e-4 } else { 1e-6 };
+            assert!((vector[0] - 0.6).abs() < tolerance && (vector[1] + 0.8).abs() < tolerance, "{scale}: {vector:?}");
+        }
+    }
+
+    #[test]
+    fn limits_are_kept_and_labels_are_a_set() {
+        let item = |id: &str, labels: Vec<String>| Item { id: id.into(), labels, ..Item::default() };
+        for mut bad in [
+            item("", vec![]),
+            item(&"x".repeat(513), vec![]),
+            item("x", vec![String::new()]),
+            item("x", vec!["y".repeat(513)]),
+            item("x", (0..65).map(|i| i.to_string()).collect()),
+        ] {
+            assert!(matches!(bad.check(), Err(Error::InvalidItem { .. })), "{bad:?}");
+        }
+        let mut twice = item("../../etc/passwd", vec!["b".into(), "a".into(), "b".into()]);
+        twice.check().unwrap();
+        assert_eq!(twice.labels, ["b", "a"]);
+    }
+}

@@ -1,0 +1,231 @@
+//! A collection as one file, to keep, to move and to ship.
+//!
+//! The file, all numbers little-endian:
+//!
+//! | bytes | content |
+//! | --- | --- |
+//! | 8 | `DINOSNAP` |
+//! | 4 | version, now 1 |
+//! | 4 + n | length, then [`Header`] as JSON |
+//! | per item: 4 + n, 4 · dim, 4 + n | length, then [`Item`] as JSON; the vector as f32; length (0 for none), then the JPEG |
+//! | 4 | 0, the end of the items |
+//! | 32 | SHA-256 of everything before |
+//!
+//! Vectors keep all their bits, so that a restored collection gives the same answers.
+
+use std::io::{BufReader, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::disk::{self, OnExisting, Spec};
+use super::item::{Item, MAX_LABELS, MAX_METADATA, MAX_TEXT, MAX_THUMBNAIL, NewItem};
+use super::{Collection, CollectionName, Error, MAX_DIM, Store};
+
+const MAGIC: &[u8; 8] = b"DINOSNAP";
+const VERSION: u32 = 1;
+/// Length of the checksum at the end.
+const SUM: u64 = 32;
+/// Largest header, in bytes.
+const MAX_HEADER: usize = 64 * 1024;
+/// Largest item as JSON: its text may grow sixfold when it is escaped.
+const MAX_JSON: usize = 6 * (MAX_TEXT * (MAX_LABELS + 2)) + MAX_METADATA + 4096;
+
+/// What a snapshot says of its collection.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Header {
+    /// Name of the collection when the snapshot was made.
+    pub name: CollectionName,
+    /// Dimension and model.
+    #[serde(flatten)]
+    pub spec: Spec,
+}
+
+/// Writes a collection, as it is at this moment, to `out`.
+///
+/// # Errors
+/// Those of writing and of the store.
+pub fn write(collection: &Collection, out: impl Write) -> Result<(), Error> {
+    let mut out = Summed { inner: out, sum: Sha256::new() };
+    let header = Header { name: collection.name().clone(), spec: collection.spec().clone() };
+    out.write_all(MAGIC)?;
+    out.write_all(&VERSION.to_le_bytes())?;
+    write_block(&mut out, &serde_json::to_vec(&header).expect("text and numbers are JSON"))?;
+    collection.disk.export(&collection.record, |stored, jpeg| {
+        write_block(&mut out, &serde_json::to_vec(&stored.item)?)?;
+        out.write_all(&disk::vector_to_bytes(&stored.vector))?;
+        write_block(&mut out, jpeg.unwrap_or_default())
+    })?;
+    write_block(&mut out, &[])?;
+    let Summed { mut inner, sum } = out;
+    inner.write_all(&sum.finalize())?;
+    inner.flush()?;
+    Ok(())
+}
+
+/// Writes a collection to a file, which is complete or not there.
+///
+/// # Errors
+/// Those of [`write`].
+pub fn save(collection: &Collection, path: &Path) -> Result<(), Error> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::Builder::new().prefix(".snapshot-").tempfile_in(folder)?;
+    write(collection, std::io::BufWriter::new(file.as_file_mut()))?;
+    file.as_file().sync_all()?;
+    let file = file.persist(path).map_err(|error| error.error)?;
+    // Temporary files are private; a snapshot is an ordinary file.
+    #[cfg(unix)]
+    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+    drop(file);
+    Ok(())
+}
+
+/// Makes a collection of the snapshot at `path`, in one step, under `name` or its own.
+///
+/// # Errors
+/// [`Error::Damaged`] where the file is not whole, before anything is changed; [`Error::Conflict`] where the collection
+/// exists and `existing` refuses.
+pub fn restore(store: &Store, path: &Path, name: Option<CollectionName>, existing: OnExisting) -> Result<Arc<Collection>, Error> {
+    let (header, items) = read(path)?;
+    store.create_with(&name.unwrap_or(header.name), header.spec, items, existing)
+}
+
+/// The header of a snapshot, without a look at the rest.
+///
+/// # Errors
+/// As for [`read`].
+pub fn read_header(path: &Path) -> Result<Header, Error> {
+    Reader::open(path)?.header()
+}
+
+/// The content of a snapshot, its checksum compared first.
+///
+/// # Errors
+/// [`Error::Damaged`] names a file that is cut, changed, or no snapshot; [`Error::Unsupported`] one that is too new.
+pub fn read(path: &Path) -> Result<(Header, Vec<NewItem>), Error> {
+    let mut reader = Reader::open(path)?;
+    reader.check_sum()?;
+    let header = reader.header()?;
+    let mut items = Vec::new();
+    loop {
+        let json = reader.block(MAX_JSON)?;
+        if json.is_empty() {
+            break;
+        }
+        let item: Item = serde_json::from_slice(&json).map_err(|error| reader.damaged(error.to_string()))?;
+        let vector = disk::vector_from_bytes(&reader.bytes(header.spec.dim * 4)?);
+        let jpeg = reader.block(MAX_THUMBNAIL)?;
+        items.push(NewItem { item, vector, thumbnail: (!jpeg.is_empty()).then_some(jpeg) });
+    }
+    if reader.left != 0 {
+        return Err(reader.damaged("there is more after its end"));
+    }
+    Ok((header, items))
+}
+
+/// A length, then that many bytes.
+fn write_block(out: &mut impl Write, bytes: &[u8]) -> std::io::Result<()> {
+    let length = u32::try_from(bytes.len()).map_err(std::io::Error::other)?;
+    out.write_all(&length.to_le_bytes())?;
+    out.write_all(bytes)
+}
+
+/// Passes bytes on and sums them up.
+struct Summed<W> {
+    inner: W,
+    sum: Sha256,
+}
+
+impl<W: Write> Write for Summed<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.sum.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+struct Reader<'a> {
+    path: &'a Path,
+    file: BufReader<fs_err::File>,
+    /// Bytes before the checksum that were not read yet.
+    left: u64,
+}
+
+impl<'a> Reader<'a> {
+    fn open(path: &'a Path) -> Result<Self, Error> {
+        let file = fs_err::File::open(path)?;
+        let size = file.metadata()?.len();
+        let mut reader = Self { path, file: BufReader::new(file), left: size.saturating_sub(SUM) };
+        if reader.bytes(MAGIC.len()).ok().as_deref() != Some(MAGIC) {
+            return Err(reader.damaged("it is no snapshot of a collection"));
+        }
+        let version = reader.number()?;
+        if version != VERSION {
+            let detail = format!("this snapshot has version {version}, this program reads {VERSION}: use a newer one");
+            return Err(Error::Unsupported { path: path.to_owned(), detail });
+        }
+        Ok(reader)
+    }
+
+    /// Compares the checksum, and comes back to where it was.
+    fn check_sum(&mut self) -> Result<(), Error> {
+        let here = self.file.stream_position()?;
+        self.file.rewind()?;
+        let mut sum = Sha256::new();
+        let mut to_sum = (&mut self.file).take(here + self.left);
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            match to_sum.read(&mut buffer)? {
+                0 => break,
+                read => sum.update(&buffer[..read]),
+            }
+        }
+        let mut stored = [0; SUM as usize];
+        self.file.read_exact(&mut stored)?;
+        if sum.finalize().as_slice() != stored.as_slice() {
+            return Err(self.damaged("its checksum is wrong: it was cut or changed"));
+        }
+        self.file.seek(SeekFrom::Start(here))?;
+        Ok(())
+    }
+
+    fn header(&mut self) -> Result<Header, Error> {
+        let json = self.block(MAX_HEADER)?;
+        let header: Header = serde_json::from_slice(&json).map_err(|error| self.damaged(error.to_string()))?;
+        match header.spec.dim {
+            1..=MAX_DIM => Ok(header),
+            dim => Err(self.damaged(format!("it says that its vectors have {dim} dimensions"))),
+        }
+    }
+
+    fn block(&mut self, most: usize) -> Result<Vec<u8>, Error> {
+        let length = self.number()? as usize;
+        if length > most {
+            return Err(self.damaged(format!("a part of {length} bytes where at most {most} are allowed")));
+        }
+        self.bytes(length)
+    }
+
+    fn number(&mut self) -> Result<u32, Error> {
+        let bytes = self.bytes(4)?;
+        Ok(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+    }
+
+    /// The next bytes; their number is compared with what the file has before memory is taken.
+    fn bytes(&mut self, length: usize) -> Result<Vec<u8>, Error> {
+        self.left = self.left.checked_sub(length as u64).ok_or_else(|| self.damaged("it ends too early"))?;
+        let mut bytes = vec![0; length];
+        self.file.read_exact(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn damaged(&self, detail: impl Into<String>) -> Error {
+        Error::damaged(self.path, detail)
+    }
+}

@@ -1,0 +1,156 @@
+//! All collections of one data folder.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+use super::collection::{Collection, prepare};
+use super::disk::{Disk, OnExisting, Spec};
+use super::dump::Dumps;
+use super::item::NewItem;
+use super::{CollectionName, Error};
+
+/// Largest dimension of a collection.
+pub const MAX_DIM: usize = 65_536;
+
+/// How the store keeps its indexes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Collections with fewer items are always searched exactly; larger ones get a graph.
+    pub exact_below: usize,
+    /// Whether a thread builds a new graph when a collection has outgrown its own (or has none yet). Without it
+    /// that happens at the next start, or by [`Collection::build_index`].
+    pub build_in_background: bool,
+    /// Whether building shows a progress bar on stderr.
+    pub progress: bool,
+}
+
+impl Options {
+    /// Default of `exact_below`: with 384 dimensions a scan of so many items takes a few milliseconds on two cores,
+    /// less than the inference before it.
+    pub const EXACT_BELOW: usize = 20_000;
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { exact_below: Self::EXACT_BELOW, build_in_background: true, progress: false }
+    }
+}
+
+/// The collections of a data folder. One process at a time can have it open.
+pub struct Store {
+    disk: Arc<Disk>,
+    dumps: Arc<Dumps>,
+    options: Options,
+    collections: RwLock<BTreeMap<CollectionName, Arc<Collection>>>,
+}
+
+impl Store {
+    /// Opens the data folder, making it where it does not exist, and reads all collections into memory.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] names a file that is not what was written (it stays untouched), [`Error::InUse`] where
+    /// another process has the folder open.
+    pub fn open(folder: &Path, options: Options) -> Result<Self, Error> {
+        fs_err::create_dir_all(folder)?;
+        let dumps = Arc::new(Dumps::new(folder));
+        let disk = Arc::new(Disk::open(folder, dumps.exist())?);
+        // Only now is it certain that no other process is at work here.
+        dumps.tidy();
+        let mut collections = BTreeMap::new();
+        for (name, record) in disk.collections()? {
+            let collection = Collection::load(name.clone(), record, Arc::clone(&disk), Arc::clone(&dumps), options)?;
+            if collection.build_is_due() {
+                collection.build_index()?;
+            }
+            collections.insert(name, Arc::new(collection));
+        }
+        Ok(Self { disk, dumps, options, collections: RwLock::new(collections) })
+    }
+
+    /// All collections, by name.
+    pub fn collections(&self) -> Vec<Arc<Collection>> {
+        self.collections.read().values().cloned().collect()
+    }
+
+    /// One collection.
+    ///
+    /// # Errors
+    /// [`Error::NoCollection`] where it does not exist.
+    pub fn collection(&self, name: &CollectionName) -> Result<Arc<Collection>, Error> {
+        self.collections.read().get(name).cloned().ok_or_else(|| Error::NoCollection(name.to_string()))
+    }
+
+    /// The collection of this name, made where it does not exist; true where it is new.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] where it exists with another dimension or model; [`Error::InvalidParameter`] for a
+    /// dimension that cannot be.
+    pub fn create(&self, name: &CollectionName, spec: Spec) -> Result<(Arc<Collection>, bool), Error> {
+        let mut collections = self.collections.write();
+        if let Some(existing) = collections.get(name) {
+            existing.check_model(&spec.model.fingerprint)?;
+            let dim = existing.spec().dim;
+            if dim != spec.dim {
+                return Err(Error::Conflict(format!("collection {name} has {dim} dimensions, not {}", spec.dim)));
+            }
+            return Ok((Arc::clone(existing), false));
+        }
+        let collection = self.make(name, spec, &[], OnExisting::Refuse)?;
+        collections.insert(name.clone(), Arc::clone(&collection));
+        Ok((collection, true))
+    }
+
+    /// Makes a collection that holds exactly `items`, in one step.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] where it exists and `existing` says so, and those of [`Collection::upsert`].
+    pub fn create_with(
+        &self,
+        name: &CollectionName,
+        spec: Spec,
+        items: Vec<NewItem>,
+        existing: OnExisting,
+    ) -> Result<Arc<Collection>, Error> {
+        let items = prepare(items, spec.dim)?;
+        let mut collections = self.collections.write();
+        let collection = self.make(name, spec, &items, existing)?;
+        if let Some(old) = collections.insert(name.clone(), Arc::clone(&collection)) {
+            self.forget_index(&old);
+        }
+        drop(collections);
+        collection.build_if_due()?;
+        Ok(collection)
+    }
+
+    fn make(&self, name: &CollectionName, spec: Spec, items: &[NewItem], existing: OnExisting) -> Result<Arc<Collection>, Error> {
+        if spec.dim == 0 || spec.dim > MAX_DIM {
+            return Err(Error::InvalidParameter(format!("a vector has 1 to {MAX_DIM} dimensions, not {}", spec.dim)));
+        }
+        let record = self.disk.create(name, spec, items, existing)?;
+        let (disk, dumps) = (Arc::clone(&self.disk), Arc::clone(&self.dumps));
+        Ok(Arc::new(Collection::load(name.clone(), record, disk, dumps, self.options)?))
+    }
+
+    /// Deletes a collection with all its items.
+    ///
+    /// # Errors
+    /// [`Error::NoCollection`] where it does not exist.
+    pub fn remove(&self, name: &CollectionName) -> Result<(), Error> {
+        let mut collections = self.collections.write();
+        let collection = collections.get(name).ok_or_else(|| Error::NoCollection(name.to_string()))?;
+        self.disk.remove(name, &collection.record)?;
+        self.forget_index(collection);
+        collections.remove(name);
+        Ok(())
+    }
+
+    fn forget_index(&self, collection: &Collection) {
+        // Its number is never used again: what stays behind takes room, no more.
+        if let Err(error) = self.dumps.remove(collection.record.number) {
+            tracing::warn!("the saved index of {} could not be deleted: {error}", collection.name());
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! The trainer's own checkpoint: everything that a run needs to go on as if it had not stopped.
+//!
+//! A safetensors file of float32 tensors: `student.…`, `teacher.…` (names of the public code), `optimizer.first.…`,
+//! `optimizer.second.…` and `center`. The metadata entry `dino` is JSON: sizes and transform for the exporter, progress, steps per
+//! parameter and the recipe. Random numbers need no state: they follow from the seed and the step.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::{Device, Tensor};
+use dino_server::transform::Transform;
+use safetensors::{Dtype, SafeTensors, View};
+use serde::{Deserialize, Serialize};
+
+use crate::backbone::parameters::{Entry, Group};
+use crate::learner::Learner;
+use crate::optimizer::Moments;
+use crate::recipe::Recipe;
+
+/// What the metadata says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Description {
+    /// Format of the file, now 1.
+    pub format: u32,
+    /// Name of the backbone.
+    pub arch: String,
+    /// Side of a patch in pixels.
+    pub patch_size: usize,
+    /// Dimension of the features.
+    pub dim: usize,
+    /// Number of blocks.
+    pub depth: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Side of the pictures that the position table is made for.
+    pub img_size: usize,
+    /// Evaluation transform.
+    pub transform: Transform,
+    /// Steps taken.
+    pub step: usize,
+    /// Steps of an epoch.
+    pub steps_per_epoch: usize,
+    /// Steps that each parameter has taken in the optimiser.
+    pub optimizer_steps: BTreeMap<String, u64>,
+    /// Settings of the run.
+    pub recipe: Recipe,
+}
+
+impl Description {
+    /// Of a run at a step.
+    pub fn new(recipe: &Recipe, learner: &Learner, step: usize, steps_per_epoch: usize) -> Self {
+        let backbone = learner.student.backbone.config();
+        Self {
+            format: 1,
+            arch: serde_json::to_value(recipe.arch).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default(),
+            patch_size: backbone.patch_size,
+            dim: backbone.dim,
+            depth: backbone.depth,
+            heads: backbone.heads,
+            img_size: backbone.img_size,
+            transform: recipe.transform(),
+            step,
+            steps_per_epoch,
+            optimizer_steps: learner.optimizer.moments().map(|(name, moments)| (name.clone(), moments.steps)).collect(),
+            recipe: recipe.clone(),
+        }
+    }
+}
+
+struct Values {
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl Values {
+    fn new(shape: &[usize], values: &[f32]) -> Self {
+        Self { shape: shape.to_vec(), bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect() }
+    }
+}
+
+impl View for Values {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(&self.bytes)
+    }
+
+    fn data_len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+/// Writes a checkpoint so that a file of that name is whole or not there: a temporary file, synchronised, then renamed.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn save(path: &Path, learner: &Learner, description: &Description) -> Result<()> {
+    let mut tensors = Vec::new();
+    for (network, name) in [(&learner.student, "student"), (&learner.teacher, "teacher")] {
+        for group in network.groups() {
+            let flat: Vec<f32> = group.var().flatten_all()?.to_vec1()?;
+            for entry in group.entries() {
+                let values = &flat[entry.offset..entry.offset + entry.len()];
+                tensors.push((format!("{name}.{}", entry.name), Values::new(&entry.shape, values)));
+            }
+        }
+    }
+    for (name, moments) in learner.optimizer.moments() {
+        tensors.push((format!("optimizer.first.{name}"), Values::new(&[moments.first.len()], &moments.first)));
+        tensors.push((format!("optimizer.second.{name}"), Values::new(&[moments.second.len()], &moments.second)));
+    }
+    let centre = learner.loss.centre();
+    tensors.push(("center".to_owned(), Values::new(centre.dims(), &centre.flatten_all()?.to_vec1::<f32>()?)));
+    let metadata = HashMap::from([("dino".to_owned(), serde_json::to_string(description)?)]);
+    let bytes = safetensors::serialize(tensors, Some(metadata))?;
+    write_atomically(path, &bytes)
+}
+
+/// Writes `bytes` to a temporary file beside `path`, makes it durable, and gives it its name.
+///
+/// # Errors
+/// When the file cannot be written; what `path` held before is then untouched.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    use std::io::Write;
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::Builder::new().prefix(".unfinished-").tempfile_in(folder).with_context(|| folder.display().to_string())?;
+    file.write_all(bytes).and_then(|()| file.as_file().sync_all()).with_context(|| format!("{} cannot be written", path.display()))?;
+    file.persist(path).with_context(|| format!("{} cannot be written", path.display()))?;
+    fs_err::File::open(folder)?.sync_all()?;
+    Ok(())
+}
+
+/// A checkpoint read back.
+pub struct Stored {
+    bytes: Vec<u8>,
+    /// Its metadata.
+    pub description: Description,
+}
+
+impl Stored {
+    /// Reads a file and its description.
+    ///
+    /// # Errors
+    /// When it is no whole checkpoint of this trainer.
+    pub fn open(path: &Path) -> Result<Self> {
+        let bytes = fs_err::read(path)?;
+        let (_, header) = SafeTensors::read_metadata(&bytes).with_context(|| format!("{} is damaged", path.display()))?;
+        SafeTensors::deserialize(&bytes).with_context(|| format!("{} is damaged", path.display()))?;
+        let text = header
+            .metadata()
+            .as_ref()
+            .and_then(|m| m.get("dino"))
+            .with_context(|| format!("{} was not written by dino-train", path.display()))?;
+        let description = serde_json::from_str(text).with_context(|| format!("{} holds settings of another version", path.display()))?;
+        Ok(Self { bytes, description })
+    }
+
+    /// Copies everything into a learner of the same sizes.
+    ///
+    /// # Errors
+    /// When a tensor is missing or of another shape.
+    pub fn restore(&self, learner: &mut Learner) -> Result<()> {
+        let tensors = SafeTensors::deserialize(&self.bytes)?;
+        let values = |name: &str, shape: Option<&[usize]>| -> Result<Vec<f32>> {
+            let view = tensors.tensor(name).with_context(|| format!("tensor {name} is missing"))?;
+            ensure!(view.dtype() == Dtype::F32, "tensor {name} is {:?}, not F32", view.dtype());
+            if let Some(shape) = shape
+                && view.shape() != shape
+            {
+                bail!("tensor {name} is {:?}, not {shape:?}", view.shape());
+            }
+            Ok(view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+        };
+        for (network, name) in [(&learner.student, "student"), (&learner.teacher, "teacher")] {
+            for group in network.groups() {
+                restore_group(group, |entry| values(&format!("{name}.{}", entry.name), Some(&entry.shape)))?;
+            }
+        }
+        for (name, &steps) in &self.description.optimizer_steps {
+            let moments = Moments {
+                steps,
+                first: values(&format!("optimizer.first.{name}"), None)?,
+                second: values(&format!("optimizer.second.{name}"), None)?,
+            };
+            learner.optimizer.set_moments(name, moments);
+        }
+        let shape = learner.loss.centre().dims().to_vec();
+        let device = learner.loss.centre().device().clone();
+        learner.loss.set_centre(Tensor::from_vec(values("center", Some(&shape))?, shape, &device)?);
+        Ok(())
+    }
+}
+
+fn restore_group(group: &Group, values: impl Fn(&Entry) -> Result<Vec<f32>>) -> Result<()> {
+    let mut flat = Vec::with_capacity(group.var().elem_count());
+    for entry in group.entries() {
+        flat.extend(values(entry)?);
+    }
+    let flat = Tensor::from_vec(flat, group.var().elem_count(), &Device::Cpu)?;
+    group.var().set(&flat.to_device(group.var().device())?)?;
+    Ok(())
+}
+
+/// File name of the checkpoint after a number of steps.
+pub fn file_name(step: usize) -> String {
+    format!("checkpoint-{step:08}.safetensors")
+}
+
+/// The run's checkpoints, oldest first.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub fn list(run: &Path) -> Result<Vec<PathBuf>> {
+    if !run.exists() {
+        return Ok(Vec::new());
+    }
+    let mut found: Vec<PathBuf> = fs_err::read_dir(run)?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| {
+            let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+            name.strip_prefix("checkpoint-").and_then(|n| n.strip_suffix(".safetensors")).is_some_and(|n| n.parse::<usize>().is_ok())
+        })
+        .collect();
+    found.sort();
+    Ok(found)
+}

@@ -1,0 +1,112 @@
+//! Batches of crops, made ahead of the training step by worker threads, in an order that only the seed decides.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread;
+
+use image::RgbImage;
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+
+use super::augment::Augmentation;
+use super::pictures::Pictures;
+
+/// Batches that each worker may be ahead.
+const AHEAD: usize = 2;
+
+/// Crops of one batch, view by view.
+#[derive(Debug)]
+pub struct Batch {
+    /// `[2 * pictures, 3, size, size]`.
+    pub global: Vec<f32>,
+    /// `[local crops * pictures, 3, size, size]`.
+    pub local: Vec<f32>,
+    /// Which pictures they are of.
+    pub pictures: Vec<usize>,
+}
+
+/// What a loader does.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Plan {
+    /// Crops of each picture.
+    pub augmentation: Augmentation,
+    /// Pictures of a batch.
+    pub batch: usize,
+    /// Decides the order and all crops.
+    pub seed: u64,
+    /// Worker threads.
+    pub workers: usize,
+}
+
+/// A generator for one purpose: the same arguments give the same numbers, whatever was drawn before. So nothing of it needs to be stored.
+pub fn generator(seed: u64, purpose: u64, epoch: u64, index: u64) -> ChaCha8Rng {
+    let mut key = [0; 32];
+    for (bytes, value) in key.chunks_exact_mut(8).zip([seed, purpose, epoch, index]) {
+        bytes.copy_from_slice(&value.to_le_bytes());
+    }
+    ChaCha8Rng::from_seed(key)
+}
+
+const ORDER: u64 = 1;
+const CROPS: u64 = 2;
+
+/// Full batches in an epoch; the rest of the pictures is left for another epoch's order.
+pub fn batches(pictures: usize, batch: usize) -> usize {
+    pictures / batch.max(1)
+}
+
+/// The batches of one epoch from `first` on. Workers stop when the receiver is dropped.
+pub fn epoch(pictures: &Arc<Pictures>, plan: Plan, epoch: usize, first: usize) -> impl Iterator<Item = Batch> + use<> {
+    let mut order: Vec<usize> = (0..pictures.len()).collect();
+    order.shuffle(&mut generator(plan.seed, ORDER, epoch as u64, 0));
+    let order = Arc::new(order);
+    let count = batches(pictures.len(), plan.batch);
+    let workers = plan.workers.clamp(1, count.saturating_sub(first).max(1));
+    let channels: Vec<Receiver<Batch>> = (0..workers)
+        .map(|worker| {
+            let (sender, receiver) = sync_channel(AHEAD);
+            let (pictures, order) = (Arc::clone(pictures), Arc::clone(&order));
+            thread::spawn(move || {
+                for number in (first + worker..count).step_by(workers) {
+                    let Some(batch) = load(&pictures, &order, &plan, epoch, number) else { return };
+                    if sender.send(batch).is_err() {
+                        return;
+                    }
+                }
+            });
+            receiver
+        })
+        .collect();
+    (first..count).map_while(move |number| channels[(number - first) % workers].recv().ok())
+}
+
+/// None when no picture at all can be read.
+fn load(pictures: &Pictures, order: &[usize], plan: &Plan, epoch: usize, number: usize) -> Option<Batch> {
+    let Plan { augmentation, batch: size, .. } = plan;
+    let (global_len, local_len) = (augmentation.global_len(), augmentation.local_len());
+    let mut batch = Batch {
+        global: vec![0.0; 2 * size * global_len],
+        local: vec![0.0; augmentation.local_crops * size * local_len],
+        pictures: Vec::with_capacity(*size),
+    };
+    for slot in 0..*size {
+        let (index, picture) = readable(pictures, order, number * size + slot)?;
+        let mut random = generator(plan.seed, CROPS, epoch as u64, (number * size + slot) as u64);
+        for view in 0..2 {
+            let at = (view * size + slot) * global_len;
+            augmentation.global(&picture, view, &mut random, &mut batch.global[at..at + global_len]);
+        }
+        for view in 0..augmentation.local_crops {
+            let at = (view * size + slot) * local_len;
+            augmentation.local(&picture, &mut random, &mut batch.local[at..at + local_len]);
+        }
+        batch.pictures.push(index);
+    }
+    Some(batch)
+}
+
+/// The picture at a place of the order; in place of an unreadable one the next that can be read.
+fn readable(pictures: &Pictures, order: &[usize], place: usize) -> Option<(usize, Arc<RgbImage>)> {
+    (0..order.len()).map(|step| order[(place + step) % order.len()]).find_map(|index| Some((index, pictures.get(index)?)))
+}

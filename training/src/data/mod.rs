@@ -1,0 +1,6 @@
+//! Folders of pictures to batches of crops.
+
+pub mod augment;
+pub mod colour;
+pub mod loader;
+pub mod pictures;

@@ -1,0 +1,148 @@
+//! The pictures below a folder, decoded on demand and kept in memory while they fit.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use dino_server::media::{self, Limits};
+use fast_image_resize::images::Image;
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use image::RgbImage;
+
+/// File name endings that are taken for pictures; what a file really is, its bytes say.
+const ENDINGS: [&str; 9] = ["jpg", "jpeg", "png", "gif", "webp", "bmp", "tif", "tiff", "jfif"];
+
+/// Why a folder cannot be trained on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It is not there.
+    #[error("{0} is no folder")]
+    NoFolder(PathBuf),
+    /// It holds no pictures.
+    #[error("{0} holds no pictures (files that end in .jpg, .png, .webp, .gif, .bmp or .tiff, at any depth)")]
+    Empty(PathBuf),
+}
+
+/// All pictures below a folder, in the order of their paths.
+#[derive(Debug)]
+pub struct Pictures {
+    root: PathBuf,
+    slots: Vec<Slot>,
+    shrink: Option<u32>,
+    limits: Limits,
+    /// Bytes that may still be kept.
+    budget: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Slot {
+    path: PathBuf,
+    kept: OnceLock<Arc<RgbImage>>,
+    broken: AtomicBool,
+}
+
+impl Pictures {
+    /// Lists a folder. Pictures are reduced to `shrink` pixels on their shorter side, if larger, when they are read;
+    /// up to `cache` bytes of pixels stay in memory.
+    ///
+    /// # Errors
+    /// When the folder is not there, or holds no picture.
+    pub fn open(root: &Path, shrink: Option<u32>, cache: usize) -> Result<Self, Error> {
+        if !root.is_dir() {
+            return Err(Error::NoFolder(root.to_owned()));
+        }
+        // Hidden files and folders are left out, as are links that lead nowhere or round in circles.
+        let hidden = |entry: &walkdir::DirEntry| entry.depth() > 0 && entry.file_name().to_string_lossy().starts_with('.');
+        let slots: Vec<Slot> = walkdir::WalkDir::new(root)
+            .follow_links(true)
+            .sort_by_file_name()
+            .into_iter()
+            .filter_entry(|entry| !hidden(entry))
+            .filter_map(Result::ok)
+            .filter(|entry| entry.file_type().is_file() && is_picture(entry.path()))
+            .map(|entry| Slot { path: entry.into_path(), kept: OnceLock::new(), broken: AtomicBool::new(false) })
+            .collect();
+        if slots.is_empty() {
+            return Err(Error::Empty(root.to_owned()));
+        }
+        Ok(Self { root: root.to_owned(), slots, shrink, limits: Limits::default(), budget: AtomicUsize::new(cache) })
+    }
+
+    /// Number of files.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Never true: a folder without pictures is an error.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Path of a picture below the folder.
+    pub fn name(&self, index: usize) -> String {
+        let path = &self.slots[index].path;
+        path.strip_prefix(&self.root).unwrap_or(path).display().to_string()
+    }
+
+    /// Number of files that were found unreadable so far.
+    pub fn broken(&self) -> usize {
+        self.slots.iter().filter(|slot| slot.broken.load(Ordering::Relaxed)).count()
+    }
+
+    /// Decodes a picture; none if it is unreadable, which is said once.
+    pub fn get(&self, index: usize) -> Option<Arc<RgbImage>> {
+        let slot = &self.slots[index];
+        if let Some(kept) = slot.kept.get() {
+            return Some(Arc::clone(kept));
+        }
+        if slot.broken.load(Ordering::Relaxed) {
+            return None;
+        }
+        let decoded = fs_err::read(&slot.path)
+            .map_err(|e| e.to_string())
+            .and_then(|bytes| media::decode(&bytes, &self.limits).map_err(|e| e.to_string()));
+        let picture = match decoded {
+            Ok(picture) => Arc::new(self.shrink.map_or_else(|| picture.clone(), |side| shrink(&picture, side))),
+            Err(reason) => {
+                if !slot.broken.swap(true, Ordering::Relaxed) {
+                    tracing::warn!("skipped {}: {reason}", self.name(index));
+                }
+                return None;
+            }
+        };
+        let bytes = picture.as_raw().len();
+        if self.budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes)).is_ok()
+            && slot.kept.set(Arc::clone(&picture)).is_err()
+        {
+            // Another thread was faster: its copy counts.
+            self.budget.fetch_add(bytes, Ordering::Relaxed);
+        }
+        Some(picture)
+    }
+}
+
+fn is_picture(path: &Path) -> bool {
+    path.extension().and_then(|e| e.to_str()).is_some_and(|e| ENDINGS.contains(&e.to_ascii_lowercase().as_str()))
+}
+
+/// Reduces a picture so that its shorter side is `side` pixels; smaller ones stay as they are.
+fn shrink(picture: &RgbImage, side: u32) -> RgbImage {
+    let (width, height) = picture.dimensions();
+    let shorter = width.min(height);
+    if shorter <= side {
+        return picture.clone();
+    }
+    let scaled = |length: u32| (f64::from(length) * f64::from(side) / f64::from(shorter)).round().max(1.0) as u32;
+    resample(picture, (0.0, 0.0, f64::from(width), f64::from(height)), scaled(width), scaled(height))
+}
+
+/// A window (left, top, width, height) of a picture, resampled by an antialiased bicubic filter.
+pub(super) fn resample(picture: &RgbImage, window: (f64, f64, f64, f64), width: u32, height: u32) -> RgbImage {
+    let mut target = Image::new(width, height, PixelType::U8x3);
+    let source = fast_image_resize::images::ImageRef::new(picture.width(), picture.height(), picture.as_raw(), PixelType::U8x3);
+    let options =
+        ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom)).crop(window.0, window.1, window.2, window.3);
+    let done = source.map(|source| Resizer::new().resize(&source, &mut target, &options));
+    debug_assert!(matches!(done, Ok(Ok(()))), "the window lies inside the picture");
+    RgbImage::from_raw(width, height, target.into_vec()).unwrap_or_else(|| RgbImage::new(width, height))
+}

@@ -1,0 +1,14 @@
+//! The arithmetic of the CPU path, on plain slices: no shapes beyond rows and columns, no autograd, no allocation of activations.
+//!
+//! Stock element-wise CPU operators run on one core without wide vectors, and several lack a backward pass.
+//! These run with the widest vectors that the machine has, and are called by [`crate::ops`] from one task per core.
+//! All matrices are row-major and contiguous: `[rows, columns]`.
+
+pub mod activation;
+pub mod adam;
+pub mod attention;
+pub mod layer_norm;
+pub mod matmul;
+pub mod reduce;
+pub mod softmax;
+mod vector;

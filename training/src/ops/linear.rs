@@ -1,0 +1,103 @@
+//! `y = x wᵀ`, the product of a linear layer.
+
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+
+use super::{even_rows, slice, split_rows, with_slice};
+use crate::kernels::matmul::{Accum, a_b, a_bt, at_b};
+use crate::kernels::reduce;
+
+/// `x` `[rows, k]` and `w` `[n, k]` to `[rows, n]`, without a bias.
+///
+/// # Errors
+/// When shapes do not fit, or the device fails.
+pub fn linear(x: &Tensor, w: &Tensor) -> Result<Tensor> {
+    if x.device().is_cpu() { x.contiguous()?.apply_op2(&w.contiguous()?, Fused) } else { x.matmul(&w.t()?) }
+}
+
+struct Fused;
+
+impl CustomOp2 for Fused {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, x_layout: &Layout, w: &CpuStorage, w_layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let ((rows, k), (n, k_of_w)) = (x_layout.shape().dims2()?, w_layout.shape().dims2()?);
+        if k != k_of_w {
+            bail!("linear: input has {k} columns, weight {k_of_w}");
+        }
+        let (x, w) = (slice(x, x_layout)?, slice(w, w_layout)?);
+        let mut out = vec![0.0; rows * n];
+        let counts = even_rows(rows);
+        let mut starts = 0;
+        split_rows(&mut out, n, counts.iter().copied())
+            .into_iter()
+            .zip(&counts)
+            .map(|(out, rows)| {
+                starts += rows;
+                (out, &x[(starts - rows) * k..starts * k])
+            })
+            .collect::<Vec<_>>()
+            .into_par_iter()
+            .for_each(|(out, x)| a_bt(out, Accum::Replace, x, w, k));
+        Ok((CpuStorage::F32(out), Shape::from((rows, n))))
+    }
+
+    fn bwd(&self, x: &Tensor, w: &Tensor, _out: &Tensor, dout: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let ((rows, k), n) = (x.dims2()?, w.dim(0)?);
+        let counts = even_rows(rows);
+        let mut at = 0;
+        let ranges: Vec<_> = counts
+            .iter()
+            .map(|rows| {
+                at += rows;
+                at - rows..at
+            })
+            .collect();
+        let dx = if x.track_op() {
+            let mut dx = vec![0.0; rows * k];
+            with_slice(w, |w| {
+                with_slice(dout, |dout| {
+                    split_rows(&mut dx, k, counts.iter().copied())
+                        .into_par_iter()
+                        .zip(&ranges)
+                        .for_each(|(dx, range)| a_b(dx, Accum::Replace, &dout[range.start * n..range.end * n], w, n));
+                    Ok(())
+                })
+            })?;
+            Some(Tensor::from_vec(dx, (rows, k), x.device())?)
+        } else {
+            None
+        };
+        let dw = if w.track_op() {
+            let parts: Vec<Vec<f32>> = with_slice(x, |x| {
+                with_slice(dout, |dout| {
+                    Ok(ranges
+                        .par_iter()
+                        .map(|range| {
+                            let mut dw = vec![0.0; n * k];
+                            at_b(
+                                &mut dw,
+                                Accum::Replace,
+                                &dout[range.start * n..range.end * n],
+                                &x[range.start * k..range.end * k],
+                                range.len(),
+                            );
+                            dw
+                        })
+                        .collect())
+                })
+            })?;
+            let mut parts = parts.into_iter();
+            let mut total = parts.next().unwrap_or_else(|| vec![0.0; n * k]);
+            for part in parts {
+                total.par_chunks_mut(1 << 14).zip(part.par_chunks(1 << 14)).for_each(|(a, b)| reduce::add(a, b));
+            }
+            Some(Tensor::from_vec(total, (n, k), w.device())?)
+        } else {
+            None
+        };
+        Ok((dx, dw))
+    }
+}

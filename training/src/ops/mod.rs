@@ -1,0 +1,47 @@
+//! Differentiable operators: fused on the CPU (see [`crate::kernels`]), composed of candle's own elsewhere.
+//!
+//! Candle's stock `layer_norm` and `softmax_last_dim` run fused kernels without a backward pass, so gradients
+//! silently vanish behind them. Every operator here has one, and a test compares both forms.
+
+pub mod block;
+pub mod gelu;
+pub mod layer_norm;
+pub mod linear;
+pub mod loss;
+
+use candle_core::{CpuStorage, Layout, Result, Tensor, bail};
+
+/// The elements of a contiguous f32 argument.
+pub(crate) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    let CpuStorage::F32(values) = storage else { bail!("a float32 argument is wanted") };
+    match layout.contiguous_offsets() {
+        Some((from, to)) => Ok(&values[from..to]),
+        None => bail!("a contiguous argument is wanted"),
+    }
+}
+
+/// Runs `f` over the elements of a contiguous CPU tensor.
+pub(crate) fn with_slice<T>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {
+    let tensor = tensor.contiguous()?;
+    let (storage, layout) = tensor.storage_and_layout();
+    match &*storage {
+        candle_core::Storage::Cpu(storage) => f(slice(storage, layout)?),
+        _ => bail!("a tensor on the CPU is wanted"),
+    }
+}
+
+/// Splits a row-major matrix at the given row counts, one part per task.
+pub(crate) fn split_rows<'a>(mut values: &'a mut [f32], columns: usize, rows: impl Iterator<Item = usize>) -> Vec<&'a mut [f32]> {
+    rows.map(|rows| {
+        let (head, tail) = std::mem::take(&mut values).split_at_mut(rows * columns);
+        values = tail;
+        head
+    })
+    .collect()
+}
+
+/// Row counts that share `rows` evenly between the cores.
+pub(crate) fn even_rows(rows: usize) -> Vec<usize> {
+    let tasks = rayon::current_num_threads().clamp(1, rows.max(1));
+    (0..tasks).map(|i| rows * (i + 1) / tasks - rows * i / tasks).collect()
+}

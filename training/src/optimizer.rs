@@ -1,0 +1,164 @@
+//! AdamW with the public code's two parameter groups and per-parameter clipping, and the teacher's moving average.
+//!
+//! Candle's AdamW has one weight decay for all variables and keeps its moments to itself, so it can neither leave biases
+//! alone nor be resumed.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::backprop::GradStore;
+use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor, bail};
+use rayon::prelude::*;
+
+use crate::backbone::parameters::{Entry, Group};
+use crate::kernels::adam;
+use crate::ops::{slice, with_slice};
+
+const CHUNK: usize = 1 << 14;
+
+/// What one step of the optimiser is told.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Settings {
+    /// Learning rate.
+    pub lr: f64,
+    /// Weight decay of those parameters that decay.
+    pub weight_decay: f64,
+    /// Largest L2 norm of each parameter's gradient; 0 for none.
+    pub clip: f64,
+    /// Leave the head's last layer as it is.
+    pub freeze_last_layer: bool,
+}
+
+/// First and second moments of one parameter, and the steps it has taken.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Moments {
+    /// Steps taken; a parameter that was frozen has taken fewer.
+    pub steps: u64,
+    /// Mean gradient.
+    pub first: Vec<f32>,
+    /// Mean squared gradient.
+    pub second: Vec<f32>,
+}
+
+/// AdamW, betas 0.9 and 0.999, eps 1e-8.
+#[derive(Debug, Default)]
+pub struct AdamW {
+    moments: HashMap<String, Moments>,
+}
+
+impl AdamW {
+    /// Moments by parameter name, to be stored.
+    pub fn moments(&self) -> impl Iterator<Item = (&String, &Moments)> {
+        self.moments.iter()
+    }
+
+    /// Restores what was stored for one parameter.
+    pub fn set_moments(&mut self, name: &str, moments: Moments) {
+        self.moments.insert(name.to_owned(), moments);
+    }
+
+    /// One step over all parameters that have a gradient.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn step(&mut self, groups: &[&Group], gradients: &GradStore, settings: &Settings) -> Result<()> {
+        for group in groups {
+            let Some(gradient) = gradients.get(group.var()) else { continue };
+            for entry in group.entries() {
+                if settings.freeze_last_layer && entry.name.contains("last_layer") {
+                    continue;
+                }
+                let moments = self.moments.entry(entry.name.clone()).or_default();
+                update(group, entry, gradient, moments, settings)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn update(group: &Group, entry: &Entry, gradient: &Tensor, moments: &mut Moments, settings: &Settings) -> Result<()> {
+    moments.steps += 1;
+    moments.first.resize(entry.len(), 0.0);
+    moments.second.resize(entry.len(), 0.0);
+    let gradient = gradient.flatten_all()?.narrow(0, entry.offset, entry.len())?.contiguous()?.to_device(&candle_core::Device::Cpu)?;
+    let clip = with_slice(&gradient, |g| {
+        let squares: f64 = g.par_chunks(CHUNK).map(adam::sum_of_squares).collect::<Vec<_>>().into_iter().sum();
+        let factor = settings.clip / (squares.sqrt() + 1e-6);
+        Ok(if settings.clip > 0.0 && factor < 1.0 { factor as f32 } else { 1.0 })
+    })?;
+    let decay = if entry.decays() { settings.weight_decay } else { 0.0 };
+    let rates = adam::Rates::new(settings.lr, decay, clip, moments.steps);
+    let step = Step { offset: entry.offset, rates, gradient, moments: Mutex::new(moments) };
+    let var = group.var();
+    if var.device().is_cpu() {
+        return var.inplace_op1(&step);
+    }
+    // Other devices: the update itself is computed on the CPU.
+    let flat = var.to_device(&candle_core::Device::Cpu)?.copy()?;
+    flat.inplace_op1(&step)?;
+    var.set(&flat.to_device(var.device())?)
+}
+
+struct Step<'a> {
+    offset: usize,
+    rates: adam::Rates,
+    gradient: Tensor,
+    moments: Mutex<&'a mut Moments>,
+}
+
+/// The elements of a contiguous f32 destination.
+fn slice_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
+    let CpuStorage::F32(values) = storage else { bail!("a float32 variable is wanted") };
+    match layout.contiguous_offsets() {
+        Some((from, to)) => Ok(&mut values[from..to]),
+        None => bail!("a contiguous variable is wanted"),
+    }
+}
+
+impl InplaceOp1 for Step<'_> {
+    fn name(&self) -> &'static str {
+        "adamw"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let mut moments = self.moments.lock().unwrap_or_else(PoisonError::into_inner);
+        let Moments { first, second, .. } = &mut **moments;
+        let parameter = &mut slice_mut(storage, layout)?[self.offset..self.offset + first.len()];
+        with_slice(&self.gradient, |gradient| {
+            parameter
+                .par_chunks_mut(CHUNK)
+                .zip(gradient.par_chunks(CHUNK))
+                .zip(first.par_chunks_mut(CHUNK))
+                .zip(second.par_chunks_mut(CHUNK))
+                .for_each(|(((p, g), m), v)| adam::step(p, g, m, v, &self.rates));
+            Ok(())
+        })
+    }
+}
+
+/// Moves the teacher: `teacher = momentum * teacher + (1 - momentum) * student`.
+///
+/// # Errors
+/// When the device fails.
+pub fn moving_average(teacher: &Group, student: &Group, momentum: f64) -> Result<()> {
+    if teacher.var().device().is_cpu() {
+        return teacher.var().inplace_op2(student.var(), &Average { momentum: momentum as f32 });
+    }
+    teacher.var().set(&((teacher.var().as_detached_tensor() * momentum)? + (student.var().as_detached_tensor() * (1.0 - momentum))?)?)
+}
+
+struct Average {
+    momentum: f32,
+}
+
+impl InplaceOp2 for Average {
+    fn name(&self) -> &'static str {
+        "moving-average"
+    }
+
+    fn cpu_fwd(&self, teacher: &mut CpuStorage, teacher_layout: &Layout, student: &CpuStorage, student_layout: &Layout) -> Result<()> {
+        let (teacher, student) = (slice_mut(teacher, teacher_layout)?, slice(student, student_layout)?);
+        teacher.par_chunks_mut(CHUNK).zip(student.par_chunks(CHUNK)).for_each(|(t, s)| adam::average(t, s, self.momentum));
+        Ok(())
+    }
+}

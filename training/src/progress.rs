@@ -1,0 +1,104 @@
+//! What a person watches during a run: the bar on a terminal, and lines where there is none.
+
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Smoothed figures of the last steps.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Figures {
+    /// Loss, in nats.
+    pub loss: f64,
+    /// Entropy of the teacher, in nats.
+    pub teacher_entropy: f64,
+    /// Learning rate.
+    pub lr: f64,
+    /// Pictures per second of wall time.
+    pub images_per_second: f64,
+}
+
+/// A bar over the steps of the whole run.
+pub struct Progress {
+    bar: ProgressBar,
+    ln_k: f64,
+    steps_per_epoch: usize,
+    epochs: usize,
+    batch: usize,
+    figures: Figures,
+    started: Instant,
+    done: usize,
+    spoken: Instant,
+}
+
+/// How often a line is written where no bar can be shown.
+const EVERY: Duration = Duration::from_secs(60);
+
+impl Progress {
+    /// Starts at a step.
+    pub fn new(step: usize, steps_per_epoch: usize, epochs: usize, batch: usize, out_dim: usize) -> Self {
+        let bar = ProgressBar::with_draw_target(Some((steps_per_epoch * epochs) as u64), ProgressDrawTarget::stderr_with_hz(4));
+        let style = ProgressStyle::with_template("{bar:24} {percent:>3}% {msg}").map(|style| style.progress_chars("=> "));
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.set_position(step as u64);
+        let now = Instant::now();
+        Self {
+            bar,
+            ln_k: (out_dim as f64).ln(),
+            steps_per_epoch,
+            epochs,
+            batch,
+            figures: Figures::default(),
+            started: now,
+            done: 0,
+            spoken: now,
+        }
+    }
+
+    /// Shows a step that was taken.
+    pub fn step(&mut self, step: usize, loss: f64, teacher_entropy: f64, lr: f64) {
+        self.done += 1;
+        let weight = if self.done == 1 { 1.0 } else { 0.05 };
+        let blend = |old: f64, new: f64| old + weight * (new - old);
+        let pace = self.done as f64 / self.started.elapsed().as_secs_f64().max(1e-9);
+        self.figures = Figures {
+            loss: blend(self.figures.loss, loss),
+            teacher_entropy: blend(self.figures.teacher_entropy, teacher_entropy),
+            lr,
+            images_per_second: pace * self.batch as f64,
+        };
+        self.bar.set_position(step as u64 + 1);
+        let left = (self.steps_per_epoch * self.epochs).saturating_sub(step + 1) as f64 / pace;
+        let text = format!(
+            "epoch {}/{} loss {:.3} (ln K {:.2}) teacher entropy {:.2} lr {:.1e} {:.1} images/s, {} left",
+            step / self.steps_per_epoch.max(1) + 1,
+            self.epochs,
+            self.figures.loss,
+            self.ln_k,
+            self.figures.teacher_entropy,
+            lr,
+            self.figures.images_per_second,
+            indicatif::HumanDuration(Duration::from_secs_f64(left.min(1e9)))
+        );
+        if self.bar.is_hidden() && self.spoken.elapsed() > EVERY {
+            self.spoken = Instant::now();
+            tracing::info!("{text}");
+        }
+        self.bar.set_message(text);
+    }
+
+    /// The smoothed figures.
+    pub fn figures(&self) -> Figures {
+        self.figures
+    }
+
+    /// Writes a line above the bar.
+    pub fn say(&self, text: &str) {
+        self.bar.suspend(|| tracing::info!("{text}"));
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}

@@ -1,0 +1,407 @@
+//! A training run's settings: the public script's flags under their own names, and ours.
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
+use dino_server::transform::{Interpolation, Resize, Transform};
+use serde::{Deserialize, Serialize};
+
+use crate::backbone::vit::VitConfig;
+use crate::data::augment::{Augmentation, MEAN, STD};
+use crate::head::HeadConfig;
+use crate::learner::Step;
+use crate::optimizer::Settings;
+use crate::schedule::{Cosine, TeacherTemperature};
+
+/// Backbones that can be trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum Arch {
+    /// dim 192, depth 12, 3 heads
+    VitTiny,
+    /// dim 384, depth 12, 6 heads
+    VitSmall,
+    /// dim 768, depth 12, 12 heads
+    VitBase,
+}
+
+/// All settings of a run. In a TOML file they have the names of the flags, without the leading dashes.
+#[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Recipe {
+    /// Backbone to train. ViT-small with patch 16 is the best start; tiny is for small data and quick looks
+    #[arg(long, value_enum, default_value_t = Recipe::default().arch, help_heading = "Backbone")]
+    pub arch: Arch,
+    /// Side of a patch in pixels. Smaller patches give better features and finer masks, and cost with the square
+    #[arg(long, default_value_t = Recipe::default().patch_size, help_heading = "Backbone")]
+    pub patch_size: usize,
+    /// Dimension of the features, in place of the arch's own
+    #[arg(long, help_heading = "Backbone")]
+    pub dim: Option<usize>,
+    /// Number of blocks, in place of the arch's own
+    #[arg(long, help_heading = "Backbone")]
+    pub depth: Option<usize>,
+    /// Attention heads, in place of the arch's own
+    #[arg(long, help_heading = "Backbone")]
+    pub heads: Option<usize>,
+    /// Stochastic depth: share of the last block's branches that is dropped, less in earlier blocks
+    #[arg(long, default_value_t = Recipe::default().drop_path_rate, help_heading = "Backbone")]
+    pub drop_path_rate: f64,
+
+    /// Dimension of the head's output. Large values work well for large and varied data
+    #[arg(long, default_value_t = Recipe::default().out_dim, help_heading = "Head")]
+    pub out_dim: usize,
+    /// Keep the norms of the head's last layer at 1. More stable; false can do better with a small ViT
+    #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, default_value_t = Recipe::default().norm_last_layer, help_heading = "Head")]
+    pub norm_last_layer: bool,
+    /// Columns of the head's hidden layers
+    #[arg(long, default_value_t = Recipe::default().head_hidden_dim, help_heading = "Head")]
+    pub head_hidden_dim: usize,
+    /// Columns of the head's bottleneck
+    #[arg(long, default_value_t = Recipe::default().head_bottleneck_dim, help_heading = "Head")]
+    pub head_bottleneck_dim: usize,
+
+    /// First momentum of the teacher, raised to 1 by a cosine. Use a higher one with small batches: 0.9995 for 256 pictures
+    #[arg(long, default_value_t = Recipe::default().momentum_teacher, help_heading = "Teacher")]
+    pub momentum_teacher: f64,
+    /// Temperature of the teacher at the start. Lower it if the loss does not fall
+    #[arg(long, default_value_t = Recipe::default().warmup_teacher_temp, help_heading = "Teacher")]
+    pub warmup_teacher_temp: f64,
+    /// Temperature of the teacher after its warm-up. Above 0.07 training tends to be unstable; start with 0.04
+    #[arg(long, default_value_t = Recipe::default().teacher_temp, help_heading = "Teacher")]
+    pub teacher_temp: f64,
+    /// Epochs over which the teacher's temperature rises
+    #[arg(long, default_value_t = Recipe::default().warmup_teacher_temp_epochs, help_heading = "Teacher")]
+    pub warmup_teacher_temp_epochs: usize,
+
+    /// Weight decay at the start. 0.04 works well for ViTs
+    #[arg(long, default_value_t = Recipe::default().weight_decay, help_heading = "Optimisation")]
+    pub weight_decay: f64,
+    /// Weight decay at the end of its cosine. A larger decay late in training helps ViTs
+    #[arg(long, default_value_t = Recipe::default().weight_decay_end, help_heading = "Optimisation")]
+    pub weight_decay_end: f64,
+    /// Largest norm of each parameter's gradient, 0 for none. Helps larger ViTs with larger learning rates
+    #[arg(long, default_value_t = Recipe::default().clip_grad, help_heading = "Optimisation")]
+    pub clip_grad: f64,
+    /// Pictures of a batch
+    #[arg(long, visible_alias = "batch-size", default_value_t = Recipe::default().batch_size_per_gpu, help_heading = "Optimisation")]
+    pub batch_size_per_gpu: usize,
+    /// Epochs of the run; the schedules are laid out over them
+    #[arg(long, default_value_t = Recipe::default().epochs, help_heading = "Optimisation")]
+    pub epochs: usize,
+    /// Epochs at the start in which the head's last layer stays as it is. Raise it if the loss does not fall
+    #[arg(long, default_value_t = Recipe::default().freeze_last_layer, help_heading = "Optimisation")]
+    pub freeze_last_layer: usize,
+    /// Highest learning rate for a batch of 256 pictures: it is scaled by batch / 256
+    #[arg(long, default_value_t = Recipe::default().lr, help_heading = "Optimisation")]
+    pub lr: f64,
+    /// Epochs of linear warm-up of the learning rate
+    #[arg(long, default_value_t = Recipe::default().warmup_epochs, help_heading = "Optimisation")]
+    pub warmup_epochs: usize,
+    /// Learning rate at the end of the cosine, not scaled
+    #[arg(long, default_value_t = Recipe::default().min_lr, help_heading = "Optimisation")]
+    pub min_lr: f64,
+    /// Optimiser. AdamW is the one for ViTs
+    #[arg(long, value_enum, default_value_t = Recipe::default().optimizer, help_heading = "Optimisation")]
+    pub optimizer: Optimizer,
+
+    /// Share of the picture's area that a global crop covers, lowest and highest. With --local-crops-number 0 use 0.14 1
+    #[arg(long, num_args = 2, value_names = ["LOW", "HIGH"], default_values_t = Recipe::default().global_crops_scale, help_heading = "Crops")]
+    pub global_crops_scale: Vec<f64>,
+    /// Side of the two global crops in pixels; also the size that the position table is made for
+    #[arg(long, default_value_t = Recipe::default().global_crops_size, help_heading = "Crops")]
+    pub global_crops_size: usize,
+    /// Number of local crops, 0 for none
+    #[arg(long, default_value_t = Recipe::default().local_crops_number, help_heading = "Crops")]
+    pub local_crops_number: usize,
+    /// Share of the picture's area that a local crop covers, lowest and highest
+    #[arg(long, num_args = 2, value_names = ["LOW", "HIGH"], default_values_t = Recipe::default().local_crops_scale, help_heading = "Crops")]
+    pub local_crops_scale: Vec<f64>,
+    /// Side of the local crops in pixels
+    #[arg(long, default_value_t = Recipe::default().local_crops_size, help_heading = "Crops")]
+    pub local_crops_size: usize,
+    /// Reduce pictures to this many pixels on their shorter side when they are read. Saves time and memory with small crops
+    #[arg(long, help_heading = "Crops")]
+    pub shrink: Option<u32>,
+
+    /// Decides the initial weights, the order of pictures and all crops
+    #[arg(long, default_value_t = Recipe::default().seed, help_heading = "Run")]
+    pub seed: u64,
+}
+
+/// Optimisers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Optimizer {
+    /// Adam with decoupled weight decay
+    Adamw,
+}
+
+impl Default for Recipe {
+    /// The defaults of the public script, which are those of the paper's ViT-S/16 baseline.
+    fn default() -> Self {
+        Self {
+            arch: Arch::VitSmall,
+            patch_size: 16,
+            dim: None,
+            depth: None,
+            heads: None,
+            drop_path_rate: 0.1,
+            out_dim: 65536,
+            norm_last_layer: true,
+            head_hidden_dim: 2048,
+            head_bottleneck_dim: 256,
+            momentum_teacher: 0.996,
+            warmup_teacher_temp: 0.04,
+            teacher_temp: 0.04,
+            warmup_teacher_temp_epochs: 0,
+            weight_decay: 0.04,
+            weight_decay_end: 0.4,
+            clip_grad: 3.0,
+            batch_size_per_gpu: 64,
+            epochs: 100,
+            freeze_last_layer: 1,
+            lr: 5e-4,
+            warmup_epochs: 10,
+            min_lr: 1e-6,
+            optimizer: Optimizer::Adamw,
+            global_crops_scale: vec![0.4, 1.0],
+            global_crops_size: 224,
+            local_crops_number: 8,
+            local_crops_scale: vec![0.05, 0.4],
+            local_crops_size: 96,
+            shrink: None,
+            seed: 0,
+        }
+    }
+}
+
+/// All schedules of a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Schedules {
+    lr: Cosine,
+    weight_decay: Cosine,
+    momentum: Cosine,
+    temperature: TeacherTemperature,
+    clip: f64,
+    frozen_epochs: usize,
+    steps_per_epoch: usize,
+}
+
+impl Schedules {
+    /// What they say of a step, counted from the start of the run.
+    pub fn at(&self, step: usize) -> Step {
+        let epoch = step / self.steps_per_epoch.max(1);
+        Step {
+            optimizer: Settings {
+                lr: self.lr.at(step),
+                weight_decay: self.weight_decay.at(step),
+                clip: self.clip,
+                freeze_last_layer: epoch < self.frozen_epochs,
+            },
+            momentum: self.momentum.at(step),
+            teacher_temp: self.temperature.at(epoch),
+        }
+    }
+}
+
+impl Recipe {
+    /// Checks what one setting alone cannot show.
+    ///
+    /// # Errors
+    /// Names the setting, and what it should be.
+    pub fn check(&self) -> Result<()> {
+        for (name, size) in [("global-crops-size", self.global_crops_size), ("local-crops-size", self.local_crops_size)] {
+            ensure!(
+                self.patch_size > 0 && size >= self.patch_size && size.is_multiple_of(self.patch_size),
+                "--{name} {size} is no multiple of --patch-size {}",
+                self.patch_size
+            );
+            ensure!(size <= 4096, "--{name} {size} is more than 4096");
+        }
+        for (name, scale) in [("global-crops-scale", &self.global_crops_scale), ("local-crops-scale", &self.local_crops_scale)] {
+            let [low, high] = scale[..] else { bail!("--{name} takes two numbers") };
+            ensure!(
+                0.0 < low && low <= high && high <= 1.0,
+                "--{name} {low} {high}: two shares are wanted, the lower first, above 0 and at most 1"
+            );
+        }
+        let positive = [
+            ("batch-size-per-gpu", self.batch_size_per_gpu),
+            ("epochs", self.epochs),
+            ("out-dim", self.out_dim),
+            ("head-hidden-dim", self.head_hidden_dim),
+            ("head-bottleneck-dim", self.head_bottleneck_dim),
+        ];
+        for (name, value) in positive {
+            ensure!(value > 0, "--{name} must be at least 1");
+        }
+        let temperatures = [("teacher-temp", self.teacher_temp), ("warmup-teacher-temp", self.warmup_teacher_temp)];
+        for (name, value) in temperatures {
+            ensure!(value > 0.0 && value.is_finite(), "--{name} {value} must be above 0");
+        }
+        for (name, value) in [("momentum-teacher", self.momentum_teacher), ("drop-path-rate", self.drop_path_rate)] {
+            ensure!((0.0..1.0).contains(&value), "--{name} {value} must be from 0 up to, but not, 1");
+        }
+        let rates = [
+            ("lr", self.lr),
+            ("min-lr", self.min_lr),
+            ("weight-decay", self.weight_decay),
+            ("weight-decay-end", self.weight_decay_end),
+            ("clip-grad", self.clip_grad),
+        ];
+        for (name, value) in rates {
+            ensure!(value >= 0.0 && value.is_finite(), "--{name} {value} must be a number of at least 0");
+        }
+        ensure!(
+            self.warmup_epochs <= self.epochs,
+            "--warmup-epochs {} is more than --epochs {}: lower it",
+            self.warmup_epochs,
+            self.epochs
+        );
+        let backbone = self.backbone();
+        ensure!(
+            backbone.heads > 0 && backbone.depth > 0 && backbone.dim > 0 && backbone.dim.is_multiple_of(backbone.heads),
+            "a backbone of dim {}, depth {} and {} heads cannot be built: dim must be a multiple of heads",
+            backbone.dim,
+            backbone.depth,
+            backbone.heads
+        );
+        Ok(())
+    }
+
+    /// Sizes of the backbone.
+    pub fn backbone(&self) -> VitConfig {
+        let (dim, depth, heads) = match self.arch {
+            Arch::VitTiny => (192, 12, 3),
+            Arch::VitSmall => (384, 12, 6),
+            Arch::VitBase => (768, 12, 12),
+        };
+        VitConfig {
+            img_size: self.global_crops_size,
+            patch_size: self.patch_size,
+            dim: self.dim.unwrap_or(dim),
+            depth: self.depth.unwrap_or(depth),
+            heads: self.heads.unwrap_or(heads),
+            drop_path: self.drop_path_rate,
+        }
+    }
+
+    /// Sizes of the head.
+    pub fn head(&self) -> HeadConfig {
+        HeadConfig {
+            dim: self.backbone().dim,
+            hidden: self.head_hidden_dim,
+            bottleneck: self.head_bottleneck_dim,
+            out: self.out_dim,
+            norm_last_layer: self.norm_last_layer,
+        }
+    }
+
+    /// Crops of each picture.
+    ///
+    /// # Errors
+    /// When a scale does not have two numbers.
+    pub fn augmentation(&self) -> Result<Augmentation> {
+        let pair = |scale: &[f64]| Some((*scale.first()?, *scale.get(1)?));
+        Ok(Augmentation {
+            global_size: self.global_crops_size as u32,
+            global_scale: pair(&self.global_crops_scale).context("--global-crops-scale takes two numbers")?,
+            local_crops: self.local_crops_number,
+            local_size: self.local_crops_size as u32,
+            local_scale: pair(&self.local_crops_scale).context("--local-crops-scale takes two numbers")?,
+        })
+    }
+
+    /// The evaluation transform of what is trained: the paper's 256 / 224 ratio of shorter side to crop.
+    pub fn transform(&self) -> Transform {
+        let crop = self.global_crops_size as u32;
+        Transform {
+            resize: Resize::Shorter((f64::from(crop) * 256.0 / 224.0).round() as u32),
+            crop: Some((crop, crop)),
+            interpolation: Interpolation::Bicubic,
+            mean: MEAN,
+            std: STD,
+        }
+    }
+
+    /// Schedules over the run.
+    pub fn schedules(&self, steps_per_epoch: usize) -> Schedules {
+        let steps = self.epochs * steps_per_epoch;
+        let cosine = |base, last, warmup| Cosine { start: 0.0, base, last, warmup, steps };
+        Schedules {
+            lr: cosine(self.lr * self.batch_size_per_gpu as f64 / 256.0, self.min_lr, self.warmup_epochs * steps_per_epoch),
+            weight_decay: cosine(self.weight_decay, self.weight_decay_end, 0),
+            momentum: cosine(self.momentum_teacher, 1.0, 0),
+            temperature: TeacherTemperature {
+                start: self.warmup_teacher_temp,
+                base: self.teacher_temp,
+                warmup: self.warmup_teacher_temp_epochs,
+            },
+            clip: self.clip_grad,
+            frozen_epochs: self.freeze_last_layer,
+            steps_per_epoch,
+        }
+    }
+
+    /// Names of settings that differ from another recipe's, as `name: theirs -> ours`.
+    pub fn differences(&self, other: &Self) -> Vec<(String, String)> {
+        let table = |recipe: &Self| serde_json::to_value(recipe).ok().and_then(|v| v.as_object().cloned()).unwrap_or_default();
+        let (ours, theirs) = (table(self), table(other));
+        let changed = ours.iter().filter(|(name, value)| theirs.get(*name) != Some(value));
+        changed
+            .map(|(name, value)| (name.clone(), format!("{} -> {value}", theirs.get(name).unwrap_or(&serde_json::Value::Null))))
+            .collect()
+    }
+}
+
+/// Settings that shape the tensors of a checkpoint, or the meaning of its step number: a run cannot go on with others.
+pub const FIXED: [&str; 12] = [
+    "arch",
+    "patch-size",
+    "dim",
+    "depth",
+    "heads",
+    "out-dim",
+    "norm-last-layer",
+    "head-hidden-dim",
+    "head-bottleneck-dim",
+    "batch-size-per-gpu",
+    "global-crops-size",
+    "seed",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_sound_and_bad_settings_are_named() {
+        Recipe::default().check().unwrap();
+        let bad = |change: fn(&mut Recipe)| {
+            let mut recipe = Recipe::default();
+            change(&mut recipe);
+            recipe.check().unwrap_err().to_string()
+        };
+        assert!(bad(|r| r.global_crops_size = 100).contains("--global-crops-size 100"));
+        assert!(bad(|r| r.local_crops_scale = vec![0.4, 0.05]).contains("--local-crops-scale"));
+        assert!(bad(|r| r.teacher_temp = 0.0).contains("--teacher-temp"));
+        assert!(bad(|r| r.heads = Some(5)).contains("heads"));
+        assert!(bad(|r| r.warmup_epochs = 200).contains("--warmup-epochs"));
+        assert!(bad(|r| r.lr = f64::NAN).contains("--lr"));
+    }
+
+    #[test]
+    fn every_fixed_setting_exists() {
+        let table = serde_json::to_value(Recipe::default()).unwrap();
+        for name in FIXED {
+            assert!(table.get(name).is_some(), "{name}");
+        }
+    }
+
+    #[test]
+    fn differences_name_what_changed() {
+        let recipe = Recipe { epochs: 7, ..Recipe::default() };
+        assert_eq!(recipe.differences(&Recipe::default()), [("epochs".to_owned(), "100 -> 7".to_owned())]);
+    }
+}

@@ -1,0 +1,299 @@
+//! A training run from its first step to its last, or to the signal that ends it.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::{Device, Tensor};
+use serde::Serialize;
+
+use crate::checkpoint::state::{self, Description, Stored};
+use crate::data::loader::{self, Batch, Plan};
+use crate::data::pictures::Pictures;
+use crate::learner::{self, Learner, Step};
+use crate::network::Network;
+use crate::progress::Progress;
+use crate::recipe::{FIXED, Recipe, Schedules};
+
+/// Where a run reads and writes, and how it treats the machine: nothing here changes what is learnt.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Folder of pictures.
+    pub data: PathBuf,
+    /// Folder of the run.
+    pub out: PathBuf,
+    /// Go on from the newest checkpoint of the folder.
+    pub resume: bool,
+    /// Threads that decode and crop.
+    pub workers: usize,
+    /// Bytes of decoded pictures that are kept in memory.
+    pub cache: usize,
+    /// A checkpoint at least this often.
+    pub checkpoint_every: Duration,
+    /// Number of newest checkpoints that stay.
+    pub keep: usize,
+    /// Epochs between checkpoints that stay for good, 0 for none.
+    pub save_every_epochs: usize,
+    /// Where tensors live.
+    pub device: Device,
+    /// Set from outside to end the run after the step under way.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All epochs are done.
+    Finished,
+    /// A signal came; a checkpoint was written.
+    Stopped,
+}
+
+/// Random numbers of initial weights and of stochastic depth.
+const WEIGHTS: u64 = 3;
+const DROP_PATH: u64 = 4;
+
+/// One line of `log.jsonl`.
+#[derive(Debug, Serialize)]
+struct Line {
+    epoch: usize,
+    step: usize,
+    loss: f64,
+    ln_k: f64,
+    teacher_entropy: f64,
+    kl: f64,
+    lr: f64,
+    weight_decay: f64,
+    momentum: f64,
+    teacher_temp: f64,
+    images_per_second: f64,
+    seconds: f64,
+    broken_pictures: usize,
+}
+
+/// Sums over an epoch.
+#[derive(Default)]
+struct Sums {
+    steps: usize,
+    loss: f64,
+    entropy: f64,
+}
+
+/// Trains.
+///
+/// # Errors
+/// When the folder has no pictures that can be read, checkpoints do not fit, the loss is not finite, or a file cannot be written.
+pub fn train(recipe: &Recipe, options: &Options) -> Result<Outcome> {
+    recipe.check()?;
+    let pictures = Arc::new(Pictures::open(&options.data, recipe.shrink, options.cache)?);
+    let steps_per_epoch = loader::batches(pictures.len(), recipe.batch_size_per_gpu);
+    ensure!(
+        steps_per_epoch > 0,
+        "{} holds {} pictures, fewer than one batch: lower --batch-size-per-gpu from {}",
+        options.data.display(),
+        pictures.len(),
+        recipe.batch_size_per_gpu
+    );
+    fs_err::create_dir_all(&options.out)?;
+    let mut random = loader::generator(recipe.seed, WEIGHTS, 0, 0);
+    let student = Network::new(recipe.backbone(), recipe.head(), &mut random, &options.device)?;
+    let mut run = Run {
+        recipe,
+        options,
+        plan: Plan { augmentation: recipe.augmentation()?, batch: recipe.batch_size_per_gpu, seed: recipe.seed, workers: options.workers },
+        schedules: recipe.schedules(steps_per_epoch),
+        steps_per_epoch,
+        learner: Learner::new(student)?,
+        pictures,
+        step: 0,
+        saved: (Instant::now(), None),
+    };
+    run.restore()?;
+    run.train()
+}
+
+struct Run<'a> {
+    recipe: &'a Recipe,
+    options: &'a Options,
+    plan: Plan,
+    schedules: Schedules,
+    steps_per_epoch: usize,
+    learner: Learner,
+    pictures: Arc<Pictures>,
+    /// Steps taken since the start of the run.
+    step: usize,
+    /// When, and at which step, a checkpoint was last written.
+    saved: (Instant, Option<usize>),
+}
+
+impl Run<'_> {
+    /// Goes on from the newest checkpoint that is whole, where that was asked for.
+    fn restore(&mut self) -> Result<()> {
+        let out = self.options.out.display();
+        let mut found = state::list(&self.options.out)?;
+        if !self.options.resume {
+            ensure!(found.is_empty(), "{out} already holds checkpoints: add --resume to go on, or choose another --out");
+            return Ok(());
+        }
+        while let Some(path) = found.pop() {
+            let stored = match Stored::open(&path) {
+                Ok(stored) => stored,
+                Err(error) => {
+                    tracing::warn!("{error:#}: an older checkpoint is tried");
+                    continue;
+                }
+            };
+            self.check_settings(&stored.description)?;
+            stored.restore(&mut self.learner).with_context(|| path.display().to_string())?;
+            self.step = stored.description.step;
+            self.saved.1 = Some(self.step);
+            tracing::info!("going on from {} (epoch {}, step {})", path.display(), self.step / self.steps_per_epoch, self.step);
+            return Ok(());
+        }
+        tracing::info!("{out} holds no checkpoint that can be used: the run starts at its beginning");
+        Ok(())
+    }
+
+    fn check_settings(&self, stored: &Description) -> Result<()> {
+        for (name, change) in self.recipe.differences(&stored.recipe) {
+            if FIXED.contains(&name.as_str()) {
+                bail!("the run cannot go on with another --{name} ({change}): give the old one, or start anew in another --out");
+            }
+            tracing::warn!("--{name} has changed since the checkpoint: {change}");
+        }
+        ensure!(
+            stored.steps_per_epoch == self.steps_per_epoch,
+            "an epoch of the checkpoint had {} steps, one over {} has {}: the pictures are not those of the run",
+            stored.steps_per_epoch,
+            self.options.data.display(),
+            self.steps_per_epoch
+        );
+        Ok(())
+    }
+
+    fn train(&mut self) -> Result<Outcome> {
+        let epochs = self.recipe.epochs;
+        tracing::info!(
+            "{} pictures, {} steps an epoch, {} parameters",
+            self.pictures.len(),
+            self.steps_per_epoch,
+            self.learner.student.groups().map(|group| group.var().elem_count()).sum::<usize>()
+        );
+        let mut progress = Progress::new(self.step, self.steps_per_epoch, epochs, self.plan.batch, self.recipe.out_dim);
+        while self.step < epochs * self.steps_per_epoch {
+            let (epoch, first) = (self.step / self.steps_per_epoch, self.step % self.steps_per_epoch);
+            let started = Instant::now();
+            let mut sums = Sums::default();
+            for batch in loader::epoch(&self.pictures, self.plan, epoch, first) {
+                let step = self.schedules.at(self.step);
+                let report = self.take(&batch, &step)?;
+                progress.step(self.step, report.loss, report.teacher_entropy, step.optimizer.lr);
+                sums.steps += 1;
+                sums.loss += report.loss;
+                sums.entropy += report.teacher_entropy;
+                self.step += 1;
+                if self.options.stop.load(Ordering::Relaxed) {
+                    self.save()?;
+                    progress.say(&format!("stopped after step {}: --resume goes on from there", self.step));
+                    return Ok(Outcome::Stopped);
+                }
+                if self.saved.0.elapsed() >= self.options.checkpoint_every {
+                    self.save()?;
+                }
+            }
+            ensure!(
+                self.step == (epoch + 1) * self.steps_per_epoch,
+                "none of the {} pictures below {} could be read",
+                self.pictures.len(),
+                self.options.data.display()
+            );
+            let line = self.line(epoch, &sums, started.elapsed());
+            progress.say(&format!(
+                "epoch {} of {epochs}: loss {:.4}, teacher entropy {:.3} of {:.3}, {:.1} images/s",
+                line.epoch, line.loss, line.teacher_entropy, line.ln_k, line.images_per_second
+            ));
+            append(&self.options.out.join("log.jsonl"), &line)?;
+            self.save()?;
+            self.keep_for_good(epoch)?;
+        }
+        let broken = self.pictures.broken();
+        if broken > 0 {
+            progress.say(&format!("{broken} of {} files could not be read", self.pictures.len()));
+        }
+        Ok(Outcome::Finished)
+    }
+
+    fn take(&mut self, batch: &Batch, step: &Step) -> Result<learner::Report> {
+        let mut random = loader::generator(self.recipe.seed, DROP_PATH, self.step as u64, 0);
+        let tensor = |values: &Vec<f32>, size: u32| {
+            let size = size as usize;
+            Tensor::from_slice(values, (values.len() / (3 * size * size), 3, size, size), &self.options.device)
+        };
+        let global = tensor(&batch.global, self.plan.augmentation.global_size)?;
+        let local = if batch.local.is_empty() { None } else { Some(tensor(&batch.local, self.plan.augmentation.local_size)?) };
+        self.learner.step(&global, local.as_ref(), step, &mut random).with_context(|| {
+            let names: Vec<String> = batch.pictures.iter().map(|&index| self.pictures.name(index)).collect();
+            format!("step {} failed on {}", self.step, names.join(", "))
+        })
+    }
+
+    fn line(&self, epoch: usize, sums: &Sums, elapsed: Duration) -> Line {
+        let steps = sums.steps.max(1) as f64;
+        let last = self.schedules.at(self.step.saturating_sub(1));
+        let (loss, teacher_entropy) = (sums.loss / steps, sums.entropy / steps);
+        Line {
+            epoch: epoch + 1,
+            step: self.step,
+            loss,
+            ln_k: (self.recipe.out_dim as f64).ln(),
+            teacher_entropy,
+            kl: loss - teacher_entropy,
+            lr: last.optimizer.lr,
+            weight_decay: last.optimizer.weight_decay,
+            momentum: last.momentum,
+            teacher_temp: last.teacher_temp,
+            images_per_second: sums.steps as f64 * self.plan.batch as f64 / elapsed.as_secs_f64().max(1e-9),
+            seconds: elapsed.as_secs_f64(),
+            broken_pictures: self.pictures.broken(),
+        }
+    }
+
+    /// Writes a checkpoint, then removes the oldest beyond those that are kept.
+    fn save(&mut self) -> Result<()> {
+        if self.saved.1 != Some(self.step) {
+            let description = Description::new(self.recipe, &self.learner, self.step, self.steps_per_epoch);
+            state::save(&self.options.out.join(state::file_name(self.step)), &self.learner, &description)?;
+        }
+        self.saved = (Instant::now(), Some(self.step));
+        let found = state::list(&self.options.out)?;
+        for old in found.iter().rev().skip(self.options.keep.max(1)) {
+            fs_err::remove_file(old)?;
+        }
+        Ok(())
+    }
+
+    fn keep_for_good(&self, epoch: usize) -> Result<()> {
+        let every = self.options.save_every_epochs;
+        if every > 0 && (epoch + 1).is_multiple_of(every) {
+            let kept = self.options.out.join(format!("epoch-{:04}.safetensors", epoch + 1));
+            let newest = self.options.out.join(state::file_name(self.step));
+            // A link shares the bytes; where the file system has none, they are copied.
+            if !kept.exists() && fs_err::hard_link(&newest, &kept).is_err() {
+                fs_err::copy(&newest, &kept)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Adds a line of JSON to a file.
+fn append(path: &Path, line: &impl Serialize) -> Result<()> {
+    let mut file = fs_err::OpenOptions::new().create(true).append(true).open(path)?;
+    let mut text = serde_json::to_string(line)?;
+    text.push('\n');
+    file.write_all(text.as_bytes())?;
+    Ok(())
+}
