@@ -4,9 +4,15 @@
 //! [`transform`], the model's outputs ([`model`]) become vectors ([`embedding`]), votes ([`index`]) or masks
 //! ([`segment`]), and only `http` speaks of status codes.
 
+pub mod batch;
+pub mod bulk;
+pub mod config;
 pub mod embedding;
+pub mod http;
 pub mod index;
 pub mod media;
 pub mod model;
 pub mod segment;
+pub mod serving;
+pub mod telemetry;
 pub mod transform;

@@ -1,3 +1,41 @@
 //! The command line of the server.
 
-fn main() {}
+mod cli;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Serves DINO vision backbones: embeddings, k-NN classification and masks over HTTP.
+#[derive(Parser)]
+#[command(version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Serve models over HTTP until SIGTERM or SIGINT.
+    Serve(Box<dino_server::config::ServeArgs>),
+    Import(cli::import::Args),
+    Snapshot(cli::snapshot::Args),
+    Restore(cli::restore::Args),
+}
+
+/// Exit codes: 0 for success, 1 for failure, 2 for wrong usage (which clap answers itself).
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().verb {
+        Verb::Serve(args) => cli::serve::run(*args),
+        Verb::Import(args) => cli::import::run(&args),
+        Verb::Snapshot(args) => cli::snapshot::run(&args),
+        Verb::Restore(args) => cli::restore::run(&args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            cli::complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -32,7 +32,10 @@ impl Collection {
     }
 
     /// Builds a graph where one is due: in a thread, or at once where the options say so.
-    pub(super) fn build_if_due(self: &Arc<Self>) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// Those of [`build_index`](Self::build_index).
+    pub fn build_if_due(self: &Arc<Self>) -> Result<(), Error> {
         if self.options.build_in_background {
             self.build_in_background();
         } else if self.build_is_due() {

@@ -12,8 +12,8 @@ pub(super) fn header(bytes: &[u8]) -> Result<Header, DecodeError> {
     let chunks = chunks.get(..declared).ok_or_else(cut)?;
 
     let mut header: Option<Header> = None;
-    for (kind, data) in split(chunks)? {
-        match kind {
+    for Chunk { kind, data } in split(chunks)? {
+        match &kind {
             b"VP8X" => {
                 let canvas = data.get(4..10).ok_or_else(cut)?;
                 header = Some(Header::plain(1 + u24_at(canvas, 0), 1 + u24_at(canvas, 3)));
@@ -25,9 +25,11 @@ pub(super) fn header(bytes: &[u8]) -> Result<Header, DecodeError> {
             }
             b"ANMF" => {
                 let (frame, parts) = data.split_first_chunk::<16>().ok_or_else(cut)?;
-                let header = header.as_mut().ok_or_else(|| Format::WebP.corrupt("a frame without a canvas"))?;
+                let header = header
+                    .as_mut()
+                    .ok_or_else(|| Format::WebP.corrupt("a frame without a canvas"))?;
                 header.add_part((1 + u24_at(frame, 6), 1 + u24_at(frame, 9)));
-                for (kind, data) in split(parts)? {
+                for Chunk { kind, data } in split(parts)? {
                     if let Some(size) = bitstream_size(kind, data) {
                         header.add_part(size);
                     }
@@ -35,7 +37,9 @@ pub(super) fn header(bytes: &[u8]) -> Result<Header, DecodeError> {
             }
             _ => {
                 if let Some(size) = bitstream_size(kind, data) {
-                    header.get_or_insert_with(|| Header::plain(size.0, size.1)).add_part(size);
+                    header
+                        .get_or_insert_with(|| Header::plain(size.0, size.1))
+                        .add_part(size);
                 }
             }
         }
@@ -44,8 +48,8 @@ pub(super) fn header(bytes: &[u8]) -> Result<Header, DecodeError> {
 }
 
 /// Size in the first bytes of a lossy (RFC 6386, 9.1) or lossless (RFC 9649, 3.4) bitstream.
-fn bitstream_size(kind: &[u8; 4], data: &[u8]) -> Option<(u32, u32)> {
-    match kind {
+fn bitstream_size(kind: [u8; 4], data: &[u8]) -> Option<(u32, u32)> {
+    match &kind {
         b"VP8 " => {
             let size = u32_at(data.get(6..10)?, 0);
             Some((size & 0x3FFF, size >> 16 & 0x3FFF))
@@ -58,14 +62,21 @@ fn bitstream_size(kind: &[u8; 4], data: &[u8]) -> Option<(u32, u32)> {
     }
 }
 
-/// Kind and content of each chunk. A chunk that runs over the end is an error.
-fn split(mut rest: &[u8]) -> Result<Vec<(&[u8; 4], &[u8])>, DecodeError> {
+struct Chunk<'a> {
+    kind: [u8; 4],
+    data: &'a [u8],
+}
+
+/// The chunks one after another. One that runs over the end is an error.
+fn split(mut rest: &[u8]) -> Result<Vec<Chunk<'_>>, DecodeError> {
     let cut = || Format::WebP.cut();
     let mut chunks = Vec::new();
-    while let Some((kind, after)) = rest.split_first_chunk::<4>() {
+    while let Some((&kind, after)) = rest.split_first_chunk::<4>() {
         let (length, after) = after.split_first_chunk::<4>().ok_or_else(cut)?;
-        let (data, after) = after.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or_else(cut)?;
-        chunks.push((kind, data));
+        let (data, after) = after
+            .split_at_checked(u32::from_le_bytes(*length) as usize)
+            .ok_or_else(cut)?;
+        chunks.push(Chunk { kind, data });
         // Chunks of odd length are padded; the last one's padding may be missing.
         rest = after.get(data.len() % 2..).unwrap_or_default();
     }

@@ -1,13 +1,20 @@
 //! Hashes that say which weights, and which vectors, belong together.
 
+use std::fmt::Write;
+
 use sha2::{Digest, Sha256};
 
 use super::Manifest;
 use crate::embedding::Pooling;
 
-/// SHA-256 in hex.
-pub(super) fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+/// SHA-256 in hex, as manifests write it.
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes)
+        .iter()
+        .fold(String::with_capacity(64), |mut hex, byte| {
+            write!(hex, "{byte:02x}").expect("text takes every write");
+            hex
+        })
 }
 
 /// See [`Model::fingerprint`](super::Model::fingerprint).

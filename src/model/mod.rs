@@ -3,6 +3,7 @@
 //! [`Model::open`] reads the manifest, [`Model::sessions`] starts as many sessions as there are workers: a session
 //! runs one batch at a time and belongs to one worker.
 
+mod device;
 mod fingerprint;
 pub mod manifest;
 pub mod runtime;
@@ -12,9 +13,11 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
+pub use device::{Device, Precision};
+pub use fingerprint::sha256;
 pub use manifest::{Manifest, ManifestError};
 pub use runtime::RuntimeError;
-pub use session::{Device, Outputs, Precision, Session, SessionOptions};
+pub use session::{Outputs, Session, SessionOptions};
 
 use crate::embedding::Pooling;
 
@@ -74,7 +77,9 @@ pub enum ModelError {
         reason: String,
     },
     /// The pixels have not the shape that the model takes. The caller's fault.
-    #[error("the model takes [B, 3, H, W] with B at least 1 and H and W multiples of {patch_size}, not {shape:?}")]
+    #[error(
+        "the model takes [B, 3, H, W] with B at least 1 and H and W multiples of {patch_size}, not {shape:?}"
+    )]
     Input {
         /// Shape that was given.
         shape: [usize; 4],
@@ -92,7 +97,10 @@ impl Model {
     /// # Errors
     /// [`ModelError::Manifest`].
     pub fn open(folder: &Path) -> Result<Self, ModelError> {
-        Ok(Self { folder: folder.to_owned(), manifest: Manifest::load(folder)? })
+        Ok(Self {
+            folder: folder.to_owned(),
+            manifest: Manifest::load(folder)?,
+        })
     }
 
     /// What the folder says of itself.
@@ -109,20 +117,37 @@ impl Model {
     ///
     /// # Errors
     /// Everything but [`ModelError::Input`] and [`ModelError::Run`].
-    pub fn sessions(&self, options: &SessionOptions, count: usize) -> Result<Vec<Session>, ModelError> {
+    pub fn sessions(
+        &self,
+        options: &SessionOptions,
+        count: usize,
+    ) -> Result<Vec<Session>, ModelError> {
         let files = &self.manifest.files;
-        let file = files.get(options.precision.as_str()).ok_or_else(|| ModelError::NoSuchPrecision {
-            folder: self.folder.clone(),
-            precision: options.precision,
-            available: files.keys().map(String::as_str).collect::<Vec<_>>().join(", "),
-        })?;
+        let file =
+            files
+                .get(options.precision.as_str())
+                .ok_or_else(|| ModelError::NoSuchPrecision {
+                    folder: self.folder.clone(),
+                    precision: options.precision,
+                    available: files
+                        .keys()
+                        .map(String::as_str)
+                        .collect::<Vec<_>>()
+                        .join(", "),
+                })?;
         let path = self.folder.join(&file.name);
         let graph = fs::read(&path)?;
-        let found = fingerprint::sha256(&graph);
+        let found = sha256(&graph);
         if !found.eq_ignore_ascii_case(&file.sha256) {
-            return Err(ModelError::Hash { path, expected: file.sha256.clone(), found });
+            return Err(ModelError::Hash {
+                path,
+                expected: file.sha256.clone(),
+                found,
+            });
         }
-        (0..count).map(|_| Session::open(&graph, &path, &self.manifest, options)).collect()
+        (0..count)
+            .map(|_| Session::open(&graph, &path, &self.manifest, options))
+            .collect()
     }
 
     /// What a collection's vectors depend on, as 32 hex digits: the weights' source, the pooling and the transform.

@@ -2,117 +2,24 @@
 
 use std::fmt;
 use std::path::Path;
-use std::str::FromStr;
 
 use ndarray::{Array, Array2, Array3, Array4, ArrayView4, Dimension};
-use ort::ep::{self, ExecutionProvider, ExecutionProviderDispatch};
+use ort::ep::{self, ExecutionProvider};
 use ort::session::SessionOutputs;
 use ort::value::TensorRef;
 
-use super::{Manifest, ModelError, runtime};
+use super::{Device, Manifest, ModelError, Precision, runtime};
 
 /// Name of the graph's input.
 const INPUT: &str = "pixel_values";
 /// Names of the outputs that a graph may have.
-const OUTPUTS: [&str; 5] = ["last_hidden_state", "attention", "keys", "embedding", "feature_map"];
-
-/// Which of a folder's ONNX files runs. Inputs and outputs are 32-bit floats in all of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Precision {
-    /// `model.onnx`.
-    #[default]
-    F32,
-    /// `model.f16.onnx`.
-    F16,
-    /// `model.int8.onnx`.
-    Int8,
-}
-
-impl Precision {
-    /// Its name, as the flag and the manifest write it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-            Self::Int8 => "int8",
-        }
-    }
-}
-
-impl fmt::Display for Precision {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(self.as_str())
-    }
-}
-
-impl FromStr for Precision {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        [Self::F32, Self::F16, Self::Int8]
-            .into_iter()
-            .find(|precision| precision.as_str() == text)
-            .ok_or_else(|| format!("unknown precision `{text}`; known are f32, f16, int8"))
-    }
-}
-
-/// What runs the graph.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Device {
-    /// The first CUDA device where there is one, else the CPU.
-    #[default]
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// The CUDA device of this number.
-    Cuda(i32),
-    /// TensorRT on the CUDA device of this number.
-    TensorRt(i32),
-}
-
-impl Device {
-    /// What ONNX Runtime is asked for. Each fails where it cannot be had: silently running on the CPU instead would
-    /// be a lie.
-    fn providers(self) -> Vec<ExecutionProviderDispatch> {
-        let cuda = |number| ep::CUDA::default().with_device_id(number).build().error_on_failure();
-        let tensorrt = |number| ep::TensorRT::default().with_device_id(number).build().error_on_failure();
-        match self {
-            Self::Auto | Self::Cpu => Vec::new(),
-            Self::Cuda(number) => vec![cuda(number)],
-            // What TensorRT does not take runs on the same device.
-            Self::TensorRt(number) => vec![tensorrt(number), cuda(number)],
-        }
-    }
-}
-
-impl fmt::Display for Device {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Auto => formatter.write_str("auto"),
-            Self::Cpu => formatter.write_str("cpu"),
-            Self::Cuda(number) => write!(formatter, "cuda:{number}"),
-            Self::TensorRt(number) => write!(formatter, "tensorrt:{number}"),
-        }
-    }
-}
-
-impl FromStr for Device {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (name, number) = match text.split_once(':') {
-            Some((name, number)) => (name, number.parse().ok().filter(|number| *number >= 0)),
-            None => (text, Some(0)),
-        };
-        match (name, number, text.contains(':')) {
-            ("auto", _, false) => Ok(Self::Auto),
-            ("cpu", _, false) => Ok(Self::Cpu),
-            ("cuda", Some(number), _) => Ok(Self::Cuda(number)),
-            ("tensorrt", Some(number), _) => Ok(Self::TensorRt(number)),
-            _ => Err(format!("unknown device `{text}`; known are auto, cpu, cuda, cuda:N, tensorrt, tensorrt:N")),
-        }
-    }
-}
+const OUTPUTS: [&str; 5] = [
+    "last_hidden_state",
+    "attention",
+    "keys",
+    "embedding",
+    "feature_map",
+];
 
 /// How sessions are started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,7 +35,11 @@ pub struct SessionOptions {
 
 impl Default for SessionOptions {
     fn default() -> Self {
-        Self { device: Device::default(), precision: Precision::default(), threads: 1 }
+        Self {
+            device: Device::default(),
+            precision: Precision::default(),
+            threads: 1,
+        }
     }
 }
 
@@ -156,7 +67,10 @@ pub struct Session {
 
 impl fmt::Debug for Session {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Session").field("device", &self.device).finish_non_exhaustive()
+        formatter
+            .debug_struct("Session")
+            .field("device", &self.device)
+            .finish_non_exhaustive()
     }
 }
 
@@ -172,14 +86,27 @@ impl Session {
             Device::Auto => open_best(graph, path, options.threads)?,
             device => (open_on(device, graph, path, options.threads)?, device),
         };
-        let reject = |reason| Err(ModelError::Graph { path: path.to_owned(), reason });
+        let reject = |reason| {
+            Err(ModelError::Graph {
+                path: path.to_owned(),
+                reason,
+            })
+        };
         if inner.inputs().len() != 1 || inner.inputs()[0].name() != INPUT {
             return reject(format!("it has to have one input, `{INPUT}`"));
         }
-        if !inner.outputs().iter().any(|output| OUTPUTS.contains(&output.name())) {
+        if !inner
+            .outputs()
+            .iter()
+            .any(|output| OUTPUTS.contains(&output.name()))
+        {
             return reject(format!("it has none of the outputs {}", OUTPUTS.join(", ")));
         }
-        Ok(Self { inner, device, patch_size: manifest.patch_size as usize })
+        Ok(Self {
+            inner,
+            device,
+            patch_size: manifest.patch_size as usize,
+        })
     }
 
     /// The device that really runs the graph; never [`Device::Auto`].
@@ -189,7 +116,10 @@ impl Session {
 
     /// Whether the graph has this output.
     pub fn has_output(&self, name: &str) -> bool {
-        self.inner.outputs().iter().any(|output| output.name() == name)
+        self.inner
+            .outputs()
+            .iter()
+            .any(|output| output.name() == name)
     }
 
     /// Runs a batch of normalised pixels, `[B, 3, H, W]`, with H and W multiples of the patch.
@@ -201,7 +131,10 @@ impl Session {
         let fits = |side: usize| side > 0 && side.is_multiple_of(self.patch_size);
         if batch == 0 || channels != 3 || !fits(height) || !fits(width) {
             let shape = [batch, channels, height, width];
-            return Err(ModelError::Input { shape, patch_size: self.patch_size });
+            return Err(ModelError::Input {
+                shape,
+                patch_size: self.patch_size,
+            });
         }
         let pixels = pixels.as_standard_layout();
         let input = TensorRef::from_array_view(&pixels).map_err(failed)?;
@@ -221,15 +154,26 @@ fn failed(error: impl fmt::Display) -> ModelError {
 }
 
 /// A copy of an output, `None` if the graph has none of this name.
-fn take<D: Dimension>(outputs: &SessionOutputs<'_>, name: &str) -> Result<Option<Array<f32, D>>, ModelError> {
-    let Some(value) = outputs.get(name) else { return Ok(None) };
+fn take<D: Dimension>(
+    outputs: &SessionOutputs<'_>,
+    name: &str,
+) -> Result<Option<Array<f32, D>>, ModelError> {
+    let Some(value) = outputs.get(name) else {
+        return Ok(None);
+    };
     let array = value.try_extract_array::<f32>().map_err(failed)?;
-    let array = array.into_dimensionality::<D>().map_err(|error| failed(format!("output `{name}`: {error}")))?;
+    let array = array
+        .into_dimensionality::<D>()
+        .map_err(|error| failed(format!("output `{name}`: {error}")))?;
     Ok(Some(array.to_owned()))
 }
 
 /// CUDA where the library has it and a device answers, else the CPU.
-fn open_best(graph: &[u8], path: &Path, threads: usize) -> Result<(ort::session::Session, Device), ModelError> {
+fn open_best(
+    graph: &[u8],
+    path: &Path,
+    threads: usize,
+) -> Result<(ort::session::Session, Device), ModelError> {
     runtime::environment()?;
     if ep::CUDA::is_available().unwrap_or(false) {
         let cuda = Device::Cuda(0);
@@ -241,35 +185,28 @@ fn open_best(graph: &[u8], path: &Path, threads: usize) -> Result<(ort::session:
     Ok((open_on(Device::Cpu, graph, path, threads)?, Device::Cpu))
 }
 
-fn open_on(device: Device, graph: &[u8], path: &Path, threads: usize) -> Result<ort::session::Session, ModelError> {
-    let rejected = |error: ort::Error| ModelError::Graph { path: path.to_owned(), reason: error.to_string() };
+fn open_on(
+    device: Device,
+    graph: &[u8],
+    path: &Path,
+    threads: usize,
+) -> Result<ort::session::Session, ModelError> {
+    let rejected = |error: ort::Error| ModelError::Graph {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    };
     let builder = ort::session::Session::builder(runtime::environment()?).map_err(rejected)?;
-    let builder = builder.with_intra_threads(threads.max(1)).map_err(|error| rejected(error.into()))?;
+    let builder = builder
+        .with_intra_threads(threads.max(1))
+        .map_err(|error| rejected(error.into()))?
+        // A pattern would be kept for every shape that ever came by, and masks come in all shapes.
+        .with_memory_pattern(false)
+        .map_err(|error| rejected(error.into()))?;
     let mut builder = builder
         .with_execution_providers(device.providers())
-        .map_err(|error| ModelError::Device { device, reason: error.to_string() })?;
+        .map_err(|error| ModelError::Device {
+            device,
+            reason: error.to_string(),
+        })?;
     builder.commit_from_memory(graph).map_err(rejected)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{Device, Precision};
-
-    #[test]
-    fn devices_parse_as_the_flag_writes_them() {
-        for (text, device) in [
-            ("auto", Device::Auto),
-            ("cpu", Device::Cpu),
-            ("cuda", Device::Cuda(0)),
-            ("cuda:3", Device::Cuda(3)),
-            ("tensorrt:1", Device::TensorRt(1)),
-        ] {
-            assert_eq!(text.parse(), Ok(device));
-        }
-        for text in ["", "gpu", "cpu:0", "auto:1", "cuda:", "cuda:-1", "cuda:x", "CUDA"] {
-            assert!(text.parse::<Device>().is_err(), "{text}");
-        }
-        assert_eq!("int8".parse(), Ok(Precision::Int8));
-        assert!("fp16".parse::<Precision>().unwrap_err().contains("f32, f16, int8"));
-    }
 }

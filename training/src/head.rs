@@ -3,6 +3,7 @@
 use candle_core::{Device, Result, Tensor};
 
 use crate::backbone::parameters::{Group, Init, Random};
+use crate::kernels::matmul::Precision;
 use crate::ops::gelu::gelu;
 use crate::ops::linear::linear;
 
@@ -19,6 +20,8 @@ pub struct HeadConfig {
     pub out: usize,
     /// Keep the last layer's norms at 1 instead of training them.
     pub norm_last_layer: bool,
+    /// Arithmetic of the linear layers.
+    pub precision: Precision,
 }
 
 const MLP: [&str; 3] = ["0", "2", "4"];
@@ -75,7 +78,7 @@ impl Head {
         let parameter = |i: usize, track: bool| self.groups[i].view(&self.groups[i].flat(track), 0);
         let mut x = features.clone();
         for layer in 0..MLP.len() {
-            x = linear(&x, &parameter(2 * layer, track)?)?.broadcast_add(&parameter(2 * layer + 1, track)?)?;
+            x = linear(&x, &parameter(2 * layer, track)?, self.config.precision)?.broadcast_add(&parameter(2 * layer + 1, track)?)?;
             if layer + 1 < MLP.len() {
                 x = gelu(&x)?;
             }
@@ -83,7 +86,7 @@ impl Head {
         let last = 2 * MLP.len();
         let norms = parameter(last, track && !self.config.norm_last_layer)?;
         let directions = unit_rows(&parameter(last + 1, track)?, 0.0)?;
-        linear(&unit_rows(&x, 1e-12)?, &directions.broadcast_mul(&norms)?)
+        linear(&unit_rows(&x, 1e-12)?, &directions.broadcast_mul(&norms)?, self.config.precision)
     }
 }
 

@@ -4,6 +4,7 @@ pub mod backbone;
 pub mod checkpoint;
 pub mod cli;
 pub mod data;
+pub mod evaluate;
 pub mod export;
 mod hash;
 pub mod head;

@@ -21,6 +21,7 @@ struct Cli {
 enum Verb {
     Train(Box<cli::train::Args>),
     Export(cli::export::Args),
+    Knn(cli::knn::Args),
 }
 
 fn main() -> ExitCode {
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     let result = match &cli.verb {
         Verb::Train(args) => cli::train::run(args, matches.subcommand_matches("train").unwrap_or(&matches)),
         Verb::Export(args) => cli::export::run(args),
+        Verb::Knn(args) => cli::knn::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

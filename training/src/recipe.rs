@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::backbone::vit::VitConfig;
 use crate::data::augment::{Augmentation, MEAN, STD};
 use crate::head::HeadConfig;
+use crate::kernels::matmul::{Precision, has_bf16};
 use crate::learner::Step;
 use crate::optimizer::Settings;
 use crate::schedule::{Cosine, TeacherTemperature};
@@ -104,6 +105,9 @@ pub struct Recipe {
     /// Optimiser. AdamW is the one for ViTs
     #[arg(long, value_enum, default_value_t = Recipe::default().optimizer, help_heading = "Optimisation")]
     pub optimizer: Optimizer,
+    /// Arithmetic of the linear layers; weights, sums and everything else stay float32
+    #[arg(long, value_enum, default_value_t = Recipe::default().precision, help_heading = "Optimisation")]
+    pub precision: PrecisionChoice,
 
     /// Share of the picture's area that a global crop covers, lowest and highest. With --local-crops-number 0 use 0.14 1
     #[arg(long, num_args = 2, value_names = ["LOW", "HIGH"], default_values_t = Recipe::default().global_crops_scale, help_heading = "Crops")]
@@ -137,6 +141,29 @@ pub enum Optimizer {
     Adamw,
 }
 
+/// Arithmetic that can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum PrecisionChoice {
+    /// float32 throughout
+    F32,
+    /// operands of matrix products rounded to bfloat16, on processors with a tile unit (Intel AMX): several times faster
+    Bf16,
+    /// bf16 where the processor has it, else f32
+    Auto,
+}
+
+impl PrecisionChoice {
+    fn resolve(self) -> Precision {
+        match self {
+            Self::F32 => Precision::F32,
+            Self::Bf16 => Precision::Bf16,
+            Self::Auto if has_bf16() => Precision::Bf16,
+            Self::Auto => Precision::F32,
+        }
+    }
+}
+
 impl Default for Recipe {
     /// The defaults of the public script, which are those of the paper's ViT-S/16 baseline.
     fn default() -> Self {
@@ -165,6 +192,7 @@ impl Default for Recipe {
             warmup_epochs: 10,
             min_lr: 1e-6,
             optimizer: Optimizer::Adamw,
+            precision: PrecisionChoice::F32,
             global_crops_scale: vec![0.4, 1.0],
             global_crops_size: 224,
             local_crops_number: 8,
@@ -259,6 +287,10 @@ impl Recipe {
             self.warmup_epochs,
             self.epochs
         );
+        ensure!(
+            self.precision != PrecisionChoice::Bf16 || has_bf16(),
+            "--precision bf16 needs a processor with a bfloat16 tile unit (Intel AMX), which this one lacks: use auto or f32"
+        );
         let backbone = self.backbone();
         ensure!(
             backbone.heads > 0 && backbone.depth > 0 && backbone.dim > 0 && backbone.dim.is_multiple_of(backbone.heads),
@@ -284,6 +316,7 @@ impl Recipe {
             depth: self.depth.unwrap_or(depth),
             heads: self.heads.unwrap_or(heads),
             drop_path: self.drop_path_rate,
+            precision: self.precision.resolve(),
         }
     }
 
@@ -295,6 +328,7 @@ impl Recipe {
             bottleneck: self.head_bottleneck_dim,
             out: self.out_dim,
             norm_last_layer: self.norm_last_layer,
+            precision: self.precision.resolve(),
         }
     }
 

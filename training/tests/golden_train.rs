@@ -5,6 +5,7 @@ mod golden;
 use candle_core::{Device, Tensor};
 use dino_train::backbone::vit::VitConfig;
 use dino_train::head::HeadConfig;
+use dino_train::kernels::matmul::Precision;
 use dino_train::learner::{Learner, Step};
 use dino_train::network::Network;
 use dino_train::optimizer::Settings;
@@ -34,9 +35,16 @@ fn learner(file: &Golden, description: &Value) -> Learner {
         depth: size("depth"),
         heads: size("heads"),
         drop_path: 0.0,
+        precision: Precision::F32,
     };
-    let head =
-        HeadConfig { dim: size("dim"), hidden: size("hidden"), bottleneck: size("bottleneck"), out: size("out"), norm_last_layer: false };
+    let head = HeadConfig {
+        dim: size("dim"),
+        hidden: size("hidden"),
+        bottleneck: size("bottleneck"),
+        out: size("out"),
+        norm_last_layer: false,
+        precision: Precision::F32,
+    };
     let student = Network::new(backbone, head, &mut random(), &Device::Cpu).unwrap();
     for (group, entry) in student.entries() {
         let tensor = file.get(&format!("student.init.{}", entry.name));

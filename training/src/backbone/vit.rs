@@ -4,6 +4,7 @@ use candle_core::{Device, Result, Tensor, bail};
 
 use super::parameters::{Entry, Group, Init, Random};
 use super::positions;
+use crate::kernels::matmul::Precision;
 use crate::ops::block::{Block, DropPath, Sequences};
 use crate::ops::layer_norm::layer_norm;
 use crate::ops::linear::linear;
@@ -23,6 +24,8 @@ pub struct VitConfig {
     pub heads: usize,
     /// Stochastic depth of the last block; it grows linearly from 0 in the first.
     pub drop_path: f64,
+    /// Arithmetic of the linear layers.
+    pub precision: Precision,
 }
 
 impl VitConfig {
@@ -31,7 +34,7 @@ impl VitConfig {
     const EPS: f32 = 1e-6;
 
     fn block(&self) -> Block {
-        Block { dim: self.dim, heads: self.heads, hidden: self.dim * Self::MLP_RATIO, eps: Self::EPS }
+        Block { dim: self.dim, heads: self.heads, hidden: self.dim * Self::MLP_RATIO, eps: Self::EPS, precision: self.precision }
     }
 
     /// Patches along one side of the position table.
@@ -145,7 +148,7 @@ impl Vit {
         }
         let patches = pictures.reshape(&[n, 3, h, p, w, p][..])?.permute([0, 2, 4, 1, 3, 5])?.reshape((n * h * w, 3 * p * p))?;
         let weight = self.whole(PATCH_WEIGHT, track)?.reshape((dim, 3 * p * p))?;
-        let rows = linear(&patches, &weight)?.reshape((n, h * w, dim))?;
+        let rows = linear(&patches, &weight, self.config.precision)?.reshape((n, h * w, dim))?;
         let (cls_position, positions) = self.positions(h, w, track)?;
         let rows = rows.broadcast_add(&positions.broadcast_add(&self.whole(PATCH_BIAS, track)?)?)?;
         let cls = (self.whole(CLS, track)?.reshape((1, 1, dim))? + cls_position)?.broadcast_as((n, 1, dim))?;

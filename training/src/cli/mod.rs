@@ -1,4 +1,5 @@
 //! One module for each verb of the command line.
 
 pub mod export;
+pub mod knn;
 pub mod train;

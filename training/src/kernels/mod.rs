@@ -6,6 +6,8 @@
 
 pub mod activation;
 pub mod adam;
+#[cfg(target_arch = "x86_64")]
+mod amx;
 pub mod attention;
 pub mod layer_norm;
 pub mod matmul;

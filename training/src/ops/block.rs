@@ -11,7 +11,7 @@ use candle_core::{CpuStorage, CustomOp2, D, Layout, Result, Shape, Tensor, bail}
 use rayon::prelude::*;
 
 use super::{slice, split_rows, with_slice};
-use crate::kernels::matmul::{Accum, a_b, a_bt, at_b};
+use crate::kernels::matmul::{Accum, Precision, Weight, at_b};
 use crate::kernels::{activation, attention, layer_norm, reduce};
 
 /// Rows of one chunk: the widest intermediate of a ViT-S (1536 columns) then fits a 2 MB cache.
@@ -108,6 +108,8 @@ pub struct Block {
     pub hidden: usize,
     /// Added to variances in the layer norms.
     pub eps: f32,
+    /// Arithmetic of the four linear layers.
+    pub precision: Precision,
 }
 
 /// Stochastic depth: the factor of each sequence's attention and MLP branch, 0 or 1/keep.
@@ -307,6 +309,36 @@ macro_rules! parts {
 parts!(Weights, &'a [f32], split_at);
 parts!(Gradients, &'a mut [f32], split_at_mut);
 
+/// The four weights made ready for one direction.
+struct Products<'a> {
+    qkv: Weight<'a>,
+    proj: Weight<'a>,
+    fc1: Weight<'a>,
+    fc2: Weight<'a>,
+}
+
+impl<'a> Products<'a> {
+    fn forward(block: &Block, w: &Weights<'a>) -> Self {
+        let ready = |weight, k| Weight::transposed(weight, k, block.precision);
+        Self {
+            qkv: ready(w.qkv_w, block.dim),
+            proj: ready(w.proj_w, block.dim),
+            fc1: ready(w.fc1_w, block.dim),
+            fc2: ready(w.fc2_w, block.hidden),
+        }
+    }
+
+    fn backward(block: &Block, w: &Weights<'a>) -> Self {
+        let ready = |weight, k| Weight::plain(weight, k, block.precision);
+        Self {
+            qkv: ready(w.qkv_w, block.dim),
+            proj: ready(w.proj_w, block.dim),
+            fc1: ready(w.fc1_w, block.dim),
+            fc2: ready(w.fc2_w, block.hidden),
+        }
+    }
+}
+
 /// What the backward pass needs of the forward pass, `[rows, …]` each.
 struct Kept {
     qkv: Vec<f32>,
@@ -338,27 +370,35 @@ impl Fused {
         self.drop.as_ref().map_or(1.0, |drop| of(drop)[sequence])
     }
 
-    fn forward_chunk(&self, chunk: &Chunk, x: &[f32], w: &Weights<'_>, rows: &mut Rows<'_>, scratch: &mut ForwardScratch) {
-        let Block { dim, heads, hidden, eps } = self.block;
+    fn forward_chunk(
+        &self,
+        chunk: &Chunk,
+        x: &[f32],
+        w: &Weights<'_>,
+        products: &Products<'_>,
+        rows: &mut Rows<'_>,
+        scratch: &mut ForwardScratch,
+    ) {
+        let Block { dim, heads, hidden, eps, .. } = self.block;
         let (n, tokens) = (chunk.rows(), chunk.tokens);
         let normed = sized(&mut scratch.normed, n * dim);
         layer_norm::forward(x, w.norm1_w, w.norm1_b, eps, normed);
-        a_bt(rows.qkv, Accum::Replace, normed, w.qkv_w, dim);
+        products.qkv.multiply(rows.qkv, Accum::Replace, normed);
         reduce::add_bias(rows.qkv, w.qkv_b);
         for (qkv, out) in rows.qkv.chunks_exact(3 * dim * tokens).zip(rows.attended.chunks_exact_mut(dim * tokens)) {
             attention::forward(qkv, dim, heads, out, &mut scratch.attention);
         }
-        a_bt(rows.middle, Accum::Replace, rows.attended, w.proj_w, dim);
+        products.proj.multiply(rows.middle, Accum::Replace, rows.attended);
         for ((sequence, out), x) in
             chunk.sequences.clone().zip(rows.middle.chunks_exact_mut(dim * tokens)).zip(x.chunks_exact(dim * tokens))
         {
             reduce::add_residual(out, w.proj_b, x, self.factor(sequence, |d| &d.attention));
         }
         layer_norm::forward(rows.middle, w.norm2_w, w.norm2_b, eps, normed);
-        a_bt(rows.hidden, Accum::Replace, normed, w.fc1_w, dim);
+        products.fc1.multiply(rows.hidden, Accum::Replace, normed);
         let active = sized(&mut scratch.active, n * hidden);
         activation::bias_gelu(rows.hidden, w.fc1_b, active);
-        a_bt(rows.out, Accum::Replace, active, w.fc2_w, hidden);
+        products.fc2.multiply(rows.out, Accum::Replace, active);
         for ((sequence, out), x) in
             chunk.sequences.clone().zip(rows.out.chunks_exact_mut(dim * tokens)).zip(rows.middle.chunks_exact(dim * tokens))
         {
@@ -384,35 +424,36 @@ impl Fused {
         chunk: &Chunk,
         input: &Backward<'_>,
         w: &Weights<'_>,
+        products: &Products<'_>,
         dx: &mut [f32],
         d: &mut Gradients<'_>,
         scratch: &mut BackwardScratch,
     ) {
-        let Block { dim, heads, hidden, eps } = self.block;
+        let Block { dim, heads, hidden, eps, .. } = self.block;
         let (n, tokens) = (chunk.rows(), chunk.tokens);
         // MLP branch.
         let dbranch = self.branch(chunk, input.dout, &mut scratch.branch, |d| &d.mlp);
         reduce::add_column_sums(dbranch, d.fc2_b);
         let dhidden = sized(&mut scratch.dhidden, n * hidden);
-        a_b(dhidden, Accum::Replace, dbranch, w.fc2_w, dim);
+        products.fc2.multiply(dhidden, Accum::Replace, dbranch);
         let active = sized(&mut scratch.active, n * hidden);
         activation::gelu_backward(input.hidden, dhidden, active);
-        at_b(d.fc2_w, Accum::Add, dbranch, active, n);
+        at_b(self.block.precision, d.fc2_w, Accum::Add, dbranch, active, n);
         reduce::add_column_sums(dhidden, d.fc1_b);
         let normed = sized(&mut scratch.normed, n * dim);
         layer_norm::forward(input.middle, w.norm2_w, w.norm2_b, eps, normed);
-        at_b(d.fc1_w, Accum::Add, dhidden, normed, n);
+        at_b(self.block.precision, d.fc1_w, Accum::Add, dhidden, normed, n);
         let dnormed = sized(&mut scratch.dnormed, n * dim);
-        a_b(dnormed, Accum::Replace, dhidden, w.fc1_w, hidden);
+        products.fc1.multiply(dnormed, Accum::Replace, dhidden);
         let dmiddle = sized(&mut scratch.dmiddle, n * dim);
         dmiddle.copy_from_slice(input.dout);
         layer_norm::backward(input.middle, w.norm2_w, eps, dnormed, dmiddle, d.norm2_w, d.norm2_b);
         // Attention branch.
         let dbranch = self.branch(chunk, dmiddle, &mut scratch.branch, |d| &d.attention);
         reduce::add_column_sums(dbranch, d.proj_b);
-        at_b(d.proj_w, Accum::Add, dbranch, input.attended, n);
+        at_b(self.block.precision, d.proj_w, Accum::Add, dbranch, input.attended, n);
         let dattended = dnormed;
-        a_b(dattended, Accum::Replace, dbranch, w.proj_w, dim);
+        products.proj.multiply(dattended, Accum::Replace, dbranch);
         let dqkv = sized(&mut scratch.dqkv, n * 3 * dim);
         let stride = dim * tokens;
         for ((qkv, dout), dqkv) in
@@ -422,9 +463,9 @@ impl Fused {
         }
         reduce::add_column_sums(dqkv, d.qkv_b);
         layer_norm::forward(input.x, w.norm1_w, w.norm1_b, eps, normed);
-        at_b(d.qkv_w, Accum::Add, dqkv, normed, n);
+        at_b(self.block.precision, d.qkv_w, Accum::Add, dqkv, normed, n);
         let dnormed = dattended;
-        a_b(dnormed, Accum::Replace, dqkv, w.qkv_w, 3 * dim);
+        products.qkv.multiply(dnormed, Accum::Replace, dqkv);
         dx.copy_from_slice(dmiddle);
         layer_norm::backward(input.x, w.norm1_w, eps, dnormed, dx, d.norm1_w, d.norm1_b);
     }
@@ -484,6 +525,7 @@ impl CustomOp2 for Fused {
         let Block { dim, hidden, .. } = self.block;
         let rows = self.sequences.rows();
         let weights = Weights::new(&self.block, p);
+        let products = Products::forward(&self.block, &weights);
         let tasks = self.sequences.tasks(rayon::current_num_threads());
         let counts = || tasks.iter().map(Task::rows);
         let kept_rows = if self.keep { rows } else { 0 };
@@ -528,7 +570,7 @@ impl CustomOp2 for Fused {
                             out: take(&mut out, n * dim),
                         }
                     };
-                    self.forward_chunk(chunk, head, &weights, &mut rows, &mut scratch);
+                    self.forward_chunk(chunk, head, &weights, &products, &mut rows, &mut scratch);
                 }
             });
         if self.keep {
@@ -549,6 +591,7 @@ impl CustomOp2 for Fused {
             with_slice(p, |p| {
                 with_slice(dout, |dout| {
                     let weights = Weights::new(&self.block, p);
+                    let products = Products::backward(&self.block, &weights);
                     let gradients: Vec<Vec<f32>> = split_rows(&mut dx, dim, counts())
                         .into_par_iter()
                         .zip(&tasks)
@@ -568,7 +611,7 @@ impl CustomOp2 for Fused {
                                     middle: &kept.middle[of(dim)],
                                     hidden: &kept.hidden[of(hidden)],
                                 };
-                                self.backward_chunk(chunk, &input, &weights, take(&mut dx, n * dim), &mut parts, &mut scratch);
+                                self.backward_chunk(chunk, &input, &weights, &products, take(&mut dx, n * dim), &mut parts, &mut scratch);
                                 row += n;
                             }
                             gradient

@@ -4,18 +4,20 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::{even_rows, slice, split_rows, with_slice};
-use crate::kernels::matmul::{Accum, a_b, a_bt, at_b};
+use crate::kernels::matmul::{Accum, Precision, Weight, at_b};
 use crate::kernels::reduce;
 
 /// `x` `[rows, k]` and `w` `[n, k]` to `[rows, n]`, without a bias.
 ///
 /// # Errors
 /// When shapes do not fit, or the device fails.
-pub fn linear(x: &Tensor, w: &Tensor) -> Result<Tensor> {
-    if x.device().is_cpu() { x.contiguous()?.apply_op2(&w.contiguous()?, Fused) } else { x.matmul(&w.t()?) }
+pub fn linear(x: &Tensor, w: &Tensor, precision: Precision) -> Result<Tensor> {
+    if x.device().is_cpu() { x.contiguous()?.apply_op2(&w.contiguous()?, Fused { precision }) } else { x.matmul(&w.t()?) }
 }
 
-struct Fused;
+struct Fused {
+    precision: Precision,
+}
 
 impl CustomOp2 for Fused {
     fn name(&self) -> &'static str {
@@ -29,6 +31,7 @@ impl CustomOp2 for Fused {
         }
         let (x, w) = (slice(x, x_layout)?, slice(w, w_layout)?);
         let mut out = vec![0.0; rows * n];
+        let weight = Weight::transposed(w, k, self.precision);
         let counts = even_rows(rows);
         let mut starts = 0;
         split_rows(&mut out, n, counts.iter().copied())
@@ -40,7 +43,7 @@ impl CustomOp2 for Fused {
             })
             .collect::<Vec<_>>()
             .into_par_iter()
-            .for_each(|(out, x)| a_bt(out, Accum::Replace, x, w, k));
+            .for_each(|(out, x)| weight.multiply(out, Accum::Replace, x));
         Ok((CpuStorage::F32(out), Shape::from((rows, n))))
     }
 
@@ -58,11 +61,12 @@ impl CustomOp2 for Fused {
         let dx = if x.track_op() {
             let mut dx = vec![0.0; rows * k];
             with_slice(w, |w| {
+                let weight = Weight::plain(w, k, self.precision);
                 with_slice(dout, |dout| {
                     split_rows(&mut dx, k, counts.iter().copied())
                         .into_par_iter()
                         .zip(&ranges)
-                        .for_each(|(dx, range)| a_b(dx, Accum::Replace, &dout[range.start * n..range.end * n], w, n));
+                        .for_each(|(dx, range)| weight.multiply(dx, Accum::Replace, &dout[range.start * n..range.end * n]));
                     Ok(())
                 })
             })?;
@@ -78,6 +82,7 @@ impl CustomOp2 for Fused {
                         .map(|range| {
                             let mut dw = vec![0.0; n * k];
                             at_b(
+                                self.precision,
                                 &mut dw,
                                 Accum::Replace,
                                 &dout[range.start * n..range.end * n],

@@ -1,0 +1,109 @@
+//! The thread around one engine.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use ndarray::{Array3, ArrayView3, Axis, stack};
+use tokio::time::Instant;
+
+use super::{
+    Answer, Engine, EngineError, Failure, Health,
+    queue::{Job, Queue},
+};
+
+/// Counts the workers of one queue.
+pub(super) struct Crew {
+    workers: usize,
+    ready: AtomicUsize,
+    lost: AtomicUsize,
+}
+
+impl Crew {
+    pub(super) fn new(workers: usize) -> Self {
+        Self { workers, ready: AtomicUsize::new(0), lost: AtomicUsize::new(0) }
+    }
+
+    pub(super) fn health(&self) -> Health {
+        Health { workers: self.workers, ready: self.ready.load(Ordering::Acquire), lost: self.lost.load(Ordering::Acquire) }
+    }
+
+    /// Counts a lost worker; whether it was the last one.
+    fn lose(&self) -> bool {
+        self.lost.fetch_add(1, Ordering::AcqRel) + 1 == self.workers
+    }
+}
+
+/// The engine panicked, or never got through its rehearsal: nobody knows what state it is in.
+struct Lost;
+
+/// Runs batches until the queue is closed or the engine panics.
+pub(super) fn work<E: Engine>(mut engine: E, queue: &Queue<E::Output>, crew: &Crew, rehearsal: &Array3<f32>) {
+    if serve(&mut engine, queue, crew, rehearsal).is_err() {
+        tracing::error!("a worker is lost: restart the server to get it back");
+        if crew.lose() {
+            // Nobody is left to answer: whoever waits, or comes, must hear of it at once.
+            queue.close();
+        }
+    }
+}
+
+fn serve<E: Engine>(engine: &mut E, queue: &Queue<E::Output>, crew: &Crew, rehearsal: &Array3<f32>) -> Result<(), Lost> {
+    if let Err(error) = guarded(engine, &[rehearsal.view()])? {
+        tracing::error!(%error, "the model failed on its first picture");
+        return Err(Lost);
+    }
+    crew.ready.fetch_add(1, Ordering::AcqRel);
+    while let Some(batch) = queue.next() {
+        run(engine, batch)?;
+    }
+    Ok(())
+}
+
+/// Runs a batch and answers each of its jobs. After an error the pictures run one by one, so that the one that
+/// the engine cannot take does not take its neighbours along.
+fn run<E: Engine>(engine: &mut E, batch: Vec<Job<E::Output>>) -> Result<(), Lost> {
+    let began = Instant::now();
+    let pictures: Vec<_> = batch.iter().map(|job| job.picture.view()).collect();
+    match guarded(engine, &pictures)? {
+        Ok(outputs) => {
+            let ran = began.elapsed();
+            for (job, output) in batch.into_iter().zip(outputs) {
+                let waited = began - job.queued;
+                // Whoever stopped waiting meanwhile needs no answer.
+                let _ = job.answer.send(Ok(Answer { output, waited, ran }));
+            }
+        }
+        Err(error) if batch.len() == 1 => {
+            for job in batch {
+                let _ = job.answer.send(Err(Failure::Engine(error.clone())));
+            }
+        }
+        Err(_) => {
+            for job in batch {
+                run(engine, vec![job])?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Runs pictures of one size, checks that each has its output, and keeps a panic from ending the thread unseen.
+fn guarded<E: Engine>(engine: &mut E, pictures: &[ArrayView3<'_, f32>]) -> Result<Result<Vec<E::Output>, EngineError>, Lost> {
+    let outcome = catch_unwind(AssertUnwindSafe(|| match pictures {
+        [one] => engine.run(one.view().insert_axis(Axis(0))),
+        many => {
+            let stacked = stack(Axis(0), many).map_err(|error| EngineError(error.to_string()))?;
+            engine.run(stacked.view())
+        }
+    }))
+    .map_err(|_| Lost)?;
+    Ok(outcome.and_then(|outputs| {
+        if outputs.len() == pictures.len() {
+            Ok(outputs)
+        } else {
+            Err(EngineError(format!("{} outputs for {} pictures", outputs.len(), pictures.len())))
+        }
+    }))
+}

@@ -1,0 +1,164 @@
+//! Many picture files to vectors: on all cores, in the order of the files, one broken file never in the way of others.
+//!
+//! [`tree`] lists an `ImageFolder`; [`Embedder`] owns the sessions. Importing, bulk embedding and the k-NN evaluation
+//! differ only in what they do with each result.
+
+pub mod tree;
+
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use image::RgbImage;
+use ndarray::Axis;
+use parking_lot::Mutex;
+
+use crate::embedding::{self, EmbeddingError, Pooling};
+use crate::media::{self, DecodeError, Limits};
+use crate::model::{Model, ModelError, Session, SessionOptions};
+use crate::transform::Transform;
+
+/// Files between two visits of the sink: enough that workers rarely wait for each other, and few enough that an
+/// interrupted import loses little.
+const BATCH: usize = 256;
+
+/// Largest file that is read: twice an uncompressed picture of the most pixels that are decoded.
+pub const MAX_FILE: u64 = 6 * Limits::MAX_PIXELS;
+
+/// Why a picture has no vector.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read; the next one may.
+    #[error("{0}")]
+    Read(std::io::ErrorKind),
+    /// The file is too large to be read into memory.
+    #[error("the file has {size} bytes, at most {MAX_FILE} are read")]
+    TooLarge {
+        /// Its size in bytes.
+        size: u64,
+    },
+    /// The file is no picture that is read here; the next one may be.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// The model fails, and will with every other picture.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The model does not compute what the pooling needs.
+    #[error(transparent)]
+    Embedding(#[from] EmbeddingError),
+}
+
+impl Error {
+    /// Whether the one file is to blame, so that the others go on without it.
+    pub fn is_of_file(&self) -> bool {
+        matches!(self, Self::Read(_) | Self::TooLarge { .. } | Self::Decode(_))
+    }
+}
+
+/// A model with one session per worker.
+pub struct Embedder {
+    sessions: Vec<Session>,
+    recipe: Recipe,
+    dim: usize,
+}
+
+struct Recipe {
+    transform: Transform,
+    registers: usize,
+    pooling: Pooling,
+    limits: Limits,
+}
+
+/// One worker's session; see [`Embedder::each`].
+pub struct Worker<'a> {
+    session: &'a mut Session,
+    recipe: &'a Recipe,
+}
+
+impl Embedder {
+    /// Opens `workers` sessions of one thread each, which give more pictures per second than one session of many.
+    ///
+    /// # Errors
+    /// Those of opening the model.
+    pub fn open(model: &Model, pooling: Pooling, options: &SessionOptions, workers: usize) -> Result<Self, ModelError> {
+        let manifest = model.manifest();
+        let recipe =
+            Recipe { transform: manifest.transform.clone(), registers: manifest.registers as usize, pooling, limits: Limits::default() };
+        let sessions = model.sessions(options, workers.max(1))?;
+        Ok(Self { sessions, recipe, dim: pooling.dim(manifest.dim as usize) })
+    }
+
+    /// Length of the vectors.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// Runs `work` for 0..`count` on all workers, and hands what it returns to `sink` in batches, in order. An error of
+    /// the sink ends everything.
+    ///
+    /// # Errors
+    /// Those of `sink`.
+    pub fn each<T: Send, E>(
+        &mut self,
+        count: usize,
+        work: impl Fn(&mut Worker<'_>, usize) -> T + Sync,
+        mut sink: impl FnMut(std::ops::Range<usize>, Vec<T>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for start in (0..count).step_by(BATCH) {
+            let batch = start..(start + BATCH).min(count);
+            let next = AtomicUsize::new(start);
+            let results = Mutex::new(Vec::with_capacity(batch.len()));
+            std::thread::scope(|scope| {
+                for session in &mut self.sessions {
+                    let mut worker = Worker { session, recipe: &self.recipe };
+                    let (next, results, work, end) = (&next, &results, &work, batch.end);
+                    scope.spawn(move || {
+                        loop {
+                            let index = next.fetch_add(1, Ordering::Relaxed);
+                            if index >= end {
+                                break;
+                            }
+                            let result = work(&mut worker, index);
+                            results.lock().push((index, result));
+                        }
+                    });
+                }
+            });
+            let mut results = results.into_inner();
+            results.sort_unstable_by_key(|(index, _)| *index);
+            sink(batch, results.into_iter().map(|(_, result)| result).collect())?;
+        }
+        Ok(())
+    }
+}
+
+impl Worker<'_> {
+    /// Decodes a picture and embeds it; the vector `[dim]` is not normalised.
+    ///
+    /// # Errors
+    /// [`Error::Decode`] blames the picture, the others the model.
+    pub fn embed(&mut self, bytes: &[u8]) -> Result<(RgbImage, Vec<f32>), Error> {
+        let picture = media::decode(bytes, &self.recipe.limits)?;
+        let pixels = self.recipe.transform.apply(&picture).insert_axis(Axis(0));
+        let outputs = self.session.run(pixels.view())?;
+        let rows = embedding::pool(&outputs, self.recipe.registers, self.recipe.pooling)?;
+        Ok((picture, rows.into_iter().collect()))
+    }
+}
+
+/// The bytes of a file. The errors do not repeat its path: whoever lists skipped files says it.
+///
+/// # Errors
+/// [`Error::Read`] and, before memory is spent, [`Error::TooLarge`].
+pub fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    let kind = |error: std::io::Error| Error::Read(error.kind());
+    let size = fs_err::metadata(path).map_err(kind)?.len();
+    if size > MAX_FILE {
+        return Err(Error::TooLarge { size });
+    }
+    fs_err::read(path).map_err(kind)
+}
+
+/// Workers that use the whole machine.
+pub fn all_cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}

@@ -1,0 +1,216 @@
+//! `dino-server import`: an `ImageFolder` becomes a collection.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use dino_server::bulk::tree::{self, Entry, Skipped};
+use dino_server::bulk::{self, Embedder, Worker, all_cores};
+use dino_server::embedding::Pooling;
+use dino_server::index::{Collection, CollectionName, Item, MAX_TEXT, ModelTag, NewItem, Options, Spec, Store, checksum};
+use dino_server::model::{Device, Model, Precision, SessionOptions};
+use image::RgbImage;
+use image::codecs::jpeg::JpegEncoder;
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Longer side of a thumbnail, in pixels.
+const THUMBNAIL_SIDE: u32 = 96;
+/// Quality of its JPEG.
+const THUMBNAIL_QUALITY: u8 = 85;
+
+/// Embed the pictures of a folder and store them as a labelled collection. Run it again to go on after an interruption,
+/// or to take up what has changed.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Folder of pictures; the folders directly below it are the classes. Every file is tried, whatever its name.
+    #[arg(long, value_name = "DIR")]
+    images: PathBuf,
+    /// Collection to fill; made where it does not exist.
+    #[arg(long, default_value = "default", value_name = "NAME")]
+    collection: CollectionName,
+    /// Folder of the store, made where it does not exist.
+    #[arg(long, env = "DINO_DATA_DIR", value_name = "DIR")]
+    data_dir: PathBuf,
+    /// Model folder.
+    #[arg(long, value_name = "PATH")]
+    model: PathBuf,
+    /// Precision to embed with; collections of one model mix them.
+    #[arg(long, env = "DINO_PRECISION", default_value = "f32")]
+    precision: Precision,
+    /// Where the model runs: auto, cpu, cuda[:N] or tensorrt[:N].
+    #[arg(long, env = "DINO_DEVICE", default_value = "auto")]
+    device: Device,
+    /// Pictures per class that keep a thumbnail; all of them if this is left out.
+    #[arg(long, value_name = "N")]
+    thumbnails: Option<usize>,
+    /// Embed again what is there with the same content.
+    #[arg(long)]
+    force: bool,
+    /// Pictures embedded at once; one per core if this is left out.
+    #[arg(long, value_name = "N")]
+    workers: Option<usize>,
+    /// Build an approximate index where there are this many items; below, searches are exact.
+    #[arg(long, env = "DINO_EXACT_BELOW", default_value_t = Options::EXACT_BELOW, value_name = "N")]
+    exact_below: usize,
+}
+
+/// What became of one file.
+enum Outcome {
+    New(Box<NewItem>),
+    Unchanged,
+    Skipped(Skipped),
+    /// The model fails: everything ends.
+    Failed(bulk::Error),
+}
+
+#[derive(Default)]
+struct Counts {
+    stored: usize,
+    unchanged: usize,
+    skipped: usize,
+}
+
+#[expect(clippy::print_stdout, reason = "the result of the command")]
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let listing = tree::list(&args.images)?;
+    let model = Model::open(&args.model)?;
+    let options = Options { exact_below: args.exact_below, build_in_background: false, progress: true };
+    let store = Store::open(&args.data_dir, options)?;
+    let fingerprint = model.fingerprint(Pooling::Cls);
+    let present = match store.collection(&args.collection) {
+        Ok(collection) => {
+            collection.check_model(&fingerprint)?;
+            if args.force { HashMap::new() } else { collection.sources() }
+        }
+        Err(_) => HashMap::new(),
+    };
+    let session = SessionOptions { device: args.device, precision: args.precision, threads: 1 };
+    let mut embedder = Embedder::open(&model, Pooling::Cls, &session, args.workers.unwrap_or_else(all_cores))?;
+    let tag = ModelTag { fingerprint, precision: Some(args.precision.to_string()) };
+    let spec = Spec { dim: embedder.dim(), model: tag };
+
+    let progress = progress(listing.entries.len());
+    let mut counts = Counts::default();
+    for skipped in &listing.skipped {
+        counts.skip(&progress, skipped);
+    }
+    let with_thumbnail = with_thumbnail(&listing.entries, args.thumbnails);
+    let work = |worker: &mut Worker<'_>, index: usize| {
+        let entry = &listing.entries[index];
+        let outcome = embed(worker, entry, present.get(&entry.id), with_thumbnail[index]);
+        progress.inc(1);
+        outcome
+    };
+    embedder.each(listing.entries.len(), work, |_, outcomes| -> anyhow::Result<()> {
+        let mut items = Vec::new();
+        for outcome in outcomes {
+            match outcome {
+                Outcome::New(item) => items.push(*item),
+                Outcome::Unchanged => counts.unchanged += 1,
+                Outcome::Skipped(skipped) => counts.skip(&progress, &skipped),
+                Outcome::Failed(error) => return Err(error.into()),
+            }
+        }
+        counts.stored += items.len();
+        if !items.is_empty() {
+            // The collection appears with the first picture in it.
+            store.create(&args.collection, spec.clone())?.0.upsert(items)?;
+        }
+        Ok(())
+    })?;
+    progress.finish_and_clear();
+
+    let Counts { stored, unchanged, skipped } = counts;
+    anyhow::ensure!(stored + unchanged > 0, "no readable picture in {} ({skipped} skipped)", args.images.display());
+    let collection: Arc<Collection> = store.collection(&args.collection)?;
+    collection.build_if_due()?;
+    println!(
+        "collection {}: {stored} stored, {unchanged} unchanged, {skipped} skipped; {} items in all",
+        args.collection,
+        collection.len(),
+    );
+    Ok(())
+}
+
+fn embed(worker: &mut Worker<'_>, entry: &Entry, present: Option<&Option<String>>, thumbnail: bool) -> Outcome {
+    let skip = |reason: String| Outcome::Skipped(Skipped { path: entry.path.clone(), reason });
+    if entry.id.len() > MAX_TEXT {
+        return skip(format!("its path below the folder is longer than {MAX_TEXT} bytes"));
+    }
+    let bytes = match bulk::read(&entry.path) {
+        Ok(bytes) => bytes,
+        Err(error) => return skip(error.to_string()),
+    };
+    let source = Some(checksum::of_bytes(&bytes));
+    if present == Some(&source) {
+        return Outcome::Unchanged;
+    }
+    let (picture, vector) = match worker.embed(&bytes) {
+        Ok(embedded) => embedded,
+        Err(error) if error.is_of_file() => return skip(error.to_string()),
+        Err(error) => return Outcome::Failed(error),
+    };
+    let thumbnail = thumbnail.then(|| small_jpeg(&picture));
+    let labels = entry.class.iter().cloned().collect();
+    let item = Item { id: entry.id.clone(), labels, source, ..Item::default() };
+    Outcome::New(Box::new(NewItem { item, vector, thumbnail }))
+}
+
+impl Counts {
+    #[expect(clippy::print_stderr, reason = "a file that is left out is named to the one who imports it")]
+    fn skip(&mut self, progress: &ProgressBar, Skipped { path, reason }: &Skipped) {
+        self.skipped += 1;
+        progress.suspend(|| eprintln!("skipped {}: {reason}", path.display()));
+    }
+}
+
+/// Which entries are among the first `per_class` of their class.
+fn with_thumbnail(entries: &[Entry], per_class: Option<usize>) -> Vec<bool> {
+    let mut seen: HashMap<Option<&str>, usize> = HashMap::new();
+    let mut among_first = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let count = seen.entry(entry.class.as_deref()).or_default();
+        *count += 1;
+        among_first.push(per_class.is_none_or(|most| *count <= most));
+    }
+    among_first
+}
+
+fn small_jpeg(picture: &RgbImage) -> Vec<u8> {
+    let (width, height) = picture.dimensions();
+    let scale = f64::from(THUMBNAIL_SIDE) / f64::from(width.max(height));
+    let side = |length: u32| ((f64::from(length) * scale).round() as u32).max(1);
+    let small = if scale < 1.0 { &image::imageops::thumbnail(picture, side(width), side(height)) } else { picture };
+    let mut jpeg = Vec::new();
+    let encoder = JpegEncoder::new_with_quality(&mut jpeg, THUMBNAIL_QUALITY);
+    small.write_with_encoder(encoder).expect("a small picture fits into a JPEG in memory");
+    jpeg
+}
+
+fn progress(count: usize) -> ProgressBar {
+    let style = ProgressStyle::with_template("embedding [{bar:30}] {pos}/{len} {per_sec} {eta}").expect("a fixed template");
+    ProgressBar::new(count as u64).with_style(style)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thumbnails_are_small_and_keep_their_shape() {
+        for (size, expected) in [((500, 250), (96, 48)), ((3, 3000), (1, 96)), ((20, 10), (20, 10))] {
+            let jpeg = small_jpeg(&RgbImage::new(size.0, size.1));
+            let decoded = image::load_from_memory(&jpeg).unwrap();
+            assert_eq!((decoded.width(), decoded.height()), expected);
+        }
+    }
+
+    #[test]
+    fn thumbnails_are_counted_by_class() {
+        let entry = |class: &str| Entry { path: PathBuf::new(), id: String::new(), class: Some(class.into()) };
+        let entries = [entry("a"), entry("b"), entry("a"), entry("a")];
+        assert_eq!(with_thumbnail(&entries, Some(2)), [true, true, true, false]);
+        assert_eq!(with_thumbnail(&entries, None), [true; 4]);
+        assert_eq!(with_thumbnail(&entries, Some(0)), [false; 4]);
+    }
+}

@@ -1,0 +1,63 @@
+//! `dino-server serve`: settings, models, collections, then the listening socket.
+
+use std::{
+    io::{IsTerminal, stderr},
+    sync::Arc,
+    thread::available_parallelism,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use dino_server::{
+    batch::Admission,
+    config::{ServeArgs, Settings},
+    http::{self, BodyLimits, BodyMemory, Patience, RequestLimits, State},
+    index::{self, Store},
+    media,
+    serving::{Pool, Registry},
+    telemetry,
+};
+
+/// Time that clients are given to read their answers once those are ready, after SIGTERM.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// Serves until a signal ends it.
+pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
+    let settings = args.resolve()?;
+    telemetry::start(settings.log_format);
+    // The port first: that it is taken should not come out after a minute of loading.
+    let listener = http::bind(settings.listen)?;
+    let address = listener.local_addr()?;
+    let state = state(&settings)?;
+    let patience = Patience { head: settings.read_timeout, drain: settings.request_timeout + LAST_WORDS };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+    runtime.block_on(async {
+        tracing::info!("listening on http://{address}");
+        http::serve(listener, http::routes(Arc::new(state)), patience).await
+    })?;
+    Ok(())
+}
+
+/// Loads what the routes need.
+fn state(settings: &Settings) -> anyhow::Result<State> {
+    let registry = Registry::load(settings)?;
+    let options = index::Options { exact_below: settings.exact_below, progress: stderr().is_terminal(), ..index::Options::default() };
+    let open = |folder| Store::open(folder, options).map(Arc::new);
+    let store = settings.data_dir.as_deref().map(open).transpose()?;
+    let cores = available_parallelism().map_or(1, usize::from);
+    Ok(State {
+        registry,
+        store,
+        admission: Admission::new(settings.queue),
+        bodies: BodyMemory::new(settings.body_memory),
+        pool: Pool::new(cores),
+        limits: RequestLimits {
+            body: BodyLimits { bytes: settings.max_body, time: settings.read_timeout },
+            pictures: settings.max_pictures,
+            media: media::Limits::with_max_pixels(settings.max_pixels),
+            time: settings.request_timeout,
+        },
+        segment_size: settings.segment_size,
+        started: Instant::now(),
+    })
+}

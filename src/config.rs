@@ -1,0 +1,313 @@
+//! Flags and environment of `serve`, and the checked settings that they come to.
+//!
+//! [`ServeArgs`] is what was written; [`ServeArgs::resolve`] turns it into [`Settings`] once, and nothing after that
+//! reads a flag or the environment again.
+
+use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, str::FromStr, time::Duration};
+
+use clap::{Args, ValueEnum};
+
+use crate::{
+    index, media,
+    model::{Device, Precision},
+};
+
+/// Flags of `dino-server serve`; each can also be set in the environment.
+#[derive(Args, Clone, Debug)]
+pub struct ServeArgs {
+    /// A model folder to serve, with the name that requests call it by (the folder's own name if left out). May be
+    /// given several times; the first is the one that requests without `model` get.
+    #[arg(long = "model", env = "DINO_MODEL", value_name = "[NAME=]PATH", value_delimiter = ',', required = true)]
+    pub models: Vec<NamedModel>,
+    /// Address to listen on. The default is reachable from this machine only; port 0 picks a free one.
+    #[arg(long, env = "DINO_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT")]
+    pub listen: SocketAddr,
+    /// Folder of the collections. Without it there are none, and /classify has nothing to vote with.
+    #[arg(long, env = "DINO_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Collections with fewer items are searched exactly; larger ones get an approximate index.
+    #[arg(long, env = "DINO_EXACT_BELOW", default_value_t = index::Options::EXACT_BELOW, value_name = "N")]
+    pub exact_below: usize,
+    /// Where models run: auto, cpu, cuda[:N] or tensorrt[:N].
+    #[arg(long, env = "DINO_DEVICE", default_value = "auto")]
+    pub device: Device,
+    /// Which of a model's files to run: f32, f16 or int8.
+    #[arg(long, env = "DINO_PRECISION", default_value = "f32")]
+    pub precision: Precision,
+    /// Most pixels that a picture may declare; larger ones are refused before they are decoded.
+    #[arg(long, env = "DINO_MAX_PIXELS", default_value_t = media::Limits::MAX_PIXELS, value_name = "N",
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_pixels: u64,
+    /// Largest request body, in bytes or with a unit: 500k, 32M, 1G (powers of 1024).
+    #[arg(long, env = "DINO_MAX_BODY", default_value = "32M", value_name = "BYTES")]
+    pub max_body: ByteSize,
+    /// Most memory for the bodies of all requests together; beyond it they are answered 429.
+    #[arg(long, env = "DINO_BODY_MEMORY", default_value = "1G", value_name = "BYTES")]
+    pub body_memory: ByteSize,
+    /// Most pictures in one request.
+    #[arg(long, env = "DINO_MAX_PICTURES", default_value = "64", value_name = "N")]
+    pub max_pictures: NonZeroUsize,
+    /// Length in pixels that the longer side of a picture gets before /segment looks at it.
+    #[arg(long, env = "DINO_SEGMENT_SIZE", default_value_t = 480, value_name = "PIXELS",
+          value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub segment_size: u32,
+    /// Sessions per model, each a copy of its weights with a thread of its own [default: one per core on a CPU, else 1].
+    #[arg(long, env = "DINO_SESSIONS", value_name = "N")]
+    pub sessions: Option<NonZeroUsize>,
+    /// Threads inside each session. More sessions of one thread answer more pictures; more threads answer one sooner.
+    #[arg(long, env = "DINO_THREADS", default_value = "1", value_name = "N")]
+    pub threads: NonZeroUsize,
+    /// Most pictures inside the server at once, waiting or worked on; beyond it requests are answered 429.
+    #[arg(long, env = "DINO_QUEUE", default_value = "256", value_name = "N")]
+    pub queue: NonZeroUsize,
+    /// Seconds within which a request is answered once its body has arrived; after them it is answered 504.
+    #[arg(long, env = "DINO_REQUEST_TIMEOUT", default_value = "30", value_name = "SECONDS")]
+    pub request_timeout: Seconds,
+    /// Seconds for a client to send a request's head, and again for its body.
+    #[arg(long, env = "DINO_READ_TIMEOUT", default_value = "60", value_name = "SECONDS")]
+    pub read_timeout: Seconds,
+    /// How the log is written, to stderr.
+    #[arg(long, env = "DINO_LOG_FORMAT", default_value = "human", value_name = "FORMAT")]
+    pub log_format: LogFormat,
+}
+
+/// Form of the log's lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For a terminal.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `[NAME=]PATH`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedModel {
+    /// What requests call it.
+    pub name: String,
+    /// Its folder.
+    pub path: PathBuf,
+}
+
+impl FromStr for NamedModel {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // A `=` further down belongs to the path: names have no slashes.
+        if let Some((name, path)) = text.split_once('=')
+            && is_name(name)
+        {
+            if path.is_empty() {
+                return Err(format!("`{text}` names no folder after the `=`"));
+            }
+            return Ok(Self { name: name.into(), path: path.into() });
+        }
+        let path = PathBuf::from(text);
+        let name = path.file_name().and_then(|name| name.to_str()).filter(|name| is_name(name));
+        match name {
+            Some(name) => Ok(Self { name: name.into(), path }),
+            None => Err(format!("give the model a name: NAME={text} (letters, digits, `_`, `.`, `-`)")),
+        }
+    }
+}
+
+/// `[A-Za-z0-9][A-Za-z0-9_.-]{0,127}`, the form of every name in the API.
+fn is_name(text: &str) -> bool {
+    let mut bytes = text.bytes();
+    bytes.next().is_some_and(|first| first.is_ascii_alphanumeric())
+        && text.len() <= 128
+        && bytes.all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+}
+
+/// A number of bytes, written plain or with k, M or G.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteSize(pub usize);
+
+impl FromStr for ByteSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (digits, shift) = match text.chars().last() {
+            Some('k' | 'K') => (&text[..text.len() - 1], 10),
+            Some('m' | 'M') => (&text[..text.len() - 1], 20),
+            Some('g' | 'G') => (&text[..text.len() - 1], 30),
+            _ => (text, 0),
+        };
+        let number: usize = digits.parse().map_err(|_| "expected a number of bytes, such as 33554432 or 32M")?;
+        let bytes = number.checked_mul(1 << shift).filter(|&bytes| bytes > 0);
+        bytes.map(Self).ok_or_else(|| "must be at least 1 and fit the address space".into())
+    }
+}
+
+/// A time in seconds, with a fraction if need be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Seconds(pub Duration);
+
+impl FromStr for Seconds {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let seconds: f64 = text.parse().map_err(|_| "expected a number of seconds")?;
+        if !(0.001..=86_400.0).contains(&seconds) {
+            return Err("must lie between 0.001 and 86400".into());
+        }
+        Ok(Self(Duration::from_secs_f64(seconds)))
+    }
+}
+
+/// What the server runs with, checked.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// At least one, names unique; the first is the default.
+    pub models: Vec<NamedModel>,
+    /// Address to listen on.
+    pub listen: SocketAddr,
+    /// Folder of the collections.
+    pub data_dir: Option<PathBuf>,
+    /// Size from which collections have an approximate index.
+    pub exact_below: usize,
+    /// Where models run.
+    pub device: Device,
+    /// Which file of a model runs.
+    pub precision: Precision,
+    /// Limit of declared pixels.
+    pub max_pixels: u64,
+    /// Limit of a body in bytes.
+    pub max_body: usize,
+    /// Limit of all bodies together in bytes, at least `max_body`.
+    pub body_memory: usize,
+    /// Limit of pictures in a request, at most `queue`.
+    pub max_pictures: usize,
+    /// Longer side for `/segment`.
+    pub segment_size: u32,
+    /// Sessions per model; `None` leaves it to the device.
+    pub sessions: Option<usize>,
+    /// Threads in each session.
+    pub threads: usize,
+    /// Pictures inside the server at once.
+    pub queue: usize,
+    /// Time from the end of the body to the answer.
+    pub request_timeout: Duration,
+    /// Time for a head, and for a body, to arrive.
+    pub read_timeout: Duration,
+    /// Form of the log.
+    pub log_format: LogFormat,
+}
+
+/// Flags that do not go together.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Two models with one name.
+    #[error("two models are called `{0}`: give one of them another name, --model NAME=PATH")]
+    SameName(String),
+    /// A large body could never be read.
+    #[error("--body-memory {body_memory} is smaller than --max-body {max_body}: a full body would never be read")]
+    BodyMemoryTooSmall {
+        /// As given, in bytes.
+        body_memory: usize,
+        /// As given, in bytes.
+        max_body: usize,
+    },
+    /// A request could never be admitted.
+    #[error("--queue {queue} is smaller than --max-pictures {pictures}: a full request would never be admitted")]
+    QueueTooSmall {
+        /// As given.
+        queue: usize,
+        /// As given.
+        pictures: usize,
+    },
+}
+
+impl ServeArgs {
+    /// Checks what the flags' own types cannot.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn resolve(self) -> Result<Settings, ConfigError> {
+        for (position, model) in self.models.iter().enumerate() {
+            if self.models[..position].iter().any(|other| other.name == model.name) {
+                return Err(ConfigError::SameName(model.name.clone()));
+            }
+        }
+        let (queue, pictures) = (self.queue.get(), self.max_pictures.get());
+        if queue < pictures {
+            return Err(ConfigError::QueueTooSmall { queue, pictures });
+        }
+        let (max_body, body_memory) = (self.max_body.0, self.body_memory.0);
+        if body_memory < max_body {
+            return Err(ConfigError::BodyMemoryTooSmall { body_memory, max_body });
+        }
+        Ok(Settings {
+            models: self.models,
+            listen: self.listen,
+            data_dir: self.data_dir,
+            exact_below: self.exact_below,
+            device: self.device,
+            precision: self.precision,
+            max_pixels: self.max_pixels,
+            max_body,
+            body_memory,
+            max_pictures: pictures,
+            segment_size: self.segment_size,
+            sessions: self.sessions.map(NonZeroUsize::get),
+            threads: self.threads.get(),
+            queue,
+            request_timeout: self.request_timeout.0,
+            read_timeout: self.read_timeout.0,
+            log_format: self.log_format,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        serve: ServeArgs,
+    }
+
+    fn resolve(flags: &[&str]) -> Result<Settings, String> {
+        let line = Line::try_parse_from([&["serve"], flags].concat()).map_err(|error| error.to_string())?;
+        line.serve.resolve().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_model_is_called_by_its_folder_unless_named() {
+        let settings = resolve(&["--model", "models/demo", "--model", "big=/m/a=b", "--model", "./x=y/demo2"]).unwrap();
+        let named: Vec<_> = settings.models.iter().map(|model| (model.name.as_str(), model.path.to_str().unwrap())).collect();
+        assert_eq!(named, [("demo", "models/demo"), ("big", "/m/a=b"), ("demo2", "./x=y/demo2")]);
+    }
+
+    #[test]
+    fn the_server_listens_on_loopback_unless_told_otherwise() {
+        assert!(resolve(&["--model", "a"]).unwrap().listen.ip().is_loopback());
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_refused_by_name() {
+        let refused = |flags: &[&str]| resolve(flags).unwrap_err();
+        assert!(refused(&["--model", "x/a", "--model", "y/a"]).contains("`a`"));
+        assert!(refused(&["--model", "a", "--queue", "3", "--max-pictures", "4"]).contains("--queue 3"));
+        assert!(refused(&["--model", "a", "--body-memory", "1k"]).contains("--body-memory 1024"));
+        assert!(refused(&["--model", "/"]).contains("NAME="));
+        assert!(refused(&["--model", "a="]).contains("names no folder"));
+        assert!(refused(&["--model", "a", "--request-timeout", "0"]).contains("0.001"));
+        assert!(refused(&["--model", "a", "--request-timeout", "NaN"]).contains("0.001"));
+        assert!(refused(&["--model", "a", "--max-body", "0"]).contains("at least 1"));
+        assert!(refused(&[]).contains("--model"));
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        let body = |text: &str| text.parse().map(|ByteSize(bytes)| bytes);
+        assert_eq!(body("7"), Ok(7));
+        assert_eq!(body("3k"), Ok(3072));
+        assert_eq!(body("32M"), Ok(32 << 20));
+        assert!(body("M").is_err() && body("-1").is_err() && body("1é").is_err() && body("99999999999G").is_err());
+    }
+}

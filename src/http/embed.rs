@@ -1,0 +1,262 @@
+//! `POST /embed`: vectors of pictures.
+
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderName, header},
+    response::{IntoResponse, Response},
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use ndarray::{Array3, Axis, concatenate};
+use serde::{Deserialize, Serialize, Serializer, ser::SerializeSeq};
+
+use super::{
+    App,
+    infer::{infer, within},
+    problem::{Code, Problem},
+    submission::Submission,
+};
+use crate::{
+    embedding::{self, Dtype, EmbeddingError, Encoded, Pooling, Values},
+    serving::{Seen, Served},
+    transform::PatchGrid,
+};
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Encoding {
+    /// Numbers.
+    #[default]
+    Json,
+    /// JSON with one text per picture, of its little-endian bytes.
+    Base64,
+    /// The answer is an `.npy` file.
+    Npy,
+    /// The answer is the bytes alone, little-endian and row-major.
+    Raw,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Options {
+    model: Option<String>,
+    pooling: Pooling,
+    normalize: bool,
+    dtype: Dtype,
+    encoding: Encoding,
+    dimensions: Option<usize>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            model: None,
+            pooling: Pooling::default(),
+            normalize: true,
+            dtype: Dtype::default(),
+            encoding: Encoding::default(),
+            dimensions: None,
+        }
+    }
+}
+
+impl Options {
+    /// Refuses what can be known to fail before a picture is decoded.
+    fn check(&self, served: &Served) -> Result<(), Problem> {
+        let dim = self.pooling.dim(served.manifest().dim as usize);
+        if let Some(dimensions) = self.dimensions
+            && !(1..=dim).contains(&dimensions)
+        {
+            return Err(EmbeddingError::Dimensions { dimensions, dim }.into());
+        }
+        let binary_body = matches!(self.encoding, Encoding::Npy | Encoding::Raw);
+        if binary_body && self.pooling == Pooling::Patches && self.dtype == Dtype::Int8 {
+            return Err(Problem::new(
+                Code::BadParameter,
+                "encoding: patches as int8 have a scale each, which npy and raw have no place for; ask for json or base64",
+            ));
+        }
+        Ok(())
+    }
+}
+
+pub(super) async fn handle(State(app): State<App>, submission: Submission<Options>) -> Result<Response, Problem> {
+    let Submission { pictures, options, room } = submission;
+    let served = app.registry.get(options.model.as_deref())?.clone();
+    options.check(&served)?;
+    within(&app, async {
+        let transform = served.manifest().transform.clone();
+        let inference = infer(&app, &served, pictures, move |picture| transform.apply(picture)).await?;
+        let timing = inference.timing.header();
+        let seen = inference.seen;
+        let response = app.pool.run(move || answer(&served, &seen, &options)).await??;
+        drop(room);
+        Ok((timing, response).into_response())
+    })
+    .await
+}
+
+/// One picture's rows: `[1, D]`, or `[patches, D]`.
+fn rows(served: &Served, seen: &Seen, options: &Options) -> Result<Array3<f32>, Problem> {
+    let mut rows = embedding::pool(&seen.outputs, served.manifest().registers as usize, options.pooling)?;
+    if let Some(dimensions) = options.dimensions {
+        rows = embedding::cut(&rows, dimensions)?;
+    }
+    if options.normalize {
+        embedding::normalise(&mut rows);
+    }
+    if rows.iter().all(|value| value.is_finite()) {
+        Ok(rows)
+    } else {
+        Err(Problem::new(Code::InferenceFailed, "the model gave numbers that are not finite"))
+    }
+}
+
+fn answer(served: &Served, seen: &[Seen], options: &Options) -> Result<Response, Problem> {
+    let pictures: Vec<_> = seen.iter().map(|seen| rows(served, seen, options)).collect::<Result<_, _>>()?;
+    match options.encoding {
+        Encoding::Json | Encoding::Base64 => Ok(as_json(served, seen, options, &pictures)),
+        Encoding::Npy | Encoding::Raw => as_bytes(served, options, &pictures),
+    }
+}
+
+#[derive(Serialize)]
+struct Answer<'a> {
+    model: &'a str,
+    dim: usize,
+    dtype: Dtype,
+    pooling: Pooling,
+    embeddings: Vec<Vector>,
+    /// `[rows, columns]` of patches of each picture.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grid: Option<Vec<[usize; 2]>>,
+    /// `x ≈ scale · value` for int8: one for each vector.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scales: Option<Vec<Scales>>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Scales {
+    One(f32),
+    PerPatch(Vec<f32>),
+}
+
+fn as_json(served: &Served, seen: &[Seen], options: &Options, pictures: &[Array3<f32>]) -> Response {
+    let patches = options.pooling == Pooling::Patches;
+    let mut embeddings = Vec::with_capacity(pictures.len());
+    let mut scales = Vec::new();
+    for rows in pictures {
+        let mut encoded = Encoded::new(rows.view(), options.dtype);
+        if options.dtype == Dtype::Int8 {
+            let of_rows = std::mem::take(&mut encoded.scales);
+            scales.push(if patches { Scales::PerPatch(of_rows) } else { Scales::One(of_rows[0]) });
+        }
+        embeddings.push(match options.encoding {
+            Encoding::Base64 => Vector::Base64(STANDARD.encode(encoded.to_le_bytes())),
+            _ if patches => Vector::Rows(encoded),
+            _ => Vector::Row(encoded),
+        });
+    }
+    Json(Answer {
+        model: served.name(),
+        dim: pictures[0].len_of(Axis(2)),
+        dtype: options.dtype,
+        pooling: options.pooling,
+        embeddings,
+        grid: patches.then(|| seen.iter().map(|seen| shape_of(served.grid(seen))).collect()),
+        scales: (options.dtype == Dtype::Int8).then_some(scales),
+    })
+    .into_response()
+}
+
+fn shape_of(grid: PatchGrid) -> [usize; 2] {
+    [grid.rows, grid.columns]
+}
+
+/// The embedding of one picture, as JSON has it.
+enum Vector {
+    Base64(String),
+    Row(Encoded),
+    Rows(Encoded),
+}
+
+impl Serialize for Vector {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Base64(text) => serializer.serialize_str(text),
+            Self::Row(Encoded { values, .. }) => Row(values, 0, usize::MAX).serialize(serializer),
+            Self::Rows(Encoded { values, shape, .. }) => {
+                let [_, rows, stored] = *shape;
+                let mut list = serializer.serialize_seq(Some(rows))?;
+                for row in 0..rows {
+                    list.serialize_element(&Row(values, row * stored, stored))?;
+                }
+                list.end()
+            }
+        }
+    }
+}
+
+/// The numbers from a position on, so many.
+struct Row<'a>(&'a Values, usize, usize);
+
+impl Serialize for Row<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(values, from, many) = *self;
+        match values {
+            Values::F32(values) => serializer.collect_seq(values.iter().skip(from).take(many)),
+            Values::F16(values) => serializer.collect_seq(values.iter().skip(from).take(many).map(|value| value.to_f32())),
+            Values::Int8(values) => serializer.collect_seq(values.iter().skip(from).take(many)),
+            Values::Binary(values) => serializer.collect_seq(values.iter().skip(from).take(many)),
+        }
+    }
+}
+
+const SHAPE: HeaderName = HeaderName::from_static("x-dino-shape");
+const DTYPE: HeaderName = HeaderName::from_static("x-dino-dtype");
+const SCALES: HeaderName = HeaderName::from_static("x-dino-scales");
+
+/// All embeddings in one array `[n, D]`, or `[n, patches, D]`.
+fn as_bytes(served: &Served, options: &Options, pictures: &[Array3<f32>]) -> Result<Response, Problem> {
+    let views: Vec<_> = pictures.iter().map(|rows| rows.view()).collect();
+    let all = concatenate(Axis(0), &views).map_err(|_| {
+        Problem::new(
+            Code::BadParameter,
+            "encoding: these pictures have different numbers of patches, which one array cannot hold; ask for json",
+        )
+    })?;
+    let encoded = Encoded::new(all.view(), options.dtype);
+    let [pictures, rows, stored] = encoded.shape;
+    let shape = match options.pooling {
+        Pooling::Patches => vec![pictures, rows, stored],
+        _ => vec![pictures, stored],
+    };
+    let headers =
+        [(SHAPE, listed(&shape)), (DTYPE, options.dtype.to_string()), (HeaderName::from_static("x-dino-model"), served.name().to_owned())];
+    let scales = (!encoded.scales.is_empty()).then(|| [(SCALES, listed(&encoded.scales))]);
+    let (kind, body) = match options.encoding {
+        Encoding::Npy => ("application/x-npy", encoded.to_npy(&shape)),
+        _ => ("application/octet-stream", encoded.to_le_bytes()),
+    };
+    let mut response = ([(header::CONTENT_TYPE, kind)], headers, body).into_response();
+    if let Some(scales) = scales {
+        response = (scales, response).into_response();
+    }
+    Ok(response)
+}
+
+fn listed<T: ToString>(values: &[T]) -> String {
+    let texts: Vec<_> = values.iter().map(ToString::to_string).collect();
+    texts.join(",")
+}
+
+impl From<EmbeddingError> for Problem {
+    fn from(error: EmbeddingError) -> Self {
+        let code = match error {
+            EmbeddingError::LacksOutput { .. } => Code::ModelLacksOutput,
+            EmbeddingError::Unknown { .. } | EmbeddingError::Dimensions { .. } => Code::BadParameter,
+        };
+        Self::new(code, error.to_string())
+    }
+}

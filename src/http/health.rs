@@ -1,0 +1,126 @@
+//! `GET /healthz`, `GET /readyz` and `GET /v1/models`.
+
+use axum::{Json, extract::State, response::IntoResponse};
+use serde::Serialize;
+
+use super::{
+    App,
+    problem::{Code, Problem},
+};
+use crate::serving::Served;
+
+#[derive(Serialize)]
+struct Health {
+    status: &'static str,
+    version: &'static str,
+    uptime_seconds: u64,
+    pictures_inside: usize,
+    models: Vec<Model>,
+}
+
+#[derive(Serialize)]
+struct Model {
+    name: String,
+    device: String,
+    precision: String,
+    workers: usize,
+    workers_ready: usize,
+    workers_lost: usize,
+}
+
+impl Model {
+    fn of(served: &Served) -> Self {
+        let health = served.health();
+        Self {
+            name: served.name().into(),
+            device: served.device().to_string(),
+            precision: served.precision().to_string(),
+            workers: health.workers,
+            workers_ready: health.ready,
+            workers_lost: health.lost,
+        }
+    }
+}
+
+/// The process lives: version, the device that is really used, models.
+pub(super) async fn healthz(State(app): State<App>) -> impl IntoResponse {
+    Json(Health {
+        status: "ok",
+        version: env!("CARGO_PKG_VERSION"),
+        uptime_seconds: app.started.elapsed().as_secs(),
+        pictures_inside: app.admission.inside(),
+        models: app.registry.iter().map(|served| Model::of(served)).collect(),
+    })
+}
+
+/// Requests can be answered: every worker of every model has run a picture, and none was lost since.
+pub(super) async fn readyz(State(app): State<App>) -> Result<impl IntoResponse, Problem> {
+    for served in app.registry.iter() {
+        let health = served.health();
+        let (name, workers) = (served.name(), health.workers);
+        if health.lost > 0 {
+            let lost = health.lost;
+            return Err(Problem::new(
+                Code::NotReady,
+                format!("model `{name}` has lost {lost} of its {workers} workers; the log says why; restart the server"),
+            ));
+        }
+        if !health.is_ready() {
+            let ready = health.ready;
+            return Err(Problem::new(
+                Code::NotReady,
+                format!("model `{name}` is starting: {ready} of {workers} workers have run their first picture"),
+            ));
+        }
+    }
+    Ok(Json(serde_json::json!({ "status": "ready" })))
+}
+
+/// The list that the `openai` client reads, with what a client of ours wants to know beside it.
+#[derive(Serialize)]
+struct ModelList {
+    object: &'static str,
+    data: Vec<ModelInfo>,
+}
+
+#[derive(Serialize)]
+struct ModelInfo {
+    id: String,
+    object: &'static str,
+    owned_by: &'static str,
+    architecture: String,
+    dim: u32,
+    patch_size: u32,
+    depth: u32,
+    heads: u32,
+    registers: u32,
+    precision: String,
+    device: String,
+    source_sha256: String,
+}
+
+/// The models that are served; the first is the one that requests without `model` get.
+pub(super) async fn models(State(app): State<App>) -> impl IntoResponse {
+    let data = app
+        .registry
+        .iter()
+        .map(|served| {
+            let manifest = served.manifest();
+            ModelInfo {
+                id: served.name().into(),
+                object: "model",
+                owned_by: "dino-server",
+                architecture: manifest.architecture.clone(),
+                dim: manifest.dim,
+                patch_size: manifest.patch_size,
+                depth: manifest.depth,
+                heads: manifest.heads,
+                registers: manifest.registers,
+                precision: served.precision().to_string(),
+                device: served.device().to_string(),
+                source_sha256: manifest.source.sha256.clone(),
+            }
+        })
+        .collect();
+    Json(ModelList { object: "list", data })
+}

@@ -1,0 +1,155 @@
+//! From a request's pictures to the model's outputs, in order, within the deadline.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use axum::http::{HeaderName, HeaderValue};
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use image::RgbImage;
+use ndarray::Array3;
+use tokio::time::{Instant, timeout};
+
+use super::{
+    App,
+    problem::{Code, Problem},
+};
+use crate::{
+    batch::{Failure, Full},
+    media::DecodeError,
+    serving::{Panicked, PictureError, Seen, Served, UnknownModel},
+};
+
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+/// Where the time of a request went, summed over its pictures.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Timing {
+    decode: Duration,
+    queue: Duration,
+    infer: Duration,
+}
+
+impl Timing {
+    /// As a `Server-Timing` header (milliseconds), which browsers show beside the request.
+    pub(super) fn header(self) -> [(HeaderName, HeaderValue); 1] {
+        let [decode, queue, infer] = [self.decode, self.queue, self.infer].map(|time| time.as_secs_f64() * 1e3);
+        let value = format!("decode;dur={decode:.2}, queue;dur={queue:.2}, infer;dur={infer:.2}");
+        let value = HeaderValue::try_from(value).expect("digits and commas make a header value");
+        [(SERVER_TIMING, value)]
+    }
+}
+
+/// The model's view of all pictures of a request, in their order.
+pub(super) struct Inference {
+    pub(super) seen: Vec<Seen>,
+    pub(super) timing: Timing,
+}
+
+/// Runs `work` until the deadline of a request that has just arrived whole.
+pub(super) async fn within<T>(app: &App, work: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
+    timeout(app.limits.time, work).await.unwrap_or_else(|_| Err(deadline_passed(app)))
+}
+
+fn deadline_passed(app: &App) -> Problem {
+    let seconds = app.limits.time.as_secs_f64();
+    Problem::new(
+        Code::DeadlinePassed,
+        format!("not answered within {seconds} s (--request-timeout): try later, or send fewer pictures at once"),
+    )
+}
+
+/// Decodes `pictures`, brings each to the model's input with `prepare`, and runs them.
+///
+/// The first picture, by position, that cannot be read decides the answer, whichever fails first in time. Only some
+/// pictures are on their way at once: enough to keep the model busy, so that one large request neither fills the
+/// memory nor holds back others.
+pub(super) async fn infer<P>(app: &App, served: &Arc<Served>, pictures: Vec<Bytes>, prepare: P) -> Result<Inference, Problem>
+where
+    P: Fn(&RgbImage) -> Array3<f32> + Clone + Send + 'static,
+{
+    let deadline = Instant::now() + app.limits.time;
+    let limits = app.limits.media;
+    let many = pictures.len() > 1;
+    let seen: Vec<Seen> = stream::iter(pictures.into_iter().enumerate())
+        .map(|(index, bytes)| {
+            let prepare = prepare.clone();
+            async move {
+                let outcome = served.see(&app.pool, bytes, limits, prepare, deadline).await;
+                outcome.map_err(|error| Problem::from(error).at(index).naming(index, many))
+            }
+        })
+        .buffered(served.on_the_way())
+        .try_collect()
+        .await?;
+    let mut timing = Timing::default();
+    for picture in &seen {
+        timing.decode += picture.decoded;
+        timing.queue += picture.waited;
+        timing.infer += picture.ran;
+    }
+    Ok(Inference { seen, timing })
+}
+
+impl Problem {
+    /// Says in words too which of several pictures is meant.
+    fn naming(mut self, index: usize, many: bool) -> Self {
+        if many {
+            self.detail = format!("picture {index}: {}", self.detail).into();
+        }
+        self
+    }
+}
+
+impl From<PictureError> for Problem {
+    fn from(error: PictureError) -> Self {
+        match error {
+            PictureError::Decode(error) => error.into(),
+            PictureError::Panicked(error) => error.into(),
+            PictureError::Run(error) => error.into(),
+        }
+    }
+}
+
+impl From<DecodeError> for Problem {
+    fn from(error: DecodeError) -> Self {
+        let code = match error {
+            DecodeError::Empty => Code::EmptyPicture,
+            DecodeError::NotOffered { .. } => Code::UnknownFormat,
+            DecodeError::TooManyPixels { .. } | DecodeError::SideTooLong { .. } => Code::TooManyPixels,
+            DecodeError::Corrupt { .. } => Code::CorruptPicture,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<Failure> for Problem {
+    fn from(failure: Failure) -> Self {
+        let code = match failure {
+            Failure::Expired => Code::DeadlinePassed,
+            Failure::Engine(_) => Code::InferenceFailed,
+            Failure::WorkerLost => Code::NotReady,
+        };
+        Self::new(code, failure.to_string())
+    }
+}
+
+impl From<Panicked> for Problem {
+    fn from(error: Panicked) -> Self {
+        Self::new(Code::Internal, error.to_string())
+    }
+}
+
+impl From<Full> for Problem {
+    fn from(full: Full) -> Self {
+        let seconds = full.retry_after.as_secs();
+        let mut problem = Self::new(Code::QueueFull, format!("{full}; try again in {seconds} s"));
+        problem.retry_after = Some(full.retry_after);
+        problem
+    }
+}
+
+impl From<UnknownModel> for Problem {
+    fn from(error: UnknownModel) -> Self {
+        Self::new(Code::UnknownModel, error.to_string())
+    }
+}

@@ -1,0 +1,158 @@
+//! Transport only: routes, bodies, limits, problem+json. What pictures mean is decided elsewhere.
+//!
+//! One file per route; [`Submission`] reads the pictures for all of them, [`Problem`] writes the errors.
+
+mod body;
+mod classify;
+mod collections;
+mod embed;
+mod health;
+mod infer;
+mod problem;
+mod segment;
+mod server;
+mod submission;
+
+use std::{
+    any::Any,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, Request},
+    http::{self, HeaderName, HeaderValue, Method, Uri, header},
+    response::{Html, IntoResponse, Response},
+    routing::{get, post},
+};
+use tower::ServiceBuilder;
+use tower_http::{
+    catch_panic::CatchPanicLayer,
+    request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
+    trace::TraceLayer,
+};
+use tracing::Span;
+
+pub use body::{BodyLimits, BodyMemory};
+pub use problem::{Code, Problem};
+pub use server::{Patience, bind, serve};
+pub use submission::{Room, Submission};
+
+use crate::{
+    batch::Admission,
+    index::Store,
+    media,
+    serving::{Pool, Registry},
+};
+
+/// The page at `/`, with everything it needs inside.
+const PAGE: &str = include_str!("page.html");
+/// The page loads nothing from elsewhere, and says so to the browser.
+const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
+                           img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; \
+                           frame-ancestors 'none'";
+/// Request id, taken from the client or made here; in the answer and in each line of the log.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What every route can reach.
+pub type App = Arc<State>;
+
+/// Models, collections and limits of one server.
+pub struct State {
+    /// The models that are served.
+    pub registry: Registry,
+    /// The collections, if there is a data folder.
+    pub store: Option<Arc<Store>>,
+    /// The bound on pictures inside the server.
+    pub admission: Admission,
+    /// The memory that request bodies share.
+    pub bodies: BodyMemory,
+    /// Threads for decoding and drawing.
+    pub pool: Pool,
+    /// What one request may ask for.
+    pub limits: RequestLimits,
+    /// Longer side in pixels for `/segment`.
+    pub segment_size: u32,
+    /// When the server was started.
+    pub started: Instant,
+}
+
+/// What one request may ask for.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestLimits {
+    /// Size of the body and time for it.
+    pub body: BodyLimits,
+    /// Number of pictures.
+    pub pictures: usize,
+    /// Declared size of a picture.
+    pub media: media::Limits,
+    /// Time from the end of the body to the answer.
+    pub time: Duration,
+}
+
+/// All routes of the server.
+pub fn routes(app: App) -> Router {
+    let around = ServiceBuilder::new()
+        .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
+        .layer(
+            TraceLayer::new_for_http()
+                .make_span_with(span)
+                .on_request(())
+                .on_response(log_response)
+                // A 5xx has been logged with its reason when the problem was written.
+                .on_failure(()),
+        )
+        .layer(PropagateRequestIdLayer::new(REQUEST_ID))
+        .layer(CatchPanicLayer::custom(panicked));
+    Router::new()
+        .route("/", get(page))
+        .route("/embed", post(embed::handle))
+        .route("/classify", post(classify::handle))
+        .route("/segment", post(segment::handle))
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
+        .route("/v1/models", get(health::models))
+        .route("/collections", get(collections::list))
+        .route("/collections/{collection}", get(collections::one))
+        .route("/collections/{collection}/items/{id}/image", get(collections::image))
+        .fallback(unknown_route)
+        .method_not_allowed_fallback(method_not_allowed)
+        // Bodies have a limit of their own, see `body`.
+        .layer(DefaultBodyLimit::disable())
+        .layer(around)
+        .with_state(app)
+}
+
+async fn page() -> impl IntoResponse {
+    let headers =
+        [(header::CONTENT_SECURITY_POLICY, PAGE_POLICY), (header::X_CONTENT_TYPE_OPTIONS, "nosniff"), (header::CACHE_CONTROL, "no-cache")];
+    (headers, Html(PAGE))
+}
+
+async fn unknown_route(uri: Uri) -> Problem {
+    Problem::new(Code::UnknownRoute, format!("there is no {}; the README lists the routes", uri.path()))
+}
+
+async fn method_not_allowed(method: Method, uri: Uri) -> Problem {
+    Problem::new(Code::MethodNotAllowed, format!("{} does not take {method}; the header Allow says what it takes", uri.path()))
+}
+
+fn span(request: &Request) -> Span {
+    let id = request.headers().get(REQUEST_ID).map(HeaderValue::as_bytes).map(String::from_utf8_lossy);
+    tracing::info_span!(
+        "request",
+        method = %request.method(),
+        path = request.uri().path(),
+        id = id.as_deref().unwrap_or_default(),
+    )
+}
+
+fn log_response<B>(response: &http::Response<B>, latency: Duration, _span: &Span) {
+    tracing::info!(status = response.status().as_u16(), ?latency, "answered");
+}
+
+fn panicked(_panic: Box<dyn Any + Send>) -> Response {
+    // The panic itself is in the log.
+    Problem::new(Code::Internal, "a part of the server failed on this request; its log says more").into_response()
+}

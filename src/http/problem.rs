@@ -1,0 +1,172 @@
+//! Errors as RFC 9457 `application/problem+json`.
+
+use std::{borrow::Cow, time::Duration};
+
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+
+/// Every kind of error that the server answers with. Names and statuses are part of the public contract: a
+/// client may branch on them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Code {
+    /// An option is unknown, or its value cannot be used.
+    BadParameter,
+    /// The body is no JSON, or not of the form that the route asks for.
+    BadJson,
+    /// The body is no `multipart/form-data`, or has parts that are not pictures.
+    BadMultipart,
+    /// A picture in a JSON body is neither base64 nor a base64 data URI.
+    BadBase64,
+    /// The body could not be read to its end.
+    BadBody,
+    /// The list of pictures is empty.
+    NoPictures,
+    /// A picture was given as a URL, and this server fetches none.
+    UrlFetchingOff,
+    /// A value that the API knows, and this version of the server does not offer.
+    NotOffered,
+    /// No such route.
+    UnknownRoute,
+    /// No such model.
+    UnknownModel,
+    /// No such collection.
+    UnknownCollection,
+    /// No such item in the collection, or it has no picture.
+    UnknownItem,
+    /// The route has other methods.
+    MethodNotAllowed,
+    /// The answer cannot have the form that `Accept` asks for.
+    NotAcceptable,
+    /// The body did not arrive in time.
+    BodyTimeout,
+    /// The collection was made by another model.
+    ModelMismatch,
+    /// The body is over the limit.
+    BodyTooLarge,
+    /// The body holds more pictures than one request may.
+    TooManyPictures,
+    /// The picture declares more pixels than `--max-pixels`.
+    TooManyPixels,
+    /// The request's `Content-Type` or `Content-Encoding` is not one of ours.
+    UnsupportedMediaType,
+    /// A picture without any bytes.
+    EmptyPicture,
+    /// Bytes that are no picture of a format that is offered.
+    UnknownFormat,
+    /// A picture that is damaged or cut short.
+    CorruptPicture,
+    /// The model's graph does not have what was asked for.
+    ModelLacksOutput,
+    /// As many pictures as the server takes are being worked on.
+    QueueFull,
+    /// A fault of the server.
+    Internal,
+    /// The model failed on a picture that could be decoded.
+    InferenceFailed,
+    /// The collections' files cannot be read or written.
+    StoreFailed,
+    /// The server cannot answer (yet, or any more).
+    NotReady,
+    /// The request was not answered before its deadline.
+    DeadlinePassed,
+}
+
+impl Code {
+    /// The HTTP status that goes with it, always the same.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::BadParameter
+            | Self::BadJson
+            | Self::BadMultipart
+            | Self::BadBase64
+            | Self::BadBody
+            | Self::NoPictures
+            | Self::UrlFetchingOff
+            | Self::NotOffered => StatusCode::BAD_REQUEST,
+            Self::UnknownRoute | Self::UnknownModel | Self::UnknownCollection | Self::UnknownItem => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
+            Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::ModelMismatch => StatusCode::CONFLICT,
+            Self::BodyTooLarge | Self::TooManyPictures | Self::TooManyPixels => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::EmptyPicture | Self::UnknownFormat | Self::CorruptPicture | Self::ModelLacksOutput => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::QueueFull => StatusCode::TOO_MANY_REQUESTS,
+            Self::Internal | Self::InferenceFailed => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::NotReady | Self::StoreFailed => StatusCode::SERVICE_UNAVAILABLE,
+            Self::DeadlinePassed => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+}
+
+/// One error on its way to the client.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    /// Kind and status.
+    pub code: Code,
+    /// What is wrong with this request, and what to do about it.
+    pub detail: Cow<'static, str>,
+    /// Position of the picture that is at fault, from 0.
+    pub index: Option<usize>,
+    /// When to try again.
+    pub retry_after: Option<Duration>,
+}
+
+impl Problem {
+    /// An error of kind `code`; `detail` is read by people.
+    pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { code, detail: detail.into(), index: None, retry_after: None }
+    }
+
+    /// Says which picture of the request is at fault.
+    #[must_use]
+    pub fn at(mut self, index: usize) -> Self {
+        self.index = Some(index);
+        self
+    }
+}
+
+/// The members of RFC 9457, section 3.1, and ours. `type` is left out, which means `about:blank`: the title is the
+/// status' own phrase, and `code` tells the kinds apart.
+#[derive(Serialize)]
+struct Body<'a> {
+    title: &'static str,
+    status: u16,
+    code: Code,
+    detail: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    index: Option<usize>,
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = self.code.status();
+        let (code, detail) = (self.code, &self.detail);
+        match code {
+            Code::Internal | Code::InferenceFailed | Code::StoreFailed => {
+                tracing::error!(?code, %detail, "request failed");
+            }
+            Code::NotReady | Code::DeadlinePassed => tracing::warn!(?code, %detail, "request failed"),
+            _ => tracing::debug!(?code, %detail, "request refused"),
+        }
+        let body = Body {
+            title: status.canonical_reason().unwrap_or("Error"),
+            status: status.as_u16(),
+            code: self.code,
+            detail: &self.detail,
+            index: self.index,
+        };
+        let mut response = (status, Json(body)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(wait) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
+        }
+        response
+    }
+}

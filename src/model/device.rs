@@ -1,0 +1,146 @@
+//! What runs a graph, and in which precision.
+
+use std::fmt;
+use std::str::FromStr;
+
+use ort::ep::{self, ExecutionProviderDispatch};
+
+/// Which of a folder's ONNX files runs. Inputs and outputs are 32-bit floats in all of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// `model.onnx`.
+    #[default]
+    F32,
+    /// `model.f16.onnx`.
+    F16,
+    /// `model.int8.onnx`.
+    Int8,
+}
+
+impl Precision {
+    /// Its name, as the flag and the manifest write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Int8 => "int8",
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Precision {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        [Self::F32, Self::F16, Self::Int8]
+            .into_iter()
+            .find(|precision| precision.as_str() == text)
+            .ok_or_else(|| format!("unknown precision `{text}`; known are f32, f16, int8"))
+    }
+}
+
+/// What runs the graph.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Device {
+    /// The first CUDA device where there is one, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The CUDA device of this number.
+    Cuda(i32),
+    /// TensorRT on the CUDA device of this number.
+    TensorRt(i32),
+}
+
+impl Device {
+    /// What ONNX Runtime is asked for. Each fails where it cannot be had: silently running on the CPU instead would
+    /// be a lie.
+    pub(super) fn providers(self) -> Vec<ExecutionProviderDispatch> {
+        let cuda = |number| {
+            ep::CUDA::default()
+                .with_device_id(number)
+                .build()
+                .error_on_failure()
+        };
+        let tensorrt = |number| {
+            ep::TensorRT::default()
+                .with_device_id(number)
+                .build()
+                .error_on_failure()
+        };
+        match self {
+            Self::Auto | Self::Cpu => Vec::new(),
+            Self::Cuda(number) => vec![cuda(number)],
+            // What TensorRT does not take runs on the same device.
+            Self::TensorRt(number) => vec![tensorrt(number), cuda(number)],
+        }
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => formatter.write_str("auto"),
+            Self::Cpu => formatter.write_str("cpu"),
+            Self::Cuda(number) => write!(formatter, "cuda:{number}"),
+            Self::TensorRt(number) => write!(formatter, "tensorrt:{number}"),
+        }
+    }
+}
+
+impl FromStr for Device {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (name, number) = match text.split_once(':') {
+            Some((name, number)) => (name, number.parse().ok().filter(|number| *number >= 0)),
+            None => (text, Some(0)),
+        };
+        match (name, number, text.contains(':')) {
+            ("auto", _, false) => Ok(Self::Auto),
+            ("cpu", _, false) => Ok(Self::Cpu),
+            ("cuda", Some(number), _) => Ok(Self::Cuda(number)),
+            ("tensorrt", Some(number), _) => Ok(Self::TensorRt(number)),
+            _ => Err(format!(
+                "unknown device `{text}`; known are auto, cpu, cuda, cuda:N, tensorrt, tensorrt:N"
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Device, Precision};
+
+    #[test]
+    fn devices_parse_as_the_flag_writes_them() {
+        for (text, device) in [
+            ("auto", Device::Auto),
+            ("cpu", Device::Cpu),
+            ("cuda", Device::Cuda(0)),
+            ("cuda:3", Device::Cuda(3)),
+            ("tensorrt:1", Device::TensorRt(1)),
+        ] {
+            assert_eq!(text.parse(), Ok(device));
+        }
+        for text in [
+            "", "gpu", "cpu:0", "auto:1", "cuda:", "cuda:-1", "cuda:x", "CUDA",
+        ] {
+            assert!(text.parse::<Device>().is_err(), "{text}");
+        }
+        assert_eq!("int8".parse(), Ok(Precision::Int8));
+        assert!(
+            "fp16"
+                .parse::<Precision>()
+                .unwrap_err()
+                .contains("f32, f16, int8")
+        );
+    }
+}

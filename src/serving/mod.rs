@@ -1,0 +1,143 @@
+//! The models that are served, and a picture's way through one of them: decode, transform, queue, outputs.
+
+mod engine;
+mod pool;
+mod registry;
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use image::RgbImage;
+use ndarray::Array3;
+
+use crate::{
+    batch::{Batcher, Failure, Health},
+    embedding::Pooling,
+    media::{self, DecodeError},
+    model::{Device, Manifest, Outputs, Precision},
+    transform::PatchGrid,
+};
+
+pub use engine::SessionEngine;
+pub use pool::{Panicked, Pool};
+pub use registry::{LoadError, Registry, UnknownModel};
+
+/// Pooling of the vectors that collections hold.
+pub const COLLECTION_POOLING: Pooling = Pooling::Cls;
+
+/// One loaded model with its workers.
+pub struct Served {
+    name: String,
+    manifest: Manifest,
+    fingerprint: String,
+    device: Device,
+    precision: Precision,
+    outputs: Vec<&'static str>,
+    on_the_way: usize,
+    batcher: Batcher<Outputs>,
+}
+
+/// What a model saw in one picture.
+pub struct Seen {
+    /// Outputs with B = 1.
+    pub outputs: Outputs,
+    /// (width, height) of the picture itself, upright.
+    pub size: (u32, u32),
+    /// (height, width) of the model's input.
+    pub input: (usize, usize),
+    /// Time for decoding and resampling.
+    pub decoded: Duration,
+    /// Time that the picture waited for a worker.
+    pub waited: Duration,
+    /// Time of the run.
+    pub ran: Duration,
+}
+
+/// Why a picture was not seen.
+#[derive(Debug, thiserror::Error)]
+pub enum PictureError {
+    /// Its bytes are no picture that is read here.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// Its preparation panicked.
+    #[error(transparent)]
+    Panicked(#[from] Panicked),
+    /// It was not run.
+    #[error(transparent)]
+    Run(#[from] Failure),
+}
+
+impl Served {
+    /// What requests call it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What its folder says of it.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// What the vectors of its collections depend on.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// Where it really runs.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// Which of its files runs.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Names of the outputs that its graph has.
+    pub fn outputs(&self) -> &[&'static str] {
+        &self.outputs
+    }
+
+    /// State of its workers.
+    pub fn health(&self) -> Health {
+        self.batcher.health()
+    }
+
+    /// Pictures of one request that should be on their way at once, to keep the workers busy and no more.
+    pub fn on_the_way(&self) -> usize {
+        self.on_the_way
+    }
+
+    /// Patches of a picture that was seen.
+    pub fn grid(&self, seen: &Seen) -> PatchGrid {
+        let patch = (self.manifest.patch_size as usize).max(1);
+        PatchGrid { rows: seen.input.0 / patch, columns: seen.input.1 / patch }
+    }
+
+    /// Decodes one picture, brings it to the model's input `[3, H, W]` with `prepare`, and runs it.
+    ///
+    /// # Errors
+    /// See [`PictureError`].
+    pub async fn see<P>(
+        &self,
+        pool: &Pool,
+        bytes: Bytes,
+        limits: media::Limits,
+        prepare: P,
+        deadline: tokio::time::Instant,
+    ) -> Result<Seen, PictureError>
+    where
+        P: FnOnce(&RgbImage) -> Array3<f32> + Send + 'static,
+    {
+        let work = move || {
+            let began = Instant::now();
+            let picture = media::decode(&bytes, &limits)?;
+            let input = prepare(&picture);
+            Ok::<_, DecodeError>((input, picture.dimensions(), began.elapsed()))
+        };
+        let (input, size, decoded) = pool.run(work).await??;
+        let (_, height, width) = input.dim();
+        let answer = self.batcher.run(input, deadline).await?;
+        Ok(Seen { outputs: answer.output, size, input: (height, width), decoded, waited: answer.waited, ran: answer.ran })
+    }
+}

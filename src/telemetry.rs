@@ -1,0 +1,30 @@
+//! The log: lines on stderr, for people or as JSON.
+
+use std::{
+    backtrace::Backtrace,
+    io::{IsTerminal, stderr},
+};
+
+use tracing_subscriber::EnvFilter;
+
+use crate::config::LogFormat;
+
+/// What is written unless `RUST_LOG` says otherwise. ONNX Runtime describes each step of loading a graph.
+const DEFAULT_FILTER: &str = "info,ort=warn";
+
+/// Starts the log.
+///
+/// Panics become log lines too: one that was caught costs one request, and must not look like the end of the server.
+pub fn start(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
+    match format {
+        LogFormat::Human => lines.with_target(false).with_ansi(stderr().is_terminal()).init(),
+        LogFormat::Json => lines.json().flatten_event(true).init(),
+    }
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let backtrace = Backtrace::capture();
+        tracing::error!(thread = thread.name().unwrap_or("-"), %backtrace, "{panic}");
+    }));
+}

@@ -1,0 +1,274 @@
+//! A real server for each test: the program itself, the real ONNX Runtime, a free port, HTTP over a socket.
+
+use std::{
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+/// Longer than anything should take here, on a busy machine.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+pub(crate) fn root() -> PathBuf {
+    env!("CARGO_MANIFEST_DIR").into()
+}
+
+/// A file of `tests`.
+pub(crate) fn file(path: &str) -> Vec<u8> {
+    let path = root().join("tests").join(path);
+    fs_err::read(&path).unwrap()
+}
+
+pub(crate) fn tiny_model() -> PathBuf {
+    root().join("tests/data/tiny-model")
+}
+
+/// `dino-server`, with none of the settings of whoever runs the tests. It finds ONNX Runtime by itself.
+pub(crate) fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dino-server"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("DINO_") || name == "RUST_LOG" {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+pub(crate) struct Server {
+    child: Child,
+    address: String,
+    log: Arc<Mutex<String>>,
+    agent: ureq::Agent,
+}
+
+impl Server {
+    /// The tiny model, and further flags.
+    pub(crate) fn start(flags: &[&str]) -> Self {
+        Self::with_models(&[tiny_model().to_str().unwrap()], flags)
+    }
+
+    /// The tiny model with the collections of a data folder.
+    pub(crate) fn with_data(folder: &Path) -> Self {
+        Self::start(&["--data-dir", folder.to_str().unwrap()])
+    }
+
+    /// Waits until the server is ready.
+    pub(crate) fn with_models(models: &[&str], flags: &[&str]) -> Self {
+        let server = Self::without_waiting(models, flags);
+        let began = Instant::now();
+        while server.get("/readyz").status != 200 {
+            assert!(began.elapsed() < PATIENCE, "not ready: {}", server.log());
+            thread::sleep(Duration::from_millis(20));
+        }
+        server
+    }
+
+    pub(crate) fn without_waiting(models: &[&str], flags: &[&str]) -> Self {
+        let mut command = program();
+        command.args(["serve", "--listen", "127.0.0.1:0"]).args(flags);
+        for model in models {
+            command.args(["--model", model]);
+        }
+        let mut child = command.stderr(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        let (found, address) = mpsc::channel();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let kept = log.clone();
+        thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                if let Some((_, address)) = line.split_once("listening on http://") {
+                    // A JSON line goes on after the address.
+                    let end = address.find('"').unwrap_or(address.len());
+                    let _ = found.send(address[..end].to_owned());
+                }
+                let mut log = kept.lock().unwrap();
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
+        let Ok(address) = address.recv_timeout(PATIENCE) else {
+            panic!("the server did not start: {}", log.lock().unwrap());
+        };
+        let agent = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE)).build().into();
+        Self { child, address, log, agent }
+    }
+
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// What the server wrote to stderr so far.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Waits until the log holds `words`, then returns it: it arrives a little after the answers.
+    pub(crate) fn log_with(&self, words: &str) -> String {
+        let began = Instant::now();
+        while !self.log().contains(words) {
+            assert!(began.elapsed() < PATIENCE, "no {words} in {}", self.log());
+            thread::sleep(Duration::from_millis(5));
+        }
+        self.log()
+    }
+
+    /// Largest resident memory so far, in bytes.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let status = fs_err::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Waits for the program to end by itself.
+    pub(crate) fn end(mut self) -> (ExitStatus, String) {
+        let began = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                // The thread that reads the log sees the end of the pipe a little later.
+                thread::sleep(Duration::from_millis(50));
+                return (status, self.log());
+            }
+            assert!(began.elapsed() < PATIENCE, "still running: {}", self.log());
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Answer {
+        Answer::read(self.agent.get(self.url(path)).call())
+    }
+
+    pub(crate) fn post(&self, path: &str, kind: &str, body: &[u8]) -> Answer {
+        self.post_with(path, &[("content-type", kind)], body)
+    }
+
+    pub(crate) fn post_with(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        let mut request = self.agent.post(self.url(path));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        Answer::read(request.send(body))
+    }
+
+    pub(crate) fn post_json(&self, path: &str, body: &Value) -> Answer {
+        self.post(path, "application/json", body.to_string().as_bytes())
+    }
+
+    pub(crate) fn post_parts(&self, path: &str, pictures: &[Vec<u8>]) -> Answer {
+        let parts: Vec<_> = pictures.iter().map(|picture| ("image", picture.as_slice())).collect();
+        self.post(path, &format!("multipart/form-data; boundary={BOUNDARY}"), &multipart(&parts))
+    }
+
+    /// The embedding of one good picture.
+    pub(crate) fn embed(&self, picture: &[u8]) -> Vec<f32> {
+        self.embed_with("", picture)
+    }
+
+    pub(crate) fn embed_with(&self, query: &str, picture: &[u8]) -> Vec<f32> {
+        let answer = self.post(&format!("/embed{query}"), "image/png", picture);
+        let vectors = answer.ok().vectors();
+        assert_eq!(vectors.len(), 1);
+        vectors.into_iter().next().unwrap()
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: ureq::http::HeaderMap,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Answer {
+    fn read(outcome: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Self {
+        let mut response = outcome.unwrap();
+        Self {
+            status: response.status().as_u16(),
+            headers: response.headers().clone(),
+            body: response.body_mut().with_config().limit(1 << 30).read_to_vec().unwrap(),
+        }
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+    }
+
+    /// Insists on 200.
+    pub(crate) fn ok(&self) -> &Self {
+        assert_eq!(self.status, 200, "{}", self.text());
+        self
+    }
+
+    /// `embeddings` of an answer of `/embed` in JSON.
+    pub(crate) fn vectors(&self) -> Vec<Vec<f32>> {
+        serde_json::from_value(self.json()["embeddings"].clone()).unwrap()
+    }
+
+    /// Insists on a problem+json of this status and code; returns its members.
+    #[track_caller]
+    pub(crate) fn problem(&self, status: u16, code: &str) -> Value {
+        assert_eq!(self.status, status, "{}", self.text());
+        assert_eq!(self.header("content-type"), "application/problem+json", "{}", self.text());
+        let problem = self.json();
+        assert_eq!(problem["code"], code, "{problem}");
+        assert_eq!(problem["status"], status);
+        assert!(problem["detail"].as_str().is_some_and(|detail| detail.len() > 10), "{problem}");
+        problem
+    }
+}
+
+pub(crate) const BOUNDARY: &str = "a-line-that-no-picture-holds";
+
+pub(crate) fn multipart(parts: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut body = Vec::new();
+    for (name, content) in parts {
+        body.extend(format!("--{BOUNDARY}\r\n").bytes());
+        body.extend(format!("Content-Disposition: form-data; name=\"{name}\"; filename=\"x\"\r\n\r\n").bytes());
+        body.extend(*content);
+        body.extend(b"\r\n");
+    }
+    body.extend(format!("--{BOUNDARY}--\r\n").bytes());
+    body
+}
+
+/// Vectors of length 1 point the same way up to rounding.
+#[track_caller]
+pub(crate) fn assert_close(a: &[f32], b: &[f32]) {
+    assert_eq!(a.len(), b.len());
+    for (x, y) in a.iter().zip(b) {
+        assert!((x - y).abs() <= 1e-4 + 1e-4 * y.abs(), "{x} against {y}");
+    }
+}
+
+pub(crate) fn cosine(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| f64::from(x * y)).sum::<f64>();
+    (dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()) as f32
+}

@@ -1,0 +1,190 @@
+//! Starting, being overloaded, and ending.
+
+use std::{
+    io::Write,
+    net::{TcpListener, TcpStream},
+    process::Output,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use crate::{
+    harness::{BOUNDARY, Server, multipart, program, tiny_model},
+    pictures::{noise, png, scene},
+};
+
+fn serve(arguments: &[&str]) -> Output {
+    program().arg("serve").args(arguments).output().unwrap()
+}
+
+/// Exit code 1 and one line on stderr that holds `words`.
+#[track_caller]
+fn refuses(output: &Output, words: &[&str]) {
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    let errors: Vec<_> = text.lines().filter(|line| line.starts_with("error: ")).collect();
+    assert_eq!(errors.len(), 1, "{text}");
+    for word in words {
+        assert!(errors[0].contains(word), "{word}: {text}");
+    }
+    assert!(!text.contains("panicked"), "{text}");
+}
+
+#[test]
+fn a_server_says_what_it_runs() {
+    let server = Server::start(&[]);
+    let health = server.get("/healthz").ok().json();
+    assert_eq!(health["version"], env!("CARGO_PKG_VERSION"));
+    let model = &health["models"][0];
+    assert_eq!((&model["name"], &model["device"], &model["precision"]), (&"tiny-model".into(), &"cpu".into(), &"f32".into()));
+    let models = server.get("/v1/models").ok().json();
+    assert_eq!((&models["data"][0]["id"], &models["data"][0]["dim"]), (&"tiny-model".into(), &32.into()));
+    assert_eq!(server.get("/readyz").ok().json()["status"], "ready");
+    let page = server.get("/");
+    assert_eq!(page.ok().header("content-type"), "text/html; charset=utf-8");
+    let page = page.text();
+    for outside in ["src=\"http", "href=\"http", "@import", "url(http"] {
+        assert!(!page.contains(outside), "the page loads {outside}");
+    }
+}
+
+#[test]
+fn what_cannot_be_served_is_said_in_one_sentence() {
+    let model = tiny_model();
+    let model = model.to_str().unwrap();
+    let quiet = ["--listen", "127.0.0.1:0"];
+    refuses(&serve(&[&quiet[..], &["--model", "/nowhere/at/all"]].concat()), &["/nowhere/at/all", "manifest.json"]);
+    refuses(&serve(&[&quiet[..], &["--model", model, "--precision", "int8"]].concat()), &["int8", "f32"]);
+    refuses(&serve(&[&quiet[..], &["--model", model, "--device", "cuda:99"]].concat()), &["cuda:99"]);
+
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    refuses(&serve(&["--model", model, "--listen", &address]), &[&address, "--listen"]);
+
+    let mut without = program();
+    without.args(["serve", "--model", model]).args(quiet).env("ORT_DYLIB_PATH", "/nowhere/libonnxruntime.so");
+    refuses(&without.output().unwrap(), &["ONNX Runtime", "/nowhere/libonnxruntime.so"]);
+
+    let damaged = tempfile::tempdir().unwrap();
+    for name in ["manifest.json", "model.onnx"] {
+        fs_err::copy(tiny_model().join(name), damaged.path().join(name)).unwrap();
+    }
+    let mut graph = fs_err::read(damaged.path().join("model.onnx")).unwrap();
+    graph[5000] ^= 1;
+    fs_err::write(damaged.path().join("model.onnx"), graph).unwrap();
+    let named = format!("m={}", damaged.path().display());
+    refuses(&serve(&[&quiet[..], &["--model", &named]].concat()), &["model.onnx"]);
+
+    let manifest = fs_err::read_to_string(tiny_model().join("manifest.json")).unwrap();
+    let mut manifest: Value = serde_json::from_str(&manifest).unwrap();
+    manifest["transform"]["crop"] = Value::Null;
+    fs_err::write(damaged.path().join("manifest.json"), manifest.to_string()).unwrap();
+    refuses(&serve(&[&quiet[..], &["--model", &named]].concat()), &["crop"]);
+}
+
+#[test]
+fn wrong_usage_exits_with_2() {
+    for arguments in [&[][..], &["--model"], &["--model", "a", "--listen", "nowhere"], &["--model", "a", "--device", "gpu"]] {
+        assert_eq!(serve(arguments).status.code(), Some(2), "{arguments:?}");
+    }
+}
+
+#[test]
+fn flags_can_be_set_in_the_environment() {
+    let output = program().arg("serve").env("DINO_MODEL", "x/same,y/same").output().unwrap();
+    refuses(&output, &["`same`"]);
+    let output = program().arg("serve").env("DINO_MODEL", "a").env("DINO_QUEUE", "none").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn the_log_can_be_json() {
+    let server = Server::start(&["--log-format", "json"]);
+    server.embed(&png(&scene(9, 9, 1)));
+    let log = server.log_with("\"path\":\"/embed\"");
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let answered = lines.iter().filter(|line| line["message"] == "answered" && line["span"]["path"] == "/embed");
+    assert_eq!(answered.count(), 1, "{log}");
+}
+
+/// Work for some seconds: at the default size of `/segment` the tiny model, with its small patches, is slow.
+fn heavy(pictures: usize) -> Vec<Vec<u8>> {
+    vec![png(&noise(300, 300, 1)); pictures]
+}
+
+#[test]
+fn a_full_server_says_when_to_come_back() {
+    let server = Server::start(&["--queue", "4", "--max-pictures", "4", "--sessions", "1"]);
+    let (good, full) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                let answer = server.post_parts("/segment", &heavy(2));
+                if answer.status == 200 {
+                    good.fetch_add(1, Ordering::SeqCst);
+                } else {
+                    answer.problem(429, "queue_full");
+                    assert!(answer.header("retry-after").parse::<u64>().unwrap() >= 1);
+                    full.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+    });
+    let (good, full) = (good.into_inner(), full.into_inner());
+    assert!(good >= 2 && full >= 1 && good + full == 6, "{good} good, {full} refused");
+    server.embed(&png(&scene(9, 9, 1)));
+}
+
+#[test]
+fn a_deadline_is_kept_and_the_server_goes_on() {
+    let server = Server::start(&["--request-timeout", "1.5", "--sessions", "1"]);
+    let began = Instant::now();
+    server.post_parts("/segment", &heavy(60)).problem(504, "deadline_passed");
+    // What was not run when the deadline passed is not run any more: a later request does not wait behind it.
+    while server.post("/embed", "image/png", &png(&scene(9, 9, 1))).status != 200 {}
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    assert_eq!(server.get("/healthz").json()["pictures_inside"], 0);
+}
+
+#[test]
+fn sigterm_lets_requests_finish_and_exits_with_0() {
+    let server = Server::start(&["--sessions", "1"]);
+    let status = thread::scope(|scope| {
+        let request = scope.spawn(|| server.post_parts("/segment", &heavy(3)).status);
+        while server.get("/healthz").json()["pictures_inside"] == 0 {
+            assert!(!request.is_finished(), "the request was over before the signal");
+        }
+        server.signal("-TERM");
+        request.join().unwrap()
+    });
+    assert_eq!(status, 200);
+    let (exit, log) = server.end();
+    assert_eq!(exit.code(), Some(0), "{log}");
+    assert!(log.contains("stopped"), "{log}");
+}
+
+#[test]
+fn a_client_that_leaves_takes_its_pictures_along() {
+    let server = Server::start(&["--sessions", "1"]);
+    let pictures = heavy(60);
+    let parts: Vec<_> = pictures.iter().map(|picture| ("image", picture.as_slice())).collect();
+    let body = multipart(&parts);
+    let mut socket = TcpStream::connect(server.address()).unwrap();
+    let head = format!(
+        "POST /segment HTTP/1.1\r\nhost: x\r\ncontent-type: multipart/form-data; boundary={BOUNDARY}\r\n\
+         content-length: {}\r\n\r\n",
+        body.len()
+    );
+    socket.write_all(head.as_bytes()).unwrap();
+    socket.write_all(&body).unwrap();
+    let inside = || server.get("/healthz").json()["pictures_inside"].as_u64().unwrap();
+    while inside() < 60 {}
+    drop(socket);
+    let began = Instant::now();
+    while inside() > 0 {
+        assert!(began.elapsed() < Duration::from_secs(10), "nobody noticed that the client left");
+    }
+}

@@ -1,0 +1,12 @@
+//! The server as a whole program, over real HTTP, with the real ONNX Runtime and a tiny model.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
+#![expect(clippy::float_cmp, reason = "answers that should be equal are equal to the last bit")]
+
+mod answers;
+mod faults;
+mod formats;
+mod harness;
+mod lifecycle;
+mod pictures;
+mod requests;

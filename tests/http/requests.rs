@@ -1,0 +1,185 @@
+//! What requests that are wrong in themselves get.
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    time::{Duration, Instant},
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde_json::json;
+
+use crate::{
+    harness::{Answer, BOUNDARY, Server, multipart},
+    pictures::{png, scene},
+};
+
+#[test]
+fn options_are_checked_by_name() {
+    let server = Server::start(&[]);
+    let picture = png(&scene(20, 20, 1));
+    for (query, named) in [
+        ("pooling=max", "pooling"),
+        ("poolin=cls", "poolin"),
+        ("normalize=yes", "normalize"),
+        ("dtype=f64", "dtype"),
+        ("encoding=xyz", "encoding"),
+        ("encoding_format=float", "encoding_format"),
+        ("dimensions=0", "dimensions"),
+        ("dimensions=33", "dimensions"),
+        ("dimensions=65&pooling=cls_mean", "dimensions"),
+        ("dimensions=-1", "dimensions"),
+        ("dimensions=1.5", "dimensions"),
+        ("dimensions=5&dimensions=6", "dimensions"),
+        ("pooling=patches&dtype=int8&encoding=npy", "encoding"),
+    ] {
+        let answers: [Answer; 2] = [
+            server.post(&format!("/embed?{query}"), "image/png", &picture),
+            server.post(
+                &format!("/embed?{query}"),
+                &format!("multipart/form-data; boundary={BOUNDARY}"),
+                &multipart(&[("image", &picture)]),
+            ),
+        ];
+        for answer in answers {
+            let problem = answer.problem(400, "bad_parameter");
+            assert!(problem["detail"].as_str().unwrap().contains(named), "{query}: {problem}");
+        }
+    }
+    let images = [STANDARD.encode(&picture)];
+    for (options, named) in [
+        (json!({ "images": images, "pooling": "max" }), "pooling"),
+        (json!({ "images": images, "image": "x" }), "image"),
+        (json!({ "images": images, "dimensions": "5" }), "dimensions"),
+        (json!({ "images": images, "dimensions": 0 }), "dimensions"),
+        (json!({ "images": images, "normalize": 1 }), "normalize"),
+    ] {
+        let problem = server.post_json("/embed", &options).problem(400, "bad_parameter");
+        assert!(problem["detail"].as_str().unwrap().contains(named), "{problem}");
+    }
+    let mixed = json!({ "images": images }).to_string();
+    server.post("/embed?pooling=mean", "application/json", mixed.as_bytes()).problem(400, "bad_parameter");
+    server.post("/embed?model=none", "image/png", &picture).problem(404, "unknown_model");
+    server.post_json("/segment", &json!({ "images": images, "model": "none" })).problem(404, "unknown_model");
+}
+
+#[test]
+fn bodies_of_the_wrong_form_are_refused() {
+    let server = Server::start(&[]);
+    let picture = png(&scene(20, 20, 1));
+    for kind in ["text/plain", "application/x-www-form-urlencoded", "video/mp4", "nonsense", ""] {
+        server.post("/embed", kind, &picture).problem(415, "unsupported_media_type");
+    }
+    let headers = [("content-type", "image/png"), ("content-encoding", "gzip")];
+    server.post_with("/embed", &headers, &picture).problem(415, "unsupported_media_type");
+
+    let json = |text: &str| server.post("/embed", "application/json; charset=utf-8", text.as_bytes());
+    json("").problem(400, "bad_json");
+    json("{\"images\": [").problem(400, "bad_json");
+    json("[]").problem(400, "bad_json");
+    json("{\"images\": \"aGk=\"}").problem(400, "bad_json");
+    json("{\"images\": [7]}").problem(400, "bad_json");
+    json("{}").problem(400, "no_pictures");
+    json("{\"images\": []}").problem(400, "no_pictures");
+    let good = STANDARD.encode(&picture);
+    let at_one = |bad: &str| json(&json!({ "images": [good, bad] }).to_string());
+    assert_eq!(at_one("not base64!").problem(400, "bad_base64")["index"], 1);
+    at_one("data:image/png,plain").problem(400, "bad_base64");
+    at_one("data:").problem(400, "bad_base64");
+    for url in ["https://example.org/a.png", "HTTP://127.0.0.1:9/", "http://[::1]/"] {
+        assert_eq!(at_one(url).problem(400, "url_fetching_off")["index"], 1);
+    }
+
+    let kind = format!("multipart/form-data; boundary={BOUNDARY}");
+    server.post("/embed", "multipart/form-data", &picture).problem(400, "bad_multipart");
+    server.post("/embed", &kind, &picture).problem(400, "bad_multipart");
+    server.post("/embed", &kind, &multipart(&[])).problem(400, "no_pictures");
+    let other = server.post("/embed", &kind, &multipart(&[("image", &picture), ("pooling", b"mean")]));
+    assert!(other.problem(400, "bad_multipart")["detail"].as_str().unwrap().contains("pooling"));
+    let cut = multipart(&[("image", &picture)]);
+    server.post("/embed", &kind, &cut[..cut.len() - 30]).problem(400, "bad_multipart");
+}
+
+#[test]
+fn unknown_routes_and_methods_are_problems_too() {
+    let server = Server::start(&[]);
+    server.get("/nothing").problem(404, "unknown_route");
+    server.get("/embed/").problem(404, "unknown_route");
+    let answer = server.get("/embed");
+    answer.problem(405, "method_not_allowed");
+    assert_eq!(answer.header("allow"), "POST");
+    server.post("/healthz", "image/png", b"x").problem(405, "method_not_allowed");
+}
+
+#[test]
+fn every_answer_has_a_request_id_and_keeps_the_clients() {
+    let server = Server::start(&[]);
+    assert!(server.get("/healthz").header("x-request-id").len() > 10);
+    assert!(server.get("/nothing").header("x-request-id").len() > 10);
+    let headers = [("content-type", "image/png"), ("x-request-id", "mine-7")];
+    let answer = server.post_with("/embed", &headers, &png(&scene(9, 9, 1)));
+    assert_eq!(answer.ok().header("x-request-id"), "mine-7");
+    server.log_with("mine-7");
+    assert!(answer.header("server-timing").contains("decode;dur="));
+}
+
+#[test]
+fn bodies_over_the_limit_get_their_answer_however_they_are_sent() {
+    let server = Server::start(&["--max-body", "100k", "--max-pictures", "3"]);
+    let large = vec![7u8; 3 << 20];
+    server.post("/embed", "image/png", &large).problem(413, "body_too_large");
+    server.post("/embed", "application/json", &large).problem(413, "body_too_large");
+    // Without a length, in chunks.
+    let mut socket = connect(&server);
+    socket.write_all(b"POST /embed HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ntransfer-encoding: chunked\r\n\r\n").unwrap();
+    for _ in 0..40 {
+        socket.write_all(b"2000\r\n").unwrap();
+        socket.write_all(&[7u8; 0x2000]).unwrap();
+        socket.write_all(b"\r\n").unwrap();
+    }
+    socket.write_all(b"0\r\n\r\n").unwrap();
+    assert!(answer_of(&mut socket).starts_with("HTTP/1.1 413"));
+
+    let picture = png(&scene(9, 9, 1));
+    let four = vec![picture.clone(); 4];
+    server.post_parts("/embed", &four).problem(413, "too_many_pictures");
+    let images: Vec<_> = four.iter().map(|picture| STANDARD.encode(picture)).collect();
+    server.post_json("/embed", &json!({ "images": images })).problem(413, "too_many_pictures");
+    assert_eq!(server.post_parts("/embed", &four[..3]).ok().vectors().len(), 3);
+}
+
+#[test]
+fn slow_clients_are_let_go() {
+    let server = Server::start(&["--read-timeout", "0.3"]);
+    let began = Instant::now();
+    let mut silent = connect(&server);
+    let mut half_a_head = connect(&server);
+    half_a_head.write_all(b"POST /embed HTTP/1.1\r\nhost: x\r\n").unwrap();
+    let mut half_a_body = connect(&server);
+    half_a_body.write_all(b"POST /embed HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ncontent-length: 1000\r\n\r\nabc").unwrap();
+    let text = answer_of(&mut half_a_body);
+    assert!(text.starts_with("HTTP/1.1 408") && text.contains("body_timeout"), "{text}");
+    answer_of(&mut half_a_head);
+    answer_of(&mut silent);
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    server.embed(&png(&scene(9, 9, 1)));
+}
+
+fn connect(server: &Server) -> TcpStream {
+    let socket = TcpStream::connect(server.address()).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    socket
+}
+
+/// What arrives until the server closes, or the whole head and body of an answer.
+fn answer_of(socket: &mut TcpStream) -> String {
+    let mut text = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        let read = socket.read(&mut buffer).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&text)));
+        text.extend(&buffer[..read]);
+        if read == 0 || text.ends_with(b"}") {
+            return String::from_utf8_lossy(&text).into_owned();
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! `import`, `snapshot` and `restore` as programs: folders with all that is found in the wild, twice over, and damage.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use dino_server::index::{Options, Search, Store};
+use image::{ImageBuffer, Luma, Rgb, RgbImage};
+
+fn program() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_dino-server"))
+}
+
+fn run(arguments: &[&str], paths: &[(&str, &Path)]) -> Output {
+    let mut command = program();
+    command.args(arguments);
+    for (flag, path) in paths {
+        command.arg(flag).arg(path);
+    }
+    command.output().expect("the program starts")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn model() -> PathBuf {
+    root().join("tests/data/tiny-model")
+}
+
+fn photo(name: &str) -> Vec<u8> {
+    fs_err::read(root().join("tests/photos").join(name)).expect("a bundled photo")
+}
+
+/// Three classes of good pictures, and whatever else lies in folders of pictures. Returns the number of good ones and
+/// the names that have to be said.
+fn wild_folder(folder: &Path) -> (usize, Vec<&'static str>) {
+    let write = |name: &str, bytes: &[u8]| {
+        let path = folder.join(name);
+        fs_err::create_dir_all(path.parent().expect("inside the folder")).expect("a folder");
+        fs_err::write(path, bytes).expect("a file");
+    };
+    let mut good = 0;
+    for class in ["cat", "big dog", "züg.1"] {
+        for i in 0..4_u8 {
+            let picture = RgbImage::from_fn(40 + 10 * u32::from(i), 60, |x, y| Rgb([x as u8 * 3, y as u8 * 2, i * 40 + class.len() as u8]));
+            let path = folder.join(class).join(format!("{i}.png"));
+            fs_err::create_dir_all(path.parent().expect("inside the folder")).expect("a folder");
+            picture.save(path).expect("a picture");
+            good += 1;
+        }
+    }
+    write("cat/deep/er/photo.jpg", &photo("flower.jpg"));
+    write("cat/no-extension", &photo("flower.jpg"));
+    let sixteen = ImageBuffer::<Luma<u16>, _>::from_fn(30, 30, |x, y| Luma([(x * y * 70) as u16]));
+    sixteen.save(folder.join("cat/16bit.png")).expect("a picture");
+    RgbImage::new(1, 1).save(folder.join("cat/one.png")).expect("a picture");
+    write("cat/cmyk.jpg", &photo("odd/cmyk.jpg"));
+    good += 5;
+
+    let whole = photo("china.jpg");
+    write("cat/cut.jpg", &whole[..whole.len() / 2]);
+    write("cat/empty.jpg", b"");
+    write("cat/text.png", b"not a picture");
+    fs_err::create_dir_all(folder.join("cat/folder.jpg")).expect("a folder");
+    std::os::unix::fs::symlink("nowhere", folder.join("cat/dangling.jpg")).expect("a link");
+    std::os::unix::fs::symlink("..", folder.join("cat/loop")).expect("a link");
+    write("cat/.hidden.jpg", b"hidden");
+    (good, vec!["cut.jpg", "empty.jpg", "text.png", "dangling.jpg", "loop"])
+}
+
+fn import(images: &Path, data: &Path, more: &[&str]) -> Output {
+    let model = model();
+    let arguments = [&["import"], more].concat();
+    run(&arguments, &[("--images", images), ("--data-dir", data), ("--model", &model)])
+}
+
+#[test]
+fn a_wild_folder_is_imported_without_its_broken_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let (images, data) = (folder.path().join("images"), folder.path().join("data"));
+    let (good, bad) = wild_folder(&images);
+
+    let output = import(&images, &data, &["--thumbnails", "2"]);
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{stderr}");
+    for name in &bad {
+        assert_eq!(stderr.matches(&format!("/{name}: ")).count(), 1, "{name} in {stderr}");
+    }
+    assert!(!stderr.contains("hidden") && !stderr.contains("folder.jpg"), "{stderr}");
+    assert!(stdout.contains(&format!("{good} stored, 0 unchanged, {} skipped", bad.len())), "{stdout}");
+
+    let check = || {
+        let store = Store::open(&data, Options::default()).unwrap();
+        let collection = store.collection(&"default".parse().unwrap()).unwrap();
+        assert_eq!(collection.len(), good);
+        let deep = collection.get("cat/deep/er/photo.jpg").unwrap();
+        assert_eq!(deep.item.labels, ["cat"]);
+        assert_eq!(collection.get("züg.1/3.png").unwrap().item.labels, ["züg.1"]);
+        assert_eq!(collection.get("big dog/0.png").unwrap().item.labels, ["big dog"]);
+        // The first two of each class, in the order of their paths.
+        assert!(collection.thumbnail("cat/0.png").is_ok() && collection.thumbnail("cat/2.png").is_err());
+        let small = image::load_from_memory(&collection.thumbnail("big dog/1.png").unwrap()).unwrap();
+        assert_eq!((small.width(), small.height()), (50, 60));
+        // A picture is its own nearest neighbour.
+        let found = collection.search(&deep.vector, &Search { k: 2, ..Search::default() }).unwrap();
+        let nearest: Vec<_> = found.iter().map(|hit| hit.item.id.as_str()).collect();
+        assert_eq!(nearest, ["cat/deep/er/photo.jpg", "cat/no-extension"]);
+    };
+    check();
+
+    // Again: nothing to do. A changed, a new and a forced picture are taken up.
+    let output = import(&images, &data, &["--thumbnails", "2"]);
+    assert!(text(&output.stdout).contains(&format!("0 stored, {good} unchanged")), "{}", text(&output.stdout));
+    fs_err::copy(images.join("cat/0.png"), images.join("cat/1.png")).unwrap();
+    let output = import(&images, &data, &["--thumbnails", "2"]);
+    assert!(text(&output.stdout).contains(&format!("1 stored, {} unchanged", good - 1)));
+    let output = import(&images, &data, &["--thumbnails", "2", "--force"]);
+    assert!(text(&output.stdout).contains(&format!("{good} stored, 0 unchanged")));
+    check();
+}
+
+#[test]
+fn nothing_readable_is_a_failure_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (images, data) = (folder.path().join("images"), folder.path().join("data"));
+    fs_err::create_dir_all(images.join("cat")).unwrap();
+    fs_err::write(images.join("cat/a.jpg"), "text").unwrap();
+    let output = import(&images, &data, &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("no readable picture"), "{}", text(&output.stderr));
+    assert!(Store::open(&data, Options::default()).unwrap().collections().is_empty());
+    let output = import(&folder.path().join("none"), &data, &[]);
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn bad_collection_names_are_wrong_usage_and_write_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (images, data) = (folder.path().join("images"), folder.path().join("inner/data"));
+    wild_folder(&images);
+    for name in ["..", "%2e%2e", "../x", "a/b", "a\\b", "", " ", &"x".repeat(300)] {
+        let output = import(&images, &data, &["--collection", name]);
+        assert_eq!(output.status.code(), Some(2), "{name}: {}", text(&output.stderr));
+    }
+    assert!(!folder.path().join("inner").exists());
+}
+
+#[test]
+fn another_model_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (images, data) = (folder.path().join("images"), folder.path().join("data"));
+    wild_folder(&images);
+    assert!(import(&images, &data, &[]).status.success());
+    // The same graph with another transform makes other vectors.
+    let other = folder.path().join("other-model");
+    fs_err::create_dir(&other).unwrap();
+    for file in fs_err::read_dir(model()).unwrap() {
+        let file = file.unwrap();
+        fs_err::copy(file.path(), other.join(file.file_name())).unwrap();
+    }
+    let manifest = fs_err::read_to_string(other.join("manifest.json")).unwrap();
+    let mut manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+    manifest["transform"]["mean"] = serde_json::json!([0.5, 0.5, 0.5]);
+    fs_err::write(other.join("manifest.json"), manifest.to_string()).unwrap();
+    let output = run(&["import"], &[("--images", &images), ("--data-dir", &data), ("--model", &other)]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("use that model, or another collection"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_snapshot_moves_a_collection() {
+    let folder = tempfile::tempdir().unwrap();
+    let (images, data) = (folder.path().join("images"), folder.path().join("data"));
+    let (good, _) = wild_folder(&images);
+    assert!(import(&images, &data, &[]).status.success());
+    let file = folder.path().join("gallery.dino");
+    let output = run(&["snapshot"], &[("--data-dir", &data), ("--out", &file)]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+
+    let other = folder.path().join("other");
+    let restore = |more: &[&str]| run(&[&["restore"], more].concat(), &[("--data-dir", &other), ("--from", &file)]);
+    assert!(text(&restore(&[]).stdout).contains(&format!("restored {good} items")));
+    let refused = restore(&[]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("--if-missing"), "{}", text(&refused.stderr));
+    assert!(text(&restore(&["--if-missing"]).stdout).contains("nothing was restored"));
+    assert!(text(&restore(&["--replace"]).stdout).contains(&format!("restored {good} items")));
+    assert!(restore(&["--collection", "copy"]).status.success());
+    let items = |data: &Path| {
+        let store = Store::open(data, Options::default()).unwrap();
+        store.collection(&"default".parse().unwrap()).unwrap().page(None, 100).unwrap()
+    };
+    assert_eq!(items(&other), items(&data));
+
+    let whole = fs_err::read(&file).unwrap();
+    fs_err::write(&file, &whole[..whole.len() * 6 / 10]).unwrap();
+    let torn = restore(&["--replace"]);
+    assert_eq!(torn.status.code(), Some(1));
+    assert!(text(&torn.stderr).contains("gallery.dino is damaged"), "{}", text(&torn.stderr));
+    assert_eq!(items(&other), items(&data));
+    let missing = run(&["snapshot", "--collection", "none"], &[("--data-dir", &data), ("--out", &file)]);
+    assert_eq!(missing.status.code(), Some(1));
+}

@@ -1,0 +1,207 @@
+//! `dino-train knn`: the k-NN evaluation of the DINO paper.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail, ensure};
+use dino_server::bulk::tree::{self, Entry};
+use dino_server::bulk::{self, Embedder, Worker, all_cores};
+use dino_server::embedding::Pooling;
+use dino_server::index::vote::DEFAULT_TEMPERATURE;
+use dino_server::model::{Device, Model, Precision, SessionOptions};
+use indicatif::{ProgressBar, ProgressStyle};
+use ndarray::Array2;
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+
+use crate::evaluate::knn::{Features, Report, evaluate};
+use crate::{checkpoint, export};
+
+/// Classify the pictures of one folder by their nearest neighbours in another. The figures are the paper's; they need no
+/// training, and are the quickest way to see whether a backbone learns.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Model folder, or a checkpoint, which is exported to a temporary folder first.
+    #[arg(long, value_name = "MODEL_DIR|CHECKPOINT", required_unless_present = "features", requires_all = ["train", "val"])]
+    model: Option<PathBuf>,
+    /// Pictures whose classes are known: folders directly below DIR are classes.
+    #[arg(long, value_name = "DIR", requires = "model")]
+    train: Option<PathBuf>,
+    /// Pictures to classify, in folders of the same names.
+    #[arg(long, value_name = "DIR", requires = "model")]
+    val: Option<PathBuf>,
+    /// Features made elsewhere, instead of a model and pictures: train.features, train.labels, test.features, test.labels.
+    #[arg(long, value_name = "FILE.safetensors", conflicts_with_all = ["model", "train", "val"])]
+    features: Option<PathBuf>,
+    /// Numbers of neighbours to measure with. On small sets 10 or 20 are best.
+    #[arg(long, value_delimiter = ',', default_values_t = [10, 20, 100, 200], value_name = "K,…")]
+    k: Vec<usize>,
+    /// Temperature of the vote. The paper's value suits normalised features of any backbone.
+    #[arg(long, default_value_t = DEFAULT_TEMPERATURE)]
+    temperature: f64,
+    /// Precision to embed with.
+    #[arg(long, default_value = "f32")]
+    precision: Precision,
+    /// Where the model runs: auto, cpu, cuda[:N] or tensorrt[:N].
+    #[arg(long, default_value = "auto")]
+    device: Device,
+    /// Attention heads, where a checkpoint does not say them.
+    #[arg(long, value_name = "N")]
+    heads: Option<usize>,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// Where there is nothing readable to evaluate, or the model does not run.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    ensure!(args.temperature.is_finite() && args.temperature > 0.0, "--temperature is above 0, not {}", args.temperature);
+    let mut ks = args.k.clone();
+    // A k that is asked for twice is answered once.
+    let mut seen = BTreeSet::new();
+    ks.retain(|&k| seen.insert(k));
+    ensure!(!seen.contains(&0), "--k is at least 1");
+
+    let (train, val) = match (&args.features, &args.model, &args.train, &args.val) {
+        (Some(file), ..) => read_features(file).with_context(|| file.display().to_string())?,
+        (None, Some(model), Some(train), Some(val)) => embed(args, model, train, val)?,
+        _ => bail!("either --features, or --model with --train and --val"),
+    };
+    for k in ks.iter().filter(|&&k| k > train.len()) {
+        tracing::warn!("k = {k} is more than there are pictures in train: all {} are used", train.len());
+    }
+    print(&evaluate(&train, &val, &ks, args.temperature)?, val.len())
+}
+
+#[expect(clippy::print_stdout, reason = "the result of the command")]
+fn print(report: &Report, count: usize) -> anyhow::Result<()> {
+    println!("{count} pictures    top-1    top-5    mean over classes");
+    for (k, figures) in &report.0 {
+        println!("k = {k:<8} {:8.2} {:8.2} {:8.2}", figures.top1, figures.top5, figures.mean_class);
+    }
+    println!("{}", serde_json::to_string(report)?);
+    Ok(())
+}
+
+/// Features of both folders, through the same session as the server's.
+fn embed(args: &Args, model: &Path, train: &Path, val: &Path) -> anyhow::Result<(Features, Features)> {
+    // Lives until the sessions have read it.
+    let exported;
+    let model = if model.join("manifest.json").is_file() {
+        Model::open(model)?
+    } else {
+        exported = tempfile::tempdir()?;
+        let folder = exported.path().join("model");
+        let checkpoint = checkpoint::Options { heads: args.heads, ..Default::default() };
+        let options = export::Options { checkpoint, precisions: vec![args.precision] };
+        let report = export::export(model, &folder, &options)
+            .with_context(|| format!("{} is neither a model folder nor a checkpoint that can be exported", model.display()))?
+            .report;
+        report.notes.iter().for_each(|note| tracing::info!("{note}"));
+        Model::open(&folder)?
+    };
+    let options = SessionOptions { device: args.device, precision: args.precision, threads: 1 };
+    let mut embedder = Embedder::open(&model, Pooling::Cls, &options, all_cores())?;
+
+    let mut classes = BTreeMap::new();
+    let train = embed_folder(&mut embedder, "train", train, &mut classes)?;
+    let known = classes.len();
+    let val = embed_folder(&mut embedder, "val", val, &mut classes)?;
+    for (name, _) in classes.iter().filter(|(_, number)| **number as usize >= known) {
+        tracing::warn!("class {name:?} of val is not in train: its pictures count as wrong");
+    }
+    Ok((train, val))
+}
+
+/// Features of a folder, and the class of each as a number out of `classes`, which grows by new names.
+fn embed_folder(
+    embedder: &mut Embedder,
+    name: &'static str,
+    folder: &Path,
+    classes: &mut BTreeMap<String, u32>,
+) -> anyhow::Result<Features> {
+    let listing = tree::list(folder)?;
+    let mut skipped = listing.skipped.len();
+    for file in &listing.skipped {
+        tracing::warn!("skipped {}: {}", file.path.display(), file.reason);
+    }
+    let (entries, loose): (Vec<Entry>, Vec<Entry>) = listing.entries.into_iter().partition(|entry| entry.class.is_some());
+    skipped += loose.len();
+    for entry in loose {
+        tracing::warn!("skipped {}: it is in no class folder", entry.path.display());
+    }
+
+    let style = ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len} {per_sec} {eta}").expect("a fixed template");
+    let progress = ProgressBar::new(entries.len() as u64).with_style(style).with_prefix(name);
+    let work = |worker: &mut Worker<'_>, index: usize| {
+        let vector = bulk::read(&entries[index].path).and_then(|bytes| Ok(worker.embed(&bytes)?.1));
+        progress.inc(1);
+        vector
+    };
+    let (mut vectors, mut labels) = (Vec::new(), Vec::new());
+    let dim = embedder.dim();
+    embedder.each(entries.len(), work, |batch, results| {
+        for (entry, result) in entries[batch].iter().zip(results) {
+            match result {
+                Ok(vector) => {
+                    let next = classes.len() as u32;
+                    let class = entry.class.clone().unwrap_or_default();
+                    labels.push(*classes.entry(class).or_insert(next));
+                    vectors.extend(vector);
+                }
+                Err(error) if error.is_of_file() => {
+                    skipped += 1;
+                    progress.suspend(|| tracing::warn!("skipped {}: {error}", entry.path.display()));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    })?;
+    progress.finish_and_clear();
+    tracing::info!("{name}: {} pictures, {skipped} skipped", labels.len());
+    ensure!(!labels.is_empty(), "no readable picture in the class folders of {}", folder.display());
+    Ok(Features::new(name, Array2::from_shape_vec((labels.len(), dim), vectors)?, labels)?)
+}
+
+/// The two sets of a safetensors file.
+fn read_features(path: &Path) -> anyhow::Result<(Features, Features)> {
+    let bytes = fs_err::read(path)?;
+    let tensors = SafeTensors::deserialize(&bytes)?;
+    let train = read_labels(&tensors, "train.labels")?;
+    let test = read_labels(&tensors, "test.labels")?;
+    // Numbers without gaps, in the order of the labels.
+    let distinct: Vec<i64> = train.iter().chain(&test).copied().collect::<BTreeSet<_>>().into_iter().collect();
+    let set = |name: &'static str, labels: Vec<i64>| -> anyhow::Result<Features> {
+        let vectors = read_matrix(&tensors, &format!("{name}.features"))?;
+        let number = |label: i64| distinct.partition_point(|&other| other < label) as u32;
+        Ok(Features::new(name, vectors, labels.into_iter().map(number).collect())?)
+    };
+    Ok((set("train", train)?, set("test", test)?))
+}
+
+fn read_matrix(tensors: &SafeTensors<'_>, name: &str) -> anyhow::Result<Array2<f32>> {
+    let tensor = tensors.tensor(name).with_context(|| name.to_owned())?;
+    let &[rows, dim] = tensor.shape() else { bail!("{name} has the shape {:?}, not [pictures, dim]", tensor.shape()) };
+    let numbers: Vec<f32> = match tensor.dtype() {
+        Dtype::F32 => numbers(&tensor).map(f32::from_le_bytes).collect(),
+        Dtype::F16 => numbers(&tensor).map(|bytes| half::f16::from_le_bytes(bytes).to_f32()).collect(),
+        Dtype::BF16 => numbers(&tensor).map(|bytes| half::bf16::from_le_bytes(bytes).to_f32()).collect(),
+        other => bail!("{name} is {other:?}: write it as F32, F16 or BF16"),
+    };
+    Ok(Array2::from_shape_vec((rows, dim), numbers)?)
+}
+
+fn read_labels(tensors: &SafeTensors<'_>, name: &str) -> anyhow::Result<Vec<i64>> {
+    let tensor = tensors.tensor(name).with_context(|| name.to_owned())?;
+    ensure!(tensor.shape().len() == 1, "{name} has the shape {:?}, not [pictures]", tensor.shape());
+    Ok(match tensor.dtype() {
+        Dtype::I64 => numbers(&tensor).map(i64::from_le_bytes).collect(),
+        Dtype::I32 => numbers(&tensor).map(|bytes| i32::from_le_bytes(bytes).into()).collect(),
+        other => bail!("{name} is {other:?}: write it as I64 or I32"),
+    })
+}
+
+/// The numbers of a tensor as bytes. The file's reader has checked that they are whole.
+fn numbers<'a, const SIZE: usize>(tensor: &TensorView<'a>) -> impl Iterator<Item = [u8; SIZE]> + use<'a, SIZE> {
+    tensor.data().as_chunks().0.iter().copied()
+}

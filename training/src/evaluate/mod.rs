@@ -1,0 +1,3 @@
+//! Measures what a backbone has learnt.
+
+pub mod knn;
