@@ -64,3 +64,39 @@ fn a_resnet_has_no_int8_form() {
     assert!(error.to_string().contains("f32 or f16"), "{error}");
     assert!(!work.path().join("model").exists());
 }
+
+#[test]
+fn the_cost_is_measured_on_pictures_and_stands_in_the_manifest() {
+    let work = tempfile::tempdir().unwrap();
+    let pictures = work.path().join("pictures");
+    // Two classes of flat colours that differ in strength; a file that is no picture is passed over.
+    for index in 0..24_u8 {
+        let class = pictures.join(if index % 2 == 0 { "red" } else { "blue" });
+        fs_err::create_dir_all(&class).unwrap();
+        let strength = 60 + 8 * index;
+        let colour = if index % 2 == 0 { [strength, index, 20] } else { [20, index, strength] };
+        image::RgbImage::from_pixel(32, 32, image::Rgb(colour)).save(class.join(format!("{index}.png"))).unwrap();
+    }
+    fs_err::write(pictures.join("red/notes.txt"), "no picture").unwrap();
+
+    // The reference is not among the files, and is measured against all the same.
+    let options = |pictures| Options { precisions: vec![Precision::F16, Precision::Int8], pictures: Some(pictures), ..heads(4) };
+    let checkpoint = bundled_golden().join("checkpoints/hf-dino-vit");
+    let exported = export(&checkpoint, &work.path().join("model"), &options(pictures.clone())).unwrap();
+    let written = dino_server::model::Manifest::load(&exported.folder).unwrap();
+    assert_eq!(written, exported.manifest);
+    assert_eq!(written.files.len(), 2);
+    for (precision, file) in &written.files {
+        let cost = file.cost.as_ref().unwrap();
+        assert_eq!(cost["pictures"], 24, "{precision}: {cost}");
+        let figure = |name: &str| cost[name].as_f64().unwrap();
+        let least = if precision == "f16" { 0.9999 } else { 0.9 };
+        assert!(figure("cosine_min") >= least && figure("cosine_mean") >= figure("cosine_min"), "{precision}: {cost}");
+        assert!(figure("cosine_mean") < 1.0, "{precision} costs something: {cost}");
+        assert!((0.5..=1.0).contains(&figure("top10_overlap")) && (0.9..=1.0).contains(&figure("knn_agreement")), "{precision}: {cost}");
+    }
+
+    let error = export(&checkpoint, &work.path().join("model"), &options(pictures.join("red"))).unwrap_err();
+    assert!(error.to_string().contains("12 pictures that can be read"), "{error}");
+    assert_eq!(dino_server::model::Manifest::load(&exported.folder).unwrap(), written, "the folder is left as it was");
+}
