@@ -11,10 +11,7 @@ use dino_train::checkpoint::{Error, Tensor, open};
 use half::{bf16, f16};
 
 fn tensor(shape: &[usize], data: &[f32]) -> Tensor {
-    Tensor {
-        shape: shape.to_vec(),
-        data: data.to_vec(),
-    }
+    Tensor { shape: shape.to_vec(), data: data.to_vec() }
 }
 
 #[test]
@@ -39,14 +36,8 @@ fn views_of_a_shared_storage_with_offsets_and_strides() {
     let store = open(&file).unwrap();
     assert_eq!(store.read("half").unwrap(), tensor(&[6], &numbers[..6]));
     let transpose = [0.0, 4.0, 8.0, 1.0, 5.0, 9.0, 2.0, 6.0, 10.0, 3.0, 7.0, 11.0];
-    assert_eq!(
-        store.read("transpose").unwrap(),
-        tensor(&[4, 3], &transpose)
-    );
-    assert_eq!(
-        store.read("other").unwrap(),
-        tensor(&[5], &[1.0, 3.0, 5.0, 7.0, 9.0])
-    );
+    assert_eq!(store.read("transpose").unwrap(), tensor(&[4, 3], &transpose));
+    assert_eq!(store.read("other").unwrap(), tensor(&[5], &[1.0, 3.0, 5.0, 7.0, 9.0]));
     assert_eq!(store.read("one").unwrap(), tensor(&[], &[7.0]));
 }
 
@@ -55,25 +46,11 @@ fn numbers_of_every_width_become_float32() {
     let work = tempfile::tempdir().unwrap();
     let file = work.path().join("types.pth");
     let values = [1.5_f32, -2.0, 0.25];
-    let bytes = |encode: &dyn Fn(f32) -> Vec<u8>| {
-        values
-            .iter()
-            .flat_map(|value| encode(*value))
-            .collect::<Vec<_>>()
-    };
+    let bytes = |encode: &dyn Fn(f32) -> Vec<u8>| values.iter().flat_map(|value| encode(*value)).collect::<Vec<_>>();
     let kinds = [
-        (
-            "HalfStorage",
-            bytes(&|value| f16::from_f32(value).to_le_bytes().to_vec()),
-        ),
-        (
-            "BFloat16Storage",
-            bytes(&|value| bf16::from_f32(value).to_le_bytes().to_vec()),
-        ),
-        (
-            "DoubleStorage",
-            bytes(&|value| f64::from(value).to_le_bytes().to_vec()),
-        ),
+        ("HalfStorage", bytes(&|value| f16::from_f32(value).to_le_bytes().to_vec())),
+        ("BFloat16Storage", bytes(&|value| bf16::from_f32(value).to_le_bytes().to_vec())),
+        ("DoubleStorage", bytes(&|value| f64::from(value).to_le_bytes().to_vec())),
         ("FloatStorage", bytes(&|value| value.to_le_bytes().to_vec())),
     ];
     let mut pickle = Pickle::new().raw(b"}(");
@@ -82,27 +59,14 @@ fn numbers_of_every_width_become_float32() {
         pickle = pickle.text(kind).view(kind, kind, 3, 0, &[3], &[1]);
         storages.push((kind.to_owned(), bytes));
     }
-    pickle = pickle
-        .text("LongStorage")
-        .view("LongStorage", "long", 2, 0, &[2], &[1]);
-    storages.push((
-        "long".to_owned(),
-        [5_i64, -7].map(i64::to_le_bytes).concat(),
-    ));
+    pickle = pickle.text("LongStorage").view("LongStorage", "long", 2, 0, &[2], &[1]);
+    storages.push(("long".to_owned(), [5_i64, -7].map(i64::to_le_bytes).concat()));
     save(&file, &pickle.raw(b"u").end(), &storages);
     let store = open(&file).unwrap();
-    for kind in [
-        "HalfStorage",
-        "BFloat16Storage",
-        "DoubleStorage",
-        "FloatStorage",
-    ] {
+    for kind in ["HalfStorage", "BFloat16Storage", "DoubleStorage", "FloatStorage"] {
         assert_eq!(store.read(kind).unwrap(), tensor(&[3], &values), "{kind}");
     }
-    assert_eq!(
-        store.read("LongStorage").unwrap(),
-        tensor(&[2], &[5.0, -7.0])
-    );
+    assert_eq!(store.read("LongStorage").unwrap(), tensor(&[2], &[5.0, -7.0]));
 }
 
 #[test]
@@ -111,11 +75,7 @@ fn shards_are_one_checkpoint() {
     let all = read(&bundled_golden().join("checkpoints/hf-dinov2/model.safetensors"));
     let (mut first, mut second, mut map) = (Tensors::new(), Tensors::new(), serde_json::Map::new());
     for (index, (name, tensor)) in all.iter().enumerate() {
-        let (file, shard) = if index % 2 == 0 {
-            ("a.safetensors", &mut first)
-        } else {
-            ("b.safetensors", &mut second)
-        };
+        let (file, shard) = if index % 2 == 0 { ("a.safetensors", &mut first) } else { ("b.safetensors", &mut second) };
         shard.insert(name.clone(), tensor.clone());
         map.insert(name.clone(), file.into());
     }
@@ -125,25 +85,12 @@ fn shards_are_one_checkpoint() {
     fs_err::write(&index, serde_json::json!({ "weight_map": map }).to_string()).unwrap();
     let store = open(&index).unwrap();
     assert_eq!(store.names().count(), all.len());
-    assert!(
-        all.iter()
-            .all(|(name, tensor)| store.read(name).unwrap() == *tensor)
-    );
+    assert!(all.iter().all(|(name, tensor)| store.read(name).unwrap() == *tensor));
 
     fs_err::write(&index, r#"{"weight_map": {"x": "../a.safetensors"}}"#).unwrap();
-    assert!(
-        open(&index)
-            .unwrap_err()
-            .to_string()
-            .contains("not a plain file name")
-    );
+    assert!(open(&index).unwrap_err().to_string().contains("not a plain file name"));
     fs_err::write(&index, r#"{"weight_map": {"x": "a.safetensors"}}"#).unwrap();
-    assert!(
-        open(&index)
-            .unwrap_err()
-            .to_string()
-            .contains("tensor x is in none")
-    );
+    assert!(open(&index).unwrap_err().to_string().contains("tensor x is in none"));
 }
 
 #[test]
@@ -153,16 +100,7 @@ fn files_from_before_the_zip_container() {
     let mut bytes = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.".to_vec();
     bytes.extend(Pickle::new().int(1001).end());
     bytes.extend(Pickle::new().raw(b"}").end());
-    bytes.extend(
-        Pickle::new()
-            .raw(b"}(")
-            .text("w")
-            .tensor("9", &[2, 2])
-            .text("b")
-            .tensor("3", &[1])
-            .raw(b"u")
-            .end(),
-    );
+    bytes.extend(Pickle::new().raw(b"}(").text("w").tensor("9", &[2, 2]).text("b").tensor("3", &[1]).raw(b"u").end());
     bytes.extend(Pickle::new().raw(b"](").text("3").text("9").raw(b"e").end());
     for numbers in [&[5.0_f32][..], &[1.0, 2.0, 3.0, 4.0]] {
         bytes.extend((numbers.len() as u64).to_le_bytes());
@@ -170,40 +108,26 @@ fn files_from_before_the_zip_container() {
     }
     fs_err::write(&file, &bytes).unwrap();
     let store = open(&file).unwrap();
-    assert_eq!(
-        store.read("w").unwrap(),
-        tensor(&[2, 2], &[1.0, 2.0, 3.0, 4.0])
-    );
+    assert_eq!(store.read("w").unwrap(), tensor(&[2, 2], &[1.0, 2.0, 3.0, 4.0]));
     assert_eq!(store.read("b").unwrap(), tensor(&[1], &[5.0]));
     for end in [bytes.len() - 1, bytes.len() / 2, 20] {
         fs_err::write(&file, &bytes[..end]).unwrap();
-        assert!(
-            matches!(open(&file), Err(Error::Damaged { .. })),
-            "cut at {end}"
-        );
+        assert!(matches!(open(&file), Err(Error::Damaged { .. })), "cut at {end}");
     }
 }
 
 /// Opens a file and reads all its tensors.
 fn read_all(file: &Path) -> Result<(), Error> {
     let store = open(file)?;
-    store
-        .names()
-        .try_for_each(|name| store.read(name).map(drop))
+    store.names().try_for_each(|name| store.read(name).map(drop))
 }
 
 #[test]
 fn cut_and_changed_files_get_an_answer() {
     let work = tempfile::tempdir().unwrap();
     let sources = [
-        (
-            "model.pth",
-            bundled_golden().join("checkpoints/pth-dino-backbone/dino_vit_pretrain.pth"),
-        ),
-        (
-            "model.safetensors",
-            bundled_golden().join("checkpoints/hf-dinov2/model.safetensors"),
-        ),
+        ("model.pth", bundled_golden().join("checkpoints/pth-dino-backbone/dino_vit_pretrain.pth")),
+        ("model.safetensors", bundled_golden().join("checkpoints/hf-dinov2/model.safetensors")),
     ];
     for (name, source) in sources {
         let file = work.path().join(name);
@@ -237,54 +161,21 @@ fn views_outside_their_storage_are_refused_before_memory_is_spent() {
         ("longer than the storage", 0, vec![5], vec![1]),
         ("begins behind the storage", 4, vec![1], vec![1]),
         ("strides out of the storage", 0, vec![2], vec![4]),
-        (
-            "repeats one number for ever",
-            0,
-            vec![huge, huge],
-            vec![0, 0],
-        ),
+        ("repeats one number for ever", 0, vec![huge, huge], vec![0, 0]),
         ("overflows", 0, vec![huge; 8], vec![huge; 8]),
         ("has fewer strides than axes", 0, vec![2, 2], vec![1]),
     ] {
-        let pickle = Pickle::new().raw(b"}(").text("w").view(
-            "FloatStorage",
-            "0",
-            4,
-            offset,
-            &shape,
-            &strides,
-        );
-        save(
-            &file,
-            &pickle.raw(b"u").end(),
-            &[("0".to_owned(), vec![0; 16])],
-        );
+        let pickle = Pickle::new().raw(b"}(").text("w").view("FloatStorage", "0", 4, offset, &shape, &strides);
+        save(&file, &pickle.raw(b"u").end(), &[("0".to_owned(), vec![0; 16])]);
         let error = read_all(&file).unwrap_err();
         assert!(matches!(error, Error::Damaged { .. }), "{what}: {error}");
     }
     for (what, pickle) in [
-        (
-            "negative",
-            Pickle::new()
-                .raw(b"}(")
-                .text("w")
-                .view("FloatStorage", "0", 4, 0, &[2], &[-1])
-                .raw(b"u"),
-        ),
-        (
-            "no such storage",
-            Pickle::new()
-                .raw(b"}(")
-                .text("w")
-                .tensor("7", &[4])
-                .raw(b"u"),
-        ),
+        ("negative", Pickle::new().raw(b"}(").text("w").view("FloatStorage", "0", 4, 0, &[2], &[-1]).raw(b"u")),
+        ("no such storage", Pickle::new().raw(b"}(").text("w").tensor("7", &[4]).raw(b"u")),
     ] {
         save(&file, &pickle.end(), &[("0".to_owned(), vec![0; 16])]);
-        assert!(
-            matches!(read_all(&file), Err(Error::Damaged { .. })),
-            "{what}"
-        );
+        assert!(matches!(read_all(&file), Err(Error::Damaged { .. })), "{what}");
     }
 }
 
@@ -292,10 +183,7 @@ fn views_outside_their_storage_are_refused_before_memory_is_spent() {
 fn nothing_in_a_pickle_is_executed() {
     let work = tempfile::tempdir().unwrap();
     let (file, mark) = (work.path().join("hostile.pth"), work.path().join("mark"));
-    let call = Pickle::new()
-        .global("os", "system")
-        .text(&format!("touch {}", mark.display()))
-        .raw(b"\x85R");
+    let call = Pickle::new().global("os", "system").text(&format!("touch {}", mark.display())).raw(b"\x85R");
     save(&file, &call.end(), &[]);
     assert_eq!(open(&file).unwrap().names().count(), 0);
     assert!(!mark.exists());
@@ -322,19 +210,10 @@ fn dictionaries_that_multiply_without_end_are_stopped() {
 fn a_compressed_container_is_refused() {
     let work = tempfile::tempdir().unwrap();
     let file = work.path().join("model.pth");
-    save_state(
-        &file,
-        &Tensors::from([("w".to_owned(), tensor(&[1], &[1.0]))]),
-        false,
-    );
+    save_state(&file, &Tensors::from([("w".to_owned(), tensor(&[1], &[1.0]))]), false);
     let mut bytes = fs_err::read(&file).unwrap();
     // The method of each entry in the central directory, 8 = deflate.
-    let starts: Vec<_> = bytes
-        .windows(4)
-        .enumerate()
-        .filter(|(_, w)| w == b"PK\x01\x02")
-        .map(|(at, _)| at)
-        .collect();
+    let starts: Vec<_> = bytes.windows(4).enumerate().filter(|(_, w)| w == b"PK\x01\x02").map(|(at, _)| at).collect();
     for start in starts {
         bytes[start + 10] = 8;
     }
@@ -346,11 +225,7 @@ fn a_compressed_container_is_refused() {
 fn other_files_are_named_as_such() {
     let work = tempfile::tempdir().unwrap();
     let file = work.path().join("model.bin");
-    for (bytes, reason) in [
-        (&b""[..], "empty"),
-        (b"GIF89a", "neither"),
-        (b"\x7fELF and more of it", "neither"),
-    ] {
+    for (bytes, reason) in [(&b""[..], "empty"), (b"GIF89a", "neither"), (b"\x7fELF and more of it", "neither")] {
         fs_err::write(&file, bytes).unwrap();
         let error = open(&file).unwrap_err();
         assert!(error.to_string().contains(reason), "{error}");

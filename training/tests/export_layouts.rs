@@ -7,10 +7,7 @@ mod common;
 use std::path::Path;
 
 use common::torch::save_state;
-use common::{
-    Tensors, array, assert_close, bundled_golden, heads, read, reading, run, session, tensors,
-    write,
-};
+use common::{Tensors, array, assert_close, bundled_golden, heads, read, reading, run, session, tensors, write};
 use dino_train::checkpoint::{self, Error as Misread, Key, Tensor};
 use dino_train::export::{Error, Exported, Options, export};
 
@@ -21,19 +18,11 @@ fn dino() -> Tensors {
 
 /// The tensors of a golden Hugging Face model.
 fn hugging_face(name: &str) -> Tensors {
-    read(
-        &bundled_golden()
-            .join("checkpoints")
-            .join(name)
-            .join("model.safetensors"),
-    )
+    read(&bundled_golden().join("checkpoints").join(name).join("model.safetensors"))
 }
 
 fn renamed(tensors: Tensors, name: impl Fn(&str) -> String) -> Tensors {
-    tensors
-        .into_iter()
-        .map(|(old, tensor)| (name(&old), tensor))
-        .collect()
+    tensors.into_iter().map(|(old, tensor)| (name(&old), tensor)).collect()
 }
 
 /// Exports tensors as a file of their own.
@@ -58,22 +47,13 @@ fn assert_outputs(tensors: &Tensors, golden: &str, cases: &[&str], layout: &str)
 }
 
 fn assert_golden(exported: &Exported, golden: &str, cases: &[&str]) {
-    let expected = read(
-        &bundled_golden()
-            .join("checkpoints")
-            .join(golden)
-            .join("expected.safetensors"),
-    );
+    let expected = read(&bundled_golden().join("checkpoints").join(golden).join("expected.safetensors"));
     let mut session = session(&exported.folder);
     for case in cases {
         let outputs = run(&mut session, &expected[&format!("{case}.input")]);
         for output in ["tokens", "keys"] {
             let what = format!("{} {case}.{output}", exported.manifest.source.layout);
-            assert_close(
-                &outputs[output],
-                &array(&expected[&format!("{case}.{output}")]),
-                &what,
-            );
+            assert_close(&outputs[output], &array(&expected[&format!("{case}.{output}")]), &what);
         }
     }
 }
@@ -84,14 +64,7 @@ fn known_prefixes_and_wrappers_give_the_same_model() {
     let plain = export_tensors(work.path(), &dino(), &heads(4)).unwrap();
     assert_eq!(plain.report.used, dino().len());
     let expected = model(&plain);
-    for wrapper in [
-        "",
-        "teacher.",
-        "student.",
-        "state_dict.",
-        "model.",
-        "model.teacher.",
-    ] {
+    for wrapper in ["", "teacher.", "student.", "state_dict.", "model.", "model.teacher."] {
         for prefix in ["", "module.", "backbone.", "module.backbone."] {
             let named = renamed(dino(), |name| format!("{wrapper}{prefix}{name}"));
             let exported = export_tensors(work.path(), &named, &heads(4)).unwrap();
@@ -100,10 +73,7 @@ fn known_prefixes_and_wrappers_give_the_same_model() {
         }
     }
     let chunked = renamed(dino(), |name| name.replacen("blocks.", "blocks.0.", 1));
-    assert_eq!(
-        model(&export_tensors(work.path(), &chunked, &heads(4)).unwrap()),
-        expected
-    );
+    assert_eq!(model(&export_tensors(work.path(), &chunked, &heads(4)).unwrap()), expected);
 
     for parameters in [false, true] {
         let file = work.path().join("weights.pth");
@@ -118,13 +88,8 @@ fn an_unknown_prefix_is_no_layout() {
     let work = tempfile::tempdir().unwrap();
     let named = renamed(dino(), |name| format!("enc.{name}"));
     let error = export_tensors(work.path(), &named, &heads(4)).unwrap_err();
-    assert!(
-        matches!(&error, Error::Checkpoint(Misread::UnknownLayout(names)) if names.len() == dino().len())
-    );
-    assert!(
-        error.to_string().contains("enc.blocks.0.attn.qkv.weight"),
-        "{error}"
-    );
+    assert!(matches!(&error, Error::Checkpoint(Misread::UnknownLayout(names)) if names.len() == dino().len()));
+    assert!(error.to_string().contains("enc.blocks.0.attn.qkv.weight"), "{error}");
     assert!(!work.path().join("model").exists());
 }
 
@@ -139,21 +104,12 @@ fn every_missing_and_misshaped_tensor_is_named() {
     bias.data.push(0.0);
     bias.shape[0] += 1;
     let error = export_tensors(work.path(), &tensors, &heads(4)).unwrap_err();
-    let Error::Checkpoint(Misread::Misfit { missing, wrong, .. }) = &error else {
-        panic!("{error}")
-    };
-    assert!(
-        missing.contains(&"blocks.0.norm1.weight".to_owned()),
-        "{missing:?}"
-    );
+    let Error::Checkpoint(Misread::Misfit { missing, wrong, .. }) = &error else { panic!("{error}") };
+    assert!(missing.contains(&"blocks.0.norm1.weight".to_owned()), "{missing:?}");
     // The width of the lost MLP is unknown, its layers are still named.
     assert_eq!(missing.len(), lost, "{missing:?}");
     assert_eq!(wrong, &["norm.bias is [33], the layout needs [32]"]);
-    assert_eq!(
-        fs_err::read_dir(work.path()).unwrap().count(),
-        1,
-        "only the weights are left"
-    );
+    assert_eq!(fs_err::read_dir(work.path()).unwrap().count(), 1, "only the weights are left");
 }
 
 #[test]
@@ -165,12 +121,7 @@ fn a_missing_last_block_is_noticed_where_the_depth_is_known() {
     write(&work.path().join("model.safetensors"), &tensors, &[]);
     fs_err::copy(golden.join("config.json"), work.path().join("config.json")).unwrap();
     let error = export(work.path(), &work.path().join("model"), &Options::default()).unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains("missing: encoder.layer.1.mlp.fc1.weight"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("missing: encoder.layer.1.mlp.fc1.weight"), "{error}");
 }
 
 #[test]
@@ -178,20 +129,8 @@ fn extra_tensors_are_reported_and_not_used() {
     let work = tempfile::tempdir().unwrap();
     let plain = model(&export_tensors(work.path(), &dino(), &heads(4)).unwrap());
     let mut tensors = dino();
-    tensors.insert(
-        "blocks.0.attn.surprise".to_owned(),
-        Tensor {
-            shape: vec![1],
-            data: vec![f32::NAN],
-        },
-    );
-    tensors.insert(
-        "head.mlp.0.weight".to_owned(),
-        Tensor {
-            shape: vec![1],
-            data: vec![0.0],
-        },
-    );
+    tensors.insert("blocks.0.attn.surprise".to_owned(), Tensor { shape: vec![1], data: vec![f32::NAN] });
+    tensors.insert("head.mlp.0.weight".to_owned(), Tensor { shape: vec![1], data: vec![0.0] });
     let exported = export_tensors(work.path(), &tensors, &heads(4)).unwrap();
     assert_eq!(exported.report.extra, ["blocks.0.attn.surprise"]);
     assert_eq!(exported.report.unneeded, ["head.mlp.0.weight"]);
@@ -202,12 +141,7 @@ fn extra_tensors_are_reported_and_not_used() {
 fn teacher_or_student_by_choice() {
     let checkpoint = bundled_golden().join("checkpoints/pth-dino-full-checkpoint");
     let work = tempfile::tempdir().unwrap();
-    let chosen = |key| {
-        reading(checkpoint::Options {
-            heads: Some(4),
-            key,
-        })
-    };
+    let chosen = |key| reading(checkpoint::Options { heads: Some(4), key });
     let take = |key| {
         let exported = export(&checkpoint, &work.path().join("model"), &chosen(key)).unwrap();
         (model(&exported), exported.report.notes.len())
@@ -227,10 +161,7 @@ fn heads_are_never_guessed_wrong() {
     let error = export_tensors(work.path(), &dino(), &Options::default()).unwrap_err();
     assert!(error.to_string().contains("--heads N"), "{error}");
     let error = export_tensors(work.path(), &dino(), &heads(5)).unwrap_err();
-    assert!(
-        error.to_string().contains("does not divide the width 32"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("does not divide the width 32"), "{error}");
 
     // The trainer's own checkpoints say it.
     let file = work.path().join("checkpoint-0002.safetensors");
@@ -240,11 +171,7 @@ fn heads_are_never_guessed_wrong() {
                       "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}}"#;
     write(&file, &named, &[("dino", metadata)]);
     // An older one beside it, which is not to be taken.
-    write(
-        &work.path().join("checkpoint-0001.safetensors"),
-        &Tensors::new(),
-        &[],
-    );
+    write(&work.path().join("checkpoint-0001.safetensors"), &Tensors::new(), &[]);
     let exported = export(work.path(), &work.path().join("model"), &Options::default()).unwrap();
     assert_eq!(exported.manifest.heads, 8);
     assert_eq!(exported.manifest.source.file, "checkpoint-0002.safetensors");
@@ -254,10 +181,7 @@ fn heads_are_never_guessed_wrong() {
 #[test]
 fn other_families_are_refused_by_name() {
     let work = tempfile::tempdir().unwrap();
-    let one = Tensor {
-        shape: vec![1],
-        data: vec![0.0],
-    };
+    let one = Tensor { shape: vec![1], data: vec![0.0] };
     for (name, tensor) in [
         ("XCiT", "patch_embed.proj.0.0.weight"),
         ("ConvNeXt", "downsample_layers.0.0.weight"),
@@ -274,10 +198,7 @@ fn fused(tensors: &Tensors, block: &str, roles: [&str; 3], kind: &str) -> Option
     let parts = roles.map(|role| tensors.get(&format!("{block}.{role}.{kind}")));
     let mut shape = parts.iter().flatten().next()?.shape.clone();
     let rows = shape[0];
-    let data = parts
-        .iter()
-        .flat_map(|part| part.map_or_else(|| vec![0.0; rows], |part| part.data.clone()))
-        .collect();
+    let data = parts.iter().flat_map(|part| part.map_or_else(|| vec![0.0; rows], |part| part.data.clone())).collect();
     shape[0] = 3 * rows;
     Some(Tensor { shape, data })
 }
@@ -293,26 +214,14 @@ fn meta_dinov2(name: &str) -> Tensors {
             tensors.insert(format!("blocks.{block}.attn.qkv.{kind}"), qkv);
         }
     }
-    let others = source
-        .into_iter()
-        .filter(|(name, _)| !name.contains("attention.attention"))
-        .map(|(name, tensor)| {
-            let name = name
-                .replace("encoder.layer.", "blocks.")
-                .replace("attention.output.dense", "attn.proj");
-            let name = name
-                .replace("layer_scale1.lambda1", "ls1.gamma")
-                .replace("layer_scale2.lambda1", "ls2.gamma");
-            let name = name.replace("embeddings.patch_embeddings.projection", "patch_embed.proj");
-            let name = name
-                .replace("embeddings.position_embeddings", "pos_embed")
-                .replace("embeddings.", "");
-            let name = name
-                .replace("layernorm.", "norm.")
-                .replace("weights_in", "w12")
-                .replace("weights_out", "w3");
-            (name, tensor)
-        });
+    let others = source.into_iter().filter(|(name, _)| !name.contains("attention.attention")).map(|(name, tensor)| {
+        let name = name.replace("encoder.layer.", "blocks.").replace("attention.output.dense", "attn.proj");
+        let name = name.replace("layer_scale1.lambda1", "ls1.gamma").replace("layer_scale2.lambda1", "ls2.gamma");
+        let name = name.replace("embeddings.patch_embeddings.projection", "patch_embed.proj");
+        let name = name.replace("embeddings.position_embeddings", "pos_embed").replace("embeddings.", "");
+        let name = name.replace("layernorm.", "norm.").replace("weights_in", "w12").replace("weights_out", "w3");
+        (name, tensor)
+    });
     tensors.extend(others);
     tensors
 }
@@ -320,25 +229,10 @@ fn meta_dinov2(name: &str) -> Tensors {
 #[test]
 fn metas_dinov2_names() {
     // Off the native grid its own code passes a scale factor, which Hugging Face's does not.
-    assert_outputs(
-        &meta_dinov2("hf-dinov2"),
-        "hf-dinov2",
-        &["native"],
-        "dinov2-pth",
-    );
-    assert_outputs(
-        &meta_dinov2("hf-dinov2-swiglu"),
-        "hf-dinov2-swiglu",
-        &["native"],
-        "dinov2-pth",
-    );
+    assert_outputs(&meta_dinov2("hf-dinov2"), "hf-dinov2", &["native"], "dinov2-pth");
+    assert_outputs(&meta_dinov2("hf-dinov2-swiglu"), "hf-dinov2-swiglu", &["native"], "dinov2-pth");
     let cases = ["native", "small", "wide"];
-    assert_outputs(
-        &meta_dinov2("hf-dinov2-registers"),
-        "hf-dinov2-registers",
-        &cases,
-        "dinov2-registers-pth",
-    );
+    assert_outputs(&meta_dinov2("hf-dinov2-registers"), "hf-dinov2-registers", &cases, "dinov2-registers-pth");
 }
 
 #[test]
@@ -357,44 +251,23 @@ fn timms_dino_and_dinov2_names() {
     let cls: Vec<f32> = table.data.drain(..dim).collect();
     table.shape[1] -= 1;
     tensors.insert("pos_embed".to_owned(), table);
-    for (value, position) in tensors
-        .get_mut("cls_token")
-        .unwrap()
-        .data
-        .iter_mut()
-        .zip(cls)
-    {
+    for (value, position) in tensors.get_mut("cls_token").unwrap().data.iter_mut().zip(cls) {
         *value += position;
     }
-    assert_outputs(
-        &tensors,
-        "hf-dinov2-registers",
-        &["native", "small", "wide"],
-        "timm-dinov2",
-    );
+    assert_outputs(&tensors, "hf-dinov2-registers", &["native", "small", "wide"], "timm-dinov2");
 
     // The packed SwiGLU of the giant has the names of a plain MLP.
     let mut tensors = meta_dinov2("hf-dinov2-swiglu");
     tensors.remove("mask_token");
-    let tensors = renamed(tensors, |name| {
-        name.replace("mlp.w12", "mlp.fc1")
-            .replace("mlp.w3", "mlp.fc2")
-    });
+    let tensors = renamed(tensors, |name| name.replace("mlp.w12", "mlp.fc1").replace("mlp.w3", "mlp.fc2"));
     assert_outputs(&tensors, "hf-dinov2-swiglu", &["native"], "timm-dinov2");
 
     // DINO's names are timm's; only its configuration tells them apart.
     let work = tempfile::tempdir().unwrap();
-    fs_err::write(
-        work.path().join("config.json"),
-        r#"{"architecture": "vit_small_patch16_224"}"#,
-    )
-    .unwrap();
+    fs_err::write(work.path().join("config.json"), r#"{"architecture": "vit_small_patch16_224"}"#).unwrap();
     let exported = export_tensors(work.path(), &dino(), &heads(4)).unwrap();
     assert_eq!(exported.manifest.source.layout, "timm-dino");
-    assert_eq!(
-        exported.manifest.position_interpolation,
-        "bicubic-antialias"
-    );
+    assert_eq!(exported.manifest.position_interpolation, "bicubic-antialias");
     assert_golden(&exported, "pth-dino-backbone", &["native"]);
 }
 
@@ -407,89 +280,40 @@ fn fused_dinov3(name: &str) -> Tensors {
         let qkv = fused(&source, &from, ["q_proj", "k_proj", "v_proj"], "weight").unwrap();
         tensors.insert(format!("blocks.{block}.attn.qkv.weight"), qkv);
     }
-    let is_qkv = |name: &str| {
-        ["q_proj", "k_proj", "v_proj"]
-            .iter()
-            .any(|role| name.contains(role))
-    };
-    tensors.extend(
-        source
-            .into_iter()
-            .filter(|(name, _)| !is_qkv(name))
-            .map(|(name, tensor)| {
-                let name = name
-                    .replace("attention.o_proj", "attn.proj")
-                    .replace("layer.", "blocks.");
-                let name = name
-                    .replace("embeddings.patch_embeddings", "patch_embed.proj")
-                    .replace("embeddings.", "");
-                (name, tensor)
-            }),
-    );
+    let is_qkv = |name: &str| ["q_proj", "k_proj", "v_proj"].iter().any(|role| name.contains(role));
+    tensors.extend(source.into_iter().filter(|(name, _)| !is_qkv(name)).map(|(name, tensor)| {
+        let name = name.replace("attention.o_proj", "attn.proj").replace("layer.", "blocks.");
+        let name = name.replace("embeddings.patch_embeddings", "patch_embed.proj").replace("embeddings.", "");
+        (name, tensor)
+    }));
     tensors
 }
 
 fn replaced(name: &str, pairs: &[(&str, &str)]) -> String {
-    pairs
-        .iter()
-        .fold(name.to_owned(), |name, (from, to)| name.replace(from, to))
+    pairs.iter().fold(name.to_owned(), |name, (from, to)| name.replace(from, to))
 }
 
 /// Meta's names of DINOv3, without biases of the attention's input.
 fn meta_dinov3(name: &str, mlp: &[(&str, &str)]) -> Tensors {
-    let pairs = [
-        ("layer_scale1.lambda1", "ls1.gamma"),
-        ("layer_scale2.lambda1", "ls2.gamma"),
-        ("register_tokens", "storage_tokens"),
-    ];
-    let mut tensors = renamed(fused_dinov3(name), |name| {
-        replaced(&replaced(name, &pairs), mlp)
-    });
-    let periods = (0..2)
-        .map(|index| 100_f32.powf(index as f32 / 2.0))
-        .collect();
-    tensors.insert(
-        "rope_embed.periods".to_owned(),
-        Tensor {
-            shape: vec![2],
-            data: periods,
-        },
-    );
+    let pairs = [("layer_scale1.lambda1", "ls1.gamma"), ("layer_scale2.lambda1", "ls2.gamma"), ("register_tokens", "storage_tokens")];
+    let mut tensors = renamed(fused_dinov3(name), |name| replaced(&replaced(name, &pairs), mlp));
+    let periods = (0..2).map(|index| 100_f32.powf(index as f32 / 2.0)).collect();
+    tensors.insert("rope_embed.periods".to_owned(), Tensor { shape: vec![2], data: periods });
     tensors
 }
 
 const PLAIN_MLP: [(&str, &str); 2] = [("mlp.up_proj", "mlp.fc1"), ("mlp.down_proj", "mlp.fc2")];
-const GATED_MLP: [(&str, &str); 3] = [
-    ("mlp.gate_proj", "mlp.w1"),
-    ("mlp.up_proj", "mlp.w2"),
-    ("mlp.down_proj", "mlp.w3"),
-];
+const GATED_MLP: [(&str, &str); 3] = [("mlp.gate_proj", "mlp.w1"), ("mlp.up_proj", "mlp.w2"), ("mlp.down_proj", "mlp.w3")];
 
 /// Fills the fused biases by a function of block and position, and their masks by one of the third.
-fn with_biases(
-    mut tensors: Tensors,
-    bias: impl Fn(usize, usize) -> f32,
-    mask: Option<[f32; 3]>,
-) -> Tensors {
+fn with_biases(mut tensors: Tensors, bias: impl Fn(usize, usize) -> f32, mask: Option<[f32; 3]>) -> Tensors {
     for block in 0..2 {
         let rows = tensors[&format!("blocks.{block}.attn.qkv.weight")].shape[0];
         let data = (0..rows).map(|row| bias(block, row)).collect();
-        tensors.insert(
-            format!("blocks.{block}.attn.qkv.bias"),
-            Tensor {
-                shape: vec![rows],
-                data,
-            },
-        );
+        tensors.insert(format!("blocks.{block}.attn.qkv.bias"), Tensor { shape: vec![rows], data });
         if let Some(mask) = mask {
             let data = (0..rows).map(|row| mask[row * 3 / rows]).collect();
-            tensors.insert(
-                format!("blocks.{block}.attn.qkv.bias_mask"),
-                Tensor {
-                    shape: vec![rows],
-                    data,
-                },
-            );
+            tensors.insert(format!("blocks.{block}.attn.qkv.bias_mask"), Tensor { shape: vec![rows], data });
         }
     }
     tensors
@@ -501,27 +325,17 @@ fn golden_bias(name: &str) -> impl Fn(usize, usize) -> f32 {
     move |block, row| {
         let dim = source["norm.weight"].data.len();
         let role = ["q_proj", "k_proj", "v_proj"][row / dim];
-        source
-            .get(&format!("layer.{block}.attention.{role}.bias"))
-            .map_or(0.0, |bias| bias.data[row % dim])
+        source.get(&format!("layer.{block}.attention.{role}.bias")).map_or(0.0, |bias| bias.data[row % dim])
     }
 }
 
 #[test]
 fn metas_dinov3_names() {
     let cases = ["native", "small", "wide"];
-    let plain = with_biases(
-        meta_dinov3("hf-dinov3-vit", &PLAIN_MLP),
-        golden_bias("hf-dinov3-vit"),
-        None,
-    );
+    let plain = with_biases(meta_dinov3("hf-dinov3-vit", &PLAIN_MLP), golden_bias("hf-dinov3-vit"), None);
     assert_outputs(&plain, "hf-dinov3-vit", &cases, "dinov3-pth");
     let name = "hf-dinov3-vit-gated";
-    let gated = with_biases(
-        meta_dinov3(name, &GATED_MLP),
-        golden_bias(name),
-        Some([1.0, 0.0, 1.0]),
-    );
+    let gated = with_biases(meta_dinov3(name, &GATED_MLP), golden_bias(name), Some([1.0, 0.0, 1.0]));
     assert_outputs(&gated, name, &cases, "dinov3-pth");
 }
 
@@ -538,15 +352,10 @@ fn timms_dinov3_names() {
     ];
     let mut tensors = renamed(fused_dinov3(name), |name| replaced(name, &pairs));
     for (name, tensor) in hugging_face(name) {
-        if let Some((block, role)) = name
-            .strip_suffix("_proj.bias")
-            .and_then(|name| name.split_once(".attention."))
+        if let Some((block, role)) = name.strip_suffix("_proj.bias").and_then(|name| name.split_once(".attention."))
             && role != "o"
         {
-            tensors.insert(
-                format!("{}.attn.{role}_bias", block.replace("layer", "blocks")),
-                tensor,
-            );
+            tensors.insert(format!("{}.attn.{role}_bias", block.replace("layer", "blocks")), tensor);
         }
     }
     assert_outputs(&tensors, name, &["native", "small", "wide"], "timm-dinov3");
@@ -562,33 +371,20 @@ fn the_mask_over_dinov3s_bias_counts() {
         run(&mut session(&exported.folder), &common::picture(48, 80))
     };
     let keyless = |block, row| {
-        if (32..64).contains(&row) {
-            0.0
-        } else {
-            noise(block, row)
-        }
+        if (32..64).contains(&row) { 0.0 } else { noise(block, row) }
     };
 
     let masked = outputs(&with_biases(base(), noise, Some([1.0, 0.0, 1.0])));
     assert_eq!(masked, outputs(&with_biases(base(), keyless, None)));
-    assert_eq!(
-        outputs(&with_biases(base(), noise, Some([0.0; 3]))),
-        outputs(&base())
-    );
+    assert_eq!(outputs(&with_biases(base(), noise, Some([0.0; 3]))), outputs(&base()));
     // Without a mask the bias counts as it is.
     assert_ne!(outputs(&with_biases(base(), noise, None)), masked);
 
     let broken = with_biases(base(), noise, Some([1.0, f32::NAN, 1.0]));
     fs_err::remove_dir_all(work.path().join("model")).unwrap();
     let error = export_tensors(work.path(), &broken, &heads(4)).unwrap_err();
-    assert!(
-        matches!(&error, Error::Checkpoint(Misread::NotFinite(names)) if names.len() == 2),
-        "{error}"
-    );
-    assert!(
-        error.to_string().contains("blocks.0.attn.qkv.bias_mask"),
-        "{error}"
-    );
+    assert!(matches!(&error, Error::Checkpoint(Misread::NotFinite(names)) if names.len() == 2), "{error}");
+    assert!(error.to_string().contains("blocks.0.attn.qkv.bias_mask"), "{error}");
     assert!(!work.path().join("model").exists());
 }
 
@@ -599,11 +395,7 @@ fn a_model_that_overflows_is_not_written() {
     tensors.get_mut("norm.weight").unwrap().data.fill(f32::MAX);
     let error = export_tensors(work.path(), &tensors, &heads(4)).unwrap_err();
     assert!(matches!(error, Error::NotFinite(_)), "{error}");
-    assert_eq!(
-        fs_err::read_dir(work.path()).unwrap().count(),
-        1,
-        "only the weights are left"
-    );
+    assert_eq!(fs_err::read_dir(work.path()).unwrap().count(), 1, "only the weights are left");
 }
 
 #[test]
@@ -613,11 +405,7 @@ fn only_a_model_folder_is_replaced() {
     fs_err::create_dir(&out).unwrap();
     export_tensors(work.path(), &dino(), &heads(4)).unwrap();
     export_tensors(work.path(), &dino(), &heads(8)).unwrap();
-    assert!(
-        fs_err::read_to_string(out.join("manifest.json"))
-            .unwrap()
-            .contains("\"heads\": 8")
-    );
+    assert!(fs_err::read_to_string(out.join("manifest.json")).unwrap().contains("\"heads\": 8"));
 
     fs_err::remove_file(out.join("manifest.json")).unwrap();
     let error = export_tensors(work.path(), &dino(), &heads(4)).unwrap_err();

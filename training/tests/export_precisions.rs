@@ -14,15 +14,9 @@ fn cosine(a: &ArrayD<f32>, b: &ArrayD<f32>) -> f32 {
 }
 
 /// CLS of one picture of a batch, or its pooled features.
-fn embedding(
-    outputs: &std::collections::BTreeMap<&'static str, ArrayD<f32>>,
-    index: usize,
-) -> ArrayD<f32> {
+fn embedding(outputs: &std::collections::BTreeMap<&'static str, ArrayD<f32>>, index: usize) -> ArrayD<f32> {
     match outputs.get("tokens") {
-        Some(tokens) => tokens
-            .index_axis(Axis(0), index)
-            .index_axis(Axis(0), 0)
-            .to_owned(),
+        Some(tokens) => tokens.index_axis(Axis(0), index).index_axis(Axis(0), 0).to_owned(),
         None => outputs["embedding"].index_axis(Axis(0), index).to_owned(),
     }
 }
@@ -31,20 +25,12 @@ fn embedding(
 fn narrow_models_stay_close_whatever_shares_their_batch() {
     let work = tempfile::tempdir().unwrap();
     for (precision, least) in [(Precision::F16, 0.9999), (Precision::Int8, 0.99)] {
-        for name in [
-            "pth-dino-backbone",
-            "hf-dinov2-swiglu",
-            "hf-dinov3-vit-gated",
-            "pth-dino-resnet",
-        ] {
+        for name in ["pth-dino-backbone", "hf-dinov2-swiglu", "hf-dinov3-vit-gated", "pth-dino-resnet"] {
             if precision == Precision::Int8 && name == "pth-dino-resnet" {
                 continue;
             }
             let checkpoint = bundled_golden().join("checkpoints").join(name);
-            let options = Options {
-                precisions: vec![Precision::F32, precision],
-                ..heads(4)
-            };
+            let options = Options { precisions: vec![Precision::F32, precision], ..heads(4) };
             let exported = export(&checkpoint, &work.path().join(name), &options).unwrap();
             let mut exact = session_of(&exported.folder, Precision::F32);
             let mut narrow = session_of(&exported.folder, precision);
@@ -59,9 +45,7 @@ fn narrow_models_stay_close_whatever_shares_their_batch() {
 
             // The first picture among fifteen others, some of them a hundred times as strong.
             let first = array(input).index_axis(Axis(0), 0).to_owned();
-            let many = (0..16).map(|index| {
-                first.mapv(|value| value * if index == 5 { 1.0 } else { 7.0 * index as f32 })
-            });
+            let many = (0..16).map(|index| first.mapv(|value| value * if index == 5 { 1.0 } else { 7.0 * index as f32 }));
             let data = many.flat_map(IntoIterator::into_iter).collect();
             let shape = [&[16], &input.shape[1..]].concat();
             let together = run(&mut narrow, &Tensor { shape, data });
@@ -74,12 +58,45 @@ fn narrow_models_stay_close_whatever_shares_their_batch() {
 #[test]
 fn a_resnet_has_no_int8_form() {
     let work = tempfile::tempdir().unwrap();
-    let options = Options {
-        precisions: vec![Precision::F32, Precision::Int8],
-        ..Options::default()
-    };
+    let options = Options { precisions: vec![Precision::F32, Precision::Int8], ..Options::default() };
     let checkpoint = bundled_golden().join("checkpoints/pth-dino-resnet");
     let error = export(&checkpoint, &work.path().join("model"), &options).unwrap_err();
     assert!(error.to_string().contains("f32 or f16"), "{error}");
     assert!(!work.path().join("model").exists());
+}
+
+#[test]
+fn the_cost_is_measured_on_pictures_and_stands_in_the_manifest() {
+    let work = tempfile::tempdir().unwrap();
+    let pictures = work.path().join("pictures");
+    // Two classes of flat colours that differ in strength; a file that is no picture is passed over.
+    for index in 0..24_u8 {
+        let class = pictures.join(if index % 2 == 0 { "red" } else { "blue" });
+        fs_err::create_dir_all(&class).unwrap();
+        let strength = 60 + 8 * index;
+        let colour = if index % 2 == 0 { [strength, index, 20] } else { [20, index, strength] };
+        image::RgbImage::from_pixel(32, 32, image::Rgb(colour)).save(class.join(format!("{index}.png"))).unwrap();
+    }
+    fs_err::write(pictures.join("red/notes.txt"), "no picture").unwrap();
+
+    // The reference is not among the files, and is measured against all the same.
+    let options = |pictures| Options { precisions: vec![Precision::F16, Precision::Int8], pictures: Some(pictures), ..heads(4) };
+    let checkpoint = bundled_golden().join("checkpoints/hf-dino-vit");
+    let exported = export(&checkpoint, &work.path().join("model"), &options(pictures.clone())).unwrap();
+    let written = dino_server::model::Manifest::load(&exported.folder).unwrap();
+    assert_eq!(written, exported.manifest);
+    assert_eq!(written.files.len(), 2);
+    for (precision, file) in &written.files {
+        let cost = file.cost.as_ref().unwrap();
+        assert_eq!(cost["pictures"], 24, "{precision}: {cost}");
+        let figure = |name: &str| cost[name].as_f64().unwrap();
+        let least = if precision == "f16" { 0.9999 } else { 0.9 };
+        assert!(figure("cosine_min") >= least && figure("cosine_mean") >= figure("cosine_min"), "{precision}: {cost}");
+        assert!(figure("cosine_mean") < 1.0, "{precision} costs something: {cost}");
+        assert!((0.5..=1.0).contains(&figure("top10_overlap")) && (0.9..=1.0).contains(&figure("knn_agreement")), "{precision}: {cost}");
+    }
+
+    let error = export(&checkpoint, &work.path().join("model"), &options(pictures.join("red"))).unwrap_err();
+    assert!(error.to_string().contains("12 pictures that can be read"), "{error}");
+    assert_eq!(dino_server::model::Manifest::load(&exported.folder).unwrap(), written, "the folder is left as it was");
 }

@@ -31,9 +31,7 @@ impl<'a> Scope<'a> {
         for name in store.names() {
             if let Some(inner) = name.strip_prefix(&root) {
                 if let Some(other) = names.insert(without_chunk(inner), name.to_owned()) {
-                    return Err(Error::Unsupported(format!(
-                        "{other} and {name} are the same block's tensor"
-                    )));
+                    return Err(Error::Unsupported(format!("{other} and {name} are the same block's tensor")));
                 }
             } else if name.starts_with(wrapper) {
                 beside.push(name.to_owned());
@@ -58,10 +56,7 @@ impl<'a> Scope<'a> {
 
     /// Whether any name starts with `prefix`.
     pub(super) fn has_any(&self, prefix: &str) -> bool {
-        self.names
-            .range(prefix.to_owned()..)
-            .next()
-            .is_some_and(|(name, _)| name.starts_with(prefix))
+        self.names.range(prefix.to_owned()..).next().is_some_and(|(name, _)| name.starts_with(prefix))
     }
 
     /// Shape of a tensor that may be there.
@@ -85,20 +80,10 @@ impl<'a> Scope<'a> {
 
     /// One more than the highest n of the names `{list}.{n}.…`, at least `known`.
     pub(super) fn count(&self, list: &str, known: Option<usize>) -> usize {
-        let index = |name: &String| {
-            name.strip_prefix(list)?
-                .strip_prefix('.')?
-                .split_once('.')?
-                .0
-                .parse::<usize>()
-                .ok()
-        };
+        let index = |name: &String| name.strip_prefix(list)?.strip_prefix('.')?.split_once('.')?.0.parse::<usize>().ok();
         let highest = self.names.keys().filter_map(index).max();
         // A stray huge index would otherwise be answered with as many missing blocks.
-        highest
-            .map_or(0, |highest| highest + 1)
-            .max(known.unwrap_or(0))
-            .min(1000)
+        highest.map_or(0, |highest| highest + 1).max(known.unwrap_or(0)).min(1000)
     }
 
     /// Takes a tensor of the given shape. If it is missing or does not fit, this is noted and an empty one returned.
@@ -117,8 +102,7 @@ impl<'a> Scope<'a> {
         let found = self.store.shape(&full)?;
         self.used.insert(name.to_owned());
         if found != shape {
-            self.wrong
-                .insert(format!("{full} is {found:?}, the layout needs {shape:?}"));
+            self.wrong.insert(format!("{full} is {found:?}, the layout needs {shape:?}"));
         }
         // Nothing more is read once it is clear that the checkpoint does not fit.
         if self.failure.is_some() || !self.wrong.is_empty() || !self.missing.is_empty() {
@@ -155,18 +139,13 @@ impl<'a> Scope<'a> {
     pub(super) fn linear(&mut self, name: &str, out: usize, input: usize) -> Linear {
         let weight = self.take(&format!("{name}.weight"), &[out, input]);
         let bias = self.take(&format!("{name}.bias"), &[out]).data;
-        Linear {
-            weight,
-            bias: Some(bias),
-        }
+        Linear { weight, bias: Some(bias) }
     }
 
     /// The same for a layer that may have no bias in any block.
     pub(super) fn linear_maybe_biased(&mut self, name: &str, out: usize, input: usize) -> Linear {
         let weight = self.take(&format!("{name}.weight"), &[out, input]);
-        let bias = self
-            .all_or_none(&format!("{name}.bias"), &[out])
-            .map(|bias| bias.data);
+        let bias = self.all_or_none(&format!("{name}.bias"), &[out]).map(|bias| bias.data);
         Linear { weight, bias }
     }
 
@@ -178,17 +157,9 @@ impl<'a> Scope<'a> {
     }
 
     /// Ends the reading: an error that names everything that did not fit, or what was used and what was not.
-    pub(super) fn finish(
-        self,
-        layout: &'static str,
-        unneeded: impl Fn(&str) -> bool,
-    ) -> Result<Report, Error> {
+    pub(super) fn finish(self, layout: &'static str, unneeded: impl Fn(&str) -> bool) -> Result<Report, Error> {
         if !self.missing.is_empty() || !self.wrong.is_empty() {
-            return Err(Error::Misfit {
-                layout,
-                missing: self.missing.into_iter().collect(),
-                wrong: self.wrong.into_iter().collect(),
-            });
+            return Err(Error::Misfit { layout, missing: self.missing.into_iter().collect(), wrong: self.wrong.into_iter().collect() });
         }
         if let Some(failure) = self.failure {
             return Err(failure);
@@ -196,25 +167,12 @@ impl<'a> Scope<'a> {
         if !self.not_finite.is_empty() {
             return Err(Error::NotFinite(self.not_finite.into_iter().collect()));
         }
-        let mut report = Report {
-            used: self.used.len(),
-            ..Report::default()
-        };
-        let inside = self
-            .names
-            .iter()
-            .filter(|(name, _)| !self.used.contains(*name));
+        let mut report = Report { used: self.used.len(), ..Report::default() };
+        let inside = self.names.iter().filter(|(name, _)| !self.used.contains(*name));
         let inside = inside.map(|(name, full)| (name.as_str(), full.as_str()));
-        let outside = self
-            .beside
-            .iter()
-            .map(|full| (full.as_str(), full.as_str()));
+        let outside = self.beside.iter().map(|full| (full.as_str(), full.as_str()));
         for (name, full) in inside.chain(outside) {
-            let list = if unneeded(name) {
-                &mut report.unneeded
-            } else {
-                &mut report.extra
-            };
+            let list = if unneeded(name) { &mut report.unneeded } else { &mut report.extra };
             list.push(full.to_owned());
         }
         Ok(report)

@@ -21,6 +21,9 @@ pub struct Args {
     /// Number format of the matrix products; give it several times for several files in the folder.
     #[arg(long = "precision", value_name = "f32|f16|int8", default_value = "f32")]
     precisions: Vec<Precision>,
+    /// Pictures (an `ImageFolder`, or any tree) to measure with what f16 and int8 cost; the figures go into the manifest.
+    #[arg(long, value_name = "DIR")]
+    pictures: Option<PathBuf>,
     /// Attention heads, where the checkpoint does not say them and they are not one for each 64 channels.
     #[arg(long, value_name = "N")]
     heads: Option<usize>,
@@ -34,37 +37,17 @@ pub struct Args {
 /// # Errors
 /// If the checkpoint does not fit a known layout, or the folder cannot be written; then no folder is left.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let checkpoint = checkpoint::Options {
-        heads: args.heads,
-        key: args.key,
-    };
-    let options = Options {
-        checkpoint,
-        precisions: args.precisions.clone(),
-    };
-    let exported = export(&args.checkpoint, &args.out, &options)
-        .with_context(|| format!("cannot export {}", args.checkpoint.display()))?;
+    let checkpoint = checkpoint::Options { heads: args.heads, key: args.key };
+    let options = Options { checkpoint, precisions: args.precisions.clone(), pictures: args.pictures.clone() };
+    let exported = export(&args.checkpoint, &args.out, &options).with_context(|| format!("cannot export {}", args.checkpoint.display()))?;
     let report = &exported.report;
     for note in &report.notes {
         tracing::info!("{note}");
     }
     if !report.unneeded.is_empty() {
-        let shown = report
-            .unneeded
-            .iter()
-            .take(8)
-            .map(String::as_str)
-            .collect::<Vec<_>>()
-            .join(", ");
-        let more = if report.unneeded.len() > 8 {
-            ", …"
-        } else {
-            ""
-        };
-        tracing::info!(
-            "left out, not part of the backbone: {} tensors ({shown}{more})",
-            report.unneeded.len()
-        );
+        let shown = report.unneeded.iter().take(8).map(String::as_str).collect::<Vec<_>>().join(", ");
+        let more = if report.unneeded.len() > 8 { ", …" } else { "" };
+        tracing::info!("left out, not part of the backbone: {} tensors ({shown}{more})", report.unneeded.len());
     }
     for name in &report.extra {
         tracing::warn!("left out, unknown to the layout: {name}");
@@ -83,5 +66,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         manifest.patch_size,
         exported.folder.display(),
     );
+    for (precision, file) in &manifest.files {
+        if let Some(cost) = &file.cost {
+            tracing::info!("{precision} against f32: {cost}");
+        }
+    }
     Ok(())
 }

@@ -92,7 +92,7 @@ fn embed(args: &Args, model: &Path, train: &Path, val: &Path) -> anyhow::Result<
         exported = tempfile::tempdir()?;
         let folder = exported.path().join("model");
         let checkpoint = checkpoint::Options { heads: args.heads, ..Default::default() };
-        let options = export::Options { checkpoint, precisions: vec![args.precision] };
+        let options = export::Options { checkpoint, precisions: vec![args.precision], ..Default::default() };
         let report = export::export(model, &folder, &options)
             .with_context(|| format!("{} is neither a model folder nor a checkpoint that can be exported", model.display()))?
             .report;

@@ -106,11 +106,7 @@ impl Graph {
 
     /// A float16 constant without axes.
     pub(super) fn half(&mut self, number: f32) -> Value {
-        self.shared(
-            Type::Float16,
-            &[],
-            half::f16::from_f32(number).to_le_bytes().to_vec(),
-        )
+        self.shared(Type::Float16, &[], half::f16::from_f32(number).to_le_bytes().to_vec())
     }
 
     /// An unsigned byte without axes.

@@ -20,46 +20,28 @@ pub(super) struct Layers {
 
 impl Layers {
     pub(super) fn new(precision: Precision) -> Self {
-        Self {
-            graph: Graph::default(),
-            precision,
-        }
+        Self { graph: Graph::default(), precision }
     }
 
     /// From float32 to the type of matrix products.
     pub(super) fn narrow(&mut self, x: Value) -> Value {
-        if self.precision == Precision::F16 {
-            self.graph.cast(x, Type::Float16)
-        } else {
-            x
-        }
+        if self.precision == Precision::F16 { self.graph.cast(x, Type::Float16) } else { x }
     }
 
     /// From the type of matrix products to float32.
     pub(super) fn widen(&mut self, x: Value) -> Value {
-        if self.precision == Precision::F16 {
-            self.graph.cast(x, Type::Float)
-        } else {
-            x
-        }
+        if self.precision == Precision::F16 { self.graph.cast(x, Type::Float) } else { x }
     }
 
     /// A number in the type of matrix products.
     fn number(&mut self, number: f32) -> Value {
-        if self.precision == Precision::F16 {
-            self.graph.half(number)
-        } else {
-            self.graph.scalar(number)
-        }
+        if self.precision == Precision::F16 { self.graph.half(number) } else { self.graph.scalar(number) }
     }
 
     /// A weight in the type of matrix products.
     fn weight(&mut self, name: &str, shape: &[usize], data: &[f32]) -> Value {
         if self.precision == Precision::F16 {
-            let bytes = data
-                .iter()
-                .flat_map(|number| f16::from_f32(*number).to_le_bytes())
-                .collect();
+            let bytes = data.iter().flat_map(|number| f16::from_f32(*number).to_le_bytes()).collect();
             self.graph.constant(name, Type::Float16, shape, bytes)
         } else {
             self.graph.floats(name, shape, data)
@@ -85,14 +67,7 @@ impl Layers {
     }
 
     /// A norm of float32 and the layer that reads it, narrow out.
-    pub(super) fn norm_and_linear(
-        &mut self,
-        names: [&str; 2],
-        x: Value,
-        norm: &Norm,
-        eps: f32,
-        linear: &Linear,
-    ) -> Value {
+    pub(super) fn norm_and_linear(&mut self, names: [&str; 2], x: Value, norm: &Norm, eps: f32, linear: &Linear) -> Value {
         if self.precision == Precision::Int8 {
             let (mut norm, mut linear) = (norm.clone(), linear.clone());
             quantise::even_out(&mut norm, &mut linear);
@@ -107,43 +82,28 @@ impl Layers {
     /// Layer norm over the last axis, in float32.
     pub(super) fn norm(&mut self, name: &str, x: Value, norm: &Norm, eps: f32) -> Value {
         let graph = &mut self.graph;
-        let weight = graph.floats(
-            &format!("{name}.weight"),
-            &[norm.weight.len()],
-            &norm.weight,
-        );
+        let weight = graph.floats(&format!("{name}.weight"), &[norm.weight.len()], &norm.weight);
         let bias = graph.floats(&format!("{name}.bias"), &[norm.bias.len()], &norm.bias);
         let attributes = [("axis", Attr::Int(-1)), ("epsilon", Attr::Float(eps))];
-        self.graph
-            .op("LayerNormalization", &[x, weight, bias], &attributes)
+        self.graph.op("LayerNormalization", &[x, weight, bias], &attributes)
     }
 
     /// The convolution with kernel and stride `side`, wide in and out: `[B, 3, H, W]` → `[B, D, H / side, W / side]`.
     pub(super) fn patches(&mut self, pixels: Value, patch: &Linear, side: usize) -> Value {
         let pixels = self.narrow(pixels);
-        let mut inputs = vec![
-            pixels,
-            self.weight("weight", &patch.weight.shape, &patch.weight.data),
-        ];
+        let mut inputs = vec![pixels, self.weight("weight", &patch.weight.shape, &patch.weight.data)];
         if let Some(bias) = &patch.bias {
             inputs.push(self.weight("bias", &[bias.len()], bias));
         }
         let sides = Attr::Ints(vec![side as i64; 2]);
-        let patches = self.graph.op(
-            "Conv",
-            &inputs,
-            &[("kernel_shape", sides.clone()), ("strides", sides)],
-        );
+        let patches = self.graph.op("Conv", &inputs, &[("kernel_shape", sides.clone()), ("strides", sides)]);
         self.widen(patches)
     }
 
     /// A padded convolution, narrow in and out.
     pub(super) fn conv(&mut self, name: &str, x: Value, conv: &Conv) -> Value {
         let shape = &conv.kernel.weight.shape;
-        let mut inputs = vec![
-            x,
-            self.weight(&format!("{name}.weight"), shape, &conv.kernel.weight.data),
-        ];
+        let mut inputs = vec![x, self.weight(&format!("{name}.weight"), shape, &conv.kernel.weight.data)];
         if let Some(bias) = &conv.kernel.bias {
             inputs.push(self.weight(&format!("{name}.bias"), &[bias.len()], bias));
         }
@@ -162,8 +122,7 @@ impl Layers {
     pub(super) fn activation(&mut self, x: Value, activation: Activation) -> Value {
         match activation {
             Activation::Gelu => {
-                let [root, one, half] =
-                    [std::f32::consts::SQRT_2, 1.0, 0.5].map(|number| self.number(number));
+                let [root, one, half] = [std::f32::consts::SQRT_2, 1.0, 0.5].map(|number| self.number(number));
                 let graph = &mut self.graph;
                 let scaled = graph.div(x, root);
                 let erf = graph.op("Erf", &[scaled], &[]);
@@ -194,9 +153,6 @@ pub(super) fn transposed<T: Copy + Default>(data: &[T], rows: usize, columns: us
 mod tests {
     #[test]
     fn transposed_matrices() {
-        assert_eq!(
-            super::transposed(&[1, 2, 3, 4, 5, 6], 2, 3),
-            [1, 4, 2, 5, 3, 6]
-        );
+        assert_eq!(super::transposed(&[1, 2, 3, 4, 5, 6], 2, 3), [1, 4, 2, 5, 3, 6]);
     }
 }

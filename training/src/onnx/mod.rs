@@ -20,9 +20,7 @@ const LARGEST: usize = i32::MAX as usize;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The weights do not fit into one file.
-    #[error(
-        "the weights take {0} bytes, more than the 2 GiB that one ONNX file can hold; try --precision f16 or int8"
-    )]
+    #[error("the weights take {0} bytes, more than the 2 GiB that one ONNX file can hold; try --precision f16 or int8")]
     TooLarge(usize),
     /// Integers are for matrix products only.
     #[error("int8 is for vision transformers; export this ResNet as f32 or f16")]

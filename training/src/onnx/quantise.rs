@@ -28,11 +28,7 @@ pub(super) enum Range {
 /// lies within its shift plus or minus three times its scale, whatever the pictures. The product of both stays what it is.
 pub(super) fn even_out(norm: &mut Norm, layer: &mut Linear) {
     let channels = norm.weight.len();
-    let strengths = norm
-        .weight
-        .iter()
-        .zip(&norm.bias)
-        .map(|(scale, shift)| (3.0 * scale).hypot(*shift));
+    let strengths = norm.weight.iter().zip(&norm.bias).map(|(scale, shift)| (3.0 * scale).hypot(*shift));
     let mut largest = vec![0.0_f32; channels];
     for row in layer.weight.data.chunks_exact(channels) {
         for (largest, weight) in largest.iter_mut().zip(row) {
@@ -40,10 +36,7 @@ pub(super) fn even_out(norm: &mut Norm, layer: &mut Linear) {
         }
     }
     let usable = |number: f32| number.max(1e-5);
-    let factors: Vec<f32> = strengths
-        .zip(&largest)
-        .map(|(strength, largest)| (usable(strength) / usable(*largest)).sqrt())
-        .collect();
+    let factors: Vec<f32> = strengths.zip(&largest).map(|(strength, largest)| (usable(strength) / usable(*largest)).sqrt()).collect();
     for (channel, factor) in factors.iter().enumerate() {
         norm.weight[channel] /= factor;
         norm.bias[channel] /= factor;
@@ -56,40 +49,18 @@ pub(super) fn even_out(norm: &mut Norm, layer: &mut Linear) {
 }
 
 /// `x · Wᵀ + b` of float32 `x`.
-pub(super) fn linear(
-    graph: &mut Graph,
-    name: &str,
-    x: Value,
-    layer: &Linear,
-    range: Range,
-) -> Value {
+pub(super) fn linear(graph: &mut Graph, name: &str, x: Value, layer: &Linear, range: Range) -> Value {
     let (out, input) = (layer.weight.shape[0], layer.weight.shape[1]);
     let (integers, steps) = quantised(&layer.weight.data, input);
     let mut bias = layer.bias.clone();
     if range == Range::Gelu {
         // The floor is added to every activation below and taken from every product here.
         let rows = integers.chunks_exact(input).zip(&steps);
-        let shifts = rows.map(|(row, step)| {
-            GELU_FLOOR * step * row.iter().map(|weight| f32::from(*weight)).sum::<f32>()
-        });
-        bias = Some(
-            bias.unwrap_or_else(|| vec![0.0; out])
-                .iter()
-                .zip(shifts)
-                .map(|(bias, shift)| bias - shift)
-                .collect(),
-        );
+        let shifts = rows.map(|(row, step)| GELU_FLOOR * step * row.iter().map(|weight| f32::from(*weight)).sum::<f32>());
+        bias = Some(bias.unwrap_or_else(|| vec![0.0; out]).iter().zip(shifts).map(|(bias, shift)| bias - shift).collect());
     }
-    let integers = transposed(&integers, out, input)
-        .into_iter()
-        .map(i8::cast_unsigned)
-        .collect();
-    let weight = graph.constant(
-        &format!("{name}.weight"),
-        Type::Int8,
-        &[input, out],
-        integers,
-    );
+    let integers = transposed(&integers, out, input).into_iter().map(i8::cast_unsigned).collect();
+    let weight = graph.constant(&format!("{name}.weight"), Type::Int8, &[input, out], integers);
     let steps = graph.floats(&format!("{name}.steps"), &[out], &steps);
 
     let shape = graph.op("Shape", &[x], &[]);
@@ -128,11 +99,7 @@ fn quantised_rows(graph: &mut Graph, rows: Value, range: Range) -> (Value, Value
     let quotients = graph.div(rows, step);
     // The operator could take a step for each row, but not every runtime can.
     let (one, centre) = (graph.scalar(1.0), graph.byte(centre));
-    (
-        graph.op("QuantizeLinear", &[quotients, one, centre], &[]),
-        step,
-        centre,
-    )
+    (graph.op("QuantizeLinear", &[quotients, one, centre], &[]), step, centre)
 }
 
 /// Each row as integers of -127..=127, and the value of one step.
@@ -140,9 +107,7 @@ fn quantised(data: &[f32], columns: usize) -> (Vec<i8>, Vec<f32>) {
     let mut integers = Vec::with_capacity(data.len());
     let mut steps = Vec::new();
     for row in data.chunks_exact(columns) {
-        let largest = row
-            .iter()
-            .fold(0.0_f32, |largest, value| largest.max(value.abs()));
+        let largest = row.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
         let step = (largest / 127.0).max(f32::MIN_POSITIVE);
         integers.extend(row.iter().map(|value| (value / step).round() as i8));
         steps.push(step);
@@ -161,35 +126,18 @@ mod tests {
         let (integers, steps) = quantised(&data, 3);
         for (index, (value, integer)) in data.iter().zip(integers).enumerate() {
             let step = steps[index / 3];
-            assert!(
-                (value - f32::from(integer) * step).abs() <= step * 0.5001,
-                "{value}"
-            );
+            assert!((value - f32::from(integer) * step).abs() <= step * 0.5001, "{value}");
         }
     }
 
     #[test]
     fn evening_out_keeps_the_product_and_shrinks_the_strong_channel() {
-        let mut norm = Norm {
-            weight: vec![1.0, 40.0],
-            bias: vec![0.5, -1.0],
-        };
-        let weight = Tensor {
-            shape: vec![2, 2],
-            data: vec![0.3, 0.1, -0.2, 0.4],
-        };
+        let mut norm = Norm { weight: vec![1.0, 40.0], bias: vec![0.5, -1.0] };
+        let weight = Tensor { shape: vec![2, 2], data: vec![0.3, 0.1, -0.2, 0.4] };
         let mut layer = Linear { weight, bias: None };
         let product = |norm: &Norm, layer: &Linear| {
-            let x = [
-                0.7 * norm.weight[0] + norm.bias[0],
-                -0.3 * norm.weight[1] + norm.bias[1],
-            ];
-            layer
-                .weight
-                .data
-                .chunks(2)
-                .map(|row| row[0] * x[0] + row[1] * x[1])
-                .collect::<Vec<_>>()
+            let x = [0.7 * norm.weight[0] + norm.bias[0], -0.3 * norm.weight[1] + norm.bias[1]];
+            layer.weight.data.chunks(2).map(|row| row[0] * x[0] + row[1] * x[1]).collect::<Vec<_>>()
         };
         let before = product(&norm, &layer);
         even_out(&mut norm, &mut layer);

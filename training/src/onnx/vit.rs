@@ -20,34 +20,21 @@ pub(super) fn build(vit: &Vit, layers: &mut Layers) {
     let graph = &mut layers.graph;
     let shape = graph.op("Shape", &[patches], &[]);
     let batch = graph.slice(shape, 0, 0, 1);
-    let grid = Grid {
-        rows: graph.slice(shape, 0, 2, 3),
-        columns: graph.slice(shape, 0, 3, 4),
-    };
+    let grid = Grid { rows: graph.slice(shape, 0, 2, 3), columns: graph.slice(shape, 0, 3, 4) };
     // [B, patches, D]
     let patches = graph.reshape(patches, &[0, dim, -1]);
     let patches = graph.transpose(patches, &[0, 2, 1]);
 
     graph.enter("positions");
     let (patches, rotation) = match &vit.positions {
-        Positions::Learned {
-            table,
-            interpolation,
-        } => {
+        Positions::Learned { table, interpolation } => {
             let table = positions::learned(graph, grid, table, *interpolation);
             (graph.add(patches, table), None)
         }
-        Positions::Rotary { periods } => (
-            patches,
-            Some(positions::rotary(graph, grid, periods, 1 + vit.registers())),
-        ),
+        Positions::Rotary { periods } => (patches, Some(positions::rotary(graph, grid, periods, 1 + vit.registers()))),
     };
     graph.enter("prefix");
-    let prefix = graph.floats(
-        "tokens",
-        &[1, vit.prefix.shape[0], vit.dim],
-        &vit.prefix.data,
-    );
+    let prefix = graph.floats("tokens", &[1, vit.prefix.shape[0], vit.dim], &vit.prefix.data);
     let rest = graph.integers(&[1, 1]);
     let shape = graph.concat(&[batch, rest], 0);
     let prefix = graph.op("Expand", &[prefix, shape], &[]);
@@ -63,28 +50,16 @@ pub(super) fn build(vit: &Vit, layers: &mut Layers) {
     layers.graph.enter("");
     let tokens = layers.norm("norm", tokens, &vit.norm, vit.eps);
     let graph = &mut layers.graph;
-    graph.output(
-        tokens,
-        "last_hidden_state",
-        &[axes[0], Axis::Named("tokens"), Axis::Fixed(vit.dim)],
-    );
+    graph.output(tokens, "last_hidden_state", &[axes[0], Axis::Named("tokens"), Axis::Fixed(vit.dim)]);
     if let Some(seen) = last {
         graph.enter("last_block");
         let cls = graph.index(0);
         let attention = graph.op("Gather", &[seen.attention, cls], &[("axis", Attr::Int(2))]);
-        graph.output(
-            attention,
-            "attention",
-            &[axes[0], Axis::Fixed(vit.heads), Axis::Named("tokens")],
-        );
+        graph.output(attention, "attention", &[axes[0], Axis::Fixed(vit.heads), Axis::Named("tokens")]);
         let keys = graph.slice(seen.keys, 1, vit.prefix.shape[0] as i64, i64::MAX);
         let keys = layers.widen(keys);
         let graph = &mut layers.graph;
-        graph.output(
-            keys,
-            "keys",
-            &[axes[0], Axis::Named("patches"), Axis::Fixed(vit.dim)],
-        );
+        graph.output(keys, "keys", &[axes[0], Axis::Named("patches"), Axis::Fixed(vit.dim)]);
     }
 }
 
@@ -96,13 +71,7 @@ struct Seen {
     keys: Value,
 }
 
-fn block(
-    layers: &mut Layers,
-    vit: &Vit,
-    block: &Block,
-    tokens: Value,
-    rotation: Option<[Value; 2]>,
-) -> (Value, Seen) {
+fn block(layers: &mut Layers, vit: &Vit, block: &Block, tokens: Value, rotation: Option<[Value; 2]>) -> (Value, Seen) {
     let (mixed, seen) = attention(layers, vit, block, tokens, rotation);
     let mixed = layers.widen(mixed);
     let tokens = layers.graph.add(tokens, mixed);
@@ -111,13 +80,7 @@ fn block(
     (layers.graph.add(tokens, hidden), seen)
 }
 
-fn attention(
-    layers: &mut Layers,
-    vit: &Vit,
-    block: &Block,
-    tokens: Value,
-    rotation: Option<[Value; 2]>,
-) -> (Value, Seen) {
+fn attention(layers: &mut Layers, vit: &Vit, block: &Block, tokens: Value, rotation: Option<[Value; 2]>) -> (Value, Seen) {
     let (dim, heads) = (vit.dim as i64, vit.heads as i64);
     let head_dim = dim / heads;
     // The factor 1/√head_dim of the scores goes into the queries' weights.
@@ -144,24 +107,18 @@ fn attention(
     let key = layers.graph.transpose(key, &[0, 1, 3, 2]);
     let scores = layers.graph.matmul(query, key);
     let scores = layers.widen(scores);
-    let attention = layers
-        .graph
-        .op("Softmax", &[scores], &[("axis", Attr::Int(-1))]);
+    let attention = layers.graph.op("Softmax", &[scores], &[("axis", Attr::Int(-1))]);
     let weights = layers.narrow(attention);
     let graph = &mut layers.graph;
     let mixed = graph.matmul(weights, value);
     let mixed = graph.transpose(mixed, &[0, 2, 1, 3]);
     let mixed = graph.reshape(mixed, &[0, 0, dim]);
-    (
-        layers.linear("attn.proj", mixed, &block.proj, Range::Any),
-        Seen { attention, keys },
-    )
+    (layers.linear("attn.proj", mixed, &block.proj, Range::Any), Seen { attention, keys })
 }
 
 fn mlp(layers: &mut Layers, vit: &Vit, block: &Block, tokens: Value) -> Value {
     let (Mlp::Plain { input, output } | Mlp::Gated { input, output, .. }) = &block.mlp;
-    let hidden =
-        layers.norm_and_linear(["norm2", "mlp.input"], tokens, &block.norm2, vit.eps, input);
+    let hidden = layers.norm_and_linear(["norm2", "mlp.input"], tokens, &block.norm2, vit.eps, input);
     match &block.mlp {
         Mlp::Plain { .. } => {
             let hidden = layers.activation(hidden, Activation::Gelu);

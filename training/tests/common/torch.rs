@@ -24,9 +24,7 @@ impl Pickle {
 
     /// Text.
     pub(crate) fn text(self, text: &str) -> Self {
-        self.raw(b"X")
-            .raw(&(text.len() as u32).to_le_bytes())
-            .raw(text.as_bytes())
+        self.raw(b"X").raw(&(text.len() as u32).to_le_bytes()).raw(text.as_bytes())
     }
 
     /// An integer.
@@ -41,22 +39,11 @@ impl Pickle {
 
     /// A tuple of integers.
     pub(crate) fn ints(self, numbers: &[i32]) -> Self {
-        numbers
-            .iter()
-            .fold(self.raw(b"("), |pickle, number| pickle.int(*number))
-            .raw(b"t")
+        numbers.iter().fold(self.raw(b"("), |pickle, number| pickle.int(*number)).raw(b"t")
     }
 
     /// A view of the storage `key`, of the class `kind` and of `len` elements.
-    pub(crate) fn view(
-        self,
-        kind: &str,
-        key: &str,
-        len: i32,
-        offset: i32,
-        shape: &[i32],
-        strides: &[i32],
-    ) -> Self {
+    pub(crate) fn view(self, kind: &str, key: &str, len: i32, offset: i32, shape: &[i32], strides: &[i32]) -> Self {
         self.global("torch._utils", "_rebuild_tensor_v2")
             .raw(b"((")
             .text("storage")
@@ -80,14 +67,7 @@ impl Pickle {
         for axis in (1..shape.len()).rev() {
             strides[axis - 1] = strides[axis] * shape[axis];
         }
-        self.view(
-            "FloatStorage",
-            key,
-            shape.iter().product(),
-            0,
-            &shape,
-            &strides,
-        )
+        self.view("FloatStorage", key, shape.iter().product(), 0, &shape, &strides)
     }
 
     /// The finished pickle.
@@ -121,16 +101,11 @@ pub(crate) fn save_state(path: &Path, tensors: &Tensors, parameters: bool) {
         let key = index.to_string();
         pickle = pickle.text(name);
         if parameters {
-            pickle = pickle
-                .global("torch._utils", "_rebuild_parameter")
-                .raw(b"(");
+            pickle = pickle.global("torch._utils", "_rebuild_parameter").raw(b"(");
         }
         pickle = pickle.tensor(&key, &tensor.shape);
         if parameters {
-            pickle = pickle
-                .raw(b"\x88")
-                .global("collections", "OrderedDict")
-                .raw(b")RtR");
+            pickle = pickle.raw(b"\x88").global("collections", "OrderedDict").raw(b")RtR");
         }
         storages.push((key, little_endian(&tensor.data)));
     }

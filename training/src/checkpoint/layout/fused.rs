@@ -30,52 +30,20 @@ const DINO: Dialect = Dialect {
     interpolation: Interpolation::ScaleFactor,
     cls_position: true,
 };
-const DINOV2: Dialect = Dialect {
-    layout: "dinov2-pth",
-    architecture: "dinov2-vit",
-    ..DINO
-};
-const DINOV3: Dialect = Dialect {
-    layout: "dinov3-pth",
-    architecture: "dinov3-vit",
-    eps: 1e-5,
-    registers: "storage_tokens",
-    ..DINO
-};
-const TIMM: Dialect = Dialect {
-    layout: "timm-dino",
-    interpolation: Interpolation::Antialias,
-    ..DINO
-};
-const TIMM_V3: Dialect = Dialect {
-    layout: "timm-dinov3",
-    registers: "reg_token",
-    scales: ["gamma_1", "gamma_2"],
-    ..DINOV3
-};
+const DINOV2: Dialect = Dialect { layout: "dinov2-pth", architecture: "dinov2-vit", ..DINO };
+const DINOV3: Dialect = Dialect { layout: "dinov3-pth", architecture: "dinov3-vit", eps: 1e-5, registers: "storage_tokens", ..DINO };
+const TIMM: Dialect = Dialect { layout: "timm-dino", interpolation: Interpolation::Antialias, ..DINO };
+const TIMM_V3: Dialect = Dialect { layout: "timm-dinov3", registers: "reg_token", scales: ["gamma_1", "gamma_2"], ..DINOV3 };
 
 fn dialect(scope: &Scope, facts: &Facts) -> Dialect {
-    let timm = facts
-        .config
-        .is_some_and(|config| config["architecture"].is_string());
+    let timm = facts.config.is_some_and(|config| config["architecture"].is_string());
     if !scope.has("pos_embed") {
-        return if scope.has("reg_token") {
-            TIMM_V3
-        } else {
-            DINOV3
-        };
+        return if scope.has("reg_token") { TIMM_V3 } else { DINOV3 };
     }
     let registers = scope.has("register_tokens") || scope.has("reg_token");
     // Meta's DINOv2 keeps the mask token of its training; timm drops it.
-    match (
-        scope.has_any("blocks.0.ls1."),
-        scope.has("mask_token") && !timm,
-    ) {
-        (true, true) if registers => Dialect {
-            layout: "dinov2-registers-pth",
-            interpolation: Interpolation::Antialias,
-            ..DINOV2
-        },
+    match (scope.has_any("blocks.0.ls1."), scope.has("mask_token") && !timm) {
+        (true, true) if registers => Dialect { layout: "dinov2-registers-pth", interpolation: Interpolation::Antialias, ..DINOV2 },
         (true, true) => DINOV2,
         (true, false) => Dialect {
             layout: "timm-dinov2",
@@ -93,15 +61,11 @@ fn dialect(scope: &Scope, facts: &Facts) -> Dialect {
 pub(super) fn read(mut scope: Scope, facts: &Facts) -> Result<Read, Error> {
     let dialect = dialect(&scope, facts);
     if scope.has_any("cls_norm.") {
-        return Err(Error::Unsupported(
-            "DINOv3 with a norm of its own for CLS (cls_norm) is not supported".to_owned(),
-        ));
+        return Err(Error::Unsupported("DINOv3 with a norm of its own for CLS (cls_norm) is not supported".to_owned()));
     }
     let [dim, channels, patch_size, _] = scope.dims("patch_embed.proj.weight");
     if channels != 3 && channels != 0 {
-        return Err(Error::Unsupported(format!(
-            "the backbone takes {channels} channels; only RGB is supported"
-        )));
+        return Err(Error::Unsupported(format!("the backbone takes {channels} channels; only RGB is supported")));
     }
     let mut notes = Vec::new();
     let heads = facts.heads(dim, &mut notes)?;
@@ -119,44 +83,18 @@ pub(super) fn read(mut scope: Scope, facts: &Facts) -> Result<Read, Error> {
     };
     let (prefix, positions) = if scope.has("pos_embed") {
         let (cls_position, table) = split_table(&mut scope, "pos_embed", dialect.cls_position, dim);
-        let positions = Positions::Learned {
-            table,
-            interpolation: dialect.interpolation,
-        };
+        let positions = Positions::Learned { table, interpolation: dialect.interpolation };
         (prefix(&cls, &cls_position, registers, dim), positions)
     } else {
-        (
-            prefix(&cls, &[], registers, dim),
-            Positions::Rotary {
-                periods: periods(&mut scope, rotary_quarter(dim, heads)?),
-            },
-        )
+        (prefix(&cls, &[], registers, dim), Positions::Rotary { periods: periods(&mut scope, rotary_quarter(dim, heads)?) })
     };
     let depth = scope.count("blocks", facts.depth(dim).or(Some(1)));
-    let blocks = (0..depth)
-        .map(|index| block(&mut scope, &format!("blocks.{index}"), dim, &dialect))
-        .collect();
+    let blocks = (0..depth).map(|index| block(&mut scope, &format!("blocks.{index}"), dim, &dialect)).collect();
     let norm = scope.norm("norm", dim);
     let mut report = scope.finish(dialect.layout, unneeded)?;
     report.notes = notes;
-    let vit = Vit {
-        patch_size,
-        dim,
-        heads,
-        eps: dialect.eps,
-        patch,
-        prefix,
-        positions,
-        blocks,
-        norm,
-    };
-    Ok(Read {
-        backbone: Backbone::Vit(vit),
-        layout: dialect.layout,
-        architecture: dialect.architecture,
-        transform: None,
-        report,
-    })
+    let vit = Vit { patch_size, dim, heads, eps: dialect.eps, patch, prefix, positions, blocks, norm };
+    Ok(Read { backbone: Backbone::Vit(vit), layout: dialect.layout, architecture: dialect.architecture, transform: None, report })
 }
 
 /// Rotary periods: stored, or those of every public DINOv3 (base 100).
@@ -169,9 +107,7 @@ fn periods(scope: &mut Scope, quarter: usize) -> Vec<f32> {
 
 /// base^(i / n) for i in 0..n, where n is a quarter of a head's channels.
 pub(super) fn rotary_periods(base: f64, quarter: usize) -> Vec<f32> {
-    (0..quarter)
-        .map(|index| base.powf(index as f64 / quarter as f64) as f32)
-        .collect()
+    (0..quarter).map(|index| base.powf(index as f64 / quarter as f64) as f32).collect()
 }
 
 fn block(scope: &mut Scope, name: &str, dim: usize, dialect: &Dialect) -> Block {
@@ -186,13 +122,7 @@ fn block(scope: &mut Scope, name: &str, dim: usize, dialect: &Dialect) -> Block 
             layer.scale_outputs(&scale.data);
         }
     }
-    Block {
-        norm1,
-        qkv,
-        proj,
-        norm2,
-        mlp,
-    }
+    Block { norm1, qkv, proj, norm2, mlp }
 }
 
 /// `attn.qkv`, with DINOv3's mask over its bias: the key third of the stored bias is noise that the mask removes. Without
@@ -213,11 +143,7 @@ fn qkv(scope: &mut Scope, name: &str, dim: usize) -> Linear {
 }
 
 fn mlp(scope: &mut Scope, name: &str, dim: usize) -> Mlp {
-    let gated = |input, output| Mlp::Gated {
-        input,
-        activation: Activation::Silu,
-        output,
-    };
+    let gated = |input, output| Mlp::Gated { input, activation: Activation::Silu, output };
     // DINOv2's SwiGLU has one matrix for gate and value, DINOv3's and timm's have two.
     if scope.has(&format!("{name}.w12.weight")) {
         let [double, _] = scope.dims(&format!("{name}.w12.weight"));
@@ -227,12 +153,8 @@ fn mlp(scope: &mut Scope, name: &str, dim: usize) -> Mlp {
     for [gate, value, output] in [["w1", "w2", "w3"], ["fc1_g", "fc1_x", "fc2"]] {
         if scope.has(&format!("{name}.{gate}.weight")) {
             let [width, _] = scope.dims(&format!("{name}.{gate}.weight"));
-            let parts =
-                [gate, value].map(|part| scope.linear(&format!("{name}.{part}"), width, dim));
-            return gated(
-                Linear::stack(parts.into()),
-                scope.linear(&format!("{name}.{output}"), dim, width),
-            );
+            let parts = [gate, value].map(|part| scope.linear(&format!("{name}.{part}"), width, dim));
+            return gated(Linear::stack(parts.into()), scope.linear(&format!("{name}.{output}"), dim, width));
         }
     }
     let [width, _] = scope.dims(&format!("{name}.fc1.weight"));
@@ -244,10 +166,7 @@ fn mlp(scope: &mut Scope, name: &str, dim: usize) -> Mlp {
         return gated(input, scope.linear(&format!("{name}.fc2"), dim, half));
     }
     let input = scope.linear(&format!("{name}.fc1"), width, dim);
-    Mlp::Plain {
-        input,
-        output: scope.linear(&format!("{name}.fc2"), dim, width),
-    }
+    Mlp::Plain { input, output: scope.linear(&format!("{name}.fc2"), dim, width) }
 }
 
 #[cfg(test)]
@@ -259,26 +178,13 @@ mod tests {
     fn periods_are_those_of_base_100() {
         let periods = rotary_periods(100.0, 4);
         let expected = [1.0, 100_f32.powf(0.25), 10.0, 100_f32.powf(0.75)];
-        assert!(
-            periods
-                .iter()
-                .zip(expected)
-                .all(|(found, expected)| (found / expected - 1.0).abs() < 1e-6)
-        );
+        assert!(periods.iter().zip(expected).all(|(found, expected)| (found / expected - 1.0).abs() < 1e-6));
     }
 
     #[test]
     fn prefix_adds_the_position_to_cls_alone() {
-        let tensor = |shape: &[usize], data: &[f32]| Tensor {
-            shape: shape.to_vec(),
-            data: data.to_vec(),
-        };
-        let prefix = prefix(
-            &tensor(&[1, 1, 2], &[1.0, 2.0]),
-            &[10.0, 20.0],
-            Some(tensor(&[1, 1, 2], &[5.0, 6.0])),
-            2,
-        );
+        let tensor = |shape: &[usize], data: &[f32]| Tensor { shape: shape.to_vec(), data: data.to_vec() };
+        let prefix = prefix(&tensor(&[1, 1, 2], &[1.0, 2.0]), &[10.0, 20.0], Some(tensor(&[1, 1, 2], &[5.0, 6.0])), 2);
         assert_eq!(prefix, tensor(&[2, 2], &[11.0, 22.0, 5.0, 6.0]));
     }
 }

@@ -29,41 +29,21 @@ const VIT: Dialect = Dialect {
     architecture: "dino-vit",
     list: "encoder.layer",
     norms: ["layernorm_before", "layernorm_after"],
-    attention: [
-        "attention.attention.query",
-        "attention.attention.key",
-        "attention.attention.value",
-        "attention.output.dense",
-    ],
+    attention: ["attention.attention.query", "attention.attention.key", "attention.attention.value", "attention.output.dense"],
     mlp: ["intermediate.dense", "output.dense"],
     norm: "layernorm",
     patches: "embeddings.patch_embeddings.projection",
     eps: 1e-12,
     interpolation: Interpolation::Size,
 };
-const DINOV2: Dialect = Dialect {
-    layout: "hf-dinov2",
-    architecture: "dinov2-vit",
-    norms: ["norm1", "norm2"],
-    mlp: ["mlp.fc1", "mlp.fc2"],
-    eps: 1e-6,
-    ..VIT
-};
-const DINOV2_REGISTERS: Dialect = Dialect {
-    layout: "hf-dinov2-registers",
-    interpolation: Interpolation::Antialias,
-    ..DINOV2
-};
+const DINOV2: Dialect =
+    Dialect { layout: "hf-dinov2", architecture: "dinov2-vit", norms: ["norm1", "norm2"], mlp: ["mlp.fc1", "mlp.fc2"], eps: 1e-6, ..VIT };
+const DINOV2_REGISTERS: Dialect = Dialect { layout: "hf-dinov2-registers", interpolation: Interpolation::Antialias, ..DINOV2 };
 const DINOV3: Dialect = Dialect {
     layout: "hf-dinov3-vit",
     architecture: "dinov3-vit",
     list: "layer",
-    attention: [
-        "attention.q_proj",
-        "attention.k_proj",
-        "attention.v_proj",
-        "attention.o_proj",
-    ],
+    attention: ["attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj"],
     mlp: ["mlp.up_proj", "mlp.down_proj"],
     norm: "norm",
     patches: "embeddings.patch_embeddings",
@@ -85,20 +65,14 @@ pub(super) fn read(scope: Scope, facts: &Facts) -> Result<Read, Error> {
 
 /// DINOv3.
 pub(super) fn read_v3(scope: Scope, facts: &Facts) -> Result<Read, Error> {
-    let list = if scope.has_any("model.layer.") {
-        "model.layer"
-    } else {
-        DINOV3.list
-    };
+    let list = if scope.has_any("model.layer.") { "model.layer" } else { DINOV3.list };
     build(scope, facts, &Dialect { list, ..DINOV3 })
 }
 
 fn build(mut scope: Scope, facts: &Facts, dialect: &Dialect) -> Result<Read, Error> {
     let [dim, channels, patch_size, _] = scope.dims(&format!("{}.weight", dialect.patches));
     if channels != 3 && channels != 0 {
-        return Err(Error::Unsupported(format!(
-            "the backbone takes {channels} channels; only RGB is supported"
-        )));
+        return Err(Error::Unsupported(format!("the backbone takes {channels} channels; only RGB is supported")));
     }
     let mut notes = Vec::new();
     if !facts.config_fits(dim) {
@@ -107,15 +81,8 @@ fn build(mut scope: Scope, facts: &Facts, dialect: &Dialect) -> Result<Read, Err
     let heads = facts.heads(dim, &mut notes)?;
     let activation = activation(facts)?;
     let patch = Linear {
-        weight: scope.take(
-            &format!("{}.weight", dialect.patches),
-            &[dim, 3, patch_size, patch_size],
-        ),
-        bias: Some(
-            scope
-                .take(&format!("{}.bias", dialect.patches), &[dim])
-                .data,
-        ),
+        weight: scope.take(&format!("{}.weight", dialect.patches), &[dim, 3, patch_size, patch_size]),
+        bias: Some(scope.take(&format!("{}.bias", dialect.patches), &[dim]).data),
     };
     let cls = scope.take("embeddings.cls_token", &[1, 1, dim]);
     let registers = match scope.shape("embeddings.register_tokens") {
@@ -127,80 +94,34 @@ fn build(mut scope: Scope, facts: &Facts, dialect: &Dialect) -> Result<Read, Err
     };
     let (prefix, positions) = if dialect.layout == DINOV3.layout {
         let base = facts.config_float("rope_theta").unwrap_or(100.0);
-        (
-            prefix(&cls, &[], registers, dim),
-            Positions::Rotary {
-                periods: rotary_periods(base, rotary_quarter(dim, heads)?),
-            },
-        )
+        (prefix(&cls, &[], registers, dim), Positions::Rotary { periods: rotary_periods(base, rotary_quarter(dim, heads)?) })
     } else {
-        let (cls_position, table) =
-            split_table(&mut scope, "embeddings.position_embeddings", true, dim);
-        let positions = Positions::Learned {
-            table,
-            interpolation: dialect.interpolation,
-        };
+        let (cls_position, table) = split_table(&mut scope, "embeddings.position_embeddings", true, dim);
+        let positions = Positions::Learned { table, interpolation: dialect.interpolation };
         (prefix(&cls, &cls_position, registers, dim), positions)
     };
     let depth = scope.count(dialect.list, facts.depth(dim).or(Some(1)));
-    let blocks = (0..depth).map(|index| {
-        block(
-            &mut scope,
-            &format!("{}.{index}", dialect.list),
-            dim,
-            activation,
-            dialect,
-        )
-    });
+    let blocks = (0..depth).map(|index| block(&mut scope, &format!("{}.{index}", dialect.list), dim, activation, dialect));
     let blocks = blocks.collect();
     let norm = scope.norm(dialect.norm, dim);
     let mut report = scope.finish(dialect.layout, unneeded)?;
     report.notes = notes;
     let eps = facts.config_float("layer_norm_eps").unwrap_or(dialect.eps) as f32;
-    let vit = Vit {
-        patch_size,
-        dim,
-        heads,
-        eps,
-        patch,
-        prefix,
-        positions,
-        blocks,
-        norm,
-    };
-    Ok(Read {
-        backbone: Backbone::Vit(vit),
-        layout: dialect.layout,
-        architecture: dialect.architecture,
-        transform: None,
-        report,
-    })
+    let vit = Vit { patch_size, dim, heads, eps, patch, prefix, positions, blocks, norm };
+    Ok(Read { backbone: Backbone::Vit(vit), layout: dialect.layout, architecture: dialect.architecture, transform: None, report })
 }
 
 fn activation(facts: &Facts) -> Result<Option<Activation>, Error> {
-    match facts
-        .config
-        .and_then(|config| config["hidden_act"].as_str())
-    {
+    match facts.config.and_then(|config| config["hidden_act"].as_str()) {
         None => Ok(None),
         Some("gelu") => Ok(Some(Activation::Gelu)),
         Some("silu" | "swish") => Ok(Some(Activation::Silu)),
-        Some(other) => Err(Error::Unsupported(format!(
-            "the activation {other} of config.json is not supported"
-        ))),
+        Some(other) => Err(Error::Unsupported(format!("the activation {other} of config.json is not supported"))),
     }
 }
 
-fn block(
-    scope: &mut Scope,
-    name: &str,
-    dim: usize,
-    activation: Option<Activation>,
-    dialect: &Dialect,
-) -> Block {
-    let [norm1, norm2] = dialect
-        .norms
-        .map(|norm| scope.norm(&format!("{name}.{norm}"), dim));
+fn block(scope: &mut Scope, name: &str, dim: usize, activation: Option<Activation>, dialect: &Dialect) -> Block {
+    let [norm1, norm2] = dialect.norms.map(|norm| scope.norm(&format!("{name}.{norm}"), dim));
     let [query, key, value, output] = dialect.attention.map(|layer| format!("{name}.{layer}"));
     let qkv = [query, key, value].map(|layer| scope.linear_maybe_biased(&layer, dim, dim));
     let mut proj = scope.linear_maybe_biased(&output, dim, dim);
@@ -211,58 +132,31 @@ fn block(
             layer.scale_outputs(&scale.data);
         }
     }
-    Block {
-        norm1,
-        qkv: Linear::stack(qkv.into()),
-        proj,
-        norm2,
-        mlp,
-    }
+    Block { norm1, qkv: Linear::stack(qkv.into()), proj, norm2, mlp }
 }
 
-fn mlp(
-    scope: &mut Scope,
-    name: &str,
-    dim: usize,
-    activation: Option<Activation>,
-    dialect: &Dialect,
-) -> Mlp {
+fn mlp(scope: &mut Scope, name: &str, dim: usize, activation: Option<Activation>, dialect: &Dialect) -> Mlp {
     let width = |scope: &mut Scope, layer: &str| -> usize {
         let [width, _] = scope.dims(&format!("{layer}.weight"));
         width
     };
-    let (packed, gate) = (
-        format!("{name}.mlp.weights_in"),
-        format!("{name}.mlp.gate_proj"),
-    );
+    let (packed, gate) = (format!("{name}.mlp.weights_in"), format!("{name}.mlp.gate_proj"));
     if scope.has(&format!("{packed}.weight")) {
         let double = width(scope, &packed) / 2 * 2;
         let input = scope.linear(&packed, double, dim);
         let output = scope.linear(&format!("{name}.mlp.weights_out"), dim, double / 2);
         // DINOv2's SwiGLU does not follow `hidden_act`.
-        return Mlp::Gated {
-            input,
-            activation: Activation::Silu,
-            output,
-        };
+        return Mlp::Gated { input, activation: Activation::Silu, output };
     }
     if scope.has(&format!("{gate}.weight")) {
         let width = width(scope, &gate);
-        let parts = [gate, format!("{name}.mlp.up_proj")]
-            .map(|layer| scope.linear_maybe_biased(&layer, width, dim));
+        let parts = [gate, format!("{name}.mlp.up_proj")].map(|layer| scope.linear_maybe_biased(&layer, width, dim));
         let output = scope.linear_maybe_biased(&format!("{name}.mlp.down_proj"), dim, width);
         let activation = activation.unwrap_or(Activation::Silu);
-        return Mlp::Gated {
-            input: Linear::stack(parts.into()),
-            activation,
-            output,
-        };
+        return Mlp::Gated { input: Linear::stack(parts.into()), activation, output };
     }
     let [first, second] = dialect.mlp.map(|layer| format!("{name}.{layer}"));
     let width = width(scope, &first);
     let input = scope.linear_maybe_biased(&first, width, dim);
-    Mlp::Plain {
-        input,
-        output: scope.linear_maybe_biased(&second, dim, width),
-    }
+    Mlp::Plain { input, output: scope.linear_maybe_biased(&second, dim, width) }
 }

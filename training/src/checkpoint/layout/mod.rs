@@ -29,16 +29,7 @@ const TEACHER: [&str; 3] = ["teacher.", "model.teacher.", "state_dict.teacher."]
 const STUDENT: [&str; 3] = ["student.", "model.student.", "state_dict.student."];
 const PLAIN: [&str; 3] = ["", "state_dict.", "model."];
 /// Prefixes that data parallelism, DINO's multi-crop wrapper and Hugging Face's task heads put before the backbone.
-const PREFIXES: [&str; 8] = [
-    "",
-    "module.",
-    "backbone.",
-    "module.backbone.",
-    "vit.",
-    "dinov2.",
-    "dinov2_with_registers.",
-    "dinov3_vit.",
-];
+const PREFIXES: [&str; 8] = ["", "module.", "backbone.", "module.backbone.", "vit.", "dinov2.", "dinov2_with_registers.", "dinov3_vit."];
 
 /// A family of layouts that share their names.
 #[derive(Clone, Copy)]
@@ -58,32 +49,20 @@ enum Names {
 /// A tensor that only one family has.
 const SIGNATURES: [(&str, Names); 8] = [
     ("patch_embed.proj.weight", Names::Fused),
-    (
-        "embeddings.patch_embeddings.projection.weight",
-        Names::HuggingFace,
-    ),
+    ("embeddings.patch_embeddings.projection.weight", Names::HuggingFace),
     ("embeddings.patch_embeddings.weight", Names::HuggingFaceV3),
     ("layer1.0.conv1.weight", Names::Resnet),
     ("patch_embed.proj.0.0.weight", Names::Refused("XCiT")),
     ("downsample_layers.0.0.weight", Names::Refused("ConvNeXt")),
-    (
-        "stages.0.layers.0.depthwise_conv.weight",
-        Names::Refused("ConvNeXt"),
-    ),
-    (
-        "stages.0.blocks.0.conv_dw.weight",
-        Names::Refused("ConvNeXt"),
-    ),
+    ("stages.0.layers.0.depthwise_conv.weight", Names::Refused("ConvNeXt")),
+    ("stages.0.blocks.0.conv_dw.weight", Names::Refused("ConvNeXt")),
 ];
 
 /// Finds the backbone in a store and reads it.
 pub(super) fn read(store: &Store, config: Option<&Json>, options: Options) -> Result<Read, Error> {
     let (wrapper, prefix, names) = find(store, options.key)?;
     let mut notes = Vec::new();
-    let both = |list: &[&str]| {
-        list.iter()
-            .any(|wrapper| store.names().any(|name| name.starts_with(wrapper)))
-    };
+    let both = |list: &[&str]| list.iter().any(|wrapper| store.names().any(|name| name.starts_with(wrapper)));
     if options.key.is_none() && both(&TEACHER) && both(&STUDENT) {
         notes.push("there are a teacher and a student; the teacher is taken (--key student takes the other)".to_owned());
     } else if options.key.is_none() && STUDENT.contains(&wrapper) {
@@ -114,28 +93,17 @@ fn find(store: &Store, key: Option<Key>) -> Result<(&'static str, &'static str, 
     for wrapper in wrappers {
         for prefix in PREFIXES {
             for (signature, names) in SIGNATURES {
-                if store
-                    .shape(&format!("{wrapper}{prefix}{signature}"))
-                    .is_some()
-                {
+                if store.shape(&format!("{wrapper}{prefix}{signature}")).is_some() {
                     return Ok((wrapper, prefix, names));
                 }
             }
         }
     }
     if let Some(key) = key {
-        let name = if key == Key::Teacher {
-            "teacher"
-        } else {
-            "student"
-        };
-        return Err(Error::Unsupported(format!(
-            "there is no {name} in this checkpoint; leave out --key"
-        )));
+        let name = if key == Key::Teacher { "teacher" } else { "student" };
+        return Err(Error::Unsupported(format!("there is no {name} in this checkpoint; leave out --key")));
     }
-    Err(Error::UnknownLayout(
-        store.names().map(str::to_owned).collect(),
-    ))
+    Err(Error::UnknownLayout(store.names().map(str::to_owned).collect()))
 }
 
 /// What is known beside the tensors: the user's word, `config.json`, this project's metadata, DINO's arguments.
@@ -150,28 +118,17 @@ pub(super) struct Facts<'a> {
 
 impl<'a> Facts<'a> {
     fn gather(store: &Store, config: Option<&'a Json>, options: Options) -> Result<Self, Error> {
-        let mut facts = Self {
-            config,
-            heads: options.heads,
-            ..Self::default()
-        };
+        let mut facts = Self { config, heads: options.heads, ..Self::default() };
         if let Some(text) = store.scalar("dino").and_then(Json::as_str) {
-            let damaged = |reason: String| Error::Damaged {
-                file: store.files()[0].clone(),
-                reason,
-            };
-            let json: Json = serde_json::from_str(text)
-                .map_err(|error| damaged(format!("its metadata: {error}")))?;
+            let damaged = |reason: String| Error::Damaged { file: store.files()[0].clone(), reason };
+            let json: Json = serde_json::from_str(text).map_err(|error| damaged(format!("its metadata: {error}")))?;
             let number = |key: &str| json[key].as_u64().map(|value| value as usize);
-            if let (Some(dim), Some(depth), Some(heads)) =
-                (number("dim"), number("depth"), number("heads"))
-            {
+            if let (Some(dim), Some(depth), Some(heads)) = (number("dim"), number("depth"), number("heads")) {
                 facts.own.push((dim, depth, heads));
             }
             if !json["transform"].is_null() {
                 let transform = serde_json::from_value(json["transform"].clone());
-                facts.transform =
-                    Some(transform.map_err(|error| damaged(format!("its transform: {error}")))?);
+                facts.transform = Some(transform.map_err(|error| damaged(format!("its transform: {error}")))?);
             }
         }
         // The arguments of DINO's training script. Its architectures always have twelve blocks.
@@ -219,23 +176,16 @@ impl<'a> Facts<'a> {
             let error = || Error::Heads(format!("--heads {heads} does not divide the width {dim}"));
             return fits(heads).then_some(heads).ok_or_else(error);
         }
-        let config = self
-            .config("num_attention_heads")
-            .filter(|_| self.config_fits(dim));
+        let config = self.config("num_attention_heads").filter(|_| self.config_fits(dim));
         let own = self.own.iter().find(|own| own.0 == dim).map(|own| own.2);
         if let Some(heads) = config.or(own).filter(|heads| fits(*heads)) {
             return Ok(heads);
         }
         if dim.is_multiple_of(64) {
-            notes.push(format!(
-                "{} heads are assumed, one for each 64 channels (--heads N overrides)",
-                dim / 64
-            ));
+            notes.push(format!("{} heads are assumed, one for each 64 channels (--heads N overrides)", dim / 64));
             return Ok(dim / 64);
         }
-        Err(Error::Heads(format!(
-            "the checkpoint does not say how many heads it has, and its width {dim} is no multiple of 64"
-        )))
+        Err(Error::Heads(format!("the checkpoint does not say how many heads it has, and its width {dim} is no multiple of 64")))
     }
 }
 
@@ -246,16 +196,9 @@ fn split_table(scope: &mut Scope, name: &str, with_cls: bool, dim: usize) -> (Ve
     let side = patches.isqrt();
     let mut table = scope.take(name, &[1, tokens, dim]);
     if tokens > 0 && (side == 0 || side * side != patches) {
-        scope.reject(
-            name,
-            &format!("holds positions of {patches} patches, which is no square"),
-        );
+        scope.reject(name, &format!("holds positions of {patches} patches, which is no square"));
     }
-    let cls = if with_cls {
-        table.data.drain(..dim.min(table.data.len())).collect()
-    } else {
-        Vec::new()
-    };
+    let cls = if with_cls { table.data.drain(..dim.min(table.data.len())).collect() } else { Vec::new() };
     table.shape = vec![side, side, dim];
     (cls, table)
 }
@@ -278,24 +221,12 @@ fn prefix(cls: &Tensor, cls_position: &[f32], registers: Option<Tensor>, dim: us
         *value += position;
     }
     data.extend(registers.into_iter().flat_map(|registers| registers.data));
-    Tensor {
-        shape: vec![data.len() / dim.max(1), dim],
-        data,
-    }
+    Tensor { shape: vec![data.len() / dim.max(1), dim], data }
 }
 
 /// Names that belong to training, not to the backbone.
 fn unneeded(name: &str) -> bool {
-    const PARTS: [&str; 9] = [
-        "head",
-        "fc",
-        "pooler",
-        "classifier",
-        "mask_token",
-        "dino_head",
-        "ibot_head",
-        "local_cls_norm",
-        "num_batches_tracked",
-    ];
+    const PARTS: [&str; 9] =
+        ["head", "fc", "pooler", "classifier", "mask_token", "dino_head", "ibot_head", "local_cls_norm", "num_batches_tracked"];
     name.split('.').any(|part| PARTS.contains(&part)) || name == "embeddings.mask_token"
 }

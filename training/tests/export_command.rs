@@ -1,0 +1,52 @@
+//! `dino-train export` as a user meets it: exit codes, and what it says on stderr.
+#![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
+
+mod common;
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use common::{bundled_golden, tensors, write};
+
+fn export(checkpoint: &Path, out: &Path, more: &[&str]) -> (Output, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dino-train"));
+    command.arg("export").arg("--checkpoint").arg(checkpoint).arg("--out").arg(out).args(more);
+    let output = command.env("NO_COLOR", "1").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output, said)
+}
+
+#[test]
+fn success_says_how_many_tensors_were_used_and_names_the_rest() {
+    let work = tempfile::tempdir().unwrap();
+    let weights = work.path().join("weights.safetensors");
+    let mut all = tensors(&bundled_golden().join("checkpoints/pth-dino-backbone/dino_vit_pretrain.pth"));
+    let count = all.len();
+    all.insert("blocks.1.surprise".to_owned(), all["norm.bias"].clone());
+    write(&weights, &all, &[]);
+    let (output, said) = export(&weights, &work.path().join("model"), &["--heads", "4"]);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains(&format!("{count} tensors used")), "{said}");
+    assert!(said.contains("blocks.1.surprise"), "{said}");
+    assert_eq!(output.stdout, b"");
+}
+
+#[test]
+fn a_checkpoint_that_does_not_fit_ends_with_one_and_names_what_is_missing() {
+    let work = tempfile::tempdir().unwrap();
+    let weights = work.path().join("weights.safetensors");
+    let mut all = tensors(&bundled_golden().join("checkpoints/pth-dino-backbone/dino_vit_pretrain.pth"));
+    all.remove("blocks.0.attn.qkv.bias");
+    write(&weights, &all, &[]);
+    let (output, said) = export(&weights, &work.path().join("model"), &["--heads", "4"]);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("missing: blocks.0.attn.qkv.bias"), "{said}");
+    assert!(!work.path().join("model").exists());
+}
+
+#[test]
+fn wrong_usage_ends_with_two() {
+    let (output, said) = export(Path::new("x"), Path::new("y"), &["--precision", "f8"]);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("f32, f16, int8"), "{said}");
+}
