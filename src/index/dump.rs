@@ -21,8 +21,6 @@ const FOLDER: &str = "graphs";
 const DESCRIPTION: &str = "graph.json";
 /// Sequence numbers (u64) of the rows, then their vectors (f32), little-endian.
 const ROWS: &str = "rows.bin";
-/// How the name of a folder starts that is being written.
-const UNFINISHED: &str = ".new-";
 /// Version of the folder's content.
 const FORMAT: u32 = 1;
 
@@ -46,10 +44,12 @@ impl Dumps {
         Self { folder: data.join(FOLDER) }
     }
 
-    /// Deletes what a process left behind that ended while it saved a graph.
-    pub(super) fn tidy(&self) {
+    /// Deletes what belongs to none of `collections`: left behind by a process that ended while it saved a graph, or by
+    /// a collection that was deleted while one was built.
+    pub(super) fn tidy(&self, collections: &[u64]) {
+        let kept: Vec<PathBuf> = collections.iter().map(|&collection| self.of(collection)).collect();
         let entries = fs_err::read_dir(&self.folder).into_iter().flatten().flatten();
-        for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(UNFINISHED)) {
+        for entry in entries.filter(|entry| !kept.contains(&entry.path())) {
             if let Err(error) = fs_err::remove_dir_all(entry.path()) {
                 tracing::warn!("{error}");
             }
@@ -69,7 +69,7 @@ impl Dumps {
     pub(super) fn save(&self, collection: u64, rows: &Rows, graph: &Graph) -> Result<(), String> {
         let io = |error: std::io::Error| error.to_string();
         fs_err::create_dir_all(&self.folder).map_err(io)?;
-        let temporary = tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(&self.folder).map_err(io)?;
+        let temporary = tempfile::Builder::new().prefix(".new-").tempdir_in(&self.folder).map_err(io)?;
         graph.save(temporary.path())?;
         let mut bytes: Vec<u8> = rows.sequences.iter().flat_map(|sequence| sequence.to_le_bytes()).collect();
         bytes.extend(disk::vector_to_bytes(&rows.vectors));

@@ -89,7 +89,11 @@ fn graph_search(segment: &Segment, query: &[f32], options: &Search<'_>, best: &m
     };
     let wanted = options.k.min(segment.live);
     // Some of the nearest may be dead or filtered out: look a little further than asked.
-    let ef = options.ef.max(options.k.saturating_mul(2)).min(segment.rows.len());
+    let ef = options.ef.max(options.k.saturating_mul(2));
+    if ef >= segment.rows.len() {
+        // The graph would be walked from end to end, at several times the price of a scan.
+        return false;
+    }
     let mut hits = Nearest::new(wanted);
     let mut found = 0;
     for row in graph.search(query, ef) {

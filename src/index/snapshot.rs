@@ -68,7 +68,7 @@ pub fn write(collection: &Collection, out: impl Write) -> Result<(), Error> {
 /// Writes a collection to a file, which is complete or not there.
 ///
 /// # Errors
-/// Those of [`write`].
+/// Those of [`write()`].
 pub fn save(collection: &Collection, path: &Path) -> Result<(), Error> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new().prefix(".snapshot-").tempfile_in(folder)?;

@@ -100,7 +100,8 @@ fn deletions_leave_full_answers() {
         if exact_below == 1 {
             collection.build_index().unwrap();
         }
-        let search = |k| collection.search(&query, &Search { k, ..Search::default() }).unwrap();
+        // Narrow, so that the graph answers for so few items.
+        let search = |k| collection.search(&query, &Search { k, ef: 10, ..Search::default() }).unwrap();
         for i in 0..10 {
             collection.delete(&format!("{i:02}")).unwrap();
         }
@@ -160,4 +161,46 @@ fn queries_that_cannot_be_compared_are_refused() {
     }
     assert!(collection.search(&[1.0, 0.0, 0.0], &Search { k: 0, ..Search::default() }).is_err());
     assert!(collection.search(&[1.0, 0.0, 0.0], &Search { k: usize::MAX, ..Search::default() }).unwrap().is_empty());
+}
+
+/// Seconds that all threads of this process have computed: unlike a clock it does not count what others do.
+fn cpu_seconds() -> f64 {
+    let stat = fs_err::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    fields[11..13].iter().map(|ticks| ticks.parse::<f64>().unwrap()).sum::<f64>() / 100.0
+}
+
+/// Prints what the threshold between scan and graph is chosen by, in computing time. Run with `--ignored` in an optimised
+/// build.
+#[test]
+#[ignore = "a measurement, of a minute or more"]
+fn measure_scan_and_graph() {
+    const DIM: usize = 384;
+    let mut rng = rng(20);
+    let clusters: Vec<_> = (0..1000).map(|_| unit(random_vector(&mut rng, DIM))).collect();
+    let mut vector = |i: usize| -> Vec<f32> {
+        let near = random_vector(&mut rng, DIM);
+        clusters[i % clusters.len()].iter().zip(near).map(|(c, n)| c + 0.04 * n).collect()
+    };
+    for count in [5_000, 20_000] {
+        let folder = tempfile::tempdir().unwrap();
+        let (_store, collection) = open(folder.path(), DIM, usize::MAX);
+        collection.upsert((0..count).map(|i| item(format!("{i}"), "x", vector(i))).collect()).unwrap();
+        let queries: Vec<_> = (0..200).map(&mut vector).collect();
+        let time = |exact, ef| {
+            let start = cpu_seconds();
+            for query in &queries {
+                collection.search(query, &Search { exact, ef, ..Search::default() }).unwrap();
+            }
+            (cpu_seconds() - start) * 1000.0 / queries.len() as f64
+        };
+        println!("{count} items of {DIM}: scan {:.2} ms", time(true, 0));
+        let start = cpu_seconds();
+        collection.build_index().unwrap();
+        println!("    graph built in {:.1} s", cpu_seconds() - start);
+        for ef in [64, 128, 256] {
+            let recall = collection.recall(20, ef, 200).recall;
+            println!("    graph, ef {ef}: {:.2} ms, recall@20 {recall:.4}", time(false, ef));
+        }
+    }
 }
