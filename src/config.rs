@@ -28,7 +28,7 @@ pub struct ServeArgs {
     /// Collections with fewer items are searched exactly; larger ones get an approximate index.
     #[arg(long, env = "DINO_EXACT_BELOW", default_value_t = index::Options::EXACT_BELOW, value_name = "N")]
     pub exact_below: usize,
-    /// Where models run: auto, cpu, cuda[:N] or tensorrt[:N].
+    /// Where models run: auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N.
     #[arg(long, env = "DINO_DEVICE", default_value = "auto")]
     pub device: Device,
     /// Which of a model's files to run: f32, f16 or int8.

@@ -120,6 +120,7 @@ fn damaged_pictures_are_answered_calmly() {
     let files = [
         ("baseline", file("photos/flower.jpg")),
         ("progressive", file("photos/odd/progressive.jpg")),
+        // `photos/coffee.png` at 300 x 200, 4:2:0, a restart marker every 7 blocks.
         ("restart markers", file("data/restart.jpg")),
     ];
     let mut damaged = Vec::new();
