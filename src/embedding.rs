@@ -44,11 +44,7 @@ impl Pooling {
 
     /// Length of an embedding of a model of this dimension.
     pub fn dim(self, model_dim: usize) -> usize {
-        if self == Self::ClsMean {
-            2 * model_dim
-        } else {
-            model_dim
-        }
+        if self == Self::ClsMean { 2 * model_dim } else { model_dim }
     }
 }
 
@@ -65,11 +61,7 @@ impl FromStr for Pooling {
         [Self::Cls, Self::Mean, Self::ClsMean, Self::Patches]
             .into_iter()
             .find(|pooling| pooling.as_str() == text)
-            .ok_or_else(|| EmbeddingError::Unknown {
-                option: "pooling",
-                text: text.into(),
-                known: "cls, mean, cls_mean, patches",
-            })
+            .ok_or_else(|| EmbeddingError::Unknown { option: "pooling", text: text.into(), known: "cls, mean, cls_mean, patches" })
     }
 }
 
@@ -112,11 +104,7 @@ pub enum EmbeddingError {
 ///
 /// # Errors
 /// [`EmbeddingError::LacksOutput`].
-pub fn pool(
-    outputs: &Outputs,
-    registers: usize,
-    pooling: Pooling,
-) -> Result<Array3<f32>, EmbeddingError> {
+pub fn pool(outputs: &Outputs, registers: usize, pooling: Pooling) -> Result<Array3<f32>, EmbeddingError> {
     let lacks = |output| EmbeddingError::LacksOutput { pooling, output };
     let cls = || match (&outputs.last_hidden_state, &outputs.embedding) {
         (Some(tokens), _) => Ok(tokens.slice(s![.., ..1, ..]).to_owned()),
@@ -127,14 +115,8 @@ pub fn pool(
         (Some(tokens), _) => Ok(tokens.slice(s![.., 1 + registers.., ..]).to_owned()),
         (None, Some(map)) => {
             let (batch, dim, height, width) = map.dim();
-            let cells = map
-                .view()
-                .permuted_axes([0, 2, 3, 1])
-                .as_standard_layout()
-                .into_owned();
-            Ok(cells
-                .into_shape_with_order((batch, height * width, dim))
-                .expect("standard layout"))
+            let cells = map.view().permuted_axes([0, 2, 3, 1]).as_standard_layout().into_owned();
+            Ok(cells.into_shape_with_order((batch, height * width, dim)).expect("standard layout"))
         }
         (None, None) => Err(lacks("last_hidden_state")),
     };
@@ -160,11 +142,7 @@ pub fn normalise(rows: &mut Array3<f32>) {
     const SMALLEST: f32 = 1e-12;
 
     for mut row in rows.rows_mut() {
-        let length = row
-            .iter()
-            .map(|value| f64::from(*value).powi(2))
-            .sum::<f64>()
-            .sqrt() as f32;
+        let length = row.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt() as f32;
         row /= length.max(SMALLEST);
     }
 }
@@ -191,10 +169,7 @@ mod tests {
     /// One picture: CLS 1, a register 100, and patches 2 and 4 (first number; the second is ten times that).
     fn vit() -> Outputs {
         let tokens = array![[[1.0, 10.0], [100.0, 1000.0], [2.0, 20.0], [4.0, 40.0]]];
-        Outputs {
-            last_hidden_state: Some(tokens),
-            ..Outputs::default()
-        }
+        Outputs { last_hidden_state: Some(tokens), ..Outputs::default() }
     }
 
     #[test]
@@ -209,11 +184,7 @@ mod tests {
     #[test]
     fn a_resnet_answers_every_pooling_with_its_cells_row_by_row() {
         let map = Array4::from_shape_vec((1, 2, 1, 2), vec![1.0, 3.0, 10.0, 30.0]).unwrap();
-        let resnet = Outputs {
-            embedding: Some(array![[2.0, 20.0]]),
-            feature_map: Some(map),
-            ..Outputs::default()
-        };
+        let resnet = Outputs { embedding: Some(array![[2.0, 20.0]]), feature_map: Some(map), ..Outputs::default() };
         let pooled = |pooling| pool(&resnet, 0, pooling).unwrap();
         assert_eq!(pooled(Pooling::Cls), array![[[2.0, 20.0]]]);
         assert_eq!(pooled(Pooling::Mean), array![[[2.0, 20.0]]]);
@@ -222,18 +193,9 @@ mod tests {
 
     #[test]
     fn a_model_without_the_output_says_which() {
-        let embedding = Outputs {
-            embedding: Some(Array2::zeros((1, 2))),
-            ..Outputs::default()
-        };
+        let embedding = Outputs { embedding: Some(Array2::zeros((1, 2))), ..Outputs::default() };
         let error = pool(&embedding, 0, Pooling::Mean).unwrap_err();
-        assert_eq!(
-            error,
-            EmbeddingError::LacksOutput {
-                pooling: Pooling::Mean,
-                output: "last_hidden_state"
-            }
-        );
+        assert_eq!(error, EmbeddingError::LacksOutput { pooling: Pooling::Mean, output: "last_hidden_state" });
         assert!(pool(&embedding, 0, Pooling::Cls).is_ok());
     }
 
@@ -259,12 +221,6 @@ mod tests {
         for name in ["cls", "mean", "cls_mean", "patches"] {
             assert_eq!(name.parse::<Pooling>().unwrap().to_string(), name);
         }
-        assert!(
-            "CLS"
-                .parse::<Pooling>()
-                .unwrap_err()
-                .to_string()
-                .contains("cls, mean")
-        );
+        assert!("CLS".parse::<Pooling>().unwrap_err().to_string().contains("cls, mean"));
     }
 }

@@ -84,9 +84,7 @@ impl Transform {
     pub fn pixels(&self, picture: &RgbImage) -> RgbImage {
         let (width, height) = picture.dimensions();
         let (resized_height, resized_width) = self.resized_size(height, width);
-        let crop = self
-            .crop
-            .map(|(height, width)| (u64::from(height), u64::from(width)));
+        let crop = self.crop.map(|(height, width)| (u64::from(height), u64::from(width)));
         let (kept_height, kept_width) = crop.unwrap_or((resized_height, resized_width));
 
         let x = Window::centred(width, resized_width, kept_width);
@@ -108,28 +106,16 @@ impl Transform {
     /// The input for a mask of the whole picture: no crop, the longer side about `longer_side` pixels, each side
     /// the nearest multiple of `patch`, at least one patch, bicubic. `[3, rows * patch, columns * patch]`,
     /// normalised. `patch` is not zero.
-    pub fn whole_picture(
-        &self,
-        picture: &RgbImage,
-        longer_side: u32,
-        patch: u32,
-    ) -> (Array3<f32>, PatchGrid) {
+    pub fn whole_picture(&self, picture: &RgbImage, longer_side: u32, patch: u32) -> (Array3<f32>, PatchGrid) {
         let (width, height) = picture.dimensions();
         let scale = f64::from(longer_side) / f64::from(width.max(height));
-        let patches =
-            |side: u32| ((f64::from(side) * scale / f64::from(patch)).round() as u32).max(1);
+        let patches = |side: u32| ((f64::from(side) * scale / f64::from(patch)).round() as u32).max(1);
         let (rows, columns) = (patches(height), patches(width));
 
         let x = Window::whole(width, columns * patch);
         let y = Window::whole(height, rows * patch);
         let pixels = resample(picture, &x, &y, Interpolation::Bicubic);
-        (
-            self.normalise(&pixels),
-            PatchGrid {
-                rows: rows as usize,
-                columns: columns as usize,
-            },
-        )
+        (self.normalise(&pixels), PatchGrid { rows: rows as usize, columns: columns as usize })
     }
 
     /// `[3, height, width]`: (pixel / 255 - mean) / std.
@@ -138,8 +124,7 @@ impl Transform {
         let mut planes = Array3::zeros((3, height as usize, width as usize));
         for (channel, mut plane) in planes.outer_iter_mut().enumerate() {
             let (mean, std) = (self.mean[channel], self.std[channel]);
-            let table: [f32; 256] =
-                std::array::from_fn(|value| (value as f32 / 255.0 - mean) / std);
+            let table: [f32; 256] = std::array::from_fn(|value| (value as f32 / 255.0 - mean) / std);
             for (value, pixel) in plane.iter_mut().zip(pixels.pixels()) {
                 *value = table[usize::from(pixel.0[channel])];
             }
@@ -154,11 +139,7 @@ impl Transform {
             Resize::Shorter(short) => {
                 // torchvision: int(size * long / short), where the division never rounds up to the next integer.
                 let long = |long: u32, by: u32| u64::from(short) * u64::from(long) / u64::from(by);
-                if width <= height {
-                    (long(height, width), u64::from(short))
-                } else {
-                    (u64::from(short), long(width, height))
-                }
+                if width <= height { (long(height, width), u64::from(short)) } else { (u64::from(short), long(width, height)) }
             }
         }
     }
@@ -183,63 +164,30 @@ mod tests {
 
     /// A picture without any symmetry, the same each time.
     fn picture(width: u32, height: u32) -> RgbImage {
-        let hash = |value: u32| {
-            value
-                .wrapping_mul(2_654_435_761)
-                .rotate_left(13)
-                .wrapping_mul(0x85EB_CA6B)
-        };
+        let hash = |value: u32| value.wrapping_mul(2_654_435_761).rotate_left(13).wrapping_mul(0x85EB_CA6B);
         RgbImage::from_fn(width, height, |x, y| {
             let noise = hash(x.wrapping_mul(7919) ^ hash(y)).to_le_bytes();
-            Rgb([
-                noise[0] / 2 + (x * 128 / width) as u8,
-                noise[1],
-                (y * 255 / height) as u8,
-            ])
+            Rgb([noise[0] / 2 + (x * 128 / width) as u8, noise[1], (y * 255 / height) as u8])
         })
     }
 
     #[test]
     fn the_window_gives_what_resizing_everything_and_cropping_gives() {
-        for (width, height) in [
-            (300, 200),
-            (200, 301),
-            (37, 500),
-            (512, 512),
-            (90, 41),
-            (1000, 12),
-        ] {
-            for interpolation in [
-                Interpolation::Bilinear,
-                Interpolation::Bicubic,
-                Interpolation::Lanczos,
-            ] {
+        for (width, height) in [(300, 200), (200, 301), (37, 500), (512, 512), (90, 41), (1000, 12)] {
+            for interpolation in [Interpolation::Bilinear, Interpolation::Bicubic, Interpolation::Lanczos] {
                 let picture = picture(width, height);
-                let transform = Transform {
-                    interpolation,
-                    ..transform(64, Some((56, 48)))
-                };
+                let transform = Transform { interpolation, ..transform(64, Some((56, 48))) };
                 let (resized_height, resized_width) = transform.resized_size(height, width);
                 let x = Window::whole(width, resized_width as u32);
                 let y = Window::whole(height, resized_height as u32);
                 let everything = resample(&picture, &x, &y, interpolation);
-                let offset = |resized: u64, kept: u64| {
-                    ((resized - kept) as f64 / 2.0).round_ties_even() as u32
-                };
+                let offset = |resized: u64, kept: u64| ((resized - kept) as f64 / 2.0).round_ties_even() as u32;
                 let (left, top) = (offset(resized_width, 48), offset(resized_height, 56));
                 let cropped = image::imageops::crop_imm(&everything, left, top, 48, 56).to_image();
 
                 let window = transform.pixels(&picture);
-                let largest = window
-                    .as_raw()
-                    .iter()
-                    .zip(cropped.as_raw())
-                    .map(|(a, b)| a.abs_diff(*b))
-                    .max();
-                assert!(
-                    largest <= Some(1),
-                    "{width} x {height}, {interpolation:?}: {largest:?}"
-                );
+                let largest = window.as_raw().iter().zip(cropped.as_raw()).map(|(a, b)| a.abs_diff(*b)).max();
+                assert!(largest <= Some(1), "{width} x {height}, {interpolation:?}: {largest:?}");
             }
         }
     }
@@ -269,17 +217,11 @@ mod tests {
 
     #[test]
     fn exact_resizing_does_not_keep_the_aspect_ratio() {
-        let exact = Transform {
-            resize: Resize::Exact(16, 24),
-            ..transform(1, None)
-        };
+        let exact = Transform { resize: Resize::Exact(16, 24), ..transform(1, None) };
         assert_eq!(exact.output_size(), Some((16, 24)));
         assert_eq!(exact.apply(&picture(100, 300)).dim(), (3, 16, 24));
         assert_eq!(transform(16, None).output_size(), None);
-        assert_eq!(
-            transform(16, None).apply(&picture(100, 300)).dim(),
-            (3, 48, 16)
-        );
+        assert_eq!(transform(16, None).apply(&picture(100, 300)).dim(), (3, 48, 16));
     }
 
     #[test]
@@ -294,57 +236,16 @@ mod tests {
     #[test]
     fn a_whole_picture_keeps_its_sides_to_the_nearest_patch() {
         let grid = |width, height, patch| {
-            let (planes, grid) =
-                transform(1, None).whole_picture(&picture(width, height), 480, patch);
-            assert_eq!(
-                planes.dim(),
-                (3, grid.rows * patch as usize, grid.columns * patch as usize)
-            );
+            let (planes, grid) = transform(1, None).whole_picture(&picture(width, height), 480, patch);
+            assert_eq!(planes.dim(), (3, grid.rows * patch as usize, grid.columns * patch as usize));
             grid
         };
-        assert_eq!(
-            grid(640, 480, 8),
-            PatchGrid {
-                rows: 45,
-                columns: 60
-            }
-        );
-        assert_eq!(
-            grid(488, 427, 16),
-            PatchGrid {
-                rows: 26,
-                columns: 30
-            }
-        );
-        assert_eq!(
-            grid(500, 17, 16),
-            PatchGrid {
-                rows: 1,
-                columns: 30
-            }
-        );
-        assert_eq!(
-            grid(1000, 1, 16),
-            PatchGrid {
-                rows: 1,
-                columns: 30
-            }
-        );
-        assert_eq!(
-            grid(7, 7, 14),
-            PatchGrid {
-                rows: 34,
-                columns: 34
-            }
-        );
-        assert_eq!(
-            PatchGrid {
-                rows: 2,
-                columns: 3
-            }
-            .len(),
-            6
-        );
+        assert_eq!(grid(640, 480, 8), PatchGrid { rows: 45, columns: 60 });
+        assert_eq!(grid(488, 427, 16), PatchGrid { rows: 26, columns: 30 });
+        assert_eq!(grid(500, 17, 16), PatchGrid { rows: 1, columns: 30 });
+        assert_eq!(grid(1000, 1, 16), PatchGrid { rows: 1, columns: 30 });
+        assert_eq!(grid(7, 7, 14), PatchGrid { rows: 34, columns: 34 });
+        assert_eq!(PatchGrid { rows: 2, columns: 3 }.len(), 6);
     }
 
     #[test]

@@ -1,9 +1,6 @@
 //! Decoding and the evaluation transform against pictures that Pillow and torchvision made.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "helpers of tests may panic, as tests may"
-)]
+#![expect(clippy::unwrap_used, reason = "helpers of tests may panic, as tests may")]
 
 use std::path::{Path, PathBuf};
 
@@ -17,8 +14,7 @@ fn photos() -> PathBuf {
 
 fn decode(path: &Path) -> RgbImage {
     let bytes = fs_err::read(path).unwrap();
-    media::decode(&bytes, &Limits::default())
-        .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    media::decode(&bytes, &Limits::default()).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 fn evaluation() -> Transform {
@@ -36,18 +32,12 @@ fn difference(ours: &RgbImage, expected: &RgbImage) -> (f64, u8) {
     assert_eq!(ours.dimensions(), expected.dimensions());
     let pairs = || ours.as_raw().iter().zip(expected.as_raw());
     let sum: u64 = pairs().map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
-    (
-        sum as f64 / ours.as_raw().len() as f64,
-        pairs().map(|(a, b)| a.abs_diff(*b)).max().unwrap(),
-    )
+    (sum as f64 / ours.as_raw().len() as f64, pairs().map(|(a, b)| a.abs_diff(*b)).max().unwrap())
 }
 
 /// Files of a folder, sorted; never none.
 fn files(folder: &Path) -> Vec<PathBuf> {
-    let mut files: Vec<_> = fs_err::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
+    let mut files: Vec<_> = fs_err::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     assert!(!files.is_empty());
     files
@@ -70,8 +60,7 @@ fn golden_odd_photos_agree_with_pillow() {
     for expected in files(&photos().join("odd_expected")) {
         let name = expected.file_stem().unwrap();
         let source = photos().join("odd").join(name);
-        let (mean, largest) =
-            difference(&evaluation().pixels(&decode(&source)), &decode(&expected));
+        let (mean, largest) = difference(&evaluation().pixels(&decode(&source)), &decode(&expected));
         println!("{:20} mean {mean:.4}, largest {largest}", name.display());
         assert!(mean <= 1.0, "{}", source.display());
     }

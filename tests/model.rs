@@ -1,9 +1,6 @@
 //! Opening and running a model folder with the real ONNX Runtime.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "helpers of tests may panic, as tests may"
-)]
+#![expect(clippy::unwrap_used, reason = "helpers of tests may panic, as tests may")]
 
 use std::path::{Path, PathBuf};
 
@@ -16,10 +13,7 @@ fn tiny() -> PathBuf {
 }
 
 fn cpu() -> SessionOptions {
-    SessionOptions {
-        device: Device::Cpu,
-        ..SessionOptions::default()
-    }
+    SessionOptions { device: Device::Cpu, ..SessionOptions::default() }
 }
 
 fn session() -> Session {
@@ -38,9 +32,7 @@ fn copy() -> tempfile::TempDir {
 
 /// Two pictures of 16 x 24 pixels, each pixel another value.
 fn batch() -> Array4<f32> {
-    Array4::from_shape_fn((2, 3, 16, 24), |(b, c, y, x)| {
-        ((b * 7 + c * 5 + y * 3 + x) % 11) as f32 / 11.0
-    })
+    Array4::from_shape_fn((2, 3, 16, 24), |(b, c, y, x)| ((b * 7 + c * 5 + y * 3 + x) % 11) as f32 / 11.0)
 }
 
 #[test]
@@ -64,46 +56,23 @@ fn outputs_have_their_names_shapes_and_patch_order() {
 fn a_batch_agrees_with_its_pictures_one_by_one_in_any_memory_order() {
     let mut session = session();
     let pixels = batch();
-    let together = session
-        .run(pixels.view())
-        .unwrap()
-        .last_hidden_state
-        .unwrap();
+    let together = session.run(pixels.view()).unwrap().last_hidden_state.unwrap();
     for (index, tokens) in together.outer_iter().enumerate() {
-        let alone = session
-            .run(pixels.slice(s![index..=index, .., .., ..]))
-            .unwrap()
-            .last_hidden_state
-            .unwrap();
+        let alone = session.run(pixels.slice(s![index..=index, .., .., ..])).unwrap().last_hidden_state.unwrap();
         assert_eq!(alone.index_axis(Axis(0), 0), tokens);
     }
     // Channels last in memory, the same numbers.
-    let shuffled = pixels
-        .view()
-        .permuted_axes([0, 2, 3, 1])
-        .as_standard_layout()
-        .into_owned();
+    let shuffled = pixels.view().permuted_axes([0, 2, 3, 1]).as_standard_layout().into_owned();
     let view = shuffled.view().permuted_axes([0, 3, 1, 2]);
-    assert_eq!(
-        session.run(view).unwrap().last_hidden_state.unwrap(),
-        together
-    );
+    assert_eq!(session.run(view).unwrap().last_hidden_state.unwrap(), together);
 }
 
 #[test]
 fn pixels_of_another_shape_are_refused_and_the_session_goes_on() {
     let mut session = session();
-    for shape in [
-        (0, 3, 16, 16),
-        (1, 1, 16, 16),
-        (1, 3, 12, 16),
-        (1, 3, 16, 0),
-    ] {
+    for shape in [(0, 3, 16, 16), (1, 1, 16, 16), (1, 3, 12, 16), (1, 3, 16, 0)] {
         let error = session.run(Array4::zeros(shape).view()).unwrap_err();
-        assert!(
-            matches!(error, ModelError::Input { patch_size: 8, .. }),
-            "{error}"
-        );
+        assert!(matches!(error, ModelError::Input { patch_size: 8, .. }), "{error}");
     }
     assert!(session.run(batch().view()).is_ok());
 }
@@ -112,10 +81,7 @@ fn pixels_of_another_shape_are_refused_and_the_session_goes_on() {
 fn several_sessions_start_from_one_file_and_say_where_they_run() {
     let model = Model::open(&tiny()).unwrap();
     let mut sessions = model.sessions(&SessionOptions::default(), 2).unwrap();
-    let answers: Vec<_> = sessions
-        .iter_mut()
-        .map(|session| session.run(batch().view()).unwrap())
-        .collect();
+    let answers: Vec<_> = sessions.iter_mut().map(|session| session.run(batch().view()).unwrap()).collect();
     assert_eq!(answers[0], answers[1]);
     assert_ne!(sessions[0].device(), Device::Auto);
     assert!(sessions[0].has_output("keys") && !sessions[0].has_output("embedding"));
@@ -128,57 +94,23 @@ fn a_file_that_is_not_the_manifests_is_refused() {
     let mut graph = fs_err::read(&path).unwrap();
     *graph.last_mut().unwrap() ^= 1;
     fs_err::write(&path, graph).unwrap();
-    let error = Model::open(folder.path())
-        .unwrap()
-        .sessions(&cpu(), 1)
-        .unwrap_err();
+    let error = Model::open(folder.path()).unwrap().sessions(&cpu(), 1).unwrap_err();
     assert!(matches!(error, ModelError::Hash { .. }), "{error}");
 
     fs_err::remove_file(&path).unwrap();
-    let error = Model::open(folder.path())
-        .unwrap()
-        .sessions(&cpu(), 1)
-        .unwrap_err();
+    let error = Model::open(folder.path()).unwrap().sessions(&cpu(), 1).unwrap_err();
     assert!(error.to_string().contains("model.onnx"), "{error}");
 }
 
 #[test]
 fn a_precision_or_device_that_is_not_there_is_named() {
     let model = Model::open(&tiny()).unwrap();
-    let error = model
-        .sessions(
-            &SessionOptions {
-                precision: Precision::Int8,
-                ..cpu()
-            },
-            1,
-        )
-        .unwrap_err();
-    assert!(
-        error.to_string().contains("int8") && error.to_string().contains("f32"),
-        "{error}"
-    );
+    let error = model.sessions(&SessionOptions { precision: Precision::Int8, ..cpu() }, 1).unwrap_err();
+    assert!(error.to_string().contains("int8") && error.to_string().contains("f32"), "{error}");
 
     // A device of this number exists nowhere: it must not silently become the CPU.
-    let error = model
-        .sessions(
-            &SessionOptions {
-                device: Device::Cuda(77),
-                ..cpu()
-            },
-            1,
-        )
-        .unwrap_err();
-    assert!(
-        matches!(
-            error,
-            ModelError::Device {
-                device: Device::Cuda(77),
-                ..
-            }
-        ),
-        "{error}"
-    );
+    let error = model.sessions(&SessionOptions { device: Device::Cuda(77), ..cpu() }, 1).unwrap_err();
+    assert!(matches!(error, ModelError::Device { device: Device::Cuda(77), .. }), "{error}");
 }
 
 #[test]
@@ -186,32 +118,17 @@ fn fingerprints_follow_weights_pooling_and_transform_but_not_precision() {
     let fingerprint = |change: &dyn Fn(&mut serde_json::Value)| {
         let folder = copy();
         let path = folder.path().join("manifest.json");
-        let mut manifest: serde_json::Value =
-            serde_json::from_slice(&fs_err::read(&path).unwrap()).unwrap();
+        let mut manifest: serde_json::Value = serde_json::from_slice(&fs_err::read(&path).unwrap()).unwrap();
         change(&mut manifest);
         fs_err::write(&path, manifest.to_string()).unwrap();
-        Model::open(folder.path())
-            .unwrap()
-            .fingerprint(Pooling::Cls)
+        Model::open(folder.path()).unwrap().fingerprint(Pooling::Cls)
     };
     let original = fingerprint(&|_| {});
     assert_eq!(original.len(), 32);
-    assert_eq!(
-        original,
-        fingerprint(&|manifest| manifest["files"]["f32"]["sha256"] = "c".repeat(64).into())
-    );
-    assert_ne!(
-        original,
-        fingerprint(&|manifest| manifest["source"]["sha256"] = "c".repeat(64).into())
-    );
-    assert_ne!(
-        original,
-        fingerprint(&|manifest| manifest["transform"]["crop"] = vec![24, 24].into())
-    );
-    assert_ne!(
-        original,
-        Model::open(&tiny()).unwrap().fingerprint(Pooling::Mean)
-    );
+    assert_eq!(original, fingerprint(&|manifest| manifest["files"]["f32"]["sha256"] = "c".repeat(64).into()));
+    assert_ne!(original, fingerprint(&|manifest| manifest["source"]["sha256"] = "c".repeat(64).into()));
+    assert_ne!(original, fingerprint(&|manifest| manifest["transform"]["crop"] = vec![24, 24].into()));
+    assert_ne!(original, Model::open(&tiny()).unwrap().fingerprint(Pooling::Mean));
 }
 
 /// Runs another test of this program with `library` as ONNX Runtime, which has to fail; returns what it says.
@@ -229,15 +146,9 @@ fn failure_with(library: &str) -> String {
 #[test]
 fn a_runtime_that_is_missing_or_another_library_is_said_with_a_way_out() {
     let missing = failure_with("/nowhere/libonnxruntime.so");
-    assert!(
-        missing.contains("names no file (/nowhere/libonnxruntime.so)"),
-        "{missing}"
-    );
+    assert!(missing.contains("names no file (/nowhere/libonnxruntime.so)"), "{missing}");
     assert!(missing.contains("make onnxruntime"), "{missing}");
 
     let text = failure_with(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"));
-    assert!(
-        text.contains("does not load") && text.contains("make onnxruntime"),
-        "{text}"
-    );
+    assert!(text.contains("does not load") && text.contains("make onnxruntime"), "{text}");
 }

@@ -2,10 +2,7 @@
 //!
 //! A program of its own with one test, because it watches the memory of the whole process.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "helpers of tests may panic, as tests may"
-)]
+#![expect(clippy::unwrap_used, reason = "helpers of tests may panic, as tests may")]
 
 use std::io::Cursor;
 use std::time::{Duration, Instant};
@@ -48,10 +45,7 @@ fn webp(canvas: u32, bitstream: u32, animated: bool) -> Vec<u8> {
     let flags = vec![if animated { 2 } else { 0 }, 0, 0, 0];
     let header = chunk(*b"VP8X", &[flags, side(canvas), side(canvas)].concat());
     let size = (bitstream - 1) | (bitstream - 1) << 14;
-    let mut content = chunk(
-        *b"VP8L",
-        &[&[0x2F][..], &size.to_le_bytes(), &[0; 8]].concat(),
-    );
+    let mut content = chunk(*b"VP8L", &[&[0x2F][..], &size.to_le_bytes(), &[0; 8]].concat());
     if animated {
         let frame = [vec![0; 6], side(canvas), side(canvas), vec![0; 4], content].concat();
         content = [chunk(*b"ANIM", &[0; 6]), chunk(*b"ANMF", &frame)].concat();
@@ -82,24 +76,13 @@ fn jpeg(width: u16, height: u16) -> Vec<u8> {
 /// Most memory that this process ever held, in MB.
 fn peak_memory() -> u64 {
     let status = fs_err::read_to_string("/proc/self/status").unwrap();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmHWM"))
-        .unwrap();
-    line.split_whitespace()
-        .nth(1)
-        .unwrap()
-        .parse::<u64>()
-        .unwrap()
-        / 1024
+    let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
 }
 
 #[test]
 fn bombs_are_refused_before_memory_is_spent() {
-    let png = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/tests/photos/odd/BAD_bomb_30000x30000.png"
-    );
+    let png = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/photos/odd/BAD_bomb_30000x30000.png");
     let bombs = [
         ("PNG", fs_err::read(png).unwrap()),
         ("BMP", bmp(30_000, 30_000)),
@@ -108,32 +91,17 @@ fn bombs_are_refused_before_memory_is_spent() {
         ("WebP canvas", webp(1 << 24, 1, false)),
         ("WebP bitstream", webp(1, 1 << 14, false)),
         ("WebP animation", webp(1, 1 << 14, true)),
-        (
-            "TIFF",
-            tiff(&[(Tag::ImageWidth, 30_000), (Tag::ImageLength, 30_000)]),
-        ),
-        (
-            "TIFF tile",
-            tiff(&[(Tag::TileWidth, 30_000), (Tag::TileLength, 30_000)]),
-        ),
+        ("TIFF", tiff(&[(Tag::ImageWidth, 30_000), (Tag::ImageLength, 30_000)])),
+        ("TIFF tile", tiff(&[(Tag::TileWidth, 30_000), (Tag::TileLength, 30_000)])),
         ("JPEG", jpeg(u16::MAX, u16::MAX)),
-        (
-            "JPEG, second frame",
-            [&jpeg(8, 8)[..25], &jpeg(u16::MAX, u16::MAX)[2..]].concat(),
-        ),
+        ("JPEG, second frame", [&jpeg(8, 8)[..25], &jpeg(u16::MAX, u16::MAX)[2..]].concat()),
     ];
     let before = peak_memory();
     for (name, bomb) in bombs {
         let start = Instant::now();
         let error = media::decode(&bomb, &Limits::default()).unwrap_err();
         println!("{name}: {error}");
-        assert!(
-            matches!(
-                error,
-                DecodeError::TooManyPixels { .. } | DecodeError::SideTooLong { .. }
-            ),
-            "{name}: {error}"
-        );
+        assert!(matches!(error, DecodeError::TooManyPixels { .. } | DecodeError::SideTooLong { .. }), "{name}: {error}");
         assert!(start.elapsed() < Duration::from_secs(1), "{name}");
     }
     let rise = peak_memory() - before;

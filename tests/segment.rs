@@ -1,9 +1,6 @@
 //! From a picture through a model to masks at the picture's own size.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "helpers of tests may panic, as tests may"
-)]
+#![expect(clippy::unwrap_used, reason = "helpers of tests may panic, as tests may")]
 
 use std::path::Path;
 
@@ -16,10 +13,7 @@ use ndarray::Axis;
 fn model() -> (Model, Session) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tiny");
     let model = Model::open(&folder).unwrap();
-    let options = SessionOptions {
-        device: Device::Cpu,
-        ..SessionOptions::default()
-    };
+    let options = SessionOptions { device: Device::Cpu, ..SessionOptions::default() };
     let session = model.sessions(&options, 1).unwrap().remove(0);
     (model, session)
 }
@@ -27,18 +21,10 @@ fn model() -> (Model, Session) {
 fn objects(picture: &RgbImage, options: &AttentionOptions) -> Vec<Object> {
     let (model, mut session) = model();
     let manifest = model.manifest();
-    let (pixels, grid) = manifest
-        .transform
-        .whole_picture(picture, 480, manifest.patch_size);
+    let (pixels, grid) = manifest.transform.whole_picture(picture, 480, manifest.patch_size);
     let outputs = session.run(pixels.insert_axis(Axis(0)).view()).unwrap();
     let weights = outputs.attention.unwrap();
-    attention(
-        weights.index_axis(Axis(0), 0),
-        grid,
-        picture.dimensions(),
-        options,
-    )
-    .unwrap()
+    attention(weights.index_axis(Axis(0), 0), grid, picture.dimensions(), options).unwrap()
 }
 
 #[test]
@@ -47,13 +33,7 @@ fn a_square_at_the_border_is_found_within_a_patch() {
     for (x, y) in (483..488).flat_map(|x| (200..205).map(move |y| (x, y))) {
         picture.put_pixel(x, y, Rgb([255; 3]));
     }
-    let found = objects(
-        &picture,
-        &AttentionOptions {
-            threshold: 0.0005,
-            ..AttentionOptions::default()
-        },
-    );
+    let found = objects(&picture, &AttentionOptions { threshold: 0.0005, ..AttentionOptions::default() });
     let [x, y, width, height] = found[0].mask.bbox();
     println!("{:?}", found[0].mask.bbox());
     assert_eq!(x + width, 488, "the last columns are covered");
@@ -65,27 +45,14 @@ fn a_square_at_the_border_is_found_within_a_patch() {
 #[test]
 fn masks_have_the_pictures_size_whatever_its_shape() {
     for (width, height) in [(488, 427), (500, 17), (7, 7), (1000, 30), (1, 1), (17, 500)] {
-        let picture = RgbImage::from_fn(width, height, |x, y| {
-            Rgb([if x + y < 5 { 255 } else { 0 }; 3])
-        });
-        for object in objects(
-            &picture,
-            &AttentionOptions {
-                max_objects: 3,
-                ..AttentionOptions::default()
-            },
-        ) {
+        let picture = RgbImage::from_fn(width, height, |x, y| Rgb([if x + y < 5 { 255 } else { 0 }; 3]));
+        for object in objects(&picture, &AttentionOptions { max_objects: 3, ..AttentionOptions::default() }) {
             let [x, y, wide, high] = object.mask.bbox();
             assert!(wide > 0 && high > 0 && x + wide <= width && y + high <= height);
             assert_eq!(object.mask.rle().size, [height, width]);
-            let png = image::load_from_memory(&object.mask.png().unwrap())
-                .unwrap()
-                .into_luma8();
+            let png = image::load_from_memory(&object.mask.png().unwrap()).unwrap().into_luma8();
             assert_eq!(png.dimensions(), (width, height));
-            assert_eq!(
-                png.pixels().filter(|pixel| pixel.0[0] == 255).count() as u64,
-                object.mask.area()
-            );
+            assert_eq!(png.pixels().filter(|pixel| pixel.0[0] == 255).count() as u64, object.mask.area());
         }
     }
 }

@@ -60,11 +60,7 @@ impl FromStr for Dtype {
         [Self::F32, Self::F16, Self::Int8, Self::Binary]
             .into_iter()
             .find(|dtype| dtype.as_str() == text)
-            .ok_or_else(|| EmbeddingError::Unknown {
-                option: "dtype",
-                text: text.into(),
-                known: "f32, f16, int8, binary",
-            })
+            .ok_or_else(|| EmbeddingError::Unknown { option: "dtype", text: text.into(), known: "f32, f16, int8, binary" })
     }
 }
 
@@ -96,43 +92,25 @@ impl Encoded {
     /// Stores `[pictures, rows, D]` as `dtype`.
     pub fn new(rows: ArrayView3<'_, f32>, dtype: Dtype) -> Self {
         let (pictures, per_picture, dim) = rows.dim();
-        let stored = if dtype == Dtype::Binary {
-            dim.div_ceil(8)
-        } else {
-            dim
-        };
+        let stored = if dtype == Dtype::Binary { dim.div_ceil(8) } else { dim };
         let mut scales = Vec::new();
         let values = match dtype {
             Dtype::F32 => Values::F32(rows.iter().copied().collect()),
             Dtype::F16 => Values::F16(rows.iter().copied().map(f16::from_f32).collect()),
             Dtype::Int8 => {
-                scales = rows
-                    .rows()
-                    .into_iter()
-                    .map(|row| largest(row) / 127.0)
-                    .collect();
+                scales = rows.rows().into_iter().map(|row| largest(row) / 127.0).collect();
                 Values::Int8(rows.rows().into_iter().flat_map(quantised).collect())
             }
             Dtype::Binary => Values::Binary(rows.rows().into_iter().flat_map(sign_bits).collect()),
         };
-        Self {
-            shape: [pictures, per_picture, stored],
-            values,
-            scales,
-        }
+        Self { shape: [pictures, per_picture, stored], values, scales }
     }
 
     /// The numbers as bytes, little-endian and row-major.
     pub fn to_le_bytes(&self) -> Vec<u8> {
         match &self.values {
-            Values::F32(values) => values
-                .iter()
-                .flat_map(|value| value.to_le_bytes())
-                .collect(),
-            Values::F16(values) => values
-                .iter()
-                .flat_map(|value| value.to_le_bytes())
-                .collect(),
+            Values::F32(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            Values::F16(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
             Values::Int8(values) => values.iter().map(|value| value.cast_unsigned()).collect(),
             Values::Binary(values) => values.clone(),
         }
@@ -141,10 +119,7 @@ impl Encoded {
     /// A whole `.npy` file. `shape` is the one to write, for example without the axis of rows where there is one row
     /// per picture; it holds as many numbers as [`Encoded::shape`].
     pub fn to_npy(&self, shape: &[usize]) -> Vec<u8> {
-        debug_assert_eq!(
-            shape.iter().product::<usize>(),
-            self.shape.iter().product::<usize>()
-        );
+        debug_assert_eq!(shape.iter().product::<usize>(), self.shape.iter().product::<usize>());
         let mut file = npy_header(self.dtype().npy_descr(), shape);
         file.extend(self.to_le_bytes());
         file
@@ -162,25 +137,18 @@ impl Encoded {
 }
 
 fn largest(row: ArrayView1<'_, f32>) -> f32 {
-    row.iter()
-        .fold(0.0, |largest, value| largest.max(value.abs()))
+    row.iter().fold(0.0, |largest, value| largest.max(value.abs()))
 }
 
 fn quantised(row: ArrayView1<'_, f32>) -> Vec<i8> {
     // A row of zeros has no largest number to divide by, and stays zeros.
     let largest = largest(row).max(f32::MIN_POSITIVE);
-    row.iter()
-        .map(|value| (127.0 * value / largest).round() as i8)
-        .collect()
+    row.iter().map(|value| (127.0 * value / largest).round() as i8).collect()
 }
 
 fn sign_bits(row: ArrayView1<'_, f32>) -> Vec<u8> {
     row.axis_chunks_iter(Axis(0), 8)
-        .map(|eight| {
-            eight.iter().enumerate().fold(0, |byte, (bit, value)| {
-                byte | u8::from(*value > 0.0) << (7 - bit)
-            })
-        })
+        .map(|eight| eight.iter().enumerate().fold(0, |byte, (bit, value)| byte | u8::from(*value > 0.0) << (7 - bit)))
         .collect()
 }
 
@@ -197,10 +165,7 @@ mod tests {
     #[test]
     fn floats_are_little_endian() {
         let rows = array![[[1.0, -2.0]]];
-        assert_eq!(
-            encoded(&rows, Dtype::F32).to_le_bytes(),
-            [0, 0, 128, 63, 0, 0, 0, 192]
-        );
+        assert_eq!(encoded(&rows, Dtype::F32).to_le_bytes(), [0, 0, 128, 63, 0, 0, 0, 192]);
         assert_eq!(encoded(&rows, Dtype::F16).to_le_bytes(), [0, 60, 0, 192]);
     }
 
@@ -208,25 +173,16 @@ mod tests {
     fn int8_uses_the_whole_range_of_each_row() {
         let rows = array![[[0.5, -1.0, 0.004]], [[0.0, 0.0, 0.0]], [[2.0, 1.0, -0.5]]];
         let encoded = encoded(&rows, Dtype::Int8);
-        assert_eq!(
-            encoded.values,
-            Values::Int8(vec![64, -127, 1, 0, 0, 0, 127, 64, -32])
-        );
+        assert_eq!(encoded.values, Values::Int8(vec![64, -127, 1, 0, 0, 0, 127, 64, -32]));
         assert_eq!(encoded.scales, [1.0 / 127.0, 0.0, 2.0 / 127.0]);
         assert_eq!(encoded.to_le_bytes()[1], 0x81);
     }
 
     #[test]
     fn binary_puts_the_first_number_highest_and_fills_each_row_up() {
-        let rows = array![
-            [[1.0, -1.0, 0.0, 1.0, -1.0, -1.0, -1.0, 0.1, 5.0]],
-            [[-1.0, -1.0, -1.0, -1.0, -1.0, -1.0, -1.0, -1.0, -1.0]]
-        ];
+        let rows = array![[[1.0, -1.0, 0.0, 1.0, -1.0, -1.0, -1.0, 0.1, 5.0]], [[-1.0, -1.0, -1.0, -1.0, -1.0, -1.0, -1.0, -1.0, -1.0]]];
         let encoded = encoded(&rows, Dtype::Binary);
-        assert_eq!(
-            encoded.values,
-            Values::Binary(vec![0b1001_0001, 0b1000_0000, 0, 0])
-        );
+        assert_eq!(encoded.values, Values::Binary(vec![0b1001_0001, 0b1000_0000, 0, 0]));
         assert_eq!(encoded.shape, [2, 1, 2]);
     }
 
@@ -234,9 +190,6 @@ mod tests {
     fn a_view_that_is_not_contiguous_keeps_its_order() {
         let rows = array![[[1.0, 2.0], [3.0, 4.0]]];
         let turned = rows.view().permuted_axes([0, 2, 1]);
-        assert_eq!(
-            Encoded::new(turned, Dtype::F32).values,
-            Values::F32(vec![1.0, 3.0, 2.0, 4.0])
-        );
+        assert_eq!(Encoded::new(turned, Dtype::F32).values, Values::F32(vec![1.0, 3.0, 2.0, 4.0]));
     }
 }

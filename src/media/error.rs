@@ -15,9 +15,7 @@ pub enum DecodeError {
         found: String,
     },
     /// The picture, or a part inside its file, declares more pixels than allowed.
-    #[error(
-        "the picture declares {width} x {height} pixels, more than the limit of {max}; send a smaller one"
-    )]
+    #[error("the picture declares {width} x {height} pixels, more than the limit of {max}; send a smaller one")]
     TooManyPixels {
         /// Declared width.
         width: u32,
@@ -27,9 +25,7 @@ pub enum DecodeError {
         max: u64,
     },
     /// A side of the picture, or of a part inside its file, is longer than allowed.
-    #[error(
-        "the picture declares {width} x {height} pixels, and no side may be longer than {max}; send a smaller one"
-    )]
+    #[error("the picture declares {width} x {height} pixels, and no side may be longer than {max}; send a smaller one")]
     SideTooLong {
         /// Declared width.
         width: u32,

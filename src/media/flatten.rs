@@ -37,11 +37,9 @@ mod tests {
 
     #[test]
     fn sixteen_bits_are_scaled_not_cut() {
-        let grey =
-            DynamicImage::ImageLuma16(image::ImageBuffer::from_pixel(1, 1, Luma([0x00FF_u16])));
+        let grey = DynamicImage::ImageLuma16(image::ImageBuffer::from_pixel(1, 1, Luma([0x00FF_u16])));
         assert_eq!(onto_white(grey).into_raw(), [1; 3]);
-        let clear =
-            DynamicImage::ImageLumaA16(image::ImageBuffer::from_pixel(1, 1, LumaA([0_u16, 0])));
+        let clear = DynamicImage::ImageLumaA16(image::ImageBuffer::from_pixel(1, 1, LumaA([0_u16, 0])));
         assert_eq!(onto_white(clear).into_raw(), [255; 3]);
     }
 }

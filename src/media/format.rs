@@ -53,10 +53,7 @@ impl Format {
 
     /// [`DecodeError::Corrupt`] of this format.
     pub(super) fn corrupt(self, reason: impl fmt::Display) -> DecodeError {
-        DecodeError::Corrupt {
-            format: self,
-            reason: reason.to_string(),
-        }
+        DecodeError::Corrupt { format: self, reason: reason.to_string() }
     }
 
     /// The error of a file that ends too early.

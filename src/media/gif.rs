@@ -33,11 +33,7 @@ pub(super) fn header(bytes: &[u8]) -> Result<Header, DecodeError> {
 
 /// Bytes of the colour table that a packed field announces.
 fn colour_table(packed: u8) -> usize {
-    if packed & 0x80 == 0 {
-        0
-    } else {
-        3 << ((packed & 7) + 1)
-    }
+    if packed & 0x80 == 0 { 0 } else { 3 << ((packed & 7) + 1) }
 }
 
 fn u16_at(block: &[u8], at: usize) -> u32 {
@@ -50,10 +46,7 @@ struct Blocks<'a> {
 
 impl<'a> Blocks<'a> {
     fn take(&mut self, length: usize) -> Result<&'a [u8], DecodeError> {
-        let (taken, rest) = self
-            .rest
-            .split_at_checked(length)
-            .ok_or_else(|| Format::Gif.cut())?;
+        let (taken, rest) = self.rest.split_at_checked(length).ok_or_else(|| Format::Gif.cut())?;
         self.rest = rest;
         Ok(taken)
     }

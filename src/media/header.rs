@@ -24,12 +24,7 @@ pub(super) struct Header {
 impl Header {
     /// A header of a picture without parts and without orientation.
     pub(super) fn plain(width: u32, height: u32) -> Self {
-        Self {
-            width,
-            height,
-            largest_part: (width, height),
-            orientation: Orientation::NoTransforms,
-        }
+        Self { width, height, largest_part: (width, height), orientation: Orientation::NoTransforms }
     }
 
     pub(super) fn read(format: Format, bytes: &[u8]) -> Result<Self, DecodeError> {
@@ -40,8 +35,7 @@ impl Header {
             Format::WebP => webp::header(bytes),
             Format::Tiff => tiff::header(bytes),
             Format::Bmp => {
-                let decoder =
-                    BmpDecoder::new(Cursor::new(bytes)).map_err(|error| format.corrupt(error))?;
+                let decoder = BmpDecoder::new(Cursor::new(bytes)).map_err(|error| format.corrupt(error))?;
                 let (width, height) = decoder.dimensions();
                 Ok(Self::plain(width, height))
             }
@@ -67,10 +61,9 @@ impl Header {
     /// Width and height after orientation.
     pub(super) fn upright(&self) -> (u32, u32) {
         match self.orientation {
-            Orientation::Rotate90
-            | Orientation::Rotate270
-            | Orientation::Rotate90FlipH
-            | Orientation::Rotate270FlipH => (self.height, self.width),
+            Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH => {
+                (self.height, self.width)
+            }
             _ => (self.width, self.height),
         }
     }

@@ -17,22 +17,16 @@ pub(super) fn decode(bytes: &[u8], markers: &Markers) -> Result<RgbImage, Decode
 
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options(ColorSpace::RGB));
     decoder.decode_headers().map_err(corrupt)?;
-    let stored = decoder
-        .input_colorspace()
-        .ok_or_else(|| Format::Jpeg.corrupt("no colour space"))?;
+    let stored = decoder.input_colorspace().ok_or_else(|| Format::Jpeg.corrupt("no colour space"))?;
     // Where the decoder agrees about the colours it converts them, else it hands out what is stored.
     let agreed = matches!(
         (colours, stored),
-        (Colours::Grey, ColorSpace::Luma)
-            | (Colours::YCbCr, ColorSpace::YCbCr)
-            | (Colours::Rgb, ColorSpace::RGB)
+        (Colours::Grey, ColorSpace::Luma) | (Colours::YCbCr, ColorSpace::YCbCr) | (Colours::Rgb, ColorSpace::RGB)
     );
     if !agreed {
         decoder.set_options(options(stored));
     }
-    let info = decoder
-        .info()
-        .ok_or_else(|| Format::Jpeg.corrupt("no frame header"))?;
+    let info = decoder.info().ok_or_else(|| Format::Jpeg.corrupt("no frame header"))?;
     let mut pixels = decoder.decode().map_err(corrupt)?;
     if !agreed {
         pixels = match colours {
@@ -51,11 +45,7 @@ pub(super) fn decode(bytes: &[u8], markers: &Markers) -> Result<RgbImage, Decode
 
 fn options(output: ColorSpace) -> DecoderOptions {
     // Sizes were checked already; real files hold far fewer scans than the decoder's own limit.
-    DecoderOptions::default()
-        .jpeg_set_out_colorspace(output)
-        .set_strict_mode(false)
-        .set_max_width(usize::MAX)
-        .set_max_height(usize::MAX)
+    DecoderOptions::default().jpeg_set_out_colorspace(output).set_strict_mode(false).set_max_width(usize::MAX).set_max_height(usize::MAX)
 }
 
 /// What the components stand for.
@@ -88,36 +78,21 @@ impl Markers {
     /// end marker is whole.
     pub(super) fn read(bytes: &[u8]) -> Result<Self, DecodeError> {
         let cut = || Format::Jpeg.cut();
-        let mut found = Self {
-            size: (0, 0),
-            largest: (0, 0),
-            components: Vec::new(),
-            has_jfif: false,
-            adobe: None,
-            orientation: None,
-        };
+        let mut found = Self { size: (0, 0), largest: (0, 0), components: Vec::new(), has_jfif: false, adobe: None, orientation: None };
         let mut rest = bytes.get(2..).ok_or_else(cut)?;
         loop {
             // Between segments and in entropy-coded data alike: up to the next 0xFF that starts a marker.
             let starts = |at: &usize| rest.get(at + 1).is_some_and(|byte| is_marker(*byte));
-            let at = memchr::memchr_iter(0xFF, rest)
-                .find(starts)
-                .ok_or_else(cut)?;
+            let at = memchr::memchr_iter(0xFF, rest).find(starts).ok_or_else(cut)?;
             let marker = rest[at + 1];
             rest = &rest[at + 2..];
             if marker == EOI {
-                return if found.components.is_empty() {
-                    Err(Format::Jpeg.corrupt("no frame header"))
-                } else {
-                    Ok(found)
-                };
+                return if found.components.is_empty() { Err(Format::Jpeg.corrupt("no frame header")) } else { Ok(found) };
             }
             let (length, after) = rest.split_first_chunk::<2>().ok_or_else(cut)?;
             let length = usize::from(u16::from_be_bytes(*length)).saturating_sub(2);
             let (segment, after) = after.split_at_checked(length).ok_or_else(cut)?;
-            found
-                .add(marker, segment)
-                .ok_or_else(|| Format::Jpeg.corrupt("a header segment is too short"))?;
+            found.add(marker, segment).ok_or_else(|| Format::Jpeg.corrupt("a header segment is too short"))?;
             rest = after;
         }
     }
@@ -126,12 +101,7 @@ impl Markers {
     pub(super) fn header(&self) -> Header {
         let (width, height) = self.size;
         let orientation = self.orientation.unwrap_or(Orientation::NoTransforms);
-        Header {
-            width,
-            height,
-            largest_part: self.largest,
-            orientation,
-        }
+        Header { width, height, largest_part: self.largest, orientation }
     }
 
     /// `None` if the segment is too short for what it is.
@@ -144,21 +114,15 @@ impl Markers {
                 let width = u32::from(u16::from_be_bytes([header[3], header[4]]));
                 if self.components.is_empty() {
                     self.size = (width, height);
-                    self.components = components
-                        .chunks_exact(3)
-                        .map(|component| component[0])
-                        .collect();
+                    self.components = components.chunks_exact(3).map(|component| component[0]).collect();
                 }
-                if u64::from(width) * u64::from(height)
-                    > u64::from(self.largest.0) * u64::from(self.largest.1)
-                {
+                if u64::from(width) * u64::from(height) > u64::from(self.largest.0) * u64::from(self.largest.1) {
                     self.largest = (width, height);
                 }
             }
             0xE0 if segment.starts_with(b"JFIF\0") => self.has_jfif = true,
             0xE1 if segment.starts_with(b"Exif\0\0") => {
-                self.orientation
-                    .get_or_insert_with(|| exif_orientation(segment));
+                self.orientation.get_or_insert_with(|| exif_orientation(segment));
             }
             0xEE if segment.starts_with(b"Adobe") => self.adobe = Some(*segment.get(11)?),
             _ => {}
@@ -175,9 +139,7 @@ impl Markers {
             ([_, _, _], _) => Ok(Colours::YCbCr),
             ([_, _, _, _], Some(2)) => Ok(Colours::Ycck),
             ([_, _, _, _], _) => Ok(Colours::Cmyk),
-            (other, _) => {
-                Err(Format::Jpeg.corrupt(format!("{} components are not read", other.len())))
-            }
+            (other, _) => Err(Format::Jpeg.corrupt(format!("{} components are not read", other.len()))),
         }
     }
 }
@@ -198,12 +160,7 @@ fn convert<const N: usize>(pixels: &[u8], to_rgb: impl Fn([u8; N]) -> [u8; 3]) -
 /// ITU-R BT.601, full range (JFIF 1.02).
 fn ycbcr_to_rgb([y, cb, cr]: [u8; 3]) -> [u8; 3] {
     let (y, cb, cr) = (f32::from(y), f32::from(cb) - 128.0, f32::from(cr) - 128.0);
-    [
-        y + 1.402 * cr,
-        y - 0.344_136 * cb - 0.714_136 * cr,
-        y + 1.772 * cb,
-    ]
-    .map(|value| value.round() as u8)
+    [y + 1.402 * cr, y - 0.344_136 * cb - 0.714_136 * cr, y + 1.772 * cb].map(|value| value.round() as u8)
 }
 
 /// CMYK in JPEG is stored inverted (0 = full ink), with or without Adobe's marker: so do Photoshop's files, and so
@@ -218,16 +175,7 @@ mod tests {
 
     fn colours(components: &[u8], has_jfif: bool, adobe: Option<u8>) -> Option<Colours> {
         let (size, largest, orientation) = ((1, 1), (1, 1), None);
-        Markers {
-            size,
-            largest,
-            components: components.to_vec(),
-            has_jfif,
-            adobe,
-            orientation,
-        }
-        .colours()
-        .ok()
+        Markers { size, largest, components: components.to_vec(), has_jfif, adobe, orientation }.colours().ok()
     }
 
     #[test]

@@ -27,9 +27,7 @@ mod webp;
 
 use std::io::Cursor;
 
-use image::codecs::{
-    bmp::BmpDecoder, gif::GifDecoder, png::PngDecoder, tiff::TiffDecoder, webp::WebPDecoder,
-};
+use image::codecs::{bmp::BmpDecoder, gif::GifDecoder, png::PngDecoder, tiff::TiffDecoder, webp::WebPDecoder};
 use image::{DynamicImage, ImageDecoder, ImageResult, RgbImage};
 
 pub use error::DecodeError;
@@ -55,26 +53,15 @@ impl Limits {
 
     /// Limits with another number of pixels.
     pub fn with_max_pixels(max_pixels: u64) -> Self {
-        Self {
-            max_pixels,
-            ..Self::default()
-        }
+        Self { max_pixels, ..Self::default() }
     }
 
     fn check(&self, (width, height): (u32, u32)) -> Result<(), DecodeError> {
         if width.max(height) > self.max_side {
-            return Err(DecodeError::SideTooLong {
-                width,
-                height,
-                max: self.max_side,
-            });
+            return Err(DecodeError::SideTooLong { width, height, max: self.max_side });
         }
         if u64::from(width) * u64::from(height) > self.max_pixels {
-            return Err(DecodeError::TooManyPixels {
-                width,
-                height,
-                max: self.max_pixels,
-            });
+            return Err(DecodeError::TooManyPixels { width, height, max: self.max_pixels });
         }
         Ok(())
     }
@@ -82,10 +69,7 @@ impl Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            max_pixels: Self::MAX_PIXELS,
-            max_side: Self::MAX_SIDE,
-        }
+        Self { max_pixels: Self::MAX_PIXELS, max_side: Self::MAX_SIDE }
     }
 }
 
@@ -106,9 +90,7 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<RgbImage, DecodeError> {
             Ok(upright(jpeg::decode(bytes, &markers)?, header))
         }
         // This decoder takes its bounds when it is made, and counts metadata alone: the buffer of pixels is ours.
-        Format::Png => decode_with(format, bytes, limits, || {
-            PngDecoder::with_limits(reader(), allowance(0))
-        }),
+        Format::Png => decode_with(format, bytes, limits, || PngDecoder::with_limits(reader(), allowance(0))),
         Format::Gif => decode_with(format, bytes, limits, || GifDecoder::new(reader())),
         Format::WebP => decode_with(format, bytes, limits, || WebPDecoder::new(reader())),
         Format::Bmp => decode_with(format, bytes, limits, || BmpDecoder::new(reader())),

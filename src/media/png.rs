@@ -13,18 +13,13 @@ pub(super) fn header(bytes: &[u8]) -> Result<Header, DecodeError> {
     loop {
         let (length, after) = rest.split_first_chunk::<4>().ok_or_else(cut)?;
         let (kind, after) = after.split_first_chunk::<4>().ok_or_else(cut)?;
-        let (data, after) = after
-            .split_at_checked(u32::from_be_bytes(*length) as usize)
-            .ok_or_else(cut)?;
+        let (data, after) = after.split_at_checked(u32::from_be_bytes(*length) as usize).ok_or_else(cut)?;
         let (_checksum, after) = after.split_first_chunk::<4>().ok_or_else(cut)?;
         match (kind, &mut header) {
             (b"IHDR", _) => {
                 let (width, data) = data.split_first_chunk::<4>().ok_or_else(cut)?;
                 let (height, _) = data.split_first_chunk::<4>().ok_or_else(cut)?;
-                header = Some(Header::plain(
-                    u32::from_be_bytes(*width),
-                    u32::from_be_bytes(*height),
-                ));
+                header = Some(Header::plain(u32::from_be_bytes(*width), u32::from_be_bytes(*height)));
             }
             (b"eXIf", Some(header)) => header.orientation = exif_orientation(data),
             (b"IEND", Some(header)) => return Ok(*header),

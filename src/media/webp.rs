@@ -25,9 +25,7 @@ pub(super) fn header(bytes: &[u8]) -> Result<Header, DecodeError> {
             }
             b"ANMF" => {
                 let (frame, parts) = data.split_first_chunk::<16>().ok_or_else(cut)?;
-                let header = header
-                    .as_mut()
-                    .ok_or_else(|| Format::WebP.corrupt("a frame without a canvas"))?;
+                let header = header.as_mut().ok_or_else(|| Format::WebP.corrupt("a frame without a canvas"))?;
                 header.add_part((1 + u24_at(frame, 6), 1 + u24_at(frame, 9)));
                 for Chunk { kind, data } in split(parts)? {
                     if let Some(size) = bitstream_size(kind, data) {
@@ -37,9 +35,7 @@ pub(super) fn header(bytes: &[u8]) -> Result<Header, DecodeError> {
             }
             _ => {
                 if let Some(size) = bitstream_size(kind, data) {
-                    header
-                        .get_or_insert_with(|| Header::plain(size.0, size.1))
-                        .add_part(size);
+                    header.get_or_insert_with(|| Header::plain(size.0, size.1)).add_part(size);
                 }
             }
         }
@@ -73,9 +69,7 @@ fn split(mut rest: &[u8]) -> Result<Vec<Chunk<'_>>, DecodeError> {
     let mut chunks = Vec::new();
     while let Some((&kind, after)) = rest.split_first_chunk::<4>() {
         let (length, after) = after.split_first_chunk::<4>().ok_or_else(cut)?;
-        let (data, after) = after
-            .split_at_checked(u32::from_le_bytes(*length) as usize)
-            .ok_or_else(cut)?;
+        let (data, after) = after.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or_else(cut)?;
         chunks.push(Chunk { kind, data });
         // Chunks of odd length are padded; the last one's padding may be missing.
         rest = after.get(data.len() % 2..).unwrap_or_default();

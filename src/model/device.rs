@@ -63,18 +63,8 @@ impl Device {
     /// What ONNX Runtime is asked for. Each fails where it cannot be had: silently running on the CPU instead would
     /// be a lie.
     pub(super) fn providers(self) -> Vec<ExecutionProviderDispatch> {
-        let cuda = |number| {
-            ep::CUDA::default()
-                .with_device_id(number)
-                .build()
-                .error_on_failure()
-        };
-        let tensorrt = |number| {
-            ep::TensorRT::default()
-                .with_device_id(number)
-                .build()
-                .error_on_failure()
-        };
+        let cuda = |number| ep::CUDA::default().with_device_id(number).build().error_on_failure();
+        let tensorrt = |number| ep::TensorRT::default().with_device_id(number).build().error_on_failure();
         match self {
             Self::Auto | Self::Cpu => Vec::new(),
             Self::Cuda(number) => vec![cuda(number)],
@@ -108,9 +98,7 @@ impl FromStr for Device {
             ("cpu", _, false) => Ok(Self::Cpu),
             ("cuda", Some(number), _) => Ok(Self::Cuda(number)),
             ("tensorrt", Some(number), _) => Ok(Self::TensorRt(number)),
-            _ => Err(format!(
-                "unknown device `{text}`; known are auto, cpu, cuda, cuda:N, tensorrt, tensorrt:N"
-            )),
+            _ => Err(format!("unknown device `{text}`; known are auto, cpu, cuda, cuda:N, tensorrt, tensorrt:N")),
         }
     }
 }
@@ -130,17 +118,10 @@ mod tests {
         ] {
             assert_eq!(text.parse(), Ok(device));
         }
-        for text in [
-            "", "gpu", "cpu:0", "auto:1", "cuda:", "cuda:-1", "cuda:x", "CUDA",
-        ] {
+        for text in ["", "gpu", "cpu:0", "auto:1", "cuda:", "cuda:-1", "cuda:x", "CUDA"] {
             assert!(text.parse::<Device>().is_err(), "{text}");
         }
         assert_eq!("int8".parse(), Ok(Precision::Int8));
-        assert!(
-            "fp16"
-                .parse::<Precision>()
-                .unwrap_err()
-                .contains("f32, f16, int8")
-        );
+        assert!("fp16".parse::<Precision>().unwrap_err().contains("f32, f16, int8"));
     }
 }

@@ -9,12 +9,10 @@ use crate::embedding::Pooling;
 
 /// SHA-256 in hex, as manifests write it.
 pub fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .fold(String::with_capacity(64), |mut hex, byte| {
-            write!(hex, "{byte:02x}").expect("text takes every write");
-            hex
-        })
+    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut hex, byte| {
+        write!(hex, "{byte:02x}").expect("text takes every write");
+        hex
+    })
 }
 
 /// See [`Model::fingerprint`](super::Model::fingerprint).

@@ -105,18 +105,8 @@ impl Manifest {
     pub fn load(folder: &Path) -> Result<Self, ManifestError> {
         let path = folder.join(Self::FILE_NAME);
         let text = fs::read_to_string(&path)?;
-        let manifest: Self =
-            serde_json::from_str(&text).map_err(|source| ManifestError::Parse {
-                path: path.clone(),
-                source,
-            })?;
-        manifest
-            .check()
-            .map_err(|(field, reason)| ManifestError::Field {
-                path,
-                field,
-                reason,
-            })?;
+        let manifest: Self = serde_json::from_str(&text).map_err(|source| ManifestError::Parse { path: path.clone(), source })?;
+        manifest.check().map_err(|(field, reason)| ManifestError::Field { path, field, reason })?;
         Ok(manifest)
     }
 
@@ -126,24 +116,14 @@ impl Manifest {
     /// [`ManifestError`].
     pub fn save(&self, folder: &Path) -> Result<(), ManifestError> {
         let path = folder.join(Self::FILE_NAME);
-        self.check()
-            .map_err(|(field, reason)| ManifestError::Field {
-                path: path.clone(),
-                field,
-                reason,
-            })?;
-        let mut text =
-            serde_json::to_string_pretty(self).map_err(|source| ManifestError::Parse {
-                path: path.clone(),
-                source,
-            })?;
+        self.check().map_err(|(field, reason)| ManifestError::Field { path: path.clone(), field, reason })?;
+        let mut text = serde_json::to_string_pretty(self).map_err(|source| ManifestError::Parse { path: path.clone(), source })?;
         text.push('\n');
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
         file.write_all(text.as_bytes())?;
         // Temporary files are private; a model folder may be served by another user.
         #[cfg(unix)]
-        file.as_file()
-            .set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+        file.as_file().set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
         file.as_file().sync_all()?;
         file.persist(&path).map_err(|error| error.error)?;
         Ok(())
@@ -156,60 +136,25 @@ impl Manifest {
 
     fn check(&self) -> Result<(), Complaint> {
         let require = |holds: bool, field, reason: &str| {
-            if holds {
-                Ok(())
-            } else {
-                Err((field, reason.to_owned()))
-            }
+            if holds { Ok(()) } else { Err((field, reason.to_owned())) }
         };
-        require(
-            self.format == Self::FORMAT,
-            "format",
-            &format!("is {}, this program reads 1", self.format),
-        )?;
+        require(self.format == Self::FORMAT, "format", &format!("is {}, this program reads 1", self.format))?;
         require(!self.architecture.is_empty(), "architecture", "is empty")?;
         require(self.patch_size > 0, "patch_size", "must not be 0")?;
         require(self.dim > 0, "dim", "must not be 0")?;
         require(self.depth > 0, "depth", "must not be 0")?;
         if !self.is_resnet() {
             let divides = self.heads > 0 && self.dim.is_multiple_of(self.heads);
-            require(
-                divides,
-                "heads",
-                &format!("({}) must divide dim ({})", self.heads, self.dim),
-            )?;
+            require(divides, "heads", &format!("({}) must divide dim ({})", self.heads, self.dim))?;
         }
         self.check_transform()?;
-        require(
-            is_sha256(&self.source.sha256),
-            "source.sha256",
-            "must be 64 hex digits",
-        )?;
-        require(
-            !self.files.is_empty(),
-            "files",
-            "must name at least one ONNX file",
-        )?;
+        require(is_sha256(&self.source.sha256), "source.sha256", "must be 64 hex digits")?;
+        require(!self.files.is_empty(), "files", "must name at least one ONNX file")?;
         for (precision, file) in &self.files {
             let known = Self::PRECISIONS.contains(&precision.as_str());
-            require(
-                known,
-                "files",
-                &format!(
-                    "has `{precision}`; known are {}",
-                    Self::PRECISIONS.join(", ")
-                ),
-            )?;
-            require(
-                is_plain_name(&file.name),
-                "files",
-                &format!("has the name `{}`, which is a path", file.name),
-            )?;
-            require(
-                is_sha256(&file.sha256),
-                "files",
-                &format!("must give `{precision}` a sha256 of 64 hex digits"),
-            )?;
+            require(known, "files", &format!("has `{precision}`; known are {}", Self::PRECISIONS.join(", ")))?;
+            require(is_plain_name(&file.name), "files", &format!("has the name `{}`, which is a path", file.name))?;
+            require(is_sha256(&file.sha256), "files", &format!("must give `{precision}` a sha256 of 64 hex digits"))?;
         }
         Ok(())
     }
@@ -224,28 +169,17 @@ impl Manifest {
             return fail("transform.resize", "must not be 0".into());
         }
         let Some((height, width)) = self.transform.output_size() else {
-            return fail(
-                "transform.crop",
-                "must be given, since the pictures would differ in size".into(),
-            );
+            return fail("transform.crop", "must be given, since the pictures would differ in size".into());
         };
         let patch = self.patch_size;
         let fits = |side: u32| side > 0 && (self.is_resnet() || side.is_multiple_of(patch));
         if !fits(height) || !fits(width) {
-            return fail(
-                "transform",
-                format!("gives {height} x {width} pixels, no multiple of the patch ({patch})"),
-            );
+            return fail("transform", format!("gives {height} x {width} pixels, no multiple of the patch ({patch})"));
         }
         if !self.transform.mean.iter().all(|mean| mean.is_finite()) {
             return fail("transform.mean", "must be finite".into());
         }
-        if !self
-            .transform
-            .std
-            .iter()
-            .all(|std| std.is_finite() && *std > 0.0)
-        {
+        if !self.transform.std.iter().all(|std| std.is_finite() && *std > 0.0) {
             return fail("transform.std", "must be above 0".into());
         }
         Ok(())
@@ -290,11 +224,7 @@ mod tests {
 
     fn load(manifest: &serde_json::Value) -> Result<Manifest, ManifestError> {
         let folder = tempfile::tempdir().unwrap();
-        fs_err::write(
-            folder.path().join(Manifest::FILE_NAME),
-            manifest.to_string(),
-        )
-        .unwrap();
+        fs_err::write(folder.path().join(Manifest::FILE_NAME), manifest.to_string()).unwrap();
         Manifest::load(folder.path())
     }
 
@@ -304,10 +234,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         before.save(folder.path()).unwrap();
         assert_eq!(Manifest::load(folder.path()).unwrap(), before);
-        let names: Vec<_> = fs_err::read_dir(folder.path())
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name())
-            .collect();
+        let names: Vec<_> = fs_err::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names, ["manifest.json"]);
     }
 
@@ -319,21 +246,9 @@ mod tests {
             ("/heads", 5.into(), "heads"),
             ("/heads", 0.into(), "heads"),
             ("/transform/crop", serde_json::Value::Null, "transform.crop"),
-            (
-                "/transform/crop",
-                serde_json::json!([220, 224]),
-                "transform",
-            ),
-            (
-                "/transform/std",
-                serde_json::json!([1.0, 0.0, 1.0]),
-                "transform.std",
-            ),
-            (
-                "/transform/resize",
-                serde_json::json!({"exact": [0, 224]}),
-                "transform.resize",
-            ),
+            ("/transform/crop", serde_json::json!([220, 224]), "transform"),
+            ("/transform/std", serde_json::json!([1.0, 0.0, 1.0]), "transform.std"),
+            ("/transform/resize", serde_json::json!({"exact": [0, 224]}), "transform.resize"),
             ("/source/sha256", "abc".into(), "source.sha256"),
             ("/files", serde_json::json!({}), "files"),
             ("/files/f32/name", "../model.onnx".into(), "files"),
@@ -342,10 +257,7 @@ mod tests {
             let mut wrong = manifest();
             *wrong.pointer_mut(pointer).unwrap() = value;
             let error = load(&wrong).unwrap_err();
-            assert!(
-                matches!(error, ManifestError::Field { field: found, .. } if found == field),
-                "{pointer}: {error}"
-            );
+            assert!(matches!(error, ManifestError::Field { field: found, .. } if found == field), "{pointer}: {error}");
             assert!(error.to_string().contains("manifest.json"), "{error}");
         }
     }
@@ -355,14 +267,9 @@ mod tests {
         let mut incomplete = manifest();
         incomplete.as_object_mut().unwrap().remove("registers");
         let error = load(&incomplete).unwrap_err().to_string();
-        assert!(
-            error.contains("registers") && error.contains("manifest.json"),
-            "{error}"
-        );
+        assert!(error.contains("registers") && error.contains("manifest.json"), "{error}");
 
-        let error = Manifest::load(std::path::Path::new("/nowhere"))
-            .unwrap_err()
-            .to_string();
+        let error = Manifest::load(std::path::Path::new("/nowhere")).unwrap_err().to_string();
         assert!(error.contains("/nowhere/manifest.json"), "{error}");
     }
 }

@@ -77,9 +77,7 @@ pub enum ModelError {
         reason: String,
     },
     /// The pixels have not the shape that the model takes. The caller's fault.
-    #[error(
-        "the model takes [B, 3, H, W] with B at least 1 and H and W multiples of {patch_size}, not {shape:?}"
-    )]
+    #[error("the model takes [B, 3, H, W] with B at least 1 and H and W multiples of {patch_size}, not {shape:?}")]
     Input {
         /// Shape that was given.
         shape: [usize; 4],
@@ -97,10 +95,7 @@ impl Model {
     /// # Errors
     /// [`ModelError::Manifest`].
     pub fn open(folder: &Path) -> Result<Self, ModelError> {
-        Ok(Self {
-            folder: folder.to_owned(),
-            manifest: Manifest::load(folder)?,
-        })
+        Ok(Self { folder: folder.to_owned(), manifest: Manifest::load(folder)? })
     }
 
     /// What the folder says of itself.
@@ -117,37 +112,20 @@ impl Model {
     ///
     /// # Errors
     /// Everything but [`ModelError::Input`] and [`ModelError::Run`].
-    pub fn sessions(
-        &self,
-        options: &SessionOptions,
-        count: usize,
-    ) -> Result<Vec<Session>, ModelError> {
+    pub fn sessions(&self, options: &SessionOptions, count: usize) -> Result<Vec<Session>, ModelError> {
         let files = &self.manifest.files;
-        let file =
-            files
-                .get(options.precision.as_str())
-                .ok_or_else(|| ModelError::NoSuchPrecision {
-                    folder: self.folder.clone(),
-                    precision: options.precision,
-                    available: files
-                        .keys()
-                        .map(String::as_str)
-                        .collect::<Vec<_>>()
-                        .join(", "),
-                })?;
+        let file = files.get(options.precision.as_str()).ok_or_else(|| ModelError::NoSuchPrecision {
+            folder: self.folder.clone(),
+            precision: options.precision,
+            available: files.keys().map(String::as_str).collect::<Vec<_>>().join(", "),
+        })?;
         let path = self.folder.join(&file.name);
         let graph = fs::read(&path)?;
         let found = sha256(&graph);
         if !found.eq_ignore_ascii_case(&file.sha256) {
-            return Err(ModelError::Hash {
-                path,
-                expected: file.sha256.clone(),
-                found,
-            });
+            return Err(ModelError::Hash { path, expected: file.sha256.clone(), found });
         }
-        (0..count)
-            .map(|_| Session::open(&graph, &path, &self.manifest, options))
-            .collect()
+        (0..count).map(|_| Session::open(&graph, &path, &self.manifest, options)).collect()
     }
 
     /// What a collection's vectors depend on, as 32 hex digits: the weights' source, the pooling and the transform.

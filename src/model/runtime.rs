@@ -10,11 +10,7 @@ const VARIABLE: &str = "ORT_DYLIB_PATH";
 /// Where the Makefile puts the library, under the root of the project.
 const CACHED: &str = ".cache/onnxruntime";
 /// The library's name on this system.
-const LIBRARY: &str = if cfg!(target_os = "macos") {
-    "libonnxruntime.dylib"
-} else {
-    "libonnxruntime.so"
-};
+const LIBRARY: &str = if cfg!(target_os = "macos") { "libonnxruntime.dylib" } else { "libonnxruntime.so" };
 
 /// ONNX Runtime cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,29 +33,16 @@ pub struct RuntimeError {
 pub fn environment() -> Result<&'static Environment, RuntimeError> {
     // The runtime must outlive every session, so it is never dropped.
     static ENVIRONMENT: OnceLock<Result<Environment, RuntimeError>> = OnceLock::new();
-    ENVIRONMENT
-        .get_or_init(start)
-        .as_ref()
-        .map_err(Clone::clone)
+    ENVIRONMENT.get_or_init(start).as_ref().map_err(Clone::clone)
 }
 
 fn start() -> Result<Environment, RuntimeError> {
     let (library, named) = library();
     if named && !library.is_file() {
-        return Err(RuntimeError {
-            found: format!("{VARIABLE} names no file ({})", library.display()),
-        });
+        return Err(RuntimeError { found: format!("{VARIABLE} names no file ({})", library.display()) });
     }
-    let builder = ort::init_from(&library).map_err(|error| RuntimeError {
-        found: describe(&error),
-    })?;
-    builder
-        .with_name("dino")
-        .with_telemetry(false)
-        .build()
-        .map_err(|error| RuntimeError {
-            found: format!("it does not start ({error})"),
-        })
+    let builder = ort::init_from(&library).map_err(|error| RuntimeError { found: describe(&error) })?;
+    builder.with_name("dino").with_telemetry(false).build().map_err(|error| RuntimeError { found: format!("it does not start ({error})") })
 }
 
 fn describe(error: &ort::LoadDynamicError) -> String {
@@ -79,9 +62,7 @@ fn library() -> (PathBuf, bool) {
     if let Some(path) = std::env::var_os(VARIABLE).filter(|path| !path.is_empty()) {
         return (path.into(), true);
     }
-    let executable = std::env::current_exe()
-        .and_then(|path| path.canonicalize())
-        .unwrap_or_default();
+    let executable = std::env::current_exe().and_then(|path| path.canonicalize()).unwrap_or_default();
     let current = std::env::current_dir().unwrap_or_default();
     let cached = executable
         .ancestors()
@@ -98,17 +79,8 @@ mod tests {
 
     #[test]
     fn the_error_is_one_sentence_with_a_way_out() {
-        let text = RuntimeError {
-            found: "none was found".into(),
-        }
-        .to_string();
-        assert!(
-            text.starts_with("ONNX Runtime 1.") && text.contains("make onnxruntime"),
-            "{text}"
-        );
-        assert!(
-            text.contains("ORT_DYLIB_PATH") && !text.contains('\n') && !text.contains(". "),
-            "{text}"
-        );
+        let text = RuntimeError { found: "none was found".into() }.to_string();
+        assert!(text.starts_with("ONNX Runtime 1.") && text.contains("make onnxruntime"), "{text}");
+        assert!(text.contains("ORT_DYLIB_PATH") && !text.contains('\n') && !text.contains(". "), "{text}");
     }
 }

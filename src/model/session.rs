@@ -13,13 +13,7 @@ use super::{Device, Manifest, ModelError, Precision, runtime};
 /// Name of the graph's input.
 const INPUT: &str = "pixel_values";
 /// Names of the outputs that a graph may have.
-const OUTPUTS: [&str; 5] = [
-    "last_hidden_state",
-    "attention",
-    "keys",
-    "embedding",
-    "feature_map",
-];
+const OUTPUTS: [&str; 5] = ["last_hidden_state", "attention", "keys", "embedding", "feature_map"];
 
 /// How sessions are started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,11 +29,7 @@ pub struct SessionOptions {
 
 impl Default for SessionOptions {
     fn default() -> Self {
-        Self {
-            device: Device::default(),
-            precision: Precision::default(),
-            threads: 1,
-        }
+        Self { device: Device::default(), precision: Precision::default(), threads: 1 }
     }
 }
 
@@ -67,46 +57,25 @@ pub struct Session {
 
 impl fmt::Debug for Session {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("Session")
-            .field("device", &self.device)
-            .finish_non_exhaustive()
+        formatter.debug_struct("Session").field("device", &self.device).finish_non_exhaustive()
     }
 }
 
 impl Session {
     /// Starts a session of `graph`, the bytes of the file at `path`.
-    pub(super) fn open(
-        graph: &[u8],
-        path: &Path,
-        manifest: &Manifest,
-        options: &SessionOptions,
-    ) -> Result<Self, ModelError> {
+    pub(super) fn open(graph: &[u8], path: &Path, manifest: &Manifest, options: &SessionOptions) -> Result<Self, ModelError> {
         let (inner, device) = match options.device {
             Device::Auto => open_best(graph, path, options.threads)?,
             device => (open_on(device, graph, path, options.threads)?, device),
         };
-        let reject = |reason| {
-            Err(ModelError::Graph {
-                path: path.to_owned(),
-                reason,
-            })
-        };
+        let reject = |reason| Err(ModelError::Graph { path: path.to_owned(), reason });
         if inner.inputs().len() != 1 || inner.inputs()[0].name() != INPUT {
             return reject(format!("it has to have one input, `{INPUT}`"));
         }
-        if !inner
-            .outputs()
-            .iter()
-            .any(|output| OUTPUTS.contains(&output.name()))
-        {
+        if !inner.outputs().iter().any(|output| OUTPUTS.contains(&output.name())) {
             return reject(format!("it has none of the outputs {}", OUTPUTS.join(", ")));
         }
-        Ok(Self {
-            inner,
-            device,
-            patch_size: manifest.patch_size as usize,
-        })
+        Ok(Self { inner, device, patch_size: manifest.patch_size as usize })
     }
 
     /// The device that really runs the graph; never [`Device::Auto`].
@@ -116,10 +85,7 @@ impl Session {
 
     /// Whether the graph has this output.
     pub fn has_output(&self, name: &str) -> bool {
-        self.inner
-            .outputs()
-            .iter()
-            .any(|output| output.name() == name)
+        self.inner.outputs().iter().any(|output| output.name() == name)
     }
 
     /// Runs a batch of normalised pixels, `[B, 3, H, W]`, with H and W multiples of the patch.
@@ -131,10 +97,7 @@ impl Session {
         let fits = |side: usize| side > 0 && side.is_multiple_of(self.patch_size);
         if batch == 0 || channels != 3 || !fits(height) || !fits(width) {
             let shape = [batch, channels, height, width];
-            return Err(ModelError::Input {
-                shape,
-                patch_size: self.patch_size,
-            });
+            return Err(ModelError::Input { shape, patch_size: self.patch_size });
         }
         let pixels = pixels.as_standard_layout();
         let input = TensorRef::from_array_view(&pixels).map_err(failed)?;
@@ -154,26 +117,17 @@ fn failed(error: impl fmt::Display) -> ModelError {
 }
 
 /// A copy of an output, `None` if the graph has none of this name.
-fn take<D: Dimension>(
-    outputs: &SessionOutputs<'_>,
-    name: &str,
-) -> Result<Option<Array<f32, D>>, ModelError> {
+fn take<D: Dimension>(outputs: &SessionOutputs<'_>, name: &str) -> Result<Option<Array<f32, D>>, ModelError> {
     let Some(value) = outputs.get(name) else {
         return Ok(None);
     };
     let array = value.try_extract_array::<f32>().map_err(failed)?;
-    let array = array
-        .into_dimensionality::<D>()
-        .map_err(|error| failed(format!("output `{name}`: {error}")))?;
+    let array = array.into_dimensionality::<D>().map_err(|error| failed(format!("output `{name}`: {error}")))?;
     Ok(Some(array.to_owned()))
 }
 
 /// CUDA where the library has it and a device answers, else the CPU.
-fn open_best(
-    graph: &[u8],
-    path: &Path,
-    threads: usize,
-) -> Result<(ort::session::Session, Device), ModelError> {
+fn open_best(graph: &[u8], path: &Path, threads: usize) -> Result<(ort::session::Session, Device), ModelError> {
     runtime::environment()?;
     if ep::CUDA::is_available().unwrap_or(false) {
         let cuda = Device::Cuda(0);
@@ -185,16 +139,8 @@ fn open_best(
     Ok((open_on(Device::Cpu, graph, path, threads)?, Device::Cpu))
 }
 
-fn open_on(
-    device: Device,
-    graph: &[u8],
-    path: &Path,
-    threads: usize,
-) -> Result<ort::session::Session, ModelError> {
-    let rejected = |error: ort::Error| ModelError::Graph {
-        path: path.to_owned(),
-        reason: error.to_string(),
-    };
+fn open_on(device: Device, graph: &[u8], path: &Path, threads: usize) -> Result<ort::session::Session, ModelError> {
+    let rejected = |error: ort::Error| ModelError::Graph { path: path.to_owned(), reason: error.to_string() };
     let builder = ort::session::Session::builder(runtime::environment()?).map_err(rejected)?;
     let builder = builder
         .with_intra_threads(threads.max(1))
@@ -202,11 +148,7 @@ fn open_on(
         // A pattern would be kept for every shape that ever came by, and masks come in all shapes.
         .with_memory_pattern(false)
         .map_err(|error| rejected(error.into()))?;
-    let mut builder = builder
-        .with_execution_providers(device.providers())
-        .map_err(|error| ModelError::Device {
-            device,
-            reason: error.to_string(),
-        })?;
+    let mut builder =
+        builder.with_execution_providers(device.providers()).map_err(|error| ModelError::Device { device, reason: error.to_string() })?;
     builder.commit_from_memory(graph).map_err(rejected)
 }

@@ -42,10 +42,7 @@ impl FromStr for Head {
             "mean" => Ok(Self::Mean),
             "best" => Ok(Self::Best),
             "all" => Ok(Self::All),
-            _ => text
-                .parse()
-                .map(Self::Number)
-                .map_err(|_| SegmentError::UnknownHead(text.to_owned())),
+            _ => text.parse().map(Self::Number).map_err(|_| SegmentError::UnknownHead(text.to_owned())),
         }
     }
 }
@@ -63,11 +60,7 @@ pub struct AttentionOptions {
 
 impl Default for AttentionOptions {
     fn default() -> Self {
-        Self {
-            threshold: 0.6,
-            head: Head::Mean,
-            max_objects: 1,
-        }
+        Self { threshold: 0.6, head: Head::Mean, max_objects: 1 }
     }
 }
 
@@ -108,27 +101,13 @@ pub fn attention(
     if !(options.threshold > 0.0 && options.threshold <= 1.0) {
         return Err(SegmentError::Threshold(options.threshold));
     }
-    let patches = attention.slice(s![
-        ..,
-        attention.len_of(Axis(1)).saturating_sub(grid.len())..
-    ]);
+    let patches = attention.slice(s![.., attention.len_of(Axis(1)).saturating_sub(grid.len())..]);
     let mut objects: Vec<(f32, Object)> = Vec::new();
     for weights in chosen(patches, options.head)? {
         let kept = head_cells(&weights, options.threshold);
-        let outside = mean(
-            weights
-                .iter()
-                .zip(&kept)
-                .filter(|(_, kept)| !**kept)
-                .map(|(weight, _)| *weight),
-        );
+        let outside = mean(weights.iter().zip(&kept).filter(|(_, kept)| !**kept).map(|(weight, _)| *weight));
         for cells in components(&kept, grid.columns) {
-            let inside: Vec<f32> = cells
-                .iter()
-                .zip(&weights)
-                .filter(|(cell, _)| **cell)
-                .map(|(_, w)| *w)
-                .collect();
+            let inside: Vec<f32> = cells.iter().zip(&weights).filter(|(cell, _)| **cell).map(|(_, w)| *w).collect();
             let mask = Mask::new(cells, grid, size);
             if mask.area() == 0 || objects.iter().any(|(_, object)| object.mask == mask) {
                 continue;
@@ -139,11 +118,7 @@ pub fn attention(
     }
     // Stable, so equal masses keep the order of heads and reading direction.
     objects.sort_by(|(a, _), (b, _)| b.total_cmp(a));
-    Ok(objects
-        .into_iter()
-        .take(options.max_objects)
-        .map(|(_, object)| object)
-        .collect())
+    Ok(objects.into_iter().take(options.max_objects).map(|(_, object)| object).collect())
 }
 
 /// The smallest set of patches that holds `threshold` of the attention, as the public DINO code
@@ -171,17 +146,10 @@ pub fn head_cells(weights: &[f32], threshold: f32) -> Vec<bool> {
 fn chosen(patches: ArrayView2<'_, f32>, head: Head) -> Result<Vec<Vec<f32>>, SegmentError> {
     let heads = patches.len_of(Axis(0));
     match head {
-        Head::Mean => Ok(patches
-            .mean_axis(Axis(0))
-            .map(|mean| mean.to_vec())
-            .into_iter()
-            .collect()),
+        Head::Mean => Ok(patches.mean_axis(Axis(0)).map(|mean| mean.to_vec()).into_iter().collect()),
         Head::All => Ok(patches.rows().into_iter().map(|row| row.to_vec()).collect()),
         Head::Best => {
-            let best = patches
-                .rows()
-                .into_iter()
-                .min_by(|a, b| entropy(*a).total_cmp(&entropy(*b)));
+            let best = patches.rows().into_iter().min_by(|a, b| entropy(*a).total_cmp(&entropy(*b)));
             Ok(best.map(|row| row.to_vec()).into_iter().collect())
         }
         Head::Number(head) if head < heads => Ok(vec![patches.row(head).to_vec()]),
@@ -192,12 +160,7 @@ fn chosen(patches: ArrayView2<'_, f32>, head: Head) -> Result<Vec<Vec<f32>>, Seg
 /// Shannon entropy of the attention over the patches, in nats.
 fn entropy(weights: ArrayView1<'_, f32>) -> f32 {
     let total = weights.sum().max(f32::MIN_POSITIVE);
-    weights
-        .iter()
-        .map(|weight| weight / total)
-        .filter(|share| *share > 0.0)
-        .map(|share| -share * share.ln())
-        .sum()
+    weights.iter().map(|weight| weight / total).filter(|share| *share > 0.0).map(|share| -share * share.ln()).sum()
 }
 
 /// Mean of the values; 0 of none.
@@ -217,40 +180,24 @@ mod tests {
     use super::{AttentionOptions, Head, SegmentError, attention, head_cells};
     use crate::transform::PatchGrid;
 
-    const GRID: PatchGrid = PatchGrid {
-        rows: 2,
-        columns: 4,
-    };
+    const GRID: PatchGrid = PatchGrid { rows: 2, columns: 4 };
     const SIZE: (u32, u32) = (8, 4);
 
     /// CLS and a register, then two blobs: the left column, and less of the right one.
     fn two_blobs() -> Array2<f32> {
-        array![
-            [9.0, 9.0, 0.3, 0.01, 0.01, 0.2, 0.3, 0.01, 0.01, 0.16],
-            [9.0, 9.0, 0., 0., 0., 0., 0., 0., 1.0, 0.]
-        ]
+        array![[9.0, 9.0, 0.3, 0.01, 0.01, 0.2, 0.3, 0.01, 0.01, 0.16], [9.0, 9.0, 0., 0., 0., 0., 0., 0., 1.0, 0.]]
     }
 
     fn objects(head: Head, max_objects: usize) -> Vec<([u32; 4], f32)> {
-        let options = AttentionOptions {
-            head,
-            max_objects,
-            threshold: 0.9,
-        };
+        let options = AttentionOptions { head, max_objects, threshold: 0.9 };
         let objects = attention(two_blobs().view(), GRID, SIZE, &options).unwrap();
-        objects
-            .iter()
-            .map(|object| (object.mask.bbox(), object.score))
-            .collect()
+        objects.iter().map(|object| (object.mask.bbox(), object.score)).collect()
     }
 
     #[test]
     fn objects_come_by_their_mass_and_never_twice() {
         let first = objects(Head::Number(0), 5);
-        assert_eq!(
-            first.iter().map(|(bbox, _)| *bbox).collect::<Vec<_>>(),
-            [[0, 0, 2, 4], [6, 0, 2, 4]]
-        );
+        assert_eq!(first.iter().map(|(bbox, _)| *bbox).collect::<Vec<_>>(), [[0, 0, 2, 4], [6, 0, 2, 4]]);
         assert!(first[0].1 > first[1].1 && first[1].1 > 0.8);
         assert_eq!(objects(Head::Number(0), 1).len(), 1);
         assert_eq!(objects(Head::Best, 5), objects(Head::Number(1), 5));
@@ -258,25 +205,8 @@ mod tests {
         assert_eq!(objects(Head::All, 9).len(), 3);
 
         let same = array![[0.0, 1.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]];
-        let options = AttentionOptions {
-            head: Head::All,
-            max_objects: 9,
-            threshold: 0.6,
-        };
-        assert_eq!(
-            attention(
-                same.view(),
-                PatchGrid {
-                    rows: 1,
-                    columns: 4
-                },
-                (4, 1),
-                &options
-            )
-            .unwrap()
-            .len(),
-            1
-        );
+        let options = AttentionOptions { head: Head::All, max_objects: 9, threshold: 0.6 };
+        assert_eq!(attention(same.view(), PatchGrid { rows: 1, columns: 4 }, (4, 1), &options).unwrap().len(), 1);
     }
 
     #[test]
@@ -294,22 +224,12 @@ mod tests {
     #[test]
     fn bad_options_are_refused() {
         let ask = |head, threshold| {
-            let options = AttentionOptions {
-                head,
-                threshold,
-                max_objects: 1,
-            };
+            let options = AttentionOptions { head, threshold, max_objects: 1 };
             attention(two_blobs().view(), GRID, SIZE, &options).unwrap_err()
         };
-        assert_eq!(
-            ask(Head::Number(2), 0.6),
-            SegmentError::NoSuchHead { head: 2, heads: 2 }
-        );
+        assert_eq!(ask(Head::Number(2), 0.6), SegmentError::NoSuchHead { head: 2, heads: 2 });
         assert_eq!(ask(Head::Mean, 0.0), SegmentError::Threshold(0.0));
-        assert!(matches!(
-            ask(Head::Mean, f32::NAN),
-            SegmentError::Threshold(_)
-        ));
+        assert!(matches!(ask(Head::Mean, f32::NAN), SegmentError::Threshold(_)));
         for name in ["mean", "best", "all", "3"] {
             assert_eq!(name.parse::<Head>().unwrap().to_string(), name);
         }

@@ -38,23 +38,13 @@ mod tests {
 
     fn parts(rows: &[&str]) -> Vec<String> {
         let cells: Vec<bool> = rows.concat().bytes().map(|cell| cell == b'#').collect();
-        let show = |part: Vec<bool>| {
-            part.into_iter()
-                .map(|cell| if cell { '#' } else { '.' })
-                .collect()
-        };
-        components(&cells, rows[0].len())
-            .into_iter()
-            .map(show)
-            .collect()
+        let show = |part: Vec<bool>| part.into_iter().map(|cell| if cell { '#' } else { '.' }).collect();
+        components(&cells, rows[0].len()).into_iter().map(show).collect()
     }
 
     #[test]
     fn parts_touch_by_sides_not_by_corners_nor_around_the_edge() {
-        assert_eq!(
-            parts(&["##.", "..#", "#.#"]),
-            ["##.......", ".....#..#", "......#.."]
-        );
+        assert_eq!(parts(&["##.", "..#", "#.#"]), ["##.......", ".....#..#", "......#.."]);
         assert_eq!(parts(&["..#", "#.."]), ["..#...", "...#.."]);
         assert_eq!(parts(&["###", "#.#", "###"]), ["####.####"]);
         assert_eq!(parts(&["...", "..."]), [""; 0]);

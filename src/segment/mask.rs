@@ -31,12 +31,7 @@ impl Mask {
     /// If the flags are not as many as the grid has patches.
     pub fn new(cells: Vec<bool>, grid: PatchGrid, (width, height): (u32, u32)) -> Self {
         assert_eq!(cells.len(), grid.len(), "one flag per patch");
-        Self {
-            cells,
-            grid,
-            width,
-            height,
-        }
+        Self { cells, grid, width, height }
     }
 
     /// Width of the picture.
@@ -65,9 +60,7 @@ impl Mask {
     pub fn area(&self) -> u64 {
         let (widths, heights) = (self.column_edges(), self.row_edges());
         let length = |edges: &[u32], at: usize| u64::from(edges[at + 1] - edges[at]);
-        self.set_cells()
-            .map(|(row, column)| length(&heights, row) * length(&widths, column))
-            .sum()
+        self.set_cells().map(|(row, column)| length(&heights, row) * length(&widths, column)).sum()
     }
 
     /// The smallest box around it, `[x, y, width, height]` in pixels; zeros for an empty mask.
@@ -76,12 +69,7 @@ impl Mask {
         // Patches that cover no pixel do not stretch the box.
         let seen = || {
             self.set_cells()
-                .map(|(row, column)| {
-                    (
-                        rows[row]..rows[row + 1],
-                        columns[column]..columns[column + 1],
-                    )
-                })
+                .map(|(row, column)| (rows[row]..rows[row + 1], columns[column]..columns[column + 1]))
                 .filter(|(rows, columns)| !rows.is_empty() && !columns.is_empty())
         };
         let left = seen().map(|(_, columns)| columns.start).min().unwrap_or(0);
@@ -111,35 +99,20 @@ impl Mask {
     /// # Errors
     /// [`PngError`], which takes a full memory.
     pub fn png(&self) -> Result<Vec<u8>, PngError> {
-        let columns: Vec<usize> = (0..self.width)
-            .map(|x| nearest(x, self.width, self.grid.columns))
-            .collect();
+        let columns: Vec<usize> = (0..self.width).map(|x| nearest(x, self.width, self.grid.columns)).collect();
         let mut pixels = Vec::with_capacity(self.width as usize * self.height as usize);
         for y in 0..self.height {
             let row = nearest(y, self.height, self.grid.rows) * self.grid.columns;
-            pixels.extend(
-                columns
-                    .iter()
-                    .map(|column| if self.cells[row + column] { 255_u8 } else { 0 }),
-            );
+            pixels.extend(columns.iter().map(|column| if self.cells[row + column] { 255_u8 } else { 0 }));
         }
         let mut file = Vec::new();
-        PngEncoder::new(&mut file).write_image(
-            &pixels,
-            self.width,
-            self.height,
-            ExtendedColorType::L8,
-        )?;
+        PngEncoder::new(&mut file).write_image(&pixels, self.width, self.height, ExtendedColorType::L8)?;
         Ok(file)
     }
 
     fn set_cells(&self) -> impl Iterator<Item = (usize, usize)> {
         let columns = self.grid.columns;
-        self.cells
-            .iter()
-            .enumerate()
-            .filter(|(_, set)| **set)
-            .map(move |(cell, _)| (cell / columns, cell % columns))
+        self.cells.iter().enumerate().filter(|(_, set)| **set).map(move |(cell, _)| (cell / columns, cell % columns))
     }
 
     fn column_edges(&self) -> Vec<u32> {
@@ -196,10 +169,7 @@ mod tests {
 
     fn mask(cells: &str, columns: usize, size: (u32, u32)) -> Mask {
         let cells: Vec<bool> = cells.bytes().map(|cell| cell == b'#').collect();
-        let grid = PatchGrid {
-            rows: cells.len() / columns,
-            columns,
-        };
+        let grid = PatchGrid { rows: cells.len() / columns, columns };
         Mask::new(cells, grid, size)
     }
 
@@ -211,10 +181,7 @@ mod tests {
                 assert_eq!((edges[0], edges[cells]), (0, side));
                 for pixel in 0..side {
                     let cell = nearest(pixel, side, cells);
-                    assert!(
-                        (edges[cell]..edges[cell + 1]).contains(&pixel),
-                        "{pixel} of {side} in {cells} cells"
-                    );
+                    assert!((edges[cell]..edges[cell + 1]).contains(&pixel), "{pixel} of {side} in {cells} cells");
                 }
             }
         }
@@ -233,13 +200,9 @@ mod tests {
             };
             let ((x, width), (y, height)) = (bounds(|at| at.0), bounds(|at| at.1));
             assert_eq!(mask.bbox(), [x, y, width, height]);
-            let png = image::load_from_memory(&mask.png().unwrap())
-                .unwrap()
-                .into_luma8();
+            let png = image::load_from_memory(&mask.png().unwrap()).unwrap().into_luma8();
             assert_eq!(png.dimensions(), size);
-            assert!(
-                pixels().all(|(x, y)| (png.get_pixel(x, y).0[0] == 255) == mask.contains(x, y))
-            );
+            assert!(pixels().all(|(x, y)| (png.get_pixel(x, y).0[0] == 255) == mask.contains(x, y)));
         }
     }
 

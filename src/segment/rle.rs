@@ -13,10 +13,7 @@ pub struct Rle {
 
 impl Rle {
     pub(super) fn new(width: u32, height: u32, runs: &[u32]) -> Self {
-        Self {
-            size: [height, width],
-            counts: compress(runs),
-        }
+        Self { size: [height, width], counts: compress(runs) }
     }
 }
 
@@ -33,11 +30,7 @@ fn compress(runs: &[u32]) -> String {
             let group = (rest & 0x1F) as u8;
             rest >>= 5;
             // The group's own highest bit is the sign of what is left.
-            let more = if group & 0x10 == 0 {
-                rest != 0
-            } else {
-                rest != -1
-            };
+            let more = if group & 0x10 == 0 { rest != 0 } else { rest != -1 };
             text.push(char::from(b'0' + group + if more { 0x20 } else { 0 }));
             if !more {
                 break;
@@ -55,10 +48,7 @@ mod tests {
 
     fn counts(cells: &str, columns: usize, size: (u32, u32)) -> String {
         let cells: Vec<bool> = cells.bytes().map(|cell| cell == b'#').collect();
-        let grid = PatchGrid {
-            rows: cells.len() / columns,
-            columns,
-        };
+        let grid = PatchGrid { rows: cells.len() / columns, columns };
         let rle = Mask::new(cells, grid, size).rle();
         assert_eq!(rle.size, [size.1, size.0]);
         rle.counts
@@ -98,19 +88,12 @@ mod tests {
             }
             runs.push(run);
         }
-        runs.into_iter()
-            .map(|run| u32::try_from(run).unwrap())
-            .collect()
+        runs.into_iter().map(|run| u32::try_from(run).unwrap()).collect()
     }
 
     #[test]
     fn runs_survive_compression() {
-        for runs in [
-            vec![0, 1],
-            vec![5],
-            vec![0, 50_000_000],
-            vec![1, 15, 16, 17, 31, 32, 33, 1023, 1, 50_000_000, 1],
-        ] {
+        for runs in [vec![0, 1], vec![5], vec![0, 50_000_000], vec![1, 15, 16, 17, 31, 32, 33, 1023, 1, 50_000_000, 1]] {
             assert_eq!(expand(&compress(&runs)), runs);
         }
     }
@@ -118,27 +101,13 @@ mod tests {
     #[test]
     fn runs_go_down_the_columns_of_the_mask() {
         let cells: Vec<bool> = "#..#.##.#..#".bytes().map(|cell| cell == b'#').collect();
-        let mask = Mask::new(
-            cells,
-            PatchGrid {
-                rows: 3,
-                columns: 4,
-            },
-            (50, 33),
-        );
+        let mask = Mask::new(cells, PatchGrid { rows: 3, columns: 4 }, (50, 33));
         let runs = expand(&mask.rle().counts);
-        let pixels: Vec<bool> = runs
-            .iter()
-            .enumerate()
-            .flat_map(|(at, run)| vec![at % 2 == 1; *run as usize])
-            .collect();
+        let pixels: Vec<bool> = runs.iter().enumerate().flat_map(|(at, run)| vec![at % 2 == 1; *run as usize]).collect();
         assert_eq!(pixels.len(), 50 * 33);
         for (at, set) in pixels.iter().enumerate() {
             assert_eq!(*set, mask.contains((at / 33) as u32, (at % 33) as u32));
         }
-        assert_eq!(
-            pixels.iter().filter(|set| **set).count() as u64,
-            mask.area()
-        );
+        assert_eq!(pixels.iter().filter(|set| **set).count() as u64, mask.area());
     }
 }

@@ -56,12 +56,7 @@ impl Window {
     }
 
     pub(super) fn whole(source: u32, output: u32) -> Self {
-        Self {
-            start: 0.0,
-            length: f64::from(source),
-            output,
-            padding: 0,
-        }
+        Self { start: 0.0, length: f64::from(source), output, padding: 0 }
     }
 }
 
@@ -69,32 +64,15 @@ impl Window {
 ///
 /// Pillow rounds to 8 bits between its passes, rows first. The library would take columns first, so it is called once
 /// for each pass: without that, one pixel in five would be off by one.
-pub(super) fn resample(
-    picture: &RgbImage,
-    x: &Window,
-    y: &Window,
-    interpolation: Interpolation,
-) -> RgbImage {
+pub(super) fn resample(picture: &RgbImage, x: &Window, y: &Window, interpolation: Interpolation) -> RgbImage {
     // Rows that the second pass looks at: the window and the reach of the filter.
     let reach = interpolation.support() * (y.length / f64::from(y.output)).max(1.0);
     let first = (y.start - reach).floor().max(0.0);
-    let last = (y.start + y.length + reach)
-        .ceil()
-        .min(f64::from(picture.height()));
+    let last = (y.start + y.length + reach).ceil().min(f64::from(picture.height()));
     let rows = last - first;
 
-    let narrow = pass(
-        picture,
-        (x.output, rows as u32),
-        (x.start, first, x.length, rows),
-        interpolation,
-    );
-    pass(
-        &narrow,
-        (x.output, y.output),
-        (0.0, y.start - first, f64::from(x.output), y.length),
-        interpolation,
-    )
+    let narrow = pass(picture, (x.output, rows as u32), (x.start, first, x.length, rows), interpolation);
+    pass(&narrow, (x.output, y.output), (0.0, y.start - first, f64::from(x.output), y.length), interpolation)
 }
 
 /// Brings a window (left, top, width, height) of a picture to a size (width, height).
@@ -105,21 +83,10 @@ fn pass(
     interpolation: Interpolation,
 ) -> RgbImage {
     const WHY: &str = "buffers have the size of their pictures, and windows lie inside";
-    let source = ImageRef::new(
-        picture.width(),
-        picture.height(),
-        picture.as_raw(),
-        PixelType::U8x3,
-    )
-    .expect(WHY);
+    let source = ImageRef::new(picture.width(), picture.height(), picture.as_raw(), PixelType::U8x3).expect(WHY);
     let mut result = RgbImage::new(width, height);
-    let mut target =
-        Image::from_slice_u8(width, height, result.as_mut(), PixelType::U8x3).expect(WHY);
-    let options = ResizeOptions::new()
-        .resize_alg(ResizeAlg::Convolution(interpolation.filter()))
-        .crop(left, top, from_width, from_height);
-    Resizer::new()
-        .resize(&source, &mut target, &options)
-        .expect(WHY);
+    let mut target = Image::from_slice_u8(width, height, result.as_mut(), PixelType::U8x3).expect(WHY);
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(interpolation.filter())).crop(left, top, from_width, from_height);
+    Resizer::new().resize(&source, &mut target, &options).expect(WHY);
     result
 }

@@ -32,11 +32,8 @@ pub fn curves(log: &Path, picture: &Path) -> Result<()> {
 fn draw(svg: &mut String, points: &[Point], epochs: f64, top: f64) -> Result<(), Box<dyn std::error::Error>> {
     let area = SVGBackend::with_string(svg, (720, 360)).into_drawing_area();
     area.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(&area)
-        .margin(12)
-        .x_label_area_size(36)
-        .y_label_area_size(44)
-        .build_cartesian_2d(1.0..epochs, 0.0..top)?;
+    let mut chart =
+        ChartBuilder::on(&area).margin(12).x_label_area_size(36).y_label_area_size(44).build_cartesian_2d(1.0..epochs, 0.0..top)?;
     chart.configure_mesh().x_desc("epoch").y_desc("nats").light_line_style(BLACK.mix(0.04)).bold_line_style(BLACK.mix(0.1)).draw()?;
     // Colours that differ in brightness too.
     let series: [(&str, RGBColor, fn(&Point) -> f64); 3] = [

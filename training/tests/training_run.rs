@@ -11,7 +11,11 @@ use image::{Rgb, RgbImage};
 /// Noise of a few colours: pictures that differ.
 fn picture(seed: u32, width: u32, height: u32) -> RgbImage {
     RgbImage::from_fn(width, height, |x, y| {
-        let v = (x / 5).wrapping_mul(73).wrapping_add((y / 7).wrapping_mul(151)).wrapping_add(seed.wrapping_mul(977)).wrapping_mul(2_654_435_761);
+        let v = (x / 5)
+            .wrapping_mul(73)
+            .wrapping_add((y / 7).wrapping_mul(151))
+            .wrapping_add(seed.wrapping_mul(977))
+            .wrapping_mul(2_654_435_761);
         Rgb([(v >> 24) as u8, (v >> 16) as u8, (v >> 8) as u8])
     })
 }
@@ -205,7 +209,8 @@ fn settings_come_from_the_file_and_flags_count_more() {
     std::fs::write(&config, "epochs = 3\nteacher_temp = 0.05\nout-dim = 48\n").unwrap();
     let output = run(&data, &out, &["--config", config.to_str().unwrap(), "--epochs", "1", "--out-dim", "32"]);
     assert!(output.status.success(), "{}", text(&output));
-    let log: serde_json::Value = serde_json::from_str(std::fs::read_to_string(out.join("log.jsonl")).unwrap().lines().next().unwrap()).unwrap();
+    let log: serde_json::Value =
+        serde_json::from_str(std::fs::read_to_string(out.join("log.jsonl")).unwrap().lines().next().unwrap()).unwrap();
     assert_eq!(losses(&out).len(), 1);
     assert!((log["teacher_temp"].as_f64().unwrap() - 0.05).abs() < 1e-9 && (log["ln_k"].as_f64().unwrap() - 32f64.ln()).abs() < 1e-9);
     std::fs::write(&config, "epoch = 3\n").unwrap();
