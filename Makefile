@@ -1,9 +1,9 @@
-# make serve · make test · make lint · make bench
+# make serve · make test · make lint
 
 LISTEN ?= 127.0.0.1:8080
 DATA ?= .cache/demo
 
-.PHONY: serve test lint bench onnxruntime clean-cache
+.PHONY: serve test lint onnxruntime
 
 ## Build, and serve the demo model with its gallery on http://$(LISTEN)
 serve: onnxruntime

@@ -15,6 +15,7 @@ use crate::data::loader::{self, Batch, Plan};
 use crate::data::pictures::Pictures;
 use crate::learner::{self, Learner, Step};
 use crate::network::Network;
+use crate::plot;
 use crate::progress::Progress;
 use crate::recipe::{FIXED, Recipe, Schedules};
 
@@ -216,10 +217,11 @@ impl Run<'_> {
                 line.epoch, line.loss, line.teacher_entropy, line.ln_k, line.images_per_second
             ));
             append(&self.options.out.join("log.jsonl"), &line)?;
-            crate::plot::curves(&self.options.out.join("log.jsonl"), &self.options.out.join("curves.svg"))?;
+            self.draw()?;
             self.save()?;
             self.keep_for_good(epoch)?;
         }
+        self.draw()?;
         let broken = self.pictures.broken();
         if broken > 0 {
             progress.say(&format!("{broken} of {} files could not be read", self.pictures.len()));
@@ -274,6 +276,11 @@ impl Run<'_> {
             fs_err::remove_file(old)?;
         }
         Ok(())
+    }
+
+    fn draw(&self) -> Result<()> {
+        let log = self.options.out.join("log.jsonl");
+        if log.exists() { plot::curves(&log, &self.options.out.join("curves.svg")) } else { Ok(()) }
     }
 
     fn keep_for_good(&self, epoch: usize) -> Result<()> {
