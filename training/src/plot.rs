@@ -29,6 +29,9 @@ pub fn curves(log: &Path, picture: &Path) -> Result<()> {
     crate::checkpoint::state::write_atomically(picture, svg.as_bytes())
 }
 
+/// Name, colour and value of a curve.
+type Series = (&'static str, RGBColor, fn(&Point) -> f64);
+
 fn draw(svg: &mut String, points: &[Point], epochs: f64, top: f64) -> Result<(), Box<dyn std::error::Error>> {
     let area = SVGBackend::with_string(svg, (720, 360)).into_drawing_area();
     area.fill(&WHITE)?;
@@ -36,7 +39,7 @@ fn draw(svg: &mut String, points: &[Point], epochs: f64, top: f64) -> Result<(),
         ChartBuilder::on(&area).margin(12).x_label_area_size(36).y_label_area_size(44).build_cartesian_2d(1.0..epochs, 0.0..top)?;
     chart.configure_mesh().x_desc("epoch").y_desc("nats").light_line_style(BLACK.mix(0.04)).bold_line_style(BLACK.mix(0.1)).draw()?;
     // Colours that differ in brightness too.
-    let series: [(&str, RGBColor, fn(&Point) -> f64); 3] = [
+    let series: [Series; 3] = [
         ("loss", RGBColor(0, 90, 181), |p| p.loss),
         ("teacher entropy", RGBColor(220, 90, 30), |p| p.teacher_entropy),
         ("ln K", RGBColor(150, 150, 150), |p| p.ln_k),

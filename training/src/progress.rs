@@ -31,7 +31,7 @@ pub struct Progress {
 }
 
 /// How often a line is written where no bar can be shown.
-const EVERY: Duration = Duration::from_secs(60);
+const EVERY: Duration = Duration::from_mins(1);
 
 impl Progress {
     /// Starts at a step.

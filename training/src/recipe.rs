@@ -155,12 +155,7 @@ pub enum PrecisionChoice {
 
 impl PrecisionChoice {
     fn resolve(self) -> Precision {
-        match self {
-            Self::F32 => Precision::F32,
-            Self::Bf16 => Precision::Bf16,
-            Self::Auto if has_bf16() => Precision::Bf16,
-            Self::Auto => Precision::F32,
-        }
+        if self == Self::Bf16 || (self == Self::Auto && has_bf16()) { Precision::Bf16 } else { Precision::F32 }
     }
 }
 

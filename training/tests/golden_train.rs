@@ -1,5 +1,7 @@
 //! Four training steps against the public reference implementation.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod golden;
 
 use candle_core::{Device, Tensor};
@@ -96,14 +98,14 @@ fn golden_train_steps() {
     let mut learner = learner(&file, &description);
     let steps = description["steps"].as_array().unwrap();
     assert!(!steps.is_empty());
-    for i in 0..steps.len() {
+    for (i, expected) in steps.iter().enumerate() {
         let (global, local) = crops(&file, i);
         let step = step(&description, i);
         let batch = learner.gradients(&global, Some(&local), step.teacher_temp, &mut random()).unwrap();
         let loss = batch.value.loss.to_scalar::<f32>().unwrap();
-        compare_values(&[loss], &[steps[i]["loss"].as_f64().unwrap() as f32], TOLERANCE).unwrap_or_else(|e| panic!("loss {i}: {e}"));
+        compare_values(&[loss], &[expected["loss"].as_f64().unwrap() as f32], TOLERANCE).unwrap_or_else(|e| panic!("loss {i}: {e}"));
         let entropy = batch.value.teacher_entropy as f32;
-        compare_values(&[entropy], &[steps[i]["teacher_entropy"].as_f64().unwrap() as f32], TOLERANCE)
+        compare_values(&[entropy], &[expected["teacher_entropy"].as_f64().unwrap() as f32], TOLERANCE)
             .unwrap_or_else(|e| panic!("entropy {i}: {e}"));
         if i == 0 {
             compare(&batch.student, &file.get("step0.student_out"), TOLERANCE).unwrap();

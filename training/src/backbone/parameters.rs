@@ -55,6 +55,9 @@ pub struct Group {
 
 impl Group {
     /// Lays out `parameters` in order, and fills them by their `Init` through `draw` (standard normal, or uniform in -1..1).
+    ///
+    /// # Errors
+    /// When the device fails.
     pub fn new(parameters: Vec<(String, Vec<usize>, Init)>, random: &mut impl Random, device: &Device) -> Result<Self> {
         let mut entries = Vec::with_capacity(parameters.len());
         let mut values = Vec::new();
@@ -78,6 +81,9 @@ impl Group {
     }
 
     /// The same layout and values in a variable of its own.
+    ///
+    /// # Errors
+    /// When the device fails.
     pub fn duplicate(&self) -> Result<Self> {
         Ok(Self { var: Var::from_tensor(&self.var.copy()?)?, entries: self.entries.clone() })
     }
@@ -98,12 +104,18 @@ impl Group {
     }
 
     /// Parameter number `index` as a view into `flat`, in its shape.
+    ///
+    /// # Errors
+    /// When the device fails, or the layout does not fit.
     pub fn view(&self, flat: &Tensor, index: usize) -> Result<Tensor> {
         let entry = &self.entries[index];
         flat.narrow(0, entry.offset, entry.len())?.reshape(entry.shape.as_slice())
     }
 
     /// Replaces the values of one parameter.
+    ///
+    /// # Errors
+    /// When the device fails.
     pub fn set(&self, entry: &Entry, values: &[f32]) -> Result<()> {
         let mut flat = self.var.flatten_all()?.to_vec1::<f32>()?;
         flat[entry.offset..entry.offset + entry.len()].copy_from_slice(values);

@@ -5,6 +5,7 @@ use multiversion::multiversion;
 use super::vector::sum;
 
 /// Mean and reciprocal standard deviation of a row.
+#[expect(clippy::inline_always, reason = "only what is inlined gets the vector width of its caller")]
 #[inline(always)]
 fn statistics(x: &[f32], eps: f32) -> (f32, f32) {
     let n = x.len() as f32;

@@ -1,5 +1,7 @@
 //! Scalar functions written so that loops over them vectorise.
 
+#![expect(clippy::inline_always, reason = "only what is inlined gets the vector width of its caller")]
+
 /// e^x within 2 ulp for x in -87..88, clamped outside of it. Cody-Waite reduction and a degree-6 polynomial.
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
@@ -57,6 +59,7 @@ pub(super) fn max(values: &[f32]) -> f32 {
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "sums of small whole numbers are exact")]
 mod tests {
     #[test]
     fn exp_is_exact_to_a_few_ulp() {

@@ -309,8 +309,9 @@ macro_rules! parts {
 parts!(Weights, &'a [f32], split_at);
 parts!(Gradients, &'a mut [f32], split_at_mut);
 
-/// The four weights made ready for one direction.
+/// The parameters, and the four weights made ready for one direction.
 struct Products<'a> {
+    weights: &'a Weights<'a>,
     qkv: Weight<'a>,
     proj: Weight<'a>,
     fc1: Weight<'a>,
@@ -318,9 +319,10 @@ struct Products<'a> {
 }
 
 impl<'a> Products<'a> {
-    fn forward(block: &Block, w: &Weights<'a>) -> Self {
+    fn forward(block: &Block, w: &'a Weights<'a>) -> Self {
         let ready = |weight, k| Weight::transposed(weight, k, block.precision);
         Self {
+            weights: w,
             qkv: ready(w.qkv_w, block.dim),
             proj: ready(w.proj_w, block.dim),
             fc1: ready(w.fc1_w, block.dim),
@@ -328,9 +330,10 @@ impl<'a> Products<'a> {
         }
     }
 
-    fn backward(block: &Block, w: &Weights<'a>) -> Self {
+    fn backward(block: &Block, w: &'a Weights<'a>) -> Self {
         let ready = |weight, k| Weight::plain(weight, k, block.precision);
         Self {
+            weights: w,
             qkv: ready(w.qkv_w, block.dim),
             proj: ready(w.proj_w, block.dim),
             fc1: ready(w.fc1_w, block.dim),
@@ -370,16 +373,9 @@ impl Fused {
         self.drop.as_ref().map_or(1.0, |drop| of(drop)[sequence])
     }
 
-    fn forward_chunk(
-        &self,
-        chunk: &Chunk,
-        x: &[f32],
-        w: &Weights<'_>,
-        products: &Products<'_>,
-        rows: &mut Rows<'_>,
-        scratch: &mut ForwardScratch,
-    ) {
+    fn forward_chunk(&self, chunk: &Chunk, x: &[f32], products: &Products<'_>, rows: &mut Rows<'_>, scratch: &mut ForwardScratch) {
         let Block { dim, heads, hidden, eps, .. } = self.block;
+        let w = products.weights;
         let (n, tokens) = (chunk.rows(), chunk.tokens);
         let normed = sized(&mut scratch.normed, n * dim);
         layer_norm::forward(x, w.norm1_w, w.norm1_b, eps, normed);
@@ -423,13 +419,13 @@ impl Fused {
         &self,
         chunk: &Chunk,
         input: &Backward<'_>,
-        w: &Weights<'_>,
         products: &Products<'_>,
         dx: &mut [f32],
         d: &mut Gradients<'_>,
         scratch: &mut BackwardScratch,
     ) {
         let Block { dim, heads, hidden, eps, .. } = self.block;
+        let w = products.weights;
         let (n, tokens) = (chunk.rows(), chunk.tokens);
         // MLP branch.
         let dbranch = self.branch(chunk, input.dout, &mut scratch.branch, |d| &d.mlp);
@@ -508,13 +504,6 @@ fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     &mut buffer[..len]
 }
 
-/// Takes the next `len` elements off a slice.
-fn take<'a>(rest: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
-    let (head, tail) = std::mem::take(rest).split_at_mut(len);
-    *rest = tail;
-    head
-}
-
 impl CustomOp2 for Fused {
     fn name(&self) -> &'static str {
         "transformer-block"
@@ -555,11 +544,11 @@ impl CustomOp2 for Fused {
                     let [a, b, c, d] = &mut spare;
                     let mut rows = if self.keep {
                         Rows {
-                            qkv: take(&mut qkv, n * 3 * dim),
-                            attended: take(&mut attended, n * dim),
-                            middle: take(&mut middle, n * dim),
-                            hidden: take(&mut all_hidden, n * hidden),
-                            out: take(&mut out, n * dim),
+                            qkv: qkv.split_off_mut(..n * 3 * dim).unwrap_or_default(),
+                            attended: attended.split_off_mut(..n * dim).unwrap_or_default(),
+                            middle: middle.split_off_mut(..n * dim).unwrap_or_default(),
+                            hidden: all_hidden.split_off_mut(..n * hidden).unwrap_or_default(),
+                            out: out.split_off_mut(..n * dim).unwrap_or_default(),
                         }
                     } else {
                         Rows {
@@ -567,10 +556,10 @@ impl CustomOp2 for Fused {
                             attended: sized(b, n * dim),
                             middle: sized(c, n * dim),
                             hidden: sized(d, n * hidden),
-                            out: take(&mut out, n * dim),
+                            out: out.split_off_mut(..n * dim).unwrap_or_default(),
                         }
                     };
-                    self.forward_chunk(chunk, head, &weights, &products, &mut rows, &mut scratch);
+                    self.forward_chunk(chunk, head, &products, &mut rows, &mut scratch);
                 }
             });
         if self.keep {
@@ -611,7 +600,14 @@ impl CustomOp2 for Fused {
                                     middle: &kept.middle[of(dim)],
                                     hidden: &kept.hidden[of(hidden)],
                                 };
-                                self.backward_chunk(chunk, &input, &weights, &products, take(&mut dx, n * dim), &mut parts, &mut scratch);
+                                self.backward_chunk(
+                                    chunk,
+                                    &input,
+                                    &products,
+                                    dx.split_off_mut(..n * dim).unwrap_or_default(),
+                                    &mut parts,
+                                    &mut scratch,
+                                );
                                 row += n;
                             }
                             gradient

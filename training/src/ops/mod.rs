@@ -31,7 +31,7 @@ pub(crate) fn with_slice<T>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<T>
 }
 
 /// Splits a row-major matrix at the given row counts, one part per task.
-pub(crate) fn split_rows<'a>(mut values: &'a mut [f32], columns: usize, rows: impl Iterator<Item = usize>) -> Vec<&'a mut [f32]> {
+pub(crate) fn split_rows(mut values: &mut [f32], columns: usize, rows: impl Iterator<Item = usize>) -> Vec<&mut [f32]> {
     rows.map(|rows| {
         let (head, tail) = std::mem::take(&mut values).split_at_mut(rows * columns);
         values = tail;

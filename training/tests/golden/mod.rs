@@ -50,8 +50,8 @@ pub(crate) fn compare(got: &Tensor, want: &Tensor, tolerance: f32) -> Result<(),
 /// The same for plain values.
 pub(crate) fn compare_values(got: &[f32], want: &[f32], tolerance: f32) -> Result<(), String> {
     assert_eq!(got.len(), want.len());
-    // Not `<=`: NaN must fail.
-    match got.iter().zip(want).position(|(g, w)| !((g - w).abs() <= tolerance + tolerance * w.abs())) {
+    let close = |g: f32, w: f32| (g - w).abs() <= tolerance + tolerance * w.abs();
+    match got.iter().zip(want).position(|(&g, &w)| !close(g, w)) {
         Some(i) => Err(format!("element {i} is {}, not {}", got[i], want[i])),
         None => Ok(()),
     }
