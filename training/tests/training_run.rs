@@ -201,6 +201,17 @@ fn a_folder_without_readable_pictures_is_an_error() {
 }
 
 #[test]
+fn a_loss_that_is_not_finite_ends_the_run_and_names_the_pictures() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, out) = (folder.path().join("data"), folder.path().join("run"));
+    pictures(&data, 8);
+    let output = run(&data, &out, &["--lr", "1e30", "--clip-grad", "0", "--warmup-epochs", "0", "--freeze-last-layer", "0"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output);
+    assert!(said.contains("lower the learning rate") && said.contains(".png"), "{said}");
+}
+
+#[test]
 fn settings_come_from_the_file_and_flags_count_more() {
     let folder = tempfile::tempdir().unwrap();
     let (data, out) = (folder.path().join("data"), folder.path().join("run"));
