@@ -147,7 +147,7 @@ pub enum Optimizer {
 pub enum PrecisionChoice {
     /// float32 throughout
     F32,
-    /// operands of matrix products rounded to bfloat16, on processors with a tile unit (Intel AMX): several times faster
+    /// operands of matrix products rounded to bfloat16, on processors with a tile unit (Intel AMX): faster
     Bf16,
     /// bf16 where the processor has it, else f32
     Auto,
@@ -259,6 +259,8 @@ impl Recipe {
         for (name, value) in positive {
             ensure!(value > 0, "--{name} must be at least 1");
         }
+        ensure!(self.shrink != Some(0), "--shrink must be at least 1");
+        ensure!(self.local_crops_number <= 64, "--local-crops-number {} is more than 64", self.local_crops_number);
         let temperatures = [("teacher-temp", self.teacher_temp), ("warmup-teacher-temp", self.warmup_teacher_temp)];
         for (name, value) in temperatures {
             ensure!(value > 0.0 && value.is_finite(), "--{name} {value} must be above 0");
@@ -417,6 +419,7 @@ mod tests {
         assert!(bad(|r| r.teacher_temp = 0.0).contains("--teacher-temp"));
         assert!(bad(|r| r.heads = Some(5)).contains("heads"));
         assert!(bad(|r| r.warmup_epochs = 200).contains("--warmup-epochs"));
+        assert!(bad(|r| r.shrink = Some(0)).contains("--shrink"));
         assert!(bad(|r| r.lr = f64::NAN).contains("--lr"));
     }
 

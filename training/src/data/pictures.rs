@@ -102,7 +102,10 @@ impl Pictures {
             .map_err(|e| e.to_string())
             .and_then(|bytes| media::decode(&bytes, &self.limits).map_err(|e| e.to_string()));
         let picture = match decoded {
-            Ok(picture) => Arc::new(self.shrink.map_or_else(|| picture.clone(), |side| shrink(&picture, side))),
+            Ok(picture) => Arc::new(match self.shrink {
+                Some(side) => shrink(picture, side),
+                None => picture,
+            }),
             Err(reason) => {
                 if !slot.broken.swap(true, Ordering::Relaxed) {
                     tracing::warn!("skipped {}: {reason}", self.name(index));
@@ -126,14 +129,14 @@ fn is_picture(path: &Path) -> bool {
 }
 
 /// Reduces a picture so that its shorter side is `side` pixels; smaller ones stay as they are.
-fn shrink(picture: &RgbImage, side: u32) -> RgbImage {
+fn shrink(picture: RgbImage, side: u32) -> RgbImage {
     let (width, height) = picture.dimensions();
     let shorter = width.min(height);
     if shorter <= side {
-        return picture.clone();
+        return picture;
     }
     let scaled = |length: u32| (f64::from(length) * f64::from(side) / f64::from(shorter)).round().max(1.0) as u32;
-    resample(picture, (0.0, 0.0, f64::from(width), f64::from(height)), scaled(width), scaled(height))
+    resample(&picture, (0.0, 0.0, f64::from(width), f64::from(height)), scaled(width), scaled(height))
 }
 
 /// A window (left, top, width, height) of a picture, resampled by an antialiased bicubic filter.
