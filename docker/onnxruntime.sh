@@ -2,12 +2,15 @@
 # Fetches the ONNX Runtime library into a folder: a pinned version, its checksum verified by pip.
 #   docker/onnxruntime.sh FOLDER
 set -eu
+# A library of the user's own is used as it is.
+[ -z "${ORT_DYLIB_PATH:-}" ] || exit 0
 folder=$1
 here=$(dirname "$0")
 machine=$(uname -m)
 version=$(sed -n 's/^onnxruntime==\([0-9.]*\).*/\1/p' "$here/onnxruntime.txt")
 library=$folder/libonnxruntime.so.$version
-if [ -s "$library" ] && [ -e "$folder/libonnxruntime.so" ]; then
+if [ -s "$library" ]; then
+    ln -sf "libonnxruntime.so.$version" "$folder/libonnxruntime.so"
     exit 0
 fi
 command -v python3 >/dev/null || { echo "python3 with pip is needed to fetch ONNX Runtime: install it, or set ORT_DYLIB_PATH to a library of your own" >&2; exit 1; }

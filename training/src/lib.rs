@@ -10,6 +10,7 @@ mod hash;
 pub mod head;
 pub mod kernels;
 pub mod learner;
+pub mod log;
 pub mod loss;
 pub mod network;
 pub mod onnx;

@@ -2,37 +2,28 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use plotters::prelude::*;
-use serde::Deserialize;
 
-/// The figures of a line of `log.jsonl` that are drawn.
-#[derive(Clone, Debug, Deserialize)]
-struct Point {
-    epoch: f64,
-    loss: f64,
-    ln_k: f64,
-    teacher_entropy: f64,
-}
+use crate::checkpoint::state::write_atomically;
+use crate::log::Line;
 
 /// Draws loss, teacher entropy and ln K over the epochs: an entropy that falls to 0 or rises to ln K is a collapse.
 ///
 /// # Errors
-/// When the log cannot be read, or the picture not be written.
-pub fn curves(log: &Path, picture: &Path) -> Result<()> {
-    let text = fs_err::read_to_string(log)?;
-    let points = text.lines().map(serde_json::from_str).collect::<Result<Vec<Point>, _>>().with_context(|| log.display().to_string())?;
+/// When the picture cannot be written.
+pub fn curves(points: &[Line], picture: &Path) -> Result<()> {
     let Some(last) = points.last() else { return Ok(()) };
     let top = points.iter().fold(last.ln_k, |top, p| top.max(p.loss)) * 1.05;
     let mut svg = String::new();
-    draw(&mut svg, &points, last.epoch.max(2.0), top).map_err(|e| anyhow!("{}: {e}", picture.display()))?;
-    crate::checkpoint::state::write_atomically(picture, svg.as_bytes())
+    draw(&mut svg, points, (last.epoch as f64).max(2.0), top).map_err(|e| anyhow!("{}: {e}", picture.display()))?;
+    write_atomically(picture, svg.as_bytes())
 }
 
 /// Name, colour and value of a curve.
-type Series = (&'static str, RGBColor, fn(&Point) -> f64);
+type Series = (&'static str, RGBColor, fn(&Line) -> f64);
 
-fn draw(svg: &mut String, points: &[Point], epochs: f64, top: f64) -> Result<(), Box<dyn std::error::Error>> {
+fn draw(svg: &mut String, points: &[Line], epochs: f64, top: f64) -> Result<(), Box<dyn std::error::Error>> {
     let area = SVGBackend::with_string(svg, (720, 360)).into_drawing_area();
     area.fill(&WHITE)?;
     let mut chart =
@@ -46,7 +37,7 @@ fn draw(svg: &mut String, points: &[Point], epochs: f64, top: f64) -> Result<(),
     ];
     for (name, colour, value) in series {
         chart
-            .draw_series(LineSeries::new(points.iter().map(|p| (p.epoch, value(p))), colour.stroke_width(2)))?
+            .draw_series(LineSeries::new(points.iter().map(|p| (p.epoch as f64, value(p))), colour.stroke_width(2)))?
             .label(name)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
     }

@@ -299,6 +299,16 @@ impl Recipe {
         Ok(())
     }
 
+    /// With `auto` replaced by what it comes to on this machine, so that a change of machine is noticed.
+    #[must_use]
+    pub fn resolved(&self) -> Self {
+        let precision = match self.precision.resolve() {
+            Precision::F32 => PrecisionChoice::F32,
+            Precision::Bf16 => PrecisionChoice::Bf16,
+        };
+        Self { precision, ..self.clone() }
+    }
+
     /// Sizes of the backbone.
     pub fn backbone(&self) -> VitConfig {
         let (dim, depth, heads) = match self.arch {

@@ -1,6 +1,5 @@
 //! A training run from its first step to its last, or to the signal that ends it.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{Device, Tensor};
-use serde::Serialize;
 
 use crate::checkpoint::state::{self, Description, Stored};
 use crate::data::loader::{self, Batch, Plan};
 use crate::data::pictures::Pictures;
 use crate::learner::{self, Learner, Step};
+use crate::log::{Line, Log, Sums};
 use crate::network::Network;
 use crate::plot;
 use crate::progress::Progress;
@@ -57,38 +56,13 @@ pub enum Outcome {
 const WEIGHTS: u64 = 3;
 const DROP_PATH: u64 = 4;
 
-/// One line of `log.jsonl`.
-#[derive(Debug, Serialize)]
-struct Line {
-    epoch: usize,
-    step: usize,
-    loss: f64,
-    ln_k: f64,
-    teacher_entropy: f64,
-    kl: f64,
-    lr: f64,
-    weight_decay: f64,
-    momentum: f64,
-    teacher_temp: f64,
-    images_per_second: f64,
-    seconds: f64,
-    broken_pictures: usize,
-}
-
-/// Sums over an epoch.
-#[derive(Default)]
-struct Sums {
-    steps: usize,
-    loss: f64,
-    entropy: f64,
-}
-
 /// Trains.
 ///
 /// # Errors
 /// When the folder has no pictures that can be read, checkpoints do not fit, the loss is not finite, or a file cannot be written.
 pub fn train(recipe: &Recipe, options: &Options) -> Result<Outcome> {
     recipe.check()?;
+    let recipe = &recipe.resolved();
     let pictures = Arc::new(Pictures::open(&options.data, recipe.shrink, options.cache)?);
     let steps_per_epoch = loader::batches(pictures.len(), recipe.batch_size_per_gpu);
     ensure!(
@@ -99,6 +73,7 @@ pub fn train(recipe: &Recipe, options: &Options) -> Result<Outcome> {
         recipe.batch_size_per_gpu
     );
     fs_err::create_dir_all(&options.out)?;
+    state::remove_unfinished(&options.out)?;
     let mut random = loader::generator(recipe.seed, WEIGHTS, 0, 0);
     let student = Network::new(recipe.backbone(), recipe.head(), &mut random, &options.device)?;
     let mut run = Run {
@@ -108,8 +83,11 @@ pub fn train(recipe: &Recipe, options: &Options) -> Result<Outcome> {
         schedules: recipe.schedules(steps_per_epoch),
         steps_per_epoch,
         learner: Learner::new(student)?,
+        fingerprint: pictures.fingerprint(),
         pictures,
+        log: Log::new(&options.out),
         step: 0,
+        sums: Sums::default(),
         saved: (Instant::now(), None),
     };
     run.restore()?;
@@ -124,8 +102,13 @@ struct Run<'a> {
     steps_per_epoch: usize,
     learner: Learner,
     pictures: Arc<Pictures>,
+    /// Of the pictures' names.
+    fingerprint: String,
+    log: Log,
     /// Steps taken since the start of the run.
     step: usize,
+    /// Over the epoch under way.
+    sums: Sums,
     /// When, and at which step, a checkpoint was last written.
     saved: (Instant, Option<usize>),
 }
@@ -139,22 +122,34 @@ impl Run<'_> {
             ensure!(found.is_empty(), "{out} already holds checkpoints: add --resume to go on, or choose another --out");
             return Ok(());
         }
-        while let Some(path) = found.pop() {
-            let stored = match Stored::open(&path) {
-                Ok(stored) => stored,
-                Err(error) => {
-                    tracing::warn!("{error:#}: an older checkpoint is tried");
-                    continue;
-                }
-            };
-            self.check_settings(&stored.description)?;
-            stored.restore(&mut self.learner).with_context(|| path.display().to_string())?;
-            self.step = stored.description.step;
-            self.saved.1 = Some(self.step);
-            tracing::info!("going on from {} (epoch {}, step {})", path.display(), self.step / self.steps_per_epoch, self.step);
+        if found.is_empty() {
+            tracing::info!("{out} holds no checkpoint: the run starts at its beginning");
             return Ok(());
         }
-        tracing::info!("{out} holds no checkpoint that can be used: the run starts at its beginning");
+        let mut unusable = Vec::new();
+        while let Some(path) = found.pop() {
+            match Stored::open(&path) {
+                Ok(stored) => {
+                    self.go_on_from(&path, &stored)?;
+                    return set_aside(&unusable);
+                }
+                Err(error) => {
+                    tracing::warn!("{error:#}: an older checkpoint is tried");
+                    unusable.push(path);
+                }
+            }
+        }
+        bail!("none of the {} checkpoints in {out} can be used: move them away to start anew", unusable.len())
+    }
+
+    fn go_on_from(&mut self, path: &Path, stored: &Stored) -> Result<()> {
+        self.check_settings(&stored.description)?;
+        stored.restore(&mut self.learner).with_context(|| path.display().to_string())?;
+        self.step = stored.description.step;
+        self.sums = stored.description.epoch_so_far;
+        self.saved.1 = Some(self.step);
+        self.log.go_back_to(self.step)?;
+        tracing::info!("going on from {} (epoch {}, step {})", path.display(), self.step / self.steps_per_epoch, self.step);
         Ok(())
     }
 
@@ -165,6 +160,11 @@ impl Run<'_> {
             }
             tracing::warn!("--{name} has changed since the checkpoint: {change}");
         }
+        ensure!(
+            stored.pictures.as_ref().is_none_or(|pictures| *pictures == self.fingerprint),
+            "the pictures below {} are not those of the run (other names): give the old folder, or start anew in another --out",
+            self.options.data.display()
+        );
         ensure!(
             stored.steps_per_epoch == self.steps_per_epoch,
             "an epoch of the checkpoint had {} steps, one over {} has {}: the pictures are not those of the run",
@@ -185,48 +185,67 @@ impl Run<'_> {
         );
         let mut progress = Progress::new(self.step, self.steps_per_epoch, epochs, self.plan.batch, self.recipe.out_dim);
         while self.step < epochs * self.steps_per_epoch {
-            let (epoch, first) = (self.step / self.steps_per_epoch, self.step % self.steps_per_epoch);
-            let started = Instant::now();
-            let mut sums = Sums::default();
-            for batch in loader::epoch(&self.pictures, self.plan, epoch, first) {
-                let step = self.schedules.at(self.step);
-                let report = self.take(&batch, &step)?;
-                progress.step(self.step, report.loss, report.teacher_entropy, step.optimizer.lr);
-                sums.steps += 1;
-                sums.loss += report.loss;
-                sums.entropy += report.teacher_entropy;
-                self.step += 1;
-                if self.options.stop.load(Ordering::Relaxed) {
-                    self.save()?;
-                    progress.say(&format!("stopped after step {}: --resume goes on from there", self.step));
-                    return Ok(Outcome::Stopped);
-                }
-                if self.saved.0.elapsed() >= self.options.checkpoint_every {
-                    self.save()?;
-                }
+            let epoch = self.step / self.steps_per_epoch;
+            if !self.epoch(epoch, &mut progress)? {
+                self.save()?;
+                progress.say(&format!("stopped after step {}: --resume goes on from there", self.step));
+                return Ok(Outcome::Stopped);
             }
-            ensure!(
-                self.step == (epoch + 1) * self.steps_per_epoch,
-                "none of the {} pictures below {} could be read",
-                self.pictures.len(),
-                self.options.data.display()
-            );
-            let line = self.line(epoch, &sums, started.elapsed());
-            progress.say(&format!(
-                "epoch {} of {epochs}: loss {:.4}, teacher entropy {:.3} of {:.3}, {:.1} images/s",
-                line.epoch, line.loss, line.teacher_entropy, line.ln_k, line.images_per_second
-            ));
-            append(&self.options.out.join("log.jsonl"), &line)?;
-            self.draw()?;
-            self.save()?;
-            self.keep_for_good(epoch)?;
+            self.end_epoch(epoch, &progress)?;
+            if self.options.stop.load(Ordering::Relaxed) && epoch + 1 < epochs {
+                progress.say(&format!("stopped after epoch {}: --resume goes on from there", epoch + 1));
+                return Ok(Outcome::Stopped);
+            }
         }
-        self.draw()?;
+        self.draw();
         let broken = self.pictures.broken();
         if broken > 0 {
             progress.say(&format!("{broken} of {} files could not be read", self.pictures.len()));
         }
         Ok(Outcome::Finished)
+    }
+
+    /// The steps of an epoch that are left; false if the run was told to stop before its last.
+    fn epoch(&mut self, epoch: usize, progress: &mut Progress) -> Result<bool> {
+        let (first, end) = (self.step % self.steps_per_epoch, (epoch + 1) * self.steps_per_epoch);
+        let (mut since, before) = (Instant::now(), self.step);
+        for batch in loader::epoch(&self.pictures, self.plan, epoch, first) {
+            let step = self.schedules.at(self.step);
+            let report = self.take(&batch, &step)?;
+            progress.step(self.step, report.loss, report.teacher_entropy, step.optimizer.lr);
+            self.step += 1;
+            self.sums.steps += 1;
+            self.sums.loss += report.loss;
+            self.sums.entropy += report.teacher_entropy;
+            self.sums.seconds += since.elapsed().as_secs_f64();
+            since = Instant::now();
+            if self.step == end {
+                return Ok(true);
+            }
+            if self.options.stop.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
+            if self.saved.0.elapsed() >= self.options.checkpoint_every {
+                self.save()?;
+            }
+        }
+        ensure!(self.step > before, "none of the {} pictures below {} could be read", self.pictures.len(), self.options.data.display());
+        bail!("the pictures of epoch {} ended early, at step {}: a thread that loads them failed", epoch + 1, self.step)
+    }
+
+    /// Logs an epoch, then writes its checkpoint: a line without its checkpoint is taken out by the next run.
+    fn end_epoch(&mut self, epoch: usize, progress: &Progress) -> Result<()> {
+        let line = self.line(epoch);
+        progress.say(&format!(
+            "epoch {} of {}: loss {:.4}, teacher entropy {:.3} of {:.3}, {:.1} images/s",
+            line.epoch, self.recipe.epochs, line.loss, line.teacher_entropy, line.ln_k, line.images_per_second
+        ));
+        self.log.append(&line)?;
+        self.sums = Sums::default();
+        self.save()?;
+        self.keep_for_good(epoch)?;
+        self.draw();
+        Ok(())
     }
 
     fn take(&mut self, batch: &Batch, step: &Step) -> Result<learner::Report> {
@@ -243,10 +262,10 @@ impl Run<'_> {
         })
     }
 
-    fn line(&self, epoch: usize, sums: &Sums, elapsed: Duration) -> Line {
-        let steps = sums.steps.max(1) as f64;
+    fn line(&self, epoch: usize) -> Line {
+        let Sums { steps, loss, entropy, seconds } = self.sums;
+        let (loss, teacher_entropy) = (loss / steps.max(1) as f64, entropy / steps.max(1) as f64);
         let last = self.schedules.at(self.step.saturating_sub(1));
-        let (loss, teacher_entropy) = (sums.loss / steps, sums.entropy / steps);
         Line {
             epoch: epoch + 1,
             step: self.step,
@@ -258,29 +277,37 @@ impl Run<'_> {
             weight_decay: last.optimizer.weight_decay,
             momentum: last.momentum,
             teacher_temp: last.teacher_temp,
-            images_per_second: sums.steps as f64 * self.plan.batch as f64 / elapsed.as_secs_f64().max(1e-9),
-            seconds: elapsed.as_secs_f64(),
+            images_per_second: (steps * self.plan.batch) as f64 / seconds.max(1e-9),
+            seconds,
             broken_pictures: self.pictures.broken(),
         }
     }
 
     /// Writes a checkpoint, then removes the oldest beyond those that are kept.
     fn save(&mut self) -> Result<()> {
+        let path = self.options.out.join(state::file_name(self.step));
         if self.saved.1 != Some(self.step) {
-            let description = Description::new(self.recipe, &self.learner, self.step, self.steps_per_epoch);
-            state::save(&self.options.out.join(state::file_name(self.step)), &self.learner, &description)?;
+            let description = Description {
+                pictures: Some(self.fingerprint.clone()),
+                epoch_so_far: self.sums,
+                ..Description::new(self.recipe, &self.learner, self.step, self.steps_per_epoch)
+            };
+            state::save(&path, &self.learner, &description)?;
         }
         self.saved = (Instant::now(), Some(self.step));
         let found = state::list(&self.options.out)?;
-        for old in found.iter().rev().skip(self.options.keep.max(1)) {
+        for old in found.iter().rev().filter(|old| **old <= path).skip(self.options.keep.max(1)) {
             fs_err::remove_file(old)?;
         }
         Ok(())
     }
 
-    fn draw(&self) -> Result<()> {
-        let log = self.options.out.join("log.jsonl");
-        if log.exists() { plot::curves(&log, &self.options.out.join("curves.svg")) } else { Ok(()) }
+    /// Draws the curves. A run does not end for a picture that cannot be written.
+    fn draw(&self) {
+        let drawn = self.log.lines().and_then(|lines| plot::curves(&lines, &self.options.out.join("curves.svg")));
+        if let Err(error) = drawn {
+            tracing::warn!("{error:#}");
+        }
     }
 
     fn keep_for_good(&self, epoch: usize) -> Result<()> {
@@ -297,11 +324,10 @@ impl Run<'_> {
     }
 }
 
-/// Adds a line of JSON to a file.
-fn append(path: &Path, line: &impl Serialize) -> Result<()> {
-    let mut file = fs_err::OpenOptions::new().create(true).append(true).open(path)?;
-    let mut text = serde_json::to_string(line)?;
-    text.push('\n');
-    file.write_all(text.as_bytes())?;
+/// Gives checkpoints that cannot be used another name, so that they are neither tried again nor counted.
+fn set_aside(paths: &[PathBuf]) -> Result<()> {
+    for path in paths {
+        fs_err::rename(path, path.with_extension("damaged"))?;
+    }
     Ok(())
 }

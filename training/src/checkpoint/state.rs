@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backbone::parameters::{Entry, Group};
 use crate::learner::Learner;
+use crate::log::Sums;
 use crate::optimizer::Moments;
 use crate::recipe::Recipe;
 
@@ -46,6 +48,12 @@ pub struct Description {
     pub optimizer_steps: BTreeMap<String, u64>,
     /// Settings of the run.
     pub recipe: Recipe,
+    /// SHA-256 over the names of the pictures: another order of pictures would follow from other names.
+    #[serde(default)]
+    pub pictures: Option<String>,
+    /// The part of the epoch that is done.
+    #[serde(default)]
+    pub epoch_so_far: Sums,
 }
 
 impl Description {
@@ -65,6 +73,8 @@ impl Description {
             steps_per_epoch,
             optimizer_steps: learner.optimizer.moments().map(|(name, moments)| (name.clone(), moments.steps)).collect(),
             recipe: recipe.clone(),
+            pictures: None,
+            epoch_so_far: Sums::default(),
         }
     }
 }
@@ -124,6 +134,23 @@ pub fn save(path: &Path, learner: &Learner, description: &Description) -> Result
     write_atomically(path, &bytes)
 }
 
+/// Start of the names of temporary files.
+const UNFINISHED: &str = ".unfinished-";
+
+/// Removes temporary files that a run left behind when it was killed while it wrote.
+///
+/// # Errors
+/// When the folder cannot be read, or a file not be removed.
+pub fn remove_unfinished(run: &Path) -> Result<()> {
+    for entry in fs_err::read_dir(run)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+            fs_err::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// Writes `bytes` to a temporary file beside `path`, makes it durable, and gives it its name.
 ///
 /// # Errors
@@ -131,7 +158,10 @@ pub fn save(path: &Path, learner: &Learner, description: &Description) -> Result
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     use std::io::Write;
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new().prefix(".unfinished-").tempfile_in(folder).with_context(|| folder.display().to_string())?;
+    let mut builder = tempfile::Builder::new();
+    // As any new file: the umask decides who may read it.
+    builder.prefix(UNFINISHED).permissions(std::fs::Permissions::from_mode(0o666));
+    let mut file = builder.tempfile_in(folder).with_context(|| folder.display().to_string())?;
     file.write_all(bytes).and_then(|()| file.as_file().sync_all()).with_context(|| format!("{} cannot be written", path.display()))?;
     file.persist(path).with_context(|| format!("{} cannot be written", path.display()))?;
     fs_err::File::open(folder)?.sync_all()?;

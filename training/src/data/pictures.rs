@@ -58,7 +58,7 @@ impl Pictures {
             .sort_by_file_name()
             .into_iter()
             .filter_entry(|entry| !hidden(entry))
-            .filter_map(Result::ok)
+            .filter_map(|entry| entry.map_err(|error| complain(&error)).ok())
             .filter(|entry| entry.file_type().is_file() && is_picture(entry.path()))
             .map(|entry| Slot { path: entry.into_path(), kept: OnceLock::new(), broken: AtomicBool::new(false) })
             .collect();
@@ -82,6 +82,17 @@ impl Pictures {
     pub fn name(&self, index: usize) -> String {
         let path = &self.slots[index].path;
         path.strip_prefix(&self.root).unwrap_or(path).display().to_string()
+    }
+
+    /// SHA-256 over all names, in hex.
+    pub fn fingerprint(&self) -> String {
+        use sha2::{Digest, Sha256};
+        let mut hash = Sha256::new();
+        for index in 0..self.len() {
+            hash.update(self.name(index).as_bytes());
+            hash.update([0]);
+        }
+        hash.finalize().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
     }
 
     /// Number of files that were found unreadable so far.
@@ -121,6 +132,14 @@ impl Pictures {
             self.budget.fetch_add(bytes, Ordering::Relaxed);
         }
         Some(picture)
+    }
+}
+
+/// Says what could not be listed; links that lead nowhere or round in circles are left out without a word.
+fn complain(error: &walkdir::Error) {
+    let missing = error.io_error().is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+    if error.loop_ancestor().is_none() && !missing {
+        tracing::warn!("left out: {error}");
     }
 }
 

@@ -1,0 +1,106 @@
+//! `log.jsonl`: one line of JSON for each epoch of a run.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::state::write_atomically;
+
+/// One epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Line {
+    /// Number of the epoch, from 1.
+    pub epoch: usize,
+    /// Steps since the start of the run.
+    pub step: usize,
+    /// Mean loss, in nats.
+    pub loss: f64,
+    /// Logarithm of the output dimension: the highest entropy there can be.
+    pub ln_k: f64,
+    /// Mean entropy of the teacher, in nats: near 0 or near `ln_k` is a collapse.
+    pub teacher_entropy: f64,
+    /// Mean divergence between teacher and student: loss less entropy.
+    pub kl: f64,
+    /// Learning rate of the last step.
+    pub lr: f64,
+    /// Weight decay of the last step.
+    pub weight_decay: f64,
+    /// Momentum of the teacher in the last step.
+    pub momentum: f64,
+    /// Temperature of the teacher.
+    pub teacher_temp: f64,
+    /// Pictures per second of wall time.
+    pub images_per_second: f64,
+    /// Wall time of the epoch, of all its parts where it was interrupted.
+    pub seconds: f64,
+    /// Files that were found unreadable since the program started.
+    pub broken_pictures: usize,
+}
+
+/// Sums over the part of an epoch that is done; kept in checkpoints, so that an interrupted epoch has one true line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sums {
+    /// Steps.
+    pub steps: usize,
+    /// Sum of losses.
+    pub loss: f64,
+    /// Sum of the teacher's entropies.
+    pub entropy: f64,
+    /// Wall time.
+    pub seconds: f64,
+}
+
+/// The log of a run's folder.
+#[derive(Clone, Debug)]
+pub struct Log {
+    path: PathBuf,
+}
+
+impl Log {
+    /// Of a run's folder.
+    pub fn new(run: &Path) -> Self {
+        Self { path: run.join("log.jsonl") }
+    }
+
+    /// All whole lines; a line that was cut short by a full disk is left out.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read.
+    pub fn lines(&self) -> Result<Vec<Line>> {
+        if !self.path.exists() {
+            return Ok(Vec::new());
+        }
+        let text = fs_err::read_to_string(&self.path)?;
+        Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+    }
+
+    /// Takes out what a checkpoint at `step` does not know of: those epochs are trained again.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub fn go_back_to(&self, step: usize) -> Result<()> {
+        if !self.path.exists() {
+            return Ok(());
+        }
+        let mut text = String::new();
+        for line in self.lines()?.iter().filter(|line| line.step <= step) {
+            text.push_str(&serde_json::to_string(line)?);
+            text.push('\n');
+        }
+        write_atomically(&self.path, text.as_bytes())
+    }
+
+    /// Adds a line.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn append(&self, line: &Line) -> Result<()> {
+        let mut file = fs_err::OpenOptions::new().create(true).append(true).open(&self.path)?;
+        let mut text = serde_json::to_string(line)?;
+        text.push('\n');
+        file.write_all(text.as_bytes())?;
+        Ok(())
+    }
+}
