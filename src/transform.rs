@@ -8,6 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use resample::{Window, resample};
 
+/// Mean of ImageNet's red, green and blue, pixels in 0..1.
+pub const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+/// Standard deviation of ImageNet's red, green and blue, pixels in 0..1.
+pub const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
+
 /// How a picture is brought to the model's size before it is normalised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

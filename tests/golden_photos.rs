@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use dino_server::media::{self, Limits};
-use dino_server::transform::{Interpolation, Resize, Transform};
+use dino_server::transform::{IMAGENET_MEAN, IMAGENET_STD, Interpolation, Resize, Transform};
 use image::RgbImage;
 
 fn photos() -> PathBuf {
@@ -22,8 +22,8 @@ fn evaluation() -> Transform {
         resize: Resize::Shorter(256),
         crop: Some((224, 224)),
         interpolation: Interpolation::Bicubic,
-        mean: [0.485, 0.456, 0.406],
-        std: [0.229, 0.224, 0.225],
+        mean: IMAGENET_MEAN,
+        std: IMAGENET_STD,
     }
 }
 

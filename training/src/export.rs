@@ -11,7 +11,7 @@ use dino_server::model::{Device, Model, ModelError, Precision, SessionOptions};
 use ndarray::{Array, Array4, Dimension};
 
 use crate::checkpoint::{self, Backbone, Checkpoint, Positions, Report};
-use crate::{hash, onnx};
+use crate::onnx;
 pub use cost::Cost;
 use cost::Pictures;
 
@@ -129,7 +129,7 @@ fn write(checkpoint: &Checkpoint, folder: &Path, precisions: &[Precision]) -> Re
         let name = file_name(precision).to_owned();
         let model = onnx::encode(&checkpoint.backbone, precision)?;
         fs_err::write(folder.join(&name), &model)?;
-        let file = File { name, sha256: hash::of_bytes(&model), cost: None };
+        let file = File { name, sha256: dino_server::model::sha256(&model), cost: None };
         files.insert(precision.as_str().to_owned(), file);
     }
     let manifest = manifest(checkpoint, files);

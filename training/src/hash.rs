@@ -1,15 +1,10 @@
-//! SHA-256 in hex, the identity of weights and model files.
+//! SHA-256 of files that need not fit into memory, in hex.
 
 use std::fmt::Write as _;
 use std::io::{self, BufRead as _, BufReader};
 use std::path::PathBuf;
 
 use sha2::{Digest as _, Sha256};
-
-/// The hash of bytes in memory.
-pub(crate) fn of_bytes(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
-}
 
 /// The hash of the bytes of all files, one after the other in the order of their names.
 pub(crate) fn of_files(files: &[PathBuf]) -> io::Result<String> {
@@ -50,6 +45,5 @@ mod tests {
         fs_err::write(&files[1], "ab").unwrap();
         let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(of_files(&files).unwrap(), expected);
-        assert_eq!(of_bytes(b"abc"), expected);
     }
 }

@@ -77,15 +77,18 @@ impl AdamW {
 }
 
 fn update(group: &Group, entry: &Entry, gradient: &Tensor, moments: &mut Moments, settings: &Settings) -> Result<()> {
-    moments.steps += 1;
-    moments.first.resize(entry.len(), 0.0);
-    moments.second.resize(entry.len(), 0.0);
     let gradient = gradient.flatten_all()?.narrow(0, entry.offset, entry.len())?.contiguous()?.to_device(&candle_core::Device::Cpu)?;
     let clip = with_slice(&gradient, |g| {
         let squares: f64 = g.par_chunks(CHUNK).map(adam::sum_of_squares).collect::<Vec<_>>().into_iter().sum();
+        if !squares.is_finite() {
+            bail!("the gradient of {} is not finite: lower the learning rate", entry.name);
+        }
         let factor = settings.clip / (squares.sqrt() + 1e-6);
         Ok(if settings.clip > 0.0 && factor < 1.0 { factor as f32 } else { 1.0 })
     })?;
+    moments.steps += 1;
+    moments.first.resize(entry.len(), 0.0);
+    moments.second.resize(entry.len(), 0.0);
     let decay = if entry.decays() { settings.weight_decay } else { 0.0 };
     let rates = adam::Rates::new(settings.lr, decay, clip, moments.steps);
     let step = Step { offset: entry.offset, rates, gradient, moments: Mutex::new(moments) };

@@ -2,11 +2,11 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
-use dino_server::transform::{Interpolation, Resize, Transform};
+use dino_server::transform::{IMAGENET_MEAN, IMAGENET_STD, Interpolation, Resize, Transform};
 use serde::{Deserialize, Serialize};
 
 use crate::backbone::vit::VitConfig;
-use crate::data::augment::{Augmentation, MEAN, STD};
+use crate::data::augment::Augmentation;
 use crate::head::HeadConfig;
 use crate::kernels::matmul::{Precision, has_bf16};
 use crate::learner::Step;
@@ -361,8 +361,8 @@ impl Recipe {
             resize: Resize::Shorter((f64::from(crop) * 256.0 / 224.0).round() as u32),
             crop: Some((crop, crop)),
             interpolation: Interpolation::Bicubic,
-            mean: MEAN,
-            std: STD,
+            mean: IMAGENET_MEAN,
+            std: IMAGENET_STD,
         }
     }
 

@@ -257,7 +257,7 @@ impl Run<'_> {
         let global = tensor(&batch.global, self.plan.augmentation.global_size)?;
         let local = if batch.local.is_empty() { None } else { Some(tensor(&batch.local, self.plan.augmentation.local_size)?) };
         self.learner.step(&global, local.as_ref(), step, &mut random).with_context(|| {
-            let names: Vec<String> = batch.pictures.iter().map(|&index| self.pictures.name(index)).collect();
+            let names: Vec<&str> = batch.pictures.iter().map(|&index| self.pictures.name(index)).collect();
             format!("step {} failed on {}", self.step, names.join(", "))
         })
     }

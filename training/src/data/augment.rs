@@ -1,5 +1,6 @@
 //! The multi-crop augmentation of the paper, with the public code's probabilities and ranges.
 
+use dino_server::transform::{IMAGENET_MEAN, IMAGENET_STD};
 use image::RgbImage;
 use rand::RngExt;
 use rand::seq::SliceRandom;
@@ -7,11 +8,6 @@ use serde::{Deserialize, Serialize};
 
 use super::colour::Planes;
 use super::pictures::resample;
-
-/// Mean of ImageNet's channels.
-pub const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
-/// Standard deviation of ImageNet's channels.
-pub const STD: [f32; 3] = [0.229, 0.224, 0.225];
 
 /// Which crops are taken of each picture.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -75,7 +71,7 @@ fn crop(picture: &RgbImage, size: u32, scale: (f64, f64), kind: &Kind, random: &
     if random.random_bool(kind.solarise) {
         planes.solarise();
     }
-    planes.normalise(MEAN, STD, out);
+    planes.normalise(IMAGENET_MEAN, IMAGENET_STD, out);
 }
 
 /// `ColorJitter(0.4, 0.4, 0.2, 0.1)`: the four changes in random order.

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use dino_server::bulk::tree;
 use dino_server::media::{self, Limits};
+use dino_server::model::sha256;
 use fast_image_resize::images::Image;
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
@@ -18,6 +20,9 @@ pub enum Error {
     /// It is not there.
     #[error("{0} is no folder")]
     NoFolder(PathBuf),
+    /// It cannot be listed.
+    #[error(transparent)]
+    Unreadable(std::io::Error),
     /// It holds no pictures.
     #[error("{0} holds no pictures (files that end in .jpg, .png, .webp, .gif, .bmp or .tiff, at any depth)")]
     Empty(PathBuf),
@@ -26,7 +31,6 @@ pub enum Error {
 /// All pictures below a folder, in the order of their paths.
 #[derive(Debug)]
 pub struct Pictures {
-    root: PathBuf,
     slots: Vec<Slot>,
     shrink: Option<u32>,
     limits: Limits,
@@ -37,6 +41,8 @@ pub struct Pictures {
 #[derive(Debug)]
 struct Slot {
     path: PathBuf,
+    /// Its path below the folder.
+    name: String,
     kept: OnceLock<Arc<RgbImage>>,
     broken: AtomicBool,
 }
@@ -51,21 +57,18 @@ impl Pictures {
         if !root.is_dir() {
             return Err(Error::NoFolder(root.to_owned()));
         }
-        // Hidden files and folders are left out, as are links that lead nowhere or round in circles.
-        let hidden = |entry: &walkdir::DirEntry| entry.depth() > 0 && entry.file_name().to_string_lossy().starts_with('.');
-        let slots: Vec<Slot> = walkdir::WalkDir::new(root)
-            .follow_links(true)
-            .sort_by_file_name()
-            .into_iter()
-            .filter_entry(|entry| !hidden(entry))
-            .filter_map(|entry| entry.map_err(|error| complain(&error)).ok())
-            .filter(|entry| entry.file_type().is_file() && is_picture(entry.path()))
-            .map(|entry| Slot { path: entry.into_path(), kept: OnceLock::new(), broken: AtomicBool::new(false) })
+        let listing = tree::list(root).map_err(Error::Unreadable)?;
+        for skipped in &listing.skipped {
+            tracing::warn!("left out {}: {}", skipped.path.display(), skipped.reason);
+        }
+        let pictures = listing.entries.into_iter().filter(|entry| is_picture(&entry.path));
+        let slots: Vec<Slot> = pictures
+            .map(|entry| Slot { path: entry.path, name: entry.id, kept: OnceLock::new(), broken: AtomicBool::new(false) })
             .collect();
         if slots.is_empty() {
             return Err(Error::Empty(root.to_owned()));
         }
-        Ok(Self { root: root.to_owned(), slots, shrink, limits: Limits::default(), budget: AtomicUsize::new(cache) })
+        Ok(Self { slots, shrink, limits: Limits::default(), budget: AtomicUsize::new(cache) })
     }
 
     /// Number of files.
@@ -79,20 +82,14 @@ impl Pictures {
     }
 
     /// Path of a picture below the folder.
-    pub fn name(&self, index: usize) -> String {
-        let path = &self.slots[index].path;
-        path.strip_prefix(&self.root).unwrap_or(path).display().to_string()
+    pub fn name(&self, index: usize) -> &str {
+        &self.slots[index].name
     }
 
     /// SHA-256 over all names, in hex.
     pub fn fingerprint(&self) -> String {
-        use sha2::{Digest, Sha256};
-        let mut hash = Sha256::new();
-        for index in 0..self.len() {
-            hash.update(self.name(index).as_bytes());
-            hash.update([0]);
-        }
-        hash.finalize().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+        let names: Vec<&str> = self.slots.iter().map(|slot| slot.name.as_str()).collect();
+        sha256(names.join("\0").as_bytes())
     }
 
     /// Number of files that were found unreadable so far.
@@ -132,14 +129,6 @@ impl Pictures {
             self.budget.fetch_add(bytes, Ordering::Relaxed);
         }
         Some(picture)
-    }
-}
-
-/// Says what could not be listed; links that lead nowhere or round in circles are left out without a word.
-fn complain(error: &walkdir::Error) {
-    let missing = error.io_error().is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound);
-    if error.loop_ancestor().is_none() && !missing {
-        tracing::warn!("left out: {error}");
     }
 }
 

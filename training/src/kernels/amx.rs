@@ -233,43 +233,57 @@ static CONFIGURATION: Configuration = Configuration {
 /// # Safety
 /// The tile unit is configured; `left` and `right` point at two strips of `depth` tiles each, `c` at 32 rows of 32 floats.
 unsafe fn block(left: [*const Tile; 2], right: [*const Tile; 2], depth: usize, c: *mut f32, stride: usize, add: bool) {
-    let bytes = stride * 4;
-    // SAFETY: the four quarters lie inside the block.
-    let quarters = unsafe { [c, c.add(ROWS), c.add(ROWS * stride), c.add(ROWS * stride + ROWS)] };
-    // SAFETY: the caller keeps to the bounds; nothing but these blocks uses tile registers.
+    // SAFETY: the lower half lies inside the block.
+    let bottom = unsafe { c.add(ROWS * stride) };
+    /// One statement from the first to the last use of the registers, since none can be named as an operand.
+    macro_rules! tiles {
+        ($($begin:literal),*) => {
+            asm!(
+                $($begin,)*
+                "2:",
+                "tileloadd tmm4, [{l0} + {s}]",
+                "tileloadd tmm6, [{r0} + {s}]",
+                "tileloadd tmm7, [{r1} + {s}]",
+                "tileloadd tmm5, [{l1} + {s}]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "add {l0}, 1024",
+                "add {l1}, 1024",
+                "add {r0}, 1024",
+                "add {r1}, 1024",
+                "dec {n}",
+                "jnz 2b",
+                "tilestored [{top} + {row}], tmm0",
+                "tilestored [{top} + {row} + 64], tmm1",
+                "tilestored [{bottom} + {row}], tmm2",
+                "tilestored [{bottom} + {row} + 64], tmm3",
+                l0 = inout(reg) left[0] => _,
+                l1 = inout(reg) left[1] => _,
+                r0 = inout(reg) right[0] => _,
+                r1 = inout(reg) right[1] => _,
+                n = inout(reg) depth => _,
+                s = in(reg) 64_usize,
+                top = in(reg) c,
+                bottom = in(reg) bottom,
+                row = in(reg) 4 * stride,
+                options(nostack)
+            )
+        };
+    }
+    // SAFETY: the caller keeps to the bounds.
     unsafe {
         if add {
-            asm!("tileloadd tmm0, [{} + {s}]", "tileloadd tmm1, [{} + {s}]", "tileloadd tmm2, [{} + {s}]", "tileloadd tmm3, [{} + {s}]",
-                in(reg) quarters[0], in(reg) quarters[1], in(reg) quarters[2], in(reg) quarters[3], s = in(reg) bytes, options(nostack));
+            tiles!(
+                "tileloadd tmm0, [{top} + {row}]",
+                "tileloadd tmm1, [{top} + {row} + 64]",
+                "tileloadd tmm2, [{bottom} + {row}]",
+                "tileloadd tmm3, [{bottom} + {row} + 64]"
+            );
         } else {
-            asm!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3", options(nostack, nomem));
+            tiles!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3");
         }
-        asm!(
-            "2:",
-            "tileloadd tmm4, [{l0} + {s}]",
-            "tileloadd tmm6, [{r0} + {s}]",
-            "tileloadd tmm7, [{r1} + {s}]",
-            "tileloadd tmm5, [{l1} + {s}]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "add {l0}, 1024",
-            "add {l1}, 1024",
-            "add {r0}, 1024",
-            "add {r1}, 1024",
-            "dec {n}",
-            "jnz 2b",
-            l0 = inout(reg) left[0] => _,
-            l1 = inout(reg) left[1] => _,
-            r0 = inout(reg) right[0] => _,
-            r1 = inout(reg) right[1] => _,
-            n = inout(reg) depth => _,
-            s = in(reg) 64_usize,
-            options(nostack)
-        );
-        asm!("tilestored [{} + {s}], tmm0", "tilestored [{} + {s}], tmm1", "tilestored [{} + {s}], tmm2", "tilestored [{} + {s}], tmm3",
-            in(reg) quarters[0], in(reg) quarters[1], in(reg) quarters[2], in(reg) quarters[3], s = in(reg) bytes, options(nostack));
     }
 }
 

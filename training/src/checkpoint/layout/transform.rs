@@ -1,6 +1,6 @@
 //! The evaluation transform that Hugging Face's `preprocessor_config.json` describes.
 
-use dino_server::transform::{Interpolation, Resize, Transform};
+use dino_server::transform::{IMAGENET_MEAN, IMAGENET_STD, Interpolation, Resize, Transform};
 use serde_json::Value as Json;
 
 /// The transform of DINO's evaluation code: shorter side 256, bicubic, the centre 224 x 224, `ImageNet`'s mean and deviation.
@@ -9,8 +9,8 @@ pub(crate) fn evaluation() -> Transform {
         resize: Resize::Shorter(256),
         crop: Some((224, 224)),
         interpolation: Interpolation::Bicubic,
-        mean: [0.485, 0.456, 0.406],
-        std: [0.229, 0.224, 0.225],
+        mean: IMAGENET_MEAN,
+        std: IMAGENET_STD,
     }
 }
 

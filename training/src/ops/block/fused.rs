@@ -1,0 +1,372 @@
+//! The block as one CPU operator with its backward pass.
+//!
+//! Each core runs whole sequences through the whole block, in chunks whose intermediate values stay in its own cache. Kept for
+//! the backward pass are the packed q, k, v, the attention's output, the middle residual and the hidden layer before GELU;
+//! normalised rows, attention weights and GELU's output are computed again.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+
+use super::sequences::{Chunk, Sequences, Task};
+use super::{Block, DropPath};
+use crate::kernels::matmul::{Accum, Precision, Weight, at_b};
+use crate::kernels::{activation, attention, layer_norm, reduce};
+use crate::ops::{slice, split_rows, with_slice};
+
+/// The parameters of a block as slices, or their gradients.
+macro_rules! parts {
+    ($name:ident, $slice:ty, $split:ident) => {
+        struct $name<'a> {
+            norm1_w: $slice,
+            norm1_b: $slice,
+            qkv_w: $slice,
+            qkv_b: $slice,
+            proj_w: $slice,
+            proj_b: $slice,
+            norm2_w: $slice,
+            norm2_b: $slice,
+            fc1_w: $slice,
+            fc1_b: $slice,
+            fc2_w: $slice,
+            fc2_b: $slice,
+        }
+
+        impl<'a> $name<'a> {
+            fn new(block: &Block, mut rest: $slice) -> Self {
+                let mut lengths = block.lengths().into_iter();
+                let mut next = || {
+                    let (head, tail) = std::mem::take(&mut rest).$split(lengths.next().unwrap_or(0));
+                    rest = tail;
+                    head
+                };
+                Self {
+                    norm1_w: next(),
+                    norm1_b: next(),
+                    qkv_w: next(),
+                    qkv_b: next(),
+                    proj_w: next(),
+                    proj_b: next(),
+                    norm2_w: next(),
+                    norm2_b: next(),
+                    fc1_w: next(),
+                    fc1_b: next(),
+                    fc2_w: next(),
+                    fc2_b: next(),
+                }
+            }
+        }
+    };
+}
+
+parts!(Weights, &'a [f32], split_at);
+parts!(Gradients, &'a mut [f32], split_at_mut);
+
+/// The parameters, and the four weights made ready for one direction.
+struct Products<'a> {
+    weights: &'a Weights<'a>,
+    qkv: Weight<'a>,
+    proj: Weight<'a>,
+    fc1: Weight<'a>,
+    fc2: Weight<'a>,
+}
+
+impl<'a> Products<'a> {
+    fn new(block: &Block, weights: &'a Weights<'a>, ready: fn(&'a [f32], usize, Precision) -> Weight<'a>) -> Self {
+        let ready = |weight, k| ready(weight, k, block.precision);
+        Self {
+            weights,
+            qkv: ready(weights.qkv_w, block.dim),
+            proj: ready(weights.proj_w, block.dim),
+            fc1: ready(weights.fc1_w, block.dim),
+            fc2: ready(weights.fc2_w, block.hidden),
+        }
+    }
+}
+
+/// What the backward pass needs of the forward pass, `[rows, …]` each.
+pub(super) struct Kept {
+    qkv: Vec<f32>,
+    attended: Vec<f32>,
+    middle: Vec<f32>,
+    hidden: Vec<f32>,
+}
+
+pub(super) struct Fused {
+    pub(super) block: Block,
+    pub(super) sequences: Sequences,
+    pub(super) drop: Option<DropPath>,
+    pub(super) keep: bool,
+    /// Filled by the forward pass, read by the backward pass: candle hands an operator its arguments and result only.
+    pub(super) kept: Arc<Mutex<Option<Kept>>>,
+}
+
+/// One task's rows of every matrix.
+struct Rows<'a> {
+    qkv: &'a mut [f32],
+    attended: &'a mut [f32],
+    middle: &'a mut [f32],
+    hidden: &'a mut [f32],
+    out: &'a mut [f32],
+}
+
+impl Fused {
+    fn factor(&self, sequence: usize, of: impl Fn(&DropPath) -> &Vec<f32>) -> f32 {
+        self.drop.as_ref().map_or(1.0, |drop| of(drop)[sequence])
+    }
+
+    fn forward_chunk(&self, chunk: &Chunk, x: &[f32], products: &Products<'_>, rows: &mut Rows<'_>, scratch: &mut ForwardScratch) {
+        let Block { dim, heads, hidden, eps, .. } = self.block;
+        let w = products.weights;
+        let (n, tokens) = (chunk.rows(), chunk.tokens);
+        let normed = sized(&mut scratch.normed, n * dim);
+        layer_norm::forward(x, w.norm1_w, w.norm1_b, eps, normed);
+        products.qkv.multiply(rows.qkv, Accum::Replace, normed);
+        reduce::add_bias(rows.qkv, w.qkv_b);
+        for (qkv, out) in rows.qkv.chunks_exact(3 * dim * tokens).zip(rows.attended.chunks_exact_mut(dim * tokens)) {
+            attention::forward(qkv, dim, heads, out, &mut scratch.attention);
+        }
+        products.proj.multiply(rows.middle, Accum::Replace, rows.attended);
+        for ((sequence, out), x) in
+            chunk.sequences.clone().zip(rows.middle.chunks_exact_mut(dim * tokens)).zip(x.chunks_exact(dim * tokens))
+        {
+            reduce::add_residual(out, w.proj_b, x, self.factor(sequence, |d| &d.attention));
+        }
+        layer_norm::forward(rows.middle, w.norm2_w, w.norm2_b, eps, normed);
+        products.fc1.multiply(rows.hidden, Accum::Replace, normed);
+        let active = sized(&mut scratch.active, n * hidden);
+        activation::bias_gelu(rows.hidden, w.fc1_b, active);
+        products.fc2.multiply(rows.out, Accum::Replace, active);
+        for ((sequence, out), x) in
+            chunk.sequences.clone().zip(rows.out.chunks_exact_mut(dim * tokens)).zip(rows.middle.chunks_exact(dim * tokens))
+        {
+            reduce::add_residual(out, w.fc2_b, x, self.factor(sequence, |d| &d.mlp));
+        }
+    }
+
+    /// `dout` scaled by each sequence's branch factor; borrowed as it is without stochastic depth.
+    fn branch<'a>(&self, chunk: &Chunk, dout: &'a [f32], scratch: &'a mut Vec<f32>, of: impl Fn(&DropPath) -> &Vec<f32>) -> &'a [f32] {
+        if self.drop.is_none() {
+            return dout;
+        }
+        let scaled = sized(scratch, dout.len());
+        let stride = self.block.dim * chunk.tokens;
+        for ((sequence, out), dout) in chunk.sequences.clone().zip(scaled.chunks_exact_mut(stride)).zip(dout.chunks_exact(stride)) {
+            reduce::scaled(dout, self.factor(sequence, &of), out);
+        }
+        scaled
+    }
+
+    fn backward_chunk(
+        &self,
+        chunk: &Chunk,
+        input: &Backward<'_>,
+        products: &Products<'_>,
+        dx: &mut [f32],
+        d: &mut Gradients<'_>,
+        scratch: &mut BackwardScratch,
+    ) {
+        let Block { dim, heads, hidden, eps, .. } = self.block;
+        let w = products.weights;
+        let (n, tokens) = (chunk.rows(), chunk.tokens);
+        // MLP branch.
+        let dbranch = self.branch(chunk, input.dout, &mut scratch.branch, |d| &d.mlp);
+        reduce::add_column_sums(dbranch, d.fc2_b);
+        let dhidden = sized(&mut scratch.dhidden, n * hidden);
+        products.fc2.multiply(dhidden, Accum::Replace, dbranch);
+        let active = sized(&mut scratch.active, n * hidden);
+        activation::gelu_backward(input.hidden, dhidden, active);
+        at_b(self.block.precision, d.fc2_w, Accum::Add, dbranch, active, n);
+        reduce::add_column_sums(dhidden, d.fc1_b);
+        let normed = sized(&mut scratch.normed, n * dim);
+        layer_norm::forward(input.middle, w.norm2_w, w.norm2_b, eps, normed);
+        at_b(self.block.precision, d.fc1_w, Accum::Add, dhidden, normed, n);
+        let dnormed = sized(&mut scratch.dnormed, n * dim);
+        products.fc1.multiply(dnormed, Accum::Replace, dhidden);
+        let dmiddle = sized(&mut scratch.dmiddle, n * dim);
+        dmiddle.copy_from_slice(input.dout);
+        layer_norm::backward(input.middle, w.norm2_w, eps, dnormed, dmiddle, d.norm2_w, d.norm2_b);
+        // Attention branch.
+        let dbranch = self.branch(chunk, dmiddle, &mut scratch.branch, |d| &d.attention);
+        reduce::add_column_sums(dbranch, d.proj_b);
+        at_b(self.block.precision, d.proj_w, Accum::Add, dbranch, input.attended, n);
+        let dattended = dnormed;
+        products.proj.multiply(dattended, Accum::Replace, dbranch);
+        let dqkv = sized(&mut scratch.dqkv, n * 3 * dim);
+        let stride = dim * tokens;
+        for ((qkv, dout), dqkv) in
+            input.qkv.chunks_exact(3 * stride).zip(dattended.chunks_exact(stride)).zip(dqkv.chunks_exact_mut(3 * stride))
+        {
+            attention::backward(qkv, dim, heads, dout, dqkv, &mut scratch.attention);
+        }
+        reduce::add_column_sums(dqkv, d.qkv_b);
+        layer_norm::forward(input.x, w.norm1_w, w.norm1_b, eps, normed);
+        at_b(self.block.precision, d.qkv_w, Accum::Add, dqkv, normed, n);
+        let dnormed = dattended;
+        products.qkv.multiply(dnormed, Accum::Replace, dqkv);
+        dx.copy_from_slice(dmiddle);
+        layer_norm::backward(input.x, w.norm1_w, eps, dnormed, dx, d.norm1_w, d.norm1_b);
+    }
+}
+
+/// One chunk's rows of what the backward pass reads.
+struct Backward<'a> {
+    x: &'a [f32],
+    dout: &'a [f32],
+    qkv: &'a [f32],
+    attended: &'a [f32],
+    middle: &'a [f32],
+    hidden: &'a [f32],
+}
+
+#[derive(Default)]
+struct ForwardScratch {
+    attention: attention::Scratch,
+    normed: Vec<f32>,
+    active: Vec<f32>,
+}
+
+#[derive(Default)]
+struct BackwardScratch {
+    attention: attention::Scratch,
+    branch: Vec<f32>,
+    normed: Vec<f32>,
+    dnormed: Vec<f32>,
+    dmiddle: Vec<f32>,
+    active: Vec<f32>,
+    dhidden: Vec<f32>,
+    dqkv: Vec<f32>,
+}
+
+/// The first `len` elements of a scratch buffer that grows on demand.
+fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
+    }
+    &mut buffer[..len]
+}
+
+impl CustomOp2 for Fused {
+    fn name(&self) -> &'static str {
+        "transformer-block"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, x_layout: &Layout, p: &CpuStorage, p_layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (x, p) = (slice(x, x_layout)?, slice(p, p_layout)?);
+        let Block { dim, hidden, .. } = self.block;
+        let rows = self.sequences.rows();
+        let weights = Weights::new(&self.block, p);
+        let products = Products::new(&self.block, &weights, Weight::transposed);
+        let tasks = self.sequences.tasks(rayon::current_num_threads());
+        let counts = || tasks.iter().map(Task::rows);
+        let kept_rows = if self.keep { rows } else { 0 };
+        let kept_counts = || counts().map(|n| if self.keep { n } else { 0 });
+        let mut out = vec![0.0; rows * dim];
+        let mut kept = Kept {
+            qkv: vec![0.0; kept_rows * 3 * dim],
+            attended: vec![0.0; kept_rows * dim],
+            middle: vec![0.0; kept_rows * dim],
+            hidden: vec![0.0; kept_rows * hidden],
+        };
+        split_rows(&mut out, dim, counts())
+            .into_par_iter()
+            .zip(split_rows(&mut kept.qkv, 3 * dim, kept_counts()))
+            .zip(split_rows(&mut kept.attended, dim, kept_counts()))
+            .zip(split_rows(&mut kept.middle, dim, kept_counts()))
+            .zip(split_rows(&mut kept.hidden, hidden, kept_counts()))
+            .zip(&tasks)
+            .for_each(|(((((mut out, mut qkv), mut attended), mut middle), mut all_hidden), task)| {
+                let mut scratch = ForwardScratch::default();
+                let mut spare: [Vec<f32>; 4] = Default::default();
+                let mut x = &x[task.first_row * dim..];
+                for chunk in &task.chunks {
+                    let n = chunk.rows();
+                    let (head, tail) = x.split_at(n * dim);
+                    x = tail;
+                    let [a, b, c, d] = &mut spare;
+                    let mut rows = if self.keep {
+                        Rows {
+                            qkv: qkv.split_off_mut(..n * 3 * dim).unwrap_or_default(),
+                            attended: attended.split_off_mut(..n * dim).unwrap_or_default(),
+                            middle: middle.split_off_mut(..n * dim).unwrap_or_default(),
+                            hidden: all_hidden.split_off_mut(..n * hidden).unwrap_or_default(),
+                            out: out.split_off_mut(..n * dim).unwrap_or_default(),
+                        }
+                    } else {
+                        Rows {
+                            qkv: sized(a, n * 3 * dim),
+                            attended: sized(b, n * dim),
+                            middle: sized(c, n * dim),
+                            hidden: sized(d, n * hidden),
+                            out: out.split_off_mut(..n * dim).unwrap_or_default(),
+                        }
+                    };
+                    self.forward_chunk(chunk, head, &products, &mut rows, &mut scratch);
+                }
+            });
+        if self.keep {
+            *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
+        }
+        Ok((CpuStorage::F32(out), Shape::from((rows, dim))))
+    }
+
+    fn bwd(&self, x: &Tensor, p: &Tensor, _out: &Tensor, dout: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let guard = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(kept) = guard.as_ref() else { bail!("the forward pass of this block kept nothing") };
+        let Block { dim, hidden, .. } = self.block;
+        let (rows, len) = (self.sequences.rows(), self.block.len());
+        let tasks = self.sequences.tasks(rayon::current_num_threads());
+        let counts = || tasks.iter().map(Task::rows);
+        let mut dx = vec![0.0; rows * dim];
+        let mut dp = with_slice(x, |x| {
+            with_slice(p, |p| {
+                with_slice(dout, |dout| {
+                    let weights = Weights::new(&self.block, p);
+                    let products = Products::new(&self.block, &weights, Weight::plain);
+                    let gradients: Vec<Vec<f32>> = split_rows(&mut dx, dim, counts())
+                        .into_par_iter()
+                        .zip(&tasks)
+                        .map(|(mut dx, task)| {
+                            let mut row = task.first_row;
+                            let mut gradient = vec![0.0; len];
+                            let mut parts = Gradients::new(&self.block, &mut gradient);
+                            let mut scratch = BackwardScratch::default();
+                            for chunk in &task.chunks {
+                                let n = chunk.rows();
+                                let of = |columns: usize| row * columns..(row + n) * columns;
+                                let input = Backward {
+                                    x: &x[of(dim)],
+                                    dout: &dout[of(dim)],
+                                    qkv: &kept.qkv[of(3 * dim)],
+                                    attended: &kept.attended[of(dim)],
+                                    middle: &kept.middle[of(dim)],
+                                    hidden: &kept.hidden[of(hidden)],
+                                };
+                                self.backward_chunk(
+                                    chunk,
+                                    &input,
+                                    &products,
+                                    dx.split_off_mut(..n * dim).unwrap_or_default(),
+                                    &mut parts,
+                                    &mut scratch,
+                                );
+                                row += n;
+                            }
+                            gradient
+                        })
+                        .collect();
+                    Ok(gradients)
+                })
+            })
+        })?
+        .into_iter();
+        let mut total = dp.next().unwrap_or_else(|| vec![0.0; len]);
+        for part in dp {
+            total.par_chunks_mut(1 << 14).zip(part.par_chunks(1 << 14)).for_each(|(a, b)| reduce::add(a, b));
+        }
+        let dx = if x.track_op() { Some(Tensor::from_vec(dx, (rows, dim), x.device())?) } else { None };
+        let dp = if p.track_op() { Some(Tensor::from_vec(total, len, p.device())?) } else { None };
+        Ok((dx, dp))
+    }
+}
