@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use dino_server::model::{Device, Model, Session, SessionOptions};
-use dino_server::segment::{AttentionOptions, Object, attention};
+use dino_server::segment::{Object, Options, Patches, segment, structure};
 use image::{Rgb, RgbImage};
 use ndarray::Axis;
 
@@ -18,13 +18,12 @@ fn model() -> (Model, Session) {
     (model, session)
 }
 
-fn objects(picture: &RgbImage, options: &AttentionOptions) -> Vec<Object> {
+fn objects(picture: &RgbImage, options: &Options) -> Vec<Object> {
     let (model, mut session) = model();
     let manifest = model.manifest();
-    let (pixels, grid) = manifest.transform.whole_picture(picture, 480, manifest.patch_size);
-    let outputs = session.run(pixels.insert_axis(Axis(0)).view()).unwrap();
-    let weights = outputs.attention.unwrap();
-    attention(weights.index_axis(Axis(0), 0), grid, picture.dimensions(), options).unwrap()
+    let (input, grid) = manifest.transform.whole_picture(picture, 480, manifest.patch_size);
+    let outputs = session.run(input.view().insert_axis(Axis(0))).unwrap();
+    segment(&Patches::of(&outputs, grid), picture.dimensions(), structure(input.view(), grid), options).unwrap().objects
 }
 
 #[test]
@@ -33,7 +32,7 @@ fn a_square_at_the_border_is_found_within_a_patch() {
     for (x, y) in (483..488).flat_map(|x| (200..205).map(move |y| (x, y))) {
         picture.put_pixel(x, y, Rgb([255; 3]));
     }
-    let found = objects(&picture, &AttentionOptions { threshold: 0.0005, ..AttentionOptions::default() });
+    let found = objects(&picture, &Options { threshold: Some(0.0005), ..Options::default() });
     let [x, y, width, height] = found[0].mask.bbox();
     println!("{:?}", found[0].mask.bbox());
     assert_eq!(x + width, 488, "the last columns are covered");
@@ -46,7 +45,7 @@ fn a_square_at_the_border_is_found_within_a_patch() {
 fn masks_have_the_pictures_size_whatever_its_shape() {
     for (width, height) in [(488, 427), (500, 17), (7, 7), (1000, 30), (1, 1), (17, 500)] {
         let picture = RgbImage::from_fn(width, height, |x, y| Rgb([if x + y < 5 { 255 } else { 0 }; 3]));
-        for object in objects(&picture, &AttentionOptions { max_objects: 3, ..AttentionOptions::default() }) {
+        for object in objects(&picture, &Options { max_objects: 3, ..Options::default() }) {
             let [x, y, wide, high] = object.mask.bbox();
             assert!(wide > 0 && high > 0 && x + wide <= width && y + high <= height);
             assert_eq!(object.mask.rle().size, [height, width]);
@@ -64,7 +63,7 @@ fn a_picture_without_an_object_scores_far_below_one_with_one() {
     for (x, y) in (100..220).flat_map(|x| (60..180).map(move |y| (x, y))) {
         object.put_pixel(x, y, Rgb([255; 3]));
     }
-    let score = |picture| objects(picture, &AttentionOptions::default())[0].score;
+    let score = |picture| objects(picture, &Options::default())[0].score;
     let (plain, object) = (score(&plain), score(&object));
     println!("plain {plain:.4}, object {object:.4}");
     assert!(plain < 0.01 && object > 0.5);

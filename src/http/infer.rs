@@ -6,7 +6,6 @@ use axum::http::{HeaderName, HeaderValue};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use image::RgbImage;
-use ndarray::Array3;
 use tokio::time::{Instant, timeout};
 
 use super::{
@@ -16,7 +15,7 @@ use super::{
 use crate::{
     batch::{Failure, Full},
     media::DecodeError,
-    serving::{Panicked, PictureError, Seen, Served, UnknownModel},
+    serving::{Panicked, PictureError, Prepared, Seen, Served, UnknownModel},
 };
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
@@ -63,9 +62,10 @@ fn deadline_passed(app: &App) -> Problem {
 /// The first picture, by position, that cannot be read decides the answer, whichever fails first in time. Only some
 /// pictures are on their way at once: enough to keep the model busy, so that one large request neither fills the
 /// memory nor holds back others.
-pub(super) async fn infer<P>(app: &App, served: &Arc<Served>, pictures: Vec<Bytes>, prepare: P) -> Result<Inference, Problem>
+pub(super) async fn infer<P, I>(app: &App, served: &Arc<Served>, pictures: Vec<Bytes>, prepare: P) -> Result<Inference, Problem>
 where
-    P: Fn(&RgbImage) -> Array3<f32> + Clone + Send + 'static,
+    P: Fn(&RgbImage) -> I + Clone + Send + 'static,
+    I: Into<Prepared> + 'static,
 {
     let deadline = Instant::now() + app.limits.time;
     let limits = app.limits.media;

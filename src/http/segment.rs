@@ -1,6 +1,6 @@
 //! `POST /segment`: masks of what stands out in pictures.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use axum::{
     Json,
@@ -9,7 +9,6 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use ndarray::Axis;
 use serde::{
     Deserialize, Deserializer, Serialize,
     de::{self, Visitor},
@@ -22,23 +21,12 @@ use super::{
     submission::Submission,
 };
 use crate::{
-    segment::{self, AttentionOptions, Head, Mask, Object, PngError, Rle, SegmentError},
-    serving::{Seen, Served},
+    segment::{self, Head, Mask, Method, Object, Patches, PngError, Rle, SegmentError, Segmentation},
+    serving::{Prepared, Seen, Served},
 };
 
 /// Most objects of one picture: an answer lists them all.
 const MAX_OBJECTS: usize = 1000;
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Method {
-    #[default]
-    Attention,
-    Background,
-    Ncut,
-    Lost,
-    Pca,
-}
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -54,8 +42,9 @@ enum Format {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Options {
     model: Option<String>,
+    #[serde(deserialize_with = "method")]
     method: Method,
-    threshold: f32,
+    threshold: Option<f32>,
     #[serde(deserialize_with = "head")]
     head: Head,
     max_objects: usize,
@@ -64,42 +53,34 @@ pub(super) struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        let AttentionOptions { threshold, head, max_objects } = AttentionOptions::default();
-        Self { model: None, method: Method::default(), threshold, head, max_objects, format: Format::default() }
+        let segment::Options { method, threshold, head, max_objects } = segment::Options::default();
+        Self { model: None, method, threshold, head, max_objects, format: Format::default() }
     }
 }
 
 impl Options {
     /// Refuses what can be known to fail before a picture is decoded.
     fn check(&self, served: &Served) -> Result<(), Problem> {
-        let refused = |code, why: String| Err(Problem::new(code, why));
-        if self.method != Method::Attention {
-            return refused(Code::NotOffered, "method: this server offers attention alone".into());
-        }
-        if !matches!(self.format, Format::Png | Format::Rle) {
-            return refused(Code::NotOffered, "format: this server offers png and rle".into());
-        }
-        if !(self.threshold > 0.0 && self.threshold <= 1.0) {
-            return Err(SegmentError::Threshold(self.threshold).into());
-        }
         if !(1..=MAX_OBJECTS).contains(&self.max_objects) {
             let most = self.max_objects;
-            return refused(Code::BadParameter, format!("max_objects: must lie between 1 and {MAX_OBJECTS}, not {most}"));
+            return Err(Problem::new(Code::BadParameter, format!("max_objects: must lie between 1 and {MAX_OBJECTS}, not {most}")));
         }
-        if !served.outputs().contains(&"attention") {
-            let name = served.name();
-            return refused(Code::ModelLacksOutput, format!("model `{name}` has no output `attention`"));
-        }
-        let heads = served.manifest().heads as usize;
-        match self.head {
-            Head::Number(head) if head >= heads => Err(SegmentError::NoSuchHead { head, heads }.into()),
-            _ => Ok(()),
-        }
+        self.method.check(served.outputs()).map_err(|error| lacking(served, error))?;
+        Ok(self.wanted().check(served.manifest().heads as usize)?)
     }
 
-    fn attention(&self) -> AttentionOptions {
-        AttentionOptions { threshold: self.threshold, head: self.head, max_objects: self.max_objects }
+    fn wanted(&self) -> segment::Options {
+        segment::Options { method: self.method, threshold: self.threshold, head: self.head, max_objects: self.max_objects }
     }
+}
+
+fn lacking(served: &Served, error: SegmentError) -> Problem {
+    let problem = Problem::from(error);
+    Problem { detail: format!("{}: `{}` has {}", problem.detail, served.name(), served.outputs().join(", ")).into(), ..problem }
+}
+
+fn method<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Method, D::Error> {
+    Cow::<str>::deserialize(deserializer)?.parse().map_err(de::Error::custom)
 }
 
 /// A head's number may be written as a number or, as in a query, as text.
@@ -168,7 +149,10 @@ pub(super) async fn handle(State(app): State<App>, headers: HeaderMap, submissio
     within(&app, async {
         let transform = served.manifest().transform.clone();
         let (side, patch) = (app.segment_size, served.manifest().patch_size);
-        let prepare = move |picture: &_| transform.whole_picture(picture, side, patch).0;
+        let prepare = move |picture: &_| {
+            let (input, grid) = transform.whole_picture(picture, side, patch);
+            Prepared { structure: segment::structure(input.view(), grid), input, guide: None }
+        };
         let inference = infer(&app, &served, pictures, prepare).await?;
         let (seen, timing) = (inference.seen, inference.timing.header());
         let response = app
@@ -188,20 +172,15 @@ fn wants_png(headers: &HeaderMap) -> bool {
     first.eq_ignore_ascii_case("image/png")
 }
 
-fn objects(served: &Served, seen: &Seen, options: &Options) -> Result<Vec<Object>, Problem> {
-    let attention =
-        seen.outputs.attention.as_ref().ok_or_else(|| Problem::new(Code::ModelLacksOutput, "the model has no output `attention`"))?;
-    let attention = attention.index_axis(Axis(0), 0);
-    Ok(segment::attention(attention, served.grid(seen), seen.size, &options.attention())?)
+fn segmentation(served: &Served, seen: &Seen, options: &Options) -> Result<Segmentation, Problem> {
+    let patches = Patches::of(&seen.outputs, served.grid(seen));
+    Ok(segment::segment(&patches, seen.size, seen.structure, &options.wanted())?)
 }
 
 /// The mask of the first object as a PNG file; a picture without objects is black.
 fn first_mask(served: &Served, seen: &Seen, options: &Options) -> Result<Response, Problem> {
-    let grid = served.grid(seen);
-    let mask = objects(served, seen, options)?
-        .into_iter()
-        .next()
-        .map_or_else(|| Mask::new(vec![false; grid.len()], grid, seen.size), |object| object.mask);
+    let Segmentation { objects, grid, .. } = segmentation(served, seen, options)?;
+    let mask = objects.into_iter().next().map_or_else(|| Mask::new(vec![false; grid.len()], grid, seen.size), |object| object.mask);
     Ok(([(header::CONTENT_TYPE, "image/png")], mask.png()?).into_response())
 }
 
@@ -209,9 +188,13 @@ fn in_json(served: &Served, seen: &[Seen], options: &Options) -> Result<Response
     let results = seen
         .iter()
         .map(|seen| {
-            let masks = objects(served, seen, options)?.iter().map(|object| found(object, options.format)).collect::<Result<_, _>>()?;
+            let masks = segmentation(served, seen, options)?
+                .objects
+                .iter()
+                .map(|object| found(object, options.format))
+                .collect::<Result<_, _>>()?;
             let (width, height) = seen.size;
-            Ok(Segmented { width, height, method: "attention", masks })
+            Ok(Segmented { width, height, method: options.method.name(), masks })
         })
         .collect::<Result<_, Problem>>()?;
     let model = served.name().into();
@@ -231,7 +214,8 @@ fn found(object: &Object, format: Format) -> Result<Found, PngError> {
 
 impl From<SegmentError> for Problem {
     fn from(error: SegmentError) -> Self {
-        Self::new(Code::BadParameter, error.to_string())
+        let code = if matches!(error, SegmentError::LacksOutput(_)) { Code::ModelLacksOutput } else { Code::BadParameter };
+        Self::new(code, error.to_string())
     }
 }
 

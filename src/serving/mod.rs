@@ -37,10 +37,30 @@ pub struct Served {
     batcher: Batcher<Outputs>,
 }
 
+/// A picture that is ready for a model.
+pub struct Prepared {
+    /// `[3, H, W]`, normalised.
+    pub input: Array3<f32>,
+    /// For masks: how much there is to see in it, see [`segment::structure()`](crate::segment::structure()).
+    pub structure: f32,
+    /// For masks with refined borders: the picture, reduced.
+    pub guide: Option<RgbImage>,
+}
+
+impl From<Array3<f32>> for Prepared {
+    fn from(input: Array3<f32>) -> Self {
+        Self { input, structure: 1.0, guide: None }
+    }
+}
+
 /// What a model saw in one picture.
 pub struct Seen {
     /// Outputs with B = 1.
     pub outputs: Outputs,
+    /// See [`Prepared::structure`].
+    pub structure: f32,
+    /// See [`Prepared::guide`].
+    pub guide: Option<RgbImage>,
     /// (width, height) of the picture itself, upright.
     pub size: (u32, u32),
     /// (height, width) of the model's input.
@@ -118,7 +138,7 @@ impl Served {
     ///
     /// # Errors
     /// See [`PictureError`].
-    pub async fn see<P>(
+    pub async fn see<P, I>(
         &self,
         pool: &Pool,
         bytes: Bytes,
@@ -127,17 +147,19 @@ impl Served {
         deadline: tokio::time::Instant,
     ) -> Result<Seen, PictureError>
     where
-        P: FnOnce(&RgbImage) -> Array3<f32> + Send + 'static,
+        P: FnOnce(&RgbImage) -> I + Send + 'static,
+        I: Into<Prepared>,
     {
         let work = move || {
             let began = Instant::now();
             let picture = media::decode(&bytes, &limits)?;
-            let input = prepare(&picture);
-            Ok::<_, DecodeError>((input, picture.dimensions(), began.elapsed()))
+            let prepared: Prepared = prepare(&picture).into();
+            Ok::<_, DecodeError>((prepared, picture.dimensions(), began.elapsed()))
         };
-        let (input, size, decoded) = pool.run(work).await??;
+        let (Prepared { input, structure, guide }, size, decoded) = pool.run(work).await??;
         let (_, height, width) = input.dim();
         let answer = self.batcher.run(input, deadline).await?;
-        Ok(Seen { outputs: answer.output, size, input: (height, width), decoded, waited: answer.waited, ran: answer.ran })
+        let input = (height, width);
+        Ok(Seen { outputs: answer.output, structure, guide, size, input, decoded, waited: answer.waited, ran: answer.ran })
     }
 }
