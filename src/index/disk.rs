@@ -10,6 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
+use super::commit::Line;
 use super::item::{Item, NewItem, StoredItem};
 use super::{CollectionName, Error};
 
@@ -70,7 +71,13 @@ pub(super) struct Row {
     pub(super) stored: StoredItem,
 }
 
-/// What an upsert did: sequence numbers of the new versions in the order of the items, and of those they replaced.
+/// What is to happen to the items of a collection.
+pub(super) enum Change {
+    Upsert(Vec<NewItem>),
+    Delete(Vec<String>),
+}
+
+/// What a change did: sequence numbers of the new versions in the order of the items, and of those that are gone.
 #[derive(Default)]
 pub(super) struct Written {
     pub(super) new: Vec<u64>,
@@ -89,6 +96,8 @@ pub enum OnExisting {
 pub(super) struct Disk {
     path: PathBuf,
     database: Database,
+    /// Changes that wait to be written.
+    pub(super) line: Line,
 }
 
 impl Disk {
@@ -113,7 +122,7 @@ impl Disk {
         let opened = catch_unwind(|| Database::builder().set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true).open(&path));
         let database =
             opened.map_err(|_| Error::damaged(&path, "its pages contradict each other"))?.map_err(|error| Error::database(&path, error))?;
-        let disk = Self { path, database };
+        let disk = Self { path, database, line: Line::default() };
         let format = disk.read(|txn| Ok(txn.open_table(META)?.get(FORMAT_KEY)?.map(|format| format.value())))?;
         match format {
             Some(FORMAT) => Ok(disk),
@@ -145,7 +154,7 @@ impl Disk {
             let old = table.get(name.as_str())?.map(|record| record.value().to_owned());
             if let Some(old) = old {
                 if existing == OnExisting::Refuse {
-                    return Err(Error::Conflict(format!("collection {name} exists already")).into());
+                    return Err(Error::Exists(name.to_string()).into());
                 }
                 clear(txn, self.record(name.as_str(), &old)?.number)?;
             }
@@ -169,26 +178,30 @@ impl Disk {
         })
     }
 
-    /// Stores `items`, all or none. They are on the disk when this returns.
-    pub(super) fn upsert(&self, name: &CollectionName, record: &Record, items: &[NewItem]) -> Result<Written, Error> {
+    /// Makes one change durable.
+    pub(super) fn write_one(&self, name: &CollectionName, record: &Record, change: &Change) -> Result<Written, Error> {
+        self.write(|txn| self.apply(txn, name, record, change))
+    }
+
+    /// Makes changes durable in one step. Each fails or succeeds by itself, unless the database fails.
+    pub(super) fn write_many(&self, changes: &[(&CollectionName, &Record, &Change)]) -> Result<Vec<Result<Written, Error>>, Error> {
         self.write(|txn| {
-            self.must_exist(txn, name, record)?;
-            put(txn, record.number, items)
+            let apply = |&(name, record, change): &_| match self.apply(txn, name, record, change) {
+                Ok(written) => Ok(Ok(written)),
+                // Found before anything was written.
+                Err(Failure::Ours(error)) => Ok(Err(error)),
+                Err(failure @ Failure::Database(_)) => Err(failure),
+            };
+            changes.iter().map(apply).collect()
         })
     }
 
-    /// Deletes items, and returns the sequence numbers of those that existed.
-    pub(super) fn delete<'a>(&self, name: &CollectionName, record: &Record, ids: impl Iterator<Item = &'a str>) -> Result<Vec<u64>, Error> {
-        self.write(|txn| {
-            self.must_exist(txn, name, record)?;
-            let (mut rows, mut thumbnails) = (txn.open_table(ITEMS)?, txn.open_table(THUMBNAILS)?);
-            let mut gone = Vec::new();
-            for id in ids {
-                gone.extend(rows.remove((record.number, id))?.map(|row| row.value().0));
-                thumbnails.remove((record.number, id))?;
-            }
-            Ok(gone)
-        })
+    fn apply(&self, txn: &WriteTransaction, name: &CollectionName, record: &Record, change: &Change) -> Result<Written, Failure> {
+        self.must_exist(txn, name, record)?;
+        match change {
+            Change::Upsert(items) => put(txn, record.number, items),
+            Change::Delete(ids) => take_out(txn, record.number, ids),
+        }
     }
 
     /// One item.
@@ -325,6 +338,18 @@ fn put(txn: &WriteTransaction, collection: u64, items: &[NewItem]) -> Result<Wri
             Some(jpeg) => drop(thumbnails.insert(key, jpeg.as_slice())?),
             None => drop(thumbnails.remove(key)?),
         }
+    }
+    Ok(written)
+}
+
+/// Deletes items; those that do not exist are none of the replaced.
+fn take_out(txn: &WriteTransaction, collection: u64, ids: &[String]) -> Result<Written, Failure> {
+    let (mut rows, mut thumbnails) = (txn.open_table(ITEMS)?, txn.open_table(THUMBNAILS)?);
+    let mut written = Written::default();
+    for id in ids {
+        let key = (collection, id.as_str());
+        written.replaced.extend(rows.remove(key)?.map(|row| row.value().0));
+        thumbnails.remove(key)?;
     }
     Ok(written)
 }

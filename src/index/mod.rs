@@ -6,9 +6,11 @@
 
 pub mod checksum;
 mod collection;
+mod commit;
 mod disk;
 mod dump;
 mod error;
+mod filter;
 mod graph;
 mod indexing;
 mod info;
@@ -24,6 +26,7 @@ pub mod vote;
 pub use collection::{Collection, MAX_PAGE};
 pub use disk::{ModelTag, OnExisting, Spec};
 pub use error::Error;
+pub use filter::Filter;
 pub use info::{IndexState, Info, Page, Recall};
 pub use item::{Item, MAX_LABELS, MAX_METADATA, MAX_TEXT, MAX_THUMBNAIL, NewItem, StoredItem};
 pub use name::CollectionName;

@@ -85,8 +85,8 @@ pub fn save(collection: &Collection, path: &Path) -> Result<(), Error> {
 /// Makes a collection of the snapshot at `path`, in one step, under `name` or its own.
 ///
 /// # Errors
-/// [`Error::Damaged`] where the file is not whole, before anything is changed; [`Error::Conflict`] where the collection
-/// exists and `existing` refuses.
+/// [`Error::Damaged`] where the file is not whole, before anything is changed; [`Error::Exists`] where the
+/// collection exists and `existing` refuses.
 pub fn restore(store: &Store, path: &Path, name: Option<CollectionName>, existing: OnExisting) -> Result<Arc<Collection>, Error> {
     let (header, items) = read(path)?;
     store.create_with(&name.unwrap_or(header.name), header.spec, items, existing)

@@ -159,6 +159,15 @@ impl Server {
         Answer::read(request.send(body))
     }
 
+    pub(crate) fn put(&self, path: &str, body: &Value) -> Answer {
+        let request = self.agent.put(self.url(path)).header("content-type", "application/json");
+        Answer::read(request.send(body.to_string()))
+    }
+
+    pub(crate) fn delete(&self, path: &str) -> Answer {
+        Answer::read(self.agent.delete(self.url(path)).call())
+    }
+
     pub(crate) fn post_json(&self, path: &str, body: &Value) -> Answer {
         self.post(path, "application/json", body.to_string().as_bytes())
     }
