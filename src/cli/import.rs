@@ -10,7 +10,9 @@ use dino_server::embedding::Pooling;
 use dino_server::index::{Collection, CollectionName, Item, MAX_TEXT, ModelTag, NewItem, Options, Spec, Store, checksum};
 use dino_server::media;
 use dino_server::model::{Device, Model, Precision, SessionOptions};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
+
+use super::progress;
 
 /// Embed the pictures of a folder and store them as a labelled collection. Run it again to go on after an interruption,
 /// or to take up what has changed.
@@ -168,11 +170,6 @@ fn with_thumbnail(entries: &[Entry], per_class: Option<usize>) -> Vec<bool> {
         among_first.push(per_class.is_none_or(|most| *count <= most));
     }
     among_first
-}
-
-fn progress(count: usize) -> ProgressBar {
-    let style = ProgressStyle::with_template("embedding [{bar:30}] {pos}/{len} {per_sec} {eta}").expect("a fixed template");
-    ProgressBar::new(count as u64).with_style(style)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
 use super::commit::Line;
@@ -119,10 +119,22 @@ impl Disk {
             return Err(Error::damaged(&path, "it is empty"));
         }
         // The database's own debug assertions panic on some kinds of damage.
-        let opened = catch_unwind(|| Database::builder().set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true).open(&path));
+        let opened = catch_unwind(|| Self::builder().open(&path));
         let database =
             opened.map_err(|_| Error::damaged(&path, "its pages contradict each other"))?.map_err(|error| Error::database(&path, error))?;
-        let disk = Self { path, database, line: Line::default() };
+        Self::over(&path, database)
+    }
+
+    /// How databases are opened.
+    pub(super) fn builder() -> Builder {
+        let mut builder = Database::builder();
+        builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
+        builder
+    }
+
+    /// An open database, if it is one of ours; `path` names it in errors.
+    pub(super) fn over(path: &Path, database: Database) -> Result<Self, Error> {
+        let disk = Self { path: path.to_owned(), database, line: Line::default() };
         let format = disk.read(|txn| Ok(txn.open_table(META)?.get(FORMAT_KEY)?.map(|format| format.value())))?;
         match format {
             Some(FORMAT) => Ok(disk),
@@ -132,6 +144,20 @@ impl Disk {
             }
             None => Err(Error::damaged(&disk.path, "it is a database of something else")),
         }
+    }
+
+    /// Makes the tables of an empty database.
+    pub(super) fn initialise(database: &Database) -> Result<(), Failure> {
+        let txn = database.begin_write()?;
+        txn.open_table(COLLECTIONS)?;
+        txn.open_table(ITEMS)?;
+        txn.open_table(THUMBNAILS)?;
+        let mut meta = txn.open_table(META)?;
+        meta.insert(FORMAT_KEY, FORMAT)?;
+        meta.insert(NEXT_KEY, 1)?;
+        drop(meta);
+        txn.commit()?;
+        Ok(())
     }
 
     /// All collections, by name.
@@ -303,19 +329,7 @@ fn create(folder: &Path, path: &Path) -> Result<(), Error> {
     let temporary = tempfile::Builder::new().prefix(".store-").tempfile_in(folder)?.into_temp_path();
     let fail = |failure: Failure| failure.at(path);
     let database = Database::create(&temporary).map_err(|error| Error::database(path, error))?;
-    let make = || -> Result<(), Failure> {
-        let txn = database.begin_write()?;
-        txn.open_table(COLLECTIONS)?;
-        txn.open_table(ITEMS)?;
-        txn.open_table(THUMBNAILS)?;
-        let mut meta = txn.open_table(META)?;
-        meta.insert(FORMAT_KEY, FORMAT)?;
-        meta.insert(NEXT_KEY, 1)?;
-        drop(meta);
-        txn.commit()?;
-        Ok(())
-    };
-    make().map_err(fail)?;
+    Disk::initialise(&database).map_err(fail)?;
     database.close().map_err(|error| Error::database(path, error))?;
     temporary.persist_noclobber(path).map_err(|error| error.error)?;
     fs_err::File::open(folder)?.sync_all()?;
@@ -385,7 +399,7 @@ pub(super) fn vector_from_bytes(bytes: &[u8]) -> Vec<f32> {
 }
 
 /// Why a transaction was given up: an error of ours, or one of the database that does not know its file yet.
-enum Failure {
+pub(super) enum Failure {
     Ours(Error),
     Database(Box<redb::Error>),
 }

@@ -16,6 +16,8 @@ mod indexing;
 mod info;
 mod item;
 mod name;
+#[cfg(test)]
+mod power_loss;
 mod rows;
 mod search;
 mod similarity;

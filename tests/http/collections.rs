@@ -6,7 +6,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{Answer, BOUNDARY, Server, assert_close, multipart, root, tiny_model},
+    harness::{Answer, BOUNDARY, Server, assert_close, multipart, program, root, tiny_model},
     pictures::{png, scene},
 };
 
@@ -414,8 +414,9 @@ fn raw_status(server: &Server, method: &str, path: &str) -> u16 {
     use std::io::{Read, Write};
     let mut socket = std::net::TcpStream::connect(server.address()).unwrap();
     write!(socket, "{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    let _ = socket.read_to_string(&mut answer);
+    let mut answer = Vec::new();
+    let _ = socket.read_to_end(&mut answer);
+    let answer = String::from_utf8_lossy(&answer);
     answer.split_whitespace().nth(1).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("{method} {path}: {answer}"))
 }
 
@@ -423,4 +424,48 @@ fn listing(folder: &Path) -> Vec<String> {
     let mut names: Vec<_> = fs_err::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
+}
+
+/// The old collection answers until the new one takes its place.
+#[test]
+fn a_collection_goes_over_to_another_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let demo = root().join("models/demo");
+    let (tiny, named) = (tiny_model(), format!("demo={}", demo.display()));
+    let data = folder.path().join("data");
+    let flags = ["--data-dir", data.to_str().unwrap(), "--store-images", "original"];
+    let server = Server::with_models(&[tiny.to_str().unwrap(), &named], &flags);
+    assert_eq!(server.put("/collections/c", &json!({})).status, 201);
+    let pictures: Vec<_> = (0..4).map(|seed| png(&scene(150, 100, seed))).collect();
+    for (i, picture) in pictures.iter().enumerate() {
+        server.post(&format!("/collections/c/items?id=p{i}&labels=l{i}&metadata={{%22n%22:{i}}}"), "image/png", picture).ok();
+    }
+    let (old, new) = (folder.path().join("old.dino"), folder.path().join("new.dino"));
+    fs_err::write(&old, &server.post("/collections/c/snapshot", "application/json", b"").ok().body).unwrap();
+    let reembed = |more: &[&str]| program().arg("reembed").arg("--model").arg(&demo).args(more).output().unwrap();
+    let (from, out) = (old.to_str().unwrap(), new.to_str().unwrap());
+    let output = reembed(&["--from", from, "--out", out]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(search(&server, &json!({ "image": STANDARD.encode(&pictures[2]), "k": 1 }))[0]["id"], "p2");
+
+    let swapped = server.post("/collections/c/restore?replace=true", "application/octet-stream", &fs_err::read(&new).unwrap());
+    assert_eq!(swapped.status, 201, "{}", swapped.text());
+    assert_eq!(swapped.json()["dim"], server.get("/v1/models").json()["data"][1]["dim"]);
+    server.post("/collections/c/search?model=tiny-model", "image/png", &pictures[2]).problem(409, "model_mismatch");
+    let hit = &search(&server, &json!({ "image": STANDARD.encode(&pictures[2]), "k": 1 }))[0];
+    assert_eq!((&hit["id"], &hit["labels"], &hit["metadata"]), (&json!("p2"), &json!(["l2"]), &json!({ "n": 2 })));
+    assert!(hit["similarity"].as_f64().unwrap() > 0.9999);
+    assert_eq!(server.get("/collections/c/items/p2/image").ok().body, pictures[2]);
+
+    // What has no picture of its own ends everything, unless it may be left out.
+    server.post_json("/collections/c/items", &json!({ "items": [{ "id": "bare", "vector": vec![1.0; 192] }] })).ok();
+    drop(server);
+    let in_place = ["--data-dir", data.to_str().unwrap(), "--collection", "c"];
+    let refused = reembed(&in_place);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("\"bare\""), "{}", String::from_utf8_lossy(&refused.stderr));
+    assert_eq!(count(&Server::with_models(&[&named], &flags)), 5);
+    assert!(reembed(&[&in_place[..], &["--drop-missing"]].concat()).status.success());
+    assert_eq!(count(&Server::with_models(&[&named], &flags)), 4);
+    assert_eq!(reembed(&[]).status.code(), Some(2));
 }

@@ -9,6 +9,7 @@ mod end_to_end;
 mod faults;
 mod formats;
 mod harness;
+mod kill;
 mod lifecycle;
 mod pictures;
 mod requests;
