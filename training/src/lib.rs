@@ -1,5 +1,6 @@
 //! Trains DINO vision backbones, evaluates them and exports them to ONNX.
 
+pub mod allocator;
 pub mod backbone;
 pub mod checkpoint;
 pub mod cli;
