@@ -16,13 +16,14 @@ use serde::{
 
 use super::{
     App,
-    infer::{infer, within},
+    infer::{infer_placed, within},
     problem::{Code, Problem},
     submission::Submission,
 };
 use crate::{
-    segment::{self, Head, Mask, Method, Object, Patches, PngError, Rle, SegmentError, Segmentation},
-    serving::{Prepared, Seen, Served},
+    segment::{self, Head, Heatmap, Mask, Method, Object, Patches, PngError, Rle, SegmentError, Segmentation},
+    serving::{Seen, Served},
+    transform::PatchGrid,
 };
 
 /// Most objects of one picture: an answer lists them all.
@@ -118,6 +119,12 @@ struct Segmented {
     height: u32,
     method: &'static str,
     masks: Vec<Found>,
+    /// For head `all`: what each head attends to.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    heads: Vec<Heatmap>,
+    /// For method `pca`: the three components as the colours of a PNG file, in base64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    colours: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -130,6 +137,11 @@ struct Found {
     score: f32,
     #[serde(skip_serializing_if = "Option::is_none")]
     rle: Option<Rle>,
+    /// Outlines as COCO writes them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    polygons: Option<Vec<Vec<u32>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    heatmap: Option<Heatmap>,
     /// A PNG file in base64, white on black.
     #[serde(skip_serializing_if = "Option::is_none")]
     png: Option<String>,
@@ -151,13 +163,16 @@ pub(super) async fn handle(State(app): State<App>, headers: HeaderMap, submissio
         let (side, patch) = (app.segment_size, served.manifest().patch_size);
         let prepare = move |picture: &_| {
             let (input, grid) = transform.whole_picture(picture, side, patch);
-            Prepared { structure: segment::structure(input.view(), grid), input, guide: None }
+            let structure = segment::structure(input.view(), grid);
+            (input, structure)
         };
-        let inference = infer(&app, &served, pictures, prepare).await?;
-        let (seen, timing) = (inference.seen, inference.timing.header());
+        let placed = pictures.into_iter().enumerate().collect();
+        let (inference, structures) = infer_placed(&app, &served, placed, prepare).await?;
+        let timing = inference.timing.header();
+        let seen: Vec<(Seen, f32)> = inference.seen.into_iter().zip(structures).collect();
         let response = app
             .pool
-            .run(move || if as_picture { first_mask(&served, &seen[0], &options) } else { in_json(&served, &seen, &options) })
+            .run(move || if as_picture { as_png(&served, &seen[0], &options) } else { in_json(&served, &seen, &options) })
             .await??;
         drop(room);
         Ok((timing, response).into_response())
@@ -172,42 +187,52 @@ fn wants_png(headers: &HeaderMap) -> bool {
     first.eq_ignore_ascii_case("image/png")
 }
 
-fn segmentation(served: &Served, seen: &Seen, options: &Options) -> Result<Segmentation, Problem> {
+fn segmentation(served: &Served, (seen, structure): &(Seen, f32), options: &Options) -> Result<Segmentation, Problem> {
     let patches = Patches::of(&seen.outputs, served.grid(seen));
-    Ok(segment::segment(&patches, seen.size, seen.structure, &options.wanted())?)
+    Ok(segment::segment(&patches, seen.size, *structure, &options.wanted())?)
 }
 
-/// The mask of the first object as a PNG file; a picture without objects is black.
-fn first_mask(served: &Served, seen: &Seen, options: &Options) -> Result<Response, Problem> {
-    let Segmentation { objects, grid, .. } = segmentation(served, seen, options)?;
-    let mask = objects.into_iter().next().map_or_else(|| Mask::new(vec![false; grid.len()], grid, seen.size), |object| object.mask);
-    Ok(([(header::CONTENT_TYPE, "image/png")], mask.png()?).into_response())
+/// The answer as a PNG file: the mask of the first object, black where there is none; for `pca` its colours.
+fn as_png(served: &Served, picture: &(Seen, f32), options: &Options) -> Result<Response, Problem> {
+    let Segmentation { objects, components, grid, .. } = segmentation(served, picture, options)?;
+    let size = picture.0.size;
+    let file = if options.method == Method::Pca {
+        segment::map_png(&components, grid, size)?
+    } else {
+        objects.into_iter().next().map_or_else(|| Mask::new(vec![false; grid.len()], grid, size), |object| object.mask).png()?
+    };
+    Ok(([(header::CONTENT_TYPE, "image/png")], file).into_response())
 }
 
-fn in_json(served: &Served, seen: &[Seen], options: &Options) -> Result<Response, Problem> {
-    let results = seen
-        .iter()
-        .map(|seen| {
-            let masks = segmentation(served, seen, options)?
-                .objects
-                .iter()
-                .map(|object| found(object, options.format))
-                .collect::<Result<_, _>>()?;
-            let (width, height) = seen.size;
-            Ok(Segmented { width, height, method: options.method.name(), masks })
-        })
-        .collect::<Result<_, Problem>>()?;
+fn in_json(served: &Served, pictures: &[(Seen, f32)], options: &Options) -> Result<Response, Problem> {
+    let results = pictures.iter().map(|picture| result(served, picture, options)).collect::<Result<_, _>>()?;
     let model = served.name().into();
     Ok(Json(Answer { model, results }).into_response())
 }
 
-fn found(object: &Object, format: Format) -> Result<Found, PngError> {
+fn result(served: &Served, picture: &(Seen, f32), options: &Options) -> Result<Segmented, Problem> {
+    let Segmentation { objects, heads, components, grid } = segmentation(served, picture, options)?;
+    let (width, height) = picture.0.size;
+    let colours = (options.method == Method::Pca).then(|| segment::map_png(&components, grid, (width, height))).transpose()?;
+    Ok(Segmented {
+        width,
+        height,
+        method: options.method.name(),
+        masks: objects.iter().map(|object| found(object, options.format, grid)).collect::<Result<_, _>>()?,
+        heads: heads.iter().map(|head| Heatmap::new(head, grid)).collect(),
+        colours: colours.map(|file| STANDARD.encode(file)),
+    })
+}
+
+fn found(object: &Object, format: Format, grid: PatchGrid) -> Result<Found, PngError> {
     let mask = &object.mask;
     Ok(Found {
         bbox: mask.bbox(),
         area: mask.area(),
         score: object.score,
         rle: (format == Format::Rle).then(|| mask.rle()),
+        polygons: (format == Format::Polygons).then(|| mask.polygons()),
+        heatmap: (format == Format::Heatmap).then(|| Heatmap::new(&object.heat, grid)),
         png: (format == Format::Png).then(|| mask.png()).transpose()?.map(|file| STANDARD.encode(file)),
     })
 }

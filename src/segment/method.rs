@@ -154,6 +154,14 @@ pub enum SegmentError {
         /// What was asked for.
         threshold: f32,
     },
+    /// A point does not lie in the picture.
+    #[error("the point [{}, {}] lies outside of the picture of {} x {} pixels", point.0, point.1, size.0, size.1)]
+    Point {
+        /// (x, y).
+        point: (u32, u32),
+        /// (width, height).
+        size: (u32, u32),
+    },
     /// The model computes too little for the method.
     #[error("the model has no output `{0}`")]
     LacksOutput(&'static str),

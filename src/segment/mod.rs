@@ -8,6 +8,7 @@ mod affinity;
 mod attention;
 mod background;
 mod components;
+mod heatmap;
 mod lanczos;
 mod lost;
 mod mask;
@@ -15,20 +16,24 @@ mod method;
 mod ncut;
 mod patches;
 mod pca;
+mod polygons;
 mod rle;
+mod similarity;
 mod structure;
 
 use std::sync::Arc;
 
 pub use attention::{Head, head_cells};
 pub use background::{Background, background};
+pub use heatmap::Heatmap;
 pub use lost::{Expansion, LOST_PATCHES, lost};
-pub use mask::{Mask, PngError};
+pub use mask::{Mask, PngError, map_png};
 pub use method::{Method, Options, SegmentError, Segmentation, segment};
 pub use ncut::{Cut, ncut};
 pub use patches::Patches;
 pub use pca::principal_components;
 pub use rle::Rle;
+pub use similarity::similarity;
 pub use structure::structure;
 
 /// One object of a picture.

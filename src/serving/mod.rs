@@ -37,30 +37,10 @@ pub struct Served {
     batcher: Batcher<Outputs>,
 }
 
-/// A picture that is ready for a model.
-pub struct Prepared {
-    /// `[3, H, W]`, normalised.
-    pub input: Array3<f32>,
-    /// For masks: how much there is to see in it, see [`segment::structure()`](crate::segment::structure()).
-    pub structure: f32,
-    /// For masks with refined borders: the picture, reduced.
-    pub guide: Option<RgbImage>,
-}
-
-impl From<Array3<f32>> for Prepared {
-    fn from(input: Array3<f32>) -> Self {
-        Self { input, structure: 1.0, guide: None }
-    }
-}
-
 /// What a model saw in one picture.
 pub struct Seen {
     /// Outputs with B = 1.
     pub outputs: Outputs,
-    /// See [`Prepared::structure`].
-    pub structure: f32,
-    /// See [`Prepared::guide`].
-    pub guide: Option<RgbImage>,
     /// (width, height) of the picture itself, upright.
     pub size: (u32, u32),
     /// (height, width) of the model's input.
@@ -134,32 +114,33 @@ impl Served {
         PatchGrid { rows: seen.input.0 / patch, columns: seen.input.1 / patch }
     }
 
-    /// Decodes one picture, brings it to the model's input `[3, H, W]` with `prepare`, and runs it.
+    /// Decodes one picture, brings it to the model's input `[3, H, W]` with `prepare`, and runs it. What `prepare` makes
+    /// beside the input is handed through.
     ///
     /// # Errors
     /// See [`PictureError`].
-    pub async fn see<P, I>(
+    pub async fn see<P, X>(
         &self,
         pool: &Pool,
         bytes: Bytes,
         limits: media::Limits,
         prepare: P,
         deadline: tokio::time::Instant,
-    ) -> Result<Seen, PictureError>
+    ) -> Result<(Seen, X), PictureError>
     where
-        P: FnOnce(&RgbImage) -> I + Send + 'static,
-        I: Into<Prepared>,
+        P: FnOnce(&RgbImage) -> (Array3<f32>, X) + Send + 'static,
+        X: Send + 'static,
     {
         let work = move || {
             let began = Instant::now();
             let picture = media::decode(&bytes, &limits)?;
-            let prepared: Prepared = prepare(&picture).into();
-            Ok::<_, DecodeError>((prepared, picture.dimensions(), began.elapsed()))
+            let (input, beside) = prepare(&picture);
+            Ok::<_, DecodeError>((input, beside, picture.dimensions(), began.elapsed()))
         };
-        let (Prepared { input, structure, guide }, size, decoded) = pool.run(work).await??;
+        let (input, beside, size, decoded) = pool.run(work).await??;
         let (_, height, width) = input.dim();
         let answer = self.batcher.run(input, deadline).await?;
-        let input = (height, width);
-        Ok(Seen { outputs: answer.output, structure, guide, size, input, decoded, waited: answer.waited, ran: answer.ran })
+        let seen = Seen { outputs: answer.output, size, input: (height, width), decoded, waited: answer.waited, ran: answer.ran };
+        Ok((seen, beside))
     }
 }
