@@ -9,6 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use image::RgbImage;
 use serde::{
     Deserialize, Deserializer, Serialize,
     de::{self, Visitor},
@@ -39,6 +40,17 @@ enum Format {
     Heatmap,
 }
 
+/// What is done to the borders of masks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Refine {
+    /// They lie along patches.
+    #[default]
+    None,
+    /// They follow the picture's edges.
+    Guided,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Options {
@@ -50,12 +62,13 @@ pub(super) struct Options {
     head: Head,
     max_objects: usize,
     format: Format,
+    refine: Refine,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let segment::Options { method, threshold, head, max_objects } = segment::Options::default();
-        Self { model: None, method, threshold, head, max_objects, format: Format::default() }
+        Self { model: None, method, threshold, head, max_objects, format: Format::default(), refine: Refine::default() }
     }
 }
 
@@ -147,6 +160,15 @@ struct Found {
     png: Option<String>,
 }
 
+/// A picture that was seen, and what its own pixels say.
+struct Picture {
+    seen: Seen,
+    /// How much there is to see in it, see [`segment::structure()`].
+    structure: f32,
+    /// For refined borders.
+    guide: Option<RgbImage>,
+}
+
 pub(super) async fn handle(State(app): State<App>, headers: HeaderMap, submission: Submission<Options>) -> Result<Response, Problem> {
     let Submission { pictures, options, room } = submission;
     let served = app.registry.get(options.model.as_deref())?.clone();
@@ -161,15 +183,18 @@ pub(super) async fn handle(State(app): State<App>, headers: HeaderMap, submissio
     within(&app, async {
         let transform = served.manifest().transform.clone();
         let (side, patch) = (app.segment_size, served.manifest().patch_size);
-        let prepare = move |picture: &_| {
+        let refine = options.refine;
+        let prepare = move |picture: &RgbImage| {
             let (input, grid) = transform.whole_picture(picture, side, patch);
             let structure = segment::structure(input.view(), grid);
-            (input, structure)
+            let guide = (refine == Refine::Guided).then(|| segment::guide(picture));
+            (input, (structure, guide))
         };
         let placed = pictures.into_iter().enumerate().collect();
-        let (inference, structures) = infer_placed(&app, &served, placed, prepare).await?;
+        let (inference, beside) = infer_placed(&app, &served, placed, prepare).await?;
         let timing = inference.timing.header();
-        let seen: Vec<(Seen, f32)> = inference.seen.into_iter().zip(structures).collect();
+        let seen: Vec<Picture> =
+            inference.seen.into_iter().zip(beside).map(|(seen, (structure, guide))| Picture { seen, structure, guide }).collect();
         let response = app
             .pool
             .run(move || if as_picture { as_png(&served, &seen[0], &options) } else { in_json(&served, &seen, &options) })
@@ -187,15 +212,19 @@ fn wants_png(headers: &HeaderMap) -> bool {
     first.eq_ignore_ascii_case("image/png")
 }
 
-fn segmentation(served: &Served, (seen, structure): &(Seen, f32), options: &Options) -> Result<Segmentation, Problem> {
+fn segmentation(served: &Served, Picture { seen, structure, guide }: &Picture, options: &Options) -> Result<Segmentation, Problem> {
     let patches = Patches::of(&seen.outputs, served.grid(seen));
-    Ok(segment::segment(&patches, seen.size, *structure, &options.wanted())?)
+    let mut found = segment::segment(&patches, seen.size, *structure, &options.wanted())?;
+    if let Some(guide) = guide {
+        found.refine(guide);
+    }
+    Ok(found)
 }
 
 /// The answer as a PNG file: the mask of the first object, black where there is none; for `pca` its colours.
-fn as_png(served: &Served, picture: &(Seen, f32), options: &Options) -> Result<Response, Problem> {
+fn as_png(served: &Served, picture: &Picture, options: &Options) -> Result<Response, Problem> {
     let Segmentation { objects, components, grid, .. } = segmentation(served, picture, options)?;
-    let size = picture.0.size;
+    let size = picture.seen.size;
     let file = if options.method == Method::Pca {
         segment::map_png(&components, grid, size)?
     } else {
@@ -204,15 +233,15 @@ fn as_png(served: &Served, picture: &(Seen, f32), options: &Options) -> Result<R
     Ok(([(header::CONTENT_TYPE, "image/png")], file).into_response())
 }
 
-fn in_json(served: &Served, pictures: &[(Seen, f32)], options: &Options) -> Result<Response, Problem> {
+fn in_json(served: &Served, pictures: &[Picture], options: &Options) -> Result<Response, Problem> {
     let results = pictures.iter().map(|picture| result(served, picture, options)).collect::<Result<_, _>>()?;
     let model = served.name().into();
     Ok(Json(Answer { model, results }).into_response())
 }
 
-fn result(served: &Served, picture: &(Seen, f32), options: &Options) -> Result<Segmented, Problem> {
+fn result(served: &Served, picture: &Picture, options: &Options) -> Result<Segmented, Problem> {
     let Segmentation { objects, heads, components, grid } = segmentation(served, picture, options)?;
-    let (width, height) = picture.0.size;
+    let (width, height) = picture.seen.size;
     let colours = (options.method == Method::Pca).then(|| segment::map_png(&components, grid, (width, height))).transpose()?;
     Ok(Segmented {
         width,

@@ -45,6 +45,11 @@ impl Mask {
         self.height
     }
 
+    /// Rows and columns of its patches, or of its guide's pixels where it was [refined](Self::refined).
+    pub fn grid(&self) -> PatchGrid {
+        self.grid
+    }
+
     /// One flag per patch, row by row.
     pub fn cells(&self) -> &[bool] {
         &self.cells
@@ -130,7 +135,7 @@ impl Mask {
 }
 
 /// The patch under the pixel (x, y) of a picture of `size` (width, height).
-pub(super) fn patch_at((x, y): (u32, u32), grid: PatchGrid, (width, height): (u32, u32)) -> usize {
+pub fn patch_at((x, y): (u32, u32), grid: PatchGrid, (width, height): (u32, u32)) -> usize {
     nearest(y, height, grid.rows) * grid.columns + nearest(x, width, grid.columns)
 }
 

@@ -4,6 +4,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::{fmt, iter};
 
+use image::RgbImage;
 use ndarray::{ArrayView2, Axis};
 
 use super::affinity::normalised;
@@ -179,6 +180,20 @@ pub struct Segmentation {
     pub components: Vec<Vec<f32>>,
     /// Rows and columns of patches.
     pub grid: PatchGrid,
+}
+
+impl Segmentation {
+    /// Moves the objects' borders along the edges of `guide`, see [`Mask::refined`].
+    pub fn refine(&mut self, guide: &RgbImage) {
+        let mut refined: Vec<Object> = Vec::with_capacity(self.objects.len());
+        for object in self.objects.drain(..) {
+            let object = Object { mask: object.mask.refined(guide), ..object };
+            if refined.iter().all(|other| other.mask != object.mask) {
+                refined.push(object);
+            }
+        }
+        self.objects = refined;
+    }
 }
 
 /// A set of patches that may become an object.

@@ -13,3 +13,4 @@ mod kill;
 mod lifecycle;
 mod pictures;
 mod requests;
+mod segment;

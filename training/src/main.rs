@@ -22,6 +22,7 @@ enum Verb {
     Train(Box<cli::train::Args>),
     Export(cli::export::Args),
     Knn(cli::knn::Args),
+    SegmentEval(cli::segment_eval::Args),
 }
 
 fn main() -> ExitCode {
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         Verb::Train(args) => cli::train::run(args, matches.subcommand_matches("train").unwrap_or(&matches)),
         Verb::Export(args) => cli::export::run(args),
         Verb::Knn(args) => cli::knn::run(args),
+        Verb::SegmentEval(args) => cli::segment_eval::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

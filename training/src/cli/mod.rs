@@ -2,4 +2,5 @@
 
 pub mod export;
 pub mod knn;
+pub mod segment_eval;
 pub mod train;

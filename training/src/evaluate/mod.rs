@@ -1,3 +1,4 @@
 //! Measures what a backbone has learnt.
 
 pub mod knn;
+pub mod segmentation;
