@@ -32,7 +32,16 @@ impl Mask {
     /// If the flags are not as many as the grid has patches.
     pub fn new(cells: Vec<bool>, grid: PatchGrid, (width, height): (u32, u32)) -> Self {
         assert_eq!(cells.len(), grid.len(), "one flag per patch");
-        Self { cells, grid, width, height }
+        let mut mask = Self { cells, grid, width, height };
+        // In a picture smaller than its grid, patches without a pixel would make masks differ that look the same.
+        if grid.columns > width as usize || grid.rows > height as usize {
+            let (columns, rows) = (mask.column_edges(), mask.row_edges());
+            for (cell, set) in mask.cells.iter_mut().enumerate() {
+                let (row, column) = (cell / grid.columns, cell % grid.columns);
+                *set &= columns[column] < columns[column + 1] && rows[row] < rows[row + 1];
+            }
+        }
+        mask
     }
 
     /// Width of the picture.
