@@ -8,6 +8,7 @@ pub mod gelu;
 pub mod layer_norm;
 pub mod linear;
 pub mod loss;
+mod pool;
 
 use candle_core::{CpuStorage, Layout, Result, Tensor, bail};
 
