@@ -201,3 +201,74 @@ fn column_sums(matrix: &Tensor, sums: &mut Vec<f32>) -> Result<()> {
     add(sums, &matrix.sum(0)?.to_vec1::<f32>()?);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::backbone::parameters::Init;
+    use crate::exchange::tcp::Ring;
+
+    /// A share whose gradient is `value` everywhere.
+    fn share(group: &Group, value: f64, loss: f64) -> Share {
+        let gradients = (group.var().sum_all().unwrap() * value).unwrap().backward().unwrap();
+        let rows = |columns: usize| Tensor::full(value as f32, (2, columns), &Device::Cpu).unwrap();
+        Share { loss, teacher_entropy: 1.0, gradients, logits: rows(3), targets: rows(3), features: rows(4) }
+    }
+
+    fn group() -> Group {
+        let mut random = crate::data::loader::generator(0, 0, 0, 0);
+        Group::new(vec![("w".to_owned(), vec![5], Init::Constant(1.0))], &mut random, &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn means_are_over_all_batches_of_all_processes() {
+        let averages = std::thread::scope(|scope| {
+            let running: Vec<_> = Ring::between_threads(2, Duration::from_secs(20))
+                .unwrap()
+                .into_iter()
+                .map(|exchange| {
+                    scope.spawn(move || {
+                        let group = group();
+                        let first = exchange.rank() as f64 * 10.0;
+                        let mut accumulated = Accumulated::default();
+                        accumulated.add(share(&group, first + 1.0, first), &[&group]).unwrap();
+                        accumulated.add(share(&group, first + 3.0, first), &[&group]).unwrap();
+                        let averages = accumulated.average(&[&group], &*exchange, exchange.rank() == 1).unwrap();
+                        let gradient = averages.gradients.get(group.var()).unwrap().to_vec1::<f32>().unwrap();
+                        (averages, gradient)
+                    })
+                })
+                .collect();
+            running.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+        });
+        for (averages, gradient) in averages {
+            assert_eq!(gradient, [7.0; 5], "the mean of 1, 3, 11 and 13");
+            assert_eq!((averages.logits, averages.distribution), (vec![7.0; 3], vec![7.0; 3]));
+            assert!((averages.loss - 5.0).abs() < 1e-6 && averages.stop && averages.failed.is_empty());
+            assert!(averages.feature_std < 1e-3, "all features are the same: {}", averages.feature_std);
+        }
+    }
+
+    #[test]
+    fn a_loss_that_is_not_finite_is_known_to_all() {
+        let failed = std::thread::scope(|scope| {
+            let running: Vec<_> = Ring::between_threads(3, Duration::from_secs(20))
+                .unwrap()
+                .into_iter()
+                .map(|exchange| {
+                    scope.spawn(move || {
+                        let group = group();
+                        let mut accumulated = Accumulated::default();
+                        let loss = if exchange.rank() == 1 { f64::NAN } else { 1.0 };
+                        accumulated.add(share(&group, 1.0, loss), &[&group]).unwrap();
+                        accumulated.average(&[&group], &*exchange, false).unwrap().failed
+                    })
+                })
+                .collect();
+            running.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+        });
+        assert_eq!(failed, vec![vec![1]; 3]);
+    }
+}

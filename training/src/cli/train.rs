@@ -18,7 +18,7 @@ use crate::trainer::{self, Options, Outcome};
 /// Train a backbone on a folder of pictures. Labels are not needed.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Folder of pictures, at any depth
+    /// Folder of pictures, at any depth, and of tar files of them (WebDataset); or a tar file, or a pattern like shards-{000000..000099}.tar
     #[arg(long, visible_alias = "data-path", value_name = "DIR")]
     data: PathBuf,
     /// Folder of the run: checkpoints, log.jsonl and curves.svg
