@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use dino_server::bulk::MAX_FILE;
 use fs_err::File;
 
+/// Length of a tar file's blocks.
+const BLOCK: u64 = 512;
 /// Most files that a pattern may stand for.
 const MOST: u64 = 1_000_000;
 
@@ -28,14 +30,17 @@ pub(super) struct Member {
 /// # Errors
 /// When the file cannot be opened.
 pub(super) fn index(file: &Path) -> io::Result<(Vec<Member>, Option<io::Error>)> {
-    let mut archive = tar::Archive::new(io::BufReader::with_capacity(4096, File::open(file)?));
-    let mut members = Vec::new();
+    let source = File::open(file)?;
+    let len = source.metadata()?.len();
+    let mut archive = tar::Archive::new(io::BufReader::with_capacity(4096, source));
+    let (mut members, mut end) = (Vec::new(), 0);
     for entry in archive.entries_with_seek()? {
         let entry = match entry {
             Ok(entry) => entry,
             Err(error) => return Ok((members, Some(error))),
         };
-        if !entry.header().entry_type().is_file() {
+        end = entry.raw_file_position().saturating_add(entry.size());
+        if !entry.header().entry_type().is_file() || end > len {
             continue;
         }
         match entry.path().map(|path| path.to_str().map(str::to_owned)) {
@@ -44,7 +49,9 @@ pub(super) fn index(file: &Path) -> io::Result<(Vec<Member>, Option<io::Error>)>
             Err(error) => return Ok((members, Some(error))),
         }
     }
-    Ok((members, None))
+    // A block of zeros follows the last member; reading on behind the end of a file that was cut is no error to the library.
+    let cut = end.next_multiple_of(BLOCK).saturating_add(BLOCK) > len;
+    Ok((members, cut.then(|| ErrorKind::UnexpectedEof.into())))
 }
 
 /// The bytes of a member.
@@ -116,13 +123,15 @@ mod tests {
         assert_eq!(members.iter().map(|m| m.name.as_str()).collect::<Vec<_>>(), ["a.jpg", "a.cls", &long]);
         assert_eq!(read(&file, members[0].offset, members[0].len).unwrap(), b"first");
         assert_eq!(read(&file, members[2].offset, members[2].len).unwrap(), [9; 1000]);
-        // Cut inside the last member: it is listed, and cannot be read.
-        fs_err::write(&file, &bytes[..members[2].offset as usize + 10]).unwrap();
-        let (cut, _) = index(&file).unwrap();
-        for member in cut.iter().skip(2) {
-            assert!(read(&file, member.offset, member.len).unwrap_err().to_string().contains("ends inside"));
+        // Cut inside the last member, before it, and behind it.
+        let (start, end) = (members[2].offset as usize, bytes.len() - 1024);
+        for (at, left) in [(start + 10, 2), (members[1].offset as usize + 512, 2), (end, 3)] {
+            fs_err::write(&file, &bytes[..at]).unwrap();
+            let (found, damage) = index(&file).unwrap();
+            assert_eq!(found, members[..left], "cut at {at}");
+            assert!(damage.is_some(), "cut at {at}");
+            assert!(read(&file, members[2].offset, members[2].len).is_ok() == (left == 3));
         }
-        assert_eq!(cut[..2], members[..2]);
         // A length that would fill the memory is not believed.
         assert!(read(&file, 0, u64::MAX).is_err());
         fs_err::write(&file, [7; 2000]).unwrap();
