@@ -1,7 +1,5 @@
 //! `POST /classify`: a vote of the nearest neighbours in a collection.
 
-use std::sync::Arc;
-
 use axum::{Json, extract::State, response::IntoResponse};
 use serde::{Deserialize, Serialize};
 
@@ -14,16 +12,11 @@ use super::{
 use crate::{
     embedding,
     index::{
-        Collection, DEFAULT_EF, Neighbour, Search,
+        Collection, DEFAULT_EF, Filter, Item, Neighbour, Predicate, Search,
         vote::{ClassScore, DEFAULT_K, DEFAULT_TEMPERATURE, vote, winner},
     },
     serving::{COLLECTION_POOLING, Seen, Served},
 };
-
-/// Most neighbours: an answer lists them all.
-const MAX_K: usize = 10_000;
-/// Widest search of the graph; wider is better asked for with `exact`.
-const MAX_EF: usize = 100_000;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -35,6 +28,7 @@ pub(super) struct Options {
     min_score: f64,
     exact: bool,
     ef: usize,
+    filter: Option<Filter>,
 }
 
 impl Default for Options {
@@ -47,6 +41,7 @@ impl Default for Options {
             min_score: 0.0,
             exact: false,
             ef: DEFAULT_EF,
+            filter: None,
         }
     }
 }
@@ -54,12 +49,7 @@ impl Default for Options {
 impl Options {
     fn check(&self) -> Result<(), Problem> {
         let refused = |why: String| Err(Problem::new(Code::BadParameter, why));
-        if !(1..=MAX_K).contains(&self.k) {
-            return refused(format!("k: must lie between 1 and {MAX_K}, not {}", self.k));
-        }
-        if !(1..=MAX_EF).contains(&self.ef) {
-            return refused(format!("ef: must lie between 1 and {MAX_EF}, not {}", self.ef));
-        }
+        collections::check_reach(self.k, self.ef)?;
         if !(self.temperature > 0.0 && self.temperature.is_finite()) {
             return refused(format!("temperature: must be above 0, not {}", self.temperature));
         }
@@ -99,7 +89,7 @@ pub(super) async fn handle(State(app): State<App>, submission: Submission<Option
     let Submission { pictures, options, room } = submission;
     options.check()?;
     let collection = collections::find(&app, &options.collection)?;
-    let served = model_of(&app, &collection, options.model.as_deref())?;
+    let served = collections::model_of(&app, &collection, options.model.as_deref())?;
     within(&app, async {
         let transform = served.manifest().transform.clone();
         let inference = infer(&app, &served, pictures, move |picture| transform.apply(picture)).await?;
@@ -108,17 +98,6 @@ pub(super) async fn handle(State(app): State<App>, submission: Submission<Option
         Ok((inference.timing.header(), Json(answer)))
     })
     .await
-}
-
-/// The model that a request names, else the served one that made the collection.
-fn model_of(app: &App, collection: &Collection, name: Option<&str>) -> Result<Arc<Served>, Problem> {
-    let made_by = |served: &&Arc<Served>| collection.check_model(served.fingerprint()).is_ok();
-    let served = match name {
-        Some(name) => app.registry.get(Some(name))?,
-        None => app.registry.iter().find(made_by).unwrap_or(app.registry.default()),
-    };
-    collection.check_model(served.fingerprint())?;
-    Ok(served.clone())
 }
 
 fn answer(served: &Served, collection: &Collection, seen: &[Seen], options: &Options) -> Result<Answer, Problem> {
@@ -134,7 +113,9 @@ fn answer(served: &Served, collection: &Collection, seen: &[Seen], options: &Opt
 }
 
 fn judge(collection: &Collection, vector: &[f32], options: &Options) -> Result<Verdict, Problem> {
-    let search = Search { k: options.k, ef: options.ef, exact: options.exact, filter: None };
+    let passes = options.filter.as_ref().map(|filter| |item: &Item| filter.passes(item));
+    let filter = passes.as_ref().map(|passes| passes as Predicate<'_>);
+    let search = Search { k: options.k, ef: options.ef, exact: options.exact, filter };
     let neighbours = collection.search(vector, &search)?;
     let ballots = neighbours.iter().map(|neighbour| (neighbour.item.labels.as_slice(), neighbour.similarity));
     let classes = vote(ballots, options.temperature);

@@ -178,7 +178,9 @@ fn exchange_all(
         rest = more;
     }
     flat.truncate(count);
-    flat.iter_mut().for_each(|value| *value *= share as f32);
+    for value in &mut flat {
+        *value *= share as f32;
+    }
     let flat = Tensor::from_vec(flat, count, &Device::Cpu)?;
     let mut offset = 0;
     for group in trained {

@@ -13,6 +13,8 @@ const NEWEST: f32 = 0.05;
 const UNIFORM: f64 = 0.99;
 /// Divergence between teacher and student, in shares of ln K, below which there is nothing left to learn.
 const NO_DIVERGENCE: f64 = 0.005;
+/// Standard deviation of the features, in shares of what it is where they spread evenly, below which all pictures look the same.
+const ONE_FEATURE: f64 = 0.05;
 /// Entropy of the mean distribution in shares of ln K below which one output takes all. One picture in a hundred with another output is more.
 const ONE_OUTPUT: f64 = 0.01;
 
@@ -56,7 +58,7 @@ impl fmt::Display for Collapsed {
             Collapse::Uniform => write!(
                 f,
                 "the run has collapsed: for {steps} steps the teacher's output was uniform (entropy {entropy:.3} of ln K = {ln_k:.3}, \
-                 divergence from the student {:.4}), and there is nothing to learn from it. Sharpen the teacher: lower --teacher-temp and \
+                 divergence from the student {:.4}), and there was nothing to learn from it. Sharpen the teacher: lower --teacher-temp and \
                  --warmup-teacher-temp (0.04 to 0.07). Else raise --momentum-teacher",
                 signs.kl
             )?,
@@ -76,15 +78,16 @@ impl fmt::Display for Collapsed {
 #[derive(Clone, Debug)]
 pub struct Watch {
     patience: usize,
+    feature_std_even: f64,
     mean: Vec<f32>,
     /// Steps in a row that look collapsed, by kind.
     suspect: [usize; 2],
 }
 
 impl Watch {
-    /// `patience`: steps in a row after which a run counts as collapsed; 0 for never.
-    pub fn new(patience: usize) -> Self {
-        Self { patience, mean: Vec::new(), suspect: [0; 2] }
+    /// `patience`: steps in a row after which a run counts as collapsed; 0 for never. `dim`: dimension of the features.
+    pub fn new(patience: usize, dim: usize) -> Self {
+        Self { patience, feature_std_even: feature_std_even(dim), mean: Vec::new(), suspect: [0; 2] }
     }
 
     /// Looks at a step.
@@ -100,7 +103,9 @@ impl Watch {
         }
         let (entropy, ln_k) = (report.teacher_entropy, (report.distribution.len() as f64).ln());
         let signs = Signs { kl: report.loss - entropy, mean_entropy: self::entropy(&self.mean) };
-        let looks = [entropy > UNIFORM * ln_k && signs.kl < NO_DIVERGENCE * ln_k, signs.mean_entropy < ONE_OUTPUT * ln_k];
+        // The student may still stray from a teacher that gives every picture the same features.
+        let nothing_to_learn = signs.kl < NO_DIVERGENCE * ln_k || report.feature_std < ONE_FEATURE * self.feature_std_even;
+        let looks = [entropy > UNIFORM * ln_k && nothing_to_learn, signs.mean_entropy < ONE_OUTPUT * ln_k];
         for ((steps, looks), kind) in self.suspect.iter_mut().zip(looks).zip([Collapse::Uniform, Collapse::OneDimensional]) {
             *steps = if looks { *steps + 1 } else { 0 };
             if self.patience > 0 && *steps >= self.patience {
@@ -109,6 +114,11 @@ impl Watch {
         }
         Ok(signs)
     }
+}
+
+/// Standard deviation of L2-normalised features that spread evenly over all directions, averaged over `dim` dimensions.
+pub fn feature_std_even(dim: usize) -> f64 {
+    1.0 / (dim as f64).sqrt()
 }
 
 /// Entropy of a distribution in nats.
@@ -131,7 +141,7 @@ mod tests {
         single.distribution[5] = 1.0;
         let healthy = report(3.5, 2.0, vec![1.0 / 64.0; 64]);
         for (collapsed, kind) in [(&uniform, Collapse::Uniform), (&single, Collapse::OneDimensional)] {
-            let mut watch = Watch::new(10);
+            let mut watch = Watch::new(10, 100);
             for _ in 0..9 {
                 watch.look(collapsed).unwrap();
             }
@@ -140,7 +150,7 @@ mod tests {
             let after = (1..400).find(|_| watch.look(collapsed).is_err());
             assert!(after.is_some_and(|steps| steps >= 10), "{after:?}");
             assert_eq!(watch.look(collapsed).unwrap_err().kind, kind);
-            let mut never = Watch::new(0);
+            let mut never = Watch::new(0, 100);
             assert!((0..100).all(|_| never.look(collapsed).is_ok()));
         }
     }

@@ -127,6 +127,22 @@ impl Learner {
         Ok(Gradients { value, gradients, student: student.detach(), teacher, features })
     }
 
+    /// Adds one micro-batch to what a step learns from; see [`Learner::gradients`].
+    ///
+    /// # Errors
+    /// When shapes do not fit, or the device fails.
+    pub fn add(
+        &self,
+        accumulated: &mut Accumulated,
+        global: &Tensor,
+        local: Option<&Tensor>,
+        teacher_temp: f64,
+        random: &mut dyn Random,
+    ) -> Result<()> {
+        let share = self.gradients(global, local, teacher_temp, random)?.share()?;
+        accumulated.add(share, &self.student.groups().collect::<Vec<_>>())
+    }
+
     /// One training step from all its micro-batches, together with the other processes: the centre, the student, the teacher.
     /// `stop` says whether this process was told to stop.
     ///

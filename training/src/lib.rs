@@ -21,6 +21,7 @@ pub mod onnx;
 pub mod ops;
 pub mod optimizer;
 pub mod plot;
+pub mod process;
 pub mod progress;
 pub mod random;
 pub mod recipe;

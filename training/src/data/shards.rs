@@ -1,4 +1,4 @@
-//! Samples in tar files, as WebDataset lays them out: members are indexed once, then read where they lie.
+//! Samples in tar files, as `WebDataset` lays them out: members are indexed once, then read where they lie.
 //!
 //! A member that is a picture is a sample; what lies beside it (`.cls`, `.json`, `.txt`) is not read.
 
