@@ -49,7 +49,7 @@ pub(super) fn run(world: usize, stop: &Arc<AtomicBool>) -> Result<()> {
         // Ctrl-C comes to this process alone, which passes it on once.
         command.process_group(0).stdin(Stdio::null());
         if rank > 0 {
-            command.stderr(Stdio::piped());
+            command.stderr(Stdio::piped()).env("NO_COLOR", "1");
         }
         die_with_parent(&mut command);
         let mut child = command.spawn().with_context(|| format!("rank {rank} cannot be started"))?;
@@ -87,7 +87,7 @@ fn die_with_parent(command: &mut Command) {
 /// Waits for all. When one fails, the others get a while to notice by themselves.
 fn wait(children: &mut [Child], stop: &AtomicBool) -> Result<()> {
     let mut ended: Vec<Option<ExitStatus>> = vec![None; children.len()];
-    let mut failed: Option<(usize, ExitStatus, Instant)> = None;
+    let mut failed: Option<(usize, Instant)> = None;
     let mut told = false;
     while ended.iter().any(Option::is_none) {
         if !told && stop.load(Ordering::Relaxed) {
@@ -97,24 +97,24 @@ fn wait(children: &mut [Child], stop: &AtomicBool) -> Result<()> {
         for (rank, (child, status)) in children.iter_mut().zip(&mut ended).enumerate() {
             if status.is_none() {
                 *status = child.try_wait().with_context(|| format!("rank {rank}"))?;
-                if let Some(status) = status.filter(|status| !status.success()) {
-                    failed.get_or_insert((rank, status, Instant::now()));
+                if status.is_some_and(|status| !status.success()) {
+                    failed.get_or_insert((rank, Instant::now()));
                 }
             }
         }
-        if failed.is_some_and(|(_, _, when)| when.elapsed() > GRACE) {
+        if failed.is_some_and(|(_, when)| when.elapsed() > GRACE) {
             break;
         }
         thread::sleep(PAUSE);
     }
-    match failed {
-        None => Ok(()),
-        Some((rank, status, _)) => match status.signal() {
-            Some(signal) => {
-                bail!("rank {rank} was ended by signal {signal}, and the others with it: --resume goes on from the last checkpoint")
-            }
-            None => bail!("rank {rank} failed, and the others ended with it: its messages say why"),
-        },
+    let Some((first, _)) = failed else { return Ok(()) };
+    // Several may have ended between two looks: who was killed has caused it, and could not say so.
+    let killed = ended.iter().enumerate().find_map(|(rank, status)| Some((rank, status.as_ref()?.signal()?)));
+    match killed {
+        Some((rank, signal)) => {
+            bail!("rank {rank} was ended by signal {signal}, and the others with it: --resume goes on from the last checkpoint")
+        }
+        None => bail!("rank {first} failed, and the others ended with it: the messages above say why"),
     }
 }
 

@@ -81,7 +81,7 @@ pub enum Error {
         wanted: String,
     },
     /// This process cannot listen, or not reach another.
-    #[error("rank {rank} cannot {what}: {source}")]
+    #[error("rank {rank} cannot {what}")]
     Network {
         /// This process.
         rank: usize,
@@ -113,7 +113,7 @@ pub enum Error {
         other: usize,
     },
     /// The connection to a neighbour broke: it has ended.
-    #[error("rank {peer} has ended, so rank {rank} ends too ({source}): the messages of rank {peer} say why")]
+    #[error("rank {peer} has ended, so rank {rank} ends too (the messages of rank {peer} say why)")]
     Lost {
         /// This process.
         rank: usize,
