@@ -44,7 +44,7 @@ pub struct Line {
     pub images_per_second: f64,
     /// Wall time of the epoch, of all its parts where it was interrupted.
     pub seconds: f64,
-    /// Files that were found unreadable since the program started.
+    /// Files that were found unreadable since the program started, by the first of several processes.
     pub broken_pictures: usize,
 }
 

@@ -13,9 +13,12 @@ use crate::recipe::{FIXED, Recipe};
 impl Run<'_> {
     /// Makes sure that all processes have the settings and the pictures of rank 0.
     pub(super) fn agree(&self) -> Result<()> {
-        let own = (self.recipe, &self.fingerprint);
-        let bytes = if self.leads() { serde_json::to_vec(&own)? } else { Vec::new() };
-        let (recipe, pictures): (Recipe, String) = serde_json::from_slice(&exchange::hand_out(&*self.options.exchange, bytes)?)?;
+        let own = serde_json::to_vec(&(self.recipe, &self.fingerprint))?;
+        let first = exchange::hand_out(&*self.options.exchange, if self.leads() { own.clone() } else { Vec::new() })?;
+        if first == own {
+            return Ok(());
+        }
+        let (recipe, pictures): (Recipe, String) = serde_json::from_slice(&first)?;
         let rank = self.plan.rank;
         if let Some((name, change)) = self.recipe.differences(&recipe).first() {
             bail!("rank {rank} has another --{name} than rank 0 ({change}): give all processes the same settings");
