@@ -74,6 +74,8 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
         signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&stop))?;
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
     }
+    // Also what schedulers send some time before they end a job.
+    signal_hook::flag::register(signal_hook::consts::SIGUSR1, Arc::clone(&stop))?;
     // The processes that a launcher starts have the same arguments, and these variables.
     if args.processes != 1 && std::env::var_os("WORLD_SIZE").is_none() {
         ensure!(args.processes > 0, "--processes must be at least 1");
