@@ -22,6 +22,9 @@ enum Verb {
     Train(Box<cli::train::Args>),
     Export(cli::export::Args),
     Knn(cli::knn::Args),
+    Linear(cli::linear::Args),
+    Attention(cli::attention::Args),
+    Tsne(cli::tsne::Args),
 }
 
 fn main() -> ExitCode {
@@ -37,6 +40,9 @@ fn main() -> ExitCode {
         Verb::Train(args) => cli::train::run(args, matches.subcommand_matches("train").unwrap_or(&matches)),
         Verb::Export(args) => cli::export::run(args),
         Verb::Knn(args) => cli::knn::run(args),
+        Verb::Linear(args) => cli::linear::run(args),
+        Verb::Attention(args) => cli::attention::run(args),
+        Verb::Tsne(args) => cli::tsne::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

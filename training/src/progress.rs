@@ -102,3 +102,10 @@ impl Drop for Progress {
         self.bar.finish_and_clear();
     }
 }
+
+/// A plain bar over `count` things, for commands that are done in one go.
+pub fn bar(count: usize, name: &'static str) -> ProgressBar {
+    let style =
+        ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len} {per_sec} {eta}").unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(count as u64).with_style(style).with_prefix(name)
+}

@@ -1,5 +1,9 @@
 //! One module for each verb of the command line.
 
+pub mod attention;
+pub mod backbone;
 pub mod export;
 pub mod knn;
+pub mod linear;
 pub mod train;
+pub mod tsne;

@@ -1,3 +1,8 @@
 //! Measures what a backbone has learnt.
 
+pub mod attention;
+pub mod features;
+pub mod figures;
 pub mod knn;
+pub mod linear;
+pub mod tsne;
