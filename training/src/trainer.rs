@@ -14,6 +14,7 @@ use crate::data::pictures::Pictures;
 use crate::learner::{self, Learner, Step};
 use crate::log::{Line, Log, Sums};
 use crate::network::Network;
+use crate::observer::{self, Observer};
 use crate::plot;
 use crate::progress::Progress;
 use crate::recipe::{FIXED, Recipe, Schedules};
@@ -37,6 +38,8 @@ pub struct Options {
     pub keep: usize,
     /// Epochs between checkpoints that stay for good, 0 for none.
     pub save_every_epochs: usize,
+    /// What the run shows of itself.
+    pub shown: observer::Options,
     /// Where tensors live.
     pub device: Device,
     /// Set from outside to end the run after the step under way.
@@ -86,6 +89,7 @@ pub fn train(recipe: &Recipe, options: &Options) -> Result<Outcome> {
         fingerprint: pictures.fingerprint(),
         pictures,
         log: Log::new(&options.out),
+        observer: Observer::open(options.shown.clone(), &options.out, &options.data, recipe.epochs, &recipe.transform())?,
         step: 0,
         sums: Sums::default(),
         saved: (Instant::now(), None),
@@ -105,6 +109,7 @@ struct Run<'a> {
     /// Of the pictures' names.
     fingerprint: String,
     log: Log,
+    observer: Observer,
     /// Steps taken since the start of the run.
     step: usize,
     /// Over the epoch under way.
@@ -191,7 +196,7 @@ impl Run<'_> {
                 progress.say(&format!("stopped after step {}: --resume goes on from there", self.step));
                 return Ok(Outcome::Stopped);
             }
-            self.end_epoch(epoch, &progress)?;
+            self.end_epoch(epoch, &mut progress)?;
             if self.options.stop.load(Ordering::Relaxed) && epoch + 1 < epochs {
                 progress.say(&format!("stopped after epoch {}: --resume goes on from there", epoch + 1));
                 return Ok(Outcome::Stopped);
@@ -234,17 +239,26 @@ impl Run<'_> {
     }
 
     /// Logs an epoch, then writes its checkpoint: a line without its checkpoint is taken out by the next run.
-    fn end_epoch(&mut self, epoch: usize, progress: &Progress) -> Result<()> {
-        let line = self.line(epoch);
+    fn end_epoch(&mut self, epoch: usize, progress: &mut Progress) -> Result<()> {
+        let knn = self.observer.look(&self.learner.teacher.backbone, &self.options.device, epoch + 1)?;
+        let line = Line { knn, ..self.line(epoch) };
         progress.say(&format!(
-            "epoch {} of {}: loss {:.4}, teacher entropy {:.3} of {:.3}, {:.1} images/s",
-            line.epoch, self.recipe.epochs, line.loss, line.teacher_entropy, line.ln_k, line.images_per_second
+            "epoch {} of {}: loss {:.4}, teacher entropy {:.3} of {:.3}, {:.1} images/s{}",
+            line.epoch,
+            self.recipe.epochs,
+            line.loss,
+            line.teacher_entropy,
+            line.ln_k,
+            line.images_per_second,
+            knn.map(|knn| format!(", {knn}")).unwrap_or_default()
         ));
+        progress.show_knn(knn);
         self.log.append(&line)?;
         self.sums = Sums::default();
         self.save()?;
         self.keep_for_good(epoch)?;
         self.draw();
+        self.observer.show(&line);
         Ok(())
     }
 
@@ -280,6 +294,7 @@ impl Run<'_> {
             images_per_second: (steps * self.plan.batch) as f64 / seconds.max(1e-9),
             seconds,
             broken_pictures: self.pictures.broken(),
+            knn: None,
         }
     }
 

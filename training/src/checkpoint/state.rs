@@ -193,6 +193,17 @@ impl Stored {
         Ok(Self { bytes, description })
     }
 
+    /// Reads the description of a file alone.
+    ///
+    /// # Errors
+    /// When it is no checkpoint of this trainer.
+    pub fn describe(path: &Path) -> Result<Description> {
+        let store = super::open(path)?;
+        let text = store.scalar("dino").and_then(serde_json::Value::as_str);
+        let text = text.with_context(|| format!("{} was not written by dino-train", path.display()))?;
+        serde_json::from_str(text).with_context(|| format!("{} holds settings of another version", path.display()))
+    }
+
     /// Copies everything into a learner of the same sizes.
     ///
     /// # Errors

@@ -5,5 +5,6 @@ pub mod backbone;
 pub mod export;
 pub mod knn;
 pub mod linear;
+pub mod report;
 pub mod train;
 pub mod tsne;

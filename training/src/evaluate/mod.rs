@@ -5,4 +5,6 @@ pub mod features;
 pub mod figures;
 pub mod knn;
 pub mod linear;
+pub mod online;
 pub mod tsne;
+pub mod watch;

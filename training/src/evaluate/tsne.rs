@@ -48,9 +48,9 @@ pub enum Error {
 /// Fewest points of a map.
 const FEWEST: usize = 5;
 /// Spread of the start, as in the reference implementations.
-const START: f32 = 1e-4;
+const START: f64 = 1e-4;
 /// Accuracy of the Barnes-Hut approximation: the authors' value.
-const THETA: f32 = 0.5;
+const THETA: f64 = 0.5;
 /// Random numbers of the start.
 const STARTS: u64 = 8;
 
@@ -78,23 +78,27 @@ pub fn map(mut features: Array2<f32>, options: &Options) -> Result<Array2<f32>, 
     let start = match options.seed {
         Some(seed) => {
             let mut random = generator(seed, STARTS, 0, 0);
-            (0..2 * count).map(|_| START * random.sample::<f32, _>(StandardNormal)).collect()
+            (0..2 * count).map(|_| START * random.sample::<f64, _>(StandardNormal)).collect()
         }
         None => principal_components(&features)?,
     };
+    // The usual rate; with few points it would throw them about.
+    let rate = (count as f64 / 48.0).max(50.0_f64.min(count as f64));
     // The crate asks for the points only where it looks for neighbours itself.
     let points = vec![(); count];
-    let places = tSNE::<f32, (), 2>::new(&points)
-        .perplexity(perplexity)
+    let places = tSNE::<f64, (), 2>::new(&points)
+        .perplexity(f64::from(perplexity))
+        .learning_rate(rate)
         .epochs(options.steps)
         .initial_embedding(start)
         .barnes_hut_with_neighbors(THETA, &neighbours)
         .embedding();
+    let places = places.into_iter().map(|place| place as f32).collect();
     Ok(Array2::from_shape_vec((count, 2), places).expect("two numbers for each point"))
 }
 
 /// The `k` nearest others of each row, nearest first, by Euclidean distance between rows of length 1.
-fn neighbours(features: &Array2<f32>, k: usize) -> Vec<Vec<Neighbor<f32>>> {
+fn neighbours(features: &Array2<f32>, k: usize) -> Vec<Vec<Neighbor<f64>>> {
     let k = k.clamp(1, features.nrows() - 1);
     (0..features.nrows())
         .into_par_iter()
@@ -106,14 +110,14 @@ fn neighbours(features: &Array2<f32>, k: usize) -> Vec<Vec<Neighbor<f32>>> {
             others.select_nth_unstable_by(k - 1, nearer);
             others.truncate(k);
             others.sort_unstable_by(nearer);
-            let distance = |index: usize| (2.0 - 2.0 * similarities[index]).max(0.0).sqrt();
+            let distance = |index: usize| f64::from((2.0 - 2.0 * similarities[index]).max(0.0)).sqrt();
             others.into_iter().map(|index| Neighbor { index, distance: distance(index) }).collect()
         })
         .collect()
 }
 
 /// Each row along the two directions of most variance, the first scaled to the spread of a start.
-fn principal_components(features: &Array2<f32>) -> Result<Vec<f32>, Error> {
+fn principal_components(features: &Array2<f32>) -> Result<Vec<f64>, Error> {
     let mean = features.mean_axis(Axis(0)).ok_or(Error::Components)?;
     let centred = features - &mean;
     let covariance = centred.t().dot(&centred);
@@ -128,10 +132,11 @@ fn principal_components(features: &Array2<f32>) -> Result<Vec<f32>, Error> {
     };
     let [x, y] = [0, 1].map(|rank| centred.dot(&direction(rank)));
     let spread = (x.iter().map(|x| x * x).sum::<f32>() / x.len() as f32).sqrt();
-    if spread.is_nan() || spread <= 0.0 {
+    // Rows have length 1: less is rounding.
+    if spread.is_nan() || spread < 1e-5 {
         return Err(Error::Components);
     }
-    Ok(x.iter().zip(&y).flat_map(|(x, y)| [x, y]).map(|value| value * START / spread).collect())
+    Ok(x.iter().zip(&y).flat_map(|(x, y)| [x, y]).map(|value| f64::from(value / spread) * START).collect())
 }
 
 #[cfg(test)]
