@@ -1,9 +1,9 @@
-# make serve · make test · make lint
+# make serve · make test · make lint · make bench-train
 
 LISTEN ?= 127.0.0.1:8080
 DATA ?= .cache/demo
 
-.PHONY: serve test lint onnxruntime
+.PHONY: serve test lint onnxruntime bench-train
 
 ## Build, and serve the demo model with its gallery on http://$(LISTEN)
 serve: onnxruntime
@@ -20,6 +20,19 @@ lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+## A whole training step and the augmentation beside PyTorch and torchvision, on these cores
+bench-train: .cache/bench/ready
+	cargo build --release --workspace --examples
+	.cache/bench/bin/python training/bench/compare.py --step target/release/examples/train_step \
+		--augment target/release/examples/augment --pictures .cache/bench/pictures
+
+.cache/bench/ready: training/bench/requirements.txt
+	python3 -m venv .cache/bench
+	.cache/bench/bin/pip install --quiet --requirement training/bench/requirements.txt
+	mkdir -p .cache/bench/pictures
+	cp tests/photos/*.jpg .cache/bench/pictures
+	touch $@
 
 ## Fetch the ONNX Runtime library into the cache
 onnxruntime:

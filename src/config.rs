@@ -32,6 +32,13 @@ pub struct ServeArgs {
     /// Collections with fewer items are searched exactly; larger ones get an approximate index.
     #[arg(long, env = "DINO_EXACT_BELOW", default_value_t = index::Options::EXACT_BELOW, value_name = "N")]
     pub exact_below: usize,
+    /// What is kept of the pictures that are stored as items, to show them, or (original) to embed them again with another
+    /// model.
+    #[arg(long, env = "DINO_STORE_IMAGES", default_value = "thumbnail", value_name = "WHAT")]
+    pub store_images: StoreImages,
+    /// Largest snapshot that POST /collections/{name}/restore takes, in bytes or with a unit.
+    #[arg(long, env = "DINO_MAX_SNAPSHOT", default_value = "4G", value_name = "BYTES")]
+    pub max_snapshot: ByteSize,
     /// Where models run: auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N.
     #[arg(long, env = "DINO_DEVICE", default_value = "auto")]
     pub device: Device,
@@ -82,6 +89,17 @@ pub enum LogFormat {
     Human,
     /// One JSON object a line.
     Json,
+}
+
+/// What is kept of a picture that becomes an item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum StoreImages {
+    /// Its vector alone.
+    None,
+    /// A small JPEG.
+    Thumbnail,
+    /// The file as it was sent, if it has at most 16 MiB; else a small JPEG.
+    Original,
 }
 
 /// `[NAME=]PATH` of a model, or of a head.
@@ -172,6 +190,10 @@ pub struct Settings {
     pub data_dir: Option<PathBuf>,
     /// Size from which collections have an approximate index.
     pub exact_below: usize,
+    /// What is kept of pictures that become items.
+    pub store_images: StoreImages,
+    /// Limit of a snapshot in bytes.
+    pub max_snapshot: u64,
     /// Where models run.
     pub device: Device,
     /// Which file of a model runs.
@@ -253,6 +275,8 @@ impl ServeArgs {
             listen: self.listen,
             data_dir: self.data_dir,
             exact_below: self.exact_below,
+            store_images: self.store_images,
+            max_snapshot: self.max_snapshot.0 as u64,
             device: self.device,
             precision: self.precision,
             max_pixels: self.max_pixels,

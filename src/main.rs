@@ -21,6 +21,7 @@ enum Verb {
     Import(cli::import::Args),
     Snapshot(cli::snapshot::Args),
     Restore(cli::restore::Args),
+    Reembed(cli::reembed::Args),
 }
 
 /// Exit codes: 0 for success, 1 for failure, 2 for wrong usage (which clap answers itself).
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         Verb::Import(args) => cli::import::run(&args),
         Verb::Snapshot(args) => cli::snapshot::run(&args),
         Verb::Restore(args) => cli::restore::run(&args),
+        Verb::Reembed(args) => cli::reembed::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

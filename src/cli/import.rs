@@ -8,15 +8,11 @@ use dino_server::bulk::tree::{self, Entry, Skipped};
 use dino_server::bulk::{self, Embedder, Worker, all_cores};
 use dino_server::embedding::Pooling;
 use dino_server::index::{Collection, CollectionName, Item, MAX_TEXT, ModelTag, NewItem, Options, Spec, Store, checksum};
+use dino_server::media;
 use dino_server::model::{Device, Model, Precision, SessionOptions};
-use image::RgbImage;
-use image::codecs::jpeg::JpegEncoder;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 
-/// Longer side of a thumbnail, in pixels.
-const THUMBNAIL_SIDE: u32 = 96;
-/// Quality of its JPEG.
-const THUMBNAIL_QUALITY: u8 = 85;
+use super::progress;
 
 /// Embed the pictures of a folder and store them as a labelled collection. Run it again to go on after an interruption,
 /// or to take up what has changed.
@@ -150,7 +146,7 @@ fn embed(worker: &mut Worker<'_>, entry: &Entry, present: Option<&Option<String>
         Err(error) if error.is_of_file() => return skip(error.to_string()),
         Err(error) => return Outcome::Failed(error),
     };
-    let thumbnail = thumbnail.then(|| small_jpeg(&picture));
+    let thumbnail = thumbnail.then(|| media::thumbnail(&picture));
     let labels = entry.class.iter().cloned().collect();
     let item = Item { id: entry.id.clone(), labels, source, ..Item::default() };
     Outcome::New(Box::new(NewItem { item, vector, thumbnail }))
@@ -176,34 +172,9 @@ fn with_thumbnail(entries: &[Entry], per_class: Option<usize>) -> Vec<bool> {
     among_first
 }
 
-fn small_jpeg(picture: &RgbImage) -> Vec<u8> {
-    let (width, height) = picture.dimensions();
-    let scale = f64::from(THUMBNAIL_SIDE) / f64::from(width.max(height));
-    let side = |length: u32| ((f64::from(length) * scale).round() as u32).max(1);
-    let small = if scale < 1.0 { &image::imageops::thumbnail(picture, side(width), side(height)) } else { picture };
-    let mut jpeg = Vec::new();
-    let encoder = JpegEncoder::new_with_quality(&mut jpeg, THUMBNAIL_QUALITY);
-    small.write_with_encoder(encoder).expect("a small picture fits into a JPEG in memory");
-    jpeg
-}
-
-fn progress(count: usize) -> ProgressBar {
-    let style = ProgressStyle::with_template("embedding [{bar:30}] {pos}/{len} {per_sec} {eta}").expect("a fixed template");
-    ProgressBar::new(count as u64).with_style(style)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn thumbnails_are_small_and_keep_their_shape() {
-        for (size, expected) in [((500, 250), (96, 48)), ((3, 3000), (1, 96)), ((20, 10), (20, 10))] {
-            let jpeg = small_jpeg(&RgbImage::new(size.0, size.1));
-            let decoded = image::load_from_memory(&jpeg).unwrap();
-            assert_eq!((decoded.width(), decoded.height()), expected);
-        }
-    }
 
     #[test]
     fn thumbnails_are_counted_by_class() {

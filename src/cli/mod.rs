@@ -1,9 +1,18 @@
 //! One file per verb.
 
 pub(crate) mod import;
+pub(crate) mod reembed;
 pub(crate) mod restore;
 pub(crate) mod serve;
 pub(crate) mod snapshot;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// A bar for so many pictures to embed.
+pub(crate) fn progress(count: usize) -> ProgressBar {
+    let style = ProgressStyle::with_template("embedding [{bar:30}] {pos}/{len} {per_sec} {eta}").expect("a fixed template");
+    ProgressBar::new(count as u64).with_style(style)
+}
 
 /// Says on stderr, in one line, why the program ends.
 #[expect(clippy::print_stderr, reason = "the log may not have been started, or not be meant for people")]

@@ -41,8 +41,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
     let existing = if args.replace { OnExisting::Replace } else { OnExisting::Refuse };
     let collection = match snapshot::restore(&store, &args.from, Some(name), existing) {
-        Err(Error::Conflict(reason)) => {
-            anyhow::bail!("{reason}: keep it with --if-missing, replace it with --replace, or name another with --collection")
+        Err(error @ Error::Exists(_)) => {
+            anyhow::bail!("{error}: keep it with --if-missing, replace it with --replace, or name another with --collection")
         }
         result => result?,
     };

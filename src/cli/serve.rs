@@ -21,6 +21,9 @@ use dino_server::{
 /// Time that clients are given to read their answers once those are ready, after SIGTERM.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
+/// Requests that may wait for the disk at once; they take a thread each and next to no memory.
+const DISK_THREADS: usize = 64;
+
 /// Serves until a signal ends it.
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
     let settings = args.resolve()?;
@@ -51,6 +54,10 @@ fn state(settings: &Settings) -> anyhow::Result<State> {
         admission: Admission::new(settings.queue),
         bodies: BodyMemory::new(settings.body_memory),
         pool: Pool::new(cores),
+        disk: Pool::new(DISK_THREADS),
+        store_images: settings.store_images,
+        max_snapshot: settings.max_snapshot,
+        restoring: tokio::sync::Mutex::default(),
         limits: RequestLimits {
             body: BodyLimits { bytes: settings.max_body, time: settings.read_timeout },
             pictures: settings.max_pictures,

@@ -16,16 +16,11 @@ use crate::{
     embedding,
     head::LinearHead,
     index::{
-        Collection, DEFAULT_EF, Neighbour, Search,
+        Collection, DEFAULT_EF, Filter, Item, Neighbour, Predicate, Search,
         vote::{ClassScore, DEFAULT_K, DEFAULT_TEMPERATURE, vote, winner},
     },
     serving::{COLLECTION_POOLING, Seen, Served, UnknownHead},
 };
-
-/// Most neighbours: an answer lists them all.
-const MAX_K: usize = 10_000;
-/// Widest search of the graph; wider is better asked for with `exact`.
-const MAX_EF: usize = 100_000;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -38,6 +33,7 @@ pub(super) struct Options {
     min_score: f64,
     exact: bool,
     ef: usize,
+    filter: Option<Filter>,
 }
 
 impl Default for Options {
@@ -51,6 +47,7 @@ impl Default for Options {
             min_score: 0.0,
             exact: false,
             ef: DEFAULT_EF,
+            filter: None,
         }
     }
 }
@@ -58,12 +55,7 @@ impl Default for Options {
 impl Options {
     fn check(&self) -> Result<(), Problem> {
         let refused = |why: String| Err(Problem::new(Code::BadParameter, why));
-        if !(1..=MAX_K).contains(&self.k) {
-            return refused(format!("k: must lie between 1 and {MAX_K}, not {}", self.k));
-        }
-        if !(1..=MAX_EF).contains(&self.ef) {
-            return refused(format!("ef: must lie between 1 and {MAX_EF}, not {}", self.ef));
-        }
+        collections::check_reach(self.k, self.ef)?;
         if !(self.temperature > 0.0 && self.temperature.is_finite()) {
             return refused(format!("temperature: must be above 0, not {}", self.temperature));
         }
@@ -75,6 +67,7 @@ impl Options {
                 ("temperature", (self.temperature - vote.temperature).abs() > 0.0),
                 ("exact", self.exact != vote.exact),
                 ("ef", self.ef != vote.ef),
+                ("filter", self.filter.is_some()),
             ];
             if let Some((name, _)) = foreign.iter().find(|(_, given)| *given) {
                 return refused(format!("{name}: belongs to the vote of a collection, not to a head; leave out one of them"));
@@ -124,7 +117,7 @@ pub(super) async fn handle(State(app): State<App>, submission: Submission<Option
     };
     let served = match &judge {
         Judge::Head(head) => app.registry.with_head(head, options.model.as_deref())?,
-        Judge::Collection(collection) => model_of(&app, collection, options.model.as_deref())?,
+        Judge::Collection(collection) => collections::model_of(&app, collection, options.model.as_deref())?,
     };
     within(&app, async {
         let transform = served.manifest().transform.clone();
@@ -134,17 +127,6 @@ pub(super) async fn handle(State(app): State<App>, submission: Submission<Option
         Ok((inference.timing.header(), Json(answer)))
     })
     .await
-}
-
-/// The model that a request names, else the served one that made the collection.
-fn model_of(app: &App, collection: &Collection, name: Option<&str>) -> Result<Arc<Served>, Problem> {
-    let made_by = |served: &&Arc<Served>| collection.check_model(served.fingerprint()).is_ok();
-    let served = match name {
-        Some(name) => app.registry.get(Some(name))?,
-        None => app.registry.iter().find(made_by).unwrap_or(app.registry.default()),
-    };
-    collection.check_model(served.fingerprint())?;
-    Ok(served.clone())
 }
 
 /// Who says what a picture shows.
@@ -193,7 +175,9 @@ fn verdict_of(head: &LinearHead, probabilities: &[f64], options: &Options) -> Ve
 }
 
 fn vote_of(collection: &Collection, vector: &[f32], options: &Options) -> Result<Verdict, Problem> {
-    let search = Search { k: options.k, ef: options.ef, exact: options.exact, filter: None };
+    let passes = options.filter.as_ref().map(|filter| |item: &Item| filter.passes(item));
+    let filter = passes.as_ref().map(|passes| passes as Predicate<'_>);
+    let search = Search { k: options.k, ef: options.ef, exact: options.exact, filter };
     let neighbours = collection.search(vector, &search)?;
     let ballots = neighbours.iter().map(|neighbour| (neighbour.item.labels.as_slice(), neighbour.similarity));
     let classes = vote(ballots, options.temperature);

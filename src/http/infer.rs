@@ -67,10 +67,27 @@ pub(super) async fn infer<P>(app: &App, served: &Arc<Served>, pictures: Vec<Byte
 where
     P: Fn(&RgbImage) -> Array3<f32> + Clone + Send + 'static,
 {
+    let placed = pictures.into_iter().enumerate().collect();
+    let (inference, _) = infer_placed(app, served, placed, move |picture: &_| (prepare(picture), ())).await?;
+    Ok(inference)
+}
+
+/// As [`infer`], for pictures that have positions of their own in the request, and with what `prepare` makes of each
+/// beside the input.
+pub(super) async fn infer_placed<P, X>(
+    app: &App,
+    served: &Arc<Served>,
+    pictures: Vec<(usize, Bytes)>,
+    prepare: P,
+) -> Result<(Inference, Vec<X>), Problem>
+where
+    P: Fn(&RgbImage) -> (Array3<f32>, X) + Clone + Send + 'static,
+    X: Send + 'static,
+{
     let deadline = Instant::now() + app.limits.time;
     let limits = app.limits.media;
     let many = pictures.len() > 1;
-    let seen: Vec<Seen> = stream::iter(pictures.into_iter().enumerate())
+    let (seen, beside): (Vec<Seen>, Vec<X>) = stream::iter(pictures)
         .map(|(index, bytes)| {
             let prepare = prepare.clone();
             async move {
@@ -79,15 +96,17 @@ where
             }
         })
         .buffered(served.on_the_way())
-        .try_collect()
-        .await?;
+        .try_collect::<Vec<_>>()
+        .await?
+        .into_iter()
+        .unzip();
     let mut timing = Timing::default();
     for picture in &seen {
         timing.decode += picture.decoded;
         timing.queue += picture.waited;
         timing.infer += picture.ran;
     }
-    Ok(Inference { seen, timing })
+    Ok((Inference { seen, timing }, beside))
 }
 
 impl Problem {

@@ -8,6 +8,7 @@ mod collections;
 mod embed;
 mod health;
 mod infer;
+mod json;
 mod problem;
 mod segment;
 mod server;
@@ -41,6 +42,7 @@ pub use submission::{Room, Submission};
 
 use crate::{
     batch::Admission,
+    config::StoreImages,
     index::Store,
     media,
     serving::{Pool, Registry},
@@ -70,6 +72,14 @@ pub struct State {
     pub bodies: BodyMemory,
     /// Threads for decoding and drawing.
     pub pool: Pool,
+    /// Threads that wait for the disk: many, so that writes that come together become durable together.
+    pub disk: Pool,
+    /// What is kept of pictures that become items.
+    pub store_images: StoreImages,
+    /// Largest snapshot that is taken, in bytes.
+    pub max_snapshot: u64,
+    /// Held while a snapshot is restored.
+    pub restoring: tokio::sync::Mutex<()>,
     /// What one request may ask for.
     pub limits: RequestLimits,
     /// Longer side in pixels for `/segment`.
@@ -113,9 +123,7 @@ pub fn routes(app: App) -> Router {
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .route("/v1/models", get(health::models))
-        .route("/collections", get(collections::list))
-        .route("/collections/{collection}", get(collections::one))
-        .route("/collections/{collection}/items/{id}/image", get(collections::image))
+        .merge(collections::routes())
         .fallback(unknown_route)
         .method_not_allowed_fallback(method_not_allowed)
         // Bodies have a limit of their own, see `body`.

@@ -48,6 +48,10 @@ pub enum Code {
     BodyTimeout,
     /// The collection was made by another model.
     ModelMismatch,
+    /// A vector has another number of dimensions than the collection.
+    DimensionMismatch,
+    /// There is a collection of that name already.
+    CollectionExists,
     /// The body is over the limit.
     BodyTooLarge,
     /// The body holds more pictures than one request may.
@@ -62,6 +66,8 @@ pub enum Code {
     UnknownFormat,
     /// A picture that is damaged or cut short.
     CorruptPicture,
+    /// The file is no snapshot of a collection, or a damaged or newer one.
+    BadSnapshot,
     /// The model's graph does not have what was asked for.
     ModelLacksOutput,
     /// As many pictures as the server takes are being worked on.
@@ -96,10 +102,12 @@ impl Code {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-            Self::ModelMismatch => StatusCode::CONFLICT,
+            Self::ModelMismatch | Self::DimensionMismatch | Self::CollectionExists => StatusCode::CONFLICT,
             Self::BodyTooLarge | Self::TooManyPictures | Self::TooManyPixels => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::EmptyPicture | Self::UnknownFormat | Self::CorruptPicture | Self::ModelLacksOutput => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::EmptyPicture | Self::UnknownFormat | Self::CorruptPicture | Self::BadSnapshot | Self::ModelLacksOutput => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
             Self::QueueFull => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal | Self::InferenceFailed => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NotReady | Self::StoreFailed => StatusCode::SERVICE_UNAVAILABLE,

@@ -57,7 +57,30 @@ enum Form {
     Json,
 }
 
-impl<O: DeserializeOwned + Send + 'static> FromRequest<App> for Submission<O> {
+/// A body that was read within the limits, its pictures not counted in yet.
+#[derive(Debug)]
+pub(super) struct Upload<O> {
+    pub(super) content: Content<O>,
+    pub(super) memory: Share,
+}
+
+/// What a body holds.
+#[derive(Debug)]
+pub(super) enum Content<O> {
+    /// Pictures alone; the options were in the query.
+    Pictures(Vec<Bytes>, O),
+    /// JSON, not parsed yet.
+    Json(Bytes),
+}
+
+impl Room {
+    /// Room for so many pictures of a body.
+    pub(super) fn take(app: &App, pictures: usize, memory: Share) -> Result<Self, Problem> {
+        Ok(Self { _places: app.admission.admit(pictures)?, _memory: memory })
+    }
+}
+
+impl<O: DeserializeOwned + Send> FromRequest<App> for Upload<O> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
@@ -70,18 +93,36 @@ impl<O: DeserializeOwned + Send + 'static> FromRequest<App> for Submission<O> {
             }
         };
         let (body, memory) = read(&parts, body, app.limits.body, &app.bodies).await?;
-        let most = app.limits.pictures;
-        let (pictures, options) = match (form, query) {
-            (Form::Raw, Some(options)) => (vec![body], options),
-            (Form::Multipart, Some(options)) => (from_multipart(parts, body, most).await?, options),
-            // Base64 of many megabytes takes its time, which other requests shall not wait for.
-            _ => app.pool.run(move || from_json(&body, most)).await??,
+        let content = match (form, query) {
+            (Form::Raw, Some(options)) => Content::Pictures(vec![body], options),
+            (Form::Multipart, Some(options)) => Content::Pictures(from_multipart(parts, body, app.limits.pictures).await?, options),
+            _ => Content::Json(body),
         };
-        if pictures.is_empty() {
-            return Err(Problem::new(Code::NoPictures, "the request holds no picture"));
-        }
-        let room = Room { _places: app.admission.admit(pictures.len())?, _memory: memory };
+        Ok(Self { content, memory })
+    }
+}
+
+impl<O: DeserializeOwned + Send + 'static> FromRequest<App> for Submission<O> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
+        let Upload { content, memory } = Upload::from_request(request, app).await?;
+        let most = app.limits.pictures;
+        let (pictures, options) = match content {
+            Content::Pictures(pictures, options) => (pictures, options),
+            // Base64 of many megabytes takes its time, which other requests shall not wait for.
+            Content::Json(body) => app.pool.run(move || from_json(&body, most)).await??,
+        };
+        let room = Room::take(app, at_least_one(&pictures)?, memory)?;
         Ok(Self { pictures, options, room })
+    }
+}
+
+/// Refuses a request without pictures, and counts the others.
+pub(super) fn at_least_one(pictures: &[Bytes]) -> Result<usize, Problem> {
+    match pictures.len() {
+        0 => Err(Problem::new(Code::NoPictures, "the request holds no picture")),
+        count => Ok(count),
     }
 }
 
@@ -128,7 +169,7 @@ fn form(headers: &HeaderMap) -> Result<Form, Problem> {
     }
 }
 
-fn from_query<O: DeserializeOwned>(uri: &Uri) -> Result<O, Problem> {
+pub(super) fn from_query<O: DeserializeOwned>(uri: &Uri) -> Result<O, Problem> {
     let Query(options) = Query::try_from_uri(uri).map_err(|rejection| Problem::new(Code::BadParameter, source_text(&rejection)))?;
     Ok(options)
 }
@@ -182,15 +223,19 @@ fn from_json<O: DeserializeOwned>(body: &[u8], most: usize) -> Result<(Vec<Bytes
 }
 
 /// `k: invalid type…`, or just the reason where it names the option itself.
-fn named(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
+pub(super) fn named(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
     match error.path().to_string().as_str() {
         "." => error.inner().to_string(),
-        path => format!("{path}: {}", error.inner()),
+        path => {
+            let reason = error.inner().to_string();
+            // Filters say themselves where in them something is wrong.
+            if reason.starts_with(path) { reason } else { format!("{path}: {reason}") }
+        }
     }
 }
 
 /// Base64, or a data URI that holds base64.
-fn picture_from_text(text: &str) -> Result<Bytes, Problem> {
+pub(super) fn picture_from_text(text: &str) -> Result<Bytes, Problem> {
     let text = text.trim();
     let lower = |prefix: &str| text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
     if lower("http://") || lower("https://") {
@@ -216,6 +261,6 @@ fn picture_from_text(text: &str) -> Result<Bytes, Problem> {
     decoded.map(Bytes::from).map_err(|error| Problem::new(Code::BadBase64, format!("no base64: {error}")))
 }
 
-fn too_many(most: usize) -> Problem {
+pub(super) fn too_many(most: usize) -> Problem {
     Problem::new(Code::TooManyPictures, format!("a request may hold {most} pictures (--max-pictures): send the others in further requests"))
 }

@@ -7,7 +7,8 @@ use std::sync::atomic::AtomicBool;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
-use super::disk::{Disk, Record, Row, Spec};
+use super::commit;
+use super::disk::{Change, Disk, Record, Row, Spec};
 use super::dump::Dumps;
 use super::info::{IndexState, Info, Page};
 use super::item::{Item, MAX_THUMBNAIL, NewItem, StoredItem, normalise};
@@ -26,7 +27,7 @@ pub struct Collection {
     pub(super) dumps: Arc<Dumps>,
     pub(super) options: Options,
     pub(super) layout: ArcSwap<Layout>,
-    /// Held while the database and then the layout are changed, so that both see changes in the same order.
+    /// Held while the layout is changed.
     pub(super) writing: Mutex<()>,
     /// Held while a graph is built.
     pub(super) building: Mutex<()>,
@@ -133,14 +134,7 @@ impl Collection {
         if items.is_empty() {
             return Ok(());
         }
-        let writing = self.writing.lock();
-        let written = self.disk.upsert(&self.name, &self.record, &items)?;
-        let mut rows = Rows::with_capacity(self.record.spec.dim, items.len());
-        for (sequence, NewItem { item, vector, .. }) in written.new.into_iter().zip(items) {
-            rows.push(sequence, Arc::new(item), &vector);
-        }
-        self.layout.store(Arc::new(self.layout.load().changed(&written.replaced, rows)));
-        drop(writing);
+        commit::write(self, Change::Upsert(items))?;
         self.build_in_background();
         Ok(())
     }
@@ -150,10 +144,9 @@ impl Collection {
     /// # Errors
     /// [`Error::NoItem`] where it does not exist.
     pub fn delete(self: &Arc<Self>, id: &str) -> Result<(), Error> {
-        match self.delete_ids(|_| vec![id.to_owned()])? {
-            0 => Err(self.no_item(id)),
-            _ => Ok(()),
-        }
+        let deleted = commit::write(self, Change::Delete(vec![id.to_owned()]))?;
+        self.build_in_background();
+        if deleted == 0 { Err(self.no_item(id)) } else { Ok(()) }
     }
 
     /// Deletes every item that passes `filter`, all at once, and returns their number.
@@ -161,18 +154,11 @@ impl Collection {
     /// # Errors
     /// Those of the store.
     pub fn delete_where(self: &Arc<Self>, filter: Predicate<'_>) -> Result<usize, Error> {
-        self.delete_ids(|layout| layout.items().filter(|item| filter(item)).map(|item| item.id.clone()).collect())
-    }
-
-    fn delete_ids(self: &Arc<Self>, ids: impl FnOnce(&Layout) -> Vec<String>) -> Result<usize, Error> {
-        let writing = self.writing.lock();
-        let layout = self.layout.load();
-        let ids = ids(&layout);
-        let gone = self.disk.delete(&self.name, &self.record, ids.iter().map(String::as_str))?;
-        self.layout.store(Arc::new(layout.changed(&gone, Rows::with_capacity(self.record.spec.dim, 0))));
-        drop(writing);
+        let deleted = commit::write_after_look(self, |layout| {
+            Change::Delete(layout.items().filter(|item| filter(item)).map(|item| item.id.clone()).collect())
+        })?;
         self.build_in_background();
-        Ok(gone.len())
+        Ok(deleted)
     }
 
     /// One item with its vector.
@@ -183,7 +169,7 @@ impl Collection {
         Ok(self.disk.get(&self.record, id)?.ok_or_else(|| self.no_item(id))?.stored)
     }
 
-    /// The stored JPEG of an item.
+    /// The stored picture of an item: a JPEG, or the file that it was made of.
     ///
     /// # Errors
     /// [`Error::NoItem`] where the item or its picture does not exist.

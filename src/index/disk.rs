@@ -7,9 +7,10 @@ use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
+use super::commit::Line;
 use super::item::{Item, NewItem, StoredItem};
 use super::{CollectionName, Error};
 
@@ -70,7 +71,13 @@ pub(super) struct Row {
     pub(super) stored: StoredItem,
 }
 
-/// What an upsert did: sequence numbers of the new versions in the order of the items, and of those they replaced.
+/// What is to happen to the items of a collection.
+pub(super) enum Change {
+    Upsert(Vec<NewItem>),
+    Delete(Vec<String>),
+}
+
+/// What a change did: sequence numbers of the new versions in the order of the items, and of those that are gone.
 #[derive(Default)]
 pub(super) struct Written {
     pub(super) new: Vec<u64>,
@@ -89,6 +96,8 @@ pub enum OnExisting {
 pub(super) struct Disk {
     path: PathBuf,
     database: Database,
+    /// Changes that wait to be written.
+    pub(super) line: Line,
 }
 
 impl Disk {
@@ -110,10 +119,22 @@ impl Disk {
             return Err(Error::damaged(&path, "it is empty"));
         }
         // The database's own debug assertions panic on some kinds of damage.
-        let opened = catch_unwind(|| Database::builder().set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true).open(&path));
+        let opened = catch_unwind(|| Self::builder().open(&path));
         let database =
             opened.map_err(|_| Error::damaged(&path, "its pages contradict each other"))?.map_err(|error| Error::database(&path, error))?;
-        let disk = Self { path, database };
+        Self::over(&path, database)
+    }
+
+    /// How databases are opened.
+    pub(super) fn builder() -> Builder {
+        let mut builder = Database::builder();
+        builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
+        builder
+    }
+
+    /// An open database, if it is one of ours; `path` names it in errors.
+    pub(super) fn over(path: &Path, database: Database) -> Result<Self, Error> {
+        let disk = Self { path: path.to_owned(), database, line: Line::default() };
         let format = disk.read(|txn| Ok(txn.open_table(META)?.get(FORMAT_KEY)?.map(|format| format.value())))?;
         match format {
             Some(FORMAT) => Ok(disk),
@@ -123,6 +144,20 @@ impl Disk {
             }
             None => Err(Error::damaged(&disk.path, "it is a database of something else")),
         }
+    }
+
+    /// Makes the tables of an empty database.
+    pub(super) fn initialise(database: &Database) -> Result<(), Failure> {
+        let txn = database.begin_write()?;
+        txn.open_table(COLLECTIONS)?;
+        txn.open_table(ITEMS)?;
+        txn.open_table(THUMBNAILS)?;
+        let mut meta = txn.open_table(META)?;
+        meta.insert(FORMAT_KEY, FORMAT)?;
+        meta.insert(NEXT_KEY, 1)?;
+        drop(meta);
+        txn.commit()?;
+        Ok(())
     }
 
     /// All collections, by name.
@@ -145,7 +180,7 @@ impl Disk {
             let old = table.get(name.as_str())?.map(|record| record.value().to_owned());
             if let Some(old) = old {
                 if existing == OnExisting::Refuse {
-                    return Err(Error::Conflict(format!("collection {name} exists already")).into());
+                    return Err(Error::Exists(name.to_string()).into());
                 }
                 clear(txn, self.record(name.as_str(), &old)?.number)?;
             }
@@ -169,26 +204,30 @@ impl Disk {
         })
     }
 
-    /// Stores `items`, all or none. They are on the disk when this returns.
-    pub(super) fn upsert(&self, name: &CollectionName, record: &Record, items: &[NewItem]) -> Result<Written, Error> {
+    /// Makes one change durable.
+    pub(super) fn write_one(&self, name: &CollectionName, record: &Record, change: &Change) -> Result<Written, Error> {
+        self.write(|txn| self.apply(txn, name, record, change))
+    }
+
+    /// Makes changes durable in one step. Each fails or succeeds by itself, unless the database fails.
+    pub(super) fn write_many(&self, changes: &[(&CollectionName, &Record, &Change)]) -> Result<Vec<Result<Written, Error>>, Error> {
         self.write(|txn| {
-            self.must_exist(txn, name, record)?;
-            put(txn, record.number, items)
+            let apply = |&(name, record, change): &_| match self.apply(txn, name, record, change) {
+                Ok(written) => Ok(Ok(written)),
+                // Found before anything was written.
+                Err(Failure::Ours(error)) => Ok(Err(error)),
+                Err(failure @ Failure::Database(_)) => Err(failure),
+            };
+            changes.iter().map(apply).collect()
         })
     }
 
-    /// Deletes items, and returns the sequence numbers of those that existed.
-    pub(super) fn delete<'a>(&self, name: &CollectionName, record: &Record, ids: impl Iterator<Item = &'a str>) -> Result<Vec<u64>, Error> {
-        self.write(|txn| {
-            self.must_exist(txn, name, record)?;
-            let (mut rows, mut thumbnails) = (txn.open_table(ITEMS)?, txn.open_table(THUMBNAILS)?);
-            let mut gone = Vec::new();
-            for id in ids {
-                gone.extend(rows.remove((record.number, id))?.map(|row| row.value().0));
-                thumbnails.remove((record.number, id))?;
-            }
-            Ok(gone)
-        })
+    fn apply(&self, txn: &WriteTransaction, name: &CollectionName, record: &Record, change: &Change) -> Result<Written, Failure> {
+        self.must_exist(txn, name, record)?;
+        match change {
+            Change::Upsert(items) => put(txn, record.number, items),
+            Change::Delete(ids) => take_out(txn, record.number, ids),
+        }
     }
 
     /// One item.
@@ -290,19 +329,7 @@ fn create(folder: &Path, path: &Path) -> Result<(), Error> {
     let temporary = tempfile::Builder::new().prefix(".store-").tempfile_in(folder)?.into_temp_path();
     let fail = |failure: Failure| failure.at(path);
     let database = Database::create(&temporary).map_err(|error| Error::database(path, error))?;
-    let make = || -> Result<(), Failure> {
-        let txn = database.begin_write()?;
-        txn.open_table(COLLECTIONS)?;
-        txn.open_table(ITEMS)?;
-        txn.open_table(THUMBNAILS)?;
-        let mut meta = txn.open_table(META)?;
-        meta.insert(FORMAT_KEY, FORMAT)?;
-        meta.insert(NEXT_KEY, 1)?;
-        drop(meta);
-        txn.commit()?;
-        Ok(())
-    };
-    make().map_err(fail)?;
+    Disk::initialise(&database).map_err(fail)?;
     database.close().map_err(|error| Error::database(path, error))?;
     temporary.persist_noclobber(path).map_err(|error| error.error)?;
     fs_err::File::open(folder)?.sync_all()?;
@@ -325,6 +352,18 @@ fn put(txn: &WriteTransaction, collection: u64, items: &[NewItem]) -> Result<Wri
             Some(jpeg) => drop(thumbnails.insert(key, jpeg.as_slice())?),
             None => drop(thumbnails.remove(key)?),
         }
+    }
+    Ok(written)
+}
+
+/// Deletes items; those that do not exist are none of the replaced.
+fn take_out(txn: &WriteTransaction, collection: u64, ids: &[String]) -> Result<Written, Failure> {
+    let (mut rows, mut thumbnails) = (txn.open_table(ITEMS)?, txn.open_table(THUMBNAILS)?);
+    let mut written = Written::default();
+    for id in ids {
+        let key = (collection, id.as_str());
+        written.replaced.extend(rows.remove(key)?.map(|row| row.value().0));
+        thumbnails.remove(key)?;
     }
     Ok(written)
 }
@@ -360,7 +399,7 @@ pub(super) fn vector_from_bytes(bytes: &[u8]) -> Vec<f32> {
 }
 
 /// Why a transaction was given up: an error of ours, or one of the database that does not know its file yet.
-enum Failure {
+pub(super) enum Failure {
     Ours(Error),
     Database(Box<redb::Error>),
 }

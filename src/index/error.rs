@@ -24,6 +24,19 @@ pub enum Error {
         /// What is wrong with the vector.
         reason: String,
     },
+    /// A vector has another number of dimensions than the collection.
+    #[error("{owner}: the vector has {found} numbers, the collection takes {wanted}")]
+    Dimension {
+        /// `item "…"` or `query`.
+        owner: String,
+        /// Length of the vector.
+        found: usize,
+        /// Dimensions of the collection.
+        wanted: usize,
+    },
+    /// A filter is not of the form that is read; a client's mistake.
+    #[error("{0}")]
+    InvalidFilter(String),
     /// A parameter is outside its range; a client's mistake.
     #[error("{0}")]
     InvalidParameter(String),
@@ -38,9 +51,12 @@ pub enum Error {
         /// Id that was asked for.
         id: String,
     },
-    /// The collection was made with another model, or exists where it must not.
+    /// The collection was made with another model.
     #[error("{0}")]
     Conflict(String),
+    /// The collection exists where it must not.
+    #[error("collection {0:?} exists already")]
+    Exists(String),
     /// Another process has the store open.
     #[error("{} is in use by another process: stop it, or use another --data-dir", .0.display())]
     InUse(PathBuf),

@@ -75,10 +75,10 @@ impl Item {
 
 /// Scales `vector` to length 1, or says why that is impossible. `owner` names it in the error.
 pub(super) fn normalise(vector: &mut [f32], dim: usize, owner: impl FnOnce() -> String) -> Result<(), Error> {
-    let refuse = |reason: String| Err(Error::InvalidVector { owner: owner(), reason });
     if vector.len() != dim {
-        return refuse(format!("the vector has {} numbers, the collection takes {dim}", vector.len()));
+        return Err(Error::Dimension { owner: owner(), found: vector.len(), wanted: dim });
     }
+    let refuse = |reason: String| Err(Error::InvalidVector { owner: owner(), reason });
     if let Some(at) = vector.iter().position(|x| !x.is_finite()) {
         return refuse(format!("number {at} of the vector is {}, only finite numbers can be compared", vector[at]));
     }

@@ -6,14 +6,18 @@
 
 pub mod checksum;
 mod collection;
+mod commit;
 mod disk;
 mod dump;
 mod error;
+mod filter;
 mod graph;
 mod indexing;
 mod info;
 mod item;
 mod name;
+#[cfg(test)]
+mod power_loss;
 mod rows;
 mod search;
 mod similarity;
@@ -24,6 +28,7 @@ pub mod vote;
 pub use collection::{Collection, MAX_PAGE};
 pub use disk::{ModelTag, OnExisting, Spec};
 pub use error::Error;
+pub use filter::Filter;
 pub use info::{IndexState, Info, Page, Recall};
 pub use item::{Item, MAX_LABELS, MAX_METADATA, MAX_TEXT, MAX_THUMBNAIL, NewItem, StoredItem};
 pub use name::CollectionName;

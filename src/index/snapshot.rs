@@ -13,13 +13,14 @@
 //!
 //! Vectors keep all their bits, so that a restored collection gives the same answers.
 
-use std::io::{BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::collection::prepare;
 use super::disk::{self, OnExisting, Spec};
 use super::item::{Item, MAX_LABELS, MAX_METADATA, MAX_TEXT, MAX_THUMBNAIL, NewItem};
 use super::{Collection, CollectionName, Error, MAX_DIM, Store};
@@ -48,21 +49,10 @@ pub struct Header {
 /// # Errors
 /// Those of writing and of the store.
 pub fn write(collection: &Collection, out: impl Write) -> Result<(), Error> {
-    let mut out = Summed { inner: out, sum: Sha256::new() };
     let header = Header { name: collection.name().clone(), spec: collection.spec().clone() };
-    out.write_all(MAGIC)?;
-    out.write_all(&VERSION.to_le_bytes())?;
-    write_block(&mut out, &serde_json::to_vec(&header).expect("text and numbers are JSON"))?;
-    collection.disk.export(&collection.record, |stored, jpeg| {
-        write_block(&mut out, &serde_json::to_vec(&stored.item)?)?;
-        out.write_all(&disk::vector_to_bytes(&stored.vector))?;
-        write_block(&mut out, jpeg.unwrap_or_default())
-    })?;
-    write_block(&mut out, &[])?;
-    let Summed { mut inner, sum } = out;
-    inner.write_all(&sum.finalize())?;
-    inner.flush()?;
-    Ok(())
+    let mut out = Writer::begin(&header, out)?;
+    collection.disk.export(&collection.record, |stored, picture| out.item(&stored.item, &stored.vector, picture))?;
+    Ok(out.end()?)
 }
 
 /// Writes a collection to a file, which is complete or not there.
@@ -70,9 +60,28 @@ pub fn write(collection: &Collection, out: impl Write) -> Result<(), Error> {
 /// # Errors
 /// Those of [`write()`].
 pub fn save(collection: &Collection, path: &Path) -> Result<(), Error> {
+    save_with(path, |out| write(collection, out))
+}
+
+/// Writes items to a file as if they were a collection. Their vectors `[dim]` may have any length.
+///
+/// # Errors
+/// Those of an upsert of the items, and of writing.
+pub fn save_items(header: &Header, items: Vec<NewItem>, path: &Path) -> Result<(), Error> {
+    let items = prepare(items, header.spec.dim)?;
+    save_with(path, |out| {
+        let mut out = Writer::begin(header, out)?;
+        for NewItem { item, vector, thumbnail } in &items {
+            out.item(item, vector, thumbnail.as_deref())?;
+        }
+        Ok(out.end()?)
+    })
+}
+
+fn save_with(path: &Path, write: impl FnOnce(BufWriter<&mut std::fs::File>) -> Result<(), Error>) -> Result<(), Error> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new().prefix(".snapshot-").tempfile_in(folder)?;
-    write(collection, std::io::BufWriter::new(file.as_file_mut()))?;
+    write(BufWriter::new(file.as_file_mut()))?;
     file.as_file().sync_all()?;
     let file = file.persist(path).map_err(|error| error.error)?;
     // Temporary files are private; a snapshot is an ordinary file.
@@ -85,8 +94,8 @@ pub fn save(collection: &Collection, path: &Path) -> Result<(), Error> {
 /// Makes a collection of the snapshot at `path`, in one step, under `name` or its own.
 ///
 /// # Errors
-/// [`Error::Damaged`] where the file is not whole, before anything is changed; [`Error::Conflict`] where the collection
-/// exists and `existing` refuses.
+/// [`Error::Damaged`] where the file is not whole, before anything is changed; [`Error::Exists`] where the
+/// collection exists and `existing` refuses.
 pub fn restore(store: &Store, path: &Path, name: Option<CollectionName>, existing: OnExisting) -> Result<Arc<Collection>, Error> {
     let (header, items) = read(path)?;
     store.create_with(&name.unwrap_or(header.name), header.spec, items, existing)
@@ -125,28 +134,43 @@ pub fn read(path: &Path) -> Result<(Header, Vec<NewItem>), Error> {
     Ok((header, items))
 }
 
-/// A length, then that many bytes.
-fn write_block(out: &mut impl Write, bytes: &[u8]) -> std::io::Result<()> {
-    let length = u32::try_from(bytes.len()).map_err(std::io::Error::other)?;
-    out.write_all(&length.to_le_bytes())?;
-    out.write_all(bytes)
-}
-
-/// Passes bytes on and sums them up.
-struct Summed<W> {
-    inner: W,
+/// Writes the parts of a snapshot in their order, and sums them up.
+struct Writer<W> {
+    out: W,
     sum: Sha256,
 }
 
-impl<W: Write> Write for Summed<W> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let written = self.inner.write(bytes)?;
-        self.sum.update(&bytes[..written]);
-        Ok(written)
+impl<W: Write> Writer<W> {
+    fn begin(header: &Header, out: W) -> std::io::Result<Self> {
+        let mut writer = Self { out, sum: Sha256::new() };
+        writer.bytes(MAGIC)?;
+        writer.bytes(&VERSION.to_le_bytes())?;
+        writer.block(&serde_json::to_vec(header)?)?;
+        Ok(writer)
     }
 
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.inner.flush()
+    fn item(&mut self, item: &Item, vector: &[f32], picture: Option<&[u8]>) -> std::io::Result<()> {
+        self.block(&serde_json::to_vec(item)?)?;
+        self.bytes(&disk::vector_to_bytes(vector))?;
+        self.block(picture.unwrap_or_default())
+    }
+
+    fn end(mut self) -> std::io::Result<()> {
+        self.block(&[])?;
+        self.out.write_all(&self.sum.finalize())?;
+        self.out.flush()
+    }
+
+    /// A length, then that many bytes.
+    fn block(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        let length = u32::try_from(bytes.len()).map_err(std::io::Error::other)?;
+        self.bytes(&length.to_le_bytes())?;
+        self.bytes(bytes)
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.sum.update(bytes);
+        self.out.write_all(bytes)
     }
 }
 

@@ -1,10 +1,11 @@
 //! All collections of one data folder.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
+use tempfile::NamedTempFile;
 
 use super::collection::{Collection, prepare};
 use super::disk::{Disk, OnExisting, Spec};
@@ -14,6 +15,9 @@ use super::{CollectionName, Error};
 
 /// Largest dimension of a collection.
 pub const MAX_DIM: usize = 65_536;
+
+/// How names of scratch files begin.
+const SCRATCH: &str = ".scratch-";
 
 /// How the store keeps its indexes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +46,7 @@ impl Default for Options {
 
 /// The collections of a data folder. One process at a time can have it open.
 pub struct Store {
+    folder: PathBuf,
     disk: Arc<Disk>,
     dumps: Arc<Dumps>,
     options: Options,
@@ -61,6 +66,7 @@ impl Store {
         let records = disk.collections()?;
         // With the database open it is certain that no other process is at work here.
         dumps.tidy(&records.iter().map(|(_, record)| record.number).collect::<Vec<_>>());
+        tidy(folder);
         let mut collections = BTreeMap::new();
         for (name, record) in records {
             let collection = Collection::load(name.clone(), record, Arc::clone(&disk), Arc::clone(&dumps), options)?;
@@ -69,7 +75,15 @@ impl Store {
             }
             collections.insert(name, Arc::new(collection));
         }
-        Ok(Self { disk, dumps, options, collections: RwLock::new(collections) })
+        Ok(Self { folder: folder.to_owned(), disk, dumps, options, collections: RwLock::new(collections) })
+    }
+
+    /// A file beside the store, for a snapshot on its way. It is deleted when it is dropped, or at the next start.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn scratch(&self) -> Result<NamedTempFile, Error> {
+        Ok(tempfile::Builder::new().prefix(SCRATCH).tempfile_in(&self.folder)?)
     }
 
     /// All collections, by name.
@@ -108,7 +122,7 @@ impl Store {
     /// Makes a collection that holds exactly `items`, in one step.
     ///
     /// # Errors
-    /// [`Error::Conflict`] where it exists and `existing` says so, and those of [`Collection::upsert`].
+    /// [`Error::Exists`] where it exists and `existing` says so, and those of [`Collection::upsert`].
     pub fn create_with(
         &self,
         name: &CollectionName,
@@ -153,6 +167,16 @@ impl Store {
         // Its number is never used again: what stays behind takes room, no more.
         if let Err(error) = self.dumps.remove(collection.record.number) {
             tracing::warn!("the saved index of {} could not be deleted: {error}", collection.name());
+        }
+    }
+}
+
+/// Deletes scratch files that a process which was killed left behind.
+fn tidy(folder: &Path) {
+    let entries = fs_err::read_dir(folder).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(SCRATCH.as_bytes())) {
+        if let Err(error) = fs_err::remove_file(entry.path()) {
+            tracing::warn!("{error}");
         }
     }
 }

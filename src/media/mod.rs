@@ -22,6 +22,7 @@ mod guard;
 mod header;
 mod jpeg;
 mod png;
+mod thumbnail;
 mod tiff;
 mod webp;
 
@@ -33,6 +34,7 @@ use image::{DynamicImage, ImageDecoder, ImageResult, RgbImage};
 pub use error::DecodeError;
 pub use format::Format;
 use header::Header;
+pub use thumbnail::{THUMBNAIL_SIDE, thumbnail};
 
 /// Bounds on what a file may declare. They are checked before memory is spent on pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

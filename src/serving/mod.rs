@@ -126,30 +126,33 @@ impl Served {
         PatchGrid { rows: seen.input.0 / patch, columns: seen.input.1 / patch }
     }
 
-    /// Decodes one picture, brings it to the model's input `[3, H, W]` with `prepare`, and runs it.
+    /// Decodes one picture, brings it to the model's input `[3, H, W]` with `prepare`, and runs it. What `prepare` makes
+    /// beside the input is handed through.
     ///
     /// # Errors
     /// See [`PictureError`].
-    pub async fn see<P>(
+    pub async fn see<P, X>(
         &self,
         pool: &Pool,
         bytes: Bytes,
         limits: media::Limits,
         prepare: P,
         deadline: tokio::time::Instant,
-    ) -> Result<Seen, PictureError>
+    ) -> Result<(Seen, X), PictureError>
     where
-        P: FnOnce(&RgbImage) -> Array3<f32> + Send + 'static,
+        P: FnOnce(&RgbImage) -> (Array3<f32>, X) + Send + 'static,
+        X: Send + 'static,
     {
         let work = move || {
             let began = Instant::now();
             let picture = media::decode(&bytes, &limits)?;
-            let input = prepare(&picture);
-            Ok::<_, DecodeError>((input, picture.dimensions(), began.elapsed()))
+            let (input, beside) = prepare(&picture);
+            Ok::<_, DecodeError>((input, beside, picture.dimensions(), began.elapsed()))
         };
-        let (input, size, decoded) = pool.run(work).await??;
+        let (input, beside, size, decoded) = pool.run(work).await??;
         let (_, height, width) = input.dim();
         let answer = self.batcher.run(input, deadline).await?;
-        Ok(Seen { outputs: answer.output, size, input: (height, width), decoded, waited: answer.waited, ran: answer.ran })
+        let seen = Seen { outputs: answer.output, size, input: (height, width), decoded, waited: answer.waited, ran: answer.ran };
+        Ok((seen, beside))
     }
 }

@@ -159,6 +159,21 @@ impl Server {
         Answer::read(request.send(body))
     }
 
+    pub(crate) fn put(&self, path: &str, body: &Value) -> Answer {
+        let request = self.agent.put(self.url(path)).header("content-type", "application/json");
+        Answer::read(request.send(body.to_string()))
+    }
+
+    pub(crate) fn delete(&self, path: &str) -> Answer {
+        Answer::read(self.agent.delete(self.url(path)).call())
+    }
+
+    /// A request to a server that may die under it: the status, if there was an answer.
+    pub(crate) fn attempt(&self, method: &str, path: &str, body: &Value) -> Option<u16> {
+        let request = ureq::http::Request::builder().method(method).uri(self.url(path)).header("content-type", "application/json");
+        Some(self.agent.run(request.body(body.to_string()).unwrap()).ok()?.status().as_u16())
+    }
+
     pub(crate) fn post_json(&self, path: &str, body: &Value) -> Answer {
         self.post(path, "application/json", body.to_string().as_bytes())
     }

@@ -4,10 +4,12 @@
 #![expect(clippy::float_cmp, reason = "answers that should be equal are equal to the last bit")]
 
 mod answers;
+mod collections;
 mod end_to_end;
 mod faults;
 mod formats;
 mod harness;
+mod kill;
 mod lifecycle;
 mod pictures;
 mod requests;

@@ -24,7 +24,7 @@ fn a_restored_collection_gives_the_same_answers() {
     assert_eq!(snapshot::read_header(&file).unwrap().spec, *collection.spec());
 
     let (store, _) = open(two.path(), 3, 20_000);
-    assert!(matches!(snapshot::restore(&store, &file, None, OnExisting::Refuse), Err(Error::Conflict(_))));
+    assert!(matches!(snapshot::restore(&store, &file, None, OnExisting::Refuse), Err(Error::Exists(_))));
     let other = snapshot::restore(&store, &file, Some(name("other")), OnExisting::Refuse).unwrap();
     let replaced = snapshot::restore(&store, &file, None, OnExisting::Replace).unwrap();
     assert_eq!(replaced.name().as_str(), "c");

@@ -173,7 +173,10 @@ fn a_batch_is_stored_as_a_whole_or_not_at_all() {
     let bad = |vector: Vec<f32>| vec![item("good", "l", vec![1.0, 0.0]), item("bad", "l", vector)];
     for vector in [vec![0.0, 0.0], vec![1.0], vec![f32::NAN, 1.0]] {
         let error = collection.upsert(bad(vector)).unwrap_err();
-        assert!(matches!(&error, Error::InvalidVector { owner, .. } if owner.contains("\"bad\"")), "{error}");
+        assert!(
+            matches!(&error, Error::InvalidVector { owner, .. } | Error::Dimension { owner, .. } if owner.contains("\"bad\"")),
+            "{error}"
+        );
     }
     assert!(collection.upsert(vec![item("", "l", vec![1.0, 0.0])]).is_err());
     assert!(collection.is_empty());

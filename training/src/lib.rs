@@ -20,6 +20,7 @@ pub mod onnx;
 pub mod ops;
 pub mod optimizer;
 pub mod plot;
+pub mod process;
 pub mod progress;
 pub mod recipe;
 pub mod report;

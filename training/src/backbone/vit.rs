@@ -5,7 +5,7 @@ use candle_core::{Device, Result, Tensor, bail};
 use super::parameters::{Entry, Group, Init, Random};
 use super::positions;
 use crate::kernels::matmul::Precision;
-use crate::ops::block::{Block, DropPath, Sequences};
+use crate::ops::block::{Block, DropPath, Sequences, Tokens};
 use crate::ops::layer_norm::layer_norm;
 use crate::ops::linear::linear;
 
@@ -84,6 +84,9 @@ impl Vit {
         }
         if heads == 0 || dim % heads != 0 {
             bail!("a dimension of {dim} cannot be split between {heads} heads");
+        }
+        if depth == 0 {
+            bail!("a transformer needs at least one block");
         }
         let tokens = config.grid() * config.grid() + 1;
         // The patch embedding keeps the initialisation of PyTorch's convolutions: uniform in ± 1/√fan-in, biases too.
@@ -171,7 +174,7 @@ impl Vit {
     }
 
     /// Crops of any sizes, each `[n, 3, height, width]`, to the residual stream before the last norm: rows packed one after another.
-    fn residual(&self, crops: &[Tensor], pass: &mut Pass<'_>) -> Result<(Tensor, Sequences)> {
+    fn residual(&self, crops: &[Tensor], pass: &mut Pass<'_>, output: Tokens) -> Result<(Tensor, Sequences)> {
         let track = pass.tracks();
         let mut rows = Vec::with_capacity(crops.len());
         let mut sequences = Sequences(Vec::with_capacity(crops.len()));
@@ -183,7 +186,8 @@ impl Vit {
         let mut x = if rows.len() == 1 { rows.swap_remove(0) } else { Tensor::cat(&rows, 0)? };
         for (i, group) in self.groups[BLOCKS..BLOCKS + self.config.depth].iter().enumerate() {
             let drop = self.drop_path(i, sequences.count(), pass);
-            x = self.config.block().forward(&x, &group.flat(track), &sequences, drop.as_ref())?;
+            let output = if i + 1 == self.config.depth { output } else { Tokens::All };
+            x = self.config.block().forward(&x, &group.flat(track), &sequences, drop.as_ref(), output)?;
         }
         Ok((x, sequences))
     }
@@ -210,9 +214,8 @@ impl Vit {
     /// # Errors
     /// When shapes do not fit, or the device fails.
     pub fn features(&self, crops: &[Tensor], pass: &mut Pass<'_>) -> Result<Tensor> {
-        let (x, sequences) = self.residual(crops, pass)?;
-        let rows = Tensor::from_vec(sequences.first_rows(), sequences.count(), x.device())?;
-        self.norm(&x.index_select(&rows, 0)?, pass.tracks())
+        let (x, _) = self.residual(crops, pass, Tokens::First)?;
+        self.norm(&x, pass.tracks())
     }
 
     /// All normalised tokens `[n, tokens, dim]` of pictures `[n, 3, height, width]`.
@@ -220,7 +223,7 @@ impl Vit {
     /// # Errors
     /// When shapes do not fit, or the device fails.
     pub fn tokens(&self, pictures: &Tensor) -> Result<Tensor> {
-        let (x, sequences) = self.residual(std::slice::from_ref(pictures), &mut Pass::Frozen)?;
+        let (x, sequences) = self.residual(std::slice::from_ref(pictures), &mut Pass::Frozen, Tokens::All)?;
         self.norm(&x, false)?.reshape((sequences.count(), (), self.config.dim))
     }
 
@@ -229,7 +232,7 @@ impl Vit {
     /// # Errors
     /// When shapes do not fit, or the device fails.
     pub fn intermediate(&self, pictures: &Tensor, blocks: usize) -> Result<Tensor> {
-        let (x, sequences) = self.shallow(blocks).residual(std::slice::from_ref(pictures), &mut Pass::Frozen)?;
+        let (x, sequences) = self.shallow(blocks).residual(std::slice::from_ref(pictures), &mut Pass::Frozen, Tokens::All)?;
         self.norm(&x, false)?.reshape((sequences.count(), (), self.config.dim))
     }
 
@@ -244,7 +247,7 @@ impl Vit {
     /// When shapes do not fit, or the device fails.
     pub fn last_attention(&self, pictures: &Tensor) -> Result<Tensor> {
         let Some(last) = self.config.depth.checked_sub(1) else { bail!("a transformer without blocks has no attention") };
-        let (x, sequences) = self.shallow(last).residual(std::slice::from_ref(pictures), &mut Pass::Frozen)?;
+        let (x, sequences) = self.shallow(last).residual(std::slice::from_ref(pictures), &mut Pass::Frozen, Tokens::All)?;
         let weights = self.config.block().attention_weights(&x, &self.groups[BLOCKS + last].flat(false), &sequences)?;
         Tensor::stack(&weights, 0)
     }

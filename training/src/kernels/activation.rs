@@ -12,8 +12,8 @@ fn normal(x: f32) -> (f32, f32) {
     const FRAC_1_SQRT_2PI: f32 = 0.398_942_3;
     let e = exp(-0.5 * x * x);
     let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
-    let t = 1.0 / (1.0 + 0.327_591_1 * z);
-    let poly = ((((1.061_405_4 * t - 1.453_152) * t + 1.421_413_8) * t - 0.284_496_72) * t + 0.254_829_6) * t;
+    let t = 1.0 / z.mul_add(0.327_591_1, 1.0);
+    let poly = t.mul_add(1.061_405_4, -1.453_152).mul_add(t, 1.421_413_8).mul_add(t, -0.284_496_72).mul_add(t, 0.254_829_6) * t;
     let tail = 0.5 * poly * e;
     let cdf = if x < 0.0 { tail } else { 1.0 - tail };
     (cdf, e * FRAC_1_SQRT_2PI)

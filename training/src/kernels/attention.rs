@@ -24,51 +24,64 @@ fn columns_mut(x: &mut [f32], stride: usize, from: usize, width: usize) -> MatMu
     MatMut::from_row_major_slice_mut(x, rows, stride).subcols_mut(from, width)
 }
 
-fn square(x: &[f32], tokens: usize) -> MatRef<'_, f32> {
-    MatRef::from_row_major_slice(x, tokens, tokens)
+/// Weights of each query over all tokens.
+fn over_tokens(x: &[f32], tokens: usize) -> MatRef<'_, f32> {
+    MatRef::from_row_major_slice(x, x.len() / tokens, tokens)
 }
 
-/// Softmax(q kᵀ / √d) of one head, `[tokens, tokens]`.
+/// The first `len` elements of a buffer that grows on demand.
+fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
+    }
+    &mut buffer[..len]
+}
+
+/// Softmax(q kᵀ / √d) of one head for the first `out.len() / tokens` queries, `[queries, tokens]`.
 pub fn weights(qkv: &[f32], dim: usize, heads: usize, head: usize, out: &mut [f32]) {
     let (width, tokens) = (dim / heads, qkv.len() / (3 * dim));
-    let q = columns(qkv, 3 * dim, head * width, width);
+    let queries = out.len() / tokens;
+    let q = columns(qkv, 3 * dim, head * width, width).subrows(0, queries);
     let k = columns(qkv, 3 * dim, dim + head * width, width);
-    let scores = MatMut::from_row_major_slice_mut(&mut *out, tokens, tokens);
+    let scores = MatMut::from_row_major_slice_mut(&mut *out, queries, tokens);
     matmul(scores, Accum::Replace, q, k.transpose(), 1.0, Par::Seq);
     softmax(out, tokens, 1.0 / (width as f32).sqrt());
 }
 
-/// `qkv` `[tokens, 3 dim]` to `out` `[tokens, dim]`.
+/// `qkv` `[tokens, 3 dim]` to `out` `[queries, dim]`, the answers to the first `out.len() / dim` queries.
 pub fn forward(qkv: &[f32], dim: usize, heads: usize, out: &mut [f32], scratch: &mut Scratch) {
-    let (width, tokens) = (dim / heads, qkv.len() / (3 * dim));
-    scratch.weights.resize(tokens * tokens, 0.0);
+    let (width, tokens, queries) = (dim / heads, qkv.len() / (3 * dim), out.len() / dim);
+    let shares = sized(&mut scratch.weights, queries * tokens);
     for head in 0..heads {
-        weights(qkv, dim, heads, head, &mut scratch.weights);
+        weights(qkv, dim, heads, head, shares);
         let v = columns(qkv, 3 * dim, 2 * dim + head * width, width);
         let out = columns_mut(out, dim, head * width, width);
-        matmul(out, Accum::Replace, square(&scratch.weights, tokens), v, 1.0, Par::Seq);
+        matmul(out, Accum::Replace, over_tokens(shares, tokens), v, 1.0, Par::Seq);
     }
 }
 
-/// Gradient of `qkv` from that of the output; the weights are computed again rather than kept.
+/// Gradient of `qkv` from that of the first queries' output `[queries, dim]`; the weights are computed again rather than kept.
 pub fn backward(qkv: &[f32], dim: usize, heads: usize, dout: &[f32], dqkv: &mut [f32], scratch: &mut Scratch) {
-    let (width, tokens, row) = (dim / heads, qkv.len() / (3 * dim), 3 * dim);
+    let (width, tokens, queries, row) = (dim / heads, qkv.len() / (3 * dim), dout.len() / dim, 3 * dim);
     let scale = 1.0 / (width as f32).sqrt();
-    scratch.weights.resize(tokens * tokens, 0.0);
-    scratch.gradient.resize(tokens * tokens, 0.0);
+    let shares = sized(&mut scratch.weights, queries * tokens);
+    let gradient = sized(&mut scratch.gradient, queries * tokens);
+    for rest in dqkv.chunks_exact_mut(row).skip(queries) {
+        rest[..dim].fill(0.0);
+    }
     for head in 0..heads {
         let (at_q, at_k, at_v) = (head * width, dim + head * width, 2 * dim + head * width);
-        weights(qkv, dim, heads, head, &mut scratch.weights);
+        weights(qkv, dim, heads, head, shares);
         let dout = columns(dout, dim, at_q, width);
         let dv = columns_mut(dqkv, row, at_v, width);
-        matmul(dv, Accum::Replace, square(&scratch.weights, tokens).transpose(), dout, 1.0, Par::Seq);
+        matmul(dv, Accum::Replace, over_tokens(shares, tokens).transpose(), dout, 1.0, Par::Seq);
         let v = columns(qkv, row, at_v, width);
-        let dweights = MatMut::from_row_major_slice_mut(&mut scratch.gradient, tokens, tokens);
+        let dweights = MatMut::from_row_major_slice_mut(&mut *gradient, queries, tokens);
         matmul(dweights, Accum::Replace, dout, v.transpose(), 1.0, Par::Seq);
-        softmax_backward(&scratch.weights, &mut scratch.gradient, tokens);
-        let dscores = square(&scratch.gradient, tokens);
-        let (q, k) = (columns(qkv, row, at_q, width), columns(qkv, row, at_k, width));
-        matmul(columns_mut(dqkv, row, at_q, width), Accum::Replace, dscores, k, scale, Par::Seq);
+        softmax_backward(shares, gradient, tokens);
+        let dscores = over_tokens(gradient, tokens);
+        let (q, k) = (columns(qkv, row, at_q, width).subrows(0, queries), columns(qkv, row, at_k, width));
+        matmul(columns_mut(dqkv, row, at_q, width).subrows_mut(0, queries), Accum::Replace, dscores, k, scale, Par::Seq);
         matmul(columns_mut(dqkv, row, at_k, width), Accum::Replace, dscores.transpose(), q, scale, Par::Seq);
     }
 }

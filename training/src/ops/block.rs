@@ -28,6 +28,25 @@ pub struct Block {
     pub precision: Precision,
 }
 
+/// Which tokens of each sequence a block puts out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tokens {
+    /// Every one.
+    All,
+    /// The first alone, CLS: the last block of a network whose other tokens nobody reads needs the others' keys and values only.
+    First,
+}
+
+impl Tokens {
+    /// How many of a sequence's `tokens`.
+    pub(super) fn of(self, tokens: usize) -> usize {
+        match self {
+            Self::All => tokens,
+            Self::First => 1,
+        }
+    }
+}
+
 /// Stochastic depth: the factor of each sequence's attention and MLP branch, 0 or 1/keep.
 #[derive(Clone, Debug)]
 pub struct DropPath {
@@ -71,20 +90,27 @@ impl Block {
         self.len() == 0
     }
 
-    /// `x` `[rows, dim]` and the flat parameters to `[rows, dim]`.
+    /// `x` `[rows, dim]` and the flat parameters to `[rows, dim]`, or to `[sequences, dim]` where only the first tokens are wanted.
     ///
     /// # Errors
     /// When shapes do not fit, or the device fails.
-    pub fn forward(&self, x: &Tensor, parameters: &Tensor, sequences: &Sequences, drop: Option<&DropPath>) -> Result<Tensor> {
+    pub fn forward(
+        &self,
+        x: &Tensor,
+        parameters: &Tensor,
+        sequences: &Sequences,
+        drop: Option<&DropPath>,
+        output: Tokens,
+    ) -> Result<Tensor> {
         if x.dims() != [sequences.rows(), self.dim] || parameters.dims() != [self.len()] {
             bail!("block of dim {}: input {:?}, parameters {:?}", self.dim, x.dims(), parameters.dims());
         }
         if !x.device().is_cpu() {
-            return self.composed(x, parameters, sequences, drop);
+            return self.composed(x, parameters, sequences, drop, output);
         }
         let kept = Arc::new(Mutex::new(None));
         let keep = x.track_op() || parameters.track_op();
-        let fused = Fused { block: *self, sequences: sequences.clone(), drop: drop.cloned(), keep, kept };
+        let fused = Fused { block: *self, sequences: sequences.clone(), drop: drop.cloned(), output, keep, kept };
         if keep { x.contiguous()?.apply_op2(parameters, fused) } else { x.contiguous()?.apply_op2_no_bwd(parameters, &fused) }
     }
 
@@ -92,7 +118,14 @@ impl Block {
     ///
     /// # Errors
     /// When the device fails.
-    pub fn composed(&self, x: &Tensor, parameters: &Tensor, sequences: &Sequences, drop: Option<&DropPath>) -> Result<Tensor> {
+    pub fn composed(
+        &self,
+        x: &Tensor,
+        parameters: &Tensor,
+        sequences: &Sequences,
+        drop: Option<&DropPath>,
+        output: Tokens,
+    ) -> Result<Tensor> {
         let mut offset = 0;
         let mut weights = Vec::with_capacity(12);
         for (_, shape) in self.parameters() {
@@ -108,18 +141,22 @@ impl Block {
             let mut at = per_sequence.iter();
             for &(n, tokens) in &sequences.0 {
                 for factor in at.by_ref().take(n) {
-                    values.extend(std::iter::repeat_n(*factor, tokens));
+                    values.extend(std::iter::repeat_n(*factor, output.of(tokens)));
                 }
             }
-            Tensor::from_vec(values, (sequences.rows(), 1), x.device())
+            Tensor::from_vec(values, (sequences.rows_out(output), 1), x.device())
+        };
+        let kept = |rows: &Tensor| match output {
+            Tokens::All => Ok(rows.clone()),
+            Tokens::First => rows.index_select(&Tensor::from_vec(sequences.first_rows(), sequences.count(), rows.device())?, 0),
         };
         let normed = super::layer_norm::composed(x, norm1_w, norm1_b, self.eps)?;
         let qkv = normed.matmul(&qkv_w.t()?)?.broadcast_add(qkv_b)?;
-        let mut branch = self.composed_attention(&qkv, sequences)?.matmul(&proj_w.t()?)?.broadcast_add(proj_b)?;
+        let mut branch = kept(&self.composed_attention(&qkv, sequences)?)?.matmul(&proj_w.t()?)?.broadcast_add(proj_b)?;
         if let Some(drop) = drop {
             branch = branch.broadcast_mul(&factors(&drop.attention)?)?;
         }
-        let x = (x + branch)?;
+        let x = (kept(x)? + branch)?;
         let normed = super::layer_norm::composed(&x, norm2_w, norm2_b, self.eps)?;
         let hidden = normed.matmul(&fc1_w.t()?)?.broadcast_add(fc1_b)?.gelu_erf()?;
         let mut branch = hidden.matmul(&fc2_w.t()?)?.broadcast_add(fc2_b)?;
@@ -224,15 +261,15 @@ mod tests {
             attention: (0..sequences.count()).map(|i| if i % 3 == 0 { 0.0 } else { 1.25 }).collect(),
             mlp: (0..sequences.count()).map(|i| if i % 4 == 1 { 0.0 } else { 1.25 }).collect(),
         };
-        for drop in [None, Some(&drop)] {
-            let fused = run(&x, &p, |x, p| block.forward(x, p, &sequences, drop));
-            let composed = run(&x, &p, |x, p| block.composed(x, p, &sequences, drop));
+        for (drop, output) in [(None, Tokens::All), (Some(&drop), Tokens::All), (None, Tokens::First), (Some(&drop), Tokens::First)] {
+            let fused = run(&x, &p, |x, p| block.forward(x, p, &sequences, drop, output));
+            let composed = run(&x, &p, |x, p| block.composed(x, p, &sequences, drop, output));
             for ((fused, composed), what) in fused.iter().zip(&composed).zip(["output", "gradient of x", "gradient of parameters"]) {
                 // Gradients of parameters are sums over hundreds of rows: their scale sets the tolerance.
                 let scale = values(composed).iter().fold(1f32, |a, b| a.max(b.abs()));
                 assert_close(&(fused / f64::from(scale)).unwrap(), &(composed / f64::from(scale)).unwrap(), what);
             }
-            let frozen = block.forward(&x.as_detached_tensor(), &p.as_detached_tensor(), &sequences, drop).unwrap();
+            let frozen = block.forward(&x.as_detached_tensor(), &p.as_detached_tensor(), &sequences, drop, output).unwrap();
             assert_eq!(values(&frozen), values(&fused[0]), "the frozen pass computes the same");
         }
     }
@@ -242,7 +279,7 @@ mod tests {
         let block = block(Precision::F32);
         let sequences = Sequences(vec![(4, 5)]);
         let (x, p) = (random(&[sequences.rows(), block.dim], 1.0, 3), random(&[block.len()], 0.3, 4));
-        let [_, _, gradient] = run(&x, &p, |x, p| block.forward(x, p, &sequences, None));
+        let [_, _, gradient] = run(&x, &p, |x, p| block.forward(x, p, &sequences, None, Tokens::All));
         let (gradient, mut at) = (values(&gradient), 0);
         for (name, shape) in block.parameters() {
             let len = shape.iter().product::<usize>();
@@ -262,8 +299,8 @@ mod tests {
         let sequences = Sequences(vec![(20, 9)]);
         let exact = block(Precision::F32);
         let (x, p) = (random(&[sequences.rows(), exact.dim], 1.0, 5), random(&[exact.len()], 0.2, 6));
-        let want = run(&x, &p, |x, p| exact.forward(x, p, &sequences, None));
-        let got = run(&x, &p, |x, p| block(Precision::Bf16).forward(x, p, &sequences, None));
+        let want = run(&x, &p, |x, p| exact.forward(x, p, &sequences, None, Tokens::All));
+        let got = run(&x, &p, |x, p| block(Precision::Bf16).forward(x, p, &sequences, None, Tokens::All));
         for (got, want) in got.iter().zip(&want) {
             let (got, want) = (values(got), values(want));
             let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();

@@ -10,10 +10,10 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::sequences::{Chunk, Sequences, Task};
-use super::{Block, DropPath};
+use super::{Block, DropPath, Tokens};
 use crate::kernels::matmul::{Accum, Precision, Weight, at_b};
 use crate::kernels::{activation, attention, layer_norm, reduce};
-use crate::ops::{slice, split_rows, with_slice};
+use crate::ops::{pool, slice, split_rows, with_slice};
 
 /// The parameters of a block as slices, or their gradients.
 macro_rules! parts {
@@ -85,7 +85,7 @@ impl<'a> Products<'a> {
     }
 }
 
-/// What the backward pass needs of the forward pass, `[rows, …]` each.
+/// What the backward pass needs of the forward pass: `qkv` of all rows, the others of the rows that come out.
 pub(super) struct Kept {
     qkv: Vec<f32>,
     attended: Vec<f32>,
@@ -93,10 +93,19 @@ pub(super) struct Kept {
     hidden: Vec<f32>,
 }
 
+impl Drop for Kept {
+    fn drop(&mut self) {
+        for buffer in [&mut self.qkv, &mut self.attended, &mut self.middle, &mut self.hidden] {
+            pool::give_back(std::mem::take(buffer));
+        }
+    }
+}
+
 pub(super) struct Fused {
     pub(super) block: Block,
     pub(super) sequences: Sequences,
     pub(super) drop: Option<DropPath>,
+    pub(super) output: Tokens,
     pub(super) keep: bool,
     /// Filled by the forward pass, read by the backward pass: candle hands an operator its arguments and result only.
     pub(super) kept: Arc<Mutex<Option<Kept>>>,
@@ -119,27 +128,28 @@ impl Fused {
     fn forward_chunk(&self, chunk: &Chunk, x: &[f32], products: &Products<'_>, rows: &mut Rows<'_>, scratch: &mut ForwardScratch) {
         let Block { dim, heads, hidden, eps, .. } = self.block;
         let w = products.weights;
-        let (n, tokens) = (chunk.rows(), chunk.tokens);
+        let (n, m, tokens, queries) = (chunk.rows(), chunk.rows_out(self.output), chunk.tokens, self.output.of(chunk.tokens));
         let normed = sized(&mut scratch.normed, n * dim);
         layer_norm::forward(x, w.norm1_w, w.norm1_b, eps, normed);
         products.qkv.multiply(rows.qkv, Accum::Replace, normed);
         reduce::add_bias(rows.qkv, w.qkv_b);
-        for (qkv, out) in rows.qkv.chunks_exact(3 * dim * tokens).zip(rows.attended.chunks_exact_mut(dim * tokens)) {
+        for (qkv, out) in rows.qkv.chunks_exact(3 * dim * tokens).zip(rows.attended.chunks_exact_mut(dim * queries)) {
             attention::forward(qkv, dim, heads, out, &mut scratch.attention);
         }
         products.proj.multiply(rows.middle, Accum::Replace, rows.attended);
         for ((sequence, out), x) in
-            chunk.sequences.clone().zip(rows.middle.chunks_exact_mut(dim * tokens)).zip(x.chunks_exact(dim * tokens))
+            chunk.sequences.clone().zip(rows.middle.chunks_exact_mut(dim * queries)).zip(x.chunks_exact(dim * tokens))
         {
-            reduce::add_residual(out, w.proj_b, x, self.factor(sequence, |d| &d.attention));
+            reduce::add_residual(out, w.proj_b, &x[..dim * queries], self.factor(sequence, |d| &d.attention));
         }
+        let normed = &mut normed[..m * dim];
         layer_norm::forward(rows.middle, w.norm2_w, w.norm2_b, eps, normed);
         products.fc1.multiply(rows.hidden, Accum::Replace, normed);
-        let active = sized(&mut scratch.active, n * hidden);
+        let active = sized(&mut scratch.active, m * hidden);
         activation::bias_gelu(rows.hidden, w.fc1_b, active);
         products.fc2.multiply(rows.out, Accum::Replace, active);
         for ((sequence, out), x) in
-            chunk.sequences.clone().zip(rows.out.chunks_exact_mut(dim * tokens)).zip(rows.middle.chunks_exact(dim * tokens))
+            chunk.sequences.clone().zip(rows.out.chunks_exact_mut(dim * queries)).zip(rows.middle.chunks_exact(dim * queries))
         {
             reduce::add_residual(out, w.fc2_b, x, self.factor(sequence, |d| &d.mlp));
         }
@@ -151,7 +161,7 @@ impl Fused {
             return dout;
         }
         let scaled = sized(scratch, dout.len());
-        let stride = self.block.dim * chunk.tokens;
+        let stride = self.block.dim * self.output.of(chunk.tokens);
         for ((sequence, out), dout) in chunk.sequences.clone().zip(scaled.chunks_exact_mut(stride)).zip(dout.chunks_exact(stride)) {
             reduce::scaled(dout, self.factor(sequence, &of), out);
         }
@@ -169,43 +179,51 @@ impl Fused {
     ) {
         let Block { dim, heads, hidden, eps, .. } = self.block;
         let w = products.weights;
-        let (n, tokens) = (chunk.rows(), chunk.tokens);
-        // MLP branch.
+        let (n, m, tokens, queries) = (chunk.rows(), chunk.rows_out(self.output), chunk.tokens, self.output.of(chunk.tokens));
+        // MLP branch, of the rows that came out.
         let dbranch = self.branch(chunk, input.dout, &mut scratch.branch, |d| &d.mlp);
         reduce::add_column_sums(dbranch, d.fc2_b);
-        let dhidden = sized(&mut scratch.dhidden, n * hidden);
+        let dhidden = sized(&mut scratch.dhidden, m * hidden);
         products.fc2.multiply(dhidden, Accum::Replace, dbranch);
-        let active = sized(&mut scratch.active, n * hidden);
+        let active = sized(&mut scratch.active, m * hidden);
         activation::gelu_backward(input.hidden, dhidden, active);
-        at_b(self.block.precision, d.fc2_w, Accum::Add, dbranch, active, n);
+        at_b(self.block.precision, d.fc2_w, Accum::Add, dbranch, active, m);
         reduce::add_column_sums(dhidden, d.fc1_b);
-        let normed = sized(&mut scratch.normed, n * dim);
+        let normed = sized(&mut scratch.normed, m * dim);
         layer_norm::forward(input.middle, w.norm2_w, w.norm2_b, eps, normed);
-        at_b(self.block.precision, d.fc1_w, Accum::Add, dhidden, normed, n);
-        let dnormed = sized(&mut scratch.dnormed, n * dim);
+        at_b(self.block.precision, d.fc1_w, Accum::Add, dhidden, normed, m);
+        let dnormed = sized(&mut scratch.dnormed, m * dim);
         products.fc1.multiply(dnormed, Accum::Replace, dhidden);
-        let dmiddle = sized(&mut scratch.dmiddle, n * dim);
+        let dmiddle = sized(&mut scratch.dmiddle, m * dim);
         dmiddle.copy_from_slice(input.dout);
         layer_norm::backward(input.middle, w.norm2_w, eps, dnormed, dmiddle, d.norm2_w, d.norm2_b);
         // Attention branch.
         let dbranch = self.branch(chunk, dmiddle, &mut scratch.branch, |d| &d.attention);
         reduce::add_column_sums(dbranch, d.proj_b);
-        at_b(self.block.precision, d.proj_w, Accum::Add, dbranch, input.attended, n);
+        at_b(self.block.precision, d.proj_w, Accum::Add, dbranch, input.attended, m);
         let dattended = dnormed;
         products.proj.multiply(dattended, Accum::Replace, dbranch);
         let dqkv = sized(&mut scratch.dqkv, n * 3 * dim);
-        let stride = dim * tokens;
+        let (stride, stride_out) = (dim * tokens, dim * queries);
         for ((qkv, dout), dqkv) in
-            input.qkv.chunks_exact(3 * stride).zip(dattended.chunks_exact(stride)).zip(dqkv.chunks_exact_mut(3 * stride))
+            input.qkv.chunks_exact(3 * stride).zip(dattended.chunks_exact(stride_out)).zip(dqkv.chunks_exact_mut(3 * stride))
         {
             attention::backward(qkv, dim, heads, dout, dqkv, &mut scratch.attention);
         }
         reduce::add_column_sums(dqkv, d.qkv_b);
+        let normed = sized(&mut scratch.normed, n * dim);
         layer_norm::forward(input.x, w.norm1_w, w.norm1_b, eps, normed);
         at_b(self.block.precision, d.qkv_w, Accum::Add, dqkv, normed, n);
-        let dnormed = dattended;
+        let dnormed = sized(&mut scratch.dnormed, n * dim);
         products.qkv.multiply(dnormed, Accum::Replace, dqkv);
-        dx.copy_from_slice(dmiddle);
+        if self.output == Tokens::All {
+            dx.copy_from_slice(dmiddle);
+        } else {
+            dx.fill(0.0);
+            for (dx, dmiddle) in dx.chunks_exact_mut(stride).zip(dmiddle.chunks_exact(stride_out)) {
+                dx[..stride_out].copy_from_slice(dmiddle);
+            }
+        }
         layer_norm::backward(input.x, w.norm1_w, eps, dnormed, dx, d.norm1_w, d.norm1_b);
     }
 }
@@ -255,51 +273,50 @@ impl CustomOp2 for Fused {
     fn cpu_fwd(&self, x: &CpuStorage, x_layout: &Layout, p: &CpuStorage, p_layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (x, p) = (slice(x, x_layout)?, slice(p, p_layout)?);
         let Block { dim, hidden, .. } = self.block;
-        let rows = self.sequences.rows();
+        let (rows, rows_out) = (self.sequences.rows(), self.sequences.rows_out(self.output));
         let weights = Weights::new(&self.block, p);
         let products = Products::new(&self.block, &weights, Weight::transposed);
         let tasks = self.sequences.tasks(rayon::current_num_threads());
-        let counts = || tasks.iter().map(Task::rows);
-        let kept_rows = if self.keep { rows } else { 0 };
-        let kept_counts = || counts().map(|n| if self.keep { n } else { 0 });
-        let mut out = vec![0.0; rows * dim];
+        let counts_out = || tasks.iter().map(|task| task.rows_out(self.output));
+        let if_kept = |rows: usize| if self.keep { rows } else { 0 };
+        let mut out = vec![0.0; rows_out * dim];
         let mut kept = Kept {
-            qkv: vec![0.0; kept_rows * 3 * dim],
-            attended: vec![0.0; kept_rows * dim],
-            middle: vec![0.0; kept_rows * dim],
-            hidden: vec![0.0; kept_rows * hidden],
+            qkv: pool::take(if_kept(rows) * 3 * dim),
+            attended: pool::take(if_kept(rows_out) * dim),
+            middle: pool::take(if_kept(rows_out) * dim),
+            hidden: pool::take(if_kept(rows_out) * hidden),
         };
-        split_rows(&mut out, dim, counts())
+        split_rows(&mut out, dim, counts_out())
             .into_par_iter()
-            .zip(split_rows(&mut kept.qkv, 3 * dim, kept_counts()))
-            .zip(split_rows(&mut kept.attended, dim, kept_counts()))
-            .zip(split_rows(&mut kept.middle, dim, kept_counts()))
-            .zip(split_rows(&mut kept.hidden, hidden, kept_counts()))
+            .zip(split_rows(&mut kept.qkv, 3 * dim, tasks.iter().map(Task::rows).map(if_kept)))
+            .zip(split_rows(&mut kept.attended, dim, counts_out().map(if_kept)))
+            .zip(split_rows(&mut kept.middle, dim, counts_out().map(if_kept)))
+            .zip(split_rows(&mut kept.hidden, hidden, counts_out().map(if_kept)))
             .zip(&tasks)
             .for_each(|(((((mut out, mut qkv), mut attended), mut middle), mut all_hidden), task)| {
                 let mut scratch = ForwardScratch::default();
                 let mut spare: [Vec<f32>; 4] = Default::default();
                 let mut x = &x[task.first_row * dim..];
                 for chunk in &task.chunks {
-                    let n = chunk.rows();
+                    let (n, m) = (chunk.rows(), chunk.rows_out(self.output));
                     let (head, tail) = x.split_at(n * dim);
                     x = tail;
                     let [a, b, c, d] = &mut spare;
                     let mut rows = if self.keep {
                         Rows {
                             qkv: qkv.split_off_mut(..n * 3 * dim).unwrap_or_default(),
-                            attended: attended.split_off_mut(..n * dim).unwrap_or_default(),
-                            middle: middle.split_off_mut(..n * dim).unwrap_or_default(),
-                            hidden: all_hidden.split_off_mut(..n * hidden).unwrap_or_default(),
-                            out: out.split_off_mut(..n * dim).unwrap_or_default(),
+                            attended: attended.split_off_mut(..m * dim).unwrap_or_default(),
+                            middle: middle.split_off_mut(..m * dim).unwrap_or_default(),
+                            hidden: all_hidden.split_off_mut(..m * hidden).unwrap_or_default(),
+                            out: out.split_off_mut(..m * dim).unwrap_or_default(),
                         }
                     } else {
                         Rows {
                             qkv: sized(a, n * 3 * dim),
-                            attended: sized(b, n * dim),
-                            middle: sized(c, n * dim),
-                            hidden: sized(d, n * hidden),
-                            out: out.split_off_mut(..n * dim).unwrap_or_default(),
+                            attended: sized(b, m * dim),
+                            middle: sized(c, m * dim),
+                            hidden: sized(d, m * hidden),
+                            out: out.split_off_mut(..m * dim).unwrap_or_default(),
                         }
                     };
                     self.forward_chunk(chunk, head, &products, &mut rows, &mut scratch);
@@ -308,7 +325,7 @@ impl CustomOp2 for Fused {
         if self.keep {
             *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
         }
-        Ok((CpuStorage::F32(out), Shape::from((rows, dim))))
+        Ok((CpuStorage::F32(out), Shape::from((rows_out, dim))))
     }
 
     fn bwd(&self, x: &Tensor, p: &Tensor, _out: &Tensor, dout: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
@@ -317,31 +334,31 @@ impl CustomOp2 for Fused {
         let Block { dim, hidden, .. } = self.block;
         let (rows, len) = (self.sequences.rows(), self.block.len());
         let tasks = self.sequences.tasks(rayon::current_num_threads());
-        let counts = || tasks.iter().map(Task::rows);
         let mut dx = vec![0.0; rows * dim];
         let mut dp = with_slice(x, |x| {
             with_slice(p, |p| {
                 with_slice(dout, |dout| {
                     let weights = Weights::new(&self.block, p);
                     let products = Products::new(&self.block, &weights, Weight::plain);
-                    let gradients: Vec<Vec<f32>> = split_rows(&mut dx, dim, counts())
+                    let gradients: Vec<Vec<f32>> = split_rows(&mut dx, dim, tasks.iter().map(Task::rows))
                         .into_par_iter()
                         .zip(&tasks)
                         .map(|(mut dx, task)| {
-                            let mut row = task.first_row;
+                            let (mut row, mut row_out) = (task.first_row, task.first_row_out(self.output));
                             let mut gradient = vec![0.0; len];
                             let mut parts = Gradients::new(&self.block, &mut gradient);
                             let mut scratch = BackwardScratch::default();
                             for chunk in &task.chunks {
-                                let n = chunk.rows();
+                                let (n, m) = (chunk.rows(), chunk.rows_out(self.output));
                                 let of = |columns: usize| row * columns..(row + n) * columns;
+                                let of_out = |columns: usize| row_out * columns..(row_out + m) * columns;
                                 let input = Backward {
                                     x: &x[of(dim)],
-                                    dout: &dout[of(dim)],
+                                    dout: &dout[of_out(dim)],
                                     qkv: &kept.qkv[of(3 * dim)],
-                                    attended: &kept.attended[of(dim)],
-                                    middle: &kept.middle[of(dim)],
-                                    hidden: &kept.hidden[of(hidden)],
+                                    attended: &kept.attended[of_out(dim)],
+                                    middle: &kept.middle[of_out(dim)],
+                                    hidden: &kept.hidden[of_out(hidden)],
                                 };
                                 self.backward_chunk(
                                     chunk,
@@ -352,6 +369,7 @@ impl CustomOp2 for Fused {
                                     &mut scratch,
                                 );
                                 row += n;
+                                row_out += m;
                             }
                             gradient
                         })

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use super::Tokens;
+
 /// Rows of one chunk: the widest intermediate of a ViT-S (1536 columns) then fits a 2 MB cache.
 const CHUNK_ROWS: usize = 256;
 
@@ -18,6 +20,11 @@ impl Sequences {
     /// Total sequences.
     pub fn count(&self) -> usize {
         self.0.iter().map(|(n, _)| n).sum()
+    }
+
+    /// Rows that a block puts out.
+    pub(super) fn rows_out(&self, output: Tokens) -> usize {
+        self.0.iter().map(|&(n, tokens)| n * output.of(tokens)).sum()
     }
 
     /// Row of each sequence's first token.
@@ -70,6 +77,17 @@ impl Task {
     pub(super) fn rows(&self) -> usize {
         self.chunks.iter().map(Chunk::rows).sum()
     }
+
+    pub(super) fn rows_out(&self, output: Tokens) -> usize {
+        self.chunks.iter().map(|chunk| chunk.rows_out(output)).sum()
+    }
+
+    pub(super) fn first_row_out(&self, output: Tokens) -> usize {
+        match output {
+            Tokens::All => self.first_row,
+            Tokens::First => self.chunks.first().map_or(0, |chunk| chunk.sequences.start),
+        }
+    }
 }
 
 /// Consecutive sequences of equal length.
@@ -82,6 +100,10 @@ pub(super) struct Chunk {
 impl Chunk {
     pub(super) fn rows(&self) -> usize {
         self.sequences.len() * self.tokens
+    }
+
+    pub(super) fn rows_out(&self, output: Tokens) -> usize {
+        self.sequences.len() * output.of(self.tokens)
     }
 }
 

@@ -1,0 +1,166 @@
+//! `dino-server reembed`: a collection for another model.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use dino_server::bulk::{self, Embedder, Worker, all_cores, tree};
+use dino_server::embedding::Pooling;
+use dino_server::index::snapshot::{self, Header};
+use dino_server::index::{CollectionName, ModelTag, NewItem, OnExisting, Options, Spec, Store, checksum};
+use dino_server::model::{Device, Model, Precision, SessionOptions};
+
+use super::progress;
+
+/// Embed the pictures of a collection again, with another model. Ids, labels and metadata stay.
+///
+/// Between two snapshots (`--from`, `--out`) no store is touched: the server goes on with the old collection until
+/// `POST /collections/{name}/restore?replace=true` swaps in the new one, in one step. With `--data-dir` the
+/// collection of a store that no server has open is replaced.
+#[derive(clap::Args)]
+#[command(group(clap::ArgGroup::new("source").required(true).args(["from", "data_dir"])))]
+pub(crate) struct Args {
+    /// Snapshot of the old collection.
+    #[arg(long, value_name = "FILE", requires = "out")]
+    from: Option<PathBuf>,
+    /// Snapshot to write.
+    #[arg(long, value_name = "FILE", requires = "from")]
+    out: Option<PathBuf>,
+    /// Folder of the store.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Collection of the store.
+    #[arg(long, default_value = "default", value_name = "NAME")]
+    collection: CollectionName,
+    /// Model to embed with.
+    #[arg(long, value_name = "PATH")]
+    model: PathBuf,
+    /// Folder that the pictures were imported from, where the collection does not hold the originals (which it does where
+    /// the server ran with --store-images original).
+    #[arg(long, value_name = "DIR")]
+    images: Option<PathBuf>,
+    /// Embed what has only a thumbnail from that; its vectors are worse than those of the picture.
+    #[arg(long)]
+    from_thumbnails: bool,
+    /// Leave out items whose picture cannot be had. Without it they end everything.
+    #[arg(long)]
+    drop_missing: bool,
+    /// Precision to embed with.
+    #[arg(long, env = "DINO_PRECISION", default_value = "f32")]
+    precision: Precision,
+    /// Where the model runs: auto, cpu, cuda[:N] or tensorrt[:N].
+    #[arg(long, env = "DINO_DEVICE", default_value = "auto")]
+    device: Device,
+}
+
+#[expect(clippy::print_stdout, reason = "the result of the command")]
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    match (&args.from, &args.out, &args.data_dir) {
+        (Some(from), Some(out), _) => {
+            let (header, items) = snapshot::read(from)?;
+            let (header, items) = reembed(args, header, items)?;
+            let count = items.len();
+            snapshot::save_items(&header, items, out)?;
+            println!("wrote {count} items of collection {} to {}", header.name, out.display());
+        }
+        (_, _, Some(data_dir)) => {
+            anyhow::ensure!(data_dir.is_dir(), "{} is no folder", data_dir.display());
+            let store = Store::open(data_dir, Options { build_in_background: false, progress: true, ..Options::default() })?;
+            let old = store.scratch()?;
+            snapshot::save(&*store.collection(&args.collection)?, old.path())?;
+            let (header, items) = snapshot::read(old.path())?;
+            let (header, items) = reembed(args, header, items)?;
+            let collection = store.create_with(&header.name, header.spec, items, OnExisting::Replace)?;
+            println!("collection {}: {} items embedded again", collection.name(), collection.len());
+        }
+        _ => anyhow::bail!("give --from FILE and --out FILE, or --data-dir DIR"),
+    }
+    Ok(())
+}
+
+/// Where an item's picture comes from.
+enum Picture<'a> {
+    Stored(&'a [u8]),
+    File(&'a Path),
+}
+
+/// Why an item cannot be embedded again.
+struct Missing(String);
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "an item that is left out is named to the one who runs this")]
+fn reembed(args: &Args, header: Header, mut items: Vec<NewItem>) -> anyhow::Result<(Header, Vec<NewItem>)> {
+    let model = Model::open(&args.model)?;
+    let files: HashMap<String, PathBuf> = match &args.images {
+        Some(folder) => tree::list(folder)?.entries.into_iter().map(|entry| (entry.id, entry.path)).collect(),
+        None => HashMap::new(),
+    };
+    let session = SessionOptions { device: args.device, precision: args.precision, threads: 1 };
+    let mut embedder = Embedder::open(&model, Pooling::Cls, &session, all_cores())?;
+    let spec = Spec {
+        dim: embedder.dim(),
+        model: ModelTag { fingerprint: model.fingerprint(Pooling::Cls), precision: Some(args.precision.to_string()) },
+    };
+    let progress = progress(items.len());
+    let work = |worker: &mut Worker<'_>, index: usize| {
+        let vector = picture(&items[index], &files, args.from_thumbnails).map(|picture| embed(worker, &picture));
+        progress.inc(1);
+        vector
+    };
+    let mut vectors = Vec::with_capacity(items.len());
+    embedder.each(items.len(), work, |range, found| -> anyhow::Result<()> {
+        for (index, found) in range.zip(found) {
+            let found = match found {
+                Ok(Err(error)) if !error.is_of_file() => return Err(error.into()),
+                Ok(found) => found.map_err(|error| Missing(error.to_string())),
+                Err(missing) => Err(missing),
+            };
+            if let Err(reason) = &found {
+                let id = &items[index].item.id;
+                anyhow::ensure!(args.drop_missing, "item {id:?}: {reason}; nothing was changed (--drop-missing leaves such items out)");
+                progress.suspend(|| eprintln!("left out {id:?}: {reason}"));
+            }
+            vectors.push(found.ok());
+        }
+        Ok(())
+    })?;
+    progress.finish_and_clear();
+    for (item, vector) in items.iter_mut().zip(&mut vectors) {
+        item.vector = vector.take().unwrap_or_default();
+    }
+    items.retain(|item| !item.vector.is_empty());
+    anyhow::ensure!(!items.is_empty(), "no item of collection {} has a picture that can be embedded", header.name);
+    Ok((Header { spec, ..header }, items))
+}
+
+/// The file of that id if there is one, else what is stored, if it is the picture itself.
+fn picture<'a>(new: &'a NewItem, files: &'a HashMap<String, PathBuf>, from_thumbnails: bool) -> Result<Picture<'a>, Missing> {
+    if let Some(path) = files.get(&new.item.id) {
+        return Ok(Picture::File(path));
+    }
+    let Some(stored) = &new.thumbnail else {
+        return Err(Missing("its picture is not stored, and no file of --images has this id".into()));
+    };
+    let is_original = new.item.source.as_ref().is_some_and(|source| *source == checksum::of_bytes(stored));
+    if is_original || from_thumbnails {
+        return Ok(Picture::Stored(stored));
+    }
+    Err(Missing("only a thumbnail of its picture is stored, and no file of --images has this id (or allow --from-thumbnails)".into()))
+}
+
+fn embed(worker: &mut Worker<'_>, picture: &Picture<'_>) -> Result<Vec<f32>, bulk::Error> {
+    let bytes;
+    let bytes = match picture {
+        Picture::Stored(bytes) => bytes,
+        Picture::File(path) => {
+            bytes = bulk::read(path)?;
+            bytes.as_slice()
+        }
+    };
+    Ok(worker.embed(bytes)?.1)
+}

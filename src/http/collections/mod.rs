@@ -1,0 +1,188 @@
+//! Collections: what is stored, and what is near to what.
+//!
+//! | route | file |
+//! | --- | --- |
+//! | `/collections`, `/collections/{c}`, `…/recall` | here |
+//! | `…/items` and below | `items`; what an upsert holds: `draft` |
+//! | `…/search` | `search` |
+//! | `…/snapshot`, `…/restore` | `transfer` |
+
+mod draft;
+mod items;
+mod search;
+mod transfer;
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    extract::{Path, State, rejection::PathRejection},
+    http::{StatusCode, Uri},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use serde::Deserialize;
+
+use super::{
+    App,
+    infer::within,
+    json::Strict,
+    problem::{Code, Problem},
+    submission::from_query,
+};
+use crate::{
+    index::{Collection, CollectionName, DEFAULT_EF, Error, ModelTag, Recall, Spec, Store},
+    serving::{COLLECTION_POOLING, Served},
+};
+
+/// Most neighbours: an answer lists them all.
+const MAX_K: usize = 10_000;
+/// Widest search of the graph; wider is better asked for with `exact`.
+const MAX_EF: usize = 100_000;
+/// Most queries of a recall measurement: each is searched for twice.
+const MAX_QUERIES: usize = 1000;
+
+/// The name of a collection in a path.
+type Name = Result<Path<String>, PathRejection>;
+
+/// All routes under `/collections`.
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .route("/collections", get(list))
+        .route("/collections/{collection}", get(one).put(create).delete(remove))
+        .route("/collections/{collection}/recall", get(recall))
+        .route("/collections/{collection}/search", post(search::handle))
+        .route("/collections/{collection}/snapshot", post(transfer::snapshot))
+        .route("/collections/{collection}/restore", post(transfer::restore))
+        .route("/collections/{collection}/items", get(items::page).post(items::upsert))
+        // `POST …/items/delete` is met here too: a route of its own would hide the item of that name.
+        .route("/collections/{collection}/items/{id}", get(items::one).delete(items::remove).post(items::remove_where))
+        .route("/collections/{collection}/items/{id}/image", get(items::image))
+}
+
+/// Finds a collection by the name that a client gave.
+pub(super) fn find(app: &App, name: &str) -> Result<Arc<Collection>, Problem> {
+    let name: CollectionName = name.parse()?;
+    Ok(store(app, &name)?.collection(&name)?)
+}
+
+fn store<'a>(app: &'a App, name: &CollectionName) -> Result<&'a Arc<Store>, Problem> {
+    app.store.as_ref().ok_or_else(|| {
+        let detail = format!("there is no collection \"{name}\": this server was started without --data-dir");
+        Problem::new(Code::UnknownCollection, detail)
+    })
+}
+
+/// The model that a request names, else the served one that made the collection.
+pub(super) fn model_of(app: &App, collection: &Collection, name: Option<&str>) -> Result<Arc<Served>, Problem> {
+    let made_by = |served: &&Arc<Served>| collection.check_model(served.fingerprint()).is_ok();
+    let served = match name {
+        Some(name) => app.registry.get(Some(name))?,
+        None => app.registry.iter().find(made_by).unwrap_or(app.registry.default()),
+    };
+    collection.check_model(served.fingerprint())?;
+    Ok(served.clone())
+}
+
+/// Refuses searches that are wider than an answer may be.
+pub(super) fn check_reach(k: usize, ef: usize) -> Result<(), Problem> {
+    for (name, value, most) in [("k", k, MAX_K), ("ef", ef, MAX_EF)] {
+        if !(1..=most).contains(&value) {
+            return Err(Problem::new(Code::BadParameter, format!("{name}: must lie between 1 and {most}, not {value}")));
+        }
+    }
+    Ok(())
+}
+
+/// All collections, by name.
+async fn list(State(app): State<App>) -> impl IntoResponse {
+    let collections: Vec<_> = app.store.iter().flat_map(|store| store.collections()).map(|collection| collection.info()).collect();
+    Json(serde_json::json!({ "collections": collections }))
+}
+
+/// Count, dimension, model and state of the index of one collection.
+async fn one(State(app): State<App>, name: Name) -> Result<impl IntoResponse, Problem> {
+    Ok(Json(find(&app, &name?)?.info()))
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct NewCollection {
+    /// Model whose vectors it will hold; the default one if left out.
+    model: Option<String>,
+}
+
+/// Makes a collection, or finds that it is there already.
+async fn create(State(app): State<App>, name: Name, Strict(new): Strict<NewCollection>) -> Result<Response, Problem> {
+    let name: CollectionName = name?.parse()?;
+    let store = store(&app, &name)?.clone();
+    let served = app.registry.get(new.model.as_deref())?;
+    let model = ModelTag { fingerprint: served.fingerprint().into(), precision: Some(served.precision().to_string()) };
+    let spec = Spec { dim: COLLECTION_POOLING.dim(served.manifest().dim as usize), model };
+    let (collection, new) = within(&app, async { Ok(app.disk.run(move || store.create(&name, spec)).await??) }).await?;
+    let status = if new { StatusCode::CREATED } else { StatusCode::OK };
+    Ok((status, Json(collection.info())).into_response())
+}
+
+/// Deletes a collection with all its items.
+async fn remove(State(app): State<App>, name: Name) -> Result<StatusCode, Problem> {
+    let name: CollectionName = name?.parse()?;
+    let store = store(&app, &name)?.clone();
+    within(&app, async { Ok(app.disk.run(move || store.remove(&name)).await??) }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RecallOptions {
+    k: usize,
+    ef: usize,
+    queries: usize,
+}
+
+impl Default for RecallOptions {
+    fn default() -> Self {
+        Self { k: 10, ef: DEFAULT_EF, queries: 100 }
+    }
+}
+
+/// Measures the index against exact search.
+async fn recall(State(app): State<App>, name: Name, uri: Uri) -> Result<Json<Recall>, Problem> {
+    let collection = find(&app, &name?)?;
+    let RecallOptions { k, ef, queries } = from_query(&uri)?;
+    check_reach(k, ef)?;
+    if !(1..=MAX_QUERIES).contains(&queries) {
+        return Err(Problem::new(Code::BadParameter, format!("queries: must lie between 1 and {MAX_QUERIES}, not {queries}")));
+    }
+    within(&app, async { Ok(Json(app.pool.run(move || collection.recall(k, ef, queries)).await?)) }).await
+}
+
+impl From<PathRejection> for Problem {
+    /// A part of the path that is no text.
+    fn from(rejection: PathRejection) -> Self {
+        Self::new(Code::BadParameter, rejection.body_text())
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        let code = match error {
+            Error::InvalidName(_)
+            | Error::InvalidItem { .. }
+            | Error::InvalidVector { .. }
+            | Error::InvalidFilter(_)
+            | Error::InvalidParameter(_) => Code::BadParameter,
+            Error::NoCollection(_) => Code::UnknownCollection,
+            Error::NoItem { .. } => Code::UnknownItem,
+            Error::Conflict(_) => Code::ModelMismatch,
+            Error::Dimension { .. } => Code::DimensionMismatch,
+            Error::Exists(_) => Code::CollectionExists,
+            Error::InUse(_) | Error::Damaged { .. } | Error::Unsupported { .. } | Error::Io(_) | Error::Database { .. } => {
+                // Paths of this machine are for whoever runs it.
+                tracing::error!(%error, "the store failed");
+                return Self::new(Code::StoreFailed, "the collections cannot be read or written; the server's log says why");
+            }
+        };
+        Self::new(code, error.to_string())
+    }
+}

@@ -1,0 +1,147 @@
+//! `POST …/search`: the nearest items to pictures or to a vector.
+
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderName, HeaderValue},
+    response::IntoResponse,
+};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{
+    super::{
+        App,
+        infer::{infer, within},
+        json,
+        problem::{Code, Problem},
+        submission::{Content, Room, Upload, at_least_one, picture_from_text},
+    },
+    Name, check_reach, find, model_of,
+};
+use crate::{
+    embedding,
+    index::{Collection, DEFAULT_EF, Filter, Item, Neighbour, Predicate, Search, vote::DEFAULT_K},
+    serving::COLLECTION_POOLING,
+};
+
+/// Options beside a picture; in a JSON body also what is searched for.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Options {
+    model: Option<String>,
+    image: Option<String>,
+    vector: Option<Vec<f32>>,
+    k: usize,
+    ef: usize,
+    exact: bool,
+    filter: Option<Filter>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { model: None, image: None, vector: None, k: DEFAULT_K, ef: DEFAULT_EF, exact: false, filter: None }
+    }
+}
+
+#[derive(Serialize)]
+struct Answer {
+    collection: String,
+    results: Vec<Found>,
+}
+
+/// The neighbours of one picture or vector, nearest first.
+#[derive(Serialize)]
+struct Found {
+    neighbors: Vec<Hit>,
+}
+
+#[derive(Serialize)]
+struct Hit {
+    id: String,
+    labels: Vec<String>,
+    similarity: f32,
+    metadata: Map<String, Value>,
+}
+
+impl From<Neighbour> for Hit {
+    fn from(neighbour: Neighbour) -> Self {
+        let Neighbour { item, similarity } = neighbour;
+        Self { id: item.id.clone(), labels: item.labels.clone(), similarity, metadata: item.metadata.clone() }
+    }
+}
+
+/// What to search for.
+enum Query {
+    Pictures(Vec<Bytes>),
+    Vector(Vec<f32>),
+}
+
+pub(super) async fn handle(State(app): State<App>, name: Name, upload: Upload<Options>) -> Result<impl IntoResponse, Problem> {
+    let collection = find(&app, &name?)?;
+    let (query, options) = match upload.content {
+        Content::Pictures(_, Options { image: Some(_), .. } | Options { vector: Some(_), .. }) => {
+            return Err(Problem::new(Code::BadParameter, "the body is the picture: `image` and `vector` belong into a JSON body"));
+        }
+        Content::Pictures(pictures, options) => (Query::Pictures(pictures), options),
+        Content::Json(body) => app.pool.run(move || from_json(&body)).await??,
+    };
+    check_reach(options.k, options.ef)?;
+    let count = match &query {
+        Query::Pictures(pictures) => at_least_one(pictures)?,
+        Query::Vector(_) => 0,
+    };
+    let room = Room::take(&app, count, upload.memory)?;
+    within(&app, async {
+        let (vectors, header) = vectors(&app, &collection, query, options.model.as_deref()).await?;
+        let answer = app.pool.run(move || answer(&collection, &vectors, &options)).await??;
+        drop(room);
+        Ok((header, Json(answer)))
+    })
+    .await
+}
+
+fn from_json(body: &[u8]) -> Result<(Query, Options), Problem> {
+    let mut options: Options = json::parse(body)?;
+    match (options.image.take(), options.vector.take()) {
+        (Some(image), None) => Ok((Query::Pictures(vec![picture_from_text(&image).map_err(|problem| problem.at(0))?]), options)),
+        (None, Some(vector)) => Ok((Query::Vector(vector), options)),
+        _ => Err(Problem::new(Code::BadParameter, "expected exactly one of `image` and `vector`")),
+    }
+}
+
+type Timing = Option<[(HeaderName, HeaderValue); 1]>;
+
+async fn vectors(app: &App, collection: &Collection, query: Query, model: Option<&str>) -> Result<(Vec<Vec<f32>>, Timing), Problem> {
+    match query {
+        Query::Vector(vector) => {
+            if let Some(model) = model {
+                collection.check_model(app.registry.get(Some(model))?.fingerprint())?;
+            }
+            Ok((vec![vector], None))
+        }
+        Query::Pictures(pictures) => {
+            let served = model_of(app, collection, model)?;
+            let transform = served.manifest().transform.clone();
+            let inference = infer(app, &served, pictures, move |picture| transform.apply(picture)).await?;
+            let registers = served.manifest().registers as usize;
+            let pool =
+                |seen: &crate::serving::Seen| Ok(embedding::pool(&seen.outputs, registers, COLLECTION_POOLING)?.into_iter().collect());
+            let vectors = inference.seen.iter().map(pool).collect::<Result<_, Problem>>()?;
+            Ok((vectors, Some(inference.timing.header())))
+        }
+    }
+}
+
+fn answer(collection: &Collection, vectors: &[Vec<f32>], options: &Options) -> Result<Answer, Problem> {
+    let passes = options.filter.as_ref().map(|filter| |item: &Item| filter.passes(item));
+    let filter = passes.as_ref().map(|passes| passes as Predicate<'_>);
+    let search = Search { k: options.k, ef: options.ef, exact: options.exact, filter };
+    let found = |vector: &Vec<f32>| {
+        let neighbors = collection.search(vector, &search)?.into_iter().map(Hit::from).collect();
+        Ok(Found { neighbors })
+    };
+    let results = vectors.iter().map(found).collect::<Result<_, Problem>>()?;
+    Ok(Answer { collection: collection.name().to_string(), results })
+}

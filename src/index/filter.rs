@@ -1,0 +1,358 @@
+//! Conditions on items, as clients write them in JSON.
+//!
+//! ```json
+//! {"and": [{"field": "label", "in": ["cat", "dog"]}, {"not": {"field": "metadata.year", "lt": 2020}}]}
+//! ```
+//!
+//! - A field is `id`, `label` or `metadata.x`. For `metadata.a.b` the member `a.b` of the metadata counts where it
+//!   exists, otherwise the member `b` of its member `a`.
+//! - `eq` and `in` hold where one of an item's labels, or one element of a list in its metadata, is equal. Numbers are
+//!   compared by value: 1 equals 1.0.
+//! - `gt`, `gte`, `lt` and `lte` compare numbers with numbers and texts with texts (by their bytes). Nothing else is
+//!   ordered, so that they fail on it.
+//! - `exists` asks for a value that is there and not null.
+//!
+//! Whatever is not exactly of this form is refused: a condition that was misread would show or delete the wrong items.
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::{Map, Value};
+
+use super::Error;
+use super::item::Item;
+
+/// Most conditions of one filter: each is looked at for every item that a search meets.
+const MAX_CONDITIONS: usize = 256;
+/// Most values of one `in`.
+const MAX_VALUES: usize = 10_000;
+/// Deepest nesting of `and`, `or` and `not`.
+const MAX_DEPTH: usize = 32;
+
+/// A checked condition.
+#[derive(Clone, Debug)]
+pub struct Filter(Node);
+
+#[derive(Clone, Debug)]
+enum Node {
+    And(Vec<Node>),
+    Or(Vec<Node>),
+    Not(Box<Node>),
+    Field(Field, Test),
+}
+
+#[derive(Clone, Debug)]
+enum Field {
+    Id,
+    Label,
+    /// What comes after `metadata.`.
+    Metadata(String),
+}
+
+#[derive(Clone, Debug)]
+enum Test {
+    Eq(Value),
+    /// Texts, sorted, for ids and classes by the thousand; and everything else.
+    In(Vec<String>, Vec<Value>),
+    /// The orders that pass, and what is compared with.
+    Compare(fn(Ordering) -> bool, Value),
+    Exists(bool),
+}
+
+impl Filter {
+    /// Reads a filter out of JSON.
+    ///
+    /// # Errors
+    /// [`Error::InvalidFilter`] says where and what is wrong.
+    pub fn from_json(json: &Value) -> Result<Self, Error> {
+        let mut conditions = 0;
+        Node::read(json, "filter", 0, &mut conditions).map(Self).map_err(Error::InvalidFilter)
+    }
+
+    /// Whether `item` passes.
+    pub fn passes(&self, item: &Item) -> bool {
+        self.0.passes(item)
+    }
+}
+
+impl FromStr for Filter {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let json = serde_json::from_str(text).map_err(|error| Error::InvalidFilter(format!("filter: no JSON: {error}")))?;
+        Self::from_json(&json)
+    }
+}
+
+impl<'de> Deserialize<'de> for Filter {
+    /// Out of JSON, or out of a text that holds the JSON, as query parameters do.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+
+        impl<'de> Visitor<'de> for Reader {
+            type Value = Filter;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a filter such as {\"field\": \"label\", \"eq\": \"cat\"}")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Filter, E> {
+                text.parse().map_err(E::custom)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Filter, A::Error> {
+                let json = Value::deserialize(de::value::MapAccessDeserializer::new(map))?;
+                Filter::from_json(&json).map_err(de::Error::custom)
+            }
+        }
+
+        deserializer.deserialize_any(Reader)
+    }
+}
+
+impl Node {
+    /// `at` is where in the filter this is, for errors.
+    fn read(json: &Value, at: &str, depth: usize, conditions: &mut usize) -> Result<Self, String> {
+        let Value::Object(members) = json else {
+            return Err(format!("{at}: expected an object with `and`, `or`, `not` or `field`"));
+        };
+        *conditions += 1;
+        if *conditions > MAX_CONDITIONS {
+            return Err(format!("{at}: a filter has at most {MAX_CONDITIONS} conditions (use `in` for many values of one field)"));
+        }
+        if depth > MAX_DEPTH {
+            return Err(format!("{at}: conditions are nested at most {MAX_DEPTH} deep"));
+        }
+        if members.contains_key("field") {
+            return Self::read_field(members, at);
+        }
+        let mut members_left = members.iter();
+        let (Some((name, value)), None) = (members_left.next(), members_left.next()) else {
+            return Err(format!("{at}: expected exactly one of `and`, `or`, `not`, or a `field` with its test"));
+        };
+        match name.as_str() {
+            "and" | "or" => {
+                let list = value.as_array().filter(|list| !list.is_empty());
+                let list = list.ok_or_else(|| format!("{at}.{name}: expected a list of at least one condition"))?;
+                let nodes = list.iter().enumerate().map(|(i, json)| Self::read(json, &format!("{at}.{name}[{i}]"), depth + 1, conditions));
+                let nodes = nodes.collect::<Result<_, _>>()?;
+                Ok(if name == "and" { Self::And(nodes) } else { Self::Or(nodes) })
+            }
+            "not" => Ok(Self::Not(Box::new(Self::read(value, &format!("{at}.not"), depth + 1, conditions)?))),
+            other => Err(format!("{at}: unknown member {}; expected `and`, `or`, `not` or `field`", short(other))),
+        }
+    }
+
+    fn read_field(members: &Map<String, Value>, at: &str) -> Result<Self, String> {
+        let named = members["field"].as_str().ok_or_else(|| format!("{at}.field: expected a text"))?;
+        let field = match named {
+            "id" => Field::Id,
+            "label" => Field::Label,
+            _ => match named.strip_prefix("metadata.") {
+                Some(path) if !path.is_empty() => Field::Metadata(path.to_owned()),
+                _ => return Err(format!("{at}.field: expected `id`, `label` or `metadata.x`, not {}", short(named))),
+            },
+        };
+        let mut tests = members.iter().filter(|(name, _)| *name != "field");
+        let (Some((name, value)), None) = (tests.next(), tests.next()) else {
+            return Err(format!("{at}: a field has exactly one of eq, in, gt, gte, lt, lte, exists (join several with `and`)"));
+        };
+        let test = Test::read(name, value).map_err(|reason| format!("{at}.{}: {reason}", name.chars().take(64).collect::<String>()))?;
+        Ok(Self::Field(field, test))
+    }
+
+    fn passes(&self, item: &Item) -> bool {
+        match self {
+            Self::And(nodes) => nodes.iter().all(|node| node.passes(item)),
+            Self::Or(nodes) => nodes.iter().any(|node| node.passes(item)),
+            Self::Not(node) => !node.passes(item),
+            Self::Field(Field::Id, test) => test.text(&item.id),
+            Self::Field(Field::Label, Test::Exists(wanted)) => item.labels.is_empty() != *wanted,
+            Self::Field(Field::Label, test) => item.labels.iter().any(|label| test.text(label)),
+            Self::Field(Field::Metadata(path), test) => test.value(find(&item.metadata, path)),
+        }
+    }
+}
+
+/// The member that `path` names.
+fn find<'a>(object: &'a Map<String, Value>, path: &str) -> Option<&'a Value> {
+    object.get(path).or_else(|| {
+        let (first, rest) = path.split_once('.')?;
+        find(object.get(first)?.as_object()?, rest)
+    })
+}
+
+impl Test {
+    fn read(name: &str, value: &Value) -> Result<Self, String> {
+        let compare = |passes: fn(Ordering) -> bool| match value {
+            Value::Number(_) | Value::String(_) => Ok(Self::Compare(passes, value.clone())),
+            _ => Err("expected a number or a text".to_owned()),
+        };
+        match name {
+            "eq" => Ok(Self::Eq(value.clone())),
+            "in" => {
+                let list = value.as_array().ok_or("expected a list of values")?;
+                if list.len() > MAX_VALUES {
+                    return Err(format!("at most {MAX_VALUES} values, not {}", list.len()));
+                }
+                let (texts, others): (Vec<_>, Vec<_>) = list.iter().partition(|value| value.is_string());
+                let mut texts: Vec<_> = texts.into_iter().filter_map(Value::as_str).map(str::to_owned).collect();
+                texts.sort_unstable();
+                Ok(Self::In(texts, others.into_iter().cloned().collect()))
+            }
+            "gt" => compare(Ordering::is_gt),
+            "gte" => compare(Ordering::is_ge),
+            "lt" => compare(Ordering::is_lt),
+            "lte" => compare(Ordering::is_le),
+            "exists" => value.as_bool().map(Self::Exists).ok_or_else(|| "expected true or false".to_owned()),
+            _ => Err("unknown test; there are eq, in, gt, gte, lt, lte and exists".to_owned()),
+        }
+    }
+
+    /// For a field that is always a text.
+    fn text(&self, found: &str) -> bool {
+        match self {
+            Self::Eq(wanted) => wanted.as_str() == Some(found),
+            Self::In(texts, _) => texts.binary_search_by(|text| text.as_str().cmp(found)).is_ok(),
+            Self::Compare(passes, with) => with.as_str().is_some_and(|with| passes(found.cmp(with))),
+            Self::Exists(wanted) => *wanted,
+        }
+    }
+
+    fn value(&self, found: Option<&Value>) -> bool {
+        match (self, found) {
+            (Self::Exists(wanted), found) => found.is_some_and(|found| !found.is_null()) == *wanted,
+            (_, None) => false,
+            (Self::Eq(wanted), Some(found)) => equal(found, wanted) || elements(found).iter().any(|found| equal(found, wanted)),
+            (Self::In(..), Some(found)) => self.is_among(found) || elements(found).iter().any(|found| self.is_among(found)),
+            (Self::Compare(passes, with), Some(found)) => match (found, with) {
+                (Value::String(found), Value::String(with)) => passes(found.cmp(with)),
+                (Value::Number(found), Value::Number(with)) => order(found, with).is_some_and(passes),
+                _ => false,
+            },
+        }
+    }
+
+    fn is_among(&self, found: &Value) -> bool {
+        let Self::In(texts, others) = self else { return false };
+        match found {
+            Value::String(found) => texts.binary_search(found).is_ok(),
+            found => others.iter().any(|wanted| equal(found, wanted)),
+        }
+    }
+}
+
+fn elements(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+fn equal(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Number(a), Value::Number(b)) => order(a, b) == Some(Ordering::Equal),
+        _ => a == b,
+    }
+}
+
+/// Whole numbers exactly, others as f64.
+fn order(a: &serde_json::Number, b: &serde_json::Number) -> Option<Ordering> {
+    match (a.as_i128(), b.as_i128()) {
+        (Some(a), Some(b)) => Some(a.cmp(&b)),
+        _ => a.as_f64()?.partial_cmp(&b.as_f64()?),
+    }
+}
+
+/// A name that a client sent, never megabytes of it.
+fn short(name: &str) -> String {
+    format!("{:?}", name.chars().take(64).collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn item() -> Item {
+        let metadata =
+            json!({ "year": 2021, "score": 0.5, "tags": ["red", 3], "a": { "b": "deep" }, "x.y": true, "none": null, "big": u64::MAX });
+        let Value::Object(metadata) = metadata else { unreachable!() };
+        Item { id: "pets/1.jpg".into(), labels: vec!["cat".into(), "pet".into()], metadata, source: None }
+    }
+
+    fn passes(filter: &Value) -> bool {
+        Filter::from_json(filter).unwrap().passes(&item())
+    }
+
+    #[test]
+    fn tests_hold_where_they_should() {
+        for filter in [
+            json!({ "field": "id", "eq": "pets/1.jpg" }),
+            json!({ "field": "id", "gt": "pets/0" }),
+            json!({ "field": "id", "in": ["z", "pets/1.jpg", "a", 7] }),
+            json!({ "field": "label", "eq": "pet" }),
+            json!({ "field": "label", "in": ["dog", "cat"] }),
+            json!({ "field": "label", "exists": true }),
+            json!({ "field": "metadata.year", "eq": 2021.0 }),
+            json!({ "field": "metadata.year", "gte": 2021 }),
+            json!({ "field": "metadata.year", "lt": 2021.5 }),
+            json!({ "field": "metadata.score", "lte": 0.5 }),
+            json!({ "field": "metadata.tags", "eq": "red" }),
+            json!({ "field": "metadata.tags", "in": [3] }),
+            json!({ "field": "metadata.tags", "eq": ["red", 3] }),
+            json!({ "field": "metadata.a.b", "eq": "deep" }),
+            json!({ "field": "metadata.x.y", "eq": true }),
+            json!({ "field": "metadata.none", "exists": false }),
+            json!({ "field": "metadata.none", "eq": null }),
+            json!({ "field": "metadata.big", "gt": u64::MAX - 1 }),
+            json!({ "not": { "field": "metadata.absent", "eq": 1 } }),
+            json!({ "and": [{ "field": "label", "eq": "cat" }, { "or": [{ "field": "id", "eq": "x" }, { "field": "label", "eq": "pet" }] }] }),
+        ] {
+            assert!(passes(&filter), "{filter}");
+        }
+        for filter in [
+            json!({ "field": "id", "eq": 1 }),
+            json!({ "field": "id", "exists": false }),
+            json!({ "field": "label", "in": [] }),
+            json!({ "field": "label", "exists": false }),
+            json!({ "field": "metadata.year", "eq": "2021" }),
+            json!({ "field": "metadata.year", "gt": "2000" }),
+            json!({ "field": "metadata.big", "lt": u64::MAX }),
+            json!({ "field": "metadata.absent", "lt": 5 }),
+            json!({ "field": "metadata.absent", "exists": true }),
+            json!({ "not": { "field": "label", "eq": "cat" } }),
+            json!({ "and": [{ "field": "label", "eq": "cat" }, { "field": "label", "eq": "dog" }] }),
+        ] {
+            assert!(!passes(&filter), "{filter}");
+        }
+    }
+
+    #[test]
+    fn anything_else_is_refused_where_it_stands() {
+        let deep = (0..40).fold(json!({ "field": "id", "eq": "x" }), |inner, _| json!({ "not": inner }));
+        let wide = json!({ "or": vec![json!({ "field": "id", "eq": "x" }); MAX_CONDITIONS] });
+        for (filter, words) in [
+            (json!({}), "filter: expected exactly one"),
+            (json!([]), "filter: expected an object"),
+            (json!({ "field": "label" }), "exactly one of eq"),
+            (json!({ "field": "label", "eq": 1, "in": [] }), "exactly one of eq"),
+            (json!({ "field": "labels", "eq": 1 }), "\"labels\""),
+            (json!({ "field": "metadata.", "eq": 1 }), "metadata.x"),
+            (json!({ "field": 7, "eq": 1 }), "filter.field"),
+            (json!({ "and": [] }), "filter.and"),
+            (json!({ "or": [{ "not": { "field": "id", "like": "x" } }] }), "filter.or[0].not.like"),
+            (json!({ "and": [{ "field": "id", "eq": "x" }], "or": [] }), "exactly one"),
+            (json!({ "nor": [] }), "\"nor\""),
+            (json!({ "field": "id", "in": "x" }), "filter.in"),
+            (json!({ "field": "metadata.x", "gt": null }), "number or a text"),
+            (json!({ "field": "metadata.x", "exists": 1 }), "true or false"),
+            (deep, "deep"),
+            (wide, "at most 256"),
+        ] {
+            let error = Filter::from_json(&filter).unwrap_err().to_string();
+            assert!(error.contains(words), "{filter}: {error}");
+        }
+        assert!("{".parse::<Filter>().is_err());
+    }
+}

@@ -1,0 +1,121 @@
+//! A server that is killed again and again while clients write: nothing that it acknowledged is lost, nothing that it
+//! deleted comes back.
+
+use std::{collections::BTreeMap, thread, time::Duration};
+
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use serde_json::{Value, json};
+
+use crate::harness::{Server, assert_close};
+
+const ROUNDS: u64 = 100;
+const CLIENTS: usize = 4;
+/// Ids of each client. No two clients write the same one, so that each knows what must be there.
+const IDS: usize = 30;
+
+/// The version of an item that must be there; `None` for an item that must not.
+type Version = Option<u64>;
+
+/// What one client knows of its items.
+#[derive(Default)]
+struct Known {
+    acknowledged: BTreeMap<String, Version>,
+    /// A write that was under way when the server died: it may or may not have happened.
+    pending: BTreeMap<String, Version>,
+    writes: u64,
+}
+
+fn vector(version: u64) -> Vec<f32> {
+    (0..32).map(|i| if i == version % 32 { 1.0 } else { 0.001 * (version % 97) as f32 }).collect()
+}
+
+/// Writes until the server is gone.
+fn write(server: &Server, client: usize, known: &mut Known, mut rng: StdRng) {
+    loop {
+        let number = rng.random_range(0..IDS);
+        let id = format!("{client}-{number}");
+        known.writes += 1;
+        let version = known.writes;
+        let (method, path, body, changes) = if rng.random_bool(0.3) {
+            ("DELETE", format!("/collections/c/items/{id}"), json!(""), vec![(id, None)])
+        } else if rng.random_bool(0.1) {
+            let few: Vec<_> = (0..5).map(|i| format!("{client}-{}", (number + i) % IDS)).collect();
+            let changes = few.iter().map(|id| (id.clone(), None)).collect();
+            ("POST", "/collections/c/items/delete".to_owned(), json!({ "filter": { "field": "id", "in": few } }), changes)
+        } else {
+            let few: Vec<_> = (0..rng.random_range(1..4)).map(|i| format!("{client}-{}", (number + i) % IDS)).collect();
+            let item = |id: &String| json!({ "id": id, "vector": vector(version), "metadata": { "version": version } });
+            let changes = few.iter().map(|id| (id.clone(), Some(version))).collect();
+            ("POST", "/collections/c/items".to_owned(), json!({ "items": few.iter().map(item).collect::<Vec<_>>() }), changes)
+        };
+        match server.attempt(method, &path, &body) {
+            Some(200 | 204 | 404) => known.acknowledged.extend(changes),
+            Some(status) => panic!("{method} {path}: {status}: {}", server.log()),
+            None => {
+                known.pending = changes.into_iter().collect();
+                return;
+            }
+        }
+    }
+}
+
+fn stored(server: &Server) -> BTreeMap<String, u64> {
+    let page = server.get("/collections/c/items?limit=1000").ok().json();
+    let version = |item: &Value| (item["id"].as_str().unwrap().to_owned(), item["metadata"]["version"].as_u64().unwrap());
+    page["items"].as_array().unwrap().iter().map(version).collect()
+}
+
+/// Compares what is stored with what a client was told; what was under way is settled by what is there.
+fn check(stored: &BTreeMap<String, u64>, known: &mut Known, round: u64) {
+    let pending = std::mem::take(&mut known.pending);
+    let happened = pending.iter().filter(|(id, version)| stored.get(*id).copied() == **version).count();
+    let upsert = pending.values().any(Option::is_some);
+    // The version of an upsert is its own, so that half of one would show.
+    assert!(!upsert || happened == 0 || happened == pending.len(), "round {round}: {happened} of {} items", pending.len());
+    for (id, version) in pending {
+        let found = stored.get(&id).copied();
+        let before = known.acknowledged.get(&id).copied().flatten();
+        assert!(found == version || found == before, "round {round}, {id}: {found:?}, written {version:?} over {before:?}");
+        known.acknowledged.insert(id, found);
+    }
+    for (id, version) in &known.acknowledged {
+        assert_eq!(stored.get(id).copied(), *version, "round {round}, {id}");
+    }
+}
+
+#[test]
+fn a_killed_server_keeps_what_it_acknowledged() {
+    let folder = tempfile::tempdir().unwrap();
+    // A small threshold, so that graphs are built and saved, and torn, as well.
+    let flags = ["--data-dir", folder.path().to_str().unwrap(), "--exact-below", "40", "--sessions", "1"];
+    let mut server = Server::start(&flags);
+    assert_eq!(server.put("/collections/c", &json!({})).status, 201);
+    let mut known: Vec<Known> = (0..CLIENTS).map(|_| Known::default()).collect();
+    let mut moments = StdRng::seed_from_u64(21);
+    for round in 0..ROUNDS {
+        thread::scope(|scope| {
+            for (client, known) in known.iter_mut().enumerate() {
+                let (server, rng) = (&server, StdRng::seed_from_u64(round * 100 + client as u64));
+                scope.spawn(move || write(server, client, known, rng));
+            }
+            thread::sleep(Duration::from_millis(moments.random_range(5..120)));
+            server.signal("-KILL");
+        });
+        drop(server);
+        server = Server::start(&flags);
+        let stored = stored(&server);
+        for known in &mut known {
+            check(&stored, known, round);
+        }
+    }
+    // The index agrees with the store.
+    let stored = stored(&server);
+    let all = server.post_json("/collections/c/search", &json!({ "vector": vector(1), "k": 1000 })).ok().json();
+    assert_eq!(all["results"][0]["neighbors"].as_array().unwrap().len(), stored.len());
+    let (id, version) = stored.iter().next().unwrap();
+    let found: Vec<f32> = serde_json::from_value(server.get(&format!("/collections/c/items/{id}")).ok().json()["vector"].clone()).unwrap();
+    let length = vector(*version).iter().map(|x| x * x).sum::<f32>().sqrt();
+    assert_close(&found, &vector(*version).iter().map(|x| x / length).collect::<Vec<_>>());
+    let writes: u64 = known.iter().map(|known| known.writes).sum();
+    println!("{ROUNDS} kills under {writes} writes: nothing acknowledged was lost");
+}

@@ -1,0 +1,106 @@
+//! Times whole DINO steps, two global and eight local crops of random pixels, and prints one JSON line: what `make bench-train` compares.
+//!
+//! `cargo run --release --example train_step -- --dim 192 --depth 12 --heads 3 --patch 16 --global 224 --local 96 --batch 8`
+
+#![expect(clippy::print_stdout, reason = "the measurement is the output")]
+
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use candle_core::{Device, Tensor};
+use clap::Parser;
+use dino_train::backbone::parameters::Random;
+use dino_train::backbone::vit::VitConfig;
+use dino_train::head::HeadConfig;
+use dino_train::kernels::matmul::{Precision, has_bf16};
+use dino_train::learner::{Learner, Step};
+use dino_train::network::Network;
+use dino_train::optimizer::Settings;
+use rand::SeedableRng;
+
+#[derive(Parser)]
+struct Args {
+    #[arg(long, default_value_t = 192)]
+    dim: usize,
+    #[arg(long, default_value_t = 6)]
+    depth: usize,
+    #[arg(long, default_value_t = 3)]
+    heads: usize,
+    #[arg(long, default_value_t = 8)]
+    patch: usize,
+    #[arg(long, default_value_t = 48)]
+    global: usize,
+    #[arg(long, default_value_t = 24)]
+    local: usize,
+    #[arg(long, default_value_t = 8)]
+    locals: usize,
+    #[arg(long, default_value_t = 32)]
+    batch: usize,
+    #[arg(long, default_value_t = 1024)]
+    out: usize,
+    #[arg(long, default_value_t = 512)]
+    hidden: usize,
+    #[arg(long, default_value_t = 128)]
+    bottleneck: usize,
+    /// Products in bfloat16
+    #[arg(long)]
+    bf16: bool,
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
+    #[arg(long, default_value_t = 2)]
+    warmup: usize,
+    #[arg(long, default_value_t = 8)]
+    steps: usize,
+}
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    anyhow::ensure!(!args.bf16 || has_bf16(), "this processor has no bfloat16 tile unit");
+    dino_train::process::prepare();
+    rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global()?;
+    let precision = if args.bf16 { Precision::Bf16 } else { Precision::F32 };
+    let vit = VitConfig {
+        img_size: args.global,
+        patch_size: args.patch,
+        dim: args.dim,
+        depth: args.depth,
+        heads: args.heads,
+        drop_path: 0.0,
+        precision,
+    };
+    let head =
+        HeadConfig { dim: args.dim, hidden: args.hidden, bottleneck: args.bottleneck, out: args.out, norm_last_layer: true, precision };
+    let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(0);
+    let mut learner = Learner::new(Network::new(vit, head, &mut random, &Device::Cpu)?)?;
+    let mut pixels = |count: usize, side: usize| -> Result<Tensor> {
+        let values: Vec<f32> = (0..count * 3 * side * side).map(|_| random.normal()).collect();
+        Ok(Tensor::from_vec(values, (count, 3, side, side), &Device::Cpu)?)
+    };
+    let (global, local) = (pixels(2 * args.batch, args.global)?, pixels(args.locals * args.batch, args.local)?);
+    let settings = Settings { lr: 5e-4, weight_decay: 0.04, clip: 3.0, freeze_last_layer: false };
+    let step = Step { optimizer: settings, momentum: 0.996, teacher_temp: 0.04 };
+    let mut seconds = Vec::new();
+    for number in 0..args.warmup + args.steps {
+        let since = Instant::now();
+        let report = learner.step(&global, Some(&local), &step, &mut random)?;
+        anyhow::ensure!(report.loss.is_finite(), "the loss is {}", report.loss);
+        if number >= args.warmup {
+            seconds.push(since.elapsed().as_secs_f64());
+        }
+    }
+    seconds.sort_by(f64::total_cmp);
+    let median = seconds[seconds.len() / 2];
+    println!("{}", serde_json::json!({ "images_per_second": args.batch as f64 / median, "step_ms": 1e3 * median, "peak_mb": peak_mb()? }));
+    Ok(())
+}
+
+/// Largest resident size of this process.
+fn peak_mb() -> Result<f64> {
+    let status = fs_err::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("VmHWM")?;
+    let kilobytes: f64 = line.trim().trim_end_matches(" kB").parse()?;
+    Ok(kilobytes / 1024.0)
+}
