@@ -4,6 +4,7 @@ pub mod attention;
 pub mod backbone;
 pub mod export;
 pub mod knn;
+mod launch;
 pub mod linear;
 pub mod report;
 pub mod train;

@@ -5,3 +5,4 @@ pub mod colour;
 pub mod labelled;
 pub mod loader;
 pub mod pictures;
+mod shards;
