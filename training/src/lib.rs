@@ -11,6 +11,7 @@ pub mod evaluate;
 pub mod events;
 pub mod exchange;
 pub mod export;
+pub mod finetune;
 mod hash;
 pub mod head;
 pub mod kernels;

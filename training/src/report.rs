@@ -75,7 +75,7 @@ impl Run {
         html.push_str(&self.attention()?);
         let map = self.folder.join(PICTURES).join(MAP);
         if map.is_file() {
-            html.push_str("<section><h2>Map of the features (t-SNE)</h2><p>Each point is a picture that was held back, coloured by its class, which training did not see. Rest on a point for its name.</p><div class=\"map\">");
+            html.push_str("<section><h2>Map of the features (t-SNE)</h2><p>Each point is a picture that the k-NN evaluation classifies, coloured by its class; training sees no classes. Rest on a point for its name.</p><div class=\"map\">");
             html.push_str(&fs_err::read_to_string(&map)?);
             html.push_str("</div></section>\n");
         }
@@ -125,7 +125,7 @@ impl Run {
                 ],
             },
             Chart {
-                title: "k-NN on held-back pictures, in percent",
+                title: "k-NN, in percent",
                 note: "Of the teacher; neighbours vote for a class.",
                 curves: vec![
                     curve("top-1", |line| line.knn.map(|knn| knn.top1)),
@@ -137,6 +137,14 @@ impl Run {
                 title: "Divergence of the student from the teacher (KL), in nats",
                 note: "Near 0, with the entropy near ln K, nothing is learnt.",
                 curves: vec![curve("KL", |line| Some(line.kl))],
+            },
+            Chart {
+                title: "Standard deviation of the features",
+                note: "Of the teacher's, over pictures; 0 is a collapse to one point.",
+                curves: vec![
+                    curve("deviation", |line| (line.feature_std_even > 0.0).then_some(line.feature_std)),
+                    curve("spread evenly", |line| (line.feature_std_even > 0.0).then_some(line.feature_std_even)),
+                ],
             },
             Chart { title: "Learning rate", note: "At the end of each epoch.", curves: vec![curve("lr", |line| Some(line.lr))] },
             Chart {

@@ -98,7 +98,7 @@ fn a_run_that_is_watched_learns_the_same_and_shows_it() {
     assert_eq!((attention("0002"), attention("0004"), attention("0001")), (4, 4, 0), "{shown:?}");
     assert!(shown.contains(&"tsne.svg".to_owned()));
     let report = fs_err::read_to_string(at("whole").join("report.html")).unwrap();
-    for part in ["epoch 2</th><th>epoch 4", "k-NN on held-back pictures", "<th>patch-size</th><td>8</td>", "a/0.png"] {
+    for part in ["epoch 2</th><th>epoch 4", "k-NN, in percent", "<th>patch-size</th><td>8</td>", "a/0.png"] {
         assert!(report.contains(part), "{part}");
     }
     assert!(names(&at("whole")).iter().any(|name| name.contains("tfevents")));

@@ -87,13 +87,14 @@ impl Description {
     }
 }
 
-struct Values {
+/// A float32 tensor on its way into a file.
+pub(crate) struct Values {
     shape: Vec<usize>,
     bytes: Vec<u8>,
 }
 
 impl Values {
-    fn new(shape: &[usize], values: &[f32]) -> Self {
+    pub(crate) fn new(shape: &[usize], values: &[f32]) -> Self {
         Self { shape: shape.to_vec(), bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect() }
     }
 }

@@ -3,6 +3,7 @@
 pub mod attention;
 pub mod backbone;
 pub mod export;
+pub mod finetune;
 pub mod knn;
 mod launch;
 pub mod linear;

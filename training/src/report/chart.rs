@@ -100,7 +100,7 @@ fn ticks(low: f64, high: f64) -> Vec<f64> {
 /// A number without a tail of rounding.
 fn number(value: f64) -> String {
     if value != 0.0 && value.abs() < 1e-3 {
-        return format!("{value:.1e}");
+        return format!("{value:.2e}");
     }
     let text = format!("{value:.4}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
@@ -117,7 +117,7 @@ mod tests {
             assert!((2..=8).contains(&ticks.len()), "{low} {high}: {ticks:?}");
             assert!(ticks[0] <= low + 1e-12 && ticks[ticks.len() - 1] >= high - 1e-12 * high.abs(), "{low} {high}: {ticks:?}");
         }
-        assert_eq!([number(0.5), number(1e-5), number(40.0), number(0.0)], ["0.5", "1.0e-5", "40", "0"]);
+        assert_eq!([number(0.5), number(1e-5), number(40.0), number(0.0)], ["0.5", "1.00e-5", "40", "0"]);
     }
 
     #[test]
