@@ -1,15 +1,19 @@
 //! Trains DINO vision backbones, evaluates them and exports them to ONNX.
 
+pub mod accumulate;
 pub mod backbone;
 pub mod checkpoint;
 pub mod cli;
 pub mod data;
+pub mod diagnostics;
 pub mod evaluate;
+pub mod exchange;
 pub mod export;
 mod hash;
 pub mod head;
 pub mod kernels;
 pub mod learner;
+pub mod lock;
 pub mod log;
 pub mod loss;
 pub mod network;
@@ -19,6 +23,7 @@ pub mod optimizer;
 pub mod plot;
 pub mod process;
 pub mod progress;
+pub mod random;
 pub mod recipe;
 pub mod schedule;
 pub mod trainer;

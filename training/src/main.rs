@@ -28,11 +28,13 @@ fn main() -> ExitCode {
     dino_train::process::prepare();
     let matches = Cli::command().get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    // Of the processes of one run, only the first tells how it goes.
+    let level = if std::env::var("RANK").is_ok_and(|rank| rank != "0") { "warn" } else { "info,ort=warn" };
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_target(false)
         .without_time()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info,ort=warn".into()))
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| level.into()))
         .init();
     let result = match &cli.verb {
         Verb::Train(args) => cli::train::run(args, matches.subcommand_matches("train").unwrap_or(&matches)),

@@ -48,12 +48,19 @@ pub struct Description {
     pub optimizer_steps: BTreeMap<String, u64>,
     /// Settings of the run.
     pub recipe: Recipe,
+    /// Processes of the run.
+    #[serde(default = "one")]
+    pub processes: usize,
     /// SHA-256 over the names of the pictures: another order of pictures would follow from other names.
     #[serde(default)]
     pub pictures: Option<String>,
     /// The part of the epoch that is done.
     #[serde(default)]
     pub epoch_so_far: Sums,
+}
+
+fn one() -> usize {
+    1
 }
 
 impl Description {
@@ -73,6 +80,7 @@ impl Description {
             steps_per_epoch,
             optimizer_steps: learner.optimizer.moments().map(|(name, moments)| (name.clone(), moments.steps)).collect(),
             recipe: recipe.clone(),
+            processes: 1,
             pictures: None,
             epoch_so_far: Sums::default(),
         }
@@ -181,7 +189,14 @@ impl Stored {
     /// # Errors
     /// When it is no whole checkpoint of this trainer.
     pub fn open(path: &Path) -> Result<Self> {
-        let bytes = fs_err::read(path)?;
+        Self::from_bytes(fs_err::read(path)?, path)
+    }
+
+    /// What a file of this path holds.
+    ///
+    /// # Errors
+    /// When it is no whole checkpoint of this trainer.
+    pub fn from_bytes(bytes: Vec<u8>, path: &Path) -> Result<Self> {
         let (_, header) = SafeTensors::read_metadata(&bytes).with_context(|| format!("{} is damaged", path.display()))?;
         SafeTensors::deserialize(&bytes).with_context(|| format!("{} is damaged", path.display()))?;
         let text = header
@@ -191,6 +206,11 @@ impl Stored {
             .with_context(|| format!("{} was not written by dino-train", path.display()))?;
         let description = serde_json::from_str(text).with_context(|| format!("{} holds settings of another version", path.display()))?;
         Ok(Self { bytes, description })
+    }
+
+    /// The bytes of the file.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
     }
 
     /// Copies everything into a learner of the same sizes.

@@ -2,4 +2,5 @@
 
 pub mod export;
 pub mod knn;
+mod launch;
 pub mod train;

@@ -4,3 +4,4 @@ pub mod augment;
 pub mod colour;
 pub mod loader;
 pub mod pictures;
+mod shards;
