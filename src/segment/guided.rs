@@ -70,7 +70,9 @@ fn turn_small_parts(cells: &mut [bool], columns: usize, least: usize, value: boo
     let chosen: Vec<bool> = cells.iter().map(|cell| *cell == value).collect();
     let (labels, count) = labels(&chosen, columns);
     let mut sizes = vec![0_usize; count as usize + 1];
-    labels.iter().for_each(|label| sizes[*label as usize] += 1);
+    for label in &labels {
+        sizes[*label as usize] += 1;
+    }
     for (cell, label) in cells.iter_mut().zip(labels) {
         if label > 0 && sizes[label as usize] < least {
             *cell = !value;
@@ -84,9 +86,9 @@ fn window_means(values: &[f32], width: usize, height: usize, radius: usize) -> V
     let mut across = vec![0.0_f32; values.len()];
     for (row, means) in values.chunks_exact(width).zip(across.chunks_exact_mut(width)) {
         let mut sum: f64 = row[..radius.min(width)].iter().map(|value| f64::from(*value)).sum();
-        for x in 0..width {
+        for (x, mean) in means.iter_mut().enumerate() {
             sum += row.get(x + radius).map_or(0.0, |value| f64::from(*value));
-            means[x] = (sum / ((x + radius + 1).min(width) - x.saturating_sub(radius)) as f64) as f32;
+            *mean = (sum / ((x + radius + 1).min(width) - x.saturating_sub(radius)) as f64) as f32;
             sum -= x.checked_sub(radius).map_or(0.0, |gone| f64::from(row[gone]));
         }
     }

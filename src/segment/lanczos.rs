@@ -109,7 +109,9 @@ fn norm(vector: &[f64]) -> f64 {
 }
 
 fn scale(vector: &mut [f64], by: f64) {
-    vector.iter_mut().for_each(|value| *value *= by);
+    for value in vector {
+        *value *= by;
+    }
 }
 
 fn add(vector: &mut [f64], times: f64, other: &[f64]) {

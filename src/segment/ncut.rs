@@ -56,7 +56,9 @@ pub fn ncut(features: ArrayView2<'_, f32>, grid: PatchGrid, tau: f32, most: usiz
 fn weigh(graph: &Graph, x: &[f64], product: &mut [f64]) {
     graph.sums(x, product);
     let all: f64 = x.iter().sum();
-    product.iter_mut().for_each(|near| *near = EPSILON * all + (1.0 - EPSILON) * *near);
+    for near in product {
+        *near = EPSILON * all + (1.0 - EPSILON) * *near;
+    }
 }
 
 fn next(graph: &Graph, left: &[bool], grid: PatchGrid) -> Option<Cut> {
@@ -69,7 +71,9 @@ fn next(graph: &Graph, left: &[bool], grid: PatchGrid) -> Option<Cut> {
     // D^1/2 1 solves it with eigenvalue 0.
     let mut trivial: Vec<f64> = degrees.iter().zip(&ones).map(|(degree, one)| one * degree.sqrt()).collect();
     let length = trivial.iter().map(|value| value * value).sum::<f64>().sqrt();
-    trivial.iter_mut().for_each(|value| *value /= length);
+    for value in &mut trivial {
+        *value /= length;
+    }
 
     let first: Vec<f64> = start(nodes).iter().zip(&ones).map(|(start, one)| start * one).collect();
     let mut scaled = vec![0.0; nodes];

@@ -58,7 +58,9 @@ fn patch_means(input: ArrayView3<'_, f32>, channel: usize, grid: PatchGrid) -> V
             means[y / high * grid.columns + x / wide] += f64::from(*value);
         }
     }
-    means.iter_mut().for_each(|mean| *mean /= (high * wide) as f64);
+    for mean in &mut means {
+        *mean /= (high * wide) as f64;
+    }
     means
 }
 
@@ -87,7 +89,9 @@ fn flatten(values: &mut [f64], grid: PatchGrid) {
         }
         let length = dot(&term, &term);
         if length > 1e-9 * before {
-            term.iter_mut().for_each(|value| *value /= length.sqrt());
+            for value in &mut term {
+                *value /= length.sqrt();
+            }
             let along = dot(values, &term);
             subtract(values, along, &term);
             basis.push(term);
@@ -130,7 +134,7 @@ mod tests {
         for (rows, columns) in [(1, 1), (1, 2), (1, 30), (30, 1), (2, 2)] {
             assert!(square(rows, columns) < 1e-9);
         }
-        assert_eq!(structure(Array3::from_elem((3, 8, 8), f32::NAN).view(), PatchGrid { rows: 1, columns: 1 }), 0.0);
-        assert_eq!(structure(Array3::zeros((3, 0, 0)).view(), PatchGrid { rows: 0, columns: 0 }), 0.0);
+        assert!(structure(Array3::from_elem((3, 8, 8), f32::NAN).view(), PatchGrid { rows: 1, columns: 1 }) < 1e-9);
+        assert!(structure(Array3::zeros((3, 0, 0)).view(), PatchGrid { rows: 0, columns: 0 }) < 1e-9);
     }
 }
