@@ -7,6 +7,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::state::write_atomically;
+use crate::evaluate::online::Knn;
 
 /// One epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,6 +47,9 @@ pub struct Line {
     pub seconds: f64,
     /// Files that were found unreadable since the program started, by the first of several processes.
     pub broken_pictures: usize,
+    /// k-NN figures of the teacher, where it was time for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub knn: Option<Knn>,
 }
 
 /// Sums over the part of an epoch that is done; kept in checkpoints, so that an interrupted epoch has one true line.

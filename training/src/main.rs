@@ -22,6 +22,11 @@ enum Verb {
     Train(Box<cli::train::Args>),
     Export(cli::export::Args),
     Knn(cli::knn::Args),
+    Linear(cli::linear::Args),
+    Finetune(Box<cli::finetune::Args>),
+    Attention(cli::attention::Args),
+    Tsne(cli::tsne::Args),
+    Report(cli::report::Args),
 }
 
 fn main() -> ExitCode {
@@ -40,6 +45,11 @@ fn main() -> ExitCode {
         Verb::Train(args) => cli::train::run(args, matches.subcommand_matches("train").unwrap_or(&matches)),
         Verb::Export(args) => cli::export::run(args),
         Verb::Knn(args) => cli::knn::run(args),
+        Verb::Linear(args) => cli::linear::run(args),
+        Verb::Finetune(args) => cli::finetune::run(args),
+        Verb::Attention(args) => cli::attention::run(args),
+        Verb::Tsne(args) => cli::tsne::run(args),
+        Verb::Report(args) => cli::report::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::evaluate::online::Knn;
+
 /// Smoothed figures of the last steps.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Figures {
@@ -32,6 +34,7 @@ pub struct Progress {
     started: Instant,
     done: usize,
     spoken: Instant,
+    knn: Option<Knn>,
 }
 
 /// How often a line is written where no bar can be shown.
@@ -56,6 +59,7 @@ impl Progress {
             started: now,
             done: 0,
             spoken: now,
+            knn: None,
         }
     }
 
@@ -76,7 +80,7 @@ impl Progress {
         self.bar.set_position(step as u64 + 1);
         let left = (self.steps_per_epoch * self.epochs).saturating_sub(step + 1) as f64 / pace;
         let text = format!(
-            "epoch {}/{} loss {:.3} teacher entropy {:.2} (ln K {:.2}) KL {:.2} feature spread {:.2} lr {:.1e} {:.1} images/s, {} left",
+            "epoch {}/{} loss {:.3} teacher entropy {:.2} (ln K {:.2}) KL {:.2} feature spread {:.2} lr {:.1e}{} {:.1} images/s, {} left",
             step / self.steps_per_epoch.max(1) + 1,
             self.epochs,
             self.figures.loss,
@@ -85,6 +89,7 @@ impl Progress {
             self.figures.kl,
             self.figures.spread,
             self.figures.lr,
+            self.knn.map(|knn| format!(" {knn}")).unwrap_or_default(),
             self.figures.images_per_second,
             indicatif::HumanDuration(Duration::from_secs_f64(left.min(1e9)))
         );
@@ -93,6 +98,11 @@ impl Progress {
             tracing::info!("{text}");
         }
         self.bar.set_message(text);
+    }
+
+    /// Keeps k-NN figures on the bar, until there are newer ones.
+    pub fn show_knn(&mut self, knn: Option<Knn>) {
+        self.knn = knn.or(self.knn);
     }
 
     /// The smoothed figures.
@@ -110,4 +120,11 @@ impl Drop for Progress {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }
+}
+
+/// A plain bar over `count` things, for commands that are done in one go.
+pub fn bar(count: usize, name: &'static str) -> ProgressBar {
+    let style =
+        ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len} {per_sec} {eta}").unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(count as u64).with_style(style).with_prefix(name)
 }

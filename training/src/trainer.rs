@@ -20,6 +20,7 @@ use crate::learner::{self, Learner, Step};
 use crate::lock::Lock;
 use crate::log::{Line, Log, Sums};
 use crate::network::Network;
+use crate::observer::{self, Observer};
 use crate::plot;
 use crate::progress::{Figures, Progress};
 use crate::random::PerPicture;
@@ -44,6 +45,8 @@ pub struct Options {
     pub keep: usize,
     /// Epochs between checkpoints that stay for good, 0 for none.
     pub save_every_epochs: usize,
+    /// What the run shows of itself.
+    pub shown: observer::Options,
     /// Where tensors live.
     pub device: Device,
     /// The other processes of the run.
@@ -107,6 +110,7 @@ pub fn train(recipe: &Recipe, options: &Options) -> Result<Outcome> {
         seed: recipe.seed,
         workers: options.workers,
     };
+    let shown = if rank == 0 { options.shown.clone() } else { observer::Options::default() };
     let mut run = Run {
         recipe,
         options,
@@ -118,6 +122,7 @@ pub fn train(recipe: &Recipe, options: &Options) -> Result<Outcome> {
         fingerprint: pictures.fingerprint(),
         pictures,
         log: Log::new(&options.out),
+        observer: Observer::open(shown, &options.out, &options.data, recipe.epochs, &recipe.transform())?,
         step: 0,
         stopping: false,
         watch: Watch::new(options.collapse_steps, recipe.head().dim),
@@ -142,6 +147,7 @@ struct Run<'a> {
     /// Of the pictures' names.
     fingerprint: String,
     log: Log,
+    observer: Observer,
     /// Steps taken since the start of the run.
     step: usize,
     /// Whether a process was told to stop.
@@ -177,7 +183,7 @@ impl Run<'_> {
                 progress.say(&format!("stopped after step {}: --resume goes on from there", self.step));
                 return Ok(Outcome::Stopped);
             }
-            self.end_epoch(epoch, &progress)?;
+            self.end_epoch(epoch, &mut progress)?;
             if self.stopping && epoch + 1 < epochs {
                 progress.say(&format!("stopped after epoch {}: --resume goes on from there", epoch + 1));
                 return Ok(Outcome::Stopped);
@@ -228,10 +234,12 @@ impl Run<'_> {
     }
 
     /// Logs an epoch, then writes its checkpoint: a line without its checkpoint is taken out by the next run.
-    fn end_epoch(&mut self, epoch: usize, progress: &Progress) -> Result<()> {
-        let line = self.line(epoch);
+    fn end_epoch(&mut self, epoch: usize, progress: &mut Progress) -> Result<()> {
+        // All processes hold the same teacher: one looks at it.
+        let knn = if self.leads() { self.observer.look(&self.learner.teacher.backbone, &self.options.device, epoch + 1)? } else { None };
+        let line = Line { knn, ..self.line(epoch) };
         progress.say(&format!(
-            "epoch {} of {}: loss {:.4}, teacher entropy {:.3} of {:.3}, KL {:.3}, feature deviation {:.4} of {:.4}, {:.1} images/s",
+            "epoch {} of {}: loss {:.4}, teacher entropy {:.3} of {:.3}, KL {:.3}, feature deviation {:.4} of {:.4}, {:.1} images/s{}",
             line.epoch,
             self.recipe.epochs,
             line.loss,
@@ -240,8 +248,10 @@ impl Run<'_> {
             line.kl,
             line.feature_std,
             line.feature_std_even,
-            line.images_per_second
+            line.images_per_second,
+            knn.map(|knn| format!(", {knn}")).unwrap_or_default()
         ));
+        progress.show_knn(knn);
         self.sums = Sums::default();
         if !self.leads() {
             return Ok(());
@@ -250,6 +260,7 @@ impl Run<'_> {
         self.save()?;
         self.keep_for_good(epoch)?;
         self.draw();
+        self.observer.show(&line);
         Ok(())
     }
 
@@ -329,6 +340,7 @@ impl Run<'_> {
             images_per_second: (steps * self.per_step) as f64 / seconds.max(1e-9),
             seconds,
             broken_pictures: self.pictures.broken(),
+            knn: None,
         }
     }
 

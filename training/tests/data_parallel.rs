@@ -125,6 +125,26 @@ fn a_process_that_is_killed_ends_the_others() {
 }
 
 #[test]
+fn a_launcher_that_is_killed_leaves_a_checkpoint_and_no_processes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, out) = (folder.path().join("data"), folder.path().join("run"));
+    pictures(&data, 24);
+    let mut child = command(&data, &out, &["--epochs", "100000", "--processes", "3", "--batch-size", "2"]).spawn().unwrap();
+    let_it_work(&mut child, &out, Duration::from_millis(50));
+    let processes = ranks(child.id());
+    kill(child.id().cast_signed(), "KILL");
+    // The first process still holds the other end of what it says.
+    let output = child.wait_with_output().unwrap();
+    assert!(text(&output).contains("stopped after"), "{}", text(&output));
+    let started = Instant::now();
+    let runs = |process: &i32| std::fs::read_to_string(format!("/proc/{process}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
+    while processes.iter().any(|(_, process)| runs(process)) {
+        assert!(started.elapsed() < Duration::from_secs(20), "processes are left");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
 fn processes_with_other_settings_are_told_so() {
     let folder = tempfile::tempdir().unwrap();
     let (data, out) = (folder.path().join("data"), folder.path().join("run"));

@@ -87,13 +87,14 @@ impl Description {
     }
 }
 
-struct Values {
+/// A float32 tensor on its way into a file.
+pub(crate) struct Values {
     shape: Vec<usize>,
     bytes: Vec<u8>,
 }
 
 impl Values {
-    fn new(shape: &[usize], values: &[f32]) -> Self {
+    pub(crate) fn new(shape: &[usize], values: &[f32]) -> Self {
         Self { shape: shape.to_vec(), bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect() }
     }
 }
@@ -206,6 +207,17 @@ impl Stored {
             .with_context(|| format!("{} was not written by dino-train", path.display()))?;
         let description = serde_json::from_str(text).with_context(|| format!("{} holds settings of another version", path.display()))?;
         Ok(Self { bytes, description })
+    }
+
+    /// Reads the description of a file alone.
+    ///
+    /// # Errors
+    /// When it is no checkpoint of this trainer.
+    pub fn describe(path: &Path) -> Result<Description> {
+        let store = super::open(path)?;
+        let text = store.scalar("dino").and_then(serde_json::Value::as_str);
+        let text = text.with_context(|| format!("{} was not written by dino-train", path.display()))?;
+        serde_json::from_str(text).with_context(|| format!("{} holds settings of another version", path.display()))
     }
 
     /// The bytes of the file.

@@ -71,13 +71,14 @@ pub(super) fn run(world: usize, stop: &Arc<AtomicBool>) -> Result<()> {
     result
 }
 
-/// A launcher that is killed takes its processes with it: a signal asks them to save a checkpoint and end.
+/// A launcher that is killed takes its processes with it: they are asked to save a checkpoint and end. The signal comes once for each thread
+/// that ends, so it must be one that may come again.
 fn die_with_parent(command: &mut Command) {
     #[cfg(target_os = "linux")]
     // SAFETY: prctl with PR_SET_PDEATHSIG only sets a number in the new process, and may be called between fork and exec.
     unsafe {
         command.pre_exec(|| {
-            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGUSR1) == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
         });
     }
     #[cfg(not(target_os = "linux"))]

@@ -12,6 +12,7 @@ use clap::parser::ValueSource;
 
 use super::launch;
 use crate::exchange;
+use crate::observer;
 use crate::recipe::Recipe;
 use crate::trainer::{self, Options, Outcome};
 
@@ -21,7 +22,7 @@ pub struct Args {
     /// Folder of pictures, at any depth, and of tar files of them; or a tar file, or a pattern like shards-{000000..000099}.tar
     #[arg(long, visible_alias = "data-path", value_name = "DIR")]
     data: PathBuf,
-    /// Folder of the run: checkpoints, log.jsonl and curves.svg
+    /// Folder of the run: checkpoints, log.jsonl, curves.svg, report.html and event files for `TensorBoard`
     #[arg(long, visible_alias = "output-dir", value_name = "DIR")]
     out: PathBuf,
     /// Settings from a file; flags given beside it count more
@@ -58,6 +59,21 @@ pub struct Args {
     /// Minutes that a process waits for another before it gives up
     #[arg(long, default_value_t = 10.0)]
     exchange_minutes: f64,
+    /// Epochs between k-NN figures of the teacher (k = 20), 0 for none
+    #[arg(long, default_value_t = 0, value_name = "N", help_heading = "What the run shows")]
+    knn_every: usize,
+    /// Gallery of the k-NN figures, classes as folders. Without it every fifth picture of --data is classified by the others
+    #[arg(long, value_name = "DIR", requires = "knn_val", help_heading = "What the run shows")]
+    knn_train: Option<PathBuf>,
+    /// Pictures that the gallery classifies, in folders of the same names
+    #[arg(long, value_name = "DIR", requires = "knn_train", help_heading = "What the run shows")]
+    knn_val: Option<PathBuf>,
+    /// Epochs between pictures of the teacher's attention, and with --knn-every of its features, for report.html; 0 for none
+    #[arg(long, default_value_t = 0, value_name = "N", help_heading = "What the run shows")]
+    pictures_every: usize,
+    /// Picture or folder whose attention is drawn; without it some of --data
+    #[arg(long, value_name = "FILE|DIR", help_heading = "What the run shows")]
+    watch: Option<PathBuf>,
     #[command(flatten)]
     recipe: Recipe,
 }
@@ -74,6 +90,8 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
         signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&stop))?;
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
     }
+    // Also what schedulers send some time before they end a job.
+    signal_hook::flag::register(signal_hook::consts::SIGUSR1, Arc::clone(&stop))?;
     // The processes that a launcher starts have the same arguments, and these variables.
     if args.processes != 1 && std::env::var_os("WORLD_SIZE").is_none() {
         ensure!(args.processes > 0, "--processes must be at least 1");
@@ -97,6 +115,12 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
         checkpoint_every: minutes(args.checkpoint_minutes, "--checkpoint-minutes")?,
         keep: args.keep_checkpoints,
         save_every_epochs: args.saveckp_freq,
+        shown: observer::Options {
+            knn_every: args.knn_every,
+            knn_folders: args.knn_train.clone().zip(args.knn_val.clone()),
+            pictures_every: args.pictures_every,
+            watch: args.watch.clone(),
+        },
         device,
         exchange: exchange::from_environment(patience)?,
         collapse_steps: args.collapse_steps,

@@ -197,10 +197,14 @@ fn shrink(picture: RgbImage, side: u32) -> RgbImage {
 
 /// A window (left, top, width, height) of a picture, resampled by an antialiased bicubic filter.
 pub(super) fn resample(picture: &RgbImage, window: (f64, f64, f64, f64), width: u32, height: u32) -> RgbImage {
+    resample_with(FilterType::CatmullRom, picture, window, width, height)
+}
+
+/// The same by any antialiased filter.
+pub(super) fn resample_with(filter: FilterType, picture: &RgbImage, window: (f64, f64, f64, f64), width: u32, height: u32) -> RgbImage {
     let mut target = Image::new(width, height, PixelType::U8x3);
     let source = fast_image_resize::images::ImageRef::new(picture.width(), picture.height(), picture.as_raw(), PixelType::U8x3);
-    let options =
-        ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom)).crop(window.0, window.1, window.2, window.3);
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter)).crop(window.0, window.1, window.2, window.3);
     let done = source.map(|source| Resizer::new().resize(&source, &mut target, &options));
     debug_assert!(matches!(done, Ok(Ok(()))), "the window lies inside the picture");
     RgbImage::from_raw(width, height, target.into_vec()).unwrap_or_else(|| RgbImage::new(width, height))
