@@ -154,7 +154,10 @@ async fn recall(State(app): State<App>, name: Name, uri: Uri) -> Result<Json<Rec
     if !(1..=MAX_QUERIES).contains(&queries) {
         return Err(Problem::new(Code::BadParameter, format!("queries: must lie between 1 and {MAX_QUERIES}, not {queries}")));
     }
-    within(&app, async { Ok(Json(app.pool.run(move || collection.recall(k, ef, queries)).await?)) }).await
+    let name = collection.name().to_string();
+    let recall = within(&app, async { Ok(app.pool.run(move || collection.recall(k, ef, queries)).await?) }).await?;
+    app.metrics.measured(&name, &recall);
+    Ok(Json(recall))
 }
 
 impl From<PathRejection> for Problem {
