@@ -59,7 +59,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> Result<()> {
     let args = Args::parse();
     anyhow::ensure!(!args.bf16 || has_bf16(), "this processor has no bfloat16 tile unit");
-    dino_train::allocator::keep_pages();
+    dino_train::process::prepare();
     rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global()?;
     let precision = if args.bf16 { Precision::Bf16 } else { Precision::F32 };
     let vit = VitConfig {
@@ -71,14 +71,8 @@ fn main() -> Result<()> {
         drop_path: 0.0,
         precision,
     };
-    let head = HeadConfig {
-        dim: args.dim,
-        hidden: args.hidden,
-        bottleneck: args.bottleneck,
-        out: args.out,
-        norm_last_layer: true,
-        precision,
-    };
+    let head =
+        HeadConfig { dim: args.dim, hidden: args.hidden, bottleneck: args.bottleneck, out: args.out, norm_last_layer: true, precision };
     let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(0);
     let mut learner = Learner::new(Network::new(vit, head, &mut random, &Device::Cpu)?)?;
     let mut pixels = |count: usize, side: usize| -> Result<Tensor> {
@@ -99,10 +93,7 @@ fn main() -> Result<()> {
     }
     seconds.sort_by(f64::total_cmp);
     let median = seconds[seconds.len() / 2];
-    println!(
-        "{}",
-        serde_json::json!({ "images_per_second": args.batch as f64 / median, "step_ms": 1e3 * median, "peak_mb": peak_mb()? })
-    );
+    println!("{}", serde_json::json!({ "images_per_second": args.batch as f64 / median, "step_ms": 1e3 * median, "peak_mb": peak_mb()? }));
     Ok(())
 }
 

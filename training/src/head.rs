@@ -6,6 +6,7 @@ use crate::backbone::parameters::{Group, Init, Random};
 use crate::kernels::matmul::Precision;
 use crate::ops::gelu::gelu;
 use crate::ops::linear::linear;
+use crate::ops::unit_rows::scaled_unit_rows;
 
 /// Sizes of a projection head.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -85,14 +86,8 @@ impl Head {
         }
         let last = 2 * MLP.len();
         let norms = parameter(last, track && !self.config.norm_last_layer)?;
-        let directions = unit_rows(&parameter(last + 1, track)?, 0.0)?;
-        linear(&unit_rows(&x, 1e-12)?, &directions.broadcast_mul(&norms)?, self.config.precision)
+        let directions = scaled_unit_rows(&parameter(last + 1, track)?, &norms, 0.0)?;
+        let ones = Tensor::ones((x.dim(0)?, 1), x.dtype(), x.device())?;
+        linear(&scaled_unit_rows(&x, &ones, 1e-12)?, &directions, self.config.precision)
     }
-}
-
-/// Rows divided by their L2 norm, which counts as at least `floor`.
-fn unit_rows(x: &Tensor, floor: f64) -> Result<Tensor> {
-    let norms = x.sqr()?.sum_keepdim(1)?.sqrt()?;
-    let norms = if floor > 0.0 { norms.maximum(floor)? } else { norms };
-    x.broadcast_div(&norms)
 }

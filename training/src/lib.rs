@@ -1,6 +1,5 @@
 //! Trains DINO vision backbones, evaluates them and exports them to ONNX.
 
-pub mod allocator;
 pub mod backbone;
 pub mod checkpoint;
 pub mod cli;
@@ -18,6 +17,7 @@ pub mod onnx;
 pub mod ops;
 pub mod optimizer;
 pub mod plot;
+pub mod process;
 pub mod progress;
 pub mod recipe;
 pub mod schedule;

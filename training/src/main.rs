@@ -25,7 +25,7 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
-    dino_train::allocator::keep_pages();
+    dino_train::process::prepare();
     let matches = Cli::command().get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     tracing_subscriber::fmt()

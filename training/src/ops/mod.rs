@@ -9,6 +9,7 @@ pub mod layer_norm;
 pub mod linear;
 pub mod loss;
 mod pool;
+pub mod unit_rows;
 
 use candle_core::{CpuStorage, Layout, Result, Tensor, bail};
 
