@@ -93,7 +93,7 @@ pub struct ServeArgs {
     /// whoever lists the processes of this machine.
     #[arg(long, env = "DINO_API_KEYS", hide_env_values = true, default_value = "", hide_default_value = true, value_name = "KEYS")]
     pub api_keys: Keys,
-    /// Origin of web pages that may ask from a browser, such as https://example.org, or `*`; may be given several times.
+    /// Origin of web pages that may ask from a browser, such as `https://example.org`, or `*`; may be given several times.
     #[arg(long = "cors-origin", env = "DINO_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
     pub cors_origins: Vec<HeaderValue>,
     /// Connections at once; further ones are closed.

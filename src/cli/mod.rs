@@ -1,6 +1,7 @@
 //! One file per verb.
 
 pub(crate) mod import;
+pub(crate) mod openapi;
 pub(crate) mod reembed;
 pub(crate) mod restore;
 pub(crate) mod serve;

@@ -56,7 +56,8 @@ pub(super) async fn file(Path(name): Path<String>, uri: Uri) -> Response {
 /// A file of the packed Swagger UI.
 fn unpack(name: &str) -> Option<Vec<u8>> {
     let mut archive = zip::ZipArchive::new(Cursor::new(SWAGGER_UI_VENDORED)).ok()?;
-    let path = archive.file_names().find(|path| path.ends_with(&format!("/dist/{name}")))?.to_owned();
+    let end = format!("/dist/{name}");
+    let path = archive.file_names().flatten().find(|path| path.ends_with(&end))?.into_owned();
     let mut content = Vec::new();
     archive.by_name(&path).ok()?.read_to_end(&mut content).ok()?;
     Some(content)

@@ -60,7 +60,7 @@ struct Workers {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Device {
+struct Loaded {
     model: String,
     device: String,
     precision: String,
@@ -93,7 +93,7 @@ pub struct Metrics {
     inside: Gauge,
     waiting: Family<Model, Gauge>,
     workers: Family<Workers, Gauge>,
-    models: Family<Device, Gauge>,
+    models: Family<Loaded, Gauge>,
     items: Family<Items, Gauge>,
 }
 
@@ -184,7 +184,7 @@ impl Metrics {
                 self.workers.get_or_create(&Workers { model: name.clone(), state }).set(number as i64);
             }
             let (device, precision) = (served.device().to_string(), served.precision().to_string());
-            self.models.get_or_create(&Device { model: name, device, precision }).set(1);
+            self.models.get_or_create(&Loaded { model: name, device, precision }).set(1);
         }
         // Collections may have gone since.
         self.items.clear();

@@ -6,6 +6,7 @@ mod body;
 mod call;
 mod classify;
 mod collections;
+mod docs;
 mod embed;
 mod health;
 mod infer;
@@ -13,6 +14,7 @@ mod json;
 mod keys;
 mod metrics;
 mod openai;
+mod openapi;
 mod problem;
 mod segment;
 mod server;
@@ -44,6 +46,7 @@ use tracing::Span;
 pub use body::{BodyLimits, BodyMemory};
 pub use keys::{Key, Keys};
 pub use metrics::Metrics;
+pub use openapi::document as openapi;
 pub use problem::{Code, Problem};
 pub use server::{Patience, bind, serve};
 pub use submission::{Room, Submission};
@@ -144,6 +147,9 @@ pub fn routes(app: App) -> Router {
         .route("/segment", post(segment::handle))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
+        .route("/openapi.json", get(openapi::handle))
+        .route("/docs", get(docs::page))
+        .route("/docs/{file}", get(docs::file))
         .route("/v1/models", get(health::models))
         .merge(collections::routes())
         .fallback(unknown_route)

@@ -11,6 +11,7 @@ use axum::{
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 
 use super::{
@@ -23,7 +24,7 @@ use super::{
 };
 use crate::serving::{Seen, Served};
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Request {
     /// One picture, or a list of them.
@@ -36,17 +37,18 @@ pub(super) struct Request {
     dimensions: Option<usize>,
     /// Taken, and not looked at.
     #[serde(default, rename = "user")]
+    #[schemars(with = "Option<String>")]
     _user: Option<IgnoredAny>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "expected a data URI, base64, or a list of them")]
 enum Input {
     One(String),
     Many(Vec<String>),
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Format {
     #[default]
@@ -55,7 +57,7 @@ enum Format {
     Base64,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Answer {
     object: &'static str,
     data: Vec<Entry>,
@@ -63,14 +65,14 @@ pub(super) struct Answer {
     usage: Usage,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Entry {
     object: &'static str,
     index: usize,
     embedding: Vector,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(untagged)]
 enum Vector {
     Float(Vec<f32>),
@@ -78,7 +80,7 @@ enum Vector {
 }
 
 /// Tokens of a picture are its patches, its registers and the CLS token.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Usage {
     prompt_tokens: usize,
     total_tokens: usize,

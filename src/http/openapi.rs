@@ -76,18 +76,18 @@ fn bytes(kind: &str) -> Value {
     json!({ kind: { "schema": {} } })
 }
 
-fn operations() -> Vec<Operation> {
+fn get(path: &'static str, summary: &'static str, answer: Value) -> Operation {
+    Operation { method: "get", path, summary, options: None, body: None, answers: vec![("200", answer)] }
+}
+
+fn on_pictures() -> Vec<Operation> {
     let mut make = Maker::new();
-    let get = |path, summary, answer| Operation { method: "get", path, summary, options: None, body: None, answers: vec![("200", answer)] };
-    let collection = "/collections/{collection}";
-    let info = || object("Name, count, dim, model, created, index");
     let mut vectors = object("model, dim, dtype, pooling, embeddings; grid for patches, scales for int8");
     for kind in ["application/x-npy", "application/octet-stream"] {
         vectors[kind] = json!({ "schema": {} });
     }
     let mut masks = object("model, results");
     masks["image/png"] = json!({ "schema": {} });
-    let ids = in_json(make.schema::<collections::Ids>());
     vec![
         get("/", "A page to try the server", bytes("text/html")),
         get("/healthz", "Version, device really used, models", object("status, version, models")),
@@ -98,7 +98,11 @@ fn operations() -> Vec<Operation> {
         get("/docs/{file}", "What that page needs", bytes("text/css")),
         get("/v1/models", "Models", object("object, data")),
         make.pictures::<embed::Options>("/embed", "Vectors of pictures", vec![("200", vectors)]),
-        make.pictures::<classify::Options>("/classify", "Vote of the nearest neighbours", vec![("200", object("collection, model, results"))]),
+        make.pictures::<classify::Options>(
+            "/classify",
+            "Vote of the nearest neighbours",
+            vec![("200", object("collection, model, results"))],
+        ),
         make.pictures::<segment::Options>("/segment", "Masks of what stands out", vec![("200", masks)]),
         Operation {
             method: "post",
@@ -108,6 +112,15 @@ fn operations() -> Vec<Operation> {
             body: Some(in_json(make.schema::<openai::Request>())),
             answers: vec![("200", in_json(make.schema::<openai::Answer>()))],
         },
+    ]
+}
+
+fn on_collections() -> Vec<Operation> {
+    let mut make = Maker::new();
+    let collection = "/collections/{collection}";
+    let info = || object("Name, count, dim, model, created, index");
+    let ids = in_json(make.schema::<collections::Ids>());
+    vec![
         get("/collections", "All collections, by name", object("collections")),
         get(collection, "One collection", info()),
         Operation {
@@ -128,7 +141,11 @@ fn operations() -> Vec<Operation> {
         },
         Operation {
             options: Some(make.schema::<collections::RecallOptions>()),
-            ..get("/collections/{collection}/recall", "Recall of the index against exact search", in_json(make.schema::<crate::index::Recall>()))
+            ..get(
+                "/collections/{collection}/recall",
+                "Recall of the index against exact search",
+                in_json(make.schema::<crate::index::Recall>()),
+            )
         },
         Operation {
             method: "post",
@@ -190,7 +207,7 @@ fn operations() -> Vec<Operation> {
 /// The whole document.
 pub fn document() -> Value {
     let mut paths: Map<String, Value> = Map::new();
-    for operation in operations() {
+    for operation in on_pictures().into_iter().chain(on_collections()) {
         paths.entry(operation.path).or_insert_with(|| json!({}))[operation.method] = operation.describe();
     }
     json!({

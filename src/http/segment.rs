@@ -10,6 +10,7 @@ use axum::{
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use ndarray::Axis;
+use schemars::JsonSchema;
 use serde::{
     Deserialize, Deserializer, Serialize,
     de::{self, Visitor},
@@ -29,7 +30,7 @@ use crate::{
 /// Most objects of one picture: an answer lists them all.
 const MAX_OBJECTS: usize = 1000;
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Method {
     #[default]
@@ -40,7 +41,7 @@ enum Method {
     Pca,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Format {
     #[default]
@@ -50,13 +51,14 @@ enum Format {
     Heatmap,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Options {
     model: Option<String>,
     method: Method,
     threshold: f32,
     #[serde(deserialize_with = "head")]
+    #[schemars(with = "String")]
     head: Head,
     max_objects: usize,
     format: Format,

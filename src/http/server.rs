@@ -53,13 +53,11 @@ impl<I, S> Accept<I, S> for Door {
     type Future = Ready<io::Result<(I, Self::Service)>>;
 
     fn accept(&self, stream: I, service: S) -> Self::Future {
-        ready(match self.0.clone().try_acquire_owned() {
-            Ok(place) => Ok((stream, Extension(Arc::new(place)).layer(service))),
-            Err(_) => {
-                tracing::warn!("a connection was closed: there are as many as may be (--max-connections)");
-                Err(io::Error::other("too many connections"))
-            }
-        })
+        let Ok(place) = self.0.clone().try_acquire_owned() else {
+            tracing::warn!("a connection was closed: there are as many as may be (--max-connections)");
+            return ready(Err(io::Error::other("too many connections")));
+        };
+        ready(Ok((stream, Extension(Arc::new(place)).layer(service))))
     }
 }
 
