@@ -42,6 +42,8 @@ pub enum Code {
     UnknownRoute,
     /// No such model.
     UnknownModel,
+    /// No such head.
+    UnknownHead,
     /// No such collection.
     UnknownCollection,
     /// No such item in the collection, or it has no picture.
@@ -102,7 +104,9 @@ impl Code {
             | Self::NoPictures
             | Self::UrlFetchingOff
             | Self::NotOffered => StatusCode::BAD_REQUEST,
-            Self::UnknownRoute | Self::UnknownModel | Self::UnknownCollection | Self::UnknownItem => StatusCode::NOT_FOUND,
+            Self::UnknownRoute | Self::UnknownModel | Self::UnknownHead | Self::UnknownCollection | Self::UnknownItem => {
+                StatusCode::NOT_FOUND
+            }
             Self::KeyMissing | Self::KeyUnknown => StatusCode::UNAUTHORIZED,
             Self::KeyReadOnly => StatusCode::FORBIDDEN,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
