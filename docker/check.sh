@@ -5,10 +5,11 @@ set -eu
 cd "$(dirname "$0")/.."
 tools=.cache/deploy
 if [ ! -e $tools/ready ] || [ docker/requirements.txt -nt $tools/ready ]; then
-    python3 -m venv $tools
-    $tools/bin/pip install --quiet --disable-pip-version-check --requirement docker/requirements.txt
+    rm -rf $tools
+    python3 -m pip install --quiet --disable-pip-version-check --target $tools --requirement docker/requirements.txt
     touch $tools/ready
 fi
+export PYTHONPATH="$PWD/$tools"
 $tools/bin/hadolint docker/Dockerfile
 $tools/bin/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker/compose.yaml
 python3 docker/check_names.py
