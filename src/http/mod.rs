@@ -18,6 +18,7 @@ mod openapi;
 mod problem;
 mod segment;
 mod server;
+mod similarity;
 mod submission;
 
 use std::{
@@ -145,6 +146,7 @@ pub fn routes(app: App) -> Router {
         .route("/v1/embeddings", post(openai::handle))
         .route("/classify", post(classify::handle))
         .route("/segment", post(segment::handle))
+        .route("/similarity", post(similarity::handle))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .route("/openapi.json", get(openapi::handle))

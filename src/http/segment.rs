@@ -1,6 +1,6 @@
 //! `POST /segment`: masks of what stands out in pictures.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use axum::{
     Json,
@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use ndarray::Axis;
+use image::RgbImage;
 use schemars::JsonSchema;
 use serde::{
     Deserialize, Deserializer, Serialize,
@@ -18,28 +18,18 @@ use serde::{
 
 use super::{
     App,
-    infer::{infer, within},
+    infer::{infer_placed, within},
     problem::{Code, Problem},
     submission::Submission,
 };
 use crate::{
-    segment::{self, AttentionOptions, Head, Mask, Object, PngError, Rle, SegmentError},
+    segment::{self, Head, Heatmap, Mask, Method, Object, Patches, PngError, Rle, SegmentError, Segmentation},
     serving::{Seen, Served},
+    transform::PatchGrid,
 };
 
 /// Most objects of one picture: an answer lists them all.
 const MAX_OBJECTS: usize = 1000;
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-enum Method {
-    #[default]
-    Attention,
-    Background,
-    Ncut,
-    Lost,
-    Pca,
-}
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -51,57 +41,63 @@ enum Format {
     Heatmap,
 }
 
+/// What is done to the borders of masks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum Refine {
+    /// They lie along patches.
+    #[default]
+    None,
+    /// They follow the picture's edges.
+    Guided,
+}
+
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Options {
     model: Option<String>,
+    #[serde(deserialize_with = "method")]
+    #[schemars(with = "String")]
     method: Method,
-    threshold: f32,
+    threshold: Option<f32>,
     #[serde(deserialize_with = "head")]
     #[schemars(with = "String")]
     head: Head,
     max_objects: usize,
     format: Format,
+    refine: Refine,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        let AttentionOptions { threshold, head, max_objects } = AttentionOptions::default();
-        Self { model: None, method: Method::default(), threshold, head, max_objects, format: Format::default() }
+        let segment::Options { method, threshold, head, max_objects } = segment::Options::default();
+        Self { model: None, method, threshold, head, max_objects, format: Format::default(), refine: Refine::default() }
     }
 }
 
 impl Options {
     /// Refuses what can be known to fail before a picture is decoded.
     fn check(&self, served: &Served) -> Result<(), Problem> {
-        let refused = |code, why: String| Err(Problem::new(code, why));
-        if self.method != Method::Attention {
-            return refused(Code::NotOffered, "method: this server offers attention alone".into());
-        }
-        if !matches!(self.format, Format::Png | Format::Rle) {
-            return refused(Code::NotOffered, "format: this server offers png and rle".into());
-        }
-        if !(self.threshold > 0.0 && self.threshold <= 1.0) {
-            return Err(SegmentError::Threshold(self.threshold).into());
-        }
         if !(1..=MAX_OBJECTS).contains(&self.max_objects) {
             let most = self.max_objects;
-            return refused(Code::BadParameter, format!("max_objects: must lie between 1 and {MAX_OBJECTS}, not {most}"));
+            return Err(Problem::new(Code::BadParameter, format!("max_objects: must lie between 1 and {MAX_OBJECTS}, not {most}")));
         }
-        if !served.outputs().contains(&"attention") {
-            let name = served.name();
-            return refused(Code::ModelLacksOutput, format!("model `{name}` has no output `attention`"));
-        }
-        let heads = served.manifest().heads as usize;
-        match self.head {
-            Head::Number(head) if head >= heads => Err(SegmentError::NoSuchHead { head, heads }.into()),
-            _ => Ok(()),
-        }
+        self.method.check(served.outputs()).map_err(|error| lacking(served, error))?;
+        Ok(self.wanted().check(served.manifest().heads as usize)?)
     }
 
-    fn attention(&self) -> AttentionOptions {
-        AttentionOptions { threshold: self.threshold, head: self.head, max_objects: self.max_objects }
+    fn wanted(&self) -> segment::Options {
+        segment::Options { method: self.method, threshold: self.threshold, head: self.head, max_objects: self.max_objects }
     }
+}
+
+fn lacking(served: &Served, error: SegmentError) -> Problem {
+    let problem = Problem::from(error);
+    Problem { detail: format!("{}: `{}` has {}", problem.detail, served.name(), served.outputs().join(", ")).into(), ..problem }
+}
+
+fn method<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Method, D::Error> {
+    Cow::<str>::deserialize(deserializer)?.parse().map_err(de::Error::custom)
 }
 
 /// A head's number may be written as a number or, as in a query, as text.
@@ -139,6 +135,12 @@ struct Segmented {
     height: u32,
     method: &'static str,
     masks: Vec<Found>,
+    /// For head `all`: what each head attends to.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    heads: Vec<Heatmap>,
+    /// For method `pca`: the three components as the colours of a PNG file, in base64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    colours: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -151,9 +153,23 @@ struct Found {
     score: f32,
     #[serde(skip_serializing_if = "Option::is_none")]
     rle: Option<Rle>,
+    /// Outlines as COCO writes them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    polygons: Option<Vec<Vec<u32>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    heatmap: Option<Heatmap>,
     /// A PNG file in base64, white on black.
     #[serde(skip_serializing_if = "Option::is_none")]
     png: Option<String>,
+}
+
+/// A picture that was seen, and what its own pixels say.
+struct Picture {
+    seen: Seen,
+    /// How much there is to see in it, see [`segment::structure()`].
+    structure: f32,
+    /// For refined borders.
+    guide: Option<RgbImage>,
 }
 
 pub(super) async fn handle(State(app): State<App>, headers: HeaderMap, submission: Submission<Options>) -> Result<Response, Problem> {
@@ -170,12 +186,21 @@ pub(super) async fn handle(State(app): State<App>, headers: HeaderMap, submissio
     within(&app, async {
         let transform = served.manifest().transform.clone();
         let (side, patch) = (app.segment_size, served.manifest().patch_size);
-        let prepare = move |picture: &_| transform.whole_picture(picture, side, patch).0;
-        let inference = infer(&app, &served, pictures, prepare).await?;
-        let (seen, timing) = (inference.seen, inference.timing.header());
+        let refine = options.refine;
+        let prepare = move |picture: &RgbImage| {
+            let (input, grid) = transform.whole_picture(picture, side, patch);
+            let structure = segment::structure(input.view(), grid);
+            let guide = (refine == Refine::Guided).then(|| segment::guide(picture));
+            (input, (structure, guide))
+        };
+        let placed = pictures.into_iter().enumerate().collect();
+        let (inference, beside) = infer_placed(&app, &served, placed, prepare).await?;
+        let timing = inference.timing.header();
+        let seen: Vec<Picture> =
+            inference.seen.into_iter().zip(beside).map(|(seen, (structure, guide))| Picture { seen, structure, guide }).collect();
         let response = app
             .pool
-            .run(move || if as_picture { first_mask(&served, &seen[0], &options) } else { in_json(&served, &seen, &options) })
+            .run(move || if as_picture { as_png(&served, &seen[0], &options) } else { in_json(&served, &seen, &options) })
             .await??;
         drop(room);
         Ok((timing, response).into_response())
@@ -190,50 +215,64 @@ fn wants_png(headers: &HeaderMap) -> bool {
     first.eq_ignore_ascii_case("image/png")
 }
 
-fn objects(served: &Served, seen: &Seen, options: &Options) -> Result<Vec<Object>, Problem> {
-    let attention =
-        seen.outputs.attention.as_ref().ok_or_else(|| Problem::new(Code::ModelLacksOutput, "the model has no output `attention`"))?;
-    let attention = attention.index_axis(Axis(0), 0);
-    Ok(segment::attention(attention, served.grid(seen), seen.size, &options.attention())?)
+fn segmentation(served: &Served, Picture { seen, structure, guide }: &Picture, options: &Options) -> Result<Segmentation, Problem> {
+    let patches = Patches::of(&seen.outputs, served.grid(seen));
+    let mut found = segment::segment(&patches, seen.size, *structure, &options.wanted())?;
+    if let Some(guide) = guide {
+        found.refine(guide);
+    }
+    Ok(found)
 }
 
-/// The mask of the first object as a PNG file; a picture without objects is black.
-fn first_mask(served: &Served, seen: &Seen, options: &Options) -> Result<Response, Problem> {
-    let grid = served.grid(seen);
-    let mask = objects(served, seen, options)?
-        .into_iter()
-        .next()
-        .map_or_else(|| Mask::new(vec![false; grid.len()], grid, seen.size), |object| object.mask);
-    Ok(([(header::CONTENT_TYPE, "image/png")], mask.png()?).into_response())
+/// The answer as a PNG file: the mask of the first object, black where there is none; for `pca` its colours.
+fn as_png(served: &Served, picture: &Picture, options: &Options) -> Result<Response, Problem> {
+    let Segmentation { objects, components, grid, .. } = segmentation(served, picture, options)?;
+    let size = picture.seen.size;
+    let file = if options.method == Method::Pca {
+        segment::map_png(&components, grid, size)?
+    } else {
+        objects.into_iter().next().map_or_else(|| Mask::new(vec![false; grid.len()], grid, size), |object| object.mask).png()?
+    };
+    Ok(([(header::CONTENT_TYPE, "image/png")], file).into_response())
 }
 
-fn in_json(served: &Served, seen: &[Seen], options: &Options) -> Result<Response, Problem> {
-    let results = seen
-        .iter()
-        .map(|seen| {
-            let masks = objects(served, seen, options)?.iter().map(|object| found(object, options.format)).collect::<Result<_, _>>()?;
-            let (width, height) = seen.size;
-            Ok(Segmented { width, height, method: "attention", masks })
-        })
-        .collect::<Result<_, Problem>>()?;
+fn in_json(served: &Served, pictures: &[Picture], options: &Options) -> Result<Response, Problem> {
+    let results = pictures.iter().map(|picture| result(served, picture, options)).collect::<Result<_, _>>()?;
     let model = served.name().into();
     Ok(Json(Answer { model, results }).into_response())
 }
 
-fn found(object: &Object, format: Format) -> Result<Found, PngError> {
+fn result(served: &Served, picture: &Picture, options: &Options) -> Result<Segmented, Problem> {
+    let Segmentation { objects, heads, components, grid } = segmentation(served, picture, options)?;
+    let (width, height) = picture.seen.size;
+    let colours = (options.method == Method::Pca).then(|| segment::map_png(&components, grid, (width, height))).transpose()?;
+    Ok(Segmented {
+        width,
+        height,
+        method: options.method.name(),
+        masks: objects.iter().map(|object| found(object, options.format, grid)).collect::<Result<_, _>>()?,
+        heads: heads.iter().map(|head| Heatmap::new(head, grid)).collect(),
+        colours: colours.map(|file| STANDARD.encode(file)),
+    })
+}
+
+fn found(object: &Object, format: Format, grid: PatchGrid) -> Result<Found, PngError> {
     let mask = &object.mask;
     Ok(Found {
         bbox: mask.bbox(),
         area: mask.area(),
         score: object.score,
         rle: (format == Format::Rle).then(|| mask.rle()),
+        polygons: (format == Format::Polygons).then(|| mask.polygons()),
+        heatmap: (format == Format::Heatmap).then(|| Heatmap::new(&object.heat, grid)),
         png: (format == Format::Png).then(|| mask.png()).transpose()?.map(|file| STANDARD.encode(file)),
     })
 }
 
 impl From<SegmentError> for Problem {
     fn from(error: SegmentError) -> Self {
-        Self::new(Code::BadParameter, error.to_string())
+        let code = if matches!(error, SegmentError::LacksOutput(_)) { Code::ModelLacksOutput } else { Code::BadParameter };
+        Self::new(code, error.to_string())
     }
 }
 

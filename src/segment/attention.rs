@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
-use ndarray::{ArrayView1, ArrayView2, Axis, s};
+use ndarray::{ArrayView1, ArrayView2, Axis};
 
+use super::SegmentError;
 use super::components::components;
-use super::{Mask, Object};
+use super::method::Part;
 use crate::transform::PatchGrid;
 
 /// Whose attention makes the mask.
@@ -47,78 +49,23 @@ impl FromStr for Head {
     }
 }
 
-/// How a mask is made of attention.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct AttentionOptions {
-    /// Share of the attention's mass that is kept, above 0 and at most 1.
-    pub threshold: f32,
-    /// Whose attention.
-    pub head: Head,
-    /// Most objects that are returned.
-    pub max_objects: usize,
-}
-
-impl Default for AttentionOptions {
-    fn default() -> Self {
-        Self { threshold: 0.6, head: Head::Mean, max_objects: 1 }
-    }
-}
-
-/// Why there are no masks. All are the caller's fault.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum SegmentError {
-    /// The head is not one of the words, and no number.
-    #[error("unknown head `{0}`; known are mean, best, all and a number")]
-    UnknownHead(String),
-    /// The model has fewer heads.
-    #[error("there is no head {head}: the model has {heads}, counted from 0")]
-    NoSuchHead {
-        /// What was asked for.
-        head: usize,
-        /// How many there are.
-        heads: usize,
-    },
-    /// The kept share is not above 0 and at most 1.
-    #[error("threshold must be above 0 and at most 1, not {0}")]
-    Threshold(f32),
-}
-
-/// The objects of one picture, most attention first.
-///
-/// `attention` is `[heads, T]`, the picture's part of [`Outputs::attention`](crate::model::Outputs::attention); its
-/// last columns are the patches of `grid`. `size` is (width, height) of the picture. The patches that hold
-/// `threshold` of the attention fall into connected parts (side by side, not corner to corner); each is an object.
-/// Parts that miss every pixel of a picture smaller than the grid are left out.
-///
-/// # Errors
-/// [`SegmentError`].
-pub fn attention(
-    attention: ArrayView2<'_, f32>,
-    grid: PatchGrid,
-    size: (u32, u32),
-    options: &AttentionOptions,
-) -> Result<Vec<Object>, SegmentError> {
-    if !(options.threshold > 0.0 && options.threshold <= 1.0) {
-        return Err(SegmentError::Threshold(options.threshold));
-    }
-    let patches = attention.slice(s![.., attention.len_of(Axis(1)).saturating_sub(grid.len())..]);
-    let mut objects: Vec<(f32, Object)> = Vec::new();
-    for weights in chosen(patches, options.head)? {
-        let kept = head_cells(&weights, options.threshold);
+/// The connected parts of the patches that hold `threshold` of the attention, most attention first. `attention` is
+/// `[heads, patches]`. Parts of several heads may be the same.
+pub(super) fn parts(attention: ArrayView2<'_, f32>, grid: PatchGrid, threshold: f32, head: Head) -> Result<Vec<Part>, SegmentError> {
+    let mut found: Vec<(f32, Part)> = Vec::new();
+    for weights in chosen(attention, head)? {
+        let kept = head_cells(&weights, threshold);
         let outside = mean(weights.iter().zip(&kept).filter(|(_, kept)| !**kept).map(|(weight, _)| *weight));
+        let heat: Arc<[f32]> = weights.into();
         for cells in components(&kept, grid.columns) {
-            let inside: Vec<f32> = cells.iter().zip(&weights).filter(|(cell, _)| **cell).map(|(_, w)| *w).collect();
-            let mask = Mask::new(cells, grid, size);
-            if mask.area() == 0 || objects.iter().any(|(_, object)| object.mask == mask) {
-                continue;
-            }
-            let score = contrast(mean(inside.iter().copied()), outside);
-            objects.push((inside.iter().sum(), Object { mask, score }));
+            let inside: Vec<f32> = cells.iter().zip(heat.iter()).filter(|(cell, _)| **cell).map(|(_, weight)| *weight).collect();
+            let contrast = Some(contrast(mean(inside.iter().copied()), outside));
+            found.push((inside.iter().sum(), Part { cells, heat: heat.clone(), contrast }));
         }
     }
     // Stable, so equal masses keep the order of heads and reading direction.
-    objects.sort_by(|(a, _), (b, _)| b.total_cmp(a));
-    Ok(objects.into_iter().take(options.max_objects).map(|(_, object)| object).collect())
+    found.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+    Ok(found.into_iter().map(|(_, part)| part).collect())
 }
 
 /// The smallest set of patches that holds `threshold` of the attention, as the public DINO code
@@ -177,20 +124,25 @@ fn contrast(inside: f32, outside: f32) -> f32 {
 mod tests {
     use ndarray::{Array2, array};
 
-    use super::{AttentionOptions, Head, SegmentError, attention, head_cells};
+    use super::{Head, SegmentError, head_cells};
+    use crate::segment::{Object, Options, Patches, segment};
     use crate::transform::PatchGrid;
 
     const GRID: PatchGrid = PatchGrid { rows: 2, columns: 4 };
     const SIZE: (u32, u32) = (8, 4);
 
-    /// CLS and a register, then two blobs: the left column, and less of the right one.
+    /// Two blobs: the left column, and less of the right one.
     fn two_blobs() -> Array2<f32> {
-        array![[9.0, 9.0, 0.3, 0.01, 0.01, 0.2, 0.3, 0.01, 0.01, 0.16], [9.0, 9.0, 0., 0., 0., 0., 0., 0., 1.0, 0.]]
+        array![[0.3, 0.01, 0.01, 0.2, 0.3, 0.01, 0.01, 0.16], [0., 0., 0., 0., 0., 0., 1.0, 0.]]
+    }
+
+    fn ask(weights: &Array2<f32>, grid: PatchGrid, size: (u32, u32), options: &Options) -> Result<Vec<Object>, SegmentError> {
+        Ok(segment(&Patches::new(Some(weights.view()), None, grid), size, 1.0, options)?.objects)
     }
 
     fn objects(head: Head, max_objects: usize) -> Vec<([u32; 4], f32)> {
-        let options = AttentionOptions { head, max_objects, threshold: 0.9 };
-        let objects = attention(two_blobs().view(), GRID, SIZE, &options).unwrap();
+        let options = Options { head, max_objects, threshold: Some(0.9), ..Options::default() };
+        let objects = ask(&two_blobs(), GRID, SIZE, &options).unwrap();
         objects.iter().map(|object| (object.mask.bbox(), object.score)).collect()
     }
 
@@ -205,31 +157,31 @@ mod tests {
         assert_eq!(objects(Head::All, 9).len(), 3);
 
         let same = array![[0.0, 1.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]];
-        let options = AttentionOptions { head: Head::All, max_objects: 9, threshold: 0.6 };
-        assert_eq!(attention(same.view(), PatchGrid { rows: 1, columns: 4 }, (4, 1), &options).unwrap().len(), 1);
+        let options = Options { head: Head::All, max_objects: 9, ..Options::default() };
+        assert_eq!(ask(&same, PatchGrid { rows: 1, columns: 4 }, (4, 1), &options).unwrap().len(), 1);
     }
 
     #[test]
     fn even_attention_scores_near_zero_and_broken_attention_gives_no_object() {
-        let options = AttentionOptions::default();
+        let options = Options::default();
         let even = Array2::from_elem((1, 8), 0.125);
-        assert!(attention(even.view(), GRID, SIZE, &options).unwrap()[0].score < 1e-6);
+        assert!(ask(&even, GRID, SIZE, &options).unwrap()[0].score < 1e-6);
         for broken in [0.0, f32::NAN, f32::INFINITY] {
             let broken = Array2::from_elem((2, 8), broken);
-            assert_eq!(attention(broken.view(), GRID, SIZE, &options).unwrap(), []);
+            assert_eq!(ask(&broken, GRID, SIZE, &options).unwrap(), []);
         }
         assert_eq!(head_cells(&[], 0.6), [false; 0]);
     }
 
     #[test]
     fn bad_options_are_refused() {
-        let ask = |head, threshold| {
-            let options = AttentionOptions { head, threshold, max_objects: 1 };
-            attention(two_blobs().view(), GRID, SIZE, &options).unwrap_err()
+        let refused = |head, threshold| {
+            let options = Options { head, threshold: Some(threshold), ..Options::default() };
+            ask(&two_blobs(), GRID, SIZE, &options).unwrap_err()
         };
-        assert_eq!(ask(Head::Number(2), 0.6), SegmentError::NoSuchHead { head: 2, heads: 2 });
-        assert_eq!(ask(Head::Mean, 0.0), SegmentError::Threshold(0.0));
-        assert!(matches!(ask(Head::Mean, f32::NAN), SegmentError::Threshold(_)));
+        assert_eq!(refused(Head::Number(2), 0.6), SegmentError::NoSuchHead { head: 2, heads: 2 });
+        assert!(matches!(refused(Head::Mean, 0.0), SegmentError::Threshold { .. }));
+        assert!(matches!(refused(Head::Mean, f32::NAN), SegmentError::Threshold { .. }));
         for name in ["mean", "best", "all", "3"] {
             assert_eq!(name.parse::<Head>().unwrap().to_string(), name);
         }

@@ -1,35 +1,58 @@
 //! Connected parts of a set of patches.
 
+use std::mem;
+
 /// Splits the set cells of a grid into parts that are connected side by side, in reading order of their first cell.
 /// Each part is a set on the same grid.
 pub(super) fn components(cells: &[bool], columns: usize) -> Vec<Vec<bool>> {
+    let (labels, count) = labels(cells, columns);
+    (1..=count).map(|part| labels.iter().map(|label| *label == part).collect()).collect()
+}
+
+/// The part of the set cells that is connected with `seed`; empty where the seed itself is not set.
+pub(super) fn component(cells: &[bool], columns: usize, seed: usize) -> Vec<bool> {
     let mut left = cells.to_vec();
-    let mut parts = Vec::new();
+    let mut part = vec![false; cells.len()];
+    take(&mut left, columns, seed, |cell| part[cell] = true);
+    part
+}
+
+/// The number of each cell's part, from 1, in reading order of their first cells; 0 for cells that are not set. Then how
+/// many parts there are.
+pub(super) fn labels(cells: &[bool], columns: usize) -> (Vec<u32>, u32) {
+    let mut left = cells.to_vec();
+    let mut labels = vec![0; cells.len()];
+    let mut count = 0;
     for start in 0..left.len() {
-        if !left[start] {
-            continue;
+        if left[start] {
+            count += 1;
+            take(&mut left, columns, start, |cell| labels[cell] = count);
         }
-        let mut part = vec![false; cells.len()];
-        let mut border = vec![start];
-        left[start] = false;
-        while let Some(cell) = border.pop() {
-            part[cell] = true;
-            let column = cell % columns;
-            let neighbours = [
-                cell.checked_sub(columns),
-                Some(cell + columns).filter(|below| *below < cells.len()),
-                (column > 0).then(|| cell - 1),
-                (column + 1 < columns).then_some(cell + 1),
-            ];
-            for neighbour in neighbours.into_iter().flatten() {
-                if std::mem::take(&mut left[neighbour]) {
-                    border.push(neighbour);
-                }
+    }
+    (labels, count)
+}
+
+/// Takes the part around `start` out of `left`.
+fn take(left: &mut [bool], columns: usize, start: usize, mut visit: impl FnMut(usize)) {
+    let mut border = Vec::new();
+    if mem::take(&mut left[start]) {
+        border.push(start);
+    }
+    while let Some(cell) = border.pop() {
+        visit(cell);
+        let column = cell % columns;
+        let neighbours = [
+            cell.checked_sub(columns),
+            Some(cell + columns).filter(|below| *below < left.len()),
+            (column > 0).then(|| cell - 1),
+            (column + 1 < columns).then_some(cell + 1),
+        ];
+        for neighbour in neighbours.into_iter().flatten() {
+            if mem::take(&mut left[neighbour]) {
+                border.push(neighbour);
             }
         }
-        parts.push(part);
     }
-    parts
 }
 
 #[cfg(test)]

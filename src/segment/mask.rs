@@ -4,6 +4,7 @@ use image::codecs::png::PngEncoder;
 use image::{ExtendedColorType, ImageEncoder};
 
 use super::Rle;
+use super::polygons::polygons;
 use crate::transform::PatchGrid;
 
 /// A set of patches, and the size of the picture they lie over.
@@ -31,7 +32,16 @@ impl Mask {
     /// If the flags are not as many as the grid has patches.
     pub fn new(cells: Vec<bool>, grid: PatchGrid, (width, height): (u32, u32)) -> Self {
         assert_eq!(cells.len(), grid.len(), "one flag per patch");
-        Self { cells, grid, width, height }
+        let mut mask = Self { cells, grid, width, height };
+        // In a picture smaller than its grid, patches without a pixel would make masks differ that look the same.
+        if grid.columns > width as usize || grid.rows > height as usize {
+            let (columns, rows) = (mask.column_edges(), mask.row_edges());
+            for (cell, set) in mask.cells.iter_mut().enumerate() {
+                let (row, column) = (cell / grid.columns, cell % grid.columns);
+                *set &= columns[column] < columns[column + 1] && rows[row] < rows[row + 1];
+            }
+        }
+        mask
     }
 
     /// Width of the picture.
@@ -44,6 +54,11 @@ impl Mask {
         self.height
     }
 
+    /// Rows and columns of its patches, or of its guide's pixels where it was [refined](Self::refined).
+    pub fn grid(&self) -> PatchGrid {
+        self.grid
+    }
+
     /// One flag per patch, row by row.
     pub fn cells(&self) -> &[bool] {
         &self.cells
@@ -51,9 +66,7 @@ impl Mask {
 
     /// Whether the pixel belongs to the mask.
     pub fn contains(&self, x: u32, y: u32) -> bool {
-        let column = nearest(x, self.width, self.grid.columns);
-        let row = nearest(y, self.height, self.grid.rows);
-        self.cells[row * self.grid.columns + column]
+        self.cells[patch_at((x, y), self.grid, (self.width, self.height))]
     }
 
     /// Number of pixels.
@@ -94,6 +107,12 @@ impl Mask {
         Rle::new(self.width, self.height, &runs.finish())
     }
 
+    /// The outlines in pixels, one per connected part, as COCO writes polygons: `[x1, y1, x2, y2, …]`, clockwise, corners only.
+    /// Holes are part of the outline around them, to which cuts of no width join them.
+    pub fn polygons(&self) -> Vec<Vec<u32>> {
+        polygons(&self.cells, &self.column_edges(), &self.row_edges())
+    }
+
     /// An 8-bit grey PNG of the picture's size, white on black.
     ///
     /// # Errors
@@ -122,6 +141,35 @@ impl Mask {
     fn row_edges(&self) -> Vec<u32> {
         edges(self.height, self.grid.rows)
     }
+}
+
+/// The patch under the pixel (x, y) of a picture of `size` (width, height).
+pub fn patch_at((x, y): (u32, u32), grid: PatchGrid, (width, height): (u32, u32)) -> usize {
+    nearest(y, height, grid.rows) * grid.columns + nearest(x, width, grid.columns)
+}
+
+/// An RGB PNG of up to three maps over a patch grid, at the picture's size (width, height): each from its least value (0) to its
+/// largest (255), one channel each; channels without a map are black.
+///
+/// # Errors
+/// [`PngError`], which takes a full memory.
+pub fn map_png(maps: &[Vec<f32>], grid: PatchGrid, (width, height): (u32, u32)) -> Result<Vec<u8>, PngError> {
+    let mut colours = vec![[0_u8; 3]; grid.len()];
+    for (channel, map) in maps.iter().take(3).enumerate() {
+        let (low, high) = map.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), value| (low.min(*value), high.max(*value)));
+        for (colour, value) in colours.iter_mut().zip(map) {
+            colour[channel] = ((value - low) / (high - low).max(f32::MIN_POSITIVE) * 255.0).round() as u8;
+        }
+    }
+    let columns: Vec<usize> = (0..width).map(|x| nearest(x, width, grid.columns)).collect();
+    let mut pixels = Vec::with_capacity(3 * width as usize * height as usize);
+    for y in 0..height {
+        let row = nearest(y, height, grid.rows) * grid.columns;
+        pixels.extend(columns.iter().flat_map(|column| colours[row + column]));
+    }
+    let mut file = Vec::new();
+    PngEncoder::new(&mut file).write_image(&pixels, width, height, ExtendedColorType::Rgb8)?;
+    Ok(file)
 }
 
 /// The cell under the centre of a pixel: floor((pixel + 1/2) * cells / side).

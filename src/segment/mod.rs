@@ -1,23 +1,53 @@
-//! Masks from the last block's attention.
+//! Objects in a picture, from what a model saw of it.
 //!
-//! A mask lives on the patch grid ([`Mask`]) and is enlarged to the picture's own size only where it is written out:
-//! as a box and an area, as COCO run lengths, or as PNG.
+//! [`Patches`] are a model's outputs on the patch grid, [`segment()`] finds objects in them by one of the [`Method`]s, each in
+//! a module of its own, written from its paper's formulas. A mask lives on the patch grid ([`Mask`]) and is enlarged to the
+//! picture's own size only where it is written out: as a box and an area, as COCO run lengths, as polygons, or as PNG.
 
+mod affinity;
 mod attention;
+mod background;
 mod components;
+mod guided;
+mod heatmap;
+mod lanczos;
+mod lost;
 mod mask;
+mod method;
+mod ncut;
+mod patches;
+mod pca;
+mod polygons;
 mod rle;
+mod similarity;
+mod structure;
 
-pub use attention::{AttentionOptions, Head, SegmentError, attention, head_cells};
-pub use mask::{Mask, PngError};
+use std::sync::Arc;
+
+pub use attention::{Head, head_cells};
+pub use background::{Background, background};
+pub use guided::guide;
+pub use heatmap::Heatmap;
+pub use lost::{Expansion, LOST_PATCHES, lost};
+pub use mask::{Mask, PngError, map_png, patch_at};
+pub use method::{Method, Options, SegmentError, Segmentation, segment};
+pub use ncut::{Cut, ncut};
+pub use patches::Patches;
+pub use pca::principal_components;
 pub use rle::Rle;
+pub use similarity::similarity;
+pub use structure::structure;
 
 /// One object of a picture.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Object {
     /// Where it is.
     pub mask: Mask,
-    /// How far it stands out, between 0 and 1: the contrast (inside - outside) / (inside + outside) of the mean
-    /// attention per patch, outside being what no object covers. Close to 0 for a picture without an object.
+    /// How far it stands out, between 0 and 1; close to 0 in a picture without an object. The picture's [`structure()`] times,
+    /// for [`Method::Attention`], the contrast (inside - outside) / (inside + outside) of the mean attention per patch,
+    /// outside being what no object covers; for the others, 1 minus the cosine between the mean features inside and outside.
     pub score: f32,
+    /// What the method put its threshold to, one value per patch, row by row: attention (shares of its mass), 1 minus the
+    /// similarity to the background's seed, the cut's eigenvector, the correlation with the seed, or the first component.
+    pub heat: Arc<[f32]>,
 }

@@ -387,8 +387,9 @@ fn every_option_of_segment_takes_effect() {
         ("head=some", "bad_parameter"),
         ("max_objects=0", "bad_parameter"),
         ("method=guess", "bad_parameter"),
-        ("method=ncut", "not_offered"),
-        ("format=polygons", "not_offered"),
+        ("method=ncut&head=1", "bad_parameter"),
+        ("method=ncut&threshold=1.5", "bad_parameter"),
+        ("format=svg", "bad_parameter"),
         ("pooling=cls", "bad_parameter"),
     ] {
         refused(query, code);
@@ -408,8 +409,9 @@ fn the_mask_of_the_server_is_that_of_the_library() {
     let mut session = model.sessions(&dino_server::model::SessionOptions::default(), 1).unwrap().remove(0);
     let (input, grid) = model.manifest().transform.whole_picture(&picture, 96, 8);
     let outputs = session.run(input.view().insert_axis(ndarray::Axis(0))).unwrap();
-    let attention = outputs.attention.unwrap();
-    let options = segment::AttentionOptions { head: segment::Head::Number(2), ..Default::default() };
-    let objects = segment::attention(attention.index_axis(ndarray::Axis(0), 0), grid, (90, 60), &options).unwrap();
+    let options = segment::Options { head: segment::Head::Number(2), ..Default::default() };
+    let structure = segment::structure(input.view(), grid);
+    let objects = segment::segment(&segment::Patches::of(&outputs, grid), (90, 60), structure, &options).unwrap().objects;
+    assert!((answer["results"][0]["masks"][0]["score"].as_f64().unwrap() - f64::from(objects[0].score)).abs() < 1e-6);
     assert_eq!(answer["results"][0]["masks"][0]["rle"], json!(objects[0].mask.rle()));
 }

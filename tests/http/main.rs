@@ -15,3 +15,4 @@ mod lifecycle;
 mod openai;
 mod pictures;
 mod requests;
+mod segment;

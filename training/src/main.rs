@@ -27,6 +27,7 @@ enum Verb {
     Attention(cli::attention::Args),
     Tsne(cli::tsne::Args),
     Report(cli::report::Args),
+    SegmentEval(cli::segment_eval::Args),
 }
 
 fn main() -> ExitCode {
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         Verb::Attention(args) => cli::attention::run(args),
         Verb::Tsne(args) => cli::tsne::run(args),
         Verb::Report(args) => cli::report::run(args),
+        Verb::SegmentEval(args) => cli::segment_eval::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

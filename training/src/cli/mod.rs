@@ -8,5 +8,6 @@ pub mod knn;
 mod launch;
 pub mod linear;
 pub mod report;
+pub mod segment_eval;
 pub mod train;
 pub mod tsne;

@@ -6,5 +6,6 @@ pub mod figures;
 pub mod knn;
 pub mod linear;
 pub mod online;
+pub mod segmentation;
 pub mod tsne;
 pub mod watch;

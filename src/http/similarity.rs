@@ -1,0 +1,129 @@
+//! `POST /similarity`: what in a picture resembles a point of it, or a point of another picture.
+
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, de};
+use serde_json::Value;
+
+use super::{
+    App,
+    infer::{infer, within},
+    problem::{Code, Problem},
+    submission::Submission,
+};
+use crate::{
+    segment::{self, Heatmap, Patches},
+    serving::{Seen, Served},
+};
+
+/// Most points of one request: each is answered by a map.
+const MAX_POINTS: usize = 256;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum Format {
+    #[default]
+    Json,
+    Heatmap,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Options {
+    model: Option<String>,
+    /// `[x, y]` in pixels of the first picture.
+    #[serde(deserialize_with = "points")]
+    points: Vec<(u32, u32)>,
+    /// The picture that is compared with them; the last one where none is named.
+    #[serde(deserialize_with = "target")]
+    target: Option<usize>,
+    format: Format,
+}
+
+/// A list, or, as in a query, its JSON as text.
+fn points<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(u32, u32)>, D::Error> {
+    let refused = |error| de::Error::custom(format!("points must be a list of [x, y] in whole pixels, such as [[120,80]]: {error}"));
+    match Value::deserialize(deserializer)? {
+        Value::String(text) => serde_json::from_str(&text).map_err(refused),
+        list => serde_json::from_value(list).map_err(refused),
+    }
+}
+
+fn target<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
+    match Value::deserialize(deserializer)? {
+        Value::Null => Ok(None),
+        Value::String(text) => text.parse().map(Some).map_err(de::Error::custom),
+        number => serde_json::from_value(number).map(Some).map_err(de::Error::custom),
+    }
+}
+
+#[derive(Serialize)]
+struct Answer {
+    model: String,
+    /// The picture that the maps lie over.
+    target: usize,
+    width: u32,
+    height: u32,
+    /// One per point.
+    maps: Vec<Map>,
+}
+
+#[derive(Serialize)]
+struct Map {
+    point: (u32, u32),
+    /// Cosines, `[rows][columns]` of patches; the grid covers the whole picture.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    similarity: Option<Vec<Vec<f32>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    heatmap: Option<Heatmap>,
+}
+
+pub(super) async fn handle(State(app): State<App>, submission: Submission<Options>) -> Result<Response, Problem> {
+    let Submission { pictures, options, room } = submission;
+    let served = app.registry.get(options.model.as_deref())?.clone();
+    let refused = |why: String| Err(Problem::new(Code::BadParameter, why));
+    if pictures.len() > 2 {
+        return refused(format!("one picture, or two: the points' and the one to compare, not {}", pictures.len()));
+    }
+    if options.points.is_empty() || options.points.len() > MAX_POINTS {
+        return refused(format!("points: between 1 and {MAX_POINTS} of them, [[x,y],…] in pixels of the first picture"));
+    }
+    let target = options.target.unwrap_or(pictures.len() - 1);
+    if target >= pictures.len() {
+        return refused(format!("target: there is no picture {target}, the request holds {}", pictures.len()));
+    }
+    // What the method of the same features asks for.
+    segment::Method::Ncut.check(served.outputs())?;
+    within(&app, async {
+        let transform = served.manifest().transform.clone();
+        let (side, patch) = (app.segment_size, served.manifest().patch_size);
+        let inference = infer(&app, &served, pictures, move |picture| transform.whole_picture(picture, side, patch).0).await?;
+        let (seen, timing) = (inference.seen, inference.timing.header());
+        let answer = app.pool.run(move || answer(&served, &seen[0], (target, &seen[target]), &options)).await??;
+        drop(room);
+        Ok((timing, Json(answer)).into_response())
+    })
+    .await
+}
+
+fn answer(served: &Served, source: &Seen, (target, compared): (usize, &Seen), options: &Options) -> Result<Answer, Problem> {
+    let patches = Patches::of(&source.outputs, served.grid(source));
+    let others = Patches::of(&compared.outputs, served.grid(compared));
+    let grid = others.grid();
+    let map = |point: &(u32, u32)| {
+        let values = segment::similarity(&patches, source.size, *point, &others)?;
+        let as_json = options.format == Format::Json;
+        Ok(Map {
+            point: *point,
+            similarity: as_json.then(|| values.chunks(grid.columns).map(<[f32]>::to_vec).collect()),
+            heatmap: (!as_json).then(|| Heatmap::new(&values, grid)),
+        })
+    };
+    let maps = options.points.iter().map(map).collect::<Result<_, Problem>>()?;
+    let (width, height) = compared.size;
+    Ok(Answer { model: served.name().into(), target, width, height, maps })
+}

@@ -1,0 +1,284 @@
+//! The methods, their options, and how what they find becomes objects.
+
+use std::str::FromStr;
+use std::sync::Arc;
+use std::{fmt, iter};
+
+use image::RgbImage;
+use ndarray::{ArrayView2, Axis};
+
+use super::affinity::normalised;
+use super::components::components;
+use super::{Head, LOST_PATCHES, Mask, Object, Patches, attention, background, lost, ncut, principal_components};
+use crate::transform::PatchGrid;
+
+/// How objects are found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Method {
+    /// The patches that hold most of the CLS token's attention (DINO).
+    #[default]
+    Attention,
+    /// What does not resemble the patch with the least attention (FOUND's seed).
+    Background,
+    /// The normalised cut of the patches (TokenCut).
+    Ncut,
+    /// What grows from the patch with the fewest similar ones (LOST).
+    Lost,
+    /// One side of the first principal component.
+    Pca,
+}
+
+impl Method {
+    /// All of them, the default first.
+    pub const ALL: [Self; 5] = [Self::Attention, Self::Background, Self::Ncut, Self::Lost, Self::Pca];
+
+    /// Its name in requests and answers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Attention => "attention",
+            Self::Background => "background",
+            Self::Ncut => "ncut",
+            Self::Lost => "lost",
+            Self::Pca => "pca",
+        }
+    }
+
+    /// The threshold where none is given: the papers' values. Attention: the share of its mass that is kept. Background and
+    /// ncut: the cosine above which patches are similar. Lost: the least correlation with the seed, whose own is 1. Pca:
+    /// where the first component is cut, in standard deviations.
+    pub fn default_threshold(self) -> f32 {
+        match self {
+            Self::Attention => 0.6,
+            Self::Background => 0.3,
+            Self::Ncut => 0.2,
+            Self::Lost | Self::Pca => 0.0,
+        }
+    }
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name())
+    }
+}
+
+impl FromStr for Method {
+    type Err = SegmentError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL.into_iter().find(|method| method.name() == text).ok_or_else(|| SegmentError::UnknownMethod(text.to_owned()))
+    }
+}
+
+/// What is looked for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Options {
+    /// How.
+    pub method: Method,
+    /// See [`Method::default_threshold`].
+    pub threshold: Option<f32>,
+    /// Whose attention; [`Head::Mean`] for the other methods.
+    pub head: Head,
+    /// Most objects that are returned.
+    pub max_objects: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { method: Method::default(), threshold: None, head: Head::Mean, max_objects: 1 }
+    }
+}
+
+impl Options {
+    /// The method's threshold.
+    pub fn threshold(&self) -> f32 {
+        self.threshold.unwrap_or_else(|| self.method.default_threshold())
+    }
+
+    /// Refuses what can be known to fail before a picture is decoded; `heads` is the model's number of them.
+    ///
+    /// # Errors
+    /// [`SegmentError`].
+    pub fn check(&self, heads: usize) -> Result<(), SegmentError> {
+        let (method, threshold) = (self.method, self.threshold());
+        let fits = match method {
+            Method::Attention => threshold > 0.0 && threshold <= 1.0,
+            Method::Background | Method::Ncut | Method::Lost => (-1.0..=1.0).contains(&threshold),
+            Method::Pca => (-100.0..=100.0).contains(&threshold),
+        };
+        if !fits {
+            return Err(SegmentError::Threshold { method, threshold });
+        }
+        match self.head {
+            Head::Mean => Ok(()),
+            head if method != Method::Attention => Err(SegmentError::NoHeads { method, head }),
+            Head::Number(head) if head >= heads => Err(SegmentError::NoSuchHead { head, heads }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Why there are no masks. All are the caller's fault.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum SegmentError {
+    /// The method is not one of ours.
+    #[error("unknown method `{0}`; known are attention, background, ncut, lost and pca")]
+    UnknownMethod(String),
+    /// The head is not one of the words, and no number.
+    #[error("unknown head `{0}`; known are mean, best, all and a number")]
+    UnknownHead(String),
+    /// The model has fewer heads.
+    #[error("there is no head {head}: the model has {heads}, counted from 0")]
+    NoSuchHead {
+        /// What was asked for.
+        head: usize,
+        /// How many there are.
+        heads: usize,
+    },
+    /// A head was chosen for a method that reads all of them.
+    #[error("head {head}: method {method} takes no head, only attention does")]
+    NoHeads {
+        /// The method.
+        method: Method,
+        /// What was asked for.
+        head: Head,
+    },
+    /// The threshold is out of range.
+    #[error("threshold must {}, not {threshold}", match method {
+        Method::Attention => "be above 0 and at most 1",
+        Method::Pca => "lie between -100 and 100 for method pca",
+        _ => "lie between -1 and 1 for this method",
+    })]
+    Threshold {
+        /// The method.
+        method: Method,
+        /// What was asked for.
+        threshold: f32,
+    },
+    /// A point does not lie in the picture.
+    #[error("the point [{}, {}] lies outside of the picture of {} x {} pixels", point.0, point.1, size.0, size.1)]
+    Point {
+        /// (x, y).
+        point: (u32, u32),
+        /// (width, height).
+        size: (u32, u32),
+    },
+    /// The model computes too little for the method.
+    #[error("the model has no output `{0}`")]
+    LacksOutput(&'static str),
+}
+
+/// What was found in one picture.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Segmentation {
+    /// The objects: none empty, none twice. Attention: most mass first. Background and pca: largest first. Ncut and lost: in
+    /// the order in which they were cut out.
+    pub objects: Vec<Object>,
+    /// For [`Head::All`], what each head attends to, one share per patch.
+    pub heads: Vec<Vec<f32>>,
+    /// For [`Method::Pca`], up to three components, one value per patch.
+    pub components: Vec<Vec<f32>>,
+    /// Rows and columns of patches.
+    pub grid: PatchGrid,
+}
+
+impl Segmentation {
+    /// Moves the objects' borders along the edges of `guide`, see [`Mask::refined`].
+    pub fn refine(&mut self, guide: &RgbImage) {
+        let mut refined: Vec<Object> = Vec::with_capacity(self.objects.len());
+        for object in self.objects.drain(..) {
+            let object = Object { mask: object.mask.refined(guide), ..object };
+            if refined.iter().all(|other| other.mask != object.mask) {
+                refined.push(object);
+            }
+        }
+        self.objects = refined;
+    }
+}
+
+/// A set of patches that may become an object.
+pub(super) struct Part {
+    pub(super) cells: Vec<bool>,
+    /// What the method saw, one value per patch.
+    pub(super) heat: Arc<[f32]>,
+    /// How far it stands out, 0 to 1, by the method's own measure; `None` for that of [`dissimilarity`].
+    pub(super) contrast: Option<f32>,
+}
+
+/// Finds objects in a picture of `size` (width, height).
+///
+/// `structure` is how much there is to see in the picture at all, 0 to 1, see [`structure`](super::structure()); 1 where it is
+/// not known. An object's score is this times how far the object stands out.
+///
+/// # Errors
+/// [`SegmentError`].
+pub fn segment(patches: &Patches<'_>, size: (u32, u32), structure: f32, options: &Options) -> Result<Segmentation, SegmentError> {
+    options.check(patches.attention().map_or(0, |attention| attention.len_of(Axis(0))))?;
+    let (grid, threshold, most) = (patches.grid(), options.threshold(), options.max_objects);
+    let (mut heads, mut principal) = (Vec::new(), Vec::new());
+    let parts = match options.method {
+        Method::Attention => {
+            let attention = patches.attention()?;
+            if options.head == Head::All {
+                heads = attention.rows().into_iter().map(|row| row.to_vec()).collect();
+            }
+            attention::parts(attention, grid, threshold, options.head)?
+        }
+        Method::Background => {
+            let found = background(patches.attention()?, patches.keys()?, threshold);
+            found.map_or_else(Vec::new, |found| {
+                let known = found.cells.iter().any(|cell| *cell);
+                let cells: Vec<bool> = found.cells.iter().map(|background| known && !background).collect();
+                by_size(&cells, found.similarity.iter().map(|similarity| 1.0 - similarity).collect(), grid)
+            })
+        }
+        Method::Ncut => {
+            let cuts = ncut(patches.features()?, grid, threshold, most);
+            cuts.into_iter().map(|cut| Part { cells: cut.object, heat: cut.eigenvector.into(), contrast: None }).collect()
+        }
+        Method::Lost => {
+            let grown = lost(patches.features()?, grid, LOST_PATCHES, threshold, most);
+            grown.into_iter().map(|grown| Part { cells: grown.object, heat: grown.correlation.into(), contrast: None }).collect()
+        }
+        Method::Pca => {
+            principal = principal_components(patches.features()?, patches.attention().ok(), grid);
+            principal.first().map_or_else(Vec::new, |first| {
+                by_size(&first.iter().map(|value| *value > threshold).collect::<Vec<_>>(), first.as_slice().into(), grid)
+            })
+        }
+    };
+
+    let mut objects: Vec<Object> = Vec::new();
+    let features = patches.features().map(normalised).ok();
+    for Part { cells, heat, contrast } in parts {
+        if objects.len() == most {
+            break;
+        }
+        let contrast = contrast.unwrap_or_else(|| features.as_ref().map_or(0.0, |features| dissimilarity(features.view(), &cells)));
+        let mask = Mask::new(cells, grid, size);
+        // A picture smaller than the grid leaves out patches.
+        if mask.area() > 0 && objects.iter().all(|object| object.mask != mask) {
+            objects.push(Object { mask, score: (contrast * structure).clamp(0.0, 1.0), heat });
+        }
+    }
+    Ok(Segmentation { objects, heads, components: principal, grid })
+}
+
+/// The connected parts, largest first; equal ones in reading direction.
+fn by_size(cells: &[bool], heat: Arc<[f32]>, grid: PatchGrid) -> Vec<Part> {
+    let mut parts = components(cells, grid.columns);
+    parts.sort_by_cached_key(|part| std::cmp::Reverse(part.iter().filter(|cell| **cell).count()));
+    iter::zip(parts, iter::repeat(heat)).map(|(cells, heat)| Part { cells, heat, contrast: None }).collect()
+}
+
+/// 1 minus the cosine between the mean features inside and outside, from 0 (the same) to 1 (at right angles, or beyond); 0
+/// where there is no outside.
+fn dissimilarity(features: ArrayView2<'_, f32>, cells: &[bool]) -> f32 {
+    let mut sums = [ndarray::Array1::<f32>::zeros(features.ncols()), ndarray::Array1::zeros(features.ncols())];
+    for (row, inside) in features.rows().into_iter().zip(cells) {
+        sums[usize::from(*inside)] += &row;
+    }
+    let [outside, inside] = sums;
+    let lengths = (inside.dot(&inside) * outside.dot(&outside)).sqrt();
+    if lengths > 0.0 { (1.0 - inside.dot(&outside) / lengths).clamp(0.0, 1.0) } else { 0.0 }
+}
