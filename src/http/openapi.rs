@@ -88,6 +88,8 @@ fn on_pictures() -> Vec<Operation> {
     }
     let mut masks = object("model, results");
     masks["image/png"] = json!({ "schema": {} });
+    let mut heat = object("model, and the map of similarities");
+    heat["image/png"] = json!({ "schema": {} });
     vec![
         get("/", "A page to try the server", bytes("text/html")),
         get("/healthz", "Version, device really used, models", object("status, version, models")),
@@ -104,11 +106,7 @@ fn on_pictures() -> Vec<Operation> {
             vec![("200", object("collection, model, results"))],
         ),
         make.pictures::<segment::Options>("/segment", "Masks of what stands out", vec![("200", masks)]),
-        make.pictures::<similarity::Options>(
-            "/similarity",
-            "What resembles a point of a picture",
-            vec![("200", object("model, target, width, height, maps"))],
-        ),
+        make.pictures::<similarity::Options>("/similarity", "Patches that are like points of a picture", vec![("200", heat)]),
         Operation {
             method: "post",
             path: "/v1/embeddings",

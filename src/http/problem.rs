@@ -138,7 +138,7 @@ pub struct Problem {
     /// When to try again.
     pub retry_after: Option<Duration>,
     /// Whether the body also has the member `error` that OpenAI's clients read.
-    openai: bool,
+    pub(super) openai: bool,
 }
 
 impl Problem {
