@@ -5,6 +5,7 @@ pub mod checkpoint;
 pub mod cli;
 pub mod data;
 pub mod evaluate;
+pub mod exchange;
 pub mod export;
 mod hash;
 pub mod head;

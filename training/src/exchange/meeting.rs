@@ -1,0 +1,290 @@
+//! How the processes of a run find each other: all call at rank 0, which tells everyone where the others listen.
+//!
+//! All numbers are sent as this machine holds them in memory: a process of the other byte order does not know the first word, and is refused.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::time::{Duration, Instant};
+
+use super::Error;
+
+/// First word of every greeting: name and version of the protocol.
+const MAGIC: u32 = 0x6469_6e01;
+/// Pause between two looks at a socket.
+const PAUSE: Duration = Duration::from_millis(20);
+/// How long someone who has connected may take to say who it is.
+const GREETING: Duration = Duration::from_secs(5);
+
+/// Where a process stands among the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Number of this process, from 0.
+    pub rank: usize,
+    /// Number of processes.
+    pub world: usize,
+    /// Name or address of the machine of rank 0.
+    pub address: String,
+    /// Port on which rank 0 listens.
+    pub port: u16,
+}
+
+impl Place {
+    /// What `RANK`, `WORLD_SIZE`, `MASTER_ADDR` and `MASTER_PORT` say; none where there is no `WORLD_SIZE`.
+    ///
+    /// # Errors
+    /// When a variable is missing or makes no sense.
+    pub fn from_environment() -> Result<Option<Self>, Error> {
+        Self::from_variables(|name| std::env::var(name).ok())
+    }
+
+    fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, Error> {
+        let number = |name: &'static str, wanted: &str| {
+            let value = variable(name).unwrap_or_default();
+            let error = |value| Error::Setting { name, value, wanted: wanted.to_owned() };
+            value.trim().parse::<usize>().map_err(|_| error(value))
+        };
+        if variable("WORLD_SIZE").is_none() {
+            return Ok(None);
+        }
+        let world = number("WORLD_SIZE", "the number of processes is wanted")?;
+        let rank = number("RANK", "this process's number is wanted, from 0 up to, but not, WORLD_SIZE")?;
+        if rank >= world {
+            let wanted = format!("with WORLD_SIZE={world}, a number below {world} is wanted");
+            return Err(Error::Setting { name: "RANK", value: rank.to_string(), wanted });
+        }
+        if world == 1 {
+            return Ok(Some(Self { rank, world, address: Ipv4Addr::LOCALHOST.to_string(), port: 0 }));
+        }
+        let wanted = "a port from 1 to 65534 is wanted, the same for all processes";
+        let port = number("MASTER_PORT", wanted)?;
+        // Newer versions of torchrun keep this port for a store of their own.
+        let port = port + usize::from(variable("TORCHELASTIC_USE_AGENT_STORE").is_some_and(|value| value == "True"));
+        let port = u16::try_from(port).ok().filter(|port| *port > 0);
+        let port = port.ok_or_else(|| Error::Setting {
+            name: "MASTER_PORT",
+            value: variable("MASTER_PORT").unwrap_or_default(),
+            wanted: wanted.to_owned(),
+        })?;
+        let address = variable("MASTER_ADDR").filter(|address| !address.is_empty());
+        Ok(Some(Self { rank, world, address: address.unwrap_or_else(|| Ipv4Addr::LOCALHOST.to_string()), port }))
+    }
+
+    fn network(&self, what: impl Into<String>, source: std::io::Error) -> Error {
+        Error::Network { rank: self.rank, what: what.into(), source }
+    }
+
+    fn resolve(&self) -> Result<SocketAddr, Error> {
+        let name = format!("{}:{}", self.address, self.port);
+        let mut found = (self.address.as_str(), self.port).to_socket_addrs().map_err(|e| self.network(format!("find {name}"), e))?;
+        found.next().ok_or_else(|| self.network(format!("find {name}"), ErrorKind::NotFound.into()))
+    }
+}
+
+/// The connections to the two neighbours in the ring.
+#[derive(Debug)]
+pub(super) struct Neighbours {
+    /// From the process before this one.
+    pub(super) previous: TcpStream,
+    /// To the process after this one.
+    pub(super) next: TcpStream,
+}
+
+/// Brings all processes together, in a ring.
+pub(super) fn meet(place: &Place, patience: Duration) -> Result<Neighbours, Error> {
+    let master = place.resolve()?;
+    // What is reached over loopback listens there alone.
+    let listen = match (place.rank, master.ip()) {
+        (0, ip) if ip.is_loopback() => master,
+        (0, ip) => SocketAddr::new(unspecified(ip), master.port()),
+        (_, ip) if ip.is_loopback() => SocketAddr::new(ip, 0),
+        (_, ip) => SocketAddr::new(unspecified(ip), 0),
+    };
+    let listener = TcpListener::bind(listen).map_err(|e| {
+        let advice = if e.kind() == ErrorKind::AddrInUse { " (choose another MASTER_PORT)" } else { "" };
+        place.network(format!("listen on {listen}{advice}"), e)
+    })?;
+    meet_at(place, listener, master, patience)
+}
+
+/// [`meet`] with a listener that exists already; that of rank 0 is at `master`.
+pub(super) fn meet_at(place: &Place, listener: TcpListener, master: SocketAddr, patience: Duration) -> Result<Neighbours, Error> {
+    let deadline = Instant::now() + patience;
+    listener.set_nonblocking(true).map_err(|e| place.network("listen", e))?;
+    let next = if place.rank == 0 { host(place, &listener, deadline, patience)? } else { call(place, &listener, master, deadline)? };
+    let mut forward = connect(place, next, deadline)?;
+    greet(&mut forward, place, 0).map_err(|e| place.network(format!("greet {next}"), e))?;
+    let before = (place.rank + place.world - 1) % place.world;
+    let missing = || place.network(format!("wait for a call of rank {before}"), ErrorKind::TimedOut.into());
+    let previous = loop {
+        let (stream, caller) = accept(&listener, deadline).ok_or_else(missing)?;
+        if caller.rank == before && caller.world == place.world {
+            break stream;
+        }
+    };
+    Ok(Neighbours { previous, next: forward })
+}
+
+fn unspecified(ip: IpAddr) -> IpAddr {
+    if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
+}
+
+/// Rank 0 waits for all others, then tells each where the one after it listens.
+fn host(place: &Place, listener: &TcpListener, deadline: Instant, patience: Duration) -> Result<SocketAddr, Error> {
+    let mut callers: Vec<Option<(TcpStream, SocketAddr)>> = (1..place.world).map(|_| None).collect();
+    while callers.iter().any(Option::is_none) {
+        let Some((mut stream, caller)) = accept(listener, deadline) else {
+            let missing = (1..place.world).zip(&callers).filter(|(_, c)| c.is_none()).map(|(rank, _)| rank).collect();
+            let address = format!("{}:{}", place.address, place.port);
+            return Err(Error::Missing { world: place.world, address, seconds: patience.as_secs(), missing });
+        };
+        let from = stream.peer_addr().map_err(|e| place.network("answer a call", e))?;
+        if caller.world != place.world {
+            tracing::warn!("a process at {from} was started for {} processes, not {}: it was sent away", caller.world, place.world);
+            // It may be gone already.
+            let _ = write_words(&mut stream, &[MAGIC, place.world as u32, 0]);
+            continue;
+        }
+        match caller.rank.checked_sub(1).and_then(|i| callers.get_mut(i)) {
+            Some(slot @ None) => *slot = Some((stream, SocketAddr::new(from.ip(), caller.port))),
+            _ => tracing::warn!("a second process at {from} calls itself rank {}: it was sent away", caller.rank),
+        }
+    }
+    let addresses: Vec<SocketAddr> = callers.iter().flatten().map(|(_, address)| *address).collect();
+    for (i, (stream, _)) in callers.iter_mut().flatten().enumerate() {
+        // The last one's neighbour is rank 0, which it has reached already: all zeros.
+        write_address(stream, place.world, addresses.get(i + 1)).map_err(|source| Error::Lost { rank: 0, peer: i + 1, source })?;
+    }
+    addresses.first().copied().ok_or_else(|| place.network("be a ring of one", ErrorKind::InvalidInput.into()))
+}
+
+/// Another rank calls rank 0, says where it listens, and is told where the one after it listens.
+fn call(place: &Place, listener: &TcpListener, master: SocketAddr, deadline: Instant) -> Result<SocketAddr, Error> {
+    let port = listener.local_addr().map_err(|e| place.network("listen", e))?.port();
+    let mut stream = connect(place, master, deadline)?;
+    greet(&mut stream, place, port).map_err(|e| place.network(format!("greet rank 0 at {master}"), e))?;
+    let left = deadline.saturating_duration_since(Instant::now()).max(PAUSE);
+    stream.set_read_timeout(Some(left)).map_err(|e| place.network("wait for rank 0", e))?;
+    let lost = |source| Error::Lost { rank: place.rank, peer: 0, source };
+    let [_, world] = read_words(&mut stream).and_then(|words: [u32; 2]| known(words[0]).map(|()| words)).map_err(lost)?;
+    if world as usize != place.world {
+        return Err(Error::World { rank: place.rank, world: place.world, other: world as usize });
+    }
+    let [port, a, b, c, d] = read_words(&mut stream).map_err(lost)?;
+    if port == 0 {
+        return Ok(master);
+    }
+    let mut octets = [0; 16];
+    for (bytes, word) in octets.chunks_exact_mut(4).zip([a, b, c, d]) {
+        bytes.copy_from_slice(&word.to_ne_bytes());
+    }
+    let ip = Ipv6Addr::from(octets);
+    Ok(SocketAddr::new(ip.to_ipv4_mapped().map_or(ip.into(), IpAddr::from), port as u16))
+}
+
+/// Who has connected, as it says.
+struct Caller {
+    world: usize,
+    rank: usize,
+    port: u16,
+}
+
+/// The next one who connects and says who it is; none at the deadline. Anyone else is sent away.
+fn accept(listener: &TcpListener, deadline: Instant) -> Option<(TcpStream, Caller)> {
+    while Instant::now() < deadline {
+        let Ok((mut stream, from)) = listener.accept() else {
+            std::thread::sleep(PAUSE);
+            continue;
+        };
+        let said = stream.set_nonblocking(false).and_then(|()| stream.set_read_timeout(Some(GREETING)));
+        match said.and_then(|()| read_words(&mut stream)).and_then(|words: [u32; 4]| known(words[0]).map(|()| words)) {
+            Ok([_, world, rank, port]) => {
+                return Some((stream, Caller { world: world as usize, rank: rank as usize, port: port as u16 }));
+            }
+            Err(error) => tracing::warn!("{from} connected and is no process of this run ({error}): it was sent away"),
+        }
+    }
+    None
+}
+
+/// Connects, again and again while the other one is not there yet.
+fn connect(place: &Place, to: SocketAddr, deadline: Instant) -> Result<TcpStream, Error> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now()).max(PAUSE);
+        match TcpStream::connect_timeout(&to, left) {
+            Ok(stream) => return Ok(stream),
+            Err(source) if Instant::now() >= deadline => return Err(place.network(format!("connect to {to}"), source)),
+            Err(_) => std::thread::sleep(PAUSE),
+        }
+    }
+}
+
+fn known(magic: u32) -> std::io::Result<()> {
+    let error = || std::io::Error::new(ErrorKind::InvalidData, "it speaks another language");
+    if magic == MAGIC { Ok(()) } else { Err(error()) }
+}
+
+fn greet(stream: &mut TcpStream, place: &Place, port: u16) -> std::io::Result<()> {
+    write_words(stream, &[MAGIC, place.world as u32, place.rank as u32, u32::from(port)])
+}
+
+fn write_address(stream: &mut TcpStream, world: usize, address: Option<&SocketAddr>) -> std::io::Result<()> {
+    let mut words = [MAGIC, world as u32, 0, 0, 0, 0, 0];
+    if let Some(address) = address {
+        let octets = match address.ip() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+            IpAddr::V6(ip) => ip.octets(),
+        };
+        words[2] = u32::from(address.port());
+        for (word, bytes) in words[3..].iter_mut().zip(octets.as_chunks().0) {
+            *word = u32::from_ne_bytes(*bytes);
+        }
+    }
+    write_words(stream, &words)
+}
+
+fn write_words(stream: &mut TcpStream, words: &[u32]) -> std::io::Result<()> {
+    stream.write_all(&words.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<u8>>())
+}
+
+fn read_words<const N: usize>(stream: &mut TcpStream) -> std::io::Result<[u32; N]> {
+    let mut words = [0; N];
+    for word in &mut words {
+        let mut bytes = [0; 4];
+        stream.read_exact(&mut bytes)?;
+        *word = u32::from_ne_bytes(bytes);
+    }
+    Ok(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(variables: &[(&str, &str)]) -> Result<Option<Place>, Error> {
+        Place::from_variables(|name| variables.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned()))
+    }
+
+    #[test]
+    fn torchruns_variables_are_read() {
+        assert_eq!(place(&[("RANK", "3")]).unwrap(), None);
+        let all = [("WORLD_SIZE", "4"), ("RANK", "3"), ("MASTER_PORT", "29500"), ("MASTER_ADDR", "node1")];
+        assert_eq!(place(&all).unwrap(), Some(Place { rank: 3, world: 4, address: "node1".to_owned(), port: 29500 }));
+        let agent = [&all[..], &[("TORCHELASTIC_USE_AGENT_STORE", "True")]].concat();
+        assert_eq!(place(&agent).unwrap().unwrap().port, 29501, "torchrun holds its own port");
+        assert_eq!(place(&all[..3]).unwrap().unwrap().address, "127.0.0.1", "loopback unless told otherwise");
+    }
+
+    #[test]
+    fn variables_that_make_no_sense_are_named() {
+        for (variables, name) in [
+            (&[("WORLD_SIZE", "two")][..], "WORLD_SIZE"),
+            (&[("WORLD_SIZE", "2")], "RANK"),
+            (&[("WORLD_SIZE", "2"), ("RANK", "2"), ("MASTER_PORT", "1")], "RANK"),
+            (&[("WORLD_SIZE", "2"), ("RANK", "1")], "MASTER_PORT"),
+            (&[("WORLD_SIZE", "2"), ("RANK", "1"), ("MASTER_PORT", "65536")], "MASTER_PORT"),
+        ] {
+            let said = place(variables).unwrap_err().to_string();
+            assert!(said.contains(&format!("variable {name} is")), "{said}");
+        }
+    }
+}

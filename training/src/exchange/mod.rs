@@ -1,0 +1,154 @@
+//! What the processes of a data-parallel run tell each other.
+//!
+//! [`Exchange`] is all that training knows of the other processes. [`Alone`] is a run of one process, [`tcp::Ring`] joins several
+//! over TCP, on one machine or on several. Who takes part is told by the variables that torchrun sets: `RANK`, `WORLD_SIZE`,
+//! `MASTER_ADDR` and `MASTER_PORT`.
+
+mod meeting;
+pub mod tcp;
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use meeting::Place;
+
+/// How long a process waits for another before it gives it up for lost: as long as a checkpoint or a slow disk may take.
+pub const PATIENCE: Duration = Duration::from_mins(10);
+
+/// Sums and copies over all processes of a run. All of them make the same calls in the same order.
+pub trait Exchange: Debug + Send + Sync {
+    /// Number of this process, from 0.
+    fn rank(&self) -> usize;
+
+    /// Number of processes.
+    fn world(&self) -> usize;
+
+    /// Replaces `values` by their sums over all processes. Every process gets the same bits, and in each run the same ones.
+    ///
+    /// # Errors
+    /// When another process is lost, or does not make the same call.
+    fn sum(&self, values: &mut [f32]) -> Result<(), Error>;
+
+    /// Replaces `bytes` by those of rank 0.
+    ///
+    /// # Errors
+    /// When another process is lost, or does not make the same call.
+    fn broadcast(&self, bytes: &mut [u8]) -> Result<(), Error>;
+
+    /// Returns when all processes have come here.
+    ///
+    /// # Errors
+    /// When another process is lost, or does not make the same call.
+    fn barrier(&self) -> Result<(), Error> {
+        self.sum(&mut [0.0])
+    }
+}
+
+/// A run of one process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Alone;
+
+impl Exchange for Alone {
+    fn rank(&self) -> usize {
+        0
+    }
+
+    fn world(&self) -> usize {
+        1
+    }
+
+    fn sum(&self, _: &mut [f32]) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn broadcast(&self, _: &mut [u8]) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// Why processes cannot work together.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An environment variable is missing or makes no sense.
+    #[error("the environment variable {name} is {value:?}: {wanted}")]
+    Setting {
+        /// Its name.
+        name: &'static str,
+        /// What it holds.
+        value: String,
+        /// What it should hold.
+        wanted: String,
+    },
+    /// This process cannot listen, or not reach another.
+    #[error("rank {rank} cannot {what}: {source}")]
+    Network {
+        /// This process.
+        rank: usize,
+        /// What it tried.
+        what: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// Rank 0 waited for the others in vain.
+    #[error("of {world} processes, these ranks did not come to {address} within {seconds} s: {missing:?}")]
+    Missing {
+        /// Number of processes.
+        world: usize,
+        /// Where rank 0 listens.
+        address: String,
+        /// How long it waited.
+        seconds: u64,
+        /// Who is not there.
+        missing: Vec<usize>,
+    },
+    /// Rank 0 was started for another number of processes.
+    #[error("rank {rank} was started with WORLD_SIZE={world}, but rank 0 with {other}: give all the same")]
+    World {
+        /// This process.
+        rank: usize,
+        /// Its number of processes.
+        world: usize,
+        /// That of rank 0.
+        other: usize,
+    },
+    /// The connection to a neighbour broke: it has ended.
+    #[error("rank {peer} has ended, so rank {rank} ends too ({source}): the messages of rank {peer} say why")]
+    Lost {
+        /// This process.
+        rank: usize,
+        /// The process that is gone.
+        peer: usize,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A neighbour says nothing.
+    #[error("rank {rank} has heard nothing from rank {peer} for {seconds} s: it hangs, or its machine is gone")]
+    Silent {
+        /// This process.
+        rank: usize,
+        /// The process that is silent.
+        peer: usize,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// A neighbour is at another point of its program.
+    #[error("rank {peer} is not in step with rank {rank}: start all processes with the same program, settings and pictures")]
+    OutOfStep {
+        /// This process.
+        rank: usize,
+        /// The other one.
+        peer: usize,
+    },
+}
+
+/// The exchange that the environment asks for: that of torchrun's variables, else a run of one process.
+///
+/// # Errors
+/// When the variables make no sense, or not all processes come together within `patience`.
+pub fn from_environment(patience: Duration) -> Result<Arc<dyn Exchange>, Error> {
+    Ok(match Place::from_environment()? {
+        Some(place) if place.world > 1 => Arc::new(tcp::Ring::join(&place, patience)?),
+        _ => Arc::new(Alone),
+    })
+}
