@@ -26,7 +26,7 @@ enum Verb {
 
 fn main() -> ExitCode {
     dino_train::process::prepare();
-    let matches = Cli::command().get_matches();
+    let matches = Cli::command().get_matches_from(cli::public::with_dashes(std::env::args_os()));
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::{Device, Tensor};
 
 use crate::checkpoint::state::{self, Description, Stored};
+use crate::checkpoint::{self, init};
 use crate::data::loader::{self, Batch, Plan};
 use crate::data::pictures::Pictures;
 use crate::learner::{self, Learner, Step};
@@ -27,6 +28,8 @@ pub struct Options {
     pub out: PathBuf,
     /// Go on from the newest checkpoint of the folder.
     pub resume: bool,
+    /// Checkpoint that a new run takes the weights of its backbones from.
+    pub init: Option<PathBuf>,
     /// Threads that decode and crop.
     pub workers: usize,
     /// Bytes of decoded pictures that are kept in memory.
@@ -76,13 +79,17 @@ pub fn train(recipe: &Recipe, options: &Options) -> Result<Outcome> {
     state::remove_unfinished(&options.out)?;
     let mut random = loader::generator(recipe.seed, WEIGHTS, 0, 0);
     let student = Network::new(recipe.backbone(), recipe.head(), &mut random, &options.device)?;
+    if let Some(path) = &options.init {
+        let notes = init::initialise(&student.backbone, path, checkpoint::Options::default());
+        notes.with_context(|| format!("--init {}", path.display()))?.iter().for_each(|note| tracing::info!("{note}"));
+    }
     let mut run = Run {
         recipe,
         options,
         plan: Plan { augmentation: recipe.augmentation()?, batch: recipe.batch_size_per_gpu, seed: recipe.seed, workers: options.workers },
         schedules: recipe.schedules(steps_per_epoch),
         steps_per_epoch,
-        learner: Learner::new(student)?,
+        learner: Learner::new(student, recipe.optimizer)?,
         fingerprint: pictures.fingerprint(),
         pictures,
         log: Log::new(&options.out),

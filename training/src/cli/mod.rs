@@ -2,4 +2,5 @@
 
 pub mod export;
 pub mod knn;
+pub mod public;
 pub mod train;
