@@ -365,9 +365,11 @@ impl Recipe {
         })
     }
 
-    /// The evaluation transform of what is trained: the paper's 256 / 224 ratio of shorter side to crop.
+    /// The evaluation transform of what is trained: the paper's 256 / 224 ratio of shorter side to crop. A ResNet's crop is the
+    /// nearest that its last map divides evenly.
     pub fn transform(&self) -> Transform {
         let crop = self.global_crops_size as u32;
+        let crop = if self.arch.is_resnet() { ((crop + 16) / 32).max(1) * 32 } else { crop };
         Transform {
             resize: Resize::Shorter((f64::from(crop) * 256.0 / 224.0).round() as u32),
             crop: Some((crop, crop)),

@@ -46,15 +46,16 @@ fn fill<'a>(groups: impl Iterator<Item = &'a Group>, file: &Golden, prefix: &str
 
 /// Compares flat values of each group with the tensors below `prefix`, and returns how many tensors that were.
 fn compare_groups<'a>(groups: impl Iterator<Item = (&'a Group, Vec<f32>)>, file: &Golden, prefix: &str, strip: &str) -> usize {
-    let mut compared = 0;
+    let (mut compared, mut wrong) = (0, Vec::new());
     for (group, flat) in groups {
         for entry in group.entries() {
             let want = values(&file.get(&format!("{prefix}.{}", entry.name.strip_prefix(strip).unwrap())));
             let got = &flat[entry.offset..entry.offset + entry.len()];
-            compare_values(got, &want, TOLERANCE).unwrap_or_else(|e| panic!("{prefix} {}: {e}", entry.name));
+            wrong.extend(compare_values(got, &want, TOLERANCE).err().map(|error| format!("{prefix}.{}: {error}", entry.name)));
             compared += 1;
         }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     compared
 }
 
