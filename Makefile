@@ -3,7 +3,7 @@
 LISTEN ?= 127.0.0.1:8080
 DATA ?= .cache/demo
 
-.PHONY: serve test lint onnxruntime bench-train
+.PHONY: serve test lint cuda-check onnxruntime bench-train
 
 ## Build, and serve the demo model with its gallery on http://$(LISTEN)
 serve: onnxruntime
@@ -20,6 +20,10 @@ lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+## Build the trainer for CUDA, with a compiler from PyPI; needs no GPU (about 10 minutes of processor time)
+cuda-check:
+	docker/cuda-check.sh .cache/cuda
 
 ## A whole training step and the augmentation beside PyTorch and torchvision, on these cores
 bench-train: .cache/bench/ready

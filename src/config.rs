@@ -19,6 +19,10 @@ pub struct ServeArgs {
     /// given several times; the first is the one that requests without `model` get.
     #[arg(long = "model", env = "DINO_MODEL", value_name = "[NAME=]PATH", value_delimiter = ',', required = true)]
     pub models: Vec<NamedModel>,
+    /// A linear classifier that `dino-train linear --out` wrote, for /classify?head=NAME (the folder's own name if NAME is left out).
+    /// May be given several times. Those in a model folder's `heads` are found without it.
+    #[arg(long = "head", env = "DINO_HEAD", value_name = "[NAME=]PATH", value_delimiter = ',')]
+    pub heads: Vec<NamedModel>,
     /// Address to listen on. The default is reachable from this machine only; port 0 picks a free one.
     #[arg(long, env = "DINO_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT")]
     pub listen: SocketAddr,
@@ -98,7 +102,7 @@ pub enum StoreImages {
     Original,
 }
 
-/// `[NAME=]PATH`.
+/// `[NAME=]PATH` of a model, or of a head.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamedModel {
     /// What requests call it.
@@ -178,6 +182,8 @@ impl FromStr for Seconds {
 pub struct Settings {
     /// At least one, names unique; the first is the default.
     pub models: Vec<NamedModel>,
+    /// Classifiers, beside those in the model folders; names unique.
+    pub heads: Vec<NamedModel>,
     /// Address to listen on.
     pub listen: SocketAddr,
     /// Folder of the collections.
@@ -222,6 +228,9 @@ pub enum ConfigError {
     /// Two models with one name.
     #[error("two models are called `{0}`: give one of them another name, --model NAME=PATH")]
     SameName(String),
+    /// Two heads with one name.
+    #[error("two heads are called `{0}`: give one of them another name, --head NAME=PATH")]
+    SameHead(String),
     /// A large body could never be read.
     #[error("--body-memory {body_memory} is smaller than --max-body {max_body}: a full body would never be read")]
     BodyMemoryTooSmall {
@@ -246,10 +255,11 @@ impl ServeArgs {
     /// # Errors
     /// See [`ConfigError`].
     pub fn resolve(self) -> Result<Settings, ConfigError> {
-        for (position, model) in self.models.iter().enumerate() {
-            if self.models[..position].iter().any(|other| other.name == model.name) {
-                return Err(ConfigError::SameName(model.name.clone()));
-            }
+        if let Some(name) = twice(&self.models) {
+            return Err(ConfigError::SameName(name));
+        }
+        if let Some(name) = twice(&self.heads) {
+            return Err(ConfigError::SameHead(name));
         }
         let (queue, pictures) = (self.queue.get(), self.max_pictures.get());
         if queue < pictures {
@@ -261,6 +271,7 @@ impl ServeArgs {
         }
         Ok(Settings {
             models: self.models,
+            heads: self.heads,
             listen: self.listen,
             data_dir: self.data_dir,
             exact_below: self.exact_below,
@@ -281,6 +292,12 @@ impl ServeArgs {
             log_format: self.log_format,
         })
     }
+}
+
+/// The first name that is given twice.
+fn twice(named: &[NamedModel]) -> Option<String> {
+    let again = |(position, one): &(usize, &NamedModel)| named[..*position].iter().any(|other| other.name == one.name);
+    named.iter().enumerate().find(again).map(|(_, one)| one.name.clone())
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ pub mod batch;
 pub mod bulk;
 pub mod config;
 pub mod embedding;
+pub mod head;
 pub mod http;
 pub mod index;
 pub mod media;

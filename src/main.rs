@@ -18,6 +18,7 @@ struct Cli {
 enum Verb {
     /// Serve models over HTTP until SIGTERM or SIGINT.
     Serve(Box<dino_server::config::ServeArgs>),
+    Healthcheck(cli::healthcheck::Args),
     Import(cli::import::Args),
     Snapshot(cli::snapshot::Args),
     Restore(cli::restore::Args),
@@ -28,6 +29,7 @@ enum Verb {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().verb {
         Verb::Serve(args) => cli::serve::run(*args),
+        Verb::Healthcheck(args) => cli::healthcheck::run(&args),
         Verb::Import(args) => cli::import::run(&args),
         Verb::Snapshot(args) => cli::snapshot::run(&args),
         Verb::Restore(args) => cli::restore::run(&args),

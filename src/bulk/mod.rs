@@ -9,12 +9,12 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use image::RgbImage;
-use ndarray::Axis;
+use ndarray::{Array3, Axis};
 use parking_lot::Mutex;
 
 use crate::embedding::{self, EmbeddingError, Pooling};
 use crate::media::{self, DecodeError, Limits};
-use crate::model::{Model, ModelError, Session, SessionOptions};
+use crate::model::{Model, ModelError, Outputs, Session, SessionOptions};
 use crate::transform::Transform;
 
 /// Files between two visits of the sink: enough that workers rarely wait for each other, and few enough that an
@@ -138,10 +138,29 @@ impl Worker<'_> {
     /// [`Error::Decode`] blames the picture, the others the model.
     pub fn embed(&mut self, bytes: &[u8]) -> Result<(RgbImage, Vec<f32>), Error> {
         let picture = media::decode(bytes, &self.recipe.limits)?;
-        let pixels = self.recipe.transform.apply(&picture).insert_axis(Axis(0));
-        let outputs = self.session.run(pixels.view())?;
+        let outputs = self.run(self.recipe.transform.apply(&picture))?;
         let rows = embedding::pool(&outputs, self.recipe.registers, self.recipe.pooling)?;
         Ok((picture, rows.into_iter().collect()))
+    }
+}
+
+impl Worker<'_> {
+    /// The model's evaluation transform.
+    pub fn transform(&self) -> &Transform {
+        &self.recipe.transform
+    }
+
+    /// The model's number of register tokens.
+    pub fn registers(&self) -> usize {
+        self.recipe.registers
+    }
+
+    /// Runs one input `[3, H, W]`; the outputs are those of a batch of one.
+    ///
+    /// # Errors
+    /// See [`Session::run`].
+    pub fn run(&mut self, pixels: Array3<f32>) -> Result<Outputs, ModelError> {
+        self.session.run(pixels.insert_axis(Axis(0)).view())
     }
 }
 

@@ -1,5 +1,6 @@
 //! One file per verb.
 
+pub(crate) mod healthcheck;
 pub(crate) mod import;
 pub(crate) mod reembed;
 pub(crate) mod restore;

@@ -1,6 +1,9 @@
-//! `POST /classify`: a vote of the nearest neighbours in a collection.
+//! `POST /classify`: a vote of the nearest neighbours in a collection, or the verdict of a linear head.
+
+use std::sync::Arc;
 
 use axum::{Json, extract::State, response::IntoResponse};
+use ndarray::Axis;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -11,17 +14,19 @@ use super::{
 };
 use crate::{
     embedding,
+    head::LinearHead,
     index::{
         Collection, DEFAULT_EF, Filter, Item, Neighbour, Predicate, Search,
         vote::{ClassScore, DEFAULT_K, DEFAULT_TEMPERATURE, vote, winner},
     },
-    serving::{COLLECTION_POOLING, Seen, Served},
+    serving::{COLLECTION_POOLING, Seen, Served, UnknownHead},
 };
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Options {
     model: Option<String>,
+    head: Option<String>,
     collection: String,
     k: usize,
     temperature: f64,
@@ -35,6 +40,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             model: None,
+            head: None,
             collection: "default".into(),
             k: DEFAULT_K,
             temperature: DEFAULT_TEMPERATURE,
@@ -53,6 +59,20 @@ impl Options {
         if !(self.temperature > 0.0 && self.temperature.is_finite()) {
             return refused(format!("temperature: must be above 0, not {}", self.temperature));
         }
+        if self.head.is_some() {
+            let vote = Self::default();
+            let foreign = [
+                ("collection", self.collection != vote.collection),
+                ("k", self.k != vote.k),
+                ("temperature", (self.temperature - vote.temperature).abs() > 0.0),
+                ("exact", self.exact != vote.exact),
+                ("ef", self.ef != vote.ef),
+                ("filter", self.filter.is_some()),
+            ];
+            if let Some((name, _)) = foreign.iter().find(|(_, given)| *given) {
+                return refused(format!("{name}: belongs to the vote of a collection, not to a head; leave out one of them"));
+            }
+        }
         if !(0.0..=1.0).contains(&self.min_score) {
             return refused(format!("min_score: must lie between 0 and 1, not {}", self.min_score));
         }
@@ -62,12 +82,15 @@ impl Options {
 
 #[derive(Serialize)]
 struct Answer {
-    collection: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    collection: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    head: Option<String>,
     model: String,
     results: Vec<Verdict>,
 }
 
-/// What the neighbours of one picture say.
+/// What the neighbours of one picture, or the head, say.
 #[derive(Serialize)]
 struct Verdict {
     /// The best class, unless its score is under `min_score` or nobody voted.
@@ -88,31 +111,70 @@ struct Hit {
 pub(super) async fn handle(State(app): State<App>, submission: Submission<Options>) -> Result<impl IntoResponse, Problem> {
     let Submission { pictures, options, room } = submission;
     options.check()?;
-    let collection = collections::find(&app, &options.collection)?;
-    let served = collections::model_of(&app, &collection, options.model.as_deref())?;
+    let judge = match &options.head {
+        Some(head) => Judge::Head(head.clone()),
+        None => Judge::Collection(collections::find(&app, &options.collection)?),
+    };
+    let served = match &judge {
+        Judge::Head(head) => app.registry.with_head(head, options.model.as_deref())?,
+        Judge::Collection(collection) => collections::model_of(&app, collection, options.model.as_deref())?,
+    };
     within(&app, async {
         let transform = served.manifest().transform.clone();
         let inference = infer(&app, &served, pictures, move |picture| transform.apply(picture)).await?;
-        let answer = app.pool.run(move || answer(&served, &collection, &inference.seen, &options)).await??;
+        let answer = app.pool.run(move || answer(&served, &judge, &inference.seen, &options)).await??;
         drop(room);
         Ok((inference.timing.header(), Json(answer)))
     })
     .await
 }
 
-fn answer(served: &Served, collection: &Collection, seen: &[Seen], options: &Options) -> Result<Answer, Problem> {
-    let registers = served.manifest().registers as usize;
-    let results = seen
-        .iter()
-        .map(|seen| {
-            let vector = embedding::pool(&seen.outputs, registers, COLLECTION_POOLING)?;
-            judge(collection, &vector.into_flat().to_vec(), options)
-        })
-        .collect::<Result<_, _>>()?;
-    Ok(Answer { collection: collection.name().to_string(), model: served.name().into(), results })
+/// Who says what a picture shows.
+enum Judge {
+    Collection(Arc<Collection>),
+    /// The head of this name.
+    Head(String),
 }
 
-fn judge(collection: &Collection, vector: &[f32], options: &Options) -> Result<Verdict, Problem> {
+fn answer(served: &Served, judge: &Judge, seen: &[Seen], options: &Options) -> Result<Answer, Problem> {
+    let registers = served.manifest().registers as usize;
+    let mut answer = Answer { collection: None, head: None, model: served.name().into(), results: Vec::with_capacity(seen.len()) };
+    match judge {
+        Judge::Collection(collection) => {
+            for seen in seen {
+                let vector = embedding::pool(&seen.outputs, registers, COLLECTION_POOLING)?;
+                answer.results.push(vote_of(collection, &vector.into_flat().to_vec(), options)?);
+            }
+            answer.collection = Some(collection.name().to_string());
+        }
+        Judge::Head(name) => {
+            let Some(head) = served.heads().get(name) else { return Err(UnknownHead::new(name, [served]).into()) };
+            for seen in seen {
+                let features = head.description().tokens.of(&seen.outputs, registers)?;
+                let row = head.probabilities(features.view()).index_axis_move(Axis(0), 0);
+                answer.results.push(verdict_of(head, row.as_slice().unwrap_or_default(), options));
+            }
+            answer.head = Some(name.clone());
+        }
+    }
+    Ok(answer)
+}
+
+/// The classes of a head, best first; `probabilities` has one for each.
+fn verdict_of(head: &LinearHead, probabilities: &[f64], options: &Options) -> Verdict {
+    let labels = head.description().classes.iter();
+    let mut classes: Vec<_> = labels.zip(probabilities).map(|(label, &score)| ClassScore { label: label.clone(), score }).collect();
+    // Stable: ties keep the order of the classes.
+    classes.sort_by(|a, b| b.score.total_cmp(&a.score));
+    Verdict {
+        label: winner(&classes, options.min_score).cloned(),
+        score: classes.first().map_or(0.0, |best| best.score),
+        classes,
+        neighbors: Vec::new(),
+    }
+}
+
+fn vote_of(collection: &Collection, vector: &[f32], options: &Options) -> Result<Verdict, Problem> {
     let passes = options.filter.as_ref().map(|filter| |item: &Item| filter.passes(item));
     let filter = passes.as_ref().map(|passes| passes as Predicate<'_>);
     let search = Search { k: options.k, ef: options.ef, exact: options.exact, filter };

@@ -97,6 +97,7 @@ struct ModelInfo {
     precision: String,
     device: String,
     source_sha256: String,
+    classifiers: Vec<String>,
 }
 
 /// The models that are served; the first is the one that requests without `model` get.
@@ -119,6 +120,7 @@ pub(super) async fn models(State(app): State<App>) -> impl IntoResponse {
                 precision: served.precision().to_string(),
                 device: served.device().to_string(),
                 source_sha256: manifest.source.sha256.clone(),
+                classifiers: served.heads().keys().cloned().collect(),
             }
         })
         .collect();

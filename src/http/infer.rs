@@ -16,7 +16,7 @@ use super::{
 use crate::{
     batch::{Failure, Full},
     media::DecodeError,
-    serving::{Panicked, PictureError, Seen, Served, UnknownModel},
+    serving::{Panicked, PictureError, Seen, Served, UnknownHead, UnknownModel},
 };
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
@@ -164,6 +164,12 @@ impl From<Full> for Problem {
         let mut problem = Self::new(Code::QueueFull, format!("{full}; try again in {seconds} s"));
         problem.retry_after = Some(full.retry_after);
         problem
+    }
+}
+
+impl From<UnknownHead> for Problem {
+    fn from(error: UnknownHead) -> Self {
+        Self::new(Code::UnknownHead, error.to_string())
     }
 }
 

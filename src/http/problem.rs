@@ -34,6 +34,8 @@ pub enum Code {
     UnknownRoute,
     /// No such model.
     UnknownModel,
+    /// No such head.
+    UnknownHead,
     /// No such collection.
     UnknownCollection,
     /// No such item in the collection, or it has no picture.
@@ -94,7 +96,9 @@ impl Code {
             | Self::NoPictures
             | Self::UrlFetchingOff
             | Self::NotOffered => StatusCode::BAD_REQUEST,
-            Self::UnknownRoute | Self::UnknownModel | Self::UnknownCollection | Self::UnknownItem => StatusCode::NOT_FOUND,
+            Self::UnknownRoute | Self::UnknownModel | Self::UnknownHead | Self::UnknownCollection | Self::UnknownItem => {
+                StatusCode::NOT_FOUND
+            }
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,

@@ -26,6 +26,9 @@ pub struct Manifest {
     pub heads: u32,
     /// Register tokens between CLS and the patches.
     pub registers: u32,
+    /// Blocks, counted from the last, whose CLS token the output `last_blocks` holds; 0 without that output.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub last_blocks: u32,
     /// How positions follow the picture's size, in words: `dino-bicubic-scale`, `bicubic-size`, `bicubic-antialias`, `rotary`, `none`.
     pub position_interpolation: String,
     /// The evaluation transform.
@@ -184,6 +187,11 @@ impl Manifest {
         }
         Ok(())
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde calls")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 fn is_sha256(text: &str) -> bool {

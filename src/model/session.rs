@@ -13,7 +13,7 @@ use super::{Device, Manifest, ModelError, Precision, runtime};
 /// Name of the graph's input.
 const INPUT: &str = "pixel_values";
 /// Names of the outputs that a graph may have.
-const OUTPUTS: [&str; 5] = ["last_hidden_state", "attention", "keys", "embedding", "feature_map"];
+const OUTPUTS: [&str; 6] = ["last_hidden_state", "attention", "keys", "embedding", "feature_map", "last_blocks"];
 
 /// How sessions are started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,8 @@ pub struct Outputs {
     pub embedding: Option<Array2<f32>>,
     /// `[B, D, h, w]`: the feature map of a ResNet.
     pub feature_map: Option<Array4<f32>>,
+    /// `[B, n, D]`: CLS after each of the last n blocks, normalised by the final norm, in the order of the blocks.
+    pub last_blocks: Option<Array3<f32>>,
 }
 
 /// A loaded graph. It runs one batch at a time: give each worker one of its own.
@@ -108,6 +110,7 @@ impl Session {
             keys: take(&outputs, "keys")?,
             embedding: take(&outputs, "embedding")?,
             feature_map: take(&outputs, "feature_map")?,
+            last_blocks: take(&outputs, "last_blocks")?,
         })
     }
 }

@@ -29,6 +29,7 @@ fn one(outputs: &Outputs, index: usize) -> Outputs {
         keys: part(outputs.keys.as_ref(), index),
         embedding: part(outputs.embedding.as_ref(), index),
         feature_map: part(outputs.feature_map.as_ref(), index),
+        last_blocks: part(outputs.last_blocks.as_ref(), index),
     }
 }
 

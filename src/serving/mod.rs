@@ -1,10 +1,14 @@
 //! The models that are served, and a picture's way through one of them: decode, transform, queue, outputs.
 
 mod engine;
+mod heads;
 mod pool;
 mod registry;
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use image::RgbImage;
@@ -13,12 +17,14 @@ use ndarray::Array3;
 use crate::{
     batch::{Batcher, Failure, Health},
     embedding::Pooling,
+    head::LinearHead,
     media::{self, DecodeError},
     model::{Device, Manifest, Outputs, Precision},
     transform::PatchGrid,
 };
 
 pub use engine::SessionEngine;
+pub use heads::{HeadsError, UnknownHead};
 pub use pool::{Panicked, Pool};
 pub use registry::{LoadError, Registry, UnknownModel};
 
@@ -34,6 +40,7 @@ pub struct Served {
     precision: Precision,
     outputs: Vec<&'static str>,
     on_the_way: usize,
+    heads: BTreeMap<String, LinearHead>,
     batcher: Batcher<Outputs>,
 }
 
@@ -96,6 +103,11 @@ impl Served {
     /// Names of the outputs that its graph has.
     pub fn outputs(&self) -> &[&'static str] {
         &self.outputs
+    }
+
+    /// The classifiers on its features, by name.
+    pub fn heads(&self) -> &BTreeMap<String, LinearHead> {
+        &self.heads
     }
 
     /// State of its workers.

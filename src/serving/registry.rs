@@ -4,7 +4,7 @@ use std::{sync::Arc, thread::available_parallelism};
 
 use ndarray::Array3;
 
-use super::{COLLECTION_POOLING, Served, SessionEngine};
+use super::{COLLECTION_POOLING, HeadsError, Served, SessionEngine, UnknownHead, heads};
 use crate::{
     batch::{Batcher, Budget},
     config::{NamedModel, Settings},
@@ -16,7 +16,7 @@ const ACCELERATOR_PICTURES: usize = 64;
 /// Patches in one batch on an accelerator: that many pictures of 224 pixels in patches of 16.
 const ACCELERATOR_PATCHES: usize = ACCELERATOR_PICTURES * 196;
 /// Outputs that a graph may have (see [`Outputs`](crate::model::Outputs)).
-const OUTPUTS: [&str; 5] = ["last_hidden_state", "attention", "keys", "embedding", "feature_map"];
+const OUTPUTS: [&str; 6] = ["last_hidden_state", "attention", "keys", "embedding", "feature_map", "last_blocks"];
 
 /// The models of a server; the first is the default.
 pub struct Registry(Vec<Arc<Served>>);
@@ -40,6 +40,9 @@ pub enum LoadError {
         /// What is wrong.
         reason: String,
     },
+    /// A classifier cannot be used.
+    #[error(transparent)]
+    Head(#[from] HeadsError),
     /// The system gives no threads.
     #[error("cannot start a thread for model `{name}`: {source}")]
     Thread {
@@ -66,7 +69,9 @@ impl Registry {
     /// # Errors
     /// See [`LoadError`].
     pub fn load(settings: &Settings) -> Result<Self, LoadError> {
-        settings.models.iter().map(|model| load(model, settings).map(Arc::new)).collect::<Result<_, _>>().map(Self)
+        let mut models = settings.models.iter().map(|model| load(model, settings)).collect::<Result<Vec<_>, _>>()?;
+        heads::attach(&mut models, &settings.heads)?;
+        Ok(Self(models.into_iter().map(Arc::new).collect()))
     }
 
     /// The model of that name, or the default for none.
@@ -81,6 +86,16 @@ impl Registry {
             name: name.chars().take(128).collect(),
             known: self.iter().map(|served| served.name()).collect::<Vec<_>>().join(", "),
         })
+    }
+
+    /// The model that has a head of that name: the one that is named, else the first.
+    ///
+    /// # Errors
+    /// When there is no such head; one that asks for a model that is not there hears that no model has it.
+    pub fn with_head(&self, head: &str, model: Option<&str>) -> Result<Arc<Served>, UnknownHead> {
+        let candidates = || self.iter().filter(|served| model.is_none_or(|model| served.name() == model));
+        let found = candidates().find(|served| served.heads().contains_key(head));
+        found.cloned().ok_or_else(|| UnknownHead::new(head, candidates().map(Arc::as_ref)))
     }
 
     /// The model of requests that name none.
@@ -109,6 +124,7 @@ fn load(named: &NamedModel, settings: &Settings) -> Result<Served, LoadError> {
     sessions.extend(model.sessions(&options, workers - 1).map_err(failed)?);
     let outputs = OUTPUTS.into_iter().filter(|output| sessions[0].has_output(output)).collect();
 
+    let fingerprint = model.fingerprint(COLLECTION_POOLING);
     let budget = budget(device, manifest.patch_size);
     let engines = sessions.into_iter().map(SessionEngine).collect();
     let rehearsal = Array3::zeros((3, height as usize, width as usize));
@@ -116,7 +132,8 @@ fn load(named: &NamedModel, settings: &Settings) -> Result<Served, LoadError> {
     tracing::info!(model = name, architecture = manifest.architecture, %device, precision = %options.precision, workers, "loaded");
     Ok(Served {
         name: name.clone(),
-        fingerprint: model.fingerprint(COLLECTION_POOLING),
+        heads: heads::of_folder(path, &manifest, &fingerprint)?,
+        fingerprint,
         manifest,
         device,
         precision: options.precision,

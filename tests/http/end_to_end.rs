@@ -8,7 +8,7 @@ use std::{
 use image::{RgbImage, imageops};
 use serde_json::Value;
 
-use crate::harness::{Server, program, root};
+use crate::harness::{Server, program, root, tiny_model};
 
 /// `dino-train`, which cargo builds beside the server when the whole workspace is tested.
 fn trainer() -> Command {
@@ -92,6 +92,8 @@ fn a_trained_model_is_exported_and_served() {
     assert!((served - figures["k5"]["top1"].as_f64().unwrap()).abs() < 1e-6, "served {served}, evaluated {figures}");
     assert!(served > 40.0, "four photos told apart in {served} % of the windows: chance is 25");
 
+    a_linear_head_answers_what_was_evaluated(folder.path(), &val);
+
     let (label, picture) = &labelled(&train)[0];
     let picture = fs_err::read(picture).unwrap();
     let vectors = server.post("/embed?pooling=cls", "image/png", &picture).ok().vectors();
@@ -108,6 +110,48 @@ fn a_trained_model_is_exported_and_served() {
     drop(server);
     let server = Server::with_models(&[&at("model")], &["--data-dir", &at("data")]);
     assert!((accuracy(&server, &val, "k=5&exact=true") - served).abs() < 1e-9);
+}
+
+/// Heads on the last block and on two of them, given by flag and found in the model's folder.
+fn a_linear_head_answers_what_was_evaluated(folder: &Path, val: &[(String, PathBuf)]) {
+    let at = |name: &str| folder.join(name).into_os_string().into_string().unwrap();
+    succeed(trainer().args(["export", "--checkpoint", &at("run"), "--out", &at("deep"), "--last-blocks", "2"]));
+    let linear = |model: &str, more: &[&str]| -> Value {
+        let settings = ["--train", &at("train"), "--val", &at("val"), "--epochs", "20", "--batch-size", "8", "--cached", "2"];
+        let output = succeed(trainer().args(["linear", "--model", model]).args(settings).args(more));
+        serde_json::from_str(String::from_utf8_lossy(&output.stdout).lines().last().unwrap()).unwrap()
+    };
+    let plain = linear(&at("model"), &["--out", &at("plain")]);
+    let deep = linear(&at("run"), &["--n-last-blocks", "2", "--avgpool-patchtokens", "true", "--out", &at("deep/heads/both")]);
+    let server = Server::with_models(&[&at("model"), &at("deep")], &["--head", &at("plain")]);
+    for (head, figures) in [("plain", &plain), ("both", &deep)] {
+        let served = accuracy(&server, val, &format!("head={head}"));
+        assert!((served - figures["top1"].as_f64().unwrap()).abs() < 1e-6, "{head}: served {served}, evaluated {figures}");
+        assert!(served > 40.0, "{served} %: chance is 25");
+    }
+    let picture = fs_err::read(&val[0].1).unwrap();
+    let answer = server.post("/classify?head=plain", "image/png", &picture).ok().json();
+    let result = &answer["results"][0];
+    let scores: f64 = result["classes"].as_array().unwrap().iter().map(|class| class["score"].as_f64().unwrap()).sum();
+    assert!((scores - 1.0).abs() < 1e-9 && result["neighbors"] == serde_json::json!([]), "{answer}");
+    assert_eq!((&answer["head"], &answer["model"]), (&"plain".into(), &"model".into()));
+    assert_eq!(result["classes"].as_array().unwrap().len(), 4);
+    assert_eq!(server.post("/classify?head=plain&min_score=1", "image/png", &picture).ok().json()["results"][0]["label"], Value::Null);
+    let unknown = server.post("/classify?head=none", "image/png", &picture).problem(404, "unknown_head");
+    assert!(unknown["detail"].as_str().unwrap().contains("plain"), "{unknown}");
+    server.post("/classify?head=both&model=model", "image/png", &picture).problem(404, "unknown_head");
+    server.post("/classify?head=plain&k=3", "image/png", &picture).problem(400, "bad_parameter");
+
+    // A head of other weights, and one of blocks that the folder does not give, end the start.
+    let refused = |model: &str, head: &str| {
+        let output = program().args(["serve", "--listen", "127.0.0.1:0", "--model", model, "--head", head]).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let error = refused(tiny_model().to_str().unwrap(), &at("plain"));
+    assert!(error.contains("head `plain`") && error.contains("fingerprint"), "{error}");
+    let error = refused(&at("model"), &at("deep/heads/both"));
+    assert!(error.contains("--last-blocks 2"), "{error}");
 }
 
 /// One picture of each class of Caltech-101's val split, against the gallery of the train split that ships.

@@ -9,8 +9,10 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
 use clap::Parser;
+use dino_train::accumulate::Accumulated;
 use dino_train::backbone::parameters::Random;
 use dino_train::backbone::vit::VitConfig;
+use dino_train::exchange::Alone;
 use dino_train::head::HeadConfig;
 use dino_train::kernels::matmul::{Precision, has_bf16};
 use dino_train::learner::{Learner, Step};
@@ -92,7 +94,9 @@ fn main() -> Result<()> {
     let mut seconds = Vec::new();
     for number in 0..args.warmup + args.steps {
         let since = Instant::now();
-        let report = learner.step(&global, Some(&local), &step, &mut random)?;
+        let mut accumulated = Accumulated::default();
+        learner.add(&mut accumulated, &global, Some(&local), step.teacher_temp, &mut random)?;
+        let report = learner.step(accumulated, &Alone, &step, false)?;
         anyhow::ensure!(report.loss.is_finite(), "the loss is {}", report.loss);
         if number >= args.warmup {
             seconds.push(since.elapsed().as_secs_f64());

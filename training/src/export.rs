@@ -60,12 +60,14 @@ pub struct Options {
     pub precisions: Vec<Precision>,
     /// Pictures to measure with what each precision but float32 costs. Those in folders are of the class of its name.
     pub pictures: Option<PathBuf>,
+    /// Blocks, counted from the last, whose CLS tokens the graph gives beside its usual outputs; at most all of them.
+    pub last_blocks: usize,
 }
 
 impl Default for Options {
     /// One file, in float32.
     fn default() -> Self {
-        Self { checkpoint: checkpoint::Options::default(), precisions: vec![Precision::F32], pictures: None }
+        Self { checkpoint: checkpoint::Options::default(), precisions: vec![Precision::F32], pictures: None, last_blocks: 0 }
     }
 }
 
@@ -99,7 +101,7 @@ pub fn export(path: &Path, out: &Path, options: &Options) -> Result<Exported, Er
     let work = tempfile::Builder::new().prefix(".dino-export-").tempdir_in(parent)?;
     let folder = work.path().join("new");
 
-    let mut manifest = write(&checkpoint, &folder, &options.precisions)?;
+    let mut manifest = write(&checkpoint, &folder, &options.precisions, options.last_blocks)?;
     for precision in options.precisions.iter().copied() {
         try_model(&folder, &manifest, precision)?;
     }
@@ -122,17 +124,21 @@ pub fn export(path: &Path, out: &Path, options: &Options) -> Result<Exported, Er
 }
 
 /// Writes the ONNX files and the manifest.
-fn write(checkpoint: &Checkpoint, folder: &Path, precisions: &[Precision]) -> Result<Manifest, Error> {
+fn write(checkpoint: &Checkpoint, folder: &Path, precisions: &[Precision], last_blocks: usize) -> Result<Manifest, Error> {
     fs_err::create_dir(folder)?;
     let mut files = BTreeMap::new();
+    let last_blocks = match &checkpoint.backbone {
+        Backbone::Vit(vit) => last_blocks.min(vit.blocks.len()),
+        Backbone::Resnet(_) => 0,
+    };
     for precision in precisions.iter().copied() {
         let name = file_name(precision).to_owned();
-        let model = onnx::encode(&checkpoint.backbone, precision)?;
+        let model = onnx::encode(&checkpoint.backbone, precision, last_blocks)?;
         fs_err::write(folder.join(&name), &model)?;
         let file = File { name, sha256: dino_server::model::sha256(&model), cost: None };
         files.insert(precision.as_str().to_owned(), file);
     }
-    let manifest = manifest(checkpoint, files);
+    let manifest = Manifest { last_blocks: last_blocks as u32, ..manifest(checkpoint, files) };
     write_manifest(folder, &manifest)?;
     Ok(manifest)
 }
@@ -154,7 +160,7 @@ fn measure(checkpoint: &Checkpoint, folder: &Path, manifest: &mut Manifest, pict
         pictures.embed(folder, Precision::F32)?
     } else {
         let reference = work.join("reference");
-        write(checkpoint, &reference, &[Precision::F32])?;
+        write(checkpoint, &reference, &[Precision::F32], 0)?;
         pictures.embed(&reference, Precision::F32)?
     };
     for precision in narrow {
@@ -198,6 +204,7 @@ fn manifest(checkpoint: &Checkpoint, files: BTreeMap<String, File>) -> Manifest 
         depth,
         heads,
         registers,
+        last_blocks: 0,
         position_interpolation: positions.to_owned(),
         transform: checkpoint.transform.clone(),
         source: Source { file: checkpoint.file.clone(), layout: checkpoint.layout.to_owned(), sha256: checkpoint.sha256.clone() },
@@ -222,6 +229,7 @@ fn try_model(folder: &Path, manifest: &Manifest, precision: Precision) -> Result
             ("keys", outputs.keys.is_none_or(|array| finite(&array))),
             ("embedding", outputs.embedding.is_none_or(|array| finite(&array))),
             ("feature_map", outputs.feature_map.is_none_or(|array| finite(&array))),
+            ("last_blocks", outputs.last_blocks.is_none_or(|array| finite(&array))),
         ] {
             if !finite {
                 return Err(Error::NotFinite(name));

@@ -3,8 +3,10 @@
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor};
 
+use crate::accumulate::{self, Accumulated, Averages, Share};
 use crate::backbone::Pass;
 use crate::backbone::parameters::{Group, Random};
+use crate::exchange::Exchange;
 use crate::loss::{DinoLoss, Value};
 use crate::network::Network;
 use crate::optimizer::{Algorithm, Optimizer, Settings, moving_average};
@@ -33,21 +35,34 @@ pub struct Step {
     pub teacher_temp: f64,
 }
 
-/// What one step did.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// What one step did, over all processes.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Report {
     /// Cross-entropy between teacher and student.
     pub loss: f64,
     /// Mean entropy of the teacher's distribution, in nats.
     pub teacher_entropy: f64,
+    /// Mean of the teacher's distributions, one share for each output.
+    pub distribution: Vec<f32>,
+    /// Standard deviation of the teacher's L2-normalised CLS features over the pictures, averaged over dimensions: 1/√dim where
+    /// they spread over the sphere, 0 where all are the same.
+    pub feature_std: f64,
+    /// Whether a process was told to stop.
+    pub stop: bool,
 }
 
 /// Why a step was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The loss is NaN or infinite; nothing was changed but the centre.
+    /// The loss is NaN or infinite; nothing was changed.
     #[error("the loss is {0}: nothing was learnt from this batch; lower the learning rate, or warm it up over more epochs")]
     NotFinite(f64),
+    /// The loss of other processes is NaN or infinite; nothing was changed.
+    #[error("the loss of rank {0:?} is not finite: its messages name the pictures")]
+    Elsewhere(Vec<usize>),
+    /// Another process is lost, or the device failed.
+    #[error(transparent)]
+    Sums(#[from] accumulate::Error),
     /// The device failed, or shapes do not fit.
     #[error(transparent)]
     Device(#[from] candle_core::Error),
@@ -63,6 +78,25 @@ pub struct Gradients {
     pub student: Tensor,
     /// The teacher's logits, crop by crop.
     pub teacher: Tensor,
+    /// The teacher's CLS features, crop by crop.
+    pub features: Tensor,
+}
+
+impl Gradients {
+    /// What it adds to a step.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn share(self) -> Result<Share> {
+        Ok(Share {
+            loss: f64::from(self.value.loss.to_scalar::<f32>()?),
+            teacher_entropy: self.value.teacher_entropy,
+            gradients: self.gradients,
+            logits: self.teacher,
+            targets: self.value.targets,
+            features: self.features,
+        })
+    }
 }
 
 impl Learner {
@@ -77,39 +111,63 @@ impl Learner {
         Ok(Self { student, teacher, loss: DinoLoss::new(out, &device)?, optimizer: Optimizer::new(algorithm) })
     }
 
-    /// Loss and gradients of one batch; moves the centre and nothing else.
+    /// Loss and gradients of one batch; changes nothing but the running statistics of batch norms.
     ///
     /// `global` holds the two global views one after the other, `[2 * pictures, 3, h, w]`; `local` the other views, if any.
     ///
     /// # Errors
     /// When shapes do not fit, or the device fails.
-    pub fn gradients(&mut self, global: &Tensor, local: Option<&Tensor>, teacher_temp: f64, random: &mut dyn Random) -> Result<Gradients> {
-        let teacher = self.teacher.forward(std::slice::from_ref(global), &mut Pass::Teacher)?;
+    pub fn gradients(&self, global: &Tensor, local: Option<&Tensor>, teacher_temp: f64, random: &mut dyn Random) -> Result<Gradients> {
+        let features = self.teacher.backbone.features(std::slice::from_ref(global), &mut Pass::Teacher)?;
+        let teacher = self.teacher.head.forward(&features, &Pass::Teacher)?;
         let crops: Vec<Tensor> = std::iter::once(global).chain(local).cloned().collect();
         let student = self.student.forward(&crops, &mut Pass::Trained(random))?;
         let value = self.loss.evaluate(&student, &teacher, teacher_temp)?;
         let gradients = value.loss.backward()?;
-        Ok(Gradients { value, gradients, student: student.detach(), teacher })
+        Ok(Gradients { value, gradients, student: student.detach(), teacher, features })
     }
 
-    /// One training step.
+    /// Adds one micro-batch to what a step learns from; see [`Learner::gradients`].
     ///
     /// # Errors
-    /// When the loss is not finite, shapes do not fit, or the device fails.
-    pub fn step(
-        &mut self,
+    /// When shapes do not fit, or the device fails.
+    pub fn add(
+        &self,
+        accumulated: &mut Accumulated,
         global: &Tensor,
         local: Option<&Tensor>,
-        step: &Step,
+        teacher_temp: f64,
         random: &mut dyn Random,
+    ) -> Result<()> {
+        let share = self.gradients(global, local, teacher_temp, random)?.share()?;
+        accumulated.add(share, &self.student.groups().collect::<Vec<_>>())
+    }
+
+    /// One training step from all its micro-batches, together with the other processes: the centre, the student, the teacher.
+    /// `stop` says whether this process was told to stop.
+    ///
+    /// # Errors
+    /// When a loss is not finite, another process is lost, or the device fails; nothing was changed then.
+    pub fn step(
+        &mut self,
+        accumulated: Accumulated,
+        exchange: &dyn Exchange,
+        step: &Step,
+        stop: bool,
     ) -> std::result::Result<Report, Error> {
-        let batch = self.gradients(global, local, step.teacher_temp, random)?;
-        let loss = f64::from(batch.value.loss.to_scalar::<f32>()?);
-        if !loss.is_finite() {
-            return Err(Error::NotFinite(loss));
+        let own = accumulated.loss();
+        let groups: Vec<&Group> = self.student.groups().collect();
+        let averages = accumulated.average(&groups, exchange, stop)?;
+        if !own.is_finite() {
+            return Err(Error::NotFinite(own));
         }
-        self.apply(&batch.gradients, step)?;
-        Ok(Report { loss, teacher_entropy: batch.value.teacher_entropy })
+        if !averages.failed.is_empty() {
+            return Err(Error::Elsewhere(averages.failed));
+        }
+        self.loss.move_centre(&averages.logits)?;
+        self.apply(&averages.gradients, step)?;
+        let Averages { loss, teacher_entropy, distribution, feature_std, stop, .. } = averages;
+        Ok(Report { loss, teacher_entropy, distribution, feature_std, stop })
     }
 
     /// Moves the student by gradients, then the teacher after it.

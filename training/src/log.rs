@@ -7,6 +7,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::state::write_atomically;
+use crate::evaluate::online::Knn;
 
 /// One epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,6 +24,15 @@ pub struct Line {
     pub teacher_entropy: f64,
     /// Mean divergence between teacher and student: loss less entropy.
     pub kl: f64,
+    /// Entropy of the mean of the teacher's distributions over the last pictures, in nats: near 0 one output takes all.
+    #[serde(default)]
+    pub mean_entropy: f64,
+    /// Standard deviation of the teacher's L2-normalised CLS features over the pictures of a step, averaged over dimensions.
+    #[serde(default)]
+    pub feature_std: f64,
+    /// What `feature_std` is where features spread evenly: 1/√dim.
+    #[serde(default)]
+    pub feature_std_even: f64,
     /// Learning rate of the last step.
     pub lr: f64,
     /// Weight decay of the last step.
@@ -35,8 +45,11 @@ pub struct Line {
     pub images_per_second: f64,
     /// Wall time of the epoch, of all its parts where it was interrupted.
     pub seconds: f64,
-    /// Files that were found unreadable since the program started.
+    /// Files that were found unreadable since the program started, by the first of several processes.
     pub broken_pictures: usize,
+    /// k-NN figures of the teacher, where it was time for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub knn: Option<Knn>,
 }
 
 /// Sums over the part of an epoch that is done; kept in checkpoints, so that an interrupted epoch has one true line.
@@ -48,6 +61,12 @@ pub struct Sums {
     pub loss: f64,
     /// Sum of the teacher's entropies.
     pub entropy: f64,
+    /// Sum of the entropies of the mean distribution.
+    #[serde(default)]
+    pub mean_entropy: f64,
+    /// Sum of the features' standard deviations.
+    #[serde(default)]
+    pub feature_std: f64,
     /// Wall time.
     pub seconds: f64,
 }

@@ -23,6 +23,8 @@ pub struct Value {
     pub loss: Tensor,
     /// Mean entropy of the teacher's distribution, in nats: near 0 or near ln K is a collapse.
     pub teacher_entropy: f64,
+    /// The teacher's distributions `[2 * pictures, k]`.
+    pub targets: Tensor,
 }
 
 impl DinoLoss {
@@ -44,11 +46,11 @@ impl DinoLoss {
         self.centre = centre;
     }
 
-    /// Student logits `[views * pictures, k]` and teacher logits `[2 * pictures, k]`, view by view, to the loss; then the centre moves.
+    /// Student logits `[views * pictures, k]` and teacher logits `[2 * pictures, k]`, view by view, to the loss.
     ///
     /// # Errors
     /// When shapes do not fit, or the device fails.
-    pub fn evaluate(&mut self, student: &Tensor, teacher: &Tensor, teacher_temp: f64) -> Result<Value> {
+    pub fn evaluate(&self, student: &Tensor, teacher: &Tensor, teacher_temp: f64) -> Result<Value> {
         let teacher = teacher.detach();
         let logits = (teacher.broadcast_sub(&self.centre)? / teacher_temp)?;
         let logits = logits.broadcast_sub(&logits.max_keepdim(1)?)?;
@@ -56,7 +58,16 @@ impl DinoLoss {
         let targets = logs.exp()?;
         let entropy = (&targets * logs)?.sum_all()?.to_scalar::<f32>()? / -(targets.dim(0)? as f32);
         let loss = cross_entropy(student, &targets, TEACHER_VIEWS, self.student_temp)?;
-        self.centre = ((&self.centre * self.center_momentum)? + (teacher.mean_keepdim(0)? * (1.0 - self.center_momentum))?)?;
-        Ok(Value { loss, teacher_entropy: f64::from(entropy) })
+        Ok(Value { loss, teacher_entropy: f64::from(entropy), targets })
+    }
+
+    /// Moves the centre towards the mean of a step's teacher logits, one for each output.
+    ///
+    /// # Errors
+    /// When there are not as many as outputs, or the device fails.
+    pub fn move_centre(&mut self, mean: &[f32]) -> Result<()> {
+        let mean = Tensor::from_slice(mean, (1, mean.len()), self.centre.device())?;
+        self.centre = ((&self.centre * self.center_momentum)? + (mean * (1.0 - self.center_momentum))?)?;
+        Ok(())
     }
 }

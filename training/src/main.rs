@@ -22,22 +22,34 @@ enum Verb {
     Train(Box<cli::train::Args>),
     Export(cli::export::Args),
     Knn(cli::knn::Args),
+    Linear(cli::linear::Args),
+    Finetune(Box<cli::finetune::Args>),
+    Attention(cli::attention::Args),
+    Tsne(cli::tsne::Args),
+    Report(cli::report::Args),
 }
 
 fn main() -> ExitCode {
     dino_train::process::prepare();
     let matches = Cli::command().get_matches_from(cli::public::with_dashes(std::env::args_os()));
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    // Of the processes of one run, only the first tells how it goes.
+    let level = if std::env::var("RANK").is_ok_and(|rank| rank != "0") { "warn" } else { "info,ort=warn" };
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_target(false)
         .without_time()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info,ort=warn".into()))
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| level.into()))
         .init();
     let result = match &cli.verb {
         Verb::Train(args) => cli::train::run(args, matches.subcommand_matches("train").unwrap_or(&matches)),
         Verb::Export(args) => cli::export::run(args),
         Verb::Knn(args) => cli::knn::run(args),
+        Verb::Linear(args) => cli::linear::run(args),
+        Verb::Finetune(args) => cli::finetune::run(args),
+        Verb::Attention(args) => cli::attention::run(args),
+        Verb::Tsne(args) => cli::tsne::run(args),
+        Verb::Report(args) => cli::report::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

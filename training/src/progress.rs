@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::evaluate::online::Knn;
+
 /// Smoothed figures of the last steps.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Figures {
@@ -11,6 +13,10 @@ pub struct Figures {
     pub loss: f64,
     /// Entropy of the teacher, in nats.
     pub teacher_entropy: f64,
+    /// Divergence between teacher and student, in nats.
+    pub kl: f64,
+    /// Standard deviation of the teacher's features, in shares of what it is where they spread evenly.
+    pub spread: f64,
     /// Learning rate.
     pub lr: f64,
     /// Pictures per second of wall time.
@@ -28,15 +34,17 @@ pub struct Progress {
     started: Instant,
     done: usize,
     spoken: Instant,
+    knn: Option<Knn>,
 }
 
 /// How often a line is written where no bar can be shown.
 const EVERY: Duration = Duration::from_mins(1);
 
 impl Progress {
-    /// Starts at a step.
-    pub fn new(step: usize, steps_per_epoch: usize, epochs: usize, batch: usize, out_dim: usize) -> Self {
-        let bar = ProgressBar::with_draw_target(Some((steps_per_epoch * epochs) as u64), ProgressDrawTarget::stderr_with_hz(4));
+    /// Starts at a step; `shown` is false in processes that leave the screen to another.
+    pub fn new(step: usize, steps_per_epoch: usize, epochs: usize, batch: usize, out_dim: usize, shown: bool) -> Self {
+        let target = if shown { ProgressDrawTarget::stderr_with_hz(4) } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(Some((steps_per_epoch * epochs) as u64), target);
         let style = ProgressStyle::with_template("{bar:24} {percent:>3}% {msg}").map(|style| style.progress_chars("=> "));
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.set_position(step as u64);
@@ -51,31 +59,37 @@ impl Progress {
             started: now,
             done: 0,
             spoken: now,
+            knn: None,
         }
     }
 
     /// Shows a step that was taken.
-    pub fn step(&mut self, step: usize, loss: f64, teacher_entropy: f64, lr: f64) {
+    pub fn step(&mut self, step: usize, new: Figures) {
         self.done += 1;
         let weight = if self.done == 1 { 1.0 } else { 0.05 };
         let blend = |old: f64, new: f64| old + weight * (new - old);
         let pace = self.done as f64 / self.started.elapsed().as_secs_f64().max(1e-9);
         self.figures = Figures {
-            loss: blend(self.figures.loss, loss),
-            teacher_entropy: blend(self.figures.teacher_entropy, teacher_entropy),
-            lr,
+            loss: blend(self.figures.loss, new.loss),
+            teacher_entropy: blend(self.figures.teacher_entropy, new.teacher_entropy),
+            kl: blend(self.figures.kl, new.kl),
+            spread: blend(self.figures.spread, new.spread),
+            lr: new.lr,
             images_per_second: pace * self.batch as f64,
         };
         self.bar.set_position(step as u64 + 1);
         let left = (self.steps_per_epoch * self.epochs).saturating_sub(step + 1) as f64 / pace;
         let text = format!(
-            "epoch {}/{} loss {:.3} (ln K {:.2}) teacher entropy {:.2} lr {:.1e} {:.1} images/s, {} left",
+            "epoch {}/{} loss {:.3} teacher entropy {:.2} (ln K {:.2}) KL {:.2} feature spread {:.2} lr {:.1e}{} {:.1} images/s, {} left",
             step / self.steps_per_epoch.max(1) + 1,
             self.epochs,
             self.figures.loss,
-            self.ln_k,
             self.figures.teacher_entropy,
-            lr,
+            self.ln_k,
+            self.figures.kl,
+            self.figures.spread,
+            self.figures.lr,
+            self.knn.map(|knn| format!(" {knn}")).unwrap_or_default(),
             self.figures.images_per_second,
             indicatif::HumanDuration(Duration::from_secs_f64(left.min(1e9)))
         );
@@ -84,6 +98,11 @@ impl Progress {
             tracing::info!("{text}");
         }
         self.bar.set_message(text);
+    }
+
+    /// Keeps k-NN figures on the bar, until there are newer ones.
+    pub fn show_knn(&mut self, knn: Option<Knn>) {
+        self.knn = knn.or(self.knn);
     }
 
     /// The smoothed figures.
@@ -101,4 +120,11 @@ impl Drop for Progress {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }
+}
+
+/// A plain bar over `count` things, for commands that are done in one go.
+pub fn bar(count: usize, name: &'static str) -> ProgressBar {
+    let style =
+        ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len} {per_sec} {eta}").unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(count as u64).with_style(style).with_prefix(name)
 }

@@ -73,6 +73,10 @@ pub struct Recipe {
     #[arg(long, default_value_t = Recipe::default().warmup_teacher_temp_epochs, help_heading = "Teacher")]
     pub warmup_teacher_temp_epochs: usize,
 
+    /// Momentum of the centre that is taken from the teacher's output. Towards 1 it lags behind, and one output may take all
+    #[arg(long, default_value_t = Recipe::default().center_momentum, help_heading = "Teacher")]
+    pub center_momentum: f64,
+
     /// Weight decay at the start. 0.04 works well for ViTs
     #[arg(long, default_value_t = Recipe::default().weight_decay, help_heading = "Optimisation")]
     pub weight_decay: f64,
@@ -82,16 +86,19 @@ pub struct Recipe {
     /// Largest norm of each parameter's gradient, 0 for none. Helps larger ViTs with larger learning rates
     #[arg(long, default_value_t = Recipe::default().clip_grad, help_heading = "Optimisation")]
     pub clip_grad: f64,
-    /// Pictures of a batch
+    /// Pictures of a batch, in each process
     #[arg(long, visible_alias = "batch-size", default_value_t = Recipe::default().batch_size_per_gpu, help_heading = "Optimisation")]
     pub batch_size_per_gpu: usize,
+    /// Batches whose gradients are added up for one step: as a batch that is so many times as large, in the memory of one
+    #[arg(long, default_value_t = Recipe::default().accumulate, help_heading = "Optimisation")]
+    pub accumulate: usize,
     /// Epochs of the run; the schedules are laid out over them
     #[arg(long, default_value_t = Recipe::default().epochs, help_heading = "Optimisation")]
     pub epochs: usize,
     /// Epochs at the start in which the head's last layer stays as it is. Raise it if the loss does not fall
     #[arg(long, default_value_t = Recipe::default().freeze_last_layer, help_heading = "Optimisation")]
     pub freeze_last_layer: usize,
-    /// Highest learning rate for a batch of 256 pictures: it is scaled by batch / 256
+    /// Highest learning rate for a batch of 256 pictures: it is scaled by the pictures of a step / 256
     #[arg(long, default_value_t = Recipe::default().lr, help_heading = "Optimisation")]
     pub lr: f64,
     /// Epochs of linear warm-up of the learning rate
@@ -168,10 +175,12 @@ impl Default for Recipe {
             warmup_teacher_temp: 0.04,
             teacher_temp: 0.04,
             warmup_teacher_temp_epochs: 0,
+            center_momentum: 0.9,
             weight_decay: 0.04,
             weight_decay_end: 0.4,
             clip_grad: 3.0,
             batch_size_per_gpu: 64,
+            accumulate: 1,
             epochs: 100,
             freeze_last_layer: 1,
             lr: 5e-4,
@@ -239,6 +248,7 @@ impl Recipe {
         }
         let positive = [
             ("batch-size-per-gpu", self.batch_size_per_gpu),
+            ("accumulate", self.accumulate),
             ("epochs", self.epochs),
             ("out-dim", self.out_dim),
             ("head-hidden-dim", self.head_hidden_dim),
@@ -256,6 +266,7 @@ impl Recipe {
         for (name, value) in [("momentum-teacher", self.momentum_teacher), ("drop-path-rate", self.drop_path_rate)] {
             ensure!((0.0..1.0).contains(&value), "--{name} {value} must be from 0 up to, but not, 1");
         }
+        ensure!((0.0..=1.0).contains(&self.center_momentum), "--center-momentum {} must be from 0 to 1", self.center_momentum);
         let rates = [
             ("lr", self.lr),
             ("min-lr", self.min_lr),
@@ -379,12 +390,17 @@ impl Recipe {
         }
     }
 
+    /// Pictures of one step over all processes.
+    pub fn pictures_per_step(&self, processes: usize) -> usize {
+        self.batch_size_per_gpu.saturating_mul(self.accumulate).saturating_mul(processes)
+    }
+
     /// Schedules over the run.
-    pub fn schedules(&self, steps_per_epoch: usize) -> Schedules {
+    pub fn schedules(&self, steps_per_epoch: usize, processes: usize) -> Schedules {
         let steps = self.epochs * steps_per_epoch;
         let cosine = |base, last, warmup| Cosine { start: 0.0, base, last, warmup, steps };
         Schedules {
-            lr: cosine(self.lr * self.batch_size_per_gpu as f64 / 256.0, self.min_lr, self.warmup_epochs * steps_per_epoch),
+            lr: cosine(self.lr * self.pictures_per_step(processes) as f64 / 256.0, self.min_lr, self.warmup_epochs * steps_per_epoch),
             weight_decay: cosine(self.weight_decay, self.weight_decay_end, 0),
             momentum: cosine(self.momentum_teacher, 1.0, 0),
             temperature: TeacherTemperature {
@@ -410,7 +426,7 @@ impl Recipe {
 }
 
 /// Settings that shape the tensors of a checkpoint, or the meaning of its step number: a run cannot go on with others.
-pub const FIXED: [&str; 14] = [
+pub const FIXED: [&str; 13] = [
     "arch",
     "patch-size",
     "dim",
@@ -422,7 +438,6 @@ pub const FIXED: [&str; 14] = [
     "optimizer",
     "head-hidden-dim",
     "head-bottleneck-dim",
-    "batch-size-per-gpu",
     "global-crops-size",
     "seed",
 ];

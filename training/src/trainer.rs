@@ -1,6 +1,8 @@
 //! A training run from its first step to its last, or to the signal that ends it.
 
-use std::path::{Path, PathBuf};
+mod start;
+
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -8,16 +10,22 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{Device, Tensor};
 
-use crate::checkpoint::state::{self, Description, Stored};
+use crate::accumulate::{self, Accumulated};
+use crate::checkpoint::state::{self, Description};
 use crate::checkpoint::{self, init};
 use crate::data::loader::{self, Batch, Plan};
 use crate::data::pictures::Pictures;
+use crate::diagnostics::{Signs, Watch, feature_std_even};
+use crate::exchange::Exchange;
 use crate::learner::{self, Learner, Step};
+use crate::lock::Lock;
 use crate::log::{Line, Log, Sums};
 use crate::network::Network;
+use crate::observer::{self, Observer};
 use crate::plot;
-use crate::progress::Progress;
-use crate::recipe::{FIXED, Recipe, Schedules};
+use crate::progress::{Figures, Progress};
+use crate::random::PerPicture;
+use crate::recipe::{Recipe, Schedules};
 
 /// Where a run reads and writes, and how it treats the machine: nothing here changes what is learnt.
 #[derive(Clone, Debug)]
@@ -40,8 +48,14 @@ pub struct Options {
     pub keep: usize,
     /// Epochs between checkpoints that stay for good, 0 for none.
     pub save_every_epochs: usize,
+    /// What the run shows of itself.
+    pub shown: observer::Options,
     /// Where tensors live.
     pub device: Device,
+    /// The other processes of the run.
+    pub exchange: Arc<dyn Exchange>,
+    /// Steps in a row after which a collapsed run is given up, 0 for never.
+    pub collapse_steps: usize,
     /// Set from outside to end the run after the step under way.
     pub stop: Arc<AtomicBool>,
 }
@@ -62,41 +76,72 @@ const DROP_PATH: u64 = 4;
 /// Trains.
 ///
 /// # Errors
-/// When the folder has no pictures that can be read, checkpoints do not fit, the loss is not finite, or a file cannot be written.
+/// When the folder has no pictures that can be read, checkpoints do not fit, the loss is not finite, the run collapses, another
+/// process is lost, or a file cannot be written.
 pub fn train(recipe: &Recipe, options: &Options) -> Result<Outcome> {
     recipe.check()?;
     let recipe = &recipe.resolved();
     let pictures = Arc::new(Pictures::open(&options.data, recipe.shrink, options.cache)?);
-    let steps_per_epoch = loader::batches(pictures.len(), recipe.batch_size_per_gpu);
+    let (rank, world) = (options.exchange.rank(), options.exchange.world());
+    let per_step = recipe.pictures_per_step(world);
+    let steps_per_epoch = loader::batches(pictures.len(), per_step);
     ensure!(
         steps_per_epoch > 0,
-        "{} holds {} pictures, fewer than one batch: lower --batch-size-per-gpu from {}",
+        "{} holds {} pictures, fewer than the {per_step} of one step: lower --batch-size-per-gpu from {}",
         options.data.display(),
         pictures.len(),
         recipe.batch_size_per_gpu
     );
-    fs_err::create_dir_all(&options.out)?;
-    state::remove_unfinished(&options.out)?;
+    // Rank 0 alone writes.
+    let _lock = if rank == 0 {
+        fs_err::create_dir_all(&options.out)?;
+        let lock = Lock::take(&options.out)?;
+        state::remove_unfinished(&options.out)?;
+        Some(lock)
+    } else {
+        None
+    };
+    ensure!(
+        world == 1 || !(recipe.arch.is_resnet() || recipe.use_bn_in_head),
+        "batch norms do not share their statistics between {world} processes yet: train {} without --use-bn-in-head, or with one process",
+        if recipe.arch.is_resnet() { "a ViT" } else { "it" }
+    );
     let mut random = loader::generator(recipe.seed, WEIGHTS, 0, 0);
     let student = Network::new(recipe.backbone(), recipe.head(), &mut random, &options.device)?;
     if let Some(path) = &options.init {
         let notes = init::initialise(&student.backbone, path, checkpoint::Options::default());
         notes.with_context(|| format!("--init {}", path.display()))?.iter().for_each(|note| tracing::info!("{note}"));
     }
+    let mut learner = Learner::new(student, recipe.optimizer)?;
+    learner.loss.center_momentum = recipe.center_momentum;
+    let plan = Plan {
+        augmentation: recipe.augmentation()?,
+        batch: recipe.batch_size_per_gpu,
+        rank,
+        world,
+        seed: recipe.seed,
+        workers: options.workers,
+    };
+    let shown = if rank == 0 { options.shown.clone() } else { observer::Options::default() };
     let mut run = Run {
         recipe,
         options,
-        plan: Plan { augmentation: recipe.augmentation()?, batch: recipe.batch_size_per_gpu, seed: recipe.seed, workers: options.workers },
-        schedules: recipe.schedules(steps_per_epoch),
+        plan,
+        per_step,
+        schedules: recipe.schedules(steps_per_epoch, world),
         steps_per_epoch,
-        learner: Learner::new(student, recipe.optimizer)?,
+        learner,
         fingerprint: pictures.fingerprint(),
         pictures,
         log: Log::new(&options.out),
+        observer: Observer::open(shown, &options.out, &options.data, recipe.epochs, &recipe.transform())?,
         step: 0,
+        stopping: false,
+        watch: Watch::new(options.collapse_steps, recipe.head().dim),
         sums: Sums::default(),
         saved: (Instant::now(), None),
     };
+    run.agree()?;
     run.restore()?;
     run.train()
 }
@@ -105,6 +150,8 @@ struct Run<'a> {
     recipe: &'a Recipe,
     options: &'a Options,
     plan: Plan,
+    /// Pictures of a step, over all processes.
+    per_step: usize,
     schedules: Schedules,
     steps_per_epoch: usize,
     learner: Learner,
@@ -112,8 +159,12 @@ struct Run<'a> {
     /// Of the pictures' names.
     fingerprint: String,
     log: Log,
+    observer: Observer,
     /// Steps taken since the start of the run.
     step: usize,
+    /// Whether a process was told to stop.
+    stopping: bool,
+    watch: Watch,
     /// Over the epoch under way.
     sums: Sums,
     /// When, and at which step, a checkpoint was last written.
@@ -121,76 +172,22 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Goes on from the newest checkpoint that is whole, where that was asked for.
-    fn restore(&mut self) -> Result<()> {
-        let out = self.options.out.display();
-        let mut found = state::list(&self.options.out)?;
-        if !self.options.resume {
-            ensure!(found.is_empty(), "{out} already holds checkpoints: add --resume to go on, or choose another --out");
-            return Ok(());
-        }
-        if found.is_empty() {
-            tracing::info!("{out} holds no checkpoint: the run starts at its beginning");
-            return Ok(());
-        }
-        let mut unusable = Vec::new();
-        while let Some(path) = found.pop() {
-            match Stored::open(&path) {
-                Ok(stored) => {
-                    self.go_on_from(&path, &stored)?;
-                    return set_aside(&unusable);
-                }
-                Err(error) => {
-                    tracing::warn!("{error:#}: an older checkpoint is tried");
-                    unusable.push(path);
-                }
-            }
-        }
-        bail!("none of the {} checkpoints in {out} can be used: move them away to start anew", unusable.len())
-    }
-
-    fn go_on_from(&mut self, path: &Path, stored: &Stored) -> Result<()> {
-        self.check_settings(&stored.description)?;
-        stored.restore(&mut self.learner).with_context(|| path.display().to_string())?;
-        self.step = stored.description.step;
-        self.sums = stored.description.epoch_so_far;
-        self.saved.1 = Some(self.step);
-        self.log.go_back_to(self.step)?;
-        tracing::info!("going on from {} (epoch {}, step {})", path.display(), self.step / self.steps_per_epoch, self.step);
-        Ok(())
-    }
-
-    fn check_settings(&self, stored: &Description) -> Result<()> {
-        for (name, change) in self.recipe.differences(&stored.recipe) {
-            if FIXED.contains(&name.as_str()) {
-                bail!("the run cannot go on with another --{name} ({change}): give the old one, or start anew in another --out");
-            }
-            tracing::warn!("--{name} has changed since the checkpoint: {change}");
-        }
-        ensure!(
-            stored.pictures.as_ref().is_none_or(|pictures| *pictures == self.fingerprint),
-            "the pictures below {} are not those of the run (other names): give the old folder, or start anew in another --out",
-            self.options.data.display()
-        );
-        ensure!(
-            stored.steps_per_epoch == self.steps_per_epoch,
-            "an epoch of the checkpoint had {} steps, one over {} has {}: the pictures are not those of the run",
-            stored.steps_per_epoch,
-            self.options.data.display(),
-            self.steps_per_epoch
-        );
-        Ok(())
+    /// True in the process that reads and writes the run's folder.
+    fn leads(&self) -> bool {
+        self.plan.rank == 0
     }
 
     fn train(&mut self) -> Result<Outcome> {
         let epochs = self.recipe.epochs;
+        let processes = if self.plan.world > 1 { format!(" on {} processes", self.plan.world) } else { String::new() };
         tracing::info!(
-            "{} pictures, {} steps an epoch, {} parameters",
+            "{} pictures, {} steps an epoch of {} pictures{processes}, {} parameters",
             self.pictures.len(),
             self.steps_per_epoch,
+            self.per_step,
             self.learner.student.groups().map(|group| group.var().elem_count()).sum::<usize>()
         );
-        let mut progress = Progress::new(self.step, self.steps_per_epoch, epochs, self.plan.batch, self.recipe.out_dim);
+        let mut progress = Progress::new(self.step, self.steps_per_epoch, epochs, self.per_step, self.recipe.out_dim, self.leads());
         while self.step < epochs * self.steps_per_epoch {
             let epoch = self.step / self.steps_per_epoch;
             if !self.epoch(epoch, &mut progress)? {
@@ -198,13 +195,15 @@ impl Run<'_> {
                 progress.say(&format!("stopped after step {}: --resume goes on from there", self.step));
                 return Ok(Outcome::Stopped);
             }
-            self.end_epoch(epoch, &progress)?;
-            if self.options.stop.load(Ordering::Relaxed) && epoch + 1 < epochs {
+            self.end_epoch(epoch, &mut progress)?;
+            if self.stopping && epoch + 1 < epochs {
                 progress.say(&format!("stopped after epoch {}: --resume goes on from there", epoch + 1));
                 return Ok(Outcome::Stopped);
             }
         }
-        self.draw();
+        if self.leads() {
+            self.draw();
+        }
         let broken = self.pictures.broken();
         if broken > 0 {
             progress.say(&format!("{broken} of {} files could not be read", self.pictures.len()));
@@ -216,20 +215,26 @@ impl Run<'_> {
     fn epoch(&mut self, epoch: usize, progress: &mut Progress) -> Result<bool> {
         let (first, end) = (self.step % self.steps_per_epoch, (epoch + 1) * self.steps_per_epoch);
         let (mut since, before) = (Instant::now(), self.step);
-        for batch in loader::epoch(&self.pictures, self.plan, epoch, first) {
+        let accumulate = self.recipe.accumulate;
+        let mut batches = loader::epoch(&self.pictures, self.plan, epoch, first * accumulate..self.steps_per_epoch * accumulate);
+        loop {
             let step = self.schedules.at(self.step);
-            let report = self.take(&batch, &step)?;
-            progress.step(self.step, report.loss, report.teacher_entropy, step.optimizer.lr);
+            let Some(report) = self.take(&mut batches, epoch, &step)? else { break };
+            let signs = self.watch.look(&report)?;
+            progress.step(self.step, self.figures(&report, signs, &step));
             self.step += 1;
             self.sums.steps += 1;
             self.sums.loss += report.loss;
             self.sums.entropy += report.teacher_entropy;
+            self.sums.mean_entropy += signs.mean_entropy;
+            self.sums.feature_std += report.feature_std;
+            self.stopping = report.stop;
             self.sums.seconds += since.elapsed().as_secs_f64();
             since = Instant::now();
             if self.step == end {
                 return Ok(true);
             }
-            if self.options.stop.load(Ordering::Relaxed) {
+            if self.stopping {
                 return Ok(false);
             }
             if self.saved.0.elapsed() >= self.options.checkpoint_every {
@@ -241,37 +246,94 @@ impl Run<'_> {
     }
 
     /// Logs an epoch, then writes its checkpoint: a line without its checkpoint is taken out by the next run.
-    fn end_epoch(&mut self, epoch: usize, progress: &Progress) -> Result<()> {
-        let line = self.line(epoch);
+    fn end_epoch(&mut self, epoch: usize, progress: &mut Progress) -> Result<()> {
+        // All processes hold the same teacher: one looks at it.
+        let knn = if self.leads() { self.observer.look(&self.learner.teacher.backbone, &self.options.device, epoch + 1)? } else { None };
+        let line = Line { knn, ..self.line(epoch) };
         progress.say(&format!(
-            "epoch {} of {}: loss {:.4}, teacher entropy {:.3} of {:.3}, {:.1} images/s",
-            line.epoch, self.recipe.epochs, line.loss, line.teacher_entropy, line.ln_k, line.images_per_second
+            "epoch {} of {}: loss {:.4}, teacher entropy {:.3} of {:.3}, KL {:.3}, feature deviation {:.4} of {:.4}, {:.1} images/s{}",
+            line.epoch,
+            self.recipe.epochs,
+            line.loss,
+            line.teacher_entropy,
+            line.ln_k,
+            line.kl,
+            line.feature_std,
+            line.feature_std_even,
+            line.images_per_second,
+            knn.map(|knn| format!(", {knn}")).unwrap_or_default()
         ));
-        self.log.append(&line)?;
+        progress.show_knn(knn);
         self.sums = Sums::default();
+        if !self.leads() {
+            return Ok(());
+        }
+        self.log.append(&line)?;
         self.save()?;
         self.keep_for_good(epoch)?;
         self.draw();
+        self.observer.show(&line);
         Ok(())
     }
 
-    fn take(&mut self, batch: &Batch, step: &Step) -> Result<learner::Report> {
-        let mut random = loader::generator(self.recipe.seed, DROP_PATH, self.step as u64, 0);
+    /// One step over the next batches; none where there are no more.
+    fn take(&mut self, batches: &mut impl Iterator<Item = Batch>, epoch: usize, step: &Step) -> Result<Option<learner::Report>> {
+        let mut accumulated = Accumulated::default();
+        let mut pictures = Vec::new();
+        for _ in 0..self.recipe.accumulate {
+            let Some(batch) = batches.next() else { return Ok(None) };
+            pictures.extend_from_slice(&batch.pictures);
+            let added = self.add(&batch, epoch, step.teacher_temp, &mut accumulated);
+            added.with_context(|| self.failure(&pictures))?;
+        }
+        let stop = self.options.stop.load(Ordering::Relaxed);
+        match self.learner.step(accumulated, &*self.options.exchange, step, stop) {
+            Ok(report) => Ok(Some(report)),
+            // Another process is to blame, not these pictures.
+            Err(error @ (learner::Error::Elsewhere(_) | learner::Error::Sums(accumulate::Error::Exchange(_)))) => {
+                Err(error).with_context(|| format!("step {}", self.step))
+            }
+            Err(error) => Err(error).with_context(|| self.failure(&pictures)),
+        }
+    }
+
+    fn failure(&self, pictures: &[usize]) -> String {
+        let names: Vec<&str> = pictures.iter().map(|&index| self.pictures.name(index)).collect();
+        format!("step {} failed on {}", self.step, names.join(", "))
+    }
+
+    fn add(&self, batch: &Batch, epoch: usize, teacher_temp: f64, accumulated: &mut Accumulated) -> candle_core::Result<()> {
+        let draw = |&place: &u64| loader::generator(self.recipe.seed, DROP_PATH, epoch as u64, place);
+        let mut random = PerPicture::new(batch.places.iter().map(draw));
         let tensor = |values: &Vec<f32>, size: u32| {
             let size = size as usize;
             Tensor::from_slice(values, (values.len() / (3 * size * size), 3, size, size), &self.options.device)
         };
         let global = tensor(&batch.global, self.plan.augmentation.global_size)?;
         let local = if batch.local.is_empty() { None } else { Some(tensor(&batch.local, self.plan.augmentation.local_size)?) };
-        self.learner.step(&global, local.as_ref(), step, &mut random).with_context(|| {
-            let names: Vec<&str> = batch.pictures.iter().map(|&index| self.pictures.name(index)).collect();
-            format!("step {} failed on {}", self.step, names.join(", "))
-        })
+        self.learner.add(accumulated, &global, local.as_ref(), teacher_temp, &mut random)
+    }
+
+    /// What the features' deviation is where they spread evenly.
+    fn feature_std_even(&self) -> f64 {
+        feature_std_even(self.recipe.head().dim)
+    }
+
+    fn figures(&self, report: &learner::Report, signs: Signs, step: &Step) -> Figures {
+        Figures {
+            loss: report.loss,
+            teacher_entropy: report.teacher_entropy,
+            kl: signs.kl,
+            spread: report.feature_std / self.feature_std_even(),
+            lr: step.optimizer.lr,
+            ..Figures::default()
+        }
     }
 
     fn line(&self, epoch: usize) -> Line {
-        let Sums { steps, loss, entropy, seconds } = self.sums;
-        let (loss, teacher_entropy) = (loss / steps.max(1) as f64, entropy / steps.max(1) as f64);
+        let Sums { steps, seconds, .. } = self.sums;
+        let mean = |sum: f64| sum / steps.max(1) as f64;
+        let (loss, teacher_entropy) = (mean(self.sums.loss), mean(self.sums.entropy));
         let last = self.schedules.at(self.step.saturating_sub(1));
         Line {
             epoch: epoch + 1,
@@ -280,21 +342,29 @@ impl Run<'_> {
             ln_k: (self.recipe.out_dim as f64).ln(),
             teacher_entropy,
             kl: loss - teacher_entropy,
+            mean_entropy: mean(self.sums.mean_entropy),
+            feature_std: mean(self.sums.feature_std),
+            feature_std_even: self.feature_std_even(),
             lr: last.optimizer.lr,
             weight_decay: last.optimizer.weight_decay,
             momentum: last.momentum,
             teacher_temp: last.teacher_temp,
-            images_per_second: (steps * self.plan.batch) as f64 / seconds.max(1e-9),
+            images_per_second: (steps * self.per_step) as f64 / seconds.max(1e-9),
             seconds,
             broken_pictures: self.pictures.broken(),
+            knn: None,
         }
     }
 
     /// Writes a checkpoint, then removes the oldest beyond those that are kept.
     fn save(&mut self) -> Result<()> {
+        if !self.leads() {
+            return Ok(());
+        }
         let path = self.options.out.join(state::file_name(self.step));
         if self.saved.1 != Some(self.step) {
             let description = Description {
+                processes: self.plan.world,
                 pictures: Some(self.fingerprint.clone()),
                 epoch_so_far: self.sums,
                 ..Description::new(self.recipe, &self.learner, self.step, self.steps_per_epoch)
@@ -329,12 +399,4 @@ impl Run<'_> {
         }
         Ok(())
     }
-}
-
-/// Gives checkpoints that cannot be used another name, so that they are neither tried again nor counted.
-fn set_aside(paths: &[PathBuf]) -> Result<()> {
-    for path in paths {
-        fs_err::rename(path, path.with_extension("damaged"))?;
-    }
-    Ok(())
 }

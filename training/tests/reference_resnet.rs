@@ -7,9 +7,11 @@ mod golden;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
+use dino_train::accumulate::Accumulated;
 use dino_train::backbone::Pass;
 use dino_train::backbone::parameters::Group;
 use dino_train::backbone::resnet::{Kind, Resnet, ResnetConfig};
+use dino_train::exchange::Alone;
 use dino_train::head::HeadConfig;
 use dino_train::kernels::matmul::Precision;
 use dino_train::learner::{Learner, Step};
@@ -119,7 +121,9 @@ fn steps_of_sgd_and_lars_with_batch_norm_in_the_head_equal_the_public_codes() {
                 let all = learner.student.groups().map(|group| (group, values(batch.gradients.get(group.var()).unwrap())));
                 assert_eq!(compare_groups(all, &file, "init.grad", ""), file.below("init.grad.").count());
             }
-            learner.apply(&batch.gradients, &step).unwrap();
+            let mut accumulated = Accumulated::default();
+            accumulated.add(batch.share().unwrap(), &learner.student.groups().collect::<Vec<_>>()).unwrap();
+            learner.step(accumulated, &Alone, &step, false).unwrap();
         }
         for (network, which) in [(&learner.student, "student"), (&learner.teacher, "teacher")] {
             let prefix = format!("{name}.{which}");

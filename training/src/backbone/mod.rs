@@ -1,6 +1,7 @@
 //! Backbones: pictures to features.
 
 pub(crate) mod batch_norm;
+pub mod load;
 pub mod parameters;
 pub mod positions;
 pub mod resnet;

@@ -53,12 +53,19 @@ pub struct Description {
     pub optimizer_steps: BTreeMap<String, u64>,
     /// Settings of the run.
     pub recipe: Recipe,
+    /// Processes of the run.
+    #[serde(default = "one")]
+    pub processes: usize,
     /// SHA-256 over the names of the pictures: another order of pictures would follow from other names.
     #[serde(default)]
     pub pictures: Option<String>,
     /// The part of the epoch that is done.
     #[serde(default)]
     pub epoch_so_far: Sums,
+}
+
+fn one() -> usize {
+    1
 }
 
 impl Description {
@@ -82,19 +89,21 @@ impl Description {
             steps_per_epoch,
             optimizer_steps: learner.optimizer.moments().map(|(name, moments)| (name.clone(), moments.steps)).collect(),
             recipe: recipe.clone(),
+            processes: 1,
             pictures: None,
             epoch_so_far: Sums::default(),
         }
     }
 }
 
-struct Values {
+/// A float32 tensor on its way into a file.
+pub(crate) struct Values {
     shape: Vec<usize>,
     bytes: Vec<u8>,
 }
 
 impl Values {
-    fn new(shape: &[usize], values: &[f32]) -> Self {
+    pub(crate) fn new(shape: &[usize], values: &[f32]) -> Self {
         Self { shape: shape.to_vec(), bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect() }
     }
 }
@@ -192,7 +201,14 @@ impl Stored {
     /// # Errors
     /// When it is no whole checkpoint of this trainer.
     pub fn open(path: &Path) -> Result<Self> {
-        let bytes = fs_err::read(path)?;
+        Self::from_bytes(fs_err::read(path)?, path)
+    }
+
+    /// What a file of this path holds.
+    ///
+    /// # Errors
+    /// When it is no whole checkpoint of this trainer.
+    pub fn from_bytes(bytes: Vec<u8>, path: &Path) -> Result<Self> {
         let (_, header) = SafeTensors::read_metadata(&bytes).with_context(|| format!("{} is damaged", path.display()))?;
         SafeTensors::deserialize(&bytes).with_context(|| format!("{} is damaged", path.display()))?;
         let text = header
@@ -202,6 +218,22 @@ impl Stored {
             .with_context(|| format!("{} was not written by dino-train", path.display()))?;
         let description = serde_json::from_str(text).with_context(|| format!("{} holds settings of another version", path.display()))?;
         Ok(Self { bytes, description })
+    }
+
+    /// Reads the description of a file alone.
+    ///
+    /// # Errors
+    /// When it is no checkpoint of this trainer.
+    pub fn describe(path: &Path) -> Result<Description> {
+        let store = super::open(path)?;
+        let text = store.scalar("dino").and_then(serde_json::Value::as_str);
+        let text = text.with_context(|| format!("{} was not written by dino-train", path.display()))?;
+        serde_json::from_str(text).with_context(|| format!("{} holds settings of another version", path.display()))
+    }
+
+    /// The bytes of the file.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
     }
 
     /// Copies everything into a learner of the same sizes.

@@ -27,6 +27,9 @@ pub struct Args {
     /// Attention heads, where the checkpoint does not say them and they are not one for each 64 channels.
     #[arg(long, value_name = "N")]
     heads: Option<usize>,
+    /// Blocks, counted from the last, whose CLS tokens the model gives too, for heads that `linear` trains on several.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    last_blocks: usize,
     /// Network of a training checkpoint to take; the teacher if this is left out.
     #[arg(long, value_enum)]
     key: Option<Key>,
@@ -38,7 +41,8 @@ pub struct Args {
 /// If the checkpoint does not fit a known layout, or the folder cannot be written; then no folder is left.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let checkpoint = checkpoint::Options { heads: args.heads, key: args.key };
-    let options = Options { checkpoint, precisions: args.precisions.clone(), pictures: args.pictures.clone() };
+    let options =
+        Options { checkpoint, precisions: args.precisions.clone(), pictures: args.pictures.clone(), last_blocks: args.last_blocks };
     let exported = export(&args.checkpoint, &args.out, &options).with_context(|| format!("cannot export {}", args.checkpoint.display()))?;
     let report = &exported.report;
     for note in &report.notes {

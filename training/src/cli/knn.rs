@@ -5,16 +5,17 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 use dino_server::bulk::tree::{self, Entry};
-use dino_server::bulk::{self, Embedder, Worker, all_cores};
+use dino_server::bulk::{self, Embedder, Worker};
 use dino_server::embedding::Pooling;
 use dino_server::index::vote::DEFAULT_TEMPERATURE;
-use dino_server::model::{Device, Model, Precision, SessionOptions};
+use dino_server::model::{Device, Precision, SessionOptions};
 use indicatif::{ProgressBar, ProgressStyle};
 use ndarray::Array2;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
+use super::backbone::Backbone;
+use crate::checkpoint;
 use crate::evaluate::knn::{Features, Report, evaluate};
-use crate::{checkpoint, export};
 
 /// Classify the pictures of one folder by their nearest neighbours in another. The figures are the paper's; they need no
 /// training, and are the quickest way to see whether a backbone learns.
@@ -84,23 +85,9 @@ fn print(report: &Report, count: usize) -> anyhow::Result<()> {
 
 /// Features of both folders, through the same session as the server's.
 fn embed(args: &Args, model: &Path, train: &Path, val: &Path) -> anyhow::Result<(Features, Features)> {
-    // Lives until the sessions have read it.
-    let exported;
-    let model = if model.join("manifest.json").is_file() {
-        Model::open(model)?
-    } else {
-        exported = tempfile::tempdir()?;
-        let folder = exported.path().join("model");
-        let checkpoint = checkpoint::Options { heads: args.heads, ..Default::default() };
-        let options = export::Options { checkpoint, precisions: vec![args.precision], ..Default::default() };
-        let report = export::export(model, &folder, &options)
-            .with_context(|| format!("{} is neither a model folder nor a checkpoint that can be exported", model.display()))?
-            .report;
-        report.notes.iter().for_each(|note| tracing::info!("{note}"));
-        Model::open(&folder)?
-    };
     let options = SessionOptions { device: args.device, precision: args.precision, threads: 1 };
-    let mut embedder = Embedder::open(&model, Pooling::Cls, &options, all_cores())?;
+    let checkpoint = checkpoint::Options { heads: args.heads, ..Default::default() };
+    let mut embedder = Backbone::open(model, options, checkpoint, 0)?.embedder(Pooling::Cls)?;
 
     let mut classes = BTreeMap::new();
     let train = embed_folder(&mut embedder, "train", train, &mut classes)?;

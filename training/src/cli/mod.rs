@@ -1,6 +1,13 @@
 //! One module for each verb of the command line.
 
+pub mod attention;
+pub mod backbone;
 pub mod export;
+pub mod finetune;
 pub mod knn;
+mod launch;
+pub mod linear;
 pub mod public;
+pub mod report;
 pub mod train;
+pub mod tsne;

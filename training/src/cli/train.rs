@@ -5,21 +5,25 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use candle_core::Device;
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 
+use super::launch;
 use super::public::{self, Public};
+use crate::exchange;
+use crate::observer;
 use crate::recipe::{Preset, Recipe};
 use crate::trainer::{self, Options, Outcome};
 
 /// Train a backbone on a folder of pictures. Labels are not needed.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Folder of pictures, at any depth
+    /// Folder of pictures, at any depth, and of tar files of them; or a tar file, or a pattern like shards-{000000..000099}.tar
     #[arg(long, visible_alias = "data-path", value_name = "DIR")]
     data: PathBuf,
-    /// Folder of the run: checkpoints, log.jsonl and curves.svg
+    /// Folder of the run: checkpoints, log.jsonl, curves.svg, report.html and event files for `TensorBoard`
     #[arg(long, visible_alias = "output-dir", value_name = "DIR")]
     out: PathBuf,
     /// Settings of the paper (training/recipes); those of --config and flags count more
@@ -49,6 +53,34 @@ pub struct Args {
     /// Epochs between checkpoints that stay for good, 0 for none
     #[arg(long, default_value_t = 20)]
     saveckp_freq: usize,
+    /// Steps in a row after which a run that has collapsed is given up, 0 for never
+    #[arg(long, default_value_t = 500)]
+    collapse_steps: usize,
+    /// Where to compute: cpu, cuda (the first GPU, or the one of this process's number on its machine) or cuda:N
+    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
+    device: String,
+    /// Processes of this machine that train together, each on --batch-size-per-gpu pictures and its share of the cores. For several
+    /// machines, start one process each with torchrun, or with the environment variables that it sets
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    processes: usize,
+    /// Minutes that a process waits for another before it gives up
+    #[arg(long, default_value_t = 10.0)]
+    exchange_minutes: f64,
+    /// Epochs between k-NN figures of the teacher (k = 20), 0 for none
+    #[arg(long, default_value_t = 0, value_name = "N", help_heading = "What the run shows")]
+    knn_every: usize,
+    /// Gallery of the k-NN figures, classes as folders. Without it every fifth picture of --data is classified by the others
+    #[arg(long, value_name = "DIR", requires = "knn_val", help_heading = "What the run shows")]
+    knn_train: Option<PathBuf>,
+    /// Pictures that the gallery classifies, in folders of the same names
+    #[arg(long, value_name = "DIR", requires = "knn_train", help_heading = "What the run shows")]
+    knn_val: Option<PathBuf>,
+    /// Epochs between pictures of the teacher's attention, and with --knn-every of its features, for report.html; 0 for none
+    #[arg(long, default_value_t = 0, value_name = "N", help_heading = "What the run shows")]
+    pictures_every: usize,
+    /// Picture or folder whose attention is drawn; without it some of --data
+    #[arg(long, value_name = "FILE|DIR", help_heading = "What the run shows")]
+    watch: Option<PathBuf>,
     #[command(flatten)]
     recipe: Recipe,
     #[command(flatten)]
@@ -67,17 +99,41 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
         signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&stop))?;
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
     }
+    // Also what schedulers send some time before they end a job.
+    signal_hook::flag::register(signal_hook::consts::SIGUSR1, Arc::clone(&stop))?;
+    // The processes that a launcher starts have the same arguments, and these variables.
+    if args.processes != 1 && std::env::var_os("WORLD_SIZE").is_none() {
+        ensure!(args.processes > 0, "--processes must be at least 1");
+        recipe.check()?;
+        return launch::run(args.processes, &stop);
+    }
+    // The processes of a machine share its cores and its memory.
+    let neighbours = variable("LOCAL_WORLD_SIZE").unwrap_or(1).max(1);
+    if neighbours > 1 && std::env::var_os("RAYON_NUM_THREADS").is_none() {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        rayon::ThreadPoolBuilder::new().num_threads((cores / neighbours).max(1)).build_global()?;
+    }
+    let device = device(&args.device)?;
+    let patience = minutes(args.exchange_minutes, "--exchange-minutes")?;
     let options = Options {
         data: args.data.clone(),
         out: args.out.clone(),
         resume: args.resume,
         init: args.init.clone(),
         workers: args.num_workers,
-        cache: args.cache.saturating_mul(1 << 20),
-        checkpoint_every: Duration::try_from_secs_f64(args.checkpoint_minutes * 60.0).context("--checkpoint-minutes")?,
+        cache: args.cache.saturating_mul(1 << 20) / neighbours,
+        checkpoint_every: minutes(args.checkpoint_minutes, "--checkpoint-minutes")?,
         keep: args.keep_checkpoints,
         save_every_epochs: args.saveckp_freq,
-        device: candle_core::Device::Cpu,
+        shown: observer::Options {
+            knn_every: args.knn_every,
+            knn_folders: args.knn_train.clone().zip(args.knn_val.clone()),
+            pictures_every: args.pictures_every,
+            watch: args.watch.clone(),
+        },
+        device,
+        exchange: exchange::from_environment(patience)?,
+        collapse_steps: args.collapse_steps,
         stop,
     };
     match trainer::train(&recipe, &options)? {
@@ -85,6 +141,31 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
         Outcome::Stopped => {}
     }
     Ok(())
+}
+
+fn minutes(minutes: f64, flag: &'static str) -> Result<Duration> {
+    Duration::try_from_secs_f64(minutes * 60.0).context(flag)
+}
+
+fn variable(name: &str) -> Option<usize> {
+    std::env::var(name).ok()?.trim().parse().ok()
+}
+
+fn device(name: &str) -> Result<Device> {
+    let number = match name {
+        "cpu" => return Ok(Device::Cpu),
+        "cuda" => variable("LOCAL_RANK").unwrap_or(0),
+        _ => name
+            .strip_prefix("cuda:")
+            .and_then(|n| n.parse().ok())
+            .with_context(|| format!("--device {name}: cpu, cuda or cuda:N is wanted"))?,
+    };
+    ensure!(
+        cfg!(feature = "cuda"),
+        "--device {name}: this program was built without CUDA; build it with `cargo build --release --package dino-train --features cuda`, \
+         or use --device cpu"
+    );
+    Device::new_cuda(number).with_context(|| format!("--device {name}"))
 }
 
 /// The preset's settings, then the file's, then the flags that were given.

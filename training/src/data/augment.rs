@@ -1,13 +1,14 @@
 //! The multi-crop augmentation of the paper, with the public code's probabilities and ranges.
 
 use dino_server::transform::{IMAGENET_MEAN, IMAGENET_STD};
+use fast_image_resize::FilterType;
 use image::RgbImage;
 use rand::RngExt;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
 use super::colour::Planes;
-use super::pictures::resample;
+use super::pictures::{resample, resample_with};
 
 /// Which crops are taken of each picture.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -51,6 +52,17 @@ impl Augmentation {
     pub fn local(&self, picture: &RgbImage, random: &mut impl rand::Rng, out: &mut [f32]) {
         crop(picture, self.local_size, self.local_scale, &Kind { blur: 0.5, solarise: 0.0 }, random, out);
     }
+}
+
+/// torchvision's `RandomResizedCrop` with its defaults (8 % to all of the area, 3/4 to 4/3, bilinear), then a flip by chance: what
+/// supervised training on pictures `(height, width)` sees.
+pub fn random_resized_crop(picture: &RgbImage, (height, width): (u32, u32), random: &mut impl rand::Rng) -> RgbImage {
+    let window = window(picture.dimensions(), (0.08, 1.0), random);
+    let mut crop = resample_with(FilterType::Bilinear, picture, window, width, height);
+    if random.random_bool(0.5) {
+        image::imageops::flip_horizontal_in_place(&mut crop);
+    }
+    crop
 }
 
 fn crop(picture: &RgbImage, size: u32, scale: (f64, f64), kind: &Kind, random: &mut impl rand::Rng, out: &mut [f32]) {

@@ -1,5 +1,6 @@
 //! Batches of crops, made ahead of the training step by worker threads, in an order that only the seed decides.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
@@ -24,6 +25,8 @@ pub struct Batch {
     pub local: Vec<f32>,
     /// Which pictures they are of.
     pub pictures: Vec<usize>,
+    /// Their places in the order of the epoch, by which random numbers are drawn for them.
+    pub places: Vec<u64>,
 }
 
 /// What a loader does.
@@ -33,6 +36,10 @@ pub struct Plan {
     pub augmentation: Augmentation,
     /// Pictures of a batch.
     pub batch: usize,
+    /// Number of this process.
+    pub rank: usize,
+    /// Number of processes: each takes every so many-th picture of the same order, as PyTorch's `DistributedSampler`.
+    pub world: usize,
     /// Decides the order and all crops.
     pub seed: u64,
     /// Worker threads.
@@ -56,12 +63,12 @@ pub fn batches(pictures: usize, batch: usize) -> usize {
     pictures / batch.max(1)
 }
 
-/// The batches of one epoch from `first` on. Workers stop when the receiver is dropped.
-pub fn epoch(pictures: &Arc<Pictures>, plan: Plan, epoch: usize, first: usize) -> impl Iterator<Item = Batch> + use<> {
+/// This process's batches of one epoch, those of the given numbers. Workers stop when the receiver is dropped.
+pub fn epoch(pictures: &Arc<Pictures>, plan: Plan, epoch: usize, numbers: Range<usize>) -> impl Iterator<Item = Batch> + use<> {
     let mut order: Vec<usize> = (0..pictures.len()).collect();
     order.shuffle(&mut generator(plan.seed, ORDER, epoch as u64, 0));
     let order = Arc::new(order);
-    let count = batches(pictures.len(), plan.batch);
+    let Range { start: first, end: count } = numbers;
     let workers = plan.workers.clamp(1, count.saturating_sub(first).max(1));
     let channels: Vec<Receiver<Batch>> = (0..workers)
         .map(|worker| {
@@ -89,10 +96,12 @@ fn load(pictures: &Pictures, order: &[usize], plan: &Plan, epoch: usize, number:
         global: vec![0.0; 2 * size * global_len],
         local: vec![0.0; augmentation.local_crops * size * local_len],
         pictures: Vec::with_capacity(*size),
+        places: Vec::with_capacity(*size),
     };
     for slot in 0..*size {
-        let (index, picture) = readable(pictures, order, number * size + slot)?;
-        let mut random = generator(plan.seed, CROPS, epoch as u64, (number * size + slot) as u64);
+        let place = (number * size + slot) * plan.world + plan.rank;
+        let (index, picture) = readable(pictures, order, place)?;
+        let mut random = generator(plan.seed, CROPS, epoch as u64, place as u64);
         for view in 0..2 {
             let at = (view * size + slot) * global_len;
             augmentation.global(&picture, view, &mut random, &mut batch.global[at..at + global_len]);
@@ -102,6 +111,7 @@ fn load(pictures: &Pictures, order: &[usize], plan: &Plan, epoch: usize, number:
             augmentation.local(&picture, &mut random, &mut batch.local[at..at + local_len]);
         }
         batch.pictures.push(index);
+        batch.places.push(place as u64);
     }
     Some(batch)
 }

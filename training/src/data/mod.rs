@@ -2,5 +2,7 @@
 
 pub mod augment;
 pub mod colour;
+pub mod labelled;
 pub mod loader;
 pub mod pictures;
+mod shards;

@@ -1,4 +1,4 @@
-//! The pictures below a folder, decoded on demand and kept in memory while they fit.
+//! The pictures below a folder, in files and in tar files, decoded on demand and kept in memory while they fit.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -10,6 +10,9 @@ use dino_server::model::sha256;
 use fast_image_resize::images::Image;
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
+use rayon::prelude::*;
+
+use super::shards;
 
 /// File name endings that are taken for pictures; what a file really is, its bytes say.
 const ENDINGS: [&str; 9] = ["jpg", "jpeg", "png", "gif", "webp", "bmp", "tif", "tiff", "jfif"];
@@ -18,13 +21,16 @@ const ENDINGS: [&str; 9] = ["jpg", "jpeg", "png", "gif", "webp", "bmp", "tif", "
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// It is not there.
-    #[error("{0} is no folder")]
+    #[error("{0} is no folder, and no .tar file or pattern of them, like shards-{{000000..000099}}.tar")]
     NoFolder(PathBuf),
+    /// A pattern of tar files makes no sense.
+    #[error("{0}")]
+    Pattern(String),
     /// It cannot be listed.
     #[error(transparent)]
     Unreadable(std::io::Error),
     /// It holds no pictures.
-    #[error("{0} holds no pictures (files that end in .jpg, .png, .webp, .gif, .bmp or .tiff, at any depth)")]
+    #[error("{0} holds no pictures (files that end in .jpg, .png, .webp, .gif, .bmp or .tiff, at any depth, or in .tar files)")]
     Empty(PathBuf),
 }
 
@@ -38,33 +44,53 @@ pub struct Pictures {
     budget: AtomicUsize,
 }
 
+/// Where the bytes of a picture are.
+#[derive(Debug)]
+enum Source {
+    File(PathBuf),
+    Member { shard: Arc<Path>, offset: u64, len: u64 },
+}
+
+impl Source {
+    fn read(&self) -> std::io::Result<Vec<u8>> {
+        match self {
+            Self::File(path) => fs_err::read(path),
+            Self::Member { shard, offset, len } => shards::read(shard, *offset, *len),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Slot {
-    path: PathBuf,
-    /// Its path below the folder.
+    source: Source,
+    /// Its path below the folder, through the tar file where it is in one.
     name: String,
     kept: OnceLock<Arc<RgbImage>>,
     broken: AtomicBool,
 }
 
 impl Pictures {
-    /// Lists a folder. Pictures are reduced to `shrink` pixels on their shorter side, if larger, when they are read;
-    /// up to `cache` bytes of pixels stay in memory.
+    /// Lists a folder, or the tar files of a pattern. Pictures are reduced to `shrink` pixels on their shorter side, if larger, when they
+    /// are read; up to `cache` bytes of pixels stay in memory.
     ///
     /// # Errors
     /// When the folder is not there, or holds no picture.
     pub fn open(root: &Path, shrink: Option<u32>, cache: usize) -> Result<Self, Error> {
-        if !root.is_dir() {
+        let files: Vec<(String, PathBuf)> = if root.is_dir() {
+            let listing = tree::list(root).map_err(Error::Unreadable)?;
+            for skipped in &listing.skipped {
+                tracing::warn!("left out {}: {}", skipped.path.display(), skipped.reason);
+            }
+            listing.entries.into_iter().map(|entry| (entry.id, entry.path)).collect()
+        } else if let Some(pattern) = root.to_str().filter(|_| shards::is_pattern(root)) {
+            let files = shards::expand(pattern).map_err(Error::Pattern)?;
+            files.into_iter().map(|path| (path.file_name().unwrap_or_default().to_string_lossy().into_owned(), path)).collect()
+        } else {
             return Err(Error::NoFolder(root.to_owned()));
-        }
-        let listing = tree::list(root).map_err(Error::Unreadable)?;
-        for skipped in &listing.skipped {
-            tracing::warn!("left out {}: {}", skipped.path.display(), skipped.reason);
-        }
-        let pictures = listing.entries.into_iter().filter(|entry| is_picture(&entry.path));
-        let slots: Vec<Slot> = pictures
-            .map(|entry| Slot { path: entry.path, name: entry.id, kept: OnceLock::new(), broken: AtomicBool::new(false) })
-            .collect();
+        };
+        // Tar files are read through to their ends, many at a time.
+        let slots: Result<Vec<Vec<Slot>>, std::io::Error> = files.into_par_iter().map(|(name, path)| slots(name, path)).collect();
+        let slots: Vec<Slot> = slots.map_err(Error::Unreadable)?.into_iter().flatten().collect();
         if slots.is_empty() {
             return Err(Error::Empty(root.to_owned()));
         }
@@ -106,9 +132,8 @@ impl Pictures {
         if slot.broken.load(Ordering::Relaxed) {
             return None;
         }
-        let decoded = fs_err::read(&slot.path)
-            .map_err(|e| e.to_string())
-            .and_then(|bytes| media::decode(&bytes, &self.limits).map_err(|e| e.to_string()));
+        let decoded =
+            slot.source.read().map_err(|e| e.to_string()).and_then(|bytes| media::decode(&bytes, &self.limits).map_err(|e| e.to_string()));
         let picture = match decoded {
             Ok(picture) => Arc::new(match self.shrink {
                 Some(side) => shrink(picture, side),
@@ -132,6 +157,29 @@ impl Pictures {
     }
 }
 
+/// The pictures of a file: itself, its members, or none.
+fn slots(name: String, path: PathBuf) -> std::io::Result<Vec<Slot>> {
+    let slot = |name, source| Slot { name, source, kept: OnceLock::new(), broken: AtomicBool::new(false) };
+    if is_picture(&path) {
+        return Ok(vec![slot(name, Source::File(path))]);
+    }
+    if !shards::is_pattern(&path) {
+        return Ok(Vec::new());
+    }
+    let (members, damage) = shards::index(&path)?;
+    if let Some(reason) = damage {
+        tracing::warn!("{name} is damaged after {} members ({reason}): the rest of it is left out", members.len());
+    }
+    let shard: Arc<Path> = path.into();
+    let pictures = members.into_iter().filter(|member| is_picture(Path::new(&member.name)));
+    Ok(pictures
+        .map(|member| {
+            let source = Source::Member { shard: Arc::clone(&shard), offset: member.offset, len: member.len };
+            slot(format!("{name}/{}", member.name), source)
+        })
+        .collect())
+}
+
 fn is_picture(path: &Path) -> bool {
     path.extension().and_then(|e| e.to_str()).is_some_and(|e| ENDINGS.contains(&e.to_ascii_lowercase().as_str()))
 }
@@ -149,10 +197,14 @@ fn shrink(picture: RgbImage, side: u32) -> RgbImage {
 
 /// A window (left, top, width, height) of a picture, resampled by an antialiased bicubic filter.
 pub(super) fn resample(picture: &RgbImage, window: (f64, f64, f64, f64), width: u32, height: u32) -> RgbImage {
+    resample_with(FilterType::CatmullRom, picture, window, width, height)
+}
+
+/// The same by any antialiased filter.
+pub(super) fn resample_with(filter: FilterType, picture: &RgbImage, window: (f64, f64, f64, f64), width: u32, height: u32) -> RgbImage {
     let mut target = Image::new(width, height, PixelType::U8x3);
     let source = fast_image_resize::images::ImageRef::new(picture.width(), picture.height(), picture.as_raw(), PixelType::U8x3);
-    let options =
-        ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom)).crop(window.0, window.1, window.2, window.3);
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter)).crop(window.0, window.1, window.2, window.3);
     let done = source.map(|source| Resizer::new().resize(&source, &mut target, &options));
     debug_assert!(matches!(done, Ok(Ok(()))), "the window lies inside the picture");
     RgbImage::from_raw(width, height, target.into_vec()).unwrap_or_else(|| RgbImage::new(width, height))

@@ -1,12 +1,14 @@
 //! The k-NN evaluation of the DINO paper (section 4.1, after Wu et al. 2018): each picture of the validation set is
 //! classified by a weighted vote of its nearest neighbours in the training set.
 
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeSet, BinaryHeap};
 
 use dino_server::index::vote::vote;
 use ndarray::{Array2, ArrayView2, Axis, s};
 use rayon::prelude::*;
 use serde::ser::{Serialize, Serializer};
+
+use super::figures::Figures;
 
 /// Queries whose similarities are computed together: one task.
 const QUERIES: usize = 32;
@@ -96,18 +98,6 @@ impl Features {
     }
 }
 
-/// The figures for one k, in percent.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
-pub struct Figures {
-    /// Pictures whose class won the vote.
-    pub top1: f64,
-    /// Pictures whose class is among the five best. Where fewer than five neighbours vote, only classes with a vote count:
-    /// for k = 1 it equals `top1`.
-    pub top5: f64,
-    /// Top-1 of each class of val, averaged over these classes.
-    pub mean_class: f64,
-}
-
 /// Figures by k, in the order that was asked for. As JSON: `{"k10":{"top1":…},…}`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report(pub Vec<(usize, Figures)>);
@@ -149,7 +139,7 @@ pub fn evaluate(train: &Features, val: &Features, ks: &[usize], temperature: f64
             neighbours.into_iter().zip(classes).map(outcome).collect::<Vec<_>>()
         })
         .collect();
-    let figures = |(at, &k): (usize, &usize)| (k, count(&val.classes, outcomes.iter().map(|query| query[at])));
+    let figures = |(at, &k): (usize, &usize)| (k, Figures::count(&val.classes, outcomes.iter().map(|query| query[at])));
     Ok(Report(ks.iter().enumerate().map(figures).collect()))
 }
 
@@ -169,22 +159,6 @@ fn place(train: &Features, neighbours: &[Neighbour], class: u32, temperature: f6
         Some(votes.len() + without_vote_before)
     });
     (place == Some(0), place.is_some_and(|place| place < PLACES))
-}
-
-fn count(classes: &[u32], outcomes: impl Iterator<Item = (bool, bool)>) -> Figures {
-    let (mut top1, mut top5) = (0_usize, 0_usize);
-    // Right ones and all, by class.
-    let mut by_class: BTreeMap<u32, (usize, usize)> = BTreeMap::new();
-    for (class, (first, in_five)) in classes.iter().zip(outcomes) {
-        top1 += usize::from(first);
-        top5 += usize::from(in_five);
-        let (right, all) = by_class.entry(*class).or_default();
-        *right += usize::from(first);
-        *all += 1;
-    }
-    let percent = |part: usize, all: usize| 100.0 * part as f64 / all as f64;
-    let mean_class = by_class.values().map(|&(right, all)| percent(right, all)).sum::<f64>() / by_class.len() as f64;
-    Figures { top1: percent(top1, classes.len()), top5: percent(top5, classes.len()), mean_class }
 }
 
 /// The `k` nearest rows of `gallery` for each of `queries`, nearest first.

@@ -1,3 +1,10 @@
 //! Measures what a backbone has learnt.
 
+pub mod attention;
+pub mod features;
+pub mod figures;
 pub mod knn;
+pub mod linear;
+pub mod online;
+pub mod tsne;
+pub mod watch;

@@ -144,9 +144,10 @@ fn host(place: &Place, listener: &TcpListener, deadline: Instant, patience: Dura
             let _ = write_words(&mut stream, &[MAGIC, place.world as u32, 0]);
             continue;
         }
-        match caller.rank.checked_sub(1).and_then(|i| callers.get_mut(i)) {
-            Some(slot @ None) => *slot = Some((stream, SocketAddr::new(from.ip(), caller.port))),
-            _ => tracing::warn!("a second process at {from} calls itself rank {}: it was sent away", caller.rank),
+        if let Some(slot @ None) = caller.rank.checked_sub(1).and_then(|i| callers.get_mut(i)) {
+            *slot = Some((stream, SocketAddr::new(from.ip(), caller.port)));
+        } else {
+            tracing::warn!("a second process at {from} calls itself rank {}: it was sent away", caller.rank);
         }
     }
     let addresses: Vec<SocketAddr> = callers.iter().flatten().map(|(_, address)| *address).collect();

@@ -81,7 +81,7 @@ pub enum Error {
         wanted: String,
     },
     /// This process cannot listen, or not reach another.
-    #[error("rank {rank} cannot {what}: {source}")]
+    #[error("rank {rank} cannot {what}")]
     Network {
         /// This process.
         rank: usize,
@@ -113,7 +113,7 @@ pub enum Error {
         other: usize,
     },
     /// The connection to a neighbour broke: it has ended.
-    #[error("rank {peer} has ended, so rank {rank} ends too ({source}): the messages of rank {peer} say why")]
+    #[error("rank {peer} has ended, so rank {rank} ends too (the messages of rank {peer} say why)")]
     Lost {
         /// This process.
         rank: usize,
@@ -151,4 +151,17 @@ pub fn from_environment(patience: Duration) -> Result<Arc<dyn Exchange>, Error> 
         Some(place) if place.world > 1 => Arc::new(tcp::Ring::join(&place, patience)?),
         _ => Arc::new(Alone),
     })
+}
+
+/// What rank 0 holds, of whatever length: the others give nothing.
+///
+/// # Errors
+/// When another process is lost, or does not make the same call.
+pub fn hand_out(exchange: &dyn Exchange, bytes: Vec<u8>) -> Result<Vec<u8>, Error> {
+    let mut length = (bytes.len() as u64).to_le_bytes();
+    exchange.broadcast(&mut length)?;
+    let mut bytes = bytes;
+    bytes.resize(u64::from_le_bytes(length) as usize, 0);
+    exchange.broadcast(&mut bytes)?;
+    Ok(bytes)
 }

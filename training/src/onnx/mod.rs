@@ -31,15 +31,16 @@ pub enum Error {
 ///
 /// - a vision transformer has `last_hidden_state` `[B, T, D]` after the final norm, `attention` `[B, heads, T]` (the last
 ///   block's CLS row after softmax) and `keys` `[B, patches, D]` (the last block's, bias included, before rotary
-///   positions);
+///   positions), and, where `last_blocks` is n > 0, `last_blocks` `[B, n, D]` (CLS after each of the last n blocks and the
+///   final norm; n is at most the depth);
 /// - a residual network has `embedding` `[B, D]` and `feature_map` `[B, D, h, w]`.
 ///
 /// # Errors
 /// See [`Error`]; nothing is built before it is known to fit.
-pub fn encode(backbone: &Backbone, precision: Precision) -> Result<Vec<u8>, Error> {
+pub fn encode(backbone: &Backbone, precision: Precision, last_blocks: usize) -> Result<Vec<u8>, Error> {
     let mut layers = Layers::new(precision);
     match backbone {
-        Backbone::Vit(vit) => vit::build(vit, &mut layers),
+        Backbone::Vit(vit) => vit::build(vit, &mut layers, last_blocks),
         Backbone::Resnet(_) if precision == Precision::Int8 => return Err(Error::Int8Resnet),
         Backbone::Resnet(resnet) => resnet::build(resnet, &mut layers),
     }

@@ -7,8 +7,9 @@ use super::layers::Layers;
 use super::positions::{self, Grid};
 use super::quantise::Range;
 
-/// Builds the graph: `pixel_values` `[B, 3, H, W]` → `last_hidden_state`, `attention` and `keys` of the model folder.
-pub(super) fn build(vit: &Vit, layers: &mut Layers) {
+/// Builds the graph: `pixel_values` `[B, 3, H, W]` → `last_hidden_state`, `attention`, `keys` and, for n > 0,
+/// `last_blocks` of the model folder.
+pub(super) fn build(vit: &Vit, layers: &mut Layers, last_blocks: usize) {
     let dim = vit.dim as i64;
     let graph = &mut layers.graph;
     let axes = ["batch", "height", "width"].map(Axis::Named);
@@ -40,14 +41,23 @@ pub(super) fn build(vit: &Vit, layers: &mut Layers) {
     let prefix = graph.op("Expand", &[prefix, shape], &[]);
     let mut tokens = graph.concat(&[prefix, patches], 1);
 
-    let mut last = None;
+    let (mut last, mut summaries) = (None, Vec::new());
     for (index, block) in vit.blocks.iter().enumerate() {
         layers.graph.enter(format!("blocks.{index}"));
         let (next, seen) = self::block(layers, vit, block, tokens, rotation);
         tokens = next;
         last = Some(seen);
+        if index + last_blocks >= vit.blocks.len() {
+            summaries.push(layers.graph.slice(tokens, 1, 0, 1));
+        }
     }
     layers.graph.enter("");
+    if !summaries.is_empty() {
+        let count = summaries.len();
+        let summaries = layers.graph.concat(&summaries, 1);
+        let summaries = layers.norm("last_blocks.norm", summaries, &vit.norm, vit.eps);
+        layers.graph.output(summaries, "last_blocks", &[axes[0], Axis::Fixed(count), Axis::Fixed(vit.dim)]);
+    }
     let tokens = layers.norm("norm", tokens, &vit.norm, vit.eps);
     let graph = &mut layers.graph;
     graph.output(tokens, "last_hidden_state", &[axes[0], Axis::Named("tokens"), Axis::Fixed(vit.dim)]);

@@ -1,0 +1,284 @@
+//! A linear classifier on the features of a frozen backbone: `dino-train linear` trains it, `/classify?head=…` asks it.
+//!
+//! A head is a folder of two files: `head.safetensors` with `weight` `[classes, F]` and `bias` `[classes]`, and
+//! `head.json`, which says what its features are and which model they come from.
+
+use std::path::{Path, PathBuf};
+
+use ndarray::{Array1, Array2, ArrayView2, Axis, Slice, concatenate};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use serde::{Deserialize, Serialize};
+
+use crate::embedding::{self, EmbeddingError, Pooling};
+use crate::model::{Manifest, Outputs, sha256};
+
+/// Which tokens a head looks at, as the public linear evaluation picks them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tokens {
+    /// CLS after each of this many last blocks, side by side. Of a ResNet 1: its pooled features.
+    pub n_last_blocks: usize,
+    /// Then the mean of the last block's patch tokens.
+    pub avgpool_patchtokens: bool,
+}
+
+impl Tokens {
+    /// Length F of the features of a model of dimension `dim`.
+    pub fn features(self, dim: usize) -> usize {
+        dim * (self.n_last_blocks + usize::from(self.avgpool_patchtokens))
+    }
+
+    /// `[B, F]`: the features of each picture, not normalised. `registers` is the model's number of register tokens.
+    ///
+    /// # Errors
+    /// [`EmbeddingError::LacksOutput`] where the model does not give as many blocks.
+    pub fn of(self, outputs: &Outputs, registers: usize) -> Result<Array2<f32>, EmbeddingError> {
+        let pooled = |pooling| embedding::pool(outputs, registers, pooling).map(|rows| rows.index_axis_move(Axis(1), 0));
+        let mut features = match &outputs.last_blocks {
+            _ if self.n_last_blocks == 1 => pooled(Pooling::Cls)?,
+            Some(blocks) if blocks.len_of(Axis(1)) >= self.n_last_blocks => {
+                let (batch, count, dim) = blocks.dim();
+                let last = blocks.slice_axis(Axis(1), Slice::from(count - self.n_last_blocks..)).as_standard_layout().into_owned();
+                last.into_shape_with_order((batch, self.n_last_blocks * dim)).expect("standard layout")
+            }
+            _ => return Err(EmbeddingError::LacksOutput { pooling: Pooling::Cls, output: "last_blocks" }),
+        };
+        if self.avgpool_patchtokens {
+            features = concatenate![Axis(1), features, pooled(Pooling::Mean)?];
+        }
+        Ok(features)
+    }
+}
+
+/// `head.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Description {
+    /// Version of this format, now 1.
+    pub format: u32,
+    /// Names of the classes, in the order of the weights' rows.
+    pub classes: Vec<String>,
+    /// Its features.
+    #[serde(flatten)]
+    pub tokens: Tokens,
+    /// Fingerprint of the model (see [`Model::fingerprint`](crate::model::Model::fingerprint) with [`Pooling::Cls`]).
+    pub model_fingerprint: String,
+    /// SHA-256 of `head.safetensors`, in hex.
+    pub weights_sha256: String,
+    /// How it was trained and how good it is, as far as that was noted.
+    #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
+    pub training: serde_json::Value,
+    /// Program and version that wrote it.
+    pub made_by: String,
+}
+
+/// A linear classifier.
+#[derive(Clone, Debug)]
+pub struct LinearHead {
+    description: Description,
+    weight: Array2<f32>,
+    bias: Array1<f32>,
+}
+
+/// Why a head is of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum HeadError {
+    /// A file cannot be read or written.
+    #[error("{0}; a head is a folder with head.json and head.safetensors")]
+    Io(#[from] std::io::Error),
+    /// A file is not what it should be.
+    #[error("{}: {reason}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// It was trained on the features of another model.
+    #[error(
+        "the head was trained for the model with fingerprint {head}, not for {models}: serve the model that it was trained with, \
+         or train a head for this one"
+    )]
+    OtherModel {
+        /// What the head says.
+        head: String,
+        /// What there is.
+        models: String,
+    },
+    /// The model folder's graph has fewer blocks.
+    #[error(
+        "the head looks at the last {wanted} blocks, and the model gives {given}: export it with --last-blocks {wanted}, or train a head \
+         with --n-last-blocks {given}"
+    )]
+    LacksBlocks {
+        /// What the head needs.
+        wanted: usize,
+        /// What the model has, at least 1.
+        given: usize,
+    },
+}
+
+const DESCRIPTION: &str = "head.json";
+const WEIGHTS: &str = "head.safetensors";
+
+impl LinearHead {
+    /// A head of trained weights `[classes, F]` and biases `[classes]`. The hash of the description is set when it is saved.
+    ///
+    /// # Panics
+    /// If the numbers of classes differ.
+    pub fn new(description: Description, weight: Array2<f32>, bias: Array1<f32>) -> Self {
+        let classes = description.classes.len();
+        assert!(weight.nrows() == classes && bias.len() == classes, "a row and a bias for each class");
+        Self { description, weight, bias }
+    }
+
+    /// What it says of itself.
+    pub fn description(&self) -> &Description {
+        &self.description
+    }
+
+    /// Reads and checks a head's folder.
+    ///
+    /// # Errors
+    /// [`HeadError::Io`] and [`HeadError::Damaged`].
+    pub fn load(folder: &Path) -> Result<Self, HeadError> {
+        let damaged = |name: &str, reason: String| HeadError::Damaged { path: folder.join(name), reason };
+        let text = fs_err::read(folder.join(DESCRIPTION))?;
+        let description: Description = serde_json::from_slice(&text).map_err(|error| damaged(DESCRIPTION, error.to_string()))?;
+        if description.format != 1 {
+            return Err(damaged(DESCRIPTION, format!("format is {}, this program reads 1", description.format)));
+        }
+        if description.classes.is_empty() || description.tokens.n_last_blocks == 0 {
+            return Err(damaged(DESCRIPTION, "it needs at least one class and one block".into()));
+        }
+        let bytes = fs_err::read(folder.join(WEIGHTS))?;
+        if !sha256(&bytes).eq_ignore_ascii_case(&description.weights_sha256) {
+            return Err(damaged(WEIGHTS, format!("its SHA-256 is not the one in {DESCRIPTION}: it is damaged or was replaced")));
+        }
+        let tensors = SafeTensors::deserialize(&bytes).map_err(|error| damaged(WEIGHTS, error.to_string()))?;
+        let read = |name: &str, axes: usize| {
+            let tensor = tensors.tensor(name).map_err(|error| damaged(WEIGHTS, error.to_string()))?;
+            if tensor.dtype() != Dtype::F32 || tensor.shape().len() != axes {
+                return Err(damaged(WEIGHTS, format!("{name} is {:?} {:?}, not F32 with {axes} axes", tensor.dtype(), tensor.shape())));
+            }
+            let numbers: Vec<f32> = tensor.data().as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+            if !numbers.iter().all(|number| number.is_finite()) {
+                return Err(damaged(WEIGHTS, format!("{name} holds NaN or infinite values")));
+            }
+            Ok((tensor.shape().to_vec(), numbers))
+        };
+        let ((shape, weight), (_, bias)) = (read("weight", 2)?, read("bias", 1)?);
+        let classes = description.classes.len();
+        if shape[0] != classes || bias.len() != classes {
+            return Err(damaged(WEIGHTS, format!("it has {} rows and {} biases for {classes} classes", shape[0], bias.len())));
+        }
+        let weight = Array2::from_shape_vec((shape[0], shape[1]), weight).map_err(|error| damaged(WEIGHTS, error.to_string()))?;
+        Ok(Self { description, weight, bias: bias.into() })
+    }
+
+    /// Writes it as a folder, which is made if it is not there.
+    ///
+    /// # Errors
+    /// [`HeadError::Io`].
+    pub fn save(&mut self, folder: &Path) -> Result<(), HeadError> {
+        let bytes = |numbers: &mut dyn Iterator<Item = &f32>| numbers.flat_map(|number| number.to_le_bytes()).collect::<Vec<u8>>();
+        let (weight, bias) = (bytes(&mut self.weight.iter()), bytes(&mut self.bias.iter()));
+        let view = |shape: &[usize], bytes| TensorView::new(Dtype::F32, shape.to_vec(), bytes).map_err(std::io::Error::other);
+        let tensors = [("weight", view(self.weight.shape(), &weight)?), ("bias", view(self.bias.shape(), &bias)?)];
+        let weights = safetensors::serialize(tensors, None).map_err(std::io::Error::other)?;
+        self.description.weights_sha256 = sha256(&weights);
+        fs_err::create_dir_all(folder)?;
+        fs_err::write(folder.join(WEIGHTS), weights)?;
+        let mut text = serde_json::to_string_pretty(&self.description).map_err(std::io::Error::other)?;
+        text.push('\n');
+        fs_err::write(folder.join(DESCRIPTION), text)?;
+        Ok(())
+    }
+
+    /// Whether the features that it was trained on are those of this model.
+    ///
+    /// # Errors
+    /// [`HeadError::OtherModel`] and [`HeadError::LacksBlocks`].
+    pub fn check_model(&self, manifest: &Manifest, fingerprint: &str) -> Result<(), HeadError> {
+        let wanted = self.description.tokens.n_last_blocks;
+        let fits = self.weight.ncols() == self.description.tokens.features(manifest.dim as usize);
+        if self.description.model_fingerprint != fingerprint || !fits {
+            return Err(HeadError::OtherModel { head: self.description.model_fingerprint.clone(), models: fingerprint.to_owned() });
+        }
+        let given = (manifest.last_blocks as usize).max(1);
+        if wanted > given { Err(HeadError::LacksBlocks { wanted, given }) } else { Ok(()) }
+    }
+
+    /// Features `[B, F]` to logits `[B, classes]`.
+    pub fn logits(&self, features: ArrayView2<'_, f32>) -> Array2<f32> {
+        features.dot(&self.weight.t()) + &self.bias
+    }
+
+    /// The softmax of [`logits`](Self::logits): `[B, classes]`, each row sums to 1.
+    pub fn probabilities(&self, features: ArrayView2<'_, f32>) -> Array2<f64> {
+        let mut rows = self.logits(features).mapv(f64::from);
+        for mut row in rows.rows_mut() {
+            let largest = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            row.mapv_inplace(|logit| (logit - largest).exp());
+            let sum = row.sum();
+            row /= sum;
+        }
+        rows
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::{Array3, array};
+
+    use super::*;
+
+    fn head() -> LinearHead {
+        let description = Description {
+            format: 1,
+            classes: vec!["cat".into(), "dog".into()],
+            tokens: Tokens { n_last_blocks: 1, avgpool_patchtokens: false },
+            model_fingerprint: "f".into(),
+            weights_sha256: String::new(),
+            training: serde_json::Value::Null,
+            made_by: "a test".into(),
+        };
+        LinearHead::new(description, array![[1.0, 0.0, 2.0], [0.0, 1.0, 0.0]], array![0.5, 0.0])
+    }
+
+    #[test]
+    fn features_are_the_last_blocks_then_the_mean_of_the_patches() {
+        let outputs = Outputs {
+            last_hidden_state: Some(array![[[5.0], [100.0], [1.0], [3.0]]]),
+            last_blocks: Some(array![[[3.0], [4.0], [5.0]]]),
+            ..Outputs::default()
+        };
+        let of = |n_last_blocks, avgpool_patchtokens| Tokens { n_last_blocks, avgpool_patchtokens }.of(&outputs, 1);
+        assert_eq!(of(1, false).unwrap(), array![[5.0]]);
+        assert_eq!(of(2, true).unwrap(), array![[4.0, 5.0, 2.0]]);
+        assert_eq!(of(3, false).unwrap(), array![[3.0, 4.0, 5.0]]);
+        assert!(of(4, false).is_err());
+        let plain = Outputs { last_hidden_state: Some(Array3::zeros((1, 3, 2))), ..Outputs::default() };
+        assert!(Tokens { n_last_blocks: 2, avgpool_patchtokens: false }.of(&plain, 0).is_err());
+    }
+
+    #[test]
+    fn what_is_saved_is_loaded_and_damage_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut saved = head();
+        saved.save(folder.path()).unwrap();
+        let loaded = LinearHead::load(folder.path()).unwrap();
+        assert_eq!((loaded.description(), &loaded.weight, &loaded.bias), (saved.description(), &saved.weight, &saved.bias));
+        let path = folder.path().join(WEIGHTS);
+        let mut bytes = fs_err::read(&path).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs_err::write(&path, bytes).unwrap();
+        assert!(LinearHead::load(folder.path()).unwrap_err().to_string().contains("SHA-256"));
+        assert!(matches!(LinearHead::load(&folder.path().join("none")), Err(HeadError::Io(_))));
+    }
+
+    #[test]
+    fn probabilities_are_a_softmax_that_does_not_overflow() {
+        let rows = head().probabilities(array![[0.0, 0.5, 0.0], [1e4, -1e4, 0.0]].view());
+        assert!((rows[[0, 0]] - 0.5).abs() < 1e-12);
+        assert!((rows[[1, 0]] - 1.0).abs() < 1e-12 && rows[[1, 1]].is_finite());
+    }
+}

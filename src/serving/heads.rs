@@ -1,0 +1,84 @@
+//! The classifiers on a model's features: those in its folder, and those that the settings name.
+
+use std::{collections::BTreeMap, path::Path};
+
+use super::Served;
+use crate::{
+    config::NamedModel,
+    head::{HeadError, LinearHead},
+    model::Manifest,
+};
+
+/// Folder of a model folder that holds heads.
+const FOLDER: &str = "heads";
+
+/// A head that cannot be served.
+#[derive(Debug, thiserror::Error)]
+#[error("head `{name}`: {source}")]
+pub struct HeadsError {
+    /// What requests would have called it.
+    pub name: String,
+    /// What is wrong.
+    pub source: HeadError,
+}
+
+/// No head of that name is served.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no head `{name}`; {known}")]
+pub struct UnknownHead {
+    /// The name that was asked for, cut where it is long.
+    pub name: String,
+    /// The names there are, in a sentence.
+    pub known: String,
+}
+
+impl UnknownHead {
+    /// No head `name` in any of these models.
+    pub fn new<'a>(name: &str, models: impl IntoIterator<Item = &'a Served>) -> Self {
+        let known: Vec<_> = models.into_iter().flat_map(|served| served.heads().keys()).map(String::as_str).collect();
+        let known = if known.is_empty() {
+            "none is served here: train one with dino-train linear --out, and give it with --head".to_owned()
+        } else {
+            format!("known are {}", known.join(", "))
+        };
+        Self { name: name.chars().take(128).collect(), known }
+    }
+}
+
+/// The heads in a model's folder, by the names of their own folders.
+pub(super) fn of_folder(model: &Path, manifest: &Manifest, fingerprint: &str) -> Result<BTreeMap<String, LinearHead>, HeadsError> {
+    let folder = model.join(FOLDER);
+    let mut heads = BTreeMap::new();
+    if !folder.is_dir() {
+        return Ok(heads);
+    }
+    let failed = |name: &str, source: HeadError| HeadsError { name: name.to_owned(), source };
+    for entry in fs_err::read_dir(&folder).map_err(|error| failed(FOLDER, error.into()))? {
+        let path = entry.map_err(|error| failed(FOLDER, error.into()))?.path();
+        let Some(name) = path.file_name().and_then(|name| name.to_str()).filter(|name| !name.starts_with('.')) else { continue };
+        let head = LinearHead::load(&path).map_err(|error| failed(name, error))?;
+        head.check_model(manifest, fingerprint).map_err(|error| failed(name, error))?;
+        heads.insert(name.to_owned(), head);
+    }
+    Ok(heads)
+}
+
+/// Gives each named head to the models whose features it was trained on.
+pub(super) fn attach(models: &mut [Served], named: &[NamedModel]) -> Result<(), HeadsError> {
+    for NamedModel { name, path } in named {
+        let failed = |source| HeadsError { name: name.clone(), source };
+        let head = LinearHead::load(path).map_err(failed)?;
+        let wanted = &head.description().model_fingerprint;
+        let fingerprints: Vec<String> = models.iter().map(|served| served.fingerprint().to_owned()).collect();
+        if !fingerprints.contains(wanted) {
+            return Err(failed(HeadError::OtherModel { head: wanted.clone(), models: fingerprints.join(", ") }));
+        }
+        // A model may be served under several names.
+        for served in models.iter_mut().filter(|served| served.fingerprint == *wanted) {
+            head.check_model(&served.manifest, &served.fingerprint).map_err(failed)?;
+            tracing::info!(head = name, model = served.name, classes = head.description().classes.len(), "loaded");
+            served.heads.insert(name.clone(), head.clone());
+        }
+    }
+    Ok(())
+}

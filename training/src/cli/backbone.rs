@@ -1,0 +1,86 @@
+//! What `--model` names: a model folder, or a checkpoint, which is exported to a temporary one.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use dino_server::bulk::{Embedder, all_cores};
+use dino_server::embedding::Pooling;
+use dino_server::model::{Device, Model, Precision, SessionOptions};
+use tempfile::TempDir;
+
+use crate::{checkpoint, export};
+
+/// The flags that say which backbone is evaluated, and where.
+#[derive(Clone, Debug, clap::Args)]
+pub struct BackboneArgs {
+    /// Model folder, or a checkpoint, which is exported to a temporary folder first.
+    #[arg(long, value_name = "MODEL_DIR|CHECKPOINT")]
+    pub model: PathBuf,
+    /// Precision to run with.
+    #[arg(long, default_value = "f32")]
+    precision: Precision,
+    /// Where the model runs: auto, cpu, cuda[:N] or tensorrt[:N].
+    #[arg(long, default_value = "auto")]
+    device: Device,
+    /// Attention heads, where a checkpoint does not say them.
+    #[arg(long, value_name = "N")]
+    heads: Option<usize>,
+}
+
+/// A backbone that can be run.
+pub struct Backbone {
+    /// Its folder.
+    pub model: Model,
+    options: SessionOptions,
+    /// Lives as long as the model is used.
+    _exported: Option<TempDir>,
+}
+
+impl BackboneArgs {
+    /// Whether `--model` is a model folder already.
+    pub fn is_folder(&self) -> bool {
+        is_folder(&self.model)
+    }
+
+    /// Opens the model; a checkpoint's graph gives the CLS tokens of its `last_blocks` last blocks too.
+    ///
+    /// # Errors
+    /// If it is neither a model folder nor a checkpoint.
+    pub fn open(&self, last_blocks: usize) -> anyhow::Result<Backbone> {
+        let options = SessionOptions { device: self.device, precision: self.precision, threads: 1 };
+        let checkpoint = checkpoint::Options { heads: self.heads, ..Default::default() };
+        Backbone::open(&self.model, options, checkpoint, last_blocks)
+    }
+}
+
+impl Backbone {
+    /// Opens a model folder, or exports a checkpoint.
+    ///
+    /// # Errors
+    /// If it is neither.
+    pub fn open(path: &Path, options: SessionOptions, checkpoint: checkpoint::Options, last_blocks: usize) -> anyhow::Result<Self> {
+        if is_folder(path) {
+            return Ok(Self { model: Model::open(path)?, options, _exported: None });
+        }
+        let exported = tempfile::tempdir()?;
+        let folder = exported.path().join("model");
+        let how = export::Options { checkpoint, precisions: vec![options.precision], last_blocks, ..Default::default() };
+        let report = export::export(path, &folder, &how)
+            .with_context(|| format!("{} is neither a model folder nor a checkpoint that can be exported", path.display()))?
+            .report;
+        report.notes.iter().for_each(|note| tracing::info!("{note}"));
+        Ok(Self { model: Model::open(&folder)?, options, _exported: Some(exported) })
+    }
+
+    /// A worker for each core. Only those who embed files by themselves look at `pooling`.
+    ///
+    /// # Errors
+    /// If the model does not run.
+    pub fn embedder(&self, pooling: Pooling) -> anyhow::Result<Embedder> {
+        Ok(Embedder::open(&self.model, pooling, &self.options, all_cores())?)
+    }
+}
+
+fn is_folder(path: &Path) -> bool {
+    path.join("manifest.json").is_file()
+}

@@ -1,0 +1,309 @@
+//! `dino-train finetune`: a backbone and a classifier, trained together with labels.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use candle_core::{Device, Tensor};
+use dino_server::embedding::Pooling;
+use dino_server::head::{Description, LinearHead, Tokens};
+use dino_server::model::{Model, sha256};
+use dino_server::transform::Transform;
+use image::RgbImage;
+use ndarray::Array2;
+use rand::seq::SliceRandom;
+use rayon::prelude::*;
+use serde_json::{Value, json};
+
+use crate::backbone::Pass;
+use crate::backbone::load;
+use crate::checkpoint::{self, Backbone, state};
+use crate::data::augment::random_resized_crop;
+use crate::data::labelled::Labelled;
+use crate::data::loader::generator;
+use crate::evaluate::figures::Figures;
+use crate::evaluate::linear::Probe;
+use crate::export;
+use crate::finetune::{self, Classifier, Progress, Settings, Stored};
+use crate::kernels::matmul::{Precision, has_bf16};
+use crate::progress;
+
+/// Train a backbone and a linear classifier on it together, with labels, and measure them.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Checkpoint to start from: of the public DINO releases, or of this trainer.
+    #[arg(long, value_name = "CHECKPOINT")]
+    model: PathBuf,
+    /// Pictures to train on: folders directly below DIR are classes.
+    #[arg(long, value_name = "DIR")]
+    train: PathBuf,
+    /// Pictures to measure on, in folders of the same names.
+    #[arg(long, value_name = "DIR")]
+    val: PathBuf,
+    /// Folder of the run: checkpoints that `export` reads, log.jsonl, and at the end a model folder with the classifier in it.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Go on from the newest checkpoint in --out.
+    #[arg(long)]
+    resume: bool,
+    /// Attention heads, where the checkpoint does not say them.
+    #[arg(long, value_name = "N")]
+    heads: Option<usize>,
+    /// Decoded pictures are kept in memory up to this many megabytes.
+    #[arg(long, default_value_t = 2048, value_name = "MB")]
+    cache: usize,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// Purposes of random numbers.
+const ORDER: u64 = 9;
+const CROPS: u64 = 10;
+const WEIGHTS: u64 = 11;
+const DROP_PATH: u64 = 12;
+const MIXUP: u64 = 13;
+/// Checkpoints that are kept.
+const KEPT: usize = 2;
+/// Name of the classifier in the model folder.
+const HEAD: &str = "finetuned";
+
+/// Runs the verb.
+///
+/// # Errors
+/// When the checkpoint cannot be trained further, settings do not fit, or a file cannot be written.
+pub fn run(args: &Args) -> Result<()> {
+    args.settings.check()?;
+    let loaded = checkpoint::load(&args.model, checkpoint::Options { heads: args.heads, key: None })?;
+    let Backbone::Vit(vit) = &loaded.backbone else { bail!("{} is a ResNet: finetune trains vision transformers", args.model.display()) };
+    let precision = if has_bf16() { Precision::Bf16 } else { Precision::F32 };
+    let backbone = load::vit(vit, args.settings.drop_path, precision, &Device::Cpu)?;
+    let train = Labelled::open(&args.train, args.cache.saturating_mul(1 << 20), &[])?;
+    let val = Labelled::open(&args.val, 0, train.classes())?;
+    let mut random = generator(args.settings.seed, WEIGHTS, 0, 0);
+    let classifier = Classifier::new(backbone, train.classes().len(), &mut random, &Device::Cpu)?;
+    let names: Vec<&str> = (0..train.len()).map(|index| train.name(index)).collect();
+    let progress = Progress {
+        settings: args.settings.clone(),
+        epochs_done: 0,
+        classes: train.classes().to_vec(),
+        pictures: sha256(names.join("\0").as_bytes()),
+        optimizer_steps: BTreeMap::default(),
+    };
+    fs_err::create_dir_all(&args.out)?;
+    state::remove_unfinished(&args.out)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+        // A second signal ends the program at once.
+        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&stop))?;
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+    }
+    let mut run = Run { args, transform: loaded.transform, train, val, classifier, progress };
+    run.restore()?;
+    run.train(&stop)
+}
+
+struct Run<'a> {
+    args: &'a Args,
+    transform: Transform,
+    train: Labelled,
+    val: Labelled,
+    classifier: Classifier,
+    progress: Progress,
+}
+
+impl Run<'_> {
+    fn restore(&mut self) -> Result<()> {
+        let out = self.args.out.display();
+        let found = state::list(&self.args.out)?;
+        if !self.args.resume {
+            ensure!(found.is_empty(), "{out} already holds checkpoints: add --resume to go on, or choose another --out");
+            return Ok(());
+        }
+        let Some(newest) = found.last() else {
+            tracing::info!("{out} holds no checkpoint: the run starts at its beginning");
+            return Ok(());
+        };
+        let stored = Stored::open(newest)?;
+        let (old, new) = (&stored.progress, &self.progress);
+        ensure!(
+            old.settings == new.settings,
+            "{out} was begun with other settings: give the old ones, or choose another --out ({})",
+            serde_json::to_string(&old.settings)?
+        );
+        ensure!(
+            old.pictures == new.pictures && old.classes == new.classes,
+            "the pictures of --train are not those of the run: give the old folder, or choose another --out"
+        );
+        stored.restore(&mut self.classifier)?;
+        self.progress = stored.progress;
+        // What a later epoch wrote that is trained again is taken out.
+        let log = self.log();
+        if log.is_file() {
+            let text = fs_err::read_to_string(&log)?;
+            let known = |line: &&str| {
+                let epoch = serde_json::from_str::<Value>(line).ok().and_then(|line| line["epoch"].as_u64());
+                epoch.is_some_and(|epoch| epoch as usize <= self.progress.epochs_done)
+            };
+            let kept: String = text.lines().filter(known).flat_map(|line| [line, "\n"]).collect();
+            state::write_atomically(&log, kept.as_bytes())?;
+        }
+        tracing::info!("going on from {} (epoch {})", newest.display(), self.progress.epochs_done);
+        Ok(())
+    }
+
+    fn log(&self) -> PathBuf {
+        self.args.out.join("log.jsonl")
+    }
+
+    fn train(&mut self, stop: &AtomicBool) -> Result<()> {
+        let epochs = self.args.settings.epochs;
+        let mut figures = None;
+        while self.progress.epochs_done < epochs {
+            let epoch = self.progress.epochs_done;
+            let started = Instant::now();
+            let Some(loss) = self.epoch(epoch, stop)? else {
+                tracing::info!("stopped in epoch {}: --resume goes on from its beginning", epoch + 1);
+                return Ok(());
+            };
+            let seconds = started.elapsed().as_secs_f64();
+            let measured = self.measure()?;
+            figures = Some(measured);
+            let line = json!({
+                "epoch": epoch + 1, "loss": loss, "top1": measured.top1, "top5": measured.top5, "mean_class": measured.mean_class,
+                "images_per_second": self.train.len() as f64 / seconds, "seconds": seconds,
+            });
+            tracing::info!("epoch {} of {epochs}: loss {loss:.4}, top-1 {:.2} % on val", epoch + 1, measured.top1);
+            let mut log = fs_err::OpenOptions::new().create(true).append(true).open(self.log())?;
+            log.write_all(format!("{line}\n").as_bytes())?;
+            self.progress.epochs_done += 1;
+            self.save()?;
+            if stop.load(Ordering::Relaxed) && epoch + 1 < epochs {
+                tracing::info!("stopped after epoch {}: --resume goes on from there", epoch + 1);
+                return Ok(());
+            }
+        }
+        let figures = match figures {
+            Some(figures) => figures,
+            None => self.measure()?,
+        };
+        self.export(&figures)?;
+        print(&figures, epochs)
+    }
+
+    /// Mean loss of an epoch, nothing if it was stopped.
+    fn epoch(&mut self, epoch: usize, stop: &AtomicBool) -> Result<Option<f64>> {
+        let settings = &self.args.settings;
+        let mut order: Vec<usize> = (0..self.train.len()).collect();
+        order.shuffle(&mut generator(settings.seed, ORDER, epoch as u64, 0));
+        let steps_per_epoch = order.len().div_ceil(settings.batch_size);
+        let bar = progress::bar(order.len(), "train");
+        let (mut loss, mut rows) = (0.0, 0);
+        for (number, chosen) in order.chunks(settings.batch_size).enumerate() {
+            let step = epoch * steps_per_epoch + number;
+            let crop = |picture: &RgbImage, index: usize| {
+                let size = self.transform.output_size().unwrap_or((picture.height(), picture.width()));
+                random_resized_crop(picture, size, &mut generator(settings.seed, CROPS, epoch as u64, index as u64))
+            };
+            let Some((mut pixels, shape, classes)) = batch(&self.train, chosen, &self.transform, crop) else { continue };
+            let count = self.train.classes().len();
+            let mut targets = finetune::targets(&classes, count, settings.smoothing);
+            if settings.mixup > 0.0 {
+                let mut random = generator(settings.seed, MIXUP, step as u64, 0);
+                finetune::mix(&mut pixels, &mut targets, classes.len(), settings.mixup, &mut random);
+            }
+            let pixels = Tensor::from_vec(pixels, shape, &Device::Cpu)?;
+            let targets = Tensor::from_vec(targets, (classes.len(), count), &Device::Cpu)?;
+            let lr = settings.lr_at(step, steps_per_epoch);
+            let mut random = generator(settings.seed, DROP_PATH, step as u64, 0);
+            let value = self.classifier.step(&pixels, &targets, settings, lr, &mut random).with_context(|| format!("step {step}"))?;
+            loss += value * classes.len() as f64;
+            rows += classes.len();
+            bar.inc(chosen.len() as u64);
+            bar.set_prefix(format!("epoch {}/{} loss {:.3}", epoch + 1, settings.epochs, loss / rows as f64));
+            if stop.load(Ordering::Relaxed) && number + 1 < steps_per_epoch {
+                return Ok(None);
+            }
+        }
+        bar.finish_and_clear();
+        ensure!(rows > 0, "none of the pictures below {} could be read", self.args.train.display());
+        Ok(Some(loss / rows as f64))
+    }
+
+    fn measure(&self) -> Result<Figures> {
+        let order: Vec<usize> = (0..self.val.len()).collect();
+        let (mut features, mut classes) = (Vec::new(), Vec::new());
+        for chosen in order.chunks(self.args.settings.batch_size) {
+            let crop = |picture: &RgbImage, _| self.transform.pixels(picture);
+            let Some((pixels, shape, own)) = batch(&self.val, chosen, &self.transform, crop) else { continue };
+            let pixels = Tensor::from_vec(pixels, shape, &Device::Cpu)?;
+            features.extend(self.classifier.backbone.features(&[pixels], &mut Pass::Frozen)?.flatten_all()?.to_vec1::<f32>()?);
+            classes.extend(own);
+        }
+        ensure!(!classes.is_empty(), "none of the pictures below {} could be read", self.args.val.display());
+        let features = Array2::from_shape_vec((classes.len(), features.len() / classes.len()), features)?;
+        let (weight, bias) = self.classifier.weights()?;
+        Ok(Probe::from_weights(weight, bias, 0.0).figures(features.view(), &classes))
+    }
+
+    /// Writes a checkpoint, then removes all but the newest.
+    fn save(&self) -> Result<()> {
+        let path = self.args.out.join(finetune::file_name(self.progress.epochs_done));
+        finetune::save(&path, &self.classifier, &self.transform, &self.progress)?;
+        for old in state::list(&self.args.out)?.iter().rev().skip(KEPT) {
+            fs_err::remove_file(old)?;
+        }
+        Ok(())
+    }
+
+    /// The model folder of the last checkpoint, with the classifier in it.
+    fn export(&self, figures: &Figures) -> Result<()> {
+        let folder = self.args.out.join("model");
+        let newest = self.args.out.join(finetune::file_name(self.progress.epochs_done));
+        export::export(&newest, &folder, &export::Options::default())?;
+        let (weight, bias) = self.classifier.weights()?;
+        let description = Description {
+            format: 1,
+            classes: self.progress.classes.clone(),
+            tokens: Tokens { n_last_blocks: 1, avgpool_patchtokens: false },
+            model_fingerprint: Model::open(&folder)?.fingerprint(Pooling::Cls),
+            weights_sha256: String::new(),
+            training: json!({"top1": figures.top1, "top5": figures.top5, "mean_class": figures.mean_class, "settings": self.args.settings}),
+            made_by: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).to_owned(),
+        };
+        LinearHead::new(description, weight, bias).save(&folder.join("heads").join(HEAD))?;
+        tracing::info!("{} holds the model and its head `{HEAD}`", folder.display());
+        Ok(())
+    }
+}
+
+/// Pixels `[n, 3, h, w]` of those pictures that can be read, their shape, and their classes.
+type Batch = (Vec<f32>, (usize, usize, usize, usize), Vec<u32>);
+
+/// Crops pictures on all cores; none if none of them can be read.
+fn batch(
+    pictures: &Labelled,
+    chosen: &[usize],
+    transform: &Transform,
+    crop: impl Fn(&RgbImage, usize) -> RgbImage + Sync,
+) -> Option<Batch> {
+    let crops: Vec<Option<RgbImage>> = chosen.par_iter().map(|&index| pictures.get(index).map(|picture| crop(&picture, index))).collect();
+    let (width, height) = crops.iter().flatten().next()?.dimensions();
+    let (mut pixels, mut classes) = (Vec::new(), Vec::new());
+    for (&index, crop) in chosen.iter().zip(&crops) {
+        let Some(crop) = crop else { continue };
+        pixels.extend(transform.normalise(crop));
+        classes.push(pictures.class(index));
+    }
+    Some((pixels, (classes.len(), 3, height as usize, width as usize), classes))
+}
+
+#[expect(clippy::print_stdout, reason = "the result of the command")]
+fn print(figures: &Figures, epochs: usize) -> Result<()> {
+    println!("after {epochs} epochs: top-1 {:.2}, top-5 {:.2}, mean over classes {:.2}", figures.top1, figures.top5, figures.mean_class);
+    println!("{}", serde_json::to_string(figures)?);
+    Ok(())
+}

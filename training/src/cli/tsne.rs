@@ -1,0 +1,71 @@
+//! `dino-train tsne`: a picture of the latent space.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail, ensure};
+use dino_server::embedding::Pooling;
+use dino_server::head::Tokens;
+use serde_json::json;
+
+use super::backbone::BackboneArgs;
+use crate::data::labelled::Labelled;
+use crate::evaluate::features::{self, View};
+use crate::evaluate::tsne;
+use crate::scatter::Scatter;
+
+/// Draw the features of pictures as a map on which like lies beside like, coloured by class.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    backbone: BackboneArgs,
+    /// Pictures: folders directly below DIR are classes.
+    #[arg(long, value_name = "DIR")]
+    images: PathBuf,
+    /// Picture to write; the places go beside it, into a file of the same name that ends in .json.
+    #[arg(long, value_name = "FILE.svg|FILE.png")]
+    out: PathBuf,
+    /// Effective number of neighbours of each picture.
+    #[arg(long, default_value_t = tsne::Options::default().perplexity)]
+    perplexity: f32,
+    /// Steps of gradient descent.
+    #[arg(long, default_value_t = tsne::Options::default().steps)]
+    steps: usize,
+    /// Start from random places of this seed, instead of the principal components.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// Where there are too few pictures that can be read, the model does not run, or a file cannot be written.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let kind = args.out.extension().and_then(|kind| kind.to_str()).unwrap_or_default().to_ascii_lowercase();
+    ensure!(kind == "svg" || kind == "png", "--out {} ends neither in .svg nor in .png", args.out.display());
+    let pictures = Labelled::open(&args.images, 0, &[])?;
+    let mut embedder = args.backbone.open(0)?.embedder(Pooling::Cls)?;
+    tracing::info!("embedding {} pictures", pictures.len());
+    let tokens = Tokens { n_last_blocks: 1, avgpool_patchtokens: false };
+    let batch = features::all(&mut embedder, &pictures, View::Evaluation, tokens)?;
+    let options = tsne::Options { perplexity: args.perplexity, steps: args.steps, seed: args.seed };
+    let places = tsne::map(batch.features, &options)?;
+    // Rows are the pictures that could be read, in order.
+    let titles: Vec<String> = batch.pictures.iter().map(|&index| pictures.name(index).to_owned()).collect();
+    let names = pictures.classes();
+    let scatter = Scatter { places: places.view(), classes: &batch.classes, names, titles: &titles };
+    match kind.as_str() {
+        "svg" => fs_err::write(&args.out, scatter.svg())?,
+        "png" => scatter.pixels().save_with_format(&args.out, image::ImageFormat::Png).with_context(|| args.out.display().to_string())?,
+        _ => bail!("--out ends neither in .svg nor in .png"),
+    }
+    let points: Vec<_> = places
+        .rows()
+        .into_iter()
+        .zip(batch.classes.iter().zip(&titles))
+        .map(|(place, (&class, file))| json!({"x": place[0], "y": place[1], "class": names[class as usize], "file": file}))
+        .collect();
+    let list = args.out.with_extension("json");
+    fs_err::write(&list, serde_json::to_string(&points)?)?;
+    tracing::info!("{} points drawn in {}, their places are in {}", points.len(), args.out.display(), list.display());
+    Ok(())
+}

@@ -1,0 +1,109 @@
+//! Features of labelled pictures, through the same sessions as the server's.
+
+use dino_server::bulk::{self, Embedder, Worker};
+use dino_server::head::Tokens;
+use image::RgbImage;
+use ndarray::{Array2, Axis};
+use rand_chacha::ChaCha8Rng;
+
+use crate::data::augment::random_resized_crop;
+use crate::data::labelled::Labelled;
+use crate::data::loader::generator;
+
+/// How pictures are brought to the model's input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum View {
+    /// The model's evaluation transform.
+    Evaluation,
+    /// A random crop and a flip, which depend on these two numbers and the picture alone.
+    Augmented {
+        /// Seed of the run.
+        seed: u64,
+        /// Number of the view, or of the epoch.
+        number: u64,
+    },
+}
+
+/// Random numbers of crops.
+const CROPS: u64 = 5;
+
+/// Rows of features with their classes.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// `[n, F]`.
+    pub features: Array2<f32>,
+    /// The class of each row.
+    pub classes: Vec<u32>,
+    /// The picture of each row.
+    pub pictures: Vec<usize>,
+}
+
+/// Embeds the pictures of `order`, and hands their features to `sink` in that order, some hundreds at a time. Pictures that cannot be
+/// read are left out.
+///
+/// # Errors
+/// When the model fails, or does not give the tokens.
+pub fn stream(
+    embedder: &mut Embedder,
+    pictures: &Labelled,
+    order: &[usize],
+    view: View,
+    tokens: Tokens,
+    mut sink: impl FnMut(Batch),
+) -> Result<(), bulk::Error> {
+    let work = |worker: &mut Worker<'_>, at: usize| -> Result<Option<Vec<f32>>, bulk::Error> {
+        let index = order[at];
+        let Some(picture) = pictures.get(index) else { return Ok(None) };
+        let pixels = match view {
+            View::Evaluation => worker.transform().apply(&picture),
+            View::Augmented { seed, number } => {
+                let mut random = generator(seed, CROPS, number, index as u64);
+                worker.transform().normalise(&augmented(worker, &picture, &mut random))
+            }
+        };
+        let outputs = worker.run(pixels)?;
+        let features = tokens.of(&outputs, worker.registers())?;
+        Ok(Some(features.index_axis_move(Axis(0), 0).to_vec()))
+    };
+    embedder.each(order.len(), work, |range, rows| {
+        let (mut features, mut classes, mut read) = (Vec::new(), Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
+        for (&index, row) in order[range].iter().zip(rows) {
+            if let Some(row) = row? {
+                features.extend(row);
+                classes.push(pictures.class(index));
+                read.push(index);
+            }
+        }
+        if !classes.is_empty() {
+            let shape = (classes.len(), features.len() / classes.len());
+            let features = Array2::from_shape_vec(shape, features).expect("rows of one length");
+            sink(Batch { features, classes, pictures: read });
+        }
+        Ok(())
+    })
+}
+
+fn augmented(worker: &Worker<'_>, picture: &RgbImage, random: &mut ChaCha8Rng) -> RgbImage {
+    // A manifest without a crop keeps all of the picture, at a size that follows its shape.
+    let size = worker.transform().output_size().unwrap_or((picture.height(), picture.width()));
+    random_resized_crop(picture, size, random)
+}
+
+/// The features of all pictures that can be read, in their order.
+///
+/// # Errors
+/// When the model fails, or does not give the tokens.
+pub fn all(embedder: &mut Embedder, pictures: &Labelled, view: View, tokens: Tokens) -> Result<Batch, bulk::Error> {
+    let order: Vec<usize> = (0..pictures.len()).collect();
+    let mut parts = Vec::new();
+    stream(embedder, pictures, &order, view, tokens, |batch| parts.push(batch))?;
+    let views: Vec<_> = parts.iter().map(|part| part.features.view()).collect();
+    let features =
+        if views.is_empty() { Array2::zeros((0, 0)) } else { ndarray::concatenate(Axis(0), &views).expect("rows of one length") };
+    let (mut classes, mut read) = (Vec::new(), Vec::new());
+    for part in parts {
+        classes.extend(part.classes);
+        read.extend(part.pictures);
+    }
+    Ok(Batch { features, classes, pictures: read })
+}

@@ -1,0 +1,147 @@
+//! k-NN figures of the teacher while it is trained, without an export.
+//!
+//! Nothing here draws random numbers or changes the networks: a run with it learns the same as one without.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use anyhow::{Context as _, Result, ensure};
+use candle_core::{Device, Tensor};
+use dino_server::index::vote::{DEFAULT_K, DEFAULT_TEMPERATURE};
+use dino_server::transform::Transform;
+use image::RgbImage;
+use ndarray::Array2;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::knn::{self, Features};
+use crate::backbone::{Backbone, Pass};
+use crate::data::labelled::Labelled;
+
+/// k-NN figures in the log, in percent.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Knn {
+    /// Number of neighbours.
+    pub k: usize,
+    /// Pictures whose class won the vote.
+    pub top1: f64,
+    /// Pictures whose class is among the five best.
+    pub top5: f64,
+    /// Top-1 averaged over classes.
+    pub mean_class: f64,
+}
+
+impl fmt::Display for Knn {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "k-NN {:.1} % (mean over classes {:.1} %)", self.top1, self.mean_class)
+    }
+}
+
+/// One in this many pictures is classified where a folder is split.
+const SPLIT: usize = 5;
+/// Pictures of a batch.
+const BATCH: usize = 64;
+/// Bytes of cropped pictures that are kept from one evaluation to the next, for each set.
+const KEPT: usize = 256 << 20;
+
+/// A gallery and queries that are embedded again and again.
+#[derive(Debug)]
+pub struct Online {
+    transform: Transform,
+    gallery: Set,
+    queries: Set,
+}
+
+/// Features of pictures and what they are of.
+#[derive(Clone, Debug)]
+pub struct Embedded {
+    /// `[n, D]`.
+    pub features: Array2<f32>,
+    /// Class of each row.
+    pub classes: Vec<u32>,
+    /// Path of each row's picture below its folder.
+    pub names: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Set {
+    pictures: Arc<Labelled>,
+    chosen: Vec<usize>,
+    /// The first of them, cropped; none for one that cannot be read.
+    kept: Vec<OnceLock<Option<RgbImage>>>,
+}
+
+impl Online {
+    /// Opens a gallery and queries; without them every fifth picture of `data` is classified by the others.
+    ///
+    /// # Errors
+    /// When a folder is missing or has no class folders, or the transform gives no fixed size.
+    pub fn open(folders: Option<(PathBuf, PathBuf)>, data: &Path, transform: Transform) -> Result<Self> {
+        let (height, width) = transform.output_size().context("the evaluation transform has no fixed size")?;
+        let set = |pictures: &Arc<Labelled>, chosen: Vec<usize>| {
+            let kept = chosen.len().min(KEPT / (3 * height * width).max(1) as usize);
+            Set { pictures: Arc::clone(pictures), chosen, kept: (0..kept).map(|_| OnceLock::new()).collect() }
+        };
+        let (gallery, queries) = if let Some((train, val)) = folders {
+            let train = Arc::new(Labelled::open(&train, 0, &[])?);
+            let val = Arc::new(Labelled::open(&val, 0, train.classes())?);
+            (set(&train, (0..train.len()).collect()), set(&val, (0..val.len()).collect()))
+        } else {
+            let all =
+                Labelled::open(data, 0, &[]).context("--knn-every needs classes: folders below --data, or --knn-train and --knn-val")?;
+            let (val, train): (Vec<usize>, Vec<usize>) = (0..all.len()).partition(|index| index % SPLIT == 0);
+            ensure!(!train.is_empty(), "--knn-every needs more than one picture in the class folders of {}", data.display());
+            let all = Arc::new(all);
+            (set(&all, train), set(&all, val))
+        };
+        Ok(Self { transform, gallery, queries })
+    }
+
+    /// Names of the classes, by their numbers.
+    pub fn classes(&self) -> &[String] {
+        self.queries.pictures.classes()
+    }
+
+    /// The figures of a backbone, and the features of the queries.
+    ///
+    /// # Errors
+    /// When no picture can be read, features cannot be compared, or the device fails.
+    pub fn measure(&self, backbone: &Backbone, device: &Device) -> Result<(Knn, Embedded)> {
+        let [gallery, queries] = [&self.gallery, &self.queries].map(|set| self.embed(set, backbone, device));
+        let (gallery, queries) = (gallery?, queries?);
+        let train = Features::new("train", gallery.features, gallery.classes)?;
+        let val = Features::new("val", queries.features.clone(), queries.classes.clone())?;
+        let k = DEFAULT_K.min(train.len());
+        let knn::Report(report) = knn::evaluate(&train, &val, &[k], DEFAULT_TEMPERATURE)?;
+        let (_, figures) = report.first().context("one k, one line")?;
+        Ok((Knn { k, top1: figures.top1, top5: figures.top5, mean_class: figures.mean_class }, queries))
+    }
+
+    fn embed(&self, set: &Set, backbone: &Backbone, device: &Device) -> Result<Embedded> {
+        let (mut features, mut classes, mut names) = (Vec::new(), Vec::new(), Vec::new());
+        for start in (0..set.chosen.len()).step_by(BATCH) {
+            let range = start..(start + BATCH).min(set.chosen.len());
+            let crops: Vec<Option<RgbImage>> = range.clone().into_par_iter().map(|at| self.crop(set, at)).collect();
+            let mut pixels = Vec::new();
+            for (at, crop) in range.zip(&crops) {
+                let Some(crop) = crop else { continue };
+                pixels.extend(self.transform.normalise(crop));
+                classes.push(set.pictures.class(set.chosen[at]));
+                names.push(set.pictures.name(set.chosen[at]).to_owned());
+            }
+            let Some(crop) = crops.iter().flatten().next() else { continue };
+            let shape = (pixels.len() / (3 * crop.width() * crop.height()) as usize, 3, crop.height() as usize, crop.width() as usize);
+            let rows = backbone.features(&[Tensor::from_vec(pixels, shape, device)?], &mut Pass::Frozen)?;
+            features.extend(rows.to_device(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?);
+        }
+        ensure!(!classes.is_empty(), "none of the pictures for --knn-every can be read");
+        let features = Array2::from_shape_vec((classes.len(), features.len() / classes.len()), features)?;
+        Ok(Embedded { features, classes, names })
+    }
+
+    fn crop(&self, set: &Set, at: usize) -> Option<RgbImage> {
+        let make = || set.pictures.get(set.chosen[at]).map(|picture| self.transform.pixels(&picture));
+        set.kept.get(at).map_or_else(make, |kept| kept.get_or_init(make).clone())
+    }
+}

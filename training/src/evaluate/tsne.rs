@@ -1,0 +1,182 @@
+//! A picture of the latent space: t-SNE (van der Maaten and Hinton 2008; Barnes-Hut form, van der Maaten 2014) by the `bhtsne` crate.
+//!
+//! Nearest neighbours are found exactly, and the start is given: the same features give the same picture.
+
+use bhtsne::{Neighbor, tSNE};
+use ndarray::{Array2, Axis};
+use rand::RngExt as _;
+use rand_distr::StandardNormal;
+use rayon::prelude::*;
+
+use crate::data::loader::generator;
+
+/// How a map is made.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Options {
+    /// Effective number of neighbours; lowered to a third of the pictures where they are few.
+    pub perplexity: f32,
+    /// Steps of gradient descent.
+    pub steps: usize,
+    /// Start at random points of this seed; without one, at the first two principal components, which keeps more of the large-scale
+    /// structure.
+    pub seed: Option<u64>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { perplexity: 30.0, steps: 1000, seed: None }
+    }
+}
+
+/// Why there is no map.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Error {
+    /// Too few to have neighbours.
+    #[error("{0} pictures are too few for a map: at least {FEWEST} are needed")]
+    TooFew(usize),
+    /// A feature has no direction.
+    #[error("the feature of picture {0} is zero or not finite, it cannot be placed")]
+    Feature(usize),
+    /// The perplexity is no positive number.
+    #[error("the perplexity must be at least 1, not {0}")]
+    Perplexity(f32),
+    /// The principal components cannot be found.
+    #[error("the features have no principal components; start from a --seed")]
+    Components,
+}
+
+/// Fewest points of a map.
+const FEWEST: usize = 5;
+/// Spread of the start, as in the reference implementations.
+const START: f64 = 1e-4;
+/// Accuracy of the Barnes-Hut approximation: the authors' value.
+const THETA: f64 = 0.5;
+/// Random numbers of the start.
+const STARTS: u64 = 8;
+
+/// Features `[n, F]` of any length to places `[n, 2]`; neighbours are those of the k-NN vote, by cosine.
+///
+/// # Errors
+/// See [`Error`].
+pub fn map(mut features: Array2<f32>, options: &Options) -> Result<Array2<f32>, Error> {
+    let count = features.nrows();
+    if count < FEWEST {
+        return Err(Error::TooFew(count));
+    }
+    if options.perplexity.is_nan() || options.perplexity < 1.0 {
+        return Err(Error::Perplexity(options.perplexity));
+    }
+    for (row, mut feature) in features.axis_iter_mut(Axis(0)).enumerate() {
+        let length = feature.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+        if !length.is_finite() || length == 0.0 {
+            return Err(Error::Feature(row));
+        }
+        feature.mapv_inplace(|x| (f64::from(x) / length) as f32);
+    }
+    let perplexity = options.perplexity.min((count - 1) as f32 / 3.0);
+    let neighbours = neighbours(&features, (3.0 * perplexity) as usize);
+    let start = match options.seed {
+        Some(seed) => {
+            let mut random = generator(seed, STARTS, 0, 0);
+            (0..2 * count).map(|_| START * random.sample::<f64, _>(StandardNormal)).collect()
+        }
+        None => principal_components(&features)?,
+    };
+    // The usual rate; with few points it would throw them about.
+    let rate = (count as f64 / 48.0).max(50.0_f64.min(count as f64));
+    // The crate asks for the points only where it looks for neighbours itself.
+    let points = vec![(); count];
+    let places = tSNE::<f64, (), 2>::new(&points)
+        .perplexity(f64::from(perplexity))
+        .learning_rate(rate)
+        .epochs(options.steps)
+        .initial_embedding(start)
+        .barnes_hut_with_neighbors(THETA, &neighbours)
+        .embedding();
+    let places = places.into_iter().map(|place| place as f32).collect();
+    Ok(Array2::from_shape_vec((count, 2), places).expect("two numbers for each point"))
+}
+
+/// The `k` nearest others of each row, nearest first, by Euclidean distance between rows of length 1.
+fn neighbours(features: &Array2<f32>, k: usize) -> Vec<Vec<Neighbor<f64>>> {
+    let k = k.clamp(1, features.nrows() - 1);
+    (0..features.nrows())
+        .into_par_iter()
+        .map(|row| {
+            let similarities = features.dot(&features.row(row));
+            let mut others: Vec<usize> = (0..features.nrows()).filter(|other| *other != row).collect();
+            // Equally near ones are ordered by their row.
+            let nearer = |a: &usize, b: &usize| similarities[*b].total_cmp(&similarities[*a]).then(a.cmp(b));
+            others.select_nth_unstable_by(k - 1, nearer);
+            others.truncate(k);
+            others.sort_unstable_by(nearer);
+            let distance = |index: usize| f64::from((2.0 - 2.0 * similarities[index]).max(0.0)).sqrt();
+            others.into_iter().map(|index| Neighbor { index, distance: distance(index) }).collect()
+        })
+        .collect()
+}
+
+/// Each row along the two directions of most variance, the first scaled to the spread of a start.
+fn principal_components(features: &Array2<f32>) -> Result<Vec<f64>, Error> {
+    let mean = features.mean_axis(Axis(0)).ok_or(Error::Components)?;
+    let centred = features - &mean;
+    let covariance = centred.t().dot(&centred);
+    let dim = covariance.nrows();
+    let matrix = faer::Mat::from_fn(dim, dim, |row, column| f64::from(covariance[[row, column]]));
+    let eigen = matrix.self_adjoint_eigen(faer::Side::Lower).map_err(|_| Error::Components)?;
+    // Eigenvalues ascend. A direction's sign is arbitrary: its largest number is made positive.
+    let direction = |rank: usize| {
+        let column: Vec<f32> = (0..dim).map(|row| if rank < dim { eigen.U()[(row, dim - 1 - rank)] as f32 } else { 0.0 }).collect();
+        let largest = column.iter().copied().max_by(|a, b| a.abs().total_cmp(&b.abs())).unwrap_or(1.0);
+        ndarray::Array1::from(column) * largest.signum()
+    };
+    let [x, y] = [0, 1].map(|rank| centred.dot(&direction(rank)));
+    let spread = (x.iter().map(|x| x * x).sum::<f32>() / x.len() as f32).sqrt();
+    // Rows have length 1: less is rounding.
+    if spread.is_nan() || spread < 1e-5 {
+        return Err(Error::Components);
+    }
+    Ok(x.iter().zip(&y).flat_map(|(x, y)| [x, y]).map(|value| f64::from(value / spread) * START).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Three groups around three directions.
+    fn groups() -> Array2<f32> {
+        Array2::from_shape_fn((60, 6), |(row, column)| {
+            let noise = ((row * 31 + column * 17) as f32).sin() * 0.1;
+            noise + if column == row % 3 { 1.0 } else { 0.0 }
+        })
+    }
+
+    #[test]
+    fn groups_stay_together_and_the_map_is_the_same_each_time() {
+        for seed in [None, Some(1)] {
+            let options = Options { perplexity: 10.0, steps: 400, seed };
+            let places = map(groups(), &options).unwrap();
+            assert_eq!(places, map(groups(), &options).unwrap());
+            let nearest = |row: usize| {
+                let distance = |other: usize| (&places.row(row) - &places.row(other)).mapv(|d| d * d).sum();
+                (0..60).filter(|&other| other != row).min_by(|&a, &b| distance(a).total_cmp(&distance(b))).unwrap()
+            };
+            let alike = (0..60).filter(|&row| nearest(row) % 3 == row % 3).count();
+            assert!(alike >= 58, "{alike} of 60 lie beside one of their own group");
+        }
+    }
+
+    #[test]
+    fn few_and_broken_features_are_refused_and_equal_ones_are_not() {
+        assert_eq!(map(Array2::ones((4, 3)), &Options::default()), Err(Error::TooFew(4)));
+        let mut broken = groups();
+        broken[[7, 0]] = f32::NAN;
+        assert_eq!(map(broken, &Options::default()), Err(Error::Feature(7)));
+        assert!(matches!(map(groups(), &Options { perplexity: 0.0, ..Options::default() }), Err(Error::Perplexity(_))));
+        assert_eq!(map(Array2::ones((9, 3)), &Options::default()), Err(Error::Components));
+        let equal = map(Array2::ones((9, 3)), &Options { seed: Some(0), ..Options::default() }).unwrap();
+        assert!(equal.iter().all(|place| place.is_finite()));
+        let five = map(groups().slice_move(ndarray::s![..5, ..]), &Options::default()).unwrap();
+        assert!(five.iter().all(|place| place.is_finite()));
+    }
+}

@@ -1,0 +1,119 @@
+//! What a run shows of itself at the end of an epoch: figures, pictures, event files and the report. None of it changes what is learnt.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use candle_core::Device;
+use dino_server::transform::Transform;
+
+use crate::backbone::Backbone;
+use crate::checkpoint::state::write_atomically;
+use crate::evaluate::online::{Embedded, Knn, Online};
+use crate::evaluate::tsne;
+use crate::evaluate::watch::Watch;
+use crate::events::Events;
+use crate::log::Line;
+use crate::report::{self, Run};
+use crate::scatter::Scatter;
+
+/// What is shown, and how often.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Epochs between k-NN figures, 0 for none.
+    pub knn_every: usize,
+    /// Gallery and queries; without them every fifth picture of the training folder is classified by the others.
+    pub knn_folders: Option<(PathBuf, PathBuf)>,
+    /// Epochs between pictures of the attention and of the features, 0 for none.
+    pub pictures_every: usize,
+    /// Picture or folder whose attention is drawn; without it, some of the training folder.
+    pub watch: Option<PathBuf>,
+}
+
+/// Points of the map of features, and its steps.
+const POINTS: usize = 3000;
+const STEPS: usize = 500;
+
+/// Looks at a run after each epoch.
+#[derive(Debug)]
+pub struct Observer {
+    options: Options,
+    run: PathBuf,
+    epochs: usize,
+    online: Option<Online>,
+    watch: Option<Watch>,
+    events: Option<Events>,
+}
+
+impl Observer {
+    /// Opens all folders, so that what is missing comes out before the first step.
+    ///
+    /// # Errors
+    /// When a folder is missing, or has no pictures.
+    pub fn open(options: Options, run: &Path, data: &Path, epochs: usize, transform: &Transform) -> Result<Self> {
+        let online = match options.knn_every {
+            0 => None,
+            _ => Some(Online::open(options.knn_folders.clone(), data, transform.clone())?),
+        };
+        let watch = match options.pictures_every {
+            0 => None,
+            _ => Some(Watch::open(options.watch.as_deref().unwrap_or(data), transform.clone())?),
+        };
+        Ok(Self { options, run: run.to_owned(), epochs, online, watch, events: None })
+    }
+
+    /// Figures and pictures of the backbone after epoch `epoch`, counted from 1, where it is time for them.
+    ///
+    /// # Errors
+    /// When no picture can be read, the device fails, or a picture cannot be written.
+    pub fn look(&self, backbone: &Backbone, device: &Device, epoch: usize) -> Result<Option<Knn>> {
+        let due = |every: usize| every > 0 && (epoch.is_multiple_of(every) || epoch == self.epochs);
+        let folder = self.run.join(report::PICTURES);
+        let pictures = due(self.options.pictures_every);
+        // Residual networks have no attention to draw.
+        if pictures && let (Some(watch), Some(vit)) = (&self.watch, backbone.vit()) {
+            watch.draw(vit, device, epoch, &folder)?;
+        }
+        let Some(online) = self.online.as_ref().filter(|_| due(self.options.knn_every) || pictures) else { return Ok(None) };
+        let (knn, queries) = online.measure(backbone, device)?;
+        if pictures {
+            draw_map(queries, online.classes(), &folder)?;
+        }
+        Ok(Some(knn))
+    }
+
+    /// Passes a line of the log on, and writes the report anew. A run does not end for what it shows of itself.
+    pub fn show(&mut self, line: &Line) {
+        let step = line.step;
+        let shown = self.tell(line).and_then(|()| Run::open(&self.run)?.write());
+        if let Err(error) = shown {
+            tracing::warn!("after step {step}: {error:#}");
+        }
+    }
+
+    fn tell(&mut self, line: &Line) -> Result<()> {
+        let events = match self.events.take() {
+            Some(events) => events,
+            None => Events::create(&self.run, line.step)?,
+        };
+        self.events.insert(events).append(line).context("the event file cannot be written")
+    }
+}
+
+/// A map of the features; of many pictures some.
+fn draw_map(queries: Embedded, names: &[String], folder: &Path) -> Result<()> {
+    let every = queries.classes.len().div_ceil(POINTS);
+    let rows: Vec<usize> = (0..queries.classes.len()).step_by(every.max(1)).collect();
+    let features = queries.features.select(ndarray::Axis(0), &rows);
+    let places = match tsne::map(features, &tsne::Options { steps: STEPS, ..tsne::Options::default() }) {
+        Ok(places) => places,
+        Err(error) => {
+            tracing::warn!("no map of the features is drawn: {error}");
+            return Ok(());
+        }
+    };
+    let classes: Vec<u32> = rows.iter().map(|&row| queries.classes[row]).collect();
+    let titles: Vec<String> = rows.iter().map(|&row| queries.names[row].clone()).collect();
+    let svg = Scatter { places: places.view(), classes: &classes, names, titles: &titles }.svg();
+    fs_err::create_dir_all(folder)?;
+    write_atomically(&folder.join(report::MAP), svg.as_bytes())
+}

@@ -1,0 +1,59 @@
+//! Random numbers of a batch that depend on its pictures alone: not on the process that has them, nor on their neighbours.
+
+use rand_chacha::ChaCha8Rng;
+
+use crate::backbone::parameters::Random;
+
+/// Draws for the pictures of a batch in turn, each from a generator of its own.
+///
+/// Networks draw for all crops, view by view, so that number n of the draws is for picture `n mod pictures`.
+#[derive(Clone, Debug)]
+pub struct PerPicture {
+    generators: Vec<ChaCha8Rng>,
+    next: usize,
+}
+
+impl PerPicture {
+    /// One generator for each picture of a batch, in order.
+    ///
+    /// # Panics
+    /// Without pictures.
+    pub fn new(generators: impl IntoIterator<Item = ChaCha8Rng>) -> Self {
+        let generators: Vec<_> = generators.into_iter().collect();
+        assert!(!generators.is_empty(), "a batch has pictures");
+        Self { generators, next: 0 }
+    }
+
+    fn turn(&mut self) -> &mut ChaCha8Rng {
+        let turn = self.next;
+        self.next = (turn + 1) % self.generators.len();
+        &mut self.generators[turn]
+    }
+}
+
+impl Random for PerPicture {
+    fn normal(&mut self) -> f32 {
+        self.turn().normal()
+    }
+
+    fn uniform(&mut self) -> f32 {
+        self.turn().uniform()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::loader::generator;
+
+    #[test]
+    fn two_halves_draw_what_the_whole_draws() {
+        let batch = |pictures: std::ops::Range<u64>| PerPicture::new(pictures.map(|i| generator(1, 2, 3, i)));
+        let (mut whole, mut left, mut right) = (batch(0..4), batch(0..2), batch(2..4));
+        for _view in 0..3 {
+            let want: Vec<f32> = (0..4).map(|_| whole.uniform()).collect();
+            let got = [left.uniform(), left.uniform(), right.uniform(), right.uniform()];
+            assert_eq!(want, got);
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! How a run begins: all processes agree, and go on from the newest checkpoint.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::Tensor;
+
+use super::Run;
+use crate::checkpoint::state::{self, Description, Stored};
+use crate::exchange;
+use crate::recipe::{FIXED, Recipe};
+
+impl Run<'_> {
+    /// Makes sure that all processes have the settings and the pictures of rank 0.
+    pub(super) fn agree(&self) -> Result<()> {
+        let own = serde_json::to_vec(&(self.recipe, &self.fingerprint))?;
+        let first = exchange::hand_out(&*self.options.exchange, if self.leads() { own.clone() } else { Vec::new() })?;
+        if first == own {
+            return Ok(());
+        }
+        let (recipe, pictures): (Recipe, String) = serde_json::from_slice(&first)?;
+        let rank = self.plan.rank;
+        if let Some((name, change)) = self.recipe.differences(&recipe).first() {
+            bail!("rank {rank} has another --{name} than rank 0 ({change}): give all processes the same settings");
+        }
+        ensure!(pictures == self.fingerprint, "rank {rank} sees other pictures below {} than rank 0", self.options.data.display());
+        Ok(())
+    }
+
+    /// Goes on from the newest checkpoint that is whole, where that was asked for. Rank 0 reads it for all.
+    pub(super) fn restore(&mut self) -> Result<()> {
+        let exchange = &*self.options.exchange;
+        let found = if self.leads() { self.newest()? } else { None };
+        let (path, bytes) = found.map_or_else(Default::default, |(path, stored)| (path, stored.into_bytes()));
+        let bytes = exchange::hand_out(exchange, bytes)?;
+        if !bytes.is_empty() {
+            return self.go_on_from(&path, &Stored::from_bytes(bytes, &path)?);
+        }
+        if self.plan.world > 1 {
+            for (student, teacher) in self.learner.student.groups().zip(self.learner.teacher.groups()) {
+                let mut values: Vec<f32> = student.var().flatten_all()?.to_vec1()?;
+                exchange.broadcast(bytemuck::cast_slice_mut(&mut values))?;
+                let values = Tensor::from_slice(&values, values.len(), student.var().device())?;
+                student.var().set(&values)?;
+                teacher.var().set(&values)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The newest checkpoint that is whole, where the run is to go on and has one.
+    fn newest(&self) -> Result<Option<(PathBuf, Stored)>> {
+        let out = self.options.out.display();
+        let mut found = state::list(&self.options.out)?;
+        if !self.options.resume {
+            ensure!(found.is_empty(), "{out} already holds checkpoints: add --resume to go on, or choose another --out");
+            return Ok(None);
+        }
+        if found.is_empty() {
+            tracing::info!("{out} holds no checkpoint: the run starts at its beginning");
+            return Ok(None);
+        }
+        let mut unusable = Vec::new();
+        while let Some(path) = found.pop() {
+            match Stored::open(&path) {
+                Ok(stored) => {
+                    set_aside(&unusable)?;
+                    return Ok(Some((path, stored)));
+                }
+                Err(error) => {
+                    tracing::warn!("{error:#}: an older checkpoint is tried");
+                    unusable.push(path);
+                }
+            }
+        }
+        bail!("none of the {} checkpoints in {out} can be used: move them away to start anew", unusable.len())
+    }
+
+    fn go_on_from(&mut self, path: &Path, stored: &Stored) -> Result<()> {
+        self.check_settings(&stored.description)?;
+        stored.restore(&mut self.learner).with_context(|| path.display().to_string())?;
+        self.step = stored.description.step;
+        self.sums = stored.description.epoch_so_far;
+        self.saved.1 = Some(self.step);
+        if self.leads() {
+            self.log.go_back_to(self.step)?;
+        }
+        tracing::info!("going on from {} (epoch {}, step {})", path.display(), self.step / self.steps_per_epoch, self.step);
+        Ok(())
+    }
+
+    fn check_settings(&self, stored: &Description) -> Result<()> {
+        for (name, change) in self.recipe.differences(&stored.recipe) {
+            if FIXED.contains(&name.as_str()) {
+                bail!("the run cannot go on with another --{name} ({change}): give the old one, or start anew in another --out");
+            }
+            tracing::warn!("--{name} has changed since the checkpoint: {change}");
+        }
+        let old = stored.recipe.pictures_per_step(stored.processes);
+        ensure!(
+            old == self.per_step,
+            "a step of the run had {old} pictures, now it would have {} (--batch-size-per-gpu times --accumulate times processes): \
+             the run cannot go on with another --batch-size-per-gpu unless the product stays the same",
+            self.per_step
+        );
+        ensure!(
+            stored.pictures.as_ref().is_none_or(|pictures| *pictures == self.fingerprint),
+            "the pictures below {} are not those of the run (other names): give the old folder, or start anew in another --out",
+            self.options.data.display()
+        );
+        ensure!(
+            stored.steps_per_epoch == self.steps_per_epoch,
+            "an epoch of the checkpoint had {} steps, one over {} has {}: the pictures are not those of the run",
+            stored.steps_per_epoch,
+            self.options.data.display(),
+            self.steps_per_epoch
+        );
+        Ok(())
+    }
+}
+
+/// Gives checkpoints that cannot be used another name, so that they are neither tried again nor counted.
+fn set_aside(paths: &[PathBuf]) -> Result<()> {
+    for path in paths {
+        fs_err::rename(path, path.with_extension("damaged"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,191 @@
+//! Several processes, and several micro-batches, as one run.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod runs;
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
+use std::process::{Child, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use runs::{assert_same, checkpoints, command, let_it_work, losses, pictures, run, text};
+
+const WHOLE: [&str; 2] = ["--batch-size", "8"];
+
+fn succeeds(data: &Path, out: &Path, more: &[&str]) -> Output {
+    let output = run(data, out, more);
+    assert!(output.status.success(), "{}", text(&output));
+    output
+}
+
+/// Processes that a process has started, with their ranks.
+fn ranks(parent: u32) -> Vec<(usize, i32)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().filter_map(Result::ok) {
+        let Ok(process) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
+        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
+        // The name in parentheses may hold anything; then follow the state and the parent.
+        let parent_of = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)?.parse::<u32>().ok());
+        let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
+        let rank = environment.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(b"RANK="));
+        if let (Some(of), Some(rank)) = (parent_of, rank)
+            && of == parent
+        {
+            found.push((String::from_utf8_lossy(rank).parse().unwrap(), process));
+        }
+    }
+    found.sort_unstable();
+    found
+}
+
+fn kill(process: i32, name: &str) {
+    assert!(std::process::Command::new("kill").arg(format!("-{name}")).arg(process.to_string()).status().unwrap().success());
+}
+
+fn ends_within(mut child: Child, longest: Duration) -> Output {
+    let started = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        assert!(started.elapsed() < longest, "it hangs");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn two_processes_with_half_the_batch_and_micro_batches_give_what_the_whole_batch_gives() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    // Two are left over in each epoch, others in each.
+    pictures(&data, 18);
+    let whole = folder.path().join("whole");
+    succeeds(&data, &whole, &WHOLE);
+    assert_eq!(losses(&whole).len(), 4);
+    for (name, more) in [
+        ("processes", &["--processes", "2", "--batch-size", "4"][..]),
+        ("micro-batches", &["--accumulate", "4", "--batch-size", "2"]),
+        ("both", &["--processes", "2", "--accumulate", "2", "--batch-size", "2"]),
+    ] {
+        let out = folder.path().join(name);
+        let output = succeeds(&data, &out, more);
+        assert_same(&out, &whole);
+        assert_eq!(text(&output).matches("epoch 1 of 4").count(), 1, "one process tells how it goes: {}", text(&output));
+    }
+}
+
+#[test]
+fn a_signal_to_one_process_stops_all_and_any_number_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    pictures(&data, 16);
+    let epochs = ["--epochs", "40"];
+    let whole = folder.path().join("whole");
+    succeeds(&data, &whole, &[&epochs[..], &WHOLE].concat());
+    let out = folder.path().join("stopped");
+    let two = [&epochs[..], &["--processes", "2", "--batch-size", "4", "--resume"]].concat();
+    let mut child = command(&data, &out, &two).spawn().unwrap();
+    let_it_work(&mut child, &out, Duration::from_millis(50));
+    let (_, second) = ranks(child.id())[1];
+    kill(second, "TERM");
+    let output = ends_within(child, Duration::from_mins(1));
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(text(&output).contains("stopped after"), "{}", text(&output));
+    // The same pictures for each step on another number of processes; then on two again.
+    let one = [&epochs[..], &WHOLE, &["--resume"]].concat();
+    let mut child = command(&data, &out, &one).spawn().unwrap();
+    let_it_work(&mut child, &out, Duration::from_millis(100));
+    kill(child.id().cast_signed(), "KILL");
+    child.wait().unwrap();
+    succeeds(&data, &out, &two);
+    assert_same(&out, &whole);
+    let other = run(&data, &out, &[&epochs[..], &["--batch-size", "5", "--resume"]].concat());
+    assert_eq!(other.status.code(), Some(1));
+    assert!(text(&other).contains("--batch-size-per-gpu"), "{}", text(&other));
+}
+
+#[test]
+fn a_process_that_is_killed_ends_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, out) = (folder.path().join("data"), folder.path().join("run"));
+    pictures(&data, 24);
+    let more = ["--epochs", "100000", "--warmup-epochs", "1", "--processes", "3", "--batch-size", "2"];
+    let mut child = command(&data, &out, &more).spawn().unwrap();
+    let_it_work(&mut child, &out, Duration::from_millis(50));
+    let processes = ranks(child.id());
+    assert_eq!(processes.iter().map(|(rank, _)| *rank).collect::<Vec<_>>(), [0, 1, 2]);
+    kill(processes[1].1, "KILL");
+    let output = ends_within(child, Duration::from_secs(40));
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("rank 1 was ended by signal 9") && said.contains("rank 1 has ended, so rank 2 ends too"), "{said}");
+    for (rank, process) in processes {
+        assert!(!Path::new("/proc").join(process.to_string()).exists(), "rank {rank} still runs");
+    }
+    assert!(!checkpoints(&out).is_empty());
+}
+
+#[test]
+fn a_launcher_that_is_killed_leaves_a_checkpoint_and_no_processes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, out) = (folder.path().join("data"), folder.path().join("run"));
+    pictures(&data, 24);
+    let mut child = command(&data, &out, &["--epochs", "100000", "--processes", "3", "--batch-size", "2"]).spawn().unwrap();
+    let_it_work(&mut child, &out, Duration::from_millis(50));
+    let processes = ranks(child.id());
+    kill(child.id().cast_signed(), "KILL");
+    // The first process still holds the other end of what it says.
+    let output = child.wait_with_output().unwrap();
+    assert!(text(&output).contains("stopped after"), "{}", text(&output));
+    let started = Instant::now();
+    let runs = |process: &i32| std::fs::read_to_string(format!("/proc/{process}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
+    while processes.iter().any(|(_, process)| runs(process)) {
+        assert!(started.elapsed() < Duration::from_secs(20), "processes are left");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn processes_with_other_settings_are_told_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, out) = (folder.path().join("data"), folder.path().join("run"));
+    pictures(&data, 16);
+    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port().to_string();
+    let start = |rank: &str, lr: &str| {
+        let mut command = command(&data, &out, &["--lr", lr]);
+        command.envs([("RANK", rank), ("WORLD_SIZE", "2"), ("MASTER_PORT", &port)]).stdout(Stdio::null());
+        command.spawn().unwrap()
+    };
+    let (first, second) = (start("0", "0.02"), start("1", "0.03"));
+    let (first, second) = (ends_within(first, Duration::from_mins(1)), ends_within(second, Duration::from_mins(1)));
+    assert_eq!((first.status.code(), second.status.code()), (Some(1), Some(1)));
+    assert!(text(&second).contains("rank 1 has another --lr than rank 0"), "{}", text(&second));
+    assert!(text(&first).contains("rank 1 has ended"), "{}", text(&first));
+}
+
+/// Highest resident memory of a run in bytes.
+fn peak(data: &Path, out: &Path, more: &[&str]) -> u64 {
+    let mut child = command(data, out, more).spawn().unwrap();
+    let mut highest = 0;
+    while child.try_wait().unwrap().is_none() {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        highest = highest.max(line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    highest << 10
+}
+
+#[test]
+fn micro_batches_need_less_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    pictures(&data, 64);
+    let sizes = ["--dim", "48", "--patch-size", "4", "--depth", "6", "--epochs", "1", "--warmup-epochs", "0"];
+    let whole = peak(&data, &folder.path().join("whole"), &[&sizes[..], &["--batch-size", "64"]].concat());
+    let micro = peak(&data, &folder.path().join("micro"), &[&sizes[..], &["--batch-size", "4", "--accumulate", "16"]].concat());
+    // What the program itself needs is in both.
+    assert!(micro * 3 < whole * 2, "{micro} bytes, not well below {whole}");
+    assert_same(&folder.path().join("micro"), &folder.path().join("whole"));
+}

@@ -1,0 +1,117 @@
+//! Fine-tuning as a program: it learns, goes on as if it had not stopped, and writes what export and the server read.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use candle_core::{Device, Tensor};
+use dino_server::head::LinearHead;
+use dino_train::backbone::load;
+use dino_train::checkpoint::{self, Backbone};
+use dino_train::kernels::matmul::Precision;
+use image::{Rgb, RgbImage};
+use serde_json::Value;
+
+fn golden(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/checkpoints").join(path)
+}
+
+/// The same weights as variables compute what the exported graph computes.
+#[test]
+fn a_loaded_backbone_computes_what_its_export_computes() {
+    let path = golden("pth-dino-backbone/dino_vit_pretrain.pth");
+    let options = checkpoint::Options { heads: Some(4), key: None };
+    let loaded = checkpoint::load(&path, options).unwrap();
+    let Backbone::Vit(vit) = &loaded.backbone else { panic!("a transformer") };
+    let backbone = load::vit(vit, 0.1, Precision::F32, &Device::Cpu).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("model");
+    dino_train::export::export(&path, &out, &dino_train::export::Options { checkpoint: options, ..Default::default() }).unwrap();
+    let model = dino_server::model::Model::open(&out).unwrap();
+    let mut session = model.sessions(&dino_server::model::SessionOptions::default(), 1).unwrap().remove(0);
+    let side = 3 * vit.patch_size;
+    let pixels = ndarray::Array4::from_shape_fn((1, 3, side, 2 * side), |(_, c, y, x)| {
+        ((c * 7919 + y * 104_729 + x * 1_299_709) % 1009) as f32 / 252.0 - 2.0
+    });
+    let expected = session.run(pixels.view()).unwrap().last_hidden_state.unwrap();
+    let input = Tensor::from_vec(pixels.into_raw_vec_and_offset().0, (1, 3, side, 2 * side), &Device::Cpu).unwrap();
+    let found: Vec<f32> = backbone.tokens(&input).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+    assert_eq!(found.len(), expected.len());
+    for (found, expected) in found.iter().zip(&expected) {
+        assert!((found - expected).abs() <= 1e-4 + 1e-4 * expected.abs(), "{found}, not {expected}");
+    }
+}
+
+#[test]
+fn backbones_of_other_kinds_are_refused_by_what_they_have() {
+    for entry in fs_err::read_dir(golden("")).unwrap() {
+        let path = entry.unwrap().path();
+        let Ok(loaded) = checkpoint::load(&path, checkpoint::Options { heads: Some(4), key: None }) else { continue };
+        let Backbone::Vit(vit) = &loaded.backbone else { continue };
+        if vit.registers() > 0 {
+            let error = load::vit(vit, 0.0, Precision::F32, &Device::Cpu).unwrap_err().to_string();
+            assert!(error.contains("not trained here"), "{error}");
+        }
+    }
+}
+
+fn finetune(train: &Path, val: &Path, out: &Path, more: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dino-train"));
+    command.arg("finetune").arg("--model").arg(golden("pth-dino-backbone/dino_vit_pretrain.pth")).args(["--heads", "4"]);
+    command.arg("--train").arg(train).arg("--val").arg(val).arg("--out").arg(out);
+    command.args(["--batch-size", "4", "--lr", "0.06", "--epochs", "4", "--warmup-epochs", "1", "--mixup", "0.2"]).args(more);
+    command.output().unwrap()
+}
+
+fn succeed(output: &Output) -> Value {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_str(String::from_utf8_lossy(&output.stdout).lines().last().unwrap()).unwrap()
+}
+
+/// Classes that differ in colour.
+fn pictures(folder: &Path, per_class: u32) {
+    for (number, class) in (0..).zip(["a", "b", "c"]) {
+        fs_err::create_dir_all(folder.join(class)).unwrap();
+        for i in 0..per_class {
+            let picture =
+                RgbImage::from_fn(40 + i % 3, 44, |x, y| Rgb([number * 80, 255 - number * 80, ((x * (i + 3) + y * 7) % 256) as u8]));
+            picture.save(folder.join(class).join(format!("{i}.png"))).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_run_learns_goes_on_exactly_and_ends_in_a_model_with_its_head() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (train, val) = (at("train"), at("val"));
+    pictures(&train, 5);
+    pictures(&val, 2);
+    fs_err::write(train.join("a/text.png"), "text").unwrap();
+    let figures = succeed(&finetune(&train, &val, &at("whole"), &[]));
+    assert!(figures["top1"].as_f64().unwrap() >= 60.0, "three colours told apart: {figures}");
+
+    let checkpoint = |run: &str, number: usize| at(run).join(format!("checkpoint-{number:08}.safetensors"));
+    // As if it had been killed after the third epoch.
+    succeed(&finetune(&train, &val, &at("broken"), &[]));
+    fs_err::remove_file(checkpoint("broken", 4)).unwrap();
+    assert_eq!(finetune(&train, &val, &at("broken"), &[]).status.code(), Some(1), "a run is not begun over another");
+    let refused = finetune(&train, &val, &at("broken"), &["--resume", "--seed", "3"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("other settings"));
+    assert_eq!(succeed(&finetune(&train, &val, &at("broken"), &["--resume"])), figures);
+    let bytes = |run: &str| fs_err::read(checkpoint(run, 4)).unwrap();
+    let tensors = |bytes: &[u8]| {
+        let tensors = safetensors::SafeTensors::deserialize(bytes).unwrap();
+        let mut all: Vec<_> = tensors.iter().map(|(name, view)| (name.to_owned(), view.data().to_vec())).collect();
+        all.sort();
+        all
+    };
+    assert_eq!(tensors(&bytes("whole")), tensors(&bytes("broken")));
+    let log = fs_err::read_to_string(at("broken").join("log.jsonl")).unwrap();
+    assert_eq!(log.lines().count(), 4, "one line for each epoch");
+
+    let model = dino_server::model::Model::open(&at("whole/model")).unwrap();
+    let head = LinearHead::load(&at("whole/model/heads/finetuned")).unwrap();
+    head.check_model(model.manifest(), &model.fingerprint(dino_server::embedding::Pooling::Cls)).unwrap();
+    assert_eq!(head.description().classes, ["a", "b", "c"]);
+}
