@@ -29,6 +29,7 @@ enum Verb {
 
 /// Exit codes: 0 for success, 1 for failure, 2 for wrong usage (which clap answers itself).
 fn main() -> ExitCode {
+    dino_server::model::runtime::keep_quiet();
     let outcome = match Cli::parse().verb {
         Verb::Serve(args) => cli::serve::run(*args),
         Verb::Healthcheck(args) => cli::healthcheck::run(&args),

@@ -36,6 +36,18 @@ pub fn environment() -> Result<&'static Environment, RuntimeError> {
     ENVIRONMENT.get_or_init(start).as_ref().map_err(Clone::clone)
 }
 
+/// Keeps ONNX Runtime from reporting to its makers: the library of the public wheels writes an identifier below the home folder and
+/// calls out as soon as it is loaded, before `with_telemetry(false)` can reach it.
+///
+/// The first thing that a `main` calls, before there are other threads. A value of `ORT_DISABLE_TELEMETRY` that is set already stays.
+pub fn keep_quiet() {
+    const SWITCH: &str = "ORT_DISABLE_TELEMETRY";
+    if std::env::var_os(SWITCH).is_none() {
+        // SAFETY: no other thread exists yet that could read the environment.
+        unsafe { std::env::set_var(SWITCH, "1") };
+    }
+}
+
 fn start() -> Result<Environment, RuntimeError> {
     let (library, named) = library();
     if named && !library.is_file() {

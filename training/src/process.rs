@@ -4,6 +4,7 @@
 ///
 /// Settings that the environment gives (`MIMALLOC_…`, `CANDLE_NUM_THREADS`) are left alone.
 pub fn prepare() {
+    dino_server::model::runtime::keep_quiet();
     keep_pages();
     leave_threads_to_rayon();
 }
