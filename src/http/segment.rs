@@ -92,8 +92,9 @@ impl Options {
 }
 
 fn lacking(served: &Served, error: SegmentError) -> Problem {
-    let problem = Problem::from(error);
-    Problem { detail: format!("{}: `{}` has {}", problem.detail, served.name(), served.outputs().join(", ")).into(), ..problem }
+    let mut problem = Problem::from(error);
+    problem.detail = format!("{}: `{}` has {}", problem.detail, served.name(), served.outputs().join(", ")).into();
+    problem
 }
 
 fn method<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Method, D::Error> {

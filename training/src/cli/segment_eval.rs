@@ -33,7 +33,7 @@ pub struct Args {
     /// Pictures.
     #[arg(long, value_name = "DIR")]
     images: PathBuf,
-    /// Their masks, below DIR as the pictures are below theirs, named NAME.png or NAME_mask.png: black is background,
+    /// Their masks, below DIR as the pictures are below theirs, with the same names ending in `.png` or `_mask.png`: black is background,
     /// each other colour an object.
     #[arg(long, value_name = "DIR")]
     masks: PathBuf,
@@ -221,7 +221,9 @@ impl View {
                 *contrast += (part.mean().unwrap_or_default() - mean).powi(2);
             }
         }
-        contrast.iter_mut().for_each(|contrast| *contrast = contrast.sqrt());
+        for contrast in &mut contrast {
+            *contrast = contrast.sqrt();
+        }
         let mean = contrast.iter().sum::<f32>() / contrast.len() as f32;
         let mask = Mask::new(contrast.iter().map(|contrast| *contrast > 2.0 * mean).collect(), grid, self.size);
         prediction(&[Object { mask, score: 0.0, heat: contrast.into() }], grid, self.size)

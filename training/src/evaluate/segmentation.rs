@@ -139,7 +139,7 @@ pub fn bounds(pixels: &[bool], width: usize) -> Box {
     let set = || pixels.iter().enumerate().filter(|(_, set)| **set).map(|(at, _)| ((at % width) as u32, (at / width) as u32));
     let Some((_, top)) = set().next() else { return [0; 4] };
     let (left, right) = set().fold((u32::MAX, 0), |(left, right), (x, _)| (left.min(x), right.max(x + 1)));
-    let bottom = set().last().map_or(top, |(_, y)| y + 1);
+    let bottom = set().next_back().map_or(top, |(_, y)| y + 1);
     [left, top, right - left, bottom - top]
 }
 
