@@ -49,9 +49,9 @@ pub enum Algorithm {
     /// Adam with decoupled weight decay (betas 0.9 and 0.999, eps 1e-8): the one for ViTs
     #[default]
     Adamw,
-    /// gradient descent with momentum 0.9: for ResNets
+    /// gradient descent with momentum 0.9: for residual networks
     Sgd,
-    /// SGD whose steps are in proportion to each parameter's norm (You et al. 2017): for ResNets and batches of thousands
+    /// SGD whose steps are in proportion to each parameter's norm (You et al. 2017): for residual networks and batches of thousands
     Lars,
 }
 

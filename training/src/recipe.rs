@@ -24,8 +24,8 @@ pub use preset::Preset;
 #[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Recipe {
-    /// Backbone to train: vit_tiny, vit_small, vit_base, resnet18 or resnet50. ViT-small with patch 16 is the best start; tiny is for
-    /// small data and quick looks. ResNets want another optimiser and weight decay: see --preset resnet50
+    /// Backbone to train: `vit_tiny`, `vit_small`, `vit_base`, resnet18 or resnet50. ViT-small with patch 16 is the best start; tiny is for
+    /// small data and quick looks. Residual networks want another optimiser and weight decay: see --preset resnet50
     #[arg(long, default_value_t = Recipe::default().arch, help_heading = "Backbone")]
     pub arch: Arch,
     /// Side of a patch of a ViT in pixels. Smaller patches give better features and finer masks, and cost with the square

@@ -10,10 +10,10 @@ pub struct Public {
     /// Mixed precision in the public script's words: true is --precision auto, false is --precision f32
     #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, value_parser = clap::builder::BoolishValueParser::new(), conflicts_with = "precision", help_heading = "Optimisation")]
     pub(super) use_fp16: Option<bool>,
-    /// Where processes meet. Only env:// is taken: MASTER_ADDR, MASTER_PORT, RANK and WORLD_SIZE say it, as torchrun sets them
+    /// Where processes meet. Only env:// is taken: the environment variables that torchrun sets say it
     #[arg(long, value_name = "URL", help_heading = "Run")]
     dist_url: Option<String>,
-    /// Taken and not used: the environment's LOCAL_RANK counts
+    /// Taken and not used: the environment variable of this name counts
     #[arg(long, value_name = "N", hide = true)]
     local_rank: Option<usize>,
 }

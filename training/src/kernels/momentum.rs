@@ -26,7 +26,7 @@ pub fn step(p: &mut [f32], g: &[f32], m: &mut [f32], rates: &Rates) {
     }
 }
 
-/// Σ p² and Σ (clip · g + weight_decay · p)².
+/// Σ p² and Σ u², where u is `clip · g + weight_decay · p`.
 pub fn squares(p: &[f32], g: &[f32], clip: f32, weight_decay: f32) -> (f64, f64) {
     p.iter().zip(g).fold((0.0, 0.0), |(parameter, update), (&p, &g)| {
         let step = f64::from(clip * g + weight_decay * p);

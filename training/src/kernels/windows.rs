@@ -134,7 +134,7 @@ fn keep_larger(largest: &mut [f32], pixel: &[f32]) {
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+fma", "x86_64+avx2+fma", "aarch64+neon"))]
 fn hand_over(pixel: &[f32], largest: &[f32], left: &mut [f32], to: &mut [f32]) {
     for (((&pixel, &largest), left), to) in pixel.iter().zip(largest).zip(left).zip(to) {
-        let here = if pixel == largest { *left } else { 0.0 };
+        let here = if pixel >= largest { *left } else { 0.0 };
         *to += here;
         *left -= here;
     }

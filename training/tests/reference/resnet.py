@@ -21,7 +21,7 @@ from vision_transformer import DINOHead  # noqa: E402
 
 torch.set_default_dtype(torch.float64)
 # One whose rectifiers meet no value so near to 0 that float32 may see it on the other side.
-torch.manual_seed(int(sys.argv[2]) if len(sys.argv) > 2 else 15)
+torch.manual_seed(int(sys.argv[2]) if len(sys.argv) > 2 else 58)
 OUT = {}
 NEAREST = []
 WIDTH = 2
@@ -95,7 +95,8 @@ def steps(name, start, crops, make_optimizer, lr, decay, clip):
         loss.backward()
         if start is None and step == 0:
             keep("init.grad", {k: p.grad for k, p in student.named_parameters()})
-        utils.clip_gradients(student, clip)
+        if clip:
+            utils.clip_gradients(student, clip)
         utils.cancel_gradients_last_layer(step, student, 1)
         optimizer.step()
         with torch.no_grad():
@@ -113,7 +114,7 @@ crops = [[torch.randn(4, 3, 40, 40) for _ in range(2)] + [torch.randn(4, 3, 24, 
 for i, step in enumerate(crops):
     keep(f"crops{i}", {"global": torch.cat(step[:2]), "local": torch.cat(step[2:])})
 start = steps("sgd", None, crops, lambda groups: torch.optim.SGD(groups, lr=0, momentum=0.9), 0.03, 0.1, 0.3)
-steps("lars", start, crops, utils.LARS, 1.0, 0.1, 0.0)
+steps("lars", start, crops, utils.LARS, 0.3, 0.1, 0.0)
 keep("init", start)
 save_file(OUT, Path(__file__).resolve().parent / "resnet.safetensors")
 print(f"nearest to 0 before a rectifier: {min(NEAREST):.1e}")
