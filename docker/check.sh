@@ -1,17 +1,18 @@
 #!/bin/sh
 # Checks the files of this folder without running any container: Dockerfile, compose file, Kubernetes resources against the
-# API's schemas, and that the dashboard and the alerts use metrics that exist.
+# API's schemas, and names that are written down twice: metrics, flags, error codes.
 set -eu
 cd "$(dirname "$0")/.."
 tools=.cache/deploy
 if [ ! -e $tools/ready ] || [ docker/requirements.txt -nt $tools/ready ]; then
-    python3 -m venv $tools
-    $tools/bin/pip install --quiet --disable-pip-version-check --requirement docker/requirements.txt
+    rm -rf $tools
+    python3 -m pip install --quiet --disable-pip-version-check --target $tools --requirement docker/requirements.txt
     touch $tools/ready
 fi
+export PYTHONPATH="$PWD/$tools"
 $tools/bin/hadolint docker/Dockerfile
 $tools/bin/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker/compose.yaml
-python3 docker/check_metrics.py
+python3 docker/check_names.py
 # Of the base each file is complete; overlays are patches, which kustomize has to apply first.
 resources=$(find docker/kubernetes/base -name '*.yaml' ! -name kustomization.yaml ! -name service-monitor.yaml)
 # shellcheck disable=SC2086

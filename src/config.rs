@@ -3,11 +3,19 @@
 //! [`ServeArgs`] is what was written; [`ServeArgs::resolve`] turns it into [`Settings`] once, and nothing after that
 //! reads a flag or the environment again.
 
-use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    net::SocketAddr,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
 
+use axum::http::HeaderValue;
 use clap::{Args, ValueEnum};
 
 use crate::{
+    http::Keys,
     index, media,
     model::{Device, Precision},
 };
@@ -26,6 +34,10 @@ pub struct ServeArgs {
     /// Address to listen on. The default is reachable from this machine only; port 0 picks a free one.
     #[arg(long, env = "DINO_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT")]
     pub listen: SocketAddr,
+    /// Address with /metrics, /healthz and /readyz alone, open without a key. Where it is given, /metrics is there and
+    /// nowhere else.
+    #[arg(long, env = "DINO_METRICS_LISTEN", value_name = "ADDRESS:PORT")]
+    pub metrics_listen: Option<SocketAddr>,
     /// Folder of the collections. Without it there are none, and /classify has nothing to vote with.
     #[arg(long, env = "DINO_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
@@ -77,6 +89,20 @@ pub struct ServeArgs {
     /// Seconds for a client to send a request's head, and again for its body.
     #[arg(long, env = "DINO_READ_TIMEOUT", default_value = "60", value_name = "SECONDS")]
     pub read_timeout: Seconds,
+    /// File of API keys, one a line: NAME KEY read-only|full [requests=N] [pixels=N], the limits by the minute. With any
+    /// key, only health, metrics and documentation are open.
+    #[arg(long, env = "DINO_API_KEYS_FILE", value_name = "FILE")]
+    pub api_keys_file: Option<PathBuf>,
+    /// API keys themselves, in the same form, with `;` between them. Meant for the environment: a flag can be read by
+    /// whoever lists the processes of this machine.
+    #[arg(long, env = "DINO_API_KEYS", hide_env_values = true, default_value = "", hide_default_value = true, value_name = "KEYS")]
+    pub api_keys: Keys,
+    /// Origin of web pages that may ask from a browser, such as `https://example.org`, or `*`; may be given several times.
+    #[arg(long = "cors-origin", env = "DINO_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
+    pub cors_origins: Vec<HeaderValue>,
+    /// Connections at once; further ones are closed.
+    #[arg(long, env = "DINO_MAX_CONNECTIONS", default_value = "1024", value_name = "N")]
+    pub max_connections: NonZeroUsize,
     /// How the log is written, to stderr.
     #[arg(long, env = "DINO_LOG_FORMAT", default_value = "human", value_name = "FORMAT")]
     pub log_format: LogFormat,
@@ -186,6 +212,8 @@ pub struct Settings {
     pub heads: Vec<NamedModel>,
     /// Address to listen on.
     pub listen: SocketAddr,
+    /// Address of health and metrics alone.
+    pub metrics_listen: Option<SocketAddr>,
     /// Folder of the collections.
     pub data_dir: Option<PathBuf>,
     /// Size from which collections have an approximate index.
@@ -218,6 +246,12 @@ pub struct Settings {
     pub request_timeout: Duration,
     /// Time for a head, and for a body, to arrive.
     pub read_timeout: Duration,
+    /// All API keys; none for an open server.
+    pub keys: Keys,
+    /// Origins that browsers may let in.
+    pub cors_origins: Vec<HeaderValue>,
+    /// Connections at once.
+    pub max_connections: usize,
     /// Form of the log.
     pub log_format: LogFormat,
 }
@@ -238,6 +272,14 @@ pub enum ConfigError {
         body_memory: usize,
         /// As given, in bytes.
         max_body: usize,
+    },
+    /// The file of API keys cannot be used.
+    #[error("--api-keys-file {}: {reason}", .path.display())]
+    ApiKeys {
+        /// As given.
+        path: PathBuf,
+        /// What is wrong, without any key.
+        reason: String,
     },
     /// A request could never be admitted.
     #[error("--queue {queue} is smaller than --max-pictures {pictures}: a full request would never be admitted")]
@@ -269,10 +311,17 @@ impl ServeArgs {
         if body_memory < max_body {
             return Err(ConfigError::BodyMemoryTooSmall { body_memory, max_body });
         }
+        let keys = match &self.api_keys_file {
+            Some(path) => read_keys(path)
+                .and_then(|keys| keys.and(self.api_keys))
+                .map_err(|reason| ConfigError::ApiKeys { path: path.clone(), reason })?,
+            None => self.api_keys,
+        };
         Ok(Settings {
             models: self.models,
             heads: self.heads,
             listen: self.listen,
+            metrics_listen: self.metrics_listen,
             data_dir: self.data_dir,
             exact_below: self.exact_below,
             store_images: self.store_images,
@@ -289,9 +338,18 @@ impl ServeArgs {
             queue,
             request_timeout: self.request_timeout.0,
             read_timeout: self.read_timeout.0,
+            keys,
+            cors_origins: self.cors_origins,
+            max_connections: self.max_connections.get(),
             log_format: self.log_format,
         })
     }
+}
+
+/// A file that names no key is a mistake: it would leave the server open.
+fn read_keys(path: &Path) -> Result<Keys, String> {
+    let keys: Keys = fs_err::read_to_string(path).map_err(|error| error.to_string())?.parse()?;
+    if keys.is_empty() { Err("it holds no key".into()) } else { Ok(keys) }
 }
 
 /// The first name that is given twice.

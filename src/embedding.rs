@@ -17,7 +17,7 @@ pub use encode::{Dtype, Encoded, Values};
 pub use npy::npy_header;
 
 /// Which tokens become the embedding.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Pooling {
     /// The CLS token; of a ResNet its pooled features.

@@ -23,6 +23,8 @@ enum Verb {
     Snapshot(cli::snapshot::Args),
     Restore(cli::restore::Args),
     Reembed(cli::reembed::Args),
+    /// Print the OpenAPI document of this version.
+    Openapi,
 }
 
 /// Exit codes: 0 for success, 1 for failure, 2 for wrong usage (which clap answers itself).
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
         Verb::Import(args) => cli::import::run(&args),
         Verb::Snapshot(args) => cli::snapshot::run(&args),
         Verb::Restore(args) => cli::restore::run(&args),
+        Verb::Openapi => cli::openapi::run(),
         Verb::Reembed(args) => cli::reembed::run(&args),
     };
     match outcome {

@@ -66,6 +66,8 @@ pub struct Answer<O> {
     pub waited: Duration,
     /// Time of the run that the picture was part of.
     pub ran: Duration,
+    /// Pictures in that run.
+    pub batch: usize,
 }
 
 /// Why a picture got no output.
@@ -135,6 +137,11 @@ impl<O: Send + 'static> Batcher<O> {
         self.queue.push(Job { picture, deadline, queued: Instant::now(), answer });
         // A closed channel means that the worker fell, or that the queue was closed under the job.
         waiting.await.unwrap_or(Err(Failure::WorkerLost))
+    }
+
+    /// Pictures that wait for an engine.
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
     }
 
     /// State of the workers now.

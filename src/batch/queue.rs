@@ -74,7 +74,6 @@ impl<O> Queue<O> {
     }
 
     /// Jobs that wait.
-    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.state.lock().waiting.len()
     }

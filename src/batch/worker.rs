@@ -68,11 +68,11 @@ fn run<E: Engine>(engine: &mut E, batch: Vec<Job<E::Output>>) -> Result<(), Lost
     let pictures: Vec<_> = batch.iter().map(|job| job.picture.view()).collect();
     match guarded(engine, &pictures)? {
         Ok(outputs) => {
-            let ran = began.elapsed();
+            let (ran, together) = (began.elapsed(), batch.len());
             for (job, output) in batch.into_iter().zip(outputs) {
                 let waited = began - job.queued;
                 // Whoever stopped waiting meanwhile needs no answer.
-                let _ = job.answer.send(Ok(Answer { output, waited, ran }));
+                let _ = job.answer.send(Ok(Answer { output, waited, ran, batch: together }));
             }
         }
         Err(error) if batch.len() == 1 => {

@@ -2,6 +2,7 @@
 
 pub(crate) mod healthcheck;
 pub(crate) mod import;
+pub(crate) mod openapi;
 pub(crate) mod reembed;
 pub(crate) mod restore;
 pub(crate) mod serve;

@@ -11,7 +11,7 @@ use anyhow::Context;
 use dino_server::{
     batch::Admission,
     config::{ServeArgs, Settings},
-    http::{self, BodyLimits, BodyMemory, Patience, RequestLimits, State},
+    http::{self, BodyLimits, BodyMemory, Metrics, Patience, RequestLimits, State},
     index::{self, Store},
     media,
     serving::{Pool, Registry},
@@ -31,12 +31,21 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
     // The port first: that it is taken should not come out after a minute of loading.
     let listener = http::bind(settings.listen)?;
     let address = listener.local_addr()?;
-    let state = state(&settings)?;
-    let patience = Patience { head: settings.read_timeout, drain: settings.request_timeout + LAST_WORDS };
+    let watch = settings.metrics_listen.map(http::bind).transpose()?;
+    let app = Arc::new(state(&settings)?);
+    let patience =
+        Patience { head: settings.read_timeout, drain: settings.request_timeout + LAST_WORDS, connections: settings.max_connections };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
     runtime.block_on(async {
         tracing::info!("listening on http://{address}");
-        http::serve(listener, http::routes(Arc::new(state)), patience).await
+        let asked = http::serve(listener, http::routes(app.clone()), patience);
+        match watch {
+            Some(watch) => {
+                tracing::info!("metrics on http://{}", watch.local_addr()?);
+                tokio::try_join!(asked, http::serve(watch, http::watch_routes(app), patience)).map(drop)
+            }
+            None => asked.await,
+        }
     })?;
     Ok(())
 }
@@ -65,6 +74,10 @@ fn state(settings: &Settings) -> anyhow::Result<State> {
             time: settings.request_timeout,
         },
         segment_size: settings.segment_size,
+        metrics: Metrics::default(),
+        serve_metrics: settings.metrics_listen.is_none(),
+        keys: settings.keys.clone(),
+        origins: settings.cors_origins.clone(),
         started: Instant::now(),
     })
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{EmbeddingError, npy_header};
 
 /// How a number of an embedding is stored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Dtype {
     /// 32-bit float.

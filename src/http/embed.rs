@@ -8,6 +8,7 @@ use axum::{
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use ndarray::{Array3, Axis, concatenate};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeSeq};
 
 use super::{
@@ -22,7 +23,7 @@ use crate::{
     transform::PatchGrid,
 };
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Encoding {
     /// Numbers.
@@ -36,7 +37,7 @@ enum Encoding {
     Raw,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Options {
     model: Option<String>,
@@ -61,8 +62,13 @@ impl Default for Options {
 }
 
 impl Options {
+    /// The defaults, with vectors cut to so many numbers.
+    pub(super) fn cut_to(dimensions: Option<usize>) -> Self {
+        Self { dimensions, ..Self::default() }
+    }
+
     /// Refuses what can be known to fail before a picture is decoded.
-    fn check(&self, served: &Served) -> Result<(), Problem> {
+    pub(super) fn check(&self, served: &Served) -> Result<(), Problem> {
         let dim = self.pooling.dim(served.manifest().dim as usize);
         if let Some(dimensions) = self.dimensions
             && !(1..=dim).contains(&dimensions)
@@ -97,7 +103,7 @@ pub(super) async fn handle(State(app): State<App>, submission: Submission<Option
 }
 
 /// One picture's rows: `[1, D]`, or `[patches, D]`.
-fn rows(served: &Served, seen: &Seen, options: &Options) -> Result<Array3<f32>, Problem> {
+pub(super) fn rows(served: &Served, seen: &Seen, options: &Options) -> Result<Array3<f32>, Problem> {
     let mut rows = embedding::pool(&seen.outputs, served.manifest().registers as usize, options.pooling)?;
     if let Some(dimensions) = options.dimensions {
         rows = embedding::cut(&rows, dimensions)?;

@@ -10,12 +10,12 @@ use ndarray::Array3;
 use tokio::time::{Instant, timeout};
 
 use super::{
-    App,
+    App, call,
     problem::{Code, Problem},
 };
 use crate::{
     batch::{Failure, Full},
-    media::DecodeError,
+    media::{self, DecodeError},
     serving::{Panicked, PictureError, Seen, Served, UnknownHead, UnknownModel},
 };
 
@@ -25,6 +25,7 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Timing {
     decode: Duration,
+    transform: Duration,
     queue: Duration,
     infer: Duration,
 }
@@ -32,8 +33,9 @@ pub(super) struct Timing {
 impl Timing {
     /// As a `Server-Timing` header (milliseconds), which browsers show beside the request.
     pub(super) fn header(self) -> [(HeaderName, HeaderValue); 1] {
-        let [decode, queue, infer] = [self.decode, self.queue, self.infer].map(|time| time.as_secs_f64() * 1e3);
-        let value = format!("decode;dur={decode:.2}, queue;dur={queue:.2}, infer;dur={infer:.2}");
+        let times = [self.decode, self.transform, self.queue, self.infer];
+        let [decode, transform, queue, infer] = times.map(|time| time.as_secs_f64() * 1e3);
+        let value = format!("decode;dur={decode:.2}, transform;dur={transform:.2}, queue;dur={queue:.2}, infer;dur={infer:.2}");
         let value = HeaderValue::try_from(value).expect("digits and commas make a header value");
         [(SERVER_TIMING, value)]
     }
@@ -47,7 +49,9 @@ pub(super) struct Inference {
 
 /// Runs `work` until the deadline of a request that has just arrived whole.
 pub(super) async fn within<T>(app: &App, work: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
-    timeout(app.limits.time, work).await.unwrap_or_else(|_| Err(deadline_passed(app)))
+    let answer = timeout(app.limits.time, work).await.unwrap_or_else(|_| Err(deadline_passed(app)))?;
+    call::is_encoded(app);
+    Ok(answer)
 }
 
 fn deadline_passed(app: &App) -> Problem {
@@ -87,6 +91,8 @@ where
     let deadline = Instant::now() + app.limits.time;
     let limits = app.limits.media;
     let many = pictures.len() > 1;
+    call::runs(served.name());
+    count_pixels(app, &pictures).await?;
     let (seen, beside): (Vec<Seen>, Vec<X>) = stream::iter(pictures)
         .map(|(index, bytes)| {
             let prepare = prepare.clone();
@@ -100,13 +106,28 @@ where
         .await?
         .into_iter()
         .unzip();
+    call::is_inferred();
+    app.metrics.seen(served.name(), &seen);
     let mut timing = Timing::default();
     for picture in &seen {
         timing.decode += picture.decoded;
+        timing.transform += picture.transformed;
         timing.queue += picture.waited;
         timing.infer += picture.ran;
     }
     Ok((Inference { seen, timing }, beside))
+}
+
+/// Takes what the pictures declare out of the budget of the caller's key, where that has one.
+async fn count_pixels(app: &App, pictures: &[(usize, Bytes)]) -> Result<(), Problem> {
+    let Some(key) = call::key().filter(|key| key.counts_pixels()) else {
+        return Ok(());
+    };
+    let limits = app.limits.media;
+    let pictures: Vec<_> = pictures.iter().map(|(_, bytes)| bytes.clone()).collect();
+    // What cannot be read costs nothing, and is refused right after this.
+    let area = move |bytes: &Bytes| media::dimensions(bytes, &limits).map_or(0, |(width, height)| u64::from(width) * u64::from(height));
+    key.spend_pixels(app.pool.run(move || pictures.iter().map(area).sum()).await?)
 }
 
 impl Problem {

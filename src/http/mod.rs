@@ -3,12 +3,18 @@
 //! One file per route; [`Submission`] reads the pictures for all of them, [`Problem`] writes the errors.
 
 mod body;
+mod call;
 mod classify;
 mod collections;
+mod docs;
 mod embed;
 mod health;
 mod infer;
 mod json;
+mod keys;
+mod metrics;
+mod openai;
+mod openapi;
 mod problem;
 mod segment;
 mod server;
@@ -25,18 +31,23 @@ use axum::{
     Router,
     extract::{DefaultBodyLimit, Request},
     http::{self, HeaderName, HeaderValue, Method, Uri, header},
+    middleware::from_fn_with_state,
     response::{Html, IntoResponse, Response},
     routing::{get, post},
 };
 use tower::ServiceBuilder;
 use tower_http::{
     catch_panic::CatchPanicLayer,
+    cors::{AllowOrigin, CorsLayer, ExposeHeaders},
     request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
     trace::TraceLayer,
 };
 use tracing::Span;
 
 pub use body::{BodyLimits, BodyMemory};
+pub use keys::{Key, Keys};
+pub use metrics::Metrics;
+pub use openapi::document as openapi;
 pub use problem::{Code, Problem};
 pub use server::{Patience, bind, serve};
 pub use submission::{Room, Submission};
@@ -85,6 +96,14 @@ pub struct State {
     pub limits: RequestLimits,
     /// Longer side in pixels for `/segment`.
     pub segment_size: u32,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Whether `/metrics` is among the routes, and not on a port of its own.
+    pub serve_metrics: bool,
+    /// Who may ask; nobody is asked for a key where there is none.
+    pub keys: Keys,
+    /// Web pages of other origins that may ask.
+    pub origins: Vec<HeaderValue>,
     /// When the server was started.
     pub started: Instant,
 }
@@ -115,15 +134,24 @@ pub fn routes(app: App) -> Router {
                 .on_failure(()),
         )
         .layer(PropagateRequestIdLayer::new(REQUEST_ID))
-        .layer(CatchPanicLayer::custom(panicked));
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(cors(&app.origins))
+        .layer(from_fn_with_state(app.clone(), call::follow))
+        .layer(from_fn_with_state(app.clone(), keys::check));
+    let metrics = if app.serve_metrics { Router::new().route("/metrics", get(metrics::handle)) } else { Router::new() };
     Router::new()
+        .merge(metrics)
         .route("/", get(page))
         .route("/embed", post(embed::handle))
+        .route("/v1/embeddings", post(openai::handle))
         .route("/classify", post(classify::handle))
         .route("/segment", post(segment::handle))
         .route("/similarity", post(similarity::handle))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
+        .route("/openapi.json", get(openapi::handle))
+        .route("/docs", get(docs::page))
+        .route("/docs/{file}", get(docs::file))
         .route("/v1/models", get(health::models))
         .merge(collections::routes())
         .fallback(unknown_route)
@@ -132,6 +160,24 @@ pub fn routes(app: App) -> Router {
         .layer(DefaultBodyLimit::disable())
         .layer(around)
         .with_state(app)
+}
+
+/// Routes for whoever looks after the server, on a port of their own: health and metrics.
+pub fn watch_routes(app: App) -> Router {
+    Router::new()
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
+        .route("/metrics", get(metrics::handle))
+        .fallback(unknown_route)
+        .with_state(app)
+}
+
+/// What browsers let pages of other origins do. They ask before they send, and that needs no key.
+fn cors(origins: &[HeaderValue]) -> CorsLayer {
+    let methods = [Method::GET, Method::POST, Method::PUT, Method::DELETE];
+    let headers = [header::CONTENT_TYPE, header::ACCEPT, header::AUTHORIZATION, HeaderName::from_static("x-api-key"), REQUEST_ID];
+    let origins = if origins.iter().any(|origin| origin == "*") { AllowOrigin::any() } else { AllowOrigin::list(origins.to_vec()) };
+    CorsLayer::new().allow_origin(origins).allow_methods(methods).allow_headers(headers).expose_headers(ExposeHeaders::any())
 }
 
 async fn page() -> impl IntoResponse {
@@ -155,6 +201,7 @@ fn span(request: &Request) -> Span {
         method = %request.method(),
         path = request.uri().path(),
         id = id.as_deref().unwrap_or_default(),
+        key = tracing::field::Empty,
     )
 }
 

@@ -30,6 +30,14 @@ pub enum Code {
     UrlFetchingOff,
     /// A value that the API knows, and this version of the server does not offer.
     NotOffered,
+    /// The request has no API key, and this server asks for one.
+    KeyMissing,
+    /// The request's API key is not one of this server's.
+    KeyUnknown,
+    /// The request's API key may read, and this would write.
+    KeyReadOnly,
+    /// The request's API key has used up what it may use in a minute.
+    RateLimited,
     /// No such route.
     UnknownRoute,
     /// No such model.
@@ -99,6 +107,8 @@ impl Code {
             Self::UnknownRoute | Self::UnknownModel | Self::UnknownHead | Self::UnknownCollection | Self::UnknownItem => {
                 StatusCode::NOT_FOUND
             }
+            Self::KeyMissing | Self::KeyUnknown => StatusCode::UNAUTHORIZED,
+            Self::KeyReadOnly => StatusCode::FORBIDDEN,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -108,7 +118,7 @@ impl Code {
             Self::EmptyPicture | Self::UnknownFormat | Self::CorruptPicture | Self::BadSnapshot | Self::ModelLacksOutput => {
                 StatusCode::UNPROCESSABLE_ENTITY
             }
-            Self::QueueFull => StatusCode::TOO_MANY_REQUESTS,
+            Self::QueueFull | Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal | Self::InferenceFailed => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NotReady | Self::StoreFailed => StatusCode::SERVICE_UNAVAILABLE,
             Self::DeadlinePassed => StatusCode::GATEWAY_TIMEOUT,
@@ -127,18 +137,27 @@ pub struct Problem {
     pub index: Option<usize>,
     /// When to try again.
     pub retry_after: Option<Duration>,
+    /// Whether the body also has the member `error` that OpenAI's clients read.
+    pub(super) openai: bool,
 }
 
 impl Problem {
     /// An error of kind `code`; `detail` is read by people.
     pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, detail: detail.into(), index: None, retry_after: None }
+        Self { code, detail: detail.into(), index: None, retry_after: None, openai: false }
     }
 
     /// Says which picture of the request is at fault.
     #[must_use]
     pub fn at(mut self, index: usize) -> Self {
         self.index = Some(index);
+        self
+    }
+
+    /// Says it a second time in the form that OpenAI's clients read.
+    #[must_use]
+    pub(super) fn with_openai_error(mut self) -> Self {
+        self.openai = true;
         self
     }
 }
@@ -153,6 +172,29 @@ struct Body<'a> {
     detail: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     index: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<OpenAiError<'a>>,
+}
+
+/// The error of OpenAI's API.
+#[derive(Serialize)]
+struct OpenAiError<'a> {
+    message: &'a str,
+    r#type: &'static str,
+    param: Option<&'static str>,
+    code: Code,
+}
+
+impl<'a> OpenAiError<'a> {
+    fn of(code: Code, message: &'a str) -> Self {
+        let r#type = match code.status() {
+            status if status.is_server_error() => "server_error",
+            StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => "authentication_error",
+            _ => "invalid_request_error",
+        };
+        Self { message, r#type, param: None, code }
+    }
 }
 
 impl IntoResponse for Problem {
@@ -172,6 +214,7 @@ impl IntoResponse for Problem {
             code: self.code,
             detail: &self.detail,
             index: self.index,
+            error: self.openai.then(|| OpenAiError::of(code, detail)),
         };
         let mut response = (status, Json(body)).into_response();
         let headers = response.headers_mut();

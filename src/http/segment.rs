@@ -10,6 +10,7 @@ use axum::{
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use image::RgbImage;
+use schemars::JsonSchema;
 use serde::{
     Deserialize, Deserializer, Serialize,
     de::{self, Visitor},
@@ -30,7 +31,7 @@ use crate::{
 /// Most objects of one picture: an answer lists them all.
 const MAX_OBJECTS: usize = 1000;
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Format {
     #[default]
@@ -41,7 +42,7 @@ enum Format {
 }
 
 /// What is done to the borders of masks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Refine {
     /// They lie along patches.
@@ -51,14 +52,16 @@ enum Refine {
     Guided,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Options {
     model: Option<String>,
     #[serde(deserialize_with = "method")]
+    #[schemars(with = "String")]
     method: Method,
     threshold: Option<f32>,
     #[serde(deserialize_with = "head")]
+    #[schemars(with = "String")]
     head: Head,
     max_objects: usize,
     format: Format,
@@ -89,8 +92,9 @@ impl Options {
 }
 
 fn lacking(served: &Served, error: SegmentError) -> Problem {
-    let problem = Problem::from(error);
-    Problem { detail: format!("{}: `{}` has {}", problem.detail, served.name(), served.outputs().join(", ")).into(), ..problem }
+    let mut problem = Problem::from(error);
+    problem.detail = format!("{}: `{}` has {}", problem.detail, served.name(), served.outputs().join(", ")).into();
+    problem
 }
 
 fn method<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Method, D::Error> {

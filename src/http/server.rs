@@ -1,14 +1,20 @@
 //! The listening socket: slow heads time out, and a signal lets requests finish before the process ends.
 
 use std::{
+    future::{Ready, ready},
     io,
     net::{SocketAddr, TcpListener},
+    sync::Arc,
     time::Duration,
 };
 
-use axum::Router;
-use axum_server::Handle;
-use tokio::signal::unix::{SignalKind, signal};
+use axum::{Extension, Router, middleware::AddExtension};
+use axum_server::{Handle, accept::Accept};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+use tower::Layer;
 
 /// Binds `address`, so that an occupied port is found before models are loaded.
 ///
@@ -33,6 +39,26 @@ pub struct Patience {
     pub head: Duration,
     /// Time after SIGTERM or SIGINT in which running requests may finish.
     pub drain: Duration,
+    /// Connections at once; further ones are closed at once.
+    pub connections: usize,
+}
+
+/// Lets so many connections in. Each holds its place in its service, which goes with it.
+#[derive(Clone)]
+struct Door(Arc<Semaphore>);
+
+impl<I, S> Accept<I, S> for Door {
+    type Stream = I;
+    type Service = AddExtension<S, Arc<OwnedSemaphorePermit>>;
+    type Future = Ready<io::Result<(I, Self::Service)>>;
+
+    fn accept(&self, stream: I, service: S) -> Self::Future {
+        let Ok(place) = self.0.clone().try_acquire_owned() else {
+            tracing::warn!("a connection was closed: there are as many as may be (--max-connections)");
+            return ready(Err(io::Error::other("too many connections")));
+        };
+        ready(Ok((stream, Extension(Arc::new(place)).layer(service))))
+    }
 }
 
 /// Serves `routes` until SIGTERM or SIGINT, then stops accepting, finishes what runs, and returns.
@@ -54,7 +80,8 @@ pub async fn serve(listener: TcpListener, routes: Router, patience: Patience) ->
     });
 
     // HTTP/1 alone: telling versions apart would wait for a first byte without any time limit.
-    let mut server = axum_server::from_tcp(listener)?.handle(handle).http1_only();
+    let door = Door(Arc::new(Semaphore::new(patience.connections.min(Semaphore::MAX_PERMITS))));
+    let mut server = axum_server::from_tcp(listener)?.acceptor(door).handle(handle).http1_only();
     server.http_builder().http1().header_read_timeout(patience.head);
     server.serve(routes.into_make_service()).await?;
     tracing::info!("stopped");

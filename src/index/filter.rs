@@ -112,6 +112,20 @@ impl<'de> Deserialize<'de> for Filter {
     }
 }
 
+impl schemars::JsonSchema for Filter {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Filter".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": ["object", "string"],
+            "description": "{\"and\" | \"or\": [filter…]}, {\"not\": filter}, or {\"field\": \"id\" | \"label\" | \"metadata.x\", \
+                            \"eq\" | \"in\" | \"gt\" | \"gte\" | \"lt\" | \"lte\" | \"exists\": value}; in a query its JSON text",
+        })
+    }
+}
+
 impl Node {
     /// `at` is where in the filter this is, for errors.
     fn read(json: &Value, at: &str, depth: usize, conditions: &mut usize) -> Result<Self, String> {

@@ -45,7 +45,7 @@ pub struct Page {
 }
 
 /// How well the graph agrees with exact search.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct Recall {
     /// Share of the true k nearest neighbours that the index returned, averaged over the queries.
     pub recall: f64,

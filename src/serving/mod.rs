@@ -52,12 +52,16 @@ pub struct Seen {
     pub size: (u32, u32),
     /// (height, width) of the model's input.
     pub input: (usize, usize),
-    /// Time for decoding and resampling.
+    /// Time for decoding.
     pub decoded: Duration,
+    /// Time for resampling and normalising.
+    pub transformed: Duration,
     /// Time that the picture waited for a worker.
     pub waited: Duration,
     /// Time of the run.
     pub ran: Duration,
+    /// Pictures that ran together.
+    pub batch: usize,
 }
 
 /// Why a picture was not seen.
@@ -115,6 +119,11 @@ impl Served {
         self.batcher.health()
     }
 
+    /// Pictures that wait for a worker.
+    pub fn waiting(&self) -> usize {
+        self.batcher.waiting()
+    }
+
     /// Pictures of one request that should be on their way at once, to keep the workers busy and no more.
     pub fn on_the_way(&self) -> usize {
         self.on_the_way
@@ -146,13 +155,23 @@ impl Served {
         let work = move || {
             let began = Instant::now();
             let picture = media::decode(&bytes, &limits)?;
+            let decoded = began.elapsed();
             let (input, beside) = prepare(&picture);
-            Ok::<_, DecodeError>((input, beside, picture.dimensions(), began.elapsed()))
+            Ok::<_, DecodeError>((input, beside, picture.dimensions(), [decoded, began.elapsed().saturating_sub(decoded)]))
         };
-        let (input, beside, size, decoded) = pool.run(work).await??;
+        let (input, beside, size, [decoded, transformed]) = pool.run(work).await??;
         let (_, height, width) = input.dim();
         let answer = self.batcher.run(input, deadline).await?;
-        let seen = Seen { outputs: answer.output, size, input: (height, width), decoded, waited: answer.waited, ran: answer.ran };
+        let seen = Seen {
+            outputs: answer.output,
+            size,
+            input: (height, width),
+            decoded,
+            transformed,
+            waited: answer.waited,
+            ran: answer.ran,
+            batch: answer.batch,
+        };
         Ok((seen, beside))
     }
 }

@@ -52,6 +52,31 @@ fn a_server_says_what_it_runs() {
 }
 
 #[test]
+fn the_routes_are_described() {
+    let server = Server::start(&[]);
+    let document = server.get("/openapi.json").ok().json();
+    assert_eq!(document["openapi"], "3.1.0");
+    let path = crate::harness::root().join("openapi.json");
+    let committed: Value = serde_json::from_str(&fs_err::read_to_string(path).unwrap()).unwrap();
+    assert!(committed == document, "openapi.json is out of date: run `dino-server openapi > openapi.json`");
+    // Each path that is described is routed.
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for method in methods.as_object().unwrap().keys() {
+            let path = path.replace("{file}", "start.js").replace(['{', '}'], "");
+            let status = server.attempt(&method.to_uppercase(), &path, &Value::Null).unwrap();
+            assert_ne!(status, 405, "{method} {path}");
+            assert!(status != 404 || !server.get(&path).text().contains("unknown_route"), "{method} {path}");
+        }
+    }
+    let page = server.get("/docs").ok().text();
+    for part in page.split(['"']).filter(|part| part.starts_with("/docs/")) {
+        assert!(!server.get(part).ok().body.is_empty(), "{part}");
+    }
+    assert!(!page.contains("http"));
+    assert!(page.contains("swagger-ui-bundle.js"));
+}
+
+#[test]
 fn what_cannot_be_served_is_said_in_one_sentence() {
     let model = tiny_model();
     let model = model.to_str().unwrap();

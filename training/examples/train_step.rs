@@ -17,7 +17,7 @@ use dino_train::head::HeadConfig;
 use dino_train::kernels::matmul::{Precision, has_bf16};
 use dino_train::learner::{Learner, Step};
 use dino_train::network::Network;
-use dino_train::optimizer::Settings;
+use dino_train::optimizer::{Algorithm, Settings};
 use rand::SeedableRng;
 
 #[derive(Parser)]
@@ -73,10 +73,17 @@ fn main() -> Result<()> {
         drop_path: 0.0,
         precision,
     };
-    let head =
-        HeadConfig { dim: args.dim, hidden: args.hidden, bottleneck: args.bottleneck, out: args.out, norm_last_layer: true, precision };
+    let head = HeadConfig {
+        dim: args.dim,
+        hidden: args.hidden,
+        bottleneck: args.bottleneck,
+        out: args.out,
+        batch_norm: false,
+        norm_last_layer: true,
+        precision,
+    };
     let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(0);
-    let mut learner = Learner::new(Network::new(vit, head, &mut random, &Device::Cpu)?)?;
+    let mut learner = Learner::new(Network::new(vit, head, &mut random, &Device::Cpu)?, Algorithm::Adamw)?;
     let mut pixels = |count: usize, side: usize| -> Result<Tensor> {
         let values: Vec<f32> = (0..count * 3 * side * side).map(|_| random.normal()).collect();
         Ok(Tensor::from_vec(values, (count, 3, side, side), &Device::Cpu)?)

@@ -3,6 +3,7 @@
 use candle_core::{Device, Result, Tensor};
 
 use crate::backbone::parameters::{Group, Init, Random};
+use crate::backbone::{Pass, batch_norm};
 use crate::kernels::matmul::Precision;
 use crate::ops::gelu::gelu;
 use crate::ops::linear::linear;
@@ -19,19 +20,24 @@ pub struct HeadConfig {
     pub bottleneck: usize,
     /// Output dimension K.
     pub out: usize,
+    /// Batch norms behind the hidden layers.
+    pub batch_norm: bool,
     /// Keep the last layer's norms at 1 instead of training them.
     pub norm_last_layer: bool,
     /// Arithmetic of the linear layers.
     pub precision: Precision,
 }
 
-const MLP: [&str; 3] = ["0", "2", "4"];
+/// Linear layers of the MLP.
+const LAYERS: usize = 3;
 
 /// A projection head and its parameters.
 #[derive(Clone, Debug)]
 pub struct Head {
     config: HeadConfig,
     groups: Vec<Group>,
+    /// Running statistics of the batch norms.
+    buffers: Vec<Group>,
 }
 
 impl Head {
@@ -41,16 +47,23 @@ impl Head {
     /// When the device fails.
     pub fn new(config: HeadConfig, random: &mut impl Random, device: &Device) -> Result<Self> {
         let HeadConfig { dim, hidden, bottleneck, out, .. } = config;
-        let mut single =
-            |name: &str, shape: &[usize], init| Group::new(vec![(format!("head.{name}"), shape.to_vec(), init)], random, device);
         let mut groups = Vec::new();
-        for (layer, (from, to)) in MLP.iter().zip([(dim, hidden), (hidden, hidden), (hidden, bottleneck)]) {
-            groups.push(single(&format!("mlp.{layer}.weight"), &[to, from], Init::Normal(0.02))?);
-            groups.push(single(&format!("mlp.{layer}.bias"), &[to], Init::Constant(0.0))?);
+        for (layer, (from, to)) in [(dim, hidden), (hidden, hidden), (hidden, bottleneck)].into_iter().enumerate() {
+            // Places in the public code's list of layers: linear, batch norm if there are any, GELU.
+            let place = layer * if config.batch_norm { 3 } else { 2 };
+            groups.push(single(&format!("mlp.{place}.weight"), &[to, from], Init::Normal(0.02), random, device)?);
+            groups.push(single(&format!("mlp.{place}.bias"), &[to], Init::Constant(0.0), random, device)?);
         }
-        groups.push(single("last_layer.weight_g", &[out, 1], Init::Constant(1.0))?);
-        groups.push(single("last_layer.weight_v", &[out, bottleneck], Init::Uniform(1.0 / (bottleneck as f32).sqrt()))?);
-        Ok(Self { config, groups })
+        let mut buffers = Vec::new();
+        for layer in 0..if config.batch_norm { LAYERS - 1 } else { 0 } {
+            let name = format!("head.mlp.{}", 3 * layer + 1);
+            groups.push(batch_norm::parameters(&name, hidden, random, device)?);
+            buffers.push(batch_norm::running(&name, hidden, random, device)?);
+        }
+        groups.push(single("last_layer.weight_g", &[out, 1], Init::Constant(1.0), random, device)?);
+        let bound = Init::Uniform(1.0 / (bottleneck as f32).sqrt());
+        groups.push(single("last_layer.weight_v", &[out, bottleneck], bound, random, device)?);
+        Ok(Self { config, groups, buffers })
     }
 
     /// Sizes.
@@ -63,31 +76,45 @@ impl Head {
         &self.groups
     }
 
+    /// Running statistics of the batch norms: stored, not trained.
+    pub fn buffers(&self) -> &[Group] {
+        &self.buffers
+    }
+
     /// The same values in variables of their own.
     ///
     /// # Errors
     /// When the device fails.
     pub fn duplicate(&self) -> Result<Self> {
-        Ok(Self { config: self.config, groups: self.groups.iter().map(Group::duplicate).collect::<Result<_>>()? })
+        let copies = |groups: &[Group]| groups.iter().map(Group::duplicate).collect::<Result<_>>();
+        Ok(Self { config: self.config, groups: copies(&self.groups)?, buffers: copies(&self.buffers)? })
     }
 
     /// Features `[rows, dim]` to logits `[rows, out]`.
     ///
     /// # Errors
     /// When shapes do not fit, or the device fails.
-    pub fn forward(&self, features: &Tensor, track: bool) -> Result<Tensor> {
+    pub fn forward(&self, features: &Tensor, pass: &Pass<'_>) -> Result<Tensor> {
+        let track = pass.tracks();
         let parameter = |i: usize, track: bool| self.groups[i].view(&self.groups[i].flat(track), 0);
         let mut x = features.clone();
-        for layer in 0..MLP.len() {
+        for layer in 0..LAYERS {
             x = linear(&x, &parameter(2 * layer, track)?, self.config.precision)?.broadcast_add(&parameter(2 * layer + 1, track)?)?;
-            if layer + 1 < MLP.len() {
+            if let Some(running) = self.buffers.get(layer) {
+                x = batch_norm::forward(&x, &self.groups[2 * LAYERS + layer], running, None, false, pass)?;
+            }
+            if layer + 1 < LAYERS {
                 x = gelu(&x)?;
             }
         }
-        let last = 2 * MLP.len();
+        let last = self.groups.len() - 2;
         let norms = parameter(last, track && !self.config.norm_last_layer)?;
         let directions = scaled_unit_rows(&parameter(last + 1, track)?, &norms, 0.0)?;
         let ones = Tensor::ones((x.dim(0)?, 1), x.dtype(), x.device())?;
         linear(&scaled_unit_rows(&x, &ones, 1e-12)?, &directions, self.config.precision)
     }
+}
+
+fn single(name: &str, shape: &[usize], init: Init, random: &mut impl Random, device: &Device) -> Result<Group> {
+    Group::new(vec![(format!("head.{name}"), shape.to_vec(), init)], random, device)
 }

@@ -4,12 +4,12 @@ use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor};
 
 use crate::accumulate::{self, Accumulated, Averages, Share};
+use crate::backbone::Pass;
 use crate::backbone::parameters::{Group, Random};
-use crate::backbone::vit::Pass;
 use crate::exchange::Exchange;
 use crate::loss::{DinoLoss, Value};
 use crate::network::Network;
-use crate::optimizer::{AdamW, Settings, moving_average};
+use crate::optimizer::{Algorithm, Optimizer, Settings, moving_average};
 
 /// Student, teacher and everything that changes from step to step.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub struct Learner {
     /// Holds the centre.
     pub loss: DinoLoss,
     /// Holds the moments.
-    pub optimizer: AdamW,
+    pub optimizer: Optimizer,
 }
 
 /// What the schedules say of one step.
@@ -104,22 +104,22 @@ impl Learner {
     ///
     /// # Errors
     /// When the device fails.
-    pub fn new(student: Network) -> Result<Self> {
+    pub fn new(student: Network, algorithm: Algorithm) -> Result<Self> {
         let teacher = student.duplicate()?;
         let out = student.head.config().out;
         let device = student.groups().next().map_or(candle_core::Device::Cpu, |group| group.var().device().clone());
-        Ok(Self { student, teacher, loss: DinoLoss::new(out, &device)?, optimizer: AdamW::default() })
+        Ok(Self { student, teacher, loss: DinoLoss::new(out, &device)?, optimizer: Optimizer::new(algorithm) })
     }
 
-    /// Loss and gradients of one batch; changes nothing.
+    /// Loss and gradients of one batch; changes nothing but the running statistics of batch norms.
     ///
     /// `global` holds the two global views one after the other, `[2 * pictures, 3, h, w]`; `local` the other views, if any.
     ///
     /// # Errors
     /// When shapes do not fit, or the device fails.
     pub fn gradients(&self, global: &Tensor, local: Option<&Tensor>, teacher_temp: f64, random: &mut dyn Random) -> Result<Gradients> {
-        let features = self.teacher.backbone.features(std::slice::from_ref(global), &mut Pass::Frozen)?;
-        let teacher = self.teacher.head.forward(&features, false)?;
+        let features = self.teacher.backbone.features(std::slice::from_ref(global), &mut Pass::Teacher)?;
+        let teacher = self.teacher.head.forward(&features, &Pass::Teacher)?;
         let crops: Vec<Tensor> = std::iter::once(global).chain(local).cloned().collect();
         let student = self.student.forward(&crops, &mut Pass::Trained(random))?;
         let value = self.loss.evaluate(&student, &teacher, teacher_temp)?;

@@ -32,7 +32,7 @@ enum Verb {
 
 fn main() -> ExitCode {
     dino_train::process::prepare();
-    let matches = Cli::command().get_matches();
+    let matches = Cli::command().get_matches_from(cli::public::with_dashes(std::env::args_os()));
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     // Of the processes of one run, only the first tells how it goes.
     let level = if std::env::var("RANK").is_ok_and(|rank| rank != "0") { "warn" } else { "info,ort=warn" };

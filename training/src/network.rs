@@ -3,14 +3,14 @@
 use candle_core::{Device, Result, Tensor};
 
 use crate::backbone::parameters::{Entry, Group, Random};
-use crate::backbone::vit::{Pass, Vit, VitConfig};
+use crate::backbone::{Backbone, BackboneConfig, Pass};
 use crate::head::{Head, HeadConfig};
 
 /// Backbone and projection head.
 #[derive(Clone, Debug)]
 pub struct Network {
     /// Pictures to features.
-    pub backbone: Vit,
+    pub backbone: Backbone,
     /// Features to logits.
     pub head: Head,
 }
@@ -20,8 +20,8 @@ impl Network {
     ///
     /// # Errors
     /// When sizes do not fit each other, or the device fails.
-    pub fn new(backbone: VitConfig, head: HeadConfig, random: &mut impl Random, device: &Device) -> Result<Self> {
-        Ok(Self { backbone: Vit::new(backbone, random, device)?, head: Head::new(head, random, device)? })
+    pub fn new(backbone: impl Into<BackboneConfig>, head: HeadConfig, random: &mut impl Random, device: &Device) -> Result<Self> {
+        Ok(Self { backbone: Backbone::new(backbone.into(), random, device)?, head: Head::new(head, random, device)? })
     }
 
     /// The same values in variables of their own.
@@ -38,12 +38,17 @@ impl Network {
     /// When shapes do not fit, or the device fails.
     pub fn forward(&self, crops: &[Tensor], pass: &mut Pass<'_>) -> Result<Tensor> {
         let features = self.backbone.features(crops, pass)?;
-        self.head.forward(&features, pass.tracks())
+        self.head.forward(&features, pass)
     }
 
     /// All parameter groups.
     pub fn groups(&self) -> impl Iterator<Item = &Group> {
         self.backbone.groups().iter().chain(self.head.groups())
+    }
+
+    /// Running statistics of all batch norms: stored, not trained, and not averaged into the teacher, which has its own.
+    pub fn buffers(&self) -> impl Iterator<Item = &Group> {
+        self.backbone.buffers().iter().chain(self.head.buffers())
     }
 
     /// Every parameter with its group.

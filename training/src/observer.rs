@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use candle_core::Device;
 use dino_server::transform::Transform;
 
-use crate::backbone::vit::Vit;
+use crate::backbone::Backbone;
 use crate::checkpoint::state::write_atomically;
 use crate::evaluate::online::{Embedded, Knn, Online};
 use crate::evaluate::tsne;
@@ -65,12 +65,13 @@ impl Observer {
     ///
     /// # Errors
     /// When no picture can be read, the device fails, or a picture cannot be written.
-    pub fn look(&self, backbone: &Vit, device: &Device, epoch: usize) -> Result<Option<Knn>> {
+    pub fn look(&self, backbone: &Backbone, device: &Device, epoch: usize) -> Result<Option<Knn>> {
         let due = |every: usize| every > 0 && (epoch.is_multiple_of(every) || epoch == self.epochs);
         let folder = self.run.join(report::PICTURES);
         let pictures = due(self.options.pictures_every);
-        if pictures && let Some(watch) = &self.watch {
-            watch.draw(backbone, device, epoch, &folder)?;
+        // Residual networks have no attention to draw.
+        if pictures && let (Some(watch), Some(vit)) = (&self.watch, backbone.vit()) {
+            watch.draw(vit, device, epoch, &folder)?;
         }
         let Some(online) = self.online.as_ref().filter(|_| due(self.options.knn_every) || pictures) else { return Ok(None) };
         let (knn, queries) = online.measure(backbone, device)?;

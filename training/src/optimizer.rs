@@ -1,17 +1,19 @@
-//! AdamW with the public code's two parameter groups and per-parameter clipping, and the teacher's moving average.
+//! AdamW, SGD and LARS with the public code's two parameter groups and per-parameter clipping, and the teacher's moving average.
 //!
-//! Candle's AdamW has one weight decay for all variables and keeps its moments to itself, so it can neither leave biases
-//! alone nor be resumed.
+//! Candle's optimisers have one weight decay for all variables and keep their moments to themselves, so they can neither leave
+//! biases alone nor be resumed.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor, bail};
+use clap::ValueEnum;
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use crate::backbone::parameters::{Entry, Group};
-use crate::kernels::adam;
+use crate::kernels::{adam, momentum};
 use crate::ops::{slice, with_slice};
 
 const CHUNK: usize = 1 << 14;
@@ -29,24 +31,48 @@ pub struct Settings {
     pub freeze_last_layer: bool,
 }
 
-/// First and second moments of one parameter, and the steps it has taken.
+/// What the optimiser remembers of one parameter, and the steps it has taken.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Moments {
     /// Steps taken; a parameter that was frozen has taken fewer.
     pub steps: u64,
-    /// Mean gradient.
+    /// Mean gradient (AdamW), or the direction of the last step (SGD, LARS).
     pub first: Vec<f32>,
-    /// Mean squared gradient.
+    /// Mean squared gradient (AdamW), else empty.
     pub second: Vec<f32>,
 }
 
-/// AdamW, betas 0.9 and 0.999, eps 1e-8.
+/// How gradients become steps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Algorithm {
+    /// Adam with decoupled weight decay (betas 0.9 and 0.999, eps 1e-8): the one for ViTs
+    #[default]
+    Adamw,
+    /// gradient descent with momentum 0.9: for ResNets
+    Sgd,
+    /// SGD whose steps are in proportion to each parameter's norm (You et al. 2017): for ResNets and batches of thousands
+    Lars,
+}
+
+/// An optimiser and its moments.
 #[derive(Debug, Default)]
-pub struct AdamW {
+pub struct Optimizer {
+    algorithm: Algorithm,
     moments: HashMap<String, Moments>,
 }
 
-impl AdamW {
+impl Optimizer {
+    /// Without moments yet.
+    pub fn new(algorithm: Algorithm) -> Self {
+        Self { algorithm, moments: HashMap::new() }
+    }
+
+    /// How it steps.
+    pub fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
     /// Moments by parameter name, to be stored.
     pub fn moments(&self) -> impl Iterator<Item = (&String, &Moments)> {
         self.moments.iter()
@@ -69,14 +95,14 @@ impl AdamW {
                     continue;
                 }
                 let moments = self.moments.entry(entry.name.clone()).or_default();
-                update(group, entry, gradient, moments, settings)?;
+                update(self.algorithm, group, entry, gradient, moments, settings)?;
             }
         }
         Ok(())
     }
 }
 
-fn update(group: &Group, entry: &Entry, gradient: &Tensor, moments: &mut Moments, settings: &Settings) -> Result<()> {
+fn update(algorithm: Algorithm, group: &Group, entry: &Entry, gradient: &Tensor, moments: &mut Moments, settings: &Settings) -> Result<()> {
     let gradient = gradient.flatten_all()?.narrow(0, entry.offset, entry.len())?.contiguous()?.to_device(&candle_core::Device::Cpu)?;
     let clip = with_slice(&gradient, |g| {
         let squares: f64 = g.par_chunks(CHUNK).map(adam::sum_of_squares).collect::<Vec<_>>().into_iter().sum();
@@ -88,9 +114,18 @@ fn update(group: &Group, entry: &Entry, gradient: &Tensor, moments: &mut Moments
     })?;
     moments.steps += 1;
     moments.first.resize(entry.len(), 0.0);
-    moments.second.resize(entry.len(), 0.0);
     let decay = if entry.decays() { settings.weight_decay } else { 0.0 };
-    let rates = adam::Rates::new(settings.lr, decay, clip, moments.steps);
+    let rates = match algorithm {
+        Algorithm::Adamw => {
+            moments.second.resize(entry.len(), 0.0);
+            Rates::Adamw(adam::Rates::new(settings.lr, decay, clip, moments.steps))
+        }
+        Algorithm::Sgd | Algorithm::Lars => Rates::Momentum {
+            rates: momentum::Rates { lr: settings.lr as f32, momentum: MOMENTUM, weight_decay: decay as f32, clip, trust: 1.0 },
+            // One-dimensional parameters take plain steps.
+            adapts: algorithm == Algorithm::Lars && entry.shape.len() > 1,
+        },
+    };
     let step = Step { offset: entry.offset, rates, gradient, moments: Mutex::new(moments) };
     let var = group.var();
     if var.device().is_cpu() {
@@ -102,9 +137,29 @@ fn update(group: &Group, entry: &Entry, gradient: &Tensor, moments: &mut Moments
     var.set(&flat.to_device(var.device())?)
 }
 
+const MOMENTUM: f32 = 0.9;
+/// LARS's trust coefficient, the public code's `eta`.
+const TRUST: f64 = 0.001;
+
+enum Rates {
+    Adamw(adam::Rates),
+    Momentum { rates: momentum::Rates, adapts: bool },
+}
+
+/// The parameter's norm by the update's, times the coefficient; 1 where either is zero.
+fn trust(parameter: &[f32], gradient: &[f32], rates: &momentum::Rates) -> f32 {
+    let parts: Vec<(f64, f64)> = parameter
+        .par_chunks(CHUNK)
+        .zip(gradient.par_chunks(CHUNK))
+        .map(|(p, g)| momentum::squares(p, g, rates.clip, rates.weight_decay))
+        .collect();
+    let (parameter, update) = parts.into_iter().fold((0.0, 0.0), |sum, part| (sum.0 + part.0, sum.1 + part.1));
+    if parameter > 0.0 && update > 0.0 { (TRUST * (parameter / update).sqrt()) as f32 } else { 1.0 }
+}
+
 struct Step<'a> {
     offset: usize,
-    rates: adam::Rates,
+    rates: Rates,
     gradient: Tensor,
     moments: Mutex<&'a mut Moments>,
 }
@@ -120,7 +175,7 @@ fn slice_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut
 
 impl InplaceOp1 for Step<'_> {
     fn name(&self) -> &'static str {
-        "adamw"
+        "optimizer-step"
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
@@ -128,12 +183,23 @@ impl InplaceOp1 for Step<'_> {
         let Moments { first, second, .. } = &mut **moments;
         let parameter = &mut slice_mut(storage, layout)?[self.offset..self.offset + first.len()];
         with_slice(&self.gradient, |gradient| {
-            parameter
-                .par_chunks_mut(CHUNK)
-                .zip(gradient.par_chunks(CHUNK))
-                .zip(first.par_chunks_mut(CHUNK))
-                .zip(second.par_chunks_mut(CHUNK))
-                .for_each(|(((p, g), m), v)| adam::step(p, g, m, v, &self.rates));
+            match self.rates {
+                Rates::Adamw(rates) => parameter
+                    .par_chunks_mut(CHUNK)
+                    .zip(gradient.par_chunks(CHUNK))
+                    .zip(first.par_chunks_mut(CHUNK))
+                    .zip(second.par_chunks_mut(CHUNK))
+                    .for_each(|(((p, g), m), v)| adam::step(p, g, m, v, &rates)),
+                Rates::Momentum { rates, adapts } => {
+                    let trust = if adapts { trust(parameter, gradient, &rates) } else { 1.0 };
+                    let rates = momentum::Rates { trust, ..rates };
+                    parameter
+                        .par_chunks_mut(CHUNK)
+                        .zip(gradient.par_chunks(CHUNK))
+                        .zip(first.par_chunks_mut(CHUNK))
+                        .for_each(|((p, g), m)| momentum::step(p, g, m, &rates));
+                }
+            }
             Ok(())
         })
     }

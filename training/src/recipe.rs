@@ -5,47 +5,42 @@ use clap::ValueEnum;
 use dino_server::transform::{IMAGENET_MEAN, IMAGENET_STD, Interpolation, Resize, Transform};
 use serde::{Deserialize, Serialize};
 
+mod arch;
+mod preset;
+
+use crate::backbone::BackboneConfig;
+use crate::backbone::resnet::{Kind, ResnetConfig};
 use crate::backbone::vit::VitConfig;
 use crate::data::augment::Augmentation;
 use crate::head::HeadConfig;
 use crate::kernels::matmul::{Precision, has_bf16};
 use crate::learner::Step;
-use crate::optimizer::Settings;
+use crate::optimizer::{Algorithm, Settings};
 use crate::schedule::{Cosine, TeacherTemperature};
-
-/// Backbones that can be trained.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "snake_case")]
-#[value(rename_all = "snake_case")]
-pub enum Arch {
-    /// dim 192, depth 12, 3 heads
-    VitTiny,
-    /// dim 384, depth 12, 6 heads
-    VitSmall,
-    /// dim 768, depth 12, 12 heads
-    VitBase,
-}
+pub use arch::Arch;
+pub use preset::Preset;
 
 /// All settings of a run. In a TOML file they have the names of the flags, without the leading dashes.
 #[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Recipe {
-    /// Backbone to train. ViT-small with patch 16 is the best start; tiny is for small data and quick looks
-    #[arg(long, value_enum, default_value_t = Recipe::default().arch, help_heading = "Backbone")]
+    /// Backbone to train: vit_tiny, vit_small, vit_base, resnet18 or resnet50. ViT-small with patch 16 is the best start; tiny is for
+    /// small data and quick looks. ResNets want another optimiser and weight decay: see --preset resnet50
+    #[arg(long, default_value_t = Recipe::default().arch, help_heading = "Backbone")]
     pub arch: Arch,
-    /// Side of a patch in pixels. Smaller patches give better features and finer masks, and cost with the square
+    /// Side of a patch of a ViT in pixels. Smaller patches give better features and finer masks, and cost with the square
     #[arg(long, default_value_t = Recipe::default().patch_size, help_heading = "Backbone")]
     pub patch_size: usize,
-    /// Dimension of the features, in place of the arch's own
+    /// Dimension of the features, in place of the arch's own. A ResNet is made narrower or wider by it
     #[arg(long, help_heading = "Backbone")]
     pub dim: Option<usize>,
-    /// Number of blocks, in place of the arch's own
+    /// Number of blocks of a ViT, in place of the arch's own
     #[arg(long, help_heading = "Backbone")]
     pub depth: Option<usize>,
-    /// Attention heads, in place of the arch's own
+    /// Attention heads of a ViT, in place of the arch's own
     #[arg(long, help_heading = "Backbone")]
     pub heads: Option<usize>,
-    /// Stochastic depth: share of the last block's branches that is dropped, less in earlier blocks
+    /// Stochastic depth of a ViT: share of the last block's branches that is dropped, less in earlier blocks
     #[arg(long, default_value_t = Recipe::default().drop_path_rate, help_heading = "Backbone")]
     pub drop_path_rate: f64,
 
@@ -53,8 +48,11 @@ pub struct Recipe {
     #[arg(long, default_value_t = Recipe::default().out_dim, help_heading = "Head")]
     pub out_dim: usize,
     /// Keep the norms of the head's last layer at 1. More stable; false can do better with a small ViT
-    #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, default_value_t = Recipe::default().norm_last_layer, help_heading = "Head")]
+    #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, value_parser = clap::builder::BoolishValueParser::new(), default_value_t = Recipe::default().norm_last_layer, help_heading = "Head")]
     pub norm_last_layer: bool,
+    /// Batch norms behind the head's hidden layers. The public ResNet-50 was trained with them; ViTs are better without
+    #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, value_parser = clap::builder::BoolishValueParser::new(), default_value_t = Recipe::default().use_bn_in_head, help_heading = "Head")]
+    pub use_bn_in_head: bool,
     /// Columns of the head's hidden layers
     #[arg(long, default_value_t = Recipe::default().head_hidden_dim, help_heading = "Head")]
     pub head_hidden_dim: usize,
@@ -109,9 +107,9 @@ pub struct Recipe {
     /// Learning rate at the end of the cosine, not scaled
     #[arg(long, default_value_t = Recipe::default().min_lr, help_heading = "Optimisation")]
     pub min_lr: f64,
-    /// Optimiser. AdamW is the one for ViTs
+    /// Optimiser
     #[arg(long, value_enum, default_value_t = Recipe::default().optimizer, help_heading = "Optimisation")]
-    pub optimizer: Optimizer,
+    pub optimizer: Algorithm,
     /// Arithmetic of the linear layers; weights, sums and everything else stay float32
     #[arg(long, value_enum, default_value_t = Recipe::default().precision, help_heading = "Optimisation")]
     pub precision: PrecisionChoice,
@@ -138,14 +136,6 @@ pub struct Recipe {
     /// Decides the initial weights, the order of pictures and all crops
     #[arg(long, default_value_t = Recipe::default().seed, help_heading = "Run")]
     pub seed: u64,
-}
-
-/// Optimisers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "snake_case")]
-pub enum Optimizer {
-    /// Adam with decoupled weight decay
-    Adamw,
 }
 
 /// Arithmetic that can be asked for.
@@ -178,6 +168,7 @@ impl Default for Recipe {
             drop_path_rate: 0.1,
             out_dim: 65536,
             norm_last_layer: true,
+            use_bn_in_head: false,
             head_hidden_dim: 2048,
             head_bottleneck_dim: 256,
             momentum_teacher: 0.996,
@@ -195,7 +186,7 @@ impl Default for Recipe {
             lr: 5e-4,
             warmup_epochs: 10,
             min_lr: 1e-6,
-            optimizer: Optimizer::Adamw,
+            optimizer: Algorithm::Adamw,
             precision: PrecisionChoice::F32,
             global_crops_scale: vec![0.4, 1.0],
             global_crops_size: 224,
@@ -244,11 +235,8 @@ impl Recipe {
     /// Names the setting, and what it should be.
     pub fn check(&self) -> Result<()> {
         for (name, size) in [("global-crops-size", self.global_crops_size), ("local-crops-size", self.local_crops_size)] {
-            ensure!(
-                self.patch_size > 0 && size >= self.patch_size && size.is_multiple_of(self.patch_size),
-                "--{name} {size} is no multiple of --patch-size {}",
-                self.patch_size
-            );
+            let patch = if self.arch.is_resnet() { 1 } else { self.patch_size };
+            ensure!(patch > 0 && size >= patch && size.is_multiple_of(patch), "--{name} {size} is no multiple of --patch-size {patch}");
             ensure!(size <= 4096, "--{name} {size} is more than 4096");
         }
         for (name, scale) in [("global-crops-scale", &self.global_crops_scale), ("local-crops-scale", &self.local_crops_scale)] {
@@ -299,14 +287,26 @@ impl Recipe {
             self.precision != PrecisionChoice::Bf16 || has_bf16(),
             "--precision bf16 needs a processor with a bfloat16 tile unit (Intel AMX), which this one lacks: use auto or f32"
         );
-        let backbone = self.backbone();
-        ensure!(
-            backbone.heads > 0 && backbone.depth > 0 && backbone.dim > 0 && backbone.dim.is_multiple_of(backbone.heads),
-            "a backbone of dim {}, depth {} and {} heads cannot be built: dim must be a multiple of heads",
-            backbone.dim,
-            backbone.depth,
-            backbone.heads
-        );
+        self.check_backbone()
+    }
+
+    fn check_backbone(&self) -> Result<()> {
+        match self.backbone() {
+            BackboneConfig::Vit(VitConfig { heads, depth, dim, .. }) => ensure!(
+                heads > 0 && depth > 0 && dim > 0 && dim.is_multiple_of(heads),
+                "a backbone of dim {dim}, depth {depth} and {heads} heads cannot be built: dim must be a multiple of heads"
+            ),
+            BackboneConfig::Resnet(resnet) => {
+                let arch = self.arch;
+                ensure!(
+                    self.depth.is_none() && self.heads.is_none(),
+                    "--depth and --heads are for ViTs: leave them out with --arch {arch}"
+                );
+                let step = ResnetConfig { width: 1, ..resnet }.dim();
+                let dim = self.dim.unwrap_or(resnet.dim());
+                ensure!(dim > 0 && dim.is_multiple_of(step), "--dim {dim}: the dimension of a {arch} must be a multiple of {step}");
+            }
+        }
         Ok(())
     }
 
@@ -321,30 +321,41 @@ impl Recipe {
     }
 
     /// Sizes of the backbone.
-    pub fn backbone(&self) -> VitConfig {
-        let (dim, depth, heads) = match self.arch {
-            Arch::VitTiny => (192, 12, 3),
-            Arch::VitSmall => (384, 12, 6),
-            Arch::VitBase => (768, 12, 12),
+    pub fn backbone(&self) -> BackboneConfig {
+        let precision = self.precision.resolve();
+        let vit = |dim: usize, depth, heads| {
+            BackboneConfig::Vit(VitConfig {
+                img_size: self.global_crops_size,
+                patch_size: self.patch_size,
+                dim: self.dim.unwrap_or(dim),
+                depth: self.depth.unwrap_or(depth),
+                heads: self.heads.unwrap_or(heads),
+                drop_path: self.drop_path_rate,
+                precision,
+            })
         };
-        VitConfig {
-            img_size: self.global_crops_size,
-            patch_size: self.patch_size,
-            dim: self.dim.unwrap_or(dim),
-            depth: self.depth.unwrap_or(depth),
-            heads: self.heads.unwrap_or(heads),
-            drop_path: self.drop_path_rate,
-            precision: self.precision.resolve(),
+        let resnet = |kind, units| {
+            let resnet = ResnetConfig { kind, units, width: 64, precision };
+            let width = self.dim.map_or(resnet.width, |dim| dim * resnet.width / resnet.dim());
+            BackboneConfig::Resnet(ResnetConfig { width, ..resnet })
+        };
+        match self.arch {
+            Arch::VitTiny => vit(192, 12, 3),
+            Arch::VitSmall => vit(384, 12, 6),
+            Arch::VitBase => vit(768, 12, 12),
+            Arch::Resnet18 => resnet(Kind::Basic, [2, 2, 2, 2]),
+            Arch::Resnet50 => resnet(Kind::Bottleneck, [3, 4, 6, 3]),
         }
     }
 
     /// Sizes of the head.
     pub fn head(&self) -> HeadConfig {
         HeadConfig {
-            dim: self.backbone().dim,
+            dim: self.backbone().dim(),
             hidden: self.head_hidden_dim,
             bottleneck: self.head_bottleneck_dim,
             out: self.out_dim,
+            batch_norm: self.use_bn_in_head,
             norm_last_layer: self.norm_last_layer,
             precision: self.precision.resolve(),
         }
@@ -365,9 +376,11 @@ impl Recipe {
         })
     }
 
-    /// The evaluation transform of what is trained: the paper's 256 / 224 ratio of shorter side to crop.
+    /// The evaluation transform of what is trained: the paper's 256 / 224 ratio of shorter side to crop. A ResNet's crop is the
+    /// nearest that its last map divides evenly.
     pub fn transform(&self) -> Transform {
         let crop = self.global_crops_size as u32;
+        let crop = if self.arch.is_resnet() { ((crop + 16) / 32).max(1) * 32 } else { crop };
         Transform {
             resize: Resize::Shorter((f64::from(crop) * 256.0 / 224.0).round() as u32),
             crop: Some((crop, crop)),
@@ -413,7 +426,7 @@ impl Recipe {
 }
 
 /// Settings that shape the tensors of a checkpoint, or the meaning of its step number: a run cannot go on with others.
-pub const FIXED: [&str; 11] = [
+pub const FIXED: [&str; 13] = [
     "arch",
     "patch-size",
     "dim",
@@ -421,6 +434,8 @@ pub const FIXED: [&str; 11] = [
     "heads",
     "out-dim",
     "norm-last-layer",
+    "use-bn-in-head",
+    "optimizer",
     "head-hidden-dim",
     "head-bottleneck-dim",
     "global-crops-size",

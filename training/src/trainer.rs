@@ -12,6 +12,7 @@ use candle_core::{Device, Tensor};
 
 use crate::accumulate::{self, Accumulated};
 use crate::checkpoint::state::{self, Description};
+use crate::checkpoint::{self, init};
 use crate::data::loader::{self, Batch, Plan};
 use crate::data::pictures::Pictures;
 use crate::diagnostics::{Signs, Watch, feature_std_even};
@@ -35,6 +36,8 @@ pub struct Options {
     pub out: PathBuf,
     /// Go on from the newest checkpoint of the folder.
     pub resume: bool,
+    /// Checkpoint that a new run takes the weights of its backbones from.
+    pub init: Option<PathBuf>,
     /// Threads that decode and crop.
     pub workers: usize,
     /// Bytes of decoded pictures that are kept in memory.
@@ -98,9 +101,18 @@ pub fn train(recipe: &Recipe, options: &Options) -> Result<Outcome> {
     } else {
         None
     };
+    ensure!(
+        world == 1 || !(recipe.arch.is_resnet() || recipe.use_bn_in_head),
+        "batch norms do not share their statistics between {world} processes yet: train {} without --use-bn-in-head, or with one process",
+        if recipe.arch.is_resnet() { "a ViT" } else { "it" }
+    );
     let mut random = loader::generator(recipe.seed, WEIGHTS, 0, 0);
     let student = Network::new(recipe.backbone(), recipe.head(), &mut random, &options.device)?;
-    let mut learner = Learner::new(student)?;
+    if let Some(path) = &options.init {
+        let notes = init::initialise(&student.backbone, path, checkpoint::Options::default());
+        notes.with_context(|| format!("--init {}", path.display()))?.iter().for_each(|note| tracing::info!("{note}"));
+    }
+    let mut learner = Learner::new(student, recipe.optimizer)?;
     learner.loss.center_momentum = recipe.center_momentum;
     let plan = Plan {
         augmentation: recipe.augmentation()?,

@@ -12,7 +12,7 @@ use dino_train::head::HeadConfig;
 use dino_train::kernels::matmul::Precision;
 use dino_train::learner::{Learner, Step};
 use dino_train::network::Network;
-use dino_train::optimizer::Settings;
+use dino_train::optimizer::{Algorithm, Settings};
 use dino_train::schedule::Cosine;
 use golden::{Golden, TOLERANCE, compare, compare_values};
 use rand::SeedableRng;
@@ -46,6 +46,7 @@ fn learner(file: &Golden, description: &Value) -> Learner {
         hidden: size("hidden"),
         bottleneck: size("bottleneck"),
         out: size("out"),
+        batch_norm: false,
         norm_last_layer: false,
         precision: Precision::F32,
     };
@@ -55,7 +56,7 @@ fn learner(file: &Golden, description: &Value) -> Learner {
         assert_eq!(tensor.dims(), entry.shape, "{}", entry.name);
         group.set(entry, &golden::values(&tensor)).unwrap();
     }
-    Learner::new(student).unwrap()
+    Learner::new(student, Algorithm::Adamw).unwrap()
 }
 
 /// The two global views, then the local ones, each view after view.

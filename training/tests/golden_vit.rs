@@ -63,7 +63,7 @@ fn golden_vit_features_of_packed_crops_equal_each_alone() {
     let vit = load(&file);
     let sizes = ["native", "local", "rect"];
     let crops: Vec<Tensor> = sizes.iter().map(|size| file.get(&format!("{size}.input"))).collect();
-    let packed = vit.features(&crops, &mut dino_train::backbone::vit::Pass::Frozen).unwrap();
+    let packed = vit.features(&crops, &mut dino_train::backbone::Pass::Frozen).unwrap();
     let alone: Vec<Tensor> = sizes.iter().map(|size| file.get(&format!("{size}.embedding"))).collect();
     compare(&packed, &Tensor::cat(&alone, 0).unwrap(), TOLERANCE).unwrap();
 }

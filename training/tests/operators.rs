@@ -4,7 +4,9 @@
 
 use candle_core::{Device, Result, Tensor, Var};
 use dino_train::kernels::matmul::Precision;
-use dino_train::ops::{gelu::gelu, layer_norm, linear::linear};
+use dino_train::ops::batch_norm::{self, BatchNorm, Statistics};
+use dino_train::ops::conv::Convolution;
+use dino_train::ops::{gelu::gelu, layer_norm, linear::linear, max_pool};
 
 fn var(shape: &[usize], seed: usize) -> Var {
     let n = shape.iter().product();
@@ -53,4 +55,52 @@ fn layer_norm_equals_the_composed_form_in_every_gradient() {
         &run(&arguments, || layer_norm::layer_norm(&x, &w, &b, 1e-6)),
         &run(&arguments, || layer_norm::composed(&x, &w, &b, 1e-6)),
     );
+}
+
+#[test]
+fn convolutions_equal_candles_in_both_gradients() {
+    // Odd sides, several chunks, more and fewer pictures than cores.
+    for (n, height, width, channels, outputs, side, stride) in
+        [(5, 21, 18, 3, 7, 7, 2), (3, 19, 17, 6, 10, 3, 1), (1, 8, 9, 6, 10, 3, 2), (4, 16, 15, 12, 5, 1, 1), (4, 9, 8, 12, 5, 1, 2)]
+    {
+        let (x, w) = (var(&[n, height, width, channels], 7), var(&[outputs, channels, side, side], 8));
+        let conv = Convolution { stride, precision: Precision::F32 };
+        assert_close(&run(&[&x, &w], || conv.forward(&x, &w)), &run(&[&x, &w], || conv.composed(&x, &w)));
+    }
+    let (x, w) = (var(&[1, 4, 4, 3], 7), var(&[2, 5, 3, 3], 8));
+    assert!(Convolution { stride: 1, precision: Precision::F32 }.forward(&x, &w).is_err(), "channels that do not fit");
+}
+
+#[test]
+fn max_pooling_equals_the_composed_form() {
+    for shape in [[3, 11, 8, 5], [2, 1, 2, 3], [1, 16, 16, 4]] {
+        // No two values are the same: shares of equal ones differ between the forms.
+        let n: usize = shape.iter().product();
+        let values: Vec<f32> = (0..n).map(|i| ((i * 7919) % 15_013) as f32 / 1000.0 - 7.0).collect();
+        let x = Var::from_tensor(&Tensor::from_vec(values, &shape[..], &Device::Cpu).unwrap()).unwrap();
+        assert_close(&run(&[&x], || max_pool::max_pool(&x)), &run(&[&x], || max_pool::composed(&x)));
+    }
+}
+
+#[test]
+fn batch_norm_equals_the_composed_form_in_every_gradient() {
+    let (x, p, shortcut) = (var(&[3, 17, 11, 6], 9), var(&[12], 10), var(&[3, 17, 11, 6], 11));
+    for rectify in [false, true] {
+        let fused = |shortcut| BatchNorm { statistics: Statistics::of(&x)?, eps: 1e-5, rectify }.forward(&x, &p, shortcut);
+        assert_close(&run(&[&x, &p], || fused(None)), &run(&[&x, &p], || batch_norm::composed(&x, &p, None, 1e-5, rectify)));
+        let arguments = [&x, &p, &shortcut];
+        let composed = || batch_norm::composed(&x, &p, Some(&shortcut), 1e-5, rectify);
+        assert_close(&run(&arguments, || fused(Some(shortcut.as_tensor()))), &run(&arguments, composed));
+    }
+    let statistics = Statistics::of(&x).unwrap();
+    let evaluated = batch_norm::evaluated(
+        &x,
+        &p,
+        Some(&shortcut),
+        &Tensor::new(statistics.mean.as_slice(), &Device::Cpu).unwrap(),
+        &Tensor::new(statistics.variance.as_slice(), &Device::Cpu).unwrap(),
+        (1e-5, true),
+    );
+    let want = batch_norm::composed(&x, &p, Some(&shortcut), 1e-5, true).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+    assert_close(&[evaluated.unwrap().flatten_all().unwrap().to_vec1().unwrap()], &[want]);
 }

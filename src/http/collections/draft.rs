@@ -1,6 +1,7 @@
 //! The items of an upsert, as they were sent: pictures or vectors, with what is said of them.
 
 use bytes::Bytes;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -75,15 +76,15 @@ fn new_id() -> String {
     Uuid::now_v7().to_string()
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Body {
+pub(in crate::http) struct Body {
     #[serde(default)]
     model: Option<String>,
     items: Vec<BodyItem>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct BodyItem {
     #[serde(default)]
@@ -102,10 +103,12 @@ struct BodyItem {
 ///
 /// `id` may be repeated, once for each picture in their order; `labels` may be repeated, or list several with commas, or
 /// be a JSON list (for labels with a comma in them); `metadata` is a JSON object. Labels and metadata go to all pictures.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(try_from = "Vec<(String, String)>")]
-pub(super) struct Query {
+#[schemars(!try_from, default)]
+pub(in crate::http) struct Query {
     model: Option<String>,
+    #[schemars(rename = "id")]
     ids: Vec<String>,
     labels: Vec<String>,
     metadata: Map<String, Value>,

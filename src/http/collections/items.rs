@@ -10,6 +10,7 @@ use axum::{
 };
 use image::RgbImage;
 use ndarray::Array3;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -36,8 +37,8 @@ use crate::{
 
 type NameAndId = Result<Path<(String, String)>, PathRejection>;
 
-#[derive(Serialize)]
-pub(super) struct Ids {
+#[derive(Serialize, JsonSchema)]
+pub(in crate::http) struct Ids {
     ids: Vec<String>,
 }
 
@@ -130,8 +131,8 @@ fn finish(
 }
 
 /// An item as answers show it.
-#[derive(Serialize)]
-struct Shown {
+#[derive(Serialize, JsonSchema)]
+pub(in crate::http) struct Shown {
     id: String,
     labels: Vec<String>,
     metadata: Map<String, Value>,
@@ -148,9 +149,9 @@ impl Shown {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-struct PageOptions {
+pub(in crate::http) struct PageOptions {
     limit: usize,
     cursor: Option<String>,
 }
@@ -161,8 +162,8 @@ impl Default for PageOptions {
     }
 }
 
-#[derive(Serialize)]
-pub(super) struct Page {
+#[derive(Serialize, JsonSchema)]
+pub(in crate::http) struct Page {
     items: Vec<Shown>,
     /// What to pass as `cursor` for the next page; null at the end.
     next: Option<String>,
@@ -204,14 +205,14 @@ pub(super) async fn remove(State(app): State<App>, path: NameAndId) -> Result<St
     Ok(StatusCode::NO_CONTENT)
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Which {
+pub(in crate::http) struct Which {
     filter: Filter,
 }
 
-#[derive(Serialize)]
-struct Deleted {
+#[derive(Serialize, JsonSchema)]
+pub(in crate::http) struct Deleted {
     deleted: usize,
 }
 

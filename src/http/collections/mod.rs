@@ -21,8 +21,15 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use schemars::JsonSchema;
 use serde::Deserialize;
 
+pub(super) use self::{
+    draft::{Body as ItemsBody, Query as ItemQuery},
+    items::{Deleted, Ids, Page, PageOptions, Shown, Which},
+    search::{Answer as SearchAnswer, Options as SearchOptions},
+    transfer::Options as RestoreOptions,
+};
 use super::{
     App,
     infer::within,
@@ -105,9 +112,9 @@ async fn one(State(app): State<App>, name: Name) -> Result<impl IntoResponse, Pr
     Ok(Json(find(&app, &name?)?.info()))
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-struct NewCollection {
+pub(super) struct NewCollection {
     /// Model whose vectors it will hold; the default one if left out.
     model: Option<String>,
 }
@@ -132,9 +139,9 @@ async fn remove(State(app): State<App>, name: Name) -> Result<StatusCode, Proble
     Ok(StatusCode::NO_CONTENT)
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-struct RecallOptions {
+pub(super) struct RecallOptions {
     k: usize,
     ef: usize,
     queries: usize,
@@ -154,7 +161,10 @@ async fn recall(State(app): State<App>, name: Name, uri: Uri) -> Result<Json<Rec
     if !(1..=MAX_QUERIES).contains(&queries) {
         return Err(Problem::new(Code::BadParameter, format!("queries: must lie between 1 and {MAX_QUERIES}, not {queries}")));
     }
-    within(&app, async { Ok(Json(app.pool.run(move || collection.recall(k, ef, queries)).await?)) }).await
+    let name = collection.name().to_string();
+    let recall = within(&app, async { Ok(app.pool.run(move || collection.recall(k, ef, queries)).await?) }).await?;
+    app.metrics.measured(&name, &recall);
+    Ok(Json(recall))
 }
 
 impl From<PathRejection> for Problem {

@@ -7,6 +7,7 @@ use axum::{
     response::IntoResponse,
 };
 use bytes::Bytes;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -27,9 +28,9 @@ use crate::{
 };
 
 /// Options beside a picture; in a JSON body also what is searched for.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct Options {
+pub(in crate::http) struct Options {
     model: Option<String>,
     image: Option<String>,
     vector: Option<Vec<f32>>,
@@ -45,19 +46,19 @@ impl Default for Options {
     }
 }
 
-#[derive(Serialize)]
-struct Answer {
+#[derive(Serialize, JsonSchema)]
+pub(in crate::http) struct Answer {
     collection: String,
     results: Vec<Found>,
 }
 
 /// The neighbours of one picture or vector, nearest first.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Found {
     neighbors: Vec<Hit>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Hit {
     id: String,
     labels: Vec<String>,

@@ -10,6 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures::StreamExt;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tempfile::NamedTempFile;
 use tokio::time::timeout;
@@ -51,9 +52,9 @@ pub(super) async fn snapshot(State(app): State<App>, name: Name) -> Result<Respo
     Ok((headers, body).into_response())
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-struct Options {
+pub(in crate::http) struct Options {
     /// Delete the collection that is there, in the same step.
     replace: bool,
 }

@@ -1,6 +1,151 @@
 //! Backbones: pictures to features.
 
+pub(crate) mod batch_norm;
 pub mod load;
 pub mod parameters;
 pub mod positions;
+pub mod resnet;
 pub mod vit;
+
+use candle_core::{Device, Result, Tensor};
+
+use self::parameters::{Group, Random};
+use self::resnet::{Resnet, ResnetConfig};
+use self::vit::{Vit, VitConfig};
+
+/// What a forward pass is for.
+pub enum Pass<'a> {
+    /// Evaluation: constants, and norms by their running statistics.
+    Frozen,
+    /// The teacher: constants, and batch norms by the statistics of the batch, which move the running ones.
+    Teacher,
+    /// The student: variables, batch norms as the teacher's, with stochastic depth drawn from this source.
+    Trained(&'a mut dyn Random),
+}
+
+impl Pass<'_> {
+    /// True where gradients are wanted.
+    pub fn tracks(&self) -> bool {
+        matches!(self, Self::Trained(_))
+    }
+
+    /// True where batch norms use the batch.
+    pub fn trains(&self) -> bool {
+        !matches!(self, Self::Frozen)
+    }
+}
+
+/// Sizes of a backbone.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum BackboneConfig {
+    /// A vision transformer.
+    Vit(VitConfig),
+    /// A residual network.
+    Resnet(ResnetConfig),
+}
+
+impl From<VitConfig> for BackboneConfig {
+    fn from(config: VitConfig) -> Self {
+        Self::Vit(config)
+    }
+}
+
+impl From<ResnetConfig> for BackboneConfig {
+    fn from(config: ResnetConfig) -> Self {
+        Self::Resnet(config)
+    }
+}
+
+impl BackboneConfig {
+    /// Dimension of the features.
+    pub fn dim(&self) -> usize {
+        match self {
+            Self::Vit(config) => config.dim,
+            Self::Resnet(config) => config.dim(),
+        }
+    }
+
+    /// Number of blocks, or of residual units.
+    pub fn depth(&self) -> usize {
+        match self {
+            Self::Vit(config) => config.depth,
+            Self::Resnet(config) => config.depth(),
+        }
+    }
+}
+
+/// A backbone and its parameters.
+#[derive(Clone, Debug)]
+pub enum Backbone {
+    /// A vision transformer.
+    Vit(Vit),
+    /// A residual network.
+    Resnet(Resnet),
+}
+
+impl Backbone {
+    /// Fresh parameters, as the public code draws them.
+    ///
+    /// # Errors
+    /// When sizes do not fit each other, or the device fails.
+    pub fn new(config: BackboneConfig, random: &mut impl Random, device: &Device) -> Result<Self> {
+        Ok(match config {
+            BackboneConfig::Vit(config) => Self::Vit(Vit::new(config, random, device)?),
+            BackboneConfig::Resnet(config) => Self::Resnet(Resnet::new(config, random, device)?),
+        })
+    }
+
+    /// Sizes.
+    pub fn config(&self) -> BackboneConfig {
+        match self {
+            Self::Vit(vit) => BackboneConfig::Vit(*vit.config()),
+            Self::Resnet(resnet) => BackboneConfig::Resnet(*resnet.config()),
+        }
+    }
+
+    /// The vision transformer, where it is one.
+    pub fn vit(&self) -> Option<&Vit> {
+        match self {
+            Self::Vit(vit) => Some(vit),
+            Self::Resnet(_) => None,
+        }
+    }
+
+    /// All parameters.
+    pub fn groups(&self) -> &[Group] {
+        match self {
+            Self::Vit(vit) => vit.groups(),
+            Self::Resnet(resnet) => resnet.groups(),
+        }
+    }
+
+    /// Running statistics of batch norms: stored, not trained.
+    pub fn buffers(&self) -> &[Group] {
+        match self {
+            Self::Vit(_) => &[],
+            Self::Resnet(resnet) => resnet.buffers(),
+        }
+    }
+
+    /// The same values in variables of their own.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn duplicate(&self) -> Result<Self> {
+        Ok(match self {
+            Self::Vit(vit) => Self::Vit(vit.duplicate()?),
+            Self::Resnet(resnet) => Self::Resnet(resnet.duplicate()?),
+        })
+    }
+
+    /// Crops of any sizes, each `[n, 3, height, width]`, to features `[Σ n, dim]`, crop by crop.
+    ///
+    /// # Errors
+    /// When shapes do not fit, or the device fails.
+    pub fn features(&self, crops: &[Tensor], pass: &mut Pass<'_>) -> Result<Tensor> {
+        match self {
+            Self::Vit(vit) => vit.features(crops, pass),
+            Self::Resnet(resnet) => resnet.features(crops, pass),
+        }
+    }
+}

@@ -3,7 +3,7 @@
 use candle_core::{Device, Result, Tensor, bail};
 
 use super::parameters::{Entry, Group, Init, Random};
-use super::positions;
+use super::{Pass, positions};
 use crate::kernels::matmul::Precision;
 use crate::ops::block::{Block, DropPath, Sequences, Tokens};
 use crate::ops::layer_norm::layer_norm;
@@ -55,21 +55,6 @@ const BLOCKS: usize = 4;
 pub struct Vit {
     config: VitConfig,
     groups: Vec<Group>,
-}
-
-/// Whether a pass belongs to the graph that gradients flow through.
-pub enum Pass<'a> {
-    /// Constants: the teacher, evaluation.
-    Frozen,
-    /// The student: variables, with stochastic depth drawn from this source.
-    Trained(&'a mut dyn Random),
-}
-
-impl Pass<'_> {
-    /// True for the student.
-    pub fn tracks(&self) -> bool {
-        matches!(self, Self::Trained(_))
-    }
 }
 
 impl Vit {

@@ -62,6 +62,6 @@ fn list(names: &[String]) -> String {
     shown.join(", ") + &end
 }
 
-fn lines(what: &str, names: &[String]) -> String {
+pub(super) fn lines(what: &str, names: &[String]) -> String {
     names.iter().fold(String::new(), |text, name| text + "\n  " + what + ": " + name)
 }

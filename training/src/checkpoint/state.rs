@@ -1,6 +1,7 @@
 //! The trainer's own checkpoint: everything that a run needs to go on as if it had not stopped.
 //!
-//! A safetensors file of float32 tensors: `student.…`, `teacher.…` (names of the public code), `optimizer.first.…`,
+//! A safetensors file of float32 tensors: `student.…`, `teacher.…` (names of the public code, running statistics of batch norms
+//! included), `optimizer.first.…`,
 //! `optimizer.second.…` and `center`. The metadata entry `dino` is JSON: sizes and transform for the exporter, progress, steps per
 //! parameter and the recipe. Random numbers need no state: they follow from the seed and the step.
 
@@ -15,11 +16,15 @@ use dino_server::transform::Transform;
 use safetensors::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 
+use crate::backbone::BackboneConfig;
 use crate::backbone::parameters::{Entry, Group};
 use crate::learner::Learner;
 use crate::log::Sums;
-use crate::optimizer::Moments;
+use crate::optimizer::{Algorithm, Moments};
 use crate::recipe::Recipe;
+
+/// Pixels by positions of a residual network's last map.
+const RESNET_STRIDE: usize = 32;
 
 /// What the metadata says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,15 +33,15 @@ pub struct Description {
     pub format: u32,
     /// Name of the backbone.
     pub arch: String,
-    /// Side of a patch in pixels.
+    /// Side of a patch in pixels; of a residual network, pixels by positions of its last map.
     pub patch_size: usize,
     /// Dimension of the features.
     pub dim: usize,
-    /// Number of blocks.
+    /// Number of blocks, or of residual units.
     pub depth: usize,
-    /// Attention heads.
+    /// Attention heads; 0 without attention.
     pub heads: usize,
-    /// Side of the pictures that the position table is made for.
+    /// Side of the global crops, which a position table is made for.
     pub img_size: usize,
     /// Evaluation transform.
     pub transform: Transform,
@@ -67,14 +72,18 @@ impl Description {
     /// Of a run at a step.
     pub fn new(recipe: &Recipe, learner: &Learner, step: usize, steps_per_epoch: usize) -> Self {
         let backbone = learner.student.backbone.config();
+        let (patch_size, heads, img_size) = match backbone {
+            BackboneConfig::Vit(vit) => (vit.patch_size, vit.heads, vit.img_size),
+            BackboneConfig::Resnet(_) => (RESNET_STRIDE, 0, recipe.global_crops_size),
+        };
         Self {
             format: 1,
             arch: serde_json::to_value(recipe.arch).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default(),
-            patch_size: backbone.patch_size,
-            dim: backbone.dim,
-            depth: backbone.depth,
-            heads: backbone.heads,
-            img_size: backbone.img_size,
+            patch_size,
+            dim: backbone.dim(),
+            depth: backbone.depth(),
+            heads,
+            img_size,
             transform: recipe.transform(),
             step,
             steps_per_epoch,
@@ -124,7 +133,7 @@ impl View for Values {
 pub fn save(path: &Path, learner: &Learner, description: &Description) -> Result<()> {
     let mut tensors = Vec::new();
     for (network, name) in [(&learner.student, "student"), (&learner.teacher, "teacher")] {
-        for group in network.groups() {
+        for group in network.groups().chain(network.buffers()) {
             let flat: Vec<f32> = group.var().flatten_all()?.to_vec1()?;
             for entry in group.entries() {
                 let values = &flat[entry.offset..entry.offset + entry.len()];
@@ -134,7 +143,9 @@ pub fn save(path: &Path, learner: &Learner, description: &Description) -> Result
     }
     for (name, moments) in learner.optimizer.moments() {
         tensors.push((format!("optimizer.first.{name}"), Values::new(&[moments.first.len()], &moments.first)));
-        tensors.push((format!("optimizer.second.{name}"), Values::new(&[moments.second.len()], &moments.second)));
+        if !moments.second.is_empty() {
+            tensors.push((format!("optimizer.second.{name}"), Values::new(&[moments.second.len()], &moments.second)));
+        }
     }
     let centre = learner.loss.centre();
     tensors.push(("center".to_owned(), Values::new(centre.dims(), &centre.flatten_all()?.to_vec1::<f32>()?)));
@@ -242,15 +253,16 @@ impl Stored {
             Ok(view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
         };
         for (network, name) in [(&learner.student, "student"), (&learner.teacher, "teacher")] {
-            for group in network.groups() {
+            for group in network.groups().chain(network.buffers()) {
                 restore_group(group, |entry| values(&format!("{name}.{}", entry.name), Some(&entry.shape)))?;
             }
         }
+        let has_second = learner.optimizer.algorithm() == Algorithm::Adamw;
         for (name, &steps) in &self.description.optimizer_steps {
             let moments = Moments {
                 steps,
                 first: values(&format!("optimizer.first.{name}"), None)?,
-                second: values(&format!("optimizer.second.{name}"), None)?,
+                second: if has_second { values(&format!("optimizer.second.{name}"), None)? } else { Vec::new() },
             };
             learner.optimizer.set_moments(name, moments);
         }

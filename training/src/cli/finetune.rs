@@ -19,8 +19,8 @@ use rand::seq::SliceRandom;
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
+use crate::backbone::Pass;
 use crate::backbone::load;
-use crate::backbone::vit::Pass;
 use crate::checkpoint::{self, Backbone, state};
 use crate::data::augment::random_resized_crop;
 use crate::data::labelled::Labelled;

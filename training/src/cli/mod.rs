@@ -7,6 +7,7 @@ pub mod finetune;
 pub mod knn;
 mod launch;
 pub mod linear;
+pub mod public;
 pub mod report;
 pub mod segment_eval;
 pub mod train;

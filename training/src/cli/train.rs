@@ -11,9 +11,10 @@ use clap::ArgMatches;
 use clap::parser::ValueSource;
 
 use super::launch;
+use super::public::{self, Public};
 use crate::exchange;
 use crate::observer;
-use crate::recipe::Recipe;
+use crate::recipe::{Preset, Recipe};
 use crate::trainer::{self, Options, Outcome};
 
 /// Train a backbone on a folder of pictures. Labels are not needed.
@@ -25,9 +26,15 @@ pub struct Args {
     /// Folder of the run: checkpoints, log.jsonl, curves.svg, report.html and event files for `TensorBoard`
     #[arg(long, visible_alias = "output-dir", value_name = "DIR")]
     out: PathBuf,
+    /// Settings of the paper (training/recipes); those of --config and flags count more
+    #[arg(long, value_enum, value_name = "NAME")]
+    preset: Option<Preset>,
     /// Settings from a file; flags given beside it count more
     #[arg(long, value_name = "FILE.toml")]
     config: Option<PathBuf>,
+    /// Start both backbones from the weights of a checkpoint: a public release, or another run. A run that goes on has its own
+    #[arg(long, value_name = "FILE|DIR")]
+    init: Option<PathBuf>,
     /// Go on from the newest checkpoint in --out
     #[arg(long)]
     resume: bool,
@@ -76,6 +83,8 @@ pub struct Args {
     watch: Option<PathBuf>,
     #[command(flatten)]
     recipe: Recipe,
+    #[command(flatten)]
+    public: Public,
 }
 
 /// Runs the verb. `matches` are those that `args` come from: they tell flags that were given from defaults.
@@ -110,6 +119,7 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
         data: args.data.clone(),
         out: args.out.clone(),
         resume: args.resume,
+        init: args.init.clone(),
         workers: args.num_workers,
         cache: args.cache.saturating_mul(1 << 20) / neighbours,
         checkpoint_every: minutes(args.checkpoint_minutes, "--checkpoint-minutes")?,
@@ -158,18 +168,34 @@ fn device(name: &str) -> Result<Device> {
     Device::new_cuda(number).with_context(|| format!("--device {name}"))
 }
 
-/// The file's settings, then the flags that were given.
+/// The preset's settings, then the file's, then the flags that were given.
 fn resolve(args: &Args, matches: &ArgMatches) -> Result<Recipe> {
-    let Some(path) = &args.config else { return Ok(args.recipe.clone()) };
-    let text = fs_err::read_to_string(path)?;
-    let file: toml::Table = text.parse().with_context(|| path.display().to_string())?;
-    // The public script's names have underscores.
-    let mut settings: toml::Table = file.into_iter().map(|(name, value)| (name.replace('_', "-"), value)).collect();
-    let flags = toml::Table::try_from(&args.recipe)?;
-    for (name, value) in flags {
+    args.public.check()?;
+    let mut settings = toml::Table::new();
+    if let Some(preset) = args.preset {
+        settings.extend(table(preset.text())?);
+    }
+    if let Some(path) = &args.config {
+        settings.extend(table(&fs_err::read_to_string(path)?).with_context(|| path.display().to_string())?);
+    }
+    for (name, value) in toml::Table::try_from(&args.recipe)? {
         if matches.value_source(&name.replace('-', "_")) == Some(ValueSource::CommandLine) {
             settings.insert(name, value);
         }
     }
-    settings.try_into().with_context(|| path.display().to_string())
+    if let Some(use_fp16) = args.public.use_fp16 {
+        settings.insert("precision".to_owned(), public::precision(use_fp16));
+    }
+    let source = args.config.as_ref().map_or_else(|| "settings".to_owned(), |path| path.display().to_string());
+    settings.try_into().context(source)
+}
+
+/// Settings of a file, in our spelling: the public script's names have underscores.
+fn table(text: &str) -> Result<toml::Table> {
+    let table: toml::Table = text.parse()?;
+    let mut settings: toml::Table = table.into_iter().map(|(name, value)| (name.replace('_', "-"), value)).collect();
+    if let Some(use_fp16) = settings.remove("use-fp16").and_then(|value| value.as_bool()) {
+        settings.insert("precision".to_owned(), public::precision(use_fp16));
+    }
+    Ok(settings)
 }

@@ -16,7 +16,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::knn::{self, Features};
-use crate::backbone::vit::{Pass, Vit};
+use crate::backbone::{Backbone, Pass};
 use crate::data::labelled::Labelled;
 
 /// k-NN figures in the log, in percent.
@@ -107,7 +107,7 @@ impl Online {
     ///
     /// # Errors
     /// When no picture can be read, features cannot be compared, or the device fails.
-    pub fn measure(&self, backbone: &Vit, device: &Device) -> Result<(Knn, Embedded)> {
+    pub fn measure(&self, backbone: &Backbone, device: &Device) -> Result<(Knn, Embedded)> {
         let [gallery, queries] = [&self.gallery, &self.queries].map(|set| self.embed(set, backbone, device));
         let (gallery, queries) = (gallery?, queries?);
         let train = Features::new("train", gallery.features, gallery.classes)?;
@@ -118,7 +118,7 @@ impl Online {
         Ok((Knn { k, top1: figures.top1, top5: figures.top5, mean_class: figures.mean_class }, queries))
     }
 
-    fn embed(&self, set: &Set, backbone: &Vit, device: &Device) -> Result<Embedded> {
+    fn embed(&self, set: &Set, backbone: &Backbone, device: &Device) -> Result<Embedded> {
         let (mut features, mut classes, mut names) = (Vec::new(), Vec::new(), Vec::new());
         for start in (0..set.chosen.len()).step_by(BATCH) {
             let range = start..(start + BATCH).min(set.chosen.len());

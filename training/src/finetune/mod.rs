@@ -10,9 +10,10 @@ use ndarray::{Array1, Array2};
 use rand_distr::Distribution as _;
 use serde::{Deserialize, Serialize};
 
+use crate::backbone::Pass;
 use crate::backbone::parameters::{Group, Init, Random};
-use crate::backbone::vit::{Pass, Vit};
-use crate::optimizer::{self, AdamW};
+use crate::backbone::vit::Vit;
+use crate::optimizer::{self, Optimizer};
 use crate::schedule::Cosine;
 
 pub use state::{Progress, Stored, file_name, save};
@@ -91,7 +92,7 @@ pub struct Classifier {
     /// `classifier.weight` `[classes, D]` and `classifier.bias` `[classes]`.
     pub head: Group,
     /// Holds the moments.
-    pub optimizer: AdamW,
+    pub optimizer: Optimizer,
 }
 
 impl Classifier {
@@ -105,7 +106,7 @@ impl Classifier {
             ("classifier.weight".to_owned(), vec![classes, dim], Init::Normal(0.02)),
             ("classifier.bias".to_owned(), vec![classes], Init::Constant(0.0)),
         ];
-        Ok(Self { backbone, head: Group::new(parameters, random, device)?, optimizer: AdamW::default() })
+        Ok(Self { backbone, head: Group::new(parameters, random, device)?, optimizer: Optimizer::default() })
     }
 
     /// All parameters, the classifier's last.

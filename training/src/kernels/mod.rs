@@ -9,8 +9,11 @@ pub mod adam;
 #[cfg(target_arch = "x86_64")]
 mod amx;
 pub mod attention;
+pub mod batch_norm;
 pub mod layer_norm;
 pub mod matmul;
+pub mod momentum;
 pub mod reduce;
 pub mod softmax;
 mod vector;
+pub mod windows;

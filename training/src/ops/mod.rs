@@ -3,11 +3,14 @@
 //! Candle's stock `layer_norm` and `softmax_last_dim` run fused kernels without a backward pass, so gradients
 //! silently vanish behind them. Every operator here has one, and a test compares both forms.
 
+pub mod batch_norm;
 pub mod block;
+pub mod conv;
 pub mod gelu;
 pub mod layer_norm;
 pub mod linear;
 pub mod loss;
+pub mod max_pool;
 mod pool;
 pub mod unit_rows;
 

@@ -1,4 +1,5 @@
 //! Reading golden tensors, and comparing with them.
+#![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::collections::HashMap;
 use std::path::PathBuf;

@@ -8,6 +8,8 @@ mod huggingface;
 mod resnet;
 pub(super) mod transform;
 
+use std::collections::BTreeMap;
+
 use dino_server::transform::Transform;
 use serde_json::Value as Json;
 
@@ -82,6 +84,26 @@ pub(super) fn read(store: &Store, config: Option<&Json>, options: Options) -> Re
     read.transform = facts.transform;
     read.report.notes.splice(0..0, notes);
     Ok(read)
+}
+
+/// Every tensor of a torchvision ResNet under its own name, batch norms included; none where the store holds another network.
+pub(super) fn resnet_tensors(store: &Store, key: Option<Key>) -> Result<Option<BTreeMap<String, Tensor>>, Error> {
+    let (wrapper, prefix, names) = find(store, key)?;
+    if !matches!(names, Names::Resnet) {
+        return Ok(None);
+    }
+    let root = format!("{wrapper}{prefix}");
+    let mut tensors = BTreeMap::new();
+    let mut broken = Vec::new();
+    for full in store.names() {
+        let Some(name) = full.strip_prefix(&root).filter(|name| !unneeded(name)) else { continue };
+        let tensor = store.read(full)?;
+        if tensor.data.iter().any(|value| !value.is_finite()) {
+            broken.push(full.to_owned());
+        }
+        tensors.insert(name.to_owned(), tensor);
+    }
+    if broken.is_empty() { Ok(Some(tensors)) } else { Err(Error::NotFinite(broken)) }
 }
 
 fn find(store: &Store, key: Option<Key>) -> Result<(&'static str, &'static str, Names), Error> {

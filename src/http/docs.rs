@@ -1,0 +1,76 @@
+//! `GET /docs`: Swagger UI over `/openapi.json`. All of it comes from this server.
+
+use std::{
+    io::{Cursor, Read},
+    sync::OnceLock,
+};
+
+use axum::{
+    extract::Path,
+    http::{Uri, header},
+    response::{Html, IntoResponse, Response},
+};
+use utoipa_swagger_ui_vendored::SWAGGER_UI_VENDORED;
+
+use super::{
+    problem::{Code, Problem},
+    unknown_route,
+};
+
+const PAGE: &str = r#"<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<title>dino-server: routes</title>
+<link rel="stylesheet" href="/docs/swagger-ui.css">
+<div id="ui"></div>
+<script src="/docs/swagger-ui-bundle.js"></script>
+<script src="/docs/start.js"></script>
+</html>
+"#;
+const START: &str = "SwaggerUIBundle({ url: '/openapi.json', dom_id: '#ui', deepLinking: true, validatorUrl: null });\n";
+/// Styles and icons of Swagger UI are inline; nothing comes from elsewhere.
+const POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; object-src 'none'; \
+                      base-uri 'none'; frame-ancestors 'none'";
+
+pub(super) async fn page() -> impl IntoResponse {
+    ([(header::CONTENT_SECURITY_POLICY, POLICY)], Html(PAGE))
+}
+
+/// A file that the page needs.
+pub(super) async fn file(Path(name): Path<String>, uri: Uri) -> Response {
+    static SCRIPT: OnceLock<Option<Vec<u8>>> = OnceLock::new();
+    static STYLE: OnceLock<Option<Vec<u8>>> = OnceLock::new();
+
+    let (kind, content) = match name.as_str() {
+        "start.js" => return ([(header::CONTENT_TYPE, "text/javascript")], START).into_response(),
+        "swagger-ui-bundle.js" => ("text/javascript", SCRIPT.get_or_init(|| unpack(&name))),
+        "swagger-ui.css" => ("text/css", STYLE.get_or_init(|| unpack(&name))),
+        _ => return unknown_route(uri).await.into_response(),
+    };
+    match content {
+        Some(content) => ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "max-age=86400")], content.as_slice()).into_response(),
+        None => Problem::new(Code::Internal, "the page's files are not in this build").into_response(),
+    }
+}
+
+/// A file of the packed Swagger UI.
+fn unpack(name: &str) -> Option<Vec<u8>> {
+    let mut archive = zip::ZipArchive::new(Cursor::new(SWAGGER_UI_VENDORED)).ok()?;
+    let end = format!("/dist/{name}");
+    let path = archive.file_names().flatten().find(|path| path.ends_with(&end))?.into_owned();
+    let mut content = Vec::new();
+    archive.by_name(&path).ok()?.read_to_end(&mut content).ok()?;
+    Some(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_page_needs_is_there() {
+        assert!(unpack("swagger-ui-bundle.js").unwrap().len() > 100_000);
+        assert!(unpack("swagger-ui.css").unwrap().len() > 10_000);
+        assert!(!PAGE.contains("http"));
+    }
+}

@@ -1,0 +1,145 @@
+//! `POST /v1/embeddings`: the request and the answer of OpenAI's API, so that its clients work unchanged.
+//!
+//! Where OpenAI takes text, a picture is given: a data URI, or plain base64. Vectors are the CLS token's, of length 1, as
+//! `/embed` gives them by default.
+
+use axum::{
+    Json,
+    extract::State,
+    http::Uri,
+    response::{IntoResponse, Response},
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize, de::IgnoredAny};
+
+use super::{
+    App,
+    embed::{self, rows},
+    infer::{infer, within},
+    json,
+    problem::{Code, Problem},
+    submission::{Content, Room, Upload, at_least_one, picture_from_text, too_many},
+};
+use crate::serving::{Seen, Served};
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Request {
+    /// One picture, or a list of them.
+    input: Input,
+    #[serde(default)]
+    model: Option<String>,
+    #[serde(default)]
+    encoding_format: Format,
+    #[serde(default)]
+    dimensions: Option<usize>,
+    /// Taken, and not looked at.
+    #[serde(default, rename = "user")]
+    #[schemars(with = "Option<String>")]
+    _user: Option<IgnoredAny>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "expected a data URI, base64, or a list of them")]
+enum Input {
+    One(String),
+    Many(Vec<String>),
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum Format {
+    #[default]
+    Float,
+    /// Little-endian f32.
+    Base64,
+}
+
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Answer {
+    object: &'static str,
+    data: Vec<Entry>,
+    model: String,
+    usage: Usage,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Entry {
+    object: &'static str,
+    index: usize,
+    embedding: Vector,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[serde(untagged)]
+enum Vector {
+    Float(Vec<f32>),
+    Base64(String),
+}
+
+/// Tokens of a picture are its patches, its registers and the CLS token.
+#[derive(Serialize, JsonSchema)]
+struct Usage {
+    prompt_tokens: usize,
+    total_tokens: usize,
+}
+
+pub(super) async fn handle(State(app): State<App>, uri: Uri, upload: Result<Upload<IgnoredAny>, Problem>) -> Response {
+    match answer(&app, &uri, upload).await {
+        Ok(response) => response,
+        Err(problem) => problem.with_openai_error().into_response(),
+    }
+}
+
+async fn answer(app: &App, uri: &Uri, upload: Result<Upload<IgnoredAny>, Problem>) -> Result<Response, Problem> {
+    let Upload { content, memory } = upload?;
+    let Content::Json(body) = content else {
+        let detail = format!("{} takes application/json; /embed takes pictures as they are", uri.path());
+        return Err(Problem::new(Code::UnsupportedMediaType, detail));
+    };
+    let most = app.limits.pictures;
+    let (pictures, request) = app.pool.run(move || parse(&body, most)).await??;
+    let room = Room::take(app, at_least_one(&pictures)?, memory)?;
+    let served = app.registry.get(request.model.as_deref())?.clone();
+    let options = embed::Options::cut_to(request.dimensions);
+    options.check(&served)?;
+    within(app, async {
+        let transform = served.manifest().transform.clone();
+        let inference = infer(app, &served, pictures, move |picture| transform.apply(picture)).await?;
+        let timing = inference.timing.header();
+        let answer = app.pool.run(move || list(&served, &inference.seen, &options, request.encoding_format)).await??;
+        drop(room);
+        Ok((timing, Json(answer)).into_response())
+    })
+    .await
+}
+
+fn parse(body: &[u8], most: usize) -> Result<(Vec<Bytes>, Request), Problem> {
+    let mut request: Request = json::parse(body)?;
+    let texts = match std::mem::replace(&mut request.input, Input::Many(Vec::new())) {
+        Input::One(text) => vec![text],
+        Input::Many(texts) => texts,
+    };
+    if texts.len() > most {
+        return Err(too_many(most));
+    }
+    let picture = |(index, text): (usize, &String)| picture_from_text(text).map_err(|problem| problem.at(index));
+    Ok((texts.iter().enumerate().map(picture).collect::<Result<_, _>>()?, request))
+}
+
+fn list(served: &Served, seen: &[Seen], options: &embed::Options, format: Format) -> Result<Answer, Problem> {
+    let entry = |(index, seen): (usize, &Seen)| {
+        let vector: Vec<f32> = rows(served, seen, options)?.into_iter().collect();
+        let embedding = match format {
+            Format::Float => Vector::Float(vector),
+            Format::Base64 => Vector::Base64(STANDARD.encode(vector.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>())),
+        };
+        Ok(Entry { object: "embedding", index, embedding })
+    };
+    let data = seen.iter().enumerate().map(entry).collect::<Result<_, Problem>>()?;
+    let tokens = |seen: &Seen| 1 + served.manifest().registers as usize + served.grid(seen).len();
+    let tokens = seen.iter().map(tokens).sum();
+    Ok(Answer { object: "list", data, model: served.name().into(), usage: Usage { prompt_tokens: tokens, total_tokens: tokens } })
+}

@@ -1,0 +1,162 @@
+//! A fresh backbone takes over the weights of a checkpoint: training goes on from a public release.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::Device;
+
+use super::spec::{self, Interpolation, Linear, Mlp, Norm, Positions};
+use super::{Options, Tensor, error, layout, load, locate, open};
+use crate::backbone::parameters::{Entry, Group};
+use crate::backbone::vit::VitConfig;
+use crate::backbone::{Backbone, BackboneConfig, positions};
+
+/// Why a backbone could not take over a checkpoint. It is unchanged then.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The checkpoint cannot be read.
+    #[error(transparent)]
+    Checkpoint(#[from] super::Error),
+    /// It holds another kind of network.
+    #[error("{0}")]
+    Unsupported(String),
+    /// The sizes differ.
+    #[error(
+        "the checkpoint does not fit the backbone of this run (--arch, --patch-size, --dim, --depth):{}{}{}",
+        error::lines("missing", .missing), error::lines("extra", .extra), error::lines("wrong shape", .wrong)
+    )]
+    Misfit {
+        /// Parameters of the run's backbone that the checkpoint lacks.
+        missing: Vec<String>,
+        /// Tensors of the checkpoint that the run's backbone lacks.
+        extra: Vec<String>,
+        /// Tensors of another shape, with both shapes.
+        wrong: Vec<String>,
+    },
+    /// The device failed.
+    #[error(transparent)]
+    Device(#[from] candle_core::Error),
+}
+
+/// Tensors under the names that the public code gives them inside a backbone.
+type Named = BTreeMap<String, Tensor>;
+
+/// Fills `backbone` from the checkpoint at `path`, of any layout that [`load`] reads, and returns what the user should know.
+///
+/// # Errors
+/// See [`Error`].
+pub fn initialise(backbone: &Backbone, path: &Path, options: Options) -> Result<Vec<String>, Error> {
+    let mut notes = Vec::new();
+    let tensors = match backbone.config() {
+        BackboneConfig::Vit(config) => vit(&config, path, options, &mut notes)?,
+        BackboneConfig::Resnet(_) => {
+            let store = open(&locate(path)?)?;
+            layout::resnet_tensors(&store, options.key)?
+                .ok_or_else(|| Error::Unsupported(format!("{} holds no ResNet, which --arch asks for", path.display())))?
+        }
+    };
+    assign(backbone, tensors)?;
+    Ok(notes)
+}
+
+/// Copies tensors into parameters and running statistics once all fit.
+fn assign(backbone: &Backbone, mut tensors: Named) -> Result<(), Error> {
+    let (mut missing, mut wrong, mut fitting) = (Vec::new(), Vec::new(), Vec::new());
+    let groups = backbone.groups().iter().chain(backbone.buffers());
+    let entries = groups.flat_map(|group| group.entries().iter().map(move |entry| (group, entry)));
+    for (group, entry) in entries.collect::<Vec<(&Group, &Entry)>>() {
+        let name = entry.name.strip_prefix("backbone.").unwrap_or(&entry.name);
+        match tensors.remove(name) {
+            None => missing.push(name.to_owned()),
+            Some(tensor) if tensor.shape != entry.shape => {
+                wrong.push(format!("{name} is {:?}, the run's backbone needs {:?}", tensor.shape, entry.shape));
+            }
+            Some(tensor) => fitting.push((group, entry, tensor)),
+        }
+    }
+    let extra: Vec<String> = tensors.into_keys().collect();
+    if !(missing.is_empty() && wrong.is_empty() && extra.is_empty()) {
+        return Err(Error::Misfit { missing, extra, wrong });
+    }
+    for (group, entry, tensor) in fitting {
+        group.set(entry, &tensor.data)?;
+    }
+    Ok(())
+}
+
+fn vit(config: &VitConfig, path: &Path, options: Options, notes: &mut Vec<String>) -> Result<Named, Error> {
+    let checkpoint = match load(path, options) {
+        // The checkpoint does not say, so the run does.
+        Err(super::Error::Heads(_)) => load(path, Options { heads: Some(config.heads), ..options })?,
+        other => other?,
+    };
+    notes.extend(checkpoint.report.notes);
+    let spec::Backbone::Vit(vit) = checkpoint.backbone else {
+        return Err(Error::Unsupported(format!("{} holds a ResNet: train it with --arch resnet18 or resnet50", path.display())));
+    };
+    let refused = |what: &str| Error::Unsupported(format!("{} has {what}, which the trained backbones lack", path.display()));
+    if vit.registers() > 0 {
+        return Err(refused("register tokens"));
+    }
+    if vit.heads != config.heads {
+        return Err(Error::Unsupported(format!(
+            "{} has {} heads, the backbone of this run {}: give --heads {}",
+            path.display(),
+            vit.heads,
+            config.heads,
+            vit.heads
+        )));
+    }
+    let Positions::Learned { table, interpolation } = vit.positions else { return Err(refused("rotary positions")) };
+    let mut named = Named::new();
+    let extra = checkpoint.report.extra.into_iter().map(|name| (name, Tensor::default()));
+    named.extend(extra);
+    named.insert("pos_embed".to_owned(), position_table(table, config, interpolation, notes)?);
+    // The prefix holds CLS with its position, so that this position is zero.
+    named.insert("cls_token".to_owned(), Tensor { shape: vec![1, 1, vit.dim], data: vit.prefix.data });
+    linear(&mut named, "patch_embed.proj", vit.patch);
+    for (index, block) in vit.blocks.into_iter().enumerate() {
+        let name = |part: &str| format!("blocks.{index}.{part}");
+        norm(&mut named, &name("norm1"), block.norm1);
+        linear(&mut named, &name("attn.qkv"), block.qkv);
+        linear(&mut named, &name("attn.proj"), block.proj);
+        norm(&mut named, &name("norm2"), block.norm2);
+        let Mlp::Plain { input, output } = block.mlp else { return Err(refused("gated MLPs")) };
+        linear(&mut named, &name("mlp.fc1"), input);
+        linear(&mut named, &name("mlp.fc2"), output);
+    }
+    norm(&mut named, "norm", vit.norm);
+    Ok(named)
+}
+
+/// `[side, side, D]` to `[1, 1 + grid * grid, D]` with zeros for CLS; resampled where the run's pictures have another grid.
+fn position_table(table: Tensor, config: &VitConfig, from: Interpolation, notes: &mut Vec<String>) -> Result<Tensor, Error> {
+    let (side, dim, grid) = (table.shape[0], table.shape.get(2).copied().unwrap_or(0), config.grid());
+    let mut data = vec![0.0; dim];
+    if side == grid {
+        data.extend(table.data);
+    } else {
+        notes.push(format!("positions of {side} x {side} patches are resampled to {grid} x {grid}"));
+        let patches = candle_core::Tensor::from_vec(table.data, (side * side, dim), &Device::Cpu)?;
+        data.extend(positions::interpolation(side, grid, grid, &Device::Cpu)?.matmul(&patches)?.flatten_all()?.to_vec1::<f32>()?);
+    }
+    if from != Interpolation::ScaleFactor {
+        notes.push(
+            "other picture sizes resample positions as the public DINO code does, the release's own code a little differently".to_owned(),
+        );
+    }
+    Ok(Tensor { shape: vec![1, 1 + grid * grid, dim], data })
+}
+
+fn linear(named: &mut Named, name: &str, layer: Linear) {
+    let outputs = layer.weight.shape.first().copied().unwrap_or(0);
+    let bias = layer.bias.unwrap_or_else(|| vec![0.0; outputs]);
+    named.insert(format!("{name}.weight"), layer.weight);
+    named.insert(format!("{name}.bias"), Tensor { shape: vec![outputs], data: bias });
+}
+
+fn norm(named: &mut Named, name: &str, norm: Norm) {
+    for (part, data) in [("weight", norm.weight), ("bias", norm.bias)] {
+        named.insert(format!("{name}.{part}"), Tensor { shape: vec![data.len()], data });
+    }
+}

@@ -1,0 +1,239 @@
+//! Batch normalisation over all axes but the last, fused with the shortcut and the rectifier that follow it in a residual unit.
+
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+
+use super::{slice, with_slice};
+use crate::kernels::batch_norm::{self, Channels};
+
+const CHUNK_ROWS: usize = 256;
+
+/// Mean and variance of each channel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Statistics {
+    /// Rows that they are over.
+    pub rows: usize,
+    /// Means.
+    pub mean: Vec<f32>,
+    /// Mean squared deviations, without Bessel's correction.
+    pub variance: Vec<f32>,
+}
+
+impl Statistics {
+    /// Of a batch `[…, channels]`.
+    ///
+    /// # Errors
+    /// When there are fewer than two rows, as then nothing deviates, or the device fails.
+    pub fn of(x: &Tensor) -> Result<Self> {
+        let channels = x.dim(D::Minus1)?;
+        let rows = x.elem_count() / channels.max(1);
+        if rows < 2 {
+            bail!("batch norm over {rows} values a channel: larger pictures or batches are needed");
+        }
+        let parts: Vec<(usize, Vec<f32>, Vec<f32>)> = with_slice(&x.to_device(&candle_core::Device::Cpu)?, |x| {
+            Ok(x.par_chunks(CHUNK_ROWS * channels)
+                .map(|x| {
+                    let (mut mean, mut deviations) = (vec![0.0; channels], vec![0.0; channels]);
+                    batch_norm::moments(x, &mut mean, &mut deviations);
+                    (x.len() / channels, mean, deviations)
+                })
+                .collect())
+        })?;
+        // Squared deviations from the means of the parts, then of those from the whole mean.
+        let channel = |c: usize| {
+            let sum: f64 = parts.iter().map(|(rows, mean, _)| *rows as f64 * f64::from(mean[c])).sum();
+            let whole = sum / rows as f64;
+            let squares =
+                parts.iter().map(|(rows, mean, deviations)| f64::from(deviations[c]) + *rows as f64 * (f64::from(mean[c]) - whole).powi(2));
+            (whole as f32, (squares.sum::<f64>() / rows as f64) as f32)
+        };
+        let (mean, variance) = (0..channels).map(channel).unzip();
+        Ok(Self { rows, mean, variance })
+    }
+
+    fn rstd(&self, eps: f32) -> Vec<f32> {
+        self.variance.iter().map(|variance| 1.0 / (variance + eps).sqrt()).collect()
+    }
+}
+
+/// Normalises by the statistics of the very batch: gradients flow through them.
+#[derive(Clone, Debug)]
+pub struct BatchNorm {
+    /// Of `x`.
+    pub statistics: Statistics,
+    /// Added to variances.
+    pub eps: f32,
+    /// Replace what is negative by 0 at the end.
+    pub rectify: bool,
+}
+
+impl BatchNorm {
+    /// `x` `[…, channels]`, `parameters` `[2 * channels]` (weights, then biases), and a shortcut of the shape of `x` that is added.
+    ///
+    /// # Errors
+    /// When shapes do not fit, or the device fails.
+    pub fn forward(self, x: &Tensor, parameters: &Tensor, shortcut: Option<&Tensor>) -> Result<Tensor> {
+        let channels = self.statistics.mean.len();
+        if x.dim(D::Minus1)? != channels || parameters.dims() != [2 * channels] || shortcut.is_some_and(|s| s.dims() != x.dims()) {
+            bail!("batch norm of {channels} channels: input {:?}, parameters {:?}", x.dims(), parameters.dims());
+        }
+        if !x.device().is_cpu() {
+            return composed(x, parameters, shortcut, self.eps, self.rectify);
+        }
+        let (x, parameters) = (x.contiguous()?, parameters.contiguous()?);
+        match shortcut {
+            Some(shortcut) => x.apply_op3(&parameters, &shortcut.contiguous()?, self),
+            None => x.apply_op2(&parameters, self),
+        }
+    }
+
+    fn run(&self, x: &[f32], parameters: &[f32], shortcut: Option<&[f32]>) -> Vec<f32> {
+        let (weight, bias) = parameters.split_at(parameters.len() / 2);
+        let rstd = self.statistics.rstd(self.eps);
+        let channels = Channels { mean: &self.statistics.mean, rstd: &rstd, weight, bias };
+        let chunk = CHUNK_ROWS * weight.len();
+        let mut out = vec![0.0; x.len()];
+        out.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).enumerate().for_each(|(i, (out, x))| {
+            let shortcut = shortcut.map(|shortcut| &shortcut[i * chunk..i * chunk + x.len()]);
+            batch_norm::forward(x, channels, shortcut, self.rectify, out);
+        });
+        out
+    }
+
+    /// Gradients of `x` and the parameters, and what flows on behind the rectifier.
+    fn gradients(&self, x: &Tensor, parameters: &Tensor, out: &Tensor, dout: &Tensor) -> Result<(Tensor, Tensor, Tensor)> {
+        let dout = if self.rectify { rectifier_gradient(out, dout)? } else { dout.contiguous()? };
+        let rstd = self.statistics.rstd(self.eps);
+        let mut dx = vec![0.0; x.elem_count()];
+        let sums = with_slice(x, |x| {
+            with_slice(parameters, |parameters| {
+                with_slice(&dout, |dout| {
+                    let (weight, bias) = parameters.split_at(parameters.len() / 2);
+                    let channels = Channels { mean: &self.statistics.mean, rstd: &rstd, weight, bias };
+                    let n = weight.len();
+                    let chunk = CHUNK_ROWS * n;
+                    let parts: Vec<Vec<f32>> = x
+                        .par_chunks(chunk)
+                        .zip(dout.par_chunks(chunk))
+                        .map(|(x, dout)| {
+                            let mut sums = vec![0.0; 2 * n];
+                            let (dweight, dbias) = sums.split_at_mut(n);
+                            batch_norm::backward_sums(x, channels, dout, dweight, dbias);
+                            sums
+                        })
+                        .collect();
+                    let sum = |i: usize| parts.iter().map(|part| f64::from(part[i])).sum::<f64>();
+                    let sums: Vec<f64> = (0..2 * n).map(sum).collect();
+                    let means: Vec<f32> = sums.iter().map(|sum| (sum / self.statistics.rows as f64) as f32).collect();
+                    let (mean_gx, mean_g) = means.split_at(n);
+                    dx.par_chunks_mut(chunk)
+                        .zip(x.par_chunks(chunk))
+                        .zip(dout.par_chunks(chunk))
+                        .for_each(|((dx, x), dout)| batch_norm::backward(x, channels, dout, mean_gx, mean_g, dx));
+                    Ok(sums)
+                })
+            })
+        })?;
+        let sums = sums.into_iter().map(|sum| sum as f32).collect::<Vec<_>>();
+        Ok((Tensor::from_vec(dx, x.shape().clone(), x.device())?, Tensor::from_vec(sums, parameters.shape().clone(), x.device())?, dout))
+    }
+}
+
+fn rectifier_gradient(out: &Tensor, dout: &Tensor) -> Result<Tensor> {
+    let chunk = 1 << 14;
+    let mut gradient = vec![0.0; out.elem_count()];
+    with_slice(out, |out| {
+        with_slice(dout, |dout| {
+            gradient
+                .par_chunks_mut(chunk)
+                .zip(out.par_chunks(chunk).zip(dout.par_chunks(chunk)))
+                .for_each(|(gradient, (out, dout))| batch_norm::rectifier_backward(out, dout, gradient));
+            Ok(())
+        })
+    })?;
+    Tensor::from_vec(gradient, out.shape().clone(), out.device())
+}
+
+/// The same out of candle's own operators, statistics included.
+///
+/// # Errors
+/// When shapes do not fit, or the device fails.
+pub fn composed(x: &Tensor, parameters: &Tensor, shortcut: Option<&Tensor>, eps: f32, rectify: bool) -> Result<Tensor> {
+    let channels = x.dim(D::Minus1)?;
+    let rows = x.reshape(((), channels))?;
+    let centred = rows.broadcast_sub(&rows.mean_keepdim(0)?)?;
+    let deviation = (centred.sqr()?.mean_keepdim(0)? + f64::from(eps))?.sqrt()?;
+    let (weight, bias) = (parameters.narrow(0, 0, channels)?, parameters.narrow(0, channels, channels)?);
+    let mut out = centred.broadcast_div(&deviation)?.broadcast_mul(&weight)?.broadcast_add(&bias)?.reshape(x.shape())?;
+    if let Some(shortcut) = shortcut {
+        out = (out + shortcut)?;
+    }
+    if rectify { out.relu() } else { Ok(out) }
+}
+
+/// Normalises by known statistics, for evaluation: no gradient flows.
+///
+/// # Errors
+/// When shapes do not fit, or the device fails.
+pub fn evaluated(
+    x: &Tensor,
+    parameters: &Tensor,
+    shortcut: Option<&Tensor>,
+    mean: &Tensor,
+    variance: &Tensor,
+    (eps, rectify): (f32, bool),
+) -> Result<Tensor> {
+    let channels = x.dim(D::Minus1)?;
+    let factor = (parameters.narrow(0, 0, channels)? / (variance + f64::from(eps))?.sqrt()?)?;
+    let mut out = x.broadcast_sub(mean)?.broadcast_mul(&factor)?.broadcast_add(&parameters.narrow(0, channels, channels)?)?;
+    if let Some(shortcut) = shortcut {
+        out = (out + shortcut)?;
+    }
+    if rectify { out.relu() } else { Ok(out) }
+}
+
+impl CustomOp2 for BatchNorm {
+    fn name(&self) -> &'static str {
+        "batch-norm"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, x_layout: &Layout, p: &CpuStorage, p_layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        Ok((CpuStorage::F32(self.run(slice(x, x_layout)?, slice(p, p_layout)?, None)), x_layout.shape().clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, p: &Tensor, out: &Tensor, dout: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (dx, dp, _) = self.gradients(x, p, out, dout)?;
+        Ok((Some(dx), Some(dp)))
+    }
+}
+
+impl CustomOp3 for BatchNorm {
+    fn name(&self) -> &'static str {
+        "batch-norm-shortcut"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        p: &CpuStorage,
+        p_layout: &Layout,
+        shortcut: &CpuStorage,
+        shortcut_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let shortcut = slice(shortcut, shortcut_layout)?;
+        Ok((CpuStorage::F32(self.run(slice(x, x_layout)?, slice(p, p_layout)?, Some(shortcut))), x_layout.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        p: &Tensor,
+        _shortcut: &Tensor,
+        out: &Tensor,
+        dout: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (dx, dp, flows_on) = self.gradients(x, p, out, dout)?;
+        Ok((Some(dx), Some(dp), Some(flows_on)))
+    }
+}

@@ -1,0 +1,124 @@
+//! Backbones that start from checkpoints of public releases.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod golden;
+
+use std::path::PathBuf;
+
+use candle_core::{Device, Tensor};
+use dino_train::backbone::resnet::{Kind, ResnetConfig};
+use dino_train::backbone::vit::VitConfig;
+use dino_train::backbone::{Backbone, BackboneConfig, Pass};
+use dino_train::checkpoint::{Options, init};
+use dino_train::kernels::matmul::Precision;
+use golden::{Golden, TOLERANCE, compare};
+use rand::SeedableRng;
+
+fn folder(name: &str) -> PathBuf {
+    golden::folder().join("checkpoints").join(name)
+}
+
+/// What the release's own code answers.
+fn expected(name: &str) -> Golden {
+    Golden::load(&format!("checkpoints/{name}/expected.safetensors"))
+}
+
+fn fresh(config: impl Into<BackboneConfig>) -> Backbone {
+    Backbone::new(config.into(), &mut rand_chacha::ChaCha8Rng::seed_from_u64(0), &Device::Cpu).unwrap()
+}
+
+/// Sizes of a golden transformer, read from what is expected of it and from its patch embedding.
+fn vit(name: &str, expected: &Golden) -> VitConfig {
+    let dino_train::checkpoint::Backbone::Vit(vit) =
+        dino_train::checkpoint::load(&folder(name), Options { heads: Some(4), key: None }).unwrap().backbone
+    else {
+        panic!("{name} is no transformer")
+    };
+    let side = expected.get("native.input").dim(3).unwrap();
+    VitConfig {
+        img_size: side,
+        patch_size: vit.patch_size,
+        dim: vit.dim,
+        depth: vit.blocks.len(),
+        heads: expected.get("native.attention").dim(1).unwrap(),
+        drop_path: 0.0,
+        precision: Precision::F32,
+    }
+}
+
+const RESNET: ResnetConfig = ResnetConfig { kind: Kind::Bottleneck, units: [2, 1, 1, 2], width: 8, precision: Precision::F32 };
+
+fn resnet_of(name: &str) -> ResnetConfig {
+    let dino_train::checkpoint::Backbone::Resnet(resnet) =
+        dino_train::checkpoint::load(&folder(name), Options::default()).unwrap().backbone
+    else {
+        panic!("{name} is no ResNet")
+    };
+    let units: Vec<usize> = resnet.stages.iter().map(Vec::len).collect();
+    ResnetConfig { units: units.try_into().unwrap(), width: resnet.stem.kernel.weight.shape[0], ..RESNET }
+}
+
+#[test]
+fn golden_transformers_answer_as_their_checkpoints() {
+    for name in ["pth-dino-backbone", "pth-dino-full-checkpoint", "hf-dino-vit"] {
+        let expected = expected(name);
+        let backbone = fresh(vit(name, &expected));
+        init::initialise(&backbone, &folder(name), Options::default()).unwrap();
+        let tokens = backbone.vit().unwrap().tokens(&expected.get("native.input")).unwrap();
+        compare(&tokens, &expected.get("native.tokens"), TOLERANCE).unwrap_or_else(|e| panic!("{name}: {e}"));
+    }
+}
+
+#[test]
+fn golden_residual_networks_answer_as_their_checkpoints() {
+    let name = "pth-dino-resnet";
+    let expected = expected(name);
+    let backbone = fresh(resnet_of(name));
+    init::initialise(&backbone, &folder(name), Options::default()).unwrap();
+    for size in ["native", "wide"] {
+        let features = backbone.features(&[expected.get(&format!("{size}.input"))], &mut Pass::Frozen).unwrap();
+        compare(&features, &expected.get(&format!("{size}.embedding")), TOLERANCE).unwrap_or_else(|e| panic!("{size}: {e}"));
+    }
+}
+
+#[test]
+fn positions_are_resampled_to_the_pictures_of_the_run() {
+    let name = "pth-dino-backbone";
+    let expected = expected(name);
+    let native = vit(name, &expected);
+    let side = expected.get("small.input").dim(3).unwrap();
+    let backbone = fresh(VitConfig { img_size: side, ..native });
+    let notes = init::initialise(&backbone, &folder(name), Options::default()).unwrap();
+    assert!(notes.iter().any(|note| note.contains("resampled")), "{notes:?}");
+    // At the size of the run the table needs no resampling, and gives what the release gives there.
+    let tokens = backbone.vit().unwrap().tokens(&expected.get("small.input")).unwrap();
+    compare(&tokens, &expected.get("small.tokens"), TOLERANCE).unwrap();
+}
+
+#[test]
+fn what_does_not_fit_is_named_and_changes_nothing() {
+    let name = "pth-dino-backbone";
+    let expected = expected(name);
+    let native = vit(name, &expected);
+    let refused = |backbone: &Backbone, name: &str| {
+        let before: Vec<Tensor> = backbone.groups().iter().map(|group| group.var().copy().unwrap()).collect();
+        let said = init::initialise(backbone, &folder(name), Options::default()).unwrap_err().to_string();
+        for (group, before) in backbone.groups().iter().zip(&before) {
+            assert_eq!(golden::values(group.var()), golden::values(before));
+        }
+        said
+    };
+    let deeper = refused(&fresh(VitConfig { depth: native.depth + 1, ..native }), name);
+    assert!(deeper.contains(&format!("missing: blocks.{}.attn.qkv.weight", native.depth)), "{deeper}");
+    let shallower = refused(&fresh(VitConfig { depth: native.depth - 1, ..native }), name);
+    assert!(shallower.contains(&format!("extra: blocks.{}.attn.qkv.weight", native.depth - 1)), "{shallower}");
+    let wider = refused(&fresh(VitConfig { dim: 2 * native.dim, ..native }), name);
+    assert!(wider.contains("wrong shape: patch_embed.proj.weight is"), "{wider}");
+    assert!(refused(&fresh(native), "pth-dino-resnet").contains("holds a ResNet"));
+    assert!(refused(&fresh(native), "hf-dinov2-registers").contains("register tokens"));
+    let resnet = resnet_of("pth-dino-resnet");
+    assert!(refused(&fresh(resnet), name).contains("holds no ResNet"));
+    let narrower = refused(&fresh(ResnetConfig { width: resnet.width / 2, ..resnet }), "pth-dino-resnet");
+    assert!(narrower.contains("wrong shape: bn1.running_mean"), "{narrower}");
+}
