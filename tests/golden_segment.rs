@@ -1,5 +1,4 @@
 //! Masks and boxes against those of the public code of FOUND, TokenCut and LOST.
-#![expect(clippy::unwrap_used, reason = "helpers of tests may panic, as tests may")]
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic, as tests may")]
 
