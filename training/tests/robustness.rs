@@ -56,10 +56,13 @@ fn fifty_kills_lose_nothing() {
 
     let killed = folder.path().join("killed");
     let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(50);
+    let steps = newest_step(&whole).unwrap();
     let (mut last, mut kills, mut moved) = (0, 0, 0);
     while kills < 50 {
         let mut child = command(&data, &killed, &SMALL).arg("--resume").spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(random.random_range(5..150)));
+        // However fast the machine is, the run must not end before its last kill: ahead of an even pace it is killed while it starts.
+        let longest = if last * 51 > steps * kills { 15 } else { 150 };
+        std::thread::sleep(Duration::from_millis(random.random_range(5..longest)));
         signal(&child, "KILL");
         kills += 1;
         assert!(!child.wait().unwrap().success(), "the run ended before it was killed {kills} times, after step {last}");
