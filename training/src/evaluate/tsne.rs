@@ -43,6 +43,9 @@ pub enum Error {
     /// The principal components cannot be found.
     #[error("the features have no principal components; start from a --seed")]
     Components,
+    /// The system gives no thread.
+    #[error("no thread can be started for the map: {0}")]
+    Thread(String),
 }
 
 /// Fewest points of a map.
@@ -86,13 +89,17 @@ pub fn map(mut features: Array2<f32>, options: &Options) -> Result<Array2<f32>, 
     let rate = (count as f64 / 48.0).max(50.0_f64.min(count as f64));
     // The crate asks for the points only where it looks for neighbours itself.
     let points = vec![(); count];
-    let places = tSNE::<f64, (), 2>::new(&points)
-        .perplexity(f64::from(perplexity))
-        .learning_rate(rate)
-        .epochs(options.steps)
-        .initial_embedding(start)
-        .barnes_hut_with_neighbors(THETA, &neighbours)
-        .embedding();
+    // The crate sums over threads in whatever order they finish, and a map turns on the last bit: with one thread there is one order.
+    let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().map_err(|error| Error::Thread(error.to_string()))?;
+    let places = one.install(|| {
+        tSNE::<f64, (), 2>::new(&points)
+            .perplexity(f64::from(perplexity))
+            .learning_rate(rate)
+            .epochs(options.steps)
+            .initial_embedding(start)
+            .barnes_hut_with_neighbors(THETA, &neighbours)
+            .embedding()
+    });
     let places = places.into_iter().map(|place| place as f32).collect();
     Ok(Array2::from_shape_vec((count, 2), places).expect("two numbers for each point"))
 }
