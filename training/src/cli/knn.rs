@@ -8,13 +8,11 @@ use dino_server::bulk::tree::{self, Entry};
 use dino_server::bulk::{self, Embedder, Worker};
 use dino_server::embedding::Pooling;
 use dino_server::index::vote::DEFAULT_TEMPERATURE;
-use dino_server::model::{Device, Precision, SessionOptions};
 use indicatif::{ProgressBar, ProgressStyle};
 use ndarray::Array2;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
-use super::backbone::Backbone;
-use crate::checkpoint;
+use super::backbone::Running;
 use crate::evaluate::knn::{Features, Report, evaluate};
 
 /// Classify the pictures of one folder by their nearest neighbours in another. The figures are the paper's; they need no
@@ -39,15 +37,8 @@ pub struct Args {
     /// Temperature of the vote. The paper's value suits normalised features of any backbone.
     #[arg(long, default_value_t = DEFAULT_TEMPERATURE)]
     temperature: f64,
-    /// Precision to embed with.
-    #[arg(long, default_value = "f32")]
-    precision: Precision,
-    /// Where the model runs: auto, cpu, cuda[:N] or tensorrt[:N].
-    #[arg(long, default_value = "auto")]
-    device: Device,
-    /// Attention heads, where a checkpoint does not say them.
-    #[arg(long, value_name = "N")]
-    heads: Option<usize>,
+    #[command(flatten)]
+    running: Running,
 }
 
 /// Runs the verb.
@@ -85,9 +76,7 @@ fn print(report: &Report, count: usize) -> anyhow::Result<()> {
 
 /// Features of both folders, through the same session as the server's.
 fn embed(args: &Args, model: &Path, train: &Path, val: &Path) -> anyhow::Result<(Features, Features)> {
-    let options = SessionOptions { device: args.device, precision: args.precision, threads: 1 };
-    let checkpoint = checkpoint::Options { heads: args.heads, ..Default::default() };
-    let mut embedder = Backbone::open(model, options, checkpoint, 0)?.embedder(Pooling::Cls)?;
+    let mut embedder = args.running.open(model, 0)?.embedder(Pooling::Cls)?;
 
     let mut classes = BTreeMap::new();
     let train = embed_folder(&mut embedder, "train", train, &mut classes)?;

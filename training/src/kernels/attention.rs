@@ -5,6 +5,7 @@
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 
+use super::sized;
 use super::softmax::{softmax, softmax_backward};
 
 /// Scratch memory of one task, reused from sequence to sequence.
@@ -27,14 +28,6 @@ fn columns_mut(x: &mut [f32], stride: usize, from: usize, width: usize) -> MatMu
 /// Weights of each query over all tokens.
 fn over_tokens(x: &[f32], tokens: usize) -> MatRef<'_, f32> {
     MatRef::from_row_major_slice(x, x.len() / tokens, tokens)
-}
-
-/// The first `len` elements of a buffer that grows on demand.
-fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
-    if buffer.len() < len {
-        buffer.resize(len, 0.0);
-    }
-    &mut buffer[..len]
 }
 
 /// Softmax(q kᵀ / √d) of one head for the first `out.len() / tokens` queries, `[queries, tokens]`.

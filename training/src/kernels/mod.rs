@@ -17,3 +17,11 @@ pub mod reduce;
 pub mod softmax;
 mod vector;
 pub mod windows;
+
+/// The first `len` elements of a scratch buffer that grows on demand.
+pub(crate) fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
+    }
+    &mut buffer[..len]
+}

@@ -16,7 +16,7 @@ pub(super) fn take(len: usize) -> Vec<f32> {
     }
 }
 
-/// Keeps a buffer for the next step; one of another size means that shapes have changed, and drops the buffers of the old ones.
+/// Keeps a buffer for the next step. Where so many are kept that shapes must have changed again and again, all are dropped first.
 pub(super) fn give_back(buffer: Vec<f32>) {
     /// More than the blocks of any network keep at once.
     const MOST: usize = 1024;

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::sequences::{Chunk, Sequences, Task};
 use super::{Block, DropPath, Tokens};
 use crate::kernels::matmul::{Accum, Precision, Weight, at_b};
-use crate::kernels::{activation, attention, layer_norm, reduce};
+use crate::kernels::{activation, attention, layer_norm, reduce, sized};
 use crate::ops::{pool, slice, split_rows, with_slice};
 
 /// The parameters of a block as slices, or their gradients.
@@ -255,14 +255,6 @@ struct BackwardScratch {
     active: Vec<f32>,
     dhidden: Vec<f32>,
     dqkv: Vec<f32>,
-}
-
-/// The first `len` elements of a scratch buffer that grows on demand.
-fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
-    if buffer.len() < len {
-        buffer.resize(len, 0.0);
-    }
-    &mut buffer[..len]
 }
 
 impl CustomOp2 for Fused {
