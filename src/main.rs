@@ -19,6 +19,7 @@ enum Verb {
     /// Serve models over HTTP until SIGTERM or SIGINT.
     Serve(Box<dino_server::config::ServeArgs>),
     Healthcheck(cli::healthcheck::Args),
+    Embed(cli::embed::Args),
     Import(cli::import::Args),
     Snapshot(cli::snapshot::Args),
     Restore(cli::restore::Args),
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().verb {
         Verb::Serve(args) => cli::serve::run(*args),
         Verb::Healthcheck(args) => cli::healthcheck::run(&args),
+        Verb::Embed(args) => cli::embed::run(&args),
         Verb::Import(args) => cli::import::run(&args),
         Verb::Snapshot(args) => cli::snapshot::run(&args),
         Verb::Restore(args) => cli::restore::run(&args),

@@ -3,23 +3,37 @@
 //! [`tree`] lists an `ImageFolder`; [`Embedder`] owns the sessions. Importing, bulk embedding and the k-NN evaluation
 //! differ only in what they do with each result.
 
+pub mod shard;
+pub mod table;
 pub mod tree;
+pub mod vectors;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
+use futures::executor::block_on;
 use image::RgbImage;
 use ndarray::{Array3, Axis};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
+use crate::batch::{Batcher, Failure};
 use crate::embedding::{self, EmbeddingError, Pooling};
 use crate::media::{self, DecodeError, Limits};
-use crate::model::{Model, ModelError, Outputs, Session, SessionOptions};
+use crate::model::{Model, ModelError, Outputs, SessionOptions};
+use crate::serving::{SessionEngine, budget, default_sessions};
 use crate::transform::Transform;
 
 /// Files between two visits of the sink: enough that workers rarely wait for each other, and few enough that an
 /// interrupted import loses little.
-const BATCH: usize = 256;
+pub const BATCH: usize = 256;
+
+/// How long a picture may wait for a session: nobody is there to lose patience.
+const PATIENCE: Duration = Duration::from_hours(365 * 24);
+
+/// Patches along the side of the first picture that is run, where the model's transform leaves every size as it is.
+const REHEARSAL_PATCHES: u32 = 4;
 
 /// Largest file that is read: twice an uncompressed picture of the most pixels that are decoded.
 pub const MAX_FILE: u64 = 6 * Limits::MAX_PIXELS;
@@ -54,9 +68,20 @@ impl Error {
     }
 }
 
-/// A model with one session per worker.
+/// How much runs at once; what is left out follows from the device, as in the server.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Workload {
+    /// Copies of the model: one per core on a CPU, else one.
+    pub sessions: Option<usize>,
+    /// Most pictures in one run: one on a CPU, where two sessions of one picture beat one session of two.
+    pub batch: Option<usize>,
+}
+
+/// A model with its sessions, behind the queue that the server has before them.
 pub struct Embedder {
-    sessions: Vec<Session>,
+    batcher: Batcher<Outputs>,
+    /// Threads that decode and wait for their picture's outputs.
+    workers: usize,
     recipe: Recipe,
     dim: usize,
 }
@@ -68,23 +93,39 @@ struct Recipe {
     limits: Limits,
 }
 
-/// One worker's session; see [`Embedder::each`].
+/// One thread's access to the sessions; see [`Embedder::each`].
 pub struct Worker<'a> {
-    session: &'a mut Session,
+    batcher: &'a Batcher<Outputs>,
     recipe: &'a Recipe,
 }
 
 impl Embedder {
-    /// Opens `workers` sessions of one thread each, which give more pictures per second than one session of many.
+    /// Opens the sessions, and runs a black picture through the first.
     ///
     /// # Errors
     /// Those of opening the model.
-    pub fn open(model: &Model, pooling: Pooling, options: &SessionOptions, workers: usize) -> Result<Self, ModelError> {
+    pub fn open(model: &Model, pooling: Pooling, options: &SessionOptions, workload: Workload) -> Result<Self, ModelError> {
         let manifest = model.manifest();
+        let mut sessions = model.sessions(options, 1)?;
+        // What `auto` came to, so that all sessions run in one place.
+        let options = SessionOptions { device: sessions[0].device(), ..*options };
+        let count = workload.sessions.unwrap_or_else(|| default_sessions(options.device, options.threads)).max(1);
+        sessions.extend(model.sessions(&options, count - 1)?);
+        let side = REHEARSAL_PATCHES * manifest.patch_size;
+        let (height, width) = manifest.transform.output_size().unwrap_or((side, side));
+        let rehearsal = Array3::zeros((3, height as usize, width as usize));
+        // The queue would tell no more than that a worker is lost.
+        sessions[0].run(rehearsal.view().insert_axis(Axis(0)))?;
+
+        let mut budget = budget(options.device, manifest.patch_size);
+        budget.pictures = workload.batch.unwrap_or(budget.pictures).max(1);
+        let engines = sessions.into_iter().map(SessionEngine).collect();
+        let batcher = Batcher::start("embed", engines, budget, &rehearsal)?;
+        // A batch forms out of what waits while the one before runs.
+        let workers = if budget.pictures == 1 { count } else { all_cores().max(2 * count * budget.pictures) };
         let recipe =
             Recipe { transform: manifest.transform.clone(), registers: manifest.registers as usize, pooling, limits: Limits::default() };
-        let sessions = model.sessions(options, workers.max(1))?;
-        Ok(Self { sessions, recipe, dim: pooling.dim(manifest.dim as usize) })
+        Ok(Self { batcher, workers, recipe, dim: pooling.dim(manifest.dim as usize) })
     }
 
     /// Length of the vectors.
@@ -108,8 +149,8 @@ impl Embedder {
             let next = AtomicUsize::new(start);
             let results = Mutex::new(Vec::with_capacity(batch.len()));
             std::thread::scope(|scope| {
-                for session in &mut self.sessions {
-                    let mut worker = Worker { session, recipe: &self.recipe };
+                for _ in 0..self.workers.min(batch.len()) {
+                    let mut worker = Worker { batcher: &self.batcher, recipe: &self.recipe };
                     let (next, results, work, end) = (&next, &results, &work, batch.end);
                     scope.spawn(move || {
                         loop {
@@ -142,9 +183,7 @@ impl Worker<'_> {
         let rows = embedding::pool(&outputs, self.recipe.registers, self.recipe.pooling)?;
         Ok((picture, rows.into_iter().collect()))
     }
-}
 
-impl Worker<'_> {
     /// The model's evaluation transform.
     pub fn transform(&self) -> &Transform {
         &self.recipe.transform
@@ -158,9 +197,13 @@ impl Worker<'_> {
     /// Runs one input `[3, H, W]`; the outputs are those of a batch of one.
     ///
     /// # Errors
-    /// See [`Session::run`].
+    /// [`ModelError::Run`].
     pub fn run(&mut self, pixels: Array3<f32>) -> Result<Outputs, ModelError> {
-        self.session.run(pixels.insert_axis(Axis(0)).view())
+        match block_on(self.batcher.run(pixels, Instant::now() + PATIENCE)) {
+            Ok(answer) => Ok(answer.output),
+            Err(Failure::Engine(error)) => Err(ModelError::Run(error.0)),
+            Err(failure) => Err(ModelError::Run(failure.to_string())),
+        }
     }
 }
 
@@ -177,7 +220,7 @@ pub fn read(path: &Path) -> Result<Vec<u8>, Error> {
     fs_err::read(path).map_err(kind)
 }
 
-/// Workers that use the whole machine.
+/// Cores that this process may use.
 pub fn all_cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }

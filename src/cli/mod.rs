@@ -1,5 +1,6 @@
 //! One file per verb.
 
+pub(crate) mod embed;
 pub(crate) mod healthcheck;
 pub(crate) mod import;
 pub(crate) mod openapi;
@@ -14,6 +15,17 @@ use indicatif::{ProgressBar, ProgressStyle};
 pub(crate) fn progress(count: usize) -> ProgressBar {
     let style = ProgressStyle::with_template("embedding [{bar:30}] {pos}/{len} {per_sec} {eta}").expect("a fixed template");
     ProgressBar::new(count as u64).with_style(style)
+}
+
+/// A whole number from 1 on, as a flag has it.
+pub(crate) fn positive(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|&number| number > 0).ok_or_else(|| "a whole number from 1 on is wanted".to_owned())
+}
+
+/// Names a file or row that is left out.
+#[expect(clippy::print_stderr, reason = "it is named to the one who runs the command")]
+pub(crate) fn skipped(what: &str, reason: &str) {
+    eprintln!("skipped {what}: {reason}");
 }
 
 /// Says on stderr, in one line, why the program ends.

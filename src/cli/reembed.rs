@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use dino_server::bulk::{self, Embedder, Worker, all_cores, tree};
+use dino_server::bulk::{self, Embedder, Worker, Workload, tree};
 use dino_server::embedding::Pooling;
 use dino_server::index::snapshot::{self, Header};
 use dino_server::index::{CollectionName, ModelTag, NewItem, OnExisting, Options, Spec, Store, checksum};
@@ -101,7 +101,7 @@ fn reembed(args: &Args, header: Header, mut items: Vec<NewItem>) -> anyhow::Resu
         None => HashMap::new(),
     };
     let session = SessionOptions { device: args.device, precision: args.precision, threads: 1 };
-    let mut embedder = Embedder::open(&model, Pooling::Cls, &session, all_cores())?;
+    let mut embedder = Embedder::open(&model, Pooling::Cls, &session, Workload::default())?;
     let spec = Spec {
         dim: embedder.dim(),
         model: ModelTag { fingerprint: model.fingerprint(Pooling::Cls), precision: Some(args.precision.to_string()) },

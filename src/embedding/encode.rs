@@ -36,6 +36,11 @@ impl Dtype {
         }
     }
 
+    /// Stored values of a row of `dim` numbers; for [`Dtype::Binary`] its bytes.
+    pub fn stored(self, dim: usize) -> usize {
+        if self == Self::Binary { dim.div_ceil(8) } else { dim }
+    }
+
     /// NumPy's name of the stored type, little-endian.
     pub fn npy_descr(self) -> &'static str {
         match self {
@@ -92,7 +97,7 @@ impl Encoded {
     /// Stores `[pictures, rows, D]` as `dtype`.
     pub fn new(rows: ArrayView3<'_, f32>, dtype: Dtype) -> Self {
         let (pictures, per_picture, dim) = rows.dim();
-        let stored = if dtype == Dtype::Binary { dim.div_ceil(8) } else { dim };
+        let stored = dtype.stored(dim);
         let mut scales = Vec::new();
         let values = match dtype {
             Dtype::F32 => Values::F32(rows.iter().copied().collect()),

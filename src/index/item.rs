@@ -52,7 +52,10 @@ pub struct StoredItem {
 
 impl Item {
     /// Refuses what breaks a limit, and drops repeated labels (the first stays).
-    pub(super) fn check(&mut self) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// [`Error::InvalidItem`].
+    pub fn check(&mut self) -> Result<(), Error> {
         let mut seen = std::collections::HashSet::new();
         self.labels.retain(|label| seen.insert(label.clone()));
 

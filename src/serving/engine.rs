@@ -4,7 +4,7 @@ use ndarray::{Array, ArrayView4, Axis, Dimension, RemoveAxis};
 
 use crate::{
     batch::{Engine, EngineError},
-    model::{Outputs, Session},
+    model::{ModelError, Outputs, Session},
 };
 
 /// A session that runs batches of pictures.
@@ -16,7 +16,11 @@ impl Engine for SessionEngine {
 
     fn run(&mut self, pictures: ArrayView4<'_, f32>) -> Result<Vec<Outputs>, EngineError> {
         let count = pictures.len_of(Axis(0));
-        let outputs = self.0.run(pictures).map_err(|error| EngineError(error.to_string()))?;
+        let outputs = self.0.run(pictures).map_err(|error| match error {
+            // Whoever reports it says that the model failed.
+            ModelError::Run(reason) => EngineError(reason),
+            other => EngineError(other.to_string()),
+        })?;
         Ok(if count == 1 { vec![outputs] } else { (0..count).map(|index| one(&outputs, index)).collect() })
     }
 }

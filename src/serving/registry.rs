@@ -156,7 +156,7 @@ fn input_size(manifest: &Manifest) -> Result<(u32, u32), String> {
 }
 
 /// On a CPU one session per core: two sessions of one thread answer more pictures than one session of two.
-fn default_sessions(device: Device, threads: usize) -> usize {
+pub(crate) fn default_sessions(device: Device, threads: usize) -> usize {
     let cores = available_parallelism().map_or(1, usize::from);
     match device {
         Device::Cpu => (cores / threads).max(1),
@@ -164,7 +164,8 @@ fn default_sessions(device: Device, threads: usize) -> usize {
     }
 }
 
-fn budget(device: Device, patch_size: u32) -> Budget {
+/// What one run may take.
+pub(crate) fn budget(device: Device, patch_size: u32) -> Budget {
     let (pictures, patches) = match device {
         Device::Cpu => (1, usize::MAX),
         _ => (ACCELERATOR_PICTURES, ACCELERATOR_PATCHES),

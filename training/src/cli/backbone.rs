@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use dino_server::bulk::{Embedder, all_cores};
+use dino_server::bulk::{Embedder, Workload};
 use dino_server::embedding::Pooling;
 use dino_server::model::{Device, Model, Precision, SessionOptions};
 use tempfile::TempDir;
@@ -89,12 +89,12 @@ impl Backbone {
         Ok(Self { model: Model::open(&folder)?, options, _exported: Some(exported) })
     }
 
-    /// A worker for each core. Only those who embed files by themselves look at `pooling`.
+    /// As many sessions as the device takes. Only those who embed files by themselves look at `pooling`.
     ///
     /// # Errors
     /// If the model does not run.
     pub fn embedder(&self, pooling: Pooling) -> anyhow::Result<Embedder> {
-        Ok(Embedder::open(&self.model, pooling, &self.options, all_cores())?)
+        Ok(Embedder::open(&self.model, pooling, &self.options, Workload::default())?)
     }
 }
 

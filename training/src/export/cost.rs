@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use dino_server::bulk::{self, Embedder, Worker, all_cores, tree};
+use dino_server::bulk::{self, Embedder, Worker, Workload, tree};
 use dino_server::embedding::Pooling;
 use dino_server::index::vote::{DEFAULT_K, DEFAULT_TEMPERATURE, vote, winner};
 use dino_server::model::{Device, Model, Precision, SessionOptions};
@@ -56,7 +56,7 @@ impl Pictures {
     /// The embedding of each picture; `None` for a file that is no picture.
     pub(super) fn embed(&self, model: &Path, precision: Precision) -> Result<Vec<Option<Vec<f32>>>, Error> {
         let options = SessionOptions { device: Device::Cpu, precision, ..SessionOptions::default() };
-        let mut embedder = Embedder::open(&Model::open(model)?, Pooling::Cls, &options, all_cores())?;
+        let mut embedder = Embedder::open(&Model::open(model)?, Pooling::Cls, &options, Workload::default())?;
         let work = |worker: &mut Worker<'_>, index: usize| {
             let bytes = bulk::read(&self.entries[index].path)?;
             worker.embed(&bytes).map(|(_, vector)| vector)

@@ -1,0 +1,186 @@
+//! Tables that say what a collection gets: CSV and Parquet, one row a picture or a vector.
+//!
+//! One column has the paths, others may have ids and labels; all that is left becomes metadata.
+
+mod csv;
+mod json;
+mod parquet;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use crate::bulk::vectors;
+use crate::index::Item;
+
+pub use parquet::{VectorBatch, VectorRow, Vectors};
+
+/// Columns with a meaning of their own; `None` takes the usual names where the table has them.
+#[derive(Clone, Debug, Default)]
+pub struct Columns {
+    /// Paths of the pictures: `path`, `file_name`, `filename`, `file` or `image`.
+    pub path: Option<String>,
+    /// Ids of the items: `id`, else the path.
+    pub id: Option<String>,
+    /// Their labels: `label` or `labels`.
+    pub label: Option<String>,
+    /// What stands between several labels of one cell; without it a cell is one label.
+    pub separator: Option<String>,
+}
+
+/// One row: a picture that becomes an item.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// Number of the row, from 1, without the header.
+    pub row: usize,
+    /// Path as the table has it.
+    pub path: String,
+    /// What is known of it.
+    pub item: Item,
+}
+
+/// What a table holds.
+pub enum Table {
+    /// Pictures to embed.
+    Pictures(Pictures),
+    /// Vectors that `embed` made.
+    Vectors(Box<Vectors>),
+}
+
+/// The pictures of a table.
+#[derive(Debug, Default)]
+pub struct Pictures {
+    /// Rows in their order.
+    pub entries: Vec<Entry>,
+    /// Rows that cannot be items: number and reason.
+    pub skipped: Vec<(usize, String)>,
+    /// Columns that are neither text nor numbers, and are left out.
+    pub ignored: Vec<String>,
+}
+
+/// Why a table cannot be read. All variants name the file.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The operating system refused.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// Its name says nothing of its format.
+    #[error("{}: a table ends in .csv, .tsv or .parquet", .0.display())]
+    Kind(PathBuf),
+    /// The file is not of its format.
+    #[error("{}: {reason}", path.display())]
+    Format {
+        /// The table.
+        path: PathBuf,
+        /// What is wrong, with the line where that is known.
+        reason: String,
+    },
+    /// A column is missing.
+    #[error("{} has no column {wanted}; it has {found}", path.display())]
+    NoColumn {
+        /// The table.
+        path: PathBuf,
+        /// What is needed.
+        wanted: String,
+        /// The columns there are.
+        found: String,
+    },
+    /// Two rows are the same item.
+    #[error("{}: rows {first} and {second} have the same id {id:?}: an item is one row (several labels go into one cell)", path.display())]
+    Repeated {
+        /// The table.
+        path: PathBuf,
+        /// Their id.
+        id: String,
+        /// Number of the first row.
+        first: usize,
+        /// Number of the second.
+        second: usize,
+    },
+    /// There are vectors, and nobody knows whose.
+    #[error("{}: the column {} does not say which model it is of (embed notes that); --embed takes the pictures instead", .0.display(), vectors::EMBEDDING)]
+    UnknownVectors(PathBuf),
+    /// The note on the vectors cannot be read.
+    #[error(transparent)]
+    Vectors(#[from] vectors::Error),
+}
+
+/// Opens a table. Of one with vectors the pictures are taken where `embed` says so.
+///
+/// # Errors
+/// See [`Error`]; all of a CSV file is checked, and of a Parquet file whatever is not vectors.
+pub fn open(path: &Path, columns: &Columns, embed: bool) -> Result<Table, Error> {
+    let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_ascii_lowercase();
+    match ending.as_str() {
+        "csv" => csv::read(path, columns, b',').map(Table::Pictures),
+        "tsv" => csv::read(path, columns, b'\t').map(Table::Pictures),
+        "parquet" => parquet::open(path, columns, embed),
+        _ => Err(Error::Kind(path.to_owned())),
+    }
+}
+
+/// Where the columns are in a table.
+#[derive(Debug, PartialEq, Eq)]
+struct Places {
+    path: usize,
+    id: Option<usize>,
+    label: Option<usize>,
+}
+
+impl Columns {
+    fn places(&self, file: &Path, names: &[&str]) -> Result<Places, Error> {
+        let find = |wanted: &Option<String>, usual: &[&str]| match wanted {
+            Some(wanted) => names.iter().position(|name| name == wanted).map(Some).ok_or_else(|| missing(file, wanted.clone(), names)),
+            None => Ok(usual.iter().find_map(|usual| names.iter().position(|name| name.eq_ignore_ascii_case(usual)))),
+        };
+        let usual = ["path", "file_name", "filename", "file", "image"];
+        let path = find(&self.path, &usual)?;
+        let path = path.ok_or_else(|| missing(file, format!("{} (name another with --path-column)", usual.join(" or ")), names))?;
+        Ok(Places { path, id: find(&self.id, &["id"])?, label: find(&self.label, &["label", "labels"])? })
+    }
+
+    /// The labels of a cell.
+    fn split(&self, cell: &str) -> Vec<String> {
+        let labels: Vec<&str> = match &self.separator {
+            Some(separator) => cell.split(separator.as_str()).map(str::trim).collect(),
+            None => vec![cell],
+        };
+        labels.into_iter().filter(|label| !label.is_empty()).map(str::to_owned).collect()
+    }
+}
+
+fn missing(file: &Path, wanted: String, names: &[&str]) -> Error {
+    Error::NoColumn { path: file.to_owned(), wanted, found: names.join(", ") }
+}
+
+impl Pictures {
+    /// Adds a row, or why it is none.
+    fn add(&mut self, row: usize, path: &str, item: Item) {
+        match check(path, item) {
+            Ok(item) => self.entries.push(Entry { row, path: path.to_owned(), item }),
+            Err(reason) => self.skipped.push((row, reason)),
+        }
+    }
+
+    /// Refuses ids that come twice.
+    fn distinct(self, file: &Path) -> Result<Self, Error> {
+        let mut rows: HashMap<&str, usize> = HashMap::with_capacity(self.entries.len());
+        for Entry { row, item, .. } in &self.entries {
+            if let Some(first) = rows.insert(&item.id, *row) {
+                return Err(Error::Repeated { path: file.to_owned(), id: item.id.clone(), first, second: *row });
+            }
+        }
+        Ok(self)
+    }
+}
+
+/// An item that can be stored; without an id of its own its path is its id.
+fn check(path: &str, mut item: Item) -> Result<Item, String> {
+    if path.is_empty() {
+        return Err("it has no path".to_owned());
+    }
+    if item.id.is_empty() {
+        path.clone_into(&mut item.id);
+    }
+    item.check().map_err(|error| error.to_string())?;
+    Ok(item)
+}

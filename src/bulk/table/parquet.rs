@@ -1,0 +1,191 @@
+//! Tables as Parquet: pictures, or the vectors that `embed` wrote.
+
+use std::path::{Path, PathBuf};
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::Float32Type;
+use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_cast::cast;
+use arrow_schema::{ArrowError, DataType, Field, Schema};
+use fs_err::File;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+
+use super::{Columns, Error, Pictures, Places, Table, check, json};
+use crate::bulk::vectors::{self, EMBEDDING, Header, SHA256};
+use crate::index::Item;
+
+/// Rows that are read at once.
+const ROWS: usize = 1024;
+
+/// An item with its vector `[dim]`.
+pub type VectorRow = (Item, Vec<f32>);
+
+/// The vectors of a table, a few at a time.
+pub struct Vectors {
+    /// What they are.
+    pub header: Header,
+    /// Number of rows.
+    pub count: usize,
+    /// Columns that are neither text nor numbers, and are left out.
+    pub ignored: Vec<String>,
+    rows: Rows,
+}
+
+struct Rows {
+    path: PathBuf,
+    columns: Columns,
+    places: Places,
+    batches: ParquetRecordBatchReader,
+    /// Whether `embed` wrote them.
+    of_embed: bool,
+    /// Number of the last row that was read.
+    row: usize,
+}
+
+pub(super) fn open(path: &Path, columns: &Columns, embed: bool) -> Result<Table, Error> {
+    let malformed = |error: parquet::errors::ParquetError| Error::Format { path: path.to_owned(), reason: error.to_string() };
+    let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(path)?.into_parts().0).map_err(malformed)?;
+    let schema = builder.schema().clone();
+    let with_vectors = !embed && schema.column_with_name(EMBEDDING).is_some();
+    let header = if with_vectors { vectors::header_of(path)? } else { None };
+    if with_vectors && header.is_none() {
+        return Err(Error::UnknownVectors(path.to_owned()));
+    }
+    // Of vectors only those that are wanted are read; what has no form in JSON is not read at all.
+    let kept =
+        |field: &Field| (field.name() == EMBEDDING && with_vectors) || (!is_of_vectors(field.name()) && json::possible(field.data_type()));
+    let (read, left): (Vec<usize>, Vec<usize>) = (0..schema.fields().len()).partition(|&column| kept(schema.field(column)));
+    let ignored = left.into_iter().map(|column| schema.field(column).name().clone()).filter(|name| !is_of_vectors(name)).collect();
+    let names: Vec<&str> = read.iter().map(|&column| schema.field(column).name().as_str()).collect();
+    let places = columns.places(path, &names)?;
+    let mask = ProjectionMask::roots(builder.parquet_schema(), read.iter().copied());
+    let count = builder.metadata().file_metadata().num_rows() as usize;
+    let batches = builder.with_batch_size(ROWS).with_projection(mask).build().map_err(malformed)?;
+    let rows = Rows { path: path.to_owned(), columns: columns.clone(), places, batches, of_embed: with_vectors, row: 0 };
+    match header {
+        Some(header) => Ok(Table::Vectors(Box::new(Vectors { header, count, ignored, rows }))),
+        None => rows.pictures(ignored).map(Table::Pictures),
+    }
+}
+
+/// Columns that `embed` writes and that are no metadata.
+fn is_of_vectors(column: &str) -> bool {
+    column == EMBEDDING || column == "scales"
+}
+
+impl Rows {
+    fn pictures(mut self, ignored: Vec<String>) -> Result<Pictures, Error> {
+        let mut pictures = Pictures { ignored, ..Pictures::default() };
+        while let Some(batch) = self.next_batch()? {
+            for (path, item) in self.items(&batch).map_err(|error| self.malformed(&error))? {
+                self.row += 1;
+                pictures.add(self.row, &path, item);
+            }
+        }
+        pictures.distinct(&self.path)
+    }
+
+    fn next_batch(&mut self) -> Result<Option<RecordBatch>, Error> {
+        self.batches.next().transpose().map_err(|error| self.malformed(&error))
+    }
+
+    /// Path and item of each row; an absent path is empty.
+    fn items(&self, batch: &RecordBatch) -> Result<Vec<(String, Item)>, ArrowError> {
+        let Places { path, id, label } = self.places;
+        let mut items: Vec<(String, Item)> =
+            json::texts(batch.column(path))?.into_iter().map(|path| (path.unwrap_or_default(), Item::default())).collect();
+        if let Some(id) = id {
+            for ((_, item), id) in items.iter_mut().zip(json::texts(batch.column(id))?) {
+                item.id = id.unwrap_or_default();
+            }
+        }
+        if let Some(label) = label {
+            for ((_, item), labels) in items.iter_mut().zip(self.labels(batch.column(label))?) {
+                item.labels = labels;
+            }
+        }
+        let schema = batch.schema();
+        for (column, field) in metadata(&schema, &self.places) {
+            let values = json::values(batch.column(column))?;
+            for ((_, item), value) in items.iter_mut().zip(values) {
+                match value {
+                    // As `import` notes it, so that it knows a picture again that it has not seen.
+                    Some(serde_json::Value::String(hash)) if self.of_embed && field.name() == SHA256 => item.source = Some(hash),
+                    Some(value) => drop(item.metadata.insert(field.name().clone(), value)),
+                    None => {}
+                }
+            }
+        }
+        Ok(items)
+    }
+
+    /// Labels of each row: a list of texts, or one text.
+    fn labels(&self, column: &ArrayRef) -> Result<Vec<Vec<String>>, ArrowError> {
+        let is_list = matches!(column.data_type(), DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..));
+        if !is_list {
+            return Ok(json::texts(column)?.into_iter().map(|cell| self.columns.split(&cell.unwrap_or_default())).collect());
+        }
+        let lists = cast(column, &DataType::new_list(DataType::Utf8, true))?;
+        let texts = |cell: Option<ArrayRef>| cell.map_or(Ok(Vec::new()), |cell| json::texts(&cell));
+        let lists = lists.as_list::<i32>().iter().map(texts).collect::<Result<Vec<_>, _>>()?;
+        Ok(lists.into_iter().map(|texts| texts.into_iter().flatten().filter(|text| !text.is_empty()).collect()).collect())
+    }
+
+    fn malformed(&self, error: &ArrowError) -> Error {
+        Error::Format { path: self.path.clone(), reason: error.to_string() }
+    }
+}
+
+/// The columns that become metadata.
+fn metadata<'a>(schema: &'a Schema, places: &Places) -> impl Iterator<Item = (usize, &'a Field)> {
+    let taken = [Some(places.path), places.id, places.label];
+    let fields = schema.fields().iter().map(AsRef::as_ref).enumerate();
+    fields.filter(move |(column, field)| !taken.contains(&Some(*column)) && !is_of_vectors(field.name()))
+}
+
+/// Rows that can be stored, and the numbers of those that cannot, with the reason.
+pub type VectorBatch = (Vec<VectorRow>, Vec<(usize, String)>);
+
+impl Vectors {
+    /// The next rows; `None` after the last.
+    ///
+    /// # Errors
+    /// [`Error::Format`].
+    pub fn next_batch(&mut self) -> Result<Option<VectorBatch>, Error> {
+        let Some(batch) = self.rows.next_batch()? else { return Ok(None) };
+        let items = self.rows.items(&batch).map_err(|error| self.rows.malformed(&error))?;
+        let vectors = vectors_of(&batch).map_err(|error| self.rows.malformed(&error))?;
+        let (mut rows, mut skipped) = (Vec::with_capacity(items.len()), Vec::new());
+        for ((path, item), vector) in items.into_iter().zip(vectors) {
+            self.rows.row += 1;
+            let checked = check(&path, item).and_then(|item| Ok((item, check_vector(vector, self.header.dim)?)));
+            match checked {
+                Ok(row) => rows.push(row),
+                Err(reason) => skipped.push((self.rows.row, reason)),
+            }
+        }
+        Ok(Some((rows, skipped)))
+    }
+}
+
+/// The lists of the vectors' column.
+fn vectors_of(batch: &RecordBatch) -> Result<Vec<Option<Vec<f32>>>, ArrowError> {
+    let column = batch.column_by_name(EMBEDDING).ok_or_else(|| ArrowError::SchemaError(format!("no column {EMBEDDING}")))?;
+    let lists = cast(column, &DataType::new_list(DataType::Float32, true))?;
+    let numbers = |list: ArrayRef| (list.null_count() == 0).then(|| list.as_primitive::<Float32Type>().values().to_vec());
+    Ok(lists.as_list::<i32>().iter().map(|list| list.and_then(numbers)).collect())
+}
+
+fn check_vector(vector: Option<Vec<f32>>, dim: usize) -> Result<Vec<f32>, String> {
+    let vector = vector.ok_or("it has no vector")?;
+    if vector.len() != dim {
+        Err(format!("its vector has {} numbers, not {dim}", vector.len()))
+    } else if vector.iter().any(|number| !number.is_finite()) {
+        Err("its vector has numbers that are not finite".to_owned())
+    } else if vector.iter().all(|&number| number == 0.0) {
+        Err("its vector is all zeros".to_owned())
+    } else {
+        Ok(vector)
+    }
+}

@@ -1,0 +1,123 @@
+//! Embeddings as a Parquet file.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow_array::types::{Float16Type, Float32Type, Int8Type, UInt8Type};
+use arrow_array::{ArrayRef, ArrowPrimitiveType, FixedSizeListArray, PrimitiveArray, RecordBatch, StringArray};
+use arrow_schema::{DataType, Field, Schema};
+use fs_err::File;
+use parquet::arrow::ArrowWriter;
+use parquet::basic::Compression;
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::WriterProperties;
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::schema::types::ColumnPath;
+
+use super::parts::{Parts, Row};
+use super::{Error, HEADER, Header, encoded, parse_header};
+use crate::embedding::{Dtype, Encoded, Values};
+
+/// Column of the paths below the folder.
+pub const PATH: &str = "path";
+/// Column of the classes.
+pub const LABEL: &str = "label";
+/// Column of the files' SHA-256, in hex.
+pub const SHA256: &str = "sha256";
+/// Column of the vectors: lists of one fixed length; the rows of a picture with several follow each other.
+pub const EMBEDDING: &str = "embedding";
+/// Column of int8: what each row of numbers is to be multiplied with.
+const SCALES: &str = "scales";
+/// Numbers in one row group, which is held in memory until it is complete.
+const GROUP_NUMBERS: usize = 16 << 20;
+
+pub(super) fn write(path: &Path, header: &Header, parts: &Parts, out: &mut (impl Write + Send)) -> Result<(), Error> {
+    let fail = |error: parquet::errors::ParquetError| Error::format(path, error);
+    let json = serde_json::to_string(header).map_err(|error| Error::format(path, error))?;
+    // Some readers look for it in the file's own metadata, and some in those of the Arrow schema inside.
+    let schema = Arc::new(schema(header).with_metadata(HashMap::from([(HEADER.to_owned(), json.clone())])));
+    let vectors = ColumnPath::from(vec![EMBEDDING.to_owned(), "list".to_owned(), "element".to_owned()]);
+    let properties = WriterProperties::builder()
+        .set_created_by(header.made_by.clone())
+        .set_key_value_metadata(Some(vec![KeyValue::new(HEADER.to_owned(), json)]))
+        .set_compression(Compression::SNAPPY)
+        // Numbers of vectors neither repeat nor shrink.
+        .set_column_dictionary_enabled(vectors.clone(), false)
+        .set_column_compression(vectors, Compression::UNCOMPRESSED)
+        .set_max_row_group_row_count(Some((GROUP_NUMBERS / (header.rows * header.dim).max(1)).max(1)))
+        .build();
+    let mut writer = ArrowWriter::try_new(out, Arc::clone(&schema), Some(properties)).map_err(fail)?;
+    for index in 0..parts.len() {
+        let part = parts.load(index)?;
+        let batch = batch(header, &schema, &part.rows, part.vectors).map_err(|reason| Error::format(path, reason))?;
+        writer.write(&batch).map_err(fail)?;
+    }
+    writer.close().map_err(fail)?;
+    Ok(())
+}
+
+/// Length of a list in the column of the vectors.
+fn list_length(header: &Header) -> i32 {
+    (header.rows * header.dtype.stored(header.dim)) as i32
+}
+
+fn schema(header: &Header) -> Schema {
+    let number = match header.dtype {
+        Dtype::F32 => DataType::Float32,
+        Dtype::F16 => DataType::Float16,
+        Dtype::Int8 => DataType::Int8,
+        Dtype::Binary => DataType::UInt8,
+    };
+    let list = |number, length| DataType::FixedSizeList(Arc::new(Field::new("element", number, false)), length);
+    let mut fields = vec![
+        Field::new(PATH, DataType::Utf8, false),
+        Field::new(LABEL, DataType::Utf8, true),
+        Field::new(SHA256, DataType::Utf8, false),
+        Field::new(EMBEDDING, list(number, list_length(header)), false),
+    ];
+    if header.dtype == Dtype::Int8 {
+        fields.push(Field::new(SCALES, list(DataType::Float32, header.rows as i32), false));
+    }
+    Schema::new(fields)
+}
+
+fn batch(header: &Header, schema: &Arc<Schema>, rows: &[Row], vectors: Vec<f32>) -> Result<RecordBatch, String> {
+    let Encoded { values, scales, .. } = encoded(header, rows.len(), vectors)?;
+    let length = list_length(header);
+    let values = match values {
+        Values::F32(values) => lists::<Float32Type>(values, length),
+        Values::F16(values) => lists::<Float16Type>(values, length),
+        Values::Int8(values) => lists::<Int8Type>(values, length),
+        Values::Binary(values) => lists::<UInt8Type>(values, length),
+    };
+    let mut columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from_iter_values(rows.iter().map(|row| &row.path))),
+        Arc::new(rows.iter().map(|row| row.label.as_deref()).collect::<StringArray>()),
+        Arc::new(StringArray::from_iter_values(rows.iter().map(|row| &row.sha256))),
+        values?,
+    ];
+    if header.dtype == Dtype::Int8 {
+        columns.push(lists::<Float32Type>(scales, header.rows as i32)?);
+    }
+    RecordBatch::try_new(Arc::clone(schema), columns).map_err(|error| error.to_string())
+}
+
+fn lists<T: ArrowPrimitiveType>(values: Vec<T::Native>, length: i32) -> Result<ArrayRef, String> {
+    let element = Arc::new(Field::new("element", T::DATA_TYPE, false));
+    let values = Arc::new(PrimitiveArray::<T>::from_iter_values(values));
+    let lists = FixedSizeListArray::try_new(element, length, values, None).map_err(|error| error.to_string())?;
+    Ok(Arc::new(lists))
+}
+
+/// The header in a Parquet file; `None` where it has none.
+///
+/// # Errors
+/// [`Error::Format`] where it is no Parquet file, [`Error::Version`] where its header is of another version.
+pub fn header_of(path: &Path) -> Result<Option<Header>, Error> {
+    let reader = SerializedFileReader::new(File::open(path)?.into_parts().0).map_err(|error| Error::format(path, error))?;
+    let entries = reader.metadata().file_metadata().key_value_metadata();
+    let json = entries.into_iter().flatten().find(|entry| entry.key == HEADER).and_then(|entry| entry.value.as_deref());
+    json.map(|json| parse_header(path, json)).transpose()
+}

@@ -1,0 +1,166 @@
+//! `dino-server import`: a folder or a table becomes a collection.
+
+mod pictures;
+mod vectors;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use dino_server::bulk::table::{self, Columns, Table};
+use dino_server::bulk::tree;
+use dino_server::index::{Collection, CollectionName, Item, NewItem, Options, Spec, Store};
+use dino_server::model::{Device, Precision};
+use indicatif::ProgressBar;
+
+use pictures::Jobs;
+
+/// Store pictures, or vectors that `embed` made of them, as a labelled collection. Run it again to go on after an
+/// interruption, or to take up what has changed.
+#[derive(clap::Args)]
+#[command(group(clap::ArgGroup::new("what").required(true).multiple(true).args(["images", "table"])))]
+pub(crate) struct Args {
+    /// Folder of pictures; the folders directly below it are the classes. Every file is tried, whatever its name. With
+    /// --table: where its paths begin.
+    #[arg(long, value_name = "DIR")]
+    images: Option<PathBuf>,
+    /// Table (.csv, .tsv or .parquet, with column names) of pictures, or a .parquet that `embed` wrote, whose vectors are taken as they are.
+    /// Paths begin at the table's own folder unless --images is given. Columns without a meaning become metadata.
+    #[arg(long, value_name = "FILE")]
+    table: Option<PathBuf>,
+    /// Column of the paths [default: path, `file_name`, filename, file or image].
+    #[arg(long, value_name = "NAME", requires = "table")]
+    path_column: Option<String>,
+    /// Column of the items' ids [default: id, else the path].
+    #[arg(long, value_name = "NAME", requires = "table")]
+    id_column: Option<String>,
+    /// Column of the labels, of text or of lists of it [default: label or labels].
+    #[arg(long, value_name = "NAME", requires = "table")]
+    label_column: Option<String>,
+    /// What stands between several labels in one cell, such as `;`. Without it a cell is one label.
+    #[arg(long, value_name = "TEXT", requires = "table", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    label_separator: Option<String>,
+    /// Embed the pictures of a table that has vectors.
+    #[arg(long, requires = "table")]
+    embed: bool,
+    /// Collection to fill; made where it does not exist.
+    #[arg(long, default_value = "default", value_name = "NAME")]
+    collection: CollectionName,
+    /// Folder of the store, made where it does not exist.
+    #[arg(long, env = "DINO_DATA_DIR", value_name = "DIR")]
+    data_dir: PathBuf,
+    /// Model folder. For a table of vectors it may be left out; where it is given, they must be of this model.
+    #[arg(long, value_name = "PATH", required_unless_present = "table")]
+    model: Option<PathBuf>,
+    /// Precision to embed with; collections of one model mix them.
+    #[arg(long, env = "DINO_PRECISION", default_value = "f32")]
+    precision: Precision,
+    /// Where the model runs: auto, cpu, cuda[:N] or tensorrt[:N].
+    #[arg(long, env = "DINO_DEVICE", default_value = "auto")]
+    device: Device,
+    /// Pictures per class that keep a thumbnail; all of them if this is left out.
+    #[arg(long, value_name = "N")]
+    thumbnails: Option<usize>,
+    /// Store again what is there with the same content.
+    #[arg(long)]
+    force: bool,
+    /// Copies of the model that run side by side [default: one per core on a CPU, else 1].
+    #[arg(long, env = "DINO_SESSIONS", alias = "workers", value_name = "N", value_parser = super::positive)]
+    sessions: Option<usize>,
+    /// Most pictures in one run of the model [default: 1 on a CPU, else 64].
+    #[arg(long, value_name = "N", value_parser = super::positive)]
+    batch: Option<usize>,
+    /// Build an approximate index where there are this many items; below, searches are exact.
+    #[arg(long, env = "DINO_EXACT_BELOW", default_value_t = Options::EXACT_BELOW, value_name = "N")]
+    exact_below: usize,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let columns = Columns {
+        path: args.path_column.clone(),
+        id: args.id_column.clone(),
+        label: args.label_column.clone(),
+        separator: args.label_separator.clone(),
+    };
+    match (&args.table, &args.images) {
+        (Some(file), images) => match table::open(file, &columns, args.embed)? {
+            Table::Vectors(found) => vectors::run(args, file, *found),
+            Table::Pictures(found) => {
+                ignored(&found.ignored);
+                let root = images.as_deref().or(file.parent()).unwrap_or(Path::new(""));
+                pictures::run(args, file, Jobs::of_table(file, root, found))
+            }
+        },
+        (None, Some(images)) => pictures::run(args, images, Jobs::of_folder(tree::list(images)?)),
+        (None, None) => anyhow::bail!("give --images DIR or --table FILE"),
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "what is left out is named to the one who imports it")]
+fn ignored(columns: &[String]) {
+    if !columns.is_empty() {
+        eprintln!("left out columns that are neither text nor numbers: {}", columns.join(", "));
+    }
+}
+
+/// The collection that is filled.
+struct Target<'a> {
+    store: Store,
+    name: &'a CollectionName,
+    spec: Spec,
+    /// Id and source of what is there already.
+    present: HashMap<String, Option<String>>,
+    force: bool,
+    counts: Counts,
+}
+
+#[derive(Default)]
+struct Counts {
+    stored: usize,
+    unchanged: usize,
+    skipped: usize,
+}
+
+impl<'a> Target<'a> {
+    fn open(args: &'a Args, spec: Spec) -> anyhow::Result<Self> {
+        let options = Options { exact_below: args.exact_below, build_in_background: false, progress: true };
+        let store = Store::open(&args.data_dir, options)?;
+        let present = match store.collection(&args.collection) {
+            Ok(collection) => {
+                collection.check_model(&spec.model.fingerprint)?;
+                collection.sources()
+            }
+            Err(_) => HashMap::new(),
+        };
+        Ok(Self { store, name: &args.collection, spec, present, force: args.force, counts: Counts::default() })
+    }
+
+    /// Whether this very picture is stored under this id.
+    fn has(&self, item: &Item) -> bool {
+        item.source.is_some() && self.present.get(&item.id) == Some(&item.source)
+    }
+
+    fn skip(&mut self, progress: &ProgressBar, what: &str, reason: &str) {
+        self.counts.skipped += 1;
+        progress.suspend(|| super::skipped(what, reason));
+    }
+
+    /// Stores items; the collection appears with the first of them.
+    fn store(&mut self, items: Vec<NewItem>) -> anyhow::Result<()> {
+        self.counts.stored += items.len();
+        if !items.is_empty() {
+            self.store.create(self.name, self.spec.clone())?.0.upsert(items)?;
+        }
+        Ok(())
+    }
+
+    #[expect(clippy::print_stdout, reason = "the result of the command")]
+    fn finish(self, from: &Path) -> anyhow::Result<()> {
+        let Counts { stored, unchanged, skipped } = self.counts;
+        anyhow::ensure!(stored + unchanged > 0, "no readable picture in {} ({skipped} skipped)", from.display());
+        let collection: Arc<Collection> = self.store.collection(self.name)?;
+        collection.build_if_due()?;
+        println!("collection {}: {stored} stored, {unchanged} unchanged, {skipped} skipped; {} items in all", self.name, collection.len());
+        Ok(())
+    }
+}

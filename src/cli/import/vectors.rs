@@ -1,0 +1,71 @@
+//! Importing the vectors that `embed` wrote: nothing is embedded again.
+
+use std::path::Path;
+
+use dino_server::bulk::table::Vectors;
+use dino_server::bulk::vectors::Header;
+use dino_server::embedding::{Dtype, Pooling};
+use dino_server::index::{ModelTag, NewItem, Spec};
+use dino_server::model::Model;
+
+use super::{Args, Target, ignored};
+use crate::cli::progress;
+
+pub(super) fn run(args: &Args, file: &Path, mut vectors: Vectors) -> anyhow::Result<()> {
+    check(args, file, &vectors.header)?;
+    ignored(&vectors.ignored);
+    let Header { dim, fingerprint, precision, .. } = vectors.header.clone();
+    let mut target = Target::open(args, Spec { dim, model: ModelTag { fingerprint, precision: Some(precision) } })?;
+    let progress = progress(vectors.count);
+    let stored = target.store.collection(&args.collection).ok();
+    while let Some((rows, skipped)) = vectors.next_batch()? {
+        progress.inc((rows.len() + skipped.len()) as u64);
+        for (row, reason) in skipped {
+            target.skip(&progress, &format!("row {row} of {}", file.display()), &reason);
+        }
+        let mut items = Vec::with_capacity(rows.len());
+        for (item, vector) in rows {
+            let known = target.has(&item);
+            let unchanged = match &stored {
+                Some(collection) if known && !target.force => collection.get(&item.id)?.item == item,
+                _ => false,
+            };
+            if unchanged {
+                target.counts.unchanged += 1;
+                continue;
+            }
+            // A picture that is stored already keeps its thumbnail.
+            let thumbnail = stored.as_ref().filter(|_| known).and_then(|collection| collection.thumbnail(&item.id).ok());
+            items.push(NewItem { item, vector, thumbnail });
+        }
+        target.store(items)?;
+    }
+    progress.finish_and_clear();
+    target.finish(file)
+}
+
+/// Refuses vectors that no collection of this model can hold.
+fn check(args: &Args, file: &Path, header: &Header) -> anyhow::Result<()> {
+    let file = file.display();
+    anyhow::ensure!(
+        header.pooling == Pooling::Cls,
+        "{file} holds vectors of pooling {}, and collections take {}: embed again with --pooling cls",
+        header.pooling,
+        Pooling::Cls
+    );
+    anyhow::ensure!(
+        matches!(header.dtype, Dtype::F32 | Dtype::F16),
+        "{file} holds vectors as {}, and collections take f32 or f16: embed again with --dtype f32",
+        header.dtype
+    );
+    if let Some(path) = &args.model {
+        let wanted = Model::open(path)?.fingerprint(Pooling::Cls);
+        anyhow::ensure!(
+            wanted == header.fingerprint,
+            "{file} holds vectors of the model {}, not of {} ({wanted}): give that model, or --embed to embed the pictures with this one",
+            header.fingerprint,
+            path.display()
+        );
+    }
+    Ok(())
+}

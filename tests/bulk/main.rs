@@ -1,0 +1,8 @@
+//! The commands that read many pictures, as programs: `import`, `embed`, `snapshot`, `restore`.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests, as the tests themselves")]
+
+mod common;
+mod embed;
+mod import;
+mod table;

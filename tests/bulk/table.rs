@@ -1,0 +1,175 @@
+//! `import --table`: pictures that a table describes, and vectors that `embed` wrote.
+
+use std::path::Path;
+use std::process::Output;
+use std::sync::Arc;
+
+use arrow_array::builder::{ListBuilder, StringBuilder};
+use arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray};
+use dino_server::index::{Collection, Options, Search, Store};
+use parquet::arrow::ArrowWriter;
+use serde_json::{Value, json};
+
+use super::common::{many_pictures, model, other_model, run, text};
+
+fn import(table: &Path, data: &Path, more: &[&str]) -> Output {
+    let model = model();
+    run(&[&["import"], more].concat(), &[("--table", table), ("--data-dir", data), ("--model", &model)])
+}
+
+fn said(output: &Output) -> String {
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+fn collection(data: &Path) -> Arc<Collection> {
+    Store::open(data, Options::default()).unwrap().collection(&"default".parse().unwrap()).unwrap()
+}
+
+#[test]
+fn a_csv_says_what_pictures_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let (table, data) = (folder.path().join("t.csv"), folder.path().join("data"));
+    many_pictures(&folder.path().join("pictures"), 4);
+    fs_err::write(folder.path().join("pictures/cut.png"), "text").unwrap();
+    let rows = [
+        "file,label,year,note",
+        "pictures/even/0000.png,cat;round,2001,\"a, b\"",
+        "pictures/odd/0001.png,dog,1999,",
+        "pictures/cut.png,dog,1999,",
+        "pictures/none.png,dog,,",
+        ",dog,,",
+        "pictures/even/0002.png,,2020,x",
+    ];
+    fs_err::write(&table, rows.join("\n")).unwrap();
+    let flags = ["--label-separator", ";"];
+    let output = import(&table, &data, &flags);
+    assert!(said(&output).contains("3 stored, 0 unchanged, 3 skipped"), "{}", text(&output.stdout));
+    let stderr = text(&output.stderr);
+    for word in ["pictures/cut.png: ", "pictures/none.png: ", "row 5 of "] {
+        assert_eq!(stderr.matches(word).count(), 1, "{word} in {stderr}");
+    }
+    let first = collection(&data).get("pictures/even/0000.png").unwrap();
+    assert_eq!(first.item.labels, ["cat", "round"]);
+    assert_eq!(Value::Object(first.item.metadata), json!({"year": 2001, "note": "a, b"}));
+    assert_eq!(collection(&data).get("pictures/even/0002.png").unwrap().item.labels, [""; 0]);
+    assert!(collection(&data).thumbnail("pictures/odd/0001.png").is_ok());
+
+    // Again: nothing to do. Another label needs no model to look at the picture, and keeps its thumbnail.
+    assert!(said(&import(&table, &data, &flags)).contains("0 stored, 3 unchanged"));
+    let rows = rows.join("\n").replace("odd/0001.png,dog", "odd/0001.png,wolf");
+    fs_err::write(&table, rows).unwrap();
+    assert!(said(&import(&table, &data, &flags)).contains("1 stored, 2 unchanged"));
+    let wolf = collection(&data).get("pictures/odd/0001.png").unwrap();
+    assert_eq!(wolf.item.labels, ["wolf"]);
+    assert!(collection(&data).thumbnail("pictures/odd/0001.png").is_ok());
+    let found = collection(&data).search(&wolf.vector, &Search { k: 1, ..Search::default() }).unwrap();
+    assert_eq!(found[0].item.labels, ["wolf"]);
+}
+
+#[test]
+fn a_parquet_table_has_lists_of_labels_and_paths_from_elsewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let (table, data, images) = (folder.path().join("tables/t.parquet"), folder.path().join("data"), folder.path().join("pictures"));
+    many_pictures(&images, 2);
+    let mut labels = ListBuilder::new(StringBuilder::new());
+    labels.append_value([Some("a"), Some("b")]);
+    labels.append_null();
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("key", Arc::new(StringArray::from(vec!["one", "two"]))),
+        ("where", Arc::new(StringArray::from(vec!["even/0000.png", "odd/0001.png"]))),
+        ("labels", Arc::new(labels.finish())),
+        ("weight", Arc::new(Float64Array::from(vec![Some(0.5), None]))),
+    ];
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    fs_err::create_dir(folder.path().join("tables")).unwrap();
+    let mut writer = ArrowWriter::try_new(fs_err::File::create(&table).unwrap(), batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+
+    let named = ["--path-column", "where", "--id-column", "key", "--images", images.to_str().unwrap()];
+    assert!(said(&import(&table, &data, &named)).contains("2 stored"));
+    let one = collection(&data).get("one").unwrap().item;
+    assert_eq!((one.labels, Value::Object(one.metadata)), (vec!["a".to_owned(), "b".to_owned()], json!({"weight": 0.5})));
+    let two = collection(&data).get("two").unwrap().item;
+    assert!(two.labels.is_empty() && two.metadata.is_empty());
+    // Beside the table there are no such files.
+    let output = import(&table, &folder.path().join("other"), &named[..4]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("no readable picture"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn vectors_that_embed_wrote_are_taken_as_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let (images, table) = (folder.path().join("images"), folder.path().join("v.parquet"));
+    many_pictures(&images, 30);
+    let model = model();
+    let embed = |more: &[&str], out: &Path| {
+        said(&run(&[&["embed"], more].concat(), &[("--images", &images), ("--out", out), ("--model", &model)]));
+    };
+    embed(&[], &table);
+    let (from_table, from_pictures) = (folder.path().join("table"), folder.path().join("pictures"));
+    // Neither pictures nor a model are needed.
+    assert!(said(&run(&["import"], &[("--table", &table), ("--data-dir", &from_table)])).contains("30 stored, 0 unchanged, 0 skipped"));
+    said(&run(&["import"], &[("--images", &images), ("--data-dir", &from_pictures), ("--model", &model)]));
+    let (one, other) = (collection(&from_table), collection(&from_pictures));
+    assert_eq!(one.spec(), other.spec());
+    for item in one.page(None, 100).unwrap().items {
+        let (a, b) = (one.get(&item.id).unwrap(), other.get(&item.id).unwrap());
+        assert_eq!(a.item, b.item);
+        assert!(a.vector.iter().zip(&b.vector).all(|(a, b)| (a - b).abs() < 1e-6));
+    }
+    drop((one, other));
+    // The pictures are known again, whichever way they come.
+    let again = run(&["import"], &[("--images", &images), ("--data-dir", &from_table), ("--model", &model)]);
+    assert!(said(&again).contains("0 stored, 30 unchanged"));
+    let again = run(&["import"], &[("--table", &table), ("--data-dir", &from_pictures)]);
+    assert!(said(&again).contains("0 stored, 30 unchanged"));
+    assert!(collection(&from_pictures).thumbnail("odd/0001.png").is_ok());
+
+    let refused = |more: &[&str], paths: &[(&str, &Path)], word: &str| {
+        let output = run(&[&["import"], more].concat(), paths);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(text(&output.stderr).contains(word), "{}", text(&output.stderr));
+    };
+    let strange = other_model(folder.path());
+    refused(&[], &[("--table", &table), ("--data-dir", &from_table), ("--model", &strange)], "give that model");
+    let of_strange = folder.path().join("strange.parquet");
+    said(&run(&["embed"], &[("--images", &images), ("--out", &of_strange), ("--model", &strange)]));
+    refused(&[], &[("--table", &of_strange), ("--data-dir", &from_table)], "use that model, or another collection");
+    for (flags, word) in [(["--pooling", "mean"], "pooling mean"), (["--dtype", "int8"], "as int8")] {
+        let out = folder.path().join(format!("{}.parquet", flags[1]));
+        embed(&flags, &out);
+        refused(&[], &[("--table", &out), ("--data-dir", &from_table)], word);
+    }
+    // With --embed the table is a list of pictures.
+    let images_flag = ["--embed", "--images", images.to_str().unwrap()];
+    let fresh = folder.path().join("fresh");
+    let output = run(&[&["import"], &images_flag[..]].concat(), &[("--table", &of_strange), ("--data-dir", &fresh), ("--model", &model)]);
+    assert!(said(&output).contains("30 stored"));
+    assert_eq!(collection(&fresh).spec(), collection(&from_table).spec());
+}
+
+#[test]
+fn tables_that_are_none_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let refused = |name: &str, content: &[u8], code: i32, word: &str| {
+        let table = folder.path().join(name);
+        fs_err::write(&table, content).unwrap();
+        let output = import(&table, &data, &[]);
+        assert_eq!(output.status.code(), Some(code));
+        assert!(text(&output.stderr).contains(word) && text(&output.stderr).contains(name), "{}", text(&output.stderr));
+    };
+    refused("t.xlsx", b"PK", 1, ".csv, .tsv or .parquet");
+    refused("t.csv", b"a,b\n1,2\n", 1, "no column path");
+    refused("u.csv", b"path,label\nx\n", 1, "line: 2");
+    refused("v.csv", b"path\n\xff\xfe\n", 1, "UTF-8");
+    refused("w.csv", b"path\na\na\n", 1, "rows 1 and 2");
+    refused("t.parquet", b"PAR1 and nothing more", 1, "t.parquet");
+    assert!(!data.exists(), "nothing was made");
+    let usage = run(&["import", "--path-column", "x", "--images", "."], &[("--data-dir", &data)]);
+    assert_eq!(usage.status.code(), Some(2));
+    assert_eq!(run(&["import"], &[("--data-dir", &data)]).status.code(), Some(2));
+}
