@@ -8,6 +8,7 @@ pub(crate) mod reembed;
 pub(crate) mod restore;
 pub(crate) mod serve;
 pub(crate) mod snapshot;
+mod store;
 
 use indicatif::{ProgressBar, ProgressStyle};
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow_array::builder::{ListBuilder, StringBuilder};
 use arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray};
-use dino_server::index::{Collection, Options, Search, Store};
+use dino_server::index::{Collection, EmbeddedStore, Options, Search};
 use parquet::arrow::ArrowWriter;
 use serde_json::{Value, json};
 
@@ -22,8 +22,8 @@ fn said(output: &Output) -> String {
     text(&output.stdout)
 }
 
-fn collection(data: &Path) -> Arc<Collection> {
-    Store::open(data, Options::default()).unwrap().collection(&"default".parse().unwrap()).unwrap()
+fn collection(data: &Path) -> Arc<dyn Collection> {
+    EmbeddedStore::open(data, Options::default()).unwrap().collection(&"default".parse().unwrap()).unwrap()
 }
 
 #[test]

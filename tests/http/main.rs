@@ -14,5 +14,8 @@ mod kill;
 mod lifecycle;
 mod openai;
 mod pictures;
+mod place;
+mod postgres;
 mod requests;
 mod segment;
+mod shared;

@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use dino_server::bulk::table::{self, Columns, Table};
 use dino_server::bulk::tree;
-use dino_server::index::{Collection, CollectionName, Item, NewItem, Options, Spec, Store};
+use dino_server::index::{Collection, CollectionName, Error, Item, NewItem, Spec, Store};
 use dino_server::model::{Device, Precision};
 use indicatif::ProgressBar;
 
+use super::store::StoreArgs;
 use pictures::Jobs;
 
 /// Store pictures, or vectors that `embed` made of them, as a labelled collection. Run it again to go on after an
@@ -46,9 +47,8 @@ pub(crate) struct Args {
     /// Collection to fill; made where it does not exist.
     #[arg(long, default_value = "default", value_name = "NAME")]
     collection: CollectionName,
-    /// Folder of the store, made where it does not exist.
-    #[arg(long, env = "DINO_DATA_DIR", value_name = "DIR")]
-    data_dir: PathBuf,
+    #[command(flatten)]
+    store: StoreArgs,
     /// Model folder. For a table of vectors it may be left out; where it is given, they must be of this model.
     #[arg(long, value_name = "PATH", required_unless_present = "table")]
     model: Option<PathBuf>,
@@ -70,9 +70,6 @@ pub(crate) struct Args {
     /// Most pictures in one run of the model [default: 1 on a CPU, else 64].
     #[arg(long, value_name = "N", value_parser = super::positive)]
     batch: Option<usize>,
-    /// Build an approximate index where there are this many items; below, searches are exact.
-    #[arg(long, env = "DINO_EXACT_BELOW", default_value_t = Options::EXACT_BELOW, value_name = "N")]
-    exact_below: usize,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
@@ -105,7 +102,7 @@ fn ignored(columns: &[String]) {
 
 /// The collection that is filled.
 struct Target<'a> {
-    store: Store,
+    store: Box<dyn Store>,
     name: &'a CollectionName,
     spec: Spec,
     /// Id and source of what is there already.
@@ -123,14 +120,14 @@ struct Counts {
 
 impl<'a> Target<'a> {
     fn open(args: &'a Args, spec: Spec) -> anyhow::Result<Self> {
-        let options = Options { exact_below: args.exact_below, build_in_background: false, progress: true };
-        let store = Store::open(&args.data_dir, options)?;
+        let store = args.store.open()?;
         let present = match store.collection(&args.collection) {
             Ok(collection) => {
                 collection.check_model(&spec.model.fingerprint)?;
-                collection.sources()
+                collection.sources()?
             }
-            Err(_) => HashMap::new(),
+            Err(Error::NoCollection(_)) => HashMap::new(),
+            Err(error) => return Err(error.into()),
         };
         Ok(Self { store, name: &args.collection, spec, present, force: args.force, counts: Counts::default() })
     }
@@ -158,9 +155,13 @@ impl<'a> Target<'a> {
     fn finish(self, from: &Path) -> anyhow::Result<()> {
         let Counts { stored, unchanged, skipped } = self.counts;
         anyhow::ensure!(stored + unchanged > 0, "no readable picture in {} ({skipped} skipped)", from.display());
-        let collection: Arc<Collection> = self.store.collection(self.name)?;
+        let collection: Arc<dyn Collection> = self.store.collection(self.name)?;
         collection.build_if_due()?;
-        println!("collection {}: {stored} stored, {unchanged} unchanged, {skipped} skipped; {} items in all", self.name, collection.len());
+        println!(
+            "collection {}: {stored} stored, {unchanged} unchanged, {skipped} skipped; {} items in all",
+            self.name,
+            collection.info()?.count
+        );
         Ok(())
     }
 }

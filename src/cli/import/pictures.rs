@@ -106,7 +106,7 @@ fn embed(
     worker: &mut Worker<'_>,
     job: &Job,
     present: &HashMap<String, Option<String>>,
-    described: Option<&Collection>,
+    described: Option<&dyn Collection>,
     thumbnail: bool,
 ) -> Outcome {
     let bytes = match bulk::read(&job.path) {
@@ -128,7 +128,7 @@ fn embed(
 }
 
 /// What is stored of a picture that has not changed, under its labels and metadata of today.
-fn describe(collection: &Collection, item: Item) -> Outcome {
+fn describe(collection: &dyn Collection, item: Item) -> Outcome {
     match collection.get(&item.id) {
         Ok(stored) if stored.item == item => Outcome::Unchanged,
         Ok(stored) => {
