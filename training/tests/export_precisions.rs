@@ -5,7 +5,7 @@ mod common;
 use common::{array, bundled_golden, heads, read, run, session_of};
 use dino_server::model::Precision;
 use dino_train::checkpoint::Tensor;
-use dino_train::export::{Options, export};
+use dino_train::export::{Measured, Options, export};
 use ndarray::{ArrayD, Axis};
 
 fn cosine(a: &ArrayD<f32>, b: &ArrayD<f32>) -> f32 {
@@ -80,20 +80,20 @@ fn the_cost_is_measured_on_pictures_and_stands_in_the_manifest() {
     fs_err::write(pictures.join("red/notes.txt"), "no picture").unwrap();
 
     // The reference is not among the files, and is measured against all the same.
-    let options = |pictures| Options { precisions: vec![Precision::F16, Precision::Int8], pictures: Some(pictures), ..heads(4) };
+    let options =
+        |pictures| Options { precisions: vec![Precision::F16, Precision::Int8], measured: Measured::Folder(pictures), ..heads(4) };
     let checkpoint = bundled_golden().join("checkpoints/hf-dino-vit");
     let exported = export(&checkpoint, &work.path().join("model"), &options(pictures.clone())).unwrap();
     let written = dino_server::model::Manifest::load(&exported.folder).unwrap();
     assert_eq!(written, exported.manifest);
     assert_eq!(written.files.len(), 2);
     for (precision, file) in &written.files {
-        let cost = file.cost.as_ref().unwrap();
-        assert_eq!(cost["pictures"], 24, "{precision}: {cost}");
-        let figure = |name: &str| cost[name].as_f64().unwrap();
+        let cost = file.cost.unwrap();
+        assert_eq!(cost.pictures, 24, "{precision}: {cost:?}");
         let least = if precision == "f16" { 0.9999 } else { 0.9 };
-        assert!(figure("cosine_min") >= least && figure("cosine_mean") >= figure("cosine_min"), "{precision}: {cost}");
-        assert!(figure("cosine_mean") < 1.0, "{precision} costs something: {cost}");
-        assert!((0.5..=1.0).contains(&figure("top10_overlap")) && (0.9..=1.0).contains(&figure("knn_agreement")), "{precision}: {cost}");
+        assert!(cost.cosine_min >= least && cost.cosine_mean >= cost.cosine_min, "{precision}: {cost:?}");
+        assert!(cost.cosine_mean < 1.0, "{precision} costs something: {cost:?}");
+        assert!((0.5..=1.0).contains(&cost.top10_overlap) && (0.9..=1.0).contains(&cost.knn_agreement.unwrap()), "{precision}: {cost:?}");
     }
 
     let error = export(&checkpoint, &work.path().join("model"), &options(pictures.join("red"))).unwrap_err();
