@@ -234,7 +234,8 @@ fn a_collection_belongs_to_the_file_and_is_imported_with_it() {
 #[test]
 fn files_that_are_no_vision_backbone_are_refused_with_the_reason() {
     let folder = tempfile::tempdir().unwrap();
-    let file = written(folder.path(), &Sketch::default(), None);
+    let folder = folder.path().join("exported");
+    let file = written(&folder, &Sketch::default(), None);
     let good = fs_err::read(&file).unwrap();
     for keep in [0, 3, good.len() / 2, good.len() - 1] {
         fs_err::write(&file, &good[..keep]).unwrap();
@@ -245,13 +246,13 @@ fn files_that_are_no_vision_backbone_are_refused_with_the_reason() {
     assert!(refusal(&file).contains("is no model for this server"));
 
     fs_err::write(&file, &good).unwrap();
-    fs_err::write(folder.path().join("preprocessor_config.json"), r#"{"size": 224, "resample": 0}"#).unwrap();
+    fs_err::write(folder.join("preprocessor_config.json"), r#"{"size": 224, "resample": 0}"#).unwrap();
     let said = refusal(&file);
     assert!(said.contains("preprocessor_config.json") && said.contains("resample is 0"), "{said}");
-    fs_err::write(folder.path().join("preprocessor_config.json"), "{").unwrap();
+    fs_err::write(folder.join("preprocessor_config.json"), "{").unwrap();
     assert!(refusal(&file).contains("preprocessor_config.json"));
 
     // A folder of somebody else's, named instead of its file.
-    let said = refusal(folder.path());
+    let said = refusal(&folder);
     assert!(said.contains("manifest.json") && said.contains("--model FILE.onnx"), "{said}");
 }

@@ -16,6 +16,8 @@ fn golden_checkpoints_agree_in_every_shape() {
     let mut names: Vec<_> = fs_err::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     names.sort();
     assert!(!names.is_empty(), "no checkpoints in {}", folder.display());
+    let schema = fs_err::read(common::repository().join("models/manifest.schema.json")).unwrap();
+    let schema = jsonschema::validator_for(&serde_json::from_slice(&schema).unwrap()).unwrap();
     for checkpoint in names {
         let expected = read(&checkpoint.join("expected.safetensors"));
         // Only config.json says how many heads there are; a .pth file leaves it to the user.
@@ -25,6 +27,10 @@ fn golden_checkpoints_agree_in_every_shape() {
         let options = reading(Options { heads, key: None });
         let exported = export(&checkpoint, &work.path().join("model"), &options).unwrap();
         assert_eq!(exported.report.extra, [""; 0], "{}", checkpoint.display());
+        let manifest = fs_err::read(exported.folder.join("manifest.json")).unwrap();
+        if let Err(error) = schema.validate(&serde_json::from_slice(&manifest).unwrap()) {
+            panic!("{}: {error} at {}", checkpoint.display(), error.instance_path());
+        }
         let mut session = session(&exported.folder);
 
         let cases: BTreeSet<_> = expected.keys().filter_map(|name| Some(name.split_once('.')?.0)).collect();
