@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use boon::{Compiler, SchemaIndex, Schemas};
 use dino_server::model::Manifest;
 use serde_json::{Value, json};
 
@@ -20,6 +21,14 @@ fn committed() -> Value {
     read(&root().join("models/manifest.schema.json"))
 }
 
+/// The committed schema, which has to be one itself.
+fn compiled() -> (Schemas, SchemaIndex) {
+    let (mut schemas, mut compiler) = (Schemas::new(), Compiler::new());
+    compiler.add_resource("manifest.schema.json", committed()).unwrap();
+    let index = compiler.compile("manifest.schema.json", &mut schemas).unwrap();
+    (schemas, index)
+}
+
 #[test]
 fn the_committed_schema_is_that_of_the_code() {
     assert!(
@@ -30,19 +39,18 @@ fn the_committed_schema_is_that_of_the_code() {
 
 #[test]
 fn the_bundled_folders_keep_to_the_schema() {
-    jsonschema::meta::validate(&committed()).unwrap();
-    let validator = jsonschema::validator_for(&committed()).unwrap();
+    let (schemas, index) = compiled();
     for folder in ["models/demo", "tests/data/tiny", "tests/data/tiny-model"] {
         let manifest = read(&root().join(folder).join(Manifest::FILE_NAME));
-        if let Err(error) = validator.validate(&manifest) {
-            panic!("{folder}: {} at {}", error, error.instance_path());
+        if let Err(error) = schemas.validate(&manifest, index) {
+            panic!("{folder}: {error:#}");
         }
     }
 }
 
 #[test]
 fn what_the_program_refuses_by_form_the_schema_refuses_too() {
-    let validator = jsonschema::validator_for(&committed()).unwrap();
+    let (schemas, index) = compiled();
     let good = read(&root().join("models/demo").join(Manifest::FILE_NAME));
     for (pointer, value) in [
         ("/format", json!(2)),
@@ -62,7 +70,7 @@ fn what_the_program_refuses_by_form_the_schema_refuses_too() {
     ] {
         let mut wrong = good.clone();
         *wrong.pointer_mut(pointer).unwrap() = value;
-        assert!(!validator.is_valid(&wrong), "{pointer}: {wrong}");
+        assert!(schemas.validate(&wrong, index).is_err(), "{pointer}: {wrong}");
         let folder = tempfile::tempdir().unwrap();
         fs_err::write(folder.path().join(Manifest::FILE_NAME), wrong.to_string()).unwrap();
         assert!(Manifest::load(folder.path()).is_err(), "{pointer}: {wrong}");
