@@ -3,7 +3,7 @@
 LISTEN ?= 127.0.0.1:8080
 DATA ?= .cache/demo
 
-.PHONY: serve test lint cuda-check onnxruntime bench-train bench-model
+.PHONY: serve test lint cuda-check onnxruntime postgres bench-train bench-model
 
 ## Build, and serve the demo model with its gallery on http://$(LISTEN)
 serve: onnxruntime
@@ -12,7 +12,7 @@ serve: onnxruntime
 	exec target/release/dino-server serve --model demo=models/demo --data-dir $(DATA) --listen $(LISTEN)
 
 ## Run all tests
-test: onnxruntime
+test: onnxruntime postgres
 	cargo test --workspace
 
 ## Formatting, lints and documentation, warnings are errors
@@ -46,3 +46,7 @@ bench-model: .cache/bench/ready onnxruntime
 ## Fetch the ONNX Runtime library into the cache
 onnxruntime:
 	docker/onnxruntime.sh .cache/onnxruntime
+
+## Fetch PostgreSQL with pgvector, for the tests, into the cache
+postgres:
+	docker/postgres.sh .cache/postgres

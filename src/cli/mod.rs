@@ -7,6 +7,7 @@ pub(crate) mod restore;
 pub(crate) mod schema;
 pub(crate) mod serve;
 pub(crate) mod snapshot;
+mod store;
 
 use std::path::Path;
 
