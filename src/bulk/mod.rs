@@ -112,12 +112,12 @@ impl Embedder {
         let count = workload.sessions.unwrap_or_else(|| default_sessions(options.device, options.threads)).max(1);
         sessions.extend(model.sessions(&options, count - 1)?);
         let side = REHEARSAL_PATCHES * manifest.patch_size;
-        let (height, width) = manifest.transform.output_size().unwrap_or((side, side));
+        let (height, width) = model.only_size().or(manifest.transform.output_size()).unwrap_or((side, side));
         let rehearsal = Array3::zeros((3, height as usize, width as usize));
         // The queue would tell no more than that a worker is lost.
         sessions[0].run(rehearsal.view().insert_axis(Axis(0)))?;
 
-        let mut budget = budget(options.device, manifest.patch_size);
+        let mut budget = budget(options.device, manifest.patch_size, model.only_batch());
         budget.pictures = workload.batch.unwrap_or(budget.pictures).max(1);
         let engines = sessions.into_iter().map(SessionEngine).collect();
         let batcher = Batcher::start("embed", engines, budget, &rehearsal)?;

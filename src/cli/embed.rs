@@ -13,7 +13,7 @@ use dino_server::index::checksum;
 use dino_server::model::{Device, Manifest, Model, Precision, SessionOptions};
 use indicatif::ProgressBar;
 
-use super::progress;
+use super::{open_model, progress};
 
 /// Embed the pictures of a folder into one file. A run that was killed goes on where it was when it is started again with
 /// the same flags.
@@ -26,7 +26,7 @@ pub(crate) struct Args {
     /// Folder of pictures. Every file is tried, whatever its name.
     #[arg(long, value_name = "DIR")]
     images: PathBuf,
-    /// Model folder.
+    /// A model folder, or an ONNX file that was exported elsewhere.
     #[arg(long, value_name = "PATH")]
     model: PathBuf,
     /// File to write, .parquet or .npy. It appears once it is complete.
@@ -65,7 +65,7 @@ pub(crate) struct Args {
 type Outcome = Result<(Row, Vec<f32>), bulk::Error>;
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let model = Model::open(&args.model)?;
+    let model = open_model(&args.model)?;
     let mut listing = tree::list(&args.images)?;
     anyhow::ensure!(!listing.entries.is_empty(), "no file in {}", args.images.display());
     listing.entries.retain(|entry| args.shard.holds(&entry.id));
@@ -127,7 +127,7 @@ fn header(args: &Args, model: &Model) -> anyhow::Result<Header> {
         weights: manifest.source.sha256.clone(),
         fingerprint: model.fingerprint(args.pooling),
         pooling: args.pooling,
-        precision: args.precision.to_string(),
+        precision: model.precision(args.precision).to_string(),
         dtype: args.dtype,
         normalize: args.normalize,
         dim: args.pooling.dim(manifest.dim as usize),

@@ -49,7 +49,7 @@ pub(crate) struct Args {
     collection: CollectionName,
     #[command(flatten)]
     store: StoreArgs,
-    /// Model folder. For a table of vectors it may be left out; where it is given, they must be of this model.
+    /// A model folder, or an ONNX file that was exported elsewhere. For a table of vectors it may be left out; where it is given, they must be of this model.
     #[arg(long, value_name = "PATH", required_unless_present = "table")]
     model: Option<PathBuf>,
     /// Precision to embed with; collections of one model mix them.

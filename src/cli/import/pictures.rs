@@ -9,10 +9,10 @@ use dino_server::bulk::{self, Embedder, Worker, Workload};
 use dino_server::embedding::Pooling;
 use dino_server::index::{Collection, Item, MAX_TEXT, ModelTag, NewItem, Spec, checksum};
 use dino_server::media;
-use dino_server::model::{Model, SessionOptions};
+use dino_server::model::SessionOptions;
 
 use super::{Args, Target};
-use crate::cli::progress;
+use crate::cli::{open_model, progress};
 
 /// A picture and the item that it becomes.
 pub(super) struct Job {
@@ -66,8 +66,8 @@ enum Outcome {
 pub(super) fn run(args: &Args, from: &Path, jobs: Jobs) -> anyhow::Result<()> {
     let path =
         args.model.as_ref().ok_or_else(|| anyhow::anyhow!("{} holds pictures: give --model PATH to embed them with", from.display()))?;
-    let model = Model::open(path)?;
-    let tag = ModelTag { fingerprint: model.fingerprint(Pooling::Cls), precision: Some(args.precision.to_string()) };
+    let model = open_model(path)?;
+    let tag = ModelTag { fingerprint: model.fingerprint(Pooling::Cls), precision: Some(model.precision(args.precision).to_string()) };
     let dim = Pooling::Cls.dim(model.manifest().dim as usize);
     let mut target = Target::open(args, Spec { dim, model: tag })?;
     let session = SessionOptions { device: args.device, precision: args.precision, threads: 1 };

@@ -6,10 +6,9 @@ use dino_server::bulk::table::Vectors;
 use dino_server::bulk::vectors::Header;
 use dino_server::embedding::{Dtype, Pooling};
 use dino_server::index::{ModelTag, NewItem, Spec};
-use dino_server::model::Model;
 
 use super::{Args, Target, ignored};
-use crate::cli::progress;
+use crate::cli::{open_model, progress};
 
 pub(super) fn run(args: &Args, file: &Path, mut vectors: Vectors) -> anyhow::Result<()> {
     check(args, file, &vectors.header)?;
@@ -59,7 +58,7 @@ fn check(args: &Args, file: &Path, header: &Header) -> anyhow::Result<()> {
         header.dtype
     );
     if let Some(path) = &args.model {
-        let wanted = Model::open(path)?.fingerprint(Pooling::Cls);
+        let wanted = open_model(path)?.fingerprint(Pooling::Cls);
         anyhow::ensure!(
             wanted == header.fingerprint,
             "{file} holds vectors of the model {}, not of {} ({wanted}): give that model, or --embed to embed the pictures with this one",
