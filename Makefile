@@ -3,7 +3,7 @@
 LISTEN ?= 127.0.0.1:8080
 DATA ?= .cache/demo
 
-.PHONY: serve test lint cuda-check onnxruntime bench-train
+.PHONY: serve test lint cuda-check image-test onnxruntime bench-train
 
 ## Build, and serve the demo model with its gallery on http://$(LISTEN)
 serve: onnxruntime
@@ -24,6 +24,10 @@ lint:
 ## Build the trainer for CUDA, with a compiler from PyPI; needs no GPU (about 10 minutes of processor time)
 cuda-check:
 	docker/cuda-check.sh .cache/cuda
+
+## Build the server's image without a container engine, start it and ask it; on Debian, as root
+image-test:
+	docker/image-test.sh .cache/image
 
 ## A whole training step and the augmentation beside PyTorch and torchvision, on these cores
 bench-train: .cache/bench/ready

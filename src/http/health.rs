@@ -7,12 +7,16 @@ use super::{
     App,
     problem::{Code, Problem},
 };
+use crate::manuals::COMMIT;
 use crate::serving::Served;
 
 #[derive(Serialize)]
 struct Health {
     status: &'static str,
     version: &'static str,
+    /// Commit that the program was built from, where its build was told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    commit: Option<&'static str>,
     uptime_seconds: u64,
     pictures_inside: usize,
     models: Vec<Model>,
@@ -47,6 +51,7 @@ pub(super) async fn healthz(State(app): State<App>) -> impl IntoResponse {
     Json(Health {
         status: "ok",
         version: env!("CARGO_PKG_VERSION"),
+        commit: COMMIT,
         uptime_seconds: app.started.elapsed().as_secs(),
         pictures_inside: app.admission.inside(),
         models: app.registry.iter().map(|served| Model::of(served)).collect(),

@@ -26,7 +26,7 @@ use super::{
     App,
     problem::{Code, Problem},
 };
-use crate::{index::Recall, serving::Seen};
+use crate::{index::Recall, manuals::COMMIT, serving::Seen};
 
 const KIND: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -135,7 +135,7 @@ impl Default for Metrics {
         registry.register("model_loaded", "Models, with the device that each really uses", models.clone());
         let items = Family::default();
         registry.register("collection_items", "Items of a collection, indexed by a graph or scanned", items.clone());
-        registry.register("build", "Version of the server", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        registry.register("build", "Version of the server", Info::new([("version", env!("CARGO_PKG_VERSION")), ("commit", COMMIT.unwrap_or(""))]));
         Self { registry, requests, seconds, pictures, stages, batches, recall, inside, waiting, workers, models, items }
     }
 }

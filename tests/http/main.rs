@@ -8,6 +8,7 @@ mod collections;
 mod end_to_end;
 mod faults;
 mod formats;
+mod guide;
 mod harness;
 mod keys;
 mod kill;
