@@ -25,7 +25,8 @@ fn bash_can_load_its_completions() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("dino-server");
     std::fs::write(&path, script).unwrap();
-    let ask = "source \"$0\"; COMP_WORDS=(dino-server ser); COMP_CWORD=1; _dino-server dino-server ser dino-server; echo \"${COMPREPLY[@]}\"";
+    let ask =
+        "source \"$0\"; COMP_WORDS=(dino-server ser); COMP_CWORD=1; _dino__server dino-server ser dino-server; echo \"${COMPREPLY[@]}\"";
     let output = Command::new("bash").arg("-c").arg(ask).arg(&path).output().unwrap();
     assert_eq!(String::from_utf8(output.stdout).unwrap().trim(), "serve", "{}", String::from_utf8_lossy(&output.stderr));
 }
@@ -43,5 +44,5 @@ fn there_is_a_page_for_each_verb() {
         let page = std::fs::read_to_string(out.join(format!("dino-server-{verb}.1"))).unwrap();
         assert!(page.contains(".TH") && page.contains(".SH OPTIONS"), "{verb}");
     }
-    assert!(std::fs::read_to_string(out.join("dino-server-serve.1")).unwrap().contains("DINO_MAX_PIXELS"));
+    assert!(std::fs::read_to_string(out.join("dino-server-serve.1")).unwrap().contains("max\\-pixels"));
 }

@@ -1,4 +1,4 @@
-//! `GET /healthz`, `GET /readyz` and `GET /v1/models`.
+//! `GET /healthz` and `GET /readyz`.
 
 use axum::{Json, extract::State, response::IntoResponse};
 use serde::Serialize;
@@ -54,20 +54,22 @@ pub(super) async fn healthz(State(app): State<App>) -> impl IntoResponse {
         commit: COMMIT,
         uptime_seconds: app.started.elapsed().as_secs(),
         pictures_inside: app.admission.inside(),
-        models: app.registry.iter().map(|served| Model::of(served)).collect(),
+        models: app.registry.all().iter().map(|served| Model::of(served)).collect(),
     })
 }
 
 /// Requests can be answered: every worker of every model has run a picture, and none was lost since.
 pub(super) async fn readyz(State(app): State<App>) -> Result<impl IntoResponse, Problem> {
-    for served in app.registry.iter() {
+    for served in app.registry.all().iter() {
         let health = served.health();
         let (name, workers) = (served.name(), health.workers);
         if health.lost > 0 {
             let lost = health.lost;
             return Err(Problem::new(
                 Code::NotReady,
-                format!("model `{name}` has lost {lost} of its {workers} workers; the log says why; restart the server"),
+                format!(
+                    "model `{name}` has lost {lost} of its {workers} workers; the log says why; POST /v1/models/{name}/reload, or restart the server"
+                ),
             ));
         }
         if !health.is_ready() {
@@ -79,55 +81,4 @@ pub(super) async fn readyz(State(app): State<App>) -> Result<impl IntoResponse, 
         }
     }
     Ok(Json(serde_json::json!({ "status": "ready" })))
-}
-
-/// The list that the `openai` client reads, with what a client of ours wants to know beside it.
-#[derive(Serialize)]
-struct ModelList {
-    object: &'static str,
-    data: Vec<ModelInfo>,
-}
-
-#[derive(Serialize)]
-struct ModelInfo {
-    id: String,
-    object: &'static str,
-    owned_by: &'static str,
-    architecture: String,
-    dim: u32,
-    patch_size: u32,
-    depth: u32,
-    heads: u32,
-    registers: u32,
-    precision: String,
-    device: String,
-    source_sha256: String,
-    classifiers: Vec<String>,
-}
-
-/// The models that are served; the first is the one that requests without `model` get.
-pub(super) async fn models(State(app): State<App>) -> impl IntoResponse {
-    let data = app
-        .registry
-        .iter()
-        .map(|served| {
-            let manifest = served.manifest();
-            ModelInfo {
-                id: served.name().into(),
-                object: "model",
-                owned_by: "dino-server",
-                architecture: manifest.architecture.clone(),
-                dim: manifest.dim,
-                patch_size: manifest.patch_size,
-                depth: manifest.depth,
-                heads: manifest.heads,
-                registers: manifest.registers,
-                precision: served.precision().to_string(),
-                device: served.device().to_string(),
-                source_sha256: manifest.source.sha256.clone(),
-                classifiers: served.heads().keys().cloned().collect(),
-            }
-        })
-        .collect();
-    Json(ModelList { object: "list", data })
 }

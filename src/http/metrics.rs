@@ -135,7 +135,11 @@ impl Default for Metrics {
         registry.register("model_loaded", "Models, with the device that each really uses", models.clone());
         let items = Family::default();
         registry.register("collection_items", "Items of a collection, indexed by a graph or scanned", items.clone());
-        registry.register("build", "Version of the server", Info::new([("version", env!("CARGO_PKG_VERSION")), ("commit", COMMIT.unwrap_or(""))]));
+        registry.register(
+            "build",
+            "Version of the server",
+            Info::new([("version", env!("CARGO_PKG_VERSION")), ("commit", COMMIT.unwrap_or(""))]),
+        );
         Self { registry, requests, seconds, pictures, stages, batches, recall, inside, waiting, workers, models, items }
     }
 }
@@ -177,7 +181,7 @@ impl Metrics {
     /// Looks up what was not counted.
     fn look(&self, app: &App) {
         self.inside.set(app.admission.inside() as i64);
-        for served in app.registry.iter() {
+        for served in app.registry.all().iter() {
             let (name, health) = (served.name().to_owned(), served.health());
             self.waiting.get_or_create(&Model { model: name.clone() }).set(served.waiting() as i64);
             for (state, number) in [("ready", health.ready.saturating_sub(health.lost)), ("lost", health.lost)] {

@@ -17,3 +17,4 @@ mod openai;
 mod pictures;
 mod requests;
 mod segment;
+mod urls;

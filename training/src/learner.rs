@@ -152,12 +152,7 @@ impl Learner {
     ///
     /// # Errors
     /// When a loss is not finite, another process is lost, or the device fails; nothing was changed then.
-    pub fn step(
-        &mut self,
-        accumulated: Accumulated,
-        step: &Step,
-        stop: bool,
-    ) -> std::result::Result<Report, Error> {
+    pub fn step(&mut self, accumulated: Accumulated, step: &Step, stop: bool) -> std::result::Result<Report, Error> {
         let own = accumulated.loss();
         let groups: Vec<&Group> = self.student.groups().collect();
         let averages = accumulated.average(&groups, &*self.exchange, stop)?;

@@ -100,14 +100,18 @@ fn batch_norm_over_two_processes_equals_that_over_the_whole_batch() {
     for fused in [true, false] {
         let gradients = |x: &Tensor, weights: &Tensor, exchange: Arc<dyn Exchange>| {
             let (x, p) = (Var::from_tensor(x).unwrap(), Var::from_tensor(&parameters).unwrap());
-            run_weighted(&[&x, &p], |_| weights.clone(), || {
-                if fused {
-                    let statistics = Statistics::of(&x, &*exchange)?;
-                    BatchNorm { statistics, eps: 1e-5, rectify: true, exchange: exchange.clone() }.forward(&x, &p, None)
-                } else {
-                    batch_norm::composed(&x, &p, None, (1e-5, true), &exchange)
-                }
-            })
+            run_weighted(
+                &[&x, &p],
+                |_| weights.clone(),
+                || {
+                    if fused {
+                        let statistics = Statistics::of(&x, &*exchange)?;
+                        BatchNorm { statistics, eps: 1e-5, rectify: true, exchange: exchange.clone() }.forward(&x, &p, None)
+                    } else {
+                        batch_norm::composed(&x, &p, None, (1e-5, true), &exchange)
+                    }
+                },
+            )
         };
         let whole = gradients(&x, &weights, alone());
         let parts: Vec<_> = std::thread::scope(|scope| {
@@ -132,7 +136,9 @@ fn batch_norm_equals_the_composed_form_in_every_gradient() {
     let (x, p, shortcut) = (var(&[3, 17, 11, 6], 9), var(&[12], 10), var(&[3, 17, 11, 6], 11));
     let alone = alone();
     for rectify in [false, true] {
-        let fused = |shortcut| BatchNorm { statistics: Statistics::of(&x, &*alone)?, eps: 1e-5, rectify, exchange: alone.clone() }.forward(&x, &p, shortcut);
+        let fused = |shortcut| {
+            BatchNorm { statistics: Statistics::of(&x, &*alone)?, eps: 1e-5, rectify, exchange: alone.clone() }.forward(&x, &p, shortcut)
+        };
         assert_close(&run(&[&x, &p], || fused(None)), &run(&[&x, &p], || batch_norm::composed(&x, &p, None, (1e-5, rectify), &alone)));
         let arguments = [&x, &p, &shortcut];
         let composed = || batch_norm::composed(&x, &p, Some(&shortcut), (1e-5, rectify), &alone);

@@ -132,7 +132,9 @@ fn read(config: &VitConfig, path: &Path, options: Options, notes: &mut Vec<Strin
 }
 
 fn refused(what: &str) -> Error {
-    Error::Unsupported(format!("this backbone has {what}, which is not trained here: give a DINO ViT, of the public release or of dino-train"))
+    Error::Unsupported(format!(
+        "this backbone has {what}, which is not trained here: give a DINO ViT, of the public release or of dino-train"
+    ))
 }
 
 fn named(vit: spec::Vit, config: &VitConfig, notes: &mut Vec<String>) -> Result<Named, Error> {

@@ -80,8 +80,8 @@ pub fn run(args: &Args) -> Result<()> {
     let Backbone::Vit(vit) = loaded.backbone else { bail!("{} is a ResNet: finetune trains vision transformers", args.model.display()) };
     let precision = if has_bf16() { Precision::Bf16 } else { Precision::F32 };
     let mut notes = loaded.report.notes;
-    let backbone = init::vit(vit, args.settings.drop_path, precision, &Device::Cpu, &mut notes)
-        .with_context(|| args.model.display().to_string())?;
+    let backbone =
+        init::vit(vit, args.settings.drop_path, precision, &Device::Cpu, &mut notes).with_context(|| args.model.display().to_string())?;
     notes.iter().for_each(|note| tracing::info!("{note}"));
     let train = Labelled::open(&args.train, args.cache.saturating_mul(1 << 20), &[])?;
     let val = Labelled::open(&args.val, 0, train.classes())?;
