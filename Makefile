@@ -1,9 +1,9 @@
-# make serve · make test · make lint · make bench-train
+# make serve · make test · make lint · make bench · make bench-train
 
 LISTEN ?= 127.0.0.1:8080
 DATA ?= .cache/demo
 
-.PHONY: serve test lint cuda-check image-test onnxruntime bench-train
+.PHONY: serve test lint cuda-check image-test onnxruntime bench bench-train
 
 ## Build, and serve the demo model with its gallery on http://$(LISTEN)
 serve: onnxruntime
@@ -28,6 +28,17 @@ cuda-check:
 ## Build the server's image without a container engine, start it and ask it; on Debian, as root
 image-test:
 	docker/image-test.sh .cache/image
+
+## The server beside ONNX Runtime alone and two Python servers, on these cores
+bench: .cache/bench-serve/ready onnxruntime
+	cargo build --release --workspace --bins --examples
+	.cache/bench-serve/bin/python tests/bench/serve.py --server target/release/dino-server --trainer target/release/dino-train \
+		--load target/release/examples/load --limit target/release/examples/limit --photo tests/photos/china.jpg
+
+.cache/bench-serve/ready: tests/bench/requirements.txt
+	python3 -m venv .cache/bench-serve
+	.cache/bench-serve/bin/pip install --quiet --requirement tests/bench/requirements.txt
+	touch $@
 
 ## A whole training step and the augmentation beside PyTorch and torchvision, on these cores
 bench-train: .cache/bench/ready
