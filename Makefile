@@ -15,11 +15,12 @@ serve: onnxruntime
 test: onnxruntime
 	cargo test --workspace
 
-## Formatting, lints and documentation, warnings are errors
+## Formatting, lints and documentation, warnings are errors; then the files of docker/
 lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+	docker/check.sh
 
 ## Build the trainer for CUDA, with a compiler from PyPI; needs no GPU (about 10 minutes of processor time)
 cuda-check:
