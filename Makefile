@@ -3,7 +3,7 @@
 LISTEN ?= 127.0.0.1:8080
 DATA ?= .cache/demo
 
-.PHONY: serve test lint cuda-check image-test onnxruntime bench bench-train
+.PHONY: serve test lint cuda-check image-test onnxruntime clients bench bench-train
 
 ## Build, and serve the demo model with its gallery on http://$(LISTEN)
 serve: onnxruntime
@@ -12,7 +12,7 @@ serve: onnxruntime
 	exec target/release/dino-server serve --model demo=models/demo --data-dir $(DATA) --listen $(LISTEN)
 
 ## Run all tests
-test: onnxruntime
+test: onnxruntime clients
 	cargo test --workspace
 
 ## Formatting, lints and documentation, warnings are errors; then the files of docker/
@@ -53,6 +53,10 @@ bench-train: .cache/bench/ready
 	mkdir -p .cache/bench/pictures
 	cp tests/photos/*.jpg .cache/bench/pictures
 	touch $@
+
+## Install what the tests ask the server with
+clients:
+	tests/clients/install.sh .cache/clients
 
 ## Fetch the ONNX Runtime library into the cache
 onnxruntime:

@@ -5,7 +5,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use crate::harness::{Server, program, root};
+use crate::harness::{Server, program, python, root};
 
 /// Blocks of code with their languages.
 fn blocks(text: &str) -> Vec<(String, String)> {
@@ -47,7 +47,7 @@ fn the_examples_of_the_api_guide_run() {
                 command
             }
             "python" => {
-                let mut command = Command::new("python3");
+                let mut command = Command::new(python());
                 command.arg("-c").arg(&code);
                 command
             }

@@ -114,7 +114,7 @@ fn pictures_are_fetched_from_hosts_that_are_named() {
     // The same in the other routes that take JSON.
     let answer = server.post_json("/v1/embeddings", &json!({ "model": "tiny-model", "input": host.url("/a.png") })).ok().json();
     assert_eq!(answer["data"].as_array().unwrap().len(), 1);
-    server.put("/collections/c", &json!({})).ok();
+    assert_eq!(server.put("/collections/c", &json!({})).status, 201);
     let items = json!({ "items": [{ "id": "v", "vector": sent }, { "id": "a", "image": host.url("/moved"), "labels": ["x"] }] });
     server.post_json("/collections/c/items", &items).ok();
     let found = server.post_json("/collections/c/search", &json!({ "image": host.url("/a.png"), "k": 2 })).ok().json();
