@@ -80,7 +80,8 @@ fn batch_norms_see_the_batch_of_all_processes() {
     pictures(&data, 16);
     let run = |name: &str, more: &[&str]| {
         let out = folder.path().join(name);
-        succeeds(&data, &out, &[more, &["--use-bn-in-head", "true"]].concat());
+        // Norms undo biases before them, whose gradients are truly zero: AdamW would make steps of their rounding noise.
+        succeeds(&data, &out, &[more, &["--use-bn-in-head", "true", "--optimizer", "sgd"]].concat());
         out
     };
     let whole = run("whole", &WHOLE);
