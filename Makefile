@@ -3,7 +3,7 @@
 LISTEN ?= 127.0.0.1:8080
 DATA ?= .cache/demo
 
-.PHONY: serve test lint cuda-check image-test onnxruntime clients bench bench-train
+.PHONY: serve test lint cuda-check image-test onnxruntime postgres clients bench bench-train
 
 ## Build, and serve the demo model with its gallery on http://$(LISTEN)
 serve: onnxruntime
@@ -12,7 +12,7 @@ serve: onnxruntime
 	exec target/release/dino-server serve --model demo=models/demo --data-dir $(DATA) --listen $(LISTEN)
 
 ## Run all tests
-test: onnxruntime clients
+test: onnxruntime postgres clients
 	cargo test --workspace
 
 ## Formatting, lints and documentation, warnings are errors; then the files of docker/
@@ -61,3 +61,7 @@ clients:
 ## Fetch the ONNX Runtime library into the cache
 onnxruntime:
 	docker/onnxruntime.sh .cache/onnxruntime
+
+## Fetch PostgreSQL with pgvector, for the tests, into the cache
+postgres:
+	docker/postgres.sh .cache/postgres

@@ -49,8 +49,14 @@ fn main() -> Result<()> {
         }
         began.elapsed().as_secs_f64() * 1e3 / f64::from(count)
     };
-    let raw = rate(&mut sessions, args.seconds, |session| Ok(drop(session.run(fixed.view())?)))?;
-    let whole = rate(&mut sessions, args.seconds, |session| Ok(drop(session.run(input()?.view())?)))?;
+    let raw = rate(&mut sessions, args.seconds, |session| {
+        session.run(fixed.view())?;
+        Ok(())
+    })?;
+    let whole = rate(&mut sessions, args.seconds, |session| {
+        session.run(input()?.view())?;
+        Ok(())
+    })?;
     println!("{}", serde_json::json!({ "runtime": raw, "with_decoding": whole, "prepare_ms": prepare }));
     Ok(())
 }
@@ -62,15 +68,15 @@ fn rate(sessions: &mut [Session], seconds: f64, run: impl Fn(&mut Session) -> Re
     }
     let began = Instant::now();
     let until = began + Duration::from_secs_f64(seconds);
+    let work = |session: &mut Session| -> Result<u32> {
+        let mut count = 0;
+        while Instant::now() < until {
+            run(session)?;
+            count += 1;
+        }
+        Ok(count)
+    };
     let count = std::thread::scope(|scope| {
-        let work = |session| -> Result<u32> {
-            let mut count = 0;
-            while Instant::now() < until {
-                run(session)?;
-                count += 1;
-            }
-            Ok(count)
-        };
         let running: Vec<_> = sessions.iter_mut().map(|session| scope.spawn(|| work(session))).collect();
         running.into_iter().map(|thread| thread.join().ok().context("a thread panicked")?).sum::<Result<u32>>()
     })?;

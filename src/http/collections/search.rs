@@ -19,11 +19,11 @@ use super::{
         remote::{self, Sent},
         submission::{Content, Room, Upload, at_least_one, picture_from_text},
     },
-    Name, check_reach, find, model_of,
+    Name, check_reach, find, model_of, searchers,
 };
 use crate::{
     embedding,
-    index::{Collection, DEFAULT_EF, Filter, Item, Neighbour, Predicate, Search, vote::DEFAULT_K},
+    index::{Collection, DEFAULT_EF, Filter, Neighbour, Search, vote::DEFAULT_K},
     serving::COLLECTION_POOLING,
 };
 
@@ -80,7 +80,7 @@ enum Query {
 }
 
 pub(super) async fn handle(State(app): State<App>, name: Name, upload: Upload<Options>) -> Result<impl IntoResponse, Problem> {
-    let collection = find(&app, &name?)?;
+    let collection = find(&app, &name?).await?;
     let (mut query, options) = match upload.content {
         Content::Pictures(_, Options { image: Some(_), .. } | Options { vector: Some(_), .. }) => {
             return Err(Problem::new(Code::BadParameter, "the body is the picture: `image` and `vector` belong into a JSON body"));
@@ -98,8 +98,8 @@ pub(super) async fn handle(State(app): State<App>, name: Name, upload: Upload<Op
         if let Query::Pictures(pictures) = &mut query {
             remote::fetch(&app, pictures.iter_mut().enumerate(), &mut room).await?;
         }
-        let (vectors, header) = vectors(&app, &collection, query, options.model.as_deref()).await?;
-        let answer = app.pool.run(move || answer(&collection, &vectors, &options)).await??;
+        let (vectors, header) = vectors(&app, &*collection, query, options.model.as_deref()).await?;
+        let answer = searchers(&app).run(move || answer(&*collection, &vectors, &options)).await??;
         drop(room);
         Ok((header, Json(answer)))
     })
@@ -117,7 +117,7 @@ fn from_json(body: &[u8]) -> Result<(Query, Options), Problem> {
 
 type Timing = Option<[(HeaderName, HeaderValue); 1]>;
 
-async fn vectors(app: &App, collection: &Collection, query: Query, model: Option<&str>) -> Result<(Vec<Vec<f32>>, Timing), Problem> {
+async fn vectors(app: &App, collection: &dyn Collection, query: Query, model: Option<&str>) -> Result<(Vec<Vec<f32>>, Timing), Problem> {
     match query {
         Query::Vector(vector) => {
             if let Some(model) = model {
@@ -139,10 +139,8 @@ async fn vectors(app: &App, collection: &Collection, query: Query, model: Option
     }
 }
 
-fn answer(collection: &Collection, vectors: &[Vec<f32>], options: &Options) -> Result<Answer, Problem> {
-    let passes = options.filter.as_ref().map(|filter| |item: &Item| filter.passes(item));
-    let filter = passes.as_ref().map(|passes| passes as Predicate<'_>);
-    let search = Search { k: options.k, ef: options.ef, exact: options.exact, filter };
+fn answer(collection: &dyn Collection, vectors: &[Vec<f32>], options: &Options) -> Result<Answer, Problem> {
+    let search = Search { k: options.k, ef: options.ef, exact: options.exact, filter: options.filter.as_ref() };
     let found = |vector: &Vec<f32>| {
         let neighbors = collection.search(vector, &search)?.into_iter().map(Hit::from).collect();
         Ok(Found { neighbors })

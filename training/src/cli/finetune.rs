@@ -82,7 +82,9 @@ pub fn run(args: &Args) -> Result<()> {
     let mut notes = loaded.report.notes;
     let backbone =
         init::vit(vit, args.settings.drop_path, precision, &Device::Cpu, &mut notes).with_context(|| args.model.display().to_string())?;
-    notes.iter().for_each(|note| tracing::info!("{note}"));
+    for note in notes {
+        tracing::info!("{note}");
+    }
     let train = Labelled::open(&args.train, args.cache.saturating_mul(1 << 20), &[])?;
     let val = Labelled::open(&args.val, 0, train.classes())?;
     let mut random = generator(args.settings.seed, WEIGHTS, 0, 0);
