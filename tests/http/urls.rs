@@ -76,7 +76,7 @@ fn answer(stream: TcpStream, config: Arc<ServerConfig>, port: u16) {
         "/large" => b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nContent-Length: 99999999\r\n\r\n".to_vec(),
         "/endless" => {
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\n\r\n");
-            while stream.write_all(&[0; 65536]).is_ok() {}
+            while stream.write_all(&[0; 8192]).is_ok() {}
             return;
         }
         "/slow" => {
