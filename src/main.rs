@@ -26,6 +26,8 @@ enum Verb {
     Reembed(cli::reembed::Args),
     /// Print the OpenAPI document of this version.
     Openapi,
+    /// Print the JSON Schema of a model folder's manifest.json.
+    ManifestSchema,
     /// Write shell completions or manual pages.
     #[command(subcommand)]
     Manual(Manual),
@@ -40,7 +42,8 @@ fn main() -> ExitCode {
         Verb::Import(args) => cli::import::run(&args),
         Verb::Snapshot(args) => cli::snapshot::run(&args),
         Verb::Restore(args) => cli::restore::run(&args),
-        Verb::Openapi => cli::openapi::run(),
+        Verb::Openapi => cli::schema::print(&dino_server::http::openapi()),
+        Verb::ManifestSchema => cli::schema::print(&dino_server::model::Manifest::schema()),
         Verb::Reembed(args) => cli::reembed::run(&args),
         Verb::Manual(manual) => manual.write(Cli::command()).map_err(Into::into),
     };

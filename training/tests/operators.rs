@@ -122,9 +122,12 @@ fn batch_norm_over_two_processes_equals_that_over_the_whole_batch() {
         });
         // Rows of output and input gradient follow each other, the parameters' gradients add up.
         let joined: Vec<Vec<f32>> = (0..whole.len())
-            .map(|i| match i + 1 < whole.len() {
-                true => [parts[0][i].as_slice(), &parts[1][i]].concat(),
-                false => parts[0][i].iter().zip(&parts[1][i]).map(|(a, b)| a + b).collect(),
+            .map(|i| {
+                if i + 1 < whole.len() {
+                    [parts[0][i].as_slice(), &parts[1][i]].concat()
+                } else {
+                    parts[0][i].iter().zip(&parts[1][i]).map(|(a, b)| a + b).collect()
+                }
             })
             .collect();
         assert_close(&joined, &whole);
