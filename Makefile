@@ -1,9 +1,9 @@
-# make serve · make test · make lint · make bench · make bench-train · make bench-model
+# make serve · make test · make lint · make bench · make bench-train · make bench-model · make bench-index
 
 LISTEN ?= 127.0.0.1:8080
 DATA ?= .cache/demo
 
-.PHONY: serve test lint cuda-check image-test onnxruntime postgres clients bench bench-train bench-model
+.PHONY: serve test lint cuda-check image-test onnxruntime postgres clients bench bench-train bench-model bench-index
 
 ## Build, and serve the demo model with its gallery on http://$(LISTEN)
 serve: onnxruntime
@@ -57,6 +57,16 @@ bench-model: .cache/bench/ready onnxruntime
 	.cache/bench/bin/pip install --quiet --requirement training/bench/requirements.txt
 	mkdir -p .cache/bench/pictures
 	cp tests/photos/*.jpg .cache/bench/pictures
+	touch $@
+
+## Collections beside hnswlib, faiss and usearch: graphs, exact search, a million vectors (about half an hour on two quiet cores, 4 GB of disk)
+bench-index: onnxruntime .cache/bench-index/ready
+	cargo build --release --package dino-server --examples --bins
+	.cache/bench-index/bin/python tests/bench/index.py
+
+.cache/bench-index/ready: tests/bench/requirements-index.txt
+	python3 -m venv .cache/bench-index
+	.cache/bench-index/bin/pip install --quiet --requirement tests/bench/requirements-index.txt
 	touch $@
 
 ## Install what the tests ask the server with

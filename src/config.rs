@@ -55,6 +55,10 @@ pub struct ServeArgs {
     /// Collections with fewer items are searched exactly; larger ones get an approximate index.
     #[arg(long, env = "DINO_EXACT_BELOW", default_value_t = index::Options::EXACT_BELOW, value_name = "N")]
     pub exact_below: usize,
+    /// How vectors of collections are held in memory: f32, or int8, which takes a quarter and looks the nearest up on the disk
+    /// (then every search is a scan, and no index is built).
+    #[arg(long, env = "DINO_VECTORS", default_value = "f32", value_name = "KIND")]
+    pub vectors: index::Vectors,
     /// What is kept of the pictures that are stored as items, to show them, or (original) to embed them again with another
     /// model.
     #[arg(long, env = "DINO_STORE_IMAGES", default_value = "thumbnail", value_name = "WHAT")]
@@ -247,6 +251,8 @@ pub struct Settings {
     pub index_connections: u32,
     /// Size from which collections have an approximate index.
     pub exact_below: usize,
+    /// How vectors of collections are held in memory.
+    pub vectors: index::Vectors,
     /// What is kept of pictures that become items.
     pub store_images: StoreImages,
     /// Limit of a snapshot in bytes.
@@ -373,6 +379,7 @@ impl ServeArgs {
             index: self.index,
             index_connections: self.index_connections,
             exact_below: self.exact_below,
+            vectors: self.vectors,
             store_images: self.store_images,
             max_snapshot: self.max_snapshot.0 as u64,
             device: self.device,

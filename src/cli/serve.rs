@@ -87,7 +87,12 @@ fn state(settings: &Settings) -> anyhow::Result<State> {
 
 /// Opens the place of the collections, if there is one.
 fn store(settings: &Settings) -> Result<Option<Arc<dyn Store>>, index::Error> {
-    let options = index::Options { exact_below: settings.exact_below, progress: stderr().is_terminal(), ..index::Options::default() };
+    let options = index::Options {
+        exact_below: settings.exact_below,
+        progress: stderr().is_terminal(),
+        vectors: settings.vectors,
+        ..index::Options::default()
+    };
     if let Some(url) = &settings.index {
         let options = PostgresOptions {
             index: options,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use dino_server::index::{EmbeddedStore, Error, IndexUrl, Options, PostgresOptions, PostgresStore, Store};
+use dino_server::index::{EmbeddedStore, Error, IndexUrl, Options, PostgresOptions, PostgresStore, Store, Vectors};
 
 /// Longest that one statement of a verb may take; whole collections are read and written without a limit.
 const PATIENCE: Duration = Duration::from_mins(10);
@@ -21,12 +21,15 @@ pub(crate) struct StoreArgs {
     /// Build an approximate index where there are this many items; below, searches are exact.
     #[arg(long, env = "DINO_EXACT_BELOW", default_value_t = Options::EXACT_BELOW, value_name = "N")]
     exact_below: usize,
+    /// How vectors are held in memory meanwhile, as for `serve`: f32 or int8 (then no index is built).
+    #[arg(long, env = "DINO_VECTORS", default_value_t = Vectors::F32, value_name = "KIND")]
+    vectors: Vectors,
 }
 
 impl StoreArgs {
     /// The place that other flags name.
     pub(crate) fn new(data_dir: Option<PathBuf>, index: Option<IndexUrl>) -> Self {
-        Self { data_dir, index, exact_below: Options::EXACT_BELOW }
+        Self { data_dir, index, exact_below: Options::EXACT_BELOW, vectors: Vectors::F32 }
     }
 
     /// The same without any approximate index: enough to write down what is stored.
@@ -36,7 +39,7 @@ impl StoreArgs {
 
     /// Opens it; a folder that does not exist is made. Indexes are built when a verb asks for it, not beside it.
     pub(crate) fn open(&self) -> Result<Box<dyn Store>, Error> {
-        let index = Options { exact_below: self.exact_below, build_in_background: false, progress: true };
+        let index = Options { exact_below: self.exact_below, build_in_background: false, progress: true, vectors: self.vectors };
         if let Some(url) = &self.index {
             let scratch = self.data_dir.clone().unwrap_or_else(std::env::temp_dir);
             let options = PostgresOptions { index, connections: 1, patience: PATIENCE, scratch };

@@ -27,7 +27,7 @@ pub struct Info {
 /// How searches are answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct IndexState {
-    /// `exact` without a graph, `hnsw` with one.
+    /// `exact` without a graph, `hnsw` with one, `int8` where vectors are held as bytes and all of them compared.
     pub kind: &'static str,
     /// Items that the graph knows.
     pub indexed: usize,

@@ -18,7 +18,7 @@ mod spec;
 mod store;
 pub mod vote;
 
-pub use embedded::{EmbeddedCollection, EmbeddedStore, Options, Similarity};
+pub use embedded::{EmbeddedCollection, EmbeddedStore, Options, Similarity, Vectors};
 pub use error::Error;
 pub use filter::Filter;
 pub use info::{Connections, IndexState, Info, MAX_PAGE, Page, Recall};

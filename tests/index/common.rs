@@ -9,7 +9,7 @@ use rand::{RngExt, SeedableRng};
 
 /// Options without threads of their own, so that a test knows when an index exists.
 pub(crate) fn options(exact_below: usize) -> Options {
-    Options { exact_below, build_in_background: false, progress: false }
+    Options { exact_below, build_in_background: false, ..Options::default() }
 }
 
 pub(crate) fn name(name: &str) -> CollectionName {

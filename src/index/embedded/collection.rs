@@ -13,7 +13,7 @@ use super::dump::Dumps;
 use super::indexing::recall;
 use super::info::check_page;
 use super::item::{Item, NewItem, StoredItem, prepare};
-use super::rows::{Layout, Rows};
+use super::rows::{Layout, Rows, Vectors};
 use super::search::search;
 use super::{Collection, CollectionName, Error, Filter, IndexState, Info, Neighbour, Options, Page, Recall, Search, Spec, Visit, no_item};
 
@@ -44,16 +44,12 @@ impl EmbeddedCollection {
         dumps: Arc<Dumps>,
         options: Options,
     ) -> Result<Arc<Self>, Error> {
-        let mut found = Vec::new();
-        disk.visit(&record, None, |row| {
-            found.push(row);
+        let mut rows = Rows::with_capacity(record.spec.dim, 0, options.vectors);
+        disk.visit(&record, None, |Row { sequence, stored }| {
+            rows.push(sequence, Arc::new(stored.item), &stored.vector);
             true
         })?;
-        found.sort_unstable_by_key(|row| row.sequence);
-        let mut rows = Rows::with_capacity(record.spec.dim, found.len());
-        for Row { sequence, stored } in found {
-            rows.push(sequence, Arc::new(stored.item), &stored.vector);
-        }
+        rows.sort();
         let rows = Arc::new(rows);
         let layout = match dumps.lay_out(record.number, &rows, options.exact_below) {
             Ok(Some(layout)) => layout,
@@ -107,7 +103,11 @@ impl Collection for EmbeddedCollection {
         let indexed = layout.0.iter().filter(|segment| segment.graph.is_some()).map(|segment| segment.live).sum();
         let count = layout.len();
         let index = IndexState {
-            kind: if layout.0.iter().any(|segment| segment.graph.is_some()) { "hnsw" } else { "exact" },
+            kind: match self.options.vectors {
+                Vectors::Int8 => "int8",
+                Vectors::F32 if layout.0.iter().any(|segment| segment.graph.is_some()) => "hnsw",
+                Vectors::F32 => "exact",
+            },
             indexed,
             scanned: count - indexed,
             building: self.building.is_locked(),
@@ -167,11 +167,11 @@ impl Collection for EmbeddedCollection {
 
     fn search(&self, query: &[f32], options: &Search<'_>) -> Result<Vec<Neighbour>, Error> {
         let query = options.prepare(query, self.record.spec.dim)?;
-        Ok(search(&self.layout.load(), &query, options))
+        search(&self.layout.load(), &query, options, &|rows| self.disk.vectors(&self.record, rows))
     }
 
     fn recall(&self, k: usize, ef: usize, queries: usize) -> Result<Recall, Error> {
-        Ok(recall(&self.layout.load(), k, ef, queries))
+        recall(&self.layout.load(), k, ef, queries, &|rows| self.disk.vectors(&self.record, rows))
     }
 
     fn export(&self, visit: &mut Visit<'_>) -> Result<(), Error> {

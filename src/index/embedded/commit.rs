@@ -70,7 +70,7 @@ fn publish(collection: &EmbeddedCollection, change: Change, written: &Written) -
         Change::Upsert(items) => items,
         Change::Delete(_) => Vec::new(),
     };
-    let mut rows = Rows::with_capacity(collection.record.spec.dim, items.len());
+    let mut rows = Rows::with_capacity(collection.record.spec.dim, items.len(), collection.options.vectors);
     for (&sequence, new) in written.new.iter().zip(items) {
         rows.push(sequence, Arc::new(new.item), &new.vector);
     }

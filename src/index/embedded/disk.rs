@@ -209,6 +209,24 @@ impl Disk {
         })
     }
 
+    /// Vectors by id and sequence number, in that order; `None` where the item is gone or has another number by now.
+    pub(super) fn vectors(&self, record: &Record, wanted: &[(&str, u64)]) -> Result<Vec<Option<Vec<f32>>>, Error> {
+        self.read(|txn| {
+            let table = txn.open_table(ITEMS)?;
+            let find = |&(id, sequence): &(&str, u64)| {
+                let row = table.get((record.number, id))?;
+                let vector = row.filter(|row| row.value().0 == sequence).map(|row| vector_from_bytes(row.value().1));
+                match vector {
+                    Some(vector) if vector.len() != record.spec.dim => {
+                        Err(Error::damaged(&self.path, format!("item {id:?} cannot be read")).into())
+                    }
+                    vector => Ok(vector),
+                }
+            };
+            wanted.iter().map(find).collect()
+        })
+    }
+
     /// The stored picture of an item.
     pub(super) fn thumbnail(&self, record: &Record, id: &str) -> Result<Option<Vec<u8>>, Error> {
         self.read(|txn| {

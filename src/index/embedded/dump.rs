@@ -11,9 +11,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::checksum;
-use super::graph::{FILES, Graph};
+use super::graph::{FILE, Graph};
 use super::item::{Item, vector_from_bytes, vector_to_bytes};
-use super::rows::{Layout, Rows};
+use super::rows::{Layout, Rows, Vectors};
 
 /// Folder of all graphs in the data folder.
 const FOLDER: &str = "graphs";
@@ -22,7 +22,7 @@ const DESCRIPTION: &str = "graph.json";
 /// Sequence numbers (u64) of the rows, then their vectors (f32), little-endian.
 const ROWS: &str = "rows.bin";
 /// Version of the folder's content.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 #[derive(Serialize, Deserialize)]
 struct Description {
@@ -70,13 +70,13 @@ impl Dumps {
         let io = |error: std::io::Error| error.to_string();
         fs_err::create_dir_all(&self.folder).map_err(io)?;
         let temporary = tempfile::Builder::new().prefix(".new-").tempdir_in(&self.folder).map_err(io)?;
-        graph.save(temporary.path())?;
+        graph.save(temporary.path()).map_err(io)?;
         let mut bytes: Vec<u8> = rows.sequences.iter().flat_map(|sequence| sequence.to_le_bytes()).collect();
-        bytes.extend(vector_to_bytes(&rows.vectors));
+        bytes.extend(vector_to_bytes(rows.floats()));
         fs_err::write(temporary.path().join(ROWS), bytes).map_err(io)?;
 
         let mut files = HashMap::new();
-        for name in FILES.into_iter().chain([ROWS]) {
+        for name in [FILE, ROWS] {
             let path = temporary.path().join(name);
             fs_err::File::open(&path).and_then(|file| file.sync_all()).map_err(io)?;
             files.insert(name.to_owned(), checksum::of_file(&path).map_err(io)?);
@@ -100,20 +100,21 @@ impl Dumps {
 
     /// Lays `live`, all that a collection holds, out over its saved graph.
     ///
-    /// Returns `None` where no graph was saved or where it has fewer than `exact_below` rows, and the reason where the saved one cannot be used.
+    /// Returns `None` where no graph was saved, where it has fewer than `exact_below` rows or `live` has no floats, and the reason where
+    /// the saved one cannot be used.
     pub(super) fn lay_out(&self, collection: u64, live: &Arc<Rows>, exact_below: usize) -> Result<Option<Layout>, String> {
         let folder = self.of(collection);
         let Ok(json) = fs_err::read(folder.join(DESCRIPTION)) else {
             return Ok(None);
         };
         let saved: Description = serde_json::from_slice(&json).map_err(|error| error.to_string())?;
-        if saved.rows < exact_below {
+        if saved.rows < exact_below || live.kind() != Vectors::F32 {
             return Ok(None);
         }
         if saved.format != FORMAT || saved.dim != live.dim {
             return Err("it is of another version".to_owned());
         }
-        for name in FILES.into_iter().chain([ROWS]) {
+        for name in [FILE, ROWS] {
             let found = checksum::of_file(&folder.join(name)).map_err(|error| error.to_string())?;
             if saved.files.get(name) != Some(&found) {
                 return Err(format!("{name} is damaged"));
@@ -137,7 +138,7 @@ fn read_rows(bytes: &[u8], saved: &Description, live: &Rows) -> Option<Rows> {
     }
     let (sequences, vectors) = bytes.split_at(saved.rows * 8);
     let gone = Arc::new(Item::default());
-    let mut rows = Rows::with_capacity(saved.dim, saved.rows);
+    let mut rows = Rows::with_capacity(saved.dim, saved.rows, Vectors::F32);
     for (sequence, vector) in sequences.chunks_exact(8).zip(vectors.chunks_exact(saved.dim * 4)) {
         let sequence = u64::from_le_bytes(sequence.try_into().ok()?);
         let vector = vector_from_bytes(vector);

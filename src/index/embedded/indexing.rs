@@ -7,10 +7,10 @@ use std::time::Instant;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::collection::EmbeddedCollection;
-use super::graph::{self, Graph};
+use super::graph::Graph;
 use super::info::Agreement;
-use super::rows::{Layout, merge};
-use super::search::search;
+use super::rows::{Layout, Vectors, merge};
+use super::search::{Lookup, search};
 use super::{Error, Recall, Search};
 
 /// Largest share of a graph's rows that may be dead, and of rows beside it, before a new one is due: one quarter.
@@ -25,7 +25,7 @@ impl EmbeddedCollection {
         let indexed: usize = with.iter().map(|segment| segment.rows.len()).sum();
         let dead = indexed - with.iter().map(|segment| segment.live).sum::<usize>();
         let scanned: usize = without.iter().map(|segment| segment.live).sum();
-        graph::possible(self.record.spec.dim)
+        self.options.vectors == Vectors::F32
             && layout.len() > 0
             && layout.len() >= self.options.exact_below
             && (scanned >= self.options.exact_below.max(indexed / STALE_DIVISOR).max(1) || dead > indexed / STALE_DIVISOR)
@@ -53,9 +53,9 @@ impl EmbeddedCollection {
     /// meanwhile.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] where the collection is empty or of one dimension.
+    /// [`Error::InvalidParameter`] where the collection is empty or holds its vectors as bytes.
     pub fn build_index(&self) -> Result<(), Error> {
-        if !graph::possible(self.record.spec.dim) || self.is_empty() {
+        if self.options.vectors != Vectors::F32 || self.is_empty() {
             return Err(Error::InvalidParameter(format!("collection {} has nothing to index", self.name)));
         }
         let _building = self.building.lock();
@@ -88,14 +88,17 @@ impl EmbeddedCollection {
 }
 
 /// Measures the index against exact search, with up to `queries` stored vectors, evenly spread.
-pub(super) fn recall(layout: &Layout, k: usize, ef: usize, queries: usize) -> Recall {
-    let rows: Vec<&[f32]> = layout.0.iter().flat_map(|segment| segment.live_rows().map(|row| segment.rows.vector(row))).collect();
+pub(super) fn recall(layout: &Layout, k: usize, ef: usize, queries: usize, lookup: Lookup<'_>) -> Result<Recall, Error> {
+    let rows: Vec<_> = layout.0.iter().flat_map(|segment| segment.live_rows().map(move |row| (&segment.rows, row))).collect();
     let queries = queries.clamp(1, rows.len().max(1));
     let sample = rows.iter().step_by((rows.len() / queries).max(1)).take(queries);
+    let sample: Vec<(&str, u64)> = sample.map(|&(rows, row)| (rows.items[row].id.as_str(), rows.sequences[row])).collect();
     let mut agreement = Agreement::default();
-    for query in sample {
+    // What was replaced meanwhile is not asked for.
+    for query in lookup(&sample)?.into_iter().flatten() {
         let options = Search { k, ef, ..Search::default() };
-        agreement.add(&search(layout, query, &Search { exact: true, ..options }), &search(layout, query, &options));
+        let exact = search(layout, &query, &Search { exact: true, ..options }, lookup)?;
+        agreement.add(&exact, &search(layout, &query, &options, lookup)?);
     }
-    agreement.recall(k, ef)
+    Ok(agreement.recall(k, ef))
 }

@@ -3,6 +3,7 @@
 //! [`EmbeddedStore`] opens a data folder and hands out [`EmbeddedCollection`]s. The graph can always be built again from the
 //! database.
 
+mod codes;
 mod collection;
 mod commit;
 mod disk;
@@ -12,11 +13,13 @@ mod indexing;
 #[cfg(test)]
 mod power_loss;
 mod rows;
+mod scan;
 mod search;
 mod similarity;
 mod store;
 
 pub use collection::EmbeddedCollection;
+pub use rows::Vectors;
 pub use similarity::Similarity;
 pub use store::{EmbeddedStore, Options};
 

@@ -149,7 +149,7 @@ fn the_power_may_fail_at_any_moment() {
     let open = |recorder: &Recorder| {
         let disk = Arc::new(Disk::over(path, Disk::builder().create_with_backend(recorder.clone()).unwrap()).unwrap());
         let (name, record) = disk.collections().unwrap().remove(0);
-        let options = Options { exact_below: usize::MAX, build_in_background: false, progress: false };
+        let options = Options { exact_below: usize::MAX, build_in_background: false, progress: false, ..Options::default() };
         EmbeddedCollection::load(name, record, disk, Arc::new(Dumps::new(folder.path())), options).unwrap()
     };
 

@@ -5,37 +5,136 @@
 
 use std::sync::Arc;
 
+use std::fmt;
+use std::str::FromStr;
+
+use super::codes::Codes;
 use super::graph::Graph;
 use super::item::Item;
+
+/// How vectors are held in memory. On the disk they are floats.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Vectors {
+    /// As floats: 4 bytes a number, and large collections get a graph.
+    #[default]
+    F32,
+    /// As bytes: 1 byte a number. All are scanned at each search, and the nearest looked up on the disk.
+    Int8,
+}
+
+impl fmt::Display for Vectors {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::F32 => "f32",
+            Self::Int8 => "int8",
+        })
+    }
+}
+
+impl FromStr for Vectors {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        [Self::F32, Self::Int8]
+            .into_iter()
+            .find(|kind| kind.to_string() == text)
+            .ok_or_else(|| "vectors are held as f32 or int8".to_owned())
+    }
+}
+
+/// Vectors of a block, side by side.
+pub(super) enum Held {
+    /// `[rows, dim]`, each row of length 1.
+    Floats(Vec<f32>),
+    Bytes(Codes),
+}
 
 /// A block of rows that never changes: vectors side by side, items and sequence numbers beside them.
 ///
 /// Each version of an item has a sequence number of its own, never used again; rows are in their order.
 pub(super) struct Rows {
     pub(super) dim: usize,
-    /// `[rows, dim]`, each row of length 1.
-    pub(super) vectors: Vec<f32>,
+    pub(super) vectors: Held,
     pub(super) items: Vec<Arc<Item>>,
     pub(super) sequences: Vec<u64>,
 }
 
 impl Rows {
-    pub(super) fn with_capacity(dim: usize, rows: usize) -> Self {
-        Self { dim, vectors: Vec::with_capacity(dim * rows), items: Vec::with_capacity(rows), sequences: Vec::with_capacity(rows) }
+    pub(super) fn with_capacity(dim: usize, rows: usize, vectors: Vectors) -> Self {
+        let vectors = match vectors {
+            Vectors::F32 => Held::Floats(Vec::with_capacity(dim * rows)),
+            Vectors::Int8 => Held::Bytes(Codes::with_capacity(dim, rows)),
+        };
+        Self { dim, vectors, items: Vec::with_capacity(rows), sequences: Vec::with_capacity(rows) }
     }
 
     pub(super) fn push(&mut self, sequence: u64, item: Arc<Item>, vector: &[f32]) {
-        self.vectors.extend_from_slice(vector);
+        match &mut self.vectors {
+            Held::Floats(floats) => floats.extend_from_slice(vector),
+            Held::Bytes(codes) => codes.push(vector),
+        }
         self.items.push(item);
         self.sequences.push(sequence);
+    }
+
+    /// Adds a row of other rows, which hold their vectors in the same way.
+    pub(super) fn push_from(&mut self, other: &Self, row: usize) {
+        match (&mut self.vectors, &other.vectors) {
+            (Held::Floats(floats), Held::Floats(_)) => floats.extend_from_slice(other.vector(row)),
+            (Held::Bytes(codes), Held::Bytes(others)) => codes.push_from(others, row),
+            _ => unreachable!("a collection holds all its vectors in one way"),
+        }
+        self.items.push(Arc::clone(&other.items[row]));
+        self.sequences.push(other.sequences[row]);
+    }
+
+    /// Brings rows into the order of their sequence numbers, without a second copy of them.
+    pub(super) fn sort(&mut self) {
+        let mut order: Vec<usize> = (0..self.len()).collect();
+        order.sort_unstable_by_key(|&row| self.sequences[row]);
+        for place in 0..self.len() {
+            // What belongs here has gone to where an earlier row was exchanged.
+            let mut from = order[place];
+            while from < place {
+                from = order[from];
+            }
+            if from != place {
+                self.swap(place, from);
+            }
+        }
+    }
+
+    fn swap(&mut self, a: usize, b: usize) {
+        match &mut self.vectors {
+            Held::Floats(floats) => (0..self.dim).for_each(|at| floats.swap(a * self.dim + at, b * self.dim + at)),
+            Held::Bytes(codes) => codes.swap(a, b),
+        }
+        self.items.swap(a, b);
+        self.sequences.swap(a, b);
     }
 
     pub(super) fn len(&self) -> usize {
         self.sequences.len()
     }
 
+    /// `[rows, dim]`; nothing where vectors are held as bytes.
+    pub(super) fn floats(&self) -> &[f32] {
+        match &self.vectors {
+            Held::Floats(floats) => floats,
+            Held::Bytes(_) => &[],
+        }
+    }
+
+    /// A row `[dim]` of those held as floats.
     pub(super) fn vector(&self, row: usize) -> &[f32] {
-        &self.vectors[row * self.dim..(row + 1) * self.dim]
+        &self.floats()[row * self.dim..(row + 1) * self.dim]
+    }
+
+    pub(super) fn kind(&self) -> Vectors {
+        match self.vectors {
+            Held::Floats(_) => Vectors::F32,
+            Held::Bytes(_) => Vectors::Int8,
+        }
     }
 
     pub(super) fn row_of(&self, sequence: u64) -> Option<usize> {
@@ -131,14 +230,14 @@ impl Layout {
         let newest = rows.sequences.last().copied();
         let mut indexed = Segment::new(Arc::clone(rows), Some(graph));
         let mut alive = vec![false; rows.len()];
-        let mut tail = Rows::with_capacity(rows.dim, 0);
+        let mut tail = Rows::with_capacity(rows.dim, 0, rows.kind());
         for segment in &self.0 {
             for row in segment.live_rows() {
                 let sequence = segment.rows.sequences[row];
                 if newest.is_some_and(|newest| sequence <= newest) {
                     alive[rows.row_of(sequence)?] = true;
                 } else {
-                    tail.push(sequence, Arc::clone(&segment.rows.items[row]), segment.rows.vector(row));
+                    tail.push_from(&segment.rows, row);
                 }
             }
         }
@@ -154,13 +253,38 @@ impl Layout {
 
 /// One block of what is alive in `segments`, in their order.
 pub(super) fn merge(segments: &[Segment]) -> Rows {
-    let dim = segments.first().map_or(0, |segment| segment.rows.dim);
-    let mut merged = Rows::with_capacity(dim, segments.iter().map(|segment| segment.live).sum());
+    let (dim, kind) = segments.first().map_or((0, Vectors::F32), |segment| (segment.rows.dim, segment.rows.kind()));
+    let mut merged = Rows::with_capacity(dim, segments.iter().map(|segment| segment.live).sum(), kind);
     for segment in segments {
         for row in segment.live_rows() {
-            let rows = &segment.rows;
-            merged.push(rows.sequences[row], Arc::clone(&rows.items[row]), rows.vector(row));
+            merged.push_from(&segment.rows, row);
         }
     }
     merged
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_sorted_in_place() {
+        for kind in [Vectors::F32, Vectors::Int8] {
+            let (mut rows, mut wanted) = (Rows::with_capacity(2, 0, kind), Rows::with_capacity(2, 0, kind));
+            let item = |sequence: u64| Arc::new(Item { id: sequence.to_string(), ..Item::default() });
+            let vector = |sequence: u64| [(sequence as f32).sin(), (sequence as f32).cos()];
+            for row in 0..101_u64 {
+                let sequence = row * 37 % 101;
+                rows.push(sequence, item(sequence), &vector(sequence));
+                wanted.push(row, item(row), &vector(row));
+            }
+            rows.sort();
+            assert!(rows.sequences == wanted.sequences && rows.items == wanted.items);
+            match (&rows.vectors, &wanted.vectors) {
+                (Held::Floats(found), Held::Floats(wanted)) => assert_eq!(found, wanted),
+                (Held::Bytes(found), Held::Bytes(wanted)) => assert!(found == wanted),
+                _ => panic!("they are held in one way"),
+            }
+        }
+    }
 }

@@ -3,31 +3,33 @@
 use std::collections::BinaryHeap;
 use std::sync::Arc;
 
-use rayon::prelude::*;
-
 use super::item::Item;
-use super::rows::{Layout, Segment};
-use super::similarity::Similarity;
-use super::{Filter, Neighbour, Search};
+use super::rows::{Held, Layout, Segment};
+use super::{Error, Filter, Neighbour, Search, scan};
 
-/// Rows that one task scans; also the size from which a scan is spread over the cores (smaller ones take less time
-/// than waking the other threads).
-const SCAN_ROWS: usize = 4096;
+/// Gets vectors from the disk by id and sequence number; `None` for what is gone.
+pub(super) type Lookup<'a> = &'a (dyn Fn(&[(&str, u64)]) -> Result<Vec<Option<Vec<f32>>>, Error> + Sync);
+
 /// The neighbours of a normalised query `[dim]`, nearest first.
-pub(super) fn search(layout: &Layout, query: &[f32], options: &Search<'_>) -> Vec<Neighbour> {
+pub(super) fn search(layout: &Layout, query: &[f32], options: &Search<'_>, lookup: Lookup<'_>) -> Result<Vec<Neighbour>, Error> {
     let mut best = Nearest::new(options.k.min(layout.len()));
     for segment in &layout.0 {
-        if options.exact || !graph_search(segment, query, options, &mut best) {
-            scan(segment, query, options, &mut best);
+        match &segment.rows.vectors {
+            Held::Bytes(codes) => scan::bytes(segment, codes, query, options, lookup, &mut best)?,
+            Held::Floats(floats) => {
+                if options.exact || !graph_search(segment, query, options, &mut best) {
+                    scan::floats(segment, floats, query, options, &mut best);
+                }
+            }
         }
     }
-    best.into_sorted()
+    Ok(best.into_sorted())
 }
 
 /// Adds the neighbours that the segment's graph finds, or returns false where the graph cannot vouch for its answer.
 ///
-/// The graph knows nothing of deletions and filters: each of its hits is checked here, after the search (the library's
-/// own filtered search may return items that fail the filter). Where fewer than k pass, a scan has to answer.
+/// The graph knows nothing of deletions and filters: each of its hits is checked here, after the search. Where fewer
+/// than k pass, a scan has to answer.
 fn graph_search(segment: &Segment, query: &[f32], options: &Search<'_>, best: &mut Nearest) -> bool {
     let Some(graph) = &segment.graph else {
         return false;
@@ -41,8 +43,8 @@ fn graph_search(segment: &Segment, query: &[f32], options: &Search<'_>, best: &m
     }
     let mut hits = Nearest::new(wanted);
     let mut found = 0;
-    for row in graph.search(query, ef) {
-        if let Some(similarity) = compare(segment, row, query, options.filter) {
+    for (row, similarity) in graph.search(query, ef) {
+        if may_be_found(segment, row, options.filter) {
             hits.offer(&segment.rows.items[row], similarity);
             found += 1;
         }
@@ -54,47 +56,35 @@ fn graph_search(segment: &Segment, query: &[f32], options: &Search<'_>, best: &m
     true
 }
 
-/// Compares the query with every row of the segment.
-fn scan(segment: &Segment, query: &[f32], options: &Search<'_>, best: &mut Nearest) {
-    let k = best.k;
-    let part = |start: usize| {
-        let mut nearest = Nearest::new(k);
-        for row in start..(start + SCAN_ROWS).min(segment.rows.len()) {
-            if let Some(similarity) = compare(segment, row, query, options.filter) {
-                nearest.offer(&segment.rows.items[row], similarity);
-            }
-        }
-        nearest
-    };
-    let starts: Vec<_> = (0..segment.rows.len()).step_by(SCAN_ROWS).collect();
-    let parts: Vec<_> = if starts.len() > 1 { starts.into_par_iter().map(part).collect() } else { starts.into_iter().map(part).collect() };
-    for nearest in parts {
-        best.absorb(nearest);
-    }
-}
-
-/// Similarity of the query to a row, or `None` where the row must not be found.
-fn compare(segment: &Segment, row: usize, query: &[f32], filter: Option<&Filter>) -> Option<f32> {
-    if segment.dead[row] || filter.is_some_and(|filter| !filter.passes(&segment.rows.items[row])) {
-        return None;
-    }
-    // Rounding may take the product of two unit vectors a little out of its range.
-    Some(Similarity::default().dot(query, segment.rows.vector(row)).clamp(-1.0, 1.0))
+/// Whether a row is alive and passes the filter.
+pub(super) fn may_be_found(segment: &Segment, row: usize, filter: Option<&Filter>) -> bool {
+    !segment.dead[row] && filter.is_none_or(|filter| filter.passes(&segment.rows.items[row]))
 }
 
 /// The k nearest of what was offered.
-struct Nearest {
-    k: usize,
+pub(super) struct Nearest {
+    pub(super) k: usize,
     /// The farthest of them on top.
     heap: BinaryHeap<Neighbour>,
 }
 
 impl Nearest {
-    fn new(k: usize) -> Self {
+    pub(super) fn new(k: usize) -> Self {
         Self { k, heap: BinaryHeap::new() }
     }
 
-    fn offer(&mut self, item: &Arc<Item>, similarity: f32) {
+    /// What a row needs to be among them: any similarity while there are fewer than k.
+    pub(super) fn threshold(&self) -> f32 {
+        match self.heap.peek() {
+            Some(farthest) if self.heap.len() >= self.k => farthest.similarity,
+            _ if self.k == 0 => f32::INFINITY,
+            _ => f32::NEG_INFINITY,
+        }
+    }
+
+    pub(super) fn offer(&mut self, item: &Arc<Item>, similarity: f32) {
+        // Rounding may take the product of two unit vectors a little out of its range.
+        let similarity = similarity.clamp(-1.0, 1.0);
         if self.heap.len() < self.k {
             self.heap.push(Neighbour { item: Arc::clone(item), similarity });
         } else if let Some(mut farthest) = self.heap.peek_mut()
@@ -107,7 +97,7 @@ impl Nearest {
         }
     }
 
-    fn absorb(&mut self, other: Self) {
+    pub(super) fn absorb(&mut self, other: Self) {
         for neighbour in other.heap {
             self.offer(&neighbour.item, neighbour.similarity);
         }

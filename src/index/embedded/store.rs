@@ -11,6 +11,7 @@ use super::collection::EmbeddedCollection;
 use super::disk::Disk;
 use super::dump::Dumps;
 use super::item::{NewItem, prepare};
+use super::rows::Vectors;
 use super::{Collection, CollectionName, Error, Info, OnExisting, Spec, Store};
 
 /// How names of scratch files begin.
@@ -26,6 +27,8 @@ pub struct Options {
     pub build_in_background: bool,
     /// Whether building shows a progress bar on stderr.
     pub progress: bool,
+    /// How vectors are held in memory.
+    pub vectors: Vectors,
 }
 
 impl Options {
@@ -37,7 +40,7 @@ impl Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { exact_below: Self::EXACT_BELOW, build_in_background: true, progress: false }
+        Self { exact_below: Self::EXACT_BELOW, build_in_background: true, progress: false, vectors: Vectors::F32 }
     }
 }
 
