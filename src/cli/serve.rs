@@ -74,6 +74,7 @@ fn state(settings: &Settings) -> anyhow::Result<State> {
             time: settings.request_timeout,
         },
         segment_size: settings.segment_size,
+        maps: Maps::default(),
         metrics: Metrics::default(),
         serve_metrics: settings.metrics_listen.is_none(),
         keys: settings.keys.clone(),

@@ -107,6 +107,8 @@ struct Hit {
     id: String,
     labels: Vec<String>,
     similarity: f32,
+    /// Whether the item's stored picture can be asked for.
+    has_image: bool,
 }
 
 pub(super) async fn handle(State(app): State<App>, submission: Submission<Options>) -> Result<impl IntoResponse, Problem> {
@@ -182,16 +184,17 @@ fn vote_of(collection: &Collection, vector: &[f32], options: &Options) -> Result
     let neighbours = collection.search(vector, &search)?;
     let ballots = neighbours.iter().map(|neighbour| (neighbour.item.labels.as_slice(), neighbour.similarity));
     let classes = vote(ballots, options.temperature);
+    let pictured = collection.have_thumbnails(neighbours.iter().map(|neighbour| neighbour.item.id.as_str()))?;
     Ok(Verdict {
         label: winner(&classes, options.min_score).cloned(),
         score: classes.first().map_or(0.0, |best| best.score),
         classes,
-        neighbors: neighbours.iter().map(Hit::from).collect(),
+        neighbors: neighbours.iter().zip(pictured).map(Hit::new).collect(),
     })
 }
 
-impl From<&Neighbour> for Hit {
-    fn from(neighbour: &Neighbour) -> Self {
-        Self { id: neighbour.item.id.clone(), labels: neighbour.item.labels.clone(), similarity: neighbour.similarity }
+impl Hit {
+    fn new((neighbour, has_image): (&Neighbour, bool)) -> Self {
+        Self { id: neighbour.item.id.clone(), labels: neighbour.item.labels.clone(), similarity: neighbour.similarity, has_image }
     }
 }

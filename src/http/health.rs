@@ -15,6 +15,8 @@ struct Health {
     version: &'static str,
     uptime_seconds: u64,
     pictures_inside: usize,
+    /// Whether other routes ask for an API key.
+    api_keys: bool,
     models: Vec<Model>,
 }
 
@@ -49,6 +51,7 @@ pub(super) async fn healthz(State(app): State<App>) -> impl IntoResponse {
         version: env!("CARGO_PKG_VERSION"),
         uptime_seconds: app.started.elapsed().as_secs(),
         pictures_inside: app.admission.inside(),
+        api_keys: !app.keys.is_empty(),
         models: app.registry.iter().map(|served| Model::of(served)).collect(),
     })
 }

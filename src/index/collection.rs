@@ -177,6 +177,14 @@ impl Collection {
         self.disk.thumbnail(&self.record, id)?.ok_or_else(|| self.no_item(id))
     }
 
+    /// Whether each of these items has a stored picture; one that does not exist has none.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn have_thumbnails<'a>(&self, ids: impl Iterator<Item = &'a str>) -> Result<Vec<bool>, Error> {
+        self.disk.have_thumbnails(&self.record, ids)
+    }
+
     /// Up to `limit` (1 to [`MAX_PAGE`]) items whose id comes after `after`.
     ///
     /// # Errors

@@ -19,6 +19,7 @@ mod name;
 #[cfg(test)]
 mod power_loss;
 mod rows;
+mod sample;
 mod search;
 mod similarity;
 pub mod snapshot;
@@ -32,6 +33,7 @@ pub use filter::Filter;
 pub use info::{IndexState, Info, Page, Recall};
 pub use item::{Item, MAX_LABELS, MAX_METADATA, MAX_TEXT, MAX_THUMBNAIL, NewItem, StoredItem};
 pub use name::CollectionName;
+pub use sample::{Sample, Version};
 pub use search::{DEFAULT_EF, Neighbour, Predicate, Search};
 pub use similarity::Similarity;
 pub use store::{MAX_DIM, Options, Store};

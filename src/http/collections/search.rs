@@ -64,12 +64,14 @@ struct Hit {
     labels: Vec<String>,
     similarity: f32,
     metadata: Map<String, Value>,
+    /// Whether `…/items/{id}/image` has a picture.
+    has_image: bool,
 }
 
-impl From<Neighbour> for Hit {
-    fn from(neighbour: Neighbour) -> Self {
+impl Hit {
+    fn new((neighbour, has_image): (Neighbour, bool)) -> Self {
         let Neighbour { item, similarity } = neighbour;
-        Self { id: item.id.clone(), labels: item.labels.clone(), similarity, metadata: item.metadata.clone() }
+        Self { id: item.id.clone(), labels: item.labels.clone(), similarity, metadata: item.metadata.clone(), has_image }
     }
 }
 
@@ -140,8 +142,9 @@ fn answer(collection: &Collection, vectors: &[Vec<f32>], options: &Options) -> R
     let filter = passes.as_ref().map(|passes| passes as Predicate<'_>);
     let search = Search { k: options.k, ef: options.ef, exact: options.exact, filter };
     let found = |vector: &Vec<f32>| {
-        let neighbors = collection.search(vector, &search)?.into_iter().map(Hit::from).collect();
-        Ok(Found { neighbors })
+        let neighbours = collection.search(vector, &search)?;
+        let pictured = collection.have_thumbnails(neighbours.iter().map(|neighbour| neighbour.item.id.as_str()))?;
+        Ok(Found { neighbors: neighbours.into_iter().zip(pictured).map(Hit::new).collect() })
     };
     let results = vectors.iter().map(found).collect::<Result<_, Problem>>()?;
     Ok(Answer { collection: collection.name().to_string(), results })
