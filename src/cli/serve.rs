@@ -11,7 +11,7 @@ use anyhow::Context;
 use dino_server::{
     batch::Admission,
     config::{ServeArgs, Settings},
-    http::{self, BodyLimits, BodyMemory, Metrics, Patience, RequestLimits, State},
+    http::{self, BodyLimits, BodyMemory, Maps, Metrics, Patience, RequestLimits, State},
     index::{self, Store},
     media,
     serving::{Pool, Registry},

@@ -13,6 +13,7 @@ mod harness;
 mod keys;
 mod kill;
 mod lifecycle;
+mod map;
 mod openai;
 mod page;
 mod pictures;

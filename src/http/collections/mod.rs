@@ -26,6 +26,7 @@ use axum::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+pub use self::map::Maps;
 pub(super) use self::{
     draft::{Body as ItemsBody, Query as ItemQuery},
     items::{Deleted, Ids, Page, PageOptions, Shown, Which},
@@ -33,7 +34,6 @@ pub(super) use self::{
     search::{Answer as SearchAnswer, Options as SearchOptions},
     transfer::Options as RestoreOptions,
 };
-pub use self::map::Maps;
 use super::{
     App,
     infer::within,

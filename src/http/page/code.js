@@ -18,7 +18,8 @@ function request() {
     segment: ["/segment", wanted.outline(), `[mask["bbox"] for mask in answer["results"][0]["masks"]]`],
     attention: ["/segment", wanted.attention(), `len(answer["results"][0]["heads"]), "heads"`],
     similarity: ["/similarity", wanted.similarity(), `answer["maps"][0]["heatmap"]["size"]`],
-    add: [`/collections/${collection}/items`, { labels: JSON.stringify([label]) }, `answer["ids"]`],
+    // A comma would part labels; a list keeps it.
+    add: [`/collections/${collection}/items`, { labels: label.includes(",") ? JSON.stringify([label]) : label }, `answer["ids"]`],
     embed: ["/embed", { model: state.model }, `answer["dim"], answer["embeddings"][0][:4]`],
   }[$("code-what").value];
 }

@@ -26,13 +26,12 @@ let only = null;
 let answer = null;
 let isSeen = false;
 let isStale = true;
+/** The first picture goes first: a map takes the server a while. */
+let hasLooked = false;
 
 async function load() {
-  if (!isSeen || !isStale) return;
+  if (!isSeen || !isStale || !hasLooked) return;
   isStale = false;
-  map = null;
-  current = null;
-  only = null;
   const { collection } = state;
   if (!collection) return empty("A map needs a collection.");
   empty(`Arranging “${collection}”… The first time takes a few seconds.`);
@@ -61,6 +60,8 @@ function empty(words) {
   $("legend").replaceChildren();
   complain("map-error", null);
   look(null);
+  map = null;
+  only = null;
   paint();
 }
 
@@ -150,7 +151,7 @@ function mark(pen) {
 
 /** Shows the point's picture and label beside it. */
 function look(at) {
-  if (at === current && at !== null) return;
+  if (at === current) return;
   current = at;
   const tip = $("map-tip");
   tip.hidden = at === null;
@@ -204,8 +205,13 @@ async function open() {
 
 export function start() {
   canvas.onpointermove = event => look(nearest(event));
-  canvas.onpointerleave = () => look(null);
-  canvas.onclick = event => { look(nearest(event)); open(); };
+  canvas.onpointerleave = event => event.pointerType !== "touch" && look(null);
+  canvas.onclick = event => {
+    const at = nearest(event), again = at === current;
+    look(at);
+    // A finger cannot hover: its first tap looks, its second opens.
+    if (event.pointerType !== "touch" || again) open();
+  };
   canvas.onblur = () => look(null);
   canvas.onkeydown = event => {
     if (!map) return;
@@ -216,7 +222,7 @@ export function start() {
     look(current === null ? 0 : beside(current, step));
   };
   on("voters", () => { isStale = true; load(); });
-  on("answer", found => { answer = found; paint(); });
+  on("answer", found => { answer = found; hasLooked = true; paint(); load(); });
   new IntersectionObserver(([entry]) => { isSeen = entry.isIntersecting; load(); }, { rootMargin: "200px" }).observe(canvas);
   new ResizeObserver(paint).observe(canvas);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint);

@@ -43,7 +43,9 @@ function chosen() {
 export async function show() {
   const { picture } = state;
   if (!picture) return;
-  if (!state.head && !state.collection) return explain("There is no collection here yet. Give this picture a label below: that makes one.");
+  if (!state.head && !state.collection) {
+    return explain(`${collections.length ? "A new collection." : "There is no collection here yet."} Give this picture a label, and one begins with it.`);
+  }
   try {
     const answer = await post(path("/classify", wanted()), picture, latest.next());
     if (picture !== state.picture) return;
