@@ -10,9 +10,9 @@ use axum::{
     http::{HeaderMap, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
-use sha2::{Digest, Sha256};
 
 use super::unknown_route;
+use crate::index::checksum;
 
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
@@ -65,8 +65,8 @@ static FILES: LazyLock<Vec<File>> = LazyLock::new(|| {
 
 impl File {
     fn new(name: &'static str, kind: &'static str, content: &'static [u8]) -> Self {
-        let hash: String = Sha256::digest(content).iter().take(12).map(|byte| format!("{byte:02x}")).collect();
-        Self { name: name.strip_prefix("samples/").unwrap_or(name), kind, content, tag: format!("\"{hash}\"") }
+        let tag = format!("\"{}\"", checksum::of_bytes(content));
+        Self { name: name.strip_prefix("samples/").unwrap_or(name), kind, content, tag }
     }
 
     /// The file, or 304 for a browser that has it. It is asked for each time, so that a new program's page never runs with an old

@@ -37,7 +37,7 @@ impl Collection {
     }
 
     fn version_of(&self, layout: &Layout) -> Version {
-        let newest = layout.0.iter().flat_map(|segment| segment.live_rows().last().map(|row| segment.rows.sequences[row])).max();
+        let newest = layout.0.iter().filter_map(|segment| segment.live_rows().last().map(|row| segment.rows.sequences[row])).max();
         Version { collection: self.record.number, newest: newest.unwrap_or(0), count: layout.len() }
     }
 

@@ -36,7 +36,13 @@ const MAX_KEPT: usize = 32;
 /// The maps that were made, and the one thread that makes them: a map takes a core for seconds, which pictures shall not wait for.
 pub struct Maps {
     thread: Pool,
-    kept: Mutex<BTreeMap<(CollectionName, usize), (Version, Arc<Map>)>>,
+    kept: Mutex<BTreeMap<(CollectionName, usize), Kept>>,
+}
+
+/// A map, and what the collection held when it was made.
+struct Kept {
+    version: Version,
+    map: Arc<Map>,
 }
 
 impl Default for Maps {
@@ -48,7 +54,7 @@ impl Default for Maps {
 impl Maps {
     fn find(&self, collection: &Collection, points: usize) -> Option<Arc<Map>> {
         let kept = self.kept.lock();
-        let (version, map) = kept.get(&(collection.name().clone(), points))?;
+        let Kept { version, map } = kept.get(&(collection.name().clone(), points))?;
         (*version == collection.version()).then(|| Arc::clone(map))
     }
 
@@ -58,7 +64,7 @@ impl Maps {
         if kept.len() >= MAX_KEPT && !kept.contains_key(&key) {
             kept.pop_first();
         }
-        kept.insert(key, (version, Arc::clone(map)));
+        kept.insert(key, Kept { version, map: Arc::clone(map) });
     }
 }
 

@@ -38,6 +38,7 @@ function switchView() {
 
 async function showPicture() {
   similarity.forget();
+  for (const note of ["outline-note", "alike-note"]) $(note).textContent = "Looking…";
   $("canvas").setAttribute("aria-busy", "true");
   await stage.show(state.picture);
   await Promise.all([VIEWS[view()].show(), vote.show()]);
@@ -83,6 +84,7 @@ switchView();
 
 try {
   const { api_keys: needsKey } = await json("/healthz");
+  $("key-button").hidden = !needsKey;
   if (needsKey && !key() && !await askForKey({})) throw new Error("This server asks for a key. Enter it with the button “Key”, above.");
   introduce(await vote.refresh());
   await picture.start();

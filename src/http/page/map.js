@@ -1,9 +1,9 @@
 // A map of the collection: what the network finds alike lies close together. Labels only give the colours.
 
 import { $, complain, element } from "./dom.js";
-import { ask, json, Latest } from "./api.js";
+import { ask, json, Latest, post } from "./api.js";
 import { choose } from "./picture.js";
-import { on, state } from "./state.js";
+import { on, path, state } from "./state.js";
 import { imagePath, thumbnail } from "./thumbnail.js";
 
 /** Most labels that are named; rarer ones are grey. */
@@ -24,6 +24,8 @@ let current = null;
 let only = null;
 /** The newest vote, which says where the picture lies. */
 let answer = null;
+/** Its nearest neighbours on the map. */
+let near = [];
 let isSeen = false;
 let isStale = true;
 /** The first picture goes first: a map takes the server a while. */
@@ -47,6 +49,7 @@ async function load() {
     $("map-frame").classList.add("ready");
     complain("map-error", null);
     paint();
+    locate();
   } catch (error) {
     if (error.name === "AbortError") return;
     empty("");
@@ -61,6 +64,7 @@ function empty(words) {
   complain("map-error", null);
   look(null);
   map = null;
+  near = [];
   only = null;
   paint();
 }
@@ -129,12 +133,26 @@ function ring(pen, [x, y], radius, colour) {
   pen.stroke();
 }
 
-/** The picture lies among its nearest neighbours that are on the map. */
+/** The picture's nearest neighbours that are on the map: of the vote's, or, where the map is a sample without them, of more. */
+async function locate() {
+  near = [];
+  if (!map || answer?.collection !== map.collection) return;
+  const { picture } = state, shown = map;
+  const ids = new Set(map.points.map(({ id }) => id));
+  const among = neighbors => neighbors.filter(({ id }) => ids.has(id)).slice(0, 3);
+  near = among(answer.results[0].neighbors);
+  if (!near.length && map.points.length) {
+    const route = path(`/collections/${encodeURIComponent(map.collection)}/search`, { k: 200 });
+    const found = await post(route, picture).catch(() => null);
+    if (found && picture === state.picture && shown === map) near = among(found.results[0].neighbors);
+  }
+  paint();
+}
+
+/** The picture lies among its neighbours. */
 function mark(pen) {
-  if (!answer || answer.collection !== map.collection) return;
-  const index = new Map(map.points.map(({ id }, at) => [id, at]));
-  const near = answer.results[0].neighbors.filter(({ id }) => index.has(id)).slice(0, 3);
   if (!near.length) return;
+  const index = new Map(map.points.map(({ id }, at) => [id, at]));
   // Much nearer than the others: almost alone.
   const weights = near.map(({ similarity }) => Math.exp((similarity - near[0].similarity) / 0.02));
   const sum = weights.reduce((a, b) => a + b);
@@ -222,7 +240,7 @@ export function start() {
     look(current === null ? 0 : beside(current, step));
   };
   on("voters", () => { isStale = true; load(); });
-  on("answer", found => { answer = found; hasLooked = true; paint(); load(); });
+  on("answer", found => { answer = found; hasLooked = true; locate(); paint(); load(); });
   new IntersectionObserver(([entry]) => { isSeen = entry.isIntersecting; load(); }, { rootMargin: "200px" }).observe(canvas);
   new ResizeObserver(paint).observe(canvas);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint);
