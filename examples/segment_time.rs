@@ -5,7 +5,7 @@
 
 #![expect(clippy::print_stdout, reason = "the measurement is the output")]
 
-use std::{path::Path, time::Instant};
+use std::{hint::black_box, path::Path, time::Instant};
 
 use anyhow::{Context, Result};
 use dino_server::{
@@ -44,17 +44,31 @@ fn main() -> Result<()> {
         };
         for method in Method::ALL {
             let options = Options { method, ..Options::default() };
-            note(method.name(), &mut || Ok(drop(segment(&patches, (SIDE, SIDE), structure_of, &options)?)))?;
+            note(method.name(), &mut || {
+                black_box(segment(&patches, (SIDE, SIDE), structure_of, &options)?);
+                Ok(())
+            })?;
         }
-        note("its score's structure", &mut || Ok(drop(structure(input.view(), grid))))?;
+        note("its score's structure", &mut || {
+            black_box(structure(input.view(), grid));
+            Ok(())
+        })?;
         let found = segment(&patches, (SIDE, SIDE), structure_of, &Options::default())?;
         note("refine=guided", &mut || {
-            found.clone().refine(&guide(&picture));
+            let mut found = found.clone();
+            found.refine(&guide(&picture));
+            black_box(found);
             Ok(())
         })?;
         let first = found.objects.first().context("no object to write")?;
-        note("format=png", &mut || Ok(drop(first.mask.png()?)))?;
-        note("format=rle", &mut || Ok(drop(first.mask.rle())))?;
+        note("format=png", &mut || {
+            black_box(first.mask.png()?);
+            Ok(())
+        })?;
+        note("format=rle", &mut || {
+            black_box(first.mask.rle());
+            Ok(())
+        })?;
     }
     println!("milliseconds on one core: mean over {} photos of the fastest of {ROUNDS} rounds, and the slowest photo's", times[0].1.len());
     for (name, all) in times {
