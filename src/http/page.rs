@@ -135,10 +135,13 @@ mod tests {
     fn nothing_comes_from_elsewhere_and_nothing_is_inline() {
         for file in FILES.iter().filter(|file| file.kind != JPEG) {
             let text = text(file.name).replace("http://www.w3.org/2000/svg", "");
-            assert!(!text.contains("http://") && !text.contains("https://") && !text.contains("url("), "{}", file.name);
+            assert!(!text.contains("http://") && !text.contains("https://"), "{}", file.name);
+            assert!(file.kind == SCRIPT || !text.contains("url("), "{}", file.name);
         }
         let page = text("index.html");
-        assert!(!page.contains(" style=") && !page.contains(" on") && page.matches("<script").count() == 1, "the policy forbids it");
+        let handler = |rest: &str| rest.split_once('=').is_some_and(|(name, _)| name.bytes().all(|letter| letter.is_ascii_lowercase()));
+        assert!(!page.split(" on").skip(1).any(handler), "the policy forbids it");
+        assert!(!page.contains(" style=") && page.matches("<script").count() == 1, "the policy forbids it");
         let bytes: usize = FILES.iter().map(|file| file.content.len()).sum();
         assert!(bytes < 256 << 10, "the page has grown to {bytes} bytes");
     }

@@ -1,4 +1,4 @@
-//! The page in a real browser: headless Chromium through its driver, in the words of the WebDriver standard
+//! The page in a real browser: headless Chromium through its driver, in the words of the `WebDriver` standard
 //! (<https://www.w3.org/TR/webdriver2/>), which is JSON over HTTP.
 
 use std::{
