@@ -3,7 +3,7 @@
 LISTEN ?= 127.0.0.1:8080
 DATA ?= .cache/demo
 
-.PHONY: serve test lint cuda-check onnxruntime browser bench-train bench-segment screenshots
+.PHONY: serve test lint cuda-check onnxruntime postgres browser bench-train bench-segment screenshots
 
 ## Build, and serve the demo model with its gallery on http://$(LISTEN)
 serve: onnxruntime
@@ -12,7 +12,7 @@ serve: onnxruntime
 	exec target/release/dino-server serve --model demo=models/demo --data-dir $(DATA) --listen $(LISTEN)
 
 ## Run all tests
-test: onnxruntime browser
+test: onnxruntime postgres browser
 	cargo test --workspace
 
 ## Formatting, lints and documentation, warnings are errors
@@ -53,3 +53,7 @@ browser:
 ## Fetch the ONNX Runtime library into the cache
 onnxruntime:
 	docker/onnxruntime.sh .cache/onnxruntime
+
+## Fetch PostgreSQL with pgvector, for the tests, into the cache
+postgres:
+	docker/postgres.sh .cache/postgres

@@ -13,6 +13,9 @@ export PYTHONPATH="$PWD/$tools"
 $tools/bin/hadolint docker/Dockerfile
 $tools/bin/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker/compose.yaml
 python3 docker/check_names.py
+if command -v haproxy >/dev/null; then
+    haproxy -c -q -f docker/haproxy/haproxy.cfg
+fi
 # Of the base each file is complete; overlays are patches, which kustomize has to apply first.
 resources=$(find docker/kubernetes/base -name '*.yaml' ! -name kustomization.yaml ! -name service-monitor.yaml)
 # shellcheck disable=SC2086

@@ -5,7 +5,7 @@
 #![expect(clippy::print_stdout, reason = "the measurement is the output")]
 
 use anyhow::{Context, Result};
-use dino_server::index::{Item, ModelTag, NewItem, Options, Search, Spec, Store};
+use dino_server::index::{Collection, EmbeddedStore, Item, ModelTag, NewItem, Options, Search, Spec};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -20,7 +20,7 @@ fn main() -> Result<()> {
     };
     for count in [5_000, 20_000] {
         let folder = tempfile::tempdir()?;
-        let store = Store::open(folder.path(), Options { exact_below: usize::MAX, build_in_background: false, progress: false })?;
+        let store = EmbeddedStore::open(folder.path(), Options { exact_below: usize::MAX, build_in_background: false, progress: false })?;
         let model = ModelTag { fingerprint: "measured".into(), precision: None };
         let (collection, _) = store.create(&"measured".parse()?, Spec { dim: DIM, model })?;
         let item = |i: usize, vector| NewItem { item: Item { id: i.to_string(), ..Item::default() }, vector, thumbnail: None };
@@ -38,7 +38,7 @@ fn main() -> Result<()> {
         collection.build_index()?;
         println!("    graph built in {:.1} s", cpu_seconds()? - start);
         for ef in [64, 128, 256] {
-            let recall = collection.recall(20, ef, 200).recall;
+            let recall = collection.recall(20, ef, 200)?.recall;
             println!("    graph, ef {ef}: {:.2} ms, recall@20 {recall:.4}", time(false, ef)?);
         }
     }

@@ -16,7 +16,8 @@ use clap::{Args, ValueEnum};
 
 use crate::{
     http::Keys,
-    index, media,
+    index::{self, IndexUrl},
+    media,
     model::{Device, Precision},
 };
 
@@ -38,9 +39,19 @@ pub struct ServeArgs {
     /// nowhere else.
     #[arg(long, env = "DINO_METRICS_LISTEN", value_name = "ADDRESS:PORT")]
     pub metrics_listen: Option<SocketAddr>,
-    /// Folder of the collections. Without it there are none, and /classify has nothing to vote with.
+    /// Folder of the collections. Without it (or --index) there are none, and /classify has nothing to vote with. With --index it
+    /// holds snapshots on their way, and nothing that lasts.
     #[arg(long, env = "DINO_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// Database of the collections, in place of a folder: postgres://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=verify-full, with the
+    /// extension pgvector. Servers that name the same one share its collections. Meant for the environment: a flag can be
+    /// read by whoever lists the processes of this machine.
+    #[arg(long, env = "DINO_INDEX", hide_env_values = true, value_name = "URL")]
+    pub index: Option<IndexUrl>,
+    /// Most connections to the database of the collections.
+    #[arg(long, env = "DINO_INDEX_CONNECTIONS", default_value_t = index::PostgresOptions::CONNECTIONS, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub index_connections: u32,
     /// Collections with fewer items are searched exactly; larger ones get an approximate index.
     #[arg(long, env = "DINO_EXACT_BELOW", default_value_t = index::Options::EXACT_BELOW, value_name = "N")]
     pub exact_below: usize,
@@ -214,8 +225,12 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Address of health and metrics alone.
     pub metrics_listen: Option<SocketAddr>,
-    /// Folder of the collections.
+    /// Folder of the collections, or of snapshots on their way to the database.
     pub data_dir: Option<PathBuf>,
+    /// Database of the collections.
+    pub index: Option<IndexUrl>,
+    /// Most connections to it.
+    pub index_connections: u32,
     /// Size from which collections have an approximate index.
     pub exact_below: usize,
     /// What is kept of pictures that become items.
@@ -281,6 +296,9 @@ pub enum ConfigError {
         /// What is wrong, without any key.
         reason: String,
     },
+    /// The database's URL cannot be used.
+    #[error(transparent)]
+    Index(#[from] index::Error),
     /// A request could never be admitted.
     #[error("--queue {queue} is smaller than --max-pictures {pictures}: a full request would never be admitted")]
     QueueTooSmall {
@@ -311,6 +329,7 @@ impl ServeArgs {
         if body_memory < max_body {
             return Err(ConfigError::BodyMemoryTooSmall { body_memory, max_body });
         }
+        self.index.as_ref().map_or(Ok(()), IndexUrl::check)?;
         let keys = match &self.api_keys_file {
             Some(path) => read_keys(path)
                 .and_then(|keys| keys.and(self.api_keys))
@@ -323,6 +342,8 @@ impl ServeArgs {
             listen: self.listen,
             metrics_listen: self.metrics_listen,
             data_dir: self.data_dir,
+            index: self.index,
+            index_connections: self.index_connections,
             exact_below: self.exact_below,
             store_images: self.store_images,
             max_snapshot: self.max_snapshot.0 as u64,

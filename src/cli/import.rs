@@ -7,12 +7,13 @@ use std::sync::Arc;
 use dino_server::bulk::tree::{self, Entry, Skipped};
 use dino_server::bulk::{self, Embedder, Worker, all_cores};
 use dino_server::embedding::Pooling;
-use dino_server::index::{Collection, CollectionName, Item, MAX_TEXT, ModelTag, NewItem, Options, Spec, Store, checksum};
+use dino_server::index::{Collection, CollectionName, Error, Item, MAX_TEXT, ModelTag, NewItem, Spec, checksum};
 use dino_server::media;
 use dino_server::model::{Device, Model, Precision, SessionOptions};
 use indicatif::ProgressBar;
 
 use super::progress;
+use super::store::StoreArgs;
 
 /// Embed the pictures of a folder and store them as a labelled collection. Run it again to go on after an interruption,
 /// or to take up what has changed.
@@ -24,9 +25,8 @@ pub(crate) struct Args {
     /// Collection to fill; made where it does not exist.
     #[arg(long, default_value = "default", value_name = "NAME")]
     collection: CollectionName,
-    /// Folder of the store, made where it does not exist.
-    #[arg(long, env = "DINO_DATA_DIR", value_name = "DIR")]
-    data_dir: PathBuf,
+    #[command(flatten)]
+    store: StoreArgs,
     /// Model folder.
     #[arg(long, value_name = "PATH")]
     model: PathBuf,
@@ -45,9 +45,6 @@ pub(crate) struct Args {
     /// Pictures embedded at once; one per core if this is left out.
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
-    /// Build an approximate index where there are this many items; below, searches are exact.
-    #[arg(long, env = "DINO_EXACT_BELOW", default_value_t = Options::EXACT_BELOW, value_name = "N")]
-    exact_below: usize,
 }
 
 /// What became of one file.
@@ -70,15 +67,15 @@ struct Counts {
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let listing = tree::list(&args.images)?;
     let model = Model::open(&args.model)?;
-    let options = Options { exact_below: args.exact_below, build_in_background: false, progress: true };
-    let store = Store::open(&args.data_dir, options)?;
+    let store = args.store.open()?;
     let fingerprint = model.fingerprint(Pooling::Cls);
     let present = match store.collection(&args.collection) {
         Ok(collection) => {
             collection.check_model(&fingerprint)?;
-            if args.force { HashMap::new() } else { collection.sources() }
+            if args.force { HashMap::new() } else { collection.sources()? }
         }
-        Err(_) => HashMap::new(),
+        Err(Error::NoCollection(_)) => HashMap::new(),
+        Err(error) => return Err(error.into()),
     };
     let session = SessionOptions { device: args.device, precision: args.precision, threads: 1 };
     let mut embedder = Embedder::open(&model, Pooling::Cls, &session, args.workers.unwrap_or_else(all_cores))?;
@@ -118,12 +115,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 
     let Counts { stored, unchanged, skipped } = counts;
     anyhow::ensure!(stored + unchanged > 0, "no readable picture in {} ({skipped} skipped)", args.images.display());
-    let collection: Arc<Collection> = store.collection(&args.collection)?;
+    let collection: Arc<dyn Collection> = store.collection(&args.collection)?;
     collection.build_if_due()?;
     println!(
         "collection {}: {stored} stored, {unchanged} unchanged, {skipped} skipped; {} items in all",
         args.collection,
-        collection.len(),
+        collection.info()?.count,
     );
     Ok(())
 }

@@ -7,6 +7,7 @@ pub(crate) mod reembed;
 pub(crate) mod restore;
 pub(crate) mod serve;
 pub(crate) mod snapshot;
+mod store;
 
 use indicatif::{ProgressBar, ProgressStyle};
 

@@ -7,18 +7,20 @@ use std::path::{Path, PathBuf};
 use dino_server::bulk::{self, Embedder, Worker, all_cores, tree};
 use dino_server::embedding::Pooling;
 use dino_server::index::snapshot::{self, Header};
-use dino_server::index::{CollectionName, ModelTag, NewItem, OnExisting, Options, Spec, Store, checksum};
+use dino_server::index::{CollectionName, IndexUrl, ModelTag, NewItem, OnExisting, Spec, checksum};
 use dino_server::model::{Device, Model, Precision, SessionOptions};
 
 use super::progress;
+use super::store::StoreArgs;
 
 /// Embed the pictures of a collection again, with another model. Ids, labels and metadata stay.
 ///
 /// Between two snapshots (`--from`, `--out`) no store is touched: the server goes on with the old collection until
 /// `POST /collections/{name}/restore?replace=true` swaps in the new one, in one step. With `--data-dir` the
-/// collection of a store that no server has open is replaced.
+/// collection of a store that no server has open is replaced; with `--index` one that servers may go on to read, while what they
+/// write after the start of this goes with the old one.
 #[derive(clap::Args)]
-#[command(group(clap::ArgGroup::new("source").required(true).args(["from", "data_dir"])))]
+#[command(group(clap::ArgGroup::new("source").required(true).args(["from", "data_dir", "index"])))]
 pub(crate) struct Args {
     /// Snapshot of the old collection.
     #[arg(long, value_name = "FILE", requires = "out")]
@@ -29,6 +31,10 @@ pub(crate) struct Args {
     /// Folder of the store.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// Database of the collections in place of a folder, as for `serve`; without the password, which comes from PGPASSWORD or
+    /// a file that PGPASSFILE names.
+    #[arg(long, value_name = "URL")]
+    index: Option<IndexUrl>,
     /// Collection of the store.
     #[arg(long, default_value = "default", value_name = "NAME")]
     collection: CollectionName,
@@ -55,26 +61,22 @@ pub(crate) struct Args {
 
 #[expect(clippy::print_stdout, reason = "the result of the command")]
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    match (&args.from, &args.out, &args.data_dir) {
-        (Some(from), Some(out), _) => {
-            let (header, items) = snapshot::read(from)?;
-            let (header, items) = reembed(args, header, items)?;
-            let count = items.len();
-            snapshot::save_items(&header, items, out)?;
-            println!("wrote {count} items of collection {} to {}", header.name, out.display());
-        }
-        (_, _, Some(data_dir)) => {
-            anyhow::ensure!(data_dir.is_dir(), "{} is no folder", data_dir.display());
-            let store = Store::open(data_dir, Options { build_in_background: false, progress: true, ..Options::default() })?;
-            let old = store.scratch()?;
-            snapshot::save(&*store.collection(&args.collection)?, old.path())?;
-            let (header, items) = snapshot::read(old.path())?;
-            let (header, items) = reembed(args, header, items)?;
-            let collection = store.create_with(&header.name, header.spec, items, OnExisting::Replace)?;
-            println!("collection {}: {} items embedded again", collection.name(), collection.len());
-        }
-        _ => anyhow::bail!("give --from FILE and --out FILE, or --data-dir DIR"),
+    if let (Some(from), Some(out)) = (&args.from, &args.out) {
+        let (header, items) = snapshot::read(from)?;
+        let (header, items) = reembed(args, header, items)?;
+        let count = items.len();
+        snapshot::save_items(&header, items, out)?;
+        println!("wrote {count} items of collection {} to {}", header.name, out.display());
+        return Ok(());
     }
+    let store = StoreArgs::new(args.data_dir.clone(), args.index.clone()).open_existing()?;
+    let old = store.scratch()?;
+    snapshot::save(&*store.collection(&args.collection)?, old.path())?;
+    let (header, items) = snapshot::read(old.path())?;
+    let (header, items) = reembed(args, header, items)?;
+    let count = items.len();
+    let collection = store.create_with(&header.name, header.spec, items, OnExisting::Replace)?;
+    println!("collection {}: {count} items embedded again", collection.name());
     Ok(())
 }
 

@@ -2,14 +2,15 @@
 
 use std::path::PathBuf;
 
-use dino_server::index::{CollectionName, Error, OnExisting, Options, Store, snapshot};
+use dino_server::index::{CollectionName, Error, OnExisting, snapshot};
+
+use super::store::StoreArgs;
 
 /// Make a collection of a snapshot, all of it or nothing.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Folder of the store, made where it does not exist.
-    #[arg(long, env = "DINO_DATA_DIR", value_name = "DIR")]
-    data_dir: PathBuf,
+    #[command(flatten)]
+    store: StoreArgs,
     /// Snapshot to read.
     #[arg(long, value_name = "FILE")]
     from: PathBuf,
@@ -22,9 +23,6 @@ pub(crate) struct Args {
     /// Delete the collection that is there, in the same step.
     #[arg(long)]
     replace: bool,
-    /// Build an approximate index where there are this many items; below, searches are exact.
-    #[arg(long, env = "DINO_EXACT_BELOW", default_value_t = Options::EXACT_BELOW, value_name = "N")]
-    exact_below: usize,
 }
 
 #[expect(clippy::print_stdout, reason = "the result of the command")]
@@ -33,19 +31,24 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         Some(name) => name.clone(),
         None => snapshot::read_header(&args.from)?.name,
     };
-    let options = Options { exact_below: args.exact_below, build_in_background: false, progress: true };
-    let store = Store::open(&args.data_dir, options)?;
-    if args.if_missing && store.collection(&name).is_ok() {
-        println!("collection {name} is there already, nothing was restored");
-        return Ok(());
+    let store = args.store.open()?;
+    if args.if_missing {
+        match store.collection(&name) {
+            Ok(_) => {
+                println!("collection {name} is there already, nothing was restored");
+                return Ok(());
+            }
+            Err(Error::NoCollection(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
     let existing = if args.replace { OnExisting::Replace } else { OnExisting::Refuse };
-    let collection = match snapshot::restore(&store, &args.from, Some(name), existing) {
+    let collection = match snapshot::restore(&*store, &args.from, Some(name), existing) {
         Err(error @ Error::Exists(_)) => {
             anyhow::bail!("{error}: keep it with --if-missing, replace it with --replace, or name another with --collection")
         }
         result => result?,
     };
-    println!("restored {} items into collection {}", collection.len(), collection.name());
+    println!("restored {} items into collection {}", collection.info()?.count, collection.name());
     Ok(())
 }

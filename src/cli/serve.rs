@@ -12,7 +12,7 @@ use dino_server::{
     batch::Admission,
     config::{ServeArgs, Settings},
     http::{self, BodyLimits, BodyMemory, Maps, Metrics, Patience, RequestLimits, State},
-    index::{self, Store},
+    index::{self, EmbeddedStore, PostgresOptions, PostgresStore, Store},
     media,
     serving::{Pool, Registry},
     telemetry,
@@ -53,9 +53,7 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
 /// Loads what the routes need.
 fn state(settings: &Settings) -> anyhow::Result<State> {
     let registry = Registry::load(settings)?;
-    let options = index::Options { exact_below: settings.exact_below, progress: stderr().is_terminal(), ..index::Options::default() };
-    let open = |folder| Store::open(folder, options).map(Arc::new);
-    let store = settings.data_dir.as_deref().map(open).transpose()?;
+    let store = store(settings)?;
     let cores = available_parallelism().map_or(1, usize::from);
     Ok(State {
         registry,
@@ -81,4 +79,20 @@ fn state(settings: &Settings) -> anyhow::Result<State> {
         origins: settings.cors_origins.clone(),
         started: Instant::now(),
     })
+}
+
+/// Opens the place of the collections, if there is one.
+fn store(settings: &Settings) -> Result<Option<Arc<dyn Store>>, index::Error> {
+    let options = index::Options { exact_below: settings.exact_below, progress: stderr().is_terminal(), ..index::Options::default() };
+    if let Some(url) = &settings.index {
+        let options = PostgresOptions {
+            index: options,
+            connections: settings.index_connections,
+            patience: settings.request_timeout,
+            scratch: settings.data_dir.clone().unwrap_or_else(std::env::temp_dir),
+        };
+        return Ok(Some(Arc::new(PostgresStore::open_when_reachable(url, options)?)));
+    }
+    let Some(folder) = &settings.data_dir else { return Ok(None) };
+    Ok(Some(Arc::new(EmbeddedStore::open(folder, options)?)))
 }

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use dino_server::index::{CollectionName, Options, Store, snapshot};
+use dino_server::index::{CollectionName, snapshot};
+
+use super::store::StoreArgs;
 
 /// Write a collection, with its thumbnails, to one file.
 #[derive(clap::Args)]
@@ -10,9 +12,8 @@ pub(crate) struct Args {
     /// Collection to write.
     #[arg(long, default_value = "default", value_name = "NAME")]
     collection: CollectionName,
-    /// Folder of the store.
-    #[arg(long, env = "DINO_DATA_DIR", value_name = "DIR")]
-    data_dir: PathBuf,
+    #[command(flatten)]
+    store: StoreArgs,
     /// File to write; one that is there is replaced once the new one is complete.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -20,11 +21,9 @@ pub(crate) struct Args {
 
 #[expect(clippy::print_stdout, reason = "the result of the command")]
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    anyhow::ensure!(args.data_dir.is_dir(), "{} is no folder", args.data_dir.display());
-    // No index is needed to write down what is stored.
-    let store = Store::open(&args.data_dir, Options { exact_below: usize::MAX, ..Options::default() })?;
+    let store = args.store.without_index().open_existing()?;
     let collection = store.collection(&args.collection)?;
-    snapshot::save(&collection, &args.out)?;
-    println!("wrote {} items of collection {} to {}", collection.len(), args.collection, args.out.display());
+    snapshot::save(&*collection, &args.out)?;
+    println!("wrote {} items of collection {} to {}", collection.info()?.count, args.collection, args.out.display());
     Ok(())
 }

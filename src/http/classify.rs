@@ -17,7 +17,7 @@ use crate::{
     embedding,
     head::LinearHead,
     index::{
-        Collection, DEFAULT_EF, Filter, Item, Neighbour, Predicate, Search,
+        Collection, DEFAULT_EF, Filter, Neighbour, Search,
         vote::{ClassScore, DEFAULT_K, DEFAULT_TEMPERATURE, vote, winner},
     },
     serving::{COLLECTION_POOLING, Seen, Served, UnknownHead},
@@ -116,16 +116,20 @@ pub(super) async fn handle(State(app): State<App>, submission: Submission<Option
     options.check()?;
     let judge = match &options.head {
         Some(head) => Judge::Head(head.clone()),
-        None => Judge::Collection(collections::find(&app, &options.collection)?),
+        None => Judge::Collection(collections::find(&app, &options.collection).await?),
     };
     let served = match &judge {
         Judge::Head(head) => app.registry.with_head(head, options.model.as_deref())?,
-        Judge::Collection(collection) => collections::model_of(&app, collection, options.model.as_deref())?,
+        Judge::Collection(collection) => collections::model_of(&app, &**collection, options.model.as_deref())?,
     };
     within(&app, async {
         let transform = served.manifest().transform.clone();
         let inference = infer(&app, &served, pictures, move |picture| transform.apply(picture)).await?;
-        let answer = app.pool.run(move || answer(&served, &judge, &inference.seen, &options)).await??;
+        let threads = match &judge {
+            Judge::Collection(_) => collections::searchers(&app),
+            Judge::Head(_) => &app.pool,
+        };
+        let answer = threads.run(move || answer(&served, &judge, &inference.seen, &options)).await??;
         drop(room);
         Ok((inference.timing.header(), Json(answer)))
     })
@@ -134,7 +138,7 @@ pub(super) async fn handle(State(app): State<App>, submission: Submission<Option
 
 /// Who says what a picture shows.
 enum Judge {
-    Collection(Arc<Collection>),
+    Collection(Arc<dyn Collection>),
     /// The head of this name.
     Head(String),
 }
@@ -146,7 +150,7 @@ fn answer(served: &Served, judge: &Judge, seen: &[Seen], options: &Options) -> R
         Judge::Collection(collection) => {
             for seen in seen {
                 let vector = embedding::pool(&seen.outputs, registers, COLLECTION_POOLING)?;
-                answer.results.push(vote_of(collection, &vector.into_flat().to_vec(), options)?);
+                answer.results.push(vote_of(&**collection, &vector.into_flat().to_vec(), options)?);
             }
             answer.collection = Some(collection.name().to_string());
         }
@@ -177,24 +181,21 @@ fn verdict_of(head: &LinearHead, probabilities: &[f64], options: &Options) -> Ve
     }
 }
 
-fn vote_of(collection: &Collection, vector: &[f32], options: &Options) -> Result<Verdict, Problem> {
-    let passes = options.filter.as_ref().map(|filter| |item: &Item| filter.passes(item));
-    let filter = passes.as_ref().map(|passes| passes as Predicate<'_>);
-    let search = Search { k: options.k, ef: options.ef, exact: options.exact, filter };
+fn vote_of(collection: &dyn Collection, vector: &[f32], options: &Options) -> Result<Verdict, Problem> {
+    let search = Search { k: options.k, ef: options.ef, exact: options.exact, filter: options.filter.as_ref() };
     let neighbours = collection.search(vector, &search)?;
     let ballots = neighbours.iter().map(|neighbour| (neighbour.item.labels.as_slice(), neighbour.similarity));
     let classes = vote(ballots, options.temperature);
-    let pictured = collection.have_thumbnails(neighbours.iter().map(|neighbour| neighbour.item.id.as_str()))?;
     Ok(Verdict {
         label: winner(&classes, options.min_score).cloned(),
         score: classes.first().map_or(0.0, |best| best.score),
         classes,
-        neighbors: neighbours.iter().zip(pictured).map(Hit::new).collect(),
+        neighbors: neighbours.iter().map(Hit::from).collect(),
     })
 }
 
-impl Hit {
-    fn new((neighbour, has_image): (&Neighbour, bool)) -> Self {
-        Self { id: neighbour.item.id.clone(), labels: neighbour.item.labels.clone(), similarity: neighbour.similarity, has_image }
+impl From<&Neighbour> for Hit {
+    fn from(Neighbour { item, similarity, has_picture }: &Neighbour) -> Self {
+        Self { id: item.id.clone(), labels: item.labels.clone(), similarity: *similarity, has_image: *has_picture }
     }
 }

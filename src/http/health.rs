@@ -7,7 +7,10 @@ use super::{
     App,
     problem::{Code, Problem},
 };
-use crate::serving::Served;
+use crate::{
+    index::Connections,
+    serving::{Panicked, Served},
+};
 
 #[derive(Serialize)]
 struct Health {
@@ -18,6 +21,9 @@ struct Health {
     /// Whether other routes ask for an API key.
     api_keys: bool,
     models: Vec<Model>,
+    /// Connections to the database of the collections, where that is another's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store: Option<Connections>,
 }
 
 #[derive(Serialize)]
@@ -53,10 +59,12 @@ pub(super) async fn healthz(State(app): State<App>) -> impl IntoResponse {
         pictures_inside: app.admission.inside(),
         api_keys: !app.keys.is_empty(),
         models: app.registry.iter().map(|served| Model::of(served)).collect(),
+        store: app.store.as_ref().and_then(|store| store.connections()),
     })
 }
 
-/// Requests can be answered: every worker of every model has run a picture, and none was lost since.
+/// Requests can be answered: every worker of every model has run a picture, none was lost since, and a database that holds
+/// the collections answers.
 pub(super) async fn readyz(State(app): State<App>) -> Result<impl IntoResponse, Problem> {
     for served in app.registry.iter() {
         let health = served.health();
@@ -76,7 +84,19 @@ pub(super) async fn readyz(State(app): State<App>) -> Result<impl IntoResponse, 
             ));
         }
     }
+    check_store(&app).await?;
     Ok(Json(serde_json::json!({ "status": "ready" })))
+}
+
+/// Asks a database that is elsewhere. Not among the threads that serve requests: those may all be waiting for it.
+async fn check_store(app: &App) -> Result<(), Problem> {
+    match app.store.clone() {
+        Some(store) if store.connections().is_some() => {
+            let checked = tokio::task::spawn_blocking(move || store.check()).await;
+            Ok(checked.map_err(|_| Problem::from(Panicked))??)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The list that the `openai` client reads, with what a client of ours wants to know beside it.

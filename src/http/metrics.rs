@@ -3,7 +3,7 @@
 //! Counters and histograms are kept as requests pass; what can be looked up (queues, workers, collections) is looked up
 //! when it is asked for.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use axum::{
     extract::State,
@@ -26,7 +26,10 @@ use super::{
     App,
     problem::{Code, Problem},
 };
-use crate::{index::Recall, serving::Seen};
+use crate::{
+    index::{Error, Recall},
+    serving::Seen,
+};
 
 const KIND: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -78,6 +81,11 @@ struct Collection {
     collection: String,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Connections {
+    state: &'static str,
+}
+
 type Times<L> = Family<L, Histogram, fn() -> Histogram>;
 type Share = Gauge<f64, std::sync::atomic::AtomicU64>;
 
@@ -95,6 +103,9 @@ pub struct Metrics {
     workers: Family<Workers, Gauge>,
     models: Family<Loaded, Gauge>,
     items: Family<Items, Gauge>,
+    store_reachable: Gauge,
+    store_connections: Family<Connections, Gauge>,
+    store_failures: Counter,
 }
 
 /// From a tenth of a millisecond to 13 seconds.
@@ -135,8 +146,34 @@ impl Default for Metrics {
         registry.register("model_loaded", "Models, with the device that each really uses", models.clone());
         let items = Family::default();
         registry.register("collection_items", "Items of a collection, indexed by a graph or scanned", items.clone());
+        let store_reachable = Gauge::default();
+        registry.register(
+            "store_reachable",
+            "Whether the collections can be reached: 0 where their database does not answer",
+            store_reachable.clone(),
+        );
+        let store_connections = Family::default();
+        registry.register("store_connections", "Connections to the database of the collections: busy, and idle", store_connections.clone());
+        let store_failures = Counter::default();
+        registry.register("store_failures", "Times that the database of the collections did not answer", store_failures.clone());
         registry.register("build", "Version of the server", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
-        Self { registry, requests, seconds, pictures, stages, batches, recall, inside, waiting, workers, models, items }
+        Self {
+            registry,
+            requests,
+            seconds,
+            pictures,
+            stages,
+            batches,
+            recall,
+            inside,
+            waiting,
+            workers,
+            models,
+            items,
+            store_reachable,
+            store_connections,
+            store_failures,
+        }
     }
 }
 
@@ -175,7 +212,7 @@ impl Metrics {
     }
 
     /// Looks up what was not counted.
-    fn look(&self, app: &App) {
+    async fn look(&self, app: &App) {
         self.inside.set(app.admission.inside() as i64);
         for served in app.registry.iter() {
             let (name, health) = (served.name().to_owned(), served.health());
@@ -188,8 +225,21 @@ impl Metrics {
         }
         // Collections may have gone since.
         self.items.clear();
-        for collection in app.store.iter().flat_map(|store| store.collections()) {
-            let info = collection.info();
+        let Some(store) = app.store.clone() else {
+            self.store_reachable.set(1);
+            return;
+        };
+        let connections = store.connections();
+        let listed = app.disk.run(move || store.list()).await;
+        self.store_reachable.set(i64::from(!matches!(listed, Ok(Err(Error::Unreachable(_))))));
+        if let Some(connections) = connections {
+            for (state, number) in [("busy", connections.busy), ("idle", connections.idle)] {
+                self.store_connections.get_or_create(&Connections { state }).set(number as i64);
+            }
+            self.store_failures.inner().store(connections.failures, Ordering::Relaxed);
+        }
+        let Ok(Ok(collections)) = listed else { return };
+        for info in collections {
             for (state, number) in [("indexed", info.index.indexed), ("scanned", info.index.scanned)] {
                 self.items.get_or_create(&Items { collection: info.name.to_string(), state }).set(number as i64);
             }
@@ -198,7 +248,7 @@ impl Metrics {
 }
 
 pub(super) async fn handle(State(app): State<App>) -> Result<impl IntoResponse, Problem> {
-    app.metrics.look(&app);
+    app.metrics.look(&app).await;
     let mut text = String::new();
     encode(&mut text, &app.metrics.registry).map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
     Ok(([(header::CONTENT_TYPE, KIND)], text))

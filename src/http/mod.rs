@@ -72,8 +72,8 @@ pub type App = Arc<State>;
 pub struct State {
     /// The models that are served.
     pub registry: Registry,
-    /// The collections, if there is a data folder.
-    pub store: Option<Arc<Store>>,
+    /// The collections, if there is a place for them.
+    pub store: Option<Arc<dyn Store>>,
     /// The bound on pictures inside the server.
     pub admission: Admission,
     /// The memory that request bodies share.

@@ -84,8 +84,10 @@ pub enum Code {
     Internal,
     /// The model failed on a picture that could be decoded.
     InferenceFailed,
-    /// The collections' files cannot be read or written.
+    /// The collections' files or database refuse to be read or written.
     StoreFailed,
+    /// The collections' database does not answer.
+    StoreUnreachable,
     /// The server cannot answer (yet, or any more).
     NotReady,
     /// The request was not answered before its deadline.
@@ -120,7 +122,7 @@ impl Code {
             }
             Self::QueueFull | Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal | Self::InferenceFailed => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::NotReady | Self::StoreFailed => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotReady | Self::StoreFailed | Self::StoreUnreachable => StatusCode::SERVICE_UNAVAILABLE,
             Self::DeadlinePassed => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -205,7 +207,7 @@ impl IntoResponse for Problem {
             Code::Internal | Code::InferenceFailed | Code::StoreFailed => {
                 tracing::error!(?code, %detail, "request failed");
             }
-            Code::NotReady | Code::DeadlinePassed => tracing::warn!(?code, %detail, "request failed"),
+            Code::NotReady | Code::StoreUnreachable | Code::DeadlinePassed => tracing::warn!(?code, %detail, "request failed"),
             _ => tracing::debug!(?code, %detail, "request refused"),
         }
         let body = Body {

@@ -76,6 +76,15 @@ pub enum Error {
         /// Its version and what this program reads.
         detail: String,
     },
+    /// The database of the collections does not answer; it may do so again.
+    #[error("the database of the collections cannot be reached: {0}")]
+    Unreachable(String),
+    /// The database is not one that can hold collections.
+    #[error("the database cannot hold collections: {0}")]
+    Unsuitable(String),
+    /// The database refused to do something; the source says why.
+    #[error("the database of the collections: {0}")]
+    Sql(Box<sqlx::Error>),
     /// The operating system refused to read or write. The message of the source names the path.
     #[error(transparent)]
     Io(#[from] std::io::Error),

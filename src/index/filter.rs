@@ -28,37 +28,62 @@ use super::item::Item;
 const MAX_CONDITIONS: usize = 256;
 /// Most values of one `in`.
 const MAX_VALUES: usize = 10_000;
+/// Most parts of a path into the metadata.
+const MAX_PATH: usize = 32;
 /// Deepest nesting of `and`, `or` and `not`.
 const MAX_DEPTH: usize = 32;
 
 /// A checked condition.
 #[derive(Clone, Debug)]
-pub struct Filter(Node);
+pub struct Filter(pub(super) Node);
 
+/// A condition, or several that are joined.
 #[derive(Clone, Debug)]
-enum Node {
+pub(super) enum Node {
     And(Vec<Node>),
     Or(Vec<Node>),
     Not(Box<Node>),
     Field(Field, Test),
 }
 
+/// What a condition looks at.
 #[derive(Clone, Debug)]
-enum Field {
+pub(super) enum Field {
     Id,
     Label,
     /// What comes after `metadata.`.
     Metadata(String),
 }
 
+/// What a condition asks of a value.
 #[derive(Clone, Debug)]
-enum Test {
+pub(super) enum Test {
     Eq(Value),
     /// Texts, sorted, for ids and classes by the thousand; and everything else.
     In(Vec<String>, Vec<Value>),
-    /// The orders that pass, and what is compared with.
-    Compare(fn(Ordering) -> bool, Value),
+    /// The order that is asked for, and what is compared with: a number or a text.
+    Compare(Order, Value),
     Exists(bool),
+}
+
+/// How a value has to lie to the one that it is compared with.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Order {
+    Above,
+    AtLeast,
+    Below,
+    AtMost,
+}
+
+impl Order {
+    fn passes(self, order: Ordering) -> bool {
+        match self {
+            Self::Above => order.is_gt(),
+            Self::AtLeast => order.is_ge(),
+            Self::Below => order.is_lt(),
+            Self::AtMost => order.is_le(),
+        }
+    }
 }
 
 impl Filter {
@@ -165,6 +190,9 @@ impl Node {
             "id" => Field::Id,
             "label" => Field::Label,
             _ => match named.strip_prefix("metadata.") {
+                Some(path) if path.split('.').count() > MAX_PATH => {
+                    return Err(format!("{at}.field: a path has at most {MAX_PATH} parts between its dots"));
+                }
                 Some(path) if !path.is_empty() => Field::Metadata(path.to_owned()),
                 _ => return Err(format!("{at}.field: expected `id`, `label` or `metadata.x`, not {}", short(named))),
             },
@@ -200,8 +228,8 @@ fn find<'a>(object: &'a Map<String, Value>, path: &str) -> Option<&'a Value> {
 
 impl Test {
     fn read(name: &str, value: &Value) -> Result<Self, String> {
-        let compare = |passes: fn(Ordering) -> bool| match value {
-            Value::Number(_) | Value::String(_) => Ok(Self::Compare(passes, value.clone())),
+        let compare = |order| match value {
+            Value::Number(_) | Value::String(_) => Ok(Self::Compare(order, value.clone())),
             _ => Err("expected a number or a text".to_owned()),
         };
         match name {
@@ -216,10 +244,10 @@ impl Test {
                 texts.sort_unstable();
                 Ok(Self::In(texts, others.into_iter().cloned().collect()))
             }
-            "gt" => compare(Ordering::is_gt),
-            "gte" => compare(Ordering::is_ge),
-            "lt" => compare(Ordering::is_lt),
-            "lte" => compare(Ordering::is_le),
+            "gt" => compare(Order::Above),
+            "gte" => compare(Order::AtLeast),
+            "lt" => compare(Order::Below),
+            "lte" => compare(Order::AtMost),
             "exists" => value.as_bool().map(Self::Exists).ok_or_else(|| "expected true or false".to_owned()),
             _ => Err("unknown test; there are eq, in, gt, gte, lt, lte and exists".to_owned()),
         }
@@ -230,7 +258,7 @@ impl Test {
         match self {
             Self::Eq(wanted) => wanted.as_str() == Some(found),
             Self::In(texts, _) => texts.binary_search_by(|text| text.as_str().cmp(found)).is_ok(),
-            Self::Compare(passes, with) => with.as_str().is_some_and(|with| passes(found.cmp(with))),
+            Self::Compare(order, with) => with.as_str().is_some_and(|with| order.passes(found.cmp(with))),
             Self::Exists(wanted) => *wanted,
         }
     }
@@ -241,9 +269,9 @@ impl Test {
             (_, None) => false,
             (Self::Eq(wanted), Some(found)) => equal(found, wanted) || elements(found).iter().any(|found| equal(found, wanted)),
             (Self::In(..), Some(found)) => self.is_among(found) || elements(found).iter().any(|found| self.is_among(found)),
-            (Self::Compare(passes, with), Some(found)) => match (found, with) {
-                (Value::String(found), Value::String(with)) => passes(found.cmp(with)),
-                (Value::Number(found), Value::Number(with)) => order(found, with).is_some_and(passes),
+            (Self::Compare(wanted, with), Some(found)) => match (found, with) {
+                (Value::String(found), Value::String(with)) => wanted.passes(found.cmp(with)),
+                (Value::Number(found), Value::Number(with)) => order(found, with).is_some_and(|order| wanted.passes(order)),
                 _ => false,
             },
         }
@@ -265,6 +293,10 @@ fn elements(value: &Value) -> &[Value] {
 fn equal(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Number(a), Value::Number(b)) => order(a, b) == Some(Ordering::Equal),
+        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| equal(a, b)),
+        (Value::Object(a), Value::Object(b)) => {
+            a.len() == b.len() && a.iter().all(|(name, value)| b.get(name).is_some_and(|other| equal(value, other)))
+        }
         _ => a == b,
     }
 }

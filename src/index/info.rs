@@ -2,9 +2,11 @@
 
 use serde::Serialize;
 
-use super::CollectionName;
-use super::disk::Spec;
 use super::item::Item;
+use super::{CollectionName, Error, Neighbour, Spec};
+
+/// Most items of one page.
+pub const MAX_PAGE: usize = 1000;
 
 /// What is known of a collection.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -35,6 +37,19 @@ pub struct IndexState {
     pub building: bool,
 }
 
+/// Connections to a store on another machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Connections {
+    /// Whether the last who asked was answered.
+    pub reachable: bool,
+    /// Connections that are in use.
+    pub busy: usize,
+    /// Connections that wait for use.
+    pub idle: usize,
+    /// Times that nobody answered.
+    pub failures: u64,
+}
+
 /// One page of a collection's items.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Page {
@@ -42,6 +57,14 @@ pub struct Page {
     pub items: Vec<Item>,
     /// What to pass as `after` for the next page; `None` at the end.
     pub next: Option<String>,
+}
+
+/// Refuses pages that are empty or too large.
+pub(super) fn check_page(limit: usize) -> Result<(), Error> {
+    if limit == 0 || limit > MAX_PAGE {
+        return Err(Error::InvalidParameter(format!("a page has 1 to {MAX_PAGE} items, not {limit}")));
+    }
+    Ok(())
 }
 
 /// How well the graph agrees with exact search.
@@ -55,4 +78,27 @@ pub struct Recall {
     pub ef: usize,
     /// Number of stored vectors that were used as queries.
     pub queries: usize,
+}
+
+/// Adds up how well an index agrees with exact search.
+#[derive(Default)]
+pub(super) struct Agreement {
+    found: usize,
+    wanted: usize,
+    queries: usize,
+}
+
+impl Agreement {
+    /// Counts the answers to one query.
+    pub(super) fn add(&mut self, exact: &[Neighbour], fast: &[Neighbour]) {
+        self.found += fast.iter().filter(|hit| exact.contains(hit)).count();
+        self.wanted += exact.len();
+        self.queries += 1;
+    }
+
+    /// The outcome; an empty collection hides nothing.
+    pub(super) fn recall(&self, k: usize, ef: usize) -> Recall {
+        let recall = if self.wanted == 0 { 1.0 } else { self.found as f64 / self.wanted as f64 };
+        Recall { recall, k, ef, queries: self.queries }
+    }
 }

@@ -1,5 +1,7 @@
 //! Items: what a collection holds, and the limits that they keep.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -96,6 +98,37 @@ pub(super) fn normalise(vector: &mut [f32], dim: usize, owner: impl FnOnce() -> 
         *x = (f64::from(*x) / length) as f32;
     }
     Ok(())
+}
+
+/// Checks and normalises items, and keeps the last one of each id.
+pub(super) fn prepare(items: Vec<NewItem>, dim: usize) -> Result<Vec<NewItem>, Error> {
+    let mut last: HashMap<String, usize> = HashMap::with_capacity(items.len());
+    let mut prepared: Vec<NewItem> = Vec::with_capacity(items.len());
+    for mut new in items {
+        new.item.check()?;
+        normalise(&mut new.vector, dim, || format!("item {:?}", new.item.id))?;
+        if new.thumbnail.as_ref().is_some_and(|jpeg| jpeg.len() > MAX_THUMBNAIL) {
+            let reason = format!("a stored picture has at most {MAX_THUMBNAIL} bytes");
+            return Err(Error::InvalidItem { id: new.item.id, reason });
+        }
+        if let Some(&at) = last.get(&new.item.id) {
+            prepared[at] = new;
+        } else {
+            last.insert(new.item.id.clone(), prepared.len());
+            prepared.push(new);
+        }
+    }
+    Ok(prepared)
+}
+
+/// Little-endian bytes of a vector.
+pub(super) fn vector_to_bytes(vector: &[f32]) -> Vec<u8> {
+    vector.iter().flat_map(|x| x.to_le_bytes()).collect()
+}
+
+/// The vector whose little-endian bytes these are.
+pub(super) fn vector_from_bytes(bytes: &[u8]) -> Vec<f32> {
+    bytes.chunks_exact(4).map(|x| f32::from_le_bytes([x[0], x[1], x[2], x[3]])).collect()
 }
 
 #[cfg(test)]

@@ -1,39 +1,32 @@
-//! Collections of labelled vectors: the durable store, exact and approximate search, and the k-NN vote.
+//! Collections of labelled vectors: where they are kept, exact and approximate search, and the k-NN vote.
 //!
-//! [`Store`] opens a data folder and hands out [`Collection`]s. The database on the disk is the truth; in memory each
-//! collection has its vectors side by side, and above a size a graph for approximate search, which can always be
-//! built again. [`vote`] turns the neighbours that a search finds into class scores, and a [`snapshot`] carries a collection elsewhere.
+//! A [`Store`] hands out [`Collection`]s. There are two: [`EmbeddedStore`], a folder that one process has open, and
+//! [`PostgresStore`], a database that several servers share.
+//! [`vote`] turns the neighbours that a search finds into class scores, and a [`snapshot`] carries a collection elsewhere.
 
 pub mod checksum;
-mod collection;
-mod commit;
-mod disk;
-mod dump;
+pub mod embedded;
 mod error;
 mod filter;
-mod graph;
-mod indexing;
 mod info;
 mod item;
 mod name;
-#[cfg(test)]
-mod power_loss;
-mod rows;
+mod postgres;
 mod sample;
 mod search;
-mod similarity;
 pub mod snapshot;
+mod spec;
 mod store;
 pub mod vote;
 
-pub use collection::{Collection, MAX_PAGE};
-pub use disk::{ModelTag, OnExisting, Spec};
+pub use embedded::{EmbeddedCollection, EmbeddedStore, Options, Similarity};
 pub use error::Error;
 pub use filter::Filter;
-pub use info::{IndexState, Info, Page, Recall};
+pub use info::{Connections, IndexState, Info, MAX_PAGE, Page, Recall};
 pub use item::{Item, MAX_LABELS, MAX_METADATA, MAX_TEXT, MAX_THUMBNAIL, NewItem, StoredItem};
 pub use name::CollectionName;
+pub use postgres::{IndexUrl, PostgresCollection, PostgresOptions, PostgresStore};
 pub use sample::{Sample, Version};
-pub use search::{DEFAULT_EF, Neighbour, Predicate, Search};
-pub use similarity::Similarity;
-pub use store::{MAX_DIM, Options, Store};
+pub use search::{DEFAULT_EF, Neighbour, Search};
+pub use spec::{MAX_DIM, ModelTag, OnExisting, Spec};
+pub use store::{Collection, Store, Visit};

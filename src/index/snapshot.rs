@@ -20,10 +20,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::collection::prepare;
-use super::disk::{self, OnExisting, Spec};
-use super::item::{Item, MAX_LABELS, MAX_METADATA, MAX_TEXT, MAX_THUMBNAIL, NewItem};
-use super::{Collection, CollectionName, Error, MAX_DIM, Store};
+use super::item::{Item, MAX_LABELS, MAX_METADATA, MAX_TEXT, MAX_THUMBNAIL, NewItem, prepare, vector_from_bytes, vector_to_bytes};
+use super::{Collection, CollectionName, Error, MAX_DIM, OnExisting, Spec, Store};
 
 const MAGIC: &[u8; 8] = b"DINOSNAP";
 const VERSION: u32 = 1;
@@ -48,10 +46,10 @@ pub struct Header {
 ///
 /// # Errors
 /// Those of writing and of the store.
-pub fn write(collection: &Collection, out: impl Write) -> Result<(), Error> {
+pub fn write(collection: &dyn Collection, out: impl Write) -> Result<(), Error> {
     let header = Header { name: collection.name().clone(), spec: collection.spec().clone() };
     let mut out = Writer::begin(&header, out)?;
-    collection.disk.export(&collection.record, |stored, picture| out.item(&stored.item, &stored.vector, picture))?;
+    collection.export(&mut |stored, picture| out.item(&stored.item, &stored.vector, picture))?;
     Ok(out.end()?)
 }
 
@@ -59,7 +57,7 @@ pub fn write(collection: &Collection, out: impl Write) -> Result<(), Error> {
 ///
 /// # Errors
 /// Those of [`write()`].
-pub fn save(collection: &Collection, path: &Path) -> Result<(), Error> {
+pub fn save(collection: &dyn Collection, path: &Path) -> Result<(), Error> {
     save_with(path, |out| write(collection, out))
 }
 
@@ -96,7 +94,7 @@ fn save_with(path: &Path, write: impl FnOnce(BufWriter<&mut std::fs::File>) -> R
 /// # Errors
 /// [`Error::Damaged`] where the file is not whole, before anything is changed; [`Error::Exists`] where the
 /// collection exists and `existing` refuses.
-pub fn restore(store: &Store, path: &Path, name: Option<CollectionName>, existing: OnExisting) -> Result<Arc<Collection>, Error> {
+pub fn restore(store: &dyn Store, path: &Path, name: Option<CollectionName>, existing: OnExisting) -> Result<Arc<dyn Collection>, Error> {
     let (header, items) = read(path)?;
     store.create_with(&name.unwrap_or(header.name), header.spec, items, existing)
 }
@@ -124,7 +122,7 @@ pub fn read(path: &Path) -> Result<(Header, Vec<NewItem>), Error> {
             break;
         }
         let item: Item = serde_json::from_slice(&json).map_err(|error| reader.damaged(error.to_string()))?;
-        let vector = disk::vector_from_bytes(&reader.bytes(header.spec.dim * 4)?);
+        let vector = vector_from_bytes(&reader.bytes(header.spec.dim * 4)?);
         let jpeg = reader.block(MAX_THUMBNAIL)?;
         items.push(NewItem { item, vector, thumbnail: (!jpeg.is_empty()).then_some(jpeg) });
     }
@@ -151,7 +149,7 @@ impl<W: Write> Writer<W> {
 
     fn item(&mut self, item: &Item, vector: &[f32], picture: Option<&[u8]>) -> std::io::Result<()> {
         self.block(&serde_json::to_vec(item)?)?;
-        self.bytes(&disk::vector_to_bytes(vector))?;
+        self.bytes(&vector_to_bytes(vector))?;
         self.block(picture.unwrap_or_default())
     }
 

@@ -1,182 +1,136 @@
-//! All collections of one data folder.
+//! What a place for collections has to do, wherever it keeps them.
+//!
+//! Everything here may wait for a disk, a network or a processor: it belongs on a thread that may wait.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use parking_lot::RwLock;
 use tempfile::NamedTempFile;
 
-use super::collection::{Collection, prepare};
-use super::disk::{Disk, OnExisting, Spec};
-use super::dump::Dumps;
-use super::item::NewItem;
-use super::{CollectionName, Error};
+use super::{
+    CollectionName, Connections, Error, Filter, Info, Neighbour, NewItem, OnExisting, Page, Recall, Sample, Search, Spec, StoredItem,
+    Version,
+};
 
-/// Largest dimension of a collection.
-pub const MAX_DIM: usize = 65_536;
+/// A place that keeps collections.
+///
+/// # Errors
+/// Besides those that each method names, all of them fail with [`Error::Unreachable`] while the place cannot be reached,
+/// and with the errors of reading and writing.
+#[expect(clippy::missing_errors_doc, reason = "said above for all of them")]
+pub trait Store: Send + Sync {
+    /// Whether this place can be asked anything right now.
+    fn check(&self) -> Result<(), Error>;
 
-/// How names of scratch files begin.
-const SCRATCH: &str = ".scratch-";
-
-/// How the store keeps its indexes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Options {
-    /// Collections with fewer items are always searched exactly; larger ones get a graph.
-    pub exact_below: usize,
-    /// Whether a thread builds a new graph when a collection has outgrown its own (or has none yet). Without it
-    /// that happens at the next start, or by [`Collection::build_index`].
-    pub build_in_background: bool,
-    /// Whether building shows a progress bar on stderr.
-    pub progress: bool,
-}
-
-impl Options {
-    /// Default of `exact_below`. Measured with 384 dimensions on one AVX-512 core: a scan computes for 85 ns per item, 4 ms
-    /// at this size; a graph search for 2 ms at `ef` 128, and a graph takes 2 ms per item to build. Below, a graph costs
-    /// exactness and saves next to nothing beside the inference before each search.
-    pub const EXACT_BELOW: usize = 50_000;
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { exact_below: Self::EXACT_BELOW, build_in_background: true, progress: false }
-    }
-}
-
-/// The collections of a data folder. One process at a time can have it open.
-pub struct Store {
-    folder: PathBuf,
-    disk: Arc<Disk>,
-    dumps: Arc<Dumps>,
-    options: Options,
-    collections: RwLock<BTreeMap<CollectionName, Arc<Collection>>>,
-}
-
-impl Store {
-    /// Opens the data folder, making it where it does not exist, and reads all collections into memory.
-    ///
-    /// # Errors
-    /// [`Error::Damaged`] names a file that is not what was written (it stays untouched), [`Error::InUse`] where
-    /// another process has the folder open.
-    pub fn open(folder: &Path, options: Options) -> Result<Self, Error> {
-        fs_err::create_dir_all(folder)?;
-        let dumps = Arc::new(Dumps::new(folder));
-        let disk = Arc::new(Disk::open(folder, dumps.exist())?);
-        let records = disk.collections()?;
-        // With the database open it is certain that no other process is at work here.
-        dumps.tidy(&records.iter().map(|(_, record)| record.number).collect::<Vec<_>>());
-        tidy(folder);
-        let mut collections = BTreeMap::new();
-        for (name, record) in records {
-            let collection = Collection::load(name.clone(), record, Arc::clone(&disk), Arc::clone(&dumps), options)?;
-            if collection.build_is_due() {
-                collection.build_index()?;
-            }
-            collections.insert(name, Arc::new(collection));
-        }
-        Ok(Self { folder: folder.to_owned(), disk, dumps, options, collections: RwLock::new(collections) })
+    /// Connections to where the collections are, for a place that others share: searching waits for them there, rather than
+    /// for a processor here. Answers at once.
+    fn connections(&self) -> Option<Connections> {
+        None
     }
 
-    /// A file beside the store, for a snapshot on its way. It is deleted when it is dropped, or at the next start.
-    ///
-    /// # Errors
-    /// Those of the file system.
-    pub fn scratch(&self) -> Result<NamedTempFile, Error> {
-        Ok(tempfile::Builder::new().prefix(SCRATCH).tempfile_in(&self.folder)?)
-    }
+    /// What is known of each collection, by name.
+    fn list(&self) -> Result<Vec<Info>, Error>;
 
-    /// All collections, by name.
-    pub fn collections(&self) -> Vec<Arc<Collection>> {
-        self.collections.read().values().cloned().collect()
-    }
-
-    /// One collection.
-    ///
-    /// # Errors
-    /// [`Error::NoCollection`] where it does not exist.
-    pub fn collection(&self, name: &CollectionName) -> Result<Arc<Collection>, Error> {
-        self.collections.read().get(name).cloned().ok_or_else(|| Error::NoCollection(name.to_string()))
-    }
+    /// One collection; [`Error::NoCollection`] where it does not exist.
+    fn collection(&self, name: &CollectionName) -> Result<Arc<dyn Collection>, Error>;
 
     /// The collection of this name, made where it does not exist; true where it is new.
     ///
-    /// # Errors
-    /// [`Error::Conflict`] where it exists with another dimension or model; [`Error::InvalidParameter`] for a
-    /// dimension that cannot be.
-    pub fn create(&self, name: &CollectionName, spec: Spec) -> Result<(Arc<Collection>, bool), Error> {
-        let mut collections = self.collections.write();
-        if let Some(existing) = collections.get(name) {
-            existing.check_model(&spec.model.fingerprint)?;
-            let dim = existing.spec().dim;
-            if dim != spec.dim {
-                return Err(Error::Conflict(format!("collection {name} has {dim} dimensions, not {}", spec.dim)));
-            }
-            return Ok((Arc::clone(existing), false));
-        }
-        let collection = self.make(name, spec, &[], OnExisting::Refuse)?;
-        collections.insert(name.clone(), Arc::clone(&collection));
-        Ok((collection, true))
-    }
+    /// [`Error::Conflict`] where it exists with another dimension or model; [`Error::InvalidParameter`] for a dimension that
+    /// cannot be.
+    fn create(&self, name: &CollectionName, spec: Spec) -> Result<(Arc<dyn Collection>, bool), Error>;
 
-    /// Makes a collection that holds exactly `items`, in one step.
-    ///
-    /// # Errors
-    /// [`Error::Exists`] where it exists and `existing` says so, and those of [`Collection::upsert`].
-    pub fn create_with(
+    /// Makes a collection that holds exactly `items`, in one step. [`Error::Exists`] where it exists and `existing` says so;
+    /// otherwise as [`create`](Self::create) and [`Collection::upsert`].
+    fn create_with(
         &self,
         name: &CollectionName,
         spec: Spec,
         items: Vec<NewItem>,
         existing: OnExisting,
-    ) -> Result<Arc<Collection>, Error> {
-        let items = prepare(items, spec.dim)?;
-        let mut collections = self.collections.write();
-        let collection = self.make(name, spec, &items, existing)?;
-        if let Some(old) = collections.insert(name.clone(), Arc::clone(&collection)) {
-            self.forget_index(&old);
-        }
-        drop(collections);
-        collection.build_if_due()?;
-        Ok(collection)
-    }
+    ) -> Result<Arc<dyn Collection>, Error>;
 
-    fn make(&self, name: &CollectionName, spec: Spec, items: &[NewItem], existing: OnExisting) -> Result<Arc<Collection>, Error> {
-        if spec.dim == 0 || spec.dim > MAX_DIM {
-            return Err(Error::InvalidParameter(format!("a vector has 1 to {MAX_DIM} dimensions, not {}", spec.dim)));
-        }
-        let record = self.disk.create(name, spec, items, existing)?;
-        let (disk, dumps) = (Arc::clone(&self.disk), Arc::clone(&self.dumps));
-        Ok(Arc::new(Collection::load(name.clone(), record, disk, dumps, self.options)?))
-    }
+    /// Deletes a collection with all its items; [`Error::NoCollection`] where it does not exist.
+    fn remove(&self, name: &CollectionName) -> Result<(), Error>;
 
-    /// Deletes a collection with all its items.
+    /// A file for a snapshot on its way. It is deleted when it is dropped.
+    fn scratch(&self) -> Result<NamedTempFile, Error>;
+}
+
+/// A named set of items with vectors of one model.
+///
+/// # Errors
+/// As for [`Store`]; [`Error::NoCollection`] where it was deleted in the meantime.
+#[expect(clippy::missing_errors_doc, reason = "said above for all of them")]
+pub trait Collection: Send + Sync {
+    /// The collection's name.
+    fn name(&self) -> &CollectionName;
+
+    /// Dimension and model.
+    fn spec(&self) -> &Spec;
+
+    /// What is known of the collection right now.
+    fn info(&self) -> Result<Info, Error>;
+
+    /// Stores `items`: all of them or, after an error, none. They are durable and visible when this returns.
     ///
-    /// # Errors
-    /// [`Error::NoCollection`] where it does not exist.
-    pub fn remove(&self, name: &CollectionName) -> Result<(), Error> {
-        let mut collections = self.collections.write();
-        let collection = collections.get(name).ok_or_else(|| Error::NoCollection(name.to_string()))?;
-        self.disk.remove(name, &collection.record)?;
-        self.forget_index(collection);
-        collections.remove(name);
-        Ok(())
-    }
+    /// An item whose id exists is replaced as a whole. Where one call has an id twice, the last one wins.
+    /// [`Error::InvalidItem`], [`Error::InvalidVector`] and [`Error::Dimension`] name the item.
+    fn upsert(&self, items: Vec<NewItem>) -> Result<(), Error>;
 
-    fn forget_index(&self, collection: &Collection) {
-        // Its number is never used again: what stays behind takes room, no more.
-        if let Err(error) = self.dumps.remove(collection.record.number) {
-            tracing::warn!("the saved index of {} could not be deleted: {error}", collection.name());
-        }
+    /// Deletes one item; [`Error::NoItem`] where it does not exist.
+    fn delete(&self, id: &str) -> Result<(), Error>;
+
+    /// Deletes every item that passes `filter`, all at once, and returns their number.
+    fn delete_where(&self, filter: &Filter) -> Result<usize, Error>;
+
+    /// One item with its vector; [`Error::NoItem`] where it does not exist.
+    fn get(&self, id: &str) -> Result<StoredItem, Error>;
+
+    /// The stored picture of an item: a JPEG, or the file that it was made of. [`Error::NoItem`] where the item or its
+    /// picture does not exist.
+    fn thumbnail(&self, id: &str) -> Result<Vec<u8>, Error>;
+
+    /// Up to `limit` (1 to [`MAX_PAGE`](super::MAX_PAGE)) items whose id comes after `after`, in the order of their bytes.
+    fn page(&self, after: Option<&str>, limit: usize) -> Result<Page, Error>;
+
+    /// Id and source of every item, for an import that skips what it has.
+    fn sources(&self) -> Result<HashMap<String, Option<String>>, Error>;
+
+    /// The nearest items to `query` `[dim]` (of any length), nearest first, equal ones by id.
+    ///
+    /// As many as asked for come back where that many exist and pass the filter, on every path. Without an approximate index
+    /// the answer is exact; with one see [`recall`](Self::recall). [`Error::InvalidVector`] and [`Error::Dimension`] for a
+    /// query that cannot be compared, [`Error::InvalidParameter`] for `k` = 0.
+    fn search(&self, query: &[f32], options: &Search<'_>) -> Result<Vec<Neighbour>, Error>;
+
+    /// Measures the approximate index against exact search, with up to `queries` stored vectors, evenly spread.
+    fn recall(&self, k: usize, ef: usize, queries: usize) -> Result<Recall, Error>;
+
+    /// What the collection holds right now, as a mark to compare.
+    fn version(&self) -> Result<Version, Error>;
+
+    /// At most `most` items with their vectors: a tenth of that the newest, the others chosen by a hash, so that a sample changes as
+    /// little as its collection does.
+    fn sample(&self, most: usize) -> Result<Sample, Error>;
+
+    /// Hands every item of one moment, with its picture, to `visit`, ordered by id. An error of `visit` ends it.
+    fn export(&self, visit: &mut Visit<'_>) -> Result<(), Error>;
+
+    /// Builds the approximate index now, where one is due.
+    fn build_if_due(&self) -> Result<(), Error>;
+
+    /// Refuses vectors of another model: [`Error::Conflict`] where `fingerprint` is not that of the collection.
+    fn check_model(&self, fingerprint: &str) -> Result<(), Error> {
+        self.spec().check_model(self.name(), fingerprint)
     }
 }
 
-/// Deletes scratch files that a process which was killed left behind.
-fn tidy(folder: &Path) {
-    let entries = fs_err::read_dir(folder).into_iter().flatten().flatten();
-    for entry in entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(SCRATCH.as_bytes())) {
-        if let Err(error) = fs_err::remove_file(entry.path()) {
-            tracing::warn!("{error}");
-        }
-    }
+/// Takes an item and its stored picture.
+pub type Visit<'a> = dyn FnMut(&StoredItem, Option<&[u8]>) -> std::io::Result<()> + 'a;
+
+/// What a collection answers for an item that it does not have.
+pub(super) fn no_item(collection: &CollectionName, id: &str) -> Error {
+    // An id that is too long to exist is not repeated as a whole.
+    Error::NoItem { collection: collection.to_string(), id: id.chars().take(super::item::MAX_TEXT).collect() }
 }

@@ -8,17 +8,25 @@ use serde_json::{Value, json};
 use crate::{
     harness::{Answer, BOUNDARY, Server, assert_close, multipart, program, root, tiny_model},
     pictures::{png, scene},
+    place::{Place, on_both_stores},
 };
 
 /// Dimensions of the tiny model.
 const DIM: usize = 32;
 
-/// A server with an empty collection `c`.
-fn server(folder: &Path, flags: &[&str]) -> Server {
-    let server = Server::start(&[&["--data-dir", folder.to_str().unwrap()], flags].concat());
-    assert!([200, 201].contains(&server.put("/collections/c", &json!({})).status));
-    server
-}
+on_both_stores!(
+    a_collection_is_made_described_and_deleted,
+    pictures_become_items_in_three_ways_and_stay,
+    items_are_paged_through_and_deleted,
+    filters_hold_in_search_and_classify,
+    there_are_k_neighbours_while_k_items_live,
+    an_id_is_one_item_whoever_writes_it,
+    a_body_is_taken_whole_or_not_at_all,
+    another_model_is_refused_for_reading_and_writing,
+    a_collection_moves_as_one_file,
+    hostile_names_change_nothing_on_the_disk,
+    a_collection_goes_over_to_another_model,
+);
 
 /// A unit vector near the axis of that number.
 fn axis(number: usize) -> Vec<f32> {
@@ -38,10 +46,8 @@ fn count(server: &Server) -> u64 {
     server.get("/collections/c").ok().json()["count"].as_u64().unwrap()
 }
 
-#[test]
-fn a_collection_is_made_described_and_deleted() {
-    let folder = tempfile::tempdir().unwrap();
-    let server = Server::with_data(folder.path());
+fn a_collection_is_made_described_and_deleted(place: &Place) {
+    let server = Server::start(&place.flags());
     let made = server.put("/collections/c", &json!({ "model": "tiny-model" }));
     assert_eq!(made.status, 201, "{}", made.text());
     let same = server.put("/collections/c", &json!({}));
@@ -69,10 +75,8 @@ fn a_collection_is_made_described_and_deleted() {
 }
 
 /// The three forms of a body, what is kept of the pictures, and that all of it is there after a restart.
-#[test]
-fn pictures_become_items_in_three_ways_and_stay() {
-    let folder = tempfile::tempdir().unwrap();
-    let first = server(folder.path(), &[]);
+fn pictures_become_items_in_three_ways_and_stay(place: &Place) {
+    let first = place.server(&[]);
     let pictures: Vec<_> = (0..6).map(|seed| png(&scene(200, 100, seed))).collect();
 
     let raw = first.post("/collections/c/items?id=raw/1&labels=cat,pet&metadata={%22year%22:2020}", "image/png", &pictures[0]);
@@ -116,13 +120,15 @@ fn pictures_become_items_in_three_ways_and_stay() {
     };
     check(&first);
     drop(first);
-    check(&server(folder.path(), &[]));
+    check(&place.server(&[]));
 
     // What is kept of a picture is a choice, and a new version of an item replaces the old one whole.
-    let none = server(&tempfile::tempdir().unwrap().keep(), &["--store-images", "none"]);
+    let place = place.another();
+    let none = place.server(&["--store-images", "none"]);
     none.post("/collections/c/items?id=x", "image/png", &pictures[0]).ok();
     none.get("/collections/c/items/x/image").problem(404, "unknown_item");
-    let original = server(&tempfile::tempdir().unwrap().keep(), &["--store-images", "original"]);
+    drop(none);
+    let original = place.server(&["--store-images", "original"]);
     original.post("/collections/c/items?id=x&labels=a", "image/png", &pictures[0]).ok();
     let kept = original.get("/collections/c/items/x/image");
     assert_eq!((kept.ok().header("content-type"), &kept.body), ("image/png", &pictures[0]));
@@ -131,10 +137,8 @@ fn pictures_become_items_in_three_ways_and_stay() {
     assert_eq!((&original.get("/collections/c/items/x").ok().json()["labels"], count(&original)), (&json!([]), 1));
 }
 
-#[test]
-fn items_are_paged_through_and_deleted() {
-    let folder = tempfile::tempdir().unwrap();
-    let server = server(folder.path(), &[]);
+fn items_are_paged_through_and_deleted(place: &Place) {
+    let server = place.server(&[]);
     let items: Vec<_> = (0..25).map(|i| json!({ "id": format!("{i:02}"), "vector": axis(i), "labels": [format!("{}", i % 3)] })).collect();
     server.post_json("/collections/c/items", &json!({ "items": items })).ok();
     let (mut seen, mut query) = (Vec::new(), "limit=10".to_owned());
@@ -172,10 +176,8 @@ fn items_are_paged_through_and_deleted() {
 }
 
 /// C15: a filter is a rule, in search and in the vote.
-#[test]
-fn filters_hold_in_search_and_classify() {
-    let folder = tempfile::tempdir().unwrap();
-    let server = server(folder.path(), &[]);
+fn filters_hold_in_search_and_classify(place: &Place) {
+    let server = place.server(&[]);
     let picture = png(&scene(80, 80, 1));
     let near: Vec<f32> = server.embed(&picture);
     let far: Vec<f32> = near.iter().map(|x| -x).collect();
@@ -216,10 +218,8 @@ fn filters_hold_in_search_and_classify() {
 }
 
 /// C18: deleted items use up no places.
-#[test]
-fn there_are_k_neighbours_while_k_items_live() {
-    let folder = tempfile::tempdir().unwrap();
-    let server = server(folder.path(), &[]);
+fn there_are_k_neighbours_while_k_items_live(place: &Place) {
+    let server = place.server(&[]);
     let query = axis(0);
     let item = |i: usize| {
         let mut vector = axis(0);
@@ -241,10 +241,8 @@ fn there_are_k_neighbours_while_k_items_live() {
 }
 
 /// C19: one id twice in a body (the last one wins), and from many clients at once.
-#[test]
-fn an_id_is_one_item_whoever_writes_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let server = server(folder.path(), &[]);
+fn an_id_is_one_item_whoever_writes_it(place: &Place) {
+    let server = place.server(&[]);
     let twice = json!({ "items": [
         { "id": "other", "vector": axis(5) }, { "id": "x", "vector": axis(1), "labels": ["first"] }, { "id": "x", "vector": axis(2), "labels": ["last"] },
     ] });
@@ -269,10 +267,8 @@ fn an_id_is_one_item_whoever_writes_it() {
     assert_eq!(found[0]["labels"], stored["labels"]);
 }
 
-#[test]
-fn a_body_is_taken_whole_or_not_at_all() {
-    let folder = tempfile::tempdir().unwrap();
-    let server = server(folder.path(), &["--max-pictures", "3"]);
+fn a_body_is_taken_whole_or_not_at_all(place: &Place) {
+    let server = place.server(&["--max-pictures", "3"]);
     let picture = STANDARD.encode(png(&scene(30, 30, 1)));
     let with = |bad: Value| {
         let items = json!({ "items": [{ "id": "good", "vector": axis(0) }, { "id": "pic", "image": picture }, bad] });
@@ -318,13 +314,10 @@ fn a_body_is_taken_whole_or_not_at_all() {
 }
 
 /// Vectors of two models are never mixed or compared.
-#[test]
-fn another_model_is_refused_for_reading_and_writing() {
-    let folder = tempfile::tempdir().unwrap();
+fn another_model_is_refused_for_reading_and_writing(place: &Place) {
     let demo = root().join("models/demo");
     let (tiny, demo) = (tiny_model(), format!("demo={}", demo.display()));
-    let data = folder.path().to_str().unwrap();
-    let server = Server::with_models(&[tiny.to_str().unwrap(), &demo], &["--data-dir", data]);
+    let server = Server::with_models(&[tiny.to_str().unwrap(), &demo], &place.flags());
     assert_eq!(server.put("/collections/c", &json!({ "model": "tiny-model" })).status, 201);
     server.put("/collections/c", &json!({ "model": "demo" })).problem(409, "model_mismatch");
     let picture = png(&scene(30, 30, 1));
@@ -336,17 +329,15 @@ fn another_model_is_refused_for_reading_and_writing() {
     server.post("/classify?collection=c&model=demo", "image/png", &picture).problem(409, "model_mismatch");
     drop(server);
     // A server that does not have the model at all.
-    let server = Server::with_models(&[&demo], &["--data-dir", data]);
+    let server = Server::with_models(&[&demo], &place.flags());
     server.post("/collections/c/items", "image/png", &picture).problem(409, "model_mismatch");
     server.post("/collections/c/search", "image/png", &picture).problem(409, "model_mismatch");
     server.post("/classify?collection=c", "image/png", &picture).problem(409, "model_mismatch");
     assert_eq!(count(&server), 1);
 }
 
-#[test]
-fn a_collection_moves_as_one_file() {
-    let folder = tempfile::tempdir().unwrap();
-    let server = server(folder.path(), &["--max-snapshot", "100k"]);
+fn a_collection_moves_as_one_file(place: &Place) {
+    let server = place.server(&["--max-snapshot", "100k"]);
     for i in 0..5 {
         server.post(&format!("/collections/c/items?id={i}&labels=l{i}"), "image/png", &png(&scene(50, 50, i))).ok();
     }
@@ -369,13 +360,13 @@ fn a_collection_moves_as_one_file() {
     assert_eq!(restore("copy/restore?replace=true", &snapshot.body).json()["count"], 5);
     for bad in [&snapshot.body[..snapshot.body.len() / 2], b"no snapshot", b""] {
         let problem = restore("copy/restore?replace=true", bad).problem(422, "bad_snapshot");
-        assert!(!problem["detail"].as_str().unwrap().contains(folder.path().to_str().unwrap()));
+        assert!(!problem["detail"].as_str().unwrap().contains(place.folder().to_str().unwrap()));
     }
     restore("new/restore", &vec![0; 200 << 10]).problem(413, "body_too_large");
     restore("new/restore?replace=1", &snapshot.body).problem(400, "bad_parameter");
     restore("../restore", &snapshot.body);
     assert_eq!(server.get("/collections/copy").ok().json()["count"], 5);
-    assert_eq!(listing(folder.path()), ["store.redb"]);
+    assert_eq!(listing(&place.folder()), place.files());
 
     let recall = server.get("/collections/c/recall?k=3&queries=5").ok().json();
     assert_eq!((&recall["recall"], &recall["queries"]), (&json!(1.0), &json!(5)));
@@ -385,12 +376,11 @@ fn a_collection_moves_as_one_file() {
 }
 
 /// C22: names and ids never become paths.
-#[test]
-fn hostile_names_change_nothing_on_the_disk() {
-    let outside = tempfile::tempdir().unwrap();
-    let folder = outside.path().join("data");
-    let server = server(&folder, &[]);
-    let before = (listing(outside.path()), listing(&folder));
+fn hostile_names_change_nothing_on_the_disk(place: &Place) {
+    let server = place.server(&[]);
+    let folder = place.folder();
+    let outside = folder.parent().unwrap();
+    let before = (listing(outside), listing(&folder));
     for name in ["..", "%2e%2e", "..%2f..%2fx", "a%2fb", "a%5cb", "%00", &"x".repeat(300), "%20", ".a", "-a"] {
         for (method, path) in [("PUT", ""), ("POST", "/snapshot"), ("POST", "/restore"), ("DELETE", ""), ("GET", "/items/x")] {
             let status = raw_status(&server, method, &format!("/collections/{name}{path}"));
@@ -406,7 +396,7 @@ fn hostile_names_change_nothing_on_the_disk() {
         assert_eq!(raw_status(&server, "DELETE", &format!("/collections/c/items/{id}")), 204, "{id}");
     }
     assert_eq!(count(&server), 0);
-    assert_eq!((listing(outside.path()), listing(&folder)), before);
+    assert_eq!((listing(outside), listing(&folder)), before);
 }
 
 /// The status of a request whose path no client library tidies up.
@@ -427,20 +417,17 @@ fn listing(folder: &Path) -> Vec<String> {
 }
 
 /// The old collection answers until the new one takes its place.
-#[test]
-fn a_collection_goes_over_to_another_model() {
-    let folder = tempfile::tempdir().unwrap();
+fn a_collection_goes_over_to_another_model(place: &Place) {
     let demo = root().join("models/demo");
     let (tiny, named) = (tiny_model(), format!("demo={}", demo.display()));
-    let data = folder.path().join("data");
-    let flags = ["--data-dir", data.to_str().unwrap(), "--store-images", "original"];
+    let flags = [&place.flags()[..], &["--store-images", "original"]].concat();
     let server = Server::with_models(&[tiny.to_str().unwrap(), &named], &flags);
     assert_eq!(server.put("/collections/c", &json!({})).status, 201);
     let pictures: Vec<_> = (0..4).map(|seed| png(&scene(150, 100, seed))).collect();
     for (i, picture) in pictures.iter().enumerate() {
         server.post(&format!("/collections/c/items?id=p{i}&labels=l{i}&metadata={{%22n%22:{i}}}"), "image/png", picture).ok();
     }
-    let (old, new) = (folder.path().join("old.dino"), folder.path().join("new.dino"));
+    let (old, new) = (place.file("old.dino"), place.file("new.dino"));
     fs_err::write(&old, &server.post("/collections/c/snapshot", "application/json", b"").ok().body).unwrap();
     let reembed = |more: &[&str]| program().arg("reembed").arg("--model").arg(&demo).args(more).output().unwrap();
     let (from, out) = (old.to_str().unwrap(), new.to_str().unwrap());
@@ -460,7 +447,7 @@ fn a_collection_goes_over_to_another_model() {
     // What has no picture of its own ends everything, unless it may be left out.
     server.post_json("/collections/c/items", &json!({ "items": [{ "id": "bare", "vector": vec![1.0; 192] }] })).ok();
     drop(server);
-    let in_place = ["--data-dir", data.to_str().unwrap(), "--collection", "c"];
+    let in_place = [&place.store()[..], &["--collection", "c"]].concat();
     let refused = reembed(&in_place);
     assert_eq!(refused.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("\"bare\""), "{}", String::from_utf8_lossy(&refused.stderr));

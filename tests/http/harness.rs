@@ -12,7 +12,7 @@ use std::{
 use serde_json::Value;
 
 /// Longer than anything should take here, on a busy machine.
-const PATIENCE: Duration = Duration::from_mins(1);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 pub(crate) fn root() -> PathBuf {
     env!("CARGO_MANIFEST_DIR").into()

@@ -17,5 +17,8 @@ mod map;
 mod openai;
 mod page;
 mod pictures;
+mod place;
+mod postgres;
 mod requests;
 mod segment;
+mod shared;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use dino_server::index::{Collection, CollectionName, Item, ModelTag, NewItem, Options, Spec, Store};
+use dino_server::index::{CollectionName, EmbeddedCollection, EmbeddedStore, Filter, Item, ModelTag, NewItem, Options, Spec};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -21,8 +21,8 @@ pub(crate) fn spec(dim: usize) -> Spec {
 }
 
 /// A store in `folder` and its collection `c`.
-pub(crate) fn open(folder: &Path, dim: usize, exact_below: usize) -> (Store, Arc<Collection>) {
-    let store = Store::open(folder, options(exact_below)).unwrap();
+pub(crate) fn open(folder: &Path, dim: usize, exact_below: usize) -> (EmbeddedStore, Arc<EmbeddedCollection>) {
+    let store = EmbeddedStore::open(folder, options(exact_below)).unwrap();
     let (collection, _) = store.create(&name("c"), spec(dim)).unwrap();
     (store, collection)
 }
@@ -58,6 +58,10 @@ pub(crate) fn unit(mut vector: Vec<f32>) -> Vec<f32> {
 pub(crate) fn item(id: impl Into<String>, label: &str, vector: Vec<f32>) -> NewItem {
     let item = Item { id: id.into(), labels: vec![label.into()], ..Item::default() };
     NewItem { item, vector, thumbnail: None }
+}
+
+pub(crate) fn filter(json: serde_json::Value) -> Filter {
+    Filter::from_json(&json).unwrap()
 }
 
 pub(crate) fn ids(neighbours: &[dino_server::index::Neighbour]) -> Vec<&str> {

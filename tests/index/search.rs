@@ -1,7 +1,7 @@
 //! Search finds what is stored: on the exact path, on the graph, after deletions, through filters.
 
-use crate::common::{at_cosine, ids, item, open, random_vector, rng, unit};
-use dino_server::index::{Item, NewItem, Search};
+use crate::common::{at_cosine, filter, ids, item, open, random_vector, rng, unit};
+use dino_server::index::{Collection, Filter, NewItem, Search};
 use serde_json::json;
 
 const DIM: usize = 32;
@@ -12,8 +12,8 @@ fn tenant(id: String, tenant: &str, vector: Vec<f32>) -> NewItem {
     new
 }
 
-fn of_tenant(tenant: &str) -> impl Fn(&Item) -> bool + Sync + '_ {
-    move |item| item.metadata.get("tenant") == Some(&json!(tenant))
+fn of_tenant(tenant: &str) -> Filter {
+    filter(json!({ "field": "metadata.tenant", "eq": tenant }))
 }
 
 /// Data of one tenant is never shown to another, whichever way the search takes.
@@ -30,7 +30,7 @@ fn a_filter_is_a_rule_and_not_a_hint() {
         collection.upsert(items).unwrap();
         if exact_below == 1 {
             collection.build_index().unwrap();
-            assert_eq!(collection.info().index.kind, "hnsw");
+            assert_eq!(collection.info().unwrap().index.kind, "hnsw");
         }
         let search = |who| {
             let filter = of_tenant(who);
@@ -61,7 +61,7 @@ fn small_collections_lose_nothing() {
         assert!(found.is_sorted_by(|a, b| a.similarity >= b.similarity));
         // And with only three items.
         let first = ["0", "1", "2"];
-        collection.delete_where(&|item: &Item| !first.contains(&item.id.as_str())).unwrap();
+        collection.delete_where(&filter(json!({ "not": { "field": "id", "in": first } }))).unwrap();
         assert_eq!(collection.search(&query, &Search { k: 3, ..Search::default() }).unwrap().len(), 3);
     }
 }
@@ -108,7 +108,7 @@ fn deletions_leave_full_answers() {
         assert_eq!(ids(&search(1)), ["10"]);
         let expected: Vec<String> = (10..30).map(|i| format!("{i:02}")).collect();
         assert_eq!(ids(&search(20)), expected);
-        let removed = collection.delete_where(&|item: &Item| item.id.as_str() < "57").unwrap();
+        let removed = collection.delete_where(&filter(json!({ "field": "id", "lt": "57" }))).unwrap();
         assert_eq!(removed, 47);
         assert_eq!(ids(&search(20)), ["57", "58", "59"]);
         assert_eq!(collection.len(), 3);
@@ -129,10 +129,10 @@ fn the_graph_finds_nearly_all_true_neighbours() {
     });
     collection.upsert(items.collect()).unwrap();
     collection.build_index().unwrap();
-    let index = collection.info().index;
+    let index = collection.info().unwrap().index;
     assert_eq!((index.kind, index.indexed, index.scanned), ("hnsw", 6000, 0));
 
-    let recall = collection.recall(20, 128, 200);
+    let recall = collection.recall(20, 128, 200).unwrap();
     println!("recall@20 with ef 128 on 6000 items of {DIM} dimensions: {:.4}", recall.recall);
     assert!(recall.recall > 0.98, "{recall:?}");
     assert_eq!(recall.queries, 200);
@@ -143,7 +143,7 @@ fn the_graph_finds_nearly_all_true_neighbours() {
     let found = collection.search(&query, &Search { k: 2, ..Search::default() }).unwrap();
     assert_eq!(ids(&found), ["17", "new"]);
     assert_eq!(collection.len(), 6001);
-    assert_eq!(collection.info().index.scanned, 2);
+    assert_eq!(collection.info().unwrap().index.scanned, 2);
     let all = collection.search(&query, &Search { k: 10_000, ..Search::default() }).unwrap();
     let mut distinct = ids(&all);
     distinct.sort_unstable();

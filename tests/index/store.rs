@@ -2,20 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
 
 use crate::common::{ids, item, name, open, options, random_vector, rng, spec};
-use dino_server::index::{Collection, Error, Item, ModelTag, NewItem, Search, Spec, Store};
+use dino_server::index::{Collection, EmbeddedCollection, EmbeddedStore, Error, Item, ModelTag, NewItem, Search, Spec, Store};
 
 const DIM: usize = 16;
 
-fn fill(collection: &Arc<Collection>, count: usize) {
+fn fill(collection: &EmbeddedCollection, count: usize) {
     let mut rng = rng(1);
     let items = (0..count).map(|i| item(format!("{i}"), &format!("{}", i % 7), random_vector(&mut rng, DIM)));
     collection.upsert(items.collect()).unwrap();
 }
 
-fn answers(collection: &Collection) -> Vec<Vec<(String, f32)>> {
+fn answers(collection: &EmbeddedCollection) -> Vec<Vec<(String, f32)>> {
     let mut rng = rng(2);
     let search = |_| {
         let query = random_vector(&mut rng, DIM);
@@ -41,13 +40,13 @@ fn answers_survive_a_restart() {
         let mut rng = rng(3);
         let later = (1..60).map(|i| item(format!("{}", i * 53), "later", random_vector(&mut rng, DIM)));
         collection.upsert(later.collect()).unwrap();
-        let before = (answers(&collection), collection.info());
+        let before = (answers(&collection), collection.info().unwrap());
         drop((store, collection));
 
-        let store = Store::open(folder.path(), options(exact_below)).unwrap();
+        let store = EmbeddedStore::open(folder.path(), options(exact_below)).unwrap();
         let collection = store.collection(&name("c")).unwrap();
         assert_eq!(answers(&collection), before.0);
-        assert_eq!(collection.info(), before.1);
+        assert_eq!(collection.info().unwrap(), before.1);
     }
 }
 
@@ -76,10 +75,10 @@ fn a_lost_stale_or_torn_index_only_costs_a_rebuild() {
             if damage != "remove" {
                 fs_err::write(&file, bytes).unwrap();
             }
-            let store = Store::open(folder.path(), options(500)).unwrap();
+            let store = EmbeddedStore::open(folder.path(), options(500)).unwrap();
             let collection = store.collection(&name("c")).unwrap();
-            assert_eq!((collection.len(), collection.info().index.kind), (2000, "hnsw"), "{damage} {}", file.display());
-            assert!(collection.recall(10, 100, 50).recall > 0.95);
+            assert_eq!((collection.len(), collection.info().unwrap().index.kind), (2000, "hnsw"), "{damage} {}", file.display());
+            assert!(collection.recall(10, 100, 50).unwrap().recall > 0.95);
         }
     }
 }
@@ -105,7 +104,7 @@ fn a_damaged_database_is_refused_and_left_alone() {
     let mut refused = 0;
     for bytes in &damaged {
         fs_err::write(&path, bytes).unwrap();
-        match Store::open(folder.path(), options(100)) {
+        match EmbeddedStore::open(folder.path(), options(100)) {
             Err(Error::Damaged { path: named, .. }) => {
                 assert_eq!(named, path);
                 assert_eq!(&fs_err::read(&path).unwrap(), bytes, "a damaged file was changed");
@@ -120,9 +119,9 @@ fn a_damaged_database_is_refused_and_left_alone() {
     assert!(refused >= 7);
     // The database is gone, its indexes are not: no fresh start over lost data.
     fs_err::remove_file(&path).unwrap();
-    assert!(matches!(Store::open(folder.path(), options(100)), Err(Error::Damaged { .. })));
+    assert!(matches!(EmbeddedStore::open(folder.path(), options(100)), Err(Error::Damaged { .. })));
     fs_err::write(&path, whole).unwrap();
-    assert_eq!(Store::open(folder.path(), options(100)).unwrap().collection(&name("c")).unwrap().len(), 300);
+    assert_eq!(EmbeddedStore::open(folder.path(), options(100)).unwrap().collection(&name("c")).unwrap().len(), 300);
 }
 
 #[test]
@@ -133,7 +132,7 @@ fn a_killed_process_loses_nothing_acknowledged() {
     // A copy of the live files is what the disk holds at the moment of a kill.
     let copy = tempfile::tempdir().unwrap();
     fs_err::copy(folder.path().join("store.redb"), copy.path().join("store.redb")).unwrap();
-    let store = Store::open(copy.path(), options(100_000)).unwrap();
+    let store = EmbeddedStore::open(copy.path(), options(100_000)).unwrap();
     assert_eq!(store.collection(&name("c")).unwrap().len(), 300);
 }
 
@@ -212,7 +211,7 @@ fn another_model_is_a_conflict() {
     // The precision is recorded, and no reason to refuse.
     let half = Spec { model: ModelTag { fingerprint: "model-a".into(), precision: Some("f16".into()) }, ..spec(2) };
     assert!(!store.create(&name("c"), half).unwrap().1);
-    assert!(matches!(Store::open(folder.path(), options(1)), Err(Error::InUse(_))));
+    assert!(matches!(EmbeddedStore::open(folder.path(), options(1)), Err(Error::InUse(_))));
 }
 
 #[test]

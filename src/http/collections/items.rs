@@ -1,7 +1,5 @@
 //! `…/items`: upsert, get, page through, delete.
 
-use std::sync::Arc;
-
 use axum::{
     Json,
     extract::{Path, State, rejection::PathRejection},
@@ -44,7 +42,7 @@ pub(in crate::http) struct Ids {
 
 /// Stores items, all of them or, after an error, none; the answer comes once they are durable.
 pub(super) async fn upsert(State(app): State<App>, name: Name, upload: Upload<Query>) -> Result<Response, Problem> {
-    let collection = find(&app, &name?)?;
+    let collection = find(&app, &name?).await?;
     let most = app.limits.pictures;
     let draft = match upload.content {
         Content::Pictures(pictures, query) => Draft::of_pictures(pictures, query)?,
@@ -57,7 +55,7 @@ pub(super) async fn upsert(State(app): State<App>, name: Name, upload: Upload<Qu
             // For vectors that came ready made it says which model made them.
             collection.check_model(app.registry.get(Some(model))?.fingerprint())?;
         }
-        let timing = if pictures > 0 { embed(&app, &collection, draft).await? } else { Embedded::ready_made(draft) };
+        let timing = if pictures > 0 { embed(&app, &*collection, draft).await? } else { Embedded::ready_made(draft) };
         let Embedded { items, header } = timing;
         let ids = items.iter().map(|new| new.item.id.clone()).collect();
         app.disk.run(move || collection.upsert(items)).await??;
@@ -84,7 +82,7 @@ impl Embedded {
 }
 
 /// Embeds the pictures of a draft with the collection's model.
-async fn embed(app: &App, collection: &Arc<Collection>, draft: Draft) -> Result<Embedded, Problem> {
+async fn embed(app: &App, collection: &dyn Collection, draft: Draft) -> Result<Embedded, Problem> {
     let served = model_of(app, collection, draft.model.as_deref())?;
     let mut pictures = Vec::new();
     for (position, (_, subject)) in draft.items.iter().enumerate() {
@@ -171,7 +169,7 @@ pub(in crate::http) struct Page {
 
 /// Items in the order of their ids, page by page.
 pub(super) async fn page(State(app): State<App>, name: Name, uri: Uri) -> Result<Json<Page>, Problem> {
-    let collection = find(&app, &name?)?;
+    let collection = find(&app, &name?).await?;
     let PageOptions { limit, cursor } = from_query(&uri)?;
     if !(1..=MAX_PAGE).contains(&limit) {
         return Err(Problem::new(Code::BadParameter, format!("limit: must lie between 1 and {MAX_PAGE}, not {limit}")));
@@ -183,7 +181,7 @@ pub(super) async fn page(State(app): State<App>, name: Name, uri: Uri) -> Result
 /// One item with its vector.
 pub(super) async fn one(State(app): State<App>, path: NameAndId) -> Result<impl IntoResponse, Problem> {
     let Path((name, id)) = path?;
-    let collection = find(&app, &name)?;
+    let collection = find(&app, &name).await?;
     let stored = within(&app, async { Ok(app.disk.run(move || collection.get(&id)).await??) }).await?;
     Ok(Json(Shown::new(stored.item, Some(stored.vector))))
 }
@@ -191,7 +189,7 @@ pub(super) async fn one(State(app): State<App>, path: NameAndId) -> Result<impl 
 /// The stored picture of an item: a thumbnail, or the file as it was sent.
 pub(super) async fn image(State(app): State<App>, path: NameAndId) -> Result<impl IntoResponse, Problem> {
     let Path((name, id)) = path?;
-    let collection = find(&app, &name)?;
+    let collection = find(&app, &name).await?;
     let picture = within(&app, async { Ok(app.disk.run(move || collection.thumbnail(&id)).await??) }).await?;
     let kind = media::Format::sniff(&picture).map_or("application/octet-stream", media::Format::mime);
     Ok(([(header::CONTENT_TYPE, kind), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")], picture))
@@ -200,7 +198,7 @@ pub(super) async fn image(State(app): State<App>, path: NameAndId) -> Result<imp
 /// Deletes one item.
 pub(super) async fn remove(State(app): State<App>, path: NameAndId) -> Result<StatusCode, Problem> {
     let Path((name, id)) = path?;
-    let collection = find(&app, &name)?;
+    let collection = find(&app, &name).await?;
     within(&app, async { Ok(app.disk.run(move || collection.delete(&id)).await??) }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -229,9 +227,8 @@ pub(super) async fn remove_where(
         let refused = method_not_allowed(method, uri).await;
         return Ok(([(header::ALLOW, "GET,HEAD,DELETE")], refused).into_response());
     }
-    let collection = find(&app, &name)?;
+    let collection = find(&app, &name).await?;
     let Strict(Which { filter }) = body?;
-    let delete = move || collection.delete_where(&|item: &Item| filter.passes(item));
-    let deleted = within(&app, async { Ok(app.disk.run(delete).await??) }).await?;
+    let deleted = within(&app, async { Ok(app.disk.run(move || collection.delete_where(&filter)).await??) }).await?;
     Ok(Json(Deleted { deleted }).into_response())
 }

@@ -23,7 +23,7 @@ use super::{
     Name, find,
 };
 use crate::{
-    index::{Collection, CollectionName, Sample, Version},
+    index::{Collection, CollectionName, Error, Sample, Version},
     serving::Pool,
     tsne,
 };
@@ -52,13 +52,15 @@ impl Default for Maps {
 }
 
 impl Maps {
-    fn find(&self, collection: &Collection, points: usize) -> Option<Arc<Map>> {
+    /// The map that was made of just what the collection holds.
+    fn find(&self, collection: &dyn Collection, points: usize) -> Result<Option<Arc<Map>>, Error> {
+        let now = collection.version()?;
         let kept = self.kept.lock();
-        let Kept { version, map } = kept.get(&(collection.name().clone(), points))?;
-        (*version == collection.version()).then(|| Arc::clone(map))
+        let fitting = kept.get(&(collection.name().clone(), points)).filter(|kept| kept.version == now);
+        Ok(fitting.map(|kept| Arc::clone(&kept.map)))
     }
 
-    fn keep(&self, collection: &Collection, points: usize, version: Version, map: &Arc<Map>) {
+    fn keep(&self, collection: &dyn Collection, points: usize, version: Version, map: &Arc<Map>) {
         let mut kept = self.kept.lock();
         let key = (collection.name().clone(), points);
         if kept.len() >= MAX_KEPT && !kept.contains_key(&key) {
@@ -104,25 +106,31 @@ struct Point {
 }
 
 pub(super) async fn handle(State(app): State<App>, name: Name, uri: Uri) -> Result<Response, Problem> {
-    let collection = find(&app, &name?)?;
+    let collection = find(&app, &name?).await?;
     let Options { points } = from_query(&uri)?;
     if !(tsne::FEWEST..=MAX_POINTS).contains(&points) {
         let fewest = tsne::FEWEST;
         return Err(Problem::new(Code::BadParameter, format!("points: must lie between {fewest} and {MAX_POINTS}, not {points}")));
     }
-    if let Some(map) = app.maps.find(&collection, points) {
-        return Ok(Json(&*map).into_response());
-    }
-    let inside = Arc::clone(&app);
-    // Whoever waited for the thread finds the map of the one before.
-    let work = move || inside.maps.find(&collection, points).map_or_else(|| make(&inside.maps, &collection, points), Ok);
-    let map = within(&app, async { app.maps.thread.run(work).await? }).await?;
+    let map = within(&app, async {
+        let (maps, known) = (Arc::clone(&app), Arc::clone(&collection));
+        if let Some(map) = app.disk.run(move || maps.maps.find(&*known, points)).await?? {
+            return Ok(map);
+        }
+        let inside = Arc::clone(&app);
+        app.maps.thread.run(move || make(&inside.maps, &*collection, points)).await?
+    })
+    .await?;
     Ok(Json(&*map).into_response())
 }
 
 /// Makes a map and keeps it, also when nobody waits for it any more.
-fn make(maps: &Maps, collection: &Collection, points: usize) -> Result<Arc<Map>, Problem> {
-    let Sample { version, count, items, vectors } = collection.sample(points);
+fn make(maps: &Maps, collection: &dyn Collection, points: usize) -> Result<Arc<Map>, Problem> {
+    // Whoever waited for the thread finds the map of the one before.
+    if let Some(map) = maps.find(collection, points)? {
+        return Ok(map);
+    }
+    let Sample { version, items, vectors } = collection.sample(points)?;
     let vectors = Array2::from_shape_vec((items.len(), collection.spec().dim), vectors)
         .map_err(|error| Problem::new(Code::Internal, format!("the vectors of a sample: {error}")))?;
     let places = match tsne::map(vectors, &tsne::Options::default()) {
@@ -132,12 +140,11 @@ fn make(maps: &Maps, collection: &Collection, points: usize) -> Result<Arc<Map>,
         Err(tsne::Error::Components) => vec![(0.5, 0.5); items.len()],
         Err(error) => return Err(Problem::new(Code::Internal, error.to_string())),
     };
-    let pictured = collection.have_thumbnails(items.iter().map(|item| item.id.as_str()))?;
-    let points_of = items.iter().zip(places).zip(pictured).map(|((item, (x, y)), has_image)| {
+    let points_of = items.iter().zip(places).map(|((item, has_picture), (x, y))| {
         let (id, labels) = (item.id.clone(), item.labels.clone());
-        Point { id, labels, x, y, has_image }
+        Point { id, labels, x, y, has_image: *has_picture }
     });
-    let map = Arc::new(Map { collection: collection.name().to_string(), count, points: points_of.collect() });
+    let map = Arc::new(Map { collection: collection.name().to_string(), count: version.count, points: points_of.collect() });
     maps.keep(collection, points, version, &map);
     Ok(map)
 }

@@ -14,7 +14,7 @@ mod map;
 mod search;
 mod transfer;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -42,8 +42,8 @@ use super::{
     submission::from_query,
 };
 use crate::{
-    index::{Collection, CollectionName, DEFAULT_EF, Error, ModelTag, Recall, Spec, Store},
-    serving::{COLLECTION_POOLING, Served},
+    index::{Collection, CollectionName, DEFAULT_EF, Error, Info, ModelTag, Recall, Spec, Store},
+    serving::{COLLECTION_POOLING, Pool, Served},
 };
 
 /// Most neighbours: an answer lists them all.
@@ -52,6 +52,9 @@ const MAX_K: usize = 10_000;
 const MAX_EF: usize = 100_000;
 /// Most queries of a recall measurement: each is searched for twice.
 const MAX_QUERIES: usize = 1000;
+
+/// When to try again after the database did not answer.
+const UNREACHABLE: Duration = Duration::from_secs(5);
 
 /// The name of a collection in a path.
 type Name = Result<Path<String>, PathRejection>;
@@ -73,20 +76,30 @@ pub(super) fn routes() -> Router<App> {
 }
 
 /// Finds a collection by the name that a client gave.
-pub(super) fn find(app: &App, name: &str) -> Result<Arc<Collection>, Problem> {
+pub(super) async fn find(app: &App, name: &str) -> Result<Arc<dyn Collection>, Problem> {
     let name: CollectionName = name.parse()?;
-    Ok(store(app, &name)?.collection(&name)?)
+    let store = store(app, &name)?;
+    if store.connections().is_none() {
+        return Ok(store.collection(&name)?);
+    }
+    let store = store.clone();
+    within(app, async { Ok(app.disk.run(move || store.collection(&name)).await??) }).await
 }
 
-fn store<'a>(app: &'a App, name: &CollectionName) -> Result<&'a Arc<Store>, Problem> {
+/// Where searches run: among those that wait, or among those that compute.
+pub(super) fn searchers(app: &App) -> &Pool {
+    if app.store.as_ref().is_some_and(|store| store.connections().is_some()) { &app.disk } else { &app.pool }
+}
+
+fn store<'a>(app: &'a App, name: &CollectionName) -> Result<&'a Arc<dyn Store>, Problem> {
     app.store.as_ref().ok_or_else(|| {
-        let detail = format!("there is no collection \"{name}\": this server was started without --data-dir");
+        let detail = format!("there is no collection \"{name}\": this server was started without --data-dir and without --index");
         Problem::new(Code::UnknownCollection, detail)
     })
 }
 
 /// The model that a request names, else the served one that made the collection.
-pub(super) fn model_of(app: &App, collection: &Collection, name: Option<&str>) -> Result<Arc<Served>, Problem> {
+pub(super) fn model_of(app: &App, collection: &dyn Collection, name: Option<&str>) -> Result<Arc<Served>, Problem> {
     let made_by = |served: &&Arc<Served>| collection.check_model(served.fingerprint()).is_ok();
     let served = match name {
         Some(name) => app.registry.get(Some(name))?,
@@ -107,14 +120,22 @@ pub(super) fn check_reach(k: usize, ef: usize) -> Result<(), Problem> {
 }
 
 /// All collections, by name.
-async fn list(State(app): State<App>) -> impl IntoResponse {
-    let collections: Vec<_> = app.store.iter().flat_map(|store| store.collections()).map(|collection| collection.info()).collect();
-    Json(serde_json::json!({ "collections": collections }))
+async fn list(State(app): State<App>) -> Result<impl IntoResponse, Problem> {
+    let collections = match app.store.clone() {
+        Some(store) => within(&app, async { Ok(app.disk.run(move || store.list()).await??) }).await?,
+        None => Vec::new(),
+    };
+    Ok(Json(serde_json::json!({ "collections": collections })))
+}
+
+async fn info(app: &App, collection: Arc<dyn Collection>) -> Result<Info, Problem> {
+    within(app, async { Ok(app.disk.run(move || collection.info()).await??) }).await
 }
 
 /// Count, dimension, model and state of the index of one collection.
 async fn one(State(app): State<App>, name: Name) -> Result<impl IntoResponse, Problem> {
-    Ok(Json(find(&app, &name?)?.info()))
+    let collection = find(&app, &name?).await?;
+    Ok(Json(info(&app, collection).await?))
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -133,7 +154,7 @@ async fn create(State(app): State<App>, name: Name, Strict(new): Strict<NewColle
     let spec = Spec { dim: COLLECTION_POOLING.dim(served.manifest().dim as usize), model };
     let (collection, new) = within(&app, async { Ok(app.disk.run(move || store.create(&name, spec)).await??) }).await?;
     let status = if new { StatusCode::CREATED } else { StatusCode::OK };
-    Ok((status, Json(collection.info())).into_response())
+    Ok((status, Json(info(&app, collection).await?)).into_response())
 }
 
 /// Deletes a collection with all its items.
@@ -160,14 +181,14 @@ impl Default for RecallOptions {
 
 /// Measures the index against exact search.
 async fn recall(State(app): State<App>, name: Name, uri: Uri) -> Result<Json<Recall>, Problem> {
-    let collection = find(&app, &name?)?;
+    let collection = find(&app, &name?).await?;
     let RecallOptions { k, ef, queries } = from_query(&uri)?;
     check_reach(k, ef)?;
     if !(1..=MAX_QUERIES).contains(&queries) {
         return Err(Problem::new(Code::BadParameter, format!("queries: must lie between 1 and {MAX_QUERIES}, not {queries}")));
     }
     let name = collection.name().to_string();
-    let recall = within(&app, async { Ok(app.pool.run(move || collection.recall(k, ef, queries)).await?) }).await?;
+    let recall = within(&app, async { Ok(searchers(&app).run(move || collection.recall(k, ef, queries)).await??) }).await?;
     app.metrics.measured(&name, &recall);
     Ok(Json(recall))
 }
@@ -192,7 +213,17 @@ impl From<Error> for Problem {
             Error::Conflict(_) => Code::ModelMismatch,
             Error::Dimension { .. } => Code::DimensionMismatch,
             Error::Exists(_) => Code::CollectionExists,
-            Error::InUse(_) | Error::Damaged { .. } | Error::Unsupported { .. } | Error::Io(_) | Error::Database { .. } => {
+            Error::Unreachable(_) => {
+                let detail = "the database of the collections does not answer; nothing was lost, try again in a while";
+                return Self { retry_after: Some(UNREACHABLE), ..Self::new(Code::StoreUnreachable, detail) };
+            }
+            Error::InUse(_)
+            | Error::Damaged { .. }
+            | Error::Unsupported { .. }
+            | Error::Unsuitable(_)
+            | Error::Sql(_)
+            | Error::Io(_)
+            | Error::Database { .. } => {
                 // Paths of this machine are for whoever runs it.
                 tracing::error!(%error, "the store failed");
                 return Self::new(Code::StoreFailed, "the collections cannot be read or written; the server's log says why");

@@ -19,11 +19,11 @@ use super::{
         problem::{Code, Problem},
         submission::{Content, Room, Upload, at_least_one, picture_from_text},
     },
-    Name, check_reach, find, model_of,
+    Name, check_reach, find, model_of, searchers,
 };
 use crate::{
     embedding,
-    index::{Collection, DEFAULT_EF, Filter, Item, Neighbour, Predicate, Search, vote::DEFAULT_K},
+    index::{Collection, DEFAULT_EF, Filter, Neighbour, Search, vote::DEFAULT_K},
     serving::COLLECTION_POOLING,
 };
 
@@ -68,10 +68,10 @@ struct Hit {
     has_image: bool,
 }
 
-impl Hit {
-    fn new((neighbour, has_image): (Neighbour, bool)) -> Self {
-        let Neighbour { item, similarity } = neighbour;
-        Self { id: item.id.clone(), labels: item.labels.clone(), similarity, metadata: item.metadata.clone(), has_image }
+impl From<Neighbour> for Hit {
+    fn from(neighbour: Neighbour) -> Self {
+        let Neighbour { item, similarity, has_picture } = neighbour;
+        Self { id: item.id.clone(), labels: item.labels.clone(), similarity, metadata: item.metadata.clone(), has_image: has_picture }
     }
 }
 
@@ -82,7 +82,7 @@ enum Query {
 }
 
 pub(super) async fn handle(State(app): State<App>, name: Name, upload: Upload<Options>) -> Result<impl IntoResponse, Problem> {
-    let collection = find(&app, &name?)?;
+    let collection = find(&app, &name?).await?;
     let (query, options) = match upload.content {
         Content::Pictures(_, Options { image: Some(_), .. } | Options { vector: Some(_), .. }) => {
             return Err(Problem::new(Code::BadParameter, "the body is the picture: `image` and `vector` belong into a JSON body"));
@@ -97,8 +97,8 @@ pub(super) async fn handle(State(app): State<App>, name: Name, upload: Upload<Op
     };
     let room = Room::take(&app, count, upload.memory)?;
     within(&app, async {
-        let (vectors, header) = vectors(&app, &collection, query, options.model.as_deref()).await?;
-        let answer = app.pool.run(move || answer(&collection, &vectors, &options)).await??;
+        let (vectors, header) = vectors(&app, &*collection, query, options.model.as_deref()).await?;
+        let answer = searchers(&app).run(move || answer(&*collection, &vectors, &options)).await??;
         drop(room);
         Ok((header, Json(answer)))
     })
@@ -116,7 +116,7 @@ fn from_json(body: &[u8]) -> Result<(Query, Options), Problem> {
 
 type Timing = Option<[(HeaderName, HeaderValue); 1]>;
 
-async fn vectors(app: &App, collection: &Collection, query: Query, model: Option<&str>) -> Result<(Vec<Vec<f32>>, Timing), Problem> {
+async fn vectors(app: &App, collection: &dyn Collection, query: Query, model: Option<&str>) -> Result<(Vec<Vec<f32>>, Timing), Problem> {
     match query {
         Query::Vector(vector) => {
             if let Some(model) = model {
@@ -137,14 +137,11 @@ async fn vectors(app: &App, collection: &Collection, query: Query, model: Option
     }
 }
 
-fn answer(collection: &Collection, vectors: &[Vec<f32>], options: &Options) -> Result<Answer, Problem> {
-    let passes = options.filter.as_ref().map(|filter| |item: &Item| filter.passes(item));
-    let filter = passes.as_ref().map(|passes| passes as Predicate<'_>);
-    let search = Search { k: options.k, ef: options.ef, exact: options.exact, filter };
+fn answer(collection: &dyn Collection, vectors: &[Vec<f32>], options: &Options) -> Result<Answer, Problem> {
+    let search = Search { k: options.k, ef: options.ef, exact: options.exact, filter: options.filter.as_ref() };
     let found = |vector: &Vec<f32>| {
-        let neighbours = collection.search(vector, &search)?;
-        let pictured = collection.have_thumbnails(neighbours.iter().map(|neighbour| neighbour.item.id.as_str()))?;
-        Ok(Found { neighbors: neighbours.into_iter().zip(pictured).map(Hit::new).collect() })
+        let neighbors = collection.search(vector, &search)?.into_iter().map(Hit::from).collect();
+        Ok(Found { neighbors })
     };
     let results = vectors.iter().map(found).collect::<Result<_, Problem>>()?;
     Ok(Answer { collection: collection.name().to_string(), results })

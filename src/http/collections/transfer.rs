@@ -23,20 +23,20 @@ use super::{
         problem::{Code, Problem},
         submission::from_query,
     },
-    Name, find, store,
+    Name, find, info, store,
 };
 use crate::index::{CollectionName, Error, OnExisting, Store, snapshot};
 
 /// One file with everything in it, as of this moment.
 pub(super) async fn snapshot(State(app): State<App>, name: Name) -> Result<Response, Problem> {
-    let collection = find(&app, &name?)?;
+    let collection = find(&app, &name?).await?;
     let store = store(&app, collection.name())?.clone();
     // By way of a file: a client that reads slowly would keep old pages of the database in use.
     let write = {
         let collection = collection.clone();
         move || -> Result<std::fs::File, Error> {
             let mut file = store.scratch()?;
-            snapshot::write(&collection, std::io::BufWriter::new(file.as_file_mut()))?;
+            snapshot::write(&*collection, std::io::BufWriter::new(file.as_file_mut()))?;
             // What is open can be read after its name is gone, and never stays behind.
             Ok(file.reopen()?)
         }
@@ -79,7 +79,7 @@ pub(super) async fn restore(State(app): State<App>, name: Name, request: Request
             return Err(problem);
         }
     };
-    let file = receive(&app, &store, body).await?;
+    let file = receive(&app, &*store, body).await?;
     let existing = if options.replace { OnExisting::Replace } else { OnExisting::Refuse };
     let restore = move || -> Result<_, Problem> {
         let (header, items) = snapshot::read(file.path()).map_err(bad_snapshot)?;
@@ -87,7 +87,7 @@ pub(super) async fn restore(State(app): State<App>, name: Name, request: Request
     };
     let collection = app.disk.run(restore).await??;
     drop(turn);
-    Ok((StatusCode::CREATED, Json(collection.info())).into_response())
+    Ok((StatusCode::CREATED, Json(info(&app, collection).await?)).into_response())
 }
 
 fn check_length(headers: &HeaderMap, most: u64) -> Result<(), Problem> {
@@ -100,7 +100,7 @@ fn too_large(most: u64) -> Problem {
 }
 
 /// Writes a body to a file as it arrives. It may take its time as a whole, but not stand still.
-async fn receive(app: &App, store: &Store, body: Body) -> Result<NamedTempFile, Problem> {
+async fn receive(app: &App, store: &dyn Store, body: Body) -> Result<NamedTempFile, Problem> {
     let idle = app.limits.body.time;
     let mut file = store.scratch()?;
     let mut left = app.max_snapshot;

@@ -6,18 +6,18 @@ use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::Error;
-use super::collection::Collection;
+use super::collection::EmbeddedCollection;
 use super::graph::{self, Graph};
-use super::info::Recall;
-use super::rows::merge;
-use super::search::{Search, search};
+use super::info::Agreement;
+use super::rows::{Layout, merge};
+use super::search::search;
+use super::{Error, Recall, Search};
 
 /// Largest share of a graph's rows that may be dead, and of rows beside it, before a new one is due: one quarter.
 /// Less would rebuild more often than items come in, more would scan too much.
 const STALE_DIVISOR: usize = 4;
 
-impl Collection {
+impl EmbeddedCollection {
     /// Whether searches would gain from a (new) graph.
     pub(super) fn build_is_due(&self) -> bool {
         let layout = self.layout.load();
@@ -31,25 +31,12 @@ impl Collection {
             && (scanned >= self.options.exact_below.max(indexed / STALE_DIVISOR).max(1) || dead > indexed / STALE_DIVISOR)
     }
 
-    /// Builds a graph where one is due: in a thread, or at once where the options say so.
-    ///
-    /// # Errors
-    /// Those of [`build_index`](Self::build_index).
-    pub fn build_if_due(self: &Arc<Self>) -> Result<(), Error> {
-        if self.options.build_in_background {
-            self.build_in_background();
-        } else if self.build_is_due() {
-            self.build_index()?;
-        }
-        Ok(())
-    }
-
     /// Starts a thread that builds a graph, where one is due and the options allow it.
-    pub(super) fn build_in_background(self: &Arc<Self>) {
+    pub(super) fn build_in_background(&self) {
         if !self.options.build_in_background || !self.build_is_due() || self.build_started.swap(true, Ordering::AcqRel) {
             return;
         }
-        let collection = Arc::clone(self);
+        let collection = self.me();
         let spawned = std::thread::Builder::new().name("index".to_owned()).spawn(move || {
             if let Err(error) = collection.build_index() {
                 tracing::error!(collection = %collection.name, "the index was not built: {error}");
@@ -98,22 +85,17 @@ impl Collection {
         let style = ProgressStyle::with_template("{prefix} [{bar:30}] {percent}% {eta}").expect("a fixed template");
         ProgressBar::new(0).with_style(style).with_prefix(format!("indexing {}", self.name))
     }
+}
 
-    /// Measures the index against exact search, with up to `queries` stored vectors, evenly spread.
-    pub fn recall(&self, k: usize, ef: usize, queries: usize) -> Recall {
-        let layout = self.layout.load();
-        let rows: Vec<&[f32]> = layout.0.iter().flat_map(|segment| segment.live_rows().map(|row| segment.rows.vector(row))).collect();
-        let queries = queries.clamp(1, rows.len().max(1));
-        let sample = rows.iter().step_by((rows.len() / queries).max(1)).take(queries);
-        let (mut found, mut wanted, mut asked) = (0, 0, 0);
-        for query in sample {
-            let options = Search { k, ef, ..Search::default() };
-            let exact = search(&layout, query, &Search { exact: true, ..options });
-            let fast = search(&layout, query, &options);
-            found += fast.iter().filter(|hit| exact.contains(hit)).count();
-            wanted += exact.len();
-            asked += 1;
-        }
-        Recall { recall: if wanted == 0 { 1.0 } else { found as f64 / wanted as f64 }, k, ef, queries: asked }
+/// Measures the index against exact search, with up to `queries` stored vectors, evenly spread.
+pub(super) fn recall(layout: &Layout, k: usize, ef: usize, queries: usize) -> Recall {
+    let rows: Vec<&[f32]> = layout.0.iter().flat_map(|segment| segment.live_rows().map(|row| segment.rows.vector(row))).collect();
+    let queries = queries.clamp(1, rows.len().max(1));
+    let sample = rows.iter().step_by((rows.len() / queries).max(1)).take(queries);
+    let mut agreement = Agreement::default();
+    for query in sample {
+        let options = Search { k, ef, ..Search::default() };
+        agreement.add(&search(layout, query, &Search { exact: true, ..options }), &search(layout, query, &options));
     }
+    agreement.recall(k, ef)
 }

@@ -10,12 +10,13 @@ use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use redb::StorageBackend;
+use serde_json::json;
 
-use super::collection::Collection;
-use super::disk::{Disk, ModelTag, OnExisting, Spec};
+use super::collection::EmbeddedCollection;
+use super::disk::Disk;
 use super::dump::Dumps;
 use super::item::{Item, NewItem};
-use super::store::Options;
+use super::{Collection, Filter, ModelTag, OnExisting, Options, Spec};
 
 const DIM: usize = 4;
 /// Writes that are acknowledged, and points of failure that are tried over their whole course.
@@ -112,13 +113,13 @@ fn after_failure(events: &[Event], rng: &mut StdRng) -> Vec<u8> {
 /// Ids, with the label of the version that is stored.
 type Content = BTreeMap<String, String>;
 
-fn content(collection: &Collection) -> Content {
+fn content(collection: &EmbeddedCollection) -> Content {
     let page = collection.page(None, 1000).unwrap();
     assert_eq!(page.items.len(), collection.len());
     page.items.into_iter().map(|item| (item.id, item.labels[0].clone())).collect()
 }
 
-fn random_change(collection: &Arc<Collection>, number: usize, rng: &mut StdRng) {
+fn random_change(collection: &Arc<EmbeddedCollection>, number: usize, rng: &mut StdRng) {
     let id = |rng: &mut StdRng| format!("{}", rng.random_range(0..40));
     match rng.random_range(0..10) {
         0..7 => {
@@ -132,8 +133,10 @@ fn random_change(collection: &Arc<Collection>, number: usize, rng: &mut StdRng) 
         }
         7..9 => drop(collection.delete(&id(rng))),
         _ => {
-            let digit = format!("{}", rng.random_range(0..10));
-            collection.delete_where(&|item: &Item| item.id.ends_with(&digit)).unwrap();
+            let digit = rng.random_range(0..10);
+            let ids: Vec<_> = (0..40).filter(|id| id % 10 == digit).map(|id| id.to_string()).collect();
+            let filter = Filter::from_json(&json!({ "field": "id", "in": ids })).unwrap();
+            collection.delete_where(&filter).unwrap();
         }
     }
 }
@@ -147,7 +150,7 @@ fn the_power_may_fail_at_any_moment() {
         let disk = Arc::new(Disk::over(path, Disk::builder().create_with_backend(recorder.clone()).unwrap()).unwrap());
         let (name, record) = disk.collections().unwrap().remove(0);
         let options = Options { exact_below: usize::MAX, build_in_background: false, progress: false };
-        Arc::new(Collection::load(name, record, disk, Arc::new(Dumps::new(folder.path())), options).unwrap())
+        EmbeddedCollection::load(name, record, disk, Arc::new(Dumps::new(folder.path())), options).unwrap()
     };
 
     let recorder = Recorder::default();

@@ -11,8 +11,8 @@ use redb::{Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, 
 use serde::{Deserialize, Serialize};
 
 use super::commit::Line;
-use super::item::{Item, NewItem, StoredItem};
-use super::{CollectionName, Error};
+use super::item::{Item, NewItem, StoredItem, vector_from_bytes, vector_to_bytes};
+use super::{CollectionName, Error, OnExisting, Spec};
 
 /// Name of the database in the data folder.
 const FILE: &str = "store.redb";
@@ -33,26 +33,6 @@ const FORMAT_KEY: &str = "format";
 const FORMAT: u64 = 1;
 /// Next number for a collection or a version of an item. Never given twice, also after deletions.
 const NEXT_KEY: &str = "next";
-
-/// Which model made the vectors of a collection.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ModelTag {
-    /// Hash over the weights' source, the pooling and the transform: vectors of two models can be compared exactly
-    /// where this is equal.
-    pub fingerprint: String,
-    /// Precision that the first vectors were made with, for information (not part of the fingerprint).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub precision: Option<String>,
-}
-
-/// What is fixed when a collection is created.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Spec {
-    /// Length of every vector.
-    pub dim: usize,
-    /// The model that makes them.
-    pub model: ModelTag,
-}
 
 /// A collection as the database knows it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -82,15 +62,6 @@ pub(super) enum Change {
 pub(super) struct Written {
     pub(super) new: Vec<u64>,
     pub(super) replaced: Vec<u64>,
-}
-
-/// What to do about a collection that exists already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnExisting {
-    /// An error.
-    Refuse,
-    /// The old one and all its items go, in the same step.
-    Replace,
 }
 
 pub(super) struct Disk {
@@ -394,16 +365,6 @@ fn take_numbers(txn: &WriteTransaction, count: u64) -> Result<u64, Failure> {
     let first = meta.get(NEXT_KEY)?.map_or(1, |next| next.value());
     meta.insert(NEXT_KEY, first + count)?;
     Ok(first)
-}
-
-/// Little-endian bytes of a vector.
-pub(super) fn vector_to_bytes(vector: &[f32]) -> Vec<u8> {
-    vector.iter().flat_map(|x| x.to_le_bytes()).collect()
-}
-
-/// The vector whose little-endian bytes these are.
-pub(super) fn vector_from_bytes(bytes: &[u8]) -> Vec<f32> {
-    bytes.chunks_exact(4).map(|x| f32::from_le_bytes([x[0], x[1], x[2], x[3]])).collect()
 }
 
 /// Why a transaction was given up: an error of ours, or one of the database that does not know its file yet.

@@ -10,10 +10,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::checksum;
 use super::graph::{FILES, Graph};
-use super::item::Item;
+use super::item::{Item, vector_from_bytes, vector_to_bytes};
 use super::rows::{Layout, Rows};
-use super::{checksum, disk};
 
 /// Folder of all graphs in the data folder.
 const FOLDER: &str = "graphs";
@@ -72,7 +72,7 @@ impl Dumps {
         let temporary = tempfile::Builder::new().prefix(".new-").tempdir_in(&self.folder).map_err(io)?;
         graph.save(temporary.path())?;
         let mut bytes: Vec<u8> = rows.sequences.iter().flat_map(|sequence| sequence.to_le_bytes()).collect();
-        bytes.extend(disk::vector_to_bytes(&rows.vectors));
+        bytes.extend(vector_to_bytes(&rows.vectors));
         fs_err::write(temporary.path().join(ROWS), bytes).map_err(io)?;
 
         let mut files = HashMap::new();
@@ -140,7 +140,7 @@ fn read_rows(bytes: &[u8], saved: &Description, live: &Rows) -> Option<Rows> {
     let mut rows = Rows::with_capacity(saved.dim, saved.rows);
     for (sequence, vector) in sequences.chunks_exact(8).zip(vectors.chunks_exact(saved.dim * 4)) {
         let sequence = u64::from_le_bytes(sequence.try_into().ok()?);
-        let vector = disk::vector_from_bytes(vector);
+        let vector = vector_from_bytes(vector);
         let item = match live.row_of(sequence) {
             Some(row) if live.vector(row) == vector => Arc::clone(&live.items[row]),
             Some(_) => return None,

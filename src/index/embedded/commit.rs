@@ -8,7 +8,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::Error;
-use super::collection::Collection;
+use super::collection::EmbeddedCollection;
 use super::disk::{Change, Written};
 use super::rows::{Layout, Rows};
 
@@ -21,13 +21,13 @@ pub(super) struct Line {
 }
 
 struct Job {
-    collection: Arc<Collection>,
+    collection: Arc<EmbeddedCollection>,
     change: Change,
     outcome: Arc<Mutex<Option<Result<usize, Error>>>>,
 }
 
 /// Makes a change durable, then visible, and returns the number of items that it replaced or deleted.
-pub(super) fn write(collection: &Arc<Collection>, change: Change) -> Result<usize, Error> {
+pub(super) fn write(collection: &Arc<EmbeddedCollection>, change: Change) -> Result<usize, Error> {
     let line = &collection.disk.line;
     let outcome = Arc::new(Mutex::new(None));
     line.waiting.lock().push(Job { collection: Arc::clone(collection), change, outcome: Arc::clone(&outcome) });
@@ -42,7 +42,7 @@ pub(super) fn write(collection: &Arc<Collection>, change: Change) -> Result<usiz
 }
 
 /// As [`write`], for a change that depends on what is stored: nothing else is written meanwhile.
-pub(super) fn write_after_look(collection: &Arc<Collection>, look: impl FnOnce(&Layout) -> Change) -> Result<usize, Error> {
+pub(super) fn write_after_look(collection: &Arc<EmbeddedCollection>, look: impl FnOnce(&Layout) -> Change) -> Result<usize, Error> {
     let _turn = collection.disk.line.turn.lock();
     let change = look(&collection.layout.load());
     let written = collection.disk.write_one(&collection.name, &collection.record, &change)?;
@@ -65,7 +65,7 @@ fn write_all(jobs: Vec<Job>) {
 }
 
 /// Shows readers what is on the disk now.
-fn publish(collection: &Collection, change: Change, written: &Written) -> usize {
+fn publish(collection: &EmbeddedCollection, change: Change, written: &Written) -> usize {
     let items = match change {
         Change::Upsert(items) => items,
         Change::Delete(_) => Vec::new(),

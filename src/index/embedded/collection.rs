@@ -1,0 +1,210 @@
+//! One collection: durable writes, undisturbed reads.
+
+use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Weak};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+
+use super::commit;
+use super::disk::{Change, Disk, Record, Row};
+use super::dump::Dumps;
+use super::indexing::recall;
+use super::info::check_page;
+use super::item::{Item, NewItem, StoredItem, prepare};
+use super::rows::{Layout, Rows};
+use super::sample::{sample, version};
+use super::search::search;
+use super::{
+    Collection, CollectionName, Error, Filter, IndexState, Info, Neighbour, Options, Page, Recall, Sample, Search, Spec, Version, Visit,
+    no_item,
+};
+
+/// A collection of an [`EmbeddedStore`](super::EmbeddedStore).
+pub struct EmbeddedCollection {
+    /// Itself, for writes and threads that outlive a call.
+    me: Weak<Self>,
+    pub(super) name: CollectionName,
+    pub(super) record: Record,
+    pub(super) disk: Arc<Disk>,
+    pub(super) dumps: Arc<Dumps>,
+    pub(super) options: Options,
+    pub(super) layout: ArcSwap<Layout>,
+    /// Held while the layout is changed.
+    pub(super) writing: Mutex<()>,
+    /// Held while a graph is built.
+    pub(super) building: Mutex<()>,
+    /// Whether a thread was started to build one.
+    pub(super) build_started: AtomicBool,
+}
+
+impl EmbeddedCollection {
+    /// Reads a collection into memory, with its saved graph where there is one that fits.
+    pub(super) fn load(
+        name: CollectionName,
+        record: Record,
+        disk: Arc<Disk>,
+        dumps: Arc<Dumps>,
+        options: Options,
+    ) -> Result<Arc<Self>, Error> {
+        let mut found = Vec::new();
+        disk.visit(&record, None, |row| {
+            found.push(row);
+            true
+        })?;
+        found.sort_unstable_by_key(|row| row.sequence);
+        let mut rows = Rows::with_capacity(record.spec.dim, found.len());
+        for Row { sequence, stored } in found {
+            rows.push(sequence, Arc::new(stored.item), &stored.vector);
+        }
+        let rows = Arc::new(rows);
+        let layout = match dumps.lay_out(record.number, &rows, options.exact_below) {
+            Ok(Some(layout)) => layout,
+            Ok(None) => Layout::plain(rows),
+            Err(reason) => {
+                tracing::warn!(collection = %name, "the saved index is not used: {reason}");
+                Layout::plain(rows)
+            }
+        };
+        Ok(Arc::new_cyclic(|me| Self {
+            me: Weak::clone(me),
+            name,
+            record,
+            disk,
+            dumps,
+            options,
+            layout: ArcSwap::from_pointee(layout),
+            writing: Mutex::new(()),
+            building: Mutex::new(()),
+            build_started: AtomicBool::new(false),
+        }))
+    }
+
+    /// Number of items.
+    pub fn len(&self) -> usize {
+        self.layout.load().len()
+    }
+
+    /// Whether there is no item.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Itself.
+    pub(super) fn me(&self) -> Arc<Self> {
+        self.me.upgrade().expect("whoever calls holds it")
+    }
+}
+
+impl Collection for EmbeddedCollection {
+    fn name(&self) -> &CollectionName {
+        &self.name
+    }
+
+    fn spec(&self) -> &Spec {
+        &self.record.spec
+    }
+
+    fn info(&self) -> Result<Info, Error> {
+        let layout = self.layout.load();
+        let indexed = layout.0.iter().filter(|segment| segment.graph.is_some()).map(|segment| segment.live).sum();
+        let count = layout.len();
+        let index = IndexState {
+            kind: if layout.0.iter().any(|segment| segment.graph.is_some()) { "hnsw" } else { "exact" },
+            indexed,
+            scanned: count - indexed,
+            building: self.building.is_locked(),
+        };
+        Ok(Info { name: self.name.clone(), spec: self.record.spec.clone(), count, created: self.record.created, index })
+    }
+
+    fn upsert(&self, items: Vec<NewItem>) -> Result<(), Error> {
+        let items = prepare(items, self.record.spec.dim)?;
+        if items.is_empty() {
+            return Ok(());
+        }
+        commit::write(&self.me(), Change::Upsert(items))?;
+        self.build_in_background();
+        Ok(())
+    }
+
+    fn delete(&self, id: &str) -> Result<(), Error> {
+        let deleted = commit::write(&self.me(), Change::Delete(vec![id.to_owned()]))?;
+        self.build_in_background();
+        if deleted == 0 { Err(no_item(&self.name, id)) } else { Ok(()) }
+    }
+
+    fn delete_where(&self, filter: &Filter) -> Result<usize, Error> {
+        let deleted = commit::write_after_look(&self.me(), |layout| {
+            Change::Delete(layout.items().filter(|item| filter.passes(item)).map(|item| item.id.clone()).collect())
+        })?;
+        self.build_in_background();
+        Ok(deleted)
+    }
+
+    fn get(&self, id: &str) -> Result<StoredItem, Error> {
+        Ok(self.disk.get(&self.record, id)?.ok_or_else(|| no_item(&self.name, id))?.stored)
+    }
+
+    fn thumbnail(&self, id: &str) -> Result<Vec<u8>, Error> {
+        self.disk.thumbnail(&self.record, id)?.ok_or_else(|| no_item(&self.name, id))
+    }
+
+    fn page(&self, after: Option<&str>, limit: usize) -> Result<Page, Error> {
+        check_page(limit)?;
+        let mut page = Page { items: Vec::new(), next: None };
+        self.disk.visit(&self.record, after, |row| {
+            if page.items.len() == limit {
+                page.next = page.items.last().map(|item: &Item| item.id.clone());
+                return false;
+            }
+            page.items.push(row.stored.item);
+            true
+        })?;
+        Ok(page)
+    }
+
+    fn sources(&self) -> Result<HashMap<String, Option<String>>, Error> {
+        Ok(self.layout.load().items().map(|item| (item.id.clone(), item.source.clone())).collect())
+    }
+
+    fn search(&self, query: &[f32], options: &Search<'_>) -> Result<Vec<Neighbour>, Error> {
+        let query = options.prepare(query, self.record.spec.dim)?;
+        let mut found = search(&self.layout.load(), &query, options);
+        let pictured = self.disk.have_thumbnails(&self.record, found.iter().map(|neighbour| neighbour.item.id.as_str()))?;
+        for (neighbour, has_picture) in found.iter_mut().zip(pictured) {
+            neighbour.has_picture = has_picture;
+        }
+        Ok(found)
+    }
+
+    fn recall(&self, k: usize, ef: usize, queries: usize) -> Result<Recall, Error> {
+        Ok(recall(&self.layout.load(), k, ef, queries))
+    }
+
+    fn version(&self) -> Result<Version, Error> {
+        Ok(version(&self.record, &self.layout.load()))
+    }
+
+    fn sample(&self, most: usize) -> Result<Sample, Error> {
+        let layout = self.layout.load();
+        let rows = sample(&layout, most);
+        let pictured = self.disk.have_thumbnails(&self.record, rows.items.iter().map(|item| item.id.as_str()))?;
+        let items = rows.items.iter().zip(pictured).map(|(item, pictured)| (Arc::clone(item), pictured)).collect();
+        Ok(Sample { version: version(&self.record, &layout), items, vectors: rows.vectors })
+    }
+
+    fn export(&self, visit: &mut Visit<'_>) -> Result<(), Error> {
+        self.disk.export(&self.record, visit)
+    }
+
+    fn build_if_due(&self) -> Result<(), Error> {
+        if self.options.build_in_background {
+            self.build_in_background();
+        } else if self.build_is_due() {
+            self.build_index()?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,124 @@
+//! When a collection gets an HNSW index, and how it is built beside running searches and writes.
+//!
+//! Small collections have none: they are scanned, and exact. Once there is one, the database keeps it up to date.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use sqlx::{AssertSqlSafe, PgConnection};
+
+use super::super::{Error, Options};
+use super::database::Database;
+use super::record::Record;
+
+/// Most dimensions of pgvector's HNSW index over `vector`. Larger ones are always scanned.
+const MAX_DIM: usize = 2000;
+/// Neighbours of a node, and width of the search while it is inserted: pgvector's defaults are 16 and 64. The wider search
+/// costs time to build alone.
+const PARAMETERS: &str = "m = 16, ef_construction = 128";
+/// First half of the lock that is held while a collection's index is built; the second is the collection.
+const LOCK: i32 = 0x6469_6e6f;
+/// Part of the threshold that this server writes to a collection before it counts its items again.
+const LOOKS: usize = 8;
+
+/// Builds indexes.
+pub(super) struct Builder {
+    database: Arc<Database>,
+    options: Options,
+    /// Items written to each collection, by number, since its size was last looked at.
+    written: Mutex<HashMap<i64, usize>>,
+}
+
+impl Builder {
+    pub(super) fn new(database: Arc<Database>, options: Options) -> Self {
+        Self { database, options, written: Mutex::default() }
+    }
+
+    /// Notes that so many items were written, and starts a thread now and then that builds an index where one is due.
+    pub(super) fn note(self: &Arc<Self>, record: &Record, items: usize) {
+        if record.indexed || record.spec.dim > MAX_DIM || !self.options.build_in_background {
+            return;
+        }
+        {
+            let mut written = self.written.lock();
+            let since = written.entry(record.number).or_default();
+            *since += items;
+            if *since <= self.options.exact_below / LOOKS {
+                return;
+            }
+            *since = 0;
+        }
+        let (builder, record) = (Arc::clone(self), record.clone());
+        spawn(move || builder.build_if_due(&record));
+    }
+
+    /// Starts a thread that builds every index that is due.
+    pub(super) fn build_all(self: &Arc<Self>) {
+        let builder = Arc::clone(self);
+        spawn(move || {
+            for record in builder.database.run(async |connection| Record::all(connection).await)? {
+                builder.build_if_due(&record)?;
+            }
+            Ok(())
+        });
+    }
+
+    /// Builds an index where the collection has outgrown exact search and has none.
+    pub(super) fn build_if_due(&self, record: &Record) -> Result<(), Error> {
+        if record.spec.dim > MAX_DIM || !self.has_outgrown(record)? {
+            return Ok(());
+        }
+        self.database.run_long(async |connection| {
+            // One builder is enough; the lock goes with the connection.
+            let lock = sqlx::query_scalar("SELECT pg_try_advisory_lock($1, $2)").bind(LOCK).bind(record.number as i32);
+            if lock.fetch_one(&mut *connection).await? {
+                build(connection, record).await.map_err(|error| record.explain(error))?;
+            }
+            Ok(())
+        })
+    }
+
+    fn has_outgrown(&self, record: &Record) -> Result<bool, Error> {
+        // One more is counted.
+        let most = i64::try_from(self.options.exact_below).unwrap_or(i64::MAX).min(i64::MAX - 1);
+        let sql = format!("SELECT count(*) >= $1 AND count(*) > 0 FROM (SELECT FROM {} LIMIT $1 + 1) AS first", record.table());
+        self.database.run(async |connection| {
+            let outgrown = sqlx::query_scalar(AssertSqlSafe(sql.clone())).bind(most).fetch_one(connection).await;
+            outgrown.map_err(|error| record.explain(error.into()))
+        })
+    }
+}
+
+fn spawn(work: impl FnOnce() -> Result<(), Error> + Send + 'static) {
+    let work = move || {
+        if let Err(error) = work() {
+            tracing::error!("an index was not built: {error}");
+        }
+    };
+    if let Err(error) = std::thread::Builder::new().name("index".to_owned()).spawn(work) {
+        tracing::error!("an index is not built, a thread cannot be started: {error}");
+    }
+}
+
+async fn build(connection: &mut PgConnection, record: &Record) -> Result<(), Error> {
+    let (table, index) = (record.table(), record.index());
+    let valid: Option<bool> = sqlx::query_scalar("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass($1)")
+        .bind(&index)
+        .fetch_optional(&mut *connection)
+        .await?;
+    if valid == Some(true) {
+        return Ok(());
+    }
+    let start = Instant::now();
+    // What is left of a build that was broken off is not used, and in the way.
+    for sql in [
+        format!("DROP INDEX CONCURRENTLY IF EXISTS {index}"),
+        format!("CREATE INDEX CONCURRENTLY {index} ON {table} USING hnsw (embedding vector_ip_ops) WITH ({PARAMETERS})"),
+    ] {
+        sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await?;
+    }
+    tracing::info!(collection = %record.name, seconds = start.elapsed().as_secs_f32(), "index built");
+    Ok(())
+}

@@ -1,0 +1,188 @@
+//! The items of one collection.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures::TryStreamExt;
+use sqlx::{AssertSqlSafe, PgConnection, Postgres, QueryBuilder, Row};
+
+use super::super::info::{Agreement, check_page};
+use super::super::item::{NewItem, StoredItem, prepare};
+use super::super::store::{Visit, no_item};
+use super::super::{Collection, CollectionName, Error, Filter, Info, Neighbour, Page, Recall, Sample, Search, Spec, Version};
+use super::approximate::Builder;
+use super::database::Database;
+use super::filter::push_where;
+use super::record::Record;
+use super::sample::{sample, version};
+use super::search::{ITEM, item, search};
+use super::text::{from_stored, to_stored};
+use super::write;
+
+/// A collection of a [`PostgresStore`](super::PostgresStore), as of the moment when it was looked up.
+pub struct PostgresCollection {
+    database: Arc<Database>,
+    builder: Arc<Builder>,
+    record: Record,
+}
+
+impl PostgresCollection {
+    pub(super) fn new(database: Arc<Database>, builder: Arc<Builder>, record: Record) -> Self {
+        Self { database, builder, record }
+    }
+
+    /// Reads from the collection's table; where that was replaced meanwhile by another of the same model, from that one.
+    fn read<T>(&self, work: impl AsyncFn(&mut PgConnection, &Record) -> Result<T, Error>) -> Result<T, Error> {
+        self.database.run(async |connection| match work(&mut *connection, &self.record).await.map_err(|error| self.record.explain(error)) {
+            Err(Error::NoCollection(name)) => match Record::find(&mut *connection, &self.record.name).await? {
+                Some(successor) if successor.number != self.record.number => {
+                    successor.spec.check_same(&self.record.name, &self.record.spec)?;
+                    work(connection, &successor).await.map_err(|error| successor.explain(error))
+                }
+                _ => Err(Error::NoCollection(name)),
+            },
+            outcome => outcome,
+        })
+    }
+
+    /// Writes to the collection's table, and never to that of a successor.
+    fn write<T>(&self, work: impl AsyncFn(&mut PgConnection, &str) -> Result<T, Error>) -> Result<T, Error> {
+        let table = self.record.table();
+        self.database.run(async |connection| work(connection, &table).await.map_err(|error| self.record.explain(error)))
+    }
+}
+
+impl Collection for PostgresCollection {
+    fn name(&self) -> &CollectionName {
+        &self.record.name
+    }
+
+    fn spec(&self) -> &Spec {
+        &self.record.spec
+    }
+
+    fn info(&self) -> Result<Info, Error> {
+        self.read(async |connection, record| record.info(connection).await)
+    }
+
+    fn upsert(&self, items: Vec<NewItem>) -> Result<(), Error> {
+        let dim = self.record.spec.dim;
+        let items = prepare(items, dim)?;
+        if items.is_empty() {
+            return Ok(());
+        }
+        self.write(async |connection, table| write::insert(connection, table, dim, &items).await)?;
+        self.builder.note(&self.record, items.len());
+        Ok(())
+    }
+
+    fn delete(&self, id: &str) -> Result<(), Error> {
+        let stored = to_stored(id);
+        let deleted = self.write(async |connection, table| {
+            let sql = format!("DELETE FROM {table} WHERE id = $1");
+            Ok(sqlx::query(AssertSqlSafe(sql)).bind(&*stored).execute(connection).await?.rows_affected())
+        })?;
+        if deleted == 0 { Err(no_item(&self.record.name, id)) } else { Ok(()) }
+    }
+
+    fn delete_where(&self, filter: &Filter) -> Result<usize, Error> {
+        let deleted = self.write(async |connection, table| {
+            let mut sql = QueryBuilder::<Postgres>::new(format!("DELETE FROM {table}"));
+            push_where(&mut sql, Some(filter));
+            Ok(sql.build().execute(connection).await?.rows_affected())
+        })?;
+        Ok(deleted as usize)
+    }
+
+    fn get(&self, id: &str) -> Result<StoredItem, Error> {
+        let stored = to_stored(id);
+        let found = self.read(async |connection, record| {
+            let sql = format!("SELECT {ITEM}, embedding::real[] AS vector FROM {} WHERE id = $1", record.table());
+            let row = sqlx::query(AssertSqlSafe(sql)).bind(&*stored).fetch_optional(connection).await?;
+            row.map(|row| Ok(StoredItem { item: item(&row)?, vector: row.try_get("vector")? })).transpose()
+        })?;
+        found.ok_or_else(|| no_item(&self.record.name, id))
+    }
+
+    fn thumbnail(&self, id: &str) -> Result<Vec<u8>, Error> {
+        let stored = to_stored(id);
+        let found: Option<Vec<u8>> = self.read(async |connection, record| {
+            let sql = format!("SELECT picture FROM {} WHERE id = $1", record.table());
+            Ok(sqlx::query_scalar(AssertSqlSafe(sql)).bind(&*stored).fetch_optional(connection).await?.flatten())
+        })?;
+        found.ok_or_else(|| no_item(&self.record.name, id))
+    }
+
+    fn page(&self, after: Option<&str>, limit: usize) -> Result<Page, Error> {
+        check_page(limit)?;
+        // Ids have at least one byte, so that all of them come after the empty one.
+        let after = to_stored(after.unwrap_or_default());
+        let mut items = self.read(async |connection, record| {
+            let sql = format!("SELECT {ITEM} FROM {} WHERE id > $1 ORDER BY id LIMIT $2", record.table());
+            let rows = sqlx::query(AssertSqlSafe(sql)).bind(&*after).bind(limit as i64 + 1).fetch_all(connection).await?;
+            rows.iter().map(item).collect::<Result<Vec<_>, _>>()
+        })?;
+        let more = items.len() > limit;
+        items.truncate(limit);
+        let next = items.last().filter(|_| more).map(|item| item.id.clone());
+        Ok(Page { items, next })
+    }
+
+    fn sources(&self) -> Result<HashMap<String, Option<String>>, Error> {
+        self.database.run_long(async |connection| {
+            let sql = format!("SELECT id, source FROM {}", self.record.table());
+            let mut rows = sqlx::query_as::<_, (String, Option<String>)>(AssertSqlSafe(sql)).fetch(connection);
+            let mut sources = HashMap::new();
+            while let Some((id, source)) = rows.try_next().await.map_err(|error| self.record.explain(error.into()))? {
+                sources.insert(from_stored(id), source.map(from_stored));
+            }
+            Ok(sources)
+        })
+    }
+
+    fn search(&self, query: &[f32], options: &Search<'_>) -> Result<Vec<Neighbour>, Error> {
+        let query = options.prepare(query, self.record.spec.dim)?;
+        self.read(async |connection, record| search(connection, &record.table(), &query, options, record.indexed).await)
+    }
+
+    fn recall(&self, k: usize, ef: usize, queries: usize) -> Result<Recall, Error> {
+        self.read(async |connection, record| {
+            let table = record.table();
+            let sql = format!("SELECT embedding::real[] FROM {table} ORDER BY hashtextextended(id, 0) LIMIT $1");
+            let sample: Vec<Vec<f32>> = sqlx::query_scalar(AssertSqlSafe(sql)).bind(queries as i64).fetch_all(&mut *connection).await?;
+            let mut agreement = Agreement::default();
+            for query in &sample {
+                let options = Search { k, ef, ..Search::default() };
+                let exact = search(connection, &table, query, &Search { exact: true, ..options }, record.indexed).await?;
+                let fast = search(connection, &table, query, &options, record.indexed).await?;
+                agreement.add(&exact, &fast);
+            }
+            Ok(agreement.recall(k, ef))
+        })
+    }
+
+    fn version(&self) -> Result<Version, Error> {
+        self.read(async |connection, record| version(connection, record).await)
+    }
+
+    fn sample(&self, most: usize) -> Result<Sample, Error> {
+        self.read(async |connection, record| sample(connection, record, most).await)
+    }
+
+    fn export(&self, visit: &mut Visit<'_>) -> Result<(), Error> {
+        self.database.run_long(async |connection| {
+            let sql = format!("SELECT {ITEM}, embedding::real[] AS vector, picture FROM {} ORDER BY id", self.record.table());
+            // One statement sees one moment.
+            let mut rows = sqlx::query(AssertSqlSafe(sql)).fetch(connection);
+            while let Some(row) = rows.try_next().await.map_err(|error| self.record.explain(error.into()))? {
+                let stored = StoredItem { item: item(&row)?, vector: row.try_get("vector")? };
+                visit(&stored, row.try_get("picture")?)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn build_if_due(&self) -> Result<(), Error> {
+        self.builder.build_if_due(&self.record)
+    }
+}

@@ -1,0 +1,150 @@
+//! Connections: a pool of them, how long they are waited for, and whether anybody answers.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::OnceCell;
+use tokio::time::timeout;
+
+use super::super::Error;
+use super::error::is_worth_retrying;
+use super::schema;
+use super::{Connections, IndexUrl};
+
+/// Longest wait for a connection. A server that is down is asked again and again meanwhile.
+const ACQUIRE: Duration = Duration::from_secs(2);
+/// Times that a transaction is tried which stands in another's way.
+const ATTEMPTS: usize = 5;
+
+/// A database, from threads that may wait.
+pub(super) struct Database {
+    /// Where the connections live; taken when this goes.
+    runtime: Option<Runtime>,
+    pool: PgPool,
+    options: PgConnectOptions,
+    /// Longest that one piece of work may take.
+    patience: Duration,
+    /// Whether the tables are those of this program.
+    prepared: OnceCell<()>,
+    reachable: AtomicBool,
+    failures: AtomicU64,
+}
+
+impl Database {
+    /// Gets ready to connect. Nobody is asked yet.
+    pub(super) fn new(url: &IndexUrl, connections: u32, patience: Duration) -> Result<Self, Error> {
+        let options = url.options()?;
+        let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("postgres").enable_all().build()?;
+        let pool = {
+            let _inside = runtime.enter();
+            PgPoolOptions::new()
+                .max_connections(connections)
+                .acquire_timeout(ACQUIRE)
+                .after_connect(move |connection, _| Box::pin(set_up(connection, patience)))
+                .connect_lazy_with(options.clone())
+        };
+        Ok(Self {
+            runtime: Some(runtime),
+            pool,
+            options,
+            patience,
+            prepared: OnceCell::new(),
+            reachable: AtomicBool::new(false),
+            failures: AtomicU64::new(0),
+        })
+    }
+
+    /// Does `work` with a connection of the pool; several times, where transactions stand in each other's way.
+    pub(super) fn run<T>(&self, work: impl AsyncFn(&mut PgConnection) -> Result<T, Error>) -> Result<T, Error> {
+        self.wait(async {
+            let mut connection = self.pool.acquire().await?;
+            // Does nothing unless it is waited for.
+            let migration = schema::migrate(&mut connection);
+            self.prepared.get_or_try_init(|| migration).await?;
+            let repeated = async {
+                for _ in 1..ATTEMPTS {
+                    match work(&mut *connection).await {
+                        Err(error) if is_worth_retrying(&error) => {}
+                        outcome => return outcome,
+                    }
+                }
+                work(&mut *connection).await
+            };
+            let outcome = timeout(self.patience, repeated).await.unwrap_or_else(|_| {
+                let seconds = self.patience.as_secs_f64();
+                Err(Error::Unreachable(format!("no answer within {seconds} s")))
+            });
+            if matches!(outcome, Err(Error::Unreachable(_))) {
+                // It may be in the middle of something.
+                connection.close_on_drop();
+            }
+            outcome
+        })
+    }
+
+    /// Does `work` that may take as long as it needs, with a connection of its own.
+    pub(super) fn run_long<T>(&self, work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>) -> Result<T, Error> {
+        self.run(async |_| Ok(()))?;
+        self.wait(async {
+            let connecting = timeout(ACQUIRE, self.options.connect()).await;
+            let mut connection = connecting.map_err(|_| Error::Unreachable("no connection in time".to_owned()))??;
+            set_up(&mut connection, Duration::ZERO).await?;
+            let outcome = work(&mut connection).await;
+            connection.close().await?;
+            outcome
+        })
+    }
+
+    fn wait<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let runtime = self.runtime.as_ref().expect("only dropping takes it");
+        let outcome = runtime.block_on(work);
+        let reached = !matches!(outcome, Err(Error::Unreachable(_)));
+        if let Err(Error::Unreachable(reason)) = &outcome {
+            self.failures.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(reason, "no answer of the database of the collections");
+        }
+        if self.reachable.swap(reached, Ordering::Relaxed) != reached {
+            if let Err(Error::Unreachable(reason)) = &outcome {
+                tracing::error!(reason, "the database of the collections cannot be reached");
+            } else {
+                tracing::info!("the database of the collections can be reached");
+            }
+        }
+        outcome
+    }
+
+    /// What is known without asking anybody.
+    pub(super) fn connections(&self) -> Connections {
+        let (all, idle) = (self.pool.size() as usize, self.pool.num_idle());
+        Connections {
+            busy: all.saturating_sub(idle),
+            idle,
+            reachable: self.reachable.load(Ordering::Relaxed),
+            failures: self.failures.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // Dropping it would wait, which not every thread may do.
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Settings of a new connection. A limit of zero is none.
+async fn set_up(connection: &mut PgConnection, limit: Duration) -> sqlx::Result<()> {
+    let limit = limit.as_millis();
+    // Filters and vectors differ from one call to the next: a plan that fits all of them fits none. A write that is
+    // acknowledged is durable, whatever the database's own default is.
+    let settings = format!(
+        "SET client_min_messages = warning; SET plan_cache_mode = force_custom_plan; SET statement_timeout = {limit}; \
+         SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+    );
+    connection.execute(sqlx::raw_sql(AssertSqlSafe(settings))).await.map(drop)
+}

@@ -1,0 +1,41 @@
+//! Errors of the database, sorted by what the caller can do about them.
+
+use super::super::Error;
+
+/// No such table.
+const NO_TABLE: &str = "42P01";
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        let gone = match &error {
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::Protocol(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed => true,
+            sqlx::Error::Database(error) => error.code().is_some_and(|code| is_gone(&code)),
+            _ => false,
+        };
+        if gone { Self::Unreachable(error.to_string()) } else { Self::Sql(Box::new(error)) }
+    }
+}
+
+/// Codes of a server that is starting, stopping, full, or was taken from us: appendix A of PostgreSQL's manual.
+fn is_gone(code: &str) -> bool {
+    code.starts_with("08") || ["53300", "57P01", "57P02", "57P03", "57P05"].contains(&code)
+}
+
+/// Whether the same transaction may succeed at once: two of them stood in each other's way.
+pub(super) fn is_worth_retrying(error: &Error) -> bool {
+    ["40001", "40P01"].iter().any(|code| has_code(error, code))
+}
+
+/// Whether a table is gone.
+pub(super) fn is_missing_table(error: &Error) -> bool {
+    has_code(error, NO_TABLE)
+}
+
+fn has_code(error: &Error, wanted: &str) -> bool {
+    matches!(error, Error::Sql(source) if source.as_database_error().and_then(sqlx::error::DatabaseError::code).is_some_and(|code| code == wanted))
+}

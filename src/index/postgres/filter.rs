@@ -1,0 +1,142 @@
+//! Filters as SQL. Values and names are parameters, never part of the text.
+//!
+//! No condition is ever NULL, so that `NOT` means the opposite.
+
+use serde_json::Value;
+use sqlx::types::Json;
+use sqlx::{Postgres, QueryBuilder};
+
+use super::super::Filter;
+use super::super::filter::{Field, Node, Order, Test};
+use super::text::{json_to_stored, to_stored};
+
+/// Adds ` WHERE …` where there is a filter.
+pub(super) fn push_where(sql: &mut QueryBuilder<Postgres>, filter: Option<&Filter>) {
+    if let Some(Filter(node)) = filter {
+        sql.push(" WHERE ");
+        push(sql, node);
+    }
+}
+
+fn push(sql: &mut QueryBuilder<Postgres>, node: &Node) {
+    match node {
+        Node::And(nodes) => push_joined(sql, nodes, " AND "),
+        Node::Or(nodes) => push_joined(sql, nodes, " OR "),
+        Node::Not(node) => {
+            sql.push("(NOT ");
+            push(sql, node);
+            sql.push(")");
+        }
+        Node::Field(Field::Id, test) => push_id(sql, test),
+        Node::Field(Field::Label, test) => push_label(sql, test),
+        Node::Field(Field::Metadata(path), test) => push_metadata(sql, path, test),
+    }
+}
+
+fn push_joined(sql: &mut QueryBuilder<Postgres>, nodes: &[Node], word: &str) {
+    for (position, node) in nodes.iter().enumerate() {
+        sql.push(if position == 0 { "(" } else { word });
+        push(sql, node);
+    }
+    sql.push(")");
+}
+
+fn push_id(sql: &mut QueryBuilder<Postgres>, test: &Test) {
+    match test {
+        Test::Eq(Value::String(text)) => sql.push("(id = ").push_bind(to_stored(text).into_owned()).push(")"),
+        Test::In(texts, _) => sql.push("(id = ANY(").push_bind(all_stored(texts)).push("))"),
+        Test::Compare(order, Value::String(text)) => {
+            sql.push("(id").push(operator(*order)).push_bind(to_stored(text).into_owned()).push(")")
+        }
+        Test::Exists(true) => sql.push("TRUE"),
+        Test::Eq(_) | Test::Compare(..) | Test::Exists(false) => sql.push("FALSE"),
+    };
+}
+
+fn push_label(sql: &mut QueryBuilder<Postgres>, test: &Test) {
+    match test {
+        Test::Eq(Value::String(text)) => sql.push("(").push_bind(to_stored(text).into_owned()).push(" = ANY(labels))"),
+        Test::In(texts, _) => sql.push("(labels && ").push_bind(all_stored(texts)).push(")"),
+        Test::Compare(order, Value::String(text)) => {
+            sql.push("EXISTS (SELECT FROM unnest(labels) AS one (label) WHERE one.label COLLATE \"C\"");
+            sql.push(operator(*order)).push_bind(to_stored(text).into_owned()).push(")")
+        }
+        Test::Exists(wanted) => sql.push(if *wanted { "(cardinality(labels) > 0)" } else { "(cardinality(labels) = 0)" }),
+        Test::Eq(_) | Test::Compare(..) => sql.push("FALSE"),
+    };
+}
+
+fn push_metadata(sql: &mut QueryBuilder<Postgres>, path: &str, test: &Test) {
+    match test {
+        Test::Exists(wanted) => {
+            sql.push("(coalesce(jsonb_typeof(");
+            push_value(sql, path);
+            sql.push("), 'null')").push(if *wanted { " <> 'null')" } else { " = 'null')" });
+        }
+        Test::Eq(value) => push_among(sql, path, std::iter::once(json_to_stored(value)).map(Json).collect()),
+        Test::In(texts, others) => {
+            let texts = texts.iter().map(|text| Json(Value::String(to_stored(text).into_owned())));
+            push_among(sql, path, texts.chain(others.iter().map(json_to_stored).map(Json)).collect());
+        }
+        Test::Compare(order, with) => {
+            push_of_value(sql, path, |sql| {
+                match with {
+                    Value::String(text) => sql
+                        .push("CASE jsonb_typeof(the.value) WHEN 'string' THEN (the.value #>> '{}') COLLATE \"C\"")
+                        .push(operator(*order))
+                        .push_bind(to_stored(text).into_owned()),
+                    // Numbers in jsonb are exact decimals, and so is their order.
+                    number => sql
+                        .push("CASE jsonb_typeof(the.value) WHEN 'number' THEN the.value")
+                        .push(operator(*order))
+                        .push_bind(Json(number.clone())),
+                };
+                sql.push(" ELSE FALSE END");
+            });
+        }
+    }
+}
+
+/// The value, or an element of it where it is a list, is one of `wanted`.
+fn push_among(sql: &mut QueryBuilder<Postgres>, path: &str, wanted: Vec<Json<Value>>) {
+    push_of_value(sql, path, |sql| {
+        sql.push("the.value = ANY(").push_bind(wanted.clone());
+        sql.push(
+            ") OR EXISTS (SELECT FROM jsonb_array_elements(CASE jsonb_typeof(the.value) WHEN 'array' THEN the.value ELSE '[]' END) \
+             AS one (element) WHERE one.element = ANY(",
+        );
+        sql.push_bind(wanted.clone()).push("))");
+    });
+}
+
+/// A condition on `the.value`, false where there is none.
+fn push_of_value(sql: &mut QueryBuilder<Postgres>, path: &str, condition: impl FnOnce(&mut QueryBuilder<Postgres>)) {
+    sql.push("coalesce((SELECT ");
+    condition(sql);
+    sql.push(" FROM (SELECT ");
+    push_value(sql, path);
+    sql.push(" AS value) AS the), FALSE)");
+}
+
+/// The value that `path` names, NULL where there is none.
+fn push_value(sql: &mut QueryBuilder<Postgres>, path: &str) {
+    let path = to_stored(path).into_owned();
+    if path.contains('.') {
+        sql.push("dino_find(metadata, ").push_bind(path).push(")");
+    } else {
+        sql.push("(metadata -> ").push_bind(path).push(")");
+    }
+}
+
+fn operator(order: Order) -> &'static str {
+    match order {
+        Order::Above => " > ",
+        Order::AtLeast => " >= ",
+        Order::Below => " < ",
+        Order::AtMost => " <= ",
+    }
+}
+
+fn all_stored(texts: &[String]) -> Vec<String> {
+    texts.iter().map(|text| to_stored(text).into_owned()).collect()
+}

@@ -1,0 +1,212 @@
+//! The store that several servers share: PostgreSQL with the extension pgvector.
+//!
+//! The database holds everything, and the servers nothing: each of them sees what another has written as soon as that was
+//! acknowledged. The items of a collection are a table, above a size with an HNSW index, which the database keeps up to date.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `address`, `database`, `error` | where it is, connections, what can go wrong |
+//! | `schema`, `migrations/` | the tables |
+//! | `record` | collections by name |
+//! | `collection`, `write`, `search`, `filter`, `text` | the items of one |
+//! | `approximate` | when it gets an index |
+
+mod address;
+mod approximate;
+mod collection;
+mod database;
+mod error;
+mod filter;
+mod record;
+mod sample;
+mod schema;
+mod search;
+mod text;
+mod write;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::Connection;
+use tempfile::NamedTempFile;
+
+pub use address::IndexUrl;
+pub use collection::PostgresCollection;
+
+use self::approximate::Builder;
+use self::database::Database;
+use self::record::Record;
+use super::item::{NewItem, prepare};
+use super::{Collection, CollectionName, Connections, Error, Info, OnExisting, Options, Spec, Store};
+
+/// Largest dimension of pgvector's `vector`.
+const MAX_DIM: usize = 16_000;
+
+/// The collections of a database.
+pub struct PostgresStore {
+    database: Arc<Database>,
+    builder: Arc<Builder>,
+    scratch: PathBuf,
+}
+
+/// How a database is used.
+#[derive(Clone, Debug)]
+pub struct PostgresOptions {
+    /// When collections get an index, and who builds it.
+    pub index: Options,
+    /// Most connections at once.
+    pub connections: u32,
+    /// Longest that one call may take, but those that read or write a whole collection.
+    pub patience: Duration,
+    /// Folder for snapshots on their way.
+    pub scratch: PathBuf,
+}
+
+impl PostgresOptions {
+    /// Default of `connections`. PostgreSQL's own default is to serve 100, from all servers together.
+    pub const CONNECTIONS: u32 = 8;
+}
+
+impl PostgresStore {
+    /// Connects, and brings the tables to the version of this program.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] where nobody answers, [`Error::Unsuitable`] for a database that cannot hold collections, and
+    /// the errors of the database: a wrong password, for example.
+    pub fn open(url: &IndexUrl, options: PostgresOptions) -> Result<Self, Error> {
+        let store = Self::open_later(url, options)?;
+        store.check()?;
+        Ok(store)
+    }
+
+    /// As [`open`](Self::open), but where nobody answers, each later call tries again.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open), without [`Error::Unreachable`].
+    pub fn open_when_reachable(url: &IndexUrl, options: PostgresOptions) -> Result<Self, Error> {
+        let store = Self::open_later(url, options)?;
+        match store.check() {
+            Err(Error::Unreachable(reason)) => tracing::warn!("the database of the collections cannot be reached yet: {reason}"),
+            outcome => outcome?,
+        }
+        store.builder.build_all();
+        Ok(store)
+    }
+
+    fn open_later(url: &IndexUrl, options: PostgresOptions) -> Result<Self, Error> {
+        fs_err::create_dir_all(&options.scratch)?;
+        let database = Arc::new(Database::new(url, options.connections, options.patience)?);
+        let builder = Arc::new(Builder::new(Arc::clone(&database), options.index));
+        Ok(Self { database, builder, scratch: options.scratch })
+    }
+
+    fn collection_of(&self, record: Record) -> Arc<dyn Collection> {
+        Arc::new(PostgresCollection::new(Arc::clone(&self.database), Arc::clone(&self.builder), record))
+    }
+}
+
+fn check_dim(spec: &Spec) -> Result<(), Error> {
+    spec.check_dim()?;
+    if spec.dim > MAX_DIM {
+        return Err(Error::InvalidParameter(format!("pgvector keeps vectors of at most {MAX_DIM} dimensions, not {}", spec.dim)));
+    }
+    Ok(())
+}
+
+impl Store for PostgresStore {
+    fn check(&self) -> Result<(), Error> {
+        // A connection is tried before it is given.
+        self.database.run(async |_| Ok(()))
+    }
+
+    fn connections(&self) -> Option<Connections> {
+        Some(self.database.connections())
+    }
+
+    fn list(&self) -> Result<Vec<Info>, Error> {
+        self.database.run(async |connection| {
+            let mut collections = Vec::new();
+            for record in Record::all(connection).await? {
+                match record.info(connection).await {
+                    // Deleted since.
+                    Err(Error::NoCollection(_)) => {}
+                    info => collections.push(info?),
+                }
+            }
+            Ok(collections)
+        })
+    }
+
+    fn collection(&self, name: &CollectionName) -> Result<Arc<dyn Collection>, Error> {
+        let record = self.database.run(async |connection| Record::find(connection, name).await)?;
+        Ok(self.collection_of(record.ok_or_else(|| Error::NoCollection(name.to_string()))?))
+    }
+
+    fn create(&self, name: &CollectionName, spec: Spec) -> Result<(Arc<dyn Collection>, bool), Error> {
+        check_dim(&spec)?;
+        let (record, is_new) = self.database.run(async |connection| {
+            let mut transaction = connection.begin().await?;
+            if let Some(existing) = Record::find(&mut transaction, name).await? {
+                return Ok((existing, false));
+            }
+            let record = Record::make(&mut transaction, name, &spec).await?;
+            if record.insert(&mut transaction).await? {
+                transaction.commit().await?;
+                return Ok((record, true));
+            }
+            // Somebody else was quicker.
+            transaction.rollback().await?;
+            let existing = Record::find(connection, name).await?;
+            Ok((existing.ok_or_else(|| Error::NoCollection(name.to_string()))?, false))
+        })?;
+        record.spec.check_same(name, &spec)?;
+        Ok((self.collection_of(record), is_new))
+    }
+
+    fn create_with(
+        &self,
+        name: &CollectionName,
+        spec: Spec,
+        items: Vec<NewItem>,
+        existing: OnExisting,
+    ) -> Result<Arc<dyn Collection>, Error> {
+        check_dim(&spec)?;
+        let items = prepare(items, spec.dim)?;
+        let record = self.database.run_long(async |connection| {
+            let exists = || Error::Exists(name.to_string());
+            let mut transaction = connection.begin().await?;
+            if existing == OnExisting::Refuse && Record::find(&mut transaction, name).await?.is_some() {
+                return Err(exists());
+            }
+            let record = Record::make(&mut transaction, name, &spec).await?;
+            write::insert(&mut transaction, &record.table(), spec.dim, &items).await?;
+            // The old one goes last: until then it is read and written as ever.
+            if existing == OnExisting::Replace {
+                Record::remove(&mut transaction, name).await?;
+            }
+            if !record.insert(&mut transaction).await? {
+                return Err(exists());
+            }
+            transaction.commit().await?;
+            Ok(record)
+        })?;
+        let collection = self.collection_of(record);
+        collection.build_if_due()?;
+        Ok(collection)
+    }
+
+    fn remove(&self, name: &CollectionName) -> Result<(), Error> {
+        let existed = self.database.run(async |connection| {
+            let mut transaction = connection.begin().await?;
+            let existed = Record::remove(&mut transaction, name).await?;
+            transaction.commit().await?;
+            Ok(existed)
+        })?;
+        if existed { Ok(()) } else { Err(Error::NoCollection(name.to_string())) }
+    }
+
+    fn scratch(&self) -> Result<NamedTempFile, Error> {
+        Ok(tempfile::Builder::new().prefix(".dino-").tempfile_in(&self.scratch)?)
+    }
+}

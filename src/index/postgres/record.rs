@@ -1,0 +1,137 @@
+//! Collections by name, and the table of each.
+
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, FromRow, PgConnection, QueryBuilder, Row};
+
+use super::super::{CollectionName, Error, IndexState, Info, ModelTag, Spec};
+use super::error::is_missing_table;
+
+/// Largest vectors that are kept in the rows of the table itself, so that a scan need not look them up elsewhere: a row has
+/// to fit a page of 8 KiB, with the id and what points to the rest.
+const MAX_INLINE_DIM: usize = 1536;
+
+/// Columns of a [`Record`].
+const SELECT: &str = "SELECT name, number, dim, fingerprint, precision, created, \
+     EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass('dino_items_' || number || '_hnsw') AND indisvalid) AS indexed \
+     FROM dino_collections";
+
+/// A collection as the database knows it.
+#[derive(Clone, Debug)]
+pub(super) struct Record {
+    pub(super) name: CollectionName,
+    /// A collection that is deleted and made again has another one.
+    pub(super) number: i64,
+    pub(super) spec: Spec,
+    /// Seconds since 1970.
+    pub(super) created: u64,
+    /// Whether there is a finished index.
+    pub(super) indexed: bool,
+}
+
+impl FromRow<'_, PgRow> for Record {
+    fn from_row(row: &PgRow) -> sqlx::Result<Self> {
+        let name: String = row.try_get("name")?;
+        let name = name.parse().map_err(|error: Error| sqlx::Error::Decode(error.into()))?;
+        let model = ModelTag { fingerprint: row.try_get("fingerprint")?, precision: row.try_get("precision")? };
+        Ok(Self {
+            name,
+            number: row.try_get("number")?,
+            spec: Spec { dim: row.try_get::<i32, _>("dim")? as usize, model },
+            created: row.try_get::<i64, _>("created")? as u64,
+            indexed: row.try_get("indexed")?,
+        })
+    }
+}
+
+impl Record {
+    /// All collections, by name.
+    pub(super) async fn all(connection: &mut PgConnection) -> Result<Vec<Self>, Error> {
+        let mut sql = QueryBuilder::new(SELECT);
+        Ok(sql.push(" ORDER BY name").build_query_as().fetch_all(connection).await?)
+    }
+
+    /// The collection of that name, if there is one.
+    pub(super) async fn find(connection: &mut PgConnection, name: &CollectionName) -> Result<Option<Self>, Error> {
+        let mut sql = QueryBuilder::new(SELECT);
+        Ok(sql.push(" WHERE name = ").push_bind(name.as_str()).build_query_as().fetch_optional(connection).await?)
+    }
+
+    /// Makes the table of a new collection, which has no name yet.
+    pub(super) async fn make(connection: &mut PgConnection, name: &CollectionName, spec: &Spec) -> Result<Self, Error> {
+        let (number, created): (i64, i64) =
+            sqlx::query_as("SELECT nextval('dino_numbers'), extract(epoch FROM now())::bigint").fetch_one(&mut *connection).await?;
+        let record = Self { name: name.clone(), number, spec: spec.clone(), created: created as u64, indexed: false };
+        let (table, dim) = (record.table(), spec.dim);
+        let storage = if dim <= MAX_INLINE_DIM { "PLAIN" } else { "EXTERNAL" };
+        let sql = format!(
+            "CREATE TABLE {table} (id text COLLATE \"C\" PRIMARY KEY, labels text[] NOT NULL, metadata jsonb NOT NULL, source text, \
+             embedding vector({dim}) NOT NULL, picture bytea); \
+             ALTER TABLE {table} ALTER embedding SET STORAGE {storage}, ALTER picture SET STORAGE EXTERNAL"
+        );
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await?;
+        Ok(record)
+    }
+
+    /// Gives a new collection its name; false where that is taken.
+    pub(super) async fn insert(&self, connection: &mut PgConnection) -> Result<bool, Error> {
+        let Spec { dim, model } = &self.spec;
+        let inserted = sqlx::query(
+            "INSERT INTO dino_collections (name, number, dim, fingerprint, precision, created) VALUES ($1, $2, $3, $4, $5, $6) \
+             ON CONFLICT (name) DO NOTHING",
+        )
+        .bind(self.name.as_str())
+        .bind(self.number)
+        .bind(*dim as i32)
+        .bind(&model.fingerprint)
+        .bind(&model.precision)
+        .bind(self.created as i64)
+        .execute(connection)
+        .await?;
+        Ok(inserted.rows_affected() == 1)
+    }
+
+    /// Deletes a collection with its table; false where there is none.
+    pub(super) async fn remove(connection: &mut PgConnection, name: &CollectionName) -> Result<bool, Error> {
+        let number: Option<i64> = sqlx::query_scalar("DELETE FROM dino_collections WHERE name = $1 RETURNING number")
+            .bind(name.as_str())
+            .fetch_optional(&mut *connection)
+            .await?;
+        let Some(number) = number else { return Ok(false) };
+        sqlx::raw_sql(AssertSqlSafe(format!("DROP TABLE {}", table(number)))).execute(connection).await?;
+        Ok(true)
+    }
+
+    /// Name of the table of its items: digits of ours, never a client's text.
+    pub(super) fn table(&self) -> String {
+        table(self.number)
+    }
+
+    /// Name of the index over its vectors.
+    pub(super) fn index(&self) -> String {
+        format!("{}_hnsw", self.table())
+    }
+
+    /// What is known of it right now.
+    pub(super) async fn info(&self, connection: &mut PgConnection) -> Result<Info, Error> {
+        let sql = format!(
+            "SELECT (SELECT count(*) FROM {table}), \
+             EXISTS (SELECT FROM pg_stat_progress_create_index WHERE relid = '{table}'::regclass)",
+            table = self.table()
+        );
+        let (count, building): (i64, bool) =
+            sqlx::query_as(AssertSqlSafe(sql)).fetch_one(connection).await.map_err(|error| self.explain(error.into()))?;
+        let count = count as usize;
+        let (kind, indexed) = if self.indexed { ("hnsw", count) } else { ("exact", 0) };
+        let index = IndexState { kind, indexed, scanned: count - indexed, building };
+        Ok(Info { name: self.name.clone(), spec: self.spec.clone(), count, created: self.created, index })
+    }
+
+    /// A collection whose table is gone is gone.
+    pub(super) fn explain(&self, error: Error) -> Error {
+        if is_missing_table(&error) { Error::NoCollection(self.name.to_string()) } else { error }
+    }
+}
+
+fn table(number: i64) -> String {
+    format!("dino_items_{number}")
+}

@@ -1,0 +1,82 @@
+//! Nearest items: an exact scan, or the index where there is one and it is not told to stay out.
+
+use std::sync::Arc;
+
+use sqlx::postgres::PgRow;
+use sqlx::types::Json;
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres, QueryBuilder, Row};
+
+use super::super::item::Item;
+use super::super::{Error, Neighbour, Search};
+use super::filter::push_where;
+use super::text::{from_stored, object_from_stored};
+
+/// Columns of an [`Item`].
+pub(super) const ITEM: &str = "id, labels, metadata, source";
+/// Whether there is a stored picture.
+pub(super) const PICTURED: &str = "picture IS NOT NULL AS pictured";
+/// Widest search that pgvector's index takes. Where that is too narrow for `k`, it goes on by itself.
+const MAX_EF: usize = 1000;
+
+/// The neighbours of a normalised query `[dim]`, nearest first.
+pub(super) async fn search(
+    connection: &mut PgConnection,
+    table: &str,
+    query: &[f32],
+    options: &Search<'_>,
+    indexed: bool,
+) -> Result<Vec<Neighbour>, Error> {
+    if indexed && !options.exact {
+        let ef = options.ef.clamp(1, MAX_EF);
+        let settings = format!("SET LOCAL hnsw.ef_search = {ef}; SET LOCAL hnsw.iterative_scan = strict_order");
+        let found = nearest(connection, table, query, options, &settings, "").await?;
+        // Where few items pass, the index gives up before it has looked at all of them.
+        if found.len() == options.k {
+            return Ok(found);
+        }
+    }
+    // The index cannot be read in the way that stays allowed, the one over ids can.
+    nearest(connection, table, query, options, "SET LOCAL enable_indexscan = off", ", id").await
+}
+
+async fn nearest(
+    connection: &mut PgConnection,
+    table: &str,
+    query: &[f32],
+    options: &Search<'_>,
+    settings: &str,
+    then_by: &str,
+) -> Result<Vec<Neighbour>, Error> {
+    let begin = AssertSqlSafe(format!("BEGIN READ ONLY; {settings}"));
+    let mut transaction = connection.begin_with(begin).await?;
+    // Of vectors of length 1 the product is the cosine; the operator gives its negative.
+    let mut sql = QueryBuilder::<Postgres>::new(format!("SELECT {ITEM}, -(embedding <#> "));
+    sql.push_bind(query).push(format!("::real[]::vector) AS similarity, {PICTURED} FROM {table}"));
+    push_where(&mut sql, options.filter);
+    sql.push(" ORDER BY embedding <#> ").push_bind(query).push(format!("::real[]::vector{then_by} LIMIT "));
+    sql.push_bind(i64::try_from(options.k).unwrap_or(i64::MAX));
+    let rows = sql.build().fetch_all(&mut *transaction).await?;
+    transaction.commit().await?;
+    let mut found = rows.iter().map(neighbour).collect::<Result<Vec<_>, _>>()?;
+    found.sort_unstable();
+    Ok(found)
+}
+
+fn neighbour(row: &PgRow) -> Result<Neighbour, Error> {
+    let similarity: f64 = row.try_get("similarity")?;
+    // Rounding may take the product of two unit vectors a little out of its range.
+    Ok(Neighbour { item: Arc::new(item(row)?), similarity: (similarity as f32).clamp(-1.0, 1.0), has_picture: row.try_get("pictured")? })
+}
+
+/// Reads the columns of [`ITEM`].
+pub(super) fn item(row: &PgRow) -> Result<Item, Error> {
+    let labels: Vec<String> = row.try_get("labels")?;
+    let Json(metadata) = row.try_get("metadata")?;
+    let source: Option<String> = row.try_get("source")?;
+    Ok(Item {
+        id: from_stored(row.try_get("id")?),
+        labels: labels.into_iter().map(from_stored).collect(),
+        metadata: object_from_stored(metadata),
+        source: source.map(from_stored),
+    })
+}

@@ -1,0 +1,83 @@
+//! Where the collections of a test are: a folder, or a database.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::{harness::Server, postgres};
+
+pub(crate) struct Place {
+    outside: TempDir,
+    data: String,
+    /// The database, where that is the store.
+    url: Option<String>,
+}
+
+impl Place {
+    pub(crate) fn folder_of_its_own() -> Self {
+        Self::new(None)
+    }
+
+    pub(crate) fn database_of_its_own() -> Self {
+        Self::new(Some(postgres::database()))
+    }
+
+    /// An empty one of the same kind.
+    pub(crate) fn another(&self) -> Self {
+        Self::new(self.url.as_ref().map(|_| postgres::database()))
+    }
+
+    pub(crate) fn new(url: Option<String>) -> Self {
+        let outside = tempfile::tempdir().unwrap();
+        let data = outside.path().join("data").to_str().unwrap().to_owned();
+        Self { outside, data, url }
+    }
+
+    /// What a server is told: of a database, where to put snapshots on their way as well.
+    pub(crate) fn flags(&self) -> Vec<&str> {
+        let index = self.url.iter().flat_map(|url| ["--index", url]);
+        index.chain(["--data-dir", &self.data]).collect()
+    }
+
+    /// What a verb is told that takes only one of them.
+    pub(crate) fn store(&self) -> [&str; 2] {
+        self.url.as_ref().map_or(["--data-dir", &self.data], |url| ["--index", url])
+    }
+
+    /// A server with the collection `c`.
+    pub(crate) fn server(&self, flags: &[&str]) -> Server {
+        let server = Server::start(&[&self.flags()[..], flags].concat());
+        let made = server.put("/collections/c", &json!({}));
+        assert!([200, 201].contains(&made.status), "{}", made.text());
+        server
+    }
+
+    /// The data folder; it lies in one that is the test's too.
+    pub(crate) fn folder(&self) -> PathBuf {
+        self.data.clone().into()
+    }
+
+    /// A file beside it.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.outside.path().join(name)
+    }
+
+    /// What stays in the data folder.
+    pub(crate) fn files(&self) -> &[&str] {
+        if self.url.is_some() { &[] } else { &["store.redb"] }
+    }
+}
+
+/// Runs each test on both stores: what they do is the same.
+macro_rules! on_both_stores {
+    ($($name:ident),+ $(,)?) => {
+        mod embedded {
+            $(#[test] fn $name() { super::$name(&super::Place::folder_of_its_own()); })+
+        }
+        mod postgres {
+            $(#[test] fn $name() { super::$name(&super::Place::database_of_its_own()); })+
+        }
+    };
+}
+pub(crate) use on_both_stores;

