@@ -1,9 +1,9 @@
-# make serve · make test · make lint · make bench-train · make bench-segment · make screenshots
+# make serve · make test · make lint · make bench-train · make bench-model · make bench-segment · make screenshots
 
 LISTEN ?= 127.0.0.1:8080
 DATA ?= .cache/demo
 
-.PHONY: serve test lint cuda-check onnxruntime postgres browser bench-train bench-segment screenshots
+.PHONY: serve test lint cuda-check onnxruntime postgres browser bench-train bench-model bench-segment screenshots
 
 ## Build, and serve the demo model with its gallery on http://$(LISTEN)
 serve: onnxruntime
@@ -30,6 +30,11 @@ bench-train: .cache/bench/ready
 	cargo build --release --workspace --examples
 	.cache/bench/bin/python training/bench/compare.py --step target/release/examples/train_step \
 		--augment target/release/examples/augment --pictures .cache/bench/pictures
+
+## The exported graph beside PyTorch's own export, PyTorch and torch.compile, and int8 beside f32, on these cores
+bench-model: .cache/bench/ready onnxruntime
+	cargo build --release --package dino-train
+	.cache/bench/bin/python training/bench/model.py --program target/release/dino-train
 
 .cache/bench/ready: training/bench/requirements.txt
 	python3 -m venv .cache/bench

@@ -24,8 +24,8 @@ use crate::{
 /// Flags of `dino-server serve`; each can also be set in the environment.
 #[derive(Args, Clone, Debug)]
 pub struct ServeArgs {
-    /// A model folder to serve, with the name that requests call it by (the folder's own name if left out). May be
-    /// given several times; the first is the one that requests without `model` get.
+    /// A model folder to serve, or an ONNX file that was exported elsewhere, with the name that requests call it by (its own name
+    /// if left out). May be given several times; the first is the one that requests without `model` get.
     #[arg(long = "model", env = "DINO_MODEL", value_name = "[NAME=]PATH", value_delimiter = ',', required = true)]
     pub models: Vec<NamedModel>,
     /// A linear classifier that `dino-train linear --out` wrote, for /classify?head=NAME (the folder's own name if NAME is left out).
@@ -65,7 +65,7 @@ pub struct ServeArgs {
     /// Where models run: auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N.
     #[arg(long, env = "DINO_DEVICE", default_value = "auto")]
     pub device: Device,
-    /// Which of a model's files to run: f32, f16 or int8.
+    /// Which of a model folder's files to run: f32, f16 or int8. An ONNX file that was exported elsewhere runs as it is.
     #[arg(long, env = "DINO_PRECISION", default_value = "f32")]
     pub precision: Precision,
     /// Most pixels that a picture may declare; larger ones are refused before they are decoded.
@@ -162,7 +162,8 @@ impl FromStr for NamedModel {
             return Ok(Self { name: name.into(), path: path.into() });
         }
         let path = PathBuf::from(text);
-        let name = path.file_name().and_then(|name| name.to_str()).filter(|name| is_name(name));
+        let name = if path.extension().is_some_and(|end| end == "onnx") { path.file_stem() } else { path.file_name() };
+        let name = name.and_then(|name| name.to_str()).filter(|name| is_name(name));
         match name {
             Some(name) => Ok(Self { name: name.into(), path }),
             None => Err(format!("give the model a name: NAME={text} (letters, digits, `_`, `.`, `-`)")),
@@ -397,10 +398,11 @@ mod tests {
     }
 
     #[test]
-    fn a_model_is_called_by_its_folder_unless_named() {
+    fn a_model_is_called_by_its_folder_or_file_unless_named() {
         let settings = resolve(&["--model", "models/demo", "--model", "big=/m/a=b", "--model", "./x=y/demo2"]).unwrap();
         let named: Vec<_> = settings.models.iter().map(|model| (model.name.as_str(), model.path.to_str().unwrap())).collect();
         assert_eq!(named, [("demo", "models/demo"), ("big", "/m/a=b"), ("demo2", "./x=y/demo2")]);
+        assert_eq!("a/dino.v2.onnx".parse::<NamedModel>().unwrap().name, "dino.v2");
     }
 
     #[test]

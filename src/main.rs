@@ -25,6 +25,8 @@ enum Verb {
     Reembed(cli::reembed::Args),
     /// Print the OpenAPI document of this version.
     Openapi,
+    /// Print the JSON Schema of a model folder's manifest.json.
+    ManifestSchema,
 }
 
 /// Exit codes: 0 for success, 1 for failure, 2 for wrong usage (which clap answers itself).
@@ -36,7 +38,8 @@ fn main() -> ExitCode {
         Verb::Import(args) => cli::import::run(&args),
         Verb::Snapshot(args) => cli::snapshot::run(&args),
         Verb::Restore(args) => cli::restore::run(&args),
-        Verb::Openapi => cli::openapi::run(),
+        Verb::Openapi => cli::schema::print(&dino_server::http::openapi()),
+        Verb::ManifestSchema => cli::schema::print(&dino_server::model::Manifest::schema()),
         Verb::Reembed(args) => cli::reembed::run(&args),
     };
     match outcome {

@@ -8,15 +8,13 @@ use super::{COLLECTION_POOLING, HeadsError, Served, SessionEngine, UnknownHead, 
 use crate::{
     batch::{Batcher, Budget},
     config::{NamedModel, Settings},
-    model::{Device, Manifest, Model, ModelError, SessionOptions},
+    model::{Device, Manifest, Model, ModelError, OUTPUTS, SessionOptions},
 };
 
 /// Pictures in one batch on an accelerator.
 const ACCELERATOR_PICTURES: usize = 64;
 /// Patches in one batch on an accelerator: that many pictures of 224 pixels in patches of 16.
 const ACCELERATOR_PATCHES: usize = ACCELERATOR_PICTURES * 196;
-/// Outputs that a graph may have (see [`Outputs`](crate::model::Outputs)).
-const OUTPUTS: [&str; 6] = ["last_hidden_state", "attention", "keys", "embedding", "feature_map", "last_blocks"];
 
 /// The models of a server; the first is the default.
 pub struct Registry(Vec<Arc<Served>>);
@@ -115,7 +113,11 @@ fn load(named: &NamedModel, settings: &Settings) -> Result<Served, LoadError> {
     let model = Model::open(path).map_err(failed)?;
     let manifest = model.manifest().clone();
     let (height, width) = input_size(&manifest).map_err(|reason| LoadError::Transform { name: name.clone(), reason })?;
-    let mut options = SessionOptions { device: settings.device, precision: settings.precision, threads: settings.threads };
+    let precision = model.precision(settings.precision);
+    if let Some(understood) = model.understood() {
+        tracing::info!(model = name, "{understood}");
+    }
+    let mut options = SessionOptions { device: settings.device, precision, threads: settings.threads };
     let mut sessions = model.sessions(&options, 1).map_err(failed)?;
     // What `auto` came to, so that all sessions of a model run in one place.
     let device = sessions[0].device();
@@ -125,19 +127,20 @@ fn load(named: &NamedModel, settings: &Settings) -> Result<Served, LoadError> {
     let outputs = OUTPUTS.into_iter().filter(|output| sessions[0].has_output(output)).collect();
 
     let fingerprint = model.fingerprint(COLLECTION_POOLING);
-    let budget = budget(device, manifest.patch_size);
+    let budget = budget(device, manifest.patch_size, model.only_batch());
     let engines = sessions.into_iter().map(SessionEngine).collect();
     let rehearsal = Array3::zeros((3, height as usize, width as usize));
     let batcher = Batcher::start(name, engines, budget, &rehearsal).map_err(|source| LoadError::Thread { name: name.clone(), source })?;
-    tracing::info!(model = name, architecture = manifest.architecture, %device, precision = %options.precision, workers, "loaded");
+    tracing::info!(model = name, architecture = manifest.architecture, %device, %precision, workers, "loaded");
     Ok(Served {
         name: name.clone(),
         heads: heads::of_folder(path, &manifest, &fingerprint)?,
         fingerprint,
         manifest,
         device,
-        precision: options.precision,
+        precision,
         outputs,
+        only_size: model.only_size(),
         on_the_way: 2 * workers * budget.pictures,
         batcher,
     })
@@ -164,10 +167,13 @@ fn default_sessions(device: Device, threads: usize) -> usize {
     }
 }
 
-fn budget(device: Device, patch_size: u32) -> Budget {
+/// `only_batch` is the number of pictures that the graph takes, where it takes no other.
+fn budget(device: Device, patch_size: u32, only_batch: Option<usize>) -> Budget {
     let (pictures, patches) = match device {
         Device::Cpu => (1, usize::MAX),
+        // Of a graph that gives nothing for the parts of a picture, the size of its patches is not known.
+        _ if patch_size == 1 => (ACCELERATOR_PICTURES, usize::MAX),
         _ => (ACCELERATOR_PICTURES, ACCELERATOR_PATCHES),
     };
-    Budget { pictures, patches, patch_size: patch_size as usize }
+    Budget { pictures: only_batch.unwrap_or(pictures), patches, patch_size: patch_size as usize }
 }
