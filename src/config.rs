@@ -17,7 +17,7 @@ use clap::{Args, ValueEnum};
 use crate::{
     http::Keys,
     index::{self, IndexUrl},
-    media,
+    media::{self, FetchOptions},
     model::{Device, Precision},
 };
 
@@ -114,6 +114,19 @@ pub struct ServeArgs {
     /// Connections at once; further ones are closed.
     #[arg(long, env = "DINO_MAX_CONNECTIONS", default_value = "1024", value_name = "N")]
     pub max_connections: NonZeroUsize,
+    /// A host that pictures in JSON bodies may be fetched from by https, as example.org, *.example.org or *, with :PORT where it is not
+    /// 443; may be given several times. None by default: then no URL is fetched.
+    #[arg(long = "url-hosts", env = "DINO_URL_HOSTS", value_name = "HOST", value_delimiter = ',')]
+    pub url_hosts: Vec<media::Host>,
+    /// Also fetch from addresses of private networks, and of this machine. Whoever may ask the server then reaches them too.
+    #[arg(long, env = "DINO_URL_PRIVATE")]
+    pub url_private: bool,
+    /// Certificates to trust for URLs in place of the public ones, a file in PEM form.
+    #[arg(long, env = "DINO_URL_CA", value_name = "FILE")]
+    pub url_ca: Option<PathBuf>,
+    /// Time for one picture to be fetched, redirects included.
+    #[arg(long, env = "DINO_URL_TIMEOUT", default_value = "10", value_name = "SECONDS")]
+    pub url_timeout: Seconds,
     /// How the log is written, to stderr.
     #[arg(long, env = "DINO_LOG_FORMAT", default_value = "human", value_name = "FORMAT")]
     pub log_format: LogFormat,
@@ -268,6 +281,8 @@ pub struct Settings {
     pub cors_origins: Vec<HeaderValue>,
     /// Connections at once.
     pub max_connections: usize,
+    /// Where pictures are fetched from.
+    pub fetching: FetchOptions,
     /// Form of the log.
     pub log_format: LogFormat,
 }
@@ -275,6 +290,14 @@ pub struct Settings {
 /// Flags that do not go together.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
+    /// Certificates that cannot be read.
+    #[error("--url-ca {}: {reason}", path.display())]
+    Certificates {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: std::io::Error,
+    },
     /// Two models with one name.
     #[error("two models are called `{0}`: give one of them another name, --model NAME=PATH")]
     SameName(String),
@@ -337,6 +360,10 @@ impl ServeArgs {
                 .map_err(|reason| ConfigError::ApiKeys { path: path.clone(), reason })?,
             None => self.api_keys,
         };
+        let roots = match &self.url_ca {
+            Some(path) => media::root_certificates(path).map_err(|reason| ConfigError::Certificates { path: path.clone(), reason })?,
+            None => Vec::new(),
+        };
         Ok(Settings {
             models: self.models,
             heads: self.heads,
@@ -363,6 +390,13 @@ impl ServeArgs {
             keys,
             cors_origins: self.cors_origins,
             max_connections: self.max_connections.get(),
+            fetching: FetchOptions {
+                hosts: self.url_hosts,
+                private: self.url_private,
+                roots,
+                timeout: self.url_timeout.0,
+                bytes: max_body,
+            },
             log_format: self.log_format,
         })
     }

@@ -12,6 +12,7 @@ pub mod head;
 pub mod http;
 pub mod index;
 mod lanczos;
+pub mod manuals;
 pub mod media;
 pub mod model;
 pub mod segment;

@@ -175,7 +175,7 @@ struct Picture {
 
 pub(super) async fn handle(State(app): State<App>, headers: HeaderMap, submission: Submission<Options>) -> Result<Response, Problem> {
     let Submission { pictures, options, room } = submission;
-    let served = app.registry.get(options.model.as_deref())?.clone();
+    let served = app.registry.get(options.model.as_deref())?;
     options.check(&served)?;
     let as_picture = wants_png(&headers);
     if as_picture && pictures.len() != 1 {

@@ -84,7 +84,7 @@ struct Map {
 
 pub(super) async fn handle(State(app): State<App>, submission: Submission<Options>) -> Result<Response, Problem> {
     let Submission { pictures, options, room } = submission;
-    let served = app.registry.get(options.model.as_deref())?.clone();
+    let served = app.registry.get(options.model.as_deref())?;
     let refused = |why: String| Err(Problem::new(Code::BadParameter, why));
     if pictures.len() > 2 {
         return refused(format!("one picture, or two: the points' and the one to compare, not {}", pictures.len()));

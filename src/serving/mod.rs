@@ -26,7 +26,7 @@ use crate::{
 pub use engine::SessionEngine;
 pub use heads::{HeadsError, UnknownHead};
 pub use pool::{Panicked, Pool};
-pub use registry::{LoadError, Registry, UnknownModel};
+pub use registry::{LoadError, Registry, ReloadError, UnknownModel};
 
 /// Pooling of the vectors that collections hold.
 pub const COLLECTION_POOLING: Pooling = Pooling::Cls;
