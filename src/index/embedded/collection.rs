@@ -14,8 +14,12 @@ use super::indexing::recall;
 use super::info::check_page;
 use super::item::{Item, NewItem, StoredItem, prepare};
 use super::rows::{Layout, Rows, Vectors};
+use super::sample::{sample, version};
 use super::search::search;
-use super::{Collection, CollectionName, Error, Filter, IndexState, Info, Neighbour, Options, Page, Recall, Search, Spec, Visit, no_item};
+use super::{
+    Collection, CollectionName, Error, Filter, IndexState, Info, Neighbour, Options, Page, Recall, Sample, Search, Spec, Version, Visit,
+    no_item,
+};
 
 /// A collection of an [`EmbeddedStore`](super::EmbeddedStore).
 pub struct EmbeddedCollection {
@@ -167,11 +171,37 @@ impl Collection for EmbeddedCollection {
 
     fn search(&self, query: &[f32], options: &Search<'_>) -> Result<Vec<Neighbour>, Error> {
         let query = options.prepare(query, self.record.spec.dim)?;
-        search(&self.layout.load(), &query, options, &|rows| self.disk.vectors(&self.record, rows))
+        let mut found = search(&self.layout.load(), &query, options, &|rows| self.disk.vectors(&self.record, rows))?;
+        let pictured = self.disk.have_thumbnails(&self.record, found.iter().map(|neighbour| neighbour.item.id.as_str()))?;
+        for (neighbour, has_picture) in found.iter_mut().zip(pictured) {
+            neighbour.has_picture = has_picture;
+        }
+        Ok(found)
     }
 
     fn recall(&self, k: usize, ef: usize, queries: usize) -> Result<Recall, Error> {
         recall(&self.layout.load(), k, ef, queries, &|rows| self.disk.vectors(&self.record, rows))
+    }
+
+    fn version(&self) -> Result<Version, Error> {
+        Ok(version(&self.record, &self.layout.load()))
+    }
+
+    fn sample(&self, most: usize) -> Result<Sample, Error> {
+        let layout = self.layout.load();
+        let rows = sample(&layout, most);
+        let wanted: Vec<(&str, u64)> = rows.iter().map(|(item, sequence)| (item.id.as_str(), *sequence)).collect();
+        let found = self.disk.vectors(&self.record, &wanted)?;
+        let pictured = self.disk.have_thumbnails(&self.record, rows.iter().map(|(item, _)| item.id.as_str()))?;
+        let mut sample = Sample { version: version(&self.record, &layout), items: Vec::new(), vectors: Vec::new() };
+        for (((item, _), vector), pictured) in rows.into_iter().zip(found).zip(pictured) {
+            // What was replaced or deleted meanwhile is left out.
+            if let Some(vector) = vector {
+                sample.items.push((item, pictured));
+                sample.vectors.extend(vector);
+            }
+        }
+        Ok(sample)
     }
 
     fn export(&self, visit: &mut Visit<'_>) -> Result<(), Error> {

@@ -10,9 +10,11 @@ mod disk;
 mod dump;
 mod graph;
 mod indexing;
+mod mix;
 #[cfg(test)]
 mod power_loss;
 mod rows;
+mod sample;
 mod scan;
 mod search;
 mod similarity;
@@ -26,6 +28,6 @@ pub use store::{EmbeddedStore, Options};
 #[cfg(test)]
 use super::ModelTag;
 use super::{
-    Collection, CollectionName, Error, Filter, IndexState, Info, Neighbour, OnExisting, Page, Recall, Search, Spec, Store, Visit, checksum,
-    info, item, store::no_item,
+    Collection, CollectionName, Error, Filter, IndexState, Info, Neighbour, OnExisting, Page, Recall, Sample, Search, Spec, Store, Version,
+    Visit, checksum, info, item, sample::newest_of, store::no_item,
 };

@@ -10,7 +10,7 @@ use super::{Error, Filter, Neighbour, Search, scan};
 /// Gets vectors from the disk by id and sequence number; `None` for what is gone.
 pub(super) type Lookup<'a> = &'a (dyn Fn(&[(&str, u64)]) -> Result<Vec<Option<Vec<f32>>>, Error> + Sync);
 
-/// The neighbours of a normalised query `[dim]`, nearest first.
+/// The neighbours of a normalised query `[dim]`, nearest first; whether they have pictures is not known here.
 pub(super) fn search(layout: &Layout, query: &[f32], options: &Search<'_>, lookup: Lookup<'_>) -> Result<Vec<Neighbour>, Error> {
     let mut best = Nearest::new(options.k.min(layout.len()));
     for segment in &layout.0 {
@@ -86,11 +86,11 @@ impl Nearest {
         // Rounding may take the product of two unit vectors a little out of its range.
         let similarity = similarity.clamp(-1.0, 1.0);
         if self.heap.len() < self.k {
-            self.heap.push(Neighbour { item: Arc::clone(item), similarity });
+            self.heap.push(Neighbour { item: Arc::clone(item), similarity, has_picture: false });
         } else if let Some(mut farthest) = self.heap.peek_mut()
             && similarity >= farthest.similarity
         {
-            let candidate = Neighbour { item: Arc::clone(item), similarity };
+            let candidate = Neighbour { item: Arc::clone(item), similarity, has_picture: false };
             if candidate < *farthest {
                 *farthest = candidate;
             }

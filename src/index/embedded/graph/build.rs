@@ -6,6 +6,7 @@ use rayon::prelude::*;
 
 use super::links::{LINKS, Links};
 use super::walk::{Found, Layer, Scratch, Walk};
+use crate::index::embedded::mix::mix;
 use crate::index::embedded::rows::Rows;
 use crate::index::embedded::similarity::Similarity;
 
@@ -56,11 +57,7 @@ pub(super) fn build(rows: &Rows, progress: &ProgressBar) -> Links {
 
 /// The highest layer of a row: each has a share of 1 / [`LINKS`] of the nodes of the one below. The same for a row each time.
 fn layer_of(row: u32) -> usize {
-    // The finalizer of SplitMix64: neighbouring numbers come out unrelated.
-    let mut hash = u64::from(row).wrapping_add(0x9e37_79b9_7f4a_7c15);
-    hash = (hash ^ hash >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    hash = (hash ^ hash >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    (hash ^ hash >> 31).trailing_zeros() as usize / LINKS.ilog2() as usize
+    mix(u64::from(row)).trailing_zeros() as usize / LINKS.ilog2() as usize
 }
 
 impl Growing<'_> {
