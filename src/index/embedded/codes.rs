@@ -143,7 +143,9 @@ mod tests {
         for dim in [1, 3, 63, 64, 65, 384] {
             let rows: Vec<Vec<f32>> = (0..50).map(|_| unit(&mut rng, dim)).collect();
             let mut codes = Codes::with_capacity(dim, rows.len());
-            rows.iter().for_each(|row| codes.push(row));
+            for row in &rows {
+                codes.push(row);
+            }
             codes.swap(3, 7);
             codes.swap(3, 7);
             let query = unit(&mut rng, dim);
@@ -164,7 +166,9 @@ mod tests {
         let mut spike = vec![0.001; 384];
         spike[0] = 1.0;
         let length = length(spike.iter().copied());
-        spike.iter_mut().for_each(|x| *x /= length);
+        for x in &mut spike {
+            *x /= length;
+        }
         let mut codes = Codes::with_capacity(384, 1);
         codes.push(&spike);
         let query = vec![(1.0 / 384.0_f32).sqrt(); 384];
