@@ -1,6 +1,6 @@
 //! One collection: durable writes, undisturbed reads.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 
@@ -168,6 +168,18 @@ impl Collection for EmbeddedCollection {
     fn search(&self, query: &[f32], options: &Search<'_>) -> Result<Vec<Neighbour>, Error> {
         let query = options.prepare(query, self.record.spec.dim)?;
         Ok(search(&self.layout.load(), &query, options))
+    }
+
+    fn label_counts(&self, labels: &BTreeSet<&str>) -> Result<HashMap<String, usize>, Error> {
+        let mut counts: HashMap<String, usize> = labels.iter().map(|&label| (label.to_owned(), 0)).collect();
+        for item in self.layout.load().items() {
+            for label in &item.labels {
+                if let Some(count) = counts.get_mut(label) {
+                    *count += 1;
+                }
+            }
+        }
+        Ok(counts)
     }
 
     fn recall(&self, k: usize, ef: usize, queries: usize) -> Result<Recall, Error> {
