@@ -87,16 +87,19 @@ fn check(stored: &BTreeMap<String, u64>, known: &mut Known, round: u64) {
 
 #[test]
 fn a_killed_server_keeps_what_it_acknowledged() {
-    kill_again_and_again(&Place::folder_of_its_own(), 100);
+    let writes = kill_again_and_again(&Place::folder_of_its_own(), 100);
+    println!("100 kills under {writes} writes: nothing acknowledged was lost");
 }
 
 /// Here the server holds nothing: what is at stake is that a body is stored whole or not at all.
 #[test]
 fn a_killed_server_leaves_whole_bodies_in_a_database() {
-    kill_again_and_again(&Place::database_of_its_own(), 15);
+    let writes = kill_again_and_again(&Place::database_of_its_own(), 15);
+    println!("15 kills under {writes} writes: nothing acknowledged was lost");
 }
 
-fn kill_again_and_again(place: &Place, rounds: u64) {
+/// Returns the number of writes.
+fn kill_again_and_again(place: &Place, rounds: u64) -> u64 {
     // A small threshold, so that graphs are built and saved, and torn, as well.
     let flags = [&place.flags()[..], &["--exact-below", "40", "--sessions", "1"]].concat();
     let mut server = Server::start(&flags);
@@ -127,6 +130,5 @@ fn kill_again_and_again(place: &Place, rounds: u64) {
     let found: Vec<f32> = serde_json::from_value(server.get(&format!("/collections/c/items/{id}")).ok().json()["vector"].clone()).unwrap();
     let length = vector(*version).iter().map(|x| x * x).sum::<f32>().sqrt();
     assert_close(&found, &vector(*version).iter().map(|x| x / length).collect::<Vec<_>>());
-    let writes: u64 = known.iter().map(|known| known.writes).sum();
-    println!("{rounds} kills under {writes} writes: nothing acknowledged was lost");
+    known.iter().map(|known| known.writes).sum()
 }
