@@ -17,11 +17,11 @@ if command -v haproxy >/dev/null; then
     haproxy -c -q -f docker/haproxy/haproxy.cfg
 fi
 # Of the base each file is complete; overlays are patches, which kustomize has to apply first.
-resources=$(find docker/kubernetes/base -name '*.yaml' ! -name kustomization.yaml ! -name service-monitor.yaml)
+resources=$(find docker/kubernetes/base docker/kubernetes/bulk -name '*.yaml' ! -name kustomization.yaml ! -name service-monitor.yaml)
 # shellcheck disable=SC2086
 $tools/bin/kubernetes-validate --quiet --strict --kubernetes-version 1.33 $resources
 if command -v kubectl >/dev/null; then
-    for folder in base gpu; do
+    for folder in base gpu bulk; do
         # ServiceMonitor is not of Kubernetes itself: it has no schema here, which is a warning.
         kubectl kustomize docker/kubernetes/$folder >$tools/$folder.yaml
         $tools/bin/kubernetes-validate --quiet --strict --kubernetes-version 1.33 $tools/$folder.yaml

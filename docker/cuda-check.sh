@@ -24,8 +24,9 @@ for library in "$cuda"/lib/*; do
     # The linker wants names without versions.
     case $name in *.so.*) ln -sf "$library" "$home/lib64/${name%%.so.*}.so" ;; esac
 done
+ln -s "$folder/wheels/nvidia/nccl/lib/libnccl.so.2" "$home/lib64/libnccl.so"
 # The driver's functions, by the names that the bindings declare; none of them is called here.
-cargo metadata --format-version 1 --features dino-train/cuda | python3 -c '
+cargo metadata --format-version 1 --features dino-train/nccl | python3 -c '
 import json, pathlib, re, sys
 [manifest] = [p["manifest_path"] for p in json.load(sys.stdin)["packages"] if p["name"] == "cudarc"]
 bindings = pathlib.Path(manifest).parent / "src" / "driver" / "sys"
@@ -35,5 +36,5 @@ cc -shared -fPIC -Wl,-soname,libcuda.so.1 -o "$home/lib64/stubs/libcuda.so" "$ho
 ln -s libcuda.so "$home/lib64/stubs/libcuda.so.1"
 export CUDA_HOME="$home" CUDA_PATH="$home" CUDA_ROOT="$home" CUDA_COMPUTE_CAP="${CUDA_COMPUTE_CAP:-90}"
 export PATH="$home/bin:$PATH" LIBRARY_PATH="$home/lib64:$home/lib64/stubs${LIBRARY_PATH:+:$LIBRARY_PATH}"
-cargo build --workspace --features dino-train/cuda --bin dino-train
-echo "dino-train builds with --features cuda, for compute capability $CUDA_COMPUTE_CAP; nothing was run on a GPU" >&2
+cargo build --workspace --features dino-train/nccl --bin dino-train
+echo "dino-train builds with --features nccl, which includes cuda, for compute capability $CUDA_COMPUTE_CAP; nothing was run on a GPU" >&2

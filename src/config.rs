@@ -17,15 +17,15 @@ use clap::{Args, ValueEnum};
 use crate::{
     http::Keys,
     index::{self, IndexUrl},
-    media,
+    media::{self, FetchOptions},
     model::{Device, Precision},
 };
 
 /// Flags of `dino-server serve`; each can also be set in the environment.
 #[derive(Args, Clone, Debug)]
 pub struct ServeArgs {
-    /// A model folder to serve, with the name that requests call it by (the folder's own name if left out). May be
-    /// given several times; the first is the one that requests without `model` get.
+    /// A model folder to serve, or an ONNX file that was exported elsewhere, with the name that requests call it by (its own name
+    /// if left out). May be given several times; the first is the one that requests without `model` get.
     #[arg(long = "model", env = "DINO_MODEL", value_name = "[NAME=]PATH", value_delimiter = ',', required = true)]
     pub models: Vec<NamedModel>,
     /// A linear classifier that `dino-train linear --out` wrote, for /classify?head=NAME (the folder's own name if NAME is left out).
@@ -65,7 +65,7 @@ pub struct ServeArgs {
     /// Where models run: auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N.
     #[arg(long, env = "DINO_DEVICE", default_value = "auto")]
     pub device: Device,
-    /// Which of a model's files to run: f32, f16 or int8.
+    /// Which of a model folder's files to run: f32, f16 or int8. An ONNX file that was exported elsewhere runs as it is.
     #[arg(long, env = "DINO_PRECISION", default_value = "f32")]
     pub precision: Precision,
     /// Most pixels that a picture may declare; larger ones are refused before they are decoded.
@@ -114,6 +114,19 @@ pub struct ServeArgs {
     /// Connections at once; further ones are closed.
     #[arg(long, env = "DINO_MAX_CONNECTIONS", default_value = "1024", value_name = "N")]
     pub max_connections: NonZeroUsize,
+    /// A host that pictures in JSON bodies may be fetched from by https, as example.org, *.example.org or *, with :PORT where it is not
+    /// 443; may be given several times. None by default: then no URL is fetched.
+    #[arg(long = "url-hosts", env = "DINO_URL_HOSTS", value_name = "HOST", value_delimiter = ',')]
+    pub url_hosts: Vec<media::Host>,
+    /// Also fetch from addresses of private networks, and of this machine. Whoever may ask the server then reaches them too.
+    #[arg(long, env = "DINO_URL_PRIVATE")]
+    pub url_private: bool,
+    /// Certificates to trust for URLs in place of the public ones, a file in PEM form.
+    #[arg(long, env = "DINO_URL_CA", value_name = "FILE")]
+    pub url_ca: Option<PathBuf>,
+    /// Time for one picture to be fetched, redirects included.
+    #[arg(long, env = "DINO_URL_TIMEOUT", default_value = "10", value_name = "SECONDS")]
+    pub url_timeout: Seconds,
     /// How the log is written, to stderr.
     #[arg(long, env = "DINO_LOG_FORMAT", default_value = "human", value_name = "FORMAT")]
     pub log_format: LogFormat,
@@ -162,7 +175,8 @@ impl FromStr for NamedModel {
             return Ok(Self { name: name.into(), path: path.into() });
         }
         let path = PathBuf::from(text);
-        let name = path.file_name().and_then(|name| name.to_str()).filter(|name| is_name(name));
+        let name = if path.extension().is_some_and(|end| end == "onnx") { path.file_stem() } else { path.file_name() };
+        let name = name.and_then(|name| name.to_str()).filter(|name| is_name(name));
         match name {
             Some(name) => Ok(Self { name: name.into(), path }),
             None => Err(format!("give the model a name: NAME={text} (letters, digits, `_`, `.`, `-`)")),
@@ -267,6 +281,8 @@ pub struct Settings {
     pub cors_origins: Vec<HeaderValue>,
     /// Connections at once.
     pub max_connections: usize,
+    /// Where pictures are fetched from.
+    pub fetching: FetchOptions,
     /// Form of the log.
     pub log_format: LogFormat,
 }
@@ -274,6 +290,14 @@ pub struct Settings {
 /// Flags that do not go together.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
+    /// Certificates that cannot be read.
+    #[error("--url-ca {}: {reason}", path.display())]
+    Certificates {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: std::io::Error,
+    },
     /// Two models with one name.
     #[error("two models are called `{0}`: give one of them another name, --model NAME=PATH")]
     SameName(String),
@@ -336,6 +360,10 @@ impl ServeArgs {
                 .map_err(|reason| ConfigError::ApiKeys { path: path.clone(), reason })?,
             None => self.api_keys,
         };
+        let roots = match &self.url_ca {
+            Some(path) => media::root_certificates(path).map_err(|reason| ConfigError::Certificates { path: path.clone(), reason })?,
+            None => Vec::new(),
+        };
         Ok(Settings {
             models: self.models,
             heads: self.heads,
@@ -362,6 +390,13 @@ impl ServeArgs {
             keys,
             cors_origins: self.cors_origins,
             max_connections: self.max_connections.get(),
+            fetching: FetchOptions {
+                hosts: self.url_hosts,
+                private: self.url_private,
+                roots,
+                timeout: self.url_timeout.0,
+                bytes: max_body,
+            },
             log_format: self.log_format,
         })
     }
@@ -397,10 +432,11 @@ mod tests {
     }
 
     #[test]
-    fn a_model_is_called_by_its_folder_unless_named() {
+    fn a_model_is_called_by_its_folder_or_file_unless_named() {
         let settings = resolve(&["--model", "models/demo", "--model", "big=/m/a=b", "--model", "./x=y/demo2"]).unwrap();
         let named: Vec<_> = settings.models.iter().map(|model| (model.name.as_str(), model.path.to_str().unwrap())).collect();
         assert_eq!(named, [("demo", "models/demo"), ("big", "/m/a=b"), ("demo2", "./x=y/demo2")]);
+        assert_eq!("a/dino.v2.onnx".parse::<NamedModel>().unwrap().name, "dino.v2");
     }
 
     #[test]

@@ -106,11 +106,6 @@ pub enum EmbeddingError {
 /// [`EmbeddingError::LacksOutput`].
 pub fn pool(outputs: &Outputs, registers: usize, pooling: Pooling) -> Result<Array3<f32>, EmbeddingError> {
     let lacks = |output| EmbeddingError::LacksOutput { pooling, output };
-    let cls = || match (&outputs.last_hidden_state, &outputs.embedding) {
-        (Some(tokens), _) => Ok(tokens.slice(s![.., ..1, ..]).to_owned()),
-        (None, Some(embedding)) => Ok(embedding.clone().insert_axis(Axis(1))),
-        (None, None) => Err(lacks("last_hidden_state")),
-    };
     let patches = || match (&outputs.last_hidden_state, &outputs.feature_map) {
         (Some(tokens), _) => Ok(tokens.slice(s![.., 1 + registers.., ..]).to_owned()),
         (None, Some(map)) => {
@@ -122,6 +117,12 @@ pub fn pool(outputs: &Outputs, registers: usize, pooling: Pooling) -> Result<Arr
     };
     // An input of at least one patch has a mean.
     let mean = || patches().map(|patches| mean_row(patches.view()));
+    let cls = || match (&outputs.last_hidden_state, &outputs.embedding) {
+        (Some(tokens), _) => Ok(tokens.slice(s![.., ..1, ..]).to_owned()),
+        (None, Some(embedding)) => Ok(embedding.clone().insert_axis(Axis(1))),
+        // A feature map that others exported alone: a residual network pools it by its mean.
+        (None, None) => mean(),
+    };
     match pooling {
         Pooling::Cls => cls(),
         Pooling::Mean => mean(),

@@ -11,6 +11,7 @@ pub mod embedding;
 pub mod head;
 pub mod http;
 pub mod index;
+pub mod manuals;
 pub mod media;
 pub mod model;
 pub mod segment;

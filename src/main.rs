@@ -4,11 +4,12 @@ mod cli;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use dino_server::manuals::{Manual, VERSION};
 
 /// Serves DINO vision backbones: embeddings, k-NN classification and masks over HTTP.
 #[derive(Parser)]
-#[command(version, about, max_term_width = 100)]
+#[command(version = VERSION.as_str(), about, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
@@ -25,6 +26,11 @@ enum Verb {
     Reembed(cli::reembed::Args),
     /// Print the OpenAPI document of this version.
     Openapi,
+    /// Print the JSON Schema of a model folder's manifest.json.
+    ManifestSchema,
+    /// Write shell completions or manual pages.
+    #[command(subcommand)]
+    Manual(Manual),
 }
 
 /// Exit codes: 0 for success, 1 for failure, 2 for wrong usage (which clap answers itself).
@@ -36,8 +42,10 @@ fn main() -> ExitCode {
         Verb::Import(args) => cli::import::run(&args),
         Verb::Snapshot(args) => cli::snapshot::run(&args),
         Verb::Restore(args) => cli::restore::run(&args),
-        Verb::Openapi => cli::openapi::run(),
+        Verb::Openapi => cli::schema::print(&dino_server::http::openapi()),
+        Verb::ManifestSchema => cli::schema::print(&dino_server::model::Manifest::schema()),
         Verb::Reembed(args) => cli::reembed::run(&args),
+        Verb::Manual(manual) => manual.write(Cli::command()).map_err(Into::into),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,9 +1,11 @@
 //! Pixels to the model's input, as its manifest says.
 
+mod preprocessor;
 mod resample;
 
 use image::{RgbImage, imageops};
 use ndarray::Array3;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use resample::{Window, resample};
@@ -14,7 +16,7 @@ pub const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 pub const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
 
 /// How a picture is brought to the model's size before it is normalised.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Resize {
     /// The shorter side gets this length, the aspect ratio is kept.
@@ -24,7 +26,7 @@ pub enum Resize {
 }
 
 /// The resampling filter, as Pillow defines it (antialiased).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Interpolation {
     /// Triangle filter.
@@ -54,10 +56,18 @@ impl PatchGrid {
     pub fn is_empty(self) -> bool {
         self.len() == 0
     }
+
+    /// The grid of a whole picture of (width, height) pixels whose longer side becomes about `longer_side` pixels: each side the
+    /// nearest multiple of `patch`, at least one patch. `patch` is not zero.
+    pub fn of_picture((width, height): (u32, u32), longer_side: u32, patch: u32) -> Self {
+        let scale = f64::from(longer_side) / f64::from(width.max(height));
+        let patches = |side: u32| ((f64::from(side) * scale / f64::from(patch)).round() as usize).max(1);
+        Self { rows: patches(height), columns: patches(width) }
+    }
 }
 
 /// The evaluation transform of a model, stored in its manifest.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Transform {
     /// First step.
     pub resize: Resize,
@@ -67,11 +77,23 @@ pub struct Transform {
     pub interpolation: Interpolation,
     /// Mean per channel of pixels in 0..1.
     pub mean: [f32; 3],
-    /// Standard deviation per channel of pixels in 0..1.
+    /// Standard deviation per channel of pixels in 0..1; above 0.
+    #[schemars(extend("items" = {"type": "number", "exclusiveMinimum": 0}))]
     pub std: [f32; 3],
 }
 
 impl Transform {
+    /// That of DINO's evaluation code: shorter side 256, bicubic, the centre 224 x 224, mean and deviation of `ImageNet`.
+    pub fn evaluation() -> Self {
+        Self {
+            resize: Resize::Shorter(256),
+            crop: Some((224, 224)),
+            interpolation: Interpolation::Bicubic,
+            mean: IMAGENET_MEAN,
+            std: IMAGENET_STD,
+        }
+    }
+
     /// (height, width) of what [`apply`](Self::apply) gives, where it is the same for every picture.
     pub fn output_size(&self) -> Option<(u32, u32)> {
         match (self.crop, self.resize) {
@@ -108,19 +130,17 @@ impl Transform {
         self.normalise(&self.pixels(picture))
     }
 
-    /// The input for a mask of the whole picture: no crop, the longer side about `longer_side` pixels, each side
-    /// the nearest multiple of `patch`, at least one patch, bicubic. `[3, rows * patch, columns * patch]`,
-    /// normalised. `patch` is not zero.
+    /// The input for a mask of the whole picture: no crop, stretched to whole patches (see [`PatchGrid::of_picture`]).
+    /// `[3, rows * patch, columns * patch]`, normalised. `patch` is not zero.
     pub fn whole_picture(&self, picture: &RgbImage, longer_side: u32, patch: u32) -> (Array3<f32>, PatchGrid) {
-        let (width, height) = picture.dimensions();
-        let scale = f64::from(longer_side) / f64::from(width.max(height));
-        let patches = |side: u32| ((f64::from(side) * scale / f64::from(patch)).round() as u32).max(1);
-        let (rows, columns) = (patches(height), patches(width));
+        let grid = PatchGrid::of_picture(picture.dimensions(), longer_side, patch);
+        (self.stretched(picture, grid.rows as u32 * patch, grid.columns as u32 * patch), grid)
+    }
 
-        let x = Window::whole(width, columns * patch);
-        let y = Window::whole(height, rows * patch);
-        let pixels = resample(picture, &x, &y, Interpolation::Bicubic);
-        (self.normalise(&pixels), PatchGrid { rows: rows as usize, columns: columns as usize })
+    /// All of a picture as `[3, height, width]`, bicubic, normalised.
+    pub fn stretched(&self, picture: &RgbImage, height: u32, width: u32) -> Array3<f32> {
+        let (x, y) = (Window::whole(picture.width(), width), Window::whole(picture.height(), height));
+        self.normalise(&resample(picture, &x, &y, Interpolation::Bicubic))
     }
 
     /// `[3, height, width]`: (pixel / 255 - mean) / std.

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use dino_server::media::{self, Limits};
-use dino_server::transform::{IMAGENET_MEAN, IMAGENET_STD, Interpolation, Resize, Transform};
+use dino_server::transform::Transform;
 use image::RgbImage;
 
 fn photos() -> PathBuf {
@@ -15,16 +15,6 @@ fn photos() -> PathBuf {
 fn decode(path: &Path) -> RgbImage {
     let bytes = fs_err::read(path).unwrap();
     media::decode(&bytes, &Limits::default()).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-fn evaluation() -> Transform {
-    Transform {
-        resize: Resize::Shorter(256),
-        crop: Some((224, 224)),
-        interpolation: Interpolation::Bicubic,
-        mean: IMAGENET_MEAN,
-        std: IMAGENET_STD,
-    }
 }
 
 /// Mean and largest absolute difference, of 255.
@@ -49,7 +39,7 @@ fn golden_photos_agree_with_pillow() {
         let stem = expected.file_stem().unwrap();
         let source = ["png", "jpg"].map(|extension| photos().join(stem).with_extension(extension));
         let source = source.iter().find(|path| path.exists()).unwrap();
-        let (mean, largest) = difference(&evaluation().pixels(&decode(source)), &decode(&expected));
+        let (mean, largest) = difference(&Transform::evaluation().pixels(&decode(source)), &decode(&expected));
         println!("{:14} mean {mean:.4}, largest {largest}", stem.display());
         assert!(mean <= 0.6 && largest <= 8, "{}", source.display());
     }
@@ -60,7 +50,7 @@ fn golden_odd_photos_agree_with_pillow() {
     for expected in files(&photos().join("odd_expected")) {
         let name = expected.file_stem().unwrap();
         let source = photos().join("odd").join(name);
-        let (mean, largest) = difference(&evaluation().pixels(&decode(&source)), &decode(&expected));
+        let (mean, largest) = difference(&Transform::evaluation().pixels(&decode(&source)), &decode(&expected));
         println!("{:20} mean {mean:.4}, largest {largest}", name.display());
         assert!(mean <= 1.0, "{}", source.display());
     }
@@ -72,7 +62,7 @@ fn a_picture_moved_by_a_pixel_would_be_noticed() {
     let mut moved = picture.clone();
     image::imageops::replace(&mut moved, &picture, 1, 0);
     let expected = decode(&photos().join("expected/coffee.png"));
-    assert!(difference(&evaluation().pixels(&moved), &expected).0 > 0.6);
+    assert!(difference(&Transform::evaluation().pixels(&moved), &expected).0 > 0.6);
 }
 
 #[test]
@@ -83,7 +73,7 @@ fn bad_files_are_refused_with_a_reason_and_all_others_decode() {
         match result {
             Ok(picture) => {
                 assert!(!name.starts_with("BAD"), "{name} was decoded");
-                let pixels = evaluation().pixels(&picture);
+                let pixels = Transform::evaluation().pixels(&picture);
                 assert_eq!(pixels.dimensions(), (224, 224), "{name}");
             }
             Err(error) => {

@@ -89,16 +89,23 @@ fn several_sessions_start_from_one_file_and_say_where_they_run() {
 
 #[test]
 fn a_file_that_is_not_the_manifests_is_refused() {
-    let folder = copy();
-    let path = folder.path().join("model.onnx");
-    let mut graph = fs_err::read(&path).unwrap();
-    *graph.last_mut().unwrap() ^= 1;
-    fs_err::write(&path, graph).unwrap();
-    let error = Model::open(folder.path()).unwrap().sessions(&cpu(), 1).unwrap_err();
-    assert!(matches!(error, ModelError::Hash { .. }), "{error}");
-
-    fs_err::remove_file(&path).unwrap();
-    let error = Model::open(folder.path()).unwrap().sessions(&cpu(), 1).unwrap_err();
+    let refused = |change: &dyn Fn(&Path)| {
+        let folder = copy();
+        let path = folder.path().join("model.onnx");
+        change(&path);
+        Model::open(folder.path()).unwrap().sessions(&cpu(), 1).unwrap_err()
+    };
+    let good = fs_err::read(tiny().join("model.onnx")).unwrap();
+    let other = fs_err::read(tiny().join("../tiny-model/model.onnx")).unwrap();
+    let mut damaged = good.clone();
+    *damaged.last_mut().unwrap() ^= 1;
+    for (what, bytes) in [("damaged", damaged.as_slice()), ("truncated", &good[..good.len() / 2]), ("empty", &[]), ("swapped", &other)] {
+        let error = refused(&|path| fs_err::write(path, bytes).unwrap());
+        assert!(matches!(error, ModelError::Hash { .. }), "{what}: {error}");
+        let said = error.to_string();
+        assert!(said.contains("model.onnx is damaged or was replaced") && said.contains("manifest.json says"), "{said}");
+    }
+    let error = refused(&|path| fs_err::remove_file(path).unwrap());
     assert!(error.to_string().contains("model.onnx"), "{error}");
 }
 

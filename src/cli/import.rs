@@ -9,11 +9,11 @@ use dino_server::bulk::{self, Embedder, Worker, all_cores};
 use dino_server::embedding::Pooling;
 use dino_server::index::{Collection, CollectionName, Error, Item, MAX_TEXT, ModelTag, NewItem, Spec, checksum};
 use dino_server::media;
-use dino_server::model::{Device, Model, Precision, SessionOptions};
+use dino_server::model::{Device, Precision, SessionOptions};
 use indicatif::ProgressBar;
 
-use super::progress;
 use super::store::StoreArgs;
+use super::{open_model, progress};
 
 /// Embed the pictures of a folder and store them as a labelled collection. Run it again to go on after an interruption,
 /// or to take up what has changed.
@@ -27,7 +27,7 @@ pub(crate) struct Args {
     collection: CollectionName,
     #[command(flatten)]
     store: StoreArgs,
-    /// Model folder.
+    /// A model folder, or an ONNX file that was exported elsewhere.
     #[arg(long, value_name = "PATH")]
     model: PathBuf,
     /// Precision to embed with; collections of one model mix them.
@@ -66,7 +66,7 @@ struct Counts {
 #[expect(clippy::print_stdout, reason = "the result of the command")]
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let listing = tree::list(&args.images)?;
-    let model = Model::open(&args.model)?;
+    let model = open_model(&args.model)?;
     let store = args.store.open()?;
     let fingerprint = model.fingerprint(Pooling::Cls);
     let present = match store.collection(&args.collection) {
@@ -79,7 +79,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     };
     let session = SessionOptions { device: args.device, precision: args.precision, threads: 1 };
     let mut embedder = Embedder::open(&model, Pooling::Cls, &session, args.workers.unwrap_or_else(all_cores))?;
-    let tag = ModelTag { fingerprint, precision: Some(args.precision.to_string()) };
+    let tag = ModelTag { fingerprint, precision: Some(model.precision(args.precision).to_string()) };
     let spec = Spec { dim: embedder.dim(), model: tag };
 
     let progress = progress(listing.entries.len());

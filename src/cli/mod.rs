@@ -2,14 +2,27 @@
 
 pub(crate) mod healthcheck;
 pub(crate) mod import;
-pub(crate) mod openapi;
 pub(crate) mod reembed;
 pub(crate) mod restore;
+pub(crate) mod schema;
 pub(crate) mod serve;
 pub(crate) mod snapshot;
 mod store;
 
+use std::path::Path;
+
+use dino_server::model::{Model, ModelError};
 use indicatif::{ProgressBar, ProgressStyle};
+
+/// Opens a model; what was found out about a plain ONNX file goes to stderr.
+#[expect(clippy::print_stderr, reason = "commands keep no log")]
+pub(crate) fn open_model(path: &Path) -> Result<Model, ModelError> {
+    let model = Model::open(path)?;
+    if let Some(understood) = model.understood() {
+        eprintln!("{understood}");
+    }
+    Ok(model)
+}
 
 /// A bar for so many pictures to embed.
 pub(crate) fn progress(count: usize) -> ProgressBar {

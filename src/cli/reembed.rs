@@ -8,10 +8,10 @@ use dino_server::bulk::{self, Embedder, Worker, all_cores, tree};
 use dino_server::embedding::Pooling;
 use dino_server::index::snapshot::{self, Header};
 use dino_server::index::{CollectionName, IndexUrl, ModelTag, NewItem, OnExisting, Spec, checksum};
-use dino_server::model::{Device, Model, Precision, SessionOptions};
+use dino_server::model::{Device, Precision, SessionOptions};
 
-use super::progress;
 use super::store::StoreArgs;
+use super::{open_model, progress};
 
 /// Embed the pictures of a collection again, with another model. Ids, labels and metadata stay.
 ///
@@ -38,7 +38,7 @@ pub(crate) struct Args {
     /// Collection of the store.
     #[arg(long, default_value = "default", value_name = "NAME")]
     collection: CollectionName,
-    /// Model to embed with.
+    /// Model to embed with: a folder, or an ONNX file that was exported elsewhere.
     #[arg(long, value_name = "PATH")]
     model: PathBuf,
     /// Folder that the pictures were imported from, where the collection does not hold the originals (which it does where
@@ -97,7 +97,7 @@ impl fmt::Display for Missing {
 
 #[expect(clippy::print_stderr, reason = "an item that is left out is named to the one who runs this")]
 fn reembed(args: &Args, header: Header, mut items: Vec<NewItem>) -> anyhow::Result<(Header, Vec<NewItem>)> {
-    let model = Model::open(&args.model)?;
+    let model = open_model(&args.model)?;
     let files: HashMap<String, PathBuf> = match &args.images {
         Some(folder) => tree::list(folder)?.entries.into_iter().map(|entry| (entry.id, entry.path)).collect(),
         None => HashMap::new(),
@@ -106,7 +106,7 @@ fn reembed(args: &Args, header: Header, mut items: Vec<NewItem>) -> anyhow::Resu
     let mut embedder = Embedder::open(&model, Pooling::Cls, &session, all_cores())?;
     let spec = Spec {
         dim: embedder.dim(),
-        model: ModelTag { fingerprint: model.fingerprint(Pooling::Cls), precision: Some(args.precision.to_string()) },
+        model: ModelTag { fingerprint: model.fingerprint(Pooling::Cls), precision: Some(model.precision(args.precision).to_string()) },
     };
     let progress = progress(items.len());
     let work = |worker: &mut Worker<'_>, index: usize| {

@@ -13,7 +13,7 @@ use dino_server::{
     config::{ServeArgs, Settings},
     http::{self, BodyLimits, BodyMemory, Metrics, Patience, RequestLimits, State},
     index::{self, EmbeddedStore, PostgresOptions, PostgresStore, Store},
-    media,
+    media::{self, Fetcher},
     serving::{Pool, Registry},
     telemetry,
 };
@@ -23,6 +23,9 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Requests that may wait for the disk at once; they take a thread each and next to no memory.
 const DISK_THREADS: usize = 64;
+
+/// Pictures that are fetched at once, over all requests.
+const FETCH_THREADS: usize = 32;
 
 /// Serves until a signal ends it.
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
@@ -62,6 +65,8 @@ fn state(settings: &Settings) -> anyhow::Result<State> {
         bodies: BodyMemory::new(settings.body_memory),
         pool: Pool::new(cores),
         disk: Pool::new(DISK_THREADS),
+        fetcher: Fetcher::new(settings.fetching.clone()),
+        fetches: Pool::new(FETCH_THREADS),
         store_images: settings.store_images,
         max_snapshot: settings.max_snapshot,
         restoring: tokio::sync::Mutex::default(),

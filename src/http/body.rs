@@ -44,7 +44,8 @@ impl BodyMemory {
         Self(Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))))
     }
 
-    fn take(&self, bytes: usize) -> Option<Share> {
+    /// A part of it, if there is as much.
+    pub(super) fn take(&self, bytes: usize) -> Option<Share> {
         self.0.clone().try_acquire_many_owned(u32::try_from(bytes).ok()?).ok()
     }
 }

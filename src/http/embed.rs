@@ -88,7 +88,7 @@ impl Options {
 
 pub(super) async fn handle(State(app): State<App>, submission: Submission<Options>) -> Result<Response, Problem> {
     let Submission { pictures, options, room } = submission;
-    let served = app.registry.get(options.model.as_deref())?.clone();
+    let served = app.registry.get(options.model.as_deref())?;
     options.check(&served)?;
     within(&app, async {
         let transform = served.manifest().transform.clone();

@@ -1,4 +1,4 @@
-//! `GET /healthz`, `GET /readyz` and `GET /v1/models`.
+//! `GET /healthz` and `GET /readyz`.
 
 use axum::{Json, extract::State, response::IntoResponse};
 use serde::Serialize;
@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     index::Connections,
+    manuals::COMMIT,
     serving::{Panicked, Served},
 };
 
@@ -16,6 +17,9 @@ use crate::{
 struct Health {
     status: &'static str,
     version: &'static str,
+    /// Commit that the program was built from, where its build was told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    commit: Option<&'static str>,
     uptime_seconds: u64,
     pictures_inside: usize,
     models: Vec<Model>,
@@ -53,9 +57,10 @@ pub(super) async fn healthz(State(app): State<App>) -> impl IntoResponse {
     Json(Health {
         status: "ok",
         version: env!("CARGO_PKG_VERSION"),
+        commit: COMMIT,
         uptime_seconds: app.started.elapsed().as_secs(),
         pictures_inside: app.admission.inside(),
-        models: app.registry.iter().map(|served| Model::of(served)).collect(),
+        models: app.registry.all().iter().map(|served| Model::of(served)).collect(),
         store: app.store.as_ref().and_then(|store| store.connections()),
     })
 }
@@ -63,14 +68,16 @@ pub(super) async fn healthz(State(app): State<App>) -> impl IntoResponse {
 /// Requests can be answered: every worker of every model has run a picture, none was lost since, and a database that holds
 /// the collections answers.
 pub(super) async fn readyz(State(app): State<App>) -> Result<impl IntoResponse, Problem> {
-    for served in app.registry.iter() {
+    for served in app.registry.all().iter() {
         let health = served.health();
         let (name, workers) = (served.name(), health.workers);
         if health.lost > 0 {
             let lost = health.lost;
             return Err(Problem::new(
                 Code::NotReady,
-                format!("model `{name}` has lost {lost} of its {workers} workers; the log says why; restart the server"),
+                format!(
+                    "model `{name}` has lost {lost} of its {workers} workers; the log says why; POST /v1/models/{name}/reload, or restart the server"
+                ),
             ));
         }
         if !health.is_ready() {
@@ -94,55 +101,4 @@ async fn check_store(app: &App) -> Result<(), Problem> {
         }
         _ => Ok(()),
     }
-}
-
-/// The list that the `openai` client reads, with what a client of ours wants to know beside it.
-#[derive(Serialize)]
-struct ModelList {
-    object: &'static str,
-    data: Vec<ModelInfo>,
-}
-
-#[derive(Serialize)]
-struct ModelInfo {
-    id: String,
-    object: &'static str,
-    owned_by: &'static str,
-    architecture: String,
-    dim: u32,
-    patch_size: u32,
-    depth: u32,
-    heads: u32,
-    registers: u32,
-    precision: String,
-    device: String,
-    source_sha256: String,
-    classifiers: Vec<String>,
-}
-
-/// The models that are served; the first is the one that requests without `model` get.
-pub(super) async fn models(State(app): State<App>) -> impl IntoResponse {
-    let data = app
-        .registry
-        .iter()
-        .map(|served| {
-            let manifest = served.manifest();
-            ModelInfo {
-                id: served.name().into(),
-                object: "model",
-                owned_by: "dino-server",
-                architecture: manifest.architecture.clone(),
-                dim: manifest.dim,
-                patch_size: manifest.patch_size,
-                depth: manifest.depth,
-                heads: manifest.heads,
-                registers: manifest.registers,
-                precision: served.precision().to_string(),
-                device: served.device().to_string(),
-                source_sha256: manifest.source.sha256.clone(),
-                classifiers: served.heads().keys().cloned().collect(),
-            }
-        })
-        .collect();
-    Json(ModelList { object: "list", data })
 }

@@ -28,6 +28,7 @@ use super::{
 };
 use crate::{
     index::{Error, Recall},
+    manuals::COMMIT,
     serving::Seen,
 };
 
@@ -156,7 +157,11 @@ impl Default for Metrics {
         registry.register("store_connections", "Connections to the database of the collections: busy, and idle", store_connections.clone());
         let store_failures = Counter::default();
         registry.register("store_failures", "Times that the database of the collections did not answer", store_failures.clone());
-        registry.register("build", "Version of the server", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        registry.register(
+            "build",
+            "Version of the server",
+            Info::new([("version", env!("CARGO_PKG_VERSION")), ("commit", COMMIT.unwrap_or(""))]),
+        );
         Self {
             registry,
             requests,
@@ -214,7 +219,7 @@ impl Metrics {
     /// Looks up what was not counted.
     async fn look(&self, app: &App) {
         self.inside.set(app.admission.inside() as i64);
-        for served in app.registry.iter() {
+        for served in app.registry.all().iter() {
             let (name, health) = (served.name().to_owned(), served.health());
             self.waiting.get_or_create(&Model { model: name.clone() }).set(served.waiting() as i64);
             for (state, number) in [("ready", health.ready.saturating_sub(health.lost)), ("lost", health.lost)] {

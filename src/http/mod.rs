@@ -13,9 +13,11 @@ mod infer;
 mod json;
 mod keys;
 mod metrics;
+mod models;
 mod openai;
 mod openapi;
 mod problem;
+mod remote;
 mod segment;
 mod server;
 mod similarity;
@@ -56,7 +58,7 @@ use crate::{
     batch::Admission,
     config::StoreImages,
     index::Store,
-    media,
+    media::{self, Fetcher},
     serving::{Pool, Registry},
 };
 
@@ -86,6 +88,10 @@ pub struct State {
     pub pool: Pool,
     /// Threads that wait for the disk: many, so that writes that come together become durable together.
     pub disk: Pool,
+    /// Fetches pictures that were sent as URLs.
+    pub fetcher: Fetcher,
+    /// Threads that wait for the network.
+    pub fetches: Pool,
     /// What is kept of pictures that become items.
     pub store_images: StoreImages,
     /// Largest snapshot that is taken, in bytes.
@@ -152,7 +158,8 @@ pub fn routes(app: App) -> Router {
         .route("/openapi.json", get(openapi::handle))
         .route("/docs", get(docs::page))
         .route("/docs/{file}", get(docs::file))
-        .route("/v1/models", get(health::models))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{name}/reload", post(models::reload))
         .merge(collections::routes())
         .fallback(unknown_route)
         .method_not_allowed_fallback(method_not_allowed)

@@ -10,7 +10,6 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 
@@ -20,6 +19,7 @@ use super::{
     infer::{infer, within},
     json,
     problem::{Code, Problem},
+    remote::{self, Sent},
     submission::{Content, Room, Upload, at_least_one, picture_from_text, too_many},
 };
 use crate::serving::{Seen, Served};
@@ -100,12 +100,14 @@ async fn answer(app: &App, uri: &Uri, upload: Result<Upload<IgnoredAny>, Problem
         return Err(Problem::new(Code::UnsupportedMediaType, detail));
     };
     let most = app.limits.pictures;
-    let (pictures, request) = app.pool.run(move || parse(&body, most)).await??;
-    let room = Room::take(app, at_least_one(&pictures)?, memory)?;
-    let served = app.registry.get(request.model.as_deref())?.clone();
+    let (mut pictures, request) = app.pool.run(move || parse(&body, most)).await??;
+    let mut room = Room::take(app, at_least_one(&pictures)?, memory)?;
+    let served = app.registry.get(request.model.as_deref())?;
     let options = embed::Options::cut_to(request.dimensions);
     options.check(&served)?;
     within(app, async {
+        remote::fetch(app, pictures.iter_mut().enumerate(), &mut room).await?;
+        let pictures = pictures.into_iter().map(|sent| sent.bytes).collect();
         let transform = served.manifest().transform.clone();
         let inference = infer(app, &served, pictures, move |picture| transform.apply(picture)).await?;
         let timing = inference.timing.header();
@@ -116,7 +118,7 @@ async fn answer(app: &App, uri: &Uri, upload: Result<Upload<IgnoredAny>, Problem
     .await
 }
 
-fn parse(body: &[u8], most: usize) -> Result<(Vec<Bytes>, Request), Problem> {
+fn parse(body: &[u8], most: usize) -> Result<(Vec<Sent>, Request), Problem> {
     let mut request: Request = json::parse(body)?;
     let texts = match std::mem::replace(&mut request.input, Input::Many(Vec::new())) {
         Input::One(text) => vec![text],

@@ -99,6 +99,14 @@ fn on_pictures() -> Vec<Operation> {
         get("/docs", "This document, to read and try", bytes("text/html")),
         get("/docs/{file}", "What that page needs", bytes("text/css")),
         get("/v1/models", "Models", object("object, data")),
+        Operation {
+            method: "post",
+            path: "/v1/models/{name}/reload",
+            summary: "Loads a model again from its folder while the one before answers",
+            options: None,
+            body: None,
+            answers: vec![("200", object("model, fingerprint, changed, seconds"))],
+        },
         make.pictures::<embed::Options>("/embed", "Vectors of pictures", vec![("200", vectors)]),
         make.pictures::<classify::Options>(
             "/classify",

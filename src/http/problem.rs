@@ -28,6 +28,10 @@ pub enum Code {
     NoPictures,
     /// A picture was given as a URL, and this server fetches none.
     UrlFetchingOff,
+    /// A URL that this server does not ask.
+    UrlNotAllowed,
+    /// A URL whose host gave no picture.
+    UrlNotFetched,
     /// A value that the API knows, and this version of the server does not offer.
     NotOffered,
     /// The request has no API key, and this server asks for one.
@@ -78,6 +82,8 @@ pub enum Code {
     BadSnapshot,
     /// The model's graph does not have what was asked for.
     ModelLacksOutput,
+    /// A model's folder holds nothing that can be served.
+    ModelNotLoaded,
     /// As many pictures as the server takes are being worked on.
     QueueFull,
     /// A fault of the server.
@@ -105,6 +111,7 @@ impl Code {
             | Self::BadBody
             | Self::NoPictures
             | Self::UrlFetchingOff
+            | Self::UrlNotAllowed
             | Self::NotOffered => StatusCode::BAD_REQUEST,
             Self::UnknownRoute | Self::UnknownModel | Self::UnknownHead | Self::UnknownCollection | Self::UnknownItem => {
                 StatusCode::NOT_FOUND
@@ -117,9 +124,13 @@ impl Code {
             Self::ModelMismatch | Self::DimensionMismatch | Self::CollectionExists => StatusCode::CONFLICT,
             Self::BodyTooLarge | Self::TooManyPictures | Self::TooManyPixels => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::EmptyPicture | Self::UnknownFormat | Self::CorruptPicture | Self::BadSnapshot | Self::ModelLacksOutput => {
-                StatusCode::UNPROCESSABLE_ENTITY
-            }
+            Self::EmptyPicture
+            | Self::UnknownFormat
+            | Self::CorruptPicture
+            | Self::BadSnapshot
+            | Self::ModelLacksOutput
+            | Self::ModelNotLoaded
+            | Self::UrlNotFetched => StatusCode::UNPROCESSABLE_ENTITY,
             Self::QueueFull | Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal | Self::InferenceFailed => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NotReady | Self::StoreFailed | Self::StoreUnreachable => StatusCode::SERVICE_UNAVAILABLE,

@@ -175,7 +175,7 @@ struct Picture {
 
 pub(super) async fn handle(State(app): State<App>, headers: HeaderMap, submission: Submission<Options>) -> Result<Response, Problem> {
     let Submission { pictures, options, room } = submission;
-    let served = app.registry.get(options.model.as_deref())?.clone();
+    let served = app.registry.get(options.model.as_deref())?;
     options.check(&served)?;
     let as_picture = wants_png(&headers);
     if as_picture && pictures.len() != 1 {
@@ -185,11 +185,10 @@ pub(super) async fn handle(State(app): State<App>, headers: HeaderMap, submissio
         ));
     }
     within(&app, async {
-        let transform = served.manifest().transform.clone();
-        let (side, patch) = (app.segment_size, served.manifest().patch_size);
+        let whole_picture = served.whole_picture(app.segment_size);
         let refine = options.refine;
         let prepare = move |picture: &RgbImage| {
-            let (input, grid) = transform.whole_picture(picture, side, patch);
+            let (input, grid) = whole_picture(picture);
             let structure = segment::structure(input.view(), grid);
             let guide = (refine == Refine::Guided).then(|| segment::guide(picture));
             (input, (structure, guide))

@@ -84,7 +84,7 @@ struct Map {
 
 pub(super) async fn handle(State(app): State<App>, submission: Submission<Options>) -> Result<Response, Problem> {
     let Submission { pictures, options, room } = submission;
-    let served = app.registry.get(options.model.as_deref())?.clone();
+    let served = app.registry.get(options.model.as_deref())?;
     let refused = |why: String| Err(Problem::new(Code::BadParameter, why));
     if pictures.len() > 2 {
         return refused(format!("one picture, or two: the points' and the one to compare, not {}", pictures.len()));
@@ -99,9 +99,8 @@ pub(super) async fn handle(State(app): State<App>, submission: Submission<Option
     // What the method of the same features asks for.
     segment::Method::Ncut.check(served.outputs())?;
     within(&app, async {
-        let transform = served.manifest().transform.clone();
-        let (side, patch) = (app.segment_size, served.manifest().patch_size);
-        let inference = infer(&app, &served, pictures, move |picture| transform.whole_picture(picture, side, patch).0).await?;
+        let whole_picture = served.whole_picture(app.segment_size);
+        let inference = infer(&app, &served, pictures, move |picture| whole_picture(picture).0).await?;
         let (seen, timing) = (inference.seen, inference.timing.header());
         let answer = app.pool.run(move || answer(&served, &seen[0], (target, &seen[target]), &options)).await??;
         drop(room);

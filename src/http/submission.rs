@@ -4,7 +4,7 @@
 //! | --- | --- | --- |
 //! | `image/*`, `application/octet-stream` | the body is one | query parameters |
 //! | `multipart/form-data` | each part named `image` | query parameters |
-//! | `application/json` | `{"images": ["<base64>", "data:image/…;base64,…"]}` | the other members |
+//! | `application/json` | `{"images": ["<base64>", "data:image/…;base64,…", "https://…"]}` | the other members |
 
 use axum::{
     body::Body,
@@ -23,7 +23,9 @@ use serde::{Deserialize, de::DeserializeOwned};
 use super::{
     App,
     body::{Share, discard, read},
+    infer::within,
     problem::{Code, Problem},
+    remote::{self, Sent},
 };
 use crate::batch::Ticket;
 
@@ -46,7 +48,7 @@ pub struct Submission<O> {
 #[derive(Debug)]
 pub struct Room {
     _places: Ticket,
-    _memory: Share,
+    memory: Share,
 }
 
 /// The forms of a body.
@@ -76,7 +78,12 @@ pub(super) enum Content<O> {
 impl Room {
     /// Room for so many pictures of a body.
     pub(super) fn take(app: &App, pictures: usize, memory: Share) -> Result<Self, Problem> {
-        Ok(Self { _places: app.admission.admit(pictures)?, _memory: memory })
+        Ok(Self { _places: app.admission.admit(pictures)?, memory })
+    }
+
+    /// More memory that goes with it.
+    pub(super) fn add(&mut self, memory: Share) {
+        self.memory.merge(memory);
     }
 }
 
@@ -108,18 +115,19 @@ impl<O: DeserializeOwned + Send + 'static> FromRequest<App> for Submission<O> {
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
         let Upload { content, memory } = Upload::from_request(request, app).await?;
         let most = app.limits.pictures;
-        let (pictures, options) = match content {
-            Content::Pictures(pictures, options) => (pictures, options),
+        let (mut pictures, options) = match content {
+            Content::Pictures(pictures, options) => (pictures.into_iter().map(Sent::from).collect(), options),
             // Base64 of many megabytes takes its time, which other requests shall not wait for.
             Content::Json(body) => app.pool.run(move || from_json(&body, most)).await??,
         };
-        let room = Room::take(app, at_least_one(&pictures)?, memory)?;
-        Ok(Self { pictures, options, room })
+        let mut room = Room::take(app, at_least_one(&pictures)?, memory)?;
+        within(app, remote::fetch(app, pictures.iter_mut().enumerate(), &mut room)).await?;
+        Ok(Self { pictures: pictures.into_iter().map(|sent| sent.bytes).collect(), options, room })
     }
 }
 
 /// Refuses a request without pictures, and counts the others.
-pub(super) fn at_least_one(pictures: &[Bytes]) -> Result<usize, Problem> {
+pub(super) fn at_least_one<T>(pictures: &[T]) -> Result<usize, Problem> {
     match pictures.len() {
         0 => Err(Problem::new(Code::NoPictures, "the request holds no picture")),
         count => Ok(count),
@@ -205,7 +213,7 @@ struct JsonBody {
     options: serde_json::Map<String, serde_json::Value>,
 }
 
-fn from_json<O: DeserializeOwned>(body: &[u8], most: usize) -> Result<(Vec<Bytes>, O), Problem> {
+fn from_json<O: DeserializeOwned>(body: &[u8], most: usize) -> Result<(Vec<Sent>, O), Problem> {
     let body: JsonBody = serde_json::from_slice(body)
         .map_err(|error| Problem::new(Code::BadJson, format!("{error}; expected {{\"images\": [\"<base64>\", …], …options}}")))?;
     let options = serde_path_to_error::deserialize(serde_json::Value::Object(body.options))
@@ -234,12 +242,12 @@ pub(super) fn named(error: &serde_path_to_error::Error<serde_json::Error>) -> St
     }
 }
 
-/// Base64, or a data URI that holds base64.
-pub(super) fn picture_from_text(text: &str) -> Result<Bytes, Problem> {
+/// Base64, a data URI that holds base64, or an address.
+pub(super) fn picture_from_text(text: &str) -> Result<Sent, Problem> {
     let text = text.trim();
     let lower = |prefix: &str| text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
     if lower("http://") || lower("https://") {
-        return Err(Problem::new(Code::UrlFetchingOff, "this server fetches no URLs: send the picture itself, in base64"));
+        return Ok(Sent::at(text));
     }
     let encoded = if lower("data:") {
         match text.split_once(',') {
@@ -258,7 +266,7 @@ pub(super) fn picture_from_text(text: &str) -> Result<Bytes, Problem> {
     } else {
         BASE64.decode(encoded)
     };
-    decoded.map(Bytes::from).map_err(|error| Problem::new(Code::BadBase64, format!("no base64: {error}")))
+    decoded.map(|bytes| Bytes::from(bytes).into()).map_err(|error| Problem::new(Code::BadBase64, format!("no base64: {error}")))
 }
 
 pub(super) fn too_many(most: usize) -> Problem {

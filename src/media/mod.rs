@@ -14,7 +14,9 @@
 //!   8, CMYK is converted as Pillow does, animations give their first frame. Colour profiles are not applied.
 //! - **No panic gets out**, whatever a decoder does with hostile bytes.
 
+mod address;
 mod error;
+mod fetch;
 mod flatten;
 mod format;
 mod gif;
@@ -32,6 +34,7 @@ use image::codecs::{bmp::BmpDecoder, gif::GifDecoder, png::PngDecoder, tiff::Tif
 use image::{DynamicImage, ImageDecoder, ImageResult, RgbImage};
 
 pub use error::DecodeError;
+pub use fetch::{FetchError, FetchOptions, Fetcher, Host, root_certificates};
 pub use format::Format;
 use header::Header;
 pub use thumbnail::{THUMBNAIL_SIDE, thumbnail};

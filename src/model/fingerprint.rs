@@ -9,7 +9,11 @@ use crate::embedding::Pooling;
 
 /// SHA-256 in hex, as manifests write it.
 pub fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut hex, byte| {
+    hex(&Sha256::digest(bytes))
+}
+
+pub(super) fn hex(digest: &[u8]) -> String {
+    digest.iter().fold(String::with_capacity(2 * digest.len()), |mut hex, byte| {
         write!(hex, "{byte:02x}").expect("text takes every write");
         hex
     })

@@ -5,22 +5,28 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::transform::{Resize, Transform};
 
-/// What a model folder says of itself. Field names are part of the public contract.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// What a model folder says of itself: its file `manifest.json`. Field names are part of the public contract.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Manifest {
     /// Version of this file's format, now 1.
+    #[schemars(extend("const" = 1))]
     pub format: u32,
     /// `vit` or `resnet`, with the family it comes from, for example `dino-vit`, `dinov2-vit`, `dinov3-vit`, `dino-resnet`.
+    #[schemars(length(min = 1))]
     pub architecture: String,
     /// Side of a patch in pixels; for a ResNet the stride of its feature map (32).
+    #[schemars(range(min = 1))]
     pub patch_size: u32,
     /// Dimension of the embedding.
+    #[schemars(range(min = 1))]
     pub dim: u32,
     /// Number of blocks.
+    #[schemars(range(min = 1))]
     pub depth: u32,
     /// Attention heads per block; 0 for a ResNet.
     pub heads: u32,
@@ -36,39 +42,65 @@ pub struct Manifest {
     /// The checkpoint that the weights come from.
     pub source: Source,
     /// One entry for each ONNX file, by precision (`f32`, `f16`, `int8`).
+    #[schemars(extend("propertyNames" = {"enum": Manifest::PRECISIONS}, "minProperties" = 1))]
     pub files: BTreeMap<String, File>,
     /// Program and version that wrote the folder.
     pub made_by: String,
 }
 
 /// Origin of the weights.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Source {
     /// File name, without its folders.
     pub file: String,
     /// Layout that was recognised, for example `dino-pth`, `hf-dinov2`.
     pub layout: String,
     /// SHA-256 of the file, in hex.
+    #[schemars(regex(pattern = "^[0-9a-fA-F]{64}$"))]
     pub sha256: String,
 }
 
 /// One ONNX file of the folder.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct File {
     /// File name inside the folder.
+    #[schemars(regex(pattern = r"^[^/\\]+$"))]
     pub name: String,
     /// SHA-256 of the file, in hex.
+    #[schemars(regex(pattern = "^[0-9a-fA-F]{64}$"))]
     pub sha256: String,
     /// What this precision costs against f32, where it was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cost: Option<serde_json::Value>,
+    pub cost: Option<Cost>,
+}
+
+/// The difference that a precision makes, on embeddings (CLS, or a ResNet's pooled features) from which the mean of the
+/// exact ones was subtracted: without that, the part that all pictures share would hide what tells them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Cost {
+    /// Pictures that were embedded.
+    pub pictures: usize,
+    /// Lowest cosine between a picture's narrow and exact embedding.
+    #[schemars(range(min = -1, max = 1))]
+    pub cosine_min: f64,
+    /// Their mean.
+    #[schemars(range(min = -1, max = 1))]
+    pub cosine_mean: f64,
+    /// Share of the ten nearest neighbours that are the same.
+    #[schemars(range(min = 0, max = 1))]
+    pub top10_overlap: f64,
+    /// Share of the pictures that the vote of their neighbours (k = 20, T = 0.07) puts into the same class; absent where
+    /// the pictures are not in folders of at least two classes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1))]
+    pub knn_agreement: Option<f64>,
 }
 
 /// Why a manifest is of no use. Every variant names the file.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
     /// It cannot be read or written.
-    #[error("{0}; a model folder holds a manifest.json")]
+    #[error("{0}; a model folder holds a manifest.json, and an ONNX file of others is given by its own path (--model FILE.onnx)")]
     Io(#[from] std::io::Error),
     /// It is no JSON of this form.
     #[error("{}: {source}", path.display())]
@@ -100,6 +132,12 @@ impl Manifest {
     pub const FORMAT: u32 = 1;
     /// Names that a file of the folder can have in [`Manifest::files`].
     pub const PRECISIONS: [&str; 3] = ["f32", "f16", "int8"];
+
+    /// JSON Schema (draft 2020-12) of the file, committed as `models/manifest.schema.json`. What it cannot say, [`Self::load`]
+    /// checks as well: that heads divide the dimension, and patches the size that the transform makes.
+    pub fn schema() -> serde_json::Value {
+        schemars::schema_for!(Self).to_value()
+    }
 
     /// Reads and checks the manifest of a model folder.
     ///
@@ -133,8 +171,8 @@ impl Manifest {
     }
 
     /// Whether it is a convolutional network: no patches, no CLS token, no attention.
-    pub fn is_resnet(&self) -> bool {
-        self.architecture.contains("resnet")
+    pub fn is_convolutional(&self) -> bool {
+        ["resnet", "convnet"].iter().any(|kind| self.architecture.contains(kind))
     }
 
     fn check(&self) -> Result<(), Complaint> {
@@ -146,7 +184,7 @@ impl Manifest {
         require(self.patch_size > 0, "patch_size", "must not be 0")?;
         require(self.dim > 0, "dim", "must not be 0")?;
         require(self.depth > 0, "depth", "must not be 0")?;
-        if !self.is_resnet() {
+        if !self.is_convolutional() {
             let divides = self.heads > 0 && self.dim.is_multiple_of(self.heads);
             require(divides, "heads", &format!("({}) must divide dim ({})", self.heads, self.dim))?;
         }
@@ -175,7 +213,7 @@ impl Manifest {
             return fail("transform.crop", "must be given, since the pictures would differ in size".into());
         };
         let patch = self.patch_size;
-        let fits = |side: u32| side > 0 && (self.is_resnet() || side.is_multiple_of(patch));
+        let fits = |side: u32| side > 0 && (self.is_convolutional() || side.is_multiple_of(patch));
         if !fits(height) || !fits(width) {
             return fail("transform", format!("gives {height} x {width} pixels, no multiple of the patch ({patch})"));
         }

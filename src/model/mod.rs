@@ -1,13 +1,16 @@
-//! A model folder: its manifest and its ONNX sessions.
+//! A model folder, or a plain ONNX file of others: its manifest and its ONNX sessions.
 //!
-//! [`Model::open`] reads the manifest, [`Model::sessions`] starts as many sessions as there are workers: a session
-//! runs one batch at a time and belongs to one worker.
+//! [`Model::open`] reads the manifest, or finds out what one would say. [`Model::sessions`] starts as many sessions as there are
+//! workers: a session runs one batch at a time and belongs to one worker.
 
 mod device;
 mod fingerprint;
 pub mod manifest;
+mod outputs;
+mod plain;
 pub mod runtime;
 mod session;
+mod trial;
 
 use std::path::{Path, PathBuf};
 
@@ -16,16 +19,21 @@ use fs_err as fs;
 pub use device::{Device, Precision};
 pub use fingerprint::sha256;
 pub use manifest::{Manifest, ManifestError};
+pub use outputs::{OUTPUTS, Outputs};
 pub use runtime::RuntimeError;
-pub use session::{Outputs, Session, SessionOptions};
+pub use session::{Session, SessionOptions};
+pub use trial::Trial;
 
 use crate::embedding::Pooling;
+use plain::Plain;
 
-/// A model folder that has been read and checked, but not loaded.
+/// A model that has been read and checked, but not loaded.
 #[derive(Clone, Debug)]
 pub struct Model {
-    folder: PathBuf,
+    path: PathBuf,
     manifest: Manifest,
+    /// What is known of a plain file; `None` for a folder.
+    plain: Option<Plain>,
 }
 
 /// Why a model does not open or does not run.
@@ -68,7 +76,7 @@ pub enum ModelError {
         /// What ONNX Runtime says.
         reason: String,
     },
-    /// ONNX Runtime does not accept the graph, or it has not the inputs and outputs of a model folder.
+    /// ONNX Runtime does not accept the graph, or it has not the inputs and outputs of a vision backbone.
     #[error("{} is no model for this server: {reason}", path.display())]
     Graph {
         /// The ONNX file.
@@ -84,52 +92,83 @@ pub enum ModelError {
         /// Side of a patch.
         patch_size: usize,
     },
+    /// The pixels are not of the one size that a plain file takes. The caller's fault.
+    #[error("the model takes pictures of {} x {} pixels alone, not {} x {}", expected[0], expected[1], found[0], found[1])]
+    Size {
+        /// Height and width that were given.
+        found: [usize; 2],
+        /// Height and width that are taken.
+        expected: [usize; 2],
+    },
     /// A run failed. The model's or the machine's fault.
     #[error("the model failed: {0}")]
     Run(String),
 }
 
 impl Model {
-    /// Reads and checks `manifest.json` of a model folder.
+    /// Reads and checks `manifest.json` of a model folder. A path that is a file is a plain ONNX file: that is loaded and tried,
+    /// to find out what a manifest would say.
     ///
     /// # Errors
-    /// [`ModelError::Manifest`].
-    pub fn open(folder: &Path) -> Result<Self, ModelError> {
-        Ok(Self { folder: folder.to_owned(), manifest: Manifest::load(folder)? })
+    /// [`ModelError::Manifest`] for a folder; for a file everything but [`ModelError::Hash`] and those of a caller.
+    pub fn open(path: &Path) -> Result<Self, ModelError> {
+        if path.is_file() {
+            let (manifest, plain) = plain::understand(path)?;
+            return Ok(Self { path: path.to_owned(), manifest, plain: Some(plain) });
+        }
+        Ok(Self { path: path.to_owned(), manifest: Manifest::load(path)?, plain: None })
     }
 
-    /// What the folder says of itself.
+    /// What the folder says of itself, or what became clear of a file.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// Where it lies.
-    pub fn folder(&self) -> &Path {
-        &self.folder
+    /// What became clear of a plain ONNX file, in words for whoever named it; `None` for a folder, which says it itself.
+    pub fn understood(&self) -> Option<&str> {
+        self.plain.as_ref().map(|plain| plain.summary.as_str())
+    }
+
+    /// (height, width) of the pictures, where a plain ONNX file takes no others.
+    pub fn only_size(&self) -> Option<(u32, u32)> {
+        self.plain.as_ref()?.binding.size.map(|(height, width)| (height as u32, width as u32))
+    }
+
+    /// Number of pictures in each run, where a plain ONNX file takes no other. [`Session::run`] takes any number all the same.
+    pub fn only_batch(&self) -> Option<usize> {
+        self.plain.as_ref()?.binding.batch
+    }
+
+    /// The precision that runs where this one is asked for: a plain file has its own and no other.
+    pub fn precision(&self, asked: Precision) -> Precision {
+        self.plain.as_ref().map_or(asked, |plain| plain.precision)
     }
 
     /// Loads the file of the precision once, checks its hash, and starts `count` sessions of it.
     ///
     /// # Errors
-    /// Everything but [`ModelError::Input`] and [`ModelError::Run`].
+    /// Everything but [`ModelError::Input`], [`ModelError::Size`] and [`ModelError::Run`].
     pub fn sessions(&self, options: &SessionOptions, count: usize) -> Result<Vec<Session>, ModelError> {
+        if let Some(plain) = &self.plain {
+            return (0..count).map(|_| Session::of_file(&self.path, plain.binding.clone(), options)).collect();
+        }
         let files = &self.manifest.files;
         let file = files.get(options.precision.as_str()).ok_or_else(|| ModelError::NoSuchPrecision {
-            folder: self.folder.clone(),
+            folder: self.path.clone(),
             precision: options.precision,
             available: files.keys().map(String::as_str).collect::<Vec<_>>().join(", "),
         })?;
-        let path = self.folder.join(&file.name);
+        let path = self.path.join(&file.name);
         let graph = fs::read(&path)?;
         let found = sha256(&graph);
         if !found.eq_ignore_ascii_case(&file.sha256) {
             return Err(ModelError::Hash { path, expected: file.sha256.clone(), found });
         }
-        (0..count).map(|_| Session::open(&graph, &path, &self.manifest, options)).collect()
+        (0..count).map(|_| Session::of_folder(&graph, &path, &self.manifest, options)).collect()
     }
 
     /// What a collection's vectors depend on, as 32 hex digits: the weights' source, the pooling and the transform.
-    /// Not the precision: vectors of the same weights compare across precisions.
+    /// Not the precision: vectors of the same weights compare across precisions. The source of a plain ONNX file is the file.
     pub fn fingerprint(&self, pooling: Pooling) -> String {
         fingerprint::of(&self.manifest, pooling)
     }

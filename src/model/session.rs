@@ -3,24 +3,23 @@
 use std::fmt;
 use std::path::Path;
 
-use ndarray::{Array, Array2, Array3, Array4, ArrayView4, Dimension};
+use half::f16;
+use ndarray::{Array, ArrayD, ArrayView4, Axis, Dimension, Slice};
 use ort::ep::{self, ExecutionProvider};
 use ort::session::SessionOutputs;
-use ort::value::TensorRef;
+use ort::value::{DynValue, TensorRef};
 
-use super::{Device, Manifest, ModelError, Precision, runtime};
+use super::{Device, Manifest, ModelError, OUTPUTS, Outputs, Precision, runtime};
 
-/// Name of the graph's input.
+/// Name of the input of a model folder's graphs.
 const INPUT: &str = "pixel_values";
-/// Names of the outputs that a graph may have.
-const OUTPUTS: [&str; 6] = ["last_hidden_state", "attention", "keys", "embedding", "feature_map", "last_blocks"];
 
 /// How sessions are started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionOptions {
     /// What runs the graph.
     pub device: Device,
-    /// Which file of the folder.
+    /// Which file of the folder. A plain ONNX file has the one that it has.
     pub precision: Precision,
     /// Threads of each session. On a CPU several sessions of one thread each give more pictures per second than one
     /// session of several.
@@ -33,28 +32,50 @@ impl Default for SessionOptions {
     }
 }
 
-/// What a model computed for a batch of B pictures; `None` where its graph has no such output.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Outputs {
-    /// `[B, 1 + registers + patches, D]`, after the final norm; patches row by row.
-    pub last_hidden_state: Option<Array3<f32>>,
-    /// `[B, heads, 1 + registers + patches]`: how the last block's CLS token attends, after softmax.
-    pub attention: Option<Array3<f32>>,
-    /// `[B, patches, D]`: keys of the last block, heads side by side.
-    pub keys: Option<Array3<f32>>,
-    /// `[B, D]`: the pooled features of a ResNet.
-    pub embedding: Option<Array2<f32>>,
-    /// `[B, D, h, w]`: the feature map of a ResNet.
-    pub feature_map: Option<Array4<f32>>,
-    /// `[B, n, D]`: CLS after each of the last n blocks, normalised by the final norm, in the order of the blocks.
-    pub last_blocks: Option<Array3<f32>>,
+/// How a graph is fed and read.
+#[derive(Clone, Debug)]
+pub(super) struct Binding {
+    /// Side of a patch; the sides of every picture are multiples of it.
+    pub(super) patch_size: usize,
+    /// Pictures that every run takes, where the graph fixes their number.
+    pub(super) batch: Option<usize>,
+    /// (height, width) of every picture, where the graph fixes it.
+    pub(super) size: Option<(usize, usize)>,
+    /// Whether the input is of 16 bits.
+    pub(super) half_input: bool,
+    /// Our name of each output, and the graph's.
+    pub(super) outputs: Vec<(&'static str, String)>,
+}
+
+impl Binding {
+    /// That of a model folder's graph.
+    fn of_folder(inner: &ort::session::Session, manifest: &Manifest) -> Result<Self, String> {
+        if inner.inputs().len() != 1 || inner.inputs()[0].name() != INPUT {
+            return Err(format!("it has to have one input, `{INPUT}`"));
+        }
+        let present = |name: &&str| inner.outputs().iter().any(|output| output.name() == *name);
+        let outputs: Vec<_> = OUTPUTS.into_iter().filter(present).map(|name| (name, name.to_owned())).collect();
+        if outputs.is_empty() {
+            return Err(format!("it has none of the outputs {}", OUTPUTS.join(", ")));
+        }
+        Ok(Self { patch_size: manifest.patch_size as usize, batch: None, size: None, half_input: false, outputs })
+    }
+}
+
+/// A graph that a session is started of.
+#[derive(Clone, Copy)]
+pub(super) enum Graph<'a> {
+    /// The bytes of a file.
+    Bytes(&'a [u8]),
+    /// The file at the path that goes with it, which may have its weights in others.
+    File,
 }
 
 /// A loaded graph. It runs one batch at a time: give each worker one of its own.
 pub struct Session {
     inner: ort::session::Session,
     device: Device,
-    patch_size: usize,
+    binding: Binding,
 }
 
 impl fmt::Debug for Session {
@@ -64,20 +85,17 @@ impl fmt::Debug for Session {
 }
 
 impl Session {
-    /// Starts a session of `graph`, the bytes of the file at `path`.
-    pub(super) fn open(graph: &[u8], path: &Path, manifest: &Manifest, options: &SessionOptions) -> Result<Self, ModelError> {
-        let (inner, device) = match options.device {
-            Device::Auto => open_best(graph, path, options.threads)?,
-            device => (open_on(device, graph, path, options.threads)?, device),
-        };
-        let reject = |reason| Err(ModelError::Graph { path: path.to_owned(), reason });
-        if inner.inputs().len() != 1 || inner.inputs()[0].name() != INPUT {
-            return reject(format!("it has to have one input, `{INPUT}`"));
-        }
-        if !inner.outputs().iter().any(|output| OUTPUTS.contains(&output.name())) {
-            return reject(format!("it has none of the outputs {}", OUTPUTS.join(", ")));
-        }
-        Ok(Self { inner, device, patch_size: manifest.patch_size as usize })
+    /// Starts a session of `graph`, the bytes of the file at `path` of a model folder.
+    pub(super) fn of_folder(graph: &[u8], path: &Path, manifest: &Manifest, options: &SessionOptions) -> Result<Self, ModelError> {
+        let (inner, device) = start(Graph::Bytes(graph), path, options)?;
+        let binding = Binding::of_folder(&inner, manifest).map_err(|reason| ModelError::Graph { path: path.to_owned(), reason })?;
+        Ok(Self { inner, device, binding })
+    }
+
+    /// Starts a session of a plain ONNX file.
+    pub(super) fn of_file(path: &Path, binding: Binding, options: &SessionOptions) -> Result<Self, ModelError> {
+        let (inner, device) = start(Graph::File, path, options)?;
+        Ok(Self { inner, device, binding })
     }
 
     /// The device that really runs the graph; never [`Device::Auto`].
@@ -87,32 +105,70 @@ impl Session {
 
     /// Whether the graph has this output.
     pub fn has_output(&self, name: &str) -> bool {
-        self.inner.outputs().iter().any(|output| output.name() == name)
+        self.binding.outputs.iter().any(|(ours, _)| *ours == name)
     }
 
-    /// Runs a batch of normalised pixels, `[B, 3, H, W]`, with H and W multiples of the patch.
+    /// Runs a batch of normalised pixels, `[B, 3, H, W]`, with H and W multiples of the patch, or of the one size that a plain
+    /// ONNX file takes. A graph that fixes B runs as often as it has to.
     ///
     /// # Errors
-    /// [`ModelError::Input`] for another shape, [`ModelError::Run`] where the graph fails.
+    /// [`ModelError::Input`] or [`ModelError::Size`] for another shape, [`ModelError::Run`] where the graph fails.
     pub fn run(&mut self, pixels: ArrayView4<'_, f32>) -> Result<Outputs, ModelError> {
         let (batch, channels, height, width) = pixels.dim();
-        let fits = |side: usize| side > 0 && side.is_multiple_of(self.patch_size);
+        let patch_size = self.binding.patch_size;
+        let fits = |side: usize| side > 0 && side.is_multiple_of(patch_size);
         if batch == 0 || channels != 3 || !fits(height) || !fits(width) {
-            let shape = [batch, channels, height, width];
-            return Err(ModelError::Input { shape, patch_size: self.patch_size });
+            return Err(ModelError::Input { shape: [batch, channels, height, width], patch_size });
         }
-        let pixels = pixels.as_standard_layout();
-        let input = TensorRef::from_array_view(&pixels).map_err(failed)?;
-        let outputs = self.inner.run(ort::inputs![input]).map_err(failed)?;
+        if self.binding.size.is_some_and(|size| size != (height, width)) {
+            let (expected_height, expected_width) = self.binding.size.unwrap_or_default();
+            return Err(ModelError::Size { found: [height, width], expected: [expected_height, expected_width] });
+        }
+        let at_once = self.binding.batch.unwrap_or(batch);
+        let mut parts =
+            pixels.axis_chunks_iter(Axis(0), at_once).map(|part| self.run_part(part, at_once)).collect::<Result<Vec<_>, _>>()?;
+        Ok(if parts.len() == 1 { parts.remove(0) } else { Outputs::joined(&parts) })
+    }
+
+    /// Runs at most `at_once` pictures; missing ones are grey.
+    fn run_part(&mut self, pixels: ArrayView4<'_, f32>, at_once: usize) -> Result<Outputs, ModelError> {
+        let (count, channels, height, width) = pixels.dim();
+        if count == at_once {
+            return self.run_graph(pixels);
+        }
+        let mut full = ndarray::Array4::zeros((at_once, channels, height, width));
+        full.slice_axis_mut(Axis(0), Slice::from(..count)).assign(&pixels);
+        Ok(self.run_graph(full.view())?.of(0..count))
+    }
+
+    fn run_graph(&mut self, pixels: ArrayView4<'_, f32>) -> Result<Outputs, ModelError> {
+        let outputs = run(&mut self.inner, pixels, self.binding.half_input)?;
+        let names = &self.binding.outputs;
         Ok(Outputs {
-            last_hidden_state: take(&outputs, "last_hidden_state")?,
-            attention: take(&outputs, "attention")?,
-            keys: take(&outputs, "keys")?,
-            embedding: take(&outputs, "embedding")?,
-            feature_map: take(&outputs, "feature_map")?,
-            last_blocks: take(&outputs, "last_blocks")?,
+            last_hidden_state: take(&outputs, names, "last_hidden_state")?,
+            attention: take(&outputs, names, "attention")?,
+            keys: take(&outputs, names, "keys")?,
+            embedding: take(&outputs, names, "embedding")?,
+            feature_map: take(&outputs, names, "feature_map")?,
+            last_blocks: take(&outputs, names, "last_blocks")?,
         })
     }
+}
+
+/// Runs a graph with one input, in the type that it takes.
+pub(super) fn run<'s>(
+    session: &'s mut ort::session::Session,
+    pixels: ArrayView4<'_, f32>,
+    half_input: bool,
+) -> Result<SessionOutputs<'s>, ModelError> {
+    if half_input {
+        let pixels = pixels.mapv(f16::from_f32);
+        let input = TensorRef::from_array_view(&pixels).map_err(failed)?;
+        return session.run(ort::inputs![input]).map_err(failed);
+    }
+    let pixels = pixels.as_standard_layout();
+    let input = TensorRef::from_array_view(&pixels).map_err(failed)?;
+    session.run(ort::inputs![input]).map_err(failed)
 }
 
 fn failed(error: impl fmt::Display) -> ModelError {
@@ -120,29 +176,57 @@ fn failed(error: impl fmt::Display) -> ModelError {
 }
 
 /// A copy of an output, `None` if the graph has none of this name.
-fn take<D: Dimension>(outputs: &SessionOutputs<'_>, name: &str) -> Result<Option<Array<f32, D>>, ModelError> {
-    let Some(value) = outputs.get(name) else {
+fn take<D: Dimension>(
+    outputs: &SessionOutputs<'_>,
+    names: &[(&'static str, String)],
+    name: &str,
+) -> Result<Option<Array<f32, D>>, ModelError> {
+    let Some(value) = names.iter().find(|(ours, _)| *ours == name).and_then(|(_, theirs)| outputs.get(theirs)) else {
         return Ok(None);
     };
-    let array = value.try_extract_array::<f32>().map_err(failed)?;
+    let array = numbers(value)?;
+    let array = match D::NDIM {
+        // Some exporters leave the axes of a pooled feature map in place: [B, D, 1, 1].
+        Some(axes) if array.ndim() > axes && array.shape()[axes..].iter().all(|side| *side == 1) => {
+            let shape = array.shape()[..axes].to_vec();
+            array.into_shape_with_order(shape).map_err(failed)?
+        }
+        _ => array,
+    };
     let array = array.into_dimensionality::<D>().map_err(|error| failed(format!("output `{name}`: {error}")))?;
-    Ok(Some(array.to_owned()))
+    Ok(Some(array))
+}
+
+/// A copy of a tensor of 32 or 16 bits.
+pub(super) fn numbers(value: &DynValue) -> Result<ArrayD<f32>, ModelError> {
+    match value.try_extract_array::<f16>() {
+        Ok(array) => Ok(array.mapv(f16::to_f32)),
+        Err(_) => Ok(value.try_extract_array::<f32>().map_err(failed)?.to_owned()),
+    }
+}
+
+/// Starts a session where the options say.
+pub(super) fn start(graph: Graph<'_>, path: &Path, options: &SessionOptions) -> Result<(ort::session::Session, Device), ModelError> {
+    match options.device {
+        Device::Auto => start_best(graph, path, options.threads),
+        device => Ok((start_on(device, graph, path, options.threads)?, device)),
+    }
 }
 
 /// CUDA where the library has it and a device answers, else the CPU.
-fn open_best(graph: &[u8], path: &Path, threads: usize) -> Result<(ort::session::Session, Device), ModelError> {
+fn start_best(graph: Graph<'_>, path: &Path, threads: usize) -> Result<(ort::session::Session, Device), ModelError> {
     runtime::environment()?;
     if ep::CUDA::is_available().unwrap_or(false) {
         let cuda = Device::Cuda(0);
-        match open_on(cuda, graph, path, threads) {
+        match start_on(cuda, graph, path, threads) {
             Ok(session) => return Ok((session, cuda)),
             Err(error) => tracing::info!(%error, "no CUDA device, using the CPU"),
         }
     }
-    Ok((open_on(Device::Cpu, graph, path, threads)?, Device::Cpu))
+    Ok((start_on(Device::Cpu, graph, path, threads)?, Device::Cpu))
 }
 
-fn open_on(device: Device, graph: &[u8], path: &Path, threads: usize) -> Result<ort::session::Session, ModelError> {
+fn start_on(device: Device, graph: Graph<'_>, path: &Path, threads: usize) -> Result<ort::session::Session, ModelError> {
     let rejected = |error: ort::Error| ModelError::Graph { path: path.to_owned(), reason: error.to_string() };
     let builder = ort::session::Session::builder(runtime::environment()?).map_err(rejected)?;
     let builder = builder
@@ -153,5 +237,9 @@ fn open_on(device: Device, graph: &[u8], path: &Path, threads: usize) -> Result<
         .map_err(|error| rejected(error.into()))?;
     let mut builder =
         builder.with_execution_providers(device.providers()).map_err(|error| ModelError::Device { device, reason: error.to_string() })?;
-    builder.commit_from_memory(graph).map_err(rejected)
+    match graph {
+        Graph::Bytes(bytes) => builder.commit_from_memory(bytes),
+        Graph::File => builder.commit_from_file(path),
+    }
+    .map_err(rejected)
 }

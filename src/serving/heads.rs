@@ -63,6 +63,11 @@ pub(super) fn of_folder(model: &Path, manifest: &Manifest, fingerprint: &str) ->
     Ok(heads)
 }
 
+/// Whether a head was trained on the features of this model. One that cannot be read is taken for one, so that [`attach`] says why.
+pub(super) fn fits(served: &Served, named: &NamedModel) -> bool {
+    LinearHead::load(&named.path).map_or(true, |head| head.description().model_fingerprint == served.fingerprint)
+}
+
 /// Gives each named head to the models whose features it was trained on.
 pub(super) fn attach(models: &mut [Served], named: &[NamedModel]) -> Result<(), HeadsError> {
     for NamedModel { name, path } in named {

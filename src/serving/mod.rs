@@ -26,7 +26,7 @@ use crate::{
 pub use engine::SessionEngine;
 pub use heads::{HeadsError, UnknownHead};
 pub use pool::{Panicked, Pool};
-pub use registry::{LoadError, Registry, UnknownModel};
+pub use registry::{LoadError, Registry, ReloadError, UnknownModel};
 
 /// Pooling of the vectors that collections hold.
 pub const COLLECTION_POOLING: Pooling = Pooling::Cls;
@@ -39,6 +39,7 @@ pub struct Served {
     device: Device,
     precision: Precision,
     outputs: Vec<&'static str>,
+    only_size: Option<(u32, u32)>,
     on_the_way: usize,
     heads: BTreeMap<String, LinearHead>,
     batcher: Batcher<Outputs>,
@@ -107,6 +108,19 @@ impl Served {
     /// Names of the outputs that its graph has.
     pub fn outputs(&self) -> &[&'static str] {
         &self.outputs
+    }
+
+    /// What brings all of a picture to the model's input, with its patches: the longer side about `longer_side` pixels, or the one
+    /// size that the model takes.
+    pub fn whole_picture(&self, longer_side: u32) -> impl Fn(&RgbImage) -> (Array3<f32>, PatchGrid) + Clone + Send + use<> {
+        let (transform, patch, only_size) = (self.manifest.transform.clone(), self.manifest.patch_size, self.only_size);
+        move |picture| match only_size {
+            None => transform.whole_picture(picture, longer_side, patch),
+            Some((height, width)) => {
+                let grid = PatchGrid { rows: (height / patch) as usize, columns: (width / patch) as usize };
+                (transform.stretched(picture, height, width), grid)
+            }
+        }
     }
 
     /// The classifiers on its features, by name.

@@ -1,25 +1,37 @@
-//! Loading the models that the settings name, and finding them by name.
+//! Loading the models that the settings name, finding them by name, and loading them again while they serve.
 
-use std::{sync::Arc, thread::available_parallelism};
+use std::{
+    sync::Arc,
+    thread::{self, available_parallelism},
+    time::Duration,
+};
 
+use arc_swap::ArcSwap;
 use ndarray::Array3;
+use parking_lot::Mutex;
 
 use super::{COLLECTION_POOLING, HeadsError, Served, SessionEngine, UnknownHead, heads};
 use crate::{
     batch::{Batcher, Budget},
     config::{NamedModel, Settings},
-    model::{Device, Manifest, Model, ModelError, SessionOptions},
+    model::{Device, Manifest, Model, ModelError, OUTPUTS, SessionOptions},
 };
 
 /// Pictures in one batch on an accelerator.
 const ACCELERATOR_PICTURES: usize = 64;
 /// Patches in one batch on an accelerator: that many pictures of 224 pixels in patches of 16.
 const ACCELERATOR_PATCHES: usize = ACCELERATOR_PICTURES * 196;
-/// Outputs that a graph may have (see [`Outputs`](crate::model::Outputs)).
-const OUTPUTS: [&str; 6] = ["last_hidden_state", "attention", "keys", "embedding", "feature_map", "last_blocks"];
+/// Between two looks at something that takes longer.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// The models of a server; the first is the default.
-pub struct Registry(Vec<Arc<Served>>);
+pub struct Registry {
+    /// Replaced as a whole: who has taken a model keeps it until its answer is ready.
+    models: ArcSwap<Vec<Arc<Served>>>,
+    settings: Settings,
+    /// Held while a model is loaded again: one copy of one model at a time.
+    reloading: Mutex<()>,
+}
 
 /// Why a model could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +65,23 @@ pub enum LoadError {
     },
 }
 
+/// Why a model was not loaded again.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// There is none of that name.
+    #[error(transparent)]
+    Unknown(#[from] UnknownModel),
+    /// It cannot be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// It can be loaded, but does not run.
+    #[error("model `{name}` was loaded, but failed on its first picture; the log says more")]
+    Unwell {
+        /// Its name.
+        name: String,
+    },
+}
+
 /// No model of that name is served.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("there is no model `{name}`; this server has {known}")]
@@ -71,21 +100,53 @@ impl Registry {
     pub fn load(settings: &Settings) -> Result<Self, LoadError> {
         let mut models = settings.models.iter().map(|model| load(model, settings)).collect::<Result<Vec<_>, _>>()?;
         heads::attach(&mut models, &settings.heads)?;
-        Ok(Self(models.into_iter().map(Arc::new).collect()))
+        let models = models.into_iter().map(Arc::new).collect();
+        Ok(Self { models: ArcSwap::from_pointee(models), settings: settings.clone(), reloading: Mutex::default() })
+    }
+
+    /// Loads a model again from where it lies, and puts it into the place of the old one when it has run its first picture.
+    /// Requests that the old one has are answered by it. Gives the new one, and whether its vectors are others than before.
+    ///
+    /// # Errors
+    /// When it cannot be loaded; then the old one stays.
+    pub fn reload(&self, name: &str) -> Result<(Arc<Served>, bool), ReloadError> {
+        let old = self.get(Some(name))?;
+        let _alone = self.reloading.lock();
+        let Some(named) = self.settings.models.iter().find(|model| model.name == name) else { return Err(self.unknown(name).into()) };
+        let mut new = load(named, &self.settings)?;
+        // The others belong to other models, or to what this one was before.
+        let fitting: Vec<NamedModel> = self.settings.heads.iter().filter(|head| heads::fits(&new, head)).cloned().collect();
+        heads::attach(std::slice::from_mut(&mut new), &fitting).map_err(LoadError::from)?;
+        while !new.health().is_ready() {
+            if new.health().lost > 0 {
+                return Err(ReloadError::Unwell { name: name.to_owned() });
+            }
+            thread::sleep(PAUSE);
+        }
+        let new = Arc::new(new);
+        let replaced = |served: &Arc<Served>| if served.name() == name { new.clone() } else { served.clone() };
+        self.models.store(Arc::new(self.all().iter().map(replaced).collect()));
+        let changed = new.fingerprint() != old.fingerprint();
+        retire(old);
+        Ok((new, changed))
     }
 
     /// The model of that name, or the default for none.
     ///
     /// # Errors
     /// When there is none of that name.
-    pub fn get(&self, name: Option<&str>) -> Result<&Arc<Served>, UnknownModel> {
+    pub fn get(&self, name: Option<&str>) -> Result<Arc<Served>, UnknownModel> {
         let Some(name) = name else {
             return Ok(self.default());
         };
-        self.iter().find(|served| served.name() == name).ok_or_else(|| UnknownModel {
+        self.all().iter().find(|served| served.name() == name).cloned().ok_or_else(|| self.unknown(name))
+    }
+
+    fn unknown(&self, name: &str) -> UnknownModel {
+        UnknownModel {
             name: name.chars().take(128).collect(),
-            known: self.iter().map(|served| served.name()).collect::<Vec<_>>().join(", "),
-        })
+            known: self.all().iter().map(|served| served.name()).collect::<Vec<_>>().join(", "),
+        }
     }
 
     /// The model that has a head of that name: the one that is named, else the first.
@@ -93,20 +154,30 @@ impl Registry {
     /// # Errors
     /// When there is no such head; one that asks for a model that is not there hears that no model has it.
     pub fn with_head(&self, head: &str, model: Option<&str>) -> Result<Arc<Served>, UnknownHead> {
-        let candidates = || self.iter().filter(|served| model.is_none_or(|model| served.name() == model));
+        let all = self.all();
+        let candidates = || all.iter().filter(|served| model.is_none_or(|model| served.name() == model));
         let found = candidates().find(|served| served.heads().contains_key(head));
         found.cloned().ok_or_else(|| UnknownHead::new(head, candidates().map(Arc::as_ref)))
     }
 
     /// The model of requests that name none.
-    pub fn default(&self) -> &Arc<Served> {
-        &self.0[0]
+    pub fn default(&self) -> Arc<Served> {
+        self.all()[0].clone()
     }
 
     /// All models, the default first.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Served>> {
-        self.0.iter()
+    pub fn all(&self) -> Arc<Vec<Arc<Served>>> {
+        self.models.load_full()
     }
+}
+
+/// Ends a model's workers when its last request is answered, on a thread of its own: that takes time, and must not be a connection's.
+fn retire(model: Arc<Served>) {
+    thread::spawn(move || {
+        while Arc::strong_count(&model) > 1 {
+            thread::sleep(PAUSE);
+        }
+    });
 }
 
 fn load(named: &NamedModel, settings: &Settings) -> Result<Served, LoadError> {
@@ -115,7 +186,11 @@ fn load(named: &NamedModel, settings: &Settings) -> Result<Served, LoadError> {
     let model = Model::open(path).map_err(failed)?;
     let manifest = model.manifest().clone();
     let (height, width) = input_size(&manifest).map_err(|reason| LoadError::Transform { name: name.clone(), reason })?;
-    let mut options = SessionOptions { device: settings.device, precision: settings.precision, threads: settings.threads };
+    let precision = model.precision(settings.precision);
+    if let Some(understood) = model.understood() {
+        tracing::info!(model = name, "{understood}");
+    }
+    let mut options = SessionOptions { device: settings.device, precision, threads: settings.threads };
     let mut sessions = model.sessions(&options, 1).map_err(failed)?;
     // What `auto` came to, so that all sessions of a model run in one place.
     let device = sessions[0].device();
@@ -125,19 +200,20 @@ fn load(named: &NamedModel, settings: &Settings) -> Result<Served, LoadError> {
     let outputs = OUTPUTS.into_iter().filter(|output| sessions[0].has_output(output)).collect();
 
     let fingerprint = model.fingerprint(COLLECTION_POOLING);
-    let budget = budget(device, manifest.patch_size);
+    let budget = budget(device, manifest.patch_size, model.only_batch());
     let engines = sessions.into_iter().map(SessionEngine).collect();
     let rehearsal = Array3::zeros((3, height as usize, width as usize));
     let batcher = Batcher::start(name, engines, budget, &rehearsal).map_err(|source| LoadError::Thread { name: name.clone(), source })?;
-    tracing::info!(model = name, architecture = manifest.architecture, %device, precision = %options.precision, workers, "loaded");
+    tracing::info!(model = name, architecture = manifest.architecture, %device, %precision, workers, "loaded");
     Ok(Served {
         name: name.clone(),
         heads: heads::of_folder(path, &manifest, &fingerprint)?,
         fingerprint,
         manifest,
         device,
-        precision: options.precision,
+        precision,
         outputs,
+        only_size: model.only_size(),
         on_the_way: 2 * workers * budget.pictures,
         batcher,
     })
@@ -164,10 +240,13 @@ fn default_sessions(device: Device, threads: usize) -> usize {
     }
 }
 
-fn budget(device: Device, patch_size: u32) -> Budget {
+/// `only_batch` is the number of pictures that the graph takes, where it takes no other.
+fn budget(device: Device, patch_size: u32, only_batch: Option<usize>) -> Budget {
     let (pictures, patches) = match device {
         Device::Cpu => (1, usize::MAX),
+        // Of a graph that gives nothing for the parts of a picture, the size of its patches is not known.
+        _ if patch_size == 1 => (ACCELERATOR_PICTURES, usize::MAX),
         _ => (ACCELERATOR_PICTURES, ACCELERATOR_PATCHES),
     };
-    Budget { pictures, patches, patch_size: patch_size as usize }
+    Budget { pictures: only_batch.unwrap_or(pictures), patches, patch_size: patch_size as usize }
 }

@@ -18,6 +18,13 @@ pub(crate) fn root() -> PathBuf {
     env!("CARGO_MANIFEST_DIR").into()
 }
 
+/// Python with the packages of `tests/clients`, which `make test` installs.
+pub(crate) fn python() -> PathBuf {
+    let path = root().join(".cache/clients/python/bin/python3");
+    assert!(path.is_file(), "{} is missing: run `make clients`", path.display());
+    path
+}
+
 /// A file of `tests`.
 pub(crate) fn file(path: &str) -> Vec<u8> {
     let path = root().join("tests").join(path);

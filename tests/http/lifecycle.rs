@@ -213,3 +213,62 @@ fn a_client_that_leaves_takes_its_pictures_along() {
         assert!(began.elapsed() < Duration::from_secs(10), "nobody noticed that the client left");
     }
 }
+
+fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
+    fs_err::create_dir_all(to).unwrap();
+    for entry in fs_err::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        fs_err::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+#[test]
+fn a_model_is_swapped_without_a_request_being_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("swapped");
+    copy_folder(&tiny_model(), &path);
+    let server = Server::with_models(&[path.to_str().unwrap()], &[]);
+    let picture = png(&scene(64, 64, 1));
+    let before = server.embed(&picture);
+    let (asked, reload) = (AtomicUsize::new(0), "/v1/models/swapped/reload");
+    let over = std::sync::atomic::AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    assert_eq!(server.embed(&picture), before);
+                    asked.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        for _ in 0..5 {
+            let answer = server.post(reload, "application/json", b"").ok().json();
+            assert_eq!((&answer["model"], &answer["changed"]), (&"swapped".into(), &false.into()));
+        }
+        let enough = asked.load(Ordering::Relaxed) + 5;
+        while asked.load(Ordering::Relaxed) < enough {
+            thread::sleep(Duration::from_millis(5));
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+
+    // Other weights: another answer, and another fingerprint.
+    for file in fs_err::read_dir(&path).unwrap() {
+        fs_err::remove_file(file.unwrap().path()).unwrap();
+    }
+    copy_folder(&crate::harness::root().join("models/demo"), &path);
+    let answer = server.post(reload, "application/json", b"").ok().json();
+    assert_eq!(answer["changed"], true, "{answer}");
+    let after = server.embed(&picture);
+    assert_ne!(after.len(), before.len());
+    assert_eq!(server.get("/v1/models").json()["data"][0]["dim"], after.len());
+
+    // What cannot be served does not take the place of what can.
+    fs_err::write(path.join("manifest.json"), "{").unwrap();
+    let answer = server.post(reload, "application/json", b"");
+    answer.problem(422, "model_not_loaded");
+    assert_eq!(server.embed(&picture), after);
+    assert_eq!(server.get("/readyz").status, 200);
+    let answer = server.post("/v1/models/other/reload", "application/json", b"");
+    answer.problem(404, "unknown_model");
+}

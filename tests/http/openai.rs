@@ -1,10 +1,12 @@
 //! `/v1/embeddings` as OpenAI's clients use it.
 
+use std::process::Command;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{Server, assert_close},
+    harness::{Server, assert_close, python, root},
     pictures::{noise, png, scene},
 };
 
@@ -74,4 +76,27 @@ fn errors_are_ours_and_openais() {
     }
     server.post("/v1/embeddings", "image/png", &png(&scene(9, 9, 1))).problem(415, "unsupported_media_type");
     server.post("/v1/embeddings", "application/json", b"{").problem(400, "bad_json");
+}
+
+/// The unchanged clients, which ask for base64 by themselves.
+#[test]
+fn openais_own_clients_work() {
+    let server = Server::start(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let (picture, path) = (png(&scene(80, 60, 3)), folder.path().join("picture.png"));
+    fs_err::write(&path, &picture).unwrap();
+    let whole = server.embed(&picture);
+    let cut = server.embed_with("?dimensions=8", &picture);
+    let programs = root().join("tests/clients");
+    for (interpreter, program) in [(python(), "openai_client.py"), ("node".into(), "openai_client.mjs")] {
+        let mut command = Command::new(&interpreter);
+        command.arg(programs.join(program)).arg(server.address()).arg(&path).arg(root().join(".cache/clients"));
+        let output = command.output().unwrap_or_else(|error| panic!("{}: {error}", interpreter.display()));
+        assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+        let answers: Vec<Vec<Vec<f32>>> = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((answers[0].len(), answers[1].len()), (2, 1));
+        for (found, wanted) in answers.iter().flatten().zip([&whole, &whole, &cut]) {
+            assert_close(found, wanted);
+        }
+    }
 }

@@ -137,4 +137,5 @@ def main():
     print(json.dumps({"images_per_second": a.batch / median, "step_ms": 1e3 * median, "peak_mb": peak}))
 
 
-main()
+if __name__ == "__main__":
+    main()

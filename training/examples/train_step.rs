@@ -12,7 +12,7 @@ use clap::Parser;
 use dino_train::accumulate::Accumulated;
 use dino_train::backbone::parameters::Random;
 use dino_train::backbone::vit::VitConfig;
-use dino_train::exchange::Alone;
+use dino_train::exchange::alone;
 use dino_train::head::HeadConfig;
 use dino_train::kernels::matmul::{Precision, has_bf16};
 use dino_train::learner::{Learner, Step};
@@ -83,7 +83,7 @@ fn main() -> Result<()> {
         precision,
     };
     let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(0);
-    let mut learner = Learner::new(Network::new(vit, head, &mut random, &Device::Cpu)?, Algorithm::Adamw)?;
+    let mut learner = Learner::new(Network::new(vit, head, &mut random, &Device::Cpu)?, Algorithm::Adamw, alone())?;
     let mut pixels = |count: usize, side: usize| -> Result<Tensor> {
         let values: Vec<f32> = (0..count * 3 * side * side).map(|_| random.normal()).collect();
         Ok(Tensor::from_vec(values, (count, 3, side, side), &Device::Cpu)?)
@@ -96,7 +96,7 @@ fn main() -> Result<()> {
         let since = Instant::now();
         let mut accumulated = Accumulated::default();
         learner.add(&mut accumulated, &global, Some(&local), step.teacher_temp, &mut random)?;
-        let report = learner.step(accumulated, &Alone, &step, false)?;
+        let report = learner.step(accumulated, &step, false)?;
         anyhow::ensure!(report.loss.is_finite(), "the loss is {}", report.loss);
         if number >= args.warmup {
             seconds.push(since.elapsed().as_secs_f64());

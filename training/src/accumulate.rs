@@ -156,11 +156,14 @@ fn exchange_all(
     exchange: &dyn Exchange,
 ) -> std::result::Result<(), Error> {
     let trained: Vec<&Group> = groups.iter().copied().filter(|group| gradients.get(group.var()).is_some()).collect();
+    if trained.iter().any(|group| !group.var().device().is_cpu()) {
+        return exchange_on_device(gradients, &trained, parts, share, exchange);
+    }
     let mut flat = Vec::with_capacity(trained.iter().map(|group| group.var().elem_count()).sum::<usize>());
     for group in &trained {
         // It makes room for the flat copy as it goes.
         if let Some(gradient) = gradients.remove(group.var()) {
-            with_slice(&gradient.to_device(&Device::Cpu)?, |values| {
+            with_slice(&gradient, |values| {
                 flat.extend_from_slice(values);
                 Ok(())
             })?;
@@ -171,21 +174,45 @@ fn exchange_all(
         flat.extend_from_slice(part);
     }
     exchange.sum(&mut flat)?;
-    let mut rest = &flat[count..];
-    for part in parts.iter_mut() {
-        let (sums, more) = rest.split_at(part.len());
-        part.copy_from_slice(sums);
-        rest = more;
-    }
+    hand_back(&flat[count..], parts);
     flat.truncate(count);
     for value in &mut flat {
         *value *= share as f32;
     }
-    let flat = Tensor::from_vec(flat, count, &Device::Cpu)?;
+    Ok(share_out(&Tensor::from_vec(flat, count, &Device::Cpu)?, &trained, gradients)?)
+}
+
+/// The same where gradients are not in main memory, and are not taken there.
+fn exchange_on_device(
+    gradients: &mut GradStore,
+    trained: &[&Group],
+    parts: &mut [&mut Vec<f32>],
+    share: f64,
+    exchange: &dyn Exchange,
+) -> std::result::Result<(), Error> {
+    let flat = trained.iter().filter_map(|group| gradients.remove(group.var())).map(|gradient| gradient.flatten_all());
+    let sums = exchange.sum_tensor(&Tensor::cat(&flat.collect::<Result<Vec<_>>>()?, 0)?)?;
+    let mut small: Vec<f32> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+    exchange.sum(&mut small)?;
+    hand_back(&small, parts);
+    Ok(share_out(&(sums * share)?, trained, gradients)?)
+}
+
+/// Cuts `values` into `parts`.
+fn hand_back(mut values: &[f32], parts: &mut [&mut Vec<f32>]) {
+    for part in parts {
+        let (sums, more) = values.split_at(part.len());
+        part.copy_from_slice(sums);
+        values = more;
+    }
+}
+
+/// Cuts `flat` into the gradients of `trained`.
+fn share_out(flat: &Tensor, trained: &[&Group], gradients: &mut GradStore) -> Result<()> {
     let mut offset = 0;
     for group in trained {
         let len = group.var().elem_count();
-        gradients.insert(group.var(), flat.narrow(0, offset, len)?.to_device(group.var().device())?);
+        gradients.insert(group.var(), flat.narrow(0, offset, len)?);
         offset += len;
     }
     Ok(())

@@ -1,19 +1,21 @@
 //! Turns a checkpoint into a model folder.
 
 mod cost;
+mod int8;
+mod pictures;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use dino_server::bulk;
-use dino_server::model::manifest::{File, Manifest, Source};
+use dino_server::model::manifest::{Cost, File, Manifest, Source};
 use dino_server::model::{Device, Model, ModelError, Precision, SessionOptions};
 use ndarray::{Array, Array4, Dimension};
 
 use crate::checkpoint::{self, Backbone, Checkpoint, Positions, Report};
-use crate::onnx;
-pub use cost::Cost;
-use cost::Pictures;
+use crate::onnx::{self, Format};
+use pictures::Pictures;
 
 /// Why a checkpoint was not exported. Nothing is left at the place of the model folder in any case.
 #[derive(Debug, thiserror::Error)]
@@ -31,10 +33,10 @@ pub enum Error {
     #[error("the exported model answers NaN or infinite values in {0}, so the checkpoint is broken; nothing was written")]
     NotFinite(&'static str),
     /// There are too few pictures to measure with.
-    #[error("{} has {found} pictures that can be read; at least {needed} are needed to measure with", folder.display())]
+    #[error("{place} has {found} pictures that can be read; at least {needed} are needed to measure with")]
     Pictures {
         /// Where they were looked for.
-        folder: PathBuf,
+        place: String,
         /// How many there are.
         found: usize,
         /// How many there have to be.
@@ -58,8 +60,8 @@ pub struct Options {
     pub checkpoint: checkpoint::Options,
     /// One ONNX file is written for each.
     pub precisions: Vec<Precision>,
-    /// Pictures to measure with what each precision but float32 costs. Those in folders are of the class of its name.
-    pub pictures: Option<PathBuf>,
+    /// Pictures to measure with what each precision but float32 costs.
+    pub measured: Measured,
     /// Blocks, counted from the last, whose CLS tokens the graph gives beside its usual outputs; at most all of them.
     pub last_blocks: usize,
 }
@@ -67,8 +69,20 @@ pub struct Options {
 impl Default for Options {
     /// One file, in float32.
     fn default() -> Self {
-        Self { checkpoint: checkpoint::Options::default(), precisions: vec![Precision::F32], pictures: None, last_blocks: 0 }
+        Self { checkpoint: checkpoint::Options::default(), precisions: vec![Precision::F32], measured: Measured::Not, last_blocks: 0 }
     }
+}
+
+/// What the cost of a precision is measured on.
+#[derive(Clone, Debug, Default)]
+pub enum Measured {
+    /// It is not measured.
+    #[default]
+    Not,
+    /// The pictures that this program carries.
+    Bundled,
+    /// A folder of pictures; those in folders are of the class of its name.
+    Folder(PathBuf),
 }
 
 /// A model folder that was written.
@@ -80,6 +94,8 @@ pub struct Exported {
     pub manifest: Manifest,
     /// What became of the checkpoint's tensors.
     pub report: Report,
+    /// Further things that the user should know.
+    pub notes: Vec<String>,
 }
 
 /// Reads the checkpoint at `path` (see [`checkpoint::load`]) and writes it as the model folder `out`.
@@ -101,14 +117,20 @@ pub fn export(path: &Path, out: &Path, options: &Options) -> Result<Exported, Er
     let work = tempfile::Builder::new().prefix(".dino-export-").tempdir_in(parent)?;
     let folder = work.path().join("new");
 
-    let mut manifest = write(&checkpoint, &folder, &options.precisions, options.last_blocks)?;
+    let last_blocks = match &checkpoint.backbone {
+        Backbone::Vit(vit) => options.last_blocks.min(vit.blocks.len()),
+        Backbone::Resnet(_) => 0,
+    };
+    let mut files = Files::new(&checkpoint, &folder, last_blocks)?;
     for precision in options.precisions.iter().copied() {
-        try_model(&folder, &manifest, precision)?;
+        files.write(precision)?;
     }
-    if let Some(pictures) = &options.pictures {
-        measure(&checkpoint, &folder, &mut manifest, &Pictures::list(pictures)?, work.path())?;
-        write_manifest(&folder, &manifest)?;
-    }
+    let notes = match &options.measured {
+        Measured::Not => Vec::new(),
+        Measured::Bundled => measure(&mut files, &Pictures::bundled(), work.path())?,
+        Measured::Folder(pictures) => measure(&mut files, &Pictures::list(pictures)?, work.path())?,
+    };
+    let manifest = files.manifest;
 
     if occupied {
         let old = work.path().join("old");
@@ -120,57 +142,110 @@ pub fn export(path: &Path, out: &Path, options: &Options) -> Result<Exported, Er
     } else {
         fs_err::rename(&folder, out)?;
     }
-    Ok(Exported { folder: out.to_owned(), manifest, report: checkpoint.report })
+    Ok(Exported { folder: out.to_owned(), manifest, report: checkpoint.report, notes })
 }
 
-/// Writes the ONNX files and the manifest.
-fn write(checkpoint: &Checkpoint, folder: &Path, precisions: &[Precision], last_blocks: usize) -> Result<Manifest, Error> {
-    fs_err::create_dir(folder)?;
-    let mut files = BTreeMap::new();
-    let last_blocks = match &checkpoint.backbone {
-        Backbone::Vit(vit) => last_blocks.min(vit.blocks.len()),
-        Backbone::Resnet(_) => 0,
-    };
-    for precision in precisions.iter().copied() {
+/// A model folder that is being written.
+struct Files<'a> {
+    checkpoint: &'a Checkpoint,
+    folder: &'a Path,
+    manifest: Manifest,
+    /// The transformer in the form that is written in 8 bits.
+    int8: Option<(Backbone, onnx::Plan)>,
+}
+
+impl<'a> Files<'a> {
+    fn new(checkpoint: &'a Checkpoint, folder: &'a Path, last_blocks: usize) -> Result<Self, Error> {
+        fs_err::create_dir(folder)?;
+        let manifest = Manifest { last_blocks: last_blocks as u32, ..manifest(checkpoint, BTreeMap::new()) };
+        Ok(Self { checkpoint, folder, manifest, int8: None })
+    }
+
+    /// Writes the ONNX file of a precision, tries it, and writes the manifest with it.
+    fn write(&mut self, precision: Precision) -> Result<(), Error> {
         let name = file_name(precision).to_owned();
-        let model = onnx::encode(&checkpoint.backbone, precision, last_blocks)?;
-        fs_err::write(folder.join(&name), &model)?;
+        let model = self.encode(precision)?;
+        fs_err::write(self.folder.join(&name), &model)?;
         let file = File { name, sha256: dino_server::model::sha256(&model), cost: None };
-        files.insert(precision.as_str().to_owned(), file);
+        self.manifest.files.insert(precision.as_str().to_owned(), file);
+        self.save()?;
+        try_model(self.folder, &self.manifest, precision)
     }
-    let manifest = Manifest { last_blocks: last_blocks as u32, ..manifest(checkpoint, files) };
-    write_manifest(folder, &manifest)?;
-    Ok(manifest)
-}
 
-fn write_manifest(folder: &Path, manifest: &Manifest) -> Result<(), Error> {
-    let json = serde_json::to_vec_pretty(manifest).map_err(std::io::Error::from)?;
-    Ok(fs_err::write(folder.join("manifest.json"), json)?)
-}
-
-/// Puts the cost of each narrow precision into the manifest.
-fn measure(checkpoint: &Checkpoint, folder: &Path, manifest: &mut Manifest, pictures: &Pictures, work: &Path) -> Result<(), Error> {
-    let narrow = [Precision::F16, Precision::Int8].into_iter().filter(|precision| manifest.files.contains_key(precision.as_str()));
-    let narrow: Vec<_> = narrow.collect();
-    if narrow.is_empty() {
-        return Ok(());
+    fn encode(&mut self, precision: Precision) -> Result<Vec<u8>, Error> {
+        let last_blocks = self.manifest.last_blocks as usize;
+        let (backbone, format) = match (precision, &self.checkpoint.backbone) {
+            (Precision::F32, backbone) => (backbone, Format::F32),
+            (Precision::F16, backbone) => (backbone, Format::F16),
+            (Precision::Int8, Backbone::Resnet(_)) => return Err(onnx::Error::Int8Resnet.into()),
+            (Precision::Int8, Backbone::Vit(vit)) => {
+                if self.int8.is_none() {
+                    let (vit, plan) = int8::fit(vit, &self.manifest)?;
+                    self.int8 = Some((Backbone::Vit(vit), plan));
+                }
+                let (backbone, plan) = self.int8.as_ref().expect("it was just made");
+                (backbone, Format::Int8(plan))
+            }
+        };
+        Ok(onnx::encode(backbone, format, last_blocks)?)
     }
-    // The reference is needed even where it is not wanted.
-    let exact = if manifest.files.contains_key(Precision::F32.as_str()) {
-        pictures.embed(folder, Precision::F32)?
-    } else {
-        let reference = work.join("reference");
-        write(checkpoint, &reference, &[Precision::F32], 0)?;
-        pictures.embed(&reference, Precision::F32)?
-    };
-    for precision in narrow {
-        let cost = pictures.compare(&exact, &pictures.embed(folder, precision)?)?;
-        let cost = serde_json::to_value(cost).map_err(std::io::Error::from)?;
-        if let Some(file) = manifest.files.get_mut(precision.as_str()) {
+
+    fn save(&self) -> Result<(), Error> {
+        let json = serde_json::to_vec_pretty(&self.manifest).map_err(std::io::Error::from)?;
+        Ok(fs_err::write(self.folder.join("manifest.json"), json)?)
+    }
+
+    /// Puts the cost of a precision into the manifest.
+    fn set_cost(&mut self, precision: Precision, cost: Cost) -> Result<(), Error> {
+        if let Some(file) = self.manifest.files.get_mut(precision.as_str()) {
             file.cost = Some(cost);
         }
+        self.save()
     }
-    Ok(())
+}
+
+/// Puts the cost of each narrow precision into the manifest. Where 8 bits lose too much, the layers that lose most go back to
+/// float32. Returns what the user should know.
+fn measure(files: &mut Files<'_>, pictures: &Pictures, work: &Path) -> Result<Vec<String>, Error> {
+    let present = |precision: &Precision| files.manifest.files.contains_key(precision.as_str());
+    let narrow: Vec<_> = [Precision::F16, Precision::Int8].into_iter().filter(present).collect();
+    if narrow.is_empty() {
+        return Ok(Vec::new());
+    }
+    // The reference is needed even where it is not wanted.
+    let reference = if present(&Precision::F32) {
+        Cow::Borrowed(files.folder)
+    } else {
+        let folder = work.join("reference");
+        match Files::new(files.checkpoint, &folder, 0)?.write(Precision::F32) {
+            Err(Error::Graph(onnx::Error::TooLarge(_))) => {
+                return Ok(vec!["not measured: float32, which the others are compared with, does not fit into one file".to_owned()]);
+            }
+            written => written?,
+        }
+        Cow::Owned(folder)
+    };
+    let exact = pictures.embed(&reference, Precision::F32)?;
+    let mut notes = Vec::new();
+    for precision in narrow {
+        let mut cost = pictures.compare(&exact, &pictures.embed(files.folder, precision)?)?;
+        if precision == Precision::Int8 {
+            while !int8::is_enough(&cost) && files.int8.as_mut().is_some_and(|(_, plan)| int8::widen(plan)) {
+                files.write(precision)?;
+                cost = pictures.compare(&exact, &pictures.embed(files.folder, precision)?)?;
+            }
+            let kept = files.int8.as_ref().map_or(0, |(_, plan)| plan.floats());
+            if kept > 0 {
+                notes.push(format!("int8: {kept} matrix products stay in float32, because 8 bits lose too much in them"));
+            }
+            if !int8::is_enough(&cost) {
+                notes
+                    .push("int8 costs this model much of what it tells apart, see the figures: f16 or f32 is the better choice".to_owned());
+            }
+        }
+        files.set_cost(precision, cost)?;
+    }
+    Ok(notes)
 }
 
 /// Name of a precision's ONNX file.

@@ -1,5 +1,7 @@
 //! One step of DINO (paper, algorithm 1): both networks, the loss, the optimiser and the moving average.
 
+use std::sync::Arc;
+
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor};
 
@@ -22,6 +24,8 @@ pub struct Learner {
     pub loss: DinoLoss,
     /// Holds the moments.
     pub optimizer: Optimizer,
+    /// The processes that learn together.
+    pub exchange: Arc<dyn Exchange>,
 }
 
 /// What the schedules say of one step.
@@ -100,15 +104,15 @@ impl Gradients {
 }
 
 impl Learner {
-    /// A teacher that starts as a copy of the student.
+    /// A teacher that starts as a copy of the student, for processes that each hold the same.
     ///
     /// # Errors
     /// When the device fails.
-    pub fn new(student: Network, algorithm: Algorithm) -> Result<Self> {
+    pub fn new(student: Network, algorithm: Algorithm, exchange: Arc<dyn Exchange>) -> Result<Self> {
         let teacher = student.duplicate()?;
         let out = student.head.config().out;
         let device = student.groups().next().map_or(candle_core::Device::Cpu, |group| group.var().device().clone());
-        Ok(Self { student, teacher, loss: DinoLoss::new(out, &device)?, optimizer: Optimizer::new(algorithm) })
+        Ok(Self { student, teacher, loss: DinoLoss::new(out, &device)?, optimizer: Optimizer::new(algorithm), exchange })
     }
 
     /// Loss and gradients of one batch; changes nothing but the running statistics of batch norms.
@@ -118,10 +122,10 @@ impl Learner {
     /// # Errors
     /// When shapes do not fit, or the device fails.
     pub fn gradients(&self, global: &Tensor, local: Option<&Tensor>, teacher_temp: f64, random: &mut dyn Random) -> Result<Gradients> {
-        let features = self.teacher.backbone.features(std::slice::from_ref(global), &mut Pass::Teacher)?;
-        let teacher = self.teacher.head.forward(&features, &Pass::Teacher)?;
+        let features = self.teacher.backbone.features(std::slice::from_ref(global), &mut Pass::Teacher(&self.exchange))?;
+        let teacher = self.teacher.head.forward(&features, &Pass::Teacher(&self.exchange))?;
         let crops: Vec<Tensor> = std::iter::once(global).chain(local).cloned().collect();
-        let student = self.student.forward(&crops, &mut Pass::Trained(random))?;
+        let student = self.student.forward(&crops, &mut Pass::Trained(random, &self.exchange))?;
         let value = self.loss.evaluate(&student, &teacher, teacher_temp)?;
         let gradients = value.loss.backward()?;
         Ok(Gradients { value, gradients, student: student.detach(), teacher, features })
@@ -148,16 +152,10 @@ impl Learner {
     ///
     /// # Errors
     /// When a loss is not finite, another process is lost, or the device fails; nothing was changed then.
-    pub fn step(
-        &mut self,
-        accumulated: Accumulated,
-        exchange: &dyn Exchange,
-        step: &Step,
-        stop: bool,
-    ) -> std::result::Result<Report, Error> {
+    pub fn step(&mut self, accumulated: Accumulated, step: &Step, stop: bool) -> std::result::Result<Report, Error> {
         let own = accumulated.loss();
         let groups: Vec<&Group> = self.student.groups().collect();
-        let averages = accumulated.average(&groups, exchange, stop)?;
+        let averages = accumulated.average(&groups, &*self.exchange, stop)?;
         if !own.is_finite() {
             return Err(Error::NotFinite(own));
         }

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use dino_server::manuals::{Manual, VERSION};
 use dino_train::cli;
 
 /// Tensors of a training step are freed and allocated again at the same sizes: an allocator that keeps its pages saves their faults.
@@ -11,7 +12,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Train DINO vision backbones, evaluate them, and export them for `dino-server`.
 #[derive(Parser)]
-#[command(name = "dino-train", version)]
+#[command(name = "dino-train", version = VERSION.as_str())]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
@@ -28,6 +29,9 @@ enum Verb {
     Tsne(cli::tsne::Args),
     Report(cli::report::Args),
     SegmentEval(cli::segment_eval::Args),
+    /// Write shell completions or manual pages.
+    #[command(subcommand)]
+    Manual(Manual),
 }
 
 fn main() -> ExitCode {
@@ -52,6 +56,7 @@ fn main() -> ExitCode {
         Verb::Tsne(args) => cli::tsne::run(args),
         Verb::Report(args) => cli::report::run(args),
         Verb::SegmentEval(args) => cli::segment_eval::run(args),
+        Verb::Manual(manual) => manual.write(Cli::command()).map_err(Into::into),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

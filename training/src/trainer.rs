@@ -101,18 +101,13 @@ pub fn train(recipe: &Recipe, options: &Options) -> Result<Outcome> {
     } else {
         None
     };
-    ensure!(
-        world == 1 || !(recipe.arch.is_resnet() || recipe.use_bn_in_head),
-        "batch norms do not share their statistics between {world} processes yet: train {} without --use-bn-in-head, or with one process",
-        if recipe.arch.is_resnet() { "a ViT" } else { "it" }
-    );
     let mut random = loader::generator(recipe.seed, WEIGHTS, 0, 0);
     let student = Network::new(recipe.backbone(), recipe.head(), &mut random, &options.device)?;
     if let Some(path) = &options.init {
         let notes = init::initialise(&student.backbone, path, checkpoint::Options::default());
         notes.with_context(|| format!("--init {}", path.display()))?.iter().for_each(|note| tracing::info!("{note}"));
     }
-    let mut learner = Learner::new(student, recipe.optimizer)?;
+    let mut learner = Learner::new(student, recipe.optimizer, options.exchange.clone())?;
     learner.loss.center_momentum = recipe.center_momentum;
     let plan = Plan {
         augmentation: recipe.augmentation()?,
@@ -287,7 +282,7 @@ impl Run<'_> {
             added.with_context(|| self.failure(&pictures))?;
         }
         let stop = self.options.stop.load(Ordering::Relaxed);
-        match self.learner.step(accumulated, &*self.options.exchange, step, stop) {
+        match self.learner.step(accumulated, step, stop) {
             Ok(report) => Ok(Some(report)),
             // Another process is to blame, not these pictures.
             Err(error @ (learner::Error::Elsewhere(_) | learner::Error::Sums(accumulate::Error::Exchange(_)))) => {

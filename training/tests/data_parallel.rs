@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use runs::{assert_same, checkpoints, command, let_it_work, losses, pictures, run, text};
+use runs::{assert_same, checkpoints, command, let_it_work, losses, pictures, run, tensors, text};
 
 const WHOLE: [&str; 2] = ["--batch-size", "8"];
 
@@ -71,6 +71,30 @@ fn two_processes_with_half_the_batch_and_micro_batches_give_what_the_whole_batch
         assert_same(&out, &whole);
         assert_eq!(text(&output).matches("epoch 1 of 4").count(), 1, "one process tells how it goes: {}", text(&output));
     }
+}
+
+#[test]
+fn batch_norms_see_the_batch_of_all_processes() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    pictures(&data, 16);
+    let run = |name: &str, more: &[&str]| {
+        let out = folder.path().join(name);
+        // Norms undo biases before them, whose gradients are truly zero: AdamW would make steps of their rounding noise.
+        succeeds(&data, &out, &[more, &["--use-bn-in-head", "true", "--optimizer", "sgd"]].concat());
+        out
+    };
+    let whole = run("whole", &WHOLE);
+    let processes = run("processes", &["--processes", "2", "--batch-size", "4"]);
+    assert_same(&processes, &whole);
+    let statistics = |out: &Path| tensors(out, "teacher.head.mlp.1.running_var");
+    assert_eq!(statistics(&whole).len(), 1);
+    for (a, b) in statistics(&whole)[0].1.iter().zip(&statistics(&processes)[0].1) {
+        assert!((a - b).abs() <= 1e-4 * b.abs(), "{a}, not {b}");
+    }
+    // Norms by half the batch are something else: the test sees the difference.
+    let micro = run("micro-batches", &["--accumulate", "2", "--batch-size", "4"]);
+    assert!(losses(&micro).iter().zip(losses(&whole)).any(|(a, b)| (a - b).abs() > 1e-3 * b.abs()));
 }
 
 #[test]

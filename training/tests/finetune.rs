@@ -6,8 +6,7 @@ use std::process::{Command, Output};
 
 use candle_core::{Device, Tensor};
 use dino_server::head::LinearHead;
-use dino_train::backbone::load;
-use dino_train::checkpoint::{self, Backbone};
+use dino_train::checkpoint::{self, Backbone, init};
 use dino_train::kernels::matmul::Precision;
 use image::{Rgb, RgbImage};
 use serde_json::Value;
@@ -22,14 +21,14 @@ fn a_loaded_backbone_computes_what_its_export_computes() {
     let path = golden("pth-dino-backbone/dino_vit_pretrain.pth");
     let options = checkpoint::Options { heads: Some(4), key: None };
     let loaded = checkpoint::load(&path, options).unwrap();
-    let Backbone::Vit(vit) = &loaded.backbone else { panic!("a transformer") };
-    let backbone = load::vit(vit, 0.1, Precision::F32, &Device::Cpu).unwrap();
+    let Backbone::Vit(vit) = loaded.backbone else { panic!("a transformer") };
+    let side = 3 * vit.patch_size;
+    let backbone = init::vit(vit, 0.1, Precision::F32, &Device::Cpu, &mut Vec::new()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("model");
     dino_train::export::export(&path, &out, &dino_train::export::Options { checkpoint: options, ..Default::default() }).unwrap();
     let model = dino_server::model::Model::open(&out).unwrap();
     let mut session = model.sessions(&dino_server::model::SessionOptions::default(), 1).unwrap().remove(0);
-    let side = 3 * vit.patch_size;
     let pixels = ndarray::Array4::from_shape_fn((1, 3, side, 2 * side), |(_, c, y, x)| {
         ((c * 7919 + y * 104_729 + x * 1_299_709) % 1009) as f32 / 252.0 - 2.0
     });
@@ -48,9 +47,9 @@ fn backbones_of_other_kinds_are_refused_by_what_they_have() {
     for entry in fs_err::read_dir(golden("")).unwrap() {
         let path = entry.unwrap().path();
         let Ok(loaded) = checkpoint::load(&path, checkpoint::Options { heads: Some(4), key: None }) else { continue };
-        let Backbone::Vit(vit) = &loaded.backbone else { continue };
+        let Backbone::Vit(vit) = loaded.backbone else { continue };
         if vit.registers() > 0 {
-            let error = load::vit(vit, 0.0, Precision::F32, &Device::Cpu).unwrap_err().to_string();
+            let error = init::vit(vit, 0.0, Precision::F32, &Device::Cpu, &mut Vec::new()).unwrap_err().to_string();
             assert!(error.contains("not trained here"), "{error}");
             refused += 1;
         }

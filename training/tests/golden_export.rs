@@ -4,6 +4,7 @@ mod common;
 
 use std::collections::BTreeSet;
 
+use boon::{Compiler, Schemas};
 use common::{array, assert_close, golden, read, reading, run, session};
 use dino_train::checkpoint::{Options, Tensor};
 use dino_train::export::export;
@@ -16,6 +17,8 @@ fn golden_checkpoints_agree_in_every_shape() {
     let mut names: Vec<_> = fs_err::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     names.sort();
     assert!(!names.is_empty(), "no checkpoints in {}", folder.display());
+    let (mut schemas, mut compiler) = (Schemas::new(), Compiler::new());
+    let schema = compiler.compile(common::repository().join("models/manifest.schema.json").to_str().unwrap(), &mut schemas).unwrap();
     for checkpoint in names {
         let expected = read(&checkpoint.join("expected.safetensors"));
         // Only config.json says how many heads there are; a .pth file leaves it to the user.
@@ -25,6 +28,10 @@ fn golden_checkpoints_agree_in_every_shape() {
         let options = reading(Options { heads, key: None });
         let exported = export(&checkpoint, &work.path().join("model"), &options).unwrap();
         assert_eq!(exported.report.extra, [""; 0], "{}", checkpoint.display());
+        let manifest = fs_err::read(exported.folder.join("manifest.json")).unwrap();
+        if let Err(error) = schemas.validate(&serde_json::from_slice(&manifest).unwrap(), schema) {
+            panic!("{}: {error:#}", checkpoint.display());
+        }
         let mut session = session(&exported.folder);
 
         let cases: BTreeSet<_> = expected.keys().filter_map(|name| Some(name.split_once('.')?.0)).collect();

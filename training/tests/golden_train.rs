@@ -7,7 +7,7 @@ mod golden;
 use candle_core::{Device, Tensor};
 use dino_train::accumulate::Accumulated;
 use dino_train::backbone::vit::VitConfig;
-use dino_train::exchange::Alone;
+use dino_train::exchange::alone;
 use dino_train::head::HeadConfig;
 use dino_train::kernels::matmul::Precision;
 use dino_train::learner::{Learner, Step};
@@ -56,7 +56,7 @@ fn learner(file: &Golden, description: &Value) -> Learner {
         assert_eq!(tensor.dims(), entry.shape, "{}", entry.name);
         group.set(entry, &golden::values(&tensor)).unwrap();
     }
-    Learner::new(student, Algorithm::Adamw).unwrap()
+    Learner::new(student, Algorithm::Adamw, alone()).unwrap()
 }
 
 /// The two global views, then the local ones, each view after view.
@@ -123,7 +123,7 @@ fn golden_train_steps() {
         }
         let mut accumulated = Accumulated::default();
         accumulated.add(batch.share().unwrap(), &learner.student.groups().collect::<Vec<_>>()).unwrap();
-        learner.step(accumulated, &Alone, &step, false).unwrap();
+        learner.step(accumulated, &step, false).unwrap();
         compare(learner.loss.centre(), &file.get(&format!("step{i}.centre")), TOLERANCE).unwrap_or_else(|e| panic!("centre {i}: {e}"));
     }
     for (network, name) in [(&learner.student, "student"), (&learner.teacher, "teacher")] {

@@ -2,7 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use candle_core::{Device, Result, Tensor, Var};
+use dino_train::exchange::tcp::Ring;
+use dino_train::exchange::{Exchange, alone};
 use dino_train::kernels::matmul::Precision;
 use dino_train::ops::batch_norm::{self, BatchNorm, Statistics};
 use dino_train::ops::conv::Convolution;
@@ -16,10 +21,14 @@ fn var(shape: &[usize], seed: usize) -> Var {
 
 /// The output and the gradient of every argument, flattened.
 fn run(arguments: &[&Var], f: impl Fn() -> Result<Tensor>) -> Vec<Vec<f32>> {
+    run_weighted(arguments, |out| var(out.dims(), 99).as_tensor().clone(), f)
+}
+
+/// The same, where the loss is the sum of the output times these weights.
+fn run_weighted(arguments: &[&Var], weights: impl Fn(&Tensor) -> Tensor, f: impl Fn() -> Result<Tensor>) -> Vec<Vec<f32>> {
     let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     let out = f().unwrap();
-    let weights = var(out.dims(), 99);
-    let gradients = (&out * weights.as_tensor()).unwrap().sum_all().unwrap().backward().unwrap();
+    let gradients = (&out * &weights(&out)).unwrap().sum_all().unwrap().backward().unwrap();
     let mut all = vec![flat(&out)];
     all.extend(arguments.iter().map(|argument| flat(gradients.get(argument).unwrap())));
     all
@@ -83,16 +92,62 @@ fn max_pooling_equals_the_composed_form() {
 }
 
 #[test]
+fn batch_norm_over_two_processes_equals_that_over_the_whole_batch() {
+    // Parts of different length.
+    let (rows, own) = (57, [20, 37]);
+    let (x, parameters, weights) = (var(&[rows, 5], 12), var(&[10], 13), var(&[rows, 5], 14));
+    let part = |all: &Tensor, rank: usize| all.narrow(0, [0, own[0]][rank], own[rank]).unwrap();
+    for fused in [true, false] {
+        let gradients = |x: &Tensor, weights: &Tensor, exchange: Arc<dyn Exchange>| {
+            let (x, p) = (Var::from_tensor(x).unwrap(), Var::from_tensor(&parameters).unwrap());
+            run_weighted(
+                &[&x, &p],
+                |_| weights.clone(),
+                || {
+                    if fused {
+                        let statistics = Statistics::of(&x, &*exchange)?;
+                        BatchNorm { statistics, eps: 1e-5, rectify: true, exchange: exchange.clone() }.forward(&x, &p, None)
+                    } else {
+                        batch_norm::composed(&x, &p, None, (1e-5, true), &exchange)
+                    }
+                },
+            )
+        };
+        let whole = gradients(&x, &weights, alone());
+        let parts: Vec<_> = std::thread::scope(|scope| {
+            let ring = Ring::between_threads(2, Duration::from_secs(20)).unwrap();
+            let one = |e: Arc<dyn Exchange>| gradients(&part(&x, e.rank()), &part(&weights, e.rank()), e);
+            let running: Vec<_> = ring.into_iter().map(|e| scope.spawn(move || one(e))).collect();
+            running.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        // Rows of output and input gradient follow each other, the parameters' gradients add up.
+        let joined: Vec<Vec<f32>> = (0..whole.len())
+            .map(|i| {
+                if i + 1 < whole.len() {
+                    [parts[0][i].as_slice(), &parts[1][i]].concat()
+                } else {
+                    parts[0][i].iter().zip(&parts[1][i]).map(|(a, b)| a + b).collect()
+                }
+            })
+            .collect();
+        assert_close(&joined, &whole);
+    }
+}
+
+#[test]
 fn batch_norm_equals_the_composed_form_in_every_gradient() {
     let (x, p, shortcut) = (var(&[3, 17, 11, 6], 9), var(&[12], 10), var(&[3, 17, 11, 6], 11));
+    let alone = alone();
     for rectify in [false, true] {
-        let fused = |shortcut| BatchNorm { statistics: Statistics::of(&x)?, eps: 1e-5, rectify }.forward(&x, &p, shortcut);
-        assert_close(&run(&[&x, &p], || fused(None)), &run(&[&x, &p], || batch_norm::composed(&x, &p, None, 1e-5, rectify)));
+        let fused = |shortcut| {
+            BatchNorm { statistics: Statistics::of(&x, &*alone)?, eps: 1e-5, rectify, exchange: alone.clone() }.forward(&x, &p, shortcut)
+        };
+        assert_close(&run(&[&x, &p], || fused(None)), &run(&[&x, &p], || batch_norm::composed(&x, &p, None, (1e-5, rectify), &alone)));
         let arguments = [&x, &p, &shortcut];
-        let composed = || batch_norm::composed(&x, &p, Some(&shortcut), 1e-5, rectify);
+        let composed = || batch_norm::composed(&x, &p, Some(&shortcut), (1e-5, rectify), &alone);
         assert_close(&run(&arguments, || fused(Some(shortcut.as_tensor()))), &run(&arguments, composed));
     }
-    let statistics = Statistics::of(&x).unwrap();
+    let statistics = Statistics::of(&x, &*alone).unwrap();
     let evaluated = batch_norm::evaluated(
         &x,
         &p,
@@ -101,6 +156,6 @@ fn batch_norm_equals_the_composed_form_in_every_gradient() {
         &Tensor::new(statistics.variance.as_slice(), &Device::Cpu).unwrap(),
         (1e-5, true),
     );
-    let want = batch_norm::composed(&x, &p, Some(&shortcut), 1e-5, true).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+    let want = batch_norm::composed(&x, &p, Some(&shortcut), (1e-5, true), &alone).unwrap().flatten_all().unwrap().to_vec1().unwrap();
     assert_close(&[evaluated.unwrap().flatten_all().unwrap().to_vec1().unwrap()], &[want]);
 }

@@ -11,7 +11,7 @@ use dino_train::accumulate::Accumulated;
 use dino_train::backbone::Pass;
 use dino_train::backbone::parameters::Group;
 use dino_train::backbone::resnet::{Kind, Resnet, ResnetConfig};
-use dino_train::exchange::Alone;
+use dino_train::exchange::alone;
 use dino_train::head::HeadConfig;
 use dino_train::kernels::matmul::Precision;
 use dino_train::learner::{Learner, Step};
@@ -75,7 +75,7 @@ fn a_residual_network_trains_as_torchvisions() {
         let resnet = Resnet::new(config(kind, units), &mut random(), &Device::Cpu).unwrap();
         fill(resnet.groups().iter().chain(resnet.buffers()), &file, &format!("{name}.init"), "backbone.");
         let input = [file.get(&format!("{name}.input"))];
-        let features = resnet.features(&input, &Pass::Trained(&mut random())).unwrap();
+        let features = resnet.features(&input, &Pass::Trained(&mut random(), &alone())).unwrap();
         compare(&features, &file.get(&format!("{name}.features")), TOLERANCE).unwrap_or_else(|e| panic!("{name}: {e}"));
         let loss = (features * file.get(&format!("{name}.weights"))).unwrap().sum_all().unwrap();
         let gradients = loss.backward().unwrap();
@@ -105,7 +105,7 @@ fn steps_of_sgd_and_lars_with_batch_norm_in_the_head_equal_the_public_codes() {
         };
         let student = Network::new(backbone, head, &mut random(), &Device::Cpu).unwrap();
         fill(student.groups().chain(student.buffers()), &file, "init", "");
-        let mut learner = Learner::new(student, algorithm).unwrap();
+        let mut learner = Learner::new(student, algorithm, alone()).unwrap();
         let losses = values(&file.get(&format!("{name}.losses")));
         let settings = values(&file.get(&format!("{name}.settings")));
         for (i, want) in losses.iter().enumerate() {
@@ -126,7 +126,7 @@ fn steps_of_sgd_and_lars_with_batch_norm_in_the_head_equal_the_public_codes() {
             }
             let mut accumulated = Accumulated::default();
             accumulated.add(batch.share().unwrap(), &learner.student.groups().collect::<Vec<_>>()).unwrap();
-            learner.step(accumulated, &Alone, &step, false).unwrap();
+            learner.step(accumulated, &step, false).unwrap();
         }
         for (network, which) in [(&learner.student, "student"), (&learner.teacher, "teacher")] {
             let prefix = format!("{name}.{which}");
@@ -148,7 +148,7 @@ fn the_comparison_can_fail() {
 fn a_batch_of_one_value_a_channel_is_an_error() {
     let resnet = Resnet::new(config(Kind::Basic, [1, 1, 1, 1]), &mut random(), &Device::Cpu).unwrap();
     let picture = [Tensor::zeros((1, 3, 32, 32), candle_core::DType::F32, &Device::Cpu).unwrap()];
-    let said = resnet.features(&picture, &Pass::Teacher).unwrap_err().to_string();
+    let said = resnet.features(&picture, &Pass::Teacher(&alone())).unwrap_err().to_string();
     assert!(said.contains("larger pictures or batches"), "{said}");
     assert_eq!(resnet.features(&picture, &Pass::Frozen).unwrap().dims(), [1, 8 * WIDTH], "evaluation needs no batch");
 }

@@ -96,6 +96,26 @@ fn a_resnet_is_trained_resumed_exported_and_evaluated() {
 }
 
 #[test]
+fn two_processes_train_a_resnet_as_one_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    pictures(&data);
+    let changed = |settings: &[(&str, &str)]| settings.iter().fold(SETTINGS.to_owned(), |all, (from, to)| all.replace(from, to));
+    let losses = |name: &str, settings: &str| {
+        let out = folder.path().join(name);
+        let mut arguments = vec!["train", "--data", data.to_str().unwrap(), "--out", out.to_str().unwrap()];
+        arguments.extend(settings.split_whitespace());
+        let output = run(&arguments);
+        assert!(output.status.success(), "{}", text(&output));
+        let log = std::fs::read_to_string(out.join("log.jsonl")).unwrap();
+        log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["loss"].as_f64().unwrap()).collect::<Vec<_>>()
+    };
+    let whole = losses("whole", SETTINGS);
+    let halves = losses("halves", &changed(&[("--batch_size_per_gpu 4", "--batch_size_per_gpu 2 --processes 2"), (" --local_rank 0", "")]));
+    assert!(whole.len() == 3 && whole.iter().zip(&halves).all(|(a, b)| (a - b).abs() < 1e-4 * a), "{halves:?}, not {whole:?}");
+}
+
+#[test]
 fn another_optimiser_or_a_head_without_norms_cannot_go_on() {
     let folder = tempfile::tempdir().unwrap();
     let (data, out) = (folder.path().join("data"), folder.path().join("run"));

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::super::{
     json,
     problem::{Code, Problem},
+    remote::Sent,
     submission::{at_least_one, picture_from_text, too_many},
 };
 use crate::index::Item;
@@ -22,7 +23,7 @@ pub(super) struct Draft {
 
 /// What an item's vector comes from.
 pub(super) enum Subject {
-    Picture(Bytes),
+    Picture(Sent),
     Vector(Vec<f32>),
 }
 
@@ -41,7 +42,7 @@ impl Draft {
             metadata: query.metadata.clone(),
             ..Item::default()
         };
-        let items = pictures.into_iter().map(|picture| (item(), Subject::Picture(picture))).collect();
+        let items = pictures.into_iter().map(|picture| (item(), Subject::Picture(picture.into()))).collect();
         Ok(Self { model: query.model, items })
     }
 
@@ -68,6 +69,16 @@ impl Draft {
         };
         let read = |(index, found)| item((index, found)).map_err(|problem: Problem| problem.at(index));
         Ok(Self { model: body.model, items: body.items.into_iter().enumerate().map(read).collect::<Result<_, _>>()? })
+    }
+}
+
+impl Draft {
+    /// Its pictures with the positions of their items.
+    pub(super) fn pictures_mut(&mut self) -> impl Iterator<Item = (usize, &mut Sent)> {
+        self.items.iter_mut().enumerate().filter_map(|(position, (_, subject))| match subject {
+            Subject::Picture(sent) => Some((position, sent)),
+            Subject::Vector(_) => None,
+        })
     }
 }
 

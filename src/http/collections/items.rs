@@ -19,6 +19,7 @@ use super::{
         json::Strict,
         method_not_allowed,
         problem::{Code, Problem},
+        remote::{self, Sent},
         submission::{Content, Room, Upload, from_query},
     },
     Name,
@@ -44,13 +45,14 @@ pub(in crate::http) struct Ids {
 pub(super) async fn upsert(State(app): State<App>, name: Name, upload: Upload<Query>) -> Result<Response, Problem> {
     let collection = find(&app, &name?).await?;
     let most = app.limits.pictures;
-    let draft = match upload.content {
+    let mut draft = match upload.content {
         Content::Pictures(pictures, query) => Draft::of_pictures(pictures, query)?,
         Content::Json(body) => app.pool.run(move || Draft::from_json(&body, most)).await??,
     };
     let pictures = draft.items.iter().filter(|(_, subject)| matches!(subject, Subject::Picture(_))).count();
-    let room = Room::take(&app, pictures, upload.memory)?;
+    let mut room = Room::take(&app, pictures, upload.memory)?;
     within(&app, async {
+        remote::fetch(&app, draft.pictures_mut(), &mut room).await?;
         if let Some(model) = &draft.model {
             // For vectors that came ready made it says which model made them.
             collection.check_model(app.registry.get(Some(model))?.fingerprint())?;
@@ -86,8 +88,8 @@ async fn embed(app: &App, collection: &dyn Collection, draft: Draft) -> Result<E
     let served = model_of(app, collection, draft.model.as_deref())?;
     let mut pictures = Vec::new();
     for (position, (_, subject)) in draft.items.iter().enumerate() {
-        if let Subject::Picture(bytes) = subject {
-            pictures.push((position, bytes.clone()));
+        if let Subject::Picture(sent) = subject {
+            pictures.push((position, sent.bytes.clone()));
         }
     }
     let keep = app.store_images;
@@ -116,7 +118,7 @@ fn finish(
     let registers = served.manifest().registers as usize;
     let finish = |(mut item, subject): (Item, Subject)| match subject {
         Subject::Vector(vector) => Ok(NewItem { item, vector, thumbnail: None }),
-        Subject::Picture(bytes) => {
+        Subject::Picture(Sent { bytes, .. }) => {
             let (seen, small) = seen.next().ok_or_else(|| Problem::new(Code::Internal, "a picture has no answer of the model"))?;
             let vector = embedding::pool(&seen.outputs, registers, COLLECTION_POOLING)?.into_iter().collect();
             item.source = Some(checksum::of_bytes(&bytes));

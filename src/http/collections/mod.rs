@@ -98,7 +98,7 @@ pub(super) fn model_of(app: &App, collection: &dyn Collection, name: Option<&str
     let made_by = |served: &&Arc<Served>| collection.check_model(served.fingerprint()).is_ok();
     let served = match name {
         Some(name) => app.registry.get(Some(name))?,
-        None => app.registry.iter().find(made_by).unwrap_or(app.registry.default()),
+        None => app.registry.all().iter().find(made_by).cloned().unwrap_or_else(|| app.registry.default()),
     };
     collection.check_model(served.fingerprint())?;
     Ok(served.clone())

@@ -6,7 +6,6 @@ use axum::{
     http::{HeaderName, HeaderValue},
     response::IntoResponse,
 };
-use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -17,6 +16,7 @@ use super::{
         infer::{infer, within},
         json,
         problem::{Code, Problem},
+        remote::{self, Sent},
         submission::{Content, Room, Upload, at_least_one, picture_from_text},
     },
     Name, check_reach, find, model_of, searchers,
@@ -75,17 +75,17 @@ impl From<Neighbour> for Hit {
 
 /// What to search for.
 enum Query {
-    Pictures(Vec<Bytes>),
+    Pictures(Vec<Sent>),
     Vector(Vec<f32>),
 }
 
 pub(super) async fn handle(State(app): State<App>, name: Name, upload: Upload<Options>) -> Result<impl IntoResponse, Problem> {
     let collection = find(&app, &name?).await?;
-    let (query, options) = match upload.content {
+    let (mut query, options) = match upload.content {
         Content::Pictures(_, Options { image: Some(_), .. } | Options { vector: Some(_), .. }) => {
             return Err(Problem::new(Code::BadParameter, "the body is the picture: `image` and `vector` belong into a JSON body"));
         }
-        Content::Pictures(pictures, options) => (Query::Pictures(pictures), options),
+        Content::Pictures(pictures, options) => (Query::Pictures(pictures.into_iter().map(Sent::from).collect()), options),
         Content::Json(body) => app.pool.run(move || from_json(&body)).await??,
     };
     check_reach(options.k, options.ef)?;
@@ -93,8 +93,11 @@ pub(super) async fn handle(State(app): State<App>, name: Name, upload: Upload<Op
         Query::Pictures(pictures) => at_least_one(pictures)?,
         Query::Vector(_) => 0,
     };
-    let room = Room::take(&app, count, upload.memory)?;
+    let mut room = Room::take(&app, count, upload.memory)?;
     within(&app, async {
+        if let Query::Pictures(pictures) = &mut query {
+            remote::fetch(&app, pictures.iter_mut().enumerate(), &mut room).await?;
+        }
         let (vectors, header) = vectors(&app, &*collection, query, options.model.as_deref()).await?;
         let answer = searchers(&app).run(move || answer(&*collection, &vectors, &options)).await??;
         drop(room);
@@ -123,6 +126,7 @@ async fn vectors(app: &App, collection: &dyn Collection, query: Query, model: Op
             Ok((vec![vector], None))
         }
         Query::Pictures(pictures) => {
+            let pictures = pictures.into_iter().map(|sent| sent.bytes).collect();
             let served = model_of(app, collection, model)?;
             let transform = served.manifest().transform.clone();
             let inference = infer(app, &served, pictures, move |picture| transform.apply(picture)).await?;

@@ -24,7 +24,7 @@ pub(crate) fn running(name: &str, channels: usize, random: &mut impl Random, dev
 
 /// Normalises `x` `[…, channels]`, adds the shortcut if there is one, and rectifies if `rectify`.
 ///
-/// Student and teacher normalise by the statistics of the batch and move the running ones towards them; evaluation uses the running ones.
+/// Student and teacher normalise by the statistics of the batch, over all processes, and move the running ones towards them; evaluation uses the running ones.
 ///
 /// # Errors
 /// When shapes do not fit, or the device fails.
@@ -37,14 +37,14 @@ pub(crate) fn forward(
     pass: &Pass<'_>,
 ) -> Result<Tensor> {
     let flat = parameters.flat(pass.tracks());
-    if !pass.trains() {
+    let Some(exchange) = pass.exchange() else {
         let stored = running.flat(false);
         let (mean, variance) = (running.view(&stored, 0)?, running.view(&stored, 1)?);
         return batch_norm::evaluated(x, &flat, shortcut, &mean, &variance, (EPS, rectify));
-    }
-    let statistics = Statistics::of(x)?;
+    };
+    let statistics = Statistics::of(x, &**exchange)?;
     follow(running, &statistics)?;
-    BatchNorm { statistics, eps: EPS, rectify }.forward(x, &flat, shortcut)
+    BatchNorm { statistics, eps: EPS, rectify, exchange: exchange.clone() }.forward(x, &flat, shortcut)
 }
 
 /// Moves running statistics: the mean, and the variance with Bessel's correction.

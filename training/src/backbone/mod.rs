@@ -1,37 +1,42 @@
 //! Backbones: pictures to features.
 
 pub(crate) mod batch_norm;
-pub mod load;
 pub mod parameters;
 pub mod positions;
 pub mod resnet;
 pub mod vit;
+
+use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor};
 
 use self::parameters::{Group, Random};
 use self::resnet::{Resnet, ResnetConfig};
 use self::vit::{Vit, VitConfig};
+use crate::exchange::Exchange;
 
 /// What a forward pass is for.
 pub enum Pass<'a> {
     /// Evaluation: constants, and norms by their running statistics.
     Frozen,
-    /// The teacher: constants, and batch norms by the statistics of the batch, which move the running ones.
-    Teacher,
+    /// The teacher: constants, and batch norms by the statistics of the batch of these processes, which move the running ones.
+    Teacher(&'a Arc<dyn Exchange>),
     /// The student: variables, batch norms as the teacher's, with stochastic depth drawn from this source.
-    Trained(&'a mut dyn Random),
+    Trained(&'a mut dyn Random, &'a Arc<dyn Exchange>),
 }
 
 impl Pass<'_> {
     /// True where gradients are wanted.
     pub fn tracks(&self) -> bool {
-        matches!(self, Self::Trained(_))
+        matches!(self, Self::Trained(..))
     }
 
-    /// True where batch norms use the batch.
-    pub fn trains(&self) -> bool {
-        !matches!(self, Self::Frozen)
+    /// The processes whose batch the batch norms use, if they use it.
+    pub fn exchange(&self) -> Option<&Arc<dyn Exchange>> {
+        match self {
+            Self::Frozen => None,
+            Self::Teacher(exchange) | Self::Trained(_, exchange) => Some(exchange),
+        }
     }
 }
 

@@ -31,7 +31,8 @@ pub struct VitConfig {
 impl VitConfig {
     /// Hidden columns of the MLP by columns of the residual stream.
     const MLP_RATIO: usize = 4;
-    const EPS: f32 = 1e-6;
+    /// Epsilon of the layer norms.
+    pub const EPS: f32 = 1e-6;
 
     fn block(&self) -> Block {
         Block { dim: self.dim, heads: self.heads, hidden: self.dim * Self::MLP_RATIO, eps: Self::EPS, precision: self.precision }
@@ -180,7 +181,7 @@ impl Vit {
     fn drop_path(&self, block: usize, sequences: usize, pass: &mut Pass<'_>) -> Option<DropPath> {
         let rate = self.config.drop_path * block as f64 / (self.config.depth.max(2) - 1) as f64;
         match pass {
-            Pass::Trained(random) if rate > 0.0 => {
+            Pass::Trained(random, _) if rate > 0.0 => {
                 let keep = 1.0 - rate as f32;
                 let mut draw = || (0..sequences).map(|_| if random.uniform() * 0.5 + 0.5 < keep { 1.0 / keep } else { 0.0 }).collect();
                 Some(DropPath { attention: draw(), mlp: draw() })

@@ -1,4 +1,4 @@
-//! A fresh backbone takes over the weights of a checkpoint: training goes on from a public release.
+//! A backbone takes over the weights of a checkpoint: training goes on from a public release, with labels or without.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,8 +8,10 @@ use candle_core::Device;
 use super::spec::{self, Interpolation, Linear, Mlp, Norm, Positions};
 use super::{Options, Tensor, error, layout, load, locate, open};
 use crate::backbone::parameters::{Entry, Group};
-use crate::backbone::vit::VitConfig;
+use crate::backbone::vit::{Vit, VitConfig};
 use crate::backbone::{Backbone, BackboneConfig, positions};
+use crate::data::loader::generator;
+use crate::kernels::matmul::Precision;
 
 /// Why a backbone could not take over a checkpoint. It is unchanged then.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +50,7 @@ type Named = BTreeMap<String, Tensor>;
 pub fn initialise(backbone: &Backbone, path: &Path, options: Options) -> Result<Vec<String>, Error> {
     let mut notes = Vec::new();
     let tensors = match backbone.config() {
-        BackboneConfig::Vit(config) => vit(&config, path, options, &mut notes)?,
+        BackboneConfig::Vit(config) => read(&config, path, options, &mut notes)?,
         BackboneConfig::Resnet(_) => {
             let store = open(&locate(path)?)?;
             layout::resnet_tensors(&store, options.key)?
@@ -84,7 +86,28 @@ fn assign(backbone: &Backbone, mut tensors: Named) -> Result<(), Error> {
     Ok(())
 }
 
-fn vit(config: &VitConfig, path: &Path, options: Options, notes: &mut Vec<String>) -> Result<Named, Error> {
+/// The transformer `vit` as variables, at its own picture size, with stochastic depth of `drop_path`. Notes say what becomes different.
+///
+/// # Errors
+/// See [`Error`].
+pub fn vit(vit: spec::Vit, drop_path: f64, precision: Precision, device: &Device, notes: &mut Vec<String>) -> Result<Vit, Error> {
+    let Positions::Learned { table, .. } = &vit.positions else { return Err(refused("rotary positions")) };
+    let config = VitConfig {
+        img_size: table.shape[0] * vit.patch_size,
+        patch_size: vit.patch_size,
+        dim: vit.dim,
+        depth: vit.blocks.len(),
+        heads: vit.heads,
+        drop_path,
+        precision,
+    };
+    // Every value is replaced.
+    let fresh = Vit::new(config, &mut generator(0, 0, 0, 0), device)?;
+    assign(&Backbone::Vit(fresh.clone()), named(vit, &config, notes)?)?;
+    Ok(fresh)
+}
+
+fn read(config: &VitConfig, path: &Path, options: Options, notes: &mut Vec<String>) -> Result<Named, Error> {
     let checkpoint = match load(path, options) {
         // The checkpoint does not say, so the run does.
         Err(super::Error::Heads(_)) => load(path, Options { heads: Some(config.heads), ..options })?,
@@ -94,10 +117,6 @@ fn vit(config: &VitConfig, path: &Path, options: Options, notes: &mut Vec<String
     let spec::Backbone::Vit(vit) = checkpoint.backbone else {
         return Err(Error::Unsupported(format!("{} holds a ResNet: train it with --arch resnet18 or resnet50", path.display())));
     };
-    let refused = |what: &str| Error::Unsupported(format!("{} has {what}, which the trained backbones lack", path.display()));
-    if vit.registers() > 0 {
-        return Err(refused("register tokens"));
-    }
     if vit.heads != config.heads {
         return Err(Error::Unsupported(format!(
             "{} has {} heads, the backbone of this run {}: give --heads {}",
@@ -107,10 +126,27 @@ fn vit(config: &VitConfig, path: &Path, options: Options, notes: &mut Vec<String
             vit.heads
         )));
     }
+    let mut named = named(vit, config, notes)?;
+    named.extend(checkpoint.report.extra.into_iter().map(|name| (name, Tensor::default())));
+    Ok(named)
+}
+
+fn refused(what: &str) -> Error {
+    Error::Unsupported(format!(
+        "this backbone has {what}, which is not trained here: give a DINO ViT, of the public release or of dino-train"
+    ))
+}
+
+fn named(vit: spec::Vit, config: &VitConfig, notes: &mut Vec<String>) -> Result<Named, Error> {
+    if vit.registers() > 0 {
+        return Err(refused("register tokens"));
+    }
     let Positions::Learned { table, interpolation } = vit.positions else { return Err(refused("rotary positions")) };
+    if (vit.eps - VitConfig::EPS).abs() > 1e-9 {
+        // Features move by less than rounding does, unless a token hardly varies.
+        notes.push(format!("its layer norms have an epsilon of {:e}, training and what it exports {:e}", vit.eps, VitConfig::EPS));
+    }
     let mut named = Named::new();
-    let extra = checkpoint.report.extra.into_iter().map(|name| (name, Tensor::default()));
-    named.extend(extra);
     named.insert("pos_embed".to_owned(), position_table(table, config, interpolation, notes)?);
     // The prefix holds CLS with its position, so that this position is zero.
     named.insert("cls_token".to_owned(), Tensor { shape: vec![1, 1, vit.dim], data: vit.prefix.data });

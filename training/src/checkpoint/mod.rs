@@ -87,9 +87,9 @@ pub fn load(path: &Path, options: Options) -> Result<Checkpoint, Error> {
     let preprocessor = read_json(&folder.join("preprocessor_config.json"))?;
     let read = layout::read(&store, config.as_ref(), options)?;
     let transform = match preprocessor {
-        Some(json) => layout::transform::from_preprocessor(&json)
+        Some(json) => Transform::from_preprocessor(&json)
             .map_err(|reason| Error::Damaged { file: folder.join("preprocessor_config.json"), reason })?,
-        None => read.transform.unwrap_or_else(layout::transform::evaluation),
+        None => read.transform.unwrap_or_else(Transform::evaluation),
     };
     Ok(Checkpoint {
         backbone: read.backbone,

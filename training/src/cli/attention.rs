@@ -46,7 +46,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let files = files(&args.images)?;
     let backbone = args.backbone.open(0)?;
     ensure!(
-        !backbone.model.manifest().is_resnet(),
+        !backbone.model.manifest().is_convolutional(),
         "{} is a ResNet, which has no attention: give a vision transformer",
         args.backbone.model.display()
     );

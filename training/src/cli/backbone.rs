@@ -1,4 +1,4 @@
-//! What `--model` names: a model folder, or a checkpoint, which is exported to a temporary one.
+//! What `--model` names: a model folder, an ONNX file of others, or a checkpoint, which is exported to a temporary folder.
 
 use std::path::{Path, PathBuf};
 
@@ -27,7 +27,7 @@ pub struct Running {
 /// The flags that say which backbone is evaluated, and where.
 #[derive(Clone, Debug, clap::Args)]
 pub struct BackboneArgs {
-    /// Model folder, or a checkpoint, which is exported to a temporary folder first.
+    /// Model folder, an ONNX file that was exported elsewhere, or a checkpoint, which is exported to a temporary folder first.
     #[arg(long, value_name = "MODEL_DIR|CHECKPOINT")]
     pub model: PathBuf,
     #[command(flatten)]
@@ -71,13 +71,17 @@ impl Running {
 }
 
 impl Backbone {
-    /// Opens a model folder, or exports a checkpoint.
+    /// Opens a model folder or an ONNX file, or exports a checkpoint.
     ///
     /// # Errors
     /// If it is neither.
     fn open(path: &Path, options: SessionOptions, checkpoint: checkpoint::Options, last_blocks: usize) -> anyhow::Result<Self> {
-        if is_folder(path) {
-            return Ok(Self { model: Model::open(path)?, options, _exported: None });
+        if is_folder(path) || path.extension().is_some_and(|end| end == "onnx") {
+            let model = Model::open(path)?;
+            if let Some(understood) = model.understood() {
+                tracing::info!("{understood}");
+            }
+            return Ok(Self { model, options, _exported: None });
         }
         let exported = tempfile::tempdir()?;
         let folder = exported.path().join("model");

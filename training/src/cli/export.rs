@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use dino_server::model::Precision;
 
 use crate::checkpoint::{self, Key};
-use crate::export::{Options, export};
+use crate::export::{Measured, Options, export};
 
 /// Turn a checkpoint of this project or of a public release into a model folder.
 #[derive(Debug, clap::Args)]
@@ -21,9 +21,13 @@ pub struct Args {
     /// Number format of the matrix products; give it several times for several files in the folder.
     #[arg(long = "precision", value_name = "f32|f16|int8", default_value = "f32")]
     precisions: Vec<Precision>,
-    /// Pictures (an `ImageFolder`, or any tree) to measure with what f16 and int8 cost; the figures go into the manifest.
+    /// Pictures (an `ImageFolder`, or any tree) to measure with what f16 and int8 cost, instead of those that the program carries.
+    /// The figures go into the manifest.
     #[arg(long, value_name = "DIR")]
     pictures: Option<PathBuf>,
+    /// Do not measure what f16 and int8 cost, which takes a while with large models.
+    #[arg(long, conflicts_with = "pictures")]
+    unmeasured: bool,
     /// Attention heads, where the checkpoint does not say them and they are not one for each 64 channels.
     #[arg(long, value_name = "N")]
     heads: Option<usize>,
@@ -41,8 +45,12 @@ pub struct Args {
 /// If the checkpoint does not fit a known layout, or the folder cannot be written; then no folder is left.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let checkpoint = checkpoint::Options { heads: args.heads, key: args.key };
-    let options =
-        Options { checkpoint, precisions: args.precisions.clone(), pictures: args.pictures.clone(), last_blocks: args.last_blocks };
+    let measured = match &args.pictures {
+        Some(folder) => Measured::Folder(folder.clone()),
+        None if args.unmeasured => Measured::Not,
+        None => Measured::Bundled,
+    };
+    let options = Options { checkpoint, precisions: args.precisions.clone(), measured, last_blocks: args.last_blocks };
     let exported = export(&args.checkpoint, &args.out, &options).with_context(|| format!("cannot export {}", args.checkpoint.display()))?;
     let report = &exported.report;
     for note in &report.notes {
@@ -70,9 +78,19 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         manifest.patch_size,
         exported.folder.display(),
     );
+    for note in &exported.notes {
+        tracing::warn!("{note}");
+    }
     for (precision, file) in &manifest.files {
         if let Some(cost) = &file.cost {
-            tracing::info!("{precision} against f32: {cost}");
+            let agreement = cost.knn_agreement.map_or_else(String::new, |share| format!(", {share} of the k-NN votes"));
+            tracing::info!(
+                "{precision} against f32 on {} pictures: cosine at least {}, {} on average; {} of the ten nearest{agreement} the same",
+                cost.pictures,
+                cost.cosine_min,
+                cost.cosine_mean,
+                cost.top10_overlap,
+            );
         }
     }
     Ok(())

@@ -20,8 +20,7 @@ use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use crate::backbone::Pass;
-use crate::backbone::load;
-use crate::checkpoint::{self, Backbone, state};
+use crate::checkpoint::{self, Backbone, init, state};
 use crate::data::augment::random_resized_crop;
 use crate::data::labelled::Labelled;
 use crate::data::loader::generator;
@@ -78,9 +77,14 @@ const HEAD: &str = "finetuned";
 pub fn run(args: &Args) -> Result<()> {
     args.settings.check()?;
     let loaded = checkpoint::load(&args.model, checkpoint::Options { heads: args.heads, key: None })?;
-    let Backbone::Vit(vit) = &loaded.backbone else { bail!("{} is a ResNet: finetune trains vision transformers", args.model.display()) };
+    let Backbone::Vit(vit) = loaded.backbone else { bail!("{} is a ResNet: finetune trains vision transformers", args.model.display()) };
     let precision = if has_bf16() { Precision::Bf16 } else { Precision::F32 };
-    let backbone = load::vit(vit, args.settings.drop_path, precision, &Device::Cpu)?;
+    let mut notes = loaded.report.notes;
+    let backbone =
+        init::vit(vit, args.settings.drop_path, precision, &Device::Cpu, &mut notes).with_context(|| args.model.display().to_string())?;
+    for note in notes {
+        tracing::info!("{note}");
+    }
     let train = Labelled::open(&args.train, args.cache.saturating_mul(1 << 20), &[])?;
     let val = Labelled::open(&args.val, 0, train.classes())?;
     let mut random = generator(args.settings.seed, WEIGHTS, 0, 0);

@@ -64,7 +64,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let model = Model::open(&args.model)?;
     measure(args, &model, "", &pairs, &mut tallies)?;
     if args.baselines {
-        if model.manifest().is_resnet() {
+        if model.manifest().is_convolutional() {
             tracing::warn!("no untrained baseline: the model is no transformer");
         } else {
             let folder = tempfile::tempdir()?;

@@ -131,8 +131,8 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
             pictures_every: args.pictures_every,
             watch: args.watch.clone(),
         },
+        exchange: exchange::from_environment(&device, patience)?,
         device,
-        exchange: exchange::from_environment(patience)?,
         collapse_steps: args.collapse_steps,
         stop,
     };

@@ -1,16 +1,19 @@
 //! What the processes of a data-parallel run tell each other.
 //!
 //! [`Exchange`] is all that training knows of the other processes. [`Alone`] is a run of one process, [`tcp::Ring`] joins several
-//! over TCP, on one machine or on several. Who takes part is told by the variables that torchrun sets: `RANK`, `WORLD_SIZE`,
+//! over TCP, on one machine or on several; with the feature `nccl` GPUs sum through NCCL. Who takes part is told by the variables that torchrun sets: `RANK`, `WORLD_SIZE`,
 //! `MASTER_ADDR` and `MASTER_PORT`.
 
 mod meeting;
+#[cfg(feature = "nccl")]
+pub mod nccl;
 pub mod tcp;
 
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
+use candle_core::{Device, Tensor};
 pub use meeting::Place;
 
 /// How long a process waits for another before it gives it up for lost: as long as a checkpoint or a slow disk may take.
@@ -35,6 +38,16 @@ pub trait Exchange: Debug + Send + Sync {
     /// # Errors
     /// When another process is lost, or does not make the same call.
     fn broadcast(&self, bytes: &mut [u8]) -> Result<(), Error>;
+
+    /// The sums of a float32 tensor over all processes, on its device.
+    ///
+    /// # Errors
+    /// When another process is lost, does not make the same call, or the device fails.
+    fn sum_tensor(&self, values: &Tensor) -> Result<Tensor, Error> {
+        let mut sums: Vec<f32> = values.flatten_all()?.to_vec1()?;
+        self.sum(&mut sums)?;
+        Ok(Tensor::from_vec(sums, values.shape(), values.device())?)
+    }
 
     /// Returns when all processes have come here.
     ///
@@ -65,6 +78,11 @@ impl Exchange for Alone {
     fn broadcast(&self, _: &mut [u8]) -> Result<(), Error> {
         Ok(())
     }
+}
+
+/// A run of one process, where one of any number is wanted.
+pub fn alone() -> Arc<dyn Exchange> {
+    Arc::new(Alone)
 }
 
 /// Why processes cannot work together.
@@ -140,17 +158,38 @@ pub enum Error {
         /// The other one.
         peer: usize,
     },
+    /// The device failed.
+    #[error(transparent)]
+    Device(#[from] candle_core::Error),
 }
 
-/// The exchange that the environment asks for: that of torchrun's variables, else a run of one process.
+/// The exchange that the environment asks for: that of torchrun's variables, else a run of one process. Processes that train on GPUs
+/// sum there, where the program was built for it.
 ///
 /// # Errors
 /// When the variables make no sense, or not all processes come together within `patience`.
-pub fn from_environment(patience: Duration) -> Result<Arc<dyn Exchange>, Error> {
+pub fn from_environment(device: &Device, patience: Duration) -> Result<Arc<dyn Exchange>, Error> {
     Ok(match Place::from_environment()? {
-        Some(place) if place.world > 1 => Arc::new(tcp::Ring::join(&place, patience)?),
+        Some(place) if place.world > 1 => join(tcp::Ring::join(&place, patience)?, device)?,
         _ => Arc::new(Alone),
     })
+}
+
+#[cfg(feature = "nccl")]
+fn join(ring: tcp::Ring, device: &Device) -> Result<Arc<dyn Exchange>, Error> {
+    match device {
+        Device::Cuda(device) => Ok(Arc::new(nccl::Gpus::join(ring, device)?)),
+        _ => Ok(Arc::new(ring)),
+    }
+}
+
+#[cfg(not(feature = "nccl"))]
+#[expect(clippy::unnecessary_wraps, reason = "it can fail with NCCL")]
+fn join(ring: tcp::Ring, device: &Device) -> Result<Arc<dyn Exchange>, Error> {
+    if !device.is_cpu() {
+        tracing::warn!("sums over the GPUs go through main memory and TCP: build with `--features nccl` for NCCL");
+    }
+    Ok(Arc::new(ring))
 }
 
 /// What rank 0 holds, of whatever length: the others give nothing.

@@ -1,101 +1,16 @@
 //! What a narrow number format costs, measured on pictures.
 
-use std::path::{Path, PathBuf};
-
-use dino_server::bulk::{self, Embedder, Worker, all_cores, tree};
-use dino_server::embedding::Pooling;
 use dino_server::index::vote::{DEFAULT_K, DEFAULT_TEMPERATURE, vote, winner};
-use dino_server::model::{Device, Model, Precision, SessionOptions};
+use dino_server::model::manifest::Cost;
 use ndarray::{Array1, Array2, ArrayView1, Axis};
-use serde::Serialize;
 
-use super::Error;
-
-/// Most pictures that are embedded: figures hardly change beyond, and the exporter stays quick.
-const MOST: usize = 512;
 /// Neighbours whose overlap is measured.
 const NEIGHBOURS: usize = 10;
 /// Fewer pictures than this have the same neighbours in any order.
-const FEWEST: usize = 2 * NEIGHBOURS + 1;
-
-/// The difference that a precision makes, on embeddings (CLS, or a ResNet's pooled features) from which the mean of the
-/// exact ones was subtracted: without that, the part that all pictures share would hide what tells them apart.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Cost {
-    /// Pictures that were embedded.
-    pub pictures: usize,
-    /// Lowest cosine between a picture's narrow and exact embedding.
-    pub cosine_min: f64,
-    /// Their mean.
-    pub cosine_mean: f64,
-    /// Share of the ten nearest neighbours that are the same.
-    pub top10_overlap: f64,
-    /// Share of the pictures that the vote of their neighbours (k = 20, T = 0.07) puts into the same class; absent where
-    /// the pictures are not in folders of at least two classes.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub knn_agreement: Option<f64>,
-}
-
-/// Pictures to measure with.
-pub(super) struct Pictures {
-    folder: PathBuf,
-    entries: Vec<tree::Entry>,
-}
-
-impl Pictures {
-    /// Lists a folder of pictures, at most [`MOST`] of them, evenly spread.
-    pub(super) fn list(folder: &Path) -> Result<Self, Error> {
-        let mut entries = tree::list(folder)?.entries;
-        let count = entries.len();
-        if count > MOST {
-            entries = (0..MOST).map(|index| entries[index * count / MOST].clone()).collect();
-        }
-        Ok(Self { folder: folder.to_owned(), entries })
-    }
-
-    /// The embedding of each picture; `None` for a file that is no picture.
-    pub(super) fn embed(&self, model: &Path, precision: Precision) -> Result<Vec<Option<Vec<f32>>>, Error> {
-        let options = SessionOptions { device: Device::Cpu, precision, ..SessionOptions::default() };
-        let mut embedder = Embedder::open(&Model::open(model)?, Pooling::Cls, &options, all_cores())?;
-        let work = |worker: &mut Worker<'_>, index: usize| {
-            let bytes = bulk::read(&self.entries[index].path)?;
-            worker.embed(&bytes).map(|(_, vector)| vector)
-        };
-        let mut vectors = Vec::new();
-        embedder.each(self.entries.len(), work, |_, results| {
-            for result in results {
-                vectors.push(match result {
-                    Ok(vector) => Some(vector),
-                    Err(error) if error.is_of_file() => None,
-                    Err(error) => return Err(error),
-                });
-            }
-            Ok(())
-        })?;
-        Ok(vectors)
-    }
-
-    /// Compares two answers of [`Self::embed`].
-    pub(super) fn compare(&self, exact: &[Option<Vec<f32>>], narrow: &[Option<Vec<f32>>]) -> Result<Cost, Error> {
-        let both = exact.iter().zip(narrow).zip(&self.entries);
-        let both: Vec<_> = both.filter_map(|((exact, narrow), entry)| Some((exact.as_ref()?, narrow.as_ref()?, entry))).collect();
-        if both.len() < FEWEST {
-            return Err(Error::Pictures { folder: self.folder.clone(), found: both.len(), needed: FEWEST });
-        }
-        let classes: Vec<_> = both.iter().map(|(.., entry)| entry.class.as_deref()).collect();
-        let matrix = |vectors: Vec<&[f32]>| {
-            let dim = vectors[0].len();
-            let numbers = vectors.concat().into_iter().map(f64::from).collect();
-            Array2::from_shape_vec((both.len(), dim), numbers).expect("a model's embeddings have one length")
-        };
-        let exact = matrix(both.iter().map(|(exact, ..)| exact.as_slice()).collect());
-        let narrow = matrix(both.iter().map(|(_, narrow, _)| narrow.as_slice()).collect());
-        Ok(compare(exact, narrow, &classes))
-    }
-}
+pub(super) const FEWEST: usize = 2 * NEIGHBOURS + 1;
 
 /// Compares embeddings `[n, dim]` row by row.
-fn compare(mut exact: Array2<f64>, mut narrow: Array2<f64>, classes: &[Option<&str>]) -> Cost {
+pub(super) fn compare(mut exact: Array2<f64>, mut narrow: Array2<f64>, classes: &[Option<&str>]) -> Cost {
     let mean = exact.mean_axis(Axis(0)).unwrap_or_else(|| Array1::zeros(exact.ncols()));
     for vectors in [&mut exact, &mut narrow] {
         for mut vector in vectors.rows_mut() {

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::backbone::Pass;
 use crate::backbone::parameters::{Group, Init, Random};
 use crate::backbone::vit::Vit;
+use crate::exchange;
 use crate::optimizer::{self, Optimizer};
 use crate::schedule::Cosine;
 
@@ -137,7 +138,7 @@ impl Classifier {
         lr: f64,
         random: &mut dyn Random,
     ) -> anyhow::Result<f64> {
-        let features = self.backbone.features(std::slice::from_ref(pictures), &mut Pass::Trained(random))?;
+        let features = self.backbone.features(std::slice::from_ref(pictures), &mut Pass::Trained(random, &exchange::alone()))?;
         let flat = self.head.flat(true);
         let logits = features.matmul(&self.head.view(&flat, 0)?.t()?)?.broadcast_add(&self.head.view(&flat, 1)?)?;
         let loss = cross_entropy(&logits, targets)?;

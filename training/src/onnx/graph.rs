@@ -87,7 +87,7 @@ impl Graph {
 
     /// A constant of any type from its little-endian bytes.
     pub(super) fn constant(&mut self, name: &str, data_type: Type, shape: &[usize], bytes: Vec<u8>) -> Value {
-        let value = self.named(format!("{}{name}", self.scope_prefix('.')));
+        let value = self.named(self.path(name));
         let shape = shape.iter().map(|side| *side as i64).collect();
         self.constants.push(Constant { value, data_type, shape, bytes });
         value
@@ -206,6 +206,17 @@ impl Graph {
     pub(super) fn slice(&mut self, value: Value, axis: i64, start: i64, end: i64) -> Value {
         let bounds = [start, end, axis].map(|number| self.integers(&[number]));
         self.op("Slice", &[value, bounds[0], bounds[1], bounds[2]], &[])
+    }
+
+    /// Every so many elements along an axis, from the first on.
+    pub(super) fn every(&mut self, value: Value, axis: i64, step: i64) -> Value {
+        let bounds = [0, i64::MAX, axis, step].map(|number| self.integers(&[number]));
+        self.op("Slice", &[value, bounds[0], bounds[1], bounds[2], bounds[3]], &[])
+    }
+
+    /// A name under the scope that is entered.
+    pub(super) fn path(&self, name: &str) -> String {
+        format!("{}{name}", self.scope_prefix('.'))
     }
 
     /// A new value under this name, or under the name with a number if it is taken.

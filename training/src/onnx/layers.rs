@@ -1,46 +1,52 @@
 //! The layers that graphs are made of.
 
-use dino_server::model::Precision;
 use half::f16;
 
 use crate::checkpoint::{Activation, Conv, Linear, Norm};
 
-use super::graph::{Attr, Graph, Type, Value};
+use super::graph::{Attr, Axis, Graph, Type, Value};
 use super::quantise::{self, Range};
+use super::{Format, TAP};
 
 /// Adds layers to a graph. What a precision means is decided here:
 ///
 /// - `f16`: matrix products, convolutions and MLP activations in float16. Norms, softmax, positions and the residual
 ///   stream stay in float32.
 /// - `int8`: matrix products with a weight in 8 bits, see [`quantise`]. Everything else in float32.
-pub(super) struct Layers {
+pub(super) struct Layers<'a> {
     pub(super) graph: Graph,
-    precision: Precision,
+    format: Format<'a>,
+    /// Every how many tokens what a layer reads is given as an output of its own; 0 for none.
+    taps: usize,
 }
 
-impl Layers {
-    pub(super) fn new(precision: Precision) -> Self {
-        Self { graph: Graph::default(), precision }
+impl<'a> Layers<'a> {
+    pub(super) fn new(format: Format<'a>, taps: usize) -> Self {
+        Self { graph: Graph::default(), format, taps }
+    }
+
+    fn is_half(&self) -> bool {
+        matches!(self.format, Format::F16)
     }
 
     /// From float32 to the type of matrix products.
     pub(super) fn narrow(&mut self, x: Value) -> Value {
-        if self.precision == Precision::F16 { self.graph.cast(x, Type::Float16) } else { x }
+        if self.is_half() { self.graph.cast(x, Type::Float16) } else { x }
     }
 
     /// From the type of matrix products to float32.
     pub(super) fn widen(&mut self, x: Value) -> Value {
-        if self.precision == Precision::F16 { self.graph.cast(x, Type::Float) } else { x }
+        if self.is_half() { self.graph.cast(x, Type::Float) } else { x }
     }
 
     /// A number in the type of matrix products.
     fn number(&mut self, number: f32) -> Value {
-        if self.precision == Precision::F16 { self.graph.half(number) } else { self.graph.scalar(number) }
+        if self.is_half() { self.graph.half(number) } else { self.graph.scalar(number) }
     }
 
     /// A weight in the type of matrix products.
     fn weight(&mut self, name: &str, shape: &[usize], data: &[f32]) -> Value {
-        if self.precision == Precision::F16 {
+        if self.is_half() {
             let bytes = data.iter().flat_map(|number| f16::from_f32(*number).to_le_bytes()).collect();
             self.graph.constant(name, Type::Float16, shape, bytes)
         } else {
@@ -50,10 +56,17 @@ impl Layers {
 
     /// `x · Wᵀ + b`, narrow in and out.
     pub(super) fn linear(&mut self, name: &str, x: Value, linear: &Linear, range: Range) -> Value {
-        if self.precision == Precision::Int8 {
-            return quantise::linear(&mut self.graph, name, x, linear, range);
-        }
         let (out, input) = (linear.weight.shape[0], linear.weight.shape[1]);
+        let path = self.graph.path(name);
+        if self.taps > 0 {
+            let some = self.graph.every(x, 1, self.taps as i64);
+            self.graph.output(some, &format!("{TAP}{path}"), &[Axis::Named("batch"), Axis::Named("some_tokens"), Axis::Fixed(input)]);
+        }
+        if let Format::Int8(plan) = self.format
+            && !plan.is_float(&path)
+        {
+            return quantise::linear(&mut self.graph, name, x, linear, range, plan.factors(&path));
+        }
         let transposed = transposed(&linear.weight.data, out, input);
         let weight = self.weight(&format!("{name}.weight"), &[input, out], &transposed);
         let product = self.graph.matmul(x, weight);
@@ -68,12 +81,6 @@ impl Layers {
 
     /// A norm of float32 and the layer that reads it, narrow out.
     pub(super) fn norm_and_linear(&mut self, names: [&str; 2], x: Value, norm: &Norm, eps: f32, linear: &Linear) -> Value {
-        if self.precision == Precision::Int8 {
-            let (mut norm, mut linear) = (norm.clone(), linear.clone());
-            quantise::even_out(&mut norm, &mut linear);
-            let x = self.norm(names[0], x, &norm, eps);
-            return self.linear(names[1], x, &linear, Range::Any);
-        }
         let x = self.norm(names[0], x, norm, eps);
         let x = self.narrow(x);
         self.linear(names[1], x, linear, Range::Any)

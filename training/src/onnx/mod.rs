@@ -1,5 +1,6 @@
 //! Writes a backbone as an ONNX graph of standard operators, for every batch and every picture size.
 
+mod calibrate;
 mod graph;
 mod layers;
 mod positions;
@@ -7,10 +8,9 @@ mod quantise;
 mod resnet;
 mod vit;
 
-use dino_server::model::Precision;
+use crate::checkpoint::{Backbone, Vit};
 
-use crate::checkpoint::Backbone;
-
+pub use calibrate::{Plan, Rows, fit};
 use layers::Layers;
 
 /// The most that a protobuf message, and so an ONNX file that needs no others, can hold.
@@ -27,6 +27,20 @@ pub enum Error {
     Int8Resnet,
 }
 
+/// What the names of the outputs of [`encode_taps`] start with.
+const TAP: &str = "reads:";
+
+/// The number format of a graph's matrix products.
+#[derive(Clone, Copy, Debug)]
+pub enum Format<'a> {
+    /// float32.
+    F32,
+    /// float16, and float32 where it must be.
+    F16,
+    /// 8-bit integers, as the plan of [`fit`] says, which goes with the transformer that it gives.
+    Int8(&'a Plan),
+}
+
 /// The backbone as an ONNX file. Inputs and outputs are float32 in every precision, and those of a model folder:
 ///
 /// - a vision transformer has `last_hidden_state` `[B, T, D]` after the final norm, `attention` `[B, heads, T]` (the last
@@ -37,13 +51,32 @@ pub enum Error {
 ///
 /// # Errors
 /// See [`Error`]; nothing is built before it is known to fit.
-pub fn encode(backbone: &Backbone, precision: Precision, last_blocks: usize) -> Result<Vec<u8>, Error> {
-    let mut layers = Layers::new(precision);
+pub fn encode(backbone: &Backbone, format: Format<'_>, last_blocks: usize) -> Result<Vec<u8>, Error> {
+    let mut layers = Layers::new(format, 0);
     match backbone {
         Backbone::Vit(vit) => vit::build(vit, &mut layers, last_blocks),
-        Backbone::Resnet(_) if precision == Precision::Int8 => return Err(Error::Int8Resnet),
+        Backbone::Resnet(_) if matches!(format, Format::Int8(_)) => return Err(Error::Int8Resnet),
         Backbone::Resnet(resnet) => resnet::build(resnet, &mut layers),
     }
+    finish(&layers)
+}
+
+/// A transformer's graph that also gives what each matrix product reads, of every `step`th token from CLS on; for [`Rows`].
+/// In float32, or, where that takes more than one file can hold, in 8 bits as they come.
+///
+/// # Errors
+/// [`Error::TooLarge`].
+pub fn encode_taps(vit: &Vit, step: usize) -> Result<Vec<u8>, Error> {
+    let build = |format| {
+        let mut layers = Layers::new(format, step.max(1));
+        vit::build(vit, &mut layers, 0);
+        finish(&layers)
+    };
+    let plain = Plan::default();
+    build(Format::F32).or_else(|_| build(Format::Int8(&plain)))
+}
+
+fn finish(layers: &Layers<'_>) -> Result<Vec<u8>, Error> {
     let size = layers.graph.size();
     // The nodes take well under a megabyte per thousand.
     if size > LARGEST - (16 << 20) {

@@ -2,11 +2,12 @@
 //!
 //! Weights are signed, each output with the step of its own largest weight; activations are unsigned, each row (token)
 //! with a step of its own, so that a token's result does not depend on the others. This is the pair of types that
-//! processors multiply fastest. Two things are done for precision that cost nothing when the model runs: channels of
-//! very different strength are evened out between a norm and the layer behind it, and the values behind GELU, of which
-//! hardly any are negative, use the whole range.
+//! processors multiply fastest. The values behind GELU, of which hardly any are negative, use the whole range. Channels of very
+//! different strength are evened out before, see [`calibrate`](super::calibrate).
 
-use crate::checkpoint::{Linear, Norm};
+use ndarray::{Array2, ArrayView2, Axis};
+
+use crate::checkpoint::Linear;
 
 use super::graph::{Attr, Graph, Type, Value};
 use super::layers::transposed;
@@ -23,40 +24,19 @@ pub(super) enum Range {
     Gelu,
 }
 
-/// Moves strength of single channels from what a norm puts out into the weights that read it (as `SmoothQuant` does,
-/// arXiv:2211.10438, equation 4 with α = 0.5). A channel's strength is taken from the norm itself: behind it, a channel
-/// lies within its shift plus or minus three times its scale, whatever the pictures. The product of both stays what it is.
-pub(super) fn even_out(norm: &mut Norm, layer: &mut Linear) {
-    let channels = norm.weight.len();
-    let strengths = norm.weight.iter().zip(&norm.bias).map(|(scale, shift)| (3.0 * scale).hypot(*shift));
-    let mut largest = vec![0.0_f32; channels];
-    for row in layer.weight.data.chunks_exact(channels) {
-        for (largest, weight) in largest.iter_mut().zip(row) {
-            *largest = largest.max(weight.abs());
-        }
-    }
-    let usable = |number: f32| number.max(1e-5);
-    let factors: Vec<f32> = strengths.zip(&largest).map(|(strength, largest)| (usable(strength) / usable(*largest)).sqrt()).collect();
-    for (channel, factor) in factors.iter().enumerate() {
-        norm.weight[channel] /= factor;
-        norm.bias[channel] /= factor;
-    }
-    for row in layer.weight.data.chunks_exact_mut(channels) {
-        for (weight, factor) in row.iter_mut().zip(&factors) {
-            *weight *= factor;
-        }
-    }
-}
-
-/// `x · Wᵀ + b` of float32 `x`.
-pub(super) fn linear(graph: &mut Graph, name: &str, x: Value, layer: &Linear, range: Range) -> Value {
+/// `x · Wᵀ + b` of float32 `x`. Each channel of `x` is divided by its factor, and its weights are multiplied by it.
+pub(super) fn linear(graph: &mut Graph, name: &str, x: Value, layer: &Linear, range: Range, factors: Option<&[f32]>) -> Value {
     let (out, input) = (layer.weight.shape[0], layer.weight.shape[1]);
-    let (integers, steps) = quantised(&layer.weight.data, input);
+    let (integers, steps) = match factors {
+        Some(factors) => quantised(&scaled_columns(&layer.weight.data, factors), input),
+        None => quantised(&layer.weight.data, input),
+    };
     let mut bias = layer.bias.clone();
     if range == Range::Gelu {
         // The floor is added to every activation below and taken from every product here.
-        let rows = integers.chunks_exact(input).zip(&steps);
-        let shifts = rows.map(|(row, step)| GELU_FLOOR * step * row.iter().map(|weight| f32::from(*weight)).sum::<f32>());
+        let floor = |channel: usize| GELU_FLOOR / factors.map_or(1.0, |factors| factors[channel]);
+        let sum = |row: &[i8]| row.iter().enumerate().map(|(channel, weight)| f32::from(*weight) * floor(channel)).sum::<f32>();
+        let shifts = integers.chunks_exact(input).zip(&steps).map(|(row, step)| step * sum(row));
         bias = Some(bias.unwrap_or_else(|| vec![0.0; out]).iter().zip(shifts).map(|(bias, shift)| bias - shift).collect());
     }
     let integers = transposed(&integers, out, input).into_iter().map(i8::cast_unsigned).collect();
@@ -64,7 +44,16 @@ pub(super) fn linear(graph: &mut Graph, name: &str, x: Value, layer: &Linear, ra
     let steps = graph.floats(&format!("{name}.steps"), &[out], &steps);
 
     let shape = graph.op("Shape", &[x], &[]);
-    let rows = graph.reshape(x, &[-1, input as i64]);
+    let mut rows = graph.reshape(x, &[-1, input as i64]);
+    if range == Range::Gelu {
+        let floor = graph.scalar(GELU_FLOOR);
+        rows = graph.add(rows, floor);
+    }
+    if let Some(factors) = factors {
+        let parts: Vec<_> = factors.iter().map(|factor| factor.recip()).collect();
+        let parts = graph.floats(&format!("{name}.factors"), &[input], &parts);
+        rows = graph.mul(rows, parts);
+    }
     let (bytes, step, centre) = quantised_rows(graph, rows, range);
     let sums = graph.op("MatMulInteger", &[bytes, weight, centre], &[]);
     let sums = graph.cast(sums, Type::Float);
@@ -82,13 +71,9 @@ pub(super) fn linear(graph: &mut Graph, name: &str, x: Value, layer: &Linear, ra
 
 /// Rows as unsigned bytes, the step of each row, and the byte that stands for zero.
 fn quantised_rows(graph: &mut Graph, rows: Value, range: Range) -> (Value, Value, Value) {
-    let (rows, sizes, count, centre) = match range {
-        Range::Any => (rows, graph.op("Abs", &[rows], &[]), 127.0, 128),
-        Range::Gelu => {
-            let floor = graph.scalar(GELU_FLOOR);
-            let rows = graph.add(rows, floor);
-            (rows, rows, 255.0, 0)
-        }
+    let (sizes, count, centre) = match range {
+        Range::Any => (graph.op("Abs", &[rows], &[]), 127.0, 128),
+        Range::Gelu => (rows, 255.0, 0),
     };
     let attributes = [("axes", Attr::Ints(vec![1])), ("keepdims", Attr::Int(1))];
     let largest = graph.op("ReduceMax", &[sizes], &attributes);
@@ -115,10 +100,31 @@ fn quantised(data: &[f32], columns: usize) -> (Vec<i8>, Vec<f32>) {
     (integers, steps)
 }
 
+/// What [`linear`] makes of rows `x` `[n, in]`, without its bias: the product of the rounded rows and weights `[n, out]`.
+pub(super) fn product(x: ArrayView2<'_, f32>, layer: &Linear, range: Range, factors: &[f32]) -> Array2<f32> {
+    let (out, input) = (layer.weight.shape[0], layer.weight.shape[1]);
+    let floor = if range == Range::Gelu { GELU_FLOOR } else { 0.0 };
+    let mut rows = x.to_owned();
+    for mut row in rows.axis_iter_mut(Axis(0)) {
+        row.iter_mut().zip(factors).for_each(|(value, factor)| *value = (*value + floor) / factor);
+        let largest = row.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+        let step = (largest / if range == Range::Gelu { 255.0 } else { 127.0 }).max(f32::MIN_POSITIVE);
+        row.iter_mut().zip(factors).for_each(|(value, factor)| *value = (*value / step).round_ties_even() * step - floor / factor);
+    }
+    let (integers, steps) = quantised(&scaled_columns(&layer.weight.data, factors), input);
+    let weights = integers.chunks_exact(input).zip(&steps).flat_map(|(row, step)| row.iter().map(move |weight| f32::from(*weight) * step));
+    let weights = Array2::from_shape_vec((out, input), weights.collect()).expect("a matrix has its own number of elements");
+    rows.dot(&weights.t())
+}
+
+/// A row-major matrix with each column multiplied by its factor.
+pub(super) fn scaled_columns(data: &[f32], factors: &[f32]) -> Vec<f32> {
+    data.chunks_exact(factors.len()).flat_map(|row| row.iter().zip(factors).map(|(value, factor)| value * factor)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::Tensor;
 
     #[test]
     fn quantised_rows_are_within_half_a_step() {
@@ -127,23 +133,6 @@ mod tests {
         for (index, (value, integer)) in data.iter().zip(integers).enumerate() {
             let step = steps[index / 3];
             assert!((value - f32::from(integer) * step).abs() <= step * 0.5001, "{value}");
-        }
-    }
-
-    #[test]
-    fn evening_out_keeps_the_product_and_shrinks_the_strong_channel() {
-        let mut norm = Norm { weight: vec![1.0, 40.0], bias: vec![0.5, -1.0] };
-        let weight = Tensor { shape: vec![2, 2], data: vec![0.3, 0.1, -0.2, 0.4] };
-        let mut layer = Linear { weight, bias: None };
-        let product = |norm: &Norm, layer: &Linear| {
-            let x = [0.7 * norm.weight[0] + norm.bias[0], -0.3 * norm.weight[1] + norm.bias[1]];
-            layer.weight.data.chunks(2).map(|row| row[0] * x[0] + row[1] * x[1]).collect::<Vec<_>>()
-        };
-        let before = product(&norm, &layer);
-        even_out(&mut norm, &mut layer);
-        assert!(norm.weight[1] / norm.weight[0] < 10.0);
-        for (before, after) in before.iter().zip(product(&norm, &layer)) {
-            assert!((before - after).abs() < 1e-5, "{before} {after}");
         }
     }
 }

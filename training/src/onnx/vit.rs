@@ -9,7 +9,7 @@ use super::quantise::Range;
 
 /// Builds the graph: `pixel_values` `[B, 3, H, W]` → `last_hidden_state`, `attention`, `keys` and, for n > 0,
 /// `last_blocks` of the model folder.
-pub(super) fn build(vit: &Vit, layers: &mut Layers, last_blocks: usize) {
+pub(super) fn build(vit: &Vit, layers: &mut Layers<'_>, last_blocks: usize) {
     let dim = vit.dim as i64;
     let graph = &mut layers.graph;
     let axes = ["batch", "height", "width"].map(Axis::Named);
@@ -81,7 +81,7 @@ struct Seen {
     keys: Value,
 }
 
-fn block(layers: &mut Layers, vit: &Vit, block: &Block, tokens: Value, rotation: Option<[Value; 2]>) -> (Value, Seen) {
+fn block(layers: &mut Layers<'_>, vit: &Vit, block: &Block, tokens: Value, rotation: Option<[Value; 2]>) -> (Value, Seen) {
     let (mixed, seen) = attention(layers, vit, block, tokens, rotation);
     let mixed = layers.widen(mixed);
     let tokens = layers.graph.add(tokens, mixed);
@@ -90,7 +90,7 @@ fn block(layers: &mut Layers, vit: &Vit, block: &Block, tokens: Value, rotation:
     (layers.graph.add(tokens, hidden), seen)
 }
 
-fn attention(layers: &mut Layers, vit: &Vit, block: &Block, tokens: Value, rotation: Option<[Value; 2]>) -> (Value, Seen) {
+fn attention(layers: &mut Layers<'_>, vit: &Vit, block: &Block, tokens: Value, rotation: Option<[Value; 2]>) -> (Value, Seen) {
     let (dim, heads) = (vit.dim as i64, vit.heads as i64);
     let head_dim = dim / heads;
     // The factor 1/√head_dim of the scores goes into the queries' weights.
@@ -126,7 +126,7 @@ fn attention(layers: &mut Layers, vit: &Vit, block: &Block, tokens: Value, rotat
     (layers.linear("attn.proj", mixed, &block.proj, Range::Any), Seen { attention, keys })
 }
 
-fn mlp(layers: &mut Layers, vit: &Vit, block: &Block, tokens: Value) -> Value {
+fn mlp(layers: &mut Layers<'_>, vit: &Vit, block: &Block, tokens: Value) -> Value {
     let (Mlp::Plain { input, output } | Mlp::Gated { input, output, .. }) = &block.mlp;
     let hidden = layers.norm_and_linear(["norm2", "mlp.input"], tokens, &block.norm2, vit.eps, input);
     match &block.mlp {

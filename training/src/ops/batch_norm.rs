@@ -1,9 +1,15 @@
 //! Batch normalisation over all axes but the last, fused with the shortcut and the rectifier that follow it in a residual unit.
+//!
+//! The batch is that of all processes of a run: statistics, and the sums that gradients need, are exchanged.
+
+use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+use super::across::{add_up, sum};
 use super::{slice, with_slice};
+use crate::exchange::Exchange;
 use crate::kernels::batch_norm::{self, Channels};
 
 const CHUNK_ROWS: usize = 256;
@@ -11,7 +17,7 @@ const CHUNK_ROWS: usize = 256;
 /// Mean and variance of each channel.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Statistics {
-    /// Rows that they are over.
+    /// Rows that they are over, in all processes.
     pub rows: usize,
     /// Means.
     pub mean: Vec<f32>,
@@ -20,13 +26,21 @@ pub struct Statistics {
 }
 
 impl Statistics {
-    /// Of a batch `[…, channels]`.
+    /// Of a batch `[…, channels]`, of which each process holds a part.
     ///
     /// # Errors
-    /// When there are fewer than two rows, as then nothing deviates, or the device fails.
-    pub fn of(x: &Tensor) -> Result<Self> {
+    /// When there are fewer than two rows, as then nothing deviates, when another process is lost, or the device fails.
+    pub fn of(x: &Tensor, exchange: &dyn Exchange) -> Result<Self> {
         let channels = x.dim(D::Minus1)?;
-        let rows = x.elem_count() / channels.max(1);
+        let own = x.elem_count() / channels.max(1);
+        let rows = if exchange.world() > 1 {
+            // One row is not counted in float32 beyond 2^24, 4096 are up to 2^36.
+            let mut count = [(own >> 12) as f32, (own & 0xfff) as f32];
+            add_up(exchange, &mut count)?;
+            ((count[0] as usize) << 12) + count[1] as usize
+        } else {
+            own
+        };
         if rows < 2 {
             bail!("batch norm over {rows} values a channel: larger pictures or batches are needed");
         }
@@ -39,15 +53,17 @@ impl Statistics {
                 })
                 .collect())
         })?;
+        let share = |sum: f64| (sum / rows as f64) as f32;
+        let own_mean = |c: usize| share(parts.iter().map(|(rows, mean, _)| *rows as f64 * f64::from(mean[c])).sum());
+        let mut mean: Vec<f32> = (0..channels).map(own_mean).collect();
+        add_up(exchange, &mut mean)?;
         // Squared deviations from the means of the parts, then of those from the whole mean.
-        let channel = |c: usize| {
-            let sum: f64 = parts.iter().map(|(rows, mean, _)| *rows as f64 * f64::from(mean[c])).sum();
-            let whole = sum / rows as f64;
-            let squares =
-                parts.iter().map(|(rows, mean, deviations)| f64::from(deviations[c]) + *rows as f64 * (f64::from(mean[c]) - whole).powi(2));
-            (whole as f32, (squares.sum::<f64>() / rows as f64) as f32)
+        let own_variance = |c: usize| {
+            let from_whole = |part: f32| (f64::from(part) - f64::from(mean[c])).powi(2);
+            share(parts.iter().map(|(rows, part, deviations)| f64::from(deviations[c]) + *rows as f64 * from_whole(part[c])).sum())
         };
-        let (mean, variance) = (0..channels).map(channel).unzip();
+        let mut variance: Vec<f32> = (0..channels).map(own_variance).collect();
+        add_up(exchange, &mut variance)?;
         Ok(Self { rows, mean, variance })
     }
 
@@ -65,6 +81,8 @@ pub struct BatchNorm {
     pub eps: f32,
     /// Replace what is negative by 0 at the end.
     pub rectify: bool,
+    /// The processes that the statistics are over.
+    pub exchange: Arc<dyn Exchange>,
 }
 
 impl BatchNorm {
@@ -78,7 +96,7 @@ impl BatchNorm {
             bail!("batch norm of {channels} channels: input {:?}, parameters {:?}", x.dims(), parameters.dims());
         }
         if !x.device().is_cpu() {
-            return composed(x, parameters, shortcut, self.eps, self.rectify);
+            return composed(x, parameters, shortcut, (self.eps, self.rectify), &self.exchange);
         }
         let (x, parameters) = (x.contiguous()?, parameters.contiguous()?);
         match shortcut {
@@ -124,7 +142,8 @@ impl BatchNorm {
                         .collect();
                     let sum = |i: usize| parts.iter().map(|part| f64::from(part[i])).sum::<f64>();
                     let sums: Vec<f64> = (0..2 * n).map(sum).collect();
-                    let means: Vec<f32> = sums.iter().map(|sum| (sum / self.statistics.rows as f64) as f32).collect();
+                    let mut means: Vec<f32> = sums.iter().map(|sum| (sum / self.statistics.rows as f64) as f32).collect();
+                    add_up(&*self.exchange, &mut means)?;
                     let (mean_gx, mean_g) = means.split_at(n);
                     dx.par_chunks_mut(chunk)
                         .zip(x.par_chunks(chunk))
@@ -157,12 +176,20 @@ fn rectifier_gradient(out: &Tensor, dout: &Tensor) -> Result<Tensor> {
 /// The same out of candle's own operators, statistics included.
 ///
 /// # Errors
-/// When shapes do not fit, or the device fails.
-pub fn composed(x: &Tensor, parameters: &Tensor, shortcut: Option<&Tensor>, eps: f32, rectify: bool) -> Result<Tensor> {
+/// When shapes do not fit, another process is lost, or the device fails.
+pub fn composed(
+    x: &Tensor,
+    parameters: &Tensor,
+    shortcut: Option<&Tensor>,
+    (eps, rectify): (f32, bool),
+    exchange: &Arc<dyn Exchange>,
+) -> Result<Tensor> {
     let channels = x.dim(D::Minus1)?;
     let rows = x.reshape(((), channels))?;
-    let centred = rows.broadcast_sub(&rows.mean_keepdim(0)?)?;
-    let deviation = (centred.sqr()?.mean_keepdim(0)? + f64::from(eps))?.sqrt()?;
+    let count = sum(&rows.ones_like()?.narrow(1, 0, 1)?.sum_keepdim(0)?, exchange)?.detach();
+    let mean = |values: &Tensor| sum(&values.sum_keepdim(0)?, exchange)?.broadcast_div(&count);
+    let centred = rows.broadcast_sub(&mean(&rows)?)?;
+    let deviation = (mean(&centred.sqr()?)? + f64::from(eps))?.sqrt()?;
     let (weight, bias) = (parameters.narrow(0, 0, channels)?, parameters.narrow(0, channels, channels)?);
     let mut out = centred.broadcast_div(&deviation)?.broadcast_mul(&weight)?.broadcast_add(&bias)?.reshape(x.shape())?;
     if let Some(shortcut) = shortcut {

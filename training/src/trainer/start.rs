@@ -8,6 +8,7 @@ use candle_core::Tensor;
 use super::Run;
 use crate::checkpoint::state::{self, Description, Stored};
 use crate::exchange;
+use crate::network::Network;
 use crate::recipe::{FIXED, Recipe};
 
 impl Run<'_> {
@@ -37,7 +38,8 @@ impl Run<'_> {
             return self.go_on_from(&path, &Stored::from_bytes(bytes, &path)?);
         }
         if self.plan.world > 1 {
-            for (student, teacher) in self.learner.student.groups().zip(self.learner.teacher.groups()) {
+            let all = |network: &Network| network.groups().chain(network.buffers()).cloned().collect::<Vec<_>>();
+            for (student, teacher) in all(&self.learner.student).iter().zip(&all(&self.learner.teacher)) {
                 let mut values: Vec<f32> = student.var().flatten_all()?.to_vec1()?;
                 exchange.broadcast(bytemuck::cast_slice_mut(&mut values))?;
                 let values = Tensor::from_slice(&values, values.len(), student.var().device())?;

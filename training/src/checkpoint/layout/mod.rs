@@ -6,7 +6,6 @@
 mod fused;
 mod huggingface;
 mod resnet;
-pub(super) mod transform;
 
 use std::collections::BTreeMap;
 

@@ -1,0 +1,84 @@
+//! What a server can reach at most on this machine: ONNX Runtime alone on one picture's input over and over, and the same with the
+//! picture decoded and transformed each time, one session of one thread on each core. Prints one JSON line, for `make bench`.
+//!
+//! `limit --model FOLDER --file PICTURE [--precision int8] [--seconds S]`
+
+#![expect(clippy::print_stdout, reason = "the measurement is the output")]
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use dino_server::media::{self, Limits};
+use dino_server::model::{Device, Model, Precision, Session, SessionOptions, runtime};
+use ndarray::{Array4, Axis};
+
+#[derive(Parser)]
+struct Args {
+    /// Model folder
+    #[arg(long)]
+    model: PathBuf,
+    /// Picture
+    #[arg(long)]
+    file: PathBuf,
+    /// Which of the model's files
+    #[arg(long, default_value = "f32")]
+    precision: Precision,
+    /// Seconds for each measurement
+    #[arg(long, default_value_t = 5.0)]
+    seconds: f64,
+}
+
+fn main() -> Result<()> {
+    runtime::keep_quiet();
+    let args = Args::parse();
+    let model = Model::open(&args.model)?;
+    let options = SessionOptions { device: Device::Cpu, precision: args.precision, threads: 1 };
+    let cores = std::thread::available_parallelism()?.get();
+    let mut sessions = model.sessions(&options, cores)?;
+    let bytes = fs_err::read(&args.file)?;
+    let transform = &model.manifest().transform;
+    let input = || -> Result<Array4<f32>> { Ok(transform.apply(&media::decode(&bytes, &Limits::default())?).insert_axis(Axis(0))) };
+    let fixed = input()?;
+    let prepare = {
+        let (began, mut count) = (Instant::now(), 0);
+        while began.elapsed().as_secs_f64() < args.seconds / 2.0 {
+            input()?;
+            count += 1;
+        }
+        began.elapsed().as_secs_f64() * 1e3 / f64::from(count)
+    };
+    let raw = rate(&mut sessions, args.seconds, |session| {
+        session.run(fixed.view())?;
+        Ok(())
+    })?;
+    let whole = rate(&mut sessions, args.seconds, |session| {
+        session.run(input()?.view())?;
+        Ok(())
+    })?;
+    println!("{}", serde_json::json!({ "runtime": raw, "with_decoding": whole, "prepare_ms": prepare }));
+    Ok(())
+}
+
+/// Runs a second over all sessions at once.
+fn rate(sessions: &mut [Session], seconds: f64, run: impl Fn(&mut Session) -> Result<()> + Sync) -> Result<f64> {
+    for session in &mut *sessions {
+        run(session)?;
+    }
+    let began = Instant::now();
+    let until = began + Duration::from_secs_f64(seconds);
+    let work = |session: &mut Session| -> Result<u32> {
+        let mut count = 0;
+        while Instant::now() < until {
+            run(session)?;
+            count += 1;
+        }
+        Ok(count)
+    };
+    let count = std::thread::scope(|scope| {
+        let running: Vec<_> = sessions.iter_mut().map(|session| scope.spawn(|| work(session))).collect();
+        running.into_iter().map(|thread| thread.join().ok().context("a thread panicked")?).sum::<Result<u32>>()
+    })?;
+    Ok(f64::from(count) / began.elapsed().as_secs_f64())
+}

@@ -1,0 +1,100 @@
+//! `GET /v1/models` and `POST /v1/models/{name}/reload`.
+
+use std::time::Instant;
+
+use axum::{
+    Json,
+    extract::{Path, State, rejection::PathRejection},
+    response::IntoResponse,
+};
+use serde::Serialize;
+
+use super::{
+    App,
+    problem::{Code, Problem},
+};
+use crate::serving::ReloadError;
+
+/// The list that the `openai` client reads, with what a client of ours wants to know beside it.
+#[derive(Serialize)]
+struct ModelList {
+    object: &'static str,
+    data: Vec<ModelInfo>,
+}
+
+#[derive(Serialize)]
+struct ModelInfo {
+    id: String,
+    object: &'static str,
+    owned_by: &'static str,
+    architecture: String,
+    dim: u32,
+    patch_size: u32,
+    depth: u32,
+    heads: u32,
+    registers: u32,
+    precision: String,
+    device: String,
+    source_sha256: String,
+    classifiers: Vec<String>,
+}
+
+/// The models that are served; the first is the one that requests without `model` get.
+pub(super) async fn list(State(app): State<App>) -> impl IntoResponse {
+    let data = app
+        .registry
+        .all()
+        .iter()
+        .map(|served| {
+            let manifest = served.manifest();
+            ModelInfo {
+                id: served.name().into(),
+                object: "model",
+                owned_by: "dino-server",
+                architecture: manifest.architecture.clone(),
+                dim: manifest.dim,
+                patch_size: manifest.patch_size,
+                depth: manifest.depth,
+                heads: manifest.heads,
+                registers: manifest.registers,
+                precision: served.precision().to_string(),
+                device: served.device().to_string(),
+                source_sha256: manifest.source.sha256.clone(),
+                classifiers: served.heads().keys().cloned().collect(),
+            }
+        })
+        .collect();
+    Json(ModelList { object: "list", data })
+}
+
+#[derive(Serialize)]
+struct Reloaded {
+    model: String,
+    fingerprint: String,
+    /// Whether collections of the model have to be embedded anew (`dino-server reembed`).
+    changed: bool,
+    seconds: f64,
+}
+
+/// Loads a model again from its folder, without a request being lost: the old one answers until the new one has run.
+pub(super) async fn reload(State(app): State<App>, name: Result<Path<String>, PathRejection>) -> Result<impl IntoResponse, Problem> {
+    let Path(name) = name.map_err(|rejection| Problem::new(Code::BadParameter, rejection.body_text()))?;
+    let began = Instant::now();
+    let task = app.clone();
+    let (served, changed) = app.disk.run(move || task.registry.reload(&name)).await??;
+    let seconds = began.elapsed().as_secs_f64();
+    tracing::info!(model = served.name(), changed, seconds, "reloaded");
+    Ok(Json(Reloaded { model: served.name().to_owned(), fingerprint: served.fingerprint().to_owned(), changed, seconds }))
+}
+
+impl From<ReloadError> for Problem {
+    fn from(error: ReloadError) -> Self {
+        match error {
+            ReloadError::Unknown(error) => error.into(),
+            ReloadError::Load(_) | ReloadError::Unwell { .. } => {
+                tracing::error!(%error, "a model was not loaded again; the one before goes on");
+                Self::new(Code::ModelNotLoaded, format!("{error}; the model as it was goes on"))
+            }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Pictures as JSON bodies hold them: in base64, or as the address of one that is fetched.
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::{
+    App,
+    problem::{Code, Problem},
+    submission::Room,
+};
+use crate::media::FetchError;
+
+/// Pictures of one request that are fetched at once.
+const AT_ONCE: usize = 8;
+
+/// A picture that was sent, or its address.
+#[derive(Debug)]
+pub(super) struct Sent {
+    /// Its bytes; none before they are fetched.
+    pub(super) bytes: Bytes,
+    url: Option<String>,
+}
+
+impl From<Bytes> for Sent {
+    fn from(bytes: Bytes) -> Self {
+        Self { bytes, url: None }
+    }
+}
+
+impl Sent {
+    /// The picture at an address.
+    pub(super) fn at(url: &str) -> Self {
+        Self { bytes: Bytes::new(), url: Some(url.to_owned()) }
+    }
+}
+
+/// Fetches those that were not sent, several at a time; each comes with its position in the request. Their memory is part of the request's.
+pub(super) async fn fetch<'a>(app: &App, pictures: impl Iterator<Item = (usize, &'a mut Sent)>, room: &mut Room) -> Result<(), Problem> {
+    let missing: Vec<(usize, &mut Sent)> = pictures.filter(|(_, sent)| sent.url.is_some()).collect();
+    let urls: Vec<(usize, String)> = missing.iter().filter_map(|(index, sent)| Some((*index, sent.url.clone()?))).collect();
+    let fetched: Vec<_> = stream::iter(urls)
+        .map(|(index, url)| async move {
+            let (fetcher, memory) = (app.fetcher.clone(), app.bodies.clone());
+            let work = move || {
+                let mut share = memory.take(0).ok_or(FetchError::NoRoom)?;
+                let take = |bytes| memory.take(bytes).map(|part| share.merge(part)).is_some();
+                let bytes = fetcher.fetch(&url, take)?;
+                Ok::<_, FetchError>((bytes, share))
+            };
+            app.fetches.run(work).await?.map_err(|error| Problem::from(error).at(index))
+        })
+        .buffered(AT_ONCE)
+        .try_collect()
+        .await?;
+    for ((_, sent), (bytes, share)) in missing.into_iter().zip(fetched) {
+        sent.bytes = bytes;
+        room.add(share);
+    }
+    Ok(())
+}
+
+impl From<FetchError> for Problem {
+    fn from(error: FetchError) -> Self {
+        let code = match error {
+            FetchError::Off => Code::UrlFetchingOff,
+            FetchError::NotAllowed(_) => Code::UrlNotAllowed,
+            FetchError::Failed(_) => Code::UrlNotFetched,
+            FetchError::TooLarge(_) => Code::BodyTooLarge,
+            FetchError::NoRoom => Code::QueueFull,
+        };
+        let mut problem = Self::new(code, error.to_string());
+        if code == Code::QueueFull {
+            problem.retry_after = Some(std::time::Duration::from_secs(1));
+        }
+        problem
+    }
+}

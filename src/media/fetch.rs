@@ -1,0 +1,365 @@
+//! Pictures by their address: off unless hosts are named, and then no way into the network that the server stands in.
+//!
+//! Every address that a host resolves to is checked, and the connection goes to one of those that were: a name cannot resolve to something
+//! else in between. Each redirect is looked at as the first address was.
+
+use std::{fmt, io::Read, net::SocketAddr, path::Path, str::FromStr, time::Duration};
+
+use bytes::Bytes;
+use ureq::{
+    Agent, ResponseExt as _,
+    config::Config,
+    http::{Uri, header},
+    tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem},
+    unversioned::{
+        resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver},
+        transport::{DefaultConnector, NextTimeout},
+    },
+};
+
+use super::address::is_public;
+
+/// Redirects that are followed.
+const REDIRECTS: usize = 3;
+/// Bytes that are read at once.
+const CHUNK: usize = 64 << 10;
+
+/// Hosts that pictures may be fetched from: `example.org`, `*.example.org` for all below it, `*` for all, with `:PORT` for another port than 443.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    name: String,
+    port: u16,
+}
+
+/// How pictures are fetched.
+#[derive(Clone, Debug)]
+pub struct FetchOptions {
+    /// Where from. Nothing is fetched where there is none.
+    pub hosts: Vec<Host>,
+    /// Whether addresses of private networks, and of this machine, may be asked.
+    pub private: bool,
+    /// Root certificates in place of the public ones; none for those.
+    pub roots: Vec<Certificate<'static>>,
+    /// Time for one picture, redirects included.
+    pub timeout: Duration,
+    /// Bytes of one picture.
+    pub bytes: usize,
+}
+
+/// Why a picture was not fetched.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FetchError {
+    /// No hosts are named.
+    #[error("this server fetches no URLs: send the picture itself, in base64")]
+    Off,
+    /// The address is none, or none that is asked.
+    #[error("{0}")]
+    NotAllowed(String),
+    /// The host did not give a picture.
+    #[error("the picture was not fetched: {0}")]
+    Failed(String),
+    /// It is longer than pictures may be.
+    #[error("the picture at that address is over this server's limit of {0} bytes (--max-body)")]
+    TooLarge(usize),
+    /// Other requests hold the memory.
+    #[error("the bodies of other requests fill the memory that there is for them (--body-memory)")]
+    NoRoom,
+}
+
+/// Fetches pictures.
+#[derive(Clone, Debug)]
+pub struct Fetcher {
+    agent: Agent,
+    hosts: Vec<Host>,
+    bytes: usize,
+}
+
+impl FromStr for Host {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is no host: give example.org, *.example.org or *, with :PORT where it is not 443");
+        let (name, port) = match text.rsplit_once(':') {
+            Some((name, port)) if !name.ends_with(':') && !port.contains(']') => (name, port.parse().map_err(|_| wrong())?),
+            _ => (text, 443),
+        };
+        let rest = name.strip_prefix("*.").unwrap_or(name);
+        let plain = rest == "*" && name == "*" || !rest.is_empty() && !rest.contains(['*', '/', '@', ' ', '?', '#']);
+        if plain { Ok(Self { name: name.to_ascii_lowercase(), port }) } else { Err(wrong()) }
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.name, self.port)
+    }
+}
+
+impl Host {
+    fn covers(&self, name: &str, port: u16) -> bool {
+        // A dot at the end makes no other host.
+        let name = name.strip_suffix('.').unwrap_or(name);
+        let below = |domain: &str| name.len() > domain.len() && name.ends_with(domain) && name[..name.len() - domain.len()].ends_with('.');
+        self.port == port && (self.name == "*" || self.name == name || self.name.strip_prefix("*.").is_some_and(below))
+    }
+}
+
+/// The certificates in a PEM file.
+///
+/// # Errors
+/// When it cannot be read, or holds none.
+pub fn root_certificates(path: &Path) -> std::io::Result<Vec<Certificate<'static>>> {
+    let text = fs_err::read(path)?;
+    let items = parse_pem(&text).collect::<Result<Vec<_>, _>>().map_err(std::io::Error::other)?;
+    let found: Vec<_> = items
+        .into_iter()
+        .filter_map(|item| match item {
+            PemItem::Certificate(certificate) => Some(certificate),
+            _ => None,
+        })
+        .collect();
+    if found.is_empty() {
+        return Err(std::io::Error::other(format!("{} holds no certificate in PEM form", path.display())));
+    }
+    Ok(found)
+}
+
+impl Fetcher {
+    /// Sets up, asks nobody.
+    pub fn new(options: FetchOptions) -> Self {
+        let FetchOptions { hosts, private, roots, timeout, bytes } = options;
+        let roots = if roots.is_empty() { RootCerts::WebPki } else { RootCerts::new_with_certs(&roots) };
+        let config = Config::builder()
+            .https_only(true)
+            .http_status_as_error(false)
+            // A proxy would resolve names by itself, and redirects are followed here.
+            .proxy(None)
+            .max_redirects(0)
+            .timeout_global(Some(timeout))
+            .max_response_header_size(32 << 10)
+            .max_idle_connections(0)
+            .user_agent(concat!("dino-server/", env!("CARGO_PKG_VERSION")))
+            .accept("image/*")
+            .tls_config(TlsConfig::builder().root_certs(roots).build())
+            .build();
+        let agent = Agent::with_parts(config, DefaultConnector::default(), Guard { private, resolver: DefaultResolver::default() });
+        Self { agent, hosts, bytes }
+    }
+
+    /// The picture at `url`. `take` is asked for the memory of each part before the part is kept.
+    ///
+    /// It waits for the network: call it on a thread of its own.
+    ///
+    /// # Errors
+    /// See [`FetchError`].
+    pub fn fetch(&self, url: &str, mut take: impl FnMut(usize) -> bool) -> Result<Bytes, FetchError> {
+        let mut uri = self.allowed(url)?;
+        for _ in 0..=REDIRECTS {
+            let mut response = self.agent.get(&uri).call().map_err(|error| failed(&error))?;
+            let status = response.status();
+            if status.is_redirection() {
+                let target = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
+                let target = target.ok_or_else(|| FetchError::Failed(format!("{status} without a target")))?;
+                uri = self.allowed(&joined(response.get_uri(), target))?;
+                continue;
+            }
+            if !status.is_success() {
+                return Err(FetchError::Failed(format!("its host answered {status}")));
+            }
+            let kind = response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+            if !kind.starts_with("image/") && !kind.ends_with("/octet-stream") {
+                return Err(FetchError::Failed(format!("its host says that it is {kind:?}, not a picture")));
+            }
+            if response.body().content_length().is_some_and(|length| length > self.bytes as u64) {
+                return Err(FetchError::TooLarge(self.bytes));
+            }
+            return self.read(response.body_mut().as_reader(), &mut take);
+        }
+        Err(FetchError::Failed(format!("it was redirected more than {REDIRECTS} times")))
+    }
+
+    fn read(&self, mut body: impl Read, take: &mut impl FnMut(usize) -> bool) -> Result<Bytes, FetchError> {
+        let (mut picture, mut chunk) = (Vec::new(), vec![0; CHUNK]);
+        loop {
+            let count = body.read(&mut chunk).map_err(|error| FetchError::Failed(error.to_string()))?;
+            if count == 0 {
+                return Ok(picture.into());
+            }
+            if picture.len() + count > self.bytes {
+                return Err(FetchError::TooLarge(self.bytes));
+            }
+            if !take(count) {
+                return Err(FetchError::NoRoom);
+            }
+            picture.extend_from_slice(&chunk[..count]);
+        }
+    }
+
+    /// The address, where its form and its host are allowed.
+    fn allowed(&self, url: &str) -> Result<Uri, FetchError> {
+        if self.hosts.is_empty() {
+            return Err(FetchError::Off);
+        }
+        let refused = |why: &str| FetchError::NotAllowed(format!("that URL is not fetched: {why}"));
+        // A fragment is for browsers.
+        let uri: Uri = url.split('#').next().unwrap_or(url).parse().map_err(|_| refused("it is malformed"))?;
+        if uri.scheme_str() != Some("https") {
+            return Err(refused("only https is"));
+        }
+        let authority = uri.authority().ok_or_else(|| refused("it has no host"))?;
+        if authority.as_str().contains('@') {
+            return Err(refused("it holds a name or password"));
+        }
+        let name = authority.host().to_ascii_lowercase();
+        if !self.hosts.iter().any(|host| host.covers(&name, authority.port_u16().unwrap_or(443))) {
+            return Err(refused("this server does not ask its host (--url-hosts)"));
+        }
+        Ok(uri)
+    }
+}
+
+/// The target of a redirect, which may be relative.
+fn joined(base: &Uri, target: &str) -> String {
+    if target.contains("://") {
+        return target.to_owned();
+    }
+    let authority = base.authority().map_or("", |authority| authority.as_str());
+    if let Some(rest) = target.strip_prefix("//") {
+        return format!("https://{rest}");
+    }
+    if target.starts_with('/') {
+        return format!("https://{authority}{target}");
+    }
+    let folder = base.path().rsplit_once('/').map_or("", |(folder, _)| folder);
+    format!("https://{authority}{folder}/{target}")
+}
+
+fn failed(error: &ureq::Error) -> FetchError {
+    match error {
+        ureq::Error::Other(error) if error.is::<NotPublic>() => FetchError::NotAllowed(error.to_string()),
+        ureq::Error::HostNotFound => FetchError::Failed("its host has no address".into()),
+        ureq::Error::Timeout(_) => FetchError::Failed("its host took too long (--url-timeout)".into()),
+        error => FetchError::Failed(error.to_string()),
+    }
+}
+
+/// Resolves names, and gives no address that is not allowed.
+#[derive(Debug)]
+struct Guard {
+    private: bool,
+    resolver: DefaultResolver,
+}
+
+/// It says nothing of the addresses: they are not the client's business.
+#[derive(Debug, thiserror::Error)]
+#[error("that URL is not fetched: its host has an address that is not in the public internet (--url-private)")]
+struct NotPublic;
+
+impl Resolver for Guard {
+    fn resolve(&self, uri: &Uri, config: &Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let found = self.resolver.resolve(uri, config, timeout)?;
+        let allowed = |address: &SocketAddr| self.private || is_public(address.ip());
+        if found.iter().all(allowed) { Ok(found) } else { Err(ureq::Error::Other(Box::new(NotPublic))) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fetcher(hosts: &[&str]) -> Fetcher {
+        let hosts = hosts.iter().map(|host| host.parse().unwrap()).collect();
+        Fetcher::new(FetchOptions { hosts, private: false, roots: Vec::new(), timeout: Duration::from_secs(5), bytes: 1 << 20 })
+    }
+
+    fn refusal(fetcher: &Fetcher, url: &str) -> FetchError {
+        fetcher.fetch(url, |_| true).unwrap_err()
+    }
+
+    #[test]
+    fn nothing_is_fetched_unless_hosts_are_named() {
+        assert_eq!(refusal(&fetcher(&[]), "https://example.org/a.jpg"), FetchError::Off);
+    }
+
+    #[test]
+    fn only_https_of_named_hosts_is_asked() {
+        let some = fetcher(&["example.org", "*.pictures.example", "other.example:8443"]);
+        for url in [
+            "http://example.org/a.jpg",
+            "ftp://example.org/a.jpg",
+            "file:///etc/passwd",
+            "https://example.org:8443/a.jpg",
+            "https://other.example/a.jpg",
+            "https://pictures.example/a.jpg",
+            "https://evilpictures.example/a.jpg",
+            "https://example.org.evil.example/a.jpg",
+            "https://example.org@evil.example/a.jpg",
+            "https://user:secret@example.org/a.jpg",
+            "https://evil.example/#example.org",
+            "https://",
+            "https:///a.jpg",
+            "https://exa mple.org/",
+        ] {
+            assert!(matches!(refusal(&some, url), FetchError::NotAllowed(_)), "{url}");
+        }
+        for url in ["https://EXAMPLE.org/a", "https://example.org./a", "https://a.pictures.example/", "https://other.example:8443/#x"] {
+            some.allowed(url).unwrap();
+        }
+    }
+
+    #[test]
+    fn no_spelling_of_an_inner_address_is_asked() {
+        let all = fetcher(&["*", "*:8080"]);
+        for host in [
+            "127.0.0.1",
+            "127.1",
+            "2130706433",
+            "0x7f000001",
+            "0177.0.0.1",
+            "0",
+            "0.0.0.0",
+            "169.254.169.254",
+            "10.0.0.1",
+            "192.168.0.1",
+            "[::1]",
+            "[::]",
+            "[::ffff:127.0.0.1]",
+            "[::ffff:a9fe:a9fe]",
+            "[64:ff9b::7f00:1]",
+            "[2002:7f00:1::]",
+            "[fd00:ec2::254]",
+            "[fe80::1]",
+            "localhost",
+            "LOCALHOST",
+        ] {
+            for port in ["", ":8080"] {
+                let url = format!("https://{host}{port}/latest/meta-data");
+                let error = refusal(&all, &url);
+                assert!(matches!(&error, FetchError::NotAllowed(_)), "{url}: {error:?}");
+                assert!(!error.to_string().contains("127.0.0.1"), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn redirects_are_resolved_against_where_they_come_from() {
+        let base: Uri = "https://example.org/a/b.jpg?x=1".parse().unwrap();
+        for (target, want) in [
+            ("https://other.example/c", "https://other.example/c"),
+            ("http://other.example/c", "http://other.example/c"),
+            ("//other.example/c", "https://other.example/c"),
+            ("/c", "https://example.org/c"),
+            ("c", "https://example.org/a/c"),
+        ] {
+            assert_eq!(joined(&base, target), want);
+        }
+    }
+
+    #[test]
+    fn hosts_are_read_or_refused() {
+        for wrong in ["", "*.", "a/b", "https://a", "a b", "*a", "a*", "user@a", "a:b", "a:99999"] {
+            assert!(wrong.parse::<Host>().is_err(), "{wrong:?}");
+        }
+        assert_eq!("Example.org:8443".parse::<Host>().unwrap().to_string(), "example.org:8443");
+    }
+}

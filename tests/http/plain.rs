@@ -1,0 +1,258 @@
+//! ONNX files that others exported: `--model file.onnx`.
+
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use dino_server::transform::{Interpolation, Resize, Transform};
+use image::RgbImage;
+use serde_json::{Value, json};
+
+use crate::graphs::{Answers, DIM, Sketch, cls_of};
+use crate::harness::{Server, program, root};
+use crate::pictures::{png, scene};
+
+fn serve(file: &Path, flags: &[&str]) -> Server {
+    Server::with_models(&[file.to_str().unwrap()], flags)
+}
+
+/// What `--model` of a file that is no model ends with.
+fn refusal(file: &Path) -> String {
+    let output = program().args(["serve", "--listen", "127.0.0.1:0", "--model"]).arg(file).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    said
+}
+
+#[track_caller]
+fn assert_same(found: &[f32], expected: &[f32], tolerance: f32) {
+    assert_eq!(found.len(), expected.len());
+    for (found, expected) in found.iter().zip(expected) {
+        assert!((found - expected).abs() <= tolerance, "{found} {expected}");
+    }
+}
+
+/// The vector of a server that does not normalise it.
+fn embedded(server: &Server, picture: &RgbImage) -> Vec<f32> {
+    server.embed_with("?normalize=false", &png(picture))
+}
+
+fn info(server: &Server) -> Value {
+    server.get("/v1/models").ok().json()["data"][0].clone()
+}
+
+/// A Hugging Face configuration: the shorter side 40, then 32 x 32.
+fn small_preprocessor() -> Value {
+    json!({
+        "image_processor_type": "BitImageProcessor", "do_resize": true, "size": {"shortest_edge": 40}, "do_center_crop": true,
+        "crop_size": {"height": 32, "width": 32}, "resample": 2, "do_rescale": true, "rescale_factor": 1.0 / 255.0,
+        "do_normalize": true, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.25, 0.3],
+    })
+}
+
+fn small_transform() -> Transform {
+    Transform {
+        resize: Resize::Shorter(40),
+        crop: Some((32, 32)),
+        interpolation: Interpolation::Bilinear,
+        mean: [0.5, 0.4, 0.3],
+        std: [0.2, 0.25, 0.3],
+    }
+}
+
+/// A file in a folder of its own.
+fn written(folder: &Path, sketch: &Sketch, preprocessor: Option<&Value>) -> PathBuf {
+    let file = folder.join("model.onnx");
+    sketch.write(&file);
+    if let Some(preprocessor) = preprocessor {
+        fs_err::write(folder.join("preprocessor_config.json"), preprocessor.to_string()).unwrap();
+    }
+    file
+}
+
+#[test]
+fn a_file_of_transformers_answers_as_its_preprocessor_says_and_names_what_it_lacks() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = written(folder.path(), &Sketch { registers: 4, ..Sketch::default() }, Some(&small_preprocessor()));
+    let server = serve(&file, &[]);
+    let log = server.log_with("plain ONNX");
+    for words in
+        ["pixel_values", "patches of 16 pixels, 4 registers", "not used: pooler_output", "all multiples of 16", "preprocessor_config.json"]
+    {
+        assert!(log.contains(words), "{words}: {log}");
+    }
+    let picture = scene(90, 60, 3);
+    assert_same(&embedded(&server, &picture), &cls_of(&picture, &small_transform()), 1e-4);
+    let model = info(&server);
+    assert_eq!((&model["patch_size"], &model["registers"], &model["dim"]), (&json!(16), &json!(4), &json!(DIM)), "{model}");
+
+    let patches = server.post("/embed?pooling=patches", "image/png", &png(&picture)).ok().json();
+    assert_eq!(patches["grid"], json!([[2, 2]]), "registers are no patches: {patches}");
+    let detail = server.post("/segment", "image/png", &png(&picture)).problem(422, "model_lacks_output")["detail"].to_string();
+    assert!(detail.contains("attention") && detail.contains("last_hidden_state"), "{detail}");
+    server.post("/segment?method=background", "image/png", &png(&picture)).problem(422, "model_lacks_output");
+    // Tokens are enough for these, at every size.
+    let masks = server.post("/segment?method=ncut", "image/png", &png(&picture)).ok().json();
+    assert_eq!((&masks["results"][0]["width"], &masks["results"][0]["height"]), (&json!(90), &json!(60)));
+    server.post_json("/similarity", &json!({"images": [base64(&picture)], "points": [[3, 4]]})).ok();
+}
+
+fn base64(picture: &RgbImage) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(png(picture))
+}
+
+#[test]
+fn one_vector_of_another_name_and_one_size_is_enough_to_embed_and_classify() {
+    let folder = tempfile::tempdir().unwrap();
+    let sketch = Sketch { input: "input", answers: Answers::Vector, batch: Some(1), size: Some([48, 48]), ..Sketch::default() };
+    let file = written(folder.path(), &sketch, None);
+    let server = serve(&file, &["--data-dir", folder.path().join("data").to_str().unwrap()]);
+    let log = server.log_with("plain ONNX");
+    for words in ["input input", "1234 as embedding", "48x48 pixels alone", "1 at a time", "DINO's own, changed from 224x224 to the 48x48"]
+    {
+        assert!(log.contains(words), "{words}: {log}");
+    }
+    // 256 x 48 / 224
+    let transform = Transform { resize: Resize::Shorter(55), crop: Some((48, 48)), ..Transform::evaluation() };
+    let pictures: Vec<_> = (0..5).map(|seed| scene(100 + 7 * seed, 80, seed)).collect();
+    // Several pictures of one request, one run for each.
+    let answer = server.post_parts("/embed?normalize=false", &pictures.iter().map(png).collect::<Vec<_>>());
+    for (picture, vector) in pictures.iter().zip(answer.ok().vectors()) {
+        assert_same(&vector, &cls_of(picture, &transform), 1e-4);
+    }
+    for what in ["/embed?pooling=mean", "/embed?pooling=patches", "/segment", "/segment?method=pca"] {
+        server.post(what, "image/png", &png(&pictures[0])).problem(422, "model_lacks_output");
+    }
+    server.put("/collections/default", &json!({}));
+    let item = server.post("/collections/default/items?id=a&labels=first", "image/png", &png(&pictures[0]));
+    item.ok();
+    let found = server.post("/classify", "image/png", &png(&pictures[0])).ok().json();
+    assert_eq!(found["results"][0]["label"], "first", "{found}");
+}
+
+#[test]
+fn sizes_and_batches_that_are_free_in_name_alone_are_found_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let sketch = Sketch { positions: Some([2, 2]), registers: 1, ..Sketch::default() };
+    let file = written(folder.path(), &sketch, Some(&small_preprocessor()));
+    let server = serve(&file, &[]);
+    let log = server.log_with("plain ONNX");
+    assert!(log.contains("32x32 pixels alone, any number of pictures"), "{log}");
+    let picture = scene(64, 40, 1);
+    assert_same(&embedded(&server, &picture), &cls_of(&picture, &small_transform()), 1e-4);
+    // Masks come from the one size there is, and cover the picture all the same.
+    let masks = server.post("/segment?method=pca&format=rle", "image/png", &png(&picture)).ok().json();
+    assert_eq!(masks["results"][0]["masks"][0]["rle"]["size"], json!([40, 64]), "{masks}");
+}
+
+#[test]
+fn sixteen_bits_go_in_and_out_and_the_configuration_may_lie_one_folder_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("onnx/model_fp16.onnx");
+    Sketch { half: true, ..Sketch::default() }.write(&file);
+    fs_err::write(folder.path().join("preprocessor_config.json"), small_preprocessor().to_string()).unwrap();
+    // What a folder of several precisions would choose from does not concern a file.
+    let server = serve(&file, &["--precision", "int8"]);
+    let log = server.log_with("plain ONNX");
+    assert!(log.contains("of float16"), "{log}");
+    let model = info(&server);
+    assert_eq!((&model["id"], &model["precision"]), (&json!("model_fp16"), &json!("f16")), "{model}");
+    let picture = scene(50, 70, 2);
+    assert_same(&embedded(&server, &picture), &cls_of(&picture, &small_transform()), 0.02);
+}
+
+#[test]
+fn a_batch_of_several_is_filled_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let sketch = Sketch { batch: Some(3), ..Sketch::default() };
+    let file = written(folder.path(), &sketch, Some(&small_preprocessor()));
+    let server = serve(&file, &[]);
+    assert!(server.log_with("plain ONNX").contains("3 at a time"));
+    let pictures: Vec<_> = (0..4).map(|seed| scene(64, 48, seed)).collect();
+    let answer = server.post_parts("/embed?normalize=false", &pictures.iter().map(png).collect::<Vec<_>>());
+    for (picture, vector) in pictures.iter().zip(answer.ok().vectors()) {
+        assert_same(&vector, &cls_of(picture, &small_transform()), 1e-4);
+    }
+}
+
+#[test]
+fn a_feature_map_serves_what_a_residual_network_serves() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = written(folder.path(), &Sketch { answers: Answers::Map, ..Sketch::default() }, Some(&small_preprocessor()));
+    let server = serve(&file, &[]);
+    assert!(server.log_with("plain ONNX").contains("one cell for 16 pixels"));
+    let picture = scene(64, 40, 1);
+    assert_same(&embedded(&server, &picture), &cls_of(&picture, &small_transform()), 1e-4);
+    server.post("/segment?method=ncut", "image/png", &png(&picture)).ok();
+    server.post("/segment", "image/png", &png(&picture)).problem(422, "model_lacks_output");
+}
+
+#[test]
+fn weights_beside_the_file_are_read_and_are_part_of_what_a_collection_depends_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = written(folder.path(), &Sketch { external: true, ..Sketch::default() }, Some(&small_preprocessor()));
+    let weights = folder.path().join("model.onnx_data");
+    let picture = scene(64, 48, 5);
+    let hash = {
+        let server = serve(&file, &[]);
+        assert_same(&embedded(&server, &picture), &cls_of(&picture, &small_transform()), 1e-4);
+        info(&server)["source_sha256"].clone()
+    };
+    let mut bytes = fs_err::read(&weights).unwrap();
+    bytes[7] ^= 0x10;
+    fs_err::write(&weights, bytes).unwrap();
+    assert_ne!(info(&serve(&file, &[]))["source_sha256"], hash);
+    fs_err::remove_file(&weights).unwrap();
+    let said = refusal(&file);
+    assert!(said.contains("its weights are in model.onnx_data"), "{said}");
+}
+
+#[test]
+fn a_collection_belongs_to_the_file_and_is_imported_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = written(folder.path(), &Sketch::default(), Some(&small_preprocessor()));
+    let other = folder.path().join("other.onnx");
+    Sketch { registers: 2, ..Sketch::default() }.write(&other);
+    let data = folder.path().join("data");
+    let import = |model: &Path| -> Output {
+        let mut command = program();
+        command.args(["import", "--images"]).arg(root().join("tests/data/caltech101-val")).arg("--data-dir").arg(&data);
+        command.arg("--model").arg(model).output().unwrap()
+    };
+    let done = import(&file);
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success() && said.contains("plain ONNX"), "{said}");
+    let refused = import(&other);
+    assert_eq!(refused.status.code(), Some(1), "another file is another model");
+
+    let server = serve(&file, &["--data-dir", data.to_str().unwrap()]);
+    let picture = fs_err::read(root().join("tests/data/caltech101-val/sunflower/image_0003.jpg")).unwrap();
+    let found = server.post("/classify?k=1", "image/jpeg", &picture).ok().json();
+    assert_eq!(found["results"][0]["label"], "sunflower", "{found}");
+}
+
+#[test]
+fn files_that_are_no_vision_backbone_are_refused_with_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().join("exported");
+    let file = written(&folder, &Sketch::default(), None);
+    let good = fs_err::read(&file).unwrap();
+    for keep in [0, 3, good.len() / 2, good.len() - 1] {
+        fs_err::write(&file, &good[..keep]).unwrap();
+        let said = refusal(&file);
+        assert!(said.contains("model.onnx") && (said.contains("truncated") || said.contains("is no model")), "{keep}: {said}");
+    }
+    fs_err::write(&file, fs_err::read(root().join("README.md")).unwrap()).unwrap();
+    assert!(refusal(&file).contains("is no model for this server"));
+
+    fs_err::write(&file, &good).unwrap();
+    fs_err::write(folder.join("preprocessor_config.json"), r#"{"size": 224, "resample": 0}"#).unwrap();
+    let said = refusal(&file);
+    assert!(said.contains("preprocessor_config.json") && said.contains("resample is 0"), "{said}");
+    fs_err::write(folder.join("preprocessor_config.json"), "{").unwrap();
+    assert!(refusal(&file).contains("preprocessor_config.json"));
+
+    // A folder of somebody else's, named instead of its file.
+    let said = refusal(&folder);
+    assert!(said.contains("manifest.json") && said.contains("--model FILE.onnx"), "{said}");
+}

@@ -1,0 +1,65 @@
+//! Eight bits that lose little: calibrated on the bundled pictures, with a way back to float32.
+
+use dino_server::model::Trial;
+use dino_server::model::manifest::{Cost, Manifest};
+use ndarray::Axis;
+
+use super::{Error, pictures};
+use crate::checkpoint::Vit;
+use crate::onnx::{self, Plan, Rows};
+
+/// Tokens of each picture that the calibration sees.
+const TOKENS: usize = 12;
+/// Lowest cosine that is good enough, see [`Cost`].
+const LEAST_COSINE: f64 = 0.995;
+/// Overlap of the ten nearest neighbours that is good enough.
+const LEAST_OVERLAP: f64 = 0.95;
+/// A layer in this many goes back to float32 at a time.
+const STEP: usize = 16;
+/// At most one layer in this many goes back: beyond, 8 bits are hardly faster.
+const MOST: usize = 4;
+
+/// The transformer in a form for 8 bits, see [`onnx::fit`].
+pub(super) fn fit(vit: &Vit, manifest: &Manifest) -> Result<(Vit, Plan), Error> {
+    let (height, width) = manifest.transform.output_size().unwrap_or((manifest.patch_size, manifest.patch_size));
+    let patches = (height / manifest.patch_size) as usize * (width / manifest.patch_size) as usize;
+    let graph = onnx::encode_taps(vit, (patches / TOKENS).max(1))?;
+    let mut trial = Trial::of_bytes(&graph)?;
+    drop(graph);
+    let mut rows = Rows::default();
+    for input in pictures::for_calibration(&manifest.transform) {
+        let outputs = trial.run(input.insert_axis(Axis(0)).view())?;
+        rows.add(outputs);
+    }
+    if !rows.are_finite() {
+        return Err(Error::NotFinite("its layers"));
+    }
+    Ok(onnx::fit(vit, &rows))
+}
+
+/// Whether nothing has to be given back.
+pub(super) fn is_enough(cost: &Cost) -> bool {
+    cost.cosine_min >= LEAST_COSINE && cost.top10_overlap >= LEAST_OVERLAP
+}
+
+/// Gives some more layers back to float32; `false` where enough of them are.
+pub(super) fn widen(plan: &mut Plan) -> bool {
+    let next = plan.floats() + plan.layers().div_ceil(STEP);
+    let more = next <= plan.layers() / MOST;
+    if more {
+        plan.keep_float(next);
+    }
+    more
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_enough() {
+        let cost = |cosine_min, top10_overlap| Cost { pictures: 75, cosine_min, cosine_mean: 1.0, top10_overlap, knn_agreement: None };
+        assert!(is_enough(&cost(0.995, 0.95)));
+        assert!(!is_enough(&cost(0.9949, 1.0)) && !is_enough(&cost(1.0, 0.949)));
+    }
+}

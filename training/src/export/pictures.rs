@@ -1,0 +1,144 @@
+//! Pictures to measure and to calibrate with: a user's, or those that the program carries.
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+
+use dino_server::bulk::{self, Embedder, Worker, all_cores, tree};
+use dino_server::embedding::Pooling;
+use dino_server::media::{self, Limits};
+use dino_server::model::manifest::Cost;
+use dino_server::model::{Device, Model, Precision, SessionOptions};
+use include_dir::{Dir, include_dir};
+use ndarray::{Array2, Array3};
+
+use dino_server::transform::Transform;
+
+use super::Error;
+use super::cost::{self, FEWEST};
+
+/// One picture of each of a hundred classes of Caltech-101, the shorter side 128 pixels.
+static BUNDLED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../tests/data/caltech101-val");
+/// Every so many of them are for calibration, the others for measuring.
+const CALIBRATION: usize = 4;
+/// Most pictures that are embedded: figures hardly change beyond, and the exporter stays quick.
+const MOST: usize = 512;
+
+/// Pictures to measure with.
+pub(super) struct Pictures {
+    /// Where they come from, for people.
+    place: String,
+    pictures: Vec<Picture>,
+}
+
+struct Picture {
+    source: Source,
+    class: Option<String>,
+}
+
+enum Source {
+    File(PathBuf),
+    Bytes(&'static [u8]),
+}
+
+impl Source {
+    fn read(&self) -> Result<Cow<'static, [u8]>, bulk::Error> {
+        match self {
+            Self::File(path) => Ok(bulk::read(path)?.into()),
+            Self::Bytes(bytes) => Ok((*bytes).into()),
+        }
+    }
+}
+
+impl Pictures {
+    /// Lists a folder of pictures, at most [`MOST`] of them, evenly spread.
+    pub(super) fn list(folder: &Path) -> Result<Self, Error> {
+        let entries = tree::list(folder)?.entries;
+        let count = entries.len().min(MOST);
+        let chosen = (0..count).map(|index| &entries[index * entries.len() / count]);
+        let pictures = chosen.map(|entry| Picture { source: Source::File(entry.path.clone()), class: entry.class.clone() });
+        Ok(Self { place: folder.display().to_string(), pictures: pictures.collect() })
+    }
+
+    /// The bundled ones that are not for calibration.
+    pub(super) fn bundled() -> Self {
+        let chosen = bundled().enumerate().filter(|(index, _)| index % CALIBRATION != 0);
+        let picture = |(class, bytes)| Picture { source: Source::Bytes(bytes), class };
+        Self { place: "the program".to_owned(), pictures: chosen.map(|(_, found)| picture(found)).collect() }
+    }
+
+    /// The embedding of each picture; `None` for a file that is no picture.
+    pub(super) fn embed(&self, model: &Path, precision: Precision) -> Result<Vec<Option<Vec<f32>>>, Error> {
+        let options = SessionOptions { device: Device::Cpu, precision, ..SessionOptions::default() };
+        let mut embedder = Embedder::open(&Model::open(model)?, Pooling::Cls, &options, all_cores())?;
+        let work = |worker: &mut Worker<'_>, index: usize| {
+            let bytes = self.pictures[index].source.read()?;
+            worker.embed(&bytes).map(|(_, vector)| vector)
+        };
+        let mut vectors = Vec::new();
+        embedder.each(self.pictures.len(), work, |_, results| {
+            for result in results {
+                vectors.push(match result {
+                    Ok(vector) => Some(vector),
+                    Err(error) if error.is_of_file() => None,
+                    Err(error) => return Err(error),
+                });
+            }
+            Ok(())
+        })?;
+        Ok(vectors)
+    }
+
+    /// Compares two answers of [`Self::embed`].
+    pub(super) fn compare(&self, exact: &[Option<Vec<f32>>], narrow: &[Option<Vec<f32>>]) -> Result<Cost, Error> {
+        let both = exact.iter().zip(narrow).zip(&self.pictures);
+        let both: Vec<_> = both.filter_map(|((exact, narrow), picture)| Some((exact.as_ref()?, narrow.as_ref()?, picture))).collect();
+        if both.len() < FEWEST {
+            return Err(Error::Pictures { place: self.place.clone(), found: both.len(), needed: FEWEST });
+        }
+        let classes: Vec<_> = both.iter().map(|(.., picture)| picture.class.as_deref()).collect();
+        let matrix = |vectors: Vec<&[f32]>| {
+            let dim = vectors[0].len();
+            let numbers = vectors.concat().into_iter().map(f64::from).collect();
+            Array2::from_shape_vec((both.len(), dim), numbers).expect("a model's embeddings have one length")
+        };
+        let exact = matrix(both.iter().map(|(exact, ..)| exact.as_slice()).collect());
+        let narrow = matrix(both.iter().map(|(_, narrow, _)| narrow.as_slice()).collect());
+        Ok(cost::compare(exact, narrow, &classes))
+    }
+}
+
+/// The bundled pictures for calibration, as inputs `[3, H, W]` of a model.
+pub(super) fn for_calibration(transform: &Transform) -> impl Iterator<Item = Array3<f32>> {
+    bundled().step_by(CALIBRATION).map(|(_, bytes)| {
+        let picture = media::decode(bytes, &Limits::default()).expect("the bundled pictures are whole, which a test checks");
+        transform.apply(&picture)
+    })
+}
+
+/// Class and bytes of each bundled picture, in one order everywhere.
+fn bundled() -> impl Iterator<Item = (Option<String>, &'static [u8])> {
+    let mut files: Vec<_> = BUNDLED.dirs().flat_map(Dir::files).collect();
+    files.sort_by_key(|file| file.path());
+    files.into_iter().map(|file| {
+        let class = file.path().parent().and_then(|folder| folder.file_name()).map(|name| name.to_string_lossy().into_owned());
+        (class, file.contents())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bundled_pictures_are_whole_and_part_of_them_are_for_calibration() {
+        let inputs: Vec<_> = for_calibration(&Transform::evaluation()).collect();
+        assert!(inputs.iter().all(|input| input.dim() == (3, 224, 224)));
+        let measured = Pictures::bundled().pictures;
+        assert_eq!((inputs.len(), measured.len()), (25, 75));
+        for picture in measured {
+            let bytes = picture.source.read().unwrap();
+            media::decode(&bytes, &Limits::default()).unwrap();
+            assert!(picture.class.is_some());
+        }
+    }
+}

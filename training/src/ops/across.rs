@@ -1,0 +1,46 @@
+//! Sums over the processes of a run that gradients flow through.
+
+use std::sync::Arc;
+
+use candle_core::{CpuStorage, CustomOp1, Device, Error, Layout, Result, Shape, Tensor};
+
+use super::slice;
+use crate::exchange::Exchange;
+
+/// Replaces `values` by their sums over all processes.
+///
+/// # Errors
+/// When another process is lost.
+pub(crate) fn add_up(exchange: &dyn Exchange, values: &mut [f32]) -> Result<()> {
+    exchange.sum(values).map_err(Error::wrap)
+}
+
+/// The sum of `values` over all processes. As each of them goes on with all of it, the gradients of all of them add up too.
+///
+/// # Errors
+/// When another process is lost, or the device fails.
+pub(crate) fn sum(values: &Tensor, exchange: &Arc<dyn Exchange>) -> Result<Tensor> {
+    if exchange.world() == 1 {
+        return Ok(values.clone());
+    }
+    values.to_device(&Device::Cpu)?.contiguous()?.apply_op1(Sum(exchange.clone()))?.to_device(values.device())
+}
+
+#[derive(Debug)]
+struct Sum(Arc<dyn Exchange>);
+
+impl CustomOp1 for Sum {
+    fn name(&self) -> &'static str {
+        "sum-over-processes"
+    }
+
+    fn cpu_fwd(&self, values: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let mut values = slice(values, layout)?.to_vec();
+        add_up(&*self.0, &mut values)?;
+        Ok((CpuStorage::F32(values), layout.shape().clone()))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
+        sum(gradient, &self.0).map(Some)
+    }
+}
