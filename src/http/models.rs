@@ -91,6 +91,7 @@ impl From<ReloadError> for Problem {
     fn from(error: ReloadError) -> Self {
         match error {
             ReloadError::Unknown(error) => error.into(),
+            ReloadError::Busy => Self::new(Code::ReloadRunning, error.to_string()),
             ReloadError::Load(_) | ReloadError::Unwell { .. } => {
                 tracing::error!(%error, "a model was not loaded again; the one before goes on");
                 Self::new(Code::ModelNotLoaded, format!("{error}; the model as it was goes on"))

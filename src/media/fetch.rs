@@ -3,7 +3,14 @@
 //! Every address that a host resolves to is checked, and the connection goes to one of those that were: a name cannot resolve to something
 //! else in between. Each redirect is looked at as the first address was.
 
-use std::{fmt, io::Read, net::SocketAddr, path::Path, str::FromStr, time::Duration};
+use std::{
+    fmt,
+    io::Read,
+    net::SocketAddr,
+    path::Path,
+    str::FromStr,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use ureq::{
@@ -71,6 +78,7 @@ pub enum FetchError {
 pub struct Fetcher {
     agent: Agent,
     hosts: Vec<Host>,
+    timeout: Duration,
     bytes: usize,
 }
 
@@ -135,7 +143,6 @@ impl Fetcher {
             // A proxy would resolve names by itself, and redirects are followed here.
             .proxy(None)
             .max_redirects(0)
-            .timeout_global(Some(timeout))
             .max_response_header_size(32 << 10)
             .max_idle_connections(0)
             .user_agent(concat!("dino-server/", env!("CARGO_PKG_VERSION")))
@@ -143,7 +150,7 @@ impl Fetcher {
             .tls_config(TlsConfig::builder().root_certs(roots).build())
             .build();
         let agent = Agent::with_parts(config, DefaultConnector::default(), Guard { private, resolver: DefaultResolver::default() });
-        Self { agent, hosts, bytes }
+        Self { agent, hosts, timeout, bytes }
     }
 
     /// The picture at `url`. `take` is asked for the memory of each part before the part is kept.
@@ -154,8 +161,10 @@ impl Fetcher {
     /// See [`FetchError`].
     pub fn fetch(&self, url: &str, mut take: impl FnMut(usize) -> bool) -> Result<Bytes, FetchError> {
         let mut uri = self.allowed(url)?;
+        let deadline = Instant::now() + self.timeout;
         for _ in 0..=REDIRECTS {
-            let mut response = self.agent.get(&uri).call().map_err(|error| failed(&error))?;
+            let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            let mut response = self.agent.get(&uri).config().timeout_global(Some(left)).build().call().map_err(|error| failed(&error))?;
             let status = response.status();
             if status.is_redirection() {
                 let target = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());

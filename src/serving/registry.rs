@@ -74,6 +74,9 @@ pub enum ReloadError {
     /// It cannot be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// Another one is on its way.
+    #[error("another model is being loaded: try again when that is done")]
+    Busy,
     /// It can be loaded, but does not run.
     #[error("model `{name}` was loaded, but failed on its first picture; the log says more")]
     Unwell {
@@ -110,8 +113,10 @@ impl Registry {
     /// # Errors
     /// When it cannot be loaded; then the old one stays.
     pub fn reload(&self, name: &str) -> Result<(Arc<Served>, bool), ReloadError> {
+        self.get(Some(name))?;
+        let _alone = self.reloading.try_lock().ok_or(ReloadError::Busy)?;
+        // What another reload has put there in the meantime.
         let old = self.get(Some(name))?;
-        let _alone = self.reloading.lock();
         let Some(named) = self.settings.models.iter().find(|model| model.name == name) else { return Err(self.unknown(name).into()) };
         let mut new = load(named, &self.settings)?;
         // The others belong to other models, or to what this one was before.
