@@ -13,6 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use mime::Mime;
 use ureq::{
     Agent, ResponseExt as _,
     config::Config,
@@ -176,7 +177,8 @@ impl Fetcher {
                 return Err(FetchError::Failed(format!("its host answered {status}")));
             }
             let kind = response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-            if !kind.starts_with("image/") && !kind.ends_with("/octet-stream") {
+            let parsed: Option<Mime> = kind.parse().ok();
+            if !parsed.is_some_and(|kind| kind.type_() == mime::IMAGE || kind.subtype() == mime::OCTET_STREAM) {
                 return Err(FetchError::Failed(format!("its host says that it is {kind:?}, not a picture")));
             }
             if response.body().content_length().is_some_and(|length| length > self.bytes as u64) {
@@ -192,7 +194,8 @@ impl Fetcher {
         loop {
             let count = body.read(&mut chunk).map_err(|error| FetchError::Failed(error.to_string()))?;
             if count == 0 {
-                return Ok(picture.into());
+                // Without what it grew by in advance.
+                return Ok(picture.into_boxed_slice().into());
             }
             if picture.len() + count > self.bytes {
                 return Err(FetchError::TooLarge(self.bytes));
@@ -229,7 +232,8 @@ impl Fetcher {
 
 /// The target of a redirect, which may be relative.
 fn joined(base: &Uri, target: &str) -> String {
-    if target.contains("://") {
+    let path = target.split(['?', '#']).next().unwrap_or(target);
+    if path.contains("://") {
         return target.to_owned();
     }
     let authority = base.authority().map_or("", |authority| authority.as_str());
@@ -239,6 +243,9 @@ fn joined(base: &Uri, target: &str) -> String {
     if target.starts_with('/') {
         return format!("https://{authority}{target}");
     }
+    if path.is_empty() {
+        return format!("https://{authority}{}{target}", base.path());
+    }
     let folder = base.path().rsplit_once('/').map_or("", |(folder, _)| folder);
     format!("https://{authority}{folder}/{target}")
 }
@@ -246,7 +253,8 @@ fn joined(base: &Uri, target: &str) -> String {
 fn failed(error: &ureq::Error) -> FetchError {
     match error {
         ureq::Error::Other(error) if error.is::<NotPublic>() => FetchError::NotAllowed(error.to_string()),
-        ureq::Error::HostNotFound => FetchError::Failed("its host has no address".into()),
+        // Not told apart from the one before: which names exist inside is not the client's business.
+        ureq::Error::HostNotFound => FetchError::NotAllowed(NotPublic.to_string()),
         ureq::Error::Timeout(_) => FetchError::Failed("its host took too long (--url-timeout)".into()),
         error => FetchError::Failed(error.to_string()),
     }
@@ -261,7 +269,7 @@ struct Guard {
 
 /// It says nothing of the addresses: they are not the client's business.
 #[derive(Debug, thiserror::Error)]
-#[error("that URL is not fetched: its host has an address that is not in the public internet (--url-private)")]
+#[error("that URL is not fetched: its host has no address, or one that is not in the public internet (--url-private)")]
 struct NotPublic;
 
 impl Resolver for Guard {
@@ -359,6 +367,8 @@ mod tests {
             ("//other.example/c", "https://other.example/c"),
             ("/c", "https://example.org/c"),
             ("c", "https://example.org/a/c"),
+            ("/c?next=https://x", "https://example.org/c?next=https://x"),
+            ("?x=2", "https://example.org/a/b.jpg?x=2"),
         ] {
             assert_eq!(joined(&base, target), want);
         }

@@ -121,6 +121,9 @@ impl Registry {
         let mut new = load(named, &self.settings)?;
         // The others belong to other models, or to what this one was before.
         let fitting: Vec<NamedModel> = self.settings.heads.iter().filter(|head| heads::fits(&new, head)).cloned().collect();
+        for head in self.settings.heads.iter().filter(|head| !fitting.contains(head) && old.heads().contains_key(&head.name)) {
+            tracing::warn!(head = head.name, model = name, "left out: it was trained on other weights than those that are loaded now");
+        }
         heads::attach(std::slice::from_mut(&mut new), &fitting).map_err(LoadError::from)?;
         while !new.health().is_ready() {
             if new.health().lost > 0 {
