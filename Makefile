@@ -1,9 +1,9 @@
-# make serve · make test · make lint · make bench · make bench-train · make bench-model
+# make serve · make test · make lint · make bench · make bench-train · make bench-model · make bench-segment · make screenshots
 
 LISTEN ?= 127.0.0.1:8080
 DATA ?= .cache/demo
 
-.PHONY: serve test lint cuda-check image-test onnxruntime postgres clients bench bench-train bench-model
+.PHONY: serve test lint cuda-check image-test onnxruntime postgres clients browser bench bench-train bench-model bench-segment screenshots
 
 ## Build, and serve the demo model with its gallery on http://$(LISTEN)
 serve: onnxruntime
@@ -12,7 +12,7 @@ serve: onnxruntime
 	exec target/release/dino-server serve --model demo=models/demo --data-dir $(DATA) --listen $(LISTEN)
 
 ## Run all tests
-test: clients onnxruntime postgres
+test: clients browser onnxruntime postgres
 	cargo test --workspace
 
 ## Formatting, lints and documentation, warnings are errors; then the files of docker/
@@ -58,6 +58,18 @@ bench-model: .cache/bench/ready onnxruntime
 	mkdir -p .cache/bench/pictures
 	cp tests/photos/*.jpg .cache/bench/pictures
 	touch $@
+
+## What the methods of /segment take beside inference
+bench-segment: onnxruntime
+	cargo run --release --package dino-server --example segment_time
+
+## The pictures of the page in docs/
+screenshots: onnxruntime browser
+	cargo test --package dino-server --test http -- --ignored screenshots
+
+## Install what the tests of the page need
+browser:
+	tests/browser.sh
 
 ## Install what the tests ask the server with
 clients:

@@ -1,7 +1,7 @@
 //! Serves DINO vision backbones: embeddings, k-NN classification and masks over HTTP.
 //!
 //! Data flows one way: untrusted bytes become pixels in [`media`], pixels become the model's input in
-//! [`transform`], the model's outputs ([`model`]) become vectors ([`embedding`]), votes ([`index`]) or masks
+//! [`transform`], the model's outputs ([`model`]) become vectors ([`embedding`]), votes ([`index`]), maps ([`tsne`]) or masks
 //! ([`segment`]), and only `http` speaks of status codes.
 
 pub mod batch;
@@ -11,6 +11,7 @@ pub mod embedding;
 pub mod head;
 pub mod http;
 pub mod index;
+mod lanczos;
 pub mod manuals;
 pub mod media;
 pub mod model;
@@ -18,3 +19,4 @@ pub mod segment;
 pub mod serving;
 pub mod telemetry;
 pub mod transform;
+pub mod tsne;

@@ -11,7 +11,7 @@ use anyhow::Context;
 use dino_server::{
     batch::Admission,
     config::{ServeArgs, Settings},
-    http::{self, BodyLimits, BodyMemory, Metrics, Patience, RequestLimits, State},
+    http::{self, BodyLimits, BodyMemory, Maps, Metrics, Patience, RequestLimits, State},
     index::{self, EmbeddedStore, PostgresOptions, PostgresStore, Store},
     media::{self, Fetcher},
     serving::{Pool, Registry},
@@ -77,6 +77,7 @@ fn state(settings: &Settings) -> anyhow::Result<State> {
             time: settings.request_timeout,
         },
         segment_size: settings.segment_size,
+        maps: Maps::default(),
         metrics: Metrics::default(),
         serve_metrics: settings.metrics_listen.is_none(),
         keys: settings.keys.clone(),

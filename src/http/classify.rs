@@ -107,6 +107,8 @@ struct Hit {
     id: String,
     labels: Vec<String>,
     similarity: f32,
+    /// Whether the item's stored picture can be asked for.
+    has_image: bool,
 }
 
 pub(super) async fn handle(State(app): State<App>, submission: Submission<Options>) -> Result<impl IntoResponse, Problem> {
@@ -193,7 +195,7 @@ fn vote_of(collection: &dyn Collection, vector: &[f32], options: &Options) -> Re
 }
 
 impl From<&Neighbour> for Hit {
-    fn from(neighbour: &Neighbour) -> Self {
-        Self { id: neighbour.item.id.clone(), labels: neighbour.item.labels.clone(), similarity: neighbour.similarity }
+    fn from(Neighbour { item, similarity, has_picture }: &Neighbour) -> Self {
+        Self { id: item.id.clone(), labels: item.labels.clone(), similarity: *similarity, has_image: *has_picture }
     }
 }

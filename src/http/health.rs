@@ -22,6 +22,8 @@ struct Health {
     commit: Option<&'static str>,
     uptime_seconds: u64,
     pictures_inside: usize,
+    /// Whether other routes ask for an API key.
+    api_keys: bool,
     models: Vec<Model>,
     /// Connections to the database of the collections, where that is another's.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -60,6 +62,7 @@ pub(super) async fn healthz(State(app): State<App>) -> impl IntoResponse {
         commit: COMMIT,
         uptime_seconds: app.started.elapsed().as_secs(),
         pictures_inside: app.admission.inside(),
+        api_keys: !app.keys.is_empty(),
         models: app.registry.all().iter().map(|served| Model::of(served)).collect(),
         store: app.store.as_ref().and_then(|store| store.connections()),
     })

@@ -16,6 +16,7 @@ mod metrics;
 mod models;
 mod openai;
 mod openapi;
+mod page;
 mod problem;
 mod remote;
 mod segment;
@@ -34,7 +35,7 @@ use axum::{
     extract::{DefaultBodyLimit, Request},
     http::{self, HeaderName, HeaderValue, Method, Uri, header},
     middleware::from_fn_with_state,
-    response::{Html, IntoResponse, Response},
+    response::{IntoResponse, Response},
     routing::{get, post},
 };
 use tower::ServiceBuilder;
@@ -47,6 +48,7 @@ use tower_http::{
 use tracing::Span;
 
 pub use body::{BodyLimits, BodyMemory};
+pub use collections::Maps;
 pub use keys::{Key, Keys};
 pub use metrics::Metrics;
 pub use openapi::document as openapi;
@@ -62,12 +64,6 @@ use crate::{
     serving::{Pool, Registry},
 };
 
-/// The page at `/`, with everything it needs inside.
-const PAGE: &str = include_str!("page.html");
-/// The page loads nothing from elsewhere, and says so to the browser.
-const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
-                           img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; \
-                           frame-ancestors 'none'";
 /// Request id, taken from the client or made here; in the answer and in each line of the log.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -102,6 +98,8 @@ pub struct State {
     pub limits: RequestLimits,
     /// Longer side in pixels for `/segment`.
     pub segment_size: u32,
+    /// The maps of collections.
+    pub maps: Maps,
     /// What is counted.
     pub metrics: Metrics,
     /// Whether `/metrics` is among the routes, and not on a port of its own.
@@ -147,7 +145,8 @@ pub fn routes(app: App) -> Router {
     let metrics = if app.serve_metrics { Router::new().route("/metrics", get(metrics::handle)) } else { Router::new() };
     Router::new()
         .merge(metrics)
-        .route("/", get(page))
+        .route("/", get(page::index))
+        .route("/page/{file}", get(page::file))
         .route("/embed", post(embed::handle))
         .route("/v1/embeddings", post(openai::handle))
         .route("/classify", post(classify::handle))
@@ -185,12 +184,6 @@ fn cors(origins: &[HeaderValue]) -> CorsLayer {
     let headers = [header::CONTENT_TYPE, header::ACCEPT, header::AUTHORIZATION, HeaderName::from_static("x-api-key"), REQUEST_ID];
     let origins = if origins.iter().any(|origin| origin == "*") { AllowOrigin::any() } else { AllowOrigin::list(origins.to_vec()) };
     CorsLayer::new().allow_origin(origins).allow_methods(methods).allow_headers(headers).expose_headers(ExposeHeaders::any())
-}
-
-async fn page() -> impl IntoResponse {
-    let headers =
-        [(header::CONTENT_SECURITY_POLICY, PAGE_POLICY), (header::X_CONTENT_TYPE_OPTIONS, "nosniff"), (header::CACHE_CONTROL, "no-cache")];
-    (headers, Html(PAGE))
 }
 
 async fn unknown_route(uri: Uri) -> Problem {

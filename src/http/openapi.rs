@@ -92,6 +92,7 @@ fn on_pictures() -> Vec<Operation> {
     heat["image/png"] = json!({ "schema": {} });
     vec![
         get("/", "A page to try the server", bytes("text/html")),
+        get("/page/{file}", "What that page needs", bytes("text/javascript")),
         get("/healthz", "Version, device really used, models", object("status, version, models")),
         get("/readyz", "Whether every model has run a picture and lost no worker", object("status")),
         get("/metrics", "Metrics for Prometheus", bytes("application/openmetrics-text")),
@@ -156,6 +157,14 @@ fn on_collections() -> Vec<Operation> {
                 "/collections/{collection}/recall",
                 "Recall of the index against exact search",
                 in_json(make.schema::<crate::index::Recall>()),
+            )
+        },
+        Operation {
+            options: Some(make.schema::<collections::MapOptions>()),
+            ..get(
+                "/collections/{collection}/map",
+                "Items on a plane, like beside like (t-SNE); made once for each state of the collection",
+                in_json(make.schema::<collections::Map>()),
             )
         },
         Operation {

@@ -224,15 +224,12 @@ fn segmentation(served: &Served, Picture { seen, structure, guide }: &Picture, o
     Ok(found)
 }
 
-/// The answer as a PNG file: the mask of the first object, black where there is none; for `pca` its colours.
+/// The answer as a PNG file: the mask of the first object, white on black, black where there is none. So with every method: the
+/// colours of `pca` are in the JSON.
 fn as_png(served: &Served, picture: &Picture, options: &Options) -> Result<Response, Problem> {
-    let Segmentation { objects, components, grid, .. } = segmentation(served, picture, options)?;
-    let size = picture.seen.size;
-    let file = if options.method == Method::Pca {
-        segment::map_png(&components, grid, size)?
-    } else {
-        objects.into_iter().next().map_or_else(|| Mask::new(vec![false; grid.len()], grid, size), |object| object.mask).png()?
-    };
+    let Segmentation { objects, grid, .. } = segmentation(served, picture, options)?;
+    let nothing = || Mask::new(vec![false; grid.len()], grid, picture.seen.size);
+    let file = objects.into_iter().next().map_or_else(nothing, |object| object.mask).png()?;
     Ok(([(header::CONTENT_TYPE, "image/png")], file).into_response())
 }
 

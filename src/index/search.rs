@@ -47,6 +47,8 @@ pub struct Neighbour {
     pub item: Arc<Item>,
     /// Cosine similarity to the query, in -1..=1.
     pub similarity: f32,
+    /// Whether it has a stored picture.
+    pub has_picture: bool,
 }
 
 impl Neighbour {

@@ -7,7 +7,10 @@ use std::sync::Arc;
 
 use tempfile::NamedTempFile;
 
-use super::{CollectionName, Connections, Error, Filter, Info, Neighbour, NewItem, OnExisting, Page, Recall, Search, Spec, StoredItem};
+use super::{
+    CollectionName, Connections, Error, Filter, Info, Neighbour, NewItem, OnExisting, Page, Recall, Sample, Search, Spec, StoredItem,
+    Version,
+};
 
 /// A place that keeps collections.
 ///
@@ -103,6 +106,13 @@ pub trait Collection: Send + Sync {
 
     /// Measures the approximate index against exact search, with up to `queries` stored vectors, evenly spread.
     fn recall(&self, k: usize, ef: usize, queries: usize) -> Result<Recall, Error>;
+
+    /// What the collection holds right now, as a mark to compare.
+    fn version(&self) -> Result<Version, Error>;
+
+    /// At most `most` items with their vectors: a tenth of that the newest, the others chosen by a hash, so that a sample changes as
+    /// little as its collection does.
+    fn sample(&self, most: usize) -> Result<Sample, Error>;
 
     /// Hands every item of one moment, with its picture, to `visit`, ordered by id. An error of `visit` ends it.
     fn export(&self, visit: &mut Visit<'_>) -> Result<(), Error>;

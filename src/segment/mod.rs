@@ -10,7 +10,6 @@ mod background;
 mod components;
 mod guided;
 mod heatmap;
-mod lanczos;
 mod lost;
 mod mask;
 mod method;

@@ -4,7 +4,7 @@ use ndarray::ArrayView2;
 
 use super::affinity::{Graph, normalised};
 use super::components::component;
-use super::lanczos::{largest, start};
+use crate::lanczos::{largest, start};
 use crate::transform::PatchGrid;
 
 /// Weight of patches that are not similar, so that the graph is connected.

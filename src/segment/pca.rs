@@ -3,7 +3,7 @@
 use ndarray::{Array1, ArrayView1, ArrayView2};
 
 use super::affinity::centred;
-use super::lanczos::{largest, start};
+use crate::lanczos::{largest, start};
 use crate::transform::PatchGrid;
 
 /// The three components of largest variance, one value per patch each, in standard deviations; fewer where the patches

@@ -8,23 +8,11 @@ use serde_json::{Value, json};
 use crate::{
     harness::{Answer, BOUNDARY, Server, assert_close, multipart, program, root, tiny_model},
     pictures::{png, scene},
-    place::Place,
+    place::{Place, on_both_stores},
 };
 
 /// Dimensions of the tiny model.
 const DIM: usize = 32;
-
-/// Every test here runs on both stores: what they do is the same.
-macro_rules! on_both_stores {
-    ($($name:ident),+ $(,)?) => {
-        mod embedded {
-            $(#[test] fn $name() { super::$name(&super::Place::folder_of_its_own()); })+
-        }
-        mod postgres {
-            $(#[test] fn $name() { super::$name(&super::Place::database_of_its_own()); })+
-        }
-    };
-}
 
 on_both_stores!(
     a_collection_is_made_described_and_deleted,

@@ -151,7 +151,15 @@ impl Server {
     }
 
     pub(crate) fn get(&self, path: &str) -> Answer {
-        Answer::read(self.agent.get(self.url(path)).call())
+        self.get_with(path, &[])
+    }
+
+    pub(crate) fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+        let mut request = self.agent.get(self.url(path));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        Answer::read(request.call())
     }
 
     pub(crate) fn post(&self, path: &str, kind: &str, body: &[u8]) -> Answer {

@@ -62,7 +62,7 @@ fn the_routes_are_described() {
     // Each path that is described is routed.
     for (path, methods) in document["paths"].as_object().unwrap() {
         for method in methods.as_object().unwrap().keys() {
-            let path = path.replace("{file}", "start.js").replace(['{', '}'], "");
+            let path = path.replace("/page/{file}", "/page/app.js").replace("{file}", "start.js").replace(['{', '}'], "");
             let status = server.attempt(&method.to_uppercase(), &path, &Value::Null).unwrap();
             assert_ne!(status, 405, "{method} {path}");
             assert!(status != 404 || !server.get(&path).text().contains("unknown_route"), "{method} {path}");

@@ -4,6 +4,7 @@
 #![expect(clippy::float_cmp, reason = "answers that should be equal are equal to the last bit")]
 
 mod answers;
+mod browser;
 mod collections;
 mod end_to_end;
 mod faults;
@@ -14,7 +15,9 @@ mod harness;
 mod keys;
 mod kill;
 mod lifecycle;
+mod map;
 mod openai;
+mod page;
 mod pictures;
 mod place;
 mod plain;

@@ -68,3 +68,16 @@ impl Place {
         if self.url.is_some() { &[] } else { &["store.redb"] }
     }
 }
+
+/// Runs each test on both stores: what they do is the same.
+macro_rules! on_both_stores {
+    ($($name:ident),+ $(,)?) => {
+        mod embedded {
+            $(#[test] fn $name() { super::$name(&super::Place::folder_of_its_own()); })+
+        }
+        mod postgres {
+            $(#[test] fn $name() { super::$name(&super::Place::database_of_its_own()); })+
+        }
+    };
+}
+pub(crate) use on_both_stores;

@@ -81,9 +81,16 @@ fn each_head_has_a_map_and_pca_has_colours() {
     assert!(columns == 15 && rows == 10 && shares.iter().all(|share| *share >= 0.0));
     assert!(server.post("/segment", "image/png", &coffee).ok().json()["results"][0]["heads"].is_null());
 
-    let colours = server.post_with("/segment?method=pca", &[("content-type", "image/png"), ("accept", "image/png")], &coffee);
-    let colours = image::load_from_memory(&colours.ok().body).unwrap();
+    // Three components in one picture; the picture itself, where that is asked for, is the mask as with every method.
+    let pca = server.post("/segment?method=pca", "image/png", &coffee).ok().json()["results"][0].clone();
+    let colours = decoded(&pca["colours"]);
     assert_eq!((colours.width(), colours.height(), colours.color()), (600, 400, image::ColorType::Rgb8));
+    for method in METHODS {
+        let path = format!("/segment?method={method}");
+        let drawn = server.post_with(&path, &[("content-type", "image/png"), ("accept", "image/png")], &coffee);
+        let json = server.post(&path, "image/png", &coffee).ok().json();
+        assert_eq!(drawn.ok().body, STANDARD.decode(json["results"][0]["masks"][0]["png"].as_str().unwrap()).unwrap(), "{method}");
+    }
 }
 
 #[test]

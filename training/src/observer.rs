@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use candle_core::Device;
 use dino_server::transform::Transform;
+use dino_server::tsne;
 
 use crate::backbone::Backbone;
 use crate::checkpoint::state::write_atomically;
 use crate::evaluate::online::{Embedded, Knn, Online};
-use crate::evaluate::tsne;
 use crate::evaluate::watch::Watch;
 use crate::events::Events;
 use crate::log::Line;

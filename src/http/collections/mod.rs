@@ -3,12 +3,14 @@
 //! | route | file |
 //! | --- | --- |
 //! | `/collections`, `/collections/{c}`, `…/recall` | here |
+//! | `…/map` | `map` |
 //! | `…/items` and below | `items`; what an upsert holds: `draft` |
 //! | `…/search` | `search` |
 //! | `…/snapshot`, `…/restore` | `transfer` |
 
 mod draft;
 mod items;
+mod map;
 mod search;
 mod transfer;
 
@@ -24,9 +26,11 @@ use axum::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+pub use self::map::Maps;
 pub(super) use self::{
     draft::{Body as ItemsBody, Query as ItemQuery},
     items::{Deleted, Ids, Page, PageOptions, Shown, Which},
+    map::{Map, Options as MapOptions},
     search::{Answer as SearchAnswer, Options as SearchOptions},
     transfer::Options as RestoreOptions,
 };
@@ -61,6 +65,7 @@ pub(super) fn routes() -> Router<App> {
         .route("/collections", get(list))
         .route("/collections/{collection}", get(one).put(create).delete(remove))
         .route("/collections/{collection}/recall", get(recall))
+        .route("/collections/{collection}/map", get(map::handle))
         .route("/collections/{collection}/search", post(search::handle))
         .route("/collections/{collection}/snapshot", post(transfer::snapshot))
         .route("/collections/{collection}/restore", post(transfer::restore))

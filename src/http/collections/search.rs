@@ -64,12 +64,14 @@ struct Hit {
     labels: Vec<String>,
     similarity: f32,
     metadata: Map<String, Value>,
+    /// Whether `…/items/{id}/image` has a picture.
+    has_image: bool,
 }
 
 impl From<Neighbour> for Hit {
     fn from(neighbour: Neighbour) -> Self {
-        let Neighbour { item, similarity } = neighbour;
-        Self { id: item.id.clone(), labels: item.labels.clone(), similarity, metadata: item.metadata.clone() }
+        let Neighbour { item, similarity, has_picture } = neighbour;
+        Self { id: item.id.clone(), labels: item.labels.clone(), similarity, metadata: item.metadata.clone(), has_image: has_picture }
     }
 }
 

@@ -14,8 +14,12 @@ use super::indexing::recall;
 use super::info::check_page;
 use super::item::{Item, NewItem, StoredItem, prepare};
 use super::rows::{Layout, Rows};
+use super::sample::{sample, version};
 use super::search::search;
-use super::{Collection, CollectionName, Error, Filter, IndexState, Info, Neighbour, Options, Page, Recall, Search, Spec, Visit, no_item};
+use super::{
+    Collection, CollectionName, Error, Filter, IndexState, Info, Neighbour, Options, Page, Recall, Sample, Search, Spec, Version, Visit,
+    no_item,
+};
 
 /// A collection of an [`EmbeddedStore`](super::EmbeddedStore).
 pub struct EmbeddedCollection {
@@ -167,11 +171,28 @@ impl Collection for EmbeddedCollection {
 
     fn search(&self, query: &[f32], options: &Search<'_>) -> Result<Vec<Neighbour>, Error> {
         let query = options.prepare(query, self.record.spec.dim)?;
-        Ok(search(&self.layout.load(), &query, options))
+        let mut found = search(&self.layout.load(), &query, options);
+        let pictured = self.disk.have_thumbnails(&self.record, found.iter().map(|neighbour| neighbour.item.id.as_str()))?;
+        for (neighbour, has_picture) in found.iter_mut().zip(pictured) {
+            neighbour.has_picture = has_picture;
+        }
+        Ok(found)
     }
 
     fn recall(&self, k: usize, ef: usize, queries: usize) -> Result<Recall, Error> {
         Ok(recall(&self.layout.load(), k, ef, queries))
+    }
+
+    fn version(&self) -> Result<Version, Error> {
+        Ok(version(&self.record, &self.layout.load()))
+    }
+
+    fn sample(&self, most: usize) -> Result<Sample, Error> {
+        let layout = self.layout.load();
+        let rows = sample(&layout, most);
+        let pictured = self.disk.have_thumbnails(&self.record, rows.items.iter().map(|item| item.id.as_str()))?;
+        let items = rows.items.iter().zip(pictured).map(|(item, pictured)| (Arc::clone(item), pictured)).collect();
+        Ok(Sample { version: version(&self.record, &layout), items, vectors: rows.vectors })
     }
 
     fn export(&self, visit: &mut Visit<'_>) -> Result<(), Error> {

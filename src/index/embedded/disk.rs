@@ -217,6 +217,14 @@ impl Disk {
         })
     }
 
+    /// Which of these items have a stored picture.
+    pub(super) fn have_thumbnails<'a>(&self, record: &Record, ids: impl Iterator<Item = &'a str>) -> Result<Vec<bool>, Error> {
+        self.read(|txn| {
+            let thumbnails = txn.open_table(THUMBNAILS)?;
+            ids.map(|id| Ok(thumbnails.get((record.number, id))?.is_some())).collect()
+        })
+    }
+
     /// Hands every item after `after` to `visit`, ordered by id as bytes, until it returns false.
     pub(super) fn visit(&self, record: &Record, after: Option<&str>, mut visit: impl FnMut(Row) -> bool) -> Result<(), Error> {
         self.read(|txn| {

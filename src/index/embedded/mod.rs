@@ -12,6 +12,7 @@ mod indexing;
 #[cfg(test)]
 mod power_loss;
 mod rows;
+mod sample;
 mod search;
 mod similarity;
 mod store;
@@ -23,6 +24,6 @@ pub use store::{EmbeddedStore, Options};
 #[cfg(test)]
 use super::ModelTag;
 use super::{
-    Collection, CollectionName, Error, Filter, IndexState, Info, Neighbour, OnExisting, Page, Recall, Search, Spec, Store, Visit, checksum,
-    info, item, store::no_item,
+    Collection, CollectionName, Error, Filter, IndexState, Info, Neighbour, OnExisting, Page, Recall, Sample, Search, Spec, Store, Version,
+    Visit, checksum, info, item, sample::newest_of, store::no_item,
 };

@@ -13,7 +13,7 @@ use super::{Filter, Neighbour, Search};
 /// Rows that one task scans; also the size from which a scan is spread over the cores (smaller ones take less time
 /// than waking the other threads).
 const SCAN_ROWS: usize = 4096;
-/// The neighbours of a normalised query `[dim]`, nearest first.
+/// The neighbours of a normalised query `[dim]`, nearest first; whether they have pictures is not known here.
 pub(super) fn search(layout: &Layout, query: &[f32], options: &Search<'_>) -> Vec<Neighbour> {
     let mut best = Nearest::new(options.k.min(layout.len()));
     for segment in &layout.0 {
@@ -96,11 +96,11 @@ impl Nearest {
 
     fn offer(&mut self, item: &Arc<Item>, similarity: f32) {
         if self.heap.len() < self.k {
-            self.heap.push(Neighbour { item: Arc::clone(item), similarity });
+            self.heap.push(Neighbour { item: Arc::clone(item), similarity, has_picture: false });
         } else if let Some(mut farthest) = self.heap.peek_mut()
             && similarity >= farthest.similarity
         {
-            let candidate = Neighbour { item: Arc::clone(item), similarity };
+            let candidate = Neighbour { item: Arc::clone(item), similarity, has_picture: false };
             if candidate < *farthest {
                 *farthest = candidate;
             }

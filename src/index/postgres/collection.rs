@@ -9,11 +9,12 @@ use sqlx::{AssertSqlSafe, PgConnection, Postgres, QueryBuilder, Row};
 use super::super::info::{Agreement, check_page};
 use super::super::item::{NewItem, StoredItem, prepare};
 use super::super::store::{Visit, no_item};
-use super::super::{Collection, CollectionName, Error, Filter, Info, Neighbour, Page, Recall, Search, Spec};
+use super::super::{Collection, CollectionName, Error, Filter, Info, Neighbour, Page, Recall, Sample, Search, Spec, Version};
 use super::approximate::Builder;
 use super::database::Database;
 use super::filter::push_where;
 use super::record::Record;
+use super::sample::{sample, version};
 use super::search::{ITEM, item, search};
 use super::text::{from_stored, to_stored};
 use super::write;
@@ -158,6 +159,14 @@ impl Collection for PostgresCollection {
             }
             Ok(agreement.recall(k, ef))
         })
+    }
+
+    fn version(&self) -> Result<Version, Error> {
+        self.read(async |connection, record| version(connection, record).await)
+    }
+
+    fn sample(&self, most: usize) -> Result<Sample, Error> {
+        self.read(async |connection, record| sample(connection, record, most).await)
     }
 
     fn export(&self, visit: &mut Visit<'_>) -> Result<(), Error> {

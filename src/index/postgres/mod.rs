@@ -18,6 +18,7 @@ mod database;
 mod error;
 mod filter;
 mod record;
+mod sample;
 mod schema;
 mod search;
 mod text;

@@ -13,6 +13,8 @@ use super::text::{from_stored, object_from_stored};
 
 /// Columns of an [`Item`].
 pub(super) const ITEM: &str = "id, labels, metadata, source";
+/// Whether there is a stored picture.
+pub(super) const PICTURED: &str = "picture IS NOT NULL AS pictured";
 /// Widest search that pgvector's index takes. Where that is too narrow for `k`, it goes on by itself.
 const MAX_EF: usize = 1000;
 
@@ -49,7 +51,7 @@ async fn nearest(
     let mut transaction = connection.begin_with(begin).await?;
     // Of vectors of length 1 the product is the cosine; the operator gives its negative.
     let mut sql = QueryBuilder::<Postgres>::new(format!("SELECT {ITEM}, -(embedding <#> "));
-    sql.push_bind(query).push(format!("::real[]::vector) AS similarity FROM {table}"));
+    sql.push_bind(query).push(format!("::real[]::vector) AS similarity, {PICTURED} FROM {table}"));
     push_where(&mut sql, options.filter);
     sql.push(" ORDER BY embedding <#> ").push_bind(query).push(format!("::real[]::vector{then_by} LIMIT "));
     sql.push_bind(i64::try_from(options.k).unwrap_or(i64::MAX));
@@ -63,7 +65,7 @@ async fn nearest(
 fn neighbour(row: &PgRow) -> Result<Neighbour, Error> {
     let similarity: f64 = row.try_get("similarity")?;
     // Rounding may take the product of two unit vectors a little out of its range.
-    Ok(Neighbour { item: Arc::new(item(row)?), similarity: (similarity as f32).clamp(-1.0, 1.0) })
+    Ok(Neighbour { item: Arc::new(item(row)?), similarity: (similarity as f32).clamp(-1.0, 1.0), has_picture: row.try_get("pictured")? })
 }
 
 /// Reads the columns of [`ITEM`].

@@ -5,13 +5,20 @@ use std::path::PathBuf;
 use anyhow::{Context as _, bail, ensure};
 use dino_server::embedding::Pooling;
 use dino_server::head::Tokens;
+use dino_server::tsne;
+use ndarray::Array2;
+use rand::RngExt as _;
+use rand_distr::StandardNormal;
 use serde_json::json;
 
 use super::backbone::BackboneArgs;
 use crate::data::labelled::Labelled;
+use crate::data::loader::generator;
 use crate::evaluate::features::{self, View};
-use crate::evaluate::tsne;
 use crate::scatter::Scatter;
+
+/// Random numbers of the start.
+const STARTS: u64 = 8;
 
 /// Draw the features of pictures as a map on which like lies beside like, coloured by class.
 #[derive(Debug, clap::Args)]
@@ -47,7 +54,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     tracing::info!("embedding {} pictures", pictures.len());
     let tokens = Tokens { n_last_blocks: 1, avgpool_patchtokens: false };
     let batch = features::all(&mut embedder, &pictures, View::Evaluation, tokens)?;
-    let options = tsne::Options { perplexity: args.perplexity, steps: args.steps, seed: args.seed };
+    let start = args.seed.map(|seed| {
+        let mut random = generator(seed, STARTS, 0, 0);
+        Array2::from_shape_simple_fn((batch.features.nrows(), 2), || random.sample::<f64, _>(StandardNormal))
+    });
+    let options = tsne::Options { perplexity: args.perplexity, steps: args.steps, start };
     let places = tsne::map(batch.features, &options)?;
     // Rows are the pictures that could be read, in order.
     let titles: Vec<String> = batch.pictures.iter().map(|&index| pictures.name(index).to_owned()).collect();

@@ -7,5 +7,4 @@ pub mod knn;
 pub mod linear;
 pub mod online;
 pub mod segmentation;
-pub mod tsne;
 pub mod watch;

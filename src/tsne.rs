@@ -3,28 +3,26 @@
 //! Nearest neighbours are found exactly, and the start is given: the same features give the same picture.
 
 use bhtsne::{Neighbor, tSNE};
-use ndarray::{Array2, Axis};
-use rand::RngExt as _;
-use rand_distr::StandardNormal;
+use ndarray::{Array1, Array2, Axis};
 use rayon::prelude::*;
 
-use crate::data::loader::generator;
+use crate::lanczos::{largest, start};
 
 /// How a map is made.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Options {
     /// Effective number of neighbours; lowered to a third of the pictures where they are few.
     pub perplexity: f32,
     /// Steps of gradient descent.
     pub steps: usize,
-    /// Start at random points of this seed; without one, at the first two principal components, which keeps more of the large-scale
-    /// structure.
-    pub seed: Option<u64>,
+    /// Where the points start, `[n, 2]` in units of the start's spread; without it at the first two principal components, which
+    /// keeps more of the large-scale structure.
+    pub start: Option<Array2<f64>>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { perplexity: 30.0, steps: 1000, seed: None }
+        Self { perplexity: 30.0, steps: 1000, start: None }
     }
 }
 
@@ -40,8 +38,11 @@ pub enum Error {
     /// The perplexity is no positive number.
     #[error("the perplexity must be at least 1, not {0}")]
     Perplexity(f32),
+    /// The start is one of other points.
+    #[error("the start has {0} places for {1} pictures")]
+    Start(usize, usize),
     /// The principal components cannot be found.
-    #[error("the features have no principal components; start from a --seed")]
+    #[error("the features have no principal components; start from random places")]
     Components,
     /// The system gives no thread.
     #[error("no thread can be started for the map: {0}")]
@@ -49,13 +50,11 @@ pub enum Error {
 }
 
 /// Fewest points of a map.
-const FEWEST: usize = 5;
+pub const FEWEST: usize = 5;
 /// Spread of the start, as in the reference implementations.
 const START: f64 = 1e-4;
 /// Accuracy of the Barnes-Hut approximation: the authors' value.
 const THETA: f64 = 0.5;
-/// Random numbers of the start.
-const STARTS: u64 = 8;
 
 /// Features `[n, F]` of any length to places `[n, 2]`; neighbours are those of the k-NN vote, by cosine.
 ///
@@ -78,11 +77,9 @@ pub fn map(mut features: Array2<f32>, options: &Options) -> Result<Array2<f32>, 
     }
     let perplexity = options.perplexity.min((count - 1) as f32 / 3.0);
     let neighbours = neighbours(&features, (3.0 * perplexity) as usize);
-    let start = match options.seed {
-        Some(seed) => {
-            let mut random = generator(seed, STARTS, 0, 0);
-            (0..2 * count).map(|_| START * random.sample::<f64, _>(StandardNormal)).collect()
-        }
+    let start = match &options.start {
+        Some(places) if places.dim() == (count, 2) => places.iter().map(|place| place * START).collect(),
+        Some(places) => return Err(Error::Start(places.nrows(), count)),
         None => principal_components(&features)?,
     };
     // The usual rate; with few points it would throw them about.
@@ -129,15 +126,21 @@ fn principal_components(features: &Array2<f32>) -> Result<Vec<f64>, Error> {
     let centred = features - &mean;
     let covariance = centred.t().dot(&centred);
     let dim = covariance.nrows();
-    let matrix = faer::Mat::from_fn(dim, dim, |row, column| f64::from(covariance[[row, column]]));
-    let eigen = matrix.self_adjoint_eigen(faer::Side::Lower).map_err(|_| Error::Components)?;
-    // Eigenvalues ascend. A direction's sign is arbitrary: its largest number is made positive.
-    let direction = |rank: usize| {
-        let column: Vec<f32> = (0..dim).map(|row| if rank < dim { eigen.U()[(row, dim - 1 - rank)] as f32 } else { 0.0 }).collect();
-        let largest = column.iter().copied().max_by(|a, b| a.abs().total_cmp(&b.abs())).unwrap_or(1.0);
-        ndarray::Array1::from(column) * largest.signum()
+    let along = |fixed: &[&[f64]]| {
+        largest(fixed, start(dim), |direction, image| {
+            let direction: Array1<f32> = direction.iter().map(|&x| x as f32).collect();
+            image.iter_mut().zip(covariance.dot(&direction)).for_each(|(image, product)| *image = f64::from(product));
+        })
     };
-    let [x, y] = [0, 1].map(|rank| centred.dot(&direction(rank)));
+    let first = along(&[]).ok_or(Error::Components)?.vector;
+    // Features of one dimension have no second.
+    let second = along(&[&first]).map_or_else(|| vec![0.0; dim], |pair| pair.vector);
+    // A direction's sign is arbitrary: its largest number is made positive.
+    let directed = |direction: &[f64]| {
+        let largest = direction.iter().copied().max_by(|a, b| a.abs().total_cmp(&b.abs())).unwrap_or(1.0);
+        direction.iter().map(|&x| (x * largest.signum()) as f32).collect::<Array1<f32>>()
+    };
+    let [x, y] = [first, second].map(|direction| centred.dot(&directed(&direction)));
     let spread = (x.iter().map(|x| x * x).sum::<f32>() / x.len() as f32).sqrt();
     // Rows have length 1: less is rounding.
     if spread.is_nan() || spread < 1e-5 {
@@ -160,8 +163,9 @@ mod tests {
 
     #[test]
     fn groups_stay_together_and_the_map_is_the_same_each_time() {
-        for seed in [None, Some(1)] {
-            let options = Options { perplexity: 10.0, steps: 400, seed };
+        let scattered = Array2::from_shape_fn((60, 2), |(row, axis)| ((row * 7 + axis * 13) as f64).sin());
+        for start in [None, Some(scattered)] {
+            let options = Options { perplexity: 10.0, steps: 400, start };
             let places = map(groups(), &options).unwrap();
             assert_eq!(places, map(groups(), &options).unwrap());
             let nearest = |row: usize| {
@@ -181,7 +185,9 @@ mod tests {
         assert_eq!(map(broken, &Options::default()), Err(Error::Feature(7)));
         assert!(matches!(map(groups(), &Options { perplexity: 0.0, ..Options::default() }), Err(Error::Perplexity(_))));
         assert_eq!(map(Array2::ones((9, 3)), &Options::default()), Err(Error::Components));
-        let equal = map(Array2::ones((9, 3)), &Options { seed: Some(0), ..Options::default() }).unwrap();
+        let start = Some(Array2::from_shape_fn((9, 2), |(row, axis)| (row * 2 + axis) as f64 / 9.0 - 1.0));
+        assert!(matches!(map(groups(), &Options { start: start.clone(), ..Options::default() }), Err(Error::Start(9, 60))));
+        let equal = map(Array2::ones((9, 3)), &Options { start, ..Options::default() }).unwrap();
         assert!(equal.iter().all(|place| place.is_finite()));
         let five = map(groups().slice_move(ndarray::s![..5, ..]), &Options::default()).unwrap();
         assert!(five.iter().all(|place| place.is_finite()));

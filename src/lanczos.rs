@@ -13,10 +13,10 @@ const LEAST_SCALE: f64 = 1e-100;
 
 /// An eigenvalue with its vector.
 #[derive(Clone, Debug)]
-pub(super) struct Eigenpair {
-    pub(super) value: f64,
+pub(crate) struct Eigenpair {
+    pub(crate) value: f64,
     /// Of length 1.
-    pub(super) vector: Vec<f64>,
+    pub(crate) vector: Vec<f64>,
 }
 
 /// The largest eigenpair of `apply` among the vectors that are orthogonal to those of `fixed`, each of which has length 1
@@ -25,7 +25,7 @@ pub(super) struct Eigenpair {
 ///
 /// The answer lies in the span of what `apply` makes of `start`: components at which `start` and every image are zero
 /// stay zero.
-pub(super) fn largest(fixed: &[&[f64]], start: Vec<f64>, mut apply: impl FnMut(&[f64], &mut [f64])) -> Option<Eigenpair> {
+pub(crate) fn largest(fixed: &[&[f64]], start: Vec<f64>, mut apply: impl FnMut(&[f64], &mut [f64])) -> Option<Eigenpair> {
     let mut next = start;
     let length = norm(&next);
     orthogonalise(&mut next, fixed, &[]);
@@ -70,7 +70,7 @@ pub(super) fn largest(fixed: &[&[f64]], start: Vec<f64>, mut apply: impl FnMut(&
 }
 
 /// A start vector that is the same each time and orthogonal to nothing in particular.
-pub(super) fn start(length: usize) -> Vec<f64> {
+pub(crate) fn start(length: usize) -> Vec<f64> {
     // SplitMix64 of the position.
     let hash = |at: usize| {
         let mut z = (at as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
