@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import numpy
@@ -60,7 +61,7 @@ def public_names(net):
 def export_ours(program, net, folder):
     torch.save(public_names(net), folder / "vit.pth")
     command = [program, "export", "--checkpoint", folder / "vit.pth", "--out", folder / "model"]
-    subprocess.run([*map(str, command), "--precision", "f32", "--precision", "int8"], check=True, stderr=subprocess.DEVNULL)
+    subprocess.run([*map(str, command), "--precision", "f32", "--precision", "int8", "--unmeasured"], check=True, stderr=subprocess.DEVNULL)
     return {"f32": folder / "model/model.onnx", "int8": folder / "model/model.int8.onnx"}
 
 
@@ -117,27 +118,29 @@ class Torch:
         return repeats * len(pixels)
 
 
-def rate(candidate, pixels, seconds):
-    """Images a second over about so many seconds."""
-    began = time.perf_counter()
-    candidate(pixels, 1)
-    once = time.perf_counter() - began
-    repeats = max(1, round(seconds / once))
-    began = time.perf_counter()
-    images = candidate(pixels, repeats)
-    return images / (time.perf_counter() - began)
-
-
 def measure(candidates, batches, rounds, seconds):
-    """Median rates by (candidate, batch)."""
+    """Median rates by (candidate, batch), each figure over about so many seconds."""
     rng = numpy.random.default_rng(0)
     pixels = {batch: rng.standard_normal((batch, 3, SIDE, SIDE), dtype=numpy.float32) for batch in batches}
-    runs = {(name, batch): [] for name in candidates for batch in batches}
-    for turn in range(rounds + 1):
-        for name, batch in runs:
-            figure = rate(candidates[name], pixels[batch], seconds if turn else 0)
-            if turn:  # the first round warms up
-                runs[name, batch].append(figure)
+    keys = [(name, batch) for batch in batches for name in candidates]
+
+    def once(key, repeats):
+        name, batch = key
+        time.sleep(0.3)  # the threads of the one before go on spinning for a while
+        began = time.perf_counter()
+        images = candidates[name](pixels[batch], repeats)
+        return images, time.perf_counter() - began
+
+    for key in keys:  # buffers are allocated and threads started
+        once(key, 1)
+    repeats = {key: max(1, round(seconds / once(key, 1)[1])) for key in keys}
+    runs = {key: [] for key in keys}
+    for turn in range(rounds):
+        # Each round starts elsewhere, so that none is always the one behind a certain other.
+        first = turn * len(keys) // rounds
+        for key in keys[first:] + keys[:first]:
+            images, took = once(key, repeats[key])
+            runs[key].append(images / took)
     return {key: statistics.median(figures) for key, figures in runs.items()}
 
 
@@ -167,7 +170,7 @@ def agreement(net, files):
 def table(title, rates, names, batches):
     print(f"\n{title}\n")
     print("| | " + " | ".join(f"batch {batch}" for batch in batches) + " |")
-    print("| --- " * (len(batches) + 1) + "|")
+    print("| --- " * (len(batches) + 1) + "|", flush=True)
     for name in names:
         print(f"| {name} | " + " | ".join(f"{rates[name, batch]:.1f}" for batch in batches) + " |")
 
@@ -179,6 +182,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 8])
     args = parser.parse_args()
+    warnings.simplefilter("ignore")
     cores = len(os.sched_getaffinity(0))
     threads = sorted({1, cores})
     versions = f"ONNX Runtime {onnxruntime.__version__}, PyTorch {torch.__version__.split('+')[0]}"
@@ -203,7 +207,7 @@ def main():
         for batch in args.batches:
             best = lambda own: max(rates[name, batch] for name in candidates if name.startswith("ours") == own)
             print(f"\nbatch {batch}: ours {best(True):.1f}, the best of the others {best(False):.1f}: {best(True) / best(False):.2f}", end="")
-        print()
+        print(flush=True)
 
         arrangements = sorted({(cores, 1), (1, cores)}, reverse=True)
         candidates = {
