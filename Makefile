@@ -3,7 +3,7 @@
 LISTEN ?= 127.0.0.1:8080
 DATA ?= .cache/demo
 
-.PHONY: serve test lint cuda-check image-test onnxruntime postgres clients browser bench bench-train bench-model bench-segment screenshots bench-index
+.PHONY: serve test lint cuda-check image-test supply-chain advisories onnxruntime postgres clients browser bench bench-train bench-model bench-segment bench-index screenshots
 
 ## Build, and serve the demo model with its gallery on http://$(LISTEN)
 serve: onnxruntime
@@ -84,6 +84,21 @@ browser:
 ## Install what the tests ask the server with
 clients:
 	tests/clients/install.sh .cache/clients
+
+## Licences, sources and versions of all dependencies, and a bill of materials for each program in .cache/sbom; builds its tools first
+supply-chain: .cache/tools/ready
+	.cache/tools/bin/cargo-deny --all-features check bans licenses sources
+	.cache/tools/bin/cargo-cyclonedx cyclonedx --format json --all-features
+	mkdir -p .cache/sbom
+	mv dino-server.cdx.json training/dino-train.cdx.json .cache/sbom
+
+## Known vulnerabilities of dependencies; fetches the database of RustSec
+advisories: .cache/tools/ready
+	.cache/tools/bin/cargo-deny --all-features check advisories
+
+.cache/tools/ready:
+	cargo install --locked --root .cache/tools cargo-deny@0.20.2 cargo-cyclonedx@0.5.9
+	touch $@
 
 ## Fetch the ONNX Runtime library into the cache
 onnxruntime:

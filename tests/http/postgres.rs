@@ -2,7 +2,7 @@
 
 use std::{
     io::Write,
-    os::unix::{fs::MetadataExt, fs::chown, process::CommandExt},
+    os::unix::{fs::MetadataExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::{
@@ -53,9 +53,10 @@ impl Cluster {
         // Deletes the folder, also where what follows fails.
         let mut cluster = Self { folder, keeper: None, databases: AtomicUsize::new(0) };
         // Where root runs the tests, another user may not be able to read the cache.
-        copy(&installed, &cluster.folder.join("install"));
+        succeed(Command::new("cp").arg("-R").arg(&installed).arg(cluster.folder.join("install")));
         if is_root() {
-            chown(&cluster.folder, Some(NOBODY), Some(NOBODY)).unwrap();
+            // All of it, so that the keeper may delete it.
+            succeed(Command::new("chown").arg("-R").arg(format!("{NOBODY}:{NOBODY}")).arg(&cluster.folder));
         }
         let data = cluster.folder.join("data");
         let made =
@@ -132,7 +133,6 @@ fn as_nobody(command: &mut Command) -> &mut Command {
     if is_root() { command.uid(NOBODY).gid(NOBODY) } else { command }
 }
 
-fn copy(from: &Path, to: &Path) {
-    let copied = Command::new("cp").arg("-R").arg(from).arg(to).status().unwrap();
-    assert!(copied.success());
+fn succeed(command: &mut Command) {
+    assert!(command.status().unwrap().success(), "{command:?}");
 }
