@@ -12,7 +12,7 @@ serve: onnxruntime
 	exec target/release/dino-server serve --model demo=models/demo --data-dir $(DATA) --listen $(LISTEN)
 
 ## Run all tests
-test: onnxruntime postgres clients browser
+test: clients browser onnxruntime postgres
 	cargo test --workspace
 
 ## Formatting, lints and documentation, warnings are errors; then the files of docker/

@@ -1,6 +1,6 @@
 //! `POST /classify`: a vote of the nearest neighbours in a collection, or the verdict of a linear head.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use axum::{Json, extract::State, response::IntoResponse};
 use ndarray::Axis;
@@ -18,7 +18,7 @@ use crate::{
     head::LinearHead,
     index::{
         Collection, DEFAULT_EF, Filter, Neighbour, Search,
-        vote::{ClassScore, DEFAULT_K, DEFAULT_TEMPERATURE, vote, winner},
+        vote::{ClassScore, DEFAULT_K, DEFAULT_TEMPERATURE, balanced_vote, vote, winner},
     },
     serving::{COLLECTION_POOLING, Seen, Served, UnknownHead},
 };
@@ -35,6 +35,8 @@ pub(super) struct Options {
     exact: bool,
     ef: usize,
     filter: Option<Filter>,
+    /// Divide the weight of each class by the number of its items.
+    balanced: bool,
 }
 
 impl Default for Options {
@@ -49,6 +51,7 @@ impl Default for Options {
             exact: false,
             ef: DEFAULT_EF,
             filter: None,
+            balanced: false,
         }
     }
 }
@@ -69,6 +72,7 @@ impl Options {
                 ("exact", self.exact != vote.exact),
                 ("ef", self.ef != vote.ef),
                 ("filter", self.filter.is_some()),
+                ("balanced", self.balanced),
             ];
             if let Some((name, _)) = foreign.iter().find(|(_, given)| *given) {
                 return refused(format!("{name}: belongs to the vote of a collection, not to a head; leave out one of them"));
@@ -148,10 +152,14 @@ fn answer(served: &Served, judge: &Judge, seen: &[Seen], options: &Options) -> R
     let mut answer = Answer { collection: None, head: None, model: served.name().into(), results: Vec::with_capacity(seen.len()) };
     match judge {
         Judge::Collection(collection) => {
+            let search = Search { k: options.k, ef: options.ef, exact: options.exact, filter: options.filter.as_ref() };
+            let mut found = Vec::with_capacity(seen.len());
             for seen in seen {
                 let vector = embedding::pool(&seen.outputs, registers, COLLECTION_POOLING)?;
-                answer.results.push(vote_of(&**collection, &vector.into_flat().to_vec(), options)?);
+                found.push(collection.search(&vector.into_flat().to_vec(), &search)?);
             }
+            let sizes = if options.balanced { Some(sizes(&**collection, &found)?) } else { None };
+            answer.results = found.iter().map(|neighbours| vote_of(neighbours, sizes.as_ref(), options)).collect();
             answer.collection = Some(collection.name().to_string());
         }
         Judge::Head(name) => {
@@ -181,17 +189,24 @@ fn verdict_of(head: &LinearHead, probabilities: &[f64], options: &Options) -> Ve
     }
 }
 
-fn vote_of(collection: &dyn Collection, vector: &[f32], options: &Options) -> Result<Verdict, Problem> {
-    let search = Search { k: options.k, ef: options.ef, exact: options.exact, filter: options.filter.as_ref() };
-    let neighbours = collection.search(vector, &search)?;
+/// The number of items in each class that has a vote.
+fn sizes(collection: &dyn Collection, found: &[Vec<Neighbour>]) -> Result<HashMap<String, usize>, Problem> {
+    let labels = found.iter().flatten().flat_map(|neighbour| neighbour.item.labels.iter().map(String::as_str)).collect();
+    Ok(collection.label_counts(&labels)?)
+}
+
+fn vote_of(neighbours: &[Neighbour], sizes: Option<&HashMap<String, usize>>, options: &Options) -> Verdict {
     let ballots = neighbours.iter().map(|neighbour| (neighbour.item.labels.as_slice(), neighbour.similarity));
-    let classes = vote(ballots, options.temperature);
-    Ok(Verdict {
+    let classes = match sizes {
+        Some(sizes) => balanced_vote(ballots, options.temperature, |label| sizes.get(label).copied().unwrap_or_default()),
+        None => vote(ballots, options.temperature),
+    };
+    Verdict {
         label: winner(&classes, options.min_score).cloned(),
         score: classes.first().map_or(0.0, |best| best.score),
         classes,
         neighbors: neighbours.iter().map(Hit::from).collect(),
-    })
+    }
 }
 
 impl From<&Neighbour> for Hit {

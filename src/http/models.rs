@@ -13,7 +13,7 @@ use super::{
     App,
     problem::{Code, Problem},
 };
-use crate::serving::ReloadError;
+use crate::serving::{Panicked, ReloadError};
 
 /// The list that the `openai` client reads, with what a client of ours wants to know beside it.
 #[derive(Serialize)]
@@ -81,7 +81,9 @@ pub(super) async fn reload(State(app): State<App>, name: Result<Path<String>, Pa
     let Path(name) = name.map_err(|rejection| Problem::new(Code::BadParameter, rejection.body_text()))?;
     let began = Instant::now();
     let task = app.clone();
-    let (served, changed) = app.disk.run(move || task.registry.reload(&name)).await??;
+    // Not among the threads of collections, which it would hold for long.
+    let reload = tokio::task::spawn_blocking(move || task.registry.reload(&name)).await;
+    let (served, changed) = reload.map_err(|_| Problem::from(Panicked))??;
     let seconds = began.elapsed().as_secs_f64();
     tracing::info!(model = served.name(), changed, seconds, "reloaded");
     Ok(Json(Reloaded { model: served.name().to_owned(), fingerprint: served.fingerprint().to_owned(), changed, seconds }))
@@ -91,6 +93,7 @@ impl From<ReloadError> for Problem {
     fn from(error: ReloadError) -> Self {
         match error {
             ReloadError::Unknown(error) => error.into(),
+            ReloadError::Busy => Self::new(Code::ReloadRunning, error.to_string()),
             ReloadError::Load(_) | ReloadError::Unwell { .. } => {
                 tracing::error!(%error, "a model was not loaded again; the one before goes on");
                 Self::new(Code::ModelNotLoaded, format!("{error}; the model as it was goes on"))

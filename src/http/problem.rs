@@ -82,6 +82,8 @@ pub enum Code {
     BadSnapshot,
     /// The model's graph does not have what was asked for.
     ModelLacksOutput,
+    /// A model is being loaded already.
+    ReloadRunning,
     /// A model's folder holds nothing that can be served.
     ModelNotLoaded,
     /// As many pictures as the server takes are being worked on.
@@ -121,7 +123,7 @@ impl Code {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-            Self::ModelMismatch | Self::DimensionMismatch | Self::CollectionExists => StatusCode::CONFLICT,
+            Self::ModelMismatch | Self::DimensionMismatch | Self::CollectionExists | Self::ReloadRunning => StatusCode::CONFLICT,
             Self::BodyTooLarge | Self::TooManyPictures | Self::TooManyPixels => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::EmptyPicture

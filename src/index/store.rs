@@ -2,7 +2,7 @@
 //!
 //! Everything here may wait for a disk, a network or a processor: it belongs on a thread that may wait.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use tempfile::NamedTempFile;
@@ -103,6 +103,9 @@ pub trait Collection: Send + Sync {
     /// the answer is exact; with one see [`recall`](Self::recall). [`Error::InvalidVector`] and [`Error::Dimension`] for a
     /// query that cannot be compared, [`Error::InvalidParameter`] for `k` = 0.
     fn search(&self, query: &[f32], options: &Search<'_>) -> Result<Vec<Neighbour>, Error>;
+
+    /// How many items have each of `labels`. Labels that nothing has may be left out.
+    fn label_counts(&self, labels: &BTreeSet<&str>) -> Result<HashMap<String, usize>, Error>;
 
     /// Measures the approximate index against exact search, with up to `queries` stored vectors, evenly spread.
     fn recall(&self, k: usize, ef: usize, queries: usize) -> Result<Recall, Error>;

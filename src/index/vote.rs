@@ -32,6 +32,18 @@ pub struct ClassScore<L> {
 ///
 /// `temperature` must be above 0 and similarities finite; the callers check what comes from outside.
 pub fn vote<'a, L: Ord + Clone + 'a>(neighbours: impl IntoIterator<Item = (&'a [L], f32)>, temperature: f64) -> Vec<ClassScore<L>> {
+    balanced_vote(neighbours, temperature, |_| 1)
+}
+
+/// As [`vote`], with each class's weight divided by `size`, the number of items that it has.
+///
+/// Near the border of a large class and a small one most neighbours are of the large one, for that reason alone; divided
+/// by the sizes, the weights are those of classes that are equally likely beforehand.
+pub fn balanced_vote<'a, L: Ord + Clone + 'a>(
+    neighbours: impl IntoIterator<Item = (&'a [L], f32)>,
+    temperature: f64,
+    size: impl Fn(&L) -> usize,
+) -> Vec<ClassScore<L>> {
     debug_assert!(temperature > 0.0);
     let voters: Vec<_> = neighbours.into_iter().filter(|(labels, _)| !labels.is_empty()).collect();
     let similarities = voters.iter().map(|(_, similarity)| f64::from(*similarity));
@@ -41,9 +53,11 @@ pub fn vote<'a, L: Ord + Clone + 'a>(neighbours: impl IntoIterator<Item = (&'a [
     let mut total = 0.0;
     for (labels, similarity) in voters {
         let weight = ((f64::from(similarity) - nearest) / temperature).exp();
-        total += weight;
         for label in labels {
-            *weights.entry(label).or_default() += weight / labels.len() as f64;
+            // A class that has lost its last item since the search is as small as one can be.
+            let share = weight / (labels.len() * size(label).max(1)) as f64;
+            *weights.entry(label).or_default() += share;
+            total += share;
         }
     }
     let mut scores: Vec<_> =
@@ -84,6 +98,17 @@ mod tests {
             assert!((sum - 1.0).abs() < 1e-12, "{temperature}: {shares:?}");
             assert!(shares.iter().all(|share| share.1.is_finite()));
         }
+    }
+
+    #[test]
+    fn a_small_class_is_not_outvoted_by_a_large_one_for_its_size() {
+        let neighbours: [(&[&str], f32); 4] = [(&["rare"], 0.8), (&["common"], 0.8), (&["common"], 0.8), (&["common"], 0.8)];
+        assert_eq!(vote(neighbours, 0.07)[0].label, "common");
+        let sizes = |label: &&str| if *label == "rare" { 10 } else { 90 };
+        let balanced = balanced_vote(neighbours, 0.07, sizes);
+        assert_eq!(balanced[0].label, "rare");
+        // 1/10 against 3/90.
+        assert!((balanced[0].score - 0.75).abs() < 1e-12 && (balanced[1].score - 0.25).abs() < 1e-12, "{balanced:?}");
     }
 
     #[test]

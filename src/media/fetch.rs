@@ -3,9 +3,17 @@
 //! Every address that a host resolves to is checked, and the connection goes to one of those that were: a name cannot resolve to something
 //! else in between. Each redirect is looked at as the first address was.
 
-use std::{fmt, io::Read, net::SocketAddr, path::Path, str::FromStr, time::Duration};
+use std::{
+    fmt,
+    io::Read,
+    net::SocketAddr,
+    path::Path,
+    str::FromStr,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
+use mime::Mime;
 use ureq::{
     Agent, ResponseExt as _,
     config::Config,
@@ -71,6 +79,7 @@ pub enum FetchError {
 pub struct Fetcher {
     agent: Agent,
     hosts: Vec<Host>,
+    timeout: Duration,
     bytes: usize,
 }
 
@@ -135,7 +144,6 @@ impl Fetcher {
             // A proxy would resolve names by itself, and redirects are followed here.
             .proxy(None)
             .max_redirects(0)
-            .timeout_global(Some(timeout))
             .max_response_header_size(32 << 10)
             .max_idle_connections(0)
             .user_agent(concat!("dino-server/", env!("CARGO_PKG_VERSION")))
@@ -143,7 +151,7 @@ impl Fetcher {
             .tls_config(TlsConfig::builder().root_certs(roots).build())
             .build();
         let agent = Agent::with_parts(config, DefaultConnector::default(), Guard { private, resolver: DefaultResolver::default() });
-        Self { agent, hosts, bytes }
+        Self { agent, hosts, timeout, bytes }
     }
 
     /// The picture at `url`. `take` is asked for the memory of each part before the part is kept.
@@ -154,8 +162,10 @@ impl Fetcher {
     /// See [`FetchError`].
     pub fn fetch(&self, url: &str, mut take: impl FnMut(usize) -> bool) -> Result<Bytes, FetchError> {
         let mut uri = self.allowed(url)?;
+        let deadline = Instant::now() + self.timeout;
         for _ in 0..=REDIRECTS {
-            let mut response = self.agent.get(&uri).call().map_err(|error| failed(&error))?;
+            let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            let mut response = self.agent.get(&uri).config().timeout_global(Some(left)).build().call().map_err(|error| failed(&error))?;
             let status = response.status();
             if status.is_redirection() {
                 let target = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
@@ -167,7 +177,8 @@ impl Fetcher {
                 return Err(FetchError::Failed(format!("its host answered {status}")));
             }
             let kind = response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-            if !kind.starts_with("image/") && !kind.ends_with("/octet-stream") {
+            let parsed: Option<Mime> = kind.parse().ok();
+            if !parsed.is_some_and(|kind| kind.type_() == mime::IMAGE || kind.subtype() == mime::OCTET_STREAM) {
                 return Err(FetchError::Failed(format!("its host says that it is {kind:?}, not a picture")));
             }
             if response.body().content_length().is_some_and(|length| length > self.bytes as u64) {
@@ -183,7 +194,8 @@ impl Fetcher {
         loop {
             let count = body.read(&mut chunk).map_err(|error| FetchError::Failed(error.to_string()))?;
             if count == 0 {
-                return Ok(picture.into());
+                // Without what it grew by in advance.
+                return Ok(picture.into_boxed_slice().into());
             }
             if picture.len() + count > self.bytes {
                 return Err(FetchError::TooLarge(self.bytes));
@@ -220,7 +232,8 @@ impl Fetcher {
 
 /// The target of a redirect, which may be relative.
 fn joined(base: &Uri, target: &str) -> String {
-    if target.contains("://") {
+    let path = target.split(['?', '#']).next().unwrap_or(target);
+    if path.contains("://") {
         return target.to_owned();
     }
     let authority = base.authority().map_or("", |authority| authority.as_str());
@@ -230,6 +243,9 @@ fn joined(base: &Uri, target: &str) -> String {
     if target.starts_with('/') {
         return format!("https://{authority}{target}");
     }
+    if path.is_empty() {
+        return format!("https://{authority}{}{target}", base.path());
+    }
     let folder = base.path().rsplit_once('/').map_or("", |(folder, _)| folder);
     format!("https://{authority}{folder}/{target}")
 }
@@ -237,7 +253,8 @@ fn joined(base: &Uri, target: &str) -> String {
 fn failed(error: &ureq::Error) -> FetchError {
     match error {
         ureq::Error::Other(error) if error.is::<NotPublic>() => FetchError::NotAllowed(error.to_string()),
-        ureq::Error::HostNotFound => FetchError::Failed("its host has no address".into()),
+        // Not told apart from the one before: which names exist inside is not the client's business.
+        ureq::Error::HostNotFound => FetchError::NotAllowed(NotPublic.to_string()),
         ureq::Error::Timeout(_) => FetchError::Failed("its host took too long (--url-timeout)".into()),
         error => FetchError::Failed(error.to_string()),
     }
@@ -252,7 +269,7 @@ struct Guard {
 
 /// It says nothing of the addresses: they are not the client's business.
 #[derive(Debug, thiserror::Error)]
-#[error("that URL is not fetched: its host has an address that is not in the public internet (--url-private)")]
+#[error("that URL is not fetched: its host has no address, or one that is not in the public internet (--url-private)")]
 struct NotPublic;
 
 impl Resolver for Guard {
@@ -350,6 +367,8 @@ mod tests {
             ("//other.example/c", "https://other.example/c"),
             ("/c", "https://example.org/c"),
             ("c", "https://example.org/a/c"),
+            ("/c?next=https://x", "https://example.org/c?next=https://x"),
+            ("?x=2", "https://example.org/a/b.jpg?x=2"),
         ] {
             assert_eq!(joined(&base, target), want);
         }

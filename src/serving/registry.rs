@@ -74,6 +74,9 @@ pub enum ReloadError {
     /// It cannot be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// Another one is on its way.
+    #[error("another model is being loaded: try again when that is done")]
+    Busy,
     /// It can be loaded, but does not run.
     #[error("model `{name}` was loaded, but failed on its first picture; the log says more")]
     Unwell {
@@ -110,12 +113,17 @@ impl Registry {
     /// # Errors
     /// When it cannot be loaded; then the old one stays.
     pub fn reload(&self, name: &str) -> Result<(Arc<Served>, bool), ReloadError> {
+        self.get(Some(name))?;
+        let _alone = self.reloading.try_lock().ok_or(ReloadError::Busy)?;
+        // What another reload has put there in the meantime.
         let old = self.get(Some(name))?;
-        let _alone = self.reloading.lock();
         let Some(named) = self.settings.models.iter().find(|model| model.name == name) else { return Err(self.unknown(name).into()) };
         let mut new = load(named, &self.settings)?;
         // The others belong to other models, or to what this one was before.
         let fitting: Vec<NamedModel> = self.settings.heads.iter().filter(|head| heads::fits(&new, head)).cloned().collect();
+        for head in self.settings.heads.iter().filter(|head| !fitting.contains(head) && old.heads().contains_key(&head.name)) {
+            tracing::warn!(head = head.name, model = name, "left out: it was trained on other weights than those that are loaded now");
+        }
         heads::attach(std::slice::from_mut(&mut new), &fitting).map_err(LoadError::from)?;
         while !new.health().is_ready() {
             if new.health().lost > 0 {

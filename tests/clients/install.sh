@@ -16,6 +16,7 @@ wanted=
 command -v curl >/dev/null || wanted="$wanted curl"
 python3 -c 'import ensurepip, venv' 2>/dev/null || wanted="$wanted python3-venv"
 { command -v node && command -v npm; } >/dev/null || wanted="$wanted nodejs npm"
+python3 -m pip --version >/dev/null 2>&1 || wanted="$wanted python3-pip"
 if [ -n "$wanted" ]; then
     command -v apt-get >/dev/null || missing "this machine has no apt-get to install them with"
     if [ "$(id -u)" -eq 0 ]; then

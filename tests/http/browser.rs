@@ -21,12 +21,13 @@ const MISSING: &str = "the tests of the page need Chromium and its driver: `make
                        (apt-get install chromium chromium-driver); elsewhere put `chromedriver` into PATH";
 /// What an element is called in the protocol's JSON.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
-const ARGUMENTS: [&str; 6] = [
+const ARGUMENTS: [&str; 7] = [
     "--headless=new",
     // Tests often run as root in a container, where the sandbox cannot be had; nothing but the page is opened.
     "--no-sandbox",
     "--disable-dev-shm-usage",
     "--disable-gpu",
+    "--hide-scrollbars",
     "--disable-background-networking",
     "--window-size=1280,1000",
 ];

@@ -19,6 +19,7 @@ on_both_stores!(
     pictures_become_items_in_three_ways_and_stay,
     items_are_paged_through_and_deleted,
     filters_hold_in_search_and_classify,
+    a_vote_can_be_balanced,
     there_are_k_neighbours_while_k_items_live,
     an_id_is_one_item_whoever_writes_it,
     a_body_is_taken_whole_or_not_at_all,
@@ -215,6 +216,29 @@ fn filters_hold_in_search_and_classify(place: &Place) {
         let problem = server.post_json("/collections/c/search", &json!({ "vector": near, "filter": filter })).problem(400, "bad_parameter");
         assert!(problem["detail"].as_str().unwrap().contains("filter"), "{problem}");
     }
+}
+
+/// A class of many items outvotes a small one near their border, unless the vote is balanced.
+fn a_vote_can_be_balanced(place: &Place) {
+    let server = place.server(&[]);
+    let picture = png(&scene(80, 80, 1));
+    let near = server.embed(&picture);
+    let far = |i: usize| near.iter().zip(axis(i)).map(|(x, y)| y - x).collect::<Vec<f32>>();
+    let mut items: Vec<_> = (0..3).map(|i| json!({ "id": format!("common{i}"), "vector": near, "labels": ["common"] })).collect();
+    items.extend((0..57).map(|i| json!({ "vector": far(i), "labels": ["common", "also"] })));
+    items.push(json!({ "id": "rare", "vector": near, "labels": ["rare"] }));
+    items.extend((0..9).map(|i| json!({ "vector": far(i), "labels": ["rare"] })));
+    server.post_json("/collections/c/items", &json!({ "items": items })).ok();
+    let classify =
+        |query: &str| server.post(&format!("/classify?collection=c&k=4{query}"), "image/png", &picture).ok().json()["results"][0].clone();
+    let plain = classify("");
+    assert_eq!(plain["label"], "common");
+    assert!((plain["score"].as_f64().unwrap() - 0.75).abs() < 1e-6, "{plain}");
+    // 1/10 against 3/60.
+    let balanced = classify("&balanced=true");
+    assert_eq!((&balanced["label"], balanced["classes"].as_array().unwrap().len()), (&json!("rare"), 2));
+    assert!((balanced["score"].as_f64().unwrap() - 2.0 / 3.0).abs() < 1e-6, "{balanced}");
+    server.post("/classify?head=x&balanced=true", "image/png", &picture).problem(400, "bad_parameter");
 }
 
 /// C18: deleted items use up no places.

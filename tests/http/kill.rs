@@ -6,9 +6,11 @@ use std::{collections::BTreeMap, thread, time::Duration};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
 
-use crate::harness::{Server, assert_close};
+use crate::{
+    harness::{Server, assert_close},
+    place::Place,
+};
 
-const ROUNDS: u64 = 100;
 const CLIENTS: usize = 4;
 /// Ids of each client. No two clients write the same one, so that each knows what must be there.
 const IDS: usize = 30;
@@ -85,14 +87,26 @@ fn check(stored: &BTreeMap<String, u64>, known: &mut Known, round: u64) {
 
 #[test]
 fn a_killed_server_keeps_what_it_acknowledged() {
-    let folder = tempfile::tempdir().unwrap();
+    let writes = kill_again_and_again(&Place::folder_of_its_own(), 100);
+    println!("100 kills under {writes} writes: nothing acknowledged was lost");
+}
+
+/// Here the server holds nothing: what is at stake is that a body is stored whole or not at all.
+#[test]
+fn a_killed_server_leaves_whole_bodies_in_a_database() {
+    let writes = kill_again_and_again(&Place::database_of_its_own(), 15);
+    println!("15 kills under {writes} writes: nothing acknowledged was lost");
+}
+
+/// Returns the number of writes.
+fn kill_again_and_again(place: &Place, rounds: u64) -> u64 {
     // A small threshold, so that graphs are built and saved, and torn, as well.
-    let flags = ["--data-dir", folder.path().to_str().unwrap(), "--exact-below", "40", "--sessions", "1"];
+    let flags = [&place.flags()[..], &["--exact-below", "40", "--sessions", "1"]].concat();
     let mut server = Server::start(&flags);
     assert_eq!(server.put("/collections/c", &json!({})).status, 201);
     let mut known: Vec<Known> = (0..CLIENTS).map(|_| Known::default()).collect();
     let mut moments = StdRng::seed_from_u64(21);
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         thread::scope(|scope| {
             for (client, known) in known.iter_mut().enumerate() {
                 let (server, rng) = (&server, StdRng::seed_from_u64(round * 100 + client as u64));
@@ -116,6 +130,5 @@ fn a_killed_server_keeps_what_it_acknowledged() {
     let found: Vec<f32> = serde_json::from_value(server.get(&format!("/collections/c/items/{id}")).ok().json()["vector"].clone()).unwrap();
     let length = vector(*version).iter().map(|x| x * x).sum::<f32>().sqrt();
     assert_close(&found, &vector(*version).iter().map(|x| x / length).collect::<Vec<_>>());
-    let writes: u64 = known.iter().map(|known| known.writes).sum();
-    println!("{ROUNDS} kills under {writes} writes: nothing acknowledged was lost");
+    known.iter().map(|known| known.writes).sum()
 }

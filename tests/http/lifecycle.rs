@@ -245,6 +245,10 @@ fn a_model_is_swapped_without_a_request_being_lost() {
             let answer = server.post(reload, "application/json", b"").ok().json();
             assert_eq!((&answer["model"], &answer["changed"]), (&"swapped".into(), &false.into()));
         }
+        // One at a time: another one is told so.
+        let both = [(); 2].map(|()| scope.spawn(|| server.post(reload, "application/json", b"").status));
+        let statuses = both.map(|one| one.join().unwrap());
+        assert!(statuses.contains(&200) && statuses.iter().all(|status| [200, 409].contains(status)), "{statuses:?}");
         let enough = asked.load(Ordering::Relaxed) + 5;
         while asked.load(Ordering::Relaxed) < enough {
             thread::sleep(Duration::from_millis(5));

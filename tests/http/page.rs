@@ -209,19 +209,7 @@ fn the_map_shows_pictures_and_opens_them() {
             seen.insert(page.value("document.querySelector('#map-tip .soft').textContent").as_str().unwrap().to_owned());
         }
         assert!(seen.len() > 1, "{seen:?}");
-        // With the pointer.
-        let under = "document.querySelector('#map-tip img')?.naturalWidth > 0";
-        'found: for row in 1..24 {
-            for column in 1..36 {
-                page.run_at("map", f64::from(column) / 36.0, f64::from(row) / 24.0);
-                if page.value("document.getElementById('map-tip').hidden") == false
-                    && page.value("Boolean(document.querySelector('#map-tip img'))") == true
-                {
-                    break 'found;
-                }
-            }
-        }
-        page.until(under);
+        page.rests_on_a_picture();
         page.type_into("#map", ENTER);
         page.until("/\\d\\.jpg/.test(document.getElementById('code').textContent)");
         page.redraws("map", || page.click("#legend button"));
@@ -336,7 +324,8 @@ fn screenshots() {
         }
         page.screen(1280, 860, "dark");
         page.redraws("map", || page.value("map.scrollIntoView({ block: 'center' })"));
-        page.run_at("map", 0.4, 0.5);
+        page.until("document.getElementById('map-frame').classList.contains('ready')");
+        page.rests_on_a_picture();
         page.picture("page-map");
     });
 }
@@ -357,6 +346,21 @@ impl Page {
         let script = "const [id, x, y, kind] = arguments, canvas = document.getElementById(id), box = canvas.getBoundingClientRect(); \
                       canvas.dispatchEvent(new PointerEvent(kind, { clientX: box.left + x * box.width, clientY: box.top + y * box.height, bubbles: true }));";
         self.run(script, &json!([id, x, y, kind]));
+    }
+
+    /// Moves the pointer over the map, from its middle outwards, until it rests on an item whose picture is shown.
+    #[track_caller]
+    fn rests_on_a_picture(&self) {
+        for ring in 0..24 {
+            for step in 0..24 {
+                let (angle, away) = (f64::from(step) / 24.0 * std::f64::consts::TAU, f64::from(ring) / 48.0);
+                self.run_at("map", 0.5 + away * angle.cos(), 0.5 + away * angle.sin());
+                if self.value("!document.getElementById('map-tip').hidden && Boolean(document.querySelector('#map-tip img'))") == true {
+                    return self.until("document.querySelector('#map-tip img').naturalWidth > 0");
+                }
+            }
+        }
+        panic!("no item of the map has a picture");
     }
 
     /// Drops or pastes a file.

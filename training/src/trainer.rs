@@ -22,6 +22,7 @@ use crate::lock::Lock;
 use crate::log::{Line, Log, Sums};
 use crate::network::Network;
 use crate::observer::{self, Observer};
+use crate::ops::across::lost_peer;
 use crate::plot;
 use crate::progress::{Figures, Progress};
 use crate::random::PerPicture;
@@ -279,7 +280,13 @@ impl Run<'_> {
             let Some(batch) = batches.next() else { return Ok(None) };
             pictures.extend_from_slice(&batch.pictures);
             let added = self.add(&batch, epoch, step.teacher_temp, &mut accumulated);
-            added.with_context(|| self.failure(&pictures))?;
+            if let Err(error) = added {
+                // Batch norms ask the other processes: one of those is to blame then, not these pictures.
+                if let Some(lost) = lost_peer(&error) {
+                    bail!("step {}: {lost}", self.step);
+                }
+                return Err(error).with_context(|| self.failure(&pictures));
+            }
         }
         let stop = self.options.stop.load(Ordering::Relaxed);
         match self.learner.step(accumulated, step, stop) {

@@ -214,7 +214,7 @@ impl From<Error> for Problem {
             Error::Dimension { .. } => Code::DimensionMismatch,
             Error::Exists(_) => Code::CollectionExists,
             Error::Unreachable(_) => {
-                let detail = "the database of the collections does not answer; nothing was lost, try again in a while";
+                let detail = "the database of the collections does not answer: try again in a while; a write that was under way may have happened or not";
                 return Self { retry_after: Some(UNREACHABLE), ..Self::new(Code::StoreUnreachable, detail) };
             }
             Error::InUse(_)

@@ -1,6 +1,6 @@
 //! One collection: durable writes, undisturbed reads.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 
@@ -177,6 +177,18 @@ impl Collection for EmbeddedCollection {
             neighbour.has_picture = has_picture;
         }
         Ok(found)
+    }
+
+    fn label_counts(&self, labels: &BTreeSet<&str>) -> Result<HashMap<String, usize>, Error> {
+        let mut counts: HashMap<String, usize> = labels.iter().map(|&label| (label.to_owned(), 0)).collect();
+        for item in self.layout.load().items() {
+            for label in &item.labels {
+                if let Some(count) = counts.get_mut(label) {
+                    *count += 1;
+                }
+            }
+        }
+        Ok(counts)
     }
 
     fn recall(&self, k: usize, ef: usize, queries: usize) -> Result<Recall, Error> {

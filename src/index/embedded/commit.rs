@@ -75,6 +75,6 @@ fn publish(collection: &EmbeddedCollection, change: Change, written: &Written) -
         rows.push(sequence, Arc::new(new.item), &new.vector);
     }
     let _writing = collection.writing.lock();
-    collection.layout.store(Arc::new(collection.layout.load().changed(&written.replaced, rows)));
+    collection.layout.store(Arc::new(collection.layout.load().changed(&written.replaced, rows, collection.options.exact_below)));
     written.replaced.len()
 }

@@ -98,12 +98,20 @@ impl Layout {
         self.0.iter().flat_map(|segment| segment.live_rows().map(|row| &segment.rows.items[row]))
     }
 
-    /// The layout after `gone` sequence numbers left and `new` rows came.
-    pub(super) fn changed(&self, gone: &[u64], new: Rows) -> Self {
+    /// The layout after `gone` sequence numbers left and `new` rows came. Below `exact_below` items no graph is kept for the
+    /// sake of a few.
+    pub(super) fn changed(&self, gone: &[u64], new: Rows, exact_below: usize) -> Self {
         let mut segments = self.0.clone();
         for segment in &mut segments {
             for &sequence in gone {
                 segment.kill(sequence);
+            }
+        }
+        // What is mostly dead gives its memory back. With a graph, a new graph is what does so.
+        let is_small = segments.iter().map(|segment| segment.live).sum::<usize>() + new.len() < exact_below;
+        for segment in &mut segments {
+            if segment.live * 2 < segment.rows.len() && (segment.graph.is_none() || is_small) {
+                *segment = Segment::new(Arc::new(merge(std::slice::from_ref(segment))), None);
             }
         }
         if new.len() > 0 {
@@ -163,4 +171,41 @@ pub(super) fn merge(segments: &[Segment]) -> Rows {
         }
     }
     merged
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::graph::Graph;
+    use super::*;
+
+    fn rows(sequences: std::ops::Range<u64>) -> Rows {
+        let mut rows = Rows::with_capacity(2, 0);
+        for sequence in sequences {
+            rows.push(sequence, Arc::default(), &[1.0, sequence as f32]);
+        }
+        rows
+    }
+
+    /// Rows in memory, dead ones too.
+    fn held(layout: &Layout) -> usize {
+        layout.0.iter().map(|segment| segment.rows.len()).sum()
+    }
+
+    #[test]
+    fn deleted_rows_leave_the_memory() {
+        let all = Arc::new(rows(0..1000));
+        let graph = Arc::new(Graph::build(&all, &indicatif::ProgressBar::hidden()));
+        let gone: Vec<u64> = (0..900).collect();
+        for graph in [None, Some(graph)] {
+            let has_graph = graph.is_some();
+            let layout = Layout(vec![Segment::new(Arc::clone(&all), graph)]);
+            let few = layout.changed(&gone, rows(0..0), 500);
+            assert_eq!((few.len(), held(&few)), (100, 100));
+            assert!(few.0[0].graph.is_none() && few.items().count() == 100);
+            assert_eq!(few.0[0].rows.vector(0), [1.0, 900.0]);
+            // A graph over many that is mostly dead still answers until the next one is built.
+            let many = layout.changed(&gone, rows(0..0), 50);
+            assert_eq!((many.len(), held(&many)), (100, if has_graph { 1000 } else { 100 }));
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! The items of one collection.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use futures::TryStreamExt;
@@ -143,6 +143,18 @@ impl Collection for PostgresCollection {
     fn search(&self, query: &[f32], options: &Search<'_>) -> Result<Vec<Neighbour>, Error> {
         let query = options.prepare(query, self.record.spec.dim)?;
         self.read(async |connection, record| search(connection, &record.table(), &query, options, record.indexed).await)
+    }
+
+    fn label_counts(&self, labels: &BTreeSet<&str>) -> Result<HashMap<String, usize>, Error> {
+        let labels: Vec<_> = labels.iter().map(|label| to_stored(label)).collect();
+        self.read(async |connection, record| {
+            let sql = format!(
+                "SELECT label, count(*) FROM {}, unnest(labels) AS one (label) WHERE labels && $1 AND label = ANY($1) GROUP BY label",
+                record.table()
+            );
+            let counts: Vec<(String, i64)> = sqlx::query_as(AssertSqlSafe(sql)).bind(&labels).fetch_all(connection).await?;
+            Ok(counts.into_iter().map(|(label, count)| (from_stored(label), count as usize)).collect())
+        })
     }
 
     fn recall(&self, k: usize, ef: usize, queries: usize) -> Result<Recall, Error> {

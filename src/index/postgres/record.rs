@@ -66,7 +66,8 @@ impl Record {
         let sql = format!(
             "CREATE TABLE {table} (id text COLLATE \"C\" PRIMARY KEY, labels text[] NOT NULL, metadata jsonb NOT NULL, source text, \
              embedding vector({dim}) NOT NULL, picture bytea); \
-             ALTER TABLE {table} ALTER embedding SET STORAGE {storage}, ALTER picture SET STORAGE EXTERNAL"
+             ALTER TABLE {table} ALTER embedding SET STORAGE {storage}, ALTER picture SET STORAGE EXTERNAL; \
+             CREATE INDEX {table}_labels ON {table} USING gin (labels)"
         );
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await?;
         Ok(record)

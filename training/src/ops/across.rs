@@ -5,14 +5,24 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp1, Device, Error, Layout, Result, Shape, Tensor};
 
 use super::slice;
-use crate::exchange::Exchange;
+use crate::exchange::{self, Exchange};
 
 /// Replaces `values` by their sums over all processes.
 ///
 /// # Errors
 /// When another process is lost.
 pub(crate) fn add_up(exchange: &dyn Exchange, values: &mut [f32]) -> Result<()> {
-    exchange.sum(values).map_err(Error::wrap)
+    // The variant that keeps the error itself, for `lost_peer`.
+    exchange.sum(values).map_err(|error| Error::WrappedContext { context: error.to_string(), wrapped: Box::new(error) })
+}
+
+/// What another process did, where that is why an operator failed.
+pub fn lost_peer(error: &Error) -> Option<&exchange::Error> {
+    match error {
+        Error::WrappedContext { wrapped, .. } => wrapped.downcast_ref(),
+        Error::Context { inner, .. } | Error::WithBacktrace { inner, .. } | Error::WithPath { inner, .. } => lost_peer(inner),
+        _ => None,
+    }
 }
 
 /// The sum of `values` over all processes. As each of them goes on with all of it, the gradients of all of them add up too.

@@ -3,7 +3,7 @@
 //! Candle's stock `layer_norm` and `softmax_last_dim` run fused kernels without a backward pass, so gradients
 //! silently vanish behind them. Every operator here has one, and a test compares both forms.
 
-mod across;
+pub mod across;
 pub mod batch_norm;
 pub mod block;
 pub mod conv;
