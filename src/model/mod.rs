@@ -68,6 +68,12 @@ pub enum ModelError {
         /// What it is.
         found: String,
     },
+    /// A plain ONNX file was replaced while it was being loaded.
+    #[error("{} was written to while it was being loaded; load it again when it is whole", path.display())]
+    Changed {
+        /// The ONNX file.
+        path: PathBuf,
+    },
     /// The device cannot be had.
     #[error("device {device} cannot be used: {reason}; use --device cpu or auto")]
     Device {
@@ -110,7 +116,8 @@ impl Model {
     /// to find out what a manifest would say.
     ///
     /// # Errors
-    /// [`ModelError::Manifest`] for a folder; for a file everything but [`ModelError::Hash`] and those of a caller.
+    /// [`ModelError::Manifest`] for a folder; for a file everything but [`ModelError::Hash`],
+    /// [`ModelError::Changed`] and those of a caller.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
         if path.is_file() {
             let (manifest, plain) = plain::understand(path)?;
@@ -144,13 +151,20 @@ impl Model {
         self.plain.as_ref().map_or(asked, |plain| plain.precision)
     }
 
-    /// Loads the file of the precision once, checks its hash, and starts `count` sessions of it.
+    /// Loads the file of the precision once, checks its hash, and starts `count` sessions of it. A plain ONNX file, which may have
+    /// its weights in others, is hashed after the sessions were started: they have the weights of the fingerprint, or are refused.
     ///
     /// # Errors
     /// Everything but [`ModelError::Input`], [`ModelError::Size`] and [`ModelError::Run`].
     pub fn sessions(&self, options: &SessionOptions, count: usize) -> Result<Vec<Session>, ModelError> {
         if let Some(plain) = &self.plain {
-            return (0..count).map(|_| Session::of_file(&self.path, plain.binding.clone(), options)).collect();
+            let sessions =
+                (0..count).map(|_| Session::of_file(&self.path, plain.binding.clone(), options)).collect::<Result<Vec<_>, _>>()?;
+            // No sessions, nothing to be wrong about.
+            if count > 0 && plain.sha256(&self.path)? != self.manifest.source.sha256 {
+                return Err(ModelError::Changed { path: self.path.clone() });
+            }
+            return Ok(sessions);
         }
         let files = &self.manifest.files;
         let file = files.get(options.precision.as_str()).ok_or_else(|| ModelError::NoSuchPrecision {

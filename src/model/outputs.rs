@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use ndarray::{Array, Array2, Array3, Array4, Axis, Dimension, RemoveAxis, Slice, concatenate};
 
+use super::Manifest;
+
 /// Names of the outputs that a graph of a model folder may have.
 pub const OUTPUTS: [&str; 6] = ["last_hidden_state", "attention", "keys", "embedding", "feature_map", "last_blocks"];
 
@@ -24,7 +26,61 @@ pub struct Outputs {
     pub last_blocks: Option<Array3<f32>>,
 }
 
+/// What the shapes of a model's outputs follow from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Form {
+    /// Side of a patch, or of a cell of the feature map; not 0.
+    pub(super) patch: usize,
+    /// Length of the vectors.
+    pub(super) dim: usize,
+    /// Tokens between CLS and the patches.
+    pub(super) registers: usize,
+    /// Attention heads.
+    pub(super) heads: usize,
+    /// Blocks in `last_blocks`.
+    pub(super) last_blocks: usize,
+}
+
+impl Form {
+    pub(super) fn of(manifest: &Manifest) -> Self {
+        let Manifest { patch_size, dim, registers, heads, last_blocks, .. } = *manifest;
+        let [patch, dim, registers, heads, last_blocks] = [patch_size, dim, registers, heads, last_blocks].map(|number| number as usize);
+        Self { patch, dim, registers, heads, last_blocks }
+    }
+
+    /// Whether the output of our name `name` may have this shape for `batch` pictures of (height, width). Some exporters leave
+    /// the axes of what they pooled in place: `[B, D, 1, 1]`.
+    pub(super) fn fits(&self, name: &str, shape: &[usize], batch: usize, (height, width): (usize, usize)) -> bool {
+        let [rows, columns] = [height / self.patch, width / self.patch];
+        let patches = rows.saturating_mul(columns);
+        let tokens = patches.saturating_add(1 + self.registers);
+        let expected: &[usize] = match name {
+            "last_hidden_state" => &[batch, tokens, self.dim],
+            "attention" => &[batch, self.heads, tokens],
+            "keys" => &[batch, patches, self.dim],
+            "embedding" => &[batch, self.dim],
+            "feature_map" => &[batch, self.dim, rows, columns],
+            "last_blocks" => &[batch, self.last_blocks, self.dim],
+            _ => return false,
+        };
+        shape.strip_prefix(expected).is_some_and(|rest| rest.iter().all(|side| *side == 1))
+    }
+}
+
 impl Outputs {
+    /// Name and shape of each output there is.
+    pub(super) fn shapes(&self) -> impl Iterator<Item = (&'static str, &[usize])> {
+        let shapes = [
+            self.last_hidden_state.as_ref().map(ndarray::ArrayBase::shape),
+            self.attention.as_ref().map(ndarray::ArrayBase::shape),
+            self.keys.as_ref().map(ndarray::ArrayBase::shape),
+            self.embedding.as_ref().map(ndarray::ArrayBase::shape),
+            self.feature_map.as_ref().map(ndarray::ArrayBase::shape),
+            self.last_blocks.as_ref().map(ndarray::ArrayBase::shape),
+        ];
+        OUTPUTS.into_iter().zip(shapes).filter_map(|(name, shape)| Some((name, shape?)))
+    }
+
     /// The outputs of some pictures of the batch.
     #[must_use]
     pub fn of(&self, pictures: Range<usize>) -> Self {

@@ -9,10 +9,14 @@ use ort::ep::{self, ExecutionProvider};
 use ort::session::SessionOutputs;
 use ort::value::{DynValue, TensorRef};
 
+use super::outputs::Form;
 use super::{Device, Manifest, ModelError, OUTPUTS, Outputs, Precision, runtime};
 
 /// Name of the input of a model folder's graphs.
 const INPUT: &str = "pixel_values";
+/// On x86 without VNNI, products of unsigned and signed bytes are added up in 16 bits, which clamp; with this option ONNX Runtime
+/// makes the weights of such products unsigned there, which is exact and slower. Elsewhere, and without such products, it does nothing.
+const EXACT_BYTES: (&str, &str) = ("session.x64quantprecision", "1");
 
 /// How sessions are started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +39,8 @@ impl Default for SessionOptions {
 /// How a graph is fed and read.
 #[derive(Clone, Debug)]
 pub(super) struct Binding {
-    /// Side of a patch; the sides of every picture are multiples of it.
-    pub(super) patch_size: usize,
+    /// What its outputs look like. The sides of every picture are multiples of the patch.
+    pub(super) form: Form,
     /// Pictures that every run takes, where the graph fixes their number.
     pub(super) batch: Option<usize>,
     /// (height, width) of every picture, where the graph fixes it.
@@ -58,7 +62,7 @@ impl Binding {
         if outputs.is_empty() {
             return Err(format!("it has none of the outputs {}", OUTPUTS.join(", ")));
         }
-        Ok(Self { patch_size: manifest.patch_size as usize, batch: None, size: None, half_input: false, outputs })
+        Ok(Self { form: Form::of(manifest), batch: None, size: None, half_input: false, outputs })
     }
 }
 
@@ -115,7 +119,7 @@ impl Session {
     /// [`ModelError::Input`] or [`ModelError::Size`] for another shape, [`ModelError::Run`] where the graph fails.
     pub fn run(&mut self, pixels: ArrayView4<'_, f32>) -> Result<Outputs, ModelError> {
         let (batch, channels, height, width) = pixels.dim();
-        let patch_size = self.binding.patch_size;
+        let patch_size = self.binding.form.patch;
         let fits = |side: usize| side > 0 && side.is_multiple_of(patch_size);
         if batch == 0 || channels != 3 || !fits(height) || !fits(width) {
             return Err(ModelError::Input { shape: [batch, channels, height, width], patch_size });
@@ -142,16 +146,23 @@ impl Session {
     }
 
     fn run_graph(&mut self, pixels: ArrayView4<'_, f32>) -> Result<Outputs, ModelError> {
+        let (batch, _, height, width) = pixels.dim();
         let outputs = run(&mut self.inner, pixels, self.binding.half_input)?;
         let names = &self.binding.outputs;
-        Ok(Outputs {
+        let outputs = Outputs {
             last_hidden_state: take(&outputs, names, "last_hidden_state")?,
             attention: take(&outputs, names, "attention")?,
             keys: take(&outputs, names, "keys")?,
             embedding: take(&outputs, names, "embedding")?,
             feature_map: take(&outputs, names, "feature_map")?,
             last_blocks: take(&outputs, names, "last_blocks")?,
-        })
+        };
+        // A graph may change its mind with the size; what reads these numbers counts on their shape.
+        let odd = outputs.shapes().find(|(name, shape)| !self.binding.form.fits(name, shape, batch, (height, width)));
+        if let Some((name, shape)) = odd {
+            return Err(failed(format!("output `{name}` has the shape {shape:?} for {batch} pictures of {height}x{width} pixels")));
+        }
+        Ok(outputs)
     }
 }
 
@@ -234,6 +245,8 @@ fn start_on(device: Device, graph: Graph<'_>, path: &Path, threads: usize) -> Re
         .map_err(|error| rejected(error.into()))?
         // A pattern would be kept for every shape that ever came by, and masks come in all shapes.
         .with_memory_pattern(false)
+        .map_err(|error| rejected(error.into()))?
+        .with_config_entry(EXACT_BYTES.0, EXACT_BYTES.1)
         .map_err(|error| rejected(error.into()))?;
     let mut builder =
         builder.with_execution_providers(device.providers()).map_err(|error| ModelError::Device { device, reason: error.to_string() })?;

@@ -4,6 +4,9 @@ use serde_json::Value as Json;
 
 use super::{Interpolation, Resize, Transform};
 
+/// Longest side that a file may ask for, in pixels.
+const MOST_SIDE: u32 = 4096;
+
 /// What an image processor does where its file leaves a setting out.
 struct Defaults {
     /// A number for the size means the shorter side, not both.
@@ -63,8 +66,8 @@ fn sizes(json: &Json, defaults: &Defaults) -> Result<(Resize, Option<(u32, u32)>
     let shorter = side(&size["shortest_edge"]).or(side(size).filter(|_| defaults.size_is_shorter));
     let resize = if let Some(shorter) = shorter {
         if let Some((below, share)) = defaults.crop_share {
-            if !(share > 0.0 && share <= 1.0) {
-                return Err(format!("crop_pct is {}", json["crop_pct"]));
+            if !(0.1..=1.0).contains(&share) {
+                return Err(format!("crop_pct is {}, known are 0.1 to 1", json["crop_pct"]));
             }
             // ConvNextImageProcessor crops small sizes and squeezes large ones.
             return Ok(if shorter < below {
@@ -75,12 +78,12 @@ fn sizes(json: &Json, defaults: &Defaults) -> Result<(Resize, Option<(u32, u32)>
         }
         Resize::Shorter(shorter)
     } else {
-        let (height, width) = sides(size).ok_or_else(|| format!("size is {size}"))?;
+        let (height, width) = sides(size).ok_or_else(|| format!("size is {size}; sides are 1 to {MOST_SIDE} pixels"))?;
         Resize::Exact(height, width)
     };
     let crop = &json["crop_size"];
     let crops = json["do_center_crop"].as_bool().unwrap_or(!crop.is_null());
-    let crop = crops.then(|| sides(crop).ok_or_else(|| format!("crop_size is {crop}"))).transpose()?;
+    let crop = crops.then(|| sides(crop).ok_or_else(|| format!("crop_size is {crop}; sides are 1 to {MOST_SIDE} pixels"))).transpose()?;
     Ok((resize, crop))
 }
 
@@ -97,17 +100,22 @@ fn normalisation(json: &Json) -> Result<([f32; 3], [f32; 3]), String> {
         let three = |key: &str| three(&json[key]).ok_or_else(|| format!("{key} is {}", json[key]));
         (three("image_mean")?, three("image_std")?)
     };
-    if std.iter().any(|deviation| !deviation.is_finite() || *deviation <= 0.0) {
-        return Err(format!("image_std is {std:?}"));
-    }
     // To the last bit what the file says where it scales by 1/255.
     let scale = if (scale - 1.0).abs() < 1e-6 { 1.0 } else { scale };
-    Ok((mean.map(|mean| (mean / scale) as f32), std.map(|std| (std / scale) as f32)))
+    let scaled = |numbers: [f64; 3]| numbers.map(|number| (number / scale) as f32);
+    let (scaled_mean, scaled_std) = (scaled(mean), scaled(std));
+    if !scaled_mean.iter().all(|mean| mean.is_finite()) {
+        return Err(format!("image_mean is {mean:?}"));
+    }
+    if !scaled_std.iter().all(|deviation| deviation.is_normal() && *deviation > 0.0) {
+        return Err(format!("image_std is {std:?}"));
+    }
+    Ok((scaled_mean, scaled_std))
 }
 
 /// A length in pixels.
 fn side(json: &Json) -> Option<u32> {
-    json.as_u64().and_then(|side| u32::try_from(side).ok()).filter(|side| *side > 0)
+    json.as_u64().and_then(|side| u32::try_from(side).ok()).filter(|side| (1..=MOST_SIDE).contains(side))
 }
 
 /// `{"height", "width"}`, or one number for both.
@@ -205,6 +213,10 @@ mod tests {
         for (key, value) in [
             ("resample", json!(0)),
             ("size", json!({"longest_edge": 5})),
+            ("size", json!({"shortest_edge": 4_000_000_000_u32})),
+            ("crop_size", json!({"height": 224, "width": 4097})),
+            ("image_std", json!([1e-300, 1.0, 1.0])),
+            ("image_mean", json!([1e300, 1.0, 1.0])),
             ("rescale_factor", json!(-0.5)),
             ("image_std", json!([0.0, 1.0, 1.0])),
             ("image_mean", json!([0.5])),

@@ -5,16 +5,23 @@ use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
 use fs_err as fs;
-use onnx_rs::ast::{Attribute, DataType, Graph, Node, TensorProto};
+use onnx_rs::ast::{Attribute, DataType, Graph, Model, Node, SparseTensor, TensorProto};
 use sha2::{Digest, Sha256};
 
 use super::super::fingerprint::hex;
 use super::super::{ModelError, Precision};
 
+/// Side of the largest patch that a convolution is believed to cut out.
+const MOST_PATCH: i64 = 64;
+/// Bytes of the largest file: Protocol Buffers end there.
+const MOST_BYTES: u64 = 1 << 31;
+
 /// What a plain ONNX file says of itself.
 pub(super) struct Facts {
     /// SHA-256 over the file and, after it, the files that hold its weights.
     pub(super) sha256: String,
+    /// The other files that hold its weights.
+    pub(super) beside: Vec<PathBuf>,
     /// Type of most of its weights.
     pub(super) precision: Precision,
     /// Side of the patches, from the convolution that cuts them out.
@@ -24,31 +31,74 @@ pub(super) struct Facts {
 }
 
 impl Facts {
-    /// Reads the file at `path`, and those beside it that hold its weights.
-    pub(super) fn read(path: &Path) -> Result<Self, ModelError> {
-        let bytes = fs::read(path)?;
+    /// Looks into `bytes`, the file at `path` that ONNX Runtime has accepted, and reads those beside it that hold its weights.
+    pub(super) fn of(path: &Path, bytes: &[u8]) -> Result<Self, ModelError> {
         let reject = |reason: String| ModelError::Graph { path: path.to_owned(), reason };
         let model =
-            onnx_rs::parse(&bytes).map_err(|error| reject(format!("it is no ONNX file, or a damaged or truncated one ({error})")))?;
+            onnx_rs::parse(bytes).map_err(|error| reject(format!("it is no ONNX file, or a damaged or truncated one ({error})")))?;
         let graph = model.graph.as_ref().ok_or_else(|| reject("it is no ONNX file, or a truncated one (it holds no graph)".to_owned()))?;
-        let mut hash = Sha256::new_with_prefix(&bytes);
-        for location in external(graph) {
-            let beside = beside(path, location).map_err(&reject)?;
-            hash_file(&beside, &mut hash).map_err(|error| reject(format!("its weights are in {location}: {error}")))?;
+        let mut hash = Sha256::new_with_prefix(bytes);
+        let mut files = Vec::new();
+        for location in external(&model) {
+            let file = beside(path, location).map_err(&reject)?;
+            hash_file(&file, &mut hash).map_err(|error| reject(format!("its weights are in {location}: {error}")))?;
+            files.push(file);
         }
         Ok(Self {
             sha256: hex(&hash.finalize()),
+            beside: files,
             precision: precision(graph),
             patch: patch(graph),
-            made_by: format!("{} {}", model.producer_name, model.producer_version).trim().to_owned(),
+            made_by: format!("{} {}", model.producer_name, model.producer_version).trim().chars().take(100).collect(),
         })
     }
 }
 
+/// The bytes of the file.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, ModelError> {
+    let length = fs::metadata(path)?.len();
+    if length >= MOST_BYTES {
+        let reason = format!("it has {length} bytes, and ONNX files are shorter than 2 GiB; larger weights are kept in a file beside it");
+        return Err(ModelError::Graph { path: path.to_owned(), reason });
+    }
+    Ok(fs::read(path)?)
+}
+
+/// SHA-256 over the file and, after it, the files that hold its weights.
+pub(super) fn sha256(path: &Path, beside: &[PathBuf]) -> std::io::Result<String> {
+    let mut hash = Sha256::new();
+    hash_file(path, &mut hash)?;
+    beside.iter().try_for_each(|file| hash_file(file, &mut hash))?;
+    Ok(hex(&hash.finalize()))
+}
+
 /// Names of the other files that hold weights.
-fn external<'a>(graph: &'a Graph<'a>) -> BTreeSet<&'a str> {
-    let entries = graph.initializer.iter().flat_map(TensorProto::external_data);
+fn external<'a>(model: &'a Model<'a>) -> BTreeSet<&'a str> {
+    let mut tensors = Vec::new();
+    model.graph.iter().for_each(|graph| of_graph(graph, &mut tensors));
+    model.functions.iter().flat_map(|function| &function.node).for_each(|node| of_node(node, &mut tensors));
+    let entries = tensors.into_iter().flat_map(TensorProto::external_data);
     entries.filter(|entry| entry.key == "location").map(|entry| entry.value).collect()
+}
+
+/// Collects the tensors of a graph and of all graphs in it.
+fn of_graph<'a>(graph: &'a Graph<'a>, tensors: &mut Vec<&'a TensorProto<'a>>) {
+    tensors.extend(&graph.initializer);
+    tensors.extend(graph.sparse_initializer.iter().flat_map(parts));
+    graph.node.iter().for_each(|node| of_node(node, tensors));
+}
+
+fn of_node<'a>(node: &'a Node<'a>, tensors: &mut Vec<&'a TensorProto<'a>>) {
+    for attribute in &node.attribute {
+        tensors.extend(attribute.t.iter().chain(&attribute.tensors));
+        tensors.extend(attribute.sparse_tensor.iter().chain(&attribute.sparse_tensors).flat_map(parts));
+        attribute.g.iter().for_each(|graph| of_graph(graph, tensors));
+        attribute.graphs.iter().for_each(|graph| of_graph(graph, tensors));
+    }
+}
+
+fn parts<'a>(sparse: &'a SparseTensor<'a>) -> impl Iterator<Item = &'a TensorProto<'a>> {
+    sparse.values.iter().chain(&sparse.indices)
 }
 
 /// A file that an ONNX file names; only ones below the same folder are read.
@@ -76,11 +126,12 @@ fn hash_file(path: &Path, hash: &mut Sha256) -> std::io::Result<()> {
 fn precision(graph: &Graph<'_>) -> Precision {
     let mut numbers = [0_i64; 3];
     for tensor in &graph.initializer {
-        let count = tensor.dims().iter().product::<i64>();
+        let count = tensor.dims().iter().fold(1, |count: i64, side| count.saturating_mul(*side));
+        let add = |sum: &mut i64| *sum = sum.saturating_add(count);
         match tensor.data_type() {
-            DataType::Float | DataType::Double => numbers[0] += count,
-            DataType::Float16 | DataType::Bfloat16 => numbers[1] += count,
-            DataType::Int8 | DataType::Uint8 => numbers[2] += count,
+            DataType::Float | DataType::Double => add(&mut numbers[0]),
+            DataType::Float16 | DataType::Bfloat16 => add(&mut numbers[1]),
+            DataType::Int8 | DataType::Uint8 => add(&mut numbers[2]),
             _ => {}
         }
     }
@@ -97,7 +148,8 @@ fn patch(graph: &Graph<'_>) -> Option<usize> {
     let cuts = |node: &Node<'_>| {
         let [_, 3, height, width] = weight(node.input.get(1)?)?.dims() else { return None };
         let strides = &attribute(node, "strides")?.ints;
-        (height == width && *strides == [*height, *width]).then(|| usize::try_from(*height).ok()).flatten()
+        let square = height == width && (1..=MOST_PATCH).contains(height);
+        (square && *strides == [*height, *width]).then_some(*height as usize)
     };
     graph.node.iter().filter(|node| node.op_type.as_str() == "Conv").find_map(cuts)
 }

@@ -9,6 +9,8 @@ use crate::transform::{Resize, Transform};
 
 /// File in which Hugging Face's tools keep the transform.
 const PREPROCESSOR: &str = "preprocessor_config.json";
+/// Bytes that such a file may have; real ones have a few hundred.
+const MOST_BYTES: u64 = 1 << 20;
 
 /// A transform, and where it comes from in words.
 pub(super) struct Fitted {
@@ -28,6 +30,9 @@ impl Fitted {
             return Ok(Self { transform: Transform::evaluation(), origin: format!("no {PREPROCESSOR} found, so DINO's own") });
         };
         let reject = |reason: String| ModelError::Graph { path: path.to_owned(), reason: format!("{}: {reason}", file.display()) };
+        if fs_err::metadata(&file)?.len() > MOST_BYTES {
+            return Err(reject("it is longer than a mebibyte".to_owned()));
+        }
         let json: Json = serde_json::from_str(&fs_err::read_to_string(&file)?).map_err(|error| reject(error.to_string()))?;
         Ok(Self { transform: Transform::from_preprocessor(&json).map_err(reject)?, origin: format!("from {}", file.display()) })
     }

@@ -9,7 +9,7 @@ mod probe;
 mod roles;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::manifest::{File, Manifest, Source};
 use super::session::Binding;
@@ -18,6 +18,13 @@ use file::Facts;
 use fit::Fitted;
 use probe::{Answer, Probe};
 use roles::Roles;
+
+/// Pixels of one side that a graph may ask for.
+const MOST_SIDE: usize = 4096;
+/// Pictures that a graph may ask for at once.
+const MOST_PICTURES: usize = 256;
+/// Pixels of all pictures of one run: 800 MB of float32.
+const MOST_PIXELS: usize = 1 << 26;
 
 /// What became clear of a plain file.
 #[derive(Clone, Debug)]
@@ -28,14 +35,27 @@ pub(super) struct Plain {
     pub(super) precision: Precision,
     /// All of it in a sentence or two, for whoever started the program.
     pub(super) summary: String,
+    /// The other files that hold its weights.
+    beside: Vec<PathBuf>,
+}
+
+impl Plain {
+    /// SHA-256 of the files as they are now; that of the manifest where nothing was written to them.
+    pub(super) fn sha256(&self, path: &Path) -> std::io::Result<String> {
+        file::sha256(path, &self.beside)
+    }
 }
 
 /// Reads and tries the file at `path`.
 pub(super) fn understand(path: &Path) -> Result<(Manifest, Plain), ModelError> {
     let reject = |reason: String| ModelError::Graph { path: path.to_owned(), reason };
-    let facts = Facts::read(path)?;
+    // Read before it is loaded: what is written to it from here on changes the hash that the sessions are compared with.
+    let bytes = file::read(path)?;
     let mut fitted = Fitted::find(path)?;
+    // ONNX Runtime first: its parser bounds how deeply a file nests, ours does not.
     let mut probe = Probe::open(path)?;
+    let facts = Facts::of(path, &bytes)?;
+    drop(bytes);
     let input = &probe.input;
     let (half_input, declared_batch) = (input.half, input.batch);
     let declared_size = input.height.is_some() || input.width.is_some();
@@ -52,26 +72,32 @@ pub(super) fn understand(path: &Path) -> Result<(Manifest, Plain), ModelError> {
     // A size that is free is that of the transform, in whole patches.
     let whole = |side: u32| facts.patch.map_or(side as usize, |patch| (side as usize / patch).max(1) * patch);
     let (height, width) = (input.height.unwrap_or_else(|| whole(height)), input.width.unwrap_or_else(|| whole(width)));
-    fitted.end_in(height as u32, width as u32);
-
     let batch = declared_batch.unwrap_or(1);
+    if !bearable(batch, height, width) {
+        return Err(reject(format!(
+            "its input is {batch} pictures of {height}x{width} pixels at once; at most {MOST_PICTURES} pictures, sides of {MOST_SIDE} and {MOST_PIXELS} pixels in all are run"
+        )));
+    }
+    fitted.end_in(height as u32, width as u32);
     let answer = probe.run(batch, height, width)?;
     if !answer.finite {
         return Err(reject("it answers NaN or infinite values to a made-up picture".to_owned()));
     }
     let roles = Roles::of(&answer, facts.patch, (height, width), batch).map_err(&reject)?;
-    let patch = roles.patch;
+    if let Some(name) = &roles.doubtful {
+        tracing::warn!(path = %path.display(), "output `{name}` looks like the scores of a classifier, not like features; embeddings made of it compare poorly");
+    }
+    let patch = roles.form.patch;
 
     // What is declared free is tried.
     let (other_height, other_width) = (height + patch, width + 2 * patch);
     let mut holds = |batch: usize, height: usize, width: usize| {
-        let answer = probe.run(batch, height, width);
-        answer.is_ok_and(|answer| roles.agree(&answer, (height, width), batch))
+        bearable(batch, height, width) && probe.run(batch, height, width).is_ok_and(|answer| roles.agree(&answer, (height, width), batch))
     };
     let free_size = !declared_size && roles.has_patches() && holds(batch, other_height, other_width);
     let free_batch = declared_batch.is_none() && holds(2, height, width);
     let binding = Binding {
-        patch_size: patch,
+        form: roles.form,
         batch: (!free_batch).then_some(batch),
         size: (!free_size).then_some((height, width)),
         half_input,
@@ -83,7 +109,12 @@ pub(super) fn understand(path: &Path) -> Result<(Manifest, Plain), ModelError> {
     let batches = if free_batch { "any number of pictures".to_owned() } else { format!("{batch} at a time") };
     let transform = serde_json::to_string(&manifest.transform).unwrap_or_default();
     let summary = format!("plain ONNX: {named}; {}; takes {sizes}, {batches}; transform {}: {transform}", roles.summary, fitted.origin);
-    Ok((manifest, Plain { binding, precision: facts.precision, summary }))
+    Ok((manifest, Plain { binding, precision: facts.precision, summary, beside: facts.beside }))
+}
+
+/// Whether a trial of this size is worth its memory.
+fn bearable(batch: usize, height: usize, width: usize) -> bool {
+    batch <= MOST_PICTURES && height.max(width) <= MOST_SIDE && batch * height * width <= MOST_PIXELS
 }
 
 fn side(length: Option<usize>, free: &str) -> String {
@@ -97,12 +128,12 @@ fn manifest(path: &Path, facts: &Facts, fitted: &Fitted, roles: &Roles) -> Manif
     Manifest {
         format: Manifest::FORMAT,
         architecture: roles.architecture.to_owned(),
-        patch_size: roles.patch as u32,
-        dim: roles.dim as u32,
+        patch_size: roles.form.patch as u32,
+        dim: roles.form.dim as u32,
         depth: 0,
-        heads: roles.heads as u32,
-        registers: roles.registers as u32,
-        last_blocks: roles.last_blocks as u32,
+        heads: roles.form.heads as u32,
+        registers: roles.form.registers as u32,
+        last_blocks: roles.form.last_blocks as u32,
         position_interpolation: "unknown".to_owned(),
         transform: fitted.transform.clone(),
         source: Source { file: name, layout: "onnx".to_owned(), sha256: facts.sha256.clone() },

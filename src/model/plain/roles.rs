@@ -1,6 +1,7 @@
 //! Which of a graph's outputs is what, told by names and shapes.
 
 use super::Answer;
+use crate::model::outputs::Form;
 
 /// Names under which others export one vector for each picture.
 const POOLED: [&str; 4] = ["pooler_output", "embedding", "image_embeds", "sentence_embedding"];
@@ -8,6 +9,12 @@ const POOLED: [&str; 4] = ["pooler_output", "embedding", "image_embeds", "senten
 const PATCHES: [usize; 6] = [16, 14, 8, 32, 4, 7];
 /// More tokens than this between CLS and the patches are no registers.
 const MOST_REGISTERS: usize = 32;
+/// Longer vectors than this are no features.
+const MOST_NUMBERS: usize = 1 << 16;
+/// Words in the names of outputs that classify.
+const SCORES: [&str; 5] = ["logit", "prob", "score", "class", "softmax"];
+/// Numbers of classes of the data sets that published models classify (ImageNet-1k, with background, ImageNet-21k as it is counted).
+const CLASSES: [usize; 5] = [1000, 1001, 21_841, 21_843, 11_221];
 
 /// Name and shape.
 type Output<'a> = (&'a String, &'a Vec<usize>);
@@ -18,16 +25,10 @@ pub(super) struct Roles {
     pub(super) outputs: Vec<(&'static str, String)>,
     /// What kind of network it is.
     pub(super) architecture: &'static str,
-    /// Side of a patch, or of a cell of the feature map; 1 where there are none.
-    pub(super) patch: usize,
-    /// Length of the vectors.
-    pub(super) dim: usize,
-    /// Tokens between CLS and the patches.
-    pub(super) registers: usize,
-    /// Attention heads, where the graph gives their attention; else 0.
-    pub(super) heads: usize,
-    /// Blocks whose CLS token it gives.
-    pub(super) last_blocks: usize,
+    /// What their shapes follow from. The patch is 1 where there are none, the heads are 0 where the graph does not give them.
+    pub(super) form: Form,
+    /// The one output that is used, where it looks like scores and not like features.
+    pub(super) doubtful: Option<String>,
     /// All of this in words.
     pub(super) summary: String,
 }
@@ -35,7 +36,7 @@ pub(super) struct Roles {
 impl Roles {
     /// Reads the answer to `batch` pictures of (height, width). `patch` is the side of a patch where the graph shows it.
     pub(super) fn of(answer: &Answer, patch: Option<usize>, size: (usize, usize), batch: usize) -> Result<Self, String> {
-        let shapes = || answer.shapes.iter().filter(|(_, shape)| shape.first() == Some(&batch));
+        let shapes = || answer.shapes.iter().filter(|(_, shape)| shape.first() == Some(&batch) && !shape.contains(&0));
         let rank = |name: &str, axes: usize| shapes().find(|(found, shape)| found.as_str() == name && shape.len() == axes);
         let pooled = || {
             let flat = |shape: &[usize]| shape.len() >= 2 && shape[2..].iter().all(|side| *side == 1);
@@ -60,8 +61,14 @@ impl Roles {
             (None, None, Some((name, shape))) => Self::vectors(name, shape),
             (None, None, None) => return Err(unclear(answer)),
         };
+        if roles.form.dim > MOST_NUMBERS {
+            return Err(format!("its vectors have {} numbers; at most {MOST_NUMBERS} are features", roles.form.dim));
+        }
         if tokens.is_some() {
-            roles.add_ours(rank);
+            roles.add_ours(rank, batch, size);
+        }
+        if !roles.agree(answer, size, batch) {
+            return Err(unclear(answer));
         }
         roles.describe(answer);
         Ok(roles)
@@ -73,25 +80,15 @@ impl Roles {
     }
 
     /// Whether the answer to other pictures has the shapes that it should have.
-    pub(super) fn agree(&self, answer: &Answer, (height, width): (usize, usize), batch: usize) -> bool {
-        let grid = [height / self.patch, width / self.patch];
-        let tokens = 1 + self.registers + grid[0] * grid[1];
-        self.outputs.iter().all(|(ours, theirs)| {
-            let Some(shape) = answer.shapes.get(theirs) else { return false };
-            shape[0] == batch
-                && match *ours {
-                    "last_hidden_state" => shape[1] == tokens,
-                    "attention" => shape[2] == tokens,
-                    "keys" => shape[1] == grid[0] * grid[1],
-                    "feature_map" => shape[2..] == grid,
-                    _ => true,
-                }
-        })
+    pub(super) fn agree(&self, answer: &Answer, size: (usize, usize), batch: usize) -> bool {
+        let fits = |ours: &str, shape: &Vec<usize>| self.form.fits(ours, shape, batch, size);
+        self.outputs.iter().all(|(ours, theirs)| answer.shapes.get(theirs).is_some_and(|shape| fits(ours, shape)))
     }
 
     fn new(architecture: &'static str, patch: usize, dim: usize, output: (&'static str, &str)) -> Self {
         let outputs = vec![(output.0, output.1.to_owned())];
-        Self { outputs, architecture, patch, dim, registers: 0, heads: 0, last_blocks: 0, summary: String::new() }
+        let form = Form { patch, dim, registers: 0, heads: 0, last_blocks: 0 };
+        Self { outputs, architecture, form, doubtful: None, summary: String::new() }
     }
 
     fn transformer(name: &str, shape: &[usize], patch: Option<usize>, (height, width): (usize, usize)) -> Result<Self, String> {
@@ -109,7 +106,9 @@ impl Roles {
                 "its output `{name}` has {tokens} tokens for {height}x{width} pixels, which are not CLS, a few registers and the patches{patches}"
             ));
         };
-        Ok(Self { registers, ..Self::new("onnx-vit", patch, dim, ("last_hidden_state", name)) })
+        let mut roles = Self::new("onnx-vit", patch, dim, ("last_hidden_state", name));
+        roles.form.registers = registers;
+        Ok(roles)
     }
 
     fn convolutional(name: &str, shape: &[usize], (height, width): (usize, usize), vector: Option<Output<'_>>) -> Result<Self, String> {
@@ -126,21 +125,24 @@ impl Roles {
     }
 
     fn vectors(name: &str, shape: &[usize]) -> Self {
-        Self::new("onnx-embedding", 1, shape[1], ("embedding", name))
+        let says = name.to_ascii_lowercase();
+        let scores = !POOLED.contains(&name) && (SCORES.iter().any(|word| says.contains(word)) || CLASSES.contains(&shape[1]));
+        Self { doubtful: scores.then(|| name.to_owned()), ..Self::new("onnx-embedding", 1, shape[1], ("embedding", name)) }
     }
 
-    /// Takes up what only our own exporter writes beside the tokens, if its shape fits.
-    fn add_ours<'a>(&mut self, rank: impl Fn(&str, usize) -> Option<Output<'a>>) {
-        if let Some((name, shape)) = rank("attention", 3) {
-            self.heads = shape[1];
-            self.outputs.push(("attention", name.clone()));
-        }
-        if let Some((name, _)) = rank("keys", 3).filter(|(_, shape)| shape[2] == self.dim) {
-            self.outputs.push(("keys", name.clone()));
-        }
-        if let Some((name, shape)) = rank("last_blocks", 3).filter(|(_, shape)| shape[2] == self.dim) {
-            self.last_blocks = shape[1];
-            self.outputs.push(("last_blocks", name.clone()));
+    /// Takes up what only our own exporter writes beside the tokens, where its shape fits.
+    fn add_ours<'a>(&mut self, rank: impl Fn(&str, usize) -> Option<Output<'a>>, batch: usize, size: (usize, usize)) {
+        for ours in ["attention", "keys", "last_blocks"] {
+            let Some((name, shape)) = rank(ours, 3) else { continue };
+            let form = match ours {
+                "attention" => Form { heads: shape[1], ..self.form },
+                "last_blocks" => Form { last_blocks: shape[1], ..self.form },
+                _ => self.form,
+            };
+            if form.fits(ours, shape, batch, size) {
+                self.form = form;
+                self.outputs.push((ours, name.clone()));
+            }
         }
     }
 
@@ -151,14 +153,14 @@ impl Roles {
         let unused: Vec<_> = answer.shapes.keys().map(String::as_str).filter(|name| !used(name)).collect();
         let unused = if unused.is_empty() { String::new() } else { format!(" (not used: {})", unused.join(", ")) };
         let form = match self.architecture {
-            "onnx-vit" => format!("patches of {} pixels, {} registers", self.patch, self.registers),
+            "onnx-vit" => format!("patches of {} pixels, {} registers", self.form.patch, self.form.registers),
             "onnx-convnet" => {
                 let pooled = used_as(&self.outputs, "embedding");
-                format!("one cell for {} pixels{}", self.patch, if pooled { "" } else { ", pooled by their mean" })
+                format!("one cell for {} pixels{}", self.form.patch, if pooled { "" } else { ", pooled by their mean" })
             }
             _ => "one vector for each picture, nothing for its parts".to_owned(),
         };
-        self.summary = format!("outputs {outputs}{unused}; {} numbers, {form}", self.dim);
+        self.summary = format!("outputs {outputs}{unused}; {} numbers, {form}", self.form.dim);
     }
 }
 
@@ -193,10 +195,10 @@ mod tests {
     fn patches_and_registers_are_told_from_the_tokens() {
         for (tokens, patch, registers) in [(197, 16, 0), (201, 16, 4), (257, 14, 0), (261, 14, 4), (785, 8, 0), (50, 32, 0)] {
             let roles = roles(&[("last_hidden_state", &[1, tokens, 384])], None).unwrap();
-            assert_eq!((roles.patch, roles.registers, roles.dim), (patch, registers, 384), "{tokens}");
+            assert_eq!((roles.form.patch, roles.form.registers, roles.form.dim), (patch, registers, 384), "{tokens}");
         }
         // The stem of a ConvNeXt cuts out 4 pixels, its tokens stand for 32.
-        assert_eq!(roles(&[("last_hidden_state", &[1, 50, 768])], Some(4)).unwrap().patch, 32);
+        assert_eq!(roles(&[("last_hidden_state", &[1, 50, 768])], Some(4)).unwrap().form.patch, 32);
         let error = roles(&[("last_hidden_state", &[1, 196, 384])], Some(16)).err().unwrap();
         assert!(error.contains("196 tokens") && error.contains("16 pixels"), "{error}");
     }
@@ -215,7 +217,7 @@ mod tests {
     fn a_feature_map_goes_with_its_pooled_vector() {
         let shapes: [(&str, &[usize]); 2] = [("last_hidden_state", &[1, 768, 7, 7]), ("pooler_output", &[1, 768, 1, 1])];
         let roles = roles(&shapes, Some(4)).unwrap();
-        assert_eq!((roles.architecture, roles.patch, roles.dim), ("onnx-convnet", 32, 768));
+        assert_eq!((roles.architecture, roles.form.patch, roles.form.dim), ("onnx-convnet", 32, 768));
         assert_eq!(roles.outputs.len(), 2);
         let alone = super::Roles::of(&answer(&shapes[..1]), None, (224, 224), 1).unwrap();
         assert!(alone.summary.contains("pooled by their mean"), "{}", alone.summary);
@@ -234,5 +236,44 @@ mod tests {
         assert!(roles.agree(&answer(&[("last_hidden_state", &[2, 1 + 15 * 16, 384])]), (240, 256), 2));
         assert!(!roles.agree(&answer(&[("last_hidden_state", &[2, 197, 384])]), (240, 256), 2));
         assert!(!roles.agree(&answer(&[("last_hidden_state", &[1, 1 + 15 * 16, 384])]), (240, 256), 2));
+    }
+
+    #[test]
+    fn answers_of_other_ranks_and_lengths_do_not_agree() {
+        let roles = roles(&[("last_hidden_state", &[1, 197, 384])], Some(16)).unwrap();
+        let longer: &[usize] = &[2, 1 + 15 * 16, 384, 2];
+        for shape in [&[][..], &[2], &[2, 241], longer, &[2, 241, 0], &[2, 241, 385]] {
+            assert!(!roles.agree(&answer(&[("last_hidden_state", shape)]), (240, 256), 2), "{shape:?}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_go_with_the_tokens_is_left_aside() {
+        let tokens: (&str, &[usize]) = ("last_hidden_state", &[1, 197, 384]);
+        let used = |name: &str, shape: &[usize]| {
+            let roles = roles(&[tokens, (name, shape)], Some(16)).unwrap();
+            (roles.outputs.len() == 2, roles.form.heads, roles.form.last_blocks)
+        };
+        assert_eq!(used("attention", &[1, 6, 197]), (true, 6, 0));
+        assert_eq!(used("attention", &[1, 6, 196]), (false, 0, 0));
+        assert_eq!(used("keys", &[1, 196, 384]), (true, 0, 0));
+        assert_eq!(used("keys", &[1, 197, 384]), (false, 0, 0));
+        assert_eq!(used("last_blocks", &[1, 4, 384]), (true, 0, 4));
+        assert_eq!(used("last_blocks", &[1, 4, 383]), (false, 0, 0));
+    }
+
+    #[test]
+    fn nothing_and_too_much_are_no_features() {
+        for shape in [&[1, 0, 384][..], &[1, 197, 0], &[1, 0], &[1, 0, 1 << 40, 1 << 20], &[1, 4, 0, 1 << 60], &[], &[1, 1 << 20]] {
+            assert!(roles(&[("last_hidden_state", shape)], Some(16)).is_err(), "{shape:?}");
+            assert!(roles(&[("out", shape)], None).is_err(), "{shape:?}");
+        }
+    }
+
+    #[test]
+    fn the_scores_of_a_classifier_are_doubtful() {
+        let doubtful = |name: &str, count| roles(&[(name, &[1, count])], None).unwrap().doubtful.is_some();
+        assert!(doubtful("logits", 384) && doubtful("class_probs", 10) && doubtful("output", 1000));
+        assert!(!doubtful("output", 384) && !doubtful("pooler_output", 1000));
     }
 }
