@@ -21,17 +21,16 @@ use prometheus_client::{
     },
     registry::Registry,
 };
+use tokio::time::timeout;
 
 use super::{
     App,
     problem::{Code, Problem},
 };
-use crate::{
-    index::{Error, Recall},
-    manuals::COMMIT,
-    serving::Seen,
-};
+use crate::{index::Recall, manuals::COMMIT, serving::Seen};
 
+/// Longest wait for the sizes of the collections: Prometheus gives up by itself after ten seconds.
+const LISTING: Duration = Duration::from_secs(3);
 const KIND: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -234,16 +233,17 @@ impl Metrics {
             self.store_reachable.set(1);
             return;
         };
-        let connections = store.connections();
-        let listed = app.disk.run(move || store.list()).await;
-        self.store_reachable.set(i64::from(!matches!(listed, Ok(Err(Error::Unreachable(_))))));
-        if let Some(connections) = connections {
+        let asked = store.clone();
+        let listed = timeout(LISTING, app.disk.run(move || asked.list())).await;
+        self.store_reachable.set(1);
+        if let Some(connections) = store.connections() {
+            self.store_reachable.set(i64::from(connections.reachable));
             for (state, number) in [("busy", connections.busy), ("idle", connections.idle)] {
                 self.store_connections.get_or_create(&Connections { state }).set(number as i64);
             }
             self.store_failures.inner().store(connections.failures, Ordering::Relaxed);
         }
-        let Ok(Ok(collections)) = listed else { return };
+        let Ok(Ok(Ok(collections))) = listed else { return };
         for info in collections {
             for (state, number) in [("indexed", info.index.indexed), ("scanned", info.index.scanned)] {
                 self.items.get_or_create(&Items { collection: info.name.to_string(), state }).set(number as i64);

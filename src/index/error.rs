@@ -76,6 +76,9 @@ pub enum Error {
         /// Its version and what this program reads.
         detail: String,
     },
+    /// Other requests hold all connections to the database of the collections.
+    #[error("all connections to the database of the collections are at work for other requests (--index-connections)")]
+    Busy,
     /// The database of the collections does not answer; it may do so again.
     #[error("the database of the collections cannot be reached: {0}")]
     Unreachable(String),

@@ -1,7 +1,7 @@
 //! A real PostgreSQL with pgvector, for the tests: its files and its socket in a temporary folder, no port.
 
 use std::{
-    io::Write,
+    io::{Read, Write},
     os::unix::{fs::MetadataExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -31,8 +31,12 @@ else
 fi
 "#;
 
-/// The server of all tests that do not stop it.
 static SHARED: LazyLock<Cluster> = LazyLock::new(Cluster::start);
+
+/// The server of all tests that do not stop it.
+pub(crate) fn shared() -> &'static Cluster {
+    &SHARED
+}
 
 /// A database of its own for a test, on the server that all tests share.
 pub(crate) fn database() -> String {
@@ -103,6 +107,19 @@ impl Cluster {
         let ran = self.tool("psql", &["-U", "postgres", "-d", database, "-v", "ON_ERROR_STOP=1", "-Atc", sql, "-h"], &self.folder);
         assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
         String::from_utf8(ran.stdout).unwrap()
+    }
+
+    /// Runs SQL in a session that stays open, with its locks, until its input is closed.
+    pub(crate) fn session(&self, database: &str, sql: &str) -> Child {
+        let mut command = Command::new(self.program("psql"));
+        as_nobody(command.args(["-U", "postgres", "-d", database, "-v", "ON_ERROR_STOP=1", "-qAt", "-h"]).arg(&self.folder))
+            .current_dir("/");
+        let mut session = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        writeln!(session.stdin.as_mut().unwrap(), "{sql}; SELECT 'done';").unwrap();
+        let mut said = [0; 4];
+        session.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
+        assert_eq!(&said, b"done");
+        session
     }
 
     fn program(&self, name: &str) -> PathBuf {

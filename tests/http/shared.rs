@@ -15,7 +15,7 @@ use crate::{
     harness::{PATIENCE, Server, program, tiny_model},
     pictures::{png, scene},
     place::Place,
-    postgres::{Cluster, database},
+    postgres::{Cluster, database, shared},
 };
 
 const DIM: usize = 32;
@@ -167,6 +167,60 @@ fn a_lost_database_is_503_until_it_is_back() {
         let (status, log) = server.end();
         assert!(status.success() && !log.contains("sEcret") && !log.contains("panicked"), "{log}");
     }
+}
+
+/// Closes a session, and waits until its locks are gone.
+fn end(mut session: std::process::Child) {
+    drop(session.stdin.take());
+    session.wait().unwrap();
+}
+
+fn table(database: &str) -> String {
+    shared().sql(database, "SELECT 'dino_items_' || number FROM dino_collections").trim().to_owned()
+}
+
+#[test]
+fn busy_connections_are_no_lost_database() {
+    let name = shared().database();
+    let database = name.split(['/', '?']).nth(3).unwrap();
+    let server = Server::start(&["--index", &name, "--index-connections", "1", "--request-timeout", "6"]);
+    assert_eq!(server.put("/collections/c", &json!({})).status, 201);
+    let session = shared().session(database, &format!("BEGIN; LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", table(database)));
+    thread::scope(|scope| {
+        scope.spawn(|| server.get("/collections/c/items"));
+        wait_for("at work", || server.get("/healthz").ok().json()["store"]["busy"] == 1);
+        let waits = scope.spawn(|| server.get("/collections/c/items/x"));
+        assert_eq!(server.get("/readyz").status, 200);
+        let refused = waits.join().unwrap();
+        refused.problem(429, "queue_full");
+        assert!(refused.header("retry-after").parse::<u32>().unwrap() > 0);
+        end(session);
+    });
+    assert_eq!(server.get("/collections/c/items").ok().json()["items"], json!([]));
+    assert_eq!((metric(&server, "dino_store_reachable"), metric(&server, "dino_store_failures_total")), (1, 0));
+}
+
+#[test]
+fn a_collection_goes_at_once_while_others_use_its_table() {
+    let name = shared().database();
+    let database = name.split(['/', '?']).nth(3).unwrap();
+    let server = Server::start(&["--index", &name]);
+    let item = json!({ "items": [{ "id": "a", "vector": axis(0) }] });
+    server.put("/collections/c", &json!({}));
+    server.post_json("/collections/c/items", &item).ok();
+    let old = table(database);
+    // As the build of an index does.
+    let session = shared().session(database, &format!("BEGIN; LOCK TABLE {old} IN SHARE UPDATE EXCLUSIVE MODE"));
+    let exists = || shared().sql(database, &format!("SELECT to_regclass('{old}') IS NOT NULL")).trim() == "t";
+    assert_eq!(server.delete("/collections/c").status, 204);
+    server.get("/collections/c").problem(404, "unknown_collection");
+    assert_eq!(server.put("/collections/c", &json!({})).status, 201);
+    assert_eq!(count(&server), 0);
+    server.post_json("/collections/c/items", &item).ok();
+    assert!(exists(), "somebody is still at it");
+    end(session);
+    wait_for("cleared away", || !exists());
+    assert_eq!(count(&server), 1);
 }
 
 fn metric(server: &Server, name: &str) -> i64 {

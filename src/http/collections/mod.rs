@@ -213,6 +213,9 @@ impl From<Error> for Problem {
             Error::Conflict(_) => Code::ModelMismatch,
             Error::Dimension { .. } => Code::DimensionMismatch,
             Error::Exists(_) => Code::CollectionExists,
+            Error::Busy => {
+                return Self { retry_after: Some(UNREACHABLE), ..Self::new(Code::QueueFull, error.to_string()) };
+            }
             Error::Unreachable(_) => {
                 let detail = "the database of the collections does not answer: try again in a while; a write that was under way may have happened or not";
                 return Self { retry_after: Some(UNREACHABLE), ..Self::new(Code::StoreUnreachable, detail) };

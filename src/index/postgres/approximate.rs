@@ -1,17 +1,18 @@
 //! When a collection gets an HNSW index, and how it is built beside running searches and writes.
 //!
-//! Small collections have none: they are scanned, and exact. Once there is one, the database keeps it up to date.
+//! Small collections have none: they are scanned, and exact. Once there is one, the database keeps it up to date. The tables of
+//! collections that are gone are cleared away here too.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::super::{Error, Options};
 use super::database::Database;
-use super::record::Record;
+use super::record::{Record, drop_nameless};
 
 /// Most dimensions of pgvector's HNSW index over `vector`. Larger ones are always scanned.
 const MAX_DIM: usize = 2000;
@@ -20,10 +21,17 @@ const MAX_DIM: usize = 2000;
 const PARAMETERS: &str = "m = 16, ef_construction = 128";
 /// First half of the lock that is held while a collection's index is built; the second is the collection.
 const LOCK: i32 = 0x6469_6e6f;
+/// What a thread does that fails.
+const BUILDING: &str = "building an index";
 /// Part of the threshold that this server writes to a collection before it counts its items again.
 const LOOKS: usize = 8;
 
-/// Builds indexes.
+/// Between two tries to delete tables that somebody still uses.
+const PAUSE: Duration = Duration::from_secs(5);
+/// Number of those tries; the next start goes on.
+const TRIES: usize = 720;
+
+/// Builds indexes, and clears away.
 pub(super) struct Builder {
     database: Arc<Database>,
     options: Options,
@@ -51,13 +59,27 @@ impl Builder {
             *since = 0;
         }
         let (builder, record) = (Arc::clone(self), record.clone());
-        spawn(move || builder.build_if_due(&record));
+        spawn(BUILDING, move || builder.build_if_due(&record));
+    }
+
+    /// Starts a thread that deletes the tables of collections that are gone, once nobody uses them any more.
+    pub(super) fn clear_away(self: &Arc<Self>) {
+        let builder = Arc::clone(self);
+        spawn("deleting tables of collections that are gone", move || {
+            for _ in 0..TRIES {
+                if builder.database.run_long(async |connection| drop_nameless(connection).await)? {
+                    break;
+                }
+                std::thread::sleep(PAUSE);
+            }
+            Ok(())
+        });
     }
 
     /// Starts a thread that builds every index that is due.
     pub(super) fn build_all(self: &Arc<Self>) {
         let builder = Arc::clone(self);
-        spawn(move || {
+        spawn(BUILDING, move || {
             for record in builder.database.run(async |connection| Record::all(connection).await)? {
                 builder.build_if_due(&record)?;
             }
@@ -91,14 +113,14 @@ impl Builder {
     }
 }
 
-fn spawn(work: impl FnOnce() -> Result<(), Error> + Send + 'static) {
+fn spawn(what: &'static str, work: impl FnOnce() -> Result<(), Error> + Send + 'static) {
     let work = move || {
         if let Err(error) = work() {
-            tracing::error!("an index was not built: {error}");
+            tracing::error!("{what}: {error}");
         }
     };
     if let Err(error) = std::thread::Builder::new().name("index".to_owned()).spawn(work) {
-        tracing::error!("an index is not built, a thread cannot be started: {error}");
+        tracing::error!("{what}: a thread cannot be started: {error}");
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection};
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::timeout;
 
 use super::super::Error;
@@ -24,6 +24,8 @@ pub(super) struct Database {
     /// Where the connections live; taken when this goes.
     runtime: Option<Runtime>,
     pool: PgPool,
+    /// One for each connection of the pool: who waits behind others is not waiting for the database to answer.
+    places: Semaphore,
     options: PgConnectOptions,
     /// Longest that one piece of work may take.
     patience: Duration,
@@ -49,6 +51,7 @@ impl Database {
         Ok(Self {
             runtime: Some(runtime),
             pool,
+            places: Semaphore::new(connections as usize),
             options,
             patience,
             prepared: OnceCell::new(),
@@ -60,11 +63,14 @@ impl Database {
     /// Does `work` with a connection of the pool; several times, where transactions stand in each other's way.
     pub(super) fn run<T>(&self, work: impl AsyncFn(&mut PgConnection) -> Result<T, Error>) -> Result<T, Error> {
         self.wait(async {
+            // The rest is for the work.
+            let place = timeout(self.patience / 2, self.places.acquire()).await.map_err(|_| Error::Busy)?;
+            let _place = place.expect("it is never closed");
             let mut connection = self.pool.acquire().await?;
-            // Does nothing unless it is waited for.
-            let migration = schema::migrate(&mut connection);
-            self.prepared.get_or_try_init(|| migration).await?;
             let repeated = async {
+                // Does nothing unless it is waited for.
+                let migration = schema::migrate(&mut connection);
+                self.prepared.get_or_try_init(|| migration).await?;
                 for _ in 1..ATTEMPTS {
                     match work(&mut *connection).await {
                         Err(error) if is_worth_retrying(&error) => {}
@@ -85,6 +91,15 @@ impl Database {
         })
     }
 
+    /// Asks whether it answers. Where all connections are at work, what those have heard is the answer.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        if self.places.available_permits() == 0 && self.reachable.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        // A connection is tried before it is given.
+        self.run(async |_| Ok(()))
+    }
+
     /// Does `work` that may take as long as it needs, with a connection of its own.
     pub(super) fn run_long<T>(&self, work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>) -> Result<T, Error> {
         self.run(async |_| Ok(()))?;
@@ -101,6 +116,10 @@ impl Database {
     fn wait<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         let runtime = self.runtime.as_ref().expect("only dropping takes it");
         let outcome = runtime.block_on(work);
+        if matches!(outcome, Err(Error::Busy)) {
+            // Nobody was asked.
+            return outcome;
+        }
         let reached = !matches!(outcome, Err(Error::Unreachable(_)));
         if let Err(Error::Unreachable(reason)) = &outcome {
             self.failures.fetch_add(1, Ordering::Relaxed);

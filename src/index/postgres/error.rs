@@ -36,6 +36,11 @@ pub(super) fn is_missing_table(error: &Error) -> bool {
     has_code(error, NO_TABLE)
 }
 
+/// Whether somebody else held what was asked for, for too long.
+pub(super) fn is_locked(error: &Error) -> bool {
+    has_code(error, "55P03") || is_worth_retrying(error)
+}
+
 fn has_code(error: &Error, wanted: &str) -> bool {
     matches!(error, Error::Sql(source) if source.as_database_error().and_then(sqlx::error::DatabaseError::code).is_some_and(|code| code == wanted))
 }

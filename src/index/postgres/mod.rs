@@ -9,7 +9,8 @@
 //! | `schema`, `migrations/` | the tables |
 //! | `record` | collections by name |
 //! | `collection`, `write`, `search`, `filter`, `text` | the items of one |
-//! | `approximate` | when it gets an index |
+//! | `sample` | some of its items, and the mark of what it holds |
+//! | `approximate` | when it gets an index, and clearing away |
 
 mod address;
 mod approximate;
@@ -91,6 +92,7 @@ impl PostgresStore {
             outcome => outcome?,
         }
         store.builder.build_all();
+        store.builder.clear_away();
         Ok(store)
     }
 
@@ -116,8 +118,7 @@ fn check_dim(spec: &Spec) -> Result<(), Error> {
 
 impl Store for PostgresStore {
     fn check(&self) -> Result<(), Error> {
-        // A connection is tried before it is given.
-        self.database.run(async |_| Ok(()))
+        self.database.check()
     }
 
     fn connections(&self) -> Option<Connections> {
@@ -181,7 +182,7 @@ impl Store for PostgresStore {
             }
             let record = Record::make(&mut transaction, name, &spec).await?;
             write::insert(&mut transaction, &record.table(), spec.dim, &items).await?;
-            // The old one goes last: until then it is read and written as ever.
+            // The old one goes last: it is read and written as ever until then, and read by those who are at it afterwards.
             if existing == OnExisting::Replace {
                 Record::remove(&mut transaction, name).await?;
             }
@@ -191,19 +192,24 @@ impl Store for PostgresStore {
             transaction.commit().await?;
             Ok(record)
         })?;
+        if existing == OnExisting::Replace {
+            self.builder.clear_away();
+        }
         let collection = self.collection_of(record);
-        collection.build_if_due()?;
+        if let Err(error) = collection.build_if_due() {
+            // The collection is there, and is searched without.
+            tracing::error!(collection = %name, "its index was not built: {error}");
+        }
         Ok(collection)
     }
 
     fn remove(&self, name: &CollectionName) -> Result<(), Error> {
-        let existed = self.database.run(async |connection| {
-            let mut transaction = connection.begin().await?;
-            let existed = Record::remove(&mut transaction, name).await?;
-            transaction.commit().await?;
-            Ok(existed)
-        })?;
-        if existed { Ok(()) } else { Err(Error::NoCollection(name.to_string())) }
+        let existed = self.database.run(async |connection| Record::remove(connection, name).await)?;
+        if !existed {
+            return Err(Error::NoCollection(name.to_string()));
+        }
+        self.builder.clear_away();
+        Ok(())
     }
 
     fn scratch(&self) -> Result<NamedTempFile, Error> {

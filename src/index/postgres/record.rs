@@ -4,7 +4,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, FromRow, PgConnection, QueryBuilder, Row};
 
 use super::super::{CollectionName, Error, IndexState, Info, ModelTag, Spec};
-use super::error::is_missing_table;
+use super::error::{is_locked, is_missing_table};
 
 /// Largest vectors that are kept in the rows of the table itself, so that a scan need not look them up elsewhere: a row has
 /// to fit a page of 8 KiB, with the id and what points to the rest.
@@ -91,15 +91,11 @@ impl Record {
         Ok(inserted.rows_affected() == 1)
     }
 
-    /// Deletes a collection with its table; false where there is none.
+    /// Takes a collection's name away, with which it is gone; false where there is none. Its table is left to [`drop_nameless`]:
+    /// whoever reads it would have to go first, and until then nobody else would be let in.
     pub(super) async fn remove(connection: &mut PgConnection, name: &CollectionName) -> Result<bool, Error> {
-        let number: Option<i64> = sqlx::query_scalar("DELETE FROM dino_collections WHERE name = $1 RETURNING number")
-            .bind(name.as_str())
-            .fetch_optional(&mut *connection)
-            .await?;
-        let Some(number) = number else { return Ok(false) };
-        sqlx::raw_sql(AssertSqlSafe(format!("DROP TABLE {}", table(number)))).execute(connection).await?;
-        Ok(true)
+        let removed = sqlx::query("DELETE FROM dino_collections WHERE name = $1").bind(name.as_str()).execute(connection).await?;
+        Ok(removed.rows_affected() == 1)
     }
 
     /// Name of the table of its items: digits of ours, never a client's text.
@@ -131,6 +127,28 @@ impl Record {
     pub(super) fn explain(&self, error: Error) -> Error {
         if is_missing_table(&error) { Error::NoCollection(self.name.to_string()) } else { error }
     }
+}
+
+/// Deletes the tables of collections that are gone; false where somebody still uses one.
+pub(super) async fn drop_nameless(connection: &mut PgConnection) -> Result<bool, Error> {
+    // A collection gets its name in the transaction that makes its table: what can be seen without one has lost it.
+    let nameless: Vec<i64> = sqlx::query_scalar(
+        "SELECT number FROM (SELECT substr(relname::text, 12)::bigint AS number FROM pg_class WHERE relkind = 'r' \
+         AND relnamespace = to_regnamespace(quote_ident(current_schema())) AND relname ~ '^dino_items_[0-9]+$') AS tables \
+         WHERE number NOT IN (SELECT number FROM dino_collections)",
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let mut all = true;
+    for number in nameless {
+        // The limit is for those who come behind, and would have to wait for this as well.
+        let sql = format!("SET lock_timeout = '1s'; DROP TABLE IF EXISTS {}", table(number));
+        match sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *connection).await.map_err(Error::from) {
+            Err(error) if is_locked(&error) => all = false,
+            outcome => drop(outcome?),
+        }
+    }
+    Ok(all)
 }
 
 fn table(number: i64) -> String {

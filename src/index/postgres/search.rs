@@ -27,7 +27,7 @@ pub(super) async fn search(
     indexed: bool,
 ) -> Result<Vec<Neighbour>, Error> {
     if indexed && !options.exact {
-        let ef = options.ef.clamp(1, MAX_EF);
+        let ef = options.ef.max(options.k).clamp(1, MAX_EF);
         let settings = format!("SET LOCAL hnsw.ef_search = {ef}; SET LOCAL hnsw.iterative_scan = strict_order");
         let found = nearest(connection, table, query, options, &settings, "").await?;
         // Where few items pass, the index gives up before it has looked at all of them.
