@@ -6,31 +6,14 @@ mkdir -p "$1"
 folder=$(cd "$1" && pwd)
 here=$(cd "$(dirname "$0")" && pwd)
 
-missing() {
-    echo "The tests of the API guide and of OpenAI's clients need curl, Python 3 with venv, and Node 18 or newer with npm, and $1." >&2
-    echo "On Debian and its like: apt-get install curl python3-venv nodejs npm. Then run this again." >&2
-    exit 1
-}
-
 wanted=
 command -v curl >/dev/null || wanted="$wanted curl"
 python3 -c 'import ensurepip, venv' 2>/dev/null || wanted="$wanted python3-venv"
 { command -v node && command -v npm; } >/dev/null || wanted="$wanted nodejs npm"
 python3 -m pip --version >/dev/null 2>&1 || wanted="$wanted python3-pip"
 if [ -n "$wanted" ]; then
-    command -v apt-get >/dev/null || missing "this machine has no apt-get to install them with"
-    if [ "$(id -u)" -eq 0 ]; then
-        as_root=
-    elif command -v sudo >/dev/null; then
-        as_root=sudo
-    else
-        missing "installing them takes root or sudo"
-    fi
-    echo "Installing$wanted for the tests" >&2
-    export DEBIAN_FRONTEND=noninteractive
-    $as_root apt-get update -qq || missing "the package lists cannot be fetched"
     # shellcheck disable=SC2086
-    $as_root apt-get install -y -qq --no-install-recommends $wanted >/dev/null || missing "they cannot be installed"
+    "$here/../packages.sh" "The tests of the API guide and of OpenAI's clients need curl, Python 3 with pip and venv, and Node 18 or newer with npm" $wanted
 fi
 if ! cmp -s "$here/requirements.txt" "$folder/requirements.txt"; then
     rm -rf "$folder/python"
