@@ -210,9 +210,9 @@ fn take<D: Dimension>(
 
 /// A copy of a tensor of 32 or 16 bits.
 pub(super) fn numbers(value: &DynValue) -> Result<ArrayD<f32>, ModelError> {
-    match value.try_extract_array::<f16>() {
-        Ok(array) => Ok(array.mapv(f16::to_f32)),
-        Err(_) => Ok(value.try_extract_array::<f32>().map_err(failed)?.to_owned()),
+    match value.try_extract_array::<f32>() {
+        Ok(array) => Ok(array.to_owned()),
+        Err(_) => Ok(value.try_extract_array::<f16>().map_err(failed)?.mapv(f16::to_f32)),
     }
 }
 

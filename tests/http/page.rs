@@ -296,7 +296,7 @@ fn every_screen_shows_all_of_it() {
     });
 }
 
-/// The pictures in `docs/`: `make screenshots`.
+/// Draws the pictures in `docs/`, for `make screenshots`. It checks nothing, so `make test` leaves it out: what it shows is held by the tests above.
 #[test]
 #[ignore = "draws pictures, with the demo model and its gallery"]
 fn screenshots() {
