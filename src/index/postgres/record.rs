@@ -145,7 +145,8 @@ pub(super) async fn drop_nameless(connection: &mut PgConnection) -> Result<bool,
         let sql = format!("SET lock_timeout = '1s'; DROP TABLE IF EXISTS {}", table(number));
         match sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *connection).await.map_err(Error::from) {
             Err(error) if is_locked(&error) => all = false,
-            outcome => drop(outcome?),
+            Err(error) => return Err(error),
+            Ok(_) => {}
         }
     }
     Ok(all)
