@@ -46,7 +46,7 @@ def model():
 def steps(args):
     cores = len(os.sched_getaffinity(0))
     thread_counts = sorted({1, cores})
-    precisions = [False] + ([True] if "amx_bf16" in open("/proc/cpuinfo").read() else [])
+    precisions = [False] + ([True] if any(unit in open("/proc/cpuinfo").read() for unit in ("amx_bf16", "avx512_bf16")) else [])
     print(f"Whole training steps, 2 global and 8 local crops, {cores} cores of {model()}; images/s, median of {args.rounds} rounds\n")
     print("| shape | precision | dino-train | PyTorch | ratio | peak memory, MB | PyTorch's |")
     print("| --- | --- | --- | --- | --- | --- | --- |")

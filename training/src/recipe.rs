@@ -144,7 +144,7 @@ pub struct Recipe {
 pub enum PrecisionChoice {
     /// float32 throughout
     F32,
-    /// operands of matrix products rounded to bfloat16, on processors with a tile unit (Intel AMX): faster
+    /// operands of matrix products rounded to bfloat16, on processors that multiply such (Intel AMX, AVX512-BF16): faster
     Bf16,
     /// bf16 where the processor has it, else f32
     Auto,
@@ -285,7 +285,7 @@ impl Recipe {
         );
         ensure!(
             self.precision != PrecisionChoice::Bf16 || has_bf16(),
-            "--precision bf16 needs a processor with a bfloat16 tile unit (Intel AMX), which this one lacks: use auto or f32"
+            "--precision bf16 needs a processor that multiplies bfloat16 values (Intel AMX or AVX512-BF16), which this one does not: use auto or f32"
         );
         self.check_backbone()
     }

@@ -5,21 +5,21 @@ use faer::linalg::matmul::matmul;
 use faer::{MatMut, MatRef, Par};
 
 #[cfg(target_arch = "x86_64")]
-use super::amx::{self, Layout, Packed, Side};
+use super::bf16::{self, Layout, Packed, Side};
 
 /// Arithmetic of large products. Sums are float32 in both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precision {
     /// float32 throughout.
     F32,
-    /// Operands rounded to bfloat16, on the processor's tile unit.
+    /// Operands rounded to bfloat16, by tiles or vectors of the processor.
     Bf16,
 }
 
 /// True where [`Precision::Bf16`] can be used.
 pub fn has_bf16() -> bool {
     #[cfg(target_arch = "x86_64")]
-    return amx::available();
+    return bf16::available();
     #[cfg(not(target_arch = "x86_64"))]
     false
 }
@@ -75,9 +75,9 @@ impl<'a> Weight<'a> {
         let (inner, n) = self.shape();
         #[cfg(target_arch = "x86_64")]
         if let Some(packed) = &self.packed {
-            return amx::with_scratch(|left, _| {
+            return bf16::with_scratch(|left, _| {
                 left.fill(a, inner, Layout::InnerLast, Side::Left);
-                amx::multiply(c, n, accum == Accum::Add, left, packed);
+                bf16::multiply(c, n, accum == Accum::Add, left, packed);
             });
         }
         let right = rows(self.values, self.columns);
@@ -91,10 +91,10 @@ pub fn at_b(precision: Precision, c: &mut [f32], accum: Accum, a: &[f32], b: &[f
     let (m, n) = (a.len() / k, b.len() / k);
     #[cfg(target_arch = "x86_64")]
     if precision == Precision::Bf16 {
-        return amx::with_scratch(|left, right| {
+        return bf16::with_scratch(|left, right| {
             left.fill(a, k, Layout::InnerFirst, Side::Left);
             right.fill(b, k, Layout::InnerFirst, Side::Right);
-            amx::multiply(c, n, accum == Accum::Add, left, right);
+            bf16::multiply(c, n, accum == Accum::Add, left, right);
         });
     }
     let _ = precision;

@@ -6,10 +6,10 @@
 
 pub mod activation;
 pub mod adam;
-#[cfg(target_arch = "x86_64")]
-mod amx;
 pub mod attention;
 pub mod batch_norm;
+#[cfg(target_arch = "x86_64")]
+mod bf16;
 pub mod layer_norm;
 pub mod matmul;
 pub mod momentum;

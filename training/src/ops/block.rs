@@ -293,7 +293,7 @@ mod tests {
     #[test]
     fn bfloat16_products_stay_close_to_float32() {
         if !has_bf16() {
-            eprintln!("skipped: this processor has no bfloat16 tile unit");
+            eprintln!("skipped: this processor has no bfloat16 products");
             return;
         }
         let sequences = Sequences(vec![(20, 9)]);

@@ -1,11 +1,12 @@
-//! Matrix products in bfloat16 with float32 sums, on the tile unit (AMX) of Intel's server processors.
+//! Matrix products in bfloat16 with float32 sums, by one of two units: the tiles of Intel's server processors ([`amx`]), or the vectors of
+//! processors with AVX512-BF16 ([`avx512`]; AMD since Zen 4).
 //!
-//! A tile is 16 rows of 64 bytes. `TDPBF16PS` multiplies a left tile, 16 rows of 32 values, with a right tile, 16 rows of 16 pairs
-//! (value 2r and 2r + 1 of each of 16 columns), into 16 x 16 float32 sums. Operands are rounded to bfloat16 while they are packed into
-//! tiles; the sums stay in tile registers over the whole inner dimension. The instructions are written in assembly, since the
-//! compiler's own names for them are not stable.
+//! Both work on tiles of 16 rows of 64 bytes: a left tile is 16 rows of 32 values, a right tile 16 rows of 16 pairs (values 2r and
+//! 2r + 1 of each of 16 columns). Operands are rounded to bfloat16 while they are packed into tiles.
 
-use std::arch::asm;
+mod amx;
+mod avx512;
+
 use std::arch::x86_64::{
     __m512, __m512i, _mm512_cvtne2ps_pbh, _mm512_loadu_si512, _mm512_maskz_loadu_ps, _mm512_permutexvar_epi16, _mm512_set1_epi16,
     _mm512_setzero_ps, _mm512_shuffle_i32x4, _mm512_storeu_si512, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32,
@@ -17,6 +18,8 @@ use std::sync::OnceLock;
 const ROWS: usize = 16;
 /// Values of the inner dimension in one tile.
 const DEPTH: usize = 32;
+/// Rows and columns of the block of sums that is made at once.
+const SIDE: usize = 2 * ROWS;
 
 /// One packed tile of bfloat16 values.
 #[derive(Clone, Copy, Debug)]
@@ -35,33 +38,33 @@ pub(super) struct Packed {
     depth: usize,
 }
 
-/// True where the processor has the tile unit and the system lets this process use it.
+/// What multiplies tiles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unit {
+    Tiles,
+    Vectors,
+}
+
+impl Unit {
+    /// The faster of those that this process may use.
+    fn best() -> Option<Self> {
+        static BEST: OnceLock<Option<Unit>> = OnceLock::new();
+        *BEST.get_or_init(|| Self::all().next())
+    }
+
+    /// All that this process may use, the faster first.
+    fn all() -> impl Iterator<Item = Self> {
+        // Both are fed by the same packing.
+        let packs = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512bf16");
+        [(packs && amx::available(), Self::Tiles), (packs, Self::Vectors)]
+            .into_iter()
+            .filter_map(|(available, unit)| available.then_some(unit))
+    }
+}
+
+/// True where the processor multiplies bfloat16 values and the system lets this process use that.
 pub(super) fn available() -> bool {
-    static AVAILABLE: OnceLock<bool> = OnceLock::new();
-    *AVAILABLE.get_or_init(|| {
-        // Leaf 7: bit 22 of EDX is AMX-BF16, bit 24 is AMX-TILE.
-        let leaf = std::arch::x86_64::__cpuid_count(7, 0);
-        let tiles = leaf.edx & (1 << 22) != 0 && leaf.edx & (1 << 24) != 0;
-        tiles
-            && is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512bf16")
-            && permitted()
-    })
-}
-
-/// Linux saves the 8 KB of tile registers only for processes that ask.
-#[cfg(target_os = "linux")]
-fn permitted() -> bool {
-    const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
-    const XFEATURE_XTILEDATA: libc::c_long = 18;
-    // SAFETY: a system call without pointers.
-    unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn permitted() -> bool {
-    false
+    Unit::best().is_some()
 }
 
 /// How an operand lies in memory, as a row-major matrix.
@@ -83,7 +86,7 @@ pub(super) enum Side {
 impl Packed {
     /// Packs a row-major matrix whose inner dimension is `inner`. Call only where [`available`].
     pub(super) fn fill(&mut self, values: &[f32], inner: usize, layout: Layout, side: Side) {
-        assert!(available(), "the tile unit is not available");
+        assert!(available(), "the processor has no bfloat16 products");
         let outer = values.len() / inner;
         assert_eq!(values.len(), outer * inner, "the operand is not a whole matrix");
         self.depth = inner.div_ceil(DEPTH);
@@ -210,86 +213,18 @@ unsafe fn transpose(tile: &mut Tile) {
     }
 }
 
-/// Shapes of the eight tile registers: 16 rows of 64 bytes each.
-#[repr(C, align(64))]
-struct Configuration {
-    palette: u8,
-    start_row: u8,
-    reserved: [u8; 14],
-    bytes: [u16; 16],
-    rows: [u8; 16],
-}
-
-static CONFIGURATION: Configuration = Configuration {
-    palette: 1,
-    start_row: 0,
-    reserved: [0; 14],
-    bytes: [64, 64, 64, 64, 64, 64, 64, 64, 0, 0, 0, 0, 0, 0, 0, 0],
-    rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
-};
-
-/// 32 x 32 sums from two left and two right strips, `[32, 32]` at `c` with rows `stride` floats apart; added to what is there if `add`.
-///
-/// # Safety
-/// The tile unit is configured; `left` and `right` point at two strips of `depth` tiles each, `c` at 32 rows of 32 floats.
-unsafe fn block(left: [*const Tile; 2], right: [*const Tile; 2], depth: usize, c: *mut f32, stride: usize, add: bool) {
-    // SAFETY: the lower half lies inside the block.
-    let bottom = unsafe { c.add(ROWS * stride) };
-    /// One statement from the first to the last use of the registers, since none can be named as an operand.
-    macro_rules! tiles {
-        ($($begin:literal),*) => {
-            asm!(
-                $($begin,)*
-                "2:",
-                "tileloadd tmm4, [{l0} + {s}]",
-                "tileloadd tmm6, [{r0} + {s}]",
-                "tileloadd tmm7, [{r1} + {s}]",
-                "tileloadd tmm5, [{l1} + {s}]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                "add {l0}, 1024",
-                "add {l1}, 1024",
-                "add {r0}, 1024",
-                "add {r1}, 1024",
-                "dec {n}",
-                "jnz 2b",
-                "tilestored [{top} + {row}], tmm0",
-                "tilestored [{top} + {row} + 64], tmm1",
-                "tilestored [{bottom} + {row}], tmm2",
-                "tilestored [{bottom} + {row} + 64], tmm3",
-                l0 = inout(reg) left[0] => _,
-                l1 = inout(reg) left[1] => _,
-                r0 = inout(reg) right[0] => _,
-                r1 = inout(reg) right[1] => _,
-                n = inout(reg) depth => _,
-                s = in(reg) 64_usize,
-                top = in(reg) c,
-                bottom = in(reg) bottom,
-                row = in(reg) 4 * stride,
-                options(nostack)
-            )
-        };
-    }
-    // SAFETY: the caller keeps to the bounds.
-    unsafe {
-        if add {
-            tiles!(
-                "tileloadd tmm0, [{top} + {row}]",
-                "tileloadd tmm1, [{top} + {row} + 64]",
-                "tileloadd tmm2, [{bottom} + {row}]",
-                "tileloadd tmm3, [{bottom} + {row} + 64]"
-            );
-        } else {
-            tiles!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3");
-        }
-    }
-}
-
 /// `c[m, n] = left · right`, or added to `c`.
 pub(super) fn multiply(c: &mut [f32], n: usize, add: bool, left: &Packed, right: &Packed) {
-    const SIDE: usize = 2 * ROWS;
+    let unit = Unit::best().expect("operands are packed only where a unit is");
+    // SAFETY: this process may use it.
+    unsafe { multiply_with(unit, c, n, add, left, right) };
+}
+
+/// [`multiply`] on one unit.
+///
+/// # Safety
+/// The unit is one of [`Unit::all`].
+unsafe fn multiply_with(unit: Unit, c: &mut [f32], n: usize, add: bool, left: &Packed, right: &Packed) {
     assert_eq!(left.depth, right.depth, "the inner dimensions differ");
     assert!(n > 0 && c.len().is_multiple_of(n), "the destination is not a whole matrix");
     let (m, depth) = (c.len() / n, left.depth);
@@ -298,19 +233,24 @@ pub(super) fn multiply(c: &mut [f32], n: usize, add: bool, left: &Packed, right:
         return;
     }
     let mut edge = [0f32; SIDE * SIDE];
-    // SAFETY: the configuration is a valid one, and a packed operand exists only where the unit is available.
-    unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const CONFIGURATION, options(nostack)) };
+    // The tiles stay configured while this lives.
+    // SAFETY: the caller vouches for the unit.
+    let _tiles = (unit == Unit::Tiles).then(|| unsafe { amx::Configured::new() });
+    let block = match unit {
+        Unit::Tiles => amx::block,
+        Unit::Vectors => avx512::block,
+    };
     for column in (0..n).step_by(SIDE) {
         let right = [right.strip(column / ROWS), right.strip(column / ROWS + 1)];
         for row in (0..m).step_by(SIDE) {
             let left = [left.strip(row / ROWS), left.strip(row / ROWS + 1)];
             let at = row * n + column;
             if row + SIDE <= m && column + SIDE <= n {
-                // SAFETY: the whole block lies inside `c`, and strips come in pairs.
+                // SAFETY: the whole block lies inside `c`, strips come in pairs, and the caller vouches for the unit.
                 unsafe { block(left, right, depth, c[at..].as_mut_ptr(), n, add) };
                 continue;
             }
-            // SAFETY: the block is `edge`.
+            // SAFETY: as before; the block is `edge`.
             unsafe { block(left, right, depth, edge.as_mut_ptr(), SIDE, false) };
             let width = SIDE.min(n - column);
             for (i, sums) in edge.chunks_exact(SIDE).enumerate().take(m - row) {
@@ -321,8 +261,6 @@ pub(super) fn multiply(c: &mut [f32], n: usize, add: bool, left: &Packed, right:
             }
         }
     }
-    // SAFETY: gives the registers back, so that switches of tasks need not save them.
-    unsafe { asm!("tilerelease", options(nostack, nomem)) };
 }
 
 thread_local! {
@@ -333,4 +271,33 @@ thread_local! {
 /// Runs `f` with two operands whose memory is reused.
 pub(super) fn with_scratch<T>(f: impl FnOnce(&mut Packed, &mut Packed) -> T) -> T {
     SCRATCH.with_borrow_mut(|(left, right)| f(left, right))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each unit that this processor has gives the plain sums of rounded values.
+    #[test]
+    fn every_unit_sums_the_rounded_products() {
+        let (m, n, k) = (45, 70, 83);
+        let value = |i: usize| ((i * 2_654_435_761) % 1_000) as f32 / 500.0 - 1.0;
+        let (a, b): (Vec<f32>, Vec<f32>) = ((0..m * k).map(value).collect(), (0..k * n).map(|i| value(i + 7)).collect());
+        let rounded = |v: f32| half::bf16::from_f32(v).to_f32();
+        if !available() {
+            println!("skipped: this processor has no bfloat16 products");
+        }
+        for unit in Unit::all() {
+            let (mut left, mut right) = (Packed::default(), Packed::default());
+            left.fill(&a, k, Layout::InnerLast, Side::Left);
+            right.fill(&b, k, Layout::InnerFirst, Side::Right);
+            let mut c = vec![0.5; m * n];
+            // SAFETY: it is one of them.
+            unsafe { multiply_with(unit, &mut c, n, true, &left, &right) };
+            for (i, got) in c.iter().enumerate() {
+                let want = 0.5 + (0..k).map(|t| rounded(a[i / n * k + t]) * rounded(b[t * n + i % n])).sum::<f32>();
+                assert!((got - want).abs() < 1e-4, "{unit:?}, element {i}: {got}, not {want}");
+            }
+        }
+    }
 }
