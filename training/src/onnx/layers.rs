@@ -18,11 +18,13 @@ pub(super) struct Layers<'a> {
     format: Format<'a>,
     /// Every how many tokens what a layer reads is given as an output of its own; 0 for none.
     taps: usize,
+    /// See [`Layers::one`].
+    one: Option<Value>,
 }
 
 impl<'a> Layers<'a> {
     pub(super) fn new(format: Format<'a>, taps: usize) -> Self {
-        Self { graph: Graph::default(), format, taps }
+        Self { graph: Graph::default(), format, taps, one: None }
     }
 
     fn is_half(&self) -> bool {
@@ -42,6 +44,17 @@ impl<'a> Layers<'a> {
     /// A number in the type of matrix products.
     fn number(&mut self, number: f32) -> Value {
         if self.is_half() { self.graph.half(number) } else { self.graph.scalar(number) }
+    }
+
+    /// A one `[1]` that a runtime finds out only while it runs, the same for all layers, from any `x` that is not empty.
+    fn one(&mut self, x: Value) -> Value {
+        let graph = &mut self.graph;
+        *self.one.get_or_insert_with(|| {
+            let shape = graph.op("Shape", &[x], &[]);
+            let batch = graph.slice(shape, 0, 0, 1);
+            let batch = graph.cast(batch, Type::Float);
+            graph.div(batch, batch)
+        })
     }
 
     /// A weight in the type of matrix products.
@@ -65,7 +78,8 @@ impl<'a> Layers<'a> {
         if let Format::Int8(plan) = self.format
             && !plan.is_float(&path)
         {
-            return quantise::linear(&mut self.graph, name, x, linear, range, plan.factors(&path));
+            let one = self.one(x);
+            return quantise::linear(&mut self.graph, name, x, linear, range, plan.factors(&path), one);
         }
         let transposed = transposed(&linear.weight.data, out, input);
         let weight = self.weight(&format!("{name}.weight"), &[input, out], &transposed);

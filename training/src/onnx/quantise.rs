@@ -24,8 +24,9 @@ pub(super) enum Range {
     Gelu,
 }
 
-/// `x · Wᵀ + b` of float32 `x`. Each channel of `x` is divided by its factor, and its weights are multiplied by it.
-pub(super) fn linear(graph: &mut Graph, name: &str, x: Value, layer: &Linear, range: Range, factors: Option<&[f32]>) -> Value {
+/// `x · Wᵀ + b` of float32 `x`. Each channel of `x` is divided by its factor, and its weights are multiplied by it. `one` is a one that
+/// is no constant.
+pub(super) fn linear(graph: &mut Graph, name: &str, x: Value, layer: &Linear, range: Range, factors: Option<&[f32]>, one: Value) -> Value {
     let (out, input) = (layer.weight.shape[0], layer.weight.shape[1]);
     let (integers, steps) = match factors {
         Some(factors) => quantised(&scaled_columns(&layer.weight.data, factors), input),
@@ -57,6 +58,9 @@ pub(super) fn linear(graph: &mut Graph, name: &str, x: Value, layer: &Linear, ra
     let (bytes, step, centre) = quantised_rows(graph, rows, range);
     let sums = graph.op("MatMulInteger", &[bytes, weight, centre], &[]);
     let sums = graph.cast(sums, Type::Float);
+    // ONNX Runtime scales products while it writes them where the factor is itself a product, of the steps of both sides. Each row has
+    // a step of its own, which that operator does not take: it gets a one, and the rows are scaled behind it.
+    let steps = graph.mul(one, steps);
     let product = graph.mul(sums, steps);
     let mut product = graph.mul(product, step);
     if let Some(bias) = bias {
