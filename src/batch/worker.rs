@@ -35,24 +35,29 @@ impl Crew {
     }
 }
 
-/// The engine panicked, or never got through its rehearsal: nobody knows what state it is in.
-struct Lost;
+/// The engine panicked: nobody knows what state it is in.
+struct Panicked;
+
+/// A worker that panicked, or never got through its rehearsal, with the jobs that it leaves behind.
+struct Lost<O>(Vec<Job<O>>);
 
 /// Runs batches until the queue is closed or the engine panics.
 pub(super) fn work<E: Engine>(mut engine: E, queue: &Queue<E::Output>, crew: &Crew, rehearsal: &Array3<f32>) {
-    if serve(&mut engine, queue, crew, rehearsal).is_err() {
+    if let Err(lost) = serve(&mut engine, queue, crew, rehearsal) {
         tracing::error!("a worker is lost: restart the server to get it back");
         if crew.lose() {
             // Nobody is left to answer: whoever waits, or comes, must hear of it at once.
             queue.close();
         }
+        // Who waited hears of it now, and finds it counted.
+        drop(lost);
     }
 }
 
-fn serve<E: Engine>(engine: &mut E, queue: &Queue<E::Output>, crew: &Crew, rehearsal: &Array3<f32>) -> Result<(), Lost> {
-    if let Err(error) = guarded(engine, &[rehearsal.view()])? {
+fn serve<E: Engine>(engine: &mut E, queue: &Queue<E::Output>, crew: &Crew, rehearsal: &Array3<f32>) -> Result<(), Lost<E::Output>> {
+    if let Err(error) = guarded(engine, &[rehearsal.view()]).map_err(|Panicked| Lost(Vec::new()))? {
         tracing::error!(%error, "the model failed on its first picture");
-        return Err(Lost);
+        return Err(Lost(Vec::new()));
     }
     crew.ready.fetch_add(1, Ordering::AcqRel);
     while let Some(batch) = queue.next() {
@@ -63,10 +68,11 @@ fn serve<E: Engine>(engine: &mut E, queue: &Queue<E::Output>, crew: &Crew, rehea
 
 /// Runs a batch and answers each of its jobs. After an error the pictures run one by one, so that the one that
 /// the engine cannot take does not take its neighbours along.
-fn run<E: Engine>(engine: &mut E, batch: Vec<Job<E::Output>>) -> Result<(), Lost> {
+fn run<E: Engine>(engine: &mut E, batch: Vec<Job<E::Output>>) -> Result<(), Lost<E::Output>> {
     let began = Instant::now();
     let pictures: Vec<_> = batch.iter().map(|job| job.picture.view()).collect();
-    match guarded(engine, &pictures)? {
+    let Ok(outcome) = guarded(engine, &pictures) else { return Err(Lost(batch)) };
+    match outcome {
         Ok(outputs) => {
             let (ran, together) = (began.elapsed(), batch.len());
             for (job, output) in batch.into_iter().zip(outputs) {
@@ -81,8 +87,12 @@ fn run<E: Engine>(engine: &mut E, batch: Vec<Job<E::Output>>) -> Result<(), Lost
             }
         }
         Err(_) => {
-            for job in batch {
-                run(engine, vec![job])?;
+            let mut rest = batch.into_iter();
+            while let Some(job) = rest.next() {
+                if let Err(mut lost) = run(engine, vec![job]) {
+                    lost.0.extend(rest);
+                    return Err(lost);
+                }
             }
         }
     }
@@ -90,7 +100,7 @@ fn run<E: Engine>(engine: &mut E, batch: Vec<Job<E::Output>>) -> Result<(), Lost
 }
 
 /// Runs pictures of one size, checks that each has its output, and keeps a panic from ending the thread unseen.
-fn guarded<E: Engine>(engine: &mut E, pictures: &[ArrayView3<'_, f32>]) -> Result<Result<Vec<E::Output>, EngineError>, Lost> {
+fn guarded<E: Engine>(engine: &mut E, pictures: &[ArrayView3<'_, f32>]) -> Result<Result<Vec<E::Output>, EngineError>, Panicked> {
     let outcome = catch_unwind(AssertUnwindSafe(|| match pictures {
         [one] => engine.run(one.view().insert_axis(Axis(0))),
         many => {
@@ -98,7 +108,7 @@ fn guarded<E: Engine>(engine: &mut E, pictures: &[ArrayView3<'_, f32>]) -> Resul
             engine.run(stacked.view())
         }
     }))
-    .map_err(|_| Lost)?;
+    .map_err(|_| Panicked)?;
     Ok(outcome.and_then(|outputs| {
         if outputs.len() == pictures.len() {
             Ok(outputs)
