@@ -23,6 +23,8 @@ GRID = [(16, 128), (16, 200), (32, 200)]
 # Without this much recall a point does not count.
 WANTED = 0.99
 ROWS, QUERIES, DIM, CLUSTERS = 100_000, 1_000, 384, 1_000
+# Pixels of the pictures that patch tokens come from.
+SIDE = 288
 
 
 def normalised(rows):
@@ -35,15 +37,15 @@ def clustered(rng, count, centres):
 
 
 def tokens(args, out):
-    """Patch tokens of pictures, by the demo model on 224 pixels."""
-    model = out / "model"
+    """Patch tokens of pictures, by the demo model, 1,296 of each."""
+    model = out / f"model-{SIDE}"
     if not model.exists():
         model.mkdir()
         manifest = json.loads((args.model / "manifest.json").read_text())
-        manifest["transform"].update(resize={"shorter": 256}, crop=[224, 224])
+        manifest["transform"].update(resize={"shorter": SIDE}, crop=[SIDE, SIDE])
         (model / "manifest.json").write_text(json.dumps(manifest))
         (model / manifest["files"]["f32"]["name"]).write_bytes((args.model / manifest["files"]["f32"]["name"]).read_bytes())
-    file = out / "patches.npy"
+    file = out / f"patches-{SIDE}.npy"
     subprocess.run([args.server, "embed", "--images", args.pictures, "--model", model, "--out", file, "--pooling", "patches"], check=True)
     rows = np.load(file)
     rows = rows.reshape(-1, rows.shape[-1])
@@ -53,7 +55,7 @@ def tokens(args, out):
 
 def make(args, out, name):
     """DATA.npy, DATA.queries.npy and DATA.truth.npy."""
-    data = out / name
+    data = out / (name if name == "clustered" else f"{name}-{SIDE}")
     if data.with_suffix(".truth.npy").exists():
         return data
     rng = np.random.default_rng(20)
@@ -63,7 +65,7 @@ def make(args, out, name):
     else:
         found = normalised(rng.permutation(tokens(args, out)))
         if len(found) < QUERIES + ROWS:
-            print(f"only {len(found)} tokens", file=sys.stderr)
+            sys.exit(f"only {len(found)} tokens: give more pictures")
         queries, rows = found[:QUERIES], found[QUERIES : QUERIES + ROWS]
     truth = np.argsort(-(queries @ rows.T), axis=1, kind="stable")[:, :K].astype(np.int32)
     np.save(data.with_suffix(".npy"), rows)
@@ -174,16 +176,17 @@ def best(points, threads):
 
 
 def graphs(args, data):
-    curves = {"dino": lines([args.example, "graph", data])}
+    commands = {"dino": [args.example, "graph", data]}
     for library in BUILDERS:
         for links, width in GRID:
-            command = [sys.executable, __file__, "measure", library, data, links, width]
-            curves[f"{library} M={links} ef_construction={width}"] = lines(command)
-    print(f"\n### Graphs, {data.name}\n\nAll points (threads: width recall queries/s):\n")
-    for name, points in curves.items():
+            commands[f"{library} M={links} ef_construction={width}"] = [sys.executable, __file__, "measure", library, data, links, width]
+    print(f"\n### Graphs, {data.name}\n\nAll points (threads: width recall queries/s):\n", flush=True)
+    curves = {}
+    for name, command in commands.items():
+        points = curves[name] = lines(command)
         for threads in (1, 2):
             row = ", ".join(f"{p['ef']} {p['recall']:.4f} {p['qps']:.0f}" for p in points if p["threads"] == threads)
-            print(f"- {name}, {threads}: {row}")
+            print(f"- {name}, {threads}: {row}", flush=True)
     print(f"\n| | width | recall@10 | queries/s, one thread | two | to build, s | graph, MB |\n| --- | --- | --- | --- | --- | --- | --- |")
     for name, points in curves.items():
         one, two = best(points, 1), best(points, 2)

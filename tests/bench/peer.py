@@ -5,7 +5,6 @@
 
 import argparse
 import asyncio
-import base64
 import io
 from concurrent.futures import ThreadPoolExecutor
 
@@ -75,33 +74,6 @@ def fastapi(args):
     return app
 
 
-def litserve_server(args):
-    import litserve
-
-    class Api(litserve.LitAPI):
-        def setup(self, device):
-            self.model = Model(args.model, args.threads)
-
-        def decode_request(self, request):
-            return prepare(base64.b64decode(request["image"]))
-
-        def predict(self, x):
-            return self.model(x if x.ndim == 4 else x[None])
-
-        def batch(self, inputs):
-            return numpy.stack(inputs)
-
-        def unbatch(self, output):
-            return list(output)
-
-        def encode_response(self, output):
-            return {"embedding": numpy.ravel(output).tolist()}
-
-    more = {"batch_timeout": 0.005} if args.max_batch > 1 else {}
-    api = Api(max_batch_size=args.max_batch, api_path="/embed", **more)
-    return litserve.LitServer(api, accelerator="cpu", workers_per_device=args.workers)
-
-
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("kind", choices=["fastapi", "litserve"])
 parser.add_argument("--model", required=True)
@@ -131,4 +103,6 @@ if __name__ == "__main__":
         os.environ["PEER"] = shlex.join(sys.argv[1:])
         uvicorn.run("peer:build", factory=True, port=args.port, workers=args.workers, log_level="error")
     else:
-        litserve_server(args).run(port=args.port, num_api_servers=1, log_level="error", generate_client_file=False)
+        from peer_litserve import server
+
+        server(args).run(port=args.port, num_api_servers=1, log_level="error", generate_client_file=False)

@@ -5,6 +5,7 @@ Each Python server first tries a grid of processes, threads and batch sizes, and
 """
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -43,6 +44,12 @@ def usage(pid):
     return seconds, memory
 
 
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 class Server:
     """A running server; `ready` is asked until it answers."""
 
@@ -69,8 +76,11 @@ class Server:
         try:
             self.process.wait(20)
         except subprocess.TimeoutExpired:
+            pass
+        # Also what it started and left behind.
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
+        self.process.wait()
 
 
 class Bench:
@@ -96,14 +106,13 @@ class Bench:
         return {**said, "cores": (seconds_used - before) / (time.monotonic() - began), "memory": memory}
 
     def ours(self, precision):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         command = [self.args.server, "serve", "--model", f"vits={self.folder / 'model'}", "--precision", precision]
         return Server([*map(str, command), "--listen", f"127.0.0.1:{port}"], port, "/readyz"), None
 
     def peer(self, kind, model, processes, threads, batch):
-        port = 9300
+        # Another one for each start: processes of the last one may still hold theirs.
+        port = free_port()
         command = [sys.executable, "peer.py", kind, "--model", model, "--port", port, "--threads", threads]
         command += ["--workers", processes, "--max-batch", batch]
         ready = "/docs" if kind == "fastapi" else "/health"
