@@ -34,7 +34,7 @@ fn main() -> Result<()> {
     runtime::keep_quiet();
     let args = Args::parse();
     let model = Model::open(&args.model)?;
-    let options = SessionOptions { device: Device::Cpu, precision: args.precision, threads: 1 };
+    let options = SessionOptions { device: Device::Cpu, precision: args.precision, ..SessionOptions::default() };
     let cores = std::thread::available_parallelism()?.get();
     let mut sessions = model.sessions(&options, cores)?;
     let bytes = fs_err::read(&args.file)?;

@@ -108,7 +108,7 @@ impl Embedder {
         let manifest = model.manifest();
         let mut sessions = model.sessions(options, 1)?;
         // What `auto` came to, so that all sessions run in one place.
-        let options = SessionOptions { device: sessions[0].device(), ..*options };
+        let options = SessionOptions { device: sessions[0].device(), ..options.clone() };
         let count = workload.sessions.unwrap_or_else(|| default_sessions(options.device, options.threads)).max(1);
         sessions.extend(model.sessions(&options, count - 1)?);
         let side = REHEARSAL_PATCHES * manifest.patch_size;

@@ -174,7 +174,7 @@ fn embed(args: &Args, model: &Model, header: &Header, entries: &[Entry], parts: 
     if files.is_empty() {
         return Ok(());
     }
-    let options = SessionOptions { device: args.device, precision: args.precision, threads: args.threads };
+    let options = SessionOptions { device: args.device, precision: args.precision, threads: args.threads, ..SessionOptions::default() };
     let mut embedder = Embedder::open(model, args.pooling, &options, Workload { sessions: args.sessions, batch: args.batch })?;
     let progress = progress(entries.len());
     progress.set_position((entries.len() - files.len()) as u64);

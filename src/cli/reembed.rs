@@ -102,7 +102,7 @@ fn reembed(args: &Args, header: Header, mut items: Vec<NewItem>) -> anyhow::Resu
         Some(folder) => tree::list(folder)?.entries.into_iter().map(|entry| (entry.id, entry.path)).collect(),
         None => HashMap::new(),
     };
-    let session = SessionOptions { device: args.device, precision: args.precision, threads: 1 };
+    let session = SessionOptions { device: args.device, precision: args.precision, ..SessionOptions::default() };
     let mut embedder = Embedder::open(&model, Pooling::Cls, &session, Workload::default())?;
     let spec = Spec {
         dim: embedder.dim(),

@@ -1,6 +1,7 @@
 //! What runs a graph, and in which precision.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use ort::ep::{self, ExecutionProviderDispatch};
@@ -59,12 +60,45 @@ pub enum Device {
     TensorRt(i32),
 }
 
+/// What a session may use of an accelerator. A CPU has none of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Accelerator {
+    /// Bytes of the device's memory that the arena of a session grows to; as many as there are, if `None`.
+    pub memory: Option<usize>,
+    /// Folder for the engines that TensorRT builds, which takes it minutes; without one it builds them at each start.
+    pub engines: Option<PathBuf>,
+}
+
+impl Accelerator {
+    fn cuda(&self, number: i32) -> ExecutionProviderDispatch {
+        let cuda = ep::CUDA::default().with_device_id(number);
+        match self.memory {
+            Some(bytes) => cuda.with_memory_limit(bytes),
+            None => cuda,
+        }
+        .build()
+    }
+
+    fn tensorrt(&self, number: i32) -> ExecutionProviderDispatch {
+        let mut tensorrt = ep::TensorRT::default().with_device_id(number);
+        if let Some(bytes) = self.memory {
+            tensorrt = tensorrt.with_max_workspace_size(bytes);
+        }
+        if let Some(folder) = &self.engines {
+            let folder = folder.display();
+            tensorrt =
+                tensorrt.with_engine_cache(true).with_engine_cache_path(&folder).with_timing_cache(true).with_timing_cache_path(&folder);
+        }
+        tensorrt.build()
+    }
+}
+
 impl Device {
     /// What ONNX Runtime is asked for. Each fails where it cannot be had: silently running on the CPU instead would
     /// be a lie.
-    pub(super) fn providers(self) -> Vec<ExecutionProviderDispatch> {
-        let cuda = |number| ep::CUDA::default().with_device_id(number).build().error_on_failure();
-        let tensorrt = |number| ep::TensorRT::default().with_device_id(number).build().error_on_failure();
+    pub(super) fn providers(self, accelerator: &Accelerator) -> Vec<ExecutionProviderDispatch> {
+        let cuda = |number| accelerator.cuda(number).error_on_failure();
+        let tensorrt = |number| accelerator.tensorrt(number).error_on_failure();
         match self {
             Self::Auto | Self::Cpu => Vec::new(),
             Self::Cuda(number) => vec![cuda(number)],

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
-pub use device::{Device, Precision};
+pub use device::{Accelerator, Device, Precision};
 pub use fingerprint::sha256;
 pub use manifest::{Manifest, ManifestError};
 pub use outputs::{OUTPUTS, Outputs};

@@ -10,16 +10,23 @@ use ort::session::SessionOutputs;
 use ort::value::{DynValue, TensorRef};
 
 use super::outputs::Form;
-use super::{Device, Manifest, ModelError, OUTPUTS, Outputs, Precision, runtime};
+use super::{Accelerator, Device, Manifest, ModelError, OUTPUTS, Outputs, Precision, runtime};
 
 /// Name of the input of a model folder's graphs.
 const INPUT: &str = "pixel_values";
-/// On x86 without VNNI, products of unsigned and signed bytes are added up in 16 bits, which clamp; with this option ONNX Runtime
-/// makes the weights of such products unsigned there, which is exact and slower. Elsewhere, and without such products, it does nothing.
+/// With this option ONNX Runtime makes the weights of byte products unsigned, which costs a third of the speed: see [`clamps_bytes`].
 const EXACT_BYTES: (&str, &str) = ("session.x64quantprecision", "1");
 
+/// On x86 without VNNI, products of unsigned and signed bytes are added up in 16 bits, which clamp.
+fn clamps_bytes() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return !(is_x86_feature_detected!("avx512vnni") || is_x86_feature_detected!("avxvnni"));
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 /// How sessions are started.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionOptions {
     /// What runs the graph.
     pub device: Device,
@@ -28,11 +35,13 @@ pub struct SessionOptions {
     /// Threads of each session. On a CPU several sessions of one thread each give more pictures per second than one
     /// session of several.
     pub threads: usize,
+    /// What it may use of an accelerator.
+    pub accelerator: Accelerator,
 }
 
 impl Default for SessionOptions {
     fn default() -> Self {
-        Self { device: Device::default(), precision: Precision::default(), threads: 1 }
+        Self { device: Device::default(), precision: Precision::default(), threads: 1, accelerator: Accelerator::default() }
     }
 }
 
@@ -219,37 +228,41 @@ pub(super) fn numbers(value: &DynValue) -> Result<ArrayD<f32>, ModelError> {
 /// Starts a session where the options say.
 pub(super) fn start(graph: Graph<'_>, path: &Path, options: &SessionOptions) -> Result<(ort::session::Session, Device), ModelError> {
     match options.device {
-        Device::Auto => start_best(graph, path, options.threads),
-        device => Ok((start_on(device, graph, path, options.threads)?, device)),
+        Device::Auto => start_best(graph, path, options),
+        device => Ok((start_on(device, graph, path, options)?, device)),
     }
 }
 
 /// CUDA where the library has it and a device answers, else the CPU.
-fn start_best(graph: Graph<'_>, path: &Path, threads: usize) -> Result<(ort::session::Session, Device), ModelError> {
+fn start_best(graph: Graph<'_>, path: &Path, options: &SessionOptions) -> Result<(ort::session::Session, Device), ModelError> {
     runtime::environment()?;
     if ep::CUDA::is_available().unwrap_or(false) {
         let cuda = Device::Cuda(0);
-        match start_on(cuda, graph, path, threads) {
+        match start_on(cuda, graph, path, options) {
             Ok(session) => return Ok((session, cuda)),
             Err(error) => tracing::info!(%error, "no CUDA device, using the CPU"),
         }
     }
-    Ok((start_on(Device::Cpu, graph, path, threads)?, Device::Cpu))
+    Ok((start_on(Device::Cpu, graph, path, options)?, Device::Cpu))
 }
 
-fn start_on(device: Device, graph: Graph<'_>, path: &Path, threads: usize) -> Result<ort::session::Session, ModelError> {
+fn start_on(device: Device, graph: Graph<'_>, path: &Path, options: &SessionOptions) -> Result<ort::session::Session, ModelError> {
     let rejected = |error: ort::Error| ModelError::Graph { path: path.to_owned(), reason: error.to_string() };
     let builder = ort::session::Session::builder(runtime::environment()?).map_err(rejected)?;
     let builder = builder
-        .with_intra_threads(threads.max(1))
+        .with_intra_threads(options.threads.max(1))
         .map_err(|error| rejected(error.into()))?
         // A pattern would be kept for every shape that ever came by, and masks come in all shapes.
         .with_memory_pattern(false)
-        .map_err(|error| rejected(error.into()))?
-        .with_config_entry(EXACT_BYTES.0, EXACT_BYTES.1)
         .map_err(|error| rejected(error.into()))?;
+    let builder = if clamps_bytes() {
+        builder.with_config_entry(EXACT_BYTES.0, EXACT_BYTES.1).map_err(|error| rejected(error.into()))?
+    } else {
+        builder
+    };
+    let providers = device.providers(&options.accelerator);
     let mut builder =
-        builder.with_execution_providers(device.providers()).map_err(|error| ModelError::Device { device, reason: error.to_string() })?;
+        builder.with_execution_providers(providers).map_err(|error| ModelError::Device { device, reason: error.to_string() })?;
     match graph {
         Graph::Bytes(bytes) => builder.commit_from_memory(bytes),
         Graph::File => builder.commit_from_file(path),

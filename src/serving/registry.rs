@@ -198,7 +198,8 @@ fn load(named: &NamedModel, settings: &Settings) -> Result<Served, LoadError> {
     if let Some(understood) = model.understood() {
         tracing::info!(model = name, "{understood}");
     }
-    let mut options = SessionOptions { device: settings.device, precision, threads: settings.threads };
+    let (device, accelerator) = (settings.device, settings.accelerator.clone());
+    let mut options = SessionOptions { device, precision, threads: settings.threads, accelerator };
     let mut sessions = model.sessions(&options, 1).map_err(failed)?;
     // What `auto` came to, so that all sessions of a model run in one place.
     let device = sessions[0].device();

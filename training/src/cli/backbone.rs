@@ -64,7 +64,7 @@ impl Running {
     /// # Errors
     /// If it is neither.
     pub fn open(&self, model: &Path, last_blocks: usize) -> anyhow::Result<Backbone> {
-        let options = SessionOptions { device: self.device, precision: self.precision, threads: 1 };
+        let options = SessionOptions { device: self.device, precision: self.precision, ..SessionOptions::default() };
         let checkpoint = checkpoint::Options { heads: self.heads, ..Default::default() };
         Backbone::open(model, options, checkpoint, last_blocks)
     }

@@ -141,7 +141,7 @@ fn read_truth(path: &Path, size: (u32, u32)) -> anyhow::Result<Truth> {
 
 /// Runs the model over all pictures, and adds a row for each method, named `prefix` and method.
 fn measure(args: &Args, model: &Model, prefix: &str, pairs: &[(PathBuf, PathBuf)], tallies: &mut Tallies) -> anyhow::Result<()> {
-    let options = SessionOptions { device: args.device, precision: args.precision, threads: all_cores() };
+    let options = SessionOptions { device: args.device, precision: args.precision, threads: all_cores(), ..SessionOptions::default() };
     let mut session = model.sessions(&options, 1)?.remove(0);
     let Manifest { transform, patch_size, .. } = model.manifest();
     for (picture, mask) in pairs {
