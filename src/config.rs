@@ -18,7 +18,8 @@ use crate::{
     http::Keys,
     index::{self, IndexUrl},
     media::{self, FetchOptions},
-    model::{Device, Precision},
+    model::{Accelerator, Device, Precision},
+    traces::Collector,
 };
 
 /// Flags of `dino-server serve`; each can also be set in the environment.
@@ -69,6 +70,13 @@ pub struct ServeArgs {
     /// Where models run: auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N.
     #[arg(long, env = "DINO_DEVICE", default_value = "auto")]
     pub device: Device,
+    /// Most memory of a GPU that each session takes for its arena (and TensorRT to try things out in), in bytes or with a unit; as
+    /// much as there is, if left out.
+    #[arg(long, env = "DINO_DEVICE_MEMORY", value_name = "BYTES")]
+    pub device_memory: Option<ByteSize>,
+    /// Folder for the engines that TensorRT builds, so that the next start finds them.
+    #[arg(long, env = "DINO_ENGINE_CACHE", value_name = "DIR")]
+    pub engine_cache: Option<PathBuf>,
     /// Which of a model folder's files to run: f32, f16 or int8. An ONNX file that was exported elsewhere runs as it is.
     #[arg(long, env = "DINO_PRECISION", default_value = "f32")]
     pub precision: Precision,
@@ -134,6 +142,10 @@ pub struct ServeArgs {
     /// How the log is written, to stderr.
     #[arg(long, env = "DINO_LOG_FORMAT", default_value = "human", value_name = "FORMAT")]
     pub log_format: LogFormat,
+    /// Collector of OpenTelemetry traces, which takes OTLP over HTTP, as `http://localhost:4318` (/v1/traces is added where there is no
+    /// path). None by default: then nothing is traced.
+    #[arg(long, env = "DINO_OTLP", value_name = "URL")]
+    pub otlp: Option<Collector>,
 }
 
 /// Form of the log's lines.
@@ -259,6 +271,8 @@ pub struct Settings {
     pub max_snapshot: u64,
     /// Where models run.
     pub device: Device,
+    /// What each session may use of an accelerator.
+    pub accelerator: Accelerator,
     /// Which file of a model runs.
     pub precision: Precision,
     /// Limit of declared pixels.
@@ -291,6 +305,8 @@ pub struct Settings {
     pub fetching: FetchOptions,
     /// Form of the log.
     pub log_format: LogFormat,
+    /// Where traces go.
+    pub otlp: Option<Collector>,
 }
 
 /// Flags that do not go together.
@@ -383,6 +399,7 @@ impl ServeArgs {
             store_images: self.store_images,
             max_snapshot: self.max_snapshot.0 as u64,
             device: self.device,
+            accelerator: Accelerator { memory: self.device_memory.map(|size| size.0), engines: self.engine_cache },
             precision: self.precision,
             max_pixels: self.max_pixels,
             max_body,
@@ -405,6 +422,7 @@ impl ServeArgs {
                 bytes: max_body,
             },
             log_format: self.log_format,
+            otlp: self.otlp,
         })
     }
 }

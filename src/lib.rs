@@ -18,5 +18,6 @@ pub mod model;
 pub mod segment;
 pub mod serving;
 pub mod telemetry;
+pub mod traces;
 pub mod transform;
 pub mod tsne;

@@ -21,6 +21,7 @@ use crate::{
         vote::{ClassScore, DEFAULT_K, DEFAULT_TEMPERATURE, balanced_vote, vote, winner},
     },
     serving::{COLLECTION_POOLING, Seen, Served, UnknownHead},
+    traces::timed,
 };
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -133,7 +134,8 @@ pub(super) async fn handle(State(app): State<App>, submission: Submission<Option
             Judge::Collection(_) => collections::searchers(&app),
             Judge::Head(_) => &app.pool,
         };
-        let answer = threads.run(move || answer(&served, &judge, &inference.seen, &options)).await??;
+        let voting = threads.run(move || answer(&served, &judge, &inference.seen, &options));
+        let answer = timed("vote", voting).await??;
         drop(room);
         Ok((inference.timing.header(), Json(answer)))
     })

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     embedding::{self, Dtype, EmbeddingError, Encoded, Pooling, Values},
     serving::{Seen, Served},
+    traces::timed,
     transform::PatchGrid,
 };
 
@@ -95,7 +96,7 @@ pub(super) async fn handle(State(app): State<App>, submission: Submission<Option
         let inference = infer(&app, &served, pictures, move |picture| transform.apply(picture)).await?;
         let timing = inference.timing.header();
         let seen = inference.seen;
-        let response = app.pool.run(move || answer(&served, &seen, &options)).await??;
+        let response = timed("encode", app.pool.run(move || answer(&served, &seen, &options))).await??;
         drop(room);
         Ok((timing, response).into_response())
     })

@@ -22,19 +22,17 @@ mod remote;
 mod segment;
 mod server;
 mod similarity;
+mod state;
 mod submission;
+mod trace;
 
-use std::{
-    any::Any,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{any::Any, time::Duration};
 
 use axum::{
     Router,
     extract::{DefaultBodyLimit, Request},
     http::{self, HeaderName, HeaderValue, Method, Uri, header},
-    middleware::from_fn_with_state,
+    middleware::{from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -54,80 +52,16 @@ pub use metrics::Metrics;
 pub use openapi::document as openapi;
 pub use problem::{Code, Problem};
 pub use server::{Patience, bind, serve};
+pub use state::{App, RequestLimits, StartError, State};
 pub use submission::{Room, Submission};
-
-use crate::{
-    batch::Admission,
-    config::StoreImages,
-    index::Store,
-    media::{self, Fetcher},
-    serving::{Pool, Registry},
-};
 
 /// Request id, taken from the client or made here; in the answer and in each line of the log.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// What every route can reach.
-pub type App = Arc<State>;
-
-/// Models, collections and limits of one server.
-pub struct State {
-    /// The models that are served.
-    pub registry: Registry,
-    /// The collections, if there is a place for them.
-    pub store: Option<Arc<dyn Store>>,
-    /// The bound on pictures inside the server.
-    pub admission: Admission,
-    /// The memory that request bodies share.
-    pub bodies: BodyMemory,
-    /// Threads for decoding and drawing.
-    pub pool: Pool,
-    /// Threads that wait for the disk: many, so that writes that come together become durable together.
-    pub disk: Pool,
-    /// Fetches pictures that were sent as URLs.
-    pub fetcher: Fetcher,
-    /// Threads that wait for the network.
-    pub fetches: Pool,
-    /// What is kept of pictures that become items.
-    pub store_images: StoreImages,
-    /// Largest snapshot that is taken, in bytes.
-    pub max_snapshot: u64,
-    /// Held while a snapshot is restored.
-    pub restoring: tokio::sync::Mutex<()>,
-    /// What one request may ask for.
-    pub limits: RequestLimits,
-    /// Longer side in pixels for `/segment`.
-    pub segment_size: u32,
-    /// The maps of collections.
-    pub maps: Maps,
-    /// What is counted.
-    pub metrics: Metrics,
-    /// Whether `/metrics` is among the routes, and not on a port of its own.
-    pub serve_metrics: bool,
-    /// Who may ask; nobody is asked for a key where there is none.
-    pub keys: Keys,
-    /// Web pages of other origins that may ask.
-    pub origins: Vec<HeaderValue>,
-    /// When the server was started.
-    pub started: Instant,
-}
-
-/// What one request may ask for.
-#[derive(Clone, Copy, Debug)]
-pub struct RequestLimits {
-    /// Size of the body and time for it.
-    pub body: BodyLimits,
-    /// Number of pictures.
-    pub pictures: usize,
-    /// Declared size of a picture.
-    pub media: media::Limits,
-    /// Time from the end of the body to the answer.
-    pub time: Duration,
-}
-
 /// All routes of the server.
 pub fn routes(app: App) -> Router {
     let around = ServiceBuilder::new()
+        .layer(from_fn(trace::follow))
         .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
         .layer(
             TraceLayer::new_for_http()
@@ -202,6 +136,7 @@ fn span(request: &Request) -> Span {
         path = request.uri().path(),
         id = id.as_deref().unwrap_or_default(),
         key = tracing::field::Empty,
+        trace = trace::id(),
     )
 }
 

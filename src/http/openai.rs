@@ -22,7 +22,10 @@ use super::{
     remote::{self, Sent},
     submission::{Content, Room, Upload, at_least_one, picture_from_text, too_many},
 };
-use crate::serving::{Seen, Served};
+use crate::{
+    serving::{Seen, Served},
+    traces::timed,
+};
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -111,7 +114,8 @@ async fn answer(app: &App, uri: &Uri, upload: Result<Upload<IgnoredAny>, Problem
         let transform = served.manifest().transform.clone();
         let inference = infer(app, &served, pictures, move |picture| transform.apply(picture)).await?;
         let timing = inference.timing.header();
-        let answer = app.pool.run(move || list(&served, &inference.seen, &options, request.encoding_format)).await??;
+        let listing = app.pool.run(move || list(&served, &inference.seen, &options, request.encoding_format));
+        let answer = timed("encode", listing).await??;
         drop(room);
         Ok((timing, Json(answer)).into_response())
     })

@@ -8,7 +8,7 @@ use super::{
     problem::{Code, Problem},
     submission::Room,
 };
-use crate::media::FetchError;
+use crate::{media::FetchError, traces::timed};
 
 /// Pictures of one request that are fetched at once.
 const AT_ONCE: usize = 8;
@@ -47,7 +47,7 @@ pub(super) async fn fetch<'a>(app: &App, pictures: impl Iterator<Item = (usize, 
                 let bytes = fetcher.fetch(&url, take)?;
                 Ok::<_, FetchError>((bytes, share))
             };
-            app.fetches.run(work).await?.map_err(|error| Problem::from(error).at(index))
+            timed("fetch", app.fetches.run(work)).await?.map_err(|error| Problem::from(error).at(index))
         })
         .buffered(AT_ONCE)
         .try_collect()

@@ -25,6 +25,7 @@ use super::{
 use crate::{
     segment::{self, Head, Heatmap, Mask, Method, Object, Patches, PngError, Rle, SegmentError, Segmentation},
     serving::{Seen, Served},
+    traces::timed,
     transform::PatchGrid,
 };
 
@@ -198,10 +199,9 @@ pub(super) async fn handle(State(app): State<App>, headers: HeaderMap, submissio
         let timing = inference.timing.header();
         let seen: Vec<Picture> =
             inference.seen.into_iter().zip(beside).map(|(seen, (structure, guide))| Picture { seen, structure, guide }).collect();
-        let response = app
-            .pool
-            .run(move || if as_picture { as_png(&served, &seen[0], &options) } else { in_json(&served, &seen, &options) })
-            .await??;
+        let drawing =
+            app.pool.run(move || if as_picture { as_png(&served, &seen[0], &options) } else { in_json(&served, &seen, &options) });
+        let response = timed("segment", drawing).await??;
         drop(room);
         Ok((timing, response).into_response())
     })

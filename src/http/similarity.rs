@@ -18,6 +18,7 @@ use super::{
 use crate::{
     segment::{self, Heatmap, Patches},
     serving::{Seen, Served},
+    traces::timed,
 };
 
 /// Most points of one request: each is answered by a map.
@@ -102,7 +103,8 @@ pub(super) async fn handle(State(app): State<App>, submission: Submission<Option
         let whole_picture = served.whole_picture(app.segment_size);
         let inference = infer(&app, &served, pictures, move |picture| whole_picture(picture).0).await?;
         let (seen, timing) = (inference.seen, inference.timing.header());
-        let answer = app.pool.run(move || answer(&served, &seen[0], (target, &seen[target]), &options)).await??;
+        let comparing = app.pool.run(move || answer(&served, &seen[0], (target, &seen[target]), &options));
+        let answer = timed("compare", comparing).await??;
         drop(room);
         Ok((timing, Json(answer)).into_response())
     })

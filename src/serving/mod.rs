@@ -7,7 +7,7 @@ mod registry;
 
 use std::{
     collections::BTreeMap,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bytes::Bytes;
@@ -20,6 +20,7 @@ use crate::{
     head::LinearHead,
     media::{self, DecodeError},
     model::{Device, Manifest, Outputs, Precision},
+    traces::step,
     transform::PatchGrid,
 };
 
@@ -168,15 +169,26 @@ impl Served {
         X: Send + 'static,
     {
         let work = move || {
-            let began = Instant::now();
+            let (start, began) = (SystemTime::now(), Instant::now());
             let picture = media::decode(&bytes, &limits)?;
             let decoded = began.elapsed();
             let (input, beside) = prepare(&picture);
-            Ok::<_, DecodeError>((input, beside, picture.dimensions(), [decoded, began.elapsed().saturating_sub(decoded)]))
+            let transformed = began.elapsed().saturating_sub(decoded);
+            Ok::<_, DecodeError>((input, beside, picture.dimensions(), start, [decoded, transformed]))
         };
-        let (input, beside, size, [decoded, transformed]) = pool.run(work).await??;
+        let (input, beside, size, start, [decoded, transformed]) = pool.run(work).await??;
+        step("decode", start, decoded, []);
+        step("transform", start + decoded, transformed, []);
         let (_, height, width) = input.dim();
+        let start = SystemTime::now();
         let answer = self.batcher.run(input, deadline).await?;
+        step("queue", start, answer.waited, []);
+        step(
+            "infer",
+            start + answer.waited,
+            answer.ran,
+            [("dino.model", self.name.clone().into()), ("dino.batch", (answer.batch as i64).into())],
+        );
         let seen = Seen {
             outputs: answer.output,
             size,

@@ -39,7 +39,8 @@ pub(crate) fn tiny_model() -> PathBuf {
 pub(crate) fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dino-server"));
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("DINO_") || name == "RUST_LOG" {
+        let text = name.to_string_lossy();
+        if text.starts_with("DINO_") || text.starts_with("OTEL_") || text == "RUST_LOG" {
             command.env_remove(name);
         }
     }
@@ -126,8 +127,17 @@ impl Server {
 
     /// Largest resident memory so far, in bytes.
     pub(crate) fn peak_memory(&self) -> u64 {
+        self.of_status("VmHWM")
+    }
+
+    /// Resident memory now, in bytes.
+    pub(crate) fn memory(&self) -> u64 {
+        self.of_status("VmRSS")
+    }
+
+    fn of_status(&self, name: &str) -> u64 {
         let status = fs_err::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
     }
 

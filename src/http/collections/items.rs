@@ -32,6 +32,7 @@ use crate::{
     index::{Collection, Filter, Item, MAX_PAGE, MAX_THUMBNAIL, NewItem, checksum},
     media,
     serving::{COLLECTION_POOLING, Seen, Served},
+    traces::timed,
 };
 
 type NameAndId = Result<Path<(String, String)>, PathRejection>;
@@ -60,7 +61,7 @@ pub(super) async fn upsert(State(app): State<App>, name: Name, upload: Upload<Qu
         let timing = if pictures > 0 { embed(&app, &*collection, draft).await? } else { Embedded::ready_made(draft) };
         let Embedded { items, header } = timing;
         let ids = items.iter().map(|new| new.item.id.clone()).collect();
-        app.disk.run(move || collection.upsert(items)).await??;
+        timed("store", app.disk.run(move || collection.upsert(items))).await??;
         drop(room);
         Ok((header, Json(Ids { ids })).into_response())
     })

@@ -25,6 +25,7 @@ use crate::{
     embedding,
     index::{Collection, DEFAULT_EF, Filter, Neighbour, Search, vote::DEFAULT_K},
     serving::COLLECTION_POOLING,
+    traces::timed,
 };
 
 /// Options beside a picture; in a JSON body also what is searched for.
@@ -101,7 +102,8 @@ pub(super) async fn handle(State(app): State<App>, name: Name, upload: Upload<Op
             remote::fetch(&app, pictures.iter_mut().enumerate(), &mut room).await?;
         }
         let (vectors, header) = vectors(&app, &*collection, query, options.model.as_deref()).await?;
-        let answer = searchers(&app).run(move || answer(&*collection, &vectors, &options)).await??;
+        let searching = searchers(&app).run(move || answer(&*collection, &vectors, &options));
+        let answer = timed("search", searching).await??;
         drop(room);
         Ok((header, Json(answer)))
     })

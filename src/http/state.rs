@@ -1,0 +1,153 @@
+//! What the routes work with.
+
+use std::{
+    io::{IsTerminal, stderr},
+    sync::Arc,
+    thread::available_parallelism,
+    time::{Duration, Instant},
+};
+
+use axum::http::HeaderValue;
+
+use super::{BodyLimits, BodyMemory, Keys, Maps, Metrics};
+use crate::{
+    batch::Admission,
+    config::{Settings, StoreImages},
+    index::{self, EmbeddedStore, PostgresOptions, PostgresStore, Store},
+    media::{self, Fetcher},
+    serving::{LoadError, Pool, Registry},
+};
+
+/// Requests that may wait for the disk at once; they take a thread each and next to no memory.
+const DISK_THREADS: usize = 64;
+
+/// Pictures that are fetched at once, over all requests.
+const FETCH_THREADS: usize = 32;
+
+/// What every route can reach.
+pub type App = Arc<State>;
+
+/// Models, collections and limits of one server.
+pub struct State {
+    /// The models that are served.
+    pub registry: Registry,
+    /// The collections, if there is a place for them.
+    pub store: Option<Arc<dyn Store>>,
+    /// The bound on pictures inside the server.
+    pub admission: Admission,
+    /// The memory that request bodies share.
+    pub bodies: BodyMemory,
+    /// Threads for decoding and drawing.
+    pub pool: Pool,
+    /// Threads that wait for the disk: many, so that writes that come together become durable together.
+    pub disk: Pool,
+    /// Fetches pictures that were sent as URLs.
+    pub fetcher: Fetcher,
+    /// Threads that wait for the network.
+    pub fetches: Pool,
+    /// What is kept of pictures that become items.
+    pub store_images: StoreImages,
+    /// Largest snapshot that is taken, in bytes.
+    pub max_snapshot: u64,
+    /// Held while a snapshot is restored.
+    pub restoring: tokio::sync::Mutex<()>,
+    /// What one request may ask for.
+    pub limits: RequestLimits,
+    /// Longer side in pixels for `/segment`.
+    pub segment_size: u32,
+    /// The maps of collections.
+    pub maps: Maps,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Whether `/metrics` is among the routes, and not on a port of its own.
+    pub serve_metrics: bool,
+    /// Who may ask; nobody is asked for a key where there is none.
+    pub keys: Keys,
+    /// Web pages of other origins that may ask.
+    pub origins: Vec<HeaderValue>,
+    /// When the server was started.
+    pub started: Instant,
+}
+
+/// What one request may ask for.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestLimits {
+    /// Size of the body and time for it.
+    pub body: BodyLimits,
+    /// Number of pictures.
+    pub pictures: usize,
+    /// Declared size of a picture.
+    pub media: media::Limits,
+    /// Time from the end of the body to the answer.
+    pub time: Duration,
+}
+
+/// Why a server cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A model cannot be served.
+    #[error(transparent)]
+    Model(#[from] LoadError),
+    /// The collections cannot be opened.
+    #[error(transparent)]
+    Collections(#[from] index::Error),
+}
+
+impl State {
+    /// Loads the models and opens the collections.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn load(settings: &Settings) -> Result<Self, StartError> {
+        let registry = Registry::load(settings)?;
+        let store = store(settings)?;
+        let cores = available_parallelism().map_or(1, usize::from);
+        Ok(Self {
+            registry,
+            store,
+            admission: Admission::new(settings.queue),
+            bodies: BodyMemory::new(settings.body_memory),
+            pool: Pool::new(cores),
+            disk: Pool::new(DISK_THREADS),
+            fetcher: Fetcher::new(settings.fetching.clone()),
+            fetches: Pool::new(FETCH_THREADS),
+            store_images: settings.store_images,
+            max_snapshot: settings.max_snapshot,
+            restoring: tokio::sync::Mutex::default(),
+            limits: RequestLimits {
+                body: BodyLimits { bytes: settings.max_body, time: settings.read_timeout },
+                pictures: settings.max_pictures,
+                media: media::Limits::with_max_pixels(settings.max_pixels),
+                time: settings.request_timeout,
+            },
+            segment_size: settings.segment_size,
+            maps: Maps::default(),
+            metrics: Metrics::default(),
+            serve_metrics: settings.metrics_listen.is_none(),
+            keys: settings.keys.clone(),
+            origins: settings.cors_origins.clone(),
+            started: Instant::now(),
+        })
+    }
+}
+
+/// Opens the place of the collections, if there is one.
+fn store(settings: &Settings) -> Result<Option<Arc<dyn Store>>, index::Error> {
+    let options = index::Options {
+        exact_below: settings.exact_below,
+        progress: stderr().is_terminal(),
+        vectors: settings.vectors,
+        ..index::Options::default()
+    };
+    if let Some(url) = &settings.index {
+        let options = PostgresOptions {
+            index: options,
+            connections: settings.index_connections,
+            patience: settings.request_timeout,
+            scratch: settings.data_dir.clone().unwrap_or_else(std::env::temp_dir),
+        };
+        return Ok(Some(Arc::new(PostgresStore::open_when_reachable(url, options)?)));
+    }
+    let Some(folder) = &settings.data_dir else { return Ok(None) };
+    Ok(Some(Arc::new(EmbeddedStore::open(folder, options)?)))
+}
