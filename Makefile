@@ -1,9 +1,9 @@
-# make serve · make test · make lint · make bench · make bench-train · make bench-model · make bench-segment · make screenshots · make bench-index
+# make serve · make test · make lint · make soak · make fuzz · make bench · make bench-train · make bench-model · make bench-segment · make screenshots · make bench-index
 
 LISTEN ?= 127.0.0.1:8080
 DATA ?= .cache/demo
 
-.PHONY: serve test lint cuda-check image-test supply-chain advisories onnxruntime postgres clients browser bench bench-train bench-model bench-segment bench-index screenshots
+.PHONY: serve test soak fuzz lint cuda-check image-test supply-chain advisories onnxruntime postgres clients browser bench bench-train bench-model bench-segment bench-index screenshots
 
 ## Build, and serve the demo model with its gallery on http://$(LISTEN)
 serve: onnxruntime
@@ -14,6 +14,23 @@ serve: onnxruntime
 ## Run all tests
 test: clients browser onnxruntime postgres
 	cargo test --workspace
+
+## The flood of tests/http/soak.rs for ten minutes, with its report
+soak: onnxruntime
+	SOAK_SECONDS=600 cargo test --release --workspace --test http soak -- --nocapture
+
+## The targets of tests/fuzz under libFuzzer, FUZZ_SECONDS each; wants a C++ compiler, and builds its tool first
+FUZZ_SECONDS ?= 60
+fuzz: onnxruntime .cache/tools/fuzz
+	cargo run --package dino-fuzz --bin seeds -- .cache/fuzz
+	for target in picture request checkpoint; do \
+		PATH="$(CURDIR)/.cache/tools/bin:$$PATH" cargo fuzz run --fuzz-dir tests/fuzz --sanitizer none --features libfuzzer $$target \
+			.cache/fuzz/$$target -- -max_total_time=$(FUZZ_SECONDS) -timeout=20 -rss_limit_mb=2048 -max_len=250000 || exit 1; \
+	done
+
+.cache/tools/fuzz:
+	cargo install --locked --root .cache/tools cargo-fuzz@0.13.1
+	touch $@
 
 ## Formatting, lints and documentation, warnings are errors; then the files of docker/
 lint:
@@ -49,7 +66,7 @@ bench-train: .cache/bench/ready
 
 ## The exported graph beside PyTorch's own export, PyTorch and torch.compile, and int8 beside f32, on these cores
 bench-model: .cache/bench/ready onnxruntime
-	cargo build --release --package dino-train
+	cargo build --release --workspace --bins
 	.cache/bench/bin/python training/bench/model.py --program target/release/dino-train
 
 .cache/bench/ready: training/bench/requirements.txt
@@ -61,7 +78,7 @@ bench-model: .cache/bench/ready onnxruntime
 
 ## Collections beside hnswlib, faiss and usearch: graphs, exact search, a million vectors (about half an hour on two quiet cores, 4 GB of disk)
 bench-index: onnxruntime .cache/bench-index/ready
-	cargo build --release --package dino-server --examples --bins
+	cargo build --release --workspace --bins --examples
 	.cache/bench-index/bin/python tests/bench/index.py
 
 .cache/bench-index/ready: tests/bench/requirements-index.txt
@@ -87,14 +104,15 @@ clients:
 
 ## Licences, sources and versions of all dependencies, and a bill of materials for each program in .cache/sbom; builds its tools first
 supply-chain: .cache/tools/ready
-	.cache/tools/bin/cargo-deny --all-features check bans licenses sources
+	.cache/tools/bin/cargo-deny --workspace --exclude dino-fuzz --all-features check bans licenses sources
 	.cache/tools/bin/cargo-cyclonedx cyclonedx --format json --all-features
 	mkdir -p .cache/sbom
 	mv dino-server.cdx.json training/dino-train.cdx.json .cache/sbom
+	rm -f tests/fuzz/dino-fuzz.cdx.json
 
 ## Known vulnerabilities of dependencies; fetches the database of RustSec
 advisories: .cache/tools/ready
-	.cache/tools/bin/cargo-deny --all-features check advisories
+	.cache/tools/bin/cargo-deny --workspace --exclude dino-fuzz --all-features check advisories
 
 .cache/tools/ready:
 	cargo install --locked --root .cache/tools cargo-deny@0.20.2 cargo-cyclonedx@0.5.9

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Sees to it that the tests have clients to ask the server with: curl, Python with numpy and OpenAI's client, Node with OpenAI's client.
+# Sees to it that the tests have clients to ask the server with: curl, Python with numpy, schemathesis and OpenAI's client, Node with OpenAI's client.
 #   tests/clients/install.sh FOLDER
 set -eu
 mkdir -p "$1"

@@ -1,0 +1,5 @@
+//! Pictures under libFuzzer.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| dino_fuzz::picture(bytes));

@@ -1,0 +1,5 @@
+//! Requests under libFuzzer.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| dino_fuzz::request(bytes));
