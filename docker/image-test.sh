@@ -47,7 +47,8 @@ if ! buildah inspect --type image $build >/dev/null 2>&1; then
 fi
 rm -rf "$folder/debian" "$folder/rust"
 # Certificates of this machine: a mirror may have its own.
-buildah bud --format docker --isolation chroot --pull-never --layers --volume /etc/ssl/certs:/etc/ssl/certs:ro \
+# No layers: with this driver each would be a copy of all that is below it, 50 GB in the end.
+buildah bud --format docker --isolation chroot --pull-never --layers=false --volume /etc/ssl/certs:/etc/ssl/certs:ro \
     --build-arg BUILD=$build --build-arg RUNTIME=$runtime --build-arg CARGO_INDEX="${CARGO_INDEX-}" --build-arg PIP_INDEX_URL="${PIP_INDEX_URL-}" \
     --build-arg DINO_COMMIT="$(git rev-parse --short HEAD 2>/dev/null || true)" --file docker/Dockerfile --target server --tag localhost/dino-server .
 container=$(buildah from --pull-never localhost/dino-server)
