@@ -53,5 +53,5 @@ buildah bud --format docker --isolation chroot --pull-never --layers=false --vol
     --build-arg DINO_COMMIT="$(git rev-parse --short HEAD 2>/dev/null || true)" --file docker/Dockerfile --target server --tag localhost/dino-server .
 container=$(buildah from --pull-never localhost/dino-server)
 trap 'buildah umount "$container" >/dev/null; buildah rm "$container" >/dev/null' EXIT
-buildah inspect --format '{{json .Docker.Config}}' "$container" >"$folder/config.json"
+buildah inspect "$container" >"$folder/config.json"
 python3 docker/image_test.py --root "$(buildah mount "$container")" --config "$folder/config.json" --folder "$folder"

@@ -66,7 +66,7 @@ def main():
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--folder", type=Path, required=True)
     args = parser.parse_args()
-    config = json.loads(args.config.read_text())
+    config = json.loads(args.config.read_text())["Docker"]["config"]
     assert config["User"].split(":")[0] not in ("", "0", "root"), f"the image runs as {config['User']!r}"
     compilers = [name for name in ("cc", "gcc", "cargo", "rustc", "python3", "pip") for place in ("usr/bin", "usr/local/bin") if (args.root / place / name).exists()]
     assert not compilers, f"the image holds {compilers}"
