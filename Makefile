@@ -39,7 +39,7 @@ lint:
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 	docker/check.sh
 
-## Build the trainer for CUDA, with a compiler from PyPI; needs no GPU (about 10 minutes of processor time)
+## Build the trainer for CUDA, with a compiler from PyPI; needs no GPU (about half an hour of processor time)
 cuda-check:
 	docker/cuda-check.sh .cache/cuda
 
