@@ -60,8 +60,8 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// All routes of the server.
 pub fn routes(app: App) -> Router {
+    let is_traced = app.is_traced;
     let around = ServiceBuilder::new()
-        .layer(from_fn(trace::follow))
         .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
         .layer(
             TraceLayer::new_for_http()
@@ -77,7 +77,7 @@ pub fn routes(app: App) -> Router {
         .layer(from_fn_with_state(app.clone(), call::follow))
         .layer(from_fn_with_state(app.clone(), keys::check));
     let metrics = if app.serve_metrics { Router::new().route("/metrics", get(metrics::handle)) } else { Router::new() };
-    Router::new()
+    let routes = Router::new()
         .merge(metrics)
         .route("/", get(page::index))
         .route("/page/{file}", get(page::file))
@@ -99,7 +99,9 @@ pub fn routes(app: App) -> Router {
         // Bodies have a limit of their own, see `body`.
         .layer(DefaultBodyLimit::disable())
         .layer(around)
-        .with_state(app)
+        .with_state(app);
+    // Around everything else, so that the log can name the trace.
+    if is_traced { routes.layer(from_fn(trace::follow)) } else { routes }
 }
 
 /// Routes for whoever looks after the server, on a port of their own: health and metrics.

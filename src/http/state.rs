@@ -65,6 +65,8 @@ pub struct State {
     pub keys: Keys,
     /// Web pages of other origins that may ask.
     pub origins: Vec<HeaderValue>,
+    /// Whether requests are recorded for a collector of traces.
+    pub is_traced: bool,
     /// When the server was started.
     pub started: Instant,
 }
@@ -126,6 +128,7 @@ impl State {
             serve_metrics: settings.metrics_listen.is_none(),
             keys: settings.keys.clone(),
             origins: settings.cors_origins.clone(),
+            is_traced: settings.otlp.is_some(),
             started: Instant::now(),
         })
     }

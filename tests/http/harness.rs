@@ -11,6 +11,9 @@ use std::{
 
 use serde_json::Value;
 
+/// Bytes of a server's log that are kept.
+const KEPT_LOG: usize = 64 << 20;
+
 /// Longer than anything should take here, on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -95,6 +98,10 @@ impl Server {
                     let _ = found.send(address[..end].to_owned());
                 }
                 let mut log = kept.lock().unwrap();
+                // A long flood writes more than anybody reads.
+                if log.len() > KEPT_LOG {
+                    log.clear();
+                }
                 log.push_str(&line);
                 log.push('\n');
             }

@@ -84,6 +84,20 @@ struct Line {
     serve: ServeArgs,
 }
 
+/// A folder for the collections of this process. Nothing is dropped when a process ends, so those of earlier ones are removed here.
+fn data() -> PathBuf {
+    let all = root().join(".cache/fuzz-data");
+    for old in fs_err::read_dir(&all).into_iter().flatten().flatten() {
+        if !Path::new("/proc").join(old.file_name()).exists() {
+            let _ = fs_err::remove_dir_all(old.path());
+        }
+    }
+    let own = all.join(std::process::id().to_string());
+    // One that an earlier process of this number left.
+    let _ = fs_err::remove_dir_all(&own);
+    own
+}
+
 /// A server without a socket, and threads for it.
 struct Inside {
     runtime: tokio::runtime::Runtime,
@@ -92,9 +106,7 @@ struct Inside {
 
 impl Inside {
     fn start() -> Self {
-        // One folder for all runs, since nothing is dropped at the end of a process; each begins with an empty one.
-        let data = std::env::temp_dir().join("dino-fuzz");
-        let _ = fs_err::remove_dir_all(&data);
+        let data = data();
         let model = root().join("tests/data/tiny-model");
         let text = |path: &Path| path.to_str().expect("paths are UTF-8").to_owned();
         let flags = ["serve", "--model", &text(&model), "--data-dir", &text(&data), "--max-pixels", "65536", "--max-body", "256k"];
