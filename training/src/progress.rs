@@ -123,8 +123,8 @@ impl Drop for Progress {
 }
 
 /// A plain bar over `count` things, for commands that are done in one go.
-pub fn bar(count: usize, name: &'static str) -> ProgressBar {
+pub fn bar(count: usize, name: &str) -> ProgressBar {
     let style =
         ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len} {per_sec} {eta}").unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(count as u64).with_style(style).with_prefix(name)
+    ProgressBar::new(count as u64).with_style(style).with_prefix(name.to_owned())
 }

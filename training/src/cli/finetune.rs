@@ -85,8 +85,7 @@ pub fn run(args: &Args) -> Result<()> {
     for note in notes {
         tracing::info!("{note}");
     }
-    let train = Labelled::open(&args.train, args.cache.saturating_mul(1 << 20), &[])?;
-    let val = Labelled::open(&args.val, 0, train.classes())?;
+    let (train, val) = Labelled::train_and_val(&args.train, args.cache.saturating_mul(1 << 20), &args.val)?;
     let mut random = generator(args.settings.seed, WEIGHTS, 0, 0);
     let classifier = Classifier::new(backbone, train.classes().len(), &mut random, &Device::Cpu)?;
     let names: Vec<&str> = (0..train.len()).map(|index| train.name(index)).collect();

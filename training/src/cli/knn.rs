@@ -1,18 +1,19 @@
 //! `dino-train knn`: the k-NN evaluation of the DINO paper.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
-use dino_server::bulk::tree::{self, Entry};
-use dino_server::bulk::{self, Embedder, Worker};
+use dino_server::bulk::Embedder;
 use dino_server::embedding::Pooling;
+use dino_server::head::Tokens;
 use dino_server::index::vote::DEFAULT_TEMPERATURE;
-use indicatif::{ProgressBar, ProgressStyle};
 use ndarray::Array2;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use super::backbone::Running;
+use crate::data::labelled::Labelled;
+use crate::evaluate::features::{self, View};
 use crate::evaluate::knn::{Features, Report, evaluate};
 
 /// Classify the pictures of one folder by their nearest neighbours in another. The figures are the paper's; they need no
@@ -74,69 +75,18 @@ fn print(report: &Report, count: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Features of both folders, through the same session as the server's.
+/// Features of both folders, through the same sessions as the server's.
 fn embed(args: &Args, model: &Path, train: &Path, val: &Path) -> anyhow::Result<(Features, Features)> {
     let mut embedder = args.running.open(model, 0)?.embedder(Pooling::Cls)?;
-
-    let mut classes = BTreeMap::new();
-    let train = embed_folder(&mut embedder, "train", train, &mut classes)?;
-    let known = classes.len();
-    let val = embed_folder(&mut embedder, "val", val, &mut classes)?;
-    for (name, _) in classes.iter().filter(|(_, number)| **number as usize >= known) {
-        tracing::warn!("class {name:?} of val is not in train: its pictures count as wrong");
-    }
-    Ok((train, val))
+    let (train, val) = Labelled::train_and_val(train, 0, val)?;
+    Ok((embed_set(&mut embedder, "train", &train)?, embed_set(&mut embedder, "val", &val)?))
 }
 
-/// Features of a folder, and the class of each as a number out of `classes`, which grows by new names.
-fn embed_folder(
-    embedder: &mut Embedder,
-    name: &'static str,
-    folder: &Path,
-    classes: &mut BTreeMap<String, u32>,
-) -> anyhow::Result<Features> {
-    let listing = tree::list(folder)?;
-    let mut skipped = listing.skipped.len();
-    for file in &listing.skipped {
-        tracing::warn!("skipped {}: {}", file.path.display(), file.reason);
-    }
-    let (entries, loose): (Vec<Entry>, Vec<Entry>) = listing.entries.into_iter().partition(|entry| entry.class.is_some());
-    skipped += loose.len();
-    for entry in loose {
-        tracing::warn!("skipped {}: it is in no class folder", entry.path.display());
-    }
-
-    let style = ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len} {per_sec} {eta}").expect("a fixed template");
-    let progress = ProgressBar::new(entries.len() as u64).with_style(style).with_prefix(name);
-    let work = |worker: &mut Worker<'_>, index: usize| {
-        let vector = bulk::read(&entries[index].path).and_then(|bytes| Ok(worker.embed(&bytes)?.1));
-        progress.inc(1);
-        vector
-    };
-    let (mut vectors, mut labels) = (Vec::new(), Vec::new());
-    let dim = embedder.dim();
-    embedder.each(entries.len(), work, |batch, results| {
-        for (entry, result) in entries[batch].iter().zip(results) {
-            match result {
-                Ok(vector) => {
-                    let next = classes.len() as u32;
-                    let class = entry.class.clone().unwrap_or_default();
-                    labels.push(*classes.entry(class).or_insert(next));
-                    vectors.extend(vector);
-                }
-                Err(error) if error.is_of_file() => {
-                    skipped += 1;
-                    progress.suspend(|| tracing::warn!("skipped {}: {error}", entry.path.display()));
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    })?;
-    progress.finish_and_clear();
-    tracing::info!("{name}: {} pictures, {skipped} skipped", labels.len());
-    ensure!(!labels.is_empty(), "no readable picture in the class folders of {}", folder.display());
-    Ok(Features::new(name, Array2::from_shape_vec((labels.len(), dim), vectors)?, labels)?)
+fn embed_set(embedder: &mut Embedder, name: &'static str, pictures: &Labelled) -> anyhow::Result<Features> {
+    let batch = features::all(name, embedder, pictures, View::Evaluation, Tokens { n_last_blocks: 1, avgpool_patchtokens: false })?;
+    tracing::info!("{name}: {} pictures, {} skipped", batch.classes.len(), pictures.skipped());
+    ensure!(!batch.classes.is_empty(), "none of the pictures of {name} could be read");
+    Ok(Features::new(name, batch.features, batch.classes)?)
 }
 
 /// The two sets of a safetensors file.

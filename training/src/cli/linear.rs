@@ -76,14 +76,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let backbone = args.backbone.open(args.n_last_blocks.unwrap_or(4))?;
     let tokens = tokens(args, &backbone)?;
     let cache = args.cache.saturating_mul(1 << 20);
-    let train = Labelled::open(&args.train, cache, &[])?;
-    let val = Labelled::open(&args.val, 0, train.classes())?;
-    for name in &val.classes()[train.classes().len()..] {
-        tracing::warn!("class {name:?} of val is not in train: its pictures count as wrong");
-    }
+    let (train, val) = Labelled::train_and_val(&args.train, cache, &args.val)?;
     let mut embedder = backbone.embedder(Pooling::Cls)?;
-    tracing::info!("embedding the {} pictures of val", val.len());
-    let measured = features::all(&mut embedder, &val, View::Evaluation, tokens)?;
+    let measured = features::all("val", &mut embedder, &val, View::Evaluation, tokens)?;
     ensure!(!measured.classes.is_empty(), "none of the pictures below {} could be read", args.val.display());
 
     let width = measured.features.ncols();
@@ -93,8 +88,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         None => train_anew(args, &mut embedder, &train, tokens, &mut probes)?,
         Some(views) => train_cached(args, views, &mut embedder, &train, tokens, &mut probes)?,
     }
-    if train.broken() + val.broken() > 0 {
-        tracing::warn!("{} files could not be read", train.broken() + val.broken());
+    if train.skipped() + val.skipped() > 0 {
+        tracing::warn!("{} files were skipped", train.skipped() + val.skipped());
     }
     let figures: Vec<Figures> = probes.iter().map(|probe| probe.figures(measured.features.view(), &measured.classes)).collect();
     // Of equal ones the first.
@@ -180,13 +175,10 @@ fn train_cached(
     probes: &mut [Probe],
 ) -> anyhow::Result<()> {
     let mut kept = Vec::new();
-    let bar = progress::bar(views.max(1), "embed");
     for number in 0..views.max(1) {
         let view = if views == 0 { View::Evaluation } else { View::Augmented { seed: args.seed, number: number as u64 } };
-        kept.push(features::all(embedder, train, view, tokens)?);
-        bar.inc(1);
+        kept.push(features::all(&format!("view {} of {}", number + 1, views.max(1)), embedder, train, view, tokens)?);
     }
-    bar.finish_and_clear();
     ensure!(!kept[0].classes.is_empty(), "none of the pictures below {} could be read", args.train.display());
     let bar = progress::bar(args.epochs, "train");
     for epoch in 0..args.epochs {

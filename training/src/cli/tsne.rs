@@ -51,9 +51,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     ensure!(kind == "svg" || kind == "png", "--out {} ends neither in .svg nor in .png", args.out.display());
     let pictures = Labelled::open(&args.images, 0, &[])?;
     let mut embedder = args.backbone.open(0)?.embedder(Pooling::Cls)?;
-    tracing::info!("embedding {} pictures", pictures.len());
     let tokens = Tokens { n_last_blocks: 1, avgpool_patchtokens: false };
-    let batch = features::all(&mut embedder, &pictures, View::Evaluation, tokens)?;
+    let batch = features::all("embed", &mut embedder, &pictures, View::Evaluation, tokens)?;
     let start = args.seed.map(|seed| {
         let mut random = generator(seed, STARTS, 0, 0);
         Array2::from_shape_simple_fn((batch.features.nrows(), 2), || random.sample::<f64, _>(StandardNormal))

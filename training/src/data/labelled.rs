@@ -14,6 +14,8 @@ pub struct Labelled {
     pictures: Pictures,
     /// Number of the picture, and of its class.
     items: Vec<(usize, u32)>,
+    /// Pictures in no class folder.
+    loose: usize,
     classes: Vec<String>,
 }
 
@@ -25,20 +27,34 @@ impl Labelled {
     /// When there is no folder, or no picture in a class folder.
     pub fn open(root: &Path, cache: usize, known: &[String]) -> Result<Self, Error> {
         let pictures = Pictures::open(root, None, cache)?;
-        let class = |index: usize| pictures.name(index).split_once('/').map(|(class, _)| class.to_owned());
-        let found: BTreeSet<String> = (0..pictures.len()).filter_map(class).collect();
+        let found: BTreeSet<&str> = (0..pictures.len()).filter_map(|index| pictures.class(index)).collect();
         let mut classes = known.to_vec();
-        classes.extend(found.into_iter().filter(|name| !known.contains(name)));
-        let numbers: HashMap<&String, u32> = classes.iter().zip(0..).collect();
+        classes.extend(found.into_iter().map(str::to_owned).filter(|name| !known.contains(name)));
+        let numbers: HashMap<&str, u32> = classes.iter().map(String::as_str).zip(0..).collect();
         let mut items = Vec::with_capacity(pictures.len());
         for index in 0..pictures.len() {
-            let Some(name) = class(index) else {
+            let Some(name) = pictures.class(index) else {
                 tracing::warn!("skipped {}: it is in no class folder", pictures.name(index));
                 continue;
             };
-            items.extend(numbers.get(&name).map(|&number| (index, number)));
+            items.extend(numbers.get(name).map(|&number| (index, number)));
         }
-        if items.is_empty() { Err(Error::Empty(root.to_owned())) } else { Ok(Self { pictures, items, classes }) }
+        let loose = pictures.len() - items.len();
+        if items.is_empty() { Err(Error::Empty(root.to_owned())) } else { Ok(Self { pictures, items, loose, classes }) }
+    }
+
+    /// A folder to learn from, of which up to `cache` bytes are kept, and one to measure with. Classes of the second that the first has
+    /// not are named.
+    ///
+    /// # Errors
+    /// As [`Labelled::open`].
+    pub fn train_and_val(train: &Path, cache: usize, val: &Path) -> Result<(Self, Self), Error> {
+        let train = Self::open(train, cache, &[])?;
+        let val = Self::open(val, 0, train.classes())?;
+        for name in &val.classes()[train.classes().len()..] {
+            tracing::warn!("class {name:?} of val is not in train: its pictures count as wrong");
+        }
+        Ok((train, val))
     }
 
     /// Names of the classes, by their numbers.
@@ -71,8 +87,8 @@ impl Labelled {
         self.pictures.get(self.items[index].0)
     }
 
-    /// Number of files that were found unreadable so far.
-    pub fn broken(&self) -> usize {
-        self.pictures.broken()
+    /// Number of files that were skipped so far.
+    pub fn skipped(&self) -> usize {
+        self.pictures.left_out() + self.loose + self.pictures.broken()
     }
 }

@@ -38,6 +38,8 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Pictures {
     slots: Vec<Slot>,
+    /// Files that were left out when the folder was listed.
+    left_out: usize,
     shrink: Option<u32>,
     limits: Limits,
     /// Bytes that may still be kept.
@@ -65,6 +67,8 @@ struct Slot {
     source: Source,
     /// Its path below the folder, through the tar file where it is in one.
     name: String,
+    /// Where in the name the path inside of the tar file begins; 0 for a file.
+    inside: usize,
     kept: OnceLock<Arc<RgbImage>>,
     broken: AtomicBool,
 }
@@ -76,11 +80,13 @@ impl Pictures {
     /// # Errors
     /// When the folder is not there, or holds no picture.
     pub fn open(root: &Path, shrink: Option<u32>, cache: usize) -> Result<Self, Error> {
+        let mut left_out = 0;
         let files: Vec<(String, PathBuf)> = if root.is_dir() {
             let listing = tree::list(root).map_err(Error::Unreadable)?;
             for skipped in &listing.skipped {
                 tracing::warn!("left out {}: {}", skipped.path.display(), skipped.reason);
             }
+            left_out = listing.skipped.len();
             listing.entries.into_iter().map(|entry| (entry.id, entry.path)).collect()
         } else if let Some(pattern) = root.to_str().filter(|_| shards::is_pattern(root)) {
             let files = shards::expand(pattern).map_err(Error::Pattern)?;
@@ -94,7 +100,7 @@ impl Pictures {
         if slots.is_empty() {
             return Err(Error::Empty(root.to_owned()));
         }
-        Ok(Self { slots, shrink, limits: Limits::default(), budget: AtomicUsize::new(cache) })
+        Ok(Self { slots, left_out, shrink, limits: Limits::default(), budget: AtomicUsize::new(cache) })
     }
 
     /// Number of files.
@@ -112,10 +118,23 @@ impl Pictures {
         &self.slots[index].name
     }
 
+    /// The folder that says what a picture shows: the uppermost one, inside of the tar file where it has one there.
+    pub fn class(&self, index: usize) -> Option<&str> {
+        let Slot { name, inside, .. } = &self.slots[index];
+        let (outside, inside) = name.split_at(*inside);
+        // The path of the tar file ends in a slash.
+        uppermost(inside).or_else(|| uppermost(outside.strip_suffix('/')?))
+    }
+
     /// SHA-256 over all names, in hex.
     pub fn fingerprint(&self) -> String {
         let names: Vec<&str> = self.slots.iter().map(|slot| slot.name.as_str()).collect();
         sha256(names.join("\0").as_bytes())
+    }
+
+    /// Number of files that were left out when the folder was listed, such as links that lead nowhere.
+    pub fn left_out(&self) -> usize {
+        self.left_out
     }
 
     /// Number of files that were found unreadable so far.
@@ -157,11 +176,15 @@ impl Pictures {
     }
 }
 
+fn uppermost(path: &str) -> Option<&str> {
+    path.trim_start_matches("./").split_once('/').map(|(folder, _)| folder)
+}
+
 /// The pictures of a file: itself, its members, or none.
 fn slots(name: String, path: PathBuf) -> std::io::Result<Vec<Slot>> {
-    let slot = |name, source| Slot { name, source, kept: OnceLock::new(), broken: AtomicBool::new(false) };
+    let slot = |name, inside, source| Slot { name, inside, source, kept: OnceLock::new(), broken: AtomicBool::new(false) };
     if is_picture(&path) {
-        return Ok(vec![slot(name, Source::File(path))]);
+        return Ok(vec![slot(name, 0, Source::File(path))]);
     }
     if !shards::is_pattern(&path) {
         return Ok(Vec::new());
@@ -175,7 +198,7 @@ fn slots(name: String, path: PathBuf) -> std::io::Result<Vec<Slot>> {
     Ok(pictures
         .map(|member| {
             let source = Source::Member { shard: Arc::clone(&shard), offset: member.offset, len: member.len };
-            slot(format!("{name}/{}", member.name), source)
+            slot(format!("{name}/{}", member.name), name.len() + 1, source)
         })
         .collect())
 }

@@ -9,6 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::data::augment::random_resized_crop;
 use crate::data::labelled::Labelled;
 use crate::data::loader::generator;
+use crate::progress;
 
 /// How pictures are brought to the model's input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,14 +90,20 @@ fn augmented(worker: &Worker<'_>, picture: &RgbImage, random: &mut ChaCha8Rng) -
     random_resized_crop(picture, size, random)
 }
 
-/// The features of all pictures that can be read, in their order.
+/// The features of all pictures that can be read, in their order; a bar says how far they are with `what`.
 ///
 /// # Errors
 /// When the model fails, or does not give the tokens.
-pub fn all(embedder: &mut Embedder, pictures: &Labelled, view: View, tokens: Tokens) -> Result<Batch, bulk::Error> {
+pub fn all(what: &str, embedder: &mut Embedder, pictures: &Labelled, view: View, tokens: Tokens) -> Result<Batch, bulk::Error> {
+    let bar = progress::bar(pictures.len(), what);
     let order: Vec<usize> = (0..pictures.len()).collect();
     let mut parts = Vec::new();
-    stream(embedder, pictures, &order, view, tokens, |batch| parts.push(batch))?;
+    stream(embedder, pictures, &order, view, tokens, |batch| {
+        // Those that could not be read are done too.
+        batch.pictures.last().inspect(|&&last| bar.set_position(last as u64 + 1));
+        parts.push(batch);
+    })?;
+    bar.finish_and_clear();
     let views: Vec<_> = parts.iter().map(|part| part.features.view()).collect();
     let features =
         if views.is_empty() { Array2::zeros((0, 0)) } else { ndarray::concatenate(Axis(0), &views).expect("rows of one length") };
