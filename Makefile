@@ -15,9 +15,9 @@ serve: onnxruntime
 test: clients browser onnxruntime postgres
 	cargo test --workspace
 
-## The flood of tests/http/soak.rs for ten minutes, with its report
+## The flood of tests/http/soak.rs for ten minutes, and 100,000 answered requests, with their reports
 soak: onnxruntime
-	SOAK_SECONDS=600 cargo test --release --workspace --test http soak -- --nocapture
+	SOAK_SECONDS=600 SOAK_REQUESTS=100000 cargo test --release --workspace --test http soak -- --nocapture --test-threads 1
 
 ## The targets of tests/fuzz under libFuzzer, FUZZ_SECONDS each; wants a C++ compiler, and builds its tool first
 FUZZ_SECONDS ?= 60

@@ -1,11 +1,14 @@
-//! A mixture of good, bad, slow and abandoned requests, far more at once than the server takes. `SOAK_SECONDS` says how long, and
-//! `make soak` runs it for long; the report is printed.
+//! A mixture of good, bad, slow and abandoned requests, far more at once than the server takes. `SOAK_SECONDS` says how long.
+//! Then only as many as are answered, `SOAK_REQUESTS` of them. `make soak` runs both for long, and prints their reports.
 
 use std::{
     collections::BTreeMap,
     io::{Read, Write},
     net::TcpStream,
-    sync::Mutex,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -68,6 +71,12 @@ impl Flood {
         let good = png(&scene(60, 40, 1));
         let (cut, large) = (good[..good.len() / 2].to_vec(), png(&noise(400, 400, 2)));
         let expected = server.embed(&good);
+        // Each session keeps memory for the largest picture that it has run: it has run it when the flood begins.
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..5).for_each(|_| drop(server.post("/segment?format=png", "image/png", &good))));
+            }
+        });
         Self { server, good, cut, large, expected, acknowledged: Mutex::default() }
     }
 
@@ -140,6 +149,52 @@ fn promised(kind: &str) -> &'static [u16] {
         "slow" => &[200, 429, 0],
         _ => &[0],
     }
+}
+
+/// `SOAK_REQUESTS` that are all answered, with pictures of many sizes and no more of them at once than the server takes.
+#[test]
+fn memory_is_flat_over_answered_requests() {
+    const ASKING: u64 = 8;
+    let requests = std::env::var("SOAK_REQUESTS").map_or(2_000, |text| text.parse().expect("SOAK_REQUESTS is a number"));
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(&["--data-dir", folder.path().to_str().unwrap(), "--segment-size", "240"]);
+    server.put("/collections/kept", &json!({"model": "tiny-model"}));
+    let pictures: Vec<_> = (0..40).map(|i| png(&scene(20 + 7 * i, 300 - 7 * i, i))).collect();
+    // What is kept for good is kept by the first of them.
+    server.post("/collections/kept/items?id=0&labels=a", "image/png", &pictures[0]).ok();
+    let answered = AtomicU64::new(0);
+    let (begin, readings) = (Instant::now(), Mutex::new(Vec::new()));
+    thread::scope(|scope| {
+        for _ in 0..ASKING {
+            scope.spawn(|| {
+                loop {
+                    let number = answered.fetch_add(1, Ordering::Relaxed);
+                    if number >= requests {
+                        break;
+                    }
+                    let picture = &pictures[number as usize % pictures.len()];
+                    let path = match number % 5 {
+                        0 | 1 => "/embed".to_owned(),
+                        2 => "/segment?format=png".to_owned(),
+                        3 => "/classify?collection=kept".to_owned(),
+                        _ => format!("/collections/kept/items?id={}&labels=a", number % 50),
+                    };
+                    server.post(&path, "image/png", picture).ok();
+                    if (number + 1).is_multiple_of(requests / 10) {
+                        readings.lock().unwrap().push((number + 1, server.memory()));
+                    }
+                }
+            });
+        }
+    });
+    println!("{requests} requests answered in {:.0} s", begin.elapsed().as_secs_f64());
+    let readings = readings.into_inner().unwrap();
+    for (after, memory) in &readings {
+        println!("resident after {after:>8}: {:>5} MB", memory >> 20);
+    }
+    // Threads and their arenas, the sessions' arenas for the largest picture, and the store's cache are there after a tenth.
+    let (settled, end) = (readings[0].1, readings[readings.len() - 1].1);
+    assert!(end < settled + settled / 4 + (64 << 20), "memory grew from {settled} to {end} bytes");
 }
 
 #[test]
