@@ -23,7 +23,7 @@ const DRAIN_BYTES: usize = 256 << 20;
 
 /// How much of a body is read, and for how long.
 #[derive(Clone, Copy, Debug)]
-pub struct BodyLimits {
+pub(super) struct BodyLimits {
     /// Bytes.
     pub bytes: usize,
     /// Time for the whole body to arrive.
@@ -33,14 +33,14 @@ pub struct BodyLimits {
 /// The memory that the bodies of all requests share. A body takes its part as it arrives, not as it is announced, so
 /// that a client that promises much and sends little shuts nobody out.
 #[derive(Clone, Debug)]
-pub struct BodyMemory(Arc<Semaphore>);
+pub(super) struct BodyMemory(Arc<Semaphore>);
 
 /// A body's part of that memory, held until the request is answered.
 pub(super) type Share = OwnedSemaphorePermit;
 
 impl BodyMemory {
     /// Room for `bytes` bytes.
-    pub fn new(bytes: usize) -> Self {
+    pub(super) fn new(bytes: usize) -> Self {
         Self(Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))))
     }
 

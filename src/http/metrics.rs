@@ -90,7 +90,7 @@ type Times<L> = Family<L, Histogram, fn() -> Histogram>;
 type Share = Gauge<f64, std::sync::atomic::AtomicU64>;
 
 /// Everything that is counted.
-pub struct Metrics {
+pub(super) struct Metrics {
     registry: Registry,
     requests: Family<Request, Counter>,
     seconds: Times<Route>,

@@ -45,14 +45,14 @@ use tower_http::{
 };
 use tracing::Span;
 
-pub use body::{BodyLimits, BodyMemory};
-pub use collections::Maps;
+use body::{BodyLimits, BodyMemory};
+use collections::Maps;
 pub use keys::{Key, Keys};
-pub use metrics::Metrics;
+use metrics::Metrics;
 pub use openapi::document as openapi;
 pub use problem::{Code, Problem};
 pub use server::{Patience, bind, serve};
-pub use state::{App, RequestLimits, StartError, State};
+pub use state::{App, StartError, State};
 pub use submission::{Room, Submission};
 
 /// Request id, taken from the client or made here; in the answer and in each line of the log.

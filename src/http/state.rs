@@ -30,58 +30,58 @@ pub type App = Arc<State>;
 /// Models, collections and limits of one server.
 pub struct State {
     /// The models that are served.
-    pub registry: Registry,
+    pub(super) registry: Registry,
     /// The collections, if there is a place for them.
-    pub store: Option<Arc<dyn Store>>,
+    pub(super) store: Option<Arc<dyn Store>>,
     /// The bound on pictures inside the server.
-    pub admission: Admission,
+    pub(super) admission: Admission,
     /// The memory that request bodies share.
-    pub bodies: BodyMemory,
+    pub(super) bodies: BodyMemory,
     /// Threads for decoding and drawing.
-    pub pool: Pool,
+    pub(super) pool: Pool,
     /// Threads that wait for the disk: many, so that writes that come together become durable together.
-    pub disk: Pool,
+    pub(super) disk: Pool,
     /// Fetches pictures that were sent as URLs.
-    pub fetcher: Fetcher,
+    pub(super) fetcher: Fetcher,
     /// Threads that wait for the network.
-    pub fetches: Pool,
+    pub(super) fetches: Pool,
     /// What is kept of pictures that become items.
-    pub store_images: StoreImages,
+    pub(super) store_images: StoreImages,
     /// Largest snapshot that is taken, in bytes.
-    pub max_snapshot: u64,
+    pub(super) max_snapshot: u64,
     /// Held while a snapshot is restored.
-    pub restoring: tokio::sync::Mutex<()>,
+    pub(super) restoring: tokio::sync::Mutex<()>,
     /// What one request may ask for.
-    pub limits: RequestLimits,
+    pub(super) limits: RequestLimits,
     /// Longer side in pixels for `/segment`.
-    pub segment_size: u32,
+    pub(super) segment_size: u32,
     /// The maps of collections.
-    pub maps: Maps,
+    pub(super) maps: Maps,
     /// What is counted.
-    pub metrics: Metrics,
+    pub(super) metrics: Metrics,
     /// Whether `/metrics` is among the routes, and not on a port of its own.
-    pub serve_metrics: bool,
+    pub(super) serve_metrics: bool,
     /// Who may ask; nobody is asked for a key where there is none.
-    pub keys: Keys,
+    pub(super) keys: Keys,
     /// Web pages of other origins that may ask.
-    pub origins: Vec<HeaderValue>,
+    pub(super) origins: Vec<HeaderValue>,
     /// Whether requests are recorded for a collector of traces.
-    pub is_traced: bool,
+    pub(super) is_traced: bool,
     /// When the server was started.
-    pub started: Instant,
+    pub(super) started: Instant,
 }
 
 /// What one request may ask for.
 #[derive(Clone, Copy, Debug)]
-pub struct RequestLimits {
+pub(super) struct RequestLimits {
     /// Size of the body and time for it.
-    pub body: BodyLimits,
+    pub(super) body: BodyLimits,
     /// Number of pictures.
-    pub pictures: usize,
+    pub(super) pictures: usize,
     /// Declared size of a picture.
-    pub media: media::Limits,
+    pub(super) media: media::Limits,
     /// Time from the end of the body to the answer.
-    pub time: Duration,
+    pub(super) time: Duration,
 }
 
 /// Why a server cannot start.

@@ -34,7 +34,7 @@ const MAX_POINTS: usize = 3000;
 const MAX_KEPT: usize = 32;
 
 /// The maps that were made, and the one thread that makes them: a map takes a core for seconds, which pictures shall not wait for.
-pub struct Maps {
+pub(crate) struct Maps {
     thread: Pool,
     kept: Mutex<BTreeMap<(CollectionName, usize), Kept>>,
 }

@@ -26,7 +26,7 @@ use axum::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-pub use self::map::Maps;
+pub(super) use self::map::Maps;
 pub(super) use self::{
     draft::{Body as ItemsBody, Query as ItemQuery},
     items::{Deleted, Ids, Page, PageOptions, Shown, Which},
