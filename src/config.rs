@@ -103,6 +103,13 @@ pub struct ServeArgs {
     /// Threads inside each session. More sessions of one thread answer more pictures; more threads answer one sooner.
     #[arg(long, env = "DINO_THREADS", default_value = "1", value_name = "N")]
     pub threads: NonZeroUsize,
+    /// Most pictures that one session runs at once, of the size that the model's transform makes; of larger ones fewer [default: 1 on
+    /// a CPU, else 64].
+    #[arg(long, env = "DINO_MAX_BATCH", value_name = "N")]
+    pub max_batch: Option<NonZeroUsize>,
+    /// Seconds that a batch with room left waits for further pictures, as 0.005. None by default: a free session runs what is there.
+    #[arg(long, env = "DINO_MAX_BATCH_DELAY", value_name = "SECONDS")]
+    pub max_batch_delay: Option<Seconds>,
     /// Most pictures inside the server at once, waiting or worked on; beyond it requests are answered 429.
     #[arg(long, env = "DINO_QUEUE", default_value = "256", value_name = "N")]
     pub queue: NonZeroUsize,
@@ -289,6 +296,10 @@ pub struct Settings {
     pub sessions: Option<usize>,
     /// Threads in each session.
     pub threads: usize,
+    /// Pictures in one run; `None` leaves it to the device.
+    pub max_batch: Option<usize>,
+    /// How long a batch waits to be full.
+    pub max_batch_delay: Duration,
     /// Pictures inside the server at once.
     pub queue: usize,
     /// Time from the end of the body to the answer.
@@ -399,7 +410,7 @@ impl ServeArgs {
             store_images: self.store_images,
             max_snapshot: self.max_snapshot.0 as u64,
             device: self.device,
-            accelerator: Accelerator { memory: self.device_memory.map(|size| size.0), engines: self.engine_cache },
+            accelerator: Accelerator { memory: self.device_memory.map(|size| size.0), engines: self.engine_cache, shapes: None },
             precision: self.precision,
             max_pixels: self.max_pixels,
             max_body,
@@ -408,6 +419,8 @@ impl ServeArgs {
             segment_size: self.segment_size,
             sessions: self.sessions.map(NonZeroUsize::get),
             threads: self.threads.get(),
+            max_batch: self.max_batch.map(NonZeroUsize::get),
+            max_batch_delay: self.max_batch_delay.map_or(Duration::ZERO, |delay| delay.0),
             queue,
             request_timeout: self.request_timeout.0,
             read_timeout: self.read_timeout.0,

@@ -1,8 +1,8 @@
 //! Pictures wait here for a free engine.
 //!
 //! One thread owns one engine, because running a session needs it exclusively. A batch is formed at the
-//! moment an engine becomes free, out of what waits then: there is no timer that delays a lone picture. Pictures
-//! of one size run together, up to a [`Budget`] in pictures and in patches. Whoever stopped waiting is skipped.
+//! moment an engine becomes free, out of what waits then: unless the [`Budget`] asks for one, there is no timer that delays a
+//! lone picture. Pictures of one size run together, up to a budget in pictures and in patches. Whoever stopped waiting is skipped.
 //!
 //! The room knows nothing of models: an engine is anything that implements [`Engine`], so that the queue is
 //! tested with one made up for the purpose.
@@ -46,11 +46,14 @@ pub struct Budget {
     pub patches: usize,
     /// Side of a patch in pixels.
     pub patch_size: usize,
+    /// How long a batch that has room left waits for further pictures, from the arrival of its first. None, if zero: what waits
+    /// when an engine is free is a batch.
+    pub delay: Duration,
 }
 
 impl Budget {
     /// Pictures of `height` × `width` pixels that may run together, at least one.
-    fn pictures_of(&self, height: usize, width: usize) -> usize {
+    pub(crate) fn pictures_of(&self, height: usize, width: usize) -> usize {
         let side = self.patch_size.max(1);
         let patches = (height / side).max(1) * (width / side).max(1);
         (self.patches / patches).clamp(1, self.pictures.max(1))

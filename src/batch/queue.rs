@@ -66,11 +66,33 @@ impl<O> Queue<O> {
             if state.closed {
                 return None;
             }
-            if let Some(first) = next_alive(&mut state.waiting) {
-                return Some(self.fill(first, &mut state.waiting));
+            let Some(first) = next_alive(&mut state.waiting) else {
+                self.arrived.wait(&mut state);
+                continue;
+            };
+            let ripe = self.ripe(&first, &state.waiting);
+            if Instant::now() >= ripe {
+                let batch = self.fill(first, &mut state.waiting);
+                if !state.waiting.is_empty() {
+                    // Their arrival may have woken nobody but this worker.
+                    self.arrived.notify_one();
+                }
+                return Some(batch);
             }
-            self.arrived.wait(&mut state);
+            // Back in front, where another worker that is free when the batch is ripe finds it too.
+            state.waiting.push_front(first);
+            self.arrived.wait_until(&mut state, ripe.into_std());
         }
+    }
+
+    /// When the batch of `first` need wait no longer: at once if it is full already.
+    fn ripe(&self, first: &Job<O>, waiting: &VecDeque<Job<O>>) -> Instant {
+        let size = first.picture.dim();
+        let others = self.budget.pictures_of(size.1, size.2) - 1;
+        if self.budget.delay.is_zero() || waiting.iter().filter(|job| job.picture.dim() == size).take(others).count() == others {
+            return first.queued;
+        }
+        first.queued + self.budget.delay
     }
 
     /// Jobs that wait.

@@ -62,10 +62,13 @@ struct Bench {
 }
 
 fn bench(workers: usize, pictures: usize, patches: usize) -> Bench {
+    bench_of(workers, Budget { pictures, patches, patch_size: 8, delay: Duration::ZERO })
+}
+
+fn bench_of(workers: usize, budget: Budget) -> Bench {
     let log = Log::default();
     let gate = Arc::new(Semaphore::new(0));
     let engines = (0..workers).map(|_| Fake { log: log.clone(), gate: gate.clone() }).collect();
-    let budget = Budget { pictures, patches, patch_size: 8 };
     let batcher = Batcher::start("fake", engines, budget, &picture(0.0, 8, 8)).unwrap();
     Bench { batcher: Arc::new(batcher), log, gate }
 }
@@ -213,4 +216,24 @@ async fn many_at_once_each_get_their_own() {
     for (i, answer) in (1..200).zip(answers) {
         assert_eq!(answer.unwrap().output, i as f32);
     }
+}
+
+#[tokio::test]
+async fn a_batch_with_room_waits_for_others_and_a_full_one_does_not() {
+    let delay = Duration::from_secs(2);
+    let bench = bench_of(2, Budget { pictures: 3, patches: 1000, patch_size: 8, delay });
+    bench.ready().await;
+    bench.gate.add_permits(1000);
+    let run = async |value, after: u64, height| {
+        tokio::time::sleep(Duration::from_millis(after)).await;
+        bench.batcher.run(picture(value, height, 8), soon()).await.unwrap()
+    };
+    // The third fills the batch of its size; the one of another size has nobody to wait with.
+    let (first, second, other, third) = tokio::join!(run(1.0, 0, 8), run(2.0, 0, 8), run(4.0, 10, 16), run(3.0, 50, 8));
+    for answer in [first, second, third] {
+        assert_eq!(answer.batch, 3);
+        assert!(answer.waited < delay, "a full batch waited for {:?}", answer.waited);
+    }
+    assert_eq!(other.batch, 1);
+    assert!(other.waited >= delay && other.waited < 2 * delay, "waited for {:?}", other.waited);
 }

@@ -67,6 +67,19 @@ pub struct Accelerator {
     pub memory: Option<usize>,
     /// Folder for the engines that TensorRT builds, which takes it minutes; without one it builds them at each start.
     pub engines: Option<PathBuf>,
+    /// What will be run. TensorRT compiles a graph for a range of shapes, and again, for minutes, when one comes that is not in it.
+    pub shapes: Option<Shapes>,
+}
+
+/// Batches that a session has to be ready for, each `[B, H, W]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shapes {
+    /// No side is shorter than this.
+    pub smallest: [usize; 3],
+    /// What to be fast with.
+    pub usual: [usize; 3],
+    /// No side is longer than this.
+    pub largest: [usize; 3],
 }
 
 impl Accelerator {
@@ -79,8 +92,15 @@ impl Accelerator {
         .build()
     }
 
-    fn tensorrt(&self, number: i32) -> ExecutionProviderDispatch {
+    fn tensorrt(&self, number: i32, input: &str) -> ExecutionProviderDispatch {
         let mut tensorrt = ep::TensorRT::default().with_device_id(number);
+        if let Some(Shapes { smallest, usual, largest }) = self.shapes {
+            let profile = |[batch, height, width]: [usize; 3]| format!("{input}:{batch}x3x{height}x{width}");
+            tensorrt = tensorrt
+                .with_profile_min_shapes(profile(smallest))
+                .with_profile_opt_shapes(profile(usual))
+                .with_profile_max_shapes(profile(largest));
+        }
         if let Some(bytes) = self.memory {
             tensorrt = tensorrt.with_max_workspace_size(bytes);
         }
@@ -94,11 +114,11 @@ impl Accelerator {
 }
 
 impl Device {
-    /// What ONNX Runtime is asked for. Each fails where it cannot be had: silently running on the CPU instead would
-    /// be a lie.
-    pub(super) fn providers(self, accelerator: &Accelerator) -> Vec<ExecutionProviderDispatch> {
+    /// What ONNX Runtime is asked for, to run a graph whose pixels are called `input`. Each fails where it cannot be had: silently
+    /// running on the CPU instead would be a lie.
+    pub(super) fn providers(self, input: &str, accelerator: &Accelerator) -> Vec<ExecutionProviderDispatch> {
         let cuda = |number| accelerator.cuda(number).error_on_failure();
-        let tensorrt = |number| accelerator.tensorrt(number).error_on_failure();
+        let tensorrt = |number| accelerator.tensorrt(number, input).error_on_failure();
         match self {
             Self::Auto | Self::Cpu => Vec::new(),
             Self::Cuda(number) => vec![cuda(number)],

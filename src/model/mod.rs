@@ -7,6 +7,7 @@ mod device;
 mod fingerprint;
 pub mod manifest;
 mod outputs;
+mod pinned;
 mod plain;
 pub mod runtime;
 mod session;
@@ -16,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
-pub use device::{Accelerator, Device, Precision};
+pub use device::{Accelerator, Device, Precision, Shapes};
 pub use fingerprint::sha256;
 pub use manifest::{Manifest, ManifestError};
 pub use outputs::{OUTPUTS, Outputs};

@@ -10,6 +10,7 @@ use ort::session::SessionOutputs;
 use ort::value::{DynValue, TensorRef};
 
 use super::outputs::Form;
+use super::pinned::Pinned;
 use super::{Accelerator, Device, Manifest, ModelError, OUTPUTS, Outputs, Precision, runtime};
 
 /// Name of the input of a model folder's graphs.
@@ -48,6 +49,8 @@ impl Default for SessionOptions {
 /// How a graph is fed and read.
 #[derive(Clone, Debug)]
 pub(super) struct Binding {
+    /// Name of its input.
+    pub(super) input: String,
     /// What its outputs look like. The sides of every picture are multiples of the patch.
     pub(super) form: Form,
     /// Pictures that every run takes, where the graph fixes their number.
@@ -71,7 +74,7 @@ impl Binding {
         if outputs.is_empty() {
             return Err(format!("it has none of the outputs {}", OUTPUTS.join(", ")));
         }
-        Ok(Self { form: Form::of(manifest), batch: None, size: None, half_input: false, outputs })
+        Ok(Self { input: INPUT.to_owned(), form: Form::of(manifest), batch: None, size: None, half_input: false, outputs })
     }
 }
 
@@ -89,6 +92,8 @@ pub struct Session {
     inner: ort::session::Session,
     device: Device,
     binding: Binding,
+    /// Where the device fetches pixels and leaves outputs, if that is not any memory.
+    pinned: Option<Pinned>,
 }
 
 impl fmt::Debug for Session {
@@ -100,15 +105,23 @@ impl fmt::Debug for Session {
 impl Session {
     /// Starts a session of `graph`, the bytes of the file at `path` of a model folder.
     pub(super) fn of_folder(graph: &[u8], path: &Path, manifest: &Manifest, options: &SessionOptions) -> Result<Self, ModelError> {
-        let (inner, device) = start(Graph::Bytes(graph), path, options)?;
+        let (inner, device) = start(Graph::Bytes(graph), path, INPUT, options)?;
         let binding = Binding::of_folder(&inner, manifest).map_err(|reason| ModelError::Graph { path: path.to_owned(), reason })?;
-        Ok(Self { inner, device, binding })
+        Ok(Self::new(inner, device, binding))
     }
 
     /// Starts a session of a plain ONNX file.
     pub(super) fn of_file(path: &Path, binding: Binding, options: &SessionOptions) -> Result<Self, ModelError> {
-        let (inner, device) = start(Graph::File, path, options)?;
-        Ok(Self { inner, device, binding })
+        let (inner, device) = start(Graph::File, path, &binding.input, options)?;
+        Ok(Self::new(inner, device, binding))
+    }
+
+    fn new(inner: ort::session::Session, device: Device, binding: Binding) -> Self {
+        let pinned = Pinned::of(&inner, device).unwrap_or_else(|error| {
+            tracing::warn!(%device, %error, "no pinned memory: every batch is copied once more on its way");
+            None
+        });
+        Self { inner, device, binding, pinned }
     }
 
     /// The device that really runs the graph; never [`Device::Auto`].
@@ -156,8 +169,17 @@ impl Session {
 
     fn run_graph(&mut self, pixels: ArrayView4<'_, f32>) -> Result<Outputs, ModelError> {
         let (batch, _, height, width) = pixels.dim();
-        let outputs = run(&mut self.inner, pixels, self.binding.half_input)?;
-        let names = &self.binding.outputs;
+        let Binding { input, half_input, outputs: names, .. } = &self.binding;
+        // What outputs in pinned memory are borrowed from.
+        let bound;
+        let outputs = match &mut self.pinned {
+            None => run(&mut self.inner, pixels, *half_input)?,
+            Some(pinned) => {
+                let outputs = names.iter().map(|(_, theirs)| theirs.as_str());
+                bound = pinned.bind(&self.inner, input, pixels, *half_input, outputs).map_err(failed)?;
+                self.inner.run_binding(&bound).map_err(failed)?
+            }
+        };
         let outputs = Outputs {
             last_hidden_state: take(&outputs, names, "last_hidden_state")?,
             attention: take(&outputs, names, "attention")?,
@@ -225,28 +247,42 @@ pub(super) fn numbers(value: &DynValue) -> Result<ArrayD<f32>, ModelError> {
     }
 }
 
-/// Starts a session where the options say.
-pub(super) fn start(graph: Graph<'_>, path: &Path, options: &SessionOptions) -> Result<(ort::session::Session, Device), ModelError> {
+/// Starts a session of a graph whose pixels are called `input` where the options say.
+pub(super) fn start(
+    graph: Graph<'_>,
+    path: &Path,
+    input: &str,
+    options: &SessionOptions,
+) -> Result<(ort::session::Session, Device), ModelError> {
+    let start_on = |device| start_on(device, graph, path, input, options);
     match options.device {
-        Device::Auto => start_best(graph, path, options),
-        device => Ok((start_on(device, graph, path, options)?, device)),
+        Device::Auto => start_best(start_on),
+        device => Ok((start_on(device)?, device)),
     }
 }
 
 /// CUDA where the library has it and a device answers, else the CPU.
-fn start_best(graph: Graph<'_>, path: &Path, options: &SessionOptions) -> Result<(ort::session::Session, Device), ModelError> {
+fn start_best(
+    start_on: impl Fn(Device) -> Result<ort::session::Session, ModelError>,
+) -> Result<(ort::session::Session, Device), ModelError> {
     runtime::environment()?;
     if ep::CUDA::is_available().unwrap_or(false) {
         let cuda = Device::Cuda(0);
-        match start_on(cuda, graph, path, options) {
+        match start_on(cuda) {
             Ok(session) => return Ok((session, cuda)),
             Err(error) => tracing::info!(%error, "no CUDA device, using the CPU"),
         }
     }
-    Ok((start_on(Device::Cpu, graph, path, options)?, Device::Cpu))
+    Ok((start_on(Device::Cpu)?, Device::Cpu))
 }
 
-fn start_on(device: Device, graph: Graph<'_>, path: &Path, options: &SessionOptions) -> Result<ort::session::Session, ModelError> {
+fn start_on(
+    device: Device,
+    graph: Graph<'_>,
+    path: &Path,
+    input: &str,
+    options: &SessionOptions,
+) -> Result<ort::session::Session, ModelError> {
     let rejected = |error: ort::Error| ModelError::Graph { path: path.to_owned(), reason: error.to_string() };
     let builder = ort::session::Session::builder(runtime::environment()?).map_err(rejected)?;
     let builder = builder
@@ -260,7 +296,7 @@ fn start_on(device: Device, graph: Graph<'_>, path: &Path, options: &SessionOpti
     } else {
         builder
     };
-    let providers = device.providers(&options.accelerator);
+    let providers = device.providers(input, &options.accelerator);
     let mut builder =
         builder.with_execution_providers(providers).map_err(|error| ModelError::Device { device, reason: error.to_string() })?;
     match graph {

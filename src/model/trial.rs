@@ -33,7 +33,7 @@ impl Trial {
 
     fn start(graph: Graph<'_>, path: &Path) -> Result<Self, ModelError> {
         let options = SessionOptions { device: Device::Cpu, threads: all_cores(), ..SessionOptions::default() };
-        let (session, _) = session::start(graph, path, &options)?;
+        let (session, _) = session::start(graph, path, "", &options)?;
         let half = |kind: &ValueType| matches!(kind, ValueType::Tensor { ty: TensorElementType::Float16, .. });
         let half_input = session.inputs().iter().any(|input| half(input.dtype()));
         Ok(Self { session, half_input })

@@ -14,13 +14,13 @@ use super::{COLLECTION_POOLING, HeadsError, Served, SessionEngine, UnknownHead, 
 use crate::{
     batch::{Batcher, Budget},
     config::{NamedModel, Settings},
-    model::{Device, Manifest, Model, ModelError, OUTPUTS, SessionOptions},
+    model::{Accelerator, Device, Manifest, Model, ModelError, OUTPUTS, SessionOptions, Shapes},
 };
 
 /// Pictures in one batch on an accelerator.
 const ACCELERATOR_PICTURES: usize = 64;
-/// Patches in one batch on an accelerator: that many pictures of 224 pixels in patches of 16.
-const ACCELERATOR_PATCHES: usize = ACCELERATOR_PICTURES * 196;
+/// Patches of a picture that such a batch has room for: 224 pixels in patches of 16.
+const USUAL_PATCHES: usize = 14 * 14;
 /// Between two looks at something that takes longer.
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -198,7 +198,9 @@ fn load(named: &NamedModel, settings: &Settings) -> Result<Served, LoadError> {
     if let Some(understood) = model.understood() {
         tracing::info!(model = name, "{understood}");
     }
-    let (device, accelerator) = (settings.device, settings.accelerator.clone());
+    let device = settings.device;
+    let shapes = shapes(&model, &budget(device, &model, settings.max_batch), Some(settings.segment_size));
+    let accelerator = Accelerator { shapes, ..settings.accelerator.clone() };
     let mut options = SessionOptions { device, precision, threads: settings.threads, accelerator };
     let mut sessions = model.sessions(&options, 1).map_err(failed)?;
     // What `auto` came to, so that all sessions of a model run in one place.
@@ -209,7 +211,7 @@ fn load(named: &NamedModel, settings: &Settings) -> Result<Served, LoadError> {
     let outputs = OUTPUTS.into_iter().filter(|output| sessions[0].has_output(output)).collect();
 
     let fingerprint = model.fingerprint(COLLECTION_POOLING);
-    let budget = budget(device, manifest.patch_size, model.only_batch());
+    let budget = Budget { delay: settings.max_batch_delay, ..budget(device, &model, settings.max_batch) };
     let engines = sessions.into_iter().map(SessionEngine).collect();
     let rehearsal = Array3::zeros((3, height as usize, width as usize));
     let batcher = Batcher::start(name, engines, budget, &rehearsal).map_err(|source| LoadError::Thread { name: name.clone(), source })?;
@@ -249,13 +251,34 @@ pub(crate) fn default_sessions(device: Device, threads: usize) -> usize {
     }
 }
 
-/// What one run may take. `only_batch` is the number of pictures that the graph takes, where it takes no other.
-pub(crate) fn budget(device: Device, patch_size: u32, only_batch: Option<usize>) -> Budget {
-    let (pictures, patches) = match device {
-        Device::Cpu => (1, usize::MAX),
-        // Of a graph that gives nothing for the parts of a picture, the size of its patches is not known.
-        _ if patch_size == 1 => (ACCELERATOR_PICTURES, usize::MAX),
-        _ => (ACCELERATOR_PICTURES, ACCELERATOR_PATCHES),
-    };
-    Budget { pictures: only_batch.unwrap_or(pictures), patches, patch_size: patch_size as usize }
+/// What one run may take: `most` pictures of the size that the model's transform makes, or as many as the device is at its best with.
+/// A batch that waits for nothing.
+pub(crate) fn budget(device: Device, model: &Model, most: Option<usize>) -> Budget {
+    let patch = model.manifest().patch_size;
+    let asked = most.or(model.only_batch());
+    let pictures = asked.unwrap_or(if device == Device::Cpu { 1 } else { ACCELERATOR_PICTURES });
+    let own =
+        usual_size(model).filter(|_| asked.is_some()).map_or(USUAL_PATCHES, |(height, width)| (height / patch * (width / patch)) as usize);
+    // Of a graph that gives nothing for the parts of a picture, the size of its patches is not known.
+    let patches = if patch == 1 { usize::MAX } else { pictures.saturating_mul(own) };
+    Budget { pictures, patches, patch_size: patch as usize, delay: Duration::ZERO }
+}
+
+/// The batches that may come: of pictures as the transform makes them, and of whole ones whose longer side is `longer_side`.
+/// Unknown of a model that leaves every picture its size.
+pub(crate) fn shapes(model: &Model, budget: &Budget, longer_side: Option<u32>) -> Option<Shapes> {
+    let (height, width) = usual_size(model).map(|(height, width)| (height as usize, width as usize))?;
+    let patch = budget.patch_size;
+    let usual = [budget.pictures_of(height, width), height, width];
+    let [fewest, most] = model.only_batch().map_or([1, usual[0]], |only| [only; 2]);
+    if model.only_size().is_some() {
+        return Some(Shapes { smallest: [fewest, height, width], usual, largest: [most, height, width] });
+    }
+    let longest = (longer_side.unwrap_or(0) as usize).next_multiple_of(patch);
+    Some(Shapes { smallest: [fewest, patch, patch], usual, largest: [most, height.max(longest), width.max(longest)] })
+}
+
+/// (height, width) of the pictures that most requests have.
+fn usual_size(model: &Model) -> Option<(u32, u32)> {
+    model.only_size().or(model.manifest().transform.output_size())
 }

@@ -57,7 +57,7 @@ pub(super) fn understand(path: &Path) -> Result<(Manifest, Plain), ModelError> {
     let facts = Facts::of(path, &bytes)?;
     drop(bytes);
     let input = &probe.input;
-    let (half_input, declared_batch) = (input.half, input.batch);
+    let (input_name, half_input, declared_batch) = (input.name.clone(), input.half, input.batch);
     let declared_size = input.height.is_some() || input.width.is_some();
     let named = format!(
         "input {} of {} [{}, 3, {}, {}]",
@@ -97,6 +97,7 @@ pub(super) fn understand(path: &Path) -> Result<(Manifest, Plain), ModelError> {
     let free_size = !declared_size && roles.has_patches() && holds(batch, other_height, other_width);
     let free_batch = declared_batch.is_none() && holds(2, height, width);
     let binding = Binding {
+        input: input_name,
         form: roles.form,
         batch: (!free_batch).then_some(batch),
         size: (!free_size).then_some((height, width)),
