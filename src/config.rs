@@ -104,12 +104,13 @@ pub struct ServeArgs {
     #[arg(long, env = "DINO_THREADS", default_value = "1", value_name = "N")]
     pub threads: NonZeroUsize,
     /// Most pictures that one session runs at once, of the size that the model's transform makes; of larger ones fewer [default: 1 on
-    /// a CPU, else 64].
+    /// a CPU, else as many as have the patches of 64 pictures of 224 pixels in patches of 16].
     #[arg(long, env = "DINO_MAX_BATCH", value_name = "N")]
     pub max_batch: Option<NonZeroUsize>,
-    /// Seconds that a batch with room left waits for further pictures, as 0.005. None by default: a free session runs what is there.
-    #[arg(long, env = "DINO_MAX_BATCH_DELAY", value_name = "SECONDS")]
-    pub max_batch_delay: Option<Seconds>,
+    /// Seconds that a batch with room left waits for further pictures, such as 0.005. With 0 a free session runs what is there. Batches
+    /// of one picture, as they are on a CPU without --max-batch, have no room.
+    #[arg(long, env = "DINO_MAX_BATCH_DELAY", default_value = "0", value_name = "SECONDS", value_parser = seconds_or_none)]
+    pub max_batch_delay: Duration,
     /// Most pictures inside the server at once, waiting or worked on; beyond it requests are answered 429.
     #[arg(long, env = "DINO_QUEUE", default_value = "256", value_name = "N")]
     pub queue: NonZeroUsize,
@@ -239,6 +240,11 @@ impl FromStr for ByteSize {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Seconds(pub Duration);
 
+/// A time in seconds, or 0.
+fn seconds_or_none(text: &str) -> Result<Duration, String> {
+    if text.parse() == Ok(0.0) { Ok(Duration::ZERO) } else { text.parse().map(|Seconds(time)| time) }
+}
+
 impl FromStr for Seconds {
     type Err = String;
 
@@ -356,6 +362,22 @@ pub enum ConfigError {
     /// The database's URL cannot be used.
     #[error(transparent)]
     Index(#[from] index::Error),
+    /// A batch could never be full.
+    #[error("--queue {queue} is smaller than --max-batch {batch}: a batch would never be full")]
+    BatchTooLarge {
+        /// As given.
+        queue: usize,
+        /// As given.
+        batch: usize,
+    },
+    /// A batch would wait until nobody waits for it.
+    #[error("--max-batch-delay is {} s and --request-timeout {} s: a batch that is not full would be answered too late", delay.as_secs_f64(), timeout.as_secs_f64())]
+    DelayTooLong {
+        /// As given.
+        delay: Duration,
+        /// As given.
+        timeout: Duration,
+    },
     /// A request could never be admitted.
     #[error("--queue {queue} is smaller than --max-pictures {pictures}: a full request would never be admitted")]
     QueueTooSmall {
@@ -381,6 +403,13 @@ impl ServeArgs {
         let (queue, pictures) = (self.queue.get(), self.max_pictures.get());
         if queue < pictures {
             return Err(ConfigError::QueueTooSmall { queue, pictures });
+        }
+        if let Some(batch) = self.max_batch.map(NonZeroUsize::get).filter(|batch| *batch > queue) {
+            return Err(ConfigError::BatchTooLarge { queue, batch });
+        }
+        let (delay, timeout) = (self.max_batch_delay, self.request_timeout.0);
+        if delay >= timeout {
+            return Err(ConfigError::DelayTooLong { delay, timeout });
         }
         let (max_body, body_memory) = (self.max_body.0, self.body_memory.0);
         if body_memory < max_body {
@@ -420,7 +449,7 @@ impl ServeArgs {
             sessions: self.sessions.map(NonZeroUsize::get),
             threads: self.threads.get(),
             max_batch: self.max_batch.map(NonZeroUsize::get),
-            max_batch_delay: self.max_batch_delay.map_or(Duration::ZERO, |delay| delay.0),
+            max_batch_delay: self.max_batch_delay,
             queue,
             request_timeout: self.request_timeout.0,
             read_timeout: self.read_timeout.0,
@@ -487,6 +516,9 @@ mod tests {
         let refused = |flags: &[&str]| resolve(flags).unwrap_err();
         assert!(refused(&["--model", "x/a", "--model", "y/a"]).contains("`a`"));
         assert!(refused(&["--model", "a", "--queue", "3", "--max-pictures", "4"]).contains("--queue 3"));
+        assert!(refused(&["--model", "a", "--queue", "64", "--max-batch", "65"]).contains("--max-batch 65"));
+        assert!(refused(&["--model", "a", "--max-batch-delay", "50"]).contains("--max-batch-delay is 50 s"));
+        assert!(resolve(&["--model", "a", "--max-batch-delay", "0"]).unwrap().max_batch_delay.is_zero());
         assert!(refused(&["--model", "a", "--body-memory", "1k"]).contains("--body-memory 1024"));
         assert!(refused(&["--model", "/"]).contains("NAME="));
         assert!(refused(&["--model", "a="]).contains("names no folder"));

@@ -40,6 +40,7 @@ pub struct Full {
 impl Admission {
     /// Room for `capacity` pictures.
     pub fn new(capacity: usize) -> Self {
+        let capacity = capacity.min(Semaphore::MAX_PERMITS);
         Self { places: Arc::new(Semaphore::new(capacity)), capacity, held: Arc::new(AtomicU64::new(0)) }
     }
 

@@ -1,6 +1,6 @@
 //! What waits, and how a batch is formed out of it.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use ndarray::Array3;
 use parking_lot::{Condvar, Mutex};
@@ -59,40 +59,53 @@ impl<O> Queue<O> {
         self.arrived.notify_all();
     }
 
-    /// Waits for work: the longest waiting job and those of its size that fit the budget. `None` once closed.
+    /// Waits for work: the longest waiting job whose batch is full or has waited long enough, and those of its size that fit the
+    /// budget. `None` once closed.
     pub(super) fn next(&self) -> Option<Vec<Job<O>>> {
         let mut state = self.state.lock();
         loop {
             if state.closed {
                 return None;
             }
-            let Some(first) = next_alive(&mut state.waiting) else {
-                self.arrived.wait(&mut state);
-                continue;
-            };
-            let ripe = self.ripe(&first, &state.waiting);
-            if Instant::now() >= ripe {
-                let batch = self.fill(first, &mut state.waiting);
-                if !state.waiting.is_empty() {
-                    // Their arrival may have woken nobody but this worker.
-                    self.arrived.notify_one();
+            match self.ripe(&mut state.waiting) {
+                Ripe::Now(position) => {
+                    let batch = self.fill(position, &mut state.waiting);
+                    if !state.waiting.is_empty() {
+                        // Their arrival may have woken nobody but this worker.
+                        self.arrived.notify_one();
+                    }
+                    if !batch.is_empty() {
+                        return Some(batch);
+                    }
                 }
-                return Some(batch);
+                Ripe::At(moment) => drop(self.arrived.wait_until(&mut state, moment.into_std())),
+                Ripe::Never => self.arrived.wait(&mut state),
             }
-            // Back in front, where another worker that is free when the batch is ripe finds it too.
-            state.waiting.push_front(first);
-            self.arrived.wait_until(&mut state, ripe.into_std());
         }
     }
 
-    /// When the batch of `first` need wait no longer: at once if it is full already.
-    fn ripe(&self, first: &Job<O>, waiting: &VecDeque<Job<O>>) -> Instant {
-        let size = first.picture.dim();
-        let others = self.budget.pictures_of(size.1, size.2) - 1;
-        if self.budget.delay.is_zero() || waiting.iter().filter(|job| job.picture.dim() == size).take(others).count() == others {
-            return first.queued;
+    /// Where the batch begins that is to be run next.
+    fn ripe(&self, waiting: &mut VecDeque<Job<O>>) -> Ripe {
+        let delay = self.budget.delay;
+        if !delay.is_zero() {
+            // Nobody waits for company that has left.
+            waiting.retain(|job| !job.is_abandoned());
         }
-        first.queued + self.budget.delay
+        let Some(first) = waiting.front() else { return Ripe::Never };
+        if first.queued.elapsed() >= delay {
+            return Ripe::Now(0);
+        }
+        // By size: where its first job is, and how many there are.
+        let mut batches: HashMap<(usize, usize, usize), (usize, usize)> = HashMap::new();
+        for (position, job) in waiting.iter().enumerate() {
+            let size = job.picture.dim();
+            let (begin, jobs) = batches.entry(size).or_insert((position, 0));
+            *jobs += 1;
+            if *jobs == self.budget.pictures_of(size.1, size.2) {
+                return Ripe::Now(*begin);
+            }
+        }
+        Ripe::At(first.queued + delay)
     }
 
     /// Jobs that wait.
@@ -100,16 +113,18 @@ impl<O> Queue<O> {
         self.state.lock().waiting.len()
     }
 
-    /// Takes jobs of the same size out of `waiting`, in order, until the budget is spent.
-    fn fill(&self, first: Job<O>, waiting: &mut VecDeque<Job<O>>) -> Vec<Job<O>> {
-        let size = first.picture.dim();
-        let room = self.budget.pictures_of(size.1, size.2);
-        let mut batch = vec![first];
-        let mut position = 0;
+    /// Takes the first job from `position` on that is still wanted, and those of its size out of what waits, in order, until the
+    /// budget is spent.
+    fn fill(&self, position: usize, waiting: &mut VecDeque<Job<O>>) -> Vec<Job<O>> {
+        let mut batch: Vec<Job<O>> = Vec::new();
+        let mut position = position;
+        let mut room = 1;
         while batch.len() < room && position < waiting.len() {
-            if waiting[position].picture.dim() != size {
+            if batch.first().is_some_and(|first| waiting[position].picture.dim() != first.picture.dim()) {
                 position += 1;
             } else if let Some(job) = waiting.remove(position).and_then(alive) {
+                let (_, height, width) = job.picture.dim();
+                room = self.budget.pictures_of(height, width);
                 batch.push(job);
             }
         }
@@ -117,9 +132,14 @@ impl<O> Queue<O> {
     }
 }
 
-/// Takes jobs from the front until one is still wanted.
-fn next_alive<O>(waiting: &mut VecDeque<Job<O>>) -> Option<Job<O>> {
-    std::iter::from_fn(|| waiting.pop_front()).find_map(alive)
+/// What a look at the queue comes to.
+enum Ripe {
+    /// The job at this position begins a batch to be run now.
+    Now(usize),
+    /// There will be one then, or earlier if more jobs come.
+    At(Instant),
+    /// Nothing waits.
+    Never,
 }
 
 /// The job, unless nobody waits for it; one past its deadline is told so.

@@ -228,8 +228,8 @@ async fn a_batch_with_room_waits_for_others_and_a_full_one_does_not() {
         tokio::time::sleep(Duration::from_millis(after)).await;
         bench.batcher.run(picture(value, height, 8), soon()).await.unwrap()
     };
-    // The third fills the batch of its size; the one of another size has nobody to wait with.
-    let (first, second, other, third) = tokio::join!(run(1.0, 0, 8), run(2.0, 0, 8), run(4.0, 10, 16), run(3.0, 50, 8));
+    // The last fills the batch of its size; the one of another size, which came before them, has nobody to run with.
+    let (other, first, second, third) = tokio::join!(run(4.0, 0, 16), run(1.0, 10, 8), run(2.0, 10, 8), run(3.0, 50, 8));
     for answer in [first, second, third] {
         assert_eq!(answer.batch, 3);
         assert!(answer.waited < delay, "a full batch waited for {:?}", answer.waited);

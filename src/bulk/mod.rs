@@ -21,8 +21,8 @@ use tokio::time::Instant;
 use crate::batch::{Batcher, Failure};
 use crate::embedding::{self, EmbeddingError, Pooling};
 use crate::media::{self, DecodeError, Limits};
-use crate::model::{Accelerator, Model, ModelError, Outputs, SessionOptions};
-use crate::serving::{SessionEngine, budget, default_sessions, shapes};
+use crate::model::{Model, ModelError, Outputs, SessionOptions};
+use crate::serving::{SessionEngine, budget, default_sessions};
 use crate::transform::Transform;
 
 /// Files between two visits of the sink: enough that workers rarely wait for each other, and few enough that an
@@ -106,11 +106,9 @@ impl Embedder {
     /// Those of opening the model.
     pub fn open(model: &Model, pooling: Pooling, options: &SessionOptions, workload: Workload) -> Result<Self, ModelError> {
         let manifest = model.manifest();
-        let shapes = shapes(model, &budget(options.device, model, workload.batch), None);
-        let options = SessionOptions { accelerator: Accelerator { shapes, ..options.accelerator.clone() }, ..options.clone() };
-        let mut sessions = model.sessions(&options, 1)?;
+        let mut sessions = model.sessions(options, 1)?;
         // What `auto` came to, so that all sessions run in one place.
-        let options = SessionOptions { device: sessions[0].device(), ..options };
+        let options = SessionOptions { device: sessions[0].device(), ..options.clone() };
         let count = workload.sessions.unwrap_or_else(|| default_sessions(options.device, options.threads)).max(1);
         sessions.extend(model.sessions(&options, count - 1)?);
         let side = REHEARSAL_PATCHES * manifest.patch_size;

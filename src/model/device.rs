@@ -67,7 +67,8 @@ pub struct Accelerator {
     pub memory: Option<usize>,
     /// Folder for the engines that TensorRT builds, which takes it minutes; without one it builds them at each start.
     pub engines: Option<PathBuf>,
-    /// What will be run. TensorRT compiles a graph for a range of shapes, and again, for minutes, when one comes that is not in it.
+    /// All that will be run. TensorRT compiles a graph for this range, and refuses what is not in it. Without one it compiles the
+    /// graph anew, for minutes, whenever a batch comes that is larger or smaller than those before.
     pub shapes: Option<Shapes>,
 }
 
@@ -94,7 +95,8 @@ impl Accelerator {
 
     fn tensorrt(&self, number: i32, input: &str) -> ExecutionProviderDispatch {
         let mut tensorrt = ep::TensorRT::default().with_device_id(number);
-        if let Some(Shapes { smallest, usual, largest }) = self.shapes {
+        // A name with these signs in it cannot be written in a profile.
+        if let Some(Shapes { smallest, usual, largest }) = self.shapes.filter(|_| !input.contains([':', ','])) {
             let profile = |[batch, height, width]: [usize; 3]| format!("{input}:{batch}x3x{height}x{width}");
             tensorrt = tensorrt
                 .with_profile_min_shapes(profile(smallest))

@@ -56,7 +56,7 @@ impl Pinned {
         for output in outputs {
             binding.bind_output_to_device(output, &self.output)?;
         }
-        // The pixels may still be on their way, and a run does not wait for them.
+        // Where a device copies behind the caller's back, a run does not wait for it. This does, and for all else that the device does.
         binding.synchronize_inputs()?;
         Ok(binding)
     }

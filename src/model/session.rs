@@ -89,11 +89,11 @@ pub(super) enum Graph<'a> {
 
 /// A loaded graph. It runs one batch at a time: give each worker one of its own.
 pub struct Session {
+    /// Where the device fetches pixels and leaves outputs, if that is not any memory. It ends before the session that gave it.
+    pinned: Option<Pinned>,
     inner: ort::session::Session,
     device: Device,
     binding: Binding,
-    /// Where the device fetches pixels and leaves outputs, if that is not any memory.
-    pinned: Option<Pinned>,
 }
 
 impl fmt::Debug for Session {
@@ -121,7 +121,7 @@ impl Session {
             tracing::warn!(%device, %error, "no pinned memory: every batch is copied once more on its way");
             None
         });
-        Self { inner, device, binding, pinned }
+        Self { pinned, inner, device, binding }
     }
 
     /// The device that really runs the graph; never [`Device::Auto`].
@@ -257,6 +257,15 @@ pub(super) fn start(
     let start_on = |device| start_on(device, graph, path, input, options);
     match options.device {
         Device::Auto => start_best(start_on),
+        // A graph that TensorRT takes in parts has inputs of its own between them, whose range nobody can say.
+        Device::TensorRt(_) if options.accelerator.shapes.is_some() => match start_on(options.device) {
+            Err(ModelError::Graph { reason, .. }) => {
+                tracing::warn!(reason, "TensorRT does not take this graph for a range of shapes: it compiles it for each anew");
+                let accelerator = Accelerator { shapes: None, ..options.accelerator.clone() };
+                start(graph, path, input, &SessionOptions { accelerator, ..options.clone() })
+            }
+            started => Ok((started?, options.device)),
+        },
         device => Ok((start_on(device)?, device)),
     }
 }

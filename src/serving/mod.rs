@@ -28,7 +28,7 @@ pub use engine::SessionEngine;
 pub use heads::{HeadsError, UnknownHead};
 pub use pool::{Panicked, Pool};
 pub use registry::{LoadError, Registry, ReloadError, UnknownModel};
-pub(crate) use registry::{budget, default_sessions, shapes};
+pub(crate) use registry::{budget, default_sessions};
 
 /// Pooling of the vectors that collections hold.
 pub const COLLECTION_POOLING: Pooling = Pooling::Cls;

@@ -19,7 +19,7 @@ use crate::{
 
 /// Pictures in one batch on an accelerator.
 const ACCELERATOR_PICTURES: usize = 64;
-/// Patches of a picture that such a batch has room for: 224 pixels in patches of 16.
+/// Patches of each picture that such a batch has room for: 224 pixels in patches of 16.
 const USUAL_PATCHES: usize = 14 * 14;
 /// Between two looks at something that takes longer.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -199,7 +199,7 @@ fn load(named: &NamedModel, settings: &Settings) -> Result<Served, LoadError> {
         tracing::info!(model = name, "{understood}");
     }
     let device = settings.device;
-    let shapes = shapes(&model, &budget(device, &model, settings.max_batch), Some(settings.segment_size));
+    let shapes = shapes(&model, &budget(device, &model, settings.max_batch), settings.segment_size);
     let accelerator = Accelerator { shapes, ..settings.accelerator.clone() };
     let mut options = SessionOptions { device, precision, threads: settings.threads, accelerator };
     let mut sessions = model.sessions(&options, 1).map_err(failed)?;
@@ -225,7 +225,7 @@ fn load(named: &NamedModel, settings: &Settings) -> Result<Served, LoadError> {
         precision,
         outputs,
         only_size: model.only_size(),
-        on_the_way: 2 * workers * budget.pictures,
+        on_the_way: workers.saturating_mul(budget.pictures).saturating_mul(2),
         batcher,
     })
 }
@@ -251,22 +251,25 @@ pub(crate) fn default_sessions(device: Device, threads: usize) -> usize {
     }
 }
 
-/// What one run may take: `most` pictures of the size that the model's transform makes, or as many as the device is at its best with.
-/// A batch that waits for nothing.
+/// What one run may take: what the graph takes, where it takes nothing else; else `most` pictures of the size that the model's
+/// transform makes, or as many as the device is at its best with. A batch that waits for nothing.
 pub(crate) fn budget(device: Device, model: &Model, most: Option<usize>) -> Budget {
     let patch = model.manifest().patch_size;
-    let asked = most.or(model.only_batch());
-    let pictures = asked.unwrap_or(if device == Device::Cpu { 1 } else { ACCELERATOR_PICTURES });
-    let own =
-        usual_size(model).filter(|_| asked.is_some()).map_or(USUAL_PATCHES, |(height, width)| (height / patch * (width / patch)) as usize);
+    let patches_of = |(height, width)| ((height / patch) * (width / patch)) as usize;
+    let (pictures, patches) = match (model.only_batch(), most) {
+        // A run costs the same however few of its pictures are real.
+        (Some(only), _) => (only, usize::MAX),
+        (None, Some(most)) => (most, most.saturating_mul(usual_size(model).map_or(USUAL_PATCHES, patches_of))),
+        (None, None) if device == Device::Cpu => (1, usize::MAX),
+        (None, None) => (ACCELERATOR_PICTURES, ACCELERATOR_PICTURES * USUAL_PATCHES),
+    };
     // Of a graph that gives nothing for the parts of a picture, the size of its patches is not known.
-    let patches = if patch == 1 { usize::MAX } else { pictures.saturating_mul(own) };
-    Budget { pictures, patches, patch_size: patch as usize, delay: Duration::ZERO }
+    Budget { pictures, patches: if patch == 1 { usize::MAX } else { patches }, patch_size: patch as usize, delay: Duration::ZERO }
 }
 
 /// The batches that may come: of pictures as the transform makes them, and of whole ones whose longer side is `longer_side`.
 /// Unknown of a model that leaves every picture its size.
-pub(crate) fn shapes(model: &Model, budget: &Budget, longer_side: Option<u32>) -> Option<Shapes> {
+fn shapes(model: &Model, budget: &Budget, longer_side: u32) -> Option<Shapes> {
     let (height, width) = usual_size(model).map(|(height, width)| (height as usize, width as usize))?;
     let patch = budget.patch_size;
     let usual = [budget.pictures_of(height, width), height, width];
@@ -274,7 +277,7 @@ pub(crate) fn shapes(model: &Model, budget: &Budget, longer_side: Option<u32>) -
     if model.only_size().is_some() {
         return Some(Shapes { smallest: [fewest, height, width], usual, largest: [most, height, width] });
     }
-    let longest = (longer_side.unwrap_or(0) as usize).next_multiple_of(patch);
+    let longest = (longer_side as usize).next_multiple_of(patch);
     Some(Shapes { smallest: [fewest, patch, patch], usual, largest: [most, height.max(longest), width.max(longest)] })
 }
 

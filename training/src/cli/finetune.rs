@@ -194,6 +194,7 @@ impl Run<'_> {
             None => self.measure()?,
         };
         self.export(&figures)?;
+        Labelled::count_skipped(&[&self.train, &self.val]);
         print(&figures, epochs)
     }
 

@@ -88,9 +88,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         None => train_anew(args, &mut embedder, &train, tokens, &mut probes)?,
         Some(views) => train_cached(args, views, &mut embedder, &train, tokens, &mut probes)?,
     }
-    if train.skipped() + val.skipped() > 0 {
-        tracing::warn!("{} files were skipped", train.skipped() + val.skipped());
-    }
+    Labelled::count_skipped(&[&train, &val]);
     let figures: Vec<Figures> = probes.iter().map(|probe| probe.figures(measured.features.view(), &measured.classes)).collect();
     // Of equal ones the first.
     let best = (0..probes.len()).rev().max_by(|&a, &b| figures[a].top1.total_cmp(&figures[b].top1)).context("--lr names no rate")?;

@@ -59,6 +59,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     });
     let options = tsne::Options { perplexity: args.perplexity, steps: args.steps, start };
     let places = tsne::map(batch.features, &options)?;
+    Labelled::count_skipped(&[&pictures]);
     // Rows are the pictures that could be read, in order.
     let titles: Vec<String> = batch.pictures.iter().map(|&index| pictures.name(index).to_owned()).collect();
     let names = pictures.classes();

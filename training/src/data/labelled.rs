@@ -28,6 +28,12 @@ impl Labelled {
     pub fn open(root: &Path, cache: usize, known: &[String]) -> Result<Self, Error> {
         let pictures = Pictures::open(root, None, cache)?;
         let found: BTreeSet<&str> = (0..pictures.len()).filter_map(|index| pictures.class(index)).collect();
+        if let [only] = *found.iter().copied().collect::<Vec<_>>() {
+            tracing::warn!(
+                "all pictures of {} are of one class, {only:?}; are the folders of the classes one further down?",
+                root.display()
+            );
+        }
         let mut classes = known.to_vec();
         classes.extend(found.into_iter().map(str::to_owned).filter(|name| !known.contains(name)));
         let numbers: HashMap<&str, u32> = classes.iter().map(String::as_str).zip(0..).collect();
@@ -85,6 +91,14 @@ impl Labelled {
     /// Decodes a picture; none if it is unreadable, which is said once.
     pub fn get(&self, index: usize) -> Option<Arc<RgbImage>> {
         self.pictures.get(self.items[index].0)
+    }
+
+    /// Says how many files of some sets were skipped, if any were.
+    pub fn count_skipped(sets: &[&Self]) {
+        let skipped: usize = sets.iter().map(|set| set.skipped()).sum();
+        if skipped > 0 {
+            tracing::warn!("{skipped} files were skipped");
+        }
     }
 
     /// Number of files that were skipped so far.

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 use super::shards;
 
-/// File name endings that are taken for pictures; what a file really is, its bytes say.
+/// File name endings that are taken for pictures, as names without one are; what a file really is, its bytes say.
 const ENDINGS: [&str; 9] = ["jpg", "jpeg", "png", "gif", "webp", "bmp", "tif", "tiff", "jfif"];
 
 /// Why a folder cannot be trained on.
@@ -86,8 +86,17 @@ impl Pictures {
             for skipped in &listing.skipped {
                 tracing::warn!("left out {}: {}", skipped.path.display(), skipped.reason);
             }
-            left_out = listing.skipped.len();
-            listing.entries.into_iter().map(|entry| (entry.id, entry.path)).collect()
+            let (files, others): (Vec<_>, Vec<_>) =
+                listing.entries.into_iter().partition(|entry| is_picture(&entry.path) || shards::is_pattern(&entry.path));
+            if let Some(other) = others.first() {
+                tracing::info!(
+                    "left out {} files whose names do not end like those of pictures, the first of them {}",
+                    others.len(),
+                    other.id
+                );
+            }
+            left_out = listing.skipped.len() + others.len();
+            files.into_iter().map(|entry| (entry.id, entry.path)).collect()
         } else if let Some(pattern) = root.to_str().filter(|_| shards::is_pattern(root)) {
             let files = shards::expand(pattern).map_err(Error::Pattern)?;
             files.into_iter().map(|path| (path.file_name().unwrap_or_default().to_string_lossy().into_owned(), path)).collect()
@@ -177,17 +186,14 @@ impl Pictures {
 }
 
 fn uppermost(path: &str) -> Option<&str> {
-    path.trim_start_matches("./").split_once('/').map(|(folder, _)| folder)
+    path.trim_start_matches("./").trim_start_matches('/').split_once('/').map(|(folder, _)| folder)
 }
 
-/// The pictures of a file: itself, its members, or none.
+/// The pictures of a file: those in it if it is a tar file, else itself.
 fn slots(name: String, path: PathBuf) -> std::io::Result<Vec<Slot>> {
     let slot = |name, inside, source| Slot { name, inside, source, kept: OnceLock::new(), broken: AtomicBool::new(false) };
-    if is_picture(&path) {
-        return Ok(vec![slot(name, 0, Source::File(path))]);
-    }
     if !shards::is_pattern(&path) {
-        return Ok(Vec::new());
+        return Ok(vec![slot(name, 0, Source::File(path))]);
     }
     let (members, damage) = shards::index(&path)?;
     if let Some(reason) = damage {
@@ -204,7 +210,7 @@ fn slots(name: String, path: PathBuf) -> std::io::Result<Vec<Slot>> {
 }
 
 fn is_picture(path: &Path) -> bool {
-    path.extension().and_then(|e| e.to_str()).is_some_and(|e| ENDINGS.contains(&e.to_ascii_lowercase().as_str()))
+    path.extension().is_none_or(|ending| ENDINGS.iter().any(|known| ending.eq_ignore_ascii_case(known)))
 }
 
 /// Reduces a picture so that its shorter side is `side` pixels; smaller ones stay as they are.
