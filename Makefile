@@ -92,7 +92,7 @@ bench-segment: onnxruntime
 
 ## The pictures of the page in docs/
 screenshots: onnxruntime browser
-	cargo test --package dino-server --test http -- --ignored screenshots
+	cargo test --workspace --test http -- --ignored screenshots
 
 ## Install what the tests of the page need
 browser:
