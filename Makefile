@@ -7,7 +7,7 @@ DATA ?= .cache/demo
 
 ## Build, and serve the demo model with its gallery on http://$(LISTEN)
 serve: onnxruntime
-	cargo build --release --package dino-server
+	cargo build --release --bin dino-server
 	target/release/dino-server restore --from models/demo/gallery.dino --data-dir $(DATA) --if-missing
 	exec target/release/dino-server serve --model demo=models/demo --data-dir $(DATA) --listen $(LISTEN)
 

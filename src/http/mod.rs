@@ -123,7 +123,7 @@ fn cors(origins: &[HeaderValue]) -> CorsLayer {
 }
 
 async fn unknown_route(uri: Uri) -> Problem {
-    Problem::new(Code::UnknownRoute, format!("there is no {}; the README lists the routes", uri.path()))
+    Problem::new(Code::UnknownRoute, format!("there is no {}; /docs lists the routes", uri.path()))
 }
 
 async fn method_not_allowed(method: Method, uri: Uri) -> Problem {

@@ -304,7 +304,7 @@ fn without_a_data_folder_classify_says_what_is_missing() {
     let server = Server::start(&[]);
     let problem = server.post("/classify", "image/png", &png(&scene(20, 20, 0))).problem(404, "unknown_collection");
     assert!(problem["detail"].as_str().unwrap().contains("--data-dir"));
-    assert_eq!(server.get("/collections").ok().json(), json!({ "collections": [] }));
+    assert_eq!(server.get("/collections").ok().json(), json!({ "collections": [], "kept": false }));
 }
 
 fn decode_mask(file: &[u8]) -> GrayImage {

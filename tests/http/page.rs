@@ -117,6 +117,15 @@ fn heads_and_similar_patches_are_shown_by_pointer_and_keyboard() {
 }
 
 #[test]
+fn a_server_without_a_place_for_collections_does_not_ask_to_be_taught() {
+    visit(&Server::start(&["--segment-size", "160"]), &[], |page| {
+        page.until("document.getElementById('vote-note').textContent.includes('--data-dir')");
+        assert_eq!(page.value("document.getElementById('teach').hidden"), true);
+        assert_eq!(page.value("document.getElementById('voters').options.length"), 0);
+    });
+}
+
+#[test]
 fn pictures_are_dropped_pasted_chosen_and_taken_from_the_samples() {
     let (server, _folder) = with_collection(&[]);
     visit(&server, &["422"], |page| {

@@ -1,5 +1,6 @@
 //! The command line of the trainer.
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
     let level = if std::env::var("RANK").is_ok_and(|rank| rank != "0") { "warn" } else { "info,ort=warn" };
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .without_time()
         .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| level.into()))

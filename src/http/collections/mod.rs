@@ -119,13 +119,13 @@ pub(super) fn check_reach(k: usize, ef: usize) -> Result<(), Problem> {
     Ok(())
 }
 
-/// All collections, by name.
+/// All collections, by name, and whether there is a place to keep any.
 async fn list(State(app): State<App>) -> Result<impl IntoResponse, Problem> {
     let collections = match app.store.clone() {
         Some(store) => within(&app, async { Ok(app.disk.run(move || store.list()).await??) }).await?,
         None => Vec::new(),
     };
-    Ok(Json(serde_json::json!({ "collections": collections })))
+    Ok(Json(serde_json::json!({ "collections": collections, "kept": app.store.is_some() })))
 }
 
 async fn info(app: &App, collection: Arc<dyn Collection>) -> Result<Info, Problem> {

@@ -10,23 +10,26 @@ const NEW = "new:";
 const UNSURE = 0.35;
 const latest = new Latest();
 let collections = [];
+/** Whether the server has a place to keep collections. */
+let kept = true;
 
 /** The options of `/classify` as they are set. */
 export const wanted = () => state.head ? { head: state.head } : { collection: state.collection ?? "default" };
 
 /** Asks who can vote, and keeps the choice where it is still there. */
 export async function refresh(preferred) {
-  const [{ collections: found }, { data: models }] = await Promise.all([json("/collections"), json("/v1/models")]);
+  const [{ collections: found, kept: place }, { data: models }] = await Promise.all([json("/collections"), json("/v1/models")]);
   collections = found;
+  kept = place;
   const heads = models.flatMap(model => model.classifiers);
   const option = (value, text) => element("option", { value, textContent: text });
   $("voters").replaceChildren(
     ...found.map(({ name, count }) => option(name, `${name} (${count.toLocaleString("en")})`)),
     ...heads.map(head => option(`head:${head}`, `classifier ${head}`)),
-    option(NEW, "a new collection…"),
+    ...kept ? [option(NEW, "a new collection…")] : [],
   );
   const names = [...$("voters").options].map(one => one.value);
-  $("voters").value = [preferred, state.collection, "default", names[0]].find(name => name && names.includes(name));
+  $("voters").value = [preferred, state.collection, "default", names[0]].find(name => name && names.includes(name)) ?? "";
   chosen();
   return models;
 }
@@ -34,15 +37,16 @@ export async function refresh(preferred) {
 function chosen() {
   const { value } = $("voters");
   const head = value.startsWith("head:") ? value.slice(5) : null;
-  Object.assign(state, { head, collection: head || value === NEW ? null : value });
+  Object.assign(state, { head, collection: head || value === NEW ? null : value || null });
   $("new-name-row").hidden = value !== NEW;
-  $("teach").hidden = head !== null;
+  $("teach").hidden = head !== null || !kept;
   tell("voters");
 }
 
 export async function show() {
   const { picture } = state;
   if (!picture) return;
+  if (!kept && !state.head) return explain("This server keeps no collections: start it with --data-dir, and it can be taught.");
   if (!state.head && !state.collection) {
     return explain(`${collections.length ? "A new collection." : "There is no collection here yet."} Give this picture a label, and one begins with it.`);
   }
