@@ -27,132 +27,146 @@ use crate::{
 pub struct ServeArgs {
     /// A model folder to serve, or an ONNX file that was exported elsewhere, with the name that requests call it by (its own name
     /// if left out). May be given several times; the first is the one that requests without `model` get.
-    #[arg(long = "model", env = "DINO_MODEL", value_name = "[NAME=]PATH", value_delimiter = ',', required = true)]
+    #[arg(long = "model", env = "DINO_MODEL", value_name = "[NAME=]PATH", value_delimiter = ',', required = true, help_heading = "Models")]
     pub models: Vec<NamedModel>,
     /// A linear classifier that `dino-train linear --out` wrote, for /classify?head=NAME (the folder's own name if NAME is left out).
     /// May be given several times. Those in a model folder's `heads` are found without it.
-    #[arg(long = "head", env = "DINO_HEAD", value_name = "[NAME=]PATH", value_delimiter = ',')]
+    #[arg(long = "head", env = "DINO_HEAD", value_name = "[NAME=]PATH", value_delimiter = ',', help_heading = "Models")]
     pub heads: Vec<NamedModel>,
     /// Address to listen on. The default is reachable from this machine only; port 0 picks a free one.
-    #[arg(long, env = "DINO_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT")]
+    #[arg(long, env = "DINO_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT", help_heading = "Address and access")]
     pub listen: SocketAddr,
     /// Address with /metrics, /healthz and /readyz alone, open without a key. Where it is given, /metrics is there and
     /// nowhere else.
-    #[arg(long, env = "DINO_METRICS_LISTEN", value_name = "ADDRESS:PORT")]
+    #[arg(long, env = "DINO_METRICS_LISTEN", value_name = "ADDRESS:PORT", help_heading = "Address and access")]
     pub metrics_listen: Option<SocketAddr>,
     /// Folder of the collections. Without it (or --index) there are none, and /classify has nothing to vote with. With --index it
     /// holds snapshots on their way, and nothing that lasts.
-    #[arg(long, env = "DINO_DATA_DIR", value_name = "DIR")]
+    #[arg(long, env = "DINO_DATA_DIR", value_name = "DIR", help_heading = "Collections")]
     pub data_dir: Option<PathBuf>,
     /// Database of the collections, in place of a folder: postgres://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=verify-full, with the
     /// extension pgvector. Servers that name the same one share its collections. Meant for the environment: a flag can be
     /// read by whoever lists the processes of this machine.
-    #[arg(long, env = "DINO_INDEX", hide_env_values = true, value_name = "URL")]
+    #[arg(long, env = "DINO_INDEX", hide_env_values = true, value_name = "URL", help_heading = "Collections")]
     pub index: Option<IndexUrl>,
     /// Most connections to the database of the collections.
     #[arg(long, env = "DINO_INDEX_CONNECTIONS", default_value_t = index::PostgresOptions::CONNECTIONS, value_name = "N",
-          value_parser = clap::value_parser!(u32).range(1..=1000))]
+          value_parser = clap::value_parser!(u32).range(1..=1000), help_heading = "Collections")]
     pub index_connections: u32,
     /// Collections with fewer items are searched exactly; larger ones get an approximate index.
-    #[arg(long, env = "DINO_EXACT_BELOW", default_value_t = index::Options::EXACT_BELOW, value_name = "N")]
+    #[arg(long, env = "DINO_EXACT_BELOW", default_value_t = index::Options::EXACT_BELOW, value_name = "N", help_heading = "Collections")]
     pub exact_below: usize,
     /// How vectors of collections are held in memory: f32, or int8, which takes a quarter and looks the nearest up on the disk
     /// (then every search is a scan, and no index is built).
-    #[arg(long, env = "DINO_VECTORS", default_value = "f32", value_name = "KIND")]
+    #[arg(long, env = "DINO_VECTORS", default_value = "f32", value_name = "KIND", help_heading = "Collections")]
     pub vectors: index::Vectors,
     /// What is kept of the pictures that are stored as items, to show them, or (original) to embed them again with another
     /// model.
-    #[arg(long, env = "DINO_STORE_IMAGES", default_value = "thumbnail", value_name = "WHAT")]
+    #[arg(long, env = "DINO_STORE_IMAGES", default_value = "thumbnail", value_name = "WHAT", help_heading = "Collections")]
     pub store_images: StoreImages,
     /// Largest snapshot that POST /collections/{name}/restore takes, in bytes or with a unit.
-    #[arg(long, env = "DINO_MAX_SNAPSHOT", default_value = "4G", value_name = "BYTES")]
+    #[arg(long, env = "DINO_MAX_SNAPSHOT", default_value = "4G", value_name = "BYTES", help_heading = "Limits")]
     pub max_snapshot: ByteSize,
     /// Where models run: auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N.
-    #[arg(long, env = "DINO_DEVICE", default_value = "auto")]
+    #[arg(long, env = "DINO_DEVICE", default_value = "auto", help_heading = "Device")]
     pub device: Device,
     /// Most memory of a GPU that each session takes for its arena (and TensorRT to try things out in), in bytes or with a unit; as
     /// much as there is, if left out.
-    #[arg(long, env = "DINO_DEVICE_MEMORY", value_name = "BYTES")]
+    #[arg(long, env = "DINO_DEVICE_MEMORY", value_name = "BYTES", help_heading = "Device")]
     pub device_memory: Option<ByteSize>,
     /// Folder for the engines that TensorRT builds, so that the next start finds them.
-    #[arg(long, env = "DINO_ENGINE_CACHE", value_name = "DIR")]
+    #[arg(long, env = "DINO_ENGINE_CACHE", value_name = "DIR", help_heading = "Device")]
     pub engine_cache: Option<PathBuf>,
     /// Which of a model folder's files to run: f32, f16 or int8. An ONNX file that was exported elsewhere runs as it is.
-    #[arg(long, env = "DINO_PRECISION", default_value = "f32")]
+    #[arg(long, env = "DINO_PRECISION", default_value = "f32", help_heading = "Models")]
     pub precision: Precision,
     /// Most pixels that a picture may declare; larger ones are refused before they are decoded.
     #[arg(long, env = "DINO_MAX_PIXELS", default_value_t = media::Limits::MAX_PIXELS, value_name = "N",
-          value_parser = clap::value_parser!(u64).range(1..))]
+          value_parser = clap::value_parser!(u64).range(1..), help_heading = "Limits")]
     pub max_pixels: u64,
     /// Largest request body, in bytes or with a unit: 500k, 32M, 1G (powers of 1024).
-    #[arg(long, env = "DINO_MAX_BODY", default_value = "32M", value_name = "BYTES")]
+    #[arg(long, env = "DINO_MAX_BODY", default_value = "32M", value_name = "BYTES", help_heading = "Limits")]
     pub max_body: ByteSize,
     /// Most memory for the bodies of all requests together; beyond it they are answered 429.
-    #[arg(long, env = "DINO_BODY_MEMORY", default_value = "1G", value_name = "BYTES")]
+    #[arg(long, env = "DINO_BODY_MEMORY", default_value = "1G", value_name = "BYTES", help_heading = "Limits")]
     pub body_memory: ByteSize,
     /// Most pictures in one request.
-    #[arg(long, env = "DINO_MAX_PICTURES", default_value = "64", value_name = "N")]
+    #[arg(long, env = "DINO_MAX_PICTURES", default_value = "64", value_name = "N", help_heading = "Limits")]
     pub max_pictures: NonZeroUsize,
     /// Length in pixels that the longer side of a picture gets before /segment looks at it.
     #[arg(long, env = "DINO_SEGMENT_SIZE", default_value_t = 480, value_name = "PIXELS",
-          value_parser = clap::value_parser!(u32).range(1..=4096))]
+          value_parser = clap::value_parser!(u32).range(1..=4096), help_heading = "Limits")]
     pub segment_size: u32,
     /// Sessions per model, each a copy of its weights with a thread of its own [default: one per core on a CPU, else 1].
-    #[arg(long, env = "DINO_SESSIONS", value_name = "N")]
+    #[arg(long, env = "DINO_SESSIONS", value_name = "N", help_heading = "Device")]
     pub sessions: Option<NonZeroUsize>,
     /// Threads inside each session. More sessions of one thread answer more pictures; more threads answer one sooner.
-    #[arg(long, env = "DINO_THREADS", default_value = "1", value_name = "N")]
+    #[arg(long, env = "DINO_THREADS", default_value = "1", value_name = "N", help_heading = "Device")]
     pub threads: NonZeroUsize,
     /// Most pictures that one session runs at once, of the size that the model's transform makes; of larger ones fewer [default: 1 on
     /// a CPU, else as many as have the patches of 64 pictures of 224 pixels in patches of 16].
-    #[arg(long, env = "DINO_MAX_BATCH", value_name = "N")]
+    #[arg(long, env = "DINO_MAX_BATCH", value_name = "N", help_heading = "Device")]
     pub max_batch: Option<NonZeroUsize>,
     /// Seconds that a batch with room left waits for further pictures, such as 0.005. With 0 a free session runs what is there. Batches
     /// of one picture, as they are on a CPU without --max-batch, have no room.
-    #[arg(long, env = "DINO_MAX_BATCH_DELAY", default_value = "0", value_name = "SECONDS", value_parser = seconds_or_none)]
+    #[arg(long, env = "DINO_MAX_BATCH_DELAY", default_value = "0", value_name = "SECONDS", value_parser = seconds_or_none, help_heading = "Device")]
     pub max_batch_delay: Duration,
     /// Most pictures inside the server at once, waiting or worked on; beyond it requests are answered 429.
-    #[arg(long, env = "DINO_QUEUE", default_value = "256", value_name = "N")]
+    #[arg(long, env = "DINO_QUEUE", default_value = "256", value_name = "N", help_heading = "Limits")]
     pub queue: NonZeroUsize,
     /// Seconds within which a request is answered once its body has arrived; after them it is answered 504.
-    #[arg(long, env = "DINO_REQUEST_TIMEOUT", default_value = "30", value_name = "SECONDS")]
+    #[arg(long, env = "DINO_REQUEST_TIMEOUT", default_value = "30", value_name = "SECONDS", help_heading = "Limits")]
     pub request_timeout: Seconds,
     /// Seconds for a client to send a request's head, and again for its body.
-    #[arg(long, env = "DINO_READ_TIMEOUT", default_value = "60", value_name = "SECONDS")]
+    #[arg(long, env = "DINO_READ_TIMEOUT", default_value = "60", value_name = "SECONDS", help_heading = "Limits")]
     pub read_timeout: Seconds,
     /// File of API keys, one a line: NAME KEY read-only|full [requests=N] [pixels=N], the limits by the minute. With any
     /// key, only health, metrics and documentation are open.
-    #[arg(long, env = "DINO_API_KEYS_FILE", value_name = "FILE")]
+    #[arg(long, env = "DINO_API_KEYS_FILE", value_name = "FILE", help_heading = "Address and access")]
     pub api_keys_file: Option<PathBuf>,
     /// API keys themselves, in the same form, with `;` between them. Meant for the environment: a flag can be read by
     /// whoever lists the processes of this machine.
-    #[arg(long, env = "DINO_API_KEYS", hide_env_values = true, default_value = "", hide_default_value = true, value_name = "KEYS")]
+    #[arg(
+        long,
+        env = "DINO_API_KEYS",
+        hide_env_values = true,
+        default_value = "",
+        hide_default_value = true,
+        value_name = "KEYS",
+        help_heading = "Address and access"
+    )]
     pub api_keys: Keys,
     /// Origin of web pages that may ask from a browser, such as `https://example.org`, or `*`; may be given several times.
-    #[arg(long = "cors-origin", env = "DINO_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
+    #[arg(
+        long = "cors-origin",
+        env = "DINO_CORS_ORIGIN",
+        value_name = "ORIGIN",
+        value_delimiter = ',',
+        help_heading = "Address and access"
+    )]
     pub cors_origins: Vec<HeaderValue>,
     /// Connections at once; further ones are closed.
-    #[arg(long, env = "DINO_MAX_CONNECTIONS", default_value = "1024", value_name = "N")]
+    #[arg(long, env = "DINO_MAX_CONNECTIONS", default_value = "1024", value_name = "N", help_heading = "Limits")]
     pub max_connections: NonZeroUsize,
     /// A host that pictures in JSON bodies may be fetched from by https, as example.org, *.example.org or *, with :PORT where it is not
     /// 443; may be given several times. None by default: then no URL is fetched.
-    #[arg(long = "url-hosts", env = "DINO_URL_HOSTS", value_name = "HOST", value_delimiter = ',')]
+    #[arg(long = "url-hosts", env = "DINO_URL_HOSTS", value_name = "HOST", value_delimiter = ',', help_heading = "Pictures from URLs")]
     pub url_hosts: Vec<media::Host>,
     /// Also fetch from addresses of private networks, and of this machine. Whoever may ask the server then reaches them too.
-    #[arg(long, env = "DINO_URL_PRIVATE")]
+    #[arg(long, env = "DINO_URL_PRIVATE", help_heading = "Pictures from URLs")]
     pub url_private: bool,
     /// Certificates to trust for URLs in place of the public ones, a file in PEM form.
-    #[arg(long, env = "DINO_URL_CA", value_name = "FILE")]
+    #[arg(long, env = "DINO_URL_CA", value_name = "FILE", help_heading = "Pictures from URLs")]
     pub url_ca: Option<PathBuf>,
     /// Time for one picture to be fetched, redirects included.
-    #[arg(long, env = "DINO_URL_TIMEOUT", default_value = "10", value_name = "SECONDS")]
+    #[arg(long, env = "DINO_URL_TIMEOUT", default_value = "10", value_name = "SECONDS", help_heading = "Pictures from URLs")]
     pub url_timeout: Seconds,
     /// How the log is written, to stderr.
-    #[arg(long, env = "DINO_LOG_FORMAT", default_value = "human", value_name = "FORMAT")]
+    #[arg(long, env = "DINO_LOG_FORMAT", default_value = "human", value_name = "FORMAT", help_heading = "Log and traces")]
     pub log_format: LogFormat,
     /// Collector of OpenTelemetry traces, which takes OTLP over HTTP, as `http://localhost:4318` (/v1/traces is added where there is no
     /// path). None by default: then nothing is traced.
-    #[arg(long, env = "DINO_OTLP", value_name = "URL")]
+    #[arg(long, env = "DINO_OTLP", value_name = "URL", help_heading = "Log and traces")]
     pub otlp: Option<Collector>,
 }
 
