@@ -277,9 +277,12 @@ impl Recipe {
         for (name, value) in rates {
             ensure!(value >= 0.0 && value.is_finite(), "--{name} {value} must be a number of at least 0");
         }
-        if self.warmup_epochs > self.epochs {
-            tracing::warn!("--warmup-epochs {} is more than --epochs {}: the rate rises to the end", self.warmup_epochs, self.epochs);
-        }
+        ensure!(
+            self.warmup_epochs <= self.epochs,
+            "--warmup-epochs {} is more than --epochs {}: lower it",
+            self.warmup_epochs,
+            self.epochs
+        );
         ensure!(
             self.precision != PrecisionChoice::Bf16 || has_bf16(),
             "--precision bf16 needs a processor that multiplies bfloat16 values (Intel AMX or AVX512-BF16), which this one does not: use auto or f32"
@@ -397,11 +400,7 @@ impl Recipe {
         let steps = self.epochs * steps_per_epoch;
         let cosine = |base, last, warmup| Cosine { start: 0.0, base, last, warmup, steps };
         Schedules {
-            lr: cosine(
-                self.lr * self.pictures_per_step(processes) as f64 / 256.0,
-                self.min_lr,
-                self.warmup_epochs.min(self.epochs) * steps_per_epoch,
-            ),
+            lr: cosine(self.lr * self.pictures_per_step(processes) as f64 / 256.0, self.min_lr, self.warmup_epochs * steps_per_epoch),
             weight_decay: cosine(self.weight_decay, self.weight_decay_end, 0),
             momentum: cosine(self.momentum_teacher, 1.0, 0),
             temperature: TeacherTemperature {
@@ -459,8 +458,7 @@ mod tests {
         assert!(bad(|r| r.local_crops_scale = vec![0.4, 0.05]).contains("--local-crops-scale"));
         assert!(bad(|r| r.teacher_temp = 0.0).contains("--teacher-temp"));
         assert!(bad(|r| r.heads = Some(5)).contains("heads"));
-        // Who tries a single epoch need not think of the warm-up.
-        Recipe { epochs: 1, ..Recipe::default() }.check().unwrap();
+        assert!(bad(|r| r.warmup_epochs = 200).contains("--warmup-epochs"));
         assert!(bad(|r| r.shrink = Some(0)).contains("--shrink"));
         assert!(bad(|r| r.lr = f64::NAN).contains("--lr"));
     }

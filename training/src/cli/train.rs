@@ -178,8 +178,9 @@ fn resolve(args: &Args, matches: &ArgMatches) -> Result<Recipe> {
     if let Some(path) = &args.config {
         settings.extend(table(&fs_err::read_to_string(path)?).with_context(|| path.display().to_string())?);
     }
+    let is_given = |name: &str| matches.value_source(&name.replace('-', "_")) == Some(ValueSource::CommandLine);
     for (name, value) in toml::Table::try_from(&args.recipe)? {
-        if matches.value_source(&name.replace('-', "_")) == Some(ValueSource::CommandLine) {
+        if is_given(&name) {
             settings.insert(name, value);
         }
     }
@@ -187,7 +188,13 @@ fn resolve(args: &Args, matches: &ArgMatches) -> Result<Recipe> {
         settings.insert("precision".to_owned(), public::precision(use_fp16));
     }
     let source = args.config.as_ref().map_or_else(|| "settings".to_owned(), |path| path.display().to_string());
-    settings.try_into().context(source)
+    let mut recipe: Recipe = settings.try_into().context(source)?;
+    // Who shortens a run need not know of the warm-up that comes with its settings.
+    if is_given("epochs") && !is_given("warmup-epochs") && recipe.warmup_epochs > recipe.epochs {
+        tracing::info!("the warm-up of {} epochs is cut to the {} of the run", recipe.warmup_epochs, recipe.epochs);
+        recipe.warmup_epochs = recipe.epochs;
+    }
+    Ok(recipe)
 }
 
 /// Settings of a file, in our spelling: the public script's names have underscores.
@@ -198,4 +205,33 @@ fn table(text: &str) -> Result<toml::Table> {
         settings.insert("precision".to_owned(), public::precision(use_fp16));
     }
     Ok(settings)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, FromArgMatches as _, Parser};
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn recipe(flags: &[&str]) -> Recipe {
+        let line = [&["train", "--data", "pictures", "--out", "run"], flags].concat();
+        let matches = Line::command().try_get_matches_from(line).unwrap();
+        resolve(&Line::from_arg_matches(&matches).unwrap().args, &matches).unwrap()
+    }
+
+    #[test]
+    fn a_warm_up_that_nobody_asked_for_fits_the_run() {
+        let short = recipe(&["--epochs", "1"]);
+        assert_eq!(short.warmup_epochs, 1);
+        short.check().unwrap();
+        assert_eq!(recipe(&["--epochs", "30"]).warmup_epochs, Recipe::default().warmup_epochs);
+        // One that was asked for is refused where it does not fit.
+        assert!(recipe(&["--epochs", "1", "--warmup-epochs", "2"]).check().unwrap_err().to_string().contains("--warmup-epochs 2"));
+    }
 }

@@ -66,9 +66,12 @@ impl Settings {
     pub fn check(&self) -> anyhow::Result<()> {
         use anyhow::ensure;
         ensure!(self.epochs > 0 && self.batch_size > 0, "--epochs and --batch-size are at least 1");
-        if self.warmup_epochs > self.epochs {
-            tracing::warn!("--warmup-epochs {} is more than --epochs {}: the rate rises to the end", self.warmup_epochs, self.epochs);
-        }
+        ensure!(
+            self.warmup_epochs <= self.epochs,
+            "--warmup-epochs {} is more than --epochs {}: lower it",
+            self.warmup_epochs,
+            self.epochs
+        );
         for (name, value) in [("lr", self.lr), ("min-lr", self.min_lr), ("weight-decay", self.weight_decay), ("mixup", self.mixup)] {
             ensure!(value >= 0.0 && value.is_finite(), "--{name} {value} must be a number of at least 0");
         }
@@ -83,14 +86,7 @@ impl Settings {
     pub fn lr_at(&self, step: usize, steps_per_epoch: usize) -> f64 {
         let base = self.lr * self.batch_size as f64 / 256.0;
         let steps = self.epochs * steps_per_epoch;
-        Cosine {
-            start: self.min_lr.min(base),
-            base,
-            last: self.min_lr,
-            warmup: self.warmup_epochs.min(self.epochs) * steps_per_epoch,
-            steps,
-        }
-        .at(step)
+        Cosine { start: self.min_lr.min(base), base, last: self.min_lr, warmup: self.warmup_epochs * steps_per_epoch, steps }.at(step)
     }
 }
 
