@@ -264,7 +264,13 @@ pub(crate) fn budget(device: Device, model: &Model, most: Option<usize>) -> Budg
         (None, None) => (ACCELERATOR_PICTURES, ACCELERATOR_PICTURES * USUAL_PATCHES),
     };
     // Of a graph that gives nothing for the parts of a picture, the size of its patches is not known.
-    Budget { pictures, patches: if patch == 1 { usize::MAX } else { patches }, patch_size: patch as usize, delay: Duration::ZERO }
+    let patches = if patch == 1 { usize::MAX } else { patches };
+    let budget = Budget { pictures, patches, patch_size: patch as usize, delay: Duration::ZERO };
+    match (device, usual_size(model)) {
+        // Small pictures would make longer batches than TensorRT is to set memory aside for.
+        (Device::TensorRt(_), Some((height, width))) => Budget { pictures: budget.pictures_of(height as usize, width as usize), ..budget },
+        _ => budget,
+    }
 }
 
 /// The batches that may come: of pictures as the transform makes them, and of whole ones whose longer side is `longer_side`.
@@ -272,8 +278,9 @@ pub(crate) fn budget(device: Device, model: &Model, most: Option<usize>) -> Budg
 fn shapes(model: &Model, budget: &Budget, longer_side: u32) -> Option<Shapes> {
     let (height, width) = usual_size(model).map(|(height, width)| (height as usize, width as usize))?;
     let patch = budget.patch_size;
+    let most = budget.pictures;
+    let fewest = model.only_batch().unwrap_or(1);
     let usual = [budget.pictures_of(height, width), height, width];
-    let [fewest, most] = model.only_batch().map_or([1, usual[0]], |only| [only; 2]);
     if model.only_size().is_some() {
         return Some(Shapes { smallest: [fewest, height, width], usual, largest: [most, height, width] });
     }
@@ -284,4 +291,29 @@ fn shapes(model: &Model, budget: &Budget, longer_side: u32) -> Option<Shapes> {
 /// (height, width) of the pictures that most requests have.
 fn usual_size(model: &Model) -> Option<(u32, u32)> {
     model.only_size().or(model.manifest().transform.output_size())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn tensorrt_is_told_of_every_batch_that_may_come() {
+        let model = Model::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tiny-model")).unwrap();
+        let patch = model.manifest().patch_size as usize;
+        for most in [None, Some(1), Some(7), Some(500)] {
+            let budget = budget(Device::TensorRt(0), &model, most);
+            let Shapes { smallest, usual, largest } = shapes(&model, &budget, 100).unwrap();
+            assert_eq!(usual[0], most.unwrap_or(usual[0]));
+            assert!(largest[1..].iter().all(|side| *side >= 100 && side.is_multiple_of(patch)));
+            for height in (patch..=largest[1]).step_by(patch) {
+                for width in (patch..=largest[2]).step_by(patch) {
+                    let pictures = budget.pictures_of(height, width);
+                    assert!(pictures <= largest[0] && smallest <= [1, height, width], "{pictures} of {height} x {width}");
+                }
+            }
+        }
+    }
 }
