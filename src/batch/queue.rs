@@ -115,9 +115,8 @@ impl<O> Queue<O> {
 
     /// Takes the first job from `position` on that is still wanted, and those of its size out of what waits, in order, until the
     /// budget is spent.
-    fn fill(&self, position: usize, waiting: &mut VecDeque<Job<O>>) -> Vec<Job<O>> {
+    fn fill(&self, mut position: usize, waiting: &mut VecDeque<Job<O>>) -> Vec<Job<O>> {
         let mut batch: Vec<Job<O>> = Vec::new();
-        let mut position = position;
         let mut room = 1;
         while batch.len() < room && position < waiting.len() {
             if batch.first().is_some_and(|first| waiting[position].picture.dim() != first.picture.dim()) {
