@@ -114,7 +114,8 @@ pub struct ServeArgs {
     /// Most pictures inside the server at once, waiting or worked on; beyond it requests are answered 429.
     #[arg(long, env = "DINO_QUEUE", default_value = "256", value_name = "N", help_heading = "Limits")]
     pub queue: NonZeroUsize,
-    /// Seconds within which a request is answered once its body has arrived; after them it is answered 504.
+    /// Seconds from the arrival of a request's head to its answer, reading the body, fetching pictures and waiting included; after
+    /// them it is answered 504, and what was done for it stops. Snapshots, restores and reloads of models may take longer.
     #[arg(long, env = "DINO_REQUEST_TIMEOUT", default_value = "30", value_name = "SECONDS", help_heading = "Limits")]
     pub request_timeout: Seconds,
     /// Seconds for a client to send a request's head, and again for its body.
@@ -322,7 +323,7 @@ pub struct Settings {
     pub max_batch_delay: Duration,
     /// Pictures inside the server at once.
     pub queue: usize,
-    /// Time from the end of the body to the answer.
+    /// Time from the arrival of the head to the answer.
     pub request_timeout: Duration,
     /// Time for a head, and for a body, to arrive.
     pub read_timeout: Duration,

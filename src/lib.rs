@@ -6,6 +6,7 @@
 
 pub mod batch;
 pub mod bulk;
+pub mod cancel;
 pub mod config;
 pub mod embedding;
 pub mod head;

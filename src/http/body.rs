@@ -10,10 +10,13 @@ use bytes::Bytes;
 use futures::StreamExt;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 
-use super::problem::{Code, Problem};
+use super::{
+    call,
+    problem::{Code, Problem},
+};
 
 /// A client that is refused while it still sends should get to read why. So the rest of its body is thrown away
 /// for a while before the answer: closing at once would reset the connection under its hands.
@@ -64,8 +67,11 @@ pub(super) async fn read(parts: &Parts, body: Body, limits: BodyLimits, memory: 
     let mut read = Vec::with_capacity(declared.map_or(0, |length| length as usize));
     let mut share = memory.take(0).ok_or_else(no_room)?;
     let mut chunks = body.into_data_stream();
+    let until = Instant::now() + limits.time;
+    // Whichever comes first. Told as what it is, a body that is late, and not as a server that was too slow.
+    let until = call::deadline().map_or(until, |deadline| until.min(deadline));
     // The outer error breaks the connection off, the inner one is for a client that goes on sending.
-    let outcome = timeout(limits.time, async {
+    let outcome = timeout_at(until, async {
         while let Some(chunk) = chunks.next().await {
             let chunk = chunk.map_err(|error| Problem::new(Code::BadBody, format!("the body broke off: {error}")))?;
             if read.len() + chunk.len() > limits.bytes {
@@ -82,7 +88,9 @@ pub(super) async fn read(parts: &Parts, body: Body, limits: BodyLimits, memory: 
     .await
     .map_err(|_| {
         let seconds = limits.time.as_secs_f64();
-        Problem::new(Code::BodyTimeout, format!("the body did not arrive within {seconds} s (--read-timeout)"))
+        let detail =
+            format!("the body did not arrive within {seconds} s (--read-timeout), or before the request's deadline (--request-timeout)");
+        Problem::new(Code::BodyTimeout, detail)
     })??;
     match outcome {
         Ok(()) => Ok((read.into(), share)),

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     App, collections,
-    infer::{infer, within},
+    infer::infer,
     problem::{Code, Problem},
     submission::Submission,
 };
@@ -127,19 +127,16 @@ pub(super) async fn handle(State(app): State<App>, submission: Submission<Option
         Judge::Head(head) => app.registry.with_head(head, options.model.as_deref())?,
         Judge::Collection(collection) => collections::model_of(&app, &**collection, options.model.as_deref())?,
     };
-    within(&app, async {
-        let transform = served.manifest().transform.clone();
-        let inference = infer(&app, &served, pictures, move |picture| transform.apply(picture)).await?;
-        let threads = match &judge {
-            Judge::Collection(_) => collections::searchers(&app),
-            Judge::Head(_) => &app.pool,
-        };
-        let voting = threads.run(move || answer(&served, &judge, &inference.seen, &options));
-        let answer = timed("vote", voting).await??;
-        drop(room);
-        Ok((inference.timing.header(), Json(answer)))
-    })
-    .await
+    let transform = served.manifest().transform.clone();
+    let inference = infer(&app, &served, pictures, move |picture| transform.apply(picture)).await?;
+    let threads = match &judge {
+        Judge::Collection(_) => collections::searchers(&app),
+        Judge::Head(_) => &app.pool,
+    };
+    let voting = threads.run(move || answer(&served, &judge, &inference.seen, &options));
+    let answer = timed("vote", voting).await??;
+    drop(room);
+    Ok((inference.timing.header(), Json(answer)))
 }
 
 /// Who says what a picture shows.

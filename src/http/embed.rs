@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize, Serializer, ser::SerializeSeq};
 
 use super::{
     App,
-    infer::{infer, within},
+    infer::infer,
     problem::{Code, Problem},
     submission::Submission,
 };
@@ -91,16 +91,13 @@ pub(super) async fn handle(State(app): State<App>, submission: Submission<Option
     let Submission { pictures, options, room } = submission;
     let served = app.registry.get(options.model.as_deref())?;
     options.check(&served)?;
-    within(&app, async {
-        let transform = served.manifest().transform.clone();
-        let inference = infer(&app, &served, pictures, move |picture| transform.apply(picture)).await?;
-        let timing = inference.timing.header();
-        let seen = inference.seen;
-        let response = timed("encode", app.pool.run(move || answer(&served, &seen, &options))).await??;
-        drop(room);
-        Ok((timing, response).into_response())
-    })
-    .await
+    let transform = served.manifest().transform.clone();
+    let inference = infer(&app, &served, pictures, move |picture| transform.apply(picture)).await?;
+    let timing = inference.timing.header();
+    let seen = inference.seen;
+    let response = timed("encode", app.pool.run(move || answer(&served, &seen, &options))).await??;
+    drop(room);
+    Ok((timing, response).into_response())
 }
 
 /// One picture's rows: `[1, D]`, or `[patches, D]`.

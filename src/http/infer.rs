@@ -1,13 +1,13 @@
 //! From a request's pictures to the model's outputs, in order, within the deadline.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::http::{HeaderName, HeaderValue};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use image::RgbImage;
 use ndarray::Array3;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::{
     App, call,
@@ -47,21 +47,6 @@ pub(super) struct Inference {
     pub(super) timing: Timing,
 }
 
-/// Runs `work` until the deadline of a request that has just arrived whole.
-pub(super) async fn within<T>(app: &App, work: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
-    let answer = timeout(app.limits.time, work).await.unwrap_or_else(|_| Err(deadline_passed(app)))?;
-    call::is_encoded(app);
-    Ok(answer)
-}
-
-fn deadline_passed(app: &App) -> Problem {
-    let seconds = app.limits.time.as_secs_f64();
-    Problem::new(
-        Code::DeadlinePassed,
-        format!("not answered within {seconds} s (--request-timeout): try later, or send fewer pictures at once"),
-    )
-}
-
 /// Decodes `pictures`, brings each to the model's input with `prepare`, and runs them.
 ///
 /// The first picture, by position, that cannot be read decides the answer, whichever fails first in time. Only some
@@ -88,7 +73,7 @@ where
     P: Fn(&RgbImage) -> (Array3<f32>, X) + Clone + Send + 'static,
     X: Send + 'static,
 {
-    let deadline = Instant::now() + app.limits.time;
+    let deadline = call::deadline().unwrap_or_else(|| Instant::now() + app.limits.time);
     let limits = app.limits.media;
     let many = pictures.len() > 1;
     call::runs(served.name());

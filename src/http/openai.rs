@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize, de::IgnoredAny};
 use super::{
     App,
     embed::{self, rows},
-    infer::{infer, within},
+    infer::infer,
     json,
     problem::{Code, Problem},
     remote::{self, Sent},
@@ -108,18 +108,15 @@ async fn answer(app: &App, uri: &Uri, upload: Result<Upload<IgnoredAny>, Problem
     let served = app.registry.get(request.model.as_deref())?;
     let options = embed::Options::cut_to(request.dimensions);
     options.check(&served)?;
-    within(app, async {
-        remote::fetch(app, pictures.iter_mut().enumerate(), &mut room).await?;
-        let pictures = pictures.into_iter().map(|sent| sent.bytes).collect();
-        let transform = served.manifest().transform.clone();
-        let inference = infer(app, &served, pictures, move |picture| transform.apply(picture)).await?;
-        let timing = inference.timing.header();
-        let listing = app.pool.run(move || list(&served, &inference.seen, &options, request.encoding_format));
-        let answer = timed("encode", listing).await??;
-        drop(room);
-        Ok((timing, Json(answer)).into_response())
-    })
-    .await
+    remote::fetch(app, pictures.iter_mut().enumerate(), &mut room).await?;
+    let pictures = pictures.into_iter().map(|sent| sent.bytes).collect();
+    let transform = served.manifest().transform.clone();
+    let inference = infer(app, &served, pictures, move |picture| transform.apply(picture)).await?;
+    let timing = inference.timing.header();
+    let listing = app.pool.run(move || list(&served, &inference.seen, &options, request.encoding_format));
+    let answer = timed("encode", listing).await??;
+    drop(room);
+    Ok((timing, Json(answer)).into_response())
 }
 
 fn parse(body: &[u8], most: usize) -> Result<(Vec<Sent>, Request), Problem> {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{
-    App,
+    App, call,
     problem::{Code, Problem},
     submission::Room,
 };
@@ -38,13 +38,14 @@ impl Sent {
 pub(super) async fn fetch<'a>(app: &App, pictures: impl Iterator<Item = (usize, &'a mut Sent)>, room: &mut Room) -> Result<(), Problem> {
     let missing: Vec<(usize, &mut Sent)> = pictures.filter(|(_, sent)| sent.url.is_some()).collect();
     let urls: Vec<(usize, String)> = missing.iter().filter_map(|(index, sent)| Some((*index, sent.url.clone()?))).collect();
+    let deadline = call::deadline().map(tokio::time::Instant::into_std);
     let fetched: Vec<_> = stream::iter(urls)
         .map(|(index, url)| async move {
             let (fetcher, memory) = (app.fetcher.clone(), app.bodies.clone());
             let work = move || {
                 let mut share = memory.take(0).ok_or(FetchError::NoRoom)?;
                 let take = |bytes| memory.take(bytes).map(|part| share.merge(part)).is_some();
-                let bytes = fetcher.fetch(&url, take)?;
+                let bytes = fetcher.fetch(&url, deadline, take)?;
                 Ok::<_, FetchError>((bytes, share))
             };
             timed("fetch", app.fetches.run(work)).await?.map_err(|error| Problem::from(error).at(index))

@@ -18,7 +18,7 @@ use serde::{
 
 use super::{
     App,
-    infer::{infer_placed, within},
+    infer::infer_placed,
     problem::{Code, Problem},
     submission::Submission,
 };
@@ -185,27 +185,23 @@ pub(super) async fn handle(State(app): State<App>, headers: HeaderMap, submissio
             "the mask itself (Accept: image/png) is the answer to one picture; ask for JSON, or send them one by one",
         ));
     }
-    within(&app, async {
-        let whole_picture = served.whole_picture(app.segment_size);
-        let refine = options.refine;
-        let prepare = move |picture: &RgbImage| {
-            let (input, grid) = whole_picture(picture);
-            let structure = segment::structure(input.view(), grid);
-            let guide = (refine == Refine::Guided).then(|| segment::guide(picture));
-            (input, (structure, guide))
-        };
-        let placed = pictures.into_iter().enumerate().collect();
-        let (inference, beside) = infer_placed(&app, &served, placed, prepare).await?;
-        let timing = inference.timing.header();
-        let seen: Vec<Picture> =
-            inference.seen.into_iter().zip(beside).map(|(seen, (structure, guide))| Picture { seen, structure, guide }).collect();
-        let drawing =
-            app.pool.run(move || if as_picture { as_png(&served, &seen[0], &options) } else { in_json(&served, &seen, &options) });
-        let response = timed("segment", drawing).await??;
-        drop(room);
-        Ok((timing, response).into_response())
-    })
-    .await
+    let whole_picture = served.whole_picture(app.segment_size);
+    let refine = options.refine;
+    let prepare = move |picture: &RgbImage| {
+        let (input, grid) = whole_picture(picture);
+        let structure = segment::structure(input.view(), grid);
+        let guide = (refine == Refine::Guided).then(|| segment::guide(picture));
+        (input, (structure, guide))
+    };
+    let placed = pictures.into_iter().enumerate().collect();
+    let (inference, beside) = infer_placed(&app, &served, placed, prepare).await?;
+    let timing = inference.timing.header();
+    let seen: Vec<Picture> =
+        inference.seen.into_iter().zip(beside).map(|(seen, (structure, guide))| Picture { seen, structure, guide }).collect();
+    let drawing = app.pool.run(move || if as_picture { as_png(&served, &seen[0], &options) } else { in_json(&served, &seen, &options) });
+    let response = timed("segment", drawing).await??;
+    drop(room);
+    Ok((timing, response).into_response())
 }
 
 /// Whether the client asks for a picture rather than JSON: what it names first decides.

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{
     App,
-    infer::{infer, within},
+    infer::infer,
     problem::{Code, Problem},
     submission::Submission,
 };
@@ -99,16 +99,13 @@ pub(super) async fn handle(State(app): State<App>, submission: Submission<Option
     }
     // What the method of the same features asks for.
     segment::Method::Ncut.check(served.outputs())?;
-    within(&app, async {
-        let whole_picture = served.whole_picture(app.segment_size);
-        let inference = infer(&app, &served, pictures, move |picture| whole_picture(picture).0).await?;
-        let (seen, timing) = (inference.seen, inference.timing.header());
-        let comparing = app.pool.run(move || answer(&served, &seen[0], (target, &seen[target]), &options));
-        let answer = timed("compare", comparing).await??;
-        drop(room);
-        Ok((timing, Json(answer)).into_response())
-    })
-    .await
+    let whole_picture = served.whole_picture(app.segment_size);
+    let inference = infer(&app, &served, pictures, move |picture| whole_picture(picture).0).await?;
+    let (seen, timing) = (inference.seen, inference.timing.header());
+    let comparing = app.pool.run(move || answer(&served, &seen[0], (target, &seen[target]), &options));
+    let answer = timed("compare", comparing).await??;
+    drop(room);
+    Ok((timing, Json(answer)).into_response())
 }
 
 fn answer(served: &Served, source: &Seen, (target, compared): (usize, &Seen), options: &Options) -> Result<Answer, Problem> {

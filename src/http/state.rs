@@ -80,7 +80,7 @@ pub(super) struct RequestLimits {
     pub(super) pictures: usize,
     /// Declared size of a picture.
     pub(super) media: media::Limits,
-    /// Time from the end of the body to the answer.
+    /// Time from the arrival of the head to the answer.
     pub(super) time: Duration,
 }
 

@@ -23,7 +23,6 @@ use serde::{Deserialize, de::DeserializeOwned};
 use super::{
     App,
     body::{Share, discard, read},
-    infer::within,
     problem::{Code, Problem},
     remote::{self, Sent},
 };
@@ -121,7 +120,7 @@ impl<O: DeserializeOwned + Send + 'static> FromRequest<App> for Submission<O> {
             Content::Json(body) => app.pool.run(move || from_json(&body, most)).await??,
         };
         let mut room = Room::take(app, at_least_one(&pictures)?, memory)?;
-        within(app, remote::fetch(app, pictures.iter_mut().enumerate(), &mut room)).await?;
+        remote::fetch(app, pictures.iter_mut().enumerate(), &mut room).await?;
         Ok(Self { pictures: pictures.into_iter().map(|sent| sent.bytes).collect(), options, room })
     }
 }

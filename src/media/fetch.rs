@@ -26,6 +26,7 @@ use ureq::{
 };
 
 use super::address::is_public;
+use crate::cancel;
 
 /// Redirects that are followed.
 const REDIRECTS: usize = 3;
@@ -154,15 +155,17 @@ impl Fetcher {
         Self { agent, hosts, timeout, bytes }
     }
 
-    /// The picture at `url`. `take` is asked for the memory of each part before the part is kept.
+    /// The picture at `url`, within the time for one picture and before `until`. `take` is asked for the memory of each part
+    /// before the part is kept.
     ///
     /// It waits for the network: call it on a thread of its own.
     ///
     /// # Errors
     /// See [`FetchError`].
-    pub fn fetch(&self, url: &str, mut take: impl FnMut(usize) -> bool) -> Result<Bytes, FetchError> {
+    pub fn fetch(&self, url: &str, until: Option<Instant>, mut take: impl FnMut(usize) -> bool) -> Result<Bytes, FetchError> {
         let mut uri = self.allowed(url)?;
         let deadline = Instant::now() + self.timeout;
+        let deadline = until.map_or(deadline, |until| deadline.min(until));
         for _ in 0..=REDIRECTS {
             let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
             let mut response = self.agent.get(&uri).config().timeout_global(Some(left)).build().call().map_err(|error| failed(&error))?;
@@ -192,6 +195,7 @@ impl Fetcher {
     fn read(&self, mut body: impl Read, take: &mut impl FnMut(usize) -> bool) -> Result<Bytes, FetchError> {
         let (mut picture, mut chunk) = (Vec::new(), vec![0; CHUNK]);
         loop {
+            cancel::check().map_err(|error| FetchError::Failed(error.to_string()))?;
             let count = body.read(&mut chunk).map_err(|error| FetchError::Failed(error.to_string()))?;
             if count == 0 {
                 // Without what it grew by in advance.
@@ -290,7 +294,7 @@ mod tests {
     }
 
     fn refusal(fetcher: &Fetcher, url: &str) -> FetchError {
-        fetcher.fetch(url, |_| true).unwrap_err()
+        fetcher.fetch(url, None, |_| true).unwrap_err()
     }
 
     #[test]

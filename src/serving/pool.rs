@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
-/// Runs decoding, resampling and drawing on threads of their own, so many at a time: each may hold a decoded
-/// picture, so their number bounds memory as well as load.
+use crate::cancel;
+
+/// Runs work of one kind (decoding, searching, drawing) on threads of its own, so many pieces at a time: each may hold a
+/// decoded picture or an answer, so their number bounds memory as well as load, and no kind keeps another waiting.
 #[derive(Clone)]
 pub struct Pool {
     places: Arc<Semaphore>,
@@ -22,7 +25,10 @@ impl Pool {
         Self { places: Arc::new(Semaphore::new(threads.max(1))) }
     }
 
-    /// Waits for a place, then for `work`. Work that has begun runs to its end, even when nobody waits for it any more.
+    /// Waits for a place, then for `work`.
+    ///
+    /// When this future is dropped, work that has not begun never does, and work that has begun is told to stop: it ends at
+    /// its next look at [`cancel`], and runs to its end where it does not look, as writes do that shall happen as a whole.
     ///
     /// # Errors
     /// When `work` panicked.
@@ -33,11 +39,44 @@ impl Pool {
     {
         let place = self.places.clone().acquire_owned().await.expect("this semaphore is never closed");
         let span = tracing::Span::current();
+        let token = CancellationToken::new();
+        let _told = token.clone().drop_guard();
         tokio::task::spawn_blocking(move || {
             let _place = place;
-            span.in_scope(work)
+            // None where the future was dropped before this thread began.
+            (!token.is_cancelled()).then(|| span.in_scope(|| cancel::scope(token, work)))
         })
         .await
-        .map_err(|_| Panicked)
+        .ok()
+        .flatten()
+        .ok_or(Panicked)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::mpsc,
+        time::{Duration, Instant},
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn dropping_the_future_stops_the_work() {
+        let pool = Pool::new(1);
+        let (stopped, told) = mpsc::channel();
+        let endless = pool.run(move || {
+            while !cancel::is_cancelled() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            let _ = stopped.send(());
+        });
+        assert!(tokio::time::timeout(Duration::from_millis(50), endless).await.is_err());
+        told.recv_timeout(Duration::from_secs(20)).unwrap();
+        // The place is free again, and the next work is not told to stop.
+        let began = Instant::now();
+        assert_eq!(pool.run(cancel::is_cancelled).await, Ok(false));
+        assert!(began.elapsed() < Duration::from_secs(20));
     }
 }

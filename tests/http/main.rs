@@ -6,6 +6,7 @@
 mod answers;
 mod browser;
 mod collections;
+mod deadlines;
 mod end_to_end;
 mod faults;
 mod formats;

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use super::{
     super::{
         App,
-        infer::{infer_placed, within},
+        infer::infer_placed,
         json::Strict,
         method_not_allowed,
         problem::{Code, Problem},
@@ -52,20 +52,17 @@ pub(super) async fn upsert(State(app): State<App>, name: Name, upload: Upload<Qu
     };
     let pictures = draft.items.iter().filter(|(_, subject)| matches!(subject, Subject::Picture(_))).count();
     let mut room = Room::take(&app, pictures, upload.memory)?;
-    within(&app, async {
-        remote::fetch(&app, draft.pictures_mut(), &mut room).await?;
-        if let Some(model) = &draft.model {
-            // For vectors that came ready made it says which model made them.
-            collection.check_model(app.registry.get(Some(model))?.fingerprint())?;
-        }
-        let timing = if pictures > 0 { embed(&app, &*collection, draft).await? } else { Embedded::ready_made(draft) };
-        let Embedded { items, header } = timing;
-        let ids = items.iter().map(|new| new.item.id.clone()).collect();
-        timed("store", app.disk.run(move || collection.upsert(items))).await??;
-        drop(room);
-        Ok((header, Json(Ids { ids })).into_response())
-    })
-    .await
+    remote::fetch(&app, draft.pictures_mut(), &mut room).await?;
+    if let Some(model) = &draft.model {
+        // For vectors that came ready made it says which model made them.
+        collection.check_model(app.registry.get(Some(model))?.fingerprint())?;
+    }
+    let timing = if pictures > 0 { embed(&app, &*collection, draft).await? } else { Embedded::ready_made(draft) };
+    let Embedded { items, header } = timing;
+    let ids = items.iter().map(|new| new.item.id.clone()).collect();
+    timed("store", app.disk.run(move || collection.upsert(items))).await??;
+    drop(room);
+    Ok((header, Json(Ids { ids })).into_response())
 }
 
 /// Items with their vectors, and where the time went.
@@ -177,7 +174,7 @@ pub(super) async fn page(State(app): State<App>, name: Name, uri: Uri) -> Result
     if !(1..=MAX_PAGE).contains(&limit) {
         return Err(Problem::new(Code::BadParameter, format!("limit: must lie between 1 and {MAX_PAGE}, not {limit}")));
     }
-    let page = within(&app, async { Ok(app.disk.run(move || collection.page(cursor.as_deref(), limit)).await??) }).await?;
+    let page = app.disk.run(move || collection.page(cursor.as_deref(), limit)).await??;
     Ok(Json(Page { items: page.items.into_iter().map(|item| Shown::new(item, None)).collect(), next: page.next }))
 }
 
@@ -185,7 +182,7 @@ pub(super) async fn page(State(app): State<App>, name: Name, uri: Uri) -> Result
 pub(super) async fn one(State(app): State<App>, path: NameAndId) -> Result<impl IntoResponse, Problem> {
     let Path((name, id)) = path?;
     let collection = find(&app, &name).await?;
-    let stored = within(&app, async { Ok(app.disk.run(move || collection.get(&id)).await??) }).await?;
+    let stored = app.disk.run(move || collection.get(&id)).await??;
     Ok(Json(Shown::new(stored.item, Some(stored.vector))))
 }
 
@@ -193,7 +190,7 @@ pub(super) async fn one(State(app): State<App>, path: NameAndId) -> Result<impl 
 pub(super) async fn image(State(app): State<App>, path: NameAndId) -> Result<impl IntoResponse, Problem> {
     let Path((name, id)) = path?;
     let collection = find(&app, &name).await?;
-    let picture = within(&app, async { Ok(app.disk.run(move || collection.thumbnail(&id)).await??) }).await?;
+    let picture = app.disk.run(move || collection.thumbnail(&id)).await??;
     let kind = media::Format::sniff(&picture).map_or("application/octet-stream", media::Format::mime);
     Ok(([(header::CONTENT_TYPE, kind), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")], picture))
 }
@@ -202,7 +199,7 @@ pub(super) async fn image(State(app): State<App>, path: NameAndId) -> Result<imp
 pub(super) async fn remove(State(app): State<App>, path: NameAndId) -> Result<StatusCode, Problem> {
     let Path((name, id)) = path?;
     let collection = find(&app, &name).await?;
-    within(&app, async { Ok(app.disk.run(move || collection.delete(&id)).await??) }).await?;
+    app.disk.run(move || collection.delete(&id)).await??;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -232,6 +229,6 @@ pub(super) async fn remove_where(
     }
     let collection = find(&app, &name).await?;
     let Strict(Which { filter }) = body?;
-    let deleted = within(&app, async { Ok(app.disk.run(move || collection.delete_where(&filter)).await??) }).await?;
+    let deleted = app.disk.run(move || collection.delete_where(&filter)).await??;
     Ok(Json(Deleted { deleted }).into_response())
 }

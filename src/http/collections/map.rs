@@ -16,7 +16,6 @@ use serde::{Deserialize, Serialize};
 use super::{
     super::{
         App,
-        infer::within,
         problem::{Code, Problem},
         submission::from_query,
     },
@@ -112,15 +111,14 @@ pub(super) async fn handle(State(app): State<App>, name: Name, uri: Uri) -> Resu
         let fewest = tsne::FEWEST;
         return Err(Problem::new(Code::BadParameter, format!("points: must lie between {fewest} and {MAX_POINTS}, not {points}")));
     }
-    let map = within(&app, async {
-        let (maps, known) = (Arc::clone(&app), Arc::clone(&collection));
-        if let Some(map) = app.disk.run(move || maps.maps.find(&*known, points)).await?? {
-            return Ok(map);
+    let (maps, known) = (Arc::clone(&app), Arc::clone(&collection));
+    let map = match app.disk.run(move || maps.maps.find(&*known, points)).await?? {
+        Some(map) => map,
+        None => {
+            let inside = Arc::clone(&app);
+            app.maps.thread.run(move || make(&inside.maps, &*collection, points)).await??
         }
-        let inside = Arc::clone(&app);
-        app.maps.thread.run(move || make(&inside.maps, &*collection, points)).await?
-    })
-    .await?;
+    };
     Ok(Json(&*map).into_response())
 }
 

@@ -36,7 +36,6 @@ pub(super) use self::{
 };
 use super::{
     App,
-    infer::within,
     json::Strict,
     problem::{Code, Problem},
     submission::from_query,
@@ -83,7 +82,7 @@ pub(super) async fn find(app: &App, name: &str) -> Result<Arc<dyn Collection>, P
         return Ok(store.collection(&name)?);
     }
     let store = store.clone();
-    within(app, async { Ok(app.disk.run(move || store.collection(&name)).await??) }).await
+    Ok(app.disk.run(move || store.collection(&name)).await??)
 }
 
 /// Where searches run: among those that wait, or among those that compute.
@@ -122,14 +121,14 @@ pub(super) fn check_reach(k: usize, ef: usize) -> Result<(), Problem> {
 /// All collections, by name, and whether there is a place to keep any.
 async fn list(State(app): State<App>) -> Result<impl IntoResponse, Problem> {
     let collections = match app.store.clone() {
-        Some(store) => within(&app, async { Ok(app.disk.run(move || store.list()).await??) }).await?,
+        Some(store) => app.disk.run(move || store.list()).await??,
         None => Vec::new(),
     };
     Ok(Json(serde_json::json!({ "collections": collections, "kept": app.store.is_some() })))
 }
 
 async fn info(app: &App, collection: Arc<dyn Collection>) -> Result<Info, Problem> {
-    within(app, async { Ok(app.disk.run(move || collection.info()).await??) }).await
+    Ok(app.disk.run(move || collection.info()).await??)
 }
 
 /// Count, dimension, model and state of the index of one collection.
@@ -152,7 +151,7 @@ async fn create(State(app): State<App>, name: Name, Strict(new): Strict<NewColle
     let served = app.registry.get(new.model.as_deref())?;
     let model = ModelTag { fingerprint: served.fingerprint().into(), precision: Some(served.precision().to_string()) };
     let spec = Spec { dim: COLLECTION_POOLING.dim(served.manifest().dim as usize), model };
-    let (collection, new) = within(&app, async { Ok(app.disk.run(move || store.create(&name, spec)).await??) }).await?;
+    let (collection, new) = app.disk.run(move || store.create(&name, spec)).await??;
     let status = if new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(info(&app, collection).await?)).into_response())
 }
@@ -161,7 +160,7 @@ async fn create(State(app): State<App>, name: Name, Strict(new): Strict<NewColle
 async fn remove(State(app): State<App>, name: Name) -> Result<StatusCode, Problem> {
     let name: CollectionName = name?.parse()?;
     let store = store(&app, &name)?.clone();
-    within(&app, async { Ok(app.disk.run(move || store.remove(&name)).await??) }).await?;
+    app.disk.run(move || store.remove(&name)).await??;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -188,7 +187,7 @@ async fn recall(State(app): State<App>, name: Name, uri: Uri) -> Result<Json<Rec
         return Err(Problem::new(Code::BadParameter, format!("queries: must lie between 1 and {MAX_QUERIES}, not {queries}")));
     }
     let name = collection.name().to_string();
-    let recall = within(&app, async { Ok(searchers(&app).run(move || collection.recall(k, ef, queries)).await??) }).await?;
+    let recall = searchers(&app).run(move || collection.recall(k, ef, queries)).await??;
     app.metrics.measured(&name, &recall);
     Ok(Json(recall))
 }

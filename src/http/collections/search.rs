@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use super::{
     super::{
         App,
-        infer::{infer, within},
+        infer::infer,
         json,
         problem::{Code, Problem},
         remote::{self, Sent},
@@ -97,17 +97,14 @@ pub(super) async fn handle(State(app): State<App>, name: Name, upload: Upload<Op
         Query::Vector(_) => 0,
     };
     let mut room = Room::take(&app, count, upload.memory)?;
-    within(&app, async {
-        if let Query::Pictures(pictures) = &mut query {
-            remote::fetch(&app, pictures.iter_mut().enumerate(), &mut room).await?;
-        }
-        let (vectors, header) = vectors(&app, &*collection, query, options.model.as_deref()).await?;
-        let searching = searchers(&app).run(move || answer(&*collection, &vectors, &options));
-        let answer = timed("search", searching).await??;
-        drop(room);
-        Ok((header, Json(answer)))
-    })
-    .await
+    if let Query::Pictures(pictures) = &mut query {
+        remote::fetch(&app, pictures.iter_mut().enumerate(), &mut room).await?;
+    }
+    let (vectors, header) = vectors(&app, &*collection, query, options.model.as_deref()).await?;
+    let searching = searchers(&app).run(move || answer(&*collection, &vectors, &options));
+    let answer = timed("search", searching).await??;
+    drop(room);
+    Ok((header, Json(answer)))
 }
 
 fn from_json(body: &[u8]) -> Result<(Query, Options), Problem> {
