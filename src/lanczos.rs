@@ -3,6 +3,8 @@
 //! Lanczos' method: a Krylov basis that is kept orthogonal to itself throughout, and the largest eigenpair of the small
 //! tridiagonal matrix that the operator becomes in it (Golub and Van Loan, Matrix Computations, chapter 10).
 
+use crate::cancel;
+
 /// Most basis vectors. Clusters of eigenvalues that are still not apart then are as good as equal.
 const MOST_STEPS: usize = 300;
 /// Length of `A x - theta x` that is taken for zero, against the largest eigenvalue; x has length 1.
@@ -20,8 +22,8 @@ pub(crate) struct Eigenpair {
 }
 
 /// The largest eigenpair of `apply` among the vectors that are orthogonal to those of `fixed`, each of which has length 1
-/// and is an eigenvector itself. `None` where there is no such vector (`start` lies in the span of `fixed`), or where numbers
-/// overflow.
+/// and is an eigenvector itself. `None` where there is no such vector (`start` lies in the span of `fixed`), where numbers
+/// overflow, and where the caller does not wait any more ([`cancel`]).
 ///
 /// The answer lies in the span of what `apply` makes of `start`: components at which `start` and every image are zero
 /// stay zero.
@@ -39,6 +41,9 @@ pub(crate) fn largest(fixed: &[&[f64]], start: Vec<f64>, mut apply: impl FnMut(&
     let mut basis: Vec<Vec<f64>> = Vec::new();
     let mut small = Tridiagonal::default();
     loop {
+        if cancel::is_cancelled() {
+            return None;
+        }
         basis.push(next);
         let last = &basis[basis.len() - 1];
         let mut image = vec![0.0; last.len()];

@@ -2,10 +2,13 @@
 //!
 //! Nearest neighbours are found exactly, and the start is given: the same features give the same picture.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
 use bhtsne::{Neighbor, tSNE};
 use ndarray::{Array1, Array2, Axis};
 use rayon::prelude::*;
 
+use crate::cancel::{self, Cancelled};
 use crate::lanczos::{largest, start};
 
 /// How a map is made.
@@ -44,6 +47,9 @@ pub enum Error {
     /// The principal components cannot be found.
     #[error("the features have no principal components; start from random places")]
     Components,
+    /// The caller does not wait any more.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
     /// The system gives no thread.
     #[error("no thread can be started for the map: {0}")]
     Thread(String),
@@ -77,6 +83,7 @@ pub fn map(mut features: Array2<f32>, options: &Options) -> Result<Array2<f32>, 
     }
     let perplexity = options.perplexity.min((count - 1) as f32 / 3.0);
     let neighbours = neighbours(&features, (3.0 * perplexity) as usize);
+    cancel::check()?;
     let start = match &options.start {
         Some(places) if places.dim() == (count, 2) => places.iter().map(|place| place * START).collect(),
         Some(places) => return Err(Error::Start(places.nrows(), count)),
@@ -86,27 +93,44 @@ pub fn map(mut features: Array2<f32>, options: &Options) -> Result<Array2<f32>, 
     let rate = (count as f64 / 48.0).max(50.0_f64.min(count as f64));
     // The crate asks for the points only where it looks for neighbours itself.
     let points = vec![(); count];
+    let token = cancel::current();
     // The crate sums over threads in whatever order they finish, and a map turns on the last bit: with one thread there is one order.
     let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().map_err(|error| Error::Thread(error.to_string()))?;
-    let places = one.install(|| {
-        tSNE::<f64, (), 2>::new(&points)
-            .perplexity(f64::from(perplexity))
+    let descend = || {
+        let mut tsne = tSNE::<f64, (), 2>::new(&points);
+        // The crate has no other way to stop a descent. Nothing of it is looked at afterwards.
+        tsne.epoch_callback(|_, _| {
+            if token.is_cancelled() {
+                resume_unwind(Box::new(Cancelled));
+            }
+        });
+        tsne.perplexity(f64::from(perplexity))
             .learning_rate(rate)
             .epochs(options.steps)
             .initial_embedding(start)
             .barnes_hut_with_neighbors(THETA, &neighbours)
             .embedding()
-    });
+    };
+    let places = match catch_unwind(AssertUnwindSafe(|| one.install(descend))) {
+        Ok(places) => places,
+        Err(payload) if payload.is::<Cancelled>() => return Err(Cancelled.into()),
+        Err(panic) => resume_unwind(panic),
+    };
     let places = places.into_iter().map(|place| place as f32).collect();
     Ok(Array2::from_shape_vec((count, 2), places).expect("two numbers for each point"))
 }
 
-/// The `k` nearest others of each row, nearest first, by Euclidean distance between rows of length 1.
+/// The `k` nearest others of each row, nearest first, by Euclidean distance between rows of length 1. Incomplete where the
+/// caller does not wait any more.
 fn neighbours(features: &Array2<f32>, k: usize) -> Vec<Vec<Neighbor<f64>>> {
     let k = k.clamp(1, features.nrows() - 1);
+    let token = cancel::current();
     (0..features.nrows())
         .into_par_iter()
         .map(|row| {
+            if token.is_cancelled() {
+                return Vec::new();
+            }
             let similarities = features.dot(&features.row(row));
             let mut others: Vec<usize> = (0..features.nrows()).filter(|other| *other != row).collect();
             // Equally near ones are ordered by their row.
@@ -132,7 +156,9 @@ fn principal_components(features: &Array2<f32>) -> Result<Vec<f64>, Error> {
             image.iter_mut().zip(covariance.dot(&direction)).for_each(|(image, product)| *image = f64::from(product));
         })
     };
-    let first = along(&[]).ok_or(Error::Components)?.vector;
+    let first = along(&[]);
+    cancel::check()?;
+    let first = first.ok_or(Error::Components)?.vector;
     // Features of one dimension have no second.
     let second = along(&[&first]).map_or_else(|| vec![0.0; dim], |pair| pair.vector);
     // A direction's sign is arbitrary: its largest number is made positive.

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     batch::{Failure, Full},
+    cancel::Cancelled,
     media::{self, DecodeError},
     serving::{Panicked, PictureError, Seen, Served, UnknownHead, UnknownModel},
 };
@@ -161,6 +162,13 @@ impl From<Failure> for Problem {
 impl From<Panicked> for Problem {
     fn from(error: Panicked) -> Self {
         Self::new(Code::Internal, error.to_string())
+    }
+}
+
+impl From<Cancelled> for Problem {
+    /// Never seen: whoever would be told has left, or was told of the deadline.
+    fn from(error: Cancelled) -> Self {
+        Self::new(Code::DeadlinePassed, error.to_string())
     }
 }
 

@@ -23,6 +23,7 @@ use super::{
     submission::Submission,
 };
 use crate::{
+    cancel,
     segment::{self, Head, Heatmap, Mask, Method, Object, Patches, PngError, Rle, SegmentError, Segmentation},
     serving::{Seen, Served},
     traces::timed,
@@ -31,6 +32,8 @@ use crate::{
 
 /// Most objects of one picture: an answer lists them all.
 const MAX_OBJECTS: usize = 1000;
+/// Most objects of all pictures of a request together.
+const MAX_DRAWN: usize = 4096;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -78,10 +81,20 @@ impl Default for Options {
 
 impl Options {
     /// Refuses what can be known to fail before a picture is decoded.
-    fn check(&self, served: &Served) -> Result<(), Problem> {
+    fn check(&self, served: &Served, pictures: usize) -> Result<(), Problem> {
         if !(1..=MAX_OBJECTS).contains(&self.max_objects) {
             let most = self.max_objects;
             return Err(Problem::new(Code::BadParameter, format!("max_objects: must lie between 1 and {MAX_OBJECTS}, not {most}")));
+        }
+        let drawn = self.max_objects.saturating_mul(pictures);
+        if drawn > MAX_DRAWN {
+            let fits = (MAX_DRAWN / pictures).max(1);
+            let detail = format!(
+                "max_objects: {} for each of {pictures} pictures come to {drawn}, and a request may ask for {MAX_DRAWN}: \
+                 ask for at most {fits}, or send fewer pictures at once",
+                self.max_objects
+            );
+            return Err(Problem::new(Code::BadParameter, detail));
         }
         self.method.check(served.outputs()).map_err(|error| lacking(served, error))?;
         Ok(self.wanted().check(served.manifest().heads as usize)?)
@@ -177,7 +190,7 @@ struct Picture {
 pub(super) async fn handle(State(app): State<App>, headers: HeaderMap, submission: Submission<Options>) -> Result<Response, Problem> {
     let Submission { pictures, options, room } = submission;
     let served = app.registry.get(options.model.as_deref())?;
-    options.check(&served)?;
+    options.check(&served, pictures.len())?;
     let as_picture = wants_png(&headers);
     if as_picture && pictures.len() != 1 {
         return Err(Problem::new(
@@ -198,7 +211,7 @@ pub(super) async fn handle(State(app): State<App>, headers: HeaderMap, submissio
     let timing = inference.timing.header();
     let seen: Vec<Picture> =
         inference.seen.into_iter().zip(beside).map(|(seen, (structure, guide))| Picture { seen, structure, guide }).collect();
-    let drawing = app.pool.run(move || if as_picture { as_png(&served, &seen[0], &options) } else { in_json(&served, &seen, &options) });
+    let drawing = app.drawing.run(move || if as_picture { as_png(&served, &seen[0], &options) } else { in_json(&served, &seen, &options) });
     let response = timed("segment", drawing).await??;
     drop(room);
     Ok((timing, response).into_response())
@@ -243,13 +256,14 @@ fn result(served: &Served, picture: &Picture, options: &Options) -> Result<Segme
         width,
         height,
         method: options.method.name(),
-        masks: objects.iter().map(|object| found(object, options.format, grid)).collect::<Result<_, _>>()?,
+        masks: objects.iter().map(|object| found(object, options.format, grid)).collect::<Result<_, Problem>>()?,
         heads: heads.iter().map(|head| Heatmap::new(head, grid)).collect(),
         colours: colours.map(|file| STANDARD.encode(file)),
     })
 }
 
-fn found(object: &Object, format: Format, grid: PatchGrid) -> Result<Found, PngError> {
+fn found(object: &Object, format: Format, grid: PatchGrid) -> Result<Found, Problem> {
+    cancel::check()?;
     let mask = &object.mask;
     Ok(Found {
         bbox: mask.bbox(),

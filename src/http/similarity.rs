@@ -16,6 +16,7 @@ use super::{
     submission::Submission,
 };
 use crate::{
+    cancel,
     segment::{self, Heatmap, Patches},
     serving::{Seen, Served},
     traces::timed,
@@ -102,7 +103,7 @@ pub(super) async fn handle(State(app): State<App>, submission: Submission<Option
     let whole_picture = served.whole_picture(app.segment_size);
     let inference = infer(&app, &served, pictures, move |picture| whole_picture(picture).0).await?;
     let (seen, timing) = (inference.seen, inference.timing.header());
-    let comparing = app.pool.run(move || answer(&served, &seen[0], (target, &seen[target]), &options));
+    let comparing = app.drawing.run(move || answer(&served, &seen[0], (target, &seen[target]), &options));
     let answer = timed("compare", comparing).await??;
     drop(room);
     Ok((timing, Json(answer)).into_response())
@@ -113,6 +114,7 @@ fn answer(served: &Served, source: &Seen, (target, compared): (usize, &Seen), op
     let others = Patches::of(&compared.outputs, served.grid(compared));
     let grid = others.grid();
     let map = |point: &(u32, u32)| {
+        cancel::check()?;
         let values = segment::similarity(&patches, source.size, *point, &others)?;
         let as_json = options.format == Format::Json;
         Ok(Map {

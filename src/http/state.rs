@@ -37,8 +37,14 @@ pub struct State {
     pub(super) admission: Admission,
     /// The memory that request bodies share.
     pub(super) bodies: BodyMemory,
-    /// Threads for decoding and drawing.
+    /// Threads for decoding, parsing and encoding: work whose size is that of what was sent or is answered.
     pub(super) pool: Pool,
+    /// Threads for segmenting and drawing, which may take long for a single picture.
+    pub(super) drawing: Pool,
+    /// Threads for searches here, which take as long as collections are large.
+    pub(super) searches: Pool,
+    /// The one thread that measures indexes: that is many searches in a row.
+    pub(super) measuring: Pool,
     /// Threads that wait for the disk: many, so that writes that come together become durable together.
     pub(super) disk: Pool,
     /// Fetches pictures that were sent as URLs.
@@ -110,6 +116,9 @@ impl State {
             admission: Admission::new(settings.queue),
             bodies: BodyMemory::new(settings.body_memory),
             pool: Pool::new(cores),
+            drawing: Pool::new(cores),
+            searches: Pool::new(cores),
+            measuring: Pool::new(1),
             disk: Pool::new(DISK_THREADS),
             fetcher: Fetcher::new(settings.fetching.clone()),
             fetches: Pool::new(FETCH_THREADS),

@@ -76,6 +76,9 @@ pub enum Error {
         /// Its version and what this program reads.
         detail: String,
     },
+    /// No caller waits for the answer any more.
+    #[error(transparent)]
+    Cancelled(#[from] crate::cancel::Cancelled),
     /// Other requests hold all connections to the database of the collections.
     #[error("all connections to the database of the collections are at work for other requests (--index-connections)")]
     Busy,

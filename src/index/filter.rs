@@ -23,6 +23,7 @@ use serde_json::{Map, Value};
 
 use super::Error;
 use super::item::Item;
+use super::values::Values;
 
 /// Most conditions of one filter: each is looked at for every item that a search meets.
 const MAX_CONDITIONS: usize = 256;
@@ -59,8 +60,7 @@ pub(super) enum Field {
 #[derive(Clone, Debug)]
 pub(super) enum Test {
     Eq(Value),
-    /// Texts, sorted, for ids and classes by the thousand; and everything else.
-    In(Vec<String>, Vec<Value>),
+    In(Values),
     /// The order that is asked for, and what is compared with: a number or a text.
     Compare(Order, Value),
     Exists(bool),
@@ -239,10 +239,7 @@ impl Test {
                 if list.len() > MAX_VALUES {
                     return Err(format!("at most {MAX_VALUES} values, not {}", list.len()));
                 }
-                let (texts, others): (Vec<_>, Vec<_>) = list.iter().partition(|value| value.is_string());
-                let mut texts: Vec<_> = texts.into_iter().filter_map(Value::as_str).map(str::to_owned).collect();
-                texts.sort_unstable();
-                Ok(Self::In(texts, others.into_iter().cloned().collect()))
+                Ok(Self::In(Values::new(list)))
             }
             "gt" => compare(Order::Above),
             "gte" => compare(Order::AtLeast),
@@ -257,7 +254,7 @@ impl Test {
     fn text(&self, found: &str) -> bool {
         match self {
             Self::Eq(wanted) => wanted.as_str() == Some(found),
-            Self::In(texts, _) => texts.binary_search_by(|text| text.as_str().cmp(found)).is_ok(),
+            Self::In(values) => values.has_text(found),
             Self::Compare(order, with) => with.as_str().is_some_and(|with| order.passes(found.cmp(with))),
             Self::Exists(wanted) => *wanted,
         }
@@ -268,20 +265,12 @@ impl Test {
             (Self::Exists(wanted), found) => found.is_some_and(|found| !found.is_null()) == *wanted,
             (_, None) => false,
             (Self::Eq(wanted), Some(found)) => equal(found, wanted) || elements(found).iter().any(|found| equal(found, wanted)),
-            (Self::In(..), Some(found)) => self.is_among(found) || elements(found).iter().any(|found| self.is_among(found)),
+            (Self::In(values), Some(found)) => values.has(found) || elements(found).iter().any(|found| values.has(found)),
             (Self::Compare(wanted, with), Some(found)) => match (found, with) {
                 (Value::String(found), Value::String(with)) => wanted.passes(found.cmp(with)),
                 (Value::Number(found), Value::Number(with)) => order(found, with).is_some_and(|order| wanted.passes(order)),
                 _ => false,
             },
-        }
-    }
-
-    fn is_among(&self, found: &Value) -> bool {
-        let Self::In(texts, others) = self else { return false };
-        match found {
-            Value::String(found) => texts.binary_search(found).is_ok(),
-            found => others.iter().any(|wanted| equal(found, wanted)),
         }
     }
 }
@@ -290,7 +279,7 @@ fn elements(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-fn equal(a: &Value, b: &Value) -> bool {
+pub(super) fn equal(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Number(a), Value::Number(b)) => order(a, b) == Some(Ordering::Equal),
         (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| equal(a, b)),

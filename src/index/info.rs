@@ -1,5 +1,7 @@
 //! What a collection says of itself.
 
+use std::collections::HashSet;
+
 use serde::Serialize;
 
 use super::item::Item;
@@ -91,7 +93,8 @@ pub(super) struct Agreement {
 impl Agreement {
     /// Counts the answers to one query.
     pub(super) fn add(&mut self, exact: &[Neighbour], fast: &[Neighbour]) {
-        self.found += fast.iter().filter(|hit| exact.contains(hit)).count();
+        let ids: HashSet<&str> = exact.iter().map(|hit| hit.item.id.as_str()).collect();
+        self.found += fast.iter().filter(|hit| ids.contains(hit.item.id.as_str())).count();
         self.wanted += exact.len();
         self.queries += 1;
     }

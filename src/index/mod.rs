@@ -17,6 +17,7 @@ mod search;
 pub mod snapshot;
 mod spec;
 mod store;
+mod values;
 pub mod vote;
 
 pub use embedded::{EmbeddedCollection, EmbeddedStore, Options, Similarity, Vectors};

@@ -3,6 +3,8 @@
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array1, Array2, ArrayView2, Axis, s};
 
+use crate::cancel;
+
 /// Rows of the similarity matrix that are computed at a time: the whole of it is never in memory. A multiple of 8.
 const BLOCK: usize = 128;
 
@@ -41,11 +43,15 @@ pub(super) fn centred(features: ArrayView2<'_, f32>) -> Array2<f32> {
 }
 
 /// Goes through the products of all pairs of rows once: `visit(first, block)`, where `block` is `[rows, n - first]`, the
-/// products of row `first + i` with row `first + j`. What lies left of it is its mirror image and is not computed.
+/// products of row `first + i` with row `first + j`. What lies left of it is its mirror image and is not computed. Ends early
+/// where the caller does not wait any more.
 fn each_block(features: &Array2<f32>, mut visit: impl FnMut(usize, ArrayView2<'_, f32>)) {
     let count = features.nrows();
     let mut products = Array2::zeros((BLOCK.min(count), count));
     for first in (0..count).step_by(BLOCK) {
+        if cancel::is_cancelled() {
+            return;
+        }
         let rows = BLOCK.min(count - first);
         let mut block = products.slice_mut(s![..rows, ..count - first]);
         let right = features.slice(s![first.., ..]);

@@ -4,6 +4,7 @@ use ndarray::{Array1, ArrayView2, Axis};
 
 use super::affinity::{Degrees, centred};
 use super::components::component;
+use crate::cancel;
 use crate::transform::PatchGrid;
 
 /// Patches of lowest degree that may join the seed, as in the paper.
@@ -36,7 +37,7 @@ pub fn lost(features: ArrayView2<'_, f32>, grid: PatchGrid, candidates: usize, t
 
     let mut objects: Vec<Expansion> = Vec::new();
     for &seed in &order {
-        if objects.len() == most {
+        if objects.len() == most || cancel::is_cancelled() {
             break;
         }
         if objects.iter().any(|object| object.object[seed]) {

@@ -10,6 +10,7 @@ use ndarray::{ArrayView2, Axis};
 use super::affinity::normalised;
 use super::components::components;
 use super::{Head, LOST_PATCHES, Mask, Object, Patches, attention, background, lost, ncut, principal_components};
+use crate::cancel;
 use crate::transform::PatchGrid;
 
 /// How objects are found.
@@ -187,6 +188,9 @@ impl Segmentation {
     pub fn refine(&mut self, guide: &RgbImage) {
         let mut refined: Vec<Object> = Vec::with_capacity(self.objects.len());
         for object in self.objects.drain(..) {
+            if cancel::is_cancelled() {
+                break;
+            }
             let object = Object { mask: object.mask.refined(guide), ..object };
             if refined.iter().all(|other| other.mask != object.mask) {
                 refined.push(object);
@@ -209,6 +213,8 @@ pub(super) struct Part {
 ///
 /// `structure` is how much there is to see in the picture at all, 0 to 1, see [`structure`](super::structure()); 1 where it is
 /// not known. An object's score is this times how far the object stands out.
+///
+/// Where the caller does not wait any more ([`cancel`]), it ends early with some of them.
 ///
 /// # Errors
 /// [`SegmentError`].
@@ -251,7 +257,7 @@ pub fn segment(patches: &Patches<'_>, size: (u32, u32), structure: f32, options:
     let mut objects: Vec<Object> = Vec::new();
     let features = patches.features().map(normalised).ok();
     for Part { cells, heat, contrast } in parts {
-        if objects.len() == most {
+        if objects.len() == most || cancel::is_cancelled() {
             break;
         }
         let contrast = contrast.unwrap_or_else(|| features.as_ref().map_or(0.0, |features| dissimilarity(features.view(), &cells)));

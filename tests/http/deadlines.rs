@@ -7,9 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::{Value, json};
+
 use crate::{
     harness::{BOUNDARY, PATIENCE, Server, multipart},
-    pictures::{noise, png},
+    pictures::{noise, png, scene},
 };
 
 /// Sends a head that announces `length` bytes.
@@ -52,5 +54,127 @@ fn a_body_that_never_ends_is_given_up_at_the_deadline() {
         stream.write_all(b"{").unwrap();
         assert_eq!(status(&mut stream), 408, "{kind}");
         assert!(began.elapsed() < Duration::from_secs(5), "{kind}: {:?}", began.elapsed());
+    }
+}
+
+/// A server with a collection of `count` items, each with this metadata.
+fn with_items(flags: &[&str], count: usize, metadata: &Value) -> (tempfile::TempDir, Server) {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(&[&["--data-dir", folder.path().to_str().unwrap()], flags].concat());
+    assert_eq!(server.put("/collections/c", &json!({})).status, 201);
+    let items: Vec<Value> = (0..count)
+        .map(|at| {
+            let vector: Vec<f32> = (0..32).map(|axis| ((at * 31 + axis * 17) as f32).sin()).collect();
+            json!({ "id": at.to_string(), "vector": vector, "labels": ["l"], "metadata": metadata })
+        })
+        .collect();
+    server.post_json("/collections/c/items", &json!({ "items": items })).ok();
+    (folder, server)
+}
+
+/// A search that takes a core for many seconds: 250 conditions look at each of 4000 numbers of 500 items.
+fn long_search() -> (Value, Value) {
+    let condition = json!({ "field": "metadata.list", "eq": 1 });
+    (json!({ "list": vec![0; 4000] }), json!({ "vector": vec![1.0; 32], "filter": { "or": vec![condition; 250] } }))
+}
+
+/// Insists that the server soon has nothing to compute any more, of what took much longer.
+#[track_caller]
+fn assert_stops(server: &Server, what: &str) {
+    let begin = server.computed();
+    loop {
+        let before = server.computed();
+        thread::sleep(Duration::from_millis(400));
+        let after = server.computed();
+        if after - before < Duration::from_millis(60) {
+            break;
+        }
+        assert!(after - begin < Duration::from_secs(3), "{what} goes on: {:?} were computed since", after - begin);
+    }
+}
+
+#[test]
+fn a_search_past_its_deadline_stops_and_starves_no_picture() {
+    let (metadata, search) = long_search();
+    let (_folder, server) = with_items(&["--request-timeout", "4", "--sessions", "1"], 500, &metadata);
+    let picture = png(&scene(40, 40, 1));
+    thread::scope(|scope| {
+        let searches = [(); 4].map(|()| scope.spawn(|| server.post_json("/collections/c/search", &search)));
+        thread::sleep(Duration::from_millis(500));
+        // Decoding has threads of its own.
+        server.embed(&picture);
+        for search in searches {
+            search.join().unwrap().problem(504, "deadline_passed");
+        }
+    });
+    assert_stops(&server, "the search");
+    server.embed(&picture);
+}
+
+#[test]
+fn what_a_caller_asked_for_stops_when_it_leaves() {
+    let (metadata, search) = long_search();
+    let (_folder, server) = with_items(&["--sessions", "1"], 500, &metadata);
+    // Nearly each patch of noise is an object, and the borders of each are moved.
+    let picture = png(&noise(1000, 1000, 1));
+    let requests = [
+        ("search", "/collections/c/search", "application/json", search.to_string().into_bytes()),
+        ("drawing", "/segment?method=lost&max_objects=1000&refine=guided", "image/png", picture),
+    ];
+    for (what, path, kind, body) in requests {
+        let mut stream = announce(&server, path, kind, body.len());
+        stream.write_all(&body).unwrap();
+        // Once the work is well under way.
+        let begin = server.computed();
+        while server.computed() - begin < Duration::from_secs(3) {
+            thread::sleep(Duration::from_millis(50));
+        }
+        drop(stream);
+        assert_stops(&server, what);
+    }
+}
+
+#[test]
+fn a_map_stops_when_its_caller_leaves_and_is_not_kept_by_half() {
+    let (_folder, server) = with_items(&[], 3000, &json!({}));
+    let mut stream = TcpStream::connect(server.address()).unwrap();
+    stream.write_all(b"GET /collections/c/map?points=3000 HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    let begin = server.computed();
+    while server.computed() - begin < Duration::from_millis(500) {
+        thread::sleep(Duration::from_millis(20));
+    }
+    drop(stream);
+    assert_stops(&server, "the map");
+    let map = server.get("/collections/c/map?points=50").ok().json();
+    assert_eq!(map["points"].as_array().unwrap().len(), 50);
+}
+
+#[test]
+fn values_of_a_filter_are_sorted_once() {
+    let (_folder, server) = with_items(&[], 5000, &json!({ "number": 0.5, "list": [0.25, 1] }));
+    let among = |field: &str, from: usize| json!({ "field": field, "in": (from..from + 10_000).collect::<Vec<_>>() });
+    let conditions: Vec<Value> = (0..10).map(|at| among(if at % 2 == 0 { "metadata.number" } else { "metadata.list" }, 10 + at)).collect();
+    let begin = server.computed();
+    let search = json!({ "vector": vec![1.0; 32], "filter": { "or": conditions } });
+    let found = server.post_json("/collections/c/search", &search).ok().json();
+    assert_eq!(found["results"][0]["neighbors"], json!([]));
+    let took = server.computed() - begin;
+    assert!(took < Duration::from_secs(4), "{took:?} were computed");
+}
+
+#[test]
+fn requests_that_are_too_much_as_a_whole_are_refused() {
+    let (_folder, server) = with_items(&[], 5, &json!({}));
+    for query in ["queries=1000&k=10000&ef=100000", "queries=1000&ef=2000", "queries=11&k=10000"] {
+        let problem = server.get(&format!("/collections/c/recall?{query}")).problem(400, "bad_parameter");
+        assert!(problem["detail"].as_str().unwrap().contains("at most"), "{problem}");
+    }
+    for query in ["queries=1000&k=100&ef=1000", "queries=10&k=10000&ef=100000"] {
+        server.get(&format!("/collections/c/recall?{query}")).ok();
+    }
+    let pictures: Vec<_> = (0..11).map(|seed| png(&scene(20, 20, seed))).collect();
+    for path in ["/classify?collection=c&k=10000", "/collections/c/search?ef=100000", "/segment?max_objects=1000"] {
+        server.post_parts(path, &pictures).problem(400, "bad_parameter");
+        server.post_parts(path, &pictures[..1]).ok();
     }
 }

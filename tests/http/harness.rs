@@ -142,6 +142,15 @@ impl Server {
         self.of_status("VmRSS")
     }
 
+    /// Time that all of its threads have computed so far.
+    pub(crate) fn computed(&self) -> Duration {
+        let stat = fs_err::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        // After the name in brackets, which may hold anything: utime and stime are the fields 14 and 15, in hundredths of a second.
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        let ticks: u64 = fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+        Duration::from_millis(10 * ticks)
+    }
+
     fn of_status(&self, name: &str) -> u64 {
         let status = fs_err::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with(name)).unwrap();

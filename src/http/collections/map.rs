@@ -122,7 +122,7 @@ pub(super) async fn handle(State(app): State<App>, name: Name, uri: Uri) -> Resu
     Ok(Json(&*map).into_response())
 }
 
-/// Makes a map and keeps it, also when nobody waits for it any more.
+/// Makes a map and keeps it.
 fn make(maps: &Maps, collection: &dyn Collection, points: usize) -> Result<Arc<Map>, Problem> {
     // Whoever waited for the thread finds the map of the one before.
     if let Some(map) = maps.find(collection, points)? {
@@ -136,6 +136,7 @@ fn make(maps: &Maps, collection: &dyn Collection, points: usize) -> Result<Arc<M
         Err(tsne::Error::TooFew(_)) => Vec::new(),
         // Items that are all the same lie in one place.
         Err(tsne::Error::Components) => vec![(0.5, 0.5); items.len()],
+        Err(tsne::Error::Cancelled(error)) => return Err(error.into()),
         Err(error) => return Err(Problem::new(Code::Internal, error.to_string())),
     };
     let points_of = items.iter().zip(places).map(|((item, has_picture), (x, y))| {

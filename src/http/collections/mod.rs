@@ -51,6 +51,10 @@ const MAX_K: usize = 10_000;
 const MAX_EF: usize = 100_000;
 /// Most queries of a recall measurement: each is searched for twice.
 const MAX_QUERIES: usize = 1000;
+/// Most candidates that all queries of a request look at together: the number of queries times the width of each.
+const MAX_CANDIDATES: usize = 1_000_000;
+/// Most neighbours that all queries of a request are answered with together.
+const MAX_NEIGHBOURS: usize = 100_000;
 
 /// When to try again after the database did not answer.
 const UNREACHABLE: Duration = Duration::from_secs(5);
@@ -87,7 +91,7 @@ pub(super) async fn find(app: &App, name: &str) -> Result<Arc<dyn Collection>, P
 
 /// Where searches run: among those that wait, or among those that compute.
 pub(super) fn searchers(app: &App) -> &Pool {
-    if app.store.as_ref().is_some_and(|store| store.connections().is_some()) { &app.disk } else { &app.pool }
+    if app.store.as_ref().is_some_and(|store| store.connections().is_some()) { &app.disk } else { &app.searches }
 }
 
 fn store<'a>(app: &'a App, name: &CollectionName) -> Result<&'a Arc<dyn Store>, Problem> {
@@ -114,6 +118,27 @@ pub(super) fn check_reach(k: usize, ef: usize) -> Result<(), Problem> {
         if !(1..=most).contains(&value) {
             return Err(Problem::new(Code::BadParameter, format!("{name}: must lie between 1 and {most}, not {value}")));
         }
+    }
+    Ok(())
+}
+
+/// Refuses requests whose queries are each within bounds, and too much together.
+pub(super) fn check_together(queries: usize, k: usize, ef: usize) -> Result<(), Problem> {
+    let refused = |name: &str, each: usize, most: usize, what: &str| {
+        let detail = format!(
+            "{name}: {queries} queries with {name} {each} come to {} {what}, and a request may ask for {most}: \
+             with {queries} queries {name} is at most {}, with {name} {each} there are at most {} queries",
+            queries.saturating_mul(each),
+            most / queries.max(1),
+            (most / each.max(1)).max(1),
+        );
+        Err(Problem::new(Code::BadParameter, detail))
+    };
+    if queries.saturating_mul(k) > MAX_NEIGHBOURS {
+        return refused("k", k, MAX_NEIGHBOURS, "neighbours");
+    }
+    if queries.saturating_mul(ef) > MAX_CANDIDATES {
+        return refused("ef", ef, MAX_CANDIDATES, "candidates");
     }
     Ok(())
 }
@@ -187,7 +212,8 @@ async fn recall(State(app): State<App>, name: Name, uri: Uri) -> Result<Json<Rec
         return Err(Problem::new(Code::BadParameter, format!("queries: must lie between 1 and {MAX_QUERIES}, not {queries}")));
     }
     let name = collection.name().to_string();
-    let recall = searchers(&app).run(move || collection.recall(k, ef, queries)).await??;
+    check_together(queries, k, ef)?;
+    let recall = app.measuring.run(move || collection.recall(k, ef, queries)).await??;
     app.metrics.measured(&name, &recall);
     Ok(Json(recall))
 }
@@ -212,6 +238,7 @@ impl From<Error> for Problem {
             Error::Conflict(_) => Code::ModelMismatch,
             Error::Dimension { .. } => Code::DimensionMismatch,
             Error::Exists(_) => Code::CollectionExists,
+            Error::Cancelled(_) => Code::DeadlinePassed,
             Error::Busy => {
                 return Self { retry_after: Some(UNREACHABLE), ..Self::new(Code::QueueFull, error.to_string()) };
             }

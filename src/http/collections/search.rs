@@ -19,7 +19,7 @@ use super::{
         remote::{self, Sent},
         submission::{Content, Room, Upload, at_least_one, picture_from_text},
     },
-    Name, check_reach, find, model_of, searchers,
+    Name, check_reach, check_together, find, model_of, searchers,
 };
 use crate::{
     embedding,
@@ -96,6 +96,7 @@ pub(super) async fn handle(State(app): State<App>, name: Name, upload: Upload<Op
         Query::Pictures(pictures) => at_least_one(pictures)?,
         Query::Vector(_) => 0,
     };
+    check_together(count, options.k, options.ef)?;
     let mut room = Room::take(&app, count, upload.memory)?;
     if let Query::Pictures(pictures) = &mut query {
         remote::fetch(&app, pictures.iter_mut().enumerate(), &mut room).await?;

@@ -20,6 +20,7 @@ use super::{
     Collection, CollectionName, Error, Filter, IndexState, Info, Neighbour, Options, Page, Recall, Sample, Search, Spec, Version, Visit,
     no_item,
 };
+use crate::cancel;
 
 /// A collection of an [`EmbeddedStore`](super::EmbeddedStore).
 pub struct EmbeddedCollection {
@@ -181,7 +182,10 @@ impl Collection for EmbeddedCollection {
 
     fn label_counts(&self, labels: &BTreeSet<&str>) -> Result<HashMap<String, usize>, Error> {
         let mut counts: HashMap<String, usize> = labels.iter().map(|&label| (label.to_owned(), 0)).collect();
-        for item in self.layout.load().items() {
+        for (at, item) in self.layout.load().items().enumerate() {
+            if at.is_multiple_of(4096) {
+                cancel::check()?;
+            }
             for label in &item.labels {
                 if let Some(count) = counts.get_mut(label) {
                     *count += 1;

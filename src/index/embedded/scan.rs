@@ -7,9 +7,10 @@ use rayon::prelude::*;
 
 use super::codes::{self, Codes};
 use super::rows::Segment;
-use super::search::{Lookup, Nearest, may_be_found};
+use super::search::{FILTERED, Lookup, Nearest, may_be_found};
 use super::similarity::Similarity;
 use super::{Error, Search};
+use crate::cancel;
 
 /// Rows that one task scans; also the size from which a scan is spread over the cores (smaller ones take less time
 /// than waking the other threads).
@@ -22,14 +23,22 @@ const LOOKUP: usize = 64;
 const LOOKUPS: usize = 512;
 const LOOKUPS_PER_K: usize = 16;
 
-/// Compares the query with every row of the segment.
+/// Rows that are compared between two looks at whether the caller still waits.
+fn block_of(options: &Search<'_>) -> usize {
+    if options.filter.is_some() { FILTERED } else { BLOCK }
+}
+
+/// Compares the query with every row of the segment. Ends early, with less than that, where the caller does not wait any more.
 pub(super) fn floats(segment: &Segment, floats: &[f32], query: &[f32], options: &Search<'_>, best: &mut Nearest) {
-    let k = best.k;
+    let (k, block_rows, token) = (best.k, block_of(options), cancel::current());
     let part = |(start, rows): (usize, &[f32])| {
-        let (mut nearest, mut products) = (Nearest::new(k), Vec::with_capacity(BLOCK));
-        for (block, rows) in rows.chunks(BLOCK * query.len()).enumerate() {
+        let (mut nearest, mut products) = (Nearest::new(k), Vec::with_capacity(block_rows));
+        for (block, rows) in rows.chunks(block_rows * query.len()).enumerate() {
+            if token.is_cancelled() {
+                break;
+            }
             Similarity::default().block(query, rows, &mut products);
-            for (row, &product) in (start + block * BLOCK..).zip(&products) {
+            for (row, &product) in (start + block * block_rows..).zip(&products) {
                 if product >= nearest.threshold() && may_be_found(segment, row, options.filter) {
                     nearest.offer(&segment.rows.items[row], product);
                 }
@@ -103,13 +112,17 @@ pub(super) fn bytes(
     best: &mut Nearest,
 ) -> Result<(), Error> {
     let (k, known) = (best.k, best.threshold());
+    let (block_rows, token) = (block_of(options), cancel::current());
     let coded = codes::Query::new(query);
     let part = |rows: std::ops::Range<usize>| {
         let mut part = Part { least: BinaryHeap::new(), candidates: Vec::new() };
-        let (mut products, mut bounds) = (Vec::with_capacity(BLOCK), Vec::with_capacity(BLOCK));
+        let (mut products, mut bounds) = (Vec::with_capacity(block_rows), Vec::with_capacity(block_rows));
         let mut threshold = known;
-        for start in rows.clone().step_by(BLOCK) {
-            codes.bounds(&coded, start..(start + BLOCK).min(rows.end), &mut products, &mut bounds);
+        for start in rows.clone().step_by(block_rows) {
+            if token.is_cancelled() {
+                break;
+            }
+            codes.bounds(&coded, start..(start + block_rows).min(rows.end), &mut products, &mut bounds);
             for (row, &(least, most)) in (start..).zip(&bounds) {
                 if most >= threshold && may_be_found(segment, row, options.filter) {
                     part.candidates.push(Candidate { most, about: least.midpoint(most), row });
@@ -135,6 +148,7 @@ pub(super) fn bytes(
         candidates.truncate(LOOKUPS.max(k.saturating_mul(LOOKUPS_PER_K)));
     }
     for candidates in candidates.chunks(LOOKUP) {
+        cancel::check()?;
         // The best of them, and so all that follow, are too far away.
         if candidates[0].most < best.threshold() {
             break;

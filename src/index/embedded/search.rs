@@ -6,6 +6,11 @@ use std::sync::Arc;
 use super::item::Item;
 use super::rows::{Held, Layout, Segment};
 use super::{Error, Filter, Neighbour, Search, scan};
+use crate::cancel;
+
+/// Items that are compared with a filter before a search looks whether its caller still waits: one comparison may take a
+/// millisecond.
+pub(super) const FILTERED: usize = 16;
 
 /// Gets vectors from the disk by id and sequence number; `None` for what is gone.
 pub(super) type Lookup<'a> = &'a (dyn Fn(&[(&str, u64)]) -> Result<Vec<Option<Vec<f32>>>, Error> + Sync);
@@ -17,11 +22,12 @@ pub(super) fn search(layout: &Layout, query: &[f32], options: &Search<'_>, looku
         match &segment.rows.vectors {
             Held::Bytes(codes) => scan::bytes(segment, codes, query, options, lookup, &mut best)?,
             Held::Floats(floats) => {
-                if options.exact || !graph_search(segment, query, options, &mut best) {
+                if options.exact || !graph_search(segment, query, options, &mut best)? {
                     scan::floats(segment, floats, query, options, &mut best);
                 }
             }
         }
+        cancel::check()?;
     }
     Ok(best.into_sorted())
 }
@@ -30,30 +36,33 @@ pub(super) fn search(layout: &Layout, query: &[f32], options: &Search<'_>, looku
 ///
 /// The graph knows nothing of deletions and filters: each of its hits is checked here, after the search. Where fewer
 /// than k pass, a scan has to answer.
-fn graph_search(segment: &Segment, query: &[f32], options: &Search<'_>, best: &mut Nearest) -> bool {
+fn graph_search(segment: &Segment, query: &[f32], options: &Search<'_>, best: &mut Nearest) -> Result<bool, Error> {
     let Some(graph) = &segment.graph else {
-        return false;
+        return Ok(false);
     };
     let wanted = options.k.min(segment.live);
     // Some of the nearest may be dead or filtered out: look a little further than asked.
     let ef = options.ef.max(options.k.saturating_mul(2));
     if ef >= segment.rows.len() {
         // The graph would be walked from end to end, at several times the price of a scan.
-        return false;
+        return Ok(false);
     }
     let mut hits = Nearest::new(wanted);
     let mut found = 0;
-    for (row, similarity) in graph.search(query, ef) {
+    for (at, (row, similarity)) in graph.search(query, ef).into_iter().enumerate() {
+        if at.is_multiple_of(FILTERED) {
+            cancel::check()?;
+        }
         if may_be_found(segment, row, options.filter) {
             hits.offer(&segment.rows.items[row], similarity);
             found += 1;
         }
     }
     if found < wanted {
-        return false;
+        return Ok(false);
     }
     best.absorb(hits);
-    true
+    Ok(true)
 }
 
 /// Whether a row is alive and passes the filter.

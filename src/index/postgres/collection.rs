@@ -18,6 +18,7 @@ use super::sample::{sample, version};
 use super::search::{ITEM, item, search};
 use super::text::{from_stored, to_stored};
 use super::write;
+use crate::cancel::{self, Cancelled};
 
 /// A collection of a [`PostgresStore`](super::PostgresStore), as of the moment when it was looked up.
 pub struct PostgresCollection {
@@ -32,8 +33,13 @@ impl PostgresCollection {
     }
 
     /// Reads from the collection's table; where that was replaced meanwhile by another of the same model, from that one.
+    /// Given up when the caller does not wait any more.
     fn read<T>(&self, work: impl AsyncFn(&mut PgConnection, &Record) -> Result<T, Error>) -> Result<T, Error> {
-        self.database.run(async |connection| match work(&mut *connection, &self.record).await.map_err(|error| self.record.explain(error)) {
+        let token = cancel::current();
+        let read = async |connection: &mut PgConnection| match work(&mut *connection, &self.record)
+            .await
+            .map_err(|error| self.record.explain(error))
+        {
             Err(Error::NoCollection(name)) => match Record::find(&mut *connection, &self.record.name).await? {
                 Some(successor) if successor.number != self.record.number => {
                     successor.spec.check_same(&self.record.name, &self.record.spec)?;
@@ -42,6 +48,10 @@ impl PostgresCollection {
                 _ => Err(Error::NoCollection(name)),
             },
             outcome => outcome,
+        };
+        self.database.run(async |connection| {
+            let read = token.run_until_cancelled(read(connection)).await;
+            read.unwrap_or_else(|| Err(Cancelled.into()))
         })
     }
 

@@ -83,7 +83,7 @@ impl Database {
                 let seconds = self.patience.as_secs_f64();
                 Err(Error::Unreachable(format!("no answer within {seconds} s")))
             });
-            if matches!(outcome, Err(Error::Unreachable(_))) {
+            if matches!(outcome, Err(Error::Unreachable(_) | Error::Cancelled(_))) {
                 // It may be in the middle of something.
                 connection.close_on_drop();
             }
@@ -116,8 +116,8 @@ impl Database {
     fn wait<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         let runtime = self.runtime.as_ref().expect("only dropping takes it");
         let outcome = runtime.block_on(work);
-        if matches!(outcome, Err(Error::Busy)) {
-            // Nobody was asked.
+        if matches!(outcome, Err(Error::Busy | Error::Cancelled(_))) {
+            // Nobody was asked, or the answer was not waited for.
             return outcome;
         }
         let reached = !matches!(outcome, Err(Error::Unreachable(_)));

@@ -44,7 +44,7 @@ fn push_joined(sql: &mut QueryBuilder<Postgres>, nodes: &[Node], word: &str) {
 fn push_id(sql: &mut QueryBuilder<Postgres>, test: &Test) {
     match test {
         Test::Eq(Value::String(text)) => sql.push("(id = ").push_bind(to_stored(text).into_owned()).push(")"),
-        Test::In(texts, _) => sql.push("(id = ANY(").push_bind(all_stored(texts)).push("))"),
+        Test::In(values) => sql.push("(id = ANY(").push_bind(all_stored(values.texts())).push("))"),
         Test::Compare(order, Value::String(text)) => {
             sql.push("(id").push(operator(*order)).push_bind(to_stored(text).into_owned()).push(")")
         }
@@ -56,7 +56,7 @@ fn push_id(sql: &mut QueryBuilder<Postgres>, test: &Test) {
 fn push_label(sql: &mut QueryBuilder<Postgres>, test: &Test) {
     match test {
         Test::Eq(Value::String(text)) => sql.push("(").push_bind(to_stored(text).into_owned()).push(" = ANY(labels))"),
-        Test::In(texts, _) => sql.push("(labels && ").push_bind(all_stored(texts)).push(")"),
+        Test::In(values) => sql.push("(labels && ").push_bind(all_stored(values.texts())).push(")"),
         Test::Compare(order, Value::String(text)) => {
             sql.push("EXISTS (SELECT FROM unnest(labels) AS one (label) WHERE one.label COLLATE \"C\"");
             sql.push(operator(*order)).push_bind(to_stored(text).into_owned()).push(")")
@@ -74,9 +74,9 @@ fn push_metadata(sql: &mut QueryBuilder<Postgres>, path: &str, test: &Test) {
             sql.push("), 'null')").push(if *wanted { " <> 'null')" } else { " = 'null')" });
         }
         Test::Eq(value) => push_among(sql, path, std::iter::once(json_to_stored(value)).map(Json).collect()),
-        Test::In(texts, others) => {
-            let texts = texts.iter().map(|text| Json(Value::String(to_stored(text).into_owned())));
-            push_among(sql, path, texts.chain(others.iter().map(json_to_stored).map(Json)).collect());
+        Test::In(values) => {
+            let texts = values.texts().iter().map(|text| Json(Value::String(to_stored(text).into_owned())));
+            push_among(sql, path, texts.chain(values.others().map(|value| Json(json_to_stored(&value)))).collect());
         }
         Test::Compare(order, with) => {
             push_of_value(sql, path, |sql| {

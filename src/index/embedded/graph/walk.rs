@@ -3,8 +3,12 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use crate::cancel;
 use crate::index::embedded::rows::Rows;
 use crate::index::embedded::similarity::Similarity;
+
+/// Nodes that a search goes through between two looks at whether its caller still waits.
+const STRIDE: usize = 256;
 
 /// A node and its similarity to what is looked for. Ordered by similarity, nearer ones above; of equal ones the first row.
 ///
@@ -86,7 +90,8 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Up to `width` nodes near the query, the nearest first, found from `from` on (algorithm 2 of the paper).
+    /// Up to `width` nodes near the query, the nearest first, found from `from` on (algorithm 2 of the paper). Ends early
+    /// where the caller does not wait any more.
     pub(super) fn search(&mut self, layer: &impl Layer, from: &[Found], width: usize) -> Vec<Found> {
         for &found in from {
             if self.is_fresh(found.node()) {
@@ -94,7 +99,12 @@ impl<'a> Walk<'a> {
                 self.scratch.best.push(Reverse(found));
             }
         }
+        let mut step: usize = 0;
         while let Some(at) = self.scratch.open.pop() {
+            step += 1;
+            if step.is_multiple_of(STRIDE) && cancel::is_cancelled() {
+                break;
+            }
             let full = self.scratch.best.len() >= width;
             if full && self.scratch.best.peek().is_some_and(|farthest| at < farthest.0) {
                 break;
