@@ -75,7 +75,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let (header, items) = snapshot::read(old.path())?;
     let (header, items) = reembed(args, header, items)?;
     let count = items.len();
-    let collection = store.create_with(&header.name, header.spec, items, OnExisting::Replace)?;
+    let collection = store.create_with(&header.name, header.spec, &mut items.into_iter().map(Ok), OnExisting::Replace)?;
     println!("collection {}: {count} items embedded again", collection.name());
     Ok(())
 }

@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::{
     App,
+    collections::LOADING,
     problem::{Code, Problem},
 };
 use crate::{
@@ -68,8 +69,8 @@ pub(super) async fn healthz(State(app): State<App>) -> impl IntoResponse {
     })
 }
 
-/// Requests can be answered: every worker of every model has run a picture, none was lost since, and a database that holds
-/// the collections answers.
+/// Requests can be answered: every worker of every model has run a picture, none was lost since, all collections are loaded, and
+/// a database that holds the collections answers.
 pub(super) async fn readyz(State(app): State<App>) -> Result<impl IntoResponse, Problem> {
     for served in app.registry.all().iter() {
         let health = served.health();
@@ -90,6 +91,9 @@ pub(super) async fn readyz(State(app): State<App>) -> Result<impl IntoResponse, 
                 format!("model `{name}` is starting: {ready} of {workers} workers have run their first picture"),
             ));
         }
+    }
+    if let Some(loading) = app.store.as_ref().and_then(|store| store.loading()) {
+        return Err(Problem { retry_after: Some(LOADING), ..Problem::new(Code::NotReady, loading.to_string()) });
     }
     check_store(&app).await?;
     Ok(Json(serde_json::json!({ "status": "ready" })))

@@ -46,13 +46,13 @@ use tower_http::{
 use tracing::Span;
 
 use body::{BodyLimits, BodyMemory};
-use collections::Maps;
+use collections::{Maps, Transfers};
 pub use keys::{Key, Keys};
 use metrics::Metrics;
 pub use openapi::document as openapi;
 pub use problem::{Code, Problem};
 pub use server::{Patience, bind, serve};
-pub use state::{App, StartError, State};
+pub use state::{App, Opening, StartError, State};
 pub use submission::{Room, Submission};
 
 /// Request id, taken from the client or made here; in the answer and in each line of the log.

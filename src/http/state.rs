@@ -8,8 +8,9 @@ use std::{
 };
 
 use axum::http::HeaderValue;
+use tokio::sync::oneshot;
 
-use super::{BodyLimits, BodyMemory, Keys, Maps, Metrics};
+use super::{BodyLimits, BodyMemory, Keys, Maps, Metrics, Transfers};
 use crate::{
     batch::Admission,
     config::{Settings, StoreImages},
@@ -55,8 +56,8 @@ pub struct State {
     pub(super) store_images: StoreImages,
     /// Largest snapshot that is taken, in bytes.
     pub(super) max_snapshot: u64,
-    /// Held while a snapshot is restored.
-    pub(super) restoring: tokio::sync::Mutex<()>,
+    /// Snapshots that are written or restored.
+    pub(super) transfers: Transfers,
     /// What one request may ask for.
     pub(super) limits: RequestLimits,
     /// Longer side in pixels for `/segment`.
@@ -101,16 +102,31 @@ pub enum StartError {
     Collections(#[from] index::Error),
 }
 
+/// The collections as they are read into memory while the server answers already.
+pub struct Opening(oneshot::Receiver<Result<(), index::Error>>);
+
+impl Opening {
+    /// Waits until all of them are loaded.
+    ///
+    /// # Errors
+    /// Those of [`EmbeddedStore::open`].
+    pub async fn finished(self) -> Result<(), index::Error> {
+        // The panic of a thread that answers nothing is in the log.
+        self.0.await.unwrap_or_else(|_| Err(index::Error::Io(std::io::Error::other("the thread that loads the collections ended"))))
+    }
+}
+
 impl State {
-    /// Loads the models and opens the collections.
+    /// Loads the models, and begins to open the collections.
     ///
     /// # Errors
     /// See [`StartError`].
-    pub fn load(settings: &Settings) -> Result<Self, StartError> {
+    pub fn load(settings: &Settings) -> Result<(Self, Opening), StartError> {
+        // Beside the models, which take their time too.
+        let (store, opening) = store(settings)?;
         let registry = Registry::load(settings)?;
-        let store = store(settings)?;
         let cores = available_parallelism().map_or(1, usize::from);
-        Ok(Self {
+        let state = Self {
             registry,
             store,
             admission: Admission::new(settings.queue),
@@ -124,7 +140,7 @@ impl State {
             fetches: Pool::new(FETCH_THREADS),
             store_images: settings.store_images,
             max_snapshot: settings.max_snapshot,
-            restoring: tokio::sync::Mutex::default(),
+            transfers: Transfers::default(),
             limits: RequestLimits {
                 body: BodyLimits { bytes: settings.max_body, time: settings.read_timeout },
                 pictures: settings.max_pictures,
@@ -139,12 +155,15 @@ impl State {
             origins: settings.cors_origins.clone(),
             is_traced: settings.otlp.is_some(),
             started: Instant::now(),
-        })
+        };
+        Ok((state, opening))
     }
 }
 
-/// Opens the place of the collections, if there is one.
-fn store(settings: &Settings) -> Result<Option<Arc<dyn Store>>, index::Error> {
+/// The place of the collections, if there is one.
+fn store(settings: &Settings) -> Result<(Option<Arc<dyn Store>>, Opening), index::Error> {
+    let (done, opening) = oneshot::channel();
+    let opening = Opening(opening);
     let options = index::Options {
         exact_below: settings.exact_below,
         progress: stderr().is_terminal(),
@@ -158,8 +177,14 @@ fn store(settings: &Settings) -> Result<Option<Arc<dyn Store>>, index::Error> {
             patience: settings.request_timeout,
             scratch: settings.data_dir.clone().unwrap_or_else(std::env::temp_dir),
         };
-        return Ok(Some(Arc::new(PostgresStore::open_when_reachable(url, options)?)));
+        let store = PostgresStore::open_when_reachable(url, options)?;
+        let _ = done.send(Ok(()));
+        return Ok((Some(Arc::new(store)), opening));
     }
-    let Some(folder) = &settings.data_dir else { return Ok(None) };
-    Ok(Some(Arc::new(EmbeddedStore::open(folder, options)?)))
+    let Some(folder) = &settings.data_dir else {
+        let _ = done.send(Ok(()));
+        return Ok((None, opening));
+    };
+    let store = EmbeddedStore::open_in_background(folder, options, |outcome| drop(done.send(outcome)))?;
+    Ok((Some(store), opening))
 }

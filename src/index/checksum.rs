@@ -1,6 +1,6 @@
 //! SHA-256 in hex.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
 use std::io::Read;
 use std::path::Path;
 
@@ -24,6 +24,36 @@ pub fn of_file(path: &Path) -> std::io::Result<String> {
             0 => return Ok(hex(&hasher.finalize())),
             read => hasher.update(&buffer[..read]),
         }
+    }
+}
+
+/// Sums up what is written through it.
+pub(crate) struct Summing<W> {
+    out: W,
+    hasher: Sha256,
+}
+
+impl<W: std::io::Write> Summing<W> {
+    pub(crate) fn new(out: W) -> Self {
+        Self { out, hasher: Sha256::new() }
+    }
+
+    /// What was written to, and the SHA-256 in hex of all that was.
+    pub(crate) fn finish(mut self) -> std::io::Result<(W, String)> {
+        self.out.flush()?;
+        Ok((self.out, hex(&self.hasher.finalize())))
+    }
+}
+
+impl<W: std::io::Write> std::io::Write for Summing<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.out.flush()
     }
 }
 

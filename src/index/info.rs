@@ -39,6 +39,27 @@ pub struct IndexState {
     pub building: bool,
 }
 
+/// What a store still has to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loading {
+    /// Collections that do not answer yet, by name; the first is the next.
+    pub collections: Vec<CollectionName>,
+    /// Number of all collections; `None` until that is known.
+    pub of: Option<usize>,
+}
+
+impl std::fmt::Display for Loading {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.of, self.collections.first()) {
+            (Some(all), Some(next)) => {
+                let left = self.collections.len();
+                write!(formatter, "collections are being loaded: {left} of {all} are left, {:?} is the next", next.as_str())
+            }
+            _ => formatter.write_str("the collections are being opened"),
+        }
+    }
+}
+
 /// Connections to a store on another machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Connections {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::Error;
+use super::{Error, Items};
 
 /// Longest id and longest label, in bytes.
 pub const MAX_TEXT: usize = 512;
@@ -122,6 +122,23 @@ pub(super) fn prepare(items: Vec<NewItem>, dim: usize) -> Result<Vec<NewItem>, E
         }
     }
     Ok(prepared)
+}
+
+/// Most items of one part, and bytes after which it takes no further ones: other writers of a store wait for one part at a time, and
+/// memory holds as much beside what stays.
+const PART_ITEMS: usize = 1000;
+const PART_BYTES: usize = 4 << 20;
+
+/// The next of many items, as many as are stored in one go; none at the end.
+pub(super) fn next_part(items: &mut Items<'_>) -> Result<Vec<NewItem>, Error> {
+    let (mut part, mut bytes) = (Vec::new(), 0);
+    while part.len() < PART_ITEMS && bytes < PART_BYTES {
+        let Some(new) = items.next() else { break };
+        let new = new?;
+        bytes += new.vector.len() * 4 + new.thumbnail.as_ref().map_or(0, Vec::len);
+        part.push(new);
+    }
+    Ok(part)
 }
 
 /// Little-endian bytes of a vector.

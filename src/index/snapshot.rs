@@ -95,8 +95,9 @@ fn save_with(path: &Path, write: impl FnOnce(BufWriter<&mut std::fs::File>) -> R
 /// [`Error::Damaged`] where the file is not whole, before anything is changed; [`Error::Exists`] where the
 /// collection exists and `existing` refuses.
 pub fn restore(store: &dyn Store, path: &Path, name: Option<CollectionName>, existing: OnExisting) -> Result<Arc<dyn Collection>, Error> {
-    let (header, items) = read(path)?;
-    store.create_with(&name.unwrap_or(header.name), header.spec, items, existing)
+    let mut snapshot = Snapshot::open(path)?;
+    let (name, spec) = (name.unwrap_or_else(|| snapshot.header.name.clone()), snapshot.header.spec.clone());
+    store.create_with(&name, spec, &mut snapshot, existing)
 }
 
 /// The header of a snapshot, without a look at the rest.
@@ -112,24 +113,59 @@ pub fn read_header(path: &Path) -> Result<Header, Error> {
 /// # Errors
 /// [`Error::Damaged`] names a file that is cut, changed, or no snapshot; [`Error::Unsupported`] one that is too new.
 pub fn read(path: &Path) -> Result<(Header, Vec<NewItem>), Error> {
-    let mut reader = Reader::open(path)?;
-    reader.check_sum()?;
-    let header = reader.header()?;
-    let mut items = Vec::new();
-    loop {
+    let mut snapshot = Snapshot::open(path)?;
+    let items = snapshot.by_ref().collect::<Result<_, _>>()?;
+    Ok((snapshot.header, items))
+}
+
+/// A snapshot that is read item by item.
+pub struct Snapshot<'a> {
+    header: Header,
+    reader: Reader<'a>,
+    is_over: bool,
+}
+
+impl<'a> Snapshot<'a> {
+    /// Compares the checksum of the snapshot at `path`.
+    ///
+    /// # Errors
+    /// As for [`read`].
+    pub fn open(path: &'a Path) -> Result<Self, Error> {
+        let mut reader = Reader::open(path)?;
+        reader.check_sum()?;
+        let header = reader.header()?;
+        Ok(Self { header, reader, is_over: false })
+    }
+
+    /// What the snapshot says of its collection.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    fn item(&mut self) -> Result<Option<NewItem>, Error> {
+        let reader = &mut self.reader;
         let json = reader.block(MAX_JSON)?;
         if json.is_empty() {
-            break;
+            return if reader.left == 0 { Ok(None) } else { Err(reader.damaged("there is more after its end")) };
         }
         let item: Item = serde_json::from_slice(&json).map_err(|error| reader.damaged(error.to_string()))?;
-        let vector = vector_from_bytes(&reader.bytes(header.spec.dim * 4)?);
+        let vector = vector_from_bytes(&reader.bytes(self.header.spec.dim * 4)?);
         let jpeg = reader.block(MAX_THUMBNAIL)?;
-        items.push(NewItem { item, vector, thumbnail: (!jpeg.is_empty()).then_some(jpeg) });
+        Ok(Some(NewItem { item, vector, thumbnail: (!jpeg.is_empty()).then_some(jpeg) }))
     }
-    if reader.left != 0 {
-        return Err(reader.damaged("there is more after its end"));
+}
+
+impl Iterator for Snapshot<'_> {
+    type Item = Result<NewItem, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.is_over {
+            return None;
+        }
+        let item = self.item().transpose();
+        self.is_over = !matches!(item, Some(Ok(_)));
+        item
     }
-    Ok((header, items))
 }
 
 /// Writes the parts of a snapshot in their order, and sums them up.

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use tempfile::NamedTempFile;
 
 use super::{
-    CollectionName, Connections, Error, Filter, Info, Neighbour, NewItem, OnExisting, Page, Recall, Sample, Search, Spec, StoredItem,
-    Version,
+    CollectionName, Connections, Error, Filter, Info, Loading, Neighbour, NewItem, OnExisting, Page, Recall, Sample, Search, Spec,
+    StoredItem, Version,
 };
 
 /// A place that keeps collections.
@@ -28,7 +28,12 @@ pub trait Store: Send + Sync {
         None
     }
 
-    /// What is known of each collection, by name.
+    /// What still has to be read before every collection answers. Answers at once.
+    fn loading(&self) -> Option<Loading> {
+        None
+    }
+
+    /// What is known of each collection, by name; those that are not loaded yet are left out.
     fn list(&self) -> Result<Vec<Info>, Error>;
 
     /// One collection; [`Error::NoCollection`] where it does not exist.
@@ -40,13 +45,14 @@ pub trait Store: Send + Sync {
     /// cannot be.
     fn create(&self, name: &CollectionName, spec: Spec) -> Result<(Arc<dyn Collection>, bool), Error>;
 
-    /// Makes a collection that holds exactly `items`, in one step. [`Error::Exists`] where it exists and `existing` says so;
+    /// Makes a collection that holds exactly `items`, in one step: nothing of it is seen before the last of them, nor after an error
+    /// that came in place of one. Where an id comes twice, the last one wins. [`Error::Exists`] where it exists and `existing` says so;
     /// otherwise as [`create`](Self::create) and [`Collection::upsert`].
     fn create_with(
         &self,
         name: &CollectionName,
         spec: Spec,
-        items: Vec<NewItem>,
+        items: &mut Items<'_>,
         existing: OnExisting,
     ) -> Result<Arc<dyn Collection>, Error>;
 
@@ -128,6 +134,9 @@ pub trait Collection: Send + Sync {
         self.spec().check_model(self.name(), fingerprint)
     }
 }
+
+/// Items one after the other, or why there are no more.
+pub type Items<'a> = dyn Iterator<Item = Result<NewItem, Error>> + 'a;
 
 /// Takes an item and its stored picture.
 pub type Visit<'a> = dyn FnMut(&StoredItem, Option<&[u8]>) -> std::io::Result<()> + 'a;

@@ -27,6 +27,7 @@ mod requests;
 mod schema;
 mod segment;
 mod shared;
+mod slow_store;
 mod soak;
 mod traces;
 mod urls;

@@ -32,7 +32,7 @@ pub(super) use self::{
     items::{Deleted, Ids, Page, PageOptions, Shown, Which},
     map::{Map, Options as MapOptions},
     search::{Answer as SearchAnswer, Options as SearchOptions},
-    transfer::Options as RestoreOptions,
+    transfer::{Options as RestoreOptions, Transfers},
 };
 use super::{
     App,
@@ -58,6 +58,9 @@ const MAX_NEIGHBOURS: usize = 100_000;
 
 /// When to try again after the database did not answer.
 const UNREACHABLE: Duration = Duration::from_secs(5);
+
+/// When to try again after a collection was not loaded yet.
+pub(super) const LOADING: Duration = Duration::from_secs(2);
 
 /// The name of a collection in a path.
 type Name = Result<Path<String>, PathRejection>;
@@ -143,13 +146,18 @@ pub(super) fn check_together(queries: usize, k: usize, ef: usize) -> Result<(), 
     Ok(())
 }
 
-/// All collections, by name, and whether there is a place to keep any.
+/// All collections, by name, and whether there is a place to keep any; those that are not loaded yet by name alone.
 async fn list(State(app): State<App>) -> Result<impl IntoResponse, Problem> {
+    let loading = app.store.as_ref().and_then(|store| store.loading()).map_or_else(Vec::new, |loading| loading.collections);
     let collections = match app.store.clone() {
         Some(store) => app.disk.run(move || store.list()).await??,
         None => Vec::new(),
     };
-    Ok(Json(serde_json::json!({ "collections": collections, "kept": app.store.is_some() })))
+    let mut answer = serde_json::json!({ "collections": collections, "kept": app.store.is_some() });
+    if !loading.is_empty() {
+        answer["loading"] = serde_json::json!(loading);
+    }
+    Ok(Json(answer))
 }
 
 async fn info(app: &App, collection: Arc<dyn Collection>) -> Result<Info, Problem> {
@@ -246,7 +254,11 @@ impl From<Error> for Problem {
                 let detail = "the database of the collections does not answer: try again in a while; a write that was under way may have happened or not";
                 return Self { retry_after: Some(UNREACHABLE), ..Self::new(Code::StoreUnreachable, detail) };
             }
+            Error::Loading(_) => {
+                return Self { retry_after: Some(LOADING), ..Self::new(Code::NotReady, error.to_string()) };
+            }
             Error::InUse(_)
+            | Error::Abandoned
             | Error::Damaged { .. }
             | Error::Unsupported { .. }
             | Error::Unsuitable(_)

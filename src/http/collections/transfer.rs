@@ -1,6 +1,11 @@
 //! `POST …/snapshot` and `POST …/restore`: a collection as one file, out and in.
 
-use std::io::Write;
+use std::{
+    io::Write,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Json,
@@ -13,8 +18,11 @@ use futures::StreamExt;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tempfile::NamedTempFile;
-use tokio::time::timeout;
-use tokio_util::io::ReaderStream;
+use tokio::{sync::Semaphore, time::timeout};
+use tokio_util::{
+    io::ReaderStream,
+    sync::{CancellationToken, DropGuard},
+};
 
 use super::{
     super::{
@@ -25,31 +33,89 @@ use super::{
     },
     Name, find, info, store,
 };
-use crate::index::{CollectionName, Error, OnExisting, Store, snapshot};
+use crate::{
+    index::{
+        CollectionName, Error, OnExisting, Store,
+        snapshot::{self, Snapshot},
+    },
+    serving::Pool,
+};
+
+/// Snapshots that are written or restored at once; each takes a thread and its time with the disk.
+const THREADS: usize = 4;
+/// Snapshots that are received or restored at once; further ones are refused.
+const RESTORES: usize = 4;
+/// A sender that is slower than this on the whole, in bytes a second, would hold a place for hours.
+const SLOWEST: f64 = 128.0 * 1024.0;
+
+/// When to try again after all places were taken.
+const BUSY: Duration = Duration::from_secs(5);
+
+/// What snapshots on their way share.
+pub(in crate::http) struct Transfers {
+    /// Threads of their own, so that other requests find theirs free.
+    threads: Pool,
+    /// Places for snapshots that are received or wait for their turn.
+    places: Arc<Semaphore>,
+    /// The turn to restore: one at a time, since memory holds what is restored.
+    turn: Arc<Semaphore>,
+}
+
+impl Default for Transfers {
+    fn default() -> Self {
+        Self { threads: Pool::new(THREADS), places: Arc::new(Semaphore::new(RESTORES)), turn: Arc::new(Semaphore::new(1)) }
+    }
+}
 
 /// One file with everything in it, as of this moment.
 pub(super) async fn snapshot(State(app): State<App>, name: Name) -> Result<Response, Problem> {
     let collection = find(&app, &name?).await?;
     let store = store(&app, collection.name())?.clone();
+    let name = collection.name().clone();
+    // Ends the work when the caller has left and this future with it.
+    let (is_over, _guard) = abandonment();
     // By way of a file: a client that reads slowly would keep old pages of the database in use.
-    let write = {
-        let collection = collection.clone();
-        move || -> Result<std::fs::File, Error> {
-            let mut file = store.scratch()?;
-            snapshot::write(&*collection, std::io::BufWriter::new(file.as_file_mut()))?;
-            // What is open can be read after its name is gone, and never stays behind.
-            Ok(file.reopen()?)
-        }
+    let write = move || -> Result<(std::fs::File, u64), Error> {
+        let mut file = store.scratch()?;
+        snapshot::write(&*collection, UntilOver { out: std::io::BufWriter::new(file.as_file_mut()), is_over })?;
+        // What is open can be read after its name is gone, and never stays behind.
+        let file = file.reopen()?;
+        let length = file.metadata()?.len();
+        Ok((file, length))
     };
-    let file = app.disk.run(write).await??;
-    let length = file.metadata().map_err(Error::Io)?.len();
+    let (file, length) = app.transfers.threads.run(write).await??;
     let headers = [
         (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
         (header::CONTENT_LENGTH, length.to_string()),
-        (header::CONTENT_DISPOSITION, format!("attachment; filename=\"{}.dino\"", collection.name())),
+        (header::CONTENT_DISPOSITION, format!("attachment; filename=\"{name}.dino\"")),
     ];
     let body = Body::from_stream(ReaderStream::with_capacity(tokio::fs::File::from_std(file), 1 << 18));
     Ok((headers, body).into_response())
+}
+
+/// A mark, and what sets it when it is dropped.
+fn abandonment() -> (CancellationToken, DropGuard) {
+    let mark = CancellationToken::new();
+    (mark.clone(), mark.drop_guard())
+}
+
+/// Writes until nobody waits for it any more.
+struct UntilOver<W> {
+    out: W,
+    is_over: CancellationToken,
+}
+
+impl<W: Write> Write for UntilOver<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.is_over.is_cancelled() {
+            return Err(std::io::Error::other(Error::Abandoned));
+        }
+        self.out.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.out.flush()
+    }
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -67,26 +133,38 @@ pub(super) async fn restore(State(app): State<App>, name: Name, request: Request
         let store = store(&app, &name)?.clone();
         let options: Options = from_query(&parts.uri)?;
         check_length(&parts.headers, app.max_snapshot)?;
-        // A snapshot is read into memory as a whole: one at a time.
-        let turn =
-            app.restoring.try_lock().map_err(|_| Problem::new(Code::QueueFull, "another snapshot is being restored: try again later"))?;
-        Ok((name, store, options, turn))
+        let place = app.transfers.places.clone().try_acquire_owned().map_err(|_| {
+            let detail = format!("{RESTORES} other snapshots are being received or restored: try again later");
+            Problem { retry_after: Some(BUSY), ..Problem::new(Code::QueueFull, detail) }
+        })?;
+        Ok((name, store, options, place))
     };
-    let (name, store, options, turn) = match checked() {
+    let (name, store, options, place) = match checked() {
         Ok(checked) => checked,
         Err(problem) => {
             discard(&parts.headers, body).await;
             return Err(problem);
         }
     };
-    let file = receive(&app, &*store, body).await?;
+    let file = receive(&app, &store, body).await?;
     let existing = if options.replace { OnExisting::Replace } else { OnExisting::Refuse };
-    let restore = move || -> Result<_, Problem> {
-        let (header, items) = snapshot::read(file.path()).map_err(bad_snapshot)?;
-        Ok(store.create_with(&name, header.spec, items, existing)?)
+    // Not before all of it is here: a slow sender keeps nobody from restoring.
+    let turn = app.transfers.turn.clone().acquire_owned().await.expect("this semaphore is never closed");
+    let (is_over, _guard) = abandonment();
+    let path = file.path().to_owned();
+    let restore = move || -> Result<_, Error> {
+        // Held by the work, which goes on for a moment when its caller has left.
+        let _held = (place, turn);
+        let mut snapshot = Snapshot::open(file.path())?;
+        let spec = snapshot.header().spec.clone();
+        let mut items = snapshot.by_ref().map(|item| if is_over.is_cancelled() { Err(Error::Abandoned) } else { item });
+        let outcome = store.create_with(&name, spec, &mut items, existing);
+        if let Err(Error::Abandoned) = outcome {
+            tracing::info!(collection = %name, "a restore was given up: its caller has left");
+        }
+        outcome
     };
-    let collection = app.disk.run(restore).await??;
-    drop(turn);
+    let collection = app.transfers.threads.run(restore).await?.map_err(|error| bad_snapshot(error, &path))?;
     Ok((StatusCode::CREATED, Json(info(&app, collection).await?)).into_response())
 }
 
@@ -99,11 +177,12 @@ fn too_large(most: u64) -> Problem {
     Problem::new(Code::BodyTooLarge, format!("the snapshot is over this server's limit of {most} bytes (--max-snapshot)"))
 }
 
-/// Writes a body to a file as it arrives. It may take its time as a whole, but not stand still.
-async fn receive(app: &App, store: &dyn Store, body: Body) -> Result<NamedTempFile, Problem> {
-    let idle = app.limits.body.time;
-    let mut file = store.scratch()?;
-    let mut left = app.max_snapshot;
+/// Writes a body to a file as it arrives. It may take its time as a whole, but neither stand still nor creep.
+async fn receive(app: &App, store: &Arc<dyn Store>, body: Body) -> Result<NamedTempFile, Problem> {
+    let (idle, begun) = (app.limits.body.time, Instant::now());
+    let store = store.clone();
+    let mut file = app.disk.run(move || store.scratch()).await??;
+    let mut received = 0;
     let mut chunks = body.into_data_stream();
     loop {
         let next = timeout(idle, chunks.next()).await;
@@ -113,7 +192,17 @@ async fn receive(app: &App, store: &dyn Store, body: Body) -> Result<NamedTempFi
         })?;
         let Some(chunk) = next else { return Ok(file) };
         let chunk = chunk.map_err(|error| Problem::new(Code::BadBody, format!("the body broke off: {error}")))?;
-        left = left.checked_sub(chunk.len() as u64).ok_or_else(|| too_large(app.max_snapshot))?;
+        received += chunk.len() as u64;
+        if received > app.max_snapshot {
+            return Err(too_large(app.max_snapshot));
+        }
+        if begun.elapsed().as_secs_f64() > idle.as_secs_f64() + received as f64 / SLOWEST {
+            let detail = format!(
+                "the snapshot arrives at less than {} KiB a second: send it over a faster line, or restore it with `dino-server restore`",
+                SLOWEST / 1024.0
+            );
+            return Err(Problem::new(Code::BodyTimeout, detail));
+        }
         file = app
             .disk
             .run(move || {
@@ -126,9 +215,9 @@ async fn receive(app: &App, store: &dyn Store, body: Body) -> Result<NamedTempFi
 }
 
 /// What is wrong with a file that a client sent is the client's mistake, and its path is none of its business.
-fn bad_snapshot(error: Error) -> Problem {
+fn bad_snapshot(error: Error, snapshot: &Path) -> Problem {
     match error {
-        Error::Damaged { detail, .. } | Error::Unsupported { detail, .. } => {
+        Error::Damaged { path, detail } | Error::Unsupported { path, detail } if path == snapshot => {
             Problem::new(Code::BadSnapshot, format!("the snapshot: {detail}"))
         }
         error => error.into(),

@@ -83,6 +83,13 @@ impl Codes {
         self.errors.push(other.errors[row]);
     }
 
+    /// Gives back the memory that was set aside for rows that did not come.
+    pub(super) fn shrink(&mut self) {
+        self.bytes.shrink_to_fit();
+        self.scales.shrink_to_fit();
+        self.errors.shrink_to_fit();
+    }
+
     /// Exchanges two rows.
     pub(super) fn swap(&mut self, a: usize, b: usize) {
         let stride = self.stride();

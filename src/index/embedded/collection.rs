@@ -1,19 +1,20 @@
 //! One collection: durable writes, undisturbed reads.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use super::commit;
-use super::disk::{Change, Disk, Record, Row};
+use super::disk::{Change, Disk, Record};
 use super::dump::Dumps;
-use super::indexing::recall;
+use super::indexing::{Builder, Claim, recall};
 use super::info::check_page;
 use super::item::{Item, NewItem, StoredItem, prepare};
-use super::rows::{Layout, Rows, Vectors};
+use super::load::load;
+use super::rows::{Layout, Vectors};
 use super::sample::{sample, version};
 use super::search::search;
 use super::{
@@ -21,6 +22,15 @@ use super::{
     no_item,
 };
 use crate::cancel;
+
+/// What the collections of a store share.
+#[derive(Clone)]
+pub(super) struct Parts {
+    pub(super) disk: Arc<Disk>,
+    pub(super) dumps: Arc<Dumps>,
+    pub(super) builder: Arc<Builder>,
+    pub(super) options: Options,
+}
 
 /// A collection of an [`EmbeddedStore`](super::EmbeddedStore).
 pub struct EmbeddedCollection {
@@ -34,48 +44,40 @@ pub struct EmbeddedCollection {
     pub(super) layout: ArcSwap<Layout>,
     /// Held while the layout is changed.
     pub(super) writing: Mutex<()>,
-    /// Held while a graph is built.
-    pub(super) building: Mutex<()>,
-    /// Whether a thread was started to build one.
-    pub(super) build_started: AtomicBool,
+    /// Builds the graphs of the store.
+    pub(super) builder: Arc<Builder>,
+    /// Taken by the thread that builds whenever it is due.
+    pub(super) claim: Claim,
+    /// Whether a graph is being built right now.
+    pub(super) building: AtomicBool,
+    /// Whether the collection was deleted or replaced.
+    pub(super) is_gone: AtomicBool,
 }
 
 impl EmbeddedCollection {
-    /// Reads a collection into memory, with its saved graph where there is one that fits.
-    pub(super) fn load(
-        name: CollectionName,
-        record: Record,
-        disk: Arc<Disk>,
-        dumps: Arc<Dumps>,
-        options: Options,
-    ) -> Result<Arc<Self>, Error> {
-        let mut rows = Rows::with_capacity(record.spec.dim, 0, options.vectors);
-        disk.visit(&record, None, |Row { sequence, stored }| {
-            rows.push(sequence, Arc::new(stored.item), &stored.vector);
-            true
-        })?;
-        rows.sort();
-        let rows = Arc::new(rows);
-        let layout = match dumps.lay_out(record.number, &rows, options.exact_below) {
-            Ok(Some(layout)) => layout,
-            Ok(None) => Layout::plain(rows),
-            Err(reason) => {
-                tracing::warn!(collection = %name, "the saved index is not used: {reason}");
-                Layout::plain(rows)
-            }
-        };
-        Ok(Arc::new_cyclic(|me| Self {
+    /// A collection that holds what `layout` says.
+    pub(super) fn new(name: CollectionName, record: Record, layout: Layout, parts: &Parts) -> Arc<Self> {
+        let Parts { disk, dumps, builder, options } = parts;
+        Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
             name,
             record,
-            disk,
-            dumps,
-            options,
+            disk: Arc::clone(disk),
+            dumps: Arc::clone(dumps),
+            options: *options,
             layout: ArcSwap::from_pointee(layout),
             writing: Mutex::new(()),
-            building: Mutex::new(()),
-            build_started: AtomicBool::new(false),
-        }))
+            builder: Arc::clone(builder),
+            claim: Claim::default(),
+            building: AtomicBool::new(false),
+            is_gone: AtomicBool::new(false),
+        })
+    }
+
+    /// Reads a collection into memory, with its saved graph where there is one that fits.
+    pub(super) fn load(name: CollectionName, record: Record, parts: &Parts) -> Result<Arc<Self>, Error> {
+        let layout = load(&name, &record, &parts.disk, &parts.dumps, &parts.options)?;
+        Ok(Self::new(name, record, layout, parts))
     }
 
     /// Number of items.
@@ -115,7 +117,7 @@ impl Collection for EmbeddedCollection {
             },
             indexed,
             scanned: count - indexed,
-            building: self.building.is_locked(),
+            building: self.building.load(Ordering::Relaxed),
         };
         Ok(Info { name: self.name.clone(), spec: self.record.spec.clone(), count, created: self.record.created, index })
     }
@@ -137,9 +139,7 @@ impl Collection for EmbeddedCollection {
     }
 
     fn delete_where(&self, filter: &Filter) -> Result<usize, Error> {
-        let deleted = commit::write_after_look(&self.me(), |layout| {
-            Change::Delete(layout.items().filter(|item| filter.passes(item)).map(|item| item.id.clone()).collect())
-        })?;
+        let deleted = commit::delete_where(self, filter)?;
         self.build_in_background();
         Ok(deleted)
     }

@@ -5,12 +5,13 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
-use super::Error;
 use super::collection::EmbeddedCollection;
 use super::disk::{Change, Written};
+use super::item::Item;
 use super::rows::{Layout, Rows};
+use super::{Error, Filter};
 
 /// Writes that wait for their turn, of all collections of a store.
 #[derive(Default)]
@@ -18,6 +19,22 @@ pub(super) struct Line {
     waiting: Mutex<Vec<Job>>,
     /// Held while changes become durable and then visible, so that both happen in the same order.
     turn: Mutex<()>,
+}
+
+/// The right to write; it goes to the thread that waits longest, not to the one that had it last.
+pub(super) struct Turn<'a>(Option<MutexGuard<'a, ()>>);
+
+impl Line {
+    /// Waits for the right to write: one transaction runs at a time.
+    pub(super) fn turn(&self) -> Turn<'_> {
+        Turn(Some(self.turn.lock()))
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.take().map(MutexGuard::unlock_fair);
+    }
 }
 
 struct Job {
@@ -31,7 +48,7 @@ pub(super) fn write(collection: &Arc<EmbeddedCollection>, change: Change) -> Res
     let line = &collection.disk.line;
     let outcome = Arc::new(Mutex::new(None));
     line.waiting.lock().push(Job { collection: Arc::clone(collection), change, outcome: Arc::clone(&outcome) });
-    let turn = line.turn.lock();
+    let turn = line.turn();
     if outcome.lock().is_none() {
         let jobs = std::mem::take(&mut *line.waiting.lock());
         write_all(jobs);
@@ -41,12 +58,63 @@ pub(super) fn write(collection: &Arc<EmbeddedCollection>, change: Change) -> Res
     outcome.lock().take().unwrap_or_else(|| Err(Error::Io(std::io::Error::other("the write was given up"))))
 }
 
-/// As [`write`], for a change that depends on what is stored: nothing else is written meanwhile.
-pub(super) fn write_after_look(collection: &Arc<EmbeddedCollection>, look: impl FnOnce(&Layout) -> Change) -> Result<usize, Error> {
-    let _turn = collection.disk.line.turn.lock();
-    let change = look(&collection.layout.load());
+/// Deletes every item that passes `filter`, all at once, and returns their number.
+///
+/// A filter may take long: it is asked while others write, again and again about what they wrote meanwhile, and only the
+/// little that is left is decided while they wait.
+pub(super) fn delete_where(collection: &EmbeddedCollection, filter: &Filter) -> Result<usize, Error> {
+    let mut decided = Decided::default();
+    for _ in 0..LOOKS {
+        let layout = collection.layout.load_full();
+        if decided.look(&layout, filter) <= FEW {
+            break;
+        }
+    }
+    let _turn = collection.disk.line.turn();
+    let layout = collection.layout.load_full();
+    decided.look(&layout, filter);
+    let change = Change::Delete(decided.living(&layout));
     let written = collection.disk.write_one(&collection.name, &collection.record, &change)?;
     Ok(publish(collection, change, &written))
+}
+
+/// Times that a filter is asked at most before others have to wait for it: each time about less.
+const LOOKS: usize = 8;
+/// Rows that are few enough to be looked at while others wait.
+const FEW: usize = 64;
+
+/// What a filter said so far.
+#[derive(Default)]
+struct Decided {
+    /// Every version of an item up to this number was looked at.
+    newest: u64,
+    /// Those that passed, with their ids.
+    passed: Vec<(u64, Arc<Item>)>,
+}
+
+impl Decided {
+    /// Asks the filter about what came since the last look, and returns the number of those rows.
+    fn look(&mut self, layout: &Layout, filter: &Filter) -> usize {
+        let (known, mut looked_at) = (self.newest, 0);
+        for segment in &layout.0 {
+            let first = segment.rows.sequences.partition_point(|&sequence| sequence <= known);
+            for row in (first..segment.rows.len()).filter(|&row| !segment.dead[row]) {
+                looked_at += 1;
+                let (sequence, item) = (segment.rows.sequences[row], &segment.rows.items[row]);
+                self.newest = self.newest.max(sequence);
+                if filter.passes(item) {
+                    self.passed.push((sequence, Arc::clone(item)));
+                }
+            }
+        }
+        looked_at
+    }
+
+    /// Ids of what passed and was not replaced or deleted since.
+    fn living(self, layout: &Layout) -> Vec<String> {
+        let alive = |sequence: u64| layout.0.iter().any(|segment| segment.rows.row_of(sequence).is_some_and(|row| !segment.dead[row]));
+        self.passed.into_iter().filter(|&(sequence, _)| alive(sequence)).map(|(_, item)| item.id.clone()).collect()
+    }
 }
 
 fn write_all(jobs: Vec<Job>) {

@@ -2,17 +2,18 @@
 //!
 //! Collections and items are keyed by number and id inside the database; neither ever becomes a path.
 
+mod lifecycle;
+
 use std::ops::{Bound, Range};
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use redb::{Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
 use super::commit::Line;
 use super::item::{Item, NewItem, StoredItem, vector_from_bytes, vector_to_bytes};
-use super::{CollectionName, Error, OnExisting, Spec};
+use super::{CollectionName, Error, Spec};
 
 /// Name of the database in the data folder.
 const FILE: &str = "store.redb";
@@ -141,37 +142,6 @@ impl Disk {
                 collections.push((name.value().parse()?, self.record(name.value(), record.value())?));
             }
             Ok(collections)
-        })
-    }
-
-    /// Makes a collection with its first `items`, all of it or nothing.
-    pub(super) fn create(&self, name: &CollectionName, spec: Spec, items: &[NewItem], existing: OnExisting) -> Result<Record, Error> {
-        self.write(|txn| {
-            let mut table = txn.open_table(COLLECTIONS)?;
-            let old = table.get(name.as_str())?.map(|record| record.value().to_owned());
-            if let Some(old) = old {
-                if existing == OnExisting::Refuse {
-                    return Err(Error::Exists(name.to_string()).into());
-                }
-                clear(txn, self.record(name.as_str(), &old)?.number)?;
-            }
-            let number = take_numbers(txn, 1)?;
-            let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
-            let record = Record { number, spec, created };
-            let json = serde_json::to_vec(&record).expect("plain numbers and text are JSON");
-            table.insert(name.as_str(), json.as_slice())?;
-            put(txn, number, items)?;
-            Ok(record)
-        })
-    }
-
-    /// Deletes a collection and its items.
-    pub(super) fn remove(&self, name: &CollectionName, record: &Record) -> Result<(), Error> {
-        self.write(|txn| {
-            self.must_exist(txn, name, record)?;
-            clear(txn, record.number)?;
-            txn.open_table(COLLECTIONS)?.remove(name.as_str())?;
-            Ok(())
         })
     }
 
@@ -363,13 +333,6 @@ fn take_out(txn: &WriteTransaction, collection: u64, ids: &[String]) -> Result<W
         thumbnails.remove(key)?;
     }
     Ok(written)
-}
-
-/// Deletes all items of a collection.
-fn clear(txn: &WriteTransaction, collection: u64) -> Result<(), Failure> {
-    txn.open_table(ITEMS)?.retain_in(all_of(collection), |_, _| false)?;
-    txn.open_table(THUMBNAILS)?.retain_in(all_of(collection), |_, _| false)?;
-    Ok(())
 }
 
 /// The keys of all items of a collection.

@@ -5,15 +5,15 @@
 //! damaged only costs a rebuild.
 
 use std::collections::HashMap;
+use std::io::{BufReader, BufWriter, IntoInnerError, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::checksum;
+use super::checksum::{self, Summing};
 use super::graph::{FILE, Graph};
-use super::item::{Item, vector_from_bytes, vector_to_bytes};
-use super::rows::{Layout, Rows, Vectors};
+use super::rows::Rows;
 
 /// Folder of all graphs in the data folder.
 const FOLDER: &str = "graphs";
@@ -21,6 +21,9 @@ const FOLDER: &str = "graphs";
 const DESCRIPTION: &str = "graph.json";
 /// Sequence numbers (u64) of the rows, then their vectors (f32), little-endian.
 const ROWS: &str = "rows.bin";
+/// Bytes of a file that are read or written at once.
+const READ_BYTES: usize = 1 << 18;
+const MISFIT: &str = "it does not fit what is stored";
 /// Version of the folder's content.
 const FORMAT: u32 = 2;
 
@@ -70,17 +73,9 @@ impl Dumps {
         let io = |error: std::io::Error| error.to_string();
         fs_err::create_dir_all(&self.folder).map_err(io)?;
         let temporary = tempfile::Builder::new().prefix(".new-").tempdir_in(&self.folder).map_err(io)?;
-        graph.save(temporary.path()).map_err(io)?;
-        let mut bytes: Vec<u8> = rows.sequences.iter().flat_map(|sequence| sequence.to_le_bytes()).collect();
-        bytes.extend(vector_to_bytes(rows.floats()));
-        fs_err::write(temporary.path().join(ROWS), bytes).map_err(io)?;
-
         let mut files = HashMap::new();
-        for name in [FILE, ROWS] {
-            let path = temporary.path().join(name);
-            fs_err::File::open(&path).and_then(|file| file.sync_all()).map_err(io)?;
-            files.insert(name.to_owned(), checksum::of_file(&path).map_err(io)?);
-        }
+        files.insert(FILE.to_owned(), write(&temporary.path().join(FILE), |out| graph.save(out)).map_err(io)?);
+        files.insert(ROWS.to_owned(), write(&temporary.path().join(ROWS), |out| write_rows(rows, out)).map_err(io)?);
         let strays = graph.strays().to_owned();
         let description = Description { format: FORMAT, dim: rows.dim, rows: rows.len(), strays, files };
         let json = serde_json::to_vec_pretty(&description).map_err(|error| error.to_string())?;
@@ -98,56 +93,94 @@ impl Dumps {
         }
     }
 
-    /// Lays `live`, all that a collection holds, out over its saved graph.
+    /// The saved graph of a collection, its files compared with their checksums.
     ///
-    /// Returns `None` where no graph was saved, where it has fewer than `exact_below` rows or `live` has no floats, and the reason where
-    /// the saved one cannot be used.
-    pub(super) fn lay_out(&self, collection: u64, live: &Arc<Rows>, exact_below: usize) -> Result<Option<Layout>, String> {
+    /// Returns `None` where no graph was saved, or it has fewer than `exact_below` rows, and the reason where the saved one cannot
+    /// be used.
+    pub(super) fn open(&self, collection: u64, dim: usize, exact_below: usize) -> Result<Option<Saved>, String> {
+        let io = |error: std::io::Error| error.to_string();
         let folder = self.of(collection);
         let Ok(json) = fs_err::read(folder.join(DESCRIPTION)) else {
             return Ok(None);
         };
-        let saved: Description = serde_json::from_slice(&json).map_err(|error| error.to_string())?;
-        if saved.rows < exact_below || live.kind() != Vectors::F32 {
+        let description: Description = serde_json::from_slice(&json).map_err(|error| error.to_string())?;
+        if description.rows < exact_below {
             return Ok(None);
         }
-        if saved.format != FORMAT || saved.dim != live.dim {
+        if description.format != FORMAT || description.dim != dim {
             return Err("it is of another version".to_owned());
         }
         for name in [FILE, ROWS] {
-            let found = checksum::of_file(&folder.join(name)).map_err(|error| error.to_string())?;
-            if saved.files.get(name) != Some(&found) {
+            let found = checksum::of_file(&folder.join(name)).map_err(io)?;
+            if description.files.get(name) != Some(&found) {
                 return Err(format!("{name} is damaged"));
             }
         }
-        let bytes = fs_err::read(folder.join(ROWS)).map_err(|error| error.to_string())?;
-        let indexed = read_rows(&bytes, &saved, live).ok_or("it does not fit what is stored")?;
-        let indexed = Arc::new(indexed);
-        let graph = Arc::new(Graph::load(&folder, &indexed, saved.strays)?);
-        let layout = Layout::plain(Arc::clone(live));
-        Ok(Some(layout.with_indexed(&indexed, graph).ok_or("it does not fit what is stored")?))
+        // Memory is taken for as many rows as the file holds, whatever the description says.
+        let row_bytes = dim as u64 * 4 + 8;
+        let file = fs_err::File::open(folder.join(ROWS)).map_err(io)?;
+        if (description.rows as u64).checked_mul(row_bytes) != Some(file.metadata().map_err(io)?.len()) {
+            return Err(MISFIT.to_owned());
+        }
+        let mut rows = BufReader::with_capacity(READ_BYTES, file);
+        let mut sequences = Vec::with_capacity(description.rows);
+        let mut number = [0; 8];
+        for _ in 0..description.rows {
+            rows.read_exact(&mut number).map_err(io)?;
+            sequences.push(u64::from_le_bytes(number));
+        }
+        if !sequences.is_sorted_by(|a, b| a < b) {
+            return Err(MISFIT.to_owned());
+        }
+        Ok(Some(Saved { folder, sequences, vectors: rows, strays: description.strays }))
     }
 }
 
-/// The rows of a saved graph, with the items of those that still live; `None` where they contradict what is stored,
-/// for example after the database was put back from a backup.
-fn read_rows(bytes: &[u8], saved: &Description, live: &Rows) -> Option<Rows> {
-    let row_bytes = saved.dim.checked_mul(4)?.checked_add(8)?;
-    if saved.rows.checked_mul(row_bytes)? != bytes.len() {
-        return None;
+/// A saved graph whose files are whole.
+pub(super) struct Saved {
+    folder: PathBuf,
+    /// Of its rows, ascending.
+    pub(super) sequences: Vec<u64>,
+    /// What is left of [`ROWS`]: the vectors.
+    vectors: BufReader<fs_err::File>,
+    strays: Vec<u32>,
+}
+
+impl Saved {
+    /// Completes `rows`, which have the sequence numbers of this and the vectors of those that are `alive`, and lays its graph
+    /// over them. The reason where they contradict it, for example after the database was put back from a backup.
+    pub(super) fn lay_over(mut self, mut rows: Rows, alive: &[bool]) -> Result<(Arc<Rows>, Graph), String> {
+        let io = |error: std::io::Error| error.to_string();
+        let mut bytes = vec![0; rows.dim * 4];
+        for (row, &alive) in alive.iter().enumerate() {
+            self.vectors.read_exact(&mut bytes).map_err(io)?;
+            let saved = bytes.as_chunks().0.iter().map(|&number| f32::from_le_bytes(number));
+            if alive {
+                if !rows.vector(row).iter().copied().eq(saved) {
+                    return Err(MISFIT.to_owned());
+                }
+            } else {
+                rows.vector_mut(row).iter_mut().zip(saved).for_each(|(number, saved)| *number = saved);
+            }
+        }
+        drop(self.vectors);
+        let rows = Arc::new(rows);
+        let graph = Graph::load(&self.folder, &rows, self.strays)?;
+        Ok((rows, graph))
     }
-    let (sequences, vectors) = bytes.split_at(saved.rows * 8);
-    let gone = Arc::new(Item::default());
-    let mut rows = Rows::with_capacity(saved.dim, saved.rows, Vectors::F32);
-    for (sequence, vector) in sequences.chunks_exact(8).zip(vectors.chunks_exact(saved.dim * 4)) {
-        let sequence = u64::from_le_bytes(sequence.try_into().ok()?);
-        let vector = vector_from_bytes(vector);
-        let item = match live.row_of(sequence) {
-            Some(row) if live.vector(row) == vector => Arc::clone(&live.items[row]),
-            Some(_) => return None,
-            None => Arc::clone(&gone),
-        };
-        rows.push(sequence, item, &vector);
-    }
-    rows.sequences.is_sorted_by(|a, b| a < b).then_some(rows)
+}
+
+/// Writes a file piece by piece and makes it durable; returns its checksum.
+fn write(path: &Path, write: impl FnOnce(&mut BufWriter<Summing<fs_err::File>>) -> std::io::Result<()>) -> std::io::Result<String> {
+    let mut out = BufWriter::with_capacity(READ_BYTES, Summing::new(fs_err::File::create(path)?));
+    write(&mut out)?;
+    let (file, sum) = out.into_inner().map_err(IntoInnerError::into_error)?.finish()?;
+    file.sync_all()?;
+    Ok(sum)
+}
+
+/// Writes the content of [`ROWS`].
+fn write_rows(rows: &Rows, out: &mut impl Write) -> std::io::Result<()> {
+    rows.sequences.iter().try_for_each(|sequence| out.write_all(&sequence.to_le_bytes()))?;
+    rows.floats().iter().try_for_each(|number| out.write_all(&number.to_le_bytes()))
 }

@@ -1,15 +1,17 @@
 //! When a collection gets a graph, how it is built beside running searches, and how good it is.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use parking_lot::{Mutex, MutexGuard};
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::collection::EmbeddedCollection;
 use super::graph::Graph;
 use super::info::Agreement;
-use super::rows::{Layout, Vectors, merge};
+use super::rows::{Layout, Vectors, whole};
 use super::search::{Lookup, search};
 use super::{Error, Recall, Search};
 
@@ -20,6 +22,9 @@ const STALE_DIVISOR: usize = 4;
 impl EmbeddedCollection {
     /// Whether searches would gain from a (new) graph.
     pub(super) fn build_is_due(&self) -> bool {
+        if self.is_gone.load(Ordering::Acquire) {
+            return false;
+        }
         let layout = self.layout.load();
         let (with, without): (Vec<_>, Vec<_>) = layout.0.iter().partition(|segment| segment.graph.is_some());
         let indexed: usize = with.iter().map(|segment| segment.rows.len()).sum();
@@ -33,24 +38,23 @@ impl EmbeddedCollection {
 
     /// Starts a thread that builds a graph, where one is due and the options allow it.
     pub(super) fn build_in_background(&self) {
-        if !self.options.build_in_background || !self.build_is_due() || self.build_started.swap(true, Ordering::AcqRel) {
+        if !self.options.build_in_background || !self.build_is_due() || self.claim.is_taken() {
             return;
         }
         let collection = self.me();
         let spawned = std::thread::Builder::new().name("index".to_owned()).spawn(move || {
-            if let Err(error) = collection.build_index() {
+            let built = collection.claim.work_while(|| collection.build_is_due(), || collection.build_index());
+            if let Err(error) = built {
                 tracing::error!(collection = %collection.name, "the index was not built: {error}");
             }
-            collection.build_started.store(false, Ordering::Release);
         });
         if let Err(error) = spawned {
-            self.build_started.store(false, Ordering::Release);
             tracing::error!(collection = %self.name, "the index is not built, a thread cannot be started: {error}");
         }
     }
 
     /// Builds a graph over everything stored now, saves it, and uses it from then on. Searches and writes go on
-    /// meanwhile.
+    /// meanwhile; other collections of the store wait with theirs.
     ///
     /// # Errors
     /// [`Error::InvalidParameter`] where the collection is empty or holds its vectors as bytes.
@@ -58,15 +62,23 @@ impl EmbeddedCollection {
         if self.options.vectors != Vectors::F32 || self.is_empty() {
             return Err(Error::InvalidParameter(format!("collection {} has nothing to index", self.name)));
         }
-        let _building = self.building.lock();
+        let building = self.builder.begin(&self.building)?;
         let start = Instant::now();
-        let rows = Arc::new(merge(&self.layout.load().0));
+        let rows = whole(&self.layout.load().0);
         let progress = self.progress();
-        let graph = Arc::new(Graph::build(&rows, &progress));
+        let Some(graph) = building.threads.install(|| Graph::build(&rows, &progress, &self.is_gone)) else {
+            // Deleted or replaced meanwhile.
+            return Ok(());
+        };
+        let graph = Arc::new(graph);
         progress.finish_and_clear();
         // A graph that cannot be saved is still good for this process.
         if let Err(reason) = self.dumps.save(self.record.number, &rows, &graph) {
             tracing::warn!(collection = %self.name, "the index could not be saved, the next start builds it again: {reason}");
+        }
+        if self.is_gone.load(Ordering::Acquire) {
+            self.forget_index();
+            return Ok(());
         }
         tracing::info!(
             collection = %self.name, items = rows.len(), strays = graph.strays().len(),
@@ -78,12 +90,89 @@ impl EmbeddedCollection {
         Ok(())
     }
 
+    /// Deletes the saved graph of a collection that is gone, and ends the thread that builds one.
+    pub(super) fn retire(&self) {
+        self.is_gone.store(true, Ordering::Release);
+        self.forget_index();
+    }
+
+    fn forget_index(&self) {
+        // Its number is never used again: what stays behind takes room, no more.
+        if let Err(error) = self.dumps.remove(self.record.number) {
+            tracing::warn!("the saved index of {} could not be deleted: {error}", self.name);
+        }
+    }
+
     fn progress(&self) -> ProgressBar {
         if !self.options.progress {
             return ProgressBar::hidden();
         }
         let style = ProgressStyle::with_template("{prefix} [{bar:30}] {percent}% {eta}").expect("a fixed template");
         ProgressBar::new(0).with_style(style).with_prefix(format!("indexing {}", self.name))
+    }
+}
+
+/// Builds the graphs of a store, one at a time: each takes all cores, and beside the vectors a copy of them.
+#[derive(Default)]
+pub(super) struct Builder {
+    turn: Mutex<()>,
+}
+
+/// The right to build.
+struct Building<'a> {
+    /// Threads of its own: searches would wait for their turn behind the nodes of a graph.
+    threads: ThreadPool,
+    flag: &'a AtomicBool,
+    _turn: MutexGuard<'a, ()>,
+}
+
+impl Builder {
+    /// Waits for the right to build, and sets `flag` until that is given back.
+    fn begin<'a>(&'a self, flag: &'a AtomicBool) -> Result<Building<'a>, Error> {
+        let turn = self.turn.lock();
+        let threads = ThreadPoolBuilder::new().thread_name(|number| format!("index-{number}")).build();
+        let threads = threads.map_err(|error| Error::Io(std::io::Error::other(error)))?;
+        flag.store(true, Ordering::Relaxed);
+        Ok(Building { threads, flag, _turn: turn })
+    }
+}
+
+impl Drop for Building<'_> {
+    fn drop(&mut self) {
+        self.flag.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Keeps a second thread from doing what one is at already.
+#[derive(Default)]
+pub(super) struct Claim(AtomicBool);
+
+impl Claim {
+    /// Whoever gives the claim back after this sees what the caller wrote before.
+    fn is_taken(&self) -> bool {
+        self.0.fetch_or(false, Ordering::AcqRel)
+    }
+
+    /// Does `work` as long as it is due, unless another thread is at it. Whatever becomes due until this returns is done, by
+    /// this thread or by the next to ask; work that fails or panics keeps nobody from trying again.
+    fn work_while<E>(&self, is_due: impl Fn() -> bool, mut work: impl FnMut() -> Result<(), E>) -> Result<(), E> {
+        // The second look is for what was written while this thread seemed to be at work, and was not any more.
+        while is_due() && !self.0.swap(true, Ordering::AcqRel) {
+            let _claimed = Claimed(self);
+            while is_due() {
+                work()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Gives a claim back, after a panic too.
+struct Claimed<'a>(&'a Claim);
+
+impl Drop for Claimed<'_> {
+    fn drop(&mut self) {
+        self.0.0.swap(false, Ordering::AcqRel);
     }
 }
 
@@ -101,4 +190,45 @@ pub(super) fn recall(layout: &Layout, k: usize, ef: usize, queries: usize, looku
         agreement.add(&exact, &search(layout, &query, &options, lookup)?);
     }
     Ok(agreement.recall(k, ef))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    /// 80 rows of which a build knows the first 20, and 60 that come while it runs.
+    #[test]
+    fn what_becomes_due_meanwhile_is_done_without_being_asked_again() {
+        let (claim, stored, indexed) = (Claim::default(), Cell::new(20), Cell::new(0));
+        let build = || {
+            let seen = stored.get();
+            // A write while this builds: it asks as well, and is sent away.
+            stored.set(80);
+            assert!(claim.is_taken());
+            claim.work_while(|| true, || -> Result<(), ()> { panic!("two at once") })?;
+            indexed.set(seen);
+            Ok::<_, ()>(())
+        };
+        claim.work_while(|| stored.get() > indexed.get(), build).unwrap();
+        assert_eq!(indexed.get(), 80);
+        assert!(!claim.is_taken());
+    }
+
+    #[test]
+    fn work_that_fails_or_panics_keeps_nobody_from_trying_again() {
+        let claim = Claim::default();
+        let panicked = catch_unwind(AssertUnwindSafe(|| claim.work_while(|| true, || -> Result<(), ()> { panic!("a build") })));
+        assert!(panicked.is_err());
+        assert_eq!(claim.work_while(|| true, || Err("full")), Err("full"));
+        let done = Cell::new(false);
+        let work = || {
+            done.set(true);
+            Ok::<_, ()>(())
+        };
+        claim.work_while(|| !done.get(), work).unwrap();
+        assert!(done.get());
+    }
 }

@@ -10,6 +10,7 @@ mod disk;
 mod dump;
 mod graph;
 mod indexing;
+mod load;
 mod mix;
 #[cfg(test)]
 mod power_loss;
@@ -19,6 +20,7 @@ mod scan;
 mod search;
 mod similarity;
 mod store;
+mod sweep;
 
 pub use collection::EmbeddedCollection;
 pub use rows::Vectors;
@@ -28,6 +30,6 @@ pub use store::{EmbeddedStore, Options};
 #[cfg(test)]
 use super::ModelTag;
 use super::{
-    Collection, CollectionName, Error, Filter, IndexState, Info, Neighbour, OnExisting, Page, Recall, Sample, Search, Spec, Store, Version,
-    Visit, checksum, info, item, sample::newest_of, store::no_item,
+    Collection, CollectionName, Error, Filter, IndexState, Info, Items, Loading, Neighbour, OnExisting, Page, Recall, Sample, Search, Spec,
+    Store, Version, Visit, checksum, info, item, sample::newest_of, store::no_item,
 };

@@ -12,7 +12,7 @@ use rand::{RngExt, SeedableRng};
 use redb::StorageBackend;
 use serde_json::json;
 
-use super::collection::EmbeddedCollection;
+use super::collection::{EmbeddedCollection, Parts};
 use super::disk::Disk;
 use super::dump::Dumps;
 use super::item::{Item, NewItem};
@@ -150,14 +150,17 @@ fn the_power_may_fail_at_any_moment() {
         let disk = Arc::new(Disk::over(path, Disk::builder().create_with_backend(recorder.clone()).unwrap()).unwrap());
         let (name, record) = disk.collections().unwrap().remove(0);
         let options = Options { exact_below: usize::MAX, build_in_background: false, progress: false, ..Options::default() };
-        EmbeddedCollection::load(name, record, disk, Arc::new(Dumps::new(folder.path())), options).unwrap()
+        let parts = Parts { disk, dumps: Arc::new(Dumps::new(folder.path())), builder: Arc::default(), options };
+        EmbeddedCollection::load(name, record, &parts).unwrap()
     };
 
     let recorder = Recorder::default();
     let database = Disk::builder().create_with_backend(recorder.clone()).unwrap();
     Disk::initialise(&database).unwrap_or_else(|_| panic!("a database in memory can be made"));
     let spec = Spec { dim: DIM, model: ModelTag { fingerprint: "m".into(), precision: None } };
-    Disk::over(path, database).unwrap().create(&"c".parse().unwrap(), spec, &[], OnExisting::Refuse).unwrap();
+    let disk = Disk::over(path, database).unwrap();
+    disk.enter(&"c".parse().unwrap(), spec, None, OnExisting::Refuse).unwrap();
+    drop(disk);
     let begun = recorder.events.lock().len();
 
     let collection = open(&recorder);

@@ -38,8 +38,8 @@ pub use collection::PostgresCollection;
 use self::approximate::Builder;
 use self::database::Database;
 use self::record::Record;
-use super::item::{NewItem, prepare};
-use super::{Collection, CollectionName, Connections, Error, Info, OnExisting, Options, Spec, Store};
+use super::item::{next_part, prepare};
+use super::{Collection, CollectionName, Connections, Error, Info, Items, OnExisting, Options, Spec, Store};
 
 /// Largest dimension of pgvector's `vector`.
 const MAX_DIM: usize = 16_000;
@@ -169,11 +169,10 @@ impl Store for PostgresStore {
         &self,
         name: &CollectionName,
         spec: Spec,
-        items: Vec<NewItem>,
+        items: &mut Items<'_>,
         existing: OnExisting,
     ) -> Result<Arc<dyn Collection>, Error> {
         check_dim(&spec)?;
-        let items = prepare(items, spec.dim)?;
         let record = self.database.run_long(async |connection| {
             let exists = || Error::Exists(name.to_string());
             let mut transaction = connection.begin().await?;
@@ -181,7 +180,13 @@ impl Store for PostgresStore {
                 return Err(exists());
             }
             let record = Record::make(&mut transaction, name, &spec).await?;
-            write::insert(&mut transaction, &record.table(), spec.dim, &items).await?;
+            loop {
+                let part = prepare(next_part(items)?, spec.dim)?;
+                if part.is_empty() {
+                    break;
+                }
+                write::insert(&mut transaction, &record.table(), spec.dim, &part).await?;
+            }
             // The old one goes last: it is read and written as ever until then, and read by those who are at it afterwards.
             if existing == OnExisting::Replace {
                 Record::remove(&mut transaction, name).await?;

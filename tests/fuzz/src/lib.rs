@@ -114,9 +114,10 @@ impl Inside {
         let line = Line::command().mut_args(|arg| arg.env(None::<&str>)).get_matches_from(flags);
         let serve = Line::from_arg_matches(&line).expect("these are its flags").serve;
         let settings = serve.resolve().expect("these flags go together");
-        let routes = http::routes(Arc::new(State::load(&settings).expect("the tiny model can be served")));
+        let (state, opening) = State::load(&settings).expect("the tiny model can be served");
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("threads start");
-        Self { runtime, routes }
+        runtime.block_on(opening.finished()).expect("an empty folder can be opened");
+        Self { runtime, routes: http::routes(Arc::new(state)) }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Building a graph: nodes go in one after the other, on all cores, each linked to the nearest of those before it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use indicatif::ProgressBar;
 use parking_lot::{Mutex, RwLock};
 use rayon::prelude::*;
@@ -36,8 +38,8 @@ impl Layer for GrowingLayer<'_> {
     }
 }
 
-/// The links of a graph over `rows`, of which there is at least one.
-pub(super) fn build(rows: &Rows, progress: &ProgressBar) -> Links {
+/// The links of a graph over `rows`, of which there is at least one; `None` where it was told to stop.
+pub(super) fn build(rows: &Rows, progress: &ProgressBar, stop: &AtomicBool) -> Option<Links> {
     let node = |row| RwLock::new(vec![Vec::new(); 1 + layer_of(row)]);
     let count = rows.len() as u32;
     let entry = (0..count).max_by_key(|&row| (layer_of(row), std::cmp::Reverse(row))).unwrap_or_default();
@@ -49,10 +51,13 @@ pub(super) fn build(rows: &Rows, progress: &ProgressBar) -> Links {
         growing.insert(row);
     }
     for step in others.chunks(STEP) {
+        if stop.load(Ordering::Relaxed) {
+            return None;
+        }
         step.par_iter().for_each(|&row| growing.insert(row));
         progress.inc(step.len() as u64);
     }
-    Links::new(entry, growing.nodes.into_iter().map(RwLock::into_inner))
+    Some(Links::new(entry, growing.nodes.into_iter().map(RwLock::into_inner)))
 }
 
 /// The highest layer of a row: each has a share of 1 / [`LINKS`] of the nodes of the one below. The same for a row each time.

@@ -1,5 +1,7 @@
 //! The links of a finished graph, side by side, in memory and in a file.
 
+use std::io::Write;
+
 use super::walk::Layer;
 
 /// Links of a node on the layers above the bottom, where it has twice as many. With this and the width of the search while
@@ -64,19 +66,20 @@ impl Links {
         self.upper.iter().rev()
     }
 
-    /// As bytes: entry, number of layers above the bottom, nodes and then links of each, the links of the bottom; all u32,
+    /// Writes entry, number of layers above the bottom, nodes and then links of each, the links of the bottom; all u32,
     /// little-endian, lists with their length before them.
-    pub(super) fn to_bytes(&self) -> Vec<u8> {
-        let mut numbers = vec![self.entry, self.upper.len() as u32];
-        let lists = self.upper.iter().flat_map(|layer| [&layer.nodes, &layer.links]).chain([&self.bottom]);
-        for list in lists {
-            numbers.push(list.len() as u32);
-            numbers.extend(list);
+    pub(super) fn write_to(&self, out: &mut impl Write) -> std::io::Result<()> {
+        let mut number = |number: u32| out.write_all(&number.to_le_bytes());
+        number(self.entry)?;
+        number(self.upper.len() as u32)?;
+        for list in self.upper.iter().flat_map(|layer| [&layer.nodes, &layer.links]).chain([&self.bottom]) {
+            number(list.len() as u32)?;
+            list.iter().copied().try_for_each(&mut number)?;
         }
-        numbers.into_iter().flat_map(u32::to_le_bytes).collect()
+        Ok(())
     }
 
-    /// What [`to_bytes`](Self::to_bytes) made of a graph over so many rows; `None` for anything else.
+    /// What [`write_to`](Self::write_to) made of a graph over so many rows; `None` for anything else.
     pub(super) fn from_bytes(bytes: &[u8], rows: usize) -> Option<Self> {
         let (numbers, []) = bytes.as_chunks() else { return None };
         let mut numbers = numbers.iter().map(|&number| u32::from_le_bytes(number));
@@ -140,7 +143,8 @@ mod tests {
         links.upper().nth(1).unwrap().neighbours(1, &mut found);
         assert_eq!(found, [0, 1, 2]);
 
-        let bytes = links.to_bytes();
+        let mut bytes = Vec::new();
+        links.write_to(&mut bytes).unwrap();
         assert_eq!(Links::from_bytes(&bytes, 3), Some(links));
         assert_eq!(Links::from_bytes(&bytes, 2), None);
         for end in 0..bytes.len() {

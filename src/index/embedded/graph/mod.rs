@@ -7,8 +7,10 @@ mod build;
 mod links;
 mod walk;
 
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::ProgressBar;
 use parking_lot::Mutex;
@@ -38,22 +40,23 @@ pub(super) struct Graph {
 }
 
 impl Graph {
-    /// Builds the graph over `rows` (at least one) with all cores, two steps of `progress` a row.
-    pub(super) fn build(rows: &Arc<Rows>, progress: &ProgressBar) -> Self {
+    /// Builds the graph over `rows` (at least one) with all cores, two steps of `progress` a row; `None` where it was told to stop.
+    pub(super) fn build(rows: &Arc<Rows>, progress: &ProgressBar, stop: &AtomicBool) -> Option<Self> {
         progress.set_length(2 * rows.len() as u64);
-        let links = build::build(rows, progress);
+        let links = build::build(rows, progress, stop)?;
         progress.set_position(rows.len() as u64);
         let mut graph = Self { rows: Arc::clone(rows), links, strays: Vec::new(), scratches: Mutex::default() };
         let numbers: Vec<u32> = (0..rows.len() as u32).collect();
         graph.strays = numbers
             .par_chunks(STEP)
             .flat_map_iter(|step| {
-                let strays: Vec<u32> = step.iter().copied().filter(|&row| !graph.reaches(row)).collect();
+                let is_wanted = !stop.load(Ordering::Relaxed);
+                let strays: Vec<u32> = step.iter().copied().filter(|&row| is_wanted && !graph.reaches(row)).collect();
                 progress.inc(step.len() as u64);
                 strays
             })
             .collect();
-        graph
+        (!stop.load(Ordering::Relaxed)).then_some(graph)
     }
 
     /// Whether a search for the row's own vector finds it, or as many that are just as near.
@@ -84,12 +87,12 @@ impl Graph {
         &self.strays
     }
 
-    /// Writes [`FILE`] into `folder`.
-    pub(super) fn save(&self, folder: &Path) -> std::io::Result<()> {
-        fs_err::write(folder.join(FILE), self.links.to_bytes())
+    /// Writes the content of [`FILE`].
+    pub(super) fn save(&self, out: &mut impl Write) -> std::io::Result<()> {
+        self.links.write_to(out)
     }
 
-    /// Reads what [`save`](Self::save) wrote for the same `rows`.
+    /// Reads [`FILE`], which [`save`](Self::save) wrote for the same `rows`, from `folder`.
     pub(super) fn load(folder: &Path, rows: &Arc<Rows>, strays: Vec<u32>) -> Result<Self, String> {
         let bytes = fs_err::read(folder.join(FILE)).map_err(|error| error.to_string())?;
         let links = Links::from_bytes(&bytes, rows.len()).ok_or("the graph does not fit its rows")?;

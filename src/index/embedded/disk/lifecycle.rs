@@ -1,0 +1,104 @@
+//! How collections come into being and go: in many short transactions, so that writes to other collections get their turn
+//! between them.
+//!
+//! Items are stored under a number that no collection has, which nothing reads; the last transaction gives the number to a
+//! collection. Going is the same backwards. What a process that ended in between leaves behind is found at the next start.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use redb::ReadableTable;
+
+use super::{COLLECTIONS, Disk, ITEMS, Record, THUMBNAILS, Written, all_of, put, take_numbers};
+use crate::index::item::NewItem;
+use crate::index::{CollectionName, Error, OnExisting, Spec};
+
+/// Most items, or stored pictures, that one transaction deletes.
+const CLEARED: usize = 1000;
+/// Bytes of stored pictures after which a transaction deletes no further ones: each is read for that.
+const CLEARED_BYTES: usize = 32 << 20;
+
+impl Disk {
+    /// A number that no collection has or had.
+    pub(in super::super) fn reserve(&self) -> Result<u64, Error> {
+        let _turn = self.line.turn();
+        self.write(|txn| take_numbers(txn, 1))
+    }
+
+    /// Stores items under a number that no collection has yet.
+    pub(in super::super) fn fill(&self, number: u64, items: &[NewItem]) -> Result<Written, Error> {
+        let _turn = self.line.turn();
+        self.write(|txn| put(txn, number, items))
+    }
+
+    /// Makes a collection of what is stored under `number` (or an empty one under a new number), in place of the one that is there if `existing` allows it.
+    /// Returns the record of the new one, and the number whose items belong to no collection any more.
+    pub(in super::super) fn enter(
+        &self,
+        name: &CollectionName,
+        spec: Spec,
+        number: Option<u64>,
+        existing: OnExisting,
+    ) -> Result<(Record, Option<u64>), Error> {
+        let _turn = self.line.turn();
+        self.write(|txn| {
+            let mut table = txn.open_table(COLLECTIONS)?;
+            let old = table.get(name.as_str())?.map(|record| self.record(name.as_str(), record.value())).transpose()?;
+            if old.is_some() && existing == OnExisting::Refuse {
+                return Err(Error::Exists(name.to_string()).into());
+            }
+            let number = number.map_or_else(|| take_numbers(txn, 1), Ok)?;
+            let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
+            let record = Record { number, spec, created };
+            let json = serde_json::to_vec(&record).expect("plain numbers and text are JSON");
+            table.insert(name.as_str(), json.as_slice())?;
+            Ok((record, old.map(|old| old.number)))
+        })
+    }
+
+    /// Takes the name of a collection away. Its items are left to [`clear_some`](Self::clear_some).
+    pub(in super::super) fn remove(&self, name: &CollectionName, record: &Record) -> Result<(), Error> {
+        let _turn = self.line.turn();
+        self.write(|txn| {
+            self.must_exist(txn, name, record)?;
+            txn.open_table(COLLECTIONS)?.remove(name.as_str())?;
+            Ok(())
+        })
+    }
+
+    /// Deletes some of what is stored under a number that no collection has; false where nothing is left.
+    pub(in super::super) fn clear_some(&self, number: u64) -> Result<bool, Error> {
+        let _turn = self.line.turn();
+        self.write(|txn| {
+            let mut thumbnails = txn.open_table(THUMBNAILS)?;
+            let (mut pictures, mut bytes) = (0, 0);
+            // Entries that the iterator is not asked for stay.
+            for entry in thumbnails.extract_from_if(all_of(number), |_, _| true)? {
+                (pictures, bytes) = (pictures + 1, bytes + entry?.1.value().len());
+                if pictures == CLEARED || bytes >= CLEARED_BYTES {
+                    return Ok(true);
+                }
+            }
+            let mut items = txn.open_table(ITEMS)?;
+            let cleared = items.extract_from_if(all_of(number), |_, _| true)?.take(CLEARED).map(|entry| entry.map(drop));
+            // What is known by its items goes before them, so that nothing is left that `nameless` does not find.
+            Ok(cleared.collect::<Result<Vec<()>, _>>()?.len() == CLEARED)
+        })
+    }
+
+    /// Numbers under which items are stored that belong to none of `collections`.
+    pub(in super::super) fn nameless(&self, collections: &[u64]) -> Result<Vec<u64>, Error> {
+        self.read(|txn| {
+            let items = txn.open_table(ITEMS)?;
+            let (mut nameless, mut from) = (Vec::new(), 0);
+            // One look per number, however many items it has.
+            while let Some(entry) = items.range::<(u64, &str)>((from, "")..)?.next() {
+                let number = entry?.0.value().0;
+                if !collections.contains(&number) {
+                    nameless.push(number);
+                }
+                from = number + 1;
+            }
+            Ok(nameless)
+        })
+    }
+}

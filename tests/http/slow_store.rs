@@ -1,0 +1,269 @@
+//! Slow work on one collection, and everything else that goes on meanwhile.
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    path::Path,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use dino_server::{
+    embedding::Pooling,
+    index::{Collection, EmbeddedStore, Item, ModelTag, NewItem, Options, Spec},
+    model::Model,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    harness::{PATIENCE, Server, tiny_model},
+    pictures::{png, scene},
+};
+
+/// Of the tiny model.
+const DIM: usize = 32;
+/// Items of the collection that the slow work is about.
+const LARGE: usize = 8000;
+/// A short answer may take as long on a busy machine, however short the work beside it is.
+const SHORT: Duration = Duration::from_millis(1500);
+
+fn vector(number: usize) -> Vec<f32> {
+    (0..DIM).map(|at| ((number * 37 + at * at * 11 + 1) as f32).sin()).collect()
+}
+
+fn items(count: usize) -> impl Iterator<Item = NewItem> {
+    let item = |number: usize| Item { id: format!("{number:06}"), labels: vec![format!("{}", number % 9)], ..Item::default() };
+    (0..count).map(move |number| NewItem { item: item(number), vector: vector(number), thumbnail: None })
+}
+
+/// A data folder with a collection of so many items, and a small one beside it.
+fn folder(large: usize) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options { exact_below: usize::MAX, build_in_background: false, ..Options::default() };
+    let store = EmbeddedStore::open(folder.path(), options).unwrap();
+    let fingerprint = Model::open(&tiny_model()).unwrap().fingerprint(Pooling::Cls);
+    let spec = Spec { dim: DIM, model: ModelTag { fingerprint, precision: None } };
+    for (name, count) in [("large", large), ("other", 20)] {
+        let (collection, _) = store.create(&name.parse().unwrap(), spec.clone()).unwrap();
+        collection.upsert(items(count).collect()).unwrap();
+    }
+    folder
+}
+
+fn serve(folder: &Path, flags: &[&str]) -> Server {
+    let flags = [&["--data-dir", folder.to_str().unwrap()], flags].concat();
+    Server::without_waiting(&[tiny_model().to_str().unwrap()], &flags)
+}
+
+fn upsert(count: usize) -> Value {
+    let items: Vec<_> = (0..count).map(|number| json!({"id": format!("n{number}"), "vector": vector(number + 7)})).collect();
+    json!({ "items": items })
+}
+
+/// Asks this and that until it is told to stop; keeps the longest time that an answer took.
+struct Watch<'a> {
+    server: &'a Server,
+    picture: Vec<u8>,
+    stop: AtomicBool,
+    worst: Mutex<(Duration, &'static str)>,
+}
+
+impl Watch<'_> {
+    /// Since the last look.
+    fn worst(&self) -> (Duration, &'static str) {
+        std::mem::take(&mut self.worst.lock().unwrap())
+    }
+
+    fn ask(&self, what: &'static str) {
+        let query = json!({"vector": vector(3), "k": 3});
+        while !self.stop.load(Ordering::Relaxed) {
+            let begun = Instant::now();
+            let answer = match what {
+                "/healthz" => self.server.get("/healthz"),
+                "/embed" => self.server.post("/embed", "image/png", &self.picture),
+                "a search" => self.server.post_json("/collections/other/search", &query),
+                _ => self.server.post_json("/collections/other/items", &upsert(1)),
+            };
+            let took = begun.elapsed();
+            assert_eq!(answer.status, 200, "{what}: {}", answer.text());
+            let mut worst = self.worst.lock().unwrap();
+            if took > worst.0 {
+                *worst = (took, what);
+            }
+            drop(worst);
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// Stops the threads of a watch, also where the test ends early.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// An index is built all the while, and each of the other slow operations comes once.
+#[test]
+fn nothing_waits_for_slow_work_on_another_collection() {
+    let folder = folder(LARGE);
+    let server = serve(folder.path(), &["--exact-below", "5000"]);
+    server.log_with("collections loaded");
+    let asked = Instant::now();
+    while server.get("/readyz").status != 200 {
+        assert!(asked.elapsed() < PATIENCE, "not ready: {}", server.log());
+        thread::sleep(Duration::from_millis(20));
+    }
+    let watch = Watch { server: &server, picture: png(&scene(40, 40, 1)), stop: AtomicBool::new(false), worst: Mutex::default() };
+    let snapshot = server.post("/collections/large/snapshot", "application/json", b"");
+    assert_eq!(snapshot.status, 200);
+    thread::scope(|scope| {
+        let _stop = Stop(&watch.stop);
+        for what in ["/healthz", "/embed", "a search", "a search", "a search", "an upsert"] {
+            let watch = &watch;
+            scope.spawn(move || watch.ask(what));
+        }
+        let create = |server: &Server| {
+            for number in 0..5 {
+                assert_eq!(server.put(&format!("/collections/new{number}"), &json!({})).status, 201);
+            }
+        };
+        let restored = |server: &Server| {
+            let made = server.post("/collections/copy/restore?replace=true", "application/octet-stream", &snapshot.body);
+            assert_eq!((made.status, &made.json()["count"]), (201, &json!(LARGE)));
+        };
+        let import = |server: &Server| drop(server.post_json("/collections/copy/items", &upsert(3000)).ok());
+        let measure = |server: &Server| drop(server.get("/collections/large/recall?queries=20").ok());
+        let map = |server: &Server| drop(server.get("/collections/large/map?points=400").ok());
+        let write = |server: &Server| drop(server.post("/collections/large/snapshot", "application/json", b"").ok());
+        let reload = |server: &Server| drop(server.post("/v1/models/tiny-model/reload", "application/json", b"").ok());
+        let clear = |server: &Server| {
+            let filter = json!({"filter": {"field": "id", "in": (0..LARGE / 2).map(|n| format!("{n:06}")).collect::<Vec<_>>()}});
+            assert_eq!(server.post_json("/collections/copy/items/delete", &filter).ok().json()["deleted"], LARGE / 2);
+        };
+        let delete = |server: &Server| assert_eq!(server.delete("/collections/copy").status, 204);
+        let operations: [(&str, &dyn Fn(&Server)); 10] = [
+            ("create", &create),
+            ("restore", &restored),
+            ("restore in place of another", &restored),
+            ("import", &import),
+            ("delete by a filter", &clear),
+            ("snapshot", &write),
+            ("recall", &measure),
+            ("map", &map),
+            ("reload", &reload),
+            ("delete", &delete),
+        ];
+        for (name, operation) in operations {
+            drop(watch.worst());
+            let begun = Instant::now();
+            operation(&server);
+            let (took, (worst, what)) = (begun.elapsed(), watch.worst());
+            println!("{name}: {took:?}, the slowest answer meanwhile: {what} in {worst:?}");
+            assert!(worst < SHORT.max(took / 3), "{name} took {took:?}, and {what} {worst:?} meanwhile");
+        }
+    });
+}
+
+/// A due index is built after the server listens, and until it is there a search is exact.
+#[test]
+fn a_server_listens_before_it_loads_and_builds() {
+    let folder = folder(LARGE);
+    let server = serve(folder.path(), &["--exact-below", "5000"]);
+    let query = json!({"vector": vector(5), "k": 1});
+    let begun = Instant::now();
+    let mut waited = 0;
+    loop {
+        server.get("/healthz").ok();
+        let (ready, answer) = (server.get("/readyz"), server.post_json("/collections/large/search", &query));
+        if answer.status == 200 {
+            assert_eq!(answer.json()["results"][0]["neighbors"][0]["id"], "000005");
+            break;
+        }
+        waited += 1;
+        assert_eq!(ready.problem(503, "not_ready")["status"], 503);
+        answer.problem(503, "not_ready");
+        assert!(answer.header("retry-after").parse::<u64>().unwrap() >= 1);
+        assert!(begun.elapsed() < PATIENCE, "never loaded: {}", server.log());
+    }
+    println!("{waited} searches came before the collection was loaded");
+    let index = server.get("/collections/large").ok().json()["index"].clone();
+    assert_eq!((&index["kind"], &index["indexed"]), (&json!("exact"), &json!(0)), "{index}");
+    let log = server.log();
+    assert!(log.find("listening on") < log.find("index built").or(Some(usize::MAX)), "{log}");
+}
+
+/// No write comes after those that arrived while an index was built.
+#[test]
+fn rows_that_come_while_an_index_is_built_are_indexed_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(&["--data-dir", folder.path().to_str().unwrap(), "--exact-below", "100"]);
+    server.put("/collections/c", &json!({}));
+    let items = |range: std::ops::Range<usize>| {
+        json!({ "items": range.map(|number| json!({"id": format!("{number}"), "vector": vector(number)})).collect::<Vec<_>>() })
+    };
+    server.post_json("/collections/c/items", &items(0..400)).ok();
+    server.post_json("/collections/c/items", &items(400..900)).ok();
+    let begun = Instant::now();
+    loop {
+        let index = server.get("/collections/c").ok().json()["index"].clone();
+        if index["indexed"] == 900 {
+            break;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{index}");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// A sender that keeps its connection and sends no more holds up nobody, and one that leaves leaves nothing behind.
+#[test]
+fn a_slow_restore_keeps_nobody_from_restoring() {
+    let folder = folder(500);
+    let server = Server::with_data(folder.path());
+    let snapshot = server.post("/collections/large/snapshot", "application/json", b"").ok().body.clone();
+    let begin = |name: &str| {
+        let mut stream = TcpStream::connect(server.address()).unwrap();
+        let head = format!("POST /collections/{name}/restore HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", snapshot.len());
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(&snapshot[..snapshot.len() / 2]).unwrap();
+        stream
+    };
+    let mut slow = begin("slow");
+    let quick = server.post("/collections/quick/restore", "application/octet-stream", &snapshot);
+    assert_eq!(quick.status, 201, "{}", quick.text());
+    // More than there are places for.
+    let more: Vec<_> = (0..3).map(|number| begin(&format!("slow{number}"))).collect();
+    let begun = Instant::now();
+    loop {
+        let refused = server.post("/collections/refused/restore?replace=true", "application/octet-stream", &snapshot);
+        if refused.status == 429 {
+            assert!(refused.problem(429, "queue_full")["detail"].as_str().unwrap().contains("try again"));
+            break;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{}", refused.text());
+    }
+    drop(more);
+    slow.write_all(&snapshot[snapshot.len() / 2..]).unwrap();
+    let mut status = [0; 12];
+    slow.read_exact(&mut status).unwrap();
+    assert_eq!(&status, b"HTTP/1.1 201");
+    // Their places and their files are given back.
+    loop {
+        let scratch = fs_err::read_dir(folder.path()).unwrap().filter(|entry| {
+            let name = entry.as_ref().unwrap().file_name();
+            name.to_str().unwrap().starts_with(".scratch")
+        });
+        let again = server.post("/collections/again/restore?replace=true", "application/octet-stream", &snapshot);
+        if scratch.count() == 0 && again.status == 201 {
+            break;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{}", again.text());
+        thread::sleep(Duration::from_millis(50));
+    }
+}
