@@ -2,6 +2,7 @@
 //!
 //! `index_bench graph|scan DATA` reads `DATA.npy` and `DATA.queries.npy` (float32, `[rows, dim]`) and `DATA.truth.npy` (int32
 //! `[queries, 10]`). `index_bench million FOLDER` fills a store with a million vectors where there is none, and searches it.
+//! `index_bench memory fill|build|open|restore FOLDER ROWS` says what one step takes at most, in times of the vectors.
 
 #![expect(clippy::print_stdout, reason = "the measurement is the output")]
 
@@ -12,7 +13,8 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use dino_server::index::{
-    Collection, EmbeddedCollection, EmbeddedStore, Item, ModelTag, NewItem, Options, Search, Similarity, Spec, Vectors,
+    Collection, EmbeddedCollection, EmbeddedStore, Item, ModelTag, NewItem, OnExisting, Options, Search, Similarity, Spec, Vectors,
+    snapshot,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -35,7 +37,8 @@ fn main() -> Result<()> {
         ["graph", data] => graph(data),
         ["scan", data] => scan(data),
         ["million", folder] => million(Path::new(folder)),
-        _ => bail!("index_bench graph|scan DATA, or index_bench million FOLDER"),
+        ["memory", step, folder, rows] => memory(step, Path::new(folder), rows.parse()?),
+        _ => bail!("index_bench graph|scan DATA, index_bench million FOLDER, or index_bench memory STEP FOLDER ROWS"),
     }
 }
 
@@ -106,6 +109,43 @@ fn million(folder: &Path) -> Result<()> {
             print(&extra, threads, &asked);
         }
     }
+    Ok(())
+}
+
+/// One step in the life of a collection, in a process of its own: the most memory that it took.
+fn memory(step: &str, folder: &Path, rows: usize) -> Result<()> {
+    let (data, file) = (folder.join("store"), folder.join("measured.dino"));
+    let start = Instant::now();
+    match step {
+        "fill" => {
+            fs_err::create_dir_all(folder)?;
+            let mut rng = StdRng::seed_from_u64(20);
+            let store = EmbeddedStore::open(&data, options(Vectors::F32))?;
+            let (collection, _) = store.create(&"measured".parse()?, spec(DIM))?;
+            for first in (0..rows).step_by(WRITE) {
+                collection.upsert((first..rows.min(first + WRITE)).map(|id| item(id, direction(&mut rng, 1.0))).collect())?;
+            }
+            snapshot::save(&*collection, &file)?;
+        }
+        // As a server does that finds an index due: the collection is loaded, then the graph is built and saved.
+        "build" => EmbeddedStore::open(&data, options(Vectors::F32))?.collection(&"measured".parse()?)?.build_index()?,
+        "open" => {
+            let store = EmbeddedStore::open(&data, Options { exact_below: 1, ..options(Vectors::F32) })?;
+            let info = store.collection(&"measured".parse()?)?.info()?;
+            ensure!(info.index.indexed == rows, "the saved index was not used");
+        }
+        "restore" => {
+            let other = tempfile::tempdir_in(folder)?;
+            let store = EmbeddedStore::open(other.path(), options(Vectors::F32))?;
+            ensure!(snapshot::restore(&store, &file, None, OnExisting::Refuse)?.info()?.count == rows, "items are missing");
+        }
+        _ => bail!("fill, build, open or restore"),
+    }
+    let (peak, vectors) = (peak()?, rows as f64 * DIM as f64 * 4.0 / 1e6);
+    println!(
+        "{}",
+        json!({"step": step, "peak_mb": peak, "vectors_mb": vectors, "times": peak as f64 / vectors, "s": start.elapsed().as_secs_f64()})
+    );
     Ok(())
 }
 

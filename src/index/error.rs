@@ -60,9 +60,6 @@ pub enum Error {
     /// The collection, or all of them, are not in memory yet.
     #[error("{0}: try again in a few seconds")]
     Loading(String),
-    /// The caller has left before it was done; nothing was changed.
-    #[error("given up: its caller has left")]
-    Abandoned,
     /// Another process has the store open.
     #[error("{} is in use by another process: stop it, or use another --data-dir", .0.display())]
     InUse(PathBuf),

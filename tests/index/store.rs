@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use crate::common::{ids, item, name, open, options, random_vector, rng, spec};
-use dino_server::index::{Collection, EmbeddedCollection, EmbeddedStore, Error, Item, ModelTag, NewItem, Search, Spec, Store};
+use crate::common::{filter, ids, item, name, open, options, random_vector, rng, spec};
+use dino_server::index::{Collection, EmbeddedCollection, EmbeddedStore, Error, Item, ModelTag, NewItem, OnExisting, Search, Spec, Store};
+use serde_json::json;
 
 const DIM: usize = 16;
 
@@ -197,6 +199,117 @@ fn readers_never_see_half_a_batch() {
             assert_eq!((found.len(), rounds.len()), (20, 1));
         }
     });
+}
+
+/// A filter that takes long is asked while others write.
+#[test]
+fn a_write_does_not_wait_for_a_filter() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, collection) = open(folder.path(), 2, 10_000);
+    let labels: Vec<_> = (0..64).map(|label| format!("label {label}")).collect();
+    let many = |i: usize| NewItem {
+        item: Item { labels: labels.clone(), ..item(format!("{i}"), "", vec![1.0, 0.0]).item },
+        ..item("", "", vec![1.0, 0.0])
+    };
+    collection.upsert((0..200).map(many).collect()).unwrap();
+    let (other, _) = store.create(&name("other"), spec(2)).unwrap();
+    let values: Vec<_> = (0..100).map(|value| format!("value {value}")).collect();
+    let mut conditions = vec![json!({"field": "label", "in": values}); 250];
+    conditions.push(json!({"field": "label", "eq": "label 7"}));
+    let filter = filter(json!({ "or": conditions }));
+    std::thread::scope(|scope| {
+        let deleting = scope.spawn(|| (collection.delete_where(&filter).unwrap(), Instant::now()));
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(!deleting.is_finished(), "the filter is too quick for this test");
+        other.upsert(vec![item("x", "l", vec![1.0, 0.0])]).unwrap();
+        collection.upsert(vec![item("new", "l", vec![1.0, 0.0]), item("7", "l", vec![1.0, 0.0])]).unwrap();
+        let written = Instant::now();
+        let (deleted, done) = deleting.join().unwrap();
+        assert!(written < done, "the writes waited for the filter");
+        // What was replaced meanwhile by something that does not pass stays.
+        assert_eq!((deleted, collection.len()), (199, 2));
+    });
+}
+
+/// What is written while a filter is asked is either deleted or stays, as it says itself.
+#[test]
+fn deleting_by_a_filter_beside_writers_leaves_what_does_not_pass() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_store, collection) = open(folder.path(), 2, 10_000);
+    let drop = filter(json!({"field": "label", "eq": "drop"}));
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            for round in 0..60 {
+                let label = if round % 2 == 0 { "drop" } else { "keep" };
+                collection.upsert((0..30).map(|i| item(format!("{i}"), label, vec![1.0, i as f32])).collect()).unwrap();
+            }
+        });
+        while !writer.is_finished() {
+            collection.delete_where(&drop).unwrap();
+            let left = collection.page(None, 100).unwrap().items;
+            assert!(left.len() == 30 || left.iter().all(|item| item.labels == ["drop"]), "{} are left", left.len());
+        }
+    });
+    assert_eq!((collection.delete_where(&drop).unwrap(), collection.len()), (0, 30));
+}
+
+/// Items come part by part; until the last one nothing is seen, and after an error nothing is left.
+#[test]
+fn a_collection_of_many_parts_is_there_as_a_whole_or_not_at_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, old) = open(folder.path(), 2, 10_000);
+    old.upsert(vec![item("old", "l", vec![1.0, 0.0])]).unwrap();
+    let parts = |last: Result<NewItem, Error>| {
+        (0..2500).map(|i| Ok(item(format!("{}", i % 2300), &format!("{i}"), vec![1.0, i as f32]))).chain([last])
+    };
+    let error = || Err(Error::InvalidParameter("the end".into()));
+    let replaced = store.create_with(&name("c"), spec(2), &mut parts(error()), OnExisting::Replace);
+    assert!(matches!(replaced, Err(Error::InvalidParameter(_))));
+    assert_eq!(store.collection(&name("c")).unwrap().get("old").unwrap().item.labels, ["l"]);
+    let refused = store.create_with(&name("c"), spec(2), &mut parts(error()), OnExisting::Refuse);
+    assert!(matches!(refused, Err(Error::Exists(_))));
+
+    let new = store.create_with(&name("c"), spec(2), &mut parts(Ok(item("last", "l", vec![0.0, 1.0]))), OnExisting::Replace).unwrap();
+    let check = |collection: &EmbeddedCollection| {
+        assert_eq!(collection.len(), 2301);
+        // The later of two versions counts, also where they came in different parts.
+        assert_eq!(collection.get("7").unwrap().item.labels, ["2307"]);
+        assert!(matches!(collection.get("old"), Err(Error::NoItem { .. })));
+        let found = collection.search(&[1.0, 7.0], &Search { k: 3000, ..Search::default() }).unwrap();
+        assert_eq!((found.len(), ids(&found).iter().collect::<BTreeSet<_>>().len()), (2301, 2301));
+    };
+    check(&new);
+    assert!(matches!(old.upsert(vec![item("x", "l", vec![1.0, 0.0])]), Err(Error::NoCollection(_))));
+    drop((old, new, store));
+    check(&EmbeddedStore::open(folder.path(), options(10_000)).unwrap().collection(&name("c")).unwrap());
+}
+
+/// Whoever asks before a collection is in memory is told so.
+#[test]
+fn a_store_answers_while_it_loads() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, collection) = open(folder.path(), DIM, 1_000_000);
+    fill(&collection, 2000);
+    drop((store, collection));
+    let (done, opened) = std::sync::mpsc::channel();
+    let store = EmbeddedStore::open_in_background(folder.path(), options(1_000_000), move |outcome| done.send(outcome).unwrap()).unwrap();
+    let mut waited = 0;
+    let collection = loop {
+        match store.collection(&name("c")) {
+            Ok(collection) => break collection,
+            Err(Error::Loading(_)) => waited += 1,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert!(waited > 0);
+    assert_eq!(collection.len(), 2000);
+    opened.recv().unwrap().unwrap();
+    assert_eq!(store.loading(), None);
+
+    let (done, opened) = std::sync::mpsc::channel();
+    let second = EmbeddedStore::open_in_background(folder.path(), options(1_000_000), move |outcome| done.send(outcome).unwrap()).unwrap();
+    assert!(matches!(opened.recv().unwrap(), Err(Error::InUse(_))));
+    assert!(matches!(second.create(&name("d"), spec(2)), Err(Error::Loading(_))));
 }
 
 #[test]

@@ -258,7 +258,6 @@ impl From<Error> for Problem {
                 return Self { retry_after: Some(LOADING), ..Self::new(Code::NotReady, error.to_string()) };
             }
             Error::InUse(_)
-            | Error::Abandoned
             | Error::Damaged { .. }
             | Error::Unsupported { .. }
             | Error::Unsuitable(_)

@@ -19,10 +19,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use tempfile::NamedTempFile;
 use tokio::{sync::Semaphore, time::timeout};
-use tokio_util::{
-    io::ReaderStream,
-    sync::{CancellationToken, DropGuard},
-};
+use tokio_util::io::ReaderStream;
 
 use super::{
     super::{
@@ -34,6 +31,7 @@ use super::{
     Name, find, info, store,
 };
 use crate::{
+    cancel,
     index::{
         CollectionName, Error, OnExisting, Store,
         snapshot::{self, Snapshot},
@@ -72,12 +70,10 @@ pub(super) async fn snapshot(State(app): State<App>, name: Name) -> Result<Respo
     let collection = find(&app, &name?).await?;
     let store = store(&app, collection.name())?.clone();
     let name = collection.name().clone();
-    // Ends the work when the caller has left and this future with it.
-    let (is_over, _guard) = abandonment();
     // By way of a file: a client that reads slowly would keep old pages of the database in use.
     let write = move || -> Result<(std::fs::File, u64), Error> {
         let mut file = store.scratch()?;
-        snapshot::write(&*collection, UntilOver { out: std::io::BufWriter::new(file.as_file_mut()), is_over })?;
+        snapshot::write(&*collection, WhileWanted(std::io::BufWriter::new(file.as_file_mut())))?;
         // What is open can be read after its name is gone, and never stays behind.
         let file = file.reopen()?;
         let length = file.metadata()?.len();
@@ -93,28 +89,17 @@ pub(super) async fn snapshot(State(app): State<App>, name: Name) -> Result<Respo
     Ok((headers, body).into_response())
 }
 
-/// A mark, and what sets it when it is dropped.
-fn abandonment() -> (CancellationToken, DropGuard) {
-    let mark = CancellationToken::new();
-    (mark.clone(), mark.drop_guard())
-}
+/// Writes until no caller waits for it any more.
+struct WhileWanted<W>(W);
 
-/// Writes until nobody waits for it any more.
-struct UntilOver<W> {
-    out: W,
-    is_over: CancellationToken,
-}
-
-impl<W: Write> Write for UntilOver<W> {
+impl<W: Write> Write for WhileWanted<W> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        if self.is_over.is_cancelled() {
-            return Err(std::io::Error::other(Error::Abandoned));
-        }
-        self.out.write(bytes)
+        cancel::check().map_err(std::io::Error::other)?;
+        self.0.write(bytes)
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
-        self.out.flush()
+        self.0.flush()
     }
 }
 
@@ -150,16 +135,15 @@ pub(super) async fn restore(State(app): State<App>, name: Name, request: Request
     let existing = if options.replace { OnExisting::Replace } else { OnExisting::Refuse };
     // Not before all of it is here: a slow sender keeps nobody from restoring.
     let turn = app.transfers.turn.clone().acquire_owned().await.expect("this semaphore is never closed");
-    let (is_over, _guard) = abandonment();
     let path = file.path().to_owned();
     let restore = move || -> Result<_, Error> {
         // Held by the work, which goes on for a moment when its caller has left.
         let _held = (place, turn);
         let mut snapshot = Snapshot::open(file.path())?;
         let spec = snapshot.header().spec.clone();
-        let mut items = snapshot.by_ref().map(|item| if is_over.is_cancelled() { Err(Error::Abandoned) } else { item });
+        let mut items = snapshot.by_ref().map(|item| cancel::check().map_err(Error::from).and(item));
         let outcome = store.create_with(&name, spec, &mut items, existing);
-        if let Err(Error::Abandoned) = outcome {
+        if let Err(Error::Cancelled(_)) = outcome {
             tracing::info!(collection = %name, "a restore was given up: its caller has left");
         }
         outcome

@@ -12,6 +12,7 @@ use super::disk::{Change, Written};
 use super::item::Item;
 use super::rows::{Layout, Rows};
 use super::{Error, Filter};
+use crate::cancel;
 
 /// Writes that wait for their turn, of all collections of a store.
 #[derive(Default)]
@@ -66,13 +67,13 @@ pub(super) fn delete_where(collection: &EmbeddedCollection, filter: &Filter) -> 
     let mut decided = Decided::default();
     for _ in 0..LOOKS {
         let layout = collection.layout.load_full();
-        if decided.look(&layout, filter) <= FEW {
+        if decided.look(&layout, filter)? <= FEW {
             break;
         }
     }
     let _turn = collection.disk.line.turn();
     let layout = collection.layout.load_full();
-    decided.look(&layout, filter);
+    decided.look(&layout, filter)?;
     let change = Change::Delete(decided.living(&layout));
     let written = collection.disk.write_one(&collection.name, &collection.record, &change)?;
     Ok(publish(collection, change, &written))
@@ -94,11 +95,17 @@ struct Decided {
 
 impl Decided {
     /// Asks the filter about what came since the last look, and returns the number of those rows.
-    fn look(&mut self, layout: &Layout, filter: &Filter) -> usize {
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`].
+    fn look(&mut self, layout: &Layout, filter: &Filter) -> Result<usize, Error> {
         let (known, mut looked_at) = (self.newest, 0);
         for segment in &layout.0 {
             let first = segment.rows.sequences.partition_point(|&sequence| sequence <= known);
             for row in (first..segment.rows.len()).filter(|&row| !segment.dead[row]) {
+                if looked_at % FEW == 0 {
+                    cancel::check()?;
+                }
                 looked_at += 1;
                 let (sequence, item) = (segment.rows.sequences[row], &segment.rows.items[row]);
                 self.newest = self.newest.max(sequence);
@@ -107,7 +114,7 @@ impl Decided {
                 }
             }
         }
-        looked_at
+        Ok(looked_at)
     }
 
     /// Ids of what passed and was not replaced or deleted since.

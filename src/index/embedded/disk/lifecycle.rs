@@ -102,3 +102,41 @@ impl Disk {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index::{EmbeddedStore, Item, ModelTag, Options};
+
+    /// A process that ended in the middle of a restore, or of clearing up, leaves items that belong to nothing.
+    #[test]
+    fn what_belongs_to_no_collection_is_found_and_cleared_at_the_next_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || Disk::open(folder.path(), false).unwrap();
+        let spec = Spec { dim: 1, model: ModelTag { fingerprint: "m".into(), precision: None } };
+        let item = |i: usize| NewItem {
+            item: Item { id: format!("{i}"), ..Item::default() },
+            vector: vec![1.0],
+            thumbnail: i.is_multiple_of(2).then(|| vec![7; 10]),
+        };
+        let items: Vec<_> = (0..2500).map(item).collect();
+        let disk = open();
+        let (kept, _) = disk.enter(&"kept".parse().unwrap(), spec, None, OnExisting::Refuse).unwrap();
+        disk.fill(kept.number, &items[..10]).unwrap();
+        let lost = [disk.reserve().unwrap(), disk.reserve().unwrap()];
+        lost.iter().for_each(|&number| drop(disk.fill(number, &items).unwrap()));
+        assert_eq!(disk.nameless(&[kept.number]).unwrap(), lost);
+        assert!(disk.clear_some(lost[0]).unwrap());
+        assert_eq!(disk.nameless(&[kept.number]).unwrap(), lost);
+        drop(disk);
+
+        let options = Options { build_in_background: false, ..Options::default() };
+        let store = EmbeddedStore::open(folder.path(), options).unwrap();
+        assert_eq!(store.collection(&"kept".parse().unwrap()).unwrap().len(), 10);
+        drop(store);
+        let disk = open();
+        assert_eq!(disk.nameless(&[kept.number]).unwrap(), []);
+        assert_eq!(disk.thumbnail(&kept, "8").unwrap(), Some(vec![7; 10]));
+        assert_eq!(disk.thumbnail(&Record { number: lost[1], ..kept }, "8").unwrap(), None);
+    }
+}
