@@ -56,6 +56,59 @@ fn golden_odd_photos_agree_with_pillow() {
     }
 }
 
+/// Every way in which TIFF stores a picture shows the picture, or is refused by name.
+#[test]
+fn kinds_of_tiff_agree_with_their_reference() {
+    let mut seen = 0;
+    for path in files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tiff")) {
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        if path.extension().is_none_or(|extension| extension != "tif") {
+            continue;
+        }
+        let bytes = fs_err::read(&path).unwrap();
+        let decoded = media::decode(&bytes, &Limits::default());
+        seen += 1;
+        if let Some(feature) = name.strip_prefix("refused-") {
+            let error = decoded.unwrap_err().to_string();
+            println!("{name}: {error}");
+            let words = if feature == "twelve-bits" { "12 bits".to_owned() } else { feature.replace('-', " ") };
+            let words = if feature == "lab" { "L*a*b*".to_owned() } else { words };
+            assert!(error.to_lowercase().contains(&words.to_lowercase()), "{name}: {error}");
+            continue;
+        }
+        let expected = decode(&path.with_file_name(name.split('-').next().unwrap()).with_extension("png"));
+        let (mean, largest) = difference(&decoded.unwrap_or_else(|error| panic!("{name}: {error}")), &expected);
+        println!("{name:32} mean {mean:.4}, largest {largest}");
+        assert!(mean <= 0.5 && largest <= 3, "{name}");
+        // What is cut is refused here too.
+        assert!(media::decode(&bytes[..bytes.len() / 2], &Limits::default()).is_err(), "{name}");
+    }
+    assert!(seen >= 40, "only {seen} files");
+}
+
+/// Numbers of other colour spaces show the colours that `LittleCMS` made them from.
+#[test]
+fn profiles_are_converted_to_srgb_in_every_format() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/colour");
+    let read = |name: &str| decode(&folder.join(name));
+    let srgb = read("srgb.png");
+    for space in ["p3", "adobe"] {
+        for extension in ["png", "webp", "tif", "jpg"] {
+            let (mean, _) = difference(&read(&format!("{space}.{extension}")), &srgb);
+            println!("{space}.{extension}: mean {mean:.3}");
+            assert!(mean <= if extension == "jpg" { 2.5 } else { 0.6 }, "{space}.{extension}: {mean}");
+        }
+    }
+    // Linear light in 8 bits has few dark shades.
+    for (name, most) in [("p3_cicp.png", 0.6), ("p3_gama_chrm.png", 0.6), ("linear.png", 2.0)] {
+        let (mean, _) = difference(&read(name), &srgb);
+        println!("{name}: mean {mean:.3}");
+        assert!(mean <= most, "{name}: {mean}");
+    }
+    let (mean, largest) = difference(&read("grey.png"), &read("grey_shown.png"));
+    assert!(mean <= 0.6 && largest <= 2, "grey: {mean}, {largest}");
+}
+
 #[test]
 fn a_picture_moved_by_a_pixel_would_be_noticed() {
     let picture = decode(&photos().join("coffee.png"));

@@ -58,6 +58,137 @@ fn a_cut_file_is_refused_wherever_it_is_cut() {
     }
 }
 
+/// Baseline, progressive, with restart markers, grey, and with four components.
+fn jpegs() -> Vec<(&'static str, Vec<u8>)> {
+    let mut files: Vec<_> = whole_files().into_iter().filter(|(name, _)| name.ends_with(".jpg")).collect();
+    let mut grey = Vec::new();
+    DynamicImage::from(upright()).into_luma8().write_with_encoder(JpegEncoder::new(&mut grey)).unwrap();
+    files.push(("grey", grey));
+    files
+}
+
+/// Bytes in front of each marker of a JPEG that `wanted` takes, entropy-coded data included.
+fn before_markers(jpeg: &[u8], wanted: impl Fn(u8) -> bool) -> Vec<usize> {
+    let (mut found, mut at) = (Vec::new(), 2);
+    while at + 1 < jpeg.len() {
+        match jpeg[at..at + 2] {
+            [0xFF, 0x00 | 0xFF] => at += 1,
+            [0xFF, marker] => {
+                if wanted(marker) {
+                    found.push(at);
+                }
+                at += 2;
+                if !matches!(marker, 0x01 | 0xD0..=0xD9) {
+                    at += usize::from(u16::from_be_bytes([jpeg[at], jpeg[at + 1]]));
+                }
+            }
+            _ => at += 1,
+        }
+    }
+    found
+}
+
+#[test]
+fn a_jpeg_cut_in_its_middle_is_refused_with_an_end_marker_too() {
+    for (name, whole) in jpegs() {
+        let with_end = |length: usize| [&whole[..length], b"\xFF\xD9"].concat();
+        for part in 1..64 {
+            let result = decode(&with_end(whole.len() * part / 64));
+            assert!(matches!(result, Err(DecodeError::Corrupt { .. })), "{name} cut at {part}/64");
+        }
+        // Where a scan or a restart interval is whole, and the picture is not.
+        let scans = before_markers(&whole, |marker| marker == 0xDA);
+        for at in before_markers(&whole, |marker| matches!(marker, 0xC4 | 0xDA | 0xD0..=0xD7)) {
+            assert!(at < scans[0] || decode(&with_end(at)).is_err(), "{name} cut at {at}");
+        }
+    }
+}
+
+#[test]
+fn what_stands_behind_a_jpeg_is_not_looked_at() {
+    let mut sideways = Vec::new();
+    encode(JpegEncoder::new(&mut sideways), &stored(Orientation::NoTransforms), exif(6));
+    let mut video = b"MotionPhoto_Data\0\0\0\x18ftypmp42\xFF\xD8\xFF\xC0\0\x11\x08\xFF\xFF\xFF\xFF\x03".to_vec();
+    video.resize(20_000, 7);
+    let profile = b"\xFF\xE2\0\x14ICC_PROFILE\0\x01\x02XXXX\xFF\xD9".to_vec();
+    let trailers = [sideways.clone(), [sideways, video.clone()].concat(), video, vec![0; 1024], profile, vec![0xFF; 64]];
+    for (name, whole) in jpegs() {
+        let plain = decode(&whole).unwrap();
+        let limits = Limits::default();
+        for trailer in &trailers {
+            let file = [whole.as_slice(), trailer].concat();
+            assert!(decode(&file).unwrap() == plain, "{name}");
+            assert_eq!(media::dimensions(&file, &limits), media::dimensions(&whole, &limits), "{name}");
+            // Without its own end marker it is refused, and never for the size of what stands there.
+            let open = [&whole[..whole.len() - 2], trailer].concat();
+            match decode(&open) {
+                Ok(picture) => assert!(picture == plain, "{name}"),
+                Err(error) => assert!(!error.is_too_large() && error.to_string().contains("end"), "{name}: {error}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn many_usual_jpegs_are_whole() {
+    let mut seen = 0;
+    for entry in walkdir::WalkDir::new(tests().join("data/caltech101-val")) {
+        let path = entry.unwrap().into_path();
+        if path.extension().is_some_and(|extension| extension == "jpg") {
+            decode(&fs_err::read(&path).unwrap()).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            seen += 1;
+        }
+    }
+    assert!(seen >= 100, "only {seen}");
+}
+
+/// Puts a chunk behind the IHDR of a PNG. Nobody reads its checksum.
+fn with_chunk(png: &[u8], kind: [u8; 4], content: &[u8]) -> Vec<u8> {
+    [&png[..33], &(content.len() as u32).to_be_bytes(), &kind, content, &[0; 4], &png[33..]].concat()
+}
+
+#[test]
+fn large_metadata_does_not_hinder_a_png() {
+    let mut png = Vec::new();
+    encode(PngEncoder::new(&mut png), &stored(Orientation::NoTransforms), Vec::new());
+    let text = [b"Comment\0".as_slice(), &vec![b'x'; 20 << 20]].concat();
+    for kind in [*b"tEXt", *b"zTXt", *b"iTXt", *b"eXIf", *b"prVt"] {
+        assert_eq!(decode(&with_chunk(&png, kind, &text)).unwrap(), upright());
+    }
+}
+
+#[test]
+fn profiles_that_are_of_no_use_change_nothing_and_cost_nothing() {
+    let mut png = Vec::new();
+    encode(PngEncoder::new(&mut png), &stored(Orientation::NoTransforms), Vec::new());
+    // 8 KB that would be 8 MB.
+    let bomb = {
+        let mut packed = flate2::write::ZlibEncoder::new(b"bomb\0\0".to_vec(), flate2::Compression::best());
+        std::io::Write::write_all(&mut packed, &vec![0; 8 << 20]).unwrap();
+        packed.finish().unwrap()
+    };
+    for content in [b"x\0\0XXXX".to_vec(), b"no end".to_vec(), Vec::new(), bomb] {
+        assert_eq!(decode(&with_chunk(&png, *b"iCCP", &content)).unwrap(), upright());
+    }
+    let mut jpeg = Vec::new();
+    encode(JpegEncoder::new(&mut jpeg), &stored(Orientation::NoTransforms), Vec::new());
+    let plain = decode(&jpeg).unwrap();
+    let part = |number: u8, content: &[u8]| {
+        let length = (content.len() as u16 + 16).to_be_bytes();
+        [b"\xFF\xE2".as_slice(), &length, b"ICC_PROFILE\0", &[number, 31], content].concat()
+    };
+    // 2 MB in 31 parts, the 7th missing; and one part of 31.
+    let parts: Vec<u8> = (1..=31).filter(|number| *number != 7).flat_map(|number| part(number, &vec![1; 65_000])).collect();
+    for profile in [parts, part(1, &read("data/colour/p3.icc")), [part(1, b"X"), part(1, b"X")].concat()] {
+        let start = std::time::Instant::now();
+        assert!(decode(&[&jpeg[..2], &profile, &jpeg[2..]].concat()).unwrap() == plain);
+        assert!(start.elapsed().as_secs() < 2);
+    }
+    let grey = read("data/colour/grey.icc");
+    let whole = [b"\xFF\xE2".as_slice(), &(grey.len() as u16 + 16).to_be_bytes(), b"ICC_PROFILE\0\x01\x01", &grey].concat();
+    assert!(decode(&[&jpeg[..2], &whole, &jpeg[2..]].concat()).unwrap() == plain, "a grey profile on RGB");
+}
+
 #[test]
 fn damage_never_panics() {
     for (name, whole) in whole_files() {
@@ -182,7 +313,7 @@ fn formats_that_are_not_offered_are_named() {
         (&b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 30000 +X 30000\n"[..], "radiance"),
         (b"\0\0\x01\0\x01\0\x10\x10\0\0\x01\0", "icon"),
         (b"P6\n30000 30000\n255\n", "portable"),
-        (b"\0\0\0\x20ftypavif\0\0\0\0", "avif"),
+        (b"\xFF\x0A\0\0", "JPEG XL"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "text"),
         (b"\x01\x02\x03\x80\xFF", "unknown"),
     ] {
@@ -190,6 +321,17 @@ fn formats_that_are_not_offered_are_named() {
         assert!(matches!(error, DecodeError::NotOffered { .. }), "{error}");
         assert!(error.to_string().contains(word) && error.to_string().contains(Format::OFFERED), "{error}");
     }
+    for (bytes, name) in [
+        (&b"\0\0\0\x20ftypavif\0\0\0\0mif1"[..], "AVIF"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1avif", "AVIF"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "HEIC"),
+    ] {
+        let error = decode(bytes).unwrap_err();
+        assert_eq!(error, DecodeError::PhoneFormat { name });
+        assert!(error.to_string().contains(name) && error.to_string().contains("JPEG"), "{error}");
+    }
+    assert!(matches!(decode(b"\0\0\0\x18ftypmp42\0\0\0\0isom").unwrap_err(), DecodeError::NotOffered { .. }));
     assert_eq!(decode(&[]), Err(DecodeError::Empty));
 }
 

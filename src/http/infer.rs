@@ -140,7 +140,7 @@ impl From<DecodeError> for Problem {
     fn from(error: DecodeError) -> Self {
         let code = match error {
             DecodeError::Empty => Code::EmptyPicture,
-            DecodeError::NotOffered { .. } => Code::UnknownFormat,
+            DecodeError::NotOffered { .. } | DecodeError::PhoneFormat { .. } => Code::UnknownFormat,
             DecodeError::TooManyPixels { .. } | DecodeError::SideTooLong { .. } => Code::TooManyPixels,
             DecodeError::Corrupt { .. } => Code::CorruptPicture,
         };

@@ -43,6 +43,7 @@ static FILES: LazyLock<Vec<File>> = LazyLock::new(|| {
         "app.js": SCRIPT,
         "attention.js": SCRIPT,
         "code.js": SCRIPT,
+        "convert.js": SCRIPT,
         "dom.js": SCRIPT,
         "heat.js": SCRIPT,
         "map.js": SCRIPT,

@@ -2,7 +2,7 @@
 
 use super::Format;
 
-/// Why bytes did not become a picture. The first four say what the sender can do about it.
+/// Why bytes did not become a picture. The first five say what the sender can do about it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// There are no bytes at all.
@@ -13,6 +13,15 @@ pub enum DecodeError {
     NotOffered {
         /// What the bytes look like, in words.
         found: String,
+    },
+    /// A format that phones store, for which decoders are not everywhere.
+    #[error(
+        "{name} is not read here; send JPEG, PNG or WebP: phones give JPEG where the camera is set to it (\"most compatible\"), and this \
+         server's page converts {name} in browsers that show it"
+    )]
+    PhoneFormat {
+        /// HEIC or AVIF.
+        name: &'static str,
     },
     /// The picture, or a part inside its file, declares more pixels than allowed.
     #[error("the picture declares {width} x {height} pixels, more than the limit of {max}; send a smaller one")]

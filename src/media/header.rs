@@ -30,7 +30,7 @@ impl Header {
     pub(super) fn read(format: Format, bytes: &[u8]) -> Result<Self, DecodeError> {
         match format {
             Format::Jpeg => jpeg::Markers::read(bytes).map(|markers| markers.header()),
-            Format::Png => png::header(bytes),
+            Format::Png => png::Chunks::read(bytes).map(|chunks| chunks.header),
             Format::Gif => gif::header(bytes),
             Format::WebP => webp::header(bytes),
             Format::Tiff => tiff::header(bytes),

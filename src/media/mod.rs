@@ -3,18 +3,23 @@
 //! [`decode`] is the only way in. What it promises:
 //!
 //! - **Formats.** JPEG, PNG, GIF, WebP, BMP and TIFF, told apart by their first bytes, never by a name or a
-//!   `Content-Type`. Everything else is refused by name where it is known.
+//!   `Content-Type`. Everything else is refused by name where it is known, and so is what a format can do and is not read.
 //! - **Limits before memory.** The size that a file declares is read from its header, and so is the size of what
 //!   a container hides (frames of a GIF or WebP, frames of a JPEG), before a decoder is started.
 //! - **Cut files are refused**, in every format: a file has to hold all of the picture that is returned. For JPEG
-//!   and PNG that means up to the end marker, since a progressive or interlaced picture is complete only there.
-//!   Damage inside a complete file is an error where the format notices it (checksums, impossible codes), and
+//!   and PNG that means up to the end marker, since a progressive or interlaced picture is complete only there; and
+//!   a JPEG has to have data for every block of every scan, and scans for every coefficient, before it.
+//! - **What stands behind the end of a picture is not looked at**: a second picture, a video, or padding.
+//! - Damage inside a complete file is an error where the format notices it (checksums, impossible codes), and
 //!   otherwise shows as wrong pixels, as in every other decoder.
-//! - **One look.** EXIF orientation is applied, transparency is composed on white, 16 bits and floats are scaled to
-//!   8, CMYK is converted as Pillow does, animations give their first frame. Colour profiles are not applied.
+//! - **One look.** Colours become sRGB: by the ICC profile of a JPEG, PNG, WebP or TIFF, by cICP, or by gAMA and cHRM of a
+//!   PNG. A profile that is damaged, longer than 4 MiB or does not fit the picture is ignored. CMYK without a profile is
+//!   converted as Pillow does. EXIF orientation is applied, transparency is composed on white, 16 bits and floats are
+//!   scaled to 8, animations give their first frame.
 //! - **No panic gets out**, whatever a decoder does with hostile bytes.
 
 mod address;
+mod colour;
 mod error;
 mod fetch;
 mod flatten;
@@ -30,9 +35,10 @@ mod webp;
 
 use std::io::Cursor;
 
-use image::codecs::{bmp::BmpDecoder, gif::GifDecoder, png::PngDecoder, tiff::TiffDecoder, webp::WebPDecoder};
+use image::codecs::{bmp::BmpDecoder, gif::GifDecoder, png::PngDecoder, webp::WebPDecoder};
 use image::{DynamicImage, ImageDecoder, ImageResult, RgbImage};
 
+use colour::{Pixels, Profile};
 pub use error::DecodeError;
 pub use fetch::{FetchError, FetchOptions, Fetcher, Host, root_certificates};
 pub use format::Format;
@@ -90,16 +96,30 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<RgbImage, DecodeError> {
     guard::quietly(|| match format {
         Format::Jpeg => {
             let markers = jpeg::Markers::read(bytes)?;
-            let header = markers.header();
-            header.check(format, limits)?;
-            Ok(upright(jpeg::decode(bytes, &markers)?, header))
+            let header = checked(format, markers.header(), limits)?;
+            finish(format, header, jpeg::decode(&markers)?, &Vec::from_iter(markers.profile()))
         }
-        // This decoder takes its bounds when it is made, and counts metadata alone: the buffer of pixels is ours.
-        Format::Png => decode_with(format, bytes, limits, || PngDecoder::with_limits(reader(), allowance(0))),
-        Format::Gif => decode_with(format, bytes, limits, || GifDecoder::new(reader())),
-        Format::WebP => decode_with(format, bytes, limits, || WebPDecoder::new(reader())),
-        Format::Bmp => decode_with(format, bytes, limits, || BmpDecoder::new(reader())),
-        Format::Tiff => decode_with(format, bytes, limits, || TiffDecoder::new(reader())),
+        Format::Png => {
+            let chunks = png::Chunks::read(bytes)?;
+            let header = checked(format, chunks.header, limits)?;
+            // This decoder takes its bounds when it is made, and counts metadata alone: the buffer of pixels is ours.
+            let pixels = decode_with(format, header, || PngDecoder::with_limits(chunks.pixels(), allowance(0)))?;
+            finish(format, header, pixels, &chunks.profiles())
+        }
+        Format::Tiff => {
+            let header = checked(format, tiff::header(bytes)?, limits)?;
+            let (pixels, profile) = tiff::decode(bytes, &header, limits)?;
+            finish(format, header, pixels, &Vec::from_iter(profile))
+        }
+        Format::Gif | Format::WebP | Format::Bmp => {
+            let header = checked(format, Header::read(format, bytes)?, limits)?;
+            let (pixels, profile) = match format {
+                Format::Gif => (decode_with(format, header, || GifDecoder::new(reader()))?, None),
+                Format::Bmp => (decode_with(format, header, || BmpDecoder::new(reader()))?, None),
+                _ => (decode_with(format, header, || WebPDecoder::new(reader()))?, webp::profile(bytes)),
+            };
+            finish(format, header, pixels, &Vec::from_iter(profile))
+        }
     })
     .unwrap_or_else(|| Err(format.corrupt("the decoder could not cope with it")))
 }
@@ -118,22 +138,26 @@ pub fn dimensions(bytes: &[u8], limits: &Limits) -> Result<(u32, u32), DecodeErr
     .unwrap_or_else(|| Err(format.corrupt("its header could not be read")))
 }
 
-/// Reads and checks the header, and only then opens the decoder.
-fn decode_with<D: ImageDecoder>(
-    format: Format,
-    bytes: &[u8],
-    limits: &Limits,
-    open: impl FnOnce() -> ImageResult<D>,
-) -> Result<RgbImage, DecodeError> {
-    let header = Header::read(format, bytes)?;
+fn checked(format: Format, header: Header, limits: &Limits) -> Result<Header, DecodeError> {
     header.check(format, limits)?;
+    Ok(header)
+}
+
+/// Opens a decoder for a file whose header was checked.
+fn decode_with<D: ImageDecoder>(format: Format, header: Header, open: impl FnOnce() -> ImageResult<D>) -> Result<Pixels, DecodeError> {
     let pixels = u64::from(header.width) * u64::from(header.height);
-    let picture = open()
+    open()
         .and_then(|mut decoder| {
             decoder.set_limits(allowance(pixels))?;
             DynamicImage::from_decoder(decoder)
         })
-        .map_err(|error| format.corrupt(error))?;
+        .map(Pixels::Image)
+        .map_err(|error| format.corrupt(error))
+}
+
+/// From stored pixels to the picture that is seen.
+fn finish(format: Format, header: Header, pixels: Pixels, profiles: &[Profile<'_>]) -> Result<RgbImage, DecodeError> {
+    let picture = pixels.into_srgb(profiles).ok_or_else(|| format.corrupt("it holds fewer pixels than it declares"))?;
     Ok(upright(flatten::onto_white(picture), header))
 }
 

@@ -1,5 +1,8 @@
 //! The chunks of a WebP: canvas, what its frames declare, and EXIF.
 
+use std::borrow::Cow;
+
+use super::colour::Profile;
 use super::header::{Header, exif_orientation};
 use super::{DecodeError, Format};
 
@@ -41,6 +44,14 @@ pub(super) fn header(bytes: &[u8]) -> Result<Header, DecodeError> {
         }
     }
     header.ok_or_else(|| Format::WebP.corrupt("it holds no picture"))
+}
+
+/// The ICC profile of a file whose header was read.
+pub(super) fn profile(bytes: &[u8]) -> Option<Profile<'_>> {
+    let (riff, chunks) = bytes.split_first_chunk::<12>()?;
+    let chunks = split(chunks.get(..u32_at(riff, 4).saturating_sub(4) as usize)?).ok()?;
+    let profile = chunks.into_iter().find(|chunk| &chunk.kind == b"ICCP")?.data;
+    Some(Profile::Icc(Cow::Borrowed(profile)))
 }
 
 /// Size in the first bytes of a lossy (RFC 6386, 9.1) or lossless (RFC 9649, 3.4) bitstream.

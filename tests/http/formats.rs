@@ -62,6 +62,50 @@ fn cmyk_is_seen_as_pillow_sees_it() {
     assert!(cosine(&seen, &expected) >= 0.99, "{}", cosine(&seen, &expected));
 }
 
+/// D08: a picture in Display P3 or Adobe RGB gets the vector that it has in sRGB, whatever format it comes in.
+#[test]
+fn colour_profiles_are_heeded_in_every_format() {
+    let server = Server::start(&[]);
+    let vector = server.embed(&file("data/colour/srgb.png"));
+    for name in
+        ["p3.png", "p3.jpg", "p3.webp", "p3.tif", "adobe.png", "adobe.jpg", "adobe.webp", "adobe.tif", "p3_cicp.png", "p3_gama_chrm.png"]
+    {
+        let seen = server.embed(&file(&format!("data/colour/{name}")));
+        assert!(cosine(&seen, &vector) >= 0.999, "{name}: {}", cosine(&seen, &vector));
+    }
+}
+
+/// D05: what stands behind a JPEG's end marker changes nothing.
+#[test]
+fn trailers_of_phones_are_not_looked_at() {
+    let server = Server::start(&[]);
+    for name in ["photos/flower.jpg", "photos/odd/progressive.jpg"] {
+        let plain = file(name);
+        let vector = server.embed(&plain);
+        let video = b"MotionPhoto_Data\0\0\0\x18ftypmp42\xff\xd8\xff\xc0\0\x11\x08\xff\xff\xff\xff\x03";
+        let sideways = tagged(&scene(40, 20, 3), 6, ImageFormat::Jpeg);
+        for trailer in [video.as_slice(), &sideways, &[0; 1024]] {
+            assert_eq!(server.embed(&[&plain, trailer].concat()), vector, "{name}");
+        }
+        let open = [&plain[..plain.len() - 2], video].concat();
+        let answer = server.post("/embed", "image/jpeg", &open);
+        answer.problem(422, "corrupt_picture");
+        assert!(answer.text().contains("end marker is missing"), "{}", answer.text());
+    }
+}
+
+/// What phones store beside JPEG is named, and what to do about it.
+#[test]
+fn heic_and_avif_are_named() {
+    let server = Server::start(&[]);
+    for (brand, name) in [("heic", "HEIC"), ("avif", "AVIF")] {
+        let bytes = [b"\0\0\0\x18ftyp".as_slice(), brand.as_bytes(), b"\0\0\0\0mif1miaf", &[0; 200]].concat();
+        let answer = server.post("/embed", "application/octet-stream", &bytes);
+        answer.problem(422, "unknown_format");
+        assert!(answer.text().contains(&format!("{name} is not read here; send JPEG")), "{}", answer.text());
+    }
+}
+
 /// An orientation's EXIF block: one directory with one entry.
 fn exif(orientation: u8) -> Vec<u8> {
     let mut block = b"II\x2a\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0".to_vec();

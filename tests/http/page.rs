@@ -142,6 +142,12 @@ fn pictures_are_dropped_pasted_chosen_and_taken_from_the_samples() {
         page.hand_over("drop", &file("photos/odd/photo.tiff"), "photo.tiff");
         page.until("!document.getElementById('unseen').hidden && !canvas.ariaBusy");
         assert_eq!(page.text("view-error"), "");
+        // What phones store is sent as JPEG where the browser reads it, and otherwise named.
+        page.redraws("canvas", || page.hand_over("drop", &file("data/colour/flower.avif"), "IMG_1.avif"));
+        assert_eq!(name(), "IMG_1.jpg");
+        page.until("canvas.style.aspectRatio == '64 / 40' && document.getElementById('view-error').hidden");
+        page.hand_over("drop", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "IMG_2.HEIC");
+        page.until("document.getElementById('error').textContent.includes('reads HEIC. Export')");
         // What is no picture is said so, and the next one works.
         page.hand_over("drop", b"no picture at all", "notes.txt");
         page.until("document.getElementById('view-error').textContent");

@@ -2,13 +2,25 @@
 
 import { $, complain } from "./dom.js";
 import { ask } from "./api.js";
+import { readable } from "./convert.js";
 import { state, tell } from "./state.js";
 
+/** Counts choices: a picture that was converted too late does not take the place of a newer one. */
+let choices = 0;
+
 /** Makes a picture the one that the page is about. */
-export function choose(picture, name) {
+export async function choose(picture, name) {
+  const choice = ++choices;
   complain("error", null);
-  state.picture = picture;
-  state.name = name || picture.name || "photo.jpg";
+  try {
+    const [converted, itsName] = await readable(picture, name || picture.name || "photo.jpg");
+    if (choice !== choices) return;
+    state.picture = converted;
+    state.name = itsName;
+  } catch (error) {
+    if (choice === choices) complain("error", error);
+    return;
+  }
   tell("picture");
 }
 
@@ -17,7 +29,7 @@ async function chooseSample(button) {
   try {
     const picture = await (await ask(`/page/${file}`)).blob();
     mark(button);
-    choose(picture, file);
+    await choose(picture, file);
   } catch (error) {
     complain("error", error);
   }
