@@ -31,7 +31,8 @@ struct Args {
 }
 
 fn main() -> Result<()> {
-    runtime::keep_quiet();
+    // SAFETY: this is the first statement of the program, and no other thread has been started.
+    unsafe { runtime::keep_quiet() };
     let args = Args::parse();
     let model = Model::open(&args.model)?;
     let options = SessionOptions { device: Device::Cpu, precision: args.precision, ..SessionOptions::default() };

@@ -4,7 +4,6 @@
 //! reads a flag or the environment again.
 
 use std::{
-    net::SocketAddr,
     num::NonZeroUsize,
     path::{Path, PathBuf},
     str::FromStr,
@@ -15,7 +14,7 @@ use axum::http::HeaderValue;
 use clap::{Args, ValueEnum};
 
 use crate::{
-    http::Keys,
+    http::{Keys, Listen},
     index::{self, IndexUrl},
     media::{self, FetchOptions},
     model::{Accelerator, Device, Precision},
@@ -33,13 +32,14 @@ pub struct ServeArgs {
     /// May be given several times. Those in a model folder's `heads` are found without it.
     #[arg(long = "head", env = "DINO_HEAD", value_name = "[NAME=]PATH", value_delimiter = ',', help_heading = "Models")]
     pub heads: Vec<NamedModel>,
-    /// Address to listen on. The default is reachable from this machine only; port 0 picks a free one.
+    /// Address to listen on, or a name with all addresses that it has. The default is reachable from this machine only; [::]:8080 is
+    /// every address of both families, 0.0.0.0:8080 those of IPv4. Port 0 picks a free one.
     #[arg(long, env = "DINO_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT", help_heading = "Address and access")]
-    pub listen: SocketAddr,
+    pub listen: Listen,
     /// Address with /metrics, /healthz and /readyz alone, open without a key. Where it is given, /metrics is there and
     /// nowhere else.
     #[arg(long, env = "DINO_METRICS_LISTEN", value_name = "ADDRESS:PORT", help_heading = "Address and access")]
-    pub metrics_listen: Option<SocketAddr>,
+    pub metrics_listen: Option<Listen>,
     /// Folder of the collections. Without it (or --index) there are none, and /classify has nothing to vote with. With --index it
     /// holds snapshots on their way, and nothing that lasts.
     #[arg(long, env = "DINO_DATA_DIR", value_name = "DIR", help_heading = "Collections")]
@@ -280,9 +280,9 @@ pub struct Settings {
     /// Classifiers, beside those in the model folders; names unique.
     pub heads: Vec<NamedModel>,
     /// Address to listen on.
-    pub listen: SocketAddr,
+    pub listen: Listen,
     /// Address of health and metrics alone.
-    pub metrics_listen: Option<SocketAddr>,
+    pub metrics_listen: Option<Listen>,
     /// Folder of the collections, or of snapshots on their way to the database.
     pub data_dir: Option<PathBuf>,
     /// Database of the collections.
@@ -523,7 +523,7 @@ mod tests {
 
     #[test]
     fn the_server_listens_on_loopback_unless_told_otherwise() {
-        assert!(resolve(&["--model", "a"]).unwrap().listen.ip().is_loopback());
+        assert!(resolve(&["--model", "a"]).unwrap().listen.is_loopback());
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub struct Tokens {
 impl Tokens {
     /// Length F of the features of a model of dimension `dim`.
     pub fn features(self, dim: usize) -> usize {
-        dim * (self.n_last_blocks + usize::from(self.avgpool_patchtokens))
+        dim.saturating_mul(self.n_last_blocks.saturating_add(usize::from(self.avgpool_patchtokens)))
     }
 
     /// `[B, F]`: the features of each picture, not normalised. `registers` is the model's number of register tokens.

@@ -4,6 +4,8 @@
 //! [`transform`], the model's outputs ([`model`]) become vectors ([`embedding`]), votes ([`index`]), maps ([`tsne`]) or masks
 //! ([`segment`]), and only `http` speaks of status codes.
 
+#![deny(unsafe_code)]
+
 pub mod batch;
 pub mod bulk;
 pub mod cancel;
@@ -18,6 +20,7 @@ pub mod media;
 pub mod model;
 pub mod segment;
 pub mod serving;
+pub mod signals;
 pub mod telemetry;
 pub mod traces;
 pub mod transform;

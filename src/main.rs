@@ -1,5 +1,7 @@
 //! The command line of the server.
 
+#![deny(unsafe_code)]
+
 mod cli;
 
 use std::process::ExitCode;
@@ -36,8 +38,17 @@ enum Verb {
 
 /// Exit codes: 0 for success, 1 for failure, 2 for wrong usage (which clap answers itself).
 fn main() -> ExitCode {
-    dino_server::model::runtime::keep_quiet();
-    let outcome = match Cli::parse().verb {
+    #[expect(unsafe_code, reason = "it changes the environment, which other threads could read")]
+    // SAFETY: this is the first statement of the program, and no other thread has been started.
+    unsafe {
+        dino_server::model::runtime::keep_quiet();
+    }
+    let verb = Cli::parse().verb;
+    // The server takes care of them itself.
+    if !matches!(verb, Verb::Serve(_)) {
+        dino_server::signals::end_as_process_1();
+    }
+    let outcome = match verb {
         Verb::Serve(args) => cli::serve::run(*args),
         Verb::Healthcheck(args) => cli::healthcheck::run(&args),
         Verb::Embed(args) => cli::embed::run(&args),

@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use resample::{Window, resample};
 
+/// Longest side of a model's input, in pixels, that a file beside a model may ask for.
+pub const MOST_SIDE: u32 = 4096;
+
 /// Mean of ImageNet's red, green and blue, pixels in 0..1.
 pub const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 /// Standard deviation of ImageNet's red, green and blue, pixels in 0..1.

@@ -2,11 +2,12 @@
 
 use std::{
     io::{Read, Write},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
+    net::{SocketAddr, TcpStream},
     time::Duration,
 };
 
 use anyhow::Context;
+use dino_server::http::Listen;
 
 /// Longest wait for each step: connecting, asking, and each part of the answer.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -16,9 +17,9 @@ const MOST: u64 = 16 << 10;
 /// Ask the server on this machine whether it is ready: exit code 0 if so, 1 if not.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Address that the server listens on.
+    /// Address that the server listens on, as it was told. A server that listens on every address is asked on loopback.
     #[arg(long, env = "DINO_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT")]
-    listen: SocketAddr,
+    listen: Listen,
     /// What to ask for: /readyz (models answer), or /healthz (the process lives).
     #[arg(long, default_value = "/readyz", value_name = "PATH")]
     path: String,
@@ -31,8 +32,17 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         args.path.starts_with('/') && args.path.bytes().all(|byte| byte.is_ascii_graphic()),
         "--path has to be one such as /readyz"
     );
-    let address = reachable(args.listen);
-    let answer = ask(address, &args.path).with_context(|| format!("no answer from http://{address}"))?;
+    let mut outcome = Err(anyhow::anyhow!("no answer: {} has no address", args.listen));
+    for address in args.listen.reachable()? {
+        match ask(address, &args.path).with_context(|| format!("no answer from http://{address}")) {
+            Ok(answer) => {
+                outcome = Ok((address, answer));
+                break;
+            }
+            Err(error) => outcome = Err(error),
+        }
+    }
+    let (address, answer) = outcome?;
     anyhow::ensure!(answer.is_ok, "http://{address}{} answers {}", args.path, answer.text);
     println!("{}", answer.text);
     Ok(())
@@ -42,16 +52,6 @@ struct Answer {
     is_ok: bool,
     /// Status line and body, in one line.
     text: String,
-}
-
-/// A server that listens on every address is asked on loopback.
-fn reachable(listen: SocketAddr) -> SocketAddr {
-    let ip = match listen.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, listen.port())
 }
 
 /// One GET in HTTP/1.0: the server closes the connection after its answer, so that its end needs no parsing.
@@ -71,7 +71,7 @@ fn ask(address: SocketAddr, path: &str) -> std::io::Result<Answer> {
 mod tests {
     use std::{
         io::{BufRead, BufReader},
-        net::TcpListener,
+        net::{Ipv6Addr, TcpListener},
         thread,
     };
 
@@ -89,7 +89,10 @@ mod tests {
             request.get_mut().write_all(answer.as_bytes()).unwrap();
             line
         });
-        let outcome = run(&Args { listen: SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port), path: "/readyz".into() });
+        // It is there in one of the families only.
+        let listen =
+            if TcpListener::bind((Ipv6Addr::LOCALHOST, port)).is_ok() { format!("[::]:{port}") } else { format!("0.0.0.0:{port}") };
+        let outcome = run(&Args { listen: listen.parse().unwrap(), path: "/readyz".into() });
         assert!(server.join().unwrap().starts_with("GET /readyz HTTP/1.0\r\n"));
         outcome
     }
@@ -106,16 +109,16 @@ mod tests {
     #[test]
     fn nobody_there_is_not_healthy() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let listen = listener.local_addr().unwrap();
+        let listen = listener.local_addr().unwrap().to_string().parse().unwrap();
         drop(listener);
         assert!(run(&Args { listen, path: "/readyz".into() }).unwrap_err().to_string().contains("no answer"));
     }
 
     #[test]
     fn a_path_cannot_carry_headers() {
-        let listen = SocketAddr::from(([127, 0, 0, 1], 1));
+        let listen: Listen = "127.0.0.1:1".parse().unwrap();
         for path in ["", "readyz", "/a b", "/a\r\nx: y"] {
-            assert!(run(&Args { listen, path: path.into() }).unwrap_err().to_string().contains("--path"), "{path:?}");
+            assert!(run(&Args { listen: listen.clone(), path: path.into() }).unwrap_err().to_string().contains("--path"), "{path:?}");
         }
     }
 }

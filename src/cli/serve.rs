@@ -1,12 +1,12 @@
 //! `dino-server serve`: settings, models, collections, then the listening socket.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::TcpListener, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use dino_server::{
     config::ServeArgs,
-    http::{self, Opening, Patience, State},
-    index, telemetry,
+    http::{self, App, Entrance, Opening, Patience, State, Stop},
+    index, signals, telemetry,
     traces::Traces,
 };
 
@@ -15,44 +15,52 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Serves until a signal ends it.
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
+    // Nothing has been answered yet that would have to be finished.
+    let starting = signals::end_while_starting()?;
     let settings = args.resolve()?;
     telemetry::start(settings.log_format);
     // Until the server has ended.
     let _traces = settings.otlp.as_ref().map(Traces::start).transpose().context("--otlp")?;
-    // The port first: that it is taken should not come out after a minute of loading.
-    let listener = http::bind(settings.listen)?;
-    let address = listener.local_addr()?;
-    let watch = settings.metrics_listen.map(http::bind).transpose()?;
+    // The ports first: that one is taken should not come out after a minute of loading.
+    let listeners = http::bind(&settings.listen)?;
+    let watch = settings.metrics_listen.as_ref().map(http::bind).transpose()?;
     let (state, opening) = State::load(&settings)?;
     let app = Arc::new(state);
     let patience =
         Patience { head: settings.read_timeout, drain: settings.request_timeout + LAST_WORDS, connections: settings.max_connections };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
     runtime.block_on(async {
-        tracing::info!("listening on http://{address}");
-        let asked = http::serve(listener, http::routes(app.clone()), patience);
-        let served = async {
-            match watch {
-                Some(watch) => {
-                    tracing::info!("metrics on http://{}", watch.local_addr()?);
-                    tokio::try_join!(asked, http::serve(watch, http::watch_routes(app), patience)).map(drop)
-                }
-                None => asked.await,
-            }
-        };
+        let stop = Stop::new()?;
+        starting.is_over();
+        announce("listening", &listeners)?;
+        let mut entrances = vec![Entrance { listeners, routes: http::routes(app.clone()) }];
+        if let Some(listeners) = watch {
+            announce("metrics", &listeners)?;
+            entrances.push(Entrance { listeners, routes: http::watch_routes(app.clone()) });
+        }
         tokio::select! {
             // A store that is found to be damaged meanwhile ends the server as one that could not be opened.
             biased;
-            error = failure(opening) => Err(error.into()),
-            served = served => Ok(served?),
+            error = failure(opening, app) => Err(error.into()),
+            served = http::serve(entrances, patience, stop) => Ok(served?),
         }
     })
 }
 
-/// Waits for an error, for ever where there is none.
-async fn failure(opening: Opening) -> index::Error {
+fn announce(what: &str, listeners: &[TcpListener]) -> std::io::Result<()> {
+    for listener in listeners {
+        tracing::info!("{what} on http://{}", listener.local_addr()?);
+    }
+    Ok(())
+}
+
+/// Waits for an error, for ever where there is none. Collections that have been opened are compared with the models.
+async fn failure(opening: Opening, app: App) -> index::Error {
     match opening.finished().await {
-        Ok(()) => std::future::pending().await,
+        Ok(()) => {
+            http::report_unserved(&app);
+            std::future::pending().await
+        }
         Err(error) => error,
     }
 }

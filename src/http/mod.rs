@@ -12,6 +12,7 @@ mod health;
 mod infer;
 mod json;
 mod keys;
+mod listen;
 mod metrics;
 mod models;
 mod openai;
@@ -25,6 +26,7 @@ mod similarity;
 mod state;
 mod submission;
 mod trace;
+mod unserved;
 
 use std::{any::Any, time::Duration};
 
@@ -48,12 +50,14 @@ use tracing::Span;
 use body::{BodyLimits, BodyMemory};
 use collections::{Maps, Transfers};
 pub use keys::{Key, Keys};
+pub use listen::{Listen, bind};
 use metrics::Metrics;
 pub use openapi::document as openapi;
 pub use problem::{Code, Problem};
-pub use server::{Patience, bind, serve};
+pub use server::{Entrance, Patience, Stop, serve};
 pub use state::{App, Opening, StartError, State};
 pub use submission::{Room, Submission};
+pub use unserved::report as report_unserved;
 
 /// Request id, taken from the client or made here; in the answer and in each line of the log.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

@@ -86,6 +86,9 @@ pub(super) async fn reload(State(app): State<App>, name: Result<Path<String>, Pa
     let (served, changed) = reload.map_err(|_| Problem::from(Panicked))??;
     let seconds = began.elapsed().as_secs_f64();
     tracing::info!(model = served.name(), changed, seconds, "reloaded");
+    if changed {
+        super::report_unserved(&app);
+    }
     Ok(Json(Reloaded { model: served.name().to_owned(), fingerprint: served.fingerprint().to_owned(), changed, seconds }))
 }
 

@@ -232,6 +232,8 @@ pub fn document() -> Value {
     }
     json!({
         "openapi": "3.1.0",
+        // Relative to this document, which may be read through a proxy that cuts a path off.
+        "servers": [{ "url": ".", "description": "The server that this document comes from" }],
         "info": {
             "title": "dino-server",
             "version": env!("CARGO_PKG_VERSION"),

@@ -1,7 +1,8 @@
 //! The page at `/` and its files, all of them in the program.
 //!
 //! The page is plain HTML, one style sheet, and one script module for each part of it (`page/app.js` puts them together). It
-//! asks only this server, and tells the browser so.
+//! asks only this server, and tells the browser so. It names everything relative to itself, so that it also works below a path that a
+//! proxy cuts off.
 
 use std::sync::LazyLock;
 
@@ -127,7 +128,7 @@ mod tests {
 
         let scripts = FILES.iter().filter(|file| file.kind == SCRIPT).map(|file| text(file.name));
         let imported = scripts.flat_map(|script| named(script, "from \"./"));
-        for name in named(text("index.html"), "=\"/page/").chain(imported) {
+        for name in named(text("index.html"), "=\"page/").chain(imported) {
             assert!(served.contains(name), "{name}");
         }
     }
@@ -138,6 +139,7 @@ mod tests {
             let text = text(file.name).replace("http://www.w3.org/2000/svg", "");
             assert!(!text.contains("http://") && !text.contains("https://"), "{}", file.name);
             assert!(file.kind == SCRIPT || !text.contains("url("), "{}", file.name);
+            assert!(!text.contains("=\"/") && !text.contains("from \"/") && !text.contains("fetch(\"/"), "{}: below a path", file.name);
         }
         let page = text("index.html");
         let handler = |rest: &str| rest.split_once('=').is_some_and(|(name, _)| name.bytes().all(|letter| letter.is_ascii_lowercase()));

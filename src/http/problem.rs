@@ -9,6 +9,11 @@ use axum::{
 };
 use serde::Serialize;
 
+/// Bytes of a detail that are kept.
+const MOST: usize = 600;
+/// How many of them are the last ones.
+const TAIL: usize = 200;
+
 /// Every kind of error that the server answers with. Names and statuses are part of the public contract: a
 /// client may branch on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -157,9 +162,10 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// An error of kind `code`; `detail` is read by people.
+    /// An error of kind `code`; `detail` is read by people, and shortened where it would fill more than some lines: most details
+    /// repeat what was sent.
     pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, detail: detail.into(), index: None, retry_after: None, openai: false }
+        Self { code, detail: shortened(detail.into()), index: None, retry_after: None, openai: false }
     }
 
     /// Says which picture of the request is at fault.
@@ -175,6 +181,20 @@ impl Problem {
         self.openai = true;
         self
     }
+}
+
+/// A text of at most [`MOST`] bytes and what marks the gap, in one line. The end stays: it says what to do.
+fn shortened(text: Cow<'static, str>) -> Cow<'static, str> {
+    if text.len() <= MOST && !text.contains(char::is_control) {
+        return text;
+    }
+    let short = if text.len() > MOST {
+        let (head, tail) = (text.floor_char_boundary(MOST - TAIL), text.ceil_char_boundary(text.len() - TAIL));
+        format!("{} [… {} bytes left out …] {}", &text[..head], tail - head, &text[tail..])
+    } else {
+        text.into_owned()
+    };
+    Cow::Owned(short.replace(char::is_control, " "))
 }
 
 /// The members of RFC 9457, section 3.1, and ours. `type` is left out, which means `about:blank`: the title is the
@@ -238,5 +258,22 @@ impl IntoResponse for Problem {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_detail_keeps_its_ends_in_one_line() {
+        let plain = "k: must lie between 1 and 10000, not 0";
+        assert_eq!(Problem::new(Code::BadParameter, plain).detail, plain);
+        let long = format!("unknown field `{}`, expected `k`", "é\n\u{1b}".repeat(1 << 20));
+        let detail = Problem::new(Code::BadParameter, long).detail;
+        assert!(detail.len() < MOST + 40 && !detail.contains(char::is_control), "{detail}");
+        assert!(detail.starts_with("unknown field `é") && detail.ends_with("`, expected `k`"), "{detail}");
+        let whole = "x".repeat(MOST);
+        assert_eq!(Problem::new(Code::BadParameter, whole.clone()).detail, whole);
     }
 }

@@ -1,4 +1,4 @@
-//! The listening socket: slow heads time out, and a signal lets requests finish before the process ends.
+//! Serving what was bound: slow heads time out, and a signal lets requests finish before the process ends.
 
 use std::{
     future::{Ready, ready},
@@ -9,28 +9,13 @@ use std::{
 };
 
 use axum::{Extension, Router, middleware::AddExtension};
-use axum_server::{Handle, accept::Accept};
+use axum_server::{Control, Handle, accept::Accept};
+use futures::future::try_join_all;
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tower::Layer;
-
-/// Binds `address`, so that an occupied port is found before models are loaded.
-///
-/// # Errors
-/// One sentence that names the address and what to do.
-pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(address).map_err(|error| {
-        let hint = match error.kind() {
-            io::ErrorKind::AddrInUse => ": another program listens there; stop it, or choose another --listen",
-            io::ErrorKind::PermissionDenied => ": ports under 1024 need privileges; choose another --listen",
-            io::ErrorKind::AddrNotAvailable => ": this machine does not have that address; choose another --listen",
-            _ => "",
-        };
-        io::Error::new(error.kind(), format!("cannot listen on {address}: {error}{hint}"))
-    })
-}
 
 /// How long clients may take, and how long they are given at the end.
 #[derive(Clone, Copy, Debug)]
@@ -61,29 +46,64 @@ impl<I, S> Accept<I, S> for Door {
     }
 }
 
-/// Serves `routes` until SIGTERM or SIGINT, then stops accepting, finishes what runs, and returns.
+/// The signals that end the server: SIGTERM and SIGINT. From its making on they do not end the process by themselves.
+#[derive(Debug)]
+pub struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    /// Starts to take notice of them.
+    ///
+    /// # Errors
+    /// When the handlers cannot be set up.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for one of them.
+    async fn asked(mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Sockets, and what is served on all of them. Each entrance has a limit of connections of its own.
+#[derive(Debug)]
+pub struct Entrance {
+    /// Where connections come from.
+    pub listeners: Vec<TcpListener>,
+    /// What they may ask for.
+    pub routes: Router,
+}
+
+/// Serves until `stop`, then stops accepting, finishes what runs, and returns.
 ///
 /// # Errors
-/// When the socket or the signal handlers cannot be set up.
-pub async fn serve(listener: TcpListener, routes: Router, patience: Patience) -> io::Result<()> {
-    let handle = Handle::new();
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let stopper = handle.clone();
+/// When a socket cannot be set up.
+pub async fn serve(entrances: Vec<Entrance>, patience: Patience, stop: Stop) -> io::Result<()> {
+    let control = Control::new();
+    let stopper = control.clone();
     tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        stop.asked().await;
         tracing::info!("stopping: running requests may finish");
         stopper.graceful_shutdown(Some(patience.drain));
     });
-
-    // HTTP/1 alone: telling versions apart would wait for a first byte without any time limit.
-    let door = Door(Arc::new(Semaphore::new(patience.connections.min(Semaphore::MAX_PERMITS))));
-    let mut server = axum_server::from_tcp(listener)?.acceptor(door).handle(handle).http1_only();
-    server.http_builder().http1().header_read_timeout(patience.head);
-    server.serve(routes.into_make_service()).await?;
+    let mut servers = Vec::new();
+    for Entrance { listeners, routes } in entrances {
+        let door = Door(Arc::new(Semaphore::new(patience.connections.min(Semaphore::MAX_PERMITS))));
+        for listener in listeners {
+            let handle = Handle::<SocketAddr>::with_control(control.clone());
+            // HTTP/1 alone: telling versions apart would wait for a first byte without any time limit.
+            let mut server = axum_server::from_tcp(listener)?.acceptor(door.clone()).handle(handle).http1_only();
+            server.http_builder().http1().header_read_timeout(patience.head);
+            servers.push(server.serve(routes.clone().into_make_service()));
+        }
+    }
+    try_join_all(servers).await?;
     tracing::info!("stopped");
     Ok(())
 }

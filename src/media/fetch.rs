@@ -257,8 +257,6 @@ fn joined(base: &Uri, target: &str) -> String {
 fn failed(error: &ureq::Error) -> FetchError {
     match error {
         ureq::Error::Other(error) if error.is::<NotPublic>() => FetchError::NotAllowed(error.to_string()),
-        // Not told apart from the one before: which names exist inside is not the client's business.
-        ureq::Error::HostNotFound => FetchError::NotAllowed(NotPublic.to_string()),
         ureq::Error::Timeout(_) => FetchError::Failed("its host took too long (--url-timeout)".into()),
         error => FetchError::Failed(error.to_string()),
     }
@@ -271,16 +269,22 @@ struct Guard {
     resolver: DefaultResolver,
 }
 
-/// It says nothing of the addresses: they are not the client's business.
+/// It says nothing of the addresses, and not whether there are any: which names exist inside is not the client's business.
 #[derive(Debug, thiserror::Error)]
 #[error("that URL is not fetched: its host has no address, or one that is not in the public internet (--url-private)")]
 struct NotPublic;
 
 impl Resolver for Guard {
     fn resolve(&self, uri: &Uri, config: &Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
-        let found = self.resolver.resolve(uri, config, timeout)?;
         let allowed = |address: &SocketAddr| self.private || is_public(address.ip());
-        if found.iter().all(allowed) { Ok(found) } else { Err(ureq::Error::Other(Box::new(NotPublic))) }
+        match self.resolver.resolve(uri, config, timeout) {
+            Ok(found) if found.iter().all(allowed) => Ok(found),
+            Err(error) => {
+                tracing::debug!(host = uri.host(), %error, "a host of a URL has no address");
+                Err(ureq::Error::Other(Box::new(NotPublic)))
+            }
+            Ok(_) => Err(ureq::Error::Other(Box::new(NotPublic))),
+        }
     }
 }
 
@@ -359,6 +363,15 @@ mod tests {
                 assert!(matches!(&error, FetchError::NotAllowed(_)), "{url}: {error:?}");
                 assert!(!error.to_string().contains("127.0.0.1"), "{error}");
             }
+        }
+    }
+
+    #[test]
+    fn a_name_that_does_not_resolve_is_answered_as_an_inner_one() {
+        let all = fetcher(&["*"]);
+        let inner = refusal(&all, "https://localhost/a.jpg");
+        for unknown in ["https://no-such-host.invalid/a.jpg", "https://a..b/a.jpg", "https://999.1.1.1/a.jpg"] {
+            assert_eq!(refusal(&all, unknown), inner, "{unknown}");
         }
     }
 

@@ -8,7 +8,25 @@ use fs_err as fs;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::transform::{Resize, Transform};
+use crate::transform::{MOST_SIDE, Resize, Transform};
+
+/// Bytes of the file; real ones have a few thousand.
+const MOST_BYTES: u64 = 1 << 20;
+/// Characters of a name in it, which answers and metrics repeat.
+const MOST_TEXT: usize = 255;
+/// Dimension of an embedding; that of collections has the same bound.
+const MOST_DIM: u32 = 65_536;
+/// Blocks of a network.
+const MOST_BLOCKS: u32 = 1024;
+/// Register tokens.
+const MOST_REGISTERS: u32 = 1024;
+/// Patches of one picture that a transform may make, as 80 x 80. Attention takes memory with the square of their number: 160 MB for each
+/// head at this bound.
+const MOST_PATCHES: u32 = 6400;
+/// Length of the shorter side before a crop, of which only what the crop keeps is computed.
+const MOST_SHORTER: u32 = 16 * MOST_SIDE;
+/// Largest mean of pixels in 0..1, and largest and smallest deviation: what is far from 1 leaves nothing of a picture.
+const FAR: f32 = 1e4;
 
 /// What a model folder says of itself: its file `manifest.json`. Field names are part of the public contract.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -17,25 +35,29 @@ pub struct Manifest {
     #[schemars(extend("const" = 1))]
     pub format: u32,
     /// `vit` or `resnet`, with the family it comes from, for example `dino-vit`, `dinov2-vit`, `dinov3-vit`, `dino-resnet`.
-    #[schemars(length(min = 1))]
+    #[schemars(length(min = 1, max = MOST_TEXT))]
     pub architecture: String,
     /// Side of a patch in pixels; for a ResNet the stride of its feature map (32).
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = MOST_SIDE))]
     pub patch_size: u32,
     /// Dimension of the embedding.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = MOST_DIM))]
     pub dim: u32,
     /// Number of blocks.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = MOST_BLOCKS))]
     pub depth: u32,
     /// Attention heads per block; 0 for a ResNet.
+    #[schemars(range(max = MOST_DIM))]
     pub heads: u32,
     /// Register tokens between CLS and the patches.
+    #[schemars(range(max = MOST_REGISTERS))]
     pub registers: u32,
     /// Blocks, counted from the last, whose CLS token the output `last_blocks` holds; 0 without that output.
     #[serde(default, skip_serializing_if = "is_zero")]
+    #[schemars(range(max = MOST_BLOCKS))]
     pub last_blocks: u32,
     /// How positions follow the picture's size, in words: `dino-bicubic-scale`, `bicubic-size`, `bicubic-antialias`, `rotary`, `none`.
+    #[schemars(length(max = MOST_TEXT))]
     pub position_interpolation: String,
     /// The evaluation transform.
     pub transform: Transform,
@@ -45,6 +67,7 @@ pub struct Manifest {
     #[schemars(extend("propertyNames" = {"enum": Manifest::PRECISIONS}, "minProperties" = 1))]
     pub files: BTreeMap<String, File>,
     /// Program and version that wrote the folder.
+    #[schemars(length(max = MOST_TEXT))]
     pub made_by: String,
 }
 
@@ -52,8 +75,10 @@ pub struct Manifest {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Source {
     /// File name, without its folders.
+    #[schemars(length(max = MOST_TEXT))]
     pub file: String,
     /// Layout that was recognised, for example `dino-pth`, `hf-dinov2`.
+    #[schemars(length(max = MOST_TEXT))]
     pub layout: String,
     /// SHA-256 of the file, in hex.
     #[schemars(regex(pattern = "^[0-9a-fA-F]{64}$"))]
@@ -64,7 +89,7 @@ pub struct Source {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct File {
     /// File name inside the folder.
-    #[schemars(regex(pattern = r"^[^/\\]+$"))]
+    #[schemars(length(max = MOST_TEXT), regex(pattern = r"^[^/\\]+$"))]
     pub name: String,
     /// SHA-256 of the file, in hex.
     #[schemars(regex(pattern = "^[0-9a-fA-F]{64}$"))]
@@ -145,6 +170,11 @@ impl Manifest {
     /// [`ManifestError`].
     pub fn load(folder: &Path) -> Result<Self, ManifestError> {
         let path = folder.join(Self::FILE_NAME);
+        let length = fs::metadata(&path)?.len();
+        if length > MOST_BYTES {
+            let reason = format!("has {length} bytes, more than the {MOST_BYTES} that a manifest may have");
+            return Err(ManifestError::Field { path, field: "the file", reason });
+        }
         let text = fs::read_to_string(&path)?;
         let manifest: Self = serde_json::from_str(&text).map_err(|source| ManifestError::Parse { path: path.clone(), source })?;
         manifest.check().map_err(|(field, reason)| ManifestError::Field { path, field, reason })?;
@@ -181,9 +211,25 @@ impl Manifest {
         };
         require(self.format == Self::FORMAT, "format", &format!("is {}, this program reads 1", self.format))?;
         require(!self.architecture.is_empty(), "architecture", "is empty")?;
-        require(self.patch_size > 0, "patch_size", "must not be 0")?;
-        require(self.dim > 0, "dim", "must not be 0")?;
-        require(self.depth > 0, "depth", "must not be 0")?;
+        for (field, text) in [
+            ("architecture", &self.architecture),
+            ("position_interpolation", &self.position_interpolation),
+            ("source.file", &self.source.file),
+            ("source.layout", &self.source.layout),
+            ("made_by", &self.made_by),
+        ] {
+            require(is_short(text), field, &format!("must have at most {MOST_TEXT} characters, and none that controls a terminal"))?;
+        }
+        for (field, number, least, most) in [
+            ("patch_size", self.patch_size, 1, MOST_SIDE),
+            ("dim", self.dim, 1, MOST_DIM),
+            ("depth", self.depth, 1, MOST_BLOCKS),
+            ("heads", self.heads, 0, MOST_DIM),
+            ("registers", self.registers, 0, MOST_REGISTERS),
+            ("last_blocks", self.last_blocks, 0, self.depth),
+        ] {
+            require((least..=most).contains(&number), field, &format!("is {number}; known are {least} to {most}"))?;
+        }
         if !self.is_convolutional() {
             let divides = self.heads > 0 && self.dim.is_multiple_of(self.heads);
             require(divides, "heads", &format!("({}) must divide dim ({})", self.heads, self.dim))?;
@@ -194,6 +240,7 @@ impl Manifest {
         for (precision, file) in &self.files {
             let known = Self::PRECISIONS.contains(&precision.as_str());
             require(known, "files", &format!("has `{precision}`; known are {}", Self::PRECISIONS.join(", ")))?;
+            require(is_short(&file.name), "files", &format!("has a name of more than {MOST_TEXT} characters"))?;
             require(is_plain_name(&file.name), "files", &format!("has the name `{}`, which is a path", file.name))?;
             require(is_sha256(&file.sha256), "files", &format!("must give `{precision}` a sha256 of 64 hex digits"))?;
         }
@@ -202,26 +249,33 @@ impl Manifest {
 
     fn check_transform(&self) -> Result<(), Complaint> {
         let fail = |field, reason: String| Err((field, reason));
-        let sides = match self.transform.resize {
-            Resize::Shorter(side) => [side, side],
-            Resize::Exact(height, width) => [height, width],
+        let (sides, most) = match self.transform.resize {
+            Resize::Shorter(side) => ([side, side], MOST_SHORTER),
+            Resize::Exact(height, width) => ([height, width], MOST_SIDE),
         };
-        if sides.contains(&0) {
-            return fail("transform.resize", "must not be 0".into());
+        if !sides.iter().all(|side| (1..=most).contains(side)) {
+            return fail("transform.resize", format!("is {} and {} pixels; known are 1 to {most}", sides[0], sides[1]));
         }
         let Some((height, width)) = self.transform.output_size() else {
             return fail("transform.crop", "must be given, since the pictures would differ in size".into());
         };
+        if height.max(width) > MOST_SIDE {
+            return fail("transform.crop", format!("gives {height} x {width} pixels; no side may be longer than {MOST_SIDE}"));
+        }
         let patch = self.patch_size;
         let fits = |side: u32| side > 0 && (self.is_convolutional() || side.is_multiple_of(patch));
         if !fits(height) || !fits(width) {
             return fail("transform", format!("gives {height} x {width} pixels, no multiple of the patch ({patch})"));
         }
-        if !self.transform.mean.iter().all(|mean| mean.is_finite()) {
-            return fail("transform.mean", "must be finite".into());
+        let patches = (height / patch) * (width / patch);
+        if !self.is_convolutional() && patches > MOST_PATCHES {
+            return fail("transform", format!("gives {patches} patches for each picture; at most {MOST_PATCHES} are run"));
         }
-        if !self.transform.std.iter().all(|std| std.is_finite() && *std > 0.0) {
-            return fail("transform.std", "must be above 0".into());
+        if !self.transform.mean.iter().all(|mean| mean.abs() <= FAR) {
+            return fail("transform.mean", format!("must lie between -{FAR} and {FAR}, for pixels in 0..1"));
+        }
+        if !self.transform.std.iter().all(|std| (1.0 / FAR..=FAR).contains(std)) {
+            return fail("transform.std", format!("must lie between {} and {FAR}, for pixels in 0..1", 1.0 / FAR));
         }
         Ok(())
     }
@@ -234,6 +288,11 @@ fn is_zero(number: &u32) -> bool {
 
 fn is_sha256(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Short enough for a log's line and an answer, and of one line.
+fn is_short(text: &str) -> bool {
+    text.len() <= MOST_TEXT && !text.contains(char::is_control)
 }
 
 /// A file of the folder itself: no separators, no `..`.
@@ -295,6 +354,22 @@ mod tests {
             ("/transform/crop", serde_json::json!([220, 224]), "transform"),
             ("/transform/std", serde_json::json!([1.0, 0.0, 1.0]), "transform.std"),
             ("/transform/resize", serde_json::json!({"exact": [0, 224]}), "transform.resize"),
+            ("/architecture", "a".repeat(256).into(), "architecture"),
+            ("/architecture", "vit\nERROR".into(), "architecture"),
+            ("/patch_size", u32::MAX.into(), "patch_size"),
+            ("/dim", 3_000_000_000_u32.into(), "dim"),
+            ("/depth", 1025.into(), "depth"),
+            ("/registers", 1_000_000.into(), "registers"),
+            ("/transform/crop", serde_json::json!([2_240_000, 2_240_000]), "transform.crop"),
+            ("/transform/crop", serde_json::json!([4104, 8]), "transform.crop"),
+            ("/transform/crop", serde_json::json!([4096, 4096]), "transform"),
+            ("/transform/crop", serde_json::json!([0, 224]), "transform"),
+            ("/transform/resize", serde_json::json!({"shorter": u32::MAX}), "transform.resize"),
+            ("/transform/resize", serde_json::json!({"exact": [4104, 224]}), "transform.resize"),
+            ("/transform/mean", serde_json::json!([1e38, 0.0, 0.0]), "transform.mean"),
+            ("/transform/std", serde_json::json!([1e-38, 1.0, 1.0]), "transform.std"),
+            ("/made_by", "a".repeat(256).into(), "made_by"),
+            ("/files/f32/name", "a".repeat(256).into(), "files"),
             ("/source/sha256", "abc".into(), "source.sha256"),
             ("/files", serde_json::json!({}), "files"),
             ("/files/f32/name", "../model.onnx".into(), "files"),
@@ -306,6 +381,16 @@ mod tests {
             assert!(matches!(error, ManifestError::Field { field: found, .. } if found == field), "{pointer}: {error}");
             assert!(error.to_string().contains("manifest.json"), "{error}");
         }
+    }
+
+    #[test]
+    fn the_largest_transform_is_accepted_and_a_file_of_megabytes_is_not() {
+        let mut large = manifest();
+        large["transform"]["crop"] = serde_json::json!([640, 640]);
+        load(&large).unwrap();
+        large["made_by"] = " ".repeat(2 << 20).into();
+        let error = load(&large).unwrap_err().to_string();
+        assert!(error.contains("manifest.json: the file has 2"), "{error}");
     }
 
     #[test]

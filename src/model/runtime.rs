@@ -7,7 +7,9 @@ use ort::environment::Environment;
 
 /// Environment variable with the path of the library.
 const VARIABLE: &str = "ORT_DYLIB_PATH";
-/// Where the Makefile puts the library, under the root of the project.
+/// The project's folder, as it was when this program was built.
+const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
+/// Where the Makefile puts the library, under the project's folder.
 const CACHED: &str = ".cache/onnxruntime";
 /// The library's name on this system.
 const LIBRARY: &str = if cfg!(target_os = "macos") { "libonnxruntime.dylib" } else { "libonnxruntime.so" };
@@ -24,9 +26,10 @@ pub struct RuntimeError {
 
 /// The process's ONNX Runtime, started on first use.
 ///
-/// The library is that of `ORT_DYLIB_PATH`; else `.cache/onnxruntime/libonnxruntime.so` under a folder above the
-/// executable, or under the current one; else what the system's loader finds. Folders above the current one are not
-/// searched: they may belong to somebody else.
+/// The library is that of `ORT_DYLIB_PATH`; else `libonnxruntime.so` in the program's own folder; else, for a program in `target` of
+/// the folder that it was built in, the one that `make onnxruntime` put into that folder's cache; else what the system's loader finds.
+/// A library runs as soon as it is loaded: the current folder, and folders above the program, may belong to other users and are
+/// never searched.
 ///
 /// # Errors
 /// [`RuntimeError`], the same for every later call.
@@ -39,11 +42,15 @@ pub fn environment() -> Result<&'static Environment, RuntimeError> {
 /// Keeps ONNX Runtime from reporting to its makers: the library of the public wheels writes an identifier below the home folder and
 /// calls out as soon as it is loaded, before `with_telemetry(false)` can reach it.
 ///
-/// The first thing that a `main` calls, before there are other threads. A value of `ORT_DISABLE_TELEMETRY` that is set already stays.
-pub fn keep_quiet() {
+/// A value of `ORT_DISABLE_TELEMETRY` that is set already stays.
+///
+/// # Safety
+/// The process has one thread: it is the first thing that `main` calls. Others could read the environment while it changes.
+#[expect(unsafe_code, reason = "the library reads this switch from the environment, and only there")]
+pub unsafe fn keep_quiet() {
     const SWITCH: &str = "ORT_DISABLE_TELEMETRY";
     if std::env::var_os(SWITCH).is_none() {
-        // SAFETY: no other thread exists yet that could read the environment.
+        // SAFETY: the caller vouches that no other thread exists that could read the environment.
         unsafe { std::env::set_var(SWITCH, "1") };
     }
 }
@@ -74,25 +81,46 @@ fn library() -> (PathBuf, bool) {
     if let Some(path) = std::env::var_os(VARIABLE).filter(|path| !path.is_empty()) {
         return (path.into(), true);
     }
-    let executable = std::env::current_exe().and_then(|path| path.canonicalize()).unwrap_or_default();
-    let current = std::env::current_dir().unwrap_or_default();
-    let cached = executable
-        .ancestors()
-        .skip(1)
-        .chain([current.as_path()])
-        .map(|folder| folder.join(CACHED).join(LIBRARY))
-        .find(|path| path.is_file());
-    (cached.unwrap_or_else(|| LIBRARY.into()), false)
+    let program = std::env::current_exe().and_then(|path| path.canonicalize()).unwrap_or_default();
+    let project = Path::new(PROJECT).canonicalize().ok();
+    let beside = candidates(&program, project.as_deref()).into_iter().find(|path| path.is_file());
+    (beside.unwrap_or_else(|| LIBRARY.into()), false)
+}
+
+/// Where the library may lie for a program at `program`, before the system is asked; `project` is the folder that it was built in,
+/// where that is still there. Both without links, so that neither is another folder than it seems.
+fn candidates(program: &Path, project: Option<&Path>) -> Vec<PathBuf> {
+    let own = program.parent().filter(|folder| folder.is_absolute()).map(|folder| folder.join(LIBRARY));
+    // An installed program was built somewhere as well, in a folder that this machine's users may be free to make.
+    let project = project.filter(|project| program.starts_with(project.join("target")));
+    own.into_iter().chain(project.map(|project| project.join(CACHED).join(LIBRARY))).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::RuntimeError;
+    use std::path::{Path, PathBuf};
+
+    use super::{LIBRARY, RuntimeError, candidates};
 
     #[test]
     fn the_error_is_one_sentence_with_a_way_out() {
         let text = RuntimeError { found: "none was found".into() }.to_string();
         assert!(text.starts_with("ONNX Runtime 1.") && text.contains("make onnxruntime"), "{text}");
         assert!(text.contains("ORT_DYLIB_PATH") && !text.contains('\n') && !text.contains(". "), "{text}");
+    }
+
+    #[test]
+    fn only_the_programs_own_folder_and_its_build_tree_are_searched() {
+        let found = |program: &str, project: Option<&str>| candidates(Path::new(program), project.map(Path::new));
+        let library = |folder: &str| PathBuf::from(folder).join(LIBRARY);
+        let cached = library("/src/dino/.cache/onnxruntime");
+        for profile in ["debug", "release", "debug/deps", "aarch64-unknown-linux-gnu/release"] {
+            let folder = format!("/src/dino/target/{profile}");
+            assert_eq!(found(&format!("{folder}/dino-server"), Some("/src/dino")), [library(&folder), cached.clone()]);
+        }
+        assert_eq!(found("/usr/local/bin/dino-server", Some("/src/dino")), [library("/usr/local/bin")]);
+        assert_eq!(found("/src/dino/target/debug/dino-server", None), [library("/src/dino/target/debug")]);
+        assert_eq!(found("/src/dino/targets/dino-server", Some("/src/dino")), [library("/src/dino/targets")]);
+        assert_eq!(found("", Some("/src/dino")), [PathBuf::new(); 0]);
     }
 }

@@ -21,6 +21,8 @@ use crate::{
 const ACCELERATOR_PICTURES: usize = 64;
 /// Patches of each picture that such a batch has room for: 224 pixels in patches of 16.
 const USUAL_PATCHES: usize = 14 * 14;
+/// Length of a fingerprint.
+const FINGERPRINT_DIGITS: usize = 32;
 /// Between two looks at something that takes longer.
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -148,6 +150,19 @@ impl Registry {
             return Ok(self.default());
         };
         self.all().iter().find(|served| served.name() == name).cloned().ok_or_else(|| self.unknown(name))
+    }
+
+    /// The fingerprint that vectors of a model have: that of a served model's name, or the name itself where it is one (32 hex digits), so
+    /// that vectors of a model that is not served can say where they come from.
+    ///
+    /// # Errors
+    /// When it is neither.
+    pub fn fingerprint(&self, name: &str) -> Result<String, UnknownModel> {
+        let is_fingerprint = name.len() == FINGERPRINT_DIGITS && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+        match self.get(Some(name)) {
+            Err(_) if is_fingerprint => Ok(name.to_ascii_lowercase()),
+            served => Ok(served?.fingerprint().to_owned()),
+        }
     }
 
     fn unknown(&self, name: &str) -> UnknownModel {

@@ -2,10 +2,7 @@
 
 use serde_json::Value as Json;
 
-use super::{Interpolation, Resize, Transform};
-
-/// Longest side that a file may ask for, in pixels.
-const MOST_SIDE: u32 = 4096;
+use super::{Interpolation, MOST_SIDE, Resize, Transform};
 
 /// What an image processor does where its file leaves a setting out.
 struct Defaults {

@@ -38,13 +38,19 @@ pub(crate) struct Page {
     agent: ureq::Agent,
     /// Address of the driver's session, to which commands are relative.
     session: String,
+    /// Where the page lies, without the slash at its end. Everything that is asked for lies below it.
     origin: String,
 }
 
 /// Opens the server's page and does with it what a test wants. In the end the browser has asked nobody but the server, and its console
 /// holds no error but those that contain a text of `expected`.
 pub(crate) fn visit(server: &Server, expected: &[&str], test: impl FnOnce(&Page)) {
-    let page = Page::open(server);
+    visit_at(&format!("http://{}", server.address()), expected, test);
+}
+
+/// [`visit`] of a page at another address, which nothing may be asked outside of.
+pub(crate) fn visit_at(origin: &str, expected: &[&str], test: impl FnOnce(&Page)) {
+    let page = Page::open(origin);
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         test(&page);
         page.was_well_behaved(expected);
@@ -57,7 +63,7 @@ pub(crate) fn visit(server: &Server, expected: &[&str], test: impl FnOnce(&Page)
 }
 
 impl Page {
-    fn open(server: &Server) -> Self {
+    fn open(origin: &str) -> Self {
         let mut command = Command::new("chromedriver");
         command.arg("--port=0").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut driver = command.spawn().unwrap_or_else(|error| panic!("{MISSING} ({error})"));
@@ -68,7 +74,7 @@ impl Page {
         thread::spawn(move || lines.for_each(drop));
         let address = format!("http://127.0.0.1:{}/session", port.expect("chromedriver names its port"));
         let agent = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE)).build().into();
-        let mut page = Self { driver, agent, session: address, origin: format!("http://{}", server.address()) };
+        let mut page = Self { driver, agent, session: address, origin: origin.to_owned() };
         let capabilities = json!({
             "browserName": "chrome",
             "goog:chromeOptions": { "args": ARGUMENTS },
@@ -78,8 +84,13 @@ impl Page {
             .command("", &json!({ "capabilities": { "alwaysMatch": capabilities } }))
             .unwrap_or_else(|error| panic!("{MISSING} ({error})"));
         page.session = format!("{}/{}", page.session, session["sessionId"].as_str().unwrap());
-        page.must("/url", &json!({ "url": page.origin }));
+        page.go("/");
         page
+    }
+
+    /// Opens the page at a path.
+    pub(crate) fn go(&self, path: &str) {
+        self.must("/url", &json!({ "url": format!("{}{path}", self.origin) }));
     }
 
     /// A command of the protocol; the error is what the driver says.

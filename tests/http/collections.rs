@@ -351,13 +351,34 @@ fn another_model_is_refused_for_reading_and_writing(place: &Place) {
     server.post("/collections/c/search?model=demo", "image/png", &picture).problem(409, "model_mismatch");
     server.post_json("/collections/c/search", &json!({ "model": "demo", "vector": axis(0) })).problem(409, "model_mismatch");
     server.post("/classify?collection=c&model=demo", "image/png", &picture).problem(409, "model_mismatch");
+    // A vector may name its model by itself, or by its fingerprint.
+    let tag = server.get("/collections/c").json()["model"]["fingerprint"].clone();
+    let named = |model: &Value| json!({ "items": [{ "id": "v", "vector": axis(0) }, { "id": "w", "vector": axis(1), "model": model }] });
+    let wrong = server.post_json("/collections/c/items", &named(&"demo".into())).problem(409, "model_mismatch");
+    assert_eq!(wrong["index"], 1);
+    let other = json!("0123456789abcdef".repeat(2));
+    server.post_json("/collections/c/items", &named(&other)).problem(409, "model_mismatch");
+    server.post_json("/collections/c/search", &json!({ "model": other, "vector": axis(0) })).problem(409, "model_mismatch");
+    server.post_json("/collections/c/items", &named(&"nobody".into())).problem(404, "unknown_model");
+    assert_eq!(count(&server), 1);
+    for right in [json!("tiny-model"), tag] {
+        server.post_json("/collections/c/items", &named(&right)).ok();
+        server.post_json("/collections/c/search", &json!({ "model": right, "vector": axis(0) })).ok();
+    }
     drop(server);
     // A server that does not have the model at all.
     let server = Server::with_models(&[&demo], &place.flags());
+    assert_eq!(server.put("/collections/own", &json!({})).status, 201);
+    let log = server.log_with("belongs to no model that is served");
+    assert!(log.contains("collection=c ") && log.contains("items=3"), "{log}");
     server.post("/collections/c/items", "image/png", &picture).problem(409, "model_mismatch");
     server.post("/collections/c/search", "image/png", &picture).problem(409, "model_mismatch");
     server.post("/classify?collection=c", "image/png", &picture).problem(409, "model_mismatch");
-    assert_eq!(count(&server), 1);
+    assert_eq!(count(&server), 3);
+    drop(server);
+    // Nothing is said of collections that are served.
+    let server = Server::with_models(&[&demo, tiny.to_str().unwrap()], &place.flags());
+    assert!(!server.log().contains("belongs to no model"), "{}", server.log());
 }
 
 fn a_collection_moves_as_one_file(place: &Place) {

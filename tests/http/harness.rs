@@ -80,8 +80,19 @@ impl Server {
     }
 
     pub(crate) fn without_waiting(models: &[&str], flags: &[&str]) -> Self {
+        Self::spawn("127.0.0.1:0", models, flags)
+    }
+
+    /// The tiny model, asked for at another address than that of the tests; it may not be ready yet.
+    pub(crate) fn listening_on(listen: &str, flags: &[&str]) -> Self {
+        let server = Self::spawn(listen, &[tiny_model().to_str().unwrap()], flags);
+        server.log_with("loaded");
+        server
+    }
+
+    fn spawn(listen: &str, models: &[&str], flags: &[&str]) -> Self {
         let mut command = program();
-        command.args(["serve", "--listen", "127.0.0.1:0"]).args(flags);
+        command.args(["serve", "--listen", listen]).args(flags);
         for model in models {
             command.args(["--model", model]);
         }

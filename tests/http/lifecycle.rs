@@ -69,8 +69,10 @@ fn the_routes_are_described() {
         }
     }
     let page = server.get("/docs").ok().text();
-    for part in page.split(['"']).filter(|part| part.starts_with("/docs/")) {
-        assert!(!server.get(part).ok().body.is_empty(), "{part}");
+    let parts: Vec<_> = page.split(['"']).filter(|part| part.starts_with("docs/")).collect();
+    assert_eq!(parts.len(), 3, "{page}");
+    for part in parts {
+        assert!(!server.get(&format!("/{part}")).ok().body.is_empty(), "{part}");
     }
     assert!(!page.contains("http"));
     assert!(page.contains("swagger-ui-bundle.js"));
@@ -108,6 +110,66 @@ fn what_cannot_be_served_is_said_in_one_sentence() {
     manifest["transform"]["crop"] = Value::Null;
     fs_err::write(damaged.path().join("manifest.json"), manifest.to_string()).unwrap();
     refuses(&serve(&[&quiet[..], &["--model", &named]].concat()), &["crop"]);
+}
+
+/// A server that comes to nothing: its graph is read from a pipe that nobody writes to.
+fn never_starting() -> (tempfile::TempDir, std::process::Child) {
+    let folder = tempfile::tempdir().unwrap();
+    fs_err::copy(tiny_model().join("manifest.json"), folder.path().join("manifest.json")).unwrap();
+    let pipe = folder.path().join("model.onnx");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let named = format!("m={}", folder.path().display());
+    let mut command = program();
+    let child = command.args(["serve", "--listen", "127.0.0.1:0", "--model", &named]).spawn().unwrap();
+    // It has the pipe open once something can be written to it; until then this waits.
+    let (opened, is_open) = std::sync::mpsc::channel();
+    thread::spawn(move || opened.send(fs_err::OpenOptions::new().write(true).open(pipe)));
+    let writer = is_open.recv_timeout(crate::harness::PATIENCE).unwrap().unwrap();
+    // Kept open, so that reading does not end.
+    std::mem::forget(writer);
+    (folder, child)
+}
+
+#[test]
+fn a_signal_ends_a_server_that_is_still_starting_at_once() {
+    for signal in ["-TERM", "-INT"] {
+        let (_folder, mut child) = never_starting();
+        let sent = std::process::Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+        let began = Instant::now();
+        let status = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break status;
+            }
+            if began.elapsed() > Duration::from_secs(5) {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                panic!("{signal} was ignored");
+            }
+            thread::sleep(Duration::from_millis(10));
+        };
+        // Not ended by the system's default, which process 1 of a container does not have.
+        assert_eq!(status.code(), Some(0), "{signal}: {status}");
+    }
+}
+
+#[test]
+fn one_setting_listens_on_both_families() {
+    let reached = |listen: &str| {
+        let server = Server::listening_on(listen, &[]);
+        let port = server.address().rsplit_once(':').unwrap().1.to_owned();
+        let mut check = program();
+        let checked = check.args(["healthcheck", "--listen", &format!("{}:{port}", listen.rsplit_once(':').unwrap().0)]).output().unwrap();
+        assert!(checked.status.success(), "{checked:?}");
+        ["127.0.0.1", "[::1]"].map(|host| TcpStream::connect(format!("{host}:{port}")).is_ok())
+    };
+    let has_six = TcpListener::bind("[::1]:0").is_ok();
+    assert_eq!(reached("[::]:0"), [true, has_six]);
+    assert_eq!(reached("0.0.0.0:0"), [true, false]);
+    let [four, six] = reached("localhost:0");
+    assert!(four || six);
+    let unknown = serve(&["--model", "a", "--listen", "no-such-host.invalid:8080"]);
+    refuses(&unknown, &["no-such-host.invalid:8080", "--listen"]);
 }
 
 #[test]
@@ -266,6 +328,21 @@ fn a_model_is_swapped_without_a_request_being_lost() {
     let after = server.embed(&picture);
     assert_ne!(after.len(), before.len());
     assert_eq!(server.get("/v1/models").json()["data"][0]["dim"], after.len());
+
+    // What asks for more than a machine has is refused before memory is spent.
+    let good = fs_err::read_to_string(path.join("manifest.json")).unwrap();
+    for (pointer, value, named) in [
+        ("/transform/crop", serde_json::json!([2_240_000, 2_240_000]), "transform.crop"),
+        ("/patch_size", serde_json::json!(4_000_000_000_u32), "patch_size"),
+        ("/registers", serde_json::json!(4_000_000_000_u32), "registers"),
+    ] {
+        let mut large: Value = serde_json::from_str(&good).unwrap();
+        *large.pointer_mut(pointer).unwrap() = value;
+        fs_err::write(path.join("manifest.json"), large.to_string()).unwrap();
+        let problem = server.post(reload, "application/json", b"").problem(422, "model_not_loaded");
+        assert!(problem["detail"].as_str().unwrap().contains(named), "{problem}");
+        assert_eq!(server.embed(&picture), after);
+    }
 
     // What cannot be served does not take the place of what can.
     fs_err::write(path.join("manifest.json"), "{").unwrap();

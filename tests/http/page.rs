@@ -19,7 +19,7 @@ const RIGHT: &str = "\u{E014}";
 const DOWN: &str = "\u{E015}";
 
 /// A server whose collection `default` holds a few pictures of each of some classes; those of the last one are stored without a picture.
-fn with_collection(flags: &[&str]) -> (Server, TempDir) {
+pub(crate) fn with_collection(flags: &[&str]) -> (Server, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let mut all = vec!["--data-dir", folder.path().to_str().unwrap(), "--segment-size", "160"];
     all.extend(flags);

@@ -183,3 +183,33 @@ fn answer_of(socket: &mut TcpStream) -> String {
         }
     }
 }
+
+/// Whatever is sent, an error repeats no more of it than a person reads.
+#[test]
+fn an_error_does_not_send_back_what_was_sent() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::with_data(folder.path());
+    assert_eq!(server.put("/collections/c", &json!({})).status, 201);
+    let long = "\u{7}<x>é".repeat(200_000);
+    let (picture, nested) = (STANDARD.encode(png(&scene(9, 9, 1))), json!({ "field": long, "eq": 1 }));
+    let short = |answer: &Answer, what: &str| {
+        assert!((400..500).contains(&answer.status), "{what}: {}", answer.status);
+        assert!(answer.body.len() < 2500, "{what}: {} bytes", answer.body.len());
+    };
+    for path in ["/embed", "/classify", "/segment", "/similarity", "/v1/embeddings", "/collections/c/items", "/collections/c/search"] {
+        for body in [
+            json!({ (long.as_str()): 1 }),
+            json!({ "images": [picture], "image": long, "input": long, "model": long, "filter": nested, (long.as_str()): [] }),
+            json!({ "images": [picture], "pooling": long, "method": long, "points": long, "vector": long, "items": [{ (long.as_str()): 1 }] }),
+            json!({ "images": [picture], "input": picture, "image": picture, "model": long }),
+        ] {
+            short(&server.post_json(path, &body), path);
+        }
+    }
+    short(&server.put("/collections/d", &json!({ "model": long })), "PUT");
+    short(&server.post_json("/collections/c/items/delete", &json!({ "filter": nested })), "delete");
+    short(&server.post_json("/collections/c/items", &json!({ "items": [{ "vector": [1], "model": long }] })), "model of an item");
+    short(&server.post_json("/collections/c/items", &json!({ "items": [{ "vector": [1], "id": long }] })), "id");
+    let part = multipart(&[(&long, b"x")]);
+    short(&server.post("/embed", &format!("multipart/form-data; boundary={BOUNDARY}"), &part), "a part's name");
+}

@@ -61,7 +61,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> Result<()> {
     let args = Args::parse();
     anyhow::ensure!(!args.bf16 || has_bf16(), "this processor has no bfloat16 products");
-    dino_train::process::prepare();
+    // SAFETY: this is the first statement of the program, and no other thread has been started.
+    unsafe { dino_train::process::prepare() };
     rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global()?;
     let precision = if args.bf16 { Precision::Bf16 } else { Precision::F32 };
     let vit = VitConfig {

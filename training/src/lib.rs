@@ -1,5 +1,7 @@
 //! Trains DINO vision backbones, evaluates them and exports them to ONNX.
 
+#![deny(unsafe_code)]
+
 pub mod accumulate;
 pub mod backbone;
 pub mod checkpoint;

@@ -1,5 +1,7 @@
 //! The command line of the trainer.
 
+#![deny(unsafe_code)]
+
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
@@ -36,7 +38,11 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
-    dino_train::process::prepare();
+    #[expect(unsafe_code, reason = "it changes the environment, which other threads could read")]
+    // SAFETY: this is the first statement of the program, and no other thread has been started.
+    unsafe {
+        dino_train::process::prepare();
+    }
     let matches = Cli::command().get_matches_from(cli::public::with_dashes(std::env::args_os()));
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     // Of the processes of one run, only the first tells how it goes.
@@ -48,6 +54,10 @@ fn main() -> ExitCode {
         .without_time()
         .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| level.into()))
         .init();
+    // The others save what they have first.
+    if !matches!(cli.verb, Verb::Train(_) | Verb::Finetune(_)) {
+        dino_server::signals::end_as_process_1();
+    }
     let result = match &cli.verb {
         Verb::Train(args) => cli::train::run(args, matches.subcommand_matches("train").unwrap_or(&matches)),
         Verb::Export(args) => cli::export::run(args),

@@ -1,16 +1,24 @@
 //! How a training process treats memory and threads.
 
-/// Prepares the process: the first thing that `main` calls, before there are other threads. For binaries whose global allocator is mimalloc.
+/// Prepares the process. For binaries whose global allocator is mimalloc.
 ///
 /// Settings that the environment gives (`MIMALLOC_…`, `CANDLE_NUM_THREADS`) are left alone.
-pub fn prepare() {
-    dino_server::model::runtime::keep_quiet();
+///
+/// # Safety
+/// The process has one thread: it is the first thing that `main` calls. Others could read the environment while it changes.
+#[expect(unsafe_code, reason = "other libraries read their settings from the environment, and only there")]
+pub unsafe fn prepare() {
+    // SAFETY: the caller vouches for both that no other thread exists.
+    unsafe {
+        dino_server::model::runtime::keep_quiet();
+        leave_threads_to_rayon();
+    }
     keep_pages();
-    leave_threads_to_rayon();
 }
 
 /// A step frees its tensors and allocates the same sizes again: freed pages stay in the process, on large pages where the system has
 /// them. Otherwise one tenth of a small model's step goes to page faults.
+#[expect(unsafe_code, reason = "the allocator's options are set through its C interface")]
 fn keep_pages() {
     use libmimalloc_sys::{mi_option_large_os_pages, mi_option_set_default, mi_option_t};
     /// The crate has no name for it: `mi_option_purge_delay` of `mimalloc.h`.
@@ -24,10 +32,14 @@ fn keep_pages() {
 
 /// What costs time runs in fused operators on rayon's threads. Candle spreads its own element-wise operators over workers that are pinned
 /// to cores, and spins until they are done: on a machine that does anything else, one fifth of a step went to that waiting.
-fn leave_threads_to_rayon() {
+///
+/// # Safety
+/// The process has one thread.
+#[expect(unsafe_code, reason = "candle reads this setting from the environment, and only there")]
+unsafe fn leave_threads_to_rayon() {
     const THREADS: &str = "CANDLE_NUM_THREADS";
     if std::env::var_os(THREADS).is_none() {
-        // SAFETY: no other thread exists yet.
+        // SAFETY: the caller vouches that no other thread exists.
         unsafe { std::env::set_var(THREADS, "1") };
     }
 }

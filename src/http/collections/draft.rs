@@ -1,5 +1,7 @@
 //! The items of an upsert, as they were sent: pictures or vectors, with what is said of them.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -18,6 +20,8 @@ use crate::index::Item;
 pub(super) struct Draft {
     /// The model to embed with, or the one that made the vectors.
     pub(super) model: Option<String>,
+    /// Models that single items say they come from, each with the position of the first such item.
+    pub(super) named: BTreeMap<String, usize>,
     pub(super) items: Vec<(Item, Subject)>,
 }
 
@@ -43,7 +47,7 @@ impl Draft {
             ..Item::default()
         };
         let items = pictures.into_iter().map(|picture| (item(), Subject::Picture(picture.into()))).collect();
-        Ok(Self { model: query.model, items })
+        Ok(Self { model: query.model, named: BTreeMap::new(), items })
     }
 
     /// The items of a JSON body with at most so many pictures.
@@ -55,7 +59,11 @@ impl Draft {
         if body.items.iter().filter(|item| item.image.is_some()).count() > most {
             return Err(too_many(most));
         }
-        let item = |(index, item): (usize, BodyItem)| {
+        let mut named = BTreeMap::new();
+        let mut item = |(index, item): (usize, BodyItem)| {
+            if let Some(model) = item.model {
+                named.entry(model).or_insert(index);
+            }
             let subject = match (item.image, item.vector) {
                 (Some(image), None) => Subject::Picture(picture_from_text(&image)?),
                 (None, Some(vector)) => Subject::Vector(vector),
@@ -68,7 +76,8 @@ impl Draft {
             Ok((Item { id, labels: item.labels, metadata: item.metadata, source: None }, subject))
         };
         let read = |(index, found)| item((index, found)).map_err(|problem: Problem| problem.at(index));
-        Ok(Self { model: body.model, items: body.items.into_iter().enumerate().map(read).collect::<Result<_, _>>()? })
+        let items = body.items.into_iter().enumerate().map(read).collect::<Result<_, _>>()?;
+        Ok(Self { model: body.model, named, items })
     }
 }
 
@@ -104,6 +113,9 @@ struct BodyItem {
     image: Option<String>,
     #[serde(default)]
     vector: Option<Vec<f32>>,
+    /// The model that made the vector, or its fingerprint: it has to be that of the collection.
+    #[serde(default)]
+    model: Option<String>,
     #[serde(default)]
     labels: Vec<String>,
     #[serde(default)]

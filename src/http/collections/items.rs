@@ -52,11 +52,15 @@ pub(super) async fn upsert(State(app): State<App>, name: Name, upload: Upload<Qu
     };
     let pictures = draft.items.iter().filter(|(_, subject)| matches!(subject, Subject::Picture(_))).count();
     let mut room = Room::take(&app, pictures, upload.memory)?;
-    remote::fetch(&app, draft.pictures_mut(), &mut room).await?;
+    // For vectors that came ready made these say which model made them.
     if let Some(model) = &draft.model {
-        // For vectors that came ready made it says which model made them.
-        collection.check_model(app.registry.get(Some(model))?.fingerprint())?;
+        collection.check_model(&app.registry.fingerprint(model)?)?;
     }
+    for (model, &index) in &draft.named {
+        let fingerprint = app.registry.fingerprint(model).map_err(|error| Problem::from(error).at(index))?;
+        collection.check_model(&fingerprint).map_err(|error| Problem::from(error).at(index))?;
+    }
+    remote::fetch(&app, draft.pictures_mut(), &mut room).await?;
     let timing = if pictures > 0 { embed(&app, &*collection, draft).await? } else { Embedded::ready_made(draft) };
     let Embedded { items, header } = timing;
     let ids = items.iter().map(|new| new.item.id.clone()).collect();

@@ -123,7 +123,7 @@ async fn vectors(app: &App, collection: &dyn Collection, query: Query, model: Op
     match query {
         Query::Vector(vector) => {
             if let Some(model) = model {
-                collection.check_model(app.registry.get(Some(model))?.fingerprint())?;
+                collection.check_model(&app.registry.fingerprint(model)?)?;
             }
             Ok((vec![vector], None))
         }

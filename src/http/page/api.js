@@ -8,6 +8,9 @@ let waitingForKey = null;
 /** The key of this tab; forgotten when the tab is closed. */
 export const key = () => sessionStorage.getItem(KEPT) ?? "";
 
+/** Where a route lies: below the page, which a proxy may show under a path that it cuts off. */
+export const address = route => new URL(`.${route}`, document.baseURI).href;
+
 /** Sends a request; answers the response, or throws an Error whose message people can read. */
 export async function ask(path, options = {}) {
   for (;;) {
@@ -15,7 +18,7 @@ export async function ask(path, options = {}) {
     const headers = sent ? { ...options.headers, Authorization: `Bearer ${sent}` } : options.headers;
     let response;
     try {
-      response = await fetch(path, { ...options, headers });
+      response = await fetch(address(path), { ...options, headers });
     } catch (error) {
       if (error.name === "AbortError") throw error;
       throw new Error("The server cannot be reached. Is it still running?");

@@ -1,7 +1,7 @@
 // The requests of this page, to copy: for a shell, and for Python.
 
 import { $ } from "./dom.js";
-import { key } from "./api.js";
+import { address, key } from "./api.js";
 import { on, path, state } from "./state.js";
 
 let wanted = {};
@@ -36,7 +36,7 @@ function inPython(route, options, shown) {
   return `${key() ? "import os\n" : ""}import requests
 
 response = requests.post(
-    ${python(location.origin + route)},${parameters}
+    ${python(address(route))},${parameters}
     data=open(${python(state.name)}, "rb").read(),
     headers={"Content-Type": "application/octet-stream"${authorization}},
 )
@@ -48,7 +48,7 @@ print(${shown})`;
 export function show() {
   const [route, options, shown] = request();
   const isCurl = document.querySelector("input[name=language]:checked").value === "curl";
-  $("code").textContent = isCurl ? curl(location.origin + path(route, options)) : inPython(route, options, shown);
+  $("code").textContent = isCurl ? curl(address(path(route, options))) : inPython(route, options, shown);
 }
 
 async function copy() {

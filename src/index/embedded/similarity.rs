@@ -93,6 +93,7 @@ const AHEAD: usize = 3;
 
 /// Asks for a row before it is needed.
 #[inline]
+#[cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "the instruction's name in the standard library takes a pointer"))]
 fn prefetch(row: &[f32]) {
     #[cfg(target_arch = "x86_64")]
     for line in row.chunks(16) {

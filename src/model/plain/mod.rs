@@ -20,7 +20,7 @@ use probe::{Answer, Probe};
 use roles::Roles;
 
 /// Pixels of one side that a graph may ask for.
-const MOST_SIDE: usize = 4096;
+const MOST_SIDE: usize = crate::transform::MOST_SIDE as usize;
 /// Pictures that a graph may ask for at once.
 const MOST_PICTURES: usize = 256;
 /// Pixels of all pictures of one run: 800 MB of float32.

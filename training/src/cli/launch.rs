@@ -73,6 +73,7 @@ pub(super) fn run(world: usize, stop: &Arc<AtomicBool>) -> Result<()> {
 
 /// A launcher that is killed takes its processes with it: they are asked to save a checkpoint and end. The signal comes once for each thread
 /// that ends, so it must be one that may come again.
+#[cfg_attr(target_os = "linux", expect(unsafe_code, reason = "the standard library has no name for this between fork and exec"))]
 fn die_with_parent(command: &mut Command) {
     #[cfg(target_os = "linux")]
     // SAFETY: prctl with PR_SET_PDEATHSIG only sets a number in the new process, and may be called between fork and exec.
@@ -119,6 +120,7 @@ fn wait(children: &mut [Child], stop: &AtomicBool) -> Result<()> {
     }
 }
 
+#[expect(unsafe_code, reason = "the standard library can only kill a child, not ask it to end")]
 fn terminate(child: &Child) {
     // SAFETY: it sends a signal to a child that has not been waited for, so its number is still its own; the result does not matter.
     unsafe {

@@ -20,8 +20,10 @@ pub struct Gpus {
 #[derive(Debug)]
 struct Communicator(Mutex<Comm>);
 
+#[expect(unsafe_code, reason = "the binding holds a pointer, which says nothing of threads")]
 // SAFETY: NCCL lets any thread use a communicator, one at a time: the mutex sees to that.
 unsafe impl Send for Communicator {}
+#[expect(unsafe_code, reason = "as above")]
 // SAFETY: as above.
 unsafe impl Sync for Communicator {}
 

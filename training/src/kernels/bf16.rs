@@ -4,6 +4,8 @@
 //! Both work on tiles of 16 rows of 64 bytes: a left tile is 16 rows of 32 values, a right tile 16 rows of 16 pairs (values 2r and
 //! 2r + 1 of each of 16 columns). Operands are rounded to bfloat16 while they are packed into tiles.
 
+#![expect(unsafe_code, reason = "instructions that not every processor has, which read and write through pointers")]
+
 mod amx;
 mod avx512;
 
@@ -117,7 +119,10 @@ impl Packed {
     }
 }
 
-/// `n` values from `values`, zeros behind them.
+/// `n` values from `values`, zeros behind them; 16 at most.
+///
+/// # Safety
+/// `values` holds min(`n`, 16) values.
 #[target_feature(enable = "avx512f")]
 unsafe fn load(values: &[f32], n: usize) -> __m512 {
     if n == 0 {
@@ -137,6 +142,10 @@ fn round(low: __m512, high: __m512) -> __m512i {
     unsafe { std::mem::transmute(pairs) }
 }
 
+/// Packs `rows` rows of `depth` values each, `stride` apart.
+///
+/// # Safety
+/// `values` holds `depth` values, at most [`DEPTH`], from each multiple of `stride` below `rows * stride` on.
 #[target_feature(enable = "avx512f,avx512bf16")]
 unsafe fn pack_rows(values: &[f32], stride: usize, rows: usize, depth: usize, tile: &mut Tile) {
     for row in 0..rows {
@@ -148,6 +157,10 @@ unsafe fn pack_rows(values: &[f32], stride: usize, rows: usize, depth: usize, ti
     }
 }
 
+/// Packs `depth` rows of `columns` values each, `stride` apart, in pairs of rows.
+///
+/// # Safety
+/// `values` holds `columns` values, at most [`ROWS`], from each multiple of `stride` below `depth * stride` on.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn pack_pairs(values: &[f32], stride: usize, columns: usize, depth: usize, tile: &mut Tile) {
     const fn interleave() -> [u16; 32] {
@@ -178,7 +191,7 @@ unsafe fn pack_pairs(values: &[f32], stride: usize, columns: usize, depth: usize
 
 /// Transposes a tile as 16 x 16 units of 32 bits.
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn transpose(tile: &mut Tile) {
+fn transpose(tile: &mut Tile) {
     let mut a = [_mm512_set1_epi16(0); 16];
     for (row, a) in a.iter_mut().enumerate() {
         // SAFETY: a row of the tile has 64 bytes.

@@ -8,8 +8,11 @@ pub(in crate::index::embedded) fn products(rows: &[u8], high: &[i8], low: &[i8],
     products.clear();
     #[cfg(target_arch = "x86_64")]
     if vnni::available() {
+        #[expect(unsafe_code, reason = "instructions that not every processor has")]
         // SAFETY: the processor has been asked.
-        unsafe { vnni::products(rows, high, low, products) };
+        unsafe {
+            vnni::products(rows, high, low, products);
+        }
         return;
     }
     plain(rows, high, low, products);
@@ -48,6 +51,7 @@ mod vnni {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512vnni")]
+    #[expect(unsafe_code, reason = "the instruction's name in the standard library takes a pointer")]
     fn load(bytes: &[u8; 64]) -> __m512i {
         // SAFETY: the array is as long as what is read, wherever it lies.
         unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
