@@ -3,6 +3,13 @@
 LISTEN ?= 127.0.0.1:8080
 DATA ?= .cache/demo
 
+# A library of the user's own, see docker/onnxruntime.sh.
+OWN_RUNTIME := $(ORT_DYLIB_PATH)
+ifdef CARGO_TARGET_DIR
+# Programs outside of target/ do not look into .cache by themselves.
+export ORT_DYLIB_PATH ?= $(CURDIR)/.cache/onnxruntime/libonnxruntime.so
+endif
+
 .PHONY: serve test soak fuzz lint cuda-check image-test supply-chain advisories onnxruntime postgres clients browser bench bench-train bench-model bench-segment bench-index screenshots
 
 ## Build, and serve the demo model with its gallery on http://$(LISTEN)
@@ -120,7 +127,7 @@ advisories: .cache/tools/ready
 
 ## Fetch the ONNX Runtime library into the cache
 onnxruntime:
-	docker/onnxruntime.sh .cache/onnxruntime
+	ORT_DYLIB_PATH="$(OWN_RUNTIME)" docker/onnxruntime.sh .cache/onnxruntime
 
 ## Fetch PostgreSQL with pgvector, for the tests, into the cache
 postgres:

@@ -159,7 +159,10 @@ fn one_setting_listens_on_both_families() {
         let server = Server::listening_on(listen, &[]);
         let port = server.address().rsplit_once(':').unwrap().1.to_owned();
         let mut check = program();
-        let checked = check.args(["healthcheck", "--listen", &format!("{}:{port}", listen.rsplit_once(':').unwrap().0)]).output().unwrap();
+        let checked = check
+            .args(["healthcheck", "--path", "/healthz", "--listen", &format!("{}:{port}", listen.rsplit_once(':').unwrap().0)])
+            .output()
+            .unwrap();
         assert!(checked.status.success(), "{checked:?}");
         ["127.0.0.1", "[::1]"].map(|host| TcpStream::connect(format!("{host}:{port}")).is_ok())
     };

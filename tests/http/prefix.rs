@@ -66,6 +66,7 @@ fn the_page_works_below_a_path_that_a_proxy_cuts_off() {
         page.until("document.querySelectorAll('#neighbours li').length == 10");
         page.until("[...document.querySelectorAll('#neighbours img')].filter(image => image.naturalWidth > 0).length == 9");
         page.until("[...document.querySelectorAll('#samples img')].every(image => image.naturalWidth > 0)");
+        page.value("map.scrollIntoView({ block: 'center' })");
         page.until("document.getElementById('map-frame').classList.contains('ready')");
         page.redraws("canvas", || page.click("label:has([value=attention])"));
         page.set("code-what", "classify");
@@ -96,7 +97,11 @@ fn the_documentation_asks_below_the_path_too() {
         press(".opblock-summary-control");
         press(".try-out__btn");
         press(".execute");
-        page.until(&format!("{route}.querySelector('.live-responses-table .response-col_status')?.textContent.includes('200')"));
+        page.until(&format!("{route}.querySelector('.live-responses-table')?.textContent.includes('uptime_seconds')"));
+        assert_eq!(
+            page.value(&format!("{route}.querySelector('.request-url').innerText.trim().split('\\n').pop()")),
+            format!("{origin}/healthz")
+        );
     });
     // What lies outside of it is not the server's.
     let mut outside = TcpStream::connect(origin.trim_start_matches("http://").split('/').next().unwrap()).unwrap();
