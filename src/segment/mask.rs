@@ -134,11 +134,13 @@ impl Mask {
         self.cells.iter().enumerate().filter(|(_, set)| **set).map(move |(cell, _)| (cell / columns, cell % columns))
     }
 
-    fn column_edges(&self) -> Vec<u32> {
+    /// First pixel of each column of cells, and the width.
+    pub(super) fn column_edges(&self) -> Vec<u32> {
         edges(self.width, self.grid.columns)
     }
 
-    fn row_edges(&self) -> Vec<u32> {
+    /// First pixel of each row of cells, and the height.
+    pub(super) fn row_edges(&self) -> Vec<u32> {
         edges(self.height, self.grid.rows)
     }
 }

@@ -9,6 +9,7 @@ use ndarray::{ArrayView2, Axis};
 
 use super::affinity::normalised;
 use super::components::components;
+use super::distinct::Distinct;
 use super::{Head, LOST_PATCHES, Mask, Object, Patches, attention, background, lost, ncut, principal_components};
 use crate::cancel;
 use crate::transform::PatchGrid;
@@ -172,8 +173,9 @@ pub enum SegmentError {
 /// What was found in one picture.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Segmentation {
-    /// The objects: none empty, none twice. Attention: most mass first. Background and pca: largest first. Ncut and lost: in
-    /// the order in which they were cut out.
+    /// The objects: none empty, none twice (an intersection of more than 0.9 of the union), and none that is only what is left
+    /// of the picture beside an earlier one or all of them. Scores never rise. Attention: most mass first. Background and pca:
+    /// largest first. Ncut and lost: in the order in which they were cut out.
     pub objects: Vec<Object>,
     /// For [`Head::All`], what each head attends to, one share per patch.
     pub heads: Vec<Vec<f32>>,
@@ -184,19 +186,16 @@ pub struct Segmentation {
 }
 
 impl Segmentation {
-    /// Moves the objects' borders along the edges of `guide`, see [`Mask::refined`].
+    /// Moves the objects' borders along the edges of `guide`, see [`Mask::refined`]. Objects that become the same are one.
     pub fn refine(&mut self, guide: &RgbImage) {
-        let mut refined: Vec<Object> = Vec::with_capacity(self.objects.len());
-        for object in self.objects.drain(..) {
+        for object in &mut self.objects {
             if cancel::is_cancelled() {
-                break;
+                return;
             }
-            let object = Object { mask: object.mask.refined(guide), ..object };
-            if refined.iter().all(|other| other.mask != object.mask) {
-                refined.push(object);
-            }
+            object.mask = object.mask.refined(guide);
         }
-        self.objects = refined;
+        let mut distinct = Distinct::new(self.objects.iter().map(|object| &object.mask));
+        self.objects.retain(|object| cancel::is_cancelled() || distinct.take(&object.mask).is_some());
     }
 }
 
@@ -256,15 +255,21 @@ pub fn segment(patches: &Patches<'_>, size: (u32, u32), structure: f32, options:
 
     let mut objects: Vec<Object> = Vec::new();
     let features = patches.features().map(normalised).ok();
+    // All masks lie on this grid.
+    let mut distinct = Distinct::new([&Mask::new(vec![false; grid.len()], grid, size)]);
+    let mut highest = 1.0_f32;
     for Part { cells, heat, contrast } in parts {
         if objects.len() == most || cancel::is_cancelled() {
             break;
         }
-        let contrast = contrast.unwrap_or_else(|| features.as_ref().map_or(0.0, |features| dissimilarity(features.view(), &cells)));
         let mask = Mask::new(cells, grid, size);
-        // A picture smaller than the grid leaves out patches.
-        if mask.area() > 0 && objects.iter().all(|object| object.mask != mask) {
-            objects.push(Object { mask, score: (contrast * structure).clamp(0.0, 1.0), heat });
+        // A picture smaller than the grid leaves out patches: what was an object may be empty.
+        if let Some(share) = distinct.take(&mask) {
+            let contrast = contrast.unwrap_or_else(|| {
+                features.as_ref().map_or(0.0, |features| dissimilarity(features.view(), mask.cells()) * (1.0 - share as f32))
+            });
+            highest = (contrast * structure).clamp(0.0, highest);
+            objects.push(Object { mask, score: highest, heat });
         }
     }
     Ok(Segmentation { objects, heads, components: principal, grid })

@@ -8,6 +8,7 @@ mod affinity;
 mod attention;
 mod background;
 mod components;
+mod distinct;
 mod guided;
 mod heatmap;
 mod lost;
@@ -45,6 +46,8 @@ pub struct Object {
     /// How far it stands out, between 0 and 1; close to 0 in a picture without an object. The picture's [`structure()`] times,
     /// for [`Method::Attention`], the contrast (inside - outside) / (inside + outside) of the mean attention per patch,
     /// outside being what no object covers; for the others, 1 minus the cosine between the mean features inside and outside.
+    /// What lies around an object differs from it as much as it does from that: of such a difference a later object keeps the
+    /// share of what the earlier ones left that it leaves in turn, and no score is above that of the object before.
     pub score: f32,
     /// What the method put its threshold to, one value per patch, row by row: attention (shares of its mass), 1 minus the
     /// similarity to the background's seed, the cut's eigenvector, the correlation with the seed, or the first component.

@@ -17,21 +17,22 @@ const MOST_CUTS: usize = 32;
 /// One cut of a picture in two.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cut {
-    /// The second smallest generalised eigenvector, largest absolute value 1 and positive there, one value per patch; 0
-    /// for the patches of earlier objects.
+    /// The second smallest generalised eigenvector, 1 at the seed, one value per patch; 0 for the patches of earlier objects.
+    /// Minus its mean where the smaller side was taken.
     pub eigenvector: Vec<f32>,
     /// 1 minus its eigenvalue: the closer to 1, the fewer connections are cut.
     pub value: f64,
     /// The side of the seed: above the mean.
     pub partition: Vec<bool>,
-    /// The first patch of largest absolute value.
+    /// The first patch of largest absolute value; in a later cut perhaps only on its own side, see [`ncut`].
     pub seed: usize,
     /// The connected part of the partition that holds the seed.
     pub object: Vec<bool>,
 }
 
 /// Cuts objects out of a picture, one after the other, at most `most` and never more than 32; each is cut out of what the
-/// earlier ones left.
+/// earlier ones left. The first is TokenCut's. Of later cuts the smaller side is taken where the seed lies on the
+/// larger: what remains around all objects is no further object.
 ///
 /// `features` is `[patches, D]`. Patches whose cosine is above `tau` are connected with weight 1, all others with 1e-5. The
 /// cut is the second smallest solution of `(D - W) x = lambda D x`, split at its mean. Found by Lanczos' method on
@@ -96,14 +97,37 @@ fn next(graph: &Graph, left: &[bool], grid: PatchGrid) -> Option<Cut> {
 fn split(x: &[f64], left: &[bool], value: f64, grid: PatchGrid) -> Option<Cut> {
     let count = left.iter().filter(|left| **left).count();
     let mean = x.iter().sum::<f64>() / count as f64;
-    let largest = x.iter().fold(0.0_f64, |largest, value| largest.max(value.abs()));
+    let seed = peak(x, left)?;
+    let cut = around(x, left, mean, seed, value, grid);
+    let is_first = count == left.len();
+    if is_first || 2 * size(&cut.partition) <= count {
+        return Some(cut);
+    }
+    // The larger side is what is left around the objects. Beside the mean, the smaller one may lie on the same side of 0.
+    let other: Vec<bool> = left.iter().zip(&cut.partition).map(|(left, larger)| *left && !larger).collect();
+    let centred: Vec<f64> = x.iter().zip(left).map(|(value, left)| if *left { value - mean } else { 0.0 }).collect();
+    peak(&centred, &other).map(|seed| around(&centred, left, 0.0, seed, value, grid))
+}
+
+/// The first patch of the largest absolute value in `among`.
+fn peak(x: &[f64], among: &[bool]) -> Option<usize> {
+    let size = |(value, among): (&f64, &bool)| if *among { value.abs() } else { 0.0 };
+    let largest = x.iter().zip(among).map(size).fold(0.0, f64::max);
     // Patches with the same neighbours have the same value but for rounding: the first of them is the seed.
-    let seed = x.iter().position(|value| value.abs() >= largest * (1.0 - 1e-6))?;
+    x.iter().zip(among).position(|of| *of.1 && size(of) >= largest * (1.0 - 1e-6))
+}
+
+/// The cut whose object lies around `seed`.
+fn around(x: &[f64], left: &[bool], mean: f64, seed: usize, value: f64, grid: PatchGrid) -> Cut {
     let side = x[seed] > mean;
     let partition: Vec<bool> = x.iter().zip(left).map(|(value, left)| *left && (*value > mean) == side).collect();
     let eigenvector = x.iter().map(|value| (value / x[seed]) as f32).collect();
     let object = component(&partition, grid.columns, seed);
-    Some(Cut { eigenvector, value, partition, seed, object })
+    Cut { eigenvector, value, partition, seed, object }
+}
+
+fn size(cells: &[bool]) -> usize {
+    cells.iter().filter(|cell| **cell).count()
 }
 
 #[cfg(test)]
@@ -133,6 +157,19 @@ mod tests {
         for (at, a) in cuts.iter().enumerate() {
             assert!(a.contains('#'));
             assert!(cuts[at + 1..].iter().all(|b| a.bytes().zip(b.bytes()).all(|(a, b)| (a, b) != (b'#', b'#'))), "{cuts:?}");
+        }
+    }
+
+    /// The colours of the background's parts, and two objects: the first cuts are the objects, and none is most of the rest.
+    #[test]
+    fn what_is_left_around_the_objects_is_none() {
+        for scene in [["aaaadd", "abbadd", "abbacd", "aaaadd"], ["adadad", "dbbdad", "abbaca", "dadada"]] {
+            let mut left = 24;
+            for (at, object) in cut(&scene, 9).iter().enumerate() {
+                let size = object.bytes().filter(|cell| *cell == b'#').count();
+                assert!(at == 0 || 2 * size <= left, "{at}: {object} of {left}");
+                left -= size;
+            }
         }
     }
 
