@@ -25,3 +25,4 @@ pub mod telemetry;
 pub mod traces;
 pub mod transform;
 pub mod tsne;
+pub mod unicode;

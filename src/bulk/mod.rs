@@ -3,6 +3,7 @@
 //! [`tree`] lists an `ImageFolder`; [`Embedder`] owns the sessions. Importing, bulk embedding and the k-NN evaluation
 //! differ only in what they do with each result.
 
+pub mod names;
 pub mod shard;
 pub mod table;
 pub mod tree;

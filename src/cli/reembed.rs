@@ -1,10 +1,11 @@
 //! `dino-server reembed`: a collection for another model.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use dino_server::bulk::{self, Embedder, Worker, Workload, tree};
+use dino_server::bulk::{self, Embedder, Worker, Workload, names, tree};
 use dino_server::embedding::Pooling;
 use dino_server::index::snapshot::{self, Header};
 use dino_server::index::{CollectionName, IndexUrl, ModelTag, NewItem, OnExisting, Spec, checksum};
@@ -99,7 +100,7 @@ impl fmt::Display for Missing {
 fn reembed(args: &Args, header: Header, mut items: Vec<NewItem>) -> anyhow::Result<(Header, Vec<NewItem>)> {
     let model = open_model(&args.model)?;
     let files: HashMap<String, PathBuf> = match &args.images {
-        Some(folder) => tree::list(folder)?.entries.into_iter().map(|entry| (entry.id, entry.path)).collect(),
+        Some(folder) => files(tree::list(folder)?.entries),
         None => HashMap::new(),
     };
     let session = SessionOptions { device: args.device, precision: args.precision, ..SessionOptions::default() };
@@ -138,6 +139,14 @@ fn reembed(args: &Args, header: Header, mut items: Vec<NewItem>) -> anyhow::Resu
     items.retain(|item| !item.vector.is_empty());
     anyhow::ensure!(!items.is_empty(), "no item of collection {} has a picture that can be embedded", header.name);
     Ok((Header { spec, ..header }, items))
+}
+
+/// Files by the ids that `import` gives them, and by their names as they are, which are ids that others gave.
+fn files(entries: Vec<tree::Entry>) -> HashMap<String, PathBuf> {
+    let names: Vec<&str> = entries.iter().map(|entry| entry.id.as_str()).collect();
+    let ids: Vec<String> = names::ids(&names).into_iter().map(Cow::into_owned).collect();
+    let composed: Vec<_> = ids.into_iter().zip(&entries).map(|(id, entry)| (id, entry.path.clone())).collect();
+    entries.into_iter().map(|entry| (entry.id, entry.path)).chain(composed).collect()
 }
 
 /// The file of that id if there is one, else what is stored, if it is the picture itself.

@@ -8,12 +8,17 @@
 //!   exists, otherwise the member `b` of its member `a`.
 //! - `eq` and `in` hold where one of an item's labels, or one element of a list in its metadata, is equal. Numbers are
 //!   compared by value: 1 equals 1.0.
+//! - Texts are compared in their composed form (NFC), so that `ü` equals `u` with a mark; ids alone byte by byte, and so are
+//!   names of metadata, and texts inside of a list or an object that is compared as a whole.
 //! - `gt`, `gte`, `lt` and `lte` compare numbers with numbers and texts with texts (by their bytes). Nothing else is
 //!   ordered, so that they fail on it.
 //! - `exists` asks for a value that is there and not null.
+//! - Without a value no other test holds, so that its `not` does: `{"not": {"field": "metadata.x", "eq": 1}}` holds for items
+//!   that have no `x`, or null.
 //!
 //! Whatever is not exactly of this form is refused: a condition that was misread would show or delete the wrong items.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
@@ -24,6 +29,7 @@ use serde_json::{Map, Value};
 use super::Error;
 use super::item::Item;
 use super::values::Values;
+use crate::unicode::nfc;
 
 /// Most conditions of one filter: each is looked at for every item that a search meets.
 const MAX_CONDITIONS: usize = 256;
@@ -201,7 +207,8 @@ impl Node {
         let (Some((name, value)), None) = (tests.next(), tests.next()) else {
             return Err(format!("{at}: a field has exactly one of eq, in, gt, gte, lt, lte, exists (join several with `and`)"));
         };
-        let test = Test::read(name, value).map_err(|reason| format!("{at}.{}: {reason}", name.chars().take(64).collect::<String>()))?;
+        let value = if matches!(field, Field::Id) { Cow::Borrowed(value) } else { composed(name, value) };
+        let test = Test::read(name, &value).map_err(|reason| format!("{at}.{}: {reason}", name.chars().take(64).collect::<String>()))?;
         Ok(Self::Field(field, test))
     }
 
@@ -212,6 +219,7 @@ impl Node {
             Self::Not(node) => !node.passes(item),
             Self::Field(Field::Id, test) => test.text(&item.id),
             Self::Field(Field::Label, Test::Exists(wanted)) => item.labels.is_empty() != *wanted,
+            // Labels of items are composed.
             Self::Field(Field::Label, test) => item.labels.iter().any(|label| test.text(label)),
             Self::Field(Field::Metadata(path), test) => test.value(find(&item.metadata, path)),
         }
@@ -264,14 +272,36 @@ impl Test {
         match (self, found) {
             (Self::Exists(wanted), found) => found.is_some_and(|found| !found.is_null()) == *wanted,
             (_, None) => false,
-            (Self::Eq(wanted), Some(found)) => equal(found, wanted) || elements(found).iter().any(|found| equal(found, wanted)),
+            (Self::Eq(wanted), Some(found)) => is_value(found, wanted) || elements(found).iter().any(|found| is_value(found, wanted)),
             (Self::In(values), Some(found)) => values.has(found) || elements(found).iter().any(|found| values.has(found)),
             (Self::Compare(wanted, with), Some(found)) => match (found, with) {
-                (Value::String(found), Value::String(with)) => wanted.passes(found.cmp(with)),
+                (Value::String(found), Value::String(with)) => wanted.passes(nfc(found).as_ref().cmp(with)),
                 (Value::Number(found), Value::Number(with)) => order(found, with).is_some_and(|order| wanted.passes(order)),
                 _ => false,
             },
         }
+    }
+}
+
+/// The value of a test with its texts composed: one, or those of the list of `in`.
+fn composed<'a>(name: &str, value: &'a Value) -> Cow<'a, Value> {
+    let text = |value: &Value| match value {
+        Value::String(text) => Value::String(nfc(text).into_owned()),
+        other => other.clone(),
+    };
+    match value {
+        Value::String(_) => Cow::Owned(text(value)),
+        // Too long a list is refused, and need not be copied for that.
+        Value::Array(values) if name == "in" && values.len() <= MAX_VALUES => Cow::Owned(values.iter().map(text).collect()),
+        other => Cow::Borrowed(other),
+    }
+}
+
+/// Whether a value, or the element of a list, is the one that is wanted.
+fn is_value(found: &Value, wanted: &Value) -> bool {
+    match (found, wanted) {
+        (Value::String(found), Value::String(wanted)) => nfc(found) == *wanted,
+        _ => equal(found, wanted),
     }
 }
 
@@ -360,6 +390,33 @@ mod tests {
             json!({ "and": [{ "field": "label", "eq": "cat" }, { "field": "label", "eq": "dog" }] }),
         ] {
             assert!(!passes(&filter), "{filter}");
+        }
+    }
+
+    #[test]
+    fn texts_are_compared_in_their_composed_form_and_ids_are_not() {
+        let (composed, decomposed) = ("Tür", "Tu\u{308}r");
+        for (stored, other) in [(composed, decomposed), (decomposed, composed)] {
+            let Value::Object(metadata) = json!({ "x": stored, "list": [1, stored] }) else { unreachable!() };
+            let mut item = Item { id: stored.into(), labels: vec![stored.into()], metadata, source: None };
+            item.check().unwrap();
+            for filter in [
+                json!({ "field": "label", "eq": other }),
+                json!({ "field": "label", "in": ["a", other] }),
+                json!({ "field": "label", "gte": other }),
+                json!({ "field": "label", "lte": other }),
+                json!({ "field": "metadata.x", "eq": other }),
+                json!({ "field": "metadata.x", "in": [1, other] }),
+                json!({ "field": "metadata.x", "gte": other }),
+                json!({ "field": "metadata.x", "lte": other }),
+                json!({ "field": "metadata.list", "eq": other }),
+                json!({ "field": "metadata.list", "in": [other] }),
+                json!({ "field": "id", "eq": stored }),
+                json!({ "not": { "field": "id", "eq": other } }),
+                json!({ "not": { "field": "metadata.list", "eq": [1, other] } }),
+            ] {
+                assert!(Filter::from_json(&filter).unwrap().passes(&item), "{filter}");
+            }
         }
     }
 

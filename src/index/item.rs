@@ -1,11 +1,12 @@
 //! Items: what a collection holds, and the limits that they keep.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use super::{Error, Items};
+use crate::unicode::nfc;
 
 /// Longest id and longest label, in bytes.
 pub const MAX_TEXT: usize = 512;
@@ -21,8 +22,8 @@ pub const MAX_THUMBNAIL: usize = 16 * 1024 * 1024;
 pub struct Item {
     /// Any text of 1 to 512 bytes, unique in its collection. Never used as a path.
     pub id: String,
-    /// Classes of the item; each has an equal share in its vote.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    /// Classes of the item, in the composed form (NFC); each has an equal share in its vote.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "read_labels")]
     pub labels: Vec<String>,
     /// Whatever the owner wants to keep and to filter by.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
@@ -53,14 +54,12 @@ pub struct StoredItem {
 }
 
 impl Item {
-    /// Refuses what breaks a limit, and drops repeated labels (the first stays).
+    /// Refuses what breaks a limit, composes labels (NFC) and drops repeated ones (the first stays).
     ///
     /// # Errors
     /// [`Error::InvalidItem`].
     pub fn check(&mut self) -> Result<(), Error> {
-        let mut seen = std::collections::HashSet::new();
-        self.labels.retain(|label| seen.insert(label.clone()));
-
+        self.labels = set_of(std::mem::take(&mut self.labels));
         let reason = if self.id.is_empty() {
             "an id has at least one byte".to_owned()
         } else if self.id.len() > MAX_TEXT {
@@ -76,6 +75,18 @@ impl Item {
         };
         Err(Error::InvalidItem { id: self.id.chars().take(MAX_TEXT).collect(), reason })
     }
+}
+
+/// Labels in their composed form, each once.
+pub(super) fn set_of(labels: Vec<String>) -> Vec<String> {
+    let mut seen = HashSet::new();
+    let composed = labels.into_iter().map(|label| nfc(&label).into_owned());
+    composed.filter(|label| seen.insert(label.clone())).collect()
+}
+
+/// Labels that an earlier version stored as they came.
+fn read_labels<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    Vec::deserialize(deserializer).map(set_of)
 }
 
 /// Scales `vector` to length 1, or says why that is impossible. `owner` names it in the error.
@@ -194,5 +205,14 @@ mod tests {
         let mut twice = item("../../etc/passwd", vec!["b".into(), "a".into(), "b".into()]);
         twice.check().unwrap();
         assert_eq!(twice.labels, ["b", "a"]);
+    }
+
+    #[test]
+    fn labels_that_look_the_same_are_one_and_ids_are_not() {
+        let mut item = Item { id: "Tu\u{308}r".into(), labels: vec!["Tu\u{308}r".into(), "Tür".into()], ..Item::default() };
+        let stored = serde_json::to_string(&item).unwrap();
+        assert_eq!(serde_json::from_str::<Item>(&stored).unwrap().labels, ["Tür"]);
+        item.check().unwrap();
+        assert_eq!((item.id.as_str(), item.labels), ("Tu\u{308}r", vec!["Tür".to_owned()]));
     }
 }

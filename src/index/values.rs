@@ -6,6 +6,7 @@ use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use serde_json::{Number, Value};
 
 use super::filter::equal;
+use crate::unicode::nfc;
 
 /// A set of JSON values. Numbers are equal by value: 1 and 1.0 are one.
 #[derive(Clone, Debug, Default)]
@@ -54,7 +55,8 @@ impl Values {
 
     pub(super) fn has(&self, found: &Value) -> bool {
         match found {
-            Value::String(found) => self.has_text(found),
+            // Those that are wanted are composed.
+            Value::String(found) => self.has_text(&nfc(found)),
             Value::Number(found) => self.has_number(found),
             found => {
                 // Most sets have none, and hashing costs as much as the value is long.

@@ -1,16 +1,24 @@
 //! `import --table`: pictures that a table describes, and vectors that `embed` wrote.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::process::Output;
 use std::sync::Arc;
 
-use arrow_array::builder::{ListBuilder, StringBuilder};
-use arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray};
+use arrow_array::builder::{ListBuilder, StringBuilder, StringDictionaryBuilder};
+use arrow_array::types::Int8Type;
+use arrow_array::{
+    ArrayRef, BinaryArray, Decimal128Array, DictionaryArray, Float64Array, LargeStringArray, RecordBatch, StringArray, StringViewArray,
+    TimestampMicrosecondArray, UInt64Array,
+};
 use dino_server::index::{Collection, EmbeddedStore, Options, Search};
+use flate2::write::GzEncoder;
 use parquet::arrow::ArrowWriter;
+use parquet::basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel};
+use parquet::file::properties::WriterProperties;
 use serde_json::{Value, json};
 
-use super::common::{many_pictures, model, other_model, run, text};
+use super::common::{many_pictures, model, other_model, photo, run, text};
 
 fn import(table: &Path, data: &Path, more: &[&str]) -> Output {
     let model = model();
@@ -97,6 +105,110 @@ fn a_parquet_table_has_lists_of_labels_and_paths_from_elsewhere() {
     let output = import(&table, &folder.path().join("other"), &named[..4]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("no readable picture"), "{}", text(&output.stderr));
+}
+
+/// Writes a table of these columns, compressed in this way.
+fn write_parquet(table: &Path, columns: Vec<(&str, ArrayRef)>, compression: Compression) {
+    let batch = RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true))).unwrap();
+    let properties = WriterProperties::builder().set_compression(compression).set_dictionary_enabled(false).build();
+    let mut writer = ArrowWriter::try_new(fs_err::File::create(table).unwrap(), batch.schema(), Some(properties)).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+}
+
+#[test]
+fn columns_of_every_kind_are_read_or_named() {
+    let folder = tempfile::tempdir().unwrap();
+    many_pictures(folder.path(), 2);
+    let mut words = ListBuilder::new(StringDictionaryBuilder::<Int8Type>::new());
+    for word in ["a", "b"] {
+        words.values().append_value(word);
+        words.append(true);
+    }
+    let labels: DictionaryArray<Int8Type> = ["cat", "dog"].into_iter().collect();
+    let columns = || -> Vec<(&str, ArrayRef)> {
+        vec![
+            // As older writers have texts.
+            ("path", Arc::new(BinaryArray::from(vec![&b"even/0000.png"[..], b"odd/0001.png"]))),
+            ("label", Arc::new(labels.clone())),
+            ("seen", Arc::new(TimestampMicrosecondArray::from(vec![Some(0), None]).with_timezone("Europe/Berlin"))),
+            ("words", Arc::new(words.finish_cloned())),
+            ("price", Arc::new(Decimal128Array::from(vec![150, 1]).with_precision_and_scale(5, 2).unwrap())),
+            ("big", Arc::new(UInt64Array::from(vec![u64::MAX, 0]))),
+            ("note", Arc::new(LargeStringArray::from(vec![Some("x"), None]))),
+            ("view", Arc::new(StringViewArray::from(vec!["a text of more than twelve bytes", ""]))),
+            ("bytes", Arc::new(BinaryArray::from(vec![&b"\xff"[..], b""]))),
+        ]
+    };
+    for (name, compression) in [
+        ("gzip", Compression::GZIP(GzipLevel::default())),
+        ("lz4", Compression::LZ4_RAW),
+        ("brotli", Compression::BROTLI(BrotliLevel::default())),
+        ("zstd", Compression::ZSTD(ZstdLevel::default())),
+    ] {
+        let (table, data) = (folder.path().join(format!("{name}.parquet")), folder.path().join(name));
+        write_parquet(&table, columns(), compression);
+        let output = import(&table, &data, &[]);
+        assert!(said(&output).contains("2 stored, 0 unchanged, 0 skipped"), "{name}: {}", text(&output.stderr));
+        assert!(text(&output.stderr).contains("bytes (Binary)"), "{}", text(&output.stderr));
+        let item = collection(&data).get("even/0000.png").unwrap().item;
+        assert_eq!(item.labels, ["cat"]);
+        let known = json!({
+            "seen": "1970-01-01T00:00:00Z", "words": ["a"], "price": "1.50", "big": u64::MAX, "note": "x",
+            "view": "a text of more than twelve bytes"
+        });
+        assert_eq!(Value::Object(item.metadata), known, "{name}");
+    }
+
+    // A path that is no text is named, and not said to be missing.
+    let table = folder.path().join("numbers.parquet");
+    let paths: ArrayRef = Arc::new(words.finish());
+    write_parquet(&table, vec![("path", paths)], Compression::SNAPPY);
+    let output = import(&table, &folder.path().join("none"), &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("the column path is of type List"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn names_are_found_in_either_unicode_form() {
+    const COMPOSED: &str = "Tür/Größe 1.png";
+    const DECOMPOSED: &str = "Tu\u{308}r/Gro\u{308}ße 1.png";
+    let folder = tempfile::tempdir().unwrap();
+    let photo = photo("flower.jpg");
+    let write = |path: &Path| {
+        fs_err::create_dir_all(path.parent().unwrap()).unwrap();
+        fs_err::write(path, &photo).unwrap();
+    };
+    for (name, stands, listed) in [("mac", DECOMPOSED, COMPOSED), ("linux", COMPOSED, DECOMPOSED)] {
+        let root = folder.path().join(name);
+        write(&root.join(stands));
+        let mut packed = GzEncoder::new(fs_err::File::create(root.join("t.csv.gz")).unwrap(), flate2::Compression::fast());
+        write!(packed, "path,label\n{listed},Tu\u{308}r\n").unwrap();
+        packed.finish().unwrap();
+        let data = folder.path().join("data").join(name);
+        let output = import(&root.join("t.csv.gz"), &data, &[]);
+        assert!(said(&output).contains("1 stored, 0 unchanged, 0 skipped"), "{}", text(&output.stderr));
+        assert!(text(&output.stderr).contains("another Unicode form"), "{}", text(&output.stderr));
+        assert_eq!(collection(&data).get(COMPOSED).unwrap().item.labels, ["Tür"]);
+        // The folder itself, in either form, is the same picture of the same class.
+        for tree in ["mac", "linux"] {
+            let images = folder.path().join(tree);
+            write(&images.join(if tree == "mac" { DECOMPOSED } else { COMPOSED }));
+            fs_err::remove_file(images.join("t.csv.gz")).ok();
+            let model = model();
+            let output = run(&["import"], &[("--images", &images), ("--data-dir", &data), ("--model", &model)]);
+            assert!(said(&output).contains("0 stored, 1 unchanged, 0 skipped"), "{}", text(&output.stdout));
+        }
+    }
+    // Two files whose names look the same are two pictures.
+    let both = folder.path().join("both");
+    write(&both.join(COMPOSED));
+    write(&both.join(DECOMPOSED));
+    let (data, model) = (folder.path().join("data/both"), model());
+    let output = run(&["import"], &[("--images", &both), ("--data-dir", &data), ("--model", &model)]);
+    assert!(said(&output).contains("2 stored"), "{}", text(&output.stdout));
+    let collection = collection(&data);
+    assert!([COMPOSED, DECOMPOSED].iter().all(|id| collection.get(id).unwrap().item.labels == ["Tür"]));
 }
 
 #[test]

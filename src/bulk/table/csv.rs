@@ -1,20 +1,24 @@
 //! Tables as CSV, with a header line.
 
+use std::io::{BufReader, Read};
 use std::path::Path;
 
 use csv::ReaderBuilder;
+use flate2::bufread::MultiGzDecoder;
 use fs_err::File;
 use serde_json::{Number, Value};
 
 use super::{Columns, Error, Pictures};
 use crate::index::Item;
 
-pub(super) fn read(path: &Path, columns: &Columns, delimiter: u8) -> Result<Pictures, Error> {
+pub(super) fn read(path: &Path, columns: &Columns, delimiter: u8, is_compressed: bool) -> Result<Pictures, Error> {
+    let file = File::open(path)?;
+    let file: Box<dyn Read> = if is_compressed { Box::new(MultiGzDecoder::new(BufReader::new(file))) } else { Box::new(file) };
     let malformed = |error: csv::Error| Error::Format { path: path.to_owned(), reason: error.to_string() };
-    let mut reader = ReaderBuilder::new().delimiter(delimiter).from_reader(File::open(path)?);
+    let mut reader = ReaderBuilder::new().delimiter(delimiter).from_reader(file);
     let names = reader.headers().map_err(malformed)?.clone();
     let names: Vec<&str> = names.iter().map(|name| name.trim_start_matches('\u{feff}').trim()).collect();
-    let places = columns.places(path, &names)?;
+    let places = columns.places(path, &names, |_, _| Ok(()))?;
     let records = reader.records().collect::<Result<Vec<_>, _>>().map_err(malformed)?;
 
     let others = |column: &usize| *column != places.path && Some(*column) != places.id && Some(*column) != places.label;
@@ -91,7 +95,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.csv");
         fs_err::write(&path, text).unwrap();
-        read(&path, columns, b',')
+        read(&path, columns, b',', false)
     }
 
     #[test]

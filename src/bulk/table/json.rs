@@ -2,8 +2,8 @@
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, Int64Type, UInt64Type};
-use arrow_array::{Array, ArrayRef};
-use arrow_cast::cast;
+use arrow_array::{Array, ArrayRef, make_array};
+use arrow_cast::{can_cast_types, cast};
 use arrow_schema::{ArrowError, DataType};
 use serde_json::{Number, Value};
 
@@ -22,11 +22,21 @@ pub(super) fn possible(kind: &DataType) -> bool {
         | DataType::Union(..)
         | DataType::Map(..)
         | DataType::RunEndEncoded(..) => false,
-        _ => true,
+        kind => can_cast_types(kind, &DataType::Utf8),
     }
 }
 
-/// One value a row; `None` for what is absent or, in JSON, no number. Dates and times become text.
+/// Whether cells of this type are texts, or have a form as text. Older writers mark texts as bytes.
+pub(super) fn is_text(kind: &DataType) -> bool {
+    match kind {
+        DataType::Dictionary(_, value) => is_text(value),
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView => true,
+        kind => !kind.is_nested() && possible(kind),
+    }
+}
+
+/// One value a row; `None` for what is absent or, in JSON, no number. Dates, times (in UTC where they have a zone) and decimals
+/// become text.
 pub(super) fn values(column: &ArrayRef) -> Result<Vec<Option<Value>>, ArrowError> {
     let kind = column.data_type();
     Ok(match kind {
@@ -67,9 +77,17 @@ pub(super) fn values(column: &ArrayRef) -> Result<Vec<Option<Value>>, ArrowError
     })
 }
 
-/// The cells as text; `None` for those that are absent.
+/// The cells as text; `None` for those that are absent, and for bytes that are not UTF-8.
 pub(super) fn texts(column: &ArrayRef) -> Result<Vec<Option<String>>, ArrowError> {
-    let texts = cast(column, &DataType::Utf8)?;
+    let texts = match column.data_type() {
+        DataType::Dictionary(_, value) => return texts(&cast(column, value)?),
+        // The number is that of UTC whatever the zone, whose name only a table of all zones could resolve.
+        DataType::Timestamp(unit, Some(_)) => {
+            let utc = DataType::Timestamp(*unit, Some("+00:00".into()));
+            cast(&make_array(column.to_data().into_builder().data_type(utc).build()?), &DataType::Utf8)?
+        }
+        _ => cast(column, &DataType::Utf8)?,
+    };
     Ok(texts.as_string::<i32>().iter().map(|cell| cell.map(str::to_owned)).collect())
 }
 
@@ -79,7 +97,10 @@ mod tests {
 
     use arrow_array::builder::{Int32Builder, ListBuilder, StringDictionaryBuilder};
     use arrow_array::types::Int8Type;
-    use arrow_array::{BooleanArray, Date32Array, Float32Array, Float64Array, StructArray, UInt8Array};
+    use arrow_array::{
+        BooleanArray, Date32Array, Decimal128Array, FixedSizeListArray, Float32Array, Float64Array, LargeStringArray, StringViewArray,
+        StructArray, TimestampMillisecondArray, UInt8Array, UInt64Array,
+    };
     use arrow_schema::Field;
     use serde_json::json;
 
@@ -97,6 +118,17 @@ mod tests {
         assert_eq!(of(Float32Array::from(vec![0.1, f32::NAN])), json!([0.1, null]));
         assert_eq!(of(Float64Array::from(vec![-2.5, f64::INFINITY])), json!([-2.5, null]));
         assert_eq!(of(BooleanArray::from(vec![true, false])), json!([true, false]));
+        assert_eq!(of(UInt64Array::from(vec![u64::MAX])), json!([u64::MAX]));
+        assert_eq!(of(LargeStringArray::from(vec!["a"])), json!(["a"]));
+        assert_eq!(of(StringViewArray::from(vec!["a longer text than twelve bytes"])), json!(["a longer text than twelve bytes"]));
+        assert_eq!(of(Decimal128Array::from(vec![150]).with_precision_and_scale(5, 2).unwrap()), json!(["1.50"]));
+        for zone in ["UTC", "Europe/Berlin", "+02:00", "nowhere"] {
+            let times = TimestampMillisecondArray::from(vec![Some(1_704_067_200_500), None]).with_timezone(zone);
+            assert_eq!(of(times.clone()), json!(["2024-01-01T00:00:00.500Z", null]), "{zone}");
+            let field = Arc::new(Field::new("item", times.data_type().clone(), true));
+            let lists = FixedSizeListArray::new(field, 2, Arc::new(times), None);
+            assert_eq!(of(lists), json!([["2024-01-01T00:00:00.500Z", null]]), "{zone}");
+        }
         assert_eq!(of(Date32Array::from(vec![0, 20_000])), json!(["1970-01-01", "2024-10-04"]));
         let mut words = StringDictionaryBuilder::<Int8Type>::new();
         words.append_value("züg");

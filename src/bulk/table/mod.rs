@@ -1,6 +1,6 @@
 //! Tables that say what a collection gets: CSV and Parquet, one row a picture or a vector.
 //!
-//! One column has the paths, others may have ids and labels; all that is left becomes metadata.
+//! A CSV file may be compressed with gzip. One column has the paths, others may have ids and labels; all that is left becomes metadata.
 
 mod csv;
 mod json;
@@ -9,7 +9,7 @@ mod parquet;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use crate::bulk::vectors;
+use crate::bulk::{names, vectors};
 use crate::index::Item;
 
 pub use parquet::{VectorBatch, VectorRow, Vectors};
@@ -53,8 +53,10 @@ pub struct Pictures {
     pub entries: Vec<Entry>,
     /// Rows that cannot be items: number and reason.
     pub skipped: Vec<(usize, String)>,
-    /// Columns that are neither text nor numbers, and are left out.
+    /// Columns that are left out, with the reason.
     pub ignored: Vec<String>,
+    /// Places in `entries` of those whose id is their path.
+    named_by_path: Vec<usize>,
 }
 
 /// Why a table cannot be read. All variants name the file.
@@ -64,7 +66,7 @@ pub enum Error {
     #[error(transparent)]
     Io(#[from] std::io::Error),
     /// Its name says nothing of its format.
-    #[error("{}: a table ends in .csv, .tsv or .parquet", .0.display())]
+    #[error("{}: a table ends in .csv, .tsv or .parquet (the first two may have .gz behind)", .0.display())]
     Kind(PathBuf),
     /// The file is not of its format.
     #[error("{}: {reason}", path.display())]
@@ -83,6 +85,16 @@ pub enum Error {
         wanted: String,
         /// The columns there are.
         found: String,
+    },
+    /// A column that is needed is of a kind that cannot be read.
+    #[error("{}: the column {column} {reason}", path.display())]
+    Unfit {
+        /// The table.
+        path: PathBuf,
+        /// Name of the column.
+        column: String,
+        /// What it is, and what it has to be.
+        reason: String,
     },
     /// Two rows are the same item.
     #[error("{}: rows {first} and {second} have the same id {id:?}: an item is one row (several labels go into one cell)", path.display())]
@@ -109,13 +121,29 @@ pub enum Error {
 /// # Errors
 /// See [`Error`]; all of a CSV file is checked, and of a Parquet file whatever is not vectors.
 pub fn open(path: &Path, columns: &Columns, embed: bool) -> Result<Table, Error> {
-    let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_ascii_lowercase();
-    match ending.as_str() {
-        "csv" => csv::read(path, columns, b',').map(Table::Pictures),
-        "tsv" => csv::read(path, columns, b'\t').map(Table::Pictures),
-        "parquet" => parquet::open(path, columns, embed),
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_ascii_lowercase();
+    let plain = name.strip_suffix(".gz").unwrap_or(&name);
+    let is_compressed = plain.len() < name.len();
+    match plain.rsplit_once('.').map(|(_, ending)| ending) {
+        Some("csv") => csv::read(path, columns, b',', is_compressed).map(Table::Pictures),
+        Some("tsv") => csv::read(path, columns, b'\t', is_compressed).map(Table::Pictures),
+        Some("parquet") if !is_compressed => parquet::open(path, columns, embed),
         _ => Err(Error::Kind(path.to_owned())),
     }
+}
+
+/// What a column with a meaning of its own holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// A text in each cell.
+    Text,
+    /// A text or a list of texts.
+    Labels,
+}
+
+/// The columns of these names, in the order of the names.
+fn named<'a>(names: &'a [&'a str], usual: &'a [&'a str]) -> impl Iterator<Item = usize> + 'a {
+    usual.iter().filter_map(|usual| names.iter().position(|name| name.eq_ignore_ascii_case(usual)))
 }
 
 /// Where the columns are in a table.
@@ -126,16 +154,31 @@ struct Places {
     label: Option<usize>,
 }
 
+impl Places {
+    fn all(&self) -> impl Iterator<Item = usize> {
+        [Some(self.path), self.id, self.label].into_iter().flatten()
+    }
+}
+
 impl Columns {
-    fn places(&self, file: &Path, names: &[&str]) -> Result<Places, Error> {
-        let find = |wanted: &Option<String>, usual: &[&str]| match wanted {
-            Some(wanted) => names.iter().position(|name| name == wanted).map(Some).ok_or_else(|| missing(file, wanted.clone(), names)),
-            None => Ok(usual.iter().find_map(|usual| names.iter().position(|name| name.eq_ignore_ascii_case(usual)))),
+    /// Where the columns are among `names`; `fits` says what is wrong with a column that cannot have its meaning.
+    fn places(&self, file: &Path, names: &[&str], fits: impl Fn(usize, Role) -> Result<(), String>) -> Result<Places, Error> {
+        let unfit = |column: usize, reason| Error::Unfit { path: file.to_owned(), column: names[column].to_owned(), reason };
+        let find = |wanted: &Option<String>, usual: &[&str], role: Role| match wanted {
+            Some(wanted) => {
+                let place = names.iter().position(|name| name == wanted).ok_or_else(|| missing(file, wanted.clone(), names))?;
+                fits(place, role).map_err(|reason| unfit(place, reason))?;
+                Ok::<_, Error>(Some(place))
+            }
+            None => Ok(named(names, usual).find(|&place| fits(place, role).is_ok())),
         };
         let usual = ["path", "file_name", "filename", "file", "image"];
-        let path = find(&self.path, &usual)?;
-        let path = path.ok_or_else(|| missing(file, format!("{} (name another with --path-column)", usual.join(" or ")), names))?;
-        Ok(Places { path, id: find(&self.id, &["id"])?, label: find(&self.label, &["label", "labels"])? })
+        let path = find(&self.path, &usual, Role::Text)?;
+        let path = path.ok_or_else(|| match named(names, &usual).find_map(|place| Some((place, fits(place, Role::Text).err()?))) {
+            Some((place, reason)) => unfit(place, format!("{reason} (name another with --path-column)")),
+            None => missing(file, format!("{} (name another with --path-column)", usual.join(" or ")), names),
+        })?;
+        Ok(Places { path, id: find(&self.id, &["id"], Role::Text)?, label: find(&self.label, &["label", "labels"], Role::Labels)? })
     }
 
     /// The labels of a cell.
@@ -155,14 +198,24 @@ fn missing(file: &Path, wanted: String, names: &[&str]) -> Error {
 impl Pictures {
     /// Adds a row, or why it is none.
     fn add(&mut self, row: usize, path: &str, item: Item) {
+        let named_by_path = item.id.is_empty();
         match check(path, item) {
-            Ok(item) => self.entries.push(Entry { row, path: path.to_owned(), item }),
+            Ok(item) => {
+                self.named_by_path.extend(named_by_path.then_some(self.entries.len()));
+                self.entries.push(Entry { row, path: path.to_owned(), item });
+            }
             Err(reason) => self.skipped.push((row, reason)),
         }
     }
 
-    /// Refuses ids that come twice.
-    fn distinct(self, file: &Path) -> Result<Self, Error> {
+    /// Composes ids that are paths, and refuses ids that come twice.
+    fn distinct(mut self, file: &Path) -> Result<Self, Error> {
+        let ids: Vec<&str> = self.entries.iter().map(|entry| entry.item.id.as_str()).collect();
+        let composed = names::ids(&ids);
+        let composed: Vec<String> = self.named_by_path.iter().map(|&at| composed[at].clone().into_owned()).collect();
+        for (&at, id) in self.named_by_path.iter().zip(composed) {
+            self.entries[at].item.id = id;
+        }
         let mut rows: HashMap<&str, usize> = HashMap::with_capacity(self.entries.len());
         for Entry { row, item, .. } in &self.entries {
             if let Some(first) = rows.insert(&item.id, *row) {

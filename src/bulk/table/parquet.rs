@@ -1,5 +1,6 @@
 //! Tables as Parquet: pictures, or the vectors that `embed` wrote.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use arrow_array::cast::AsArray;
@@ -10,10 +11,13 @@ use arrow_schema::{ArrowError, DataType, Field, Schema};
 use fs_err::File;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::basic::Compression;
+use parquet::file::metadata::ParquetMetaData;
 
-use super::{Columns, Error, Pictures, Places, Table, check, json};
+use super::{Columns, Error, Pictures, Places, Role, Table, check, json};
 use crate::bulk::vectors::{self, EMBEDDING, Header, SHA256};
 use crate::index::Item;
+use crate::unicode::nfc;
 
 /// Rows that are read at once.
 const ROWS: usize = 1024;
@@ -27,9 +31,11 @@ pub struct Vectors {
     pub header: Header,
     /// Number of rows.
     pub count: usize,
-    /// Columns that are neither text nor numbers, and are left out.
+    /// Columns that are left out, with the reason.
     pub ignored: Vec<String>,
     rows: Rows,
+    /// Rows whose ids are paths beyond ASCII, by the composed form.
+    named_by_path: HashMap<String, usize>,
 }
 
 struct Rows {
@@ -52,20 +58,63 @@ pub(super) fn open(path: &Path, columns: &Columns, embed: bool) -> Result<Table,
     if with_vectors && header.is_none() {
         return Err(Error::UnknownVectors(path.to_owned()));
     }
+    let columns_by_role = (0..schema.fields().len()).filter(|&column| !is_of_vectors(schema.field(column).name())).collect::<Vec<_>>();
+    let names: Vec<&str> = columns_by_role.iter().map(|&column| schema.field(column).name().as_str()).collect();
+    let fits = |place: usize, role| {
+        let column = columns_by_role[place];
+        codec(builder.metadata(), column).map_or(Ok(()), |codec| Err(format!("is compressed with {codec}, which is not read here")))?;
+        let kind = schema.field(column).data_type();
+        let (fits, wanted) = match role {
+            Role::Text => (json::is_text(kind), "text"),
+            Role::Labels => (json::is_text(element(kind).unwrap_or(kind)), "text or lists of it"),
+        };
+        if fits { Ok(()) } else { Err(format!("is of type {kind}, and has to be {wanted}")) }
+    };
+    let places = columns.places(path, &names, fits)?;
+    let has_role = |column: usize| places.all().any(|place| columns_by_role[place] == column);
     // Of vectors only those that are wanted are read; what has no form in JSON is not read at all.
-    let kept =
-        |field: &Field| (field.name() == EMBEDDING && with_vectors) || (!is_of_vectors(field.name()) && json::possible(field.data_type()));
-    let (read, left): (Vec<usize>, Vec<usize>) = (0..schema.fields().len()).partition(|&column| kept(schema.field(column)));
-    let ignored = left.into_iter().map(|column| schema.field(column).name().clone()).filter(|name| !is_of_vectors(name)).collect();
-    let names: Vec<&str> = read.iter().map(|&column| schema.field(column).name().as_str()).collect();
-    let places = columns.places(path, &names)?;
+    let (mut read, mut ignored) = (Vec::new(), Vec::new());
+    for (column, field) in schema.fields().iter().enumerate() {
+        let (is_embedding, codec) = (field.name() == EMBEDDING && with_vectors, codec(builder.metadata(), column));
+        match codec {
+            Some(codec) if is_embedding => {
+                let reason = format!("is compressed with {codec}, which is not read here");
+                return Err(Error::Unfit { path: path.to_owned(), column: EMBEDDING.to_owned(), reason });
+            }
+            _ if !is_embedding && is_of_vectors(field.name()) => {}
+            Some(codec) => ignored.push(format!("{} (compressed with {codec}, which is not read here)", field.name())),
+            None if is_embedding || has_role(column) || json::possible(field.data_type()) => read.push(column),
+            None => ignored.push(format!("{} ({})", field.name(), field.data_type())),
+        }
+    }
+    let in_batch = |place: usize| read.iter().position(|&column| column == columns_by_role[place]).unwrap_or_default();
+    let places = Places { path: in_batch(places.path), id: places.id.map(in_batch), label: places.label.map(in_batch) };
     let mask = ProjectionMask::roots(builder.parquet_schema(), read.iter().copied());
     let count = builder.metadata().file_metadata().num_rows() as usize;
     let batches = builder.with_batch_size(ROWS).with_projection(mask).build().map_err(malformed)?;
     let rows = Rows { path: path.to_owned(), columns: columns.clone(), places, batches, of_embed: with_vectors, row: 0 };
     match header {
-        Some(header) => Ok(Table::Vectors(Box::new(Vectors { header, count, ignored, rows }))),
+        Some(header) => Ok(Table::Vectors(Box::new(Vectors { header, count, ignored, rows, named_by_path: HashMap::new() }))),
         None => rows.pictures(ignored).map(Table::Pictures),
+    }
+}
+
+/// The name of a compression that is not read here and that some part of a column has.
+fn codec(metadata: &ParquetMetaData, column: usize) -> Option<&'static str> {
+    let schema = metadata.file_metadata().schema_descr();
+    let chunks = metadata.row_groups().iter().flat_map(|group| group.columns().iter().enumerate());
+    let of_column = chunks.filter(|(leaf, _)| schema.get_column_root_idx(*leaf) == column);
+    of_column.map(|(_, chunk)| chunk.compression()).find_map(|codec| match codec {
+        Compression::LZO => Some("LZO"),
+        _ => None,
+    })
+}
+
+/// Type of the elements of a list.
+fn element(kind: &DataType) -> Option<&DataType> {
+    match kind {
+        DataType::List(field) | DataType::LargeList(field) | DataType::FixedSizeList(field, _) => Some(field.data_type()),
+        _ => None,
     }
 }
 
@@ -122,11 +171,10 @@ impl Rows {
 
     /// Labels of each row: a list of texts, or one text.
     fn labels(&self, column: &ArrayRef) -> Result<Vec<Vec<String>>, ArrowError> {
-        let is_list = matches!(column.data_type(), DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..));
-        if !is_list {
+        let Some(element) = element(column.data_type()) else {
             return Ok(json::texts(column)?.into_iter().map(|cell| self.columns.split(&cell.unwrap_or_default())).collect());
-        }
-        let lists = cast(column, &DataType::new_list(DataType::Utf8, true))?;
+        };
+        let lists = cast(column, &DataType::new_list(element.clone(), true))?;
         let texts = |cell: Option<ArrayRef>| cell.map_or(Ok(Vec::new()), |cell| json::texts(&cell));
         let lists = lists.as_list::<i32>().iter().map(texts).collect::<Result<Vec<_>, _>>()?;
         Ok(lists.into_iter().map(|texts| texts.into_iter().flatten().filter(|text| !text.is_empty()).collect()).collect())
@@ -159,13 +207,28 @@ impl Vectors {
         let (mut rows, mut skipped) = (Vec::with_capacity(items.len()), Vec::new());
         for ((path, item), vector) in items.into_iter().zip(vectors) {
             self.rows.row += 1;
-            let checked = check(&path, item).and_then(|item| Ok((item, check_vector(vector, self.header.dim)?)));
+            let checked = self.identify(&path, item).and_then(|item| Ok((item, check_vector(vector, self.header.dim)?)));
             match checked {
                 Ok(row) => rows.push(row),
                 Err(reason) => skipped.push((self.rows.row, reason)),
             }
         }
         Ok(Some((rows, skipped)))
+    }
+}
+
+impl Vectors {
+    /// An item that can be stored. Where its path is its id, composed, no earlier row may have had that.
+    fn identify(&mut self, path: &str, item: Item) -> Result<Item, String> {
+        let named_by_path = item.id.is_empty();
+        let mut item = check(path, item)?;
+        if named_by_path && !item.id.is_ascii() {
+            item.id = nfc(path).into_owned();
+            if let Some(first) = self.named_by_path.insert(item.id.clone(), self.rows.row) {
+                return Err(format!("row {first} has this path too, in this or another Unicode form (--id-column tells them apart)"));
+            }
+        }
+        Ok(item)
     }
 }
 

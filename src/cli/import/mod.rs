@@ -25,7 +25,7 @@ pub(crate) struct Args {
     /// --table: where its paths begin.
     #[arg(long, value_name = "DIR")]
     images: Option<PathBuf>,
-    /// Table (.csv, .tsv or .parquet, with column names) of pictures, or a .parquet that `embed` wrote, whose vectors are taken as they are.
+    /// Table (.csv, .tsv, either of them with .gz, or .parquet, with column names) of pictures, or a .parquet that `embed` wrote, whose vectors are taken as they are.
     /// Paths begin at the table's own folder unless --images is given. Columns without a meaning become metadata.
     #[arg(long, value_name = "FILE")]
     table: Option<PathBuf>,
@@ -96,7 +96,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 #[expect(clippy::print_stderr, reason = "what is left out is named to the one who imports it")]
 fn ignored(columns: &[String]) {
     if !columns.is_empty() {
-        eprintln!("left out columns that are neither text nor numbers: {}", columns.join(", "));
+        eprintln!("left out columns that are neither text nor numbers, or that cannot be read: {}", columns.join(", "));
     }
 }
 

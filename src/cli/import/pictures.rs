@@ -1,8 +1,11 @@
 //! Importing pictures: each is embedded, unless it is there already.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use dino_server::bulk::names::{self, Finder};
 use dino_server::bulk::table::{Entry, Pictures};
 use dino_server::bulk::tree::Listing;
 use dino_server::bulk::{self, Embedder, Worker, Workload};
@@ -10,6 +13,7 @@ use dino_server::embedding::Pooling;
 use dino_server::index::{Collection, Item, MAX_TEXT, ModelTag, NewItem, Spec, checksum};
 use dino_server::media;
 use dino_server::model::SessionOptions;
+use dino_server::unicode::nfc;
 
 use super::{Args, Target};
 use crate::cli::{open_model, progress};
@@ -32,11 +36,14 @@ impl Jobs {
     pub(super) fn of_folder(listing: Listing) -> Self {
         let mut skipped: Vec<_> = listing.skipped.into_iter().map(|file| (file.path.display().to_string(), file.reason)).collect();
         let mut jobs = Vec::with_capacity(listing.entries.len());
-        for entry in listing.entries {
-            if entry.id.len() > MAX_TEXT {
+        let names: Vec<&str> = listing.entries.iter().map(|entry| entry.id.as_str()).collect();
+        let ids: Vec<String> = names::ids(&names).into_iter().map(Cow::into_owned).collect();
+        for (entry, id) in listing.entries.into_iter().zip(ids) {
+            if id.len() > MAX_TEXT {
                 skipped.push((entry.path.display().to_string(), format!("its path below the folder is longer than {MAX_TEXT} bytes")));
             } else {
-                let item = Item { id: entry.id, labels: entry.class.into_iter().collect(), ..Item::default() };
+                let label = entry.class.map(|class| nfc(&class).into_owned());
+                let item = Item { id, labels: label.into_iter().collect(), ..Item::default() };
                 jobs.push(Job { path: entry.path, item });
             }
         }
@@ -81,8 +88,9 @@ pub(super) fn run(args: &Args, from: &Path, jobs: Jobs) -> anyhow::Result<()> {
     let with_thumbnail = with_thumbnail(&jobs, args.thumbnails);
     let present = if args.force { HashMap::new() } else { std::mem::take(&mut target.present) };
     let stored = target.store.collection(&args.collection).ok().filter(|_| described);
+    let finder = Finder::default();
     let work = |worker: &mut Worker<'_>, index: usize| {
-        let outcome = embed(worker, &jobs[index], &present, stored.as_deref(), with_thumbnail[index]);
+        let outcome = embed(worker, &jobs[index], &finder, &present, stored.as_deref(), with_thumbnail[index]);
         progress.inc(1);
         outcome
     };
@@ -99,17 +107,30 @@ pub(super) fn run(args: &Args, from: &Path, jobs: Jobs) -> anyhow::Result<()> {
         target.store(items)
     })?;
     progress.finish_and_clear();
+    other_forms(&finder);
     target.finish(from)
+}
+
+#[expect(clippy::print_stderr, reason = "a name that had to be looked for is named to the one who imports it")]
+fn other_forms(finder: &Finder) {
+    if let (count, Some(first)) = finder.found() {
+        eprintln!("found {count} files under another Unicode form of their name, the first: {}", first.display());
+    }
 }
 
 fn embed(
     worker: &mut Worker<'_>,
     job: &Job,
+    finder: &Finder,
     present: &HashMap<String, Option<String>>,
     described: Option<&dyn Collection>,
     thumbnail: bool,
 ) -> Outcome {
-    let bytes = match bulk::read(&job.path) {
+    let read = bulk::read(&job.path).or_else(|error| match (&error, finder.find(&job.path)) {
+        (bulk::Error::Read(ErrorKind::NotFound), Some(path)) => bulk::read(&path),
+        _ => Err(error),
+    });
+    let bytes = match read {
         Ok(bytes) => bytes,
         Err(error) => return Outcome::Skipped(error.to_string()),
     };

@@ -12,13 +12,14 @@ use super::super::store::{Visit, no_item};
 use super::super::{Collection, CollectionName, Error, Filter, Info, Neighbour, Page, Recall, Sample, Search, Spec, Version};
 use super::approximate::Builder;
 use super::database::Database;
-use super::filter::push_where;
+use super::filter::{label_forms, push_where};
 use super::record::Record;
 use super::sample::{sample, version};
 use super::search::{ITEM, item, search};
 use super::text::{from_stored, to_stored};
 use super::write;
 use crate::cancel::{self, Cancelled};
+use crate::unicode::nfc;
 
 /// A collection of a [`PostgresStore`](super::PostgresStore), as of the moment when it was looked up.
 pub struct PostgresCollection {
@@ -156,14 +157,18 @@ impl Collection for PostgresCollection {
     }
 
     fn label_counts(&self, labels: &BTreeSet<&str>) -> Result<HashMap<String, usize>, Error> {
-        let labels: Vec<_> = labels.iter().map(|label| to_stored(label)).collect();
+        let labels = label_forms(labels.iter().copied());
         self.read(async |connection, record| {
             let sql = format!(
                 "SELECT label, count(*) FROM {}, unnest(labels) AS one (label) WHERE labels && $1 AND label = ANY($1) GROUP BY label",
                 record.table()
             );
             let counts: Vec<(String, i64)> = sqlx::query_as(AssertSqlSafe(sql)).bind(&labels).fetch_all(connection).await?;
-            Ok(counts.into_iter().map(|(label, count)| (from_stored(label), count as usize)).collect())
+            let mut by_label = HashMap::new();
+            for (label, count) in counts {
+                *by_label.entry(nfc(&from_stored(label)).into_owned()).or_default() += count as usize;
+            }
+            Ok(by_label)
         })
     }
 

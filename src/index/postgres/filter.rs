@@ -9,6 +9,7 @@ use sqlx::{Postgres, QueryBuilder};
 use super::super::Filter;
 use super::super::filter::{Field, Node, Order, Test};
 use super::text::{json_to_stored, to_stored};
+use crate::unicode::nfd;
 
 /// Adds ` WHERE …` where there is a filter.
 pub(super) fn push_where(sql: &mut QueryBuilder<Postgres>, filter: Option<&Filter>) {
@@ -55,10 +56,10 @@ fn push_id(sql: &mut QueryBuilder<Postgres>, test: &Test) {
 
 fn push_label(sql: &mut QueryBuilder<Postgres>, test: &Test) {
     match test {
-        Test::Eq(Value::String(text)) => sql.push("(").push_bind(to_stored(text).into_owned()).push(" = ANY(labels))"),
-        Test::In(values) => sql.push("(labels && ").push_bind(all_stored(values.texts())).push(")"),
+        Test::Eq(Value::String(text)) => sql.push("(labels && ").push_bind(label_forms([text.as_str()])).push(")"),
+        Test::In(values) => sql.push("(labels && ").push_bind(label_forms(values.texts().iter().map(String::as_str))).push(")"),
         Test::Compare(order, Value::String(text)) => {
-            sql.push("EXISTS (SELECT FROM unnest(labels) AS one (label) WHERE one.label COLLATE \"C\"");
+            sql.push("EXISTS (SELECT FROM unnest(labels) AS one (label) WHERE normalize(one.label) COLLATE \"C\"");
             sql.push(operator(*order)).push_bind(to_stored(text).into_owned()).push(")")
         }
         Test::Exists(wanted) => sql.push(if *wanted { "(cardinality(labels) > 0)" } else { "(cardinality(labels) = 0)" }),
@@ -73,16 +74,17 @@ fn push_metadata(sql: &mut QueryBuilder<Postgres>, path: &str, test: &Test) {
             push_value(sql, path);
             sql.push("), 'null')").push(if *wanted { " <> 'null')" } else { " = 'null')" });
         }
-        Test::Eq(value) => push_among(sql, path, std::iter::once(json_to_stored(value)).map(Json).collect()),
+        Test::Eq(Value::String(text)) => push_among(sql, path, &[to_stored(text).into_owned()], &[]),
+        Test::Eq(value) => push_among(sql, path, &[], &[Json(json_to_stored(value))]),
         Test::In(values) => {
-            let texts = values.texts().iter().map(|text| Json(Value::String(to_stored(text).into_owned())));
-            push_among(sql, path, texts.chain(values.others().map(|value| Json(json_to_stored(&value)))).collect());
+            let others: Vec<_> = values.others().map(|value| Json(json_to_stored(&value))).collect();
+            push_among(sql, path, &all_stored(values.texts()), &others);
         }
         Test::Compare(order, with) => {
             push_of_value(sql, path, |sql| {
                 match with {
                     Value::String(text) => sql
-                        .push("CASE jsonb_typeof(the.value) WHEN 'string' THEN (the.value #>> '{}') COLLATE \"C\"")
+                        .push("CASE jsonb_typeof(the.value) WHEN 'string' THEN normalize(the.value #>> '{}') COLLATE \"C\"")
                         .push(operator(*order))
                         .push_bind(to_stored(text).into_owned()),
                     // Numbers in jsonb are exact decimals, and so is their order.
@@ -97,15 +99,26 @@ fn push_metadata(sql: &mut QueryBuilder<Postgres>, path: &str, test: &Test) {
     }
 }
 
-/// The value, or an element of it where it is a list, is one of `wanted`.
-fn push_among(sql: &mut QueryBuilder<Postgres>, path: &str, wanted: Vec<Json<Value>>) {
+/// The value, or an element of it where it is a list, is one of these texts or of the other values. Texts are compared in
+/// their composed form, which those that are wanted have.
+fn push_among(sql: &mut QueryBuilder<Postgres>, path: &str, texts: &[String], others: &[Json<Value>]) {
+    let push_one = |sql: &mut QueryBuilder<Postgres>, value: &str| {
+        if texts.is_empty() {
+            sql.push(value).push(" = ANY(").push_bind(others.to_vec()).push(")");
+            return;
+        }
+        sql.push(format!("CASE jsonb_typeof({value}) WHEN 'string' THEN normalize({value} #>> '{{}}') = ANY("));
+        sql.push_bind(texts.to_vec()).push(") ELSE ");
+        sql.push(value).push(" = ANY(").push_bind(others.to_vec()).push(") END");
+    };
     push_of_value(sql, path, |sql| {
-        sql.push("the.value = ANY(").push_bind(wanted.clone());
+        push_one(sql, "the.value");
         sql.push(
-            ") OR EXISTS (SELECT FROM jsonb_array_elements(CASE jsonb_typeof(the.value) WHEN 'array' THEN the.value ELSE '[]' END) \
-             AS one (element) WHERE one.element = ANY(",
+            " OR EXISTS (SELECT FROM jsonb_array_elements(CASE jsonb_typeof(the.value) WHEN 'array' THEN the.value ELSE '[]' END) \
+             AS one (element) WHERE ",
         );
-        sql.push_bind(wanted.clone()).push("))");
+        push_one(sql, "one.element");
+        sql.push(")");
     });
 }
 
@@ -135,6 +148,13 @@ fn operator(order: Order) -> &'static str {
         Order::Below => " < ",
         Order::AtMost => " <= ",
     }
+}
+
+/// Labels in the form that is stored, and decomposed, which an earlier version may have kept: the index over labels knows
+/// whole texts only.
+pub(super) fn label_forms<'a>(labels: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    let forms = |label: &str| if label.is_ascii() { vec![label.to_owned()] } else { vec![label.to_owned(), nfd(label).into_owned()] };
+    labels.into_iter().flat_map(forms).map(|label| to_stored(&label).into_owned()).collect()
 }
 
 fn all_stored(texts: &[String]) -> Vec<String> {

@@ -6,7 +6,7 @@ use sqlx::postgres::PgRow;
 use sqlx::types::Json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres, QueryBuilder, Row};
 
-use super::super::item::Item;
+use super::super::item::{Item, set_of};
 use super::super::{Error, Neighbour, Search};
 use super::filter::push_where;
 use super::text::{from_stored, object_from_stored};
@@ -75,7 +75,7 @@ pub(super) fn item(row: &PgRow) -> Result<Item, Error> {
     let source: Option<String> = row.try_get("source")?;
     Ok(Item {
         id: from_stored(row.try_get("id")?),
-        labels: labels.into_iter().map(from_stored).collect(),
+        labels: set_of(labels.into_iter().map(from_stored).collect()),
         metadata: object_from_stored(metadata),
         source: source.map(from_stored),
     })
