@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 use candle_core::Device as Candle;
+use dino_server::bulk::names::Finder;
 use dino_server::bulk::{self, all_cores, tree};
 use dino_server::media::{self, Limits};
 use dino_server::model::{Device, Manifest, Model, Precision, Session, SessionOptions};
@@ -16,7 +17,8 @@ use ndarray::{Array3, Axis};
 use rand::SeedableRng as _;
 
 use crate::backbone::vit::{Vit, VitConfig};
-use crate::evaluate::segmentation::{Figures, Prediction, Tally, Truth, bounds, jaccard};
+use crate::evaluate::drawn;
+use crate::evaluate::segmentation::{Figures, Prediction, Tally, Truth};
 use crate::export;
 use crate::kernels::matmul;
 
@@ -33,8 +35,10 @@ pub struct Args {
     /// Pictures.
     #[arg(long, value_name = "DIR")]
     images: PathBuf,
-    /// Their masks, below DIR as the pictures are below theirs, with the same names ending in `.png` or `_mask.png`: black is background,
-    /// each other colour an object.
+    /// Their masks, below DIR as the pictures are below theirs, with the same names ending in `.png` or `_mask.png`. White on black, cut at
+    /// half grey where edges are soft; or numbers, by a palette or as dark greys: 0 is background, 255 is left out, each other an object; or
+    /// colours: black is background, VOC's (224, 224, 192) is left out, each other an object. What is less than half opaque is background.
+    /// JPEG is always cut at half. Masks that can be read in two ways are skipped, and named.
     #[arg(long, value_name = "DIR")]
     masks: PathBuf,
     /// Methods to measure.
@@ -106,6 +110,7 @@ fn print(tallies: &Tallies, count: usize) -> anyhow::Result<()> {
 /// Pictures with their masks, by path.
 fn pairs(args: &Args) -> anyhow::Result<Vec<(PathBuf, PathBuf)>> {
     let mut pairs = Vec::new();
+    let finder = Finder::default();
     for entry in tree::list(&args.images)?.entries {
         let relative = entry.path.strip_prefix(&args.images).unwrap_or(&entry.path);
         let stem = relative.with_extension("");
@@ -114,8 +119,12 @@ fn pairs(args: &Args) -> anyhow::Result<Vec<(PathBuf, PathBuf)>> {
             name.push(end);
             args.masks.join(name)
         };
-        let mask = [named("_mask.png"), named(".png")].into_iter().find(|mask| mask.is_file() && *mask != entry.path);
+        let masks = [named("_mask.png"), named(".png")].into_iter().filter_map(|mask| finder.find(&mask));
+        let mask = masks.into_iter().find(|mask| mask.is_file() && *mask != entry.path);
         pairs.extend(mask.map(|mask| (entry.path.clone(), mask)));
+    }
+    if let (count, Some(first)) = finder.found() {
+        tracing::warn!("found {count} masks under another Unicode form of their name, the first: {}", first.display());
     }
     let (images, masks) = (args.images.display(), args.masks.display());
     ensure!(!pairs.is_empty(), "no picture of {images} has a mask in {masks}: masks are named NAME.png or NAME_mask.png");
@@ -127,25 +136,13 @@ fn decode(path: &Path) -> anyhow::Result<RgbImage> {
     read().with_context(|| path.display().to_string())
 }
 
-fn read_truth(path: &Path, size: (u32, u32)) -> anyhow::Result<Truth> {
-    let mask = decode(path)?;
-    ensure!(mask.dimensions() == size, "{}: the mask is of {:?}, its picture of {size:?} pixels", path.display(), mask.dimensions());
-    let mut objects: BTreeMap<[u8; 3], Vec<bool>> = BTreeMap::new();
-    for (at, pixel) in mask.pixels().enumerate().filter(|(_, pixel)| pixel.0 != [0; 3]) {
-        ensure!(objects.len() <= 255, "{}: a mask has one colour per object, this one has hundreds", path.display());
-        objects.entry(pixel.0).or_insert_with(|| vec![false; mask.pixels().len()])[at] = true;
-    }
-    let pixels = mask.pixels().map(|pixel| pixel.0 != [0; 3]).collect();
-    Ok(Truth { pixels, boxes: objects.values().map(|object| bounds(object, size.0 as usize)).collect() })
-}
-
 /// Runs the model over all pictures, and adds a row for each method, named `prefix` and method.
 fn measure(args: &Args, model: &Model, prefix: &str, pairs: &[(PathBuf, PathBuf)], tallies: &mut Tallies) -> anyhow::Result<()> {
     let options = SessionOptions { device: args.device, precision: args.precision, threads: all_cores(), ..SessionOptions::default() };
     let mut session = model.sessions(&options, 1)?.remove(0);
     let Manifest { transform, patch_size, .. } = model.manifest();
     for (picture, mask) in pairs {
-        let outcome = decode(picture).and_then(|picture| Ok((read_truth(mask, picture.dimensions())?, picture)));
+        let outcome = decode(picture).and_then(|picture| Ok((drawn::read(mask, picture.dimensions())?, picture)));
         let (truth, picture) = match outcome {
             Ok(found) => found,
             Err(error) => {
@@ -194,7 +191,7 @@ impl View {
         let head = |head| self.find(Options { method, max_objects, head, ..Options::default() });
         let heads = Patches::of(&self.outputs, self.grid).attention()?.nrows();
         let each: Vec<Prediction> = (0..heads).map(|number| head(Head::Number(number))).collect::<Result<_, _>>()?;
-        let oracle = each.into_iter().max_by(|a, b| jaccard(&truth.pixels, &a.pixels).total_cmp(&jaccard(&truth.pixels, &b.pixels)));
+        let oracle = each.into_iter().max_by(|a, b| truth.jaccard(a).total_cmp(&truth.jaccard(b)));
         let rows = [("attention, mean of heads", head(Head::Mean)?), ("attention, head by entropy", head(Head::Best)?)];
         let rows = rows.into_iter().chain(oracle.map(|oracle| ("attention, oracle head", oracle)));
         Ok(rows.map(|(name, prediction)| (name.to_owned(), prediction)).collect())

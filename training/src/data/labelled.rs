@@ -1,9 +1,11 @@
 //! Pictures whose classes are known: the folders directly below a root are the classes.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
+use dino_server::unicode::nfc;
 use image::RgbImage;
 
 use super::pictures::{Error, Pictures};
@@ -27,23 +29,25 @@ impl Labelled {
     /// When there is no folder, or no picture in a class folder.
     pub fn open(root: &Path, cache: usize, known: &[String]) -> Result<Self, Error> {
         let pictures = Pictures::open(root, None, cache)?;
-        let found: BTreeSet<&str> = (0..pictures.len()).filter_map(|index| pictures.class(index)).collect();
-        if let [only] = *found.iter().copied().collect::<Vec<_>>() {
+        // Names that look the same are one class, whatever Unicode form a file system gives them.
+        let found: BTreeSet<Cow<'_, str>> = (0..pictures.len()).filter_map(|index| pictures.class(index)).map(nfc).collect();
+        if let [only] = found.iter().collect::<Vec<_>>()[..] {
             tracing::warn!(
                 "all pictures of {} are of one class, {only:?}; are the folders of the classes one further down?",
                 root.display()
             );
         }
         let mut classes = known.to_vec();
-        classes.extend(found.into_iter().map(str::to_owned).filter(|name| !known.contains(name)));
-        let numbers: HashMap<&str, u32> = classes.iter().map(String::as_str).zip(0..).collect();
+        let is_known = |name: &str| known.iter().any(|known| nfc(known) == name);
+        classes.extend(found.into_iter().map(Cow::into_owned).filter(|name| !is_known(name)));
+        let numbers: HashMap<String, u32> = classes.iter().map(|name| nfc(name).into_owned()).zip(0..).collect();
         let mut items = Vec::with_capacity(pictures.len());
         for index in 0..pictures.len() {
             let Some(name) = pictures.class(index) else {
                 tracing::warn!("skipped {}: it is in no class folder", pictures.name(index));
                 continue;
             };
-            items.extend(numbers.get(name).map(|&number| (index, number)));
+            items.extend(numbers.get(nfc(name).as_ref()).map(|&number| (index, number)));
         }
         let loose = pictures.len() - items.len();
         if items.is_empty() { Err(Error::Empty(root.to_owned())) } else { Ok(Self { pictures, items, loose, classes }) }
@@ -104,5 +108,23 @@ impl Labelled {
     /// Number of files that were skipped so far.
     pub fn skipped(&self) -> usize {
         self.pictures.left_out() + self.loose + self.pictures.broken()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Labelled;
+
+    #[test]
+    fn folders_whose_names_look_the_same_are_one_class() {
+        let folder = tempfile::tempdir().unwrap();
+        let (train, val) = (folder.path().join("train"), folder.path().join("val"));
+        for (root, class) in [(&train, "Tür"), (&train, "Fenster"), (&val, "Tu\u{308}r"), (&val, "Fenster")] {
+            fs_err::create_dir_all(root.join(class)).unwrap();
+            fs_err::write(root.join(class).join("1.jpg"), "x").unwrap();
+        }
+        let (train, val) = Labelled::train_and_val(&train, 0, &val).unwrap();
+        assert_eq!(train.classes(), ["Fenster", "Tür"]);
+        assert_eq!(val.classes(), train.classes());
     }
 }

@@ -1,6 +1,7 @@
 //! Measures what a backbone has learnt.
 
 pub mod attention;
+pub mod drawn;
 pub mod features;
 pub mod figures;
 pub mod knn;

@@ -17,6 +17,8 @@ pub type Box = [u32; 4];
 pub struct Truth {
     /// Whether a pixel belongs to an object.
     pub pixels: Vec<bool>,
+    /// Whether nobody decided that: such a pixel is in no figure.
+    pub void: Vec<bool>,
     /// One box per object.
     pub boxes: Vec<Box>,
 }
@@ -70,20 +72,21 @@ impl Tally {
     pub fn add(&mut self, truth: &Truth, prediction: &Prediction) {
         assert!(truth.pixels.len() == prediction.pixels.len() && truth.pixels.len() == prediction.saliency.len(), "one flag per pixel");
         self.pictures += 1;
-        self.jaccard += jaccard(&truth.pixels, &prediction.pixels);
-        let right = zip(&truth.pixels, &prediction.pixels).filter(|(truth, predicted)| truth == predicted).count();
-        self.accuracy += right as f64 / truth.pixels.len().max(1) as f64;
+        self.jaccard += truth.jaccard(prediction);
+        let (drawn, predicted) = (truth.decided(&truth.pixels), truth.decided(&prediction.pixels));
+        let right = zip(&drawn, &predicted).filter(|(truth, predicted)| truth == predicted).count();
+        self.accuracy += right as f64 / drawn.len().max(1) as f64;
         self.located += usize::from(truth.boxes.iter().any(|drawn| overlap(*drawn, prediction.bbox) >= 0.5));
-        self.add_levels(truth, &prediction.saliency);
+        self.add_levels(&drawn, &truth.decided(&prediction.saliency));
     }
 
-    fn add_levels(&mut self, truth: &Truth, saliency: &[f32]) {
+    fn add_levels(&mut self, truth: &[bool], saliency: &[f32]) {
         let (low, high) =
             saliency.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), value| (low.min(*value), high.max(*value)));
         let scale = if high > low { (LEVELS - 1) as f32 / (high - low) } else { 0.0 };
         // How many pixels lie at each level: all, and those of objects.
         let (mut all, mut inside) = ([0_u64; LEVELS], [0_u64; LEVELS]);
-        for (value, truth) in zip(saliency, &truth.pixels) {
+        for (value, truth) in zip(saliency, truth) {
             let level = (((value - low) * scale) as usize).min(LEVELS - 1);
             all[level] += 1;
             inside[level] += u64::from(*truth);
@@ -116,8 +119,19 @@ impl Tally {
     }
 }
 
-/// Intersection over union; 1 where both are empty.
-pub fn jaccard(a: &[bool], b: &[bool]) -> f64 {
+impl Truth {
+    /// Intersection over union with what was found; 1 where both are empty.
+    pub fn jaccard(&self, found: &Prediction) -> f64 {
+        jaccard(&self.decided(&self.pixels), &self.decided(&found.pixels))
+    }
+
+    /// The values of the pixels that are not void.
+    fn decided<T: Copy>(&self, values: &[T]) -> Vec<T> {
+        zip(values, &self.void).filter(|(_, void)| !**void).map(|(value, _)| *value).collect()
+    }
+}
+
+fn jaccard(a: &[bool], b: &[bool]) -> f64 {
     let both = zip(a, b).filter(|(a, b)| **a && **b).count();
     let either = zip(a, b).filter(|(a, b)| **a || **b).count();
     if either == 0 { 1.0 } else { both as f64 / either as f64 }
@@ -159,7 +173,7 @@ mod tests {
     #[test]
     fn figures_are_those_of_a_sum_by_hand() {
         let pixels = flags("##..##..");
-        let truth = Truth { boxes: vec![bounds(&pixels, 4)], pixels };
+        let truth = Truth { boxes: vec![bounds(&pixels, 4)], pixels, void: vec![false; 8] };
         let mut tally = Tally::default();
         assert_eq!(tally.figures(), None);
         tally.add(&truth, &prediction("###.....", &[0.9, 0.8, 0.5, 0.0, 0.1, 0.2, 0.0, 0.0]));
@@ -176,7 +190,7 @@ mod tests {
     #[test]
     fn the_truth_itself_is_perfect_and_nothing_is_worth_nothing() {
         let pixels = flags("##..##..");
-        let truth = Truth { boxes: vec![[0, 0, 2, 2]], pixels: pixels.clone() };
+        let truth = Truth { boxes: vec![[0, 0, 2, 2]], pixels: pixels.clone(), void: vec![false; 8] };
         let mut perfect = Tally::default();
         perfect.add(&truth, &prediction("##..##..", &[1., 1., 0., 0., 1., 1., 0., 0.]));
         let figures = perfect.figures().unwrap();
@@ -185,6 +199,17 @@ mod tests {
         nothing.add(&truth, &prediction("........", &[0.0; 8]));
         let figures = nothing.figures().unwrap();
         assert!(figures.jaccard.abs() < 1e-9 && figures.corloc.abs() < 1e-9 && (figures.accuracy - 50.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn void_pixels_are_in_no_figure() {
+        let pixels = flags("##..##..");
+        let truth = Truth { boxes: vec![[0, 0, 2, 2]], pixels, void: flags("..##..##") };
+        let mut tally = Tally::default();
+        tally.add(&truth, &prediction("########", &[1.0; 8]));
+        let figures = tally.figures().unwrap();
+        assert!((figures.jaccard - 100.0).abs() < 1e-9 && (figures.accuracy - 100.0).abs() < 1e-9, "{figures:?}");
+        assert!((figures.max_f - 100.0).abs() < 1e-9);
     }
 
     #[test]
