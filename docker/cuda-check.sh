@@ -34,6 +34,18 @@ names = {name for file in bindings.rglob("*.rs") for name in re.findall(r"\bfn (
 print("\n".join(f"void {name}(void) {{}}" for name in sorted(names)))' >"$home/stub.c"
 cc -shared -fPIC -Wl,-soname,libcuda.so.1 -o "$home/lib64/stubs/libcuda.so" "$home/stub.c"
 ln -s libcuda.so "$home/lib64/stubs/libcuda.so.1"
+# Kernels that are compiled where they run: by the same library, without headers.
+python3 - "$home/lib64/libnvrtc.so" training/src/kernels/cuda/block.cu <<'END'
+import ctypes, pathlib, sys
+nvrtc, program = ctypes.CDLL(sys.argv[1]), ctypes.c_void_p()
+assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), pathlib.Path(sys.argv[2]).read_bytes(), sys.argv[2].encode(), 0, None, None) == 0
+if nvrtc.nvrtcCompileProgram(program, 0, None) != 0:
+    size = ctypes.c_size_t()
+    nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+    log = ctypes.create_string_buffer(size.value)
+    nvrtc.nvrtcGetProgramLog(program, log)
+    sys.exit(log.value.decode())
+END
 export CUDA_HOME="$home" CUDA_PATH="$home" CUDA_ROOT="$home" CUDA_COMPUTE_CAP="${CUDA_COMPUTE_CAP:-90}"
 export PATH="$home/bin:$PATH" LIBRARY_PATH="$home/lib64:$home/lib64/stubs${LIBRARY_PATH:+:$LIBRARY_PATH}"
 # Not where tests look for programs: this one does not start without a driver.

@@ -13,9 +13,12 @@ pub struct Rates {
     second_correction: f32,
 }
 
-const BETA1: f64 = 0.9;
-const BETA2: f64 = 0.999;
-const EPS: f32 = 1e-8;
+/// Decay of the mean gradient.
+pub const BETA1: f64 = 0.9;
+/// Decay of the mean squared gradient.
+pub const BETA2: f64 = 0.999;
+/// Added to the root of the mean squared gradient.
+pub const EPS: f32 = 1e-8;
 
 impl Rates {
     /// For a parameter's step number `steps`, counted from 1; `clip` multiplies its gradient.

@@ -10,6 +10,8 @@ pub mod attention;
 pub mod batch_norm;
 #[cfg(target_arch = "x86_64")]
 mod bf16;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 pub mod layer_norm;
 pub mod matmul;
 pub mod momentum;

@@ -1,5 +1,7 @@
 //! A pre-norm transformer block as one operator: x + attention(norm(x)), then x + mlp(norm(x)).
 
+#[cfg(feature = "cuda")]
+mod cuda;
 mod fused;
 mod sequences;
 
@@ -105,6 +107,10 @@ impl Block {
         if x.dims() != [sequences.rows(), self.dim] || parameters.dims() != [self.len()] {
             bail!("block of dim {}: input {:?}, parameters {:?}", self.dim, x.dims(), parameters.dims());
         }
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            return cuda::forward(self, x, parameters, sequences, drop, output);
+        }
         if !x.device().is_cpu() {
             return self.composed(x, parameters, sequences, drop, output);
         }
@@ -136,16 +142,7 @@ impl Block {
         let [norm1_w, norm1_b, qkv_w, qkv_b, proj_w, proj_b, norm2_w, norm2_b, fc1_w, fc1_b, fc2_w, fc2_b] = &weights[..] else {
             bail!("a block has twelve parameters")
         };
-        let factors = |per_sequence: &[f32]| -> Result<Tensor> {
-            let mut values = Vec::with_capacity(sequences.rows());
-            let mut at = per_sequence.iter();
-            for &(n, tokens) in &sequences.0 {
-                for factor in at.by_ref().take(n) {
-                    values.extend(std::iter::repeat_n(*factor, output.of(tokens)));
-                }
-            }
-            Tensor::from_vec(values, (sequences.rows_out(output), 1), x.device())
-        };
+        let factors = |per_sequence: &[f32]| sequences.per_row(per_sequence, output, x.device());
         let kept = |rows: &Tensor| match output {
             Tokens::All => Ok(rows.clone()),
             Tokens::First => rows.index_select(&Tensor::from_vec(sequences.first_rows(), sequences.count(), rows.device())?, 0),

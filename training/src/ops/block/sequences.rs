@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use candle_core::{Device, Result, Tensor};
+
 use super::Tokens;
 
 /// Rows of one chunk: the widest intermediate of a ViT-S (1536 columns) then fits a 2 MB cache.
@@ -38,6 +40,18 @@ impl Sequences {
             }
         }
         rows
+    }
+
+    /// A number of each sequence, for each of its rows that a block puts out: `[rows, 1]`.
+    pub(super) fn per_row(&self, per_sequence: &[f32], output: Tokens, device: &Device) -> Result<Tensor> {
+        let mut values = Vec::with_capacity(self.rows_out(output));
+        let mut at = per_sequence.iter();
+        for &(n, tokens) in &self.0 {
+            for value in at.by_ref().take(n) {
+                values.extend(std::iter::repeat_n(*value, output.of(tokens)));
+            }
+        }
+        Tensor::from_vec(values, (self.rows_out(output), 1), device)
     }
 
     /// Cuts all sequences into chunks and shares those between `tasks`, by rows.

@@ -1,0 +1,207 @@
+//! The block on a GPU: matrix products by cuBLAS, everything between them by kernels of our own, and a backward pass that keeps the
+//! intermediate values instead of a graph of small operators.
+
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::{CpuStorage, CudaStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+
+use super::{Block, DropPath, Sequences, Tokens};
+use crate::kernels::cuda::{self as kernels, Merged};
+
+/// See [`Block::forward`]; `x` and `parameters` are on a GPU.
+pub(super) fn forward(
+    block: &Block,
+    x: &Tensor,
+    parameters: &Tensor,
+    sequences: &Sequences,
+    drop: Option<&DropPath>,
+    output: Tokens,
+) -> Result<Tensor> {
+    let (x, parameters) = (x.contiguous()?, parameters.contiguous()?);
+    let factors = |of: fn(&DropPath) -> &Vec<f32>| drop.map(|drop| sequences.per_row(of(drop), output, x.device())).transpose();
+    let step = OnDevice {
+        block: *block,
+        sequences: sequences.clone(),
+        attention_factors: factors(|drop| &drop.attention)?,
+        mlp_factors: factors(|drop| &drop.mlp)?,
+        output,
+        keep: x.track_op() || parameters.track_op(),
+        x: x.detach(),
+        parameters: parameters.detach(),
+        kept: Mutex::default(),
+    };
+    if step.keep { x.apply_op2(&parameters, step) } else { x.apply_op2_no_bwd(&parameters, &step) }
+}
+
+/// What the backward pass needs of the forward pass.
+struct Kept {
+    normed: Tensor,
+    stats: Tensor,
+    /// Of each run of sequences: q, k and v `[3, n, heads, tokens, width]`, and the attention's weights `[n, heads, tokens, tokens]`.
+    attention: Vec<(Tensor, Tensor)>,
+    /// The attention's output, of the rows that come out.
+    attended: Tensor,
+    middle: Tensor,
+    middle_normed: Tensor,
+    middle_stats: Tensor,
+    hidden: Tensor,
+    active: Tensor,
+}
+
+struct OnDevice {
+    block: Block,
+    sequences: Sequences,
+    attention_factors: Option<Tensor>,
+    mlp_factors: Option<Tensor>,
+    output: Tokens,
+    keep: bool,
+    /// The arguments as tensors: candle hands an operator their storage only.
+    x: Tensor,
+    parameters: Tensor,
+    /// Filled by the forward pass, taken by the backward pass.
+    kept: Mutex<Option<Kept>>,
+}
+
+impl OnDevice {
+    /// The parameters in their shapes.
+    fn weights(&self) -> Result<[Tensor; 12]> {
+        let mut offset = 0;
+        let mut weights = Vec::with_capacity(12);
+        for (_, shape) in self.block.parameters() {
+            let len = shape.iter().product::<usize>();
+            weights.push(self.parameters.narrow(0, offset, len)?.reshape(shape)?);
+            offset += len;
+        }
+        weights.try_into().map_err(|_| candle_core::Error::Msg("a block has twelve parameters".to_owned()))
+    }
+
+    /// Rows that come out, of all rows.
+    fn select(&self, rows: &Tensor) -> Result<Tensor> {
+        match self.output {
+            Tokens::All => Ok(rows.clone()),
+            Tokens::First => rows.index_select(&self.first_rows()?, 0),
+        }
+    }
+
+    /// All rows, zero but for those that come out.
+    fn spread(&self, rows: &Tensor) -> Result<Tensor> {
+        match self.output {
+            Tokens::All => Ok(rows.clone()),
+            Tokens::First => {
+                let zeros = Tensor::zeros((self.sequences.rows(), self.block.dim), rows.dtype(), rows.device())?;
+                zeros.index_add(&self.first_rows()?, rows, 0)
+            }
+        }
+    }
+
+    fn first_rows(&self) -> Result<Tensor> {
+        Tensor::from_vec(self.sequences.first_rows(), self.sequences.count(), self.x.device())
+    }
+
+    fn heads(&self) -> (usize, usize, f32) {
+        let width = self.block.dim / self.block.heads;
+        (self.block.heads, width, 1.0 / (width as f32).sqrt())
+    }
+}
+
+impl CustomOp2 for OnDevice {
+    fn name(&self) -> &'static str {
+        "transformer-block-cuda"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        bail!("this form of the block is for GPUs")
+    }
+
+    fn cuda_fwd(&self, _: &CudaStorage, _: &Layout, _: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
+        let Block { dim, eps, .. } = self.block;
+        let (heads, width, scale) = self.heads();
+        let [norm1_w, norm1_b, qkv_w, qkv_b, proj_w, proj_b, norm2_w, norm2_b, fc1_w, fc1_b, fc2_w, fc2_b] = self.weights()?;
+        let (normed, stats) = kernels::layer_norm(&self.x, &norm1_w, &norm1_b, eps)?;
+        let qkv = normed.matmul(&qkv_w.t()?)?;
+        let mut attended = Merged::new(&self.x, self.sequences.rows(), dim)?;
+        let (mut row, mut attention) = (0, Vec::new());
+        for &(n, tokens) in &self.sequences.0 {
+            let rows = qkv.narrow(0, row, n * tokens)?;
+            let split = kernels::split_heads(&rows, Some(&qkv_b), (n, tokens), (3, heads, width))?;
+            let weights = kernels::softmax(&split.get(0)?.matmul(&split.get(1)?.t()?)?, scale)?;
+            attended.put(&weights.matmul(&split.get(2)?)?, row, 0)?;
+            row += n * tokens;
+            if self.keep {
+                attention.push((split, weights));
+            }
+        }
+        let attended = self.select(&attended.into_tensor())?;
+        let branch = attended.matmul(&proj_w.t()?)?;
+        let shape = (self.sequences.rows_out(self.output), dim);
+        let middle = kernels::residual(&self.select(&self.x)?, &branch, &proj_b, self.attention_factors.as_ref())?;
+        let middle = kernels::rows(middle, &self.x, shape)?;
+        let (middle_normed, middle_stats) = kernels::layer_norm(&middle, &norm2_w, &norm2_b, eps)?;
+        let hidden = middle_normed.matmul(&fc1_w.t()?)?;
+        let active = kernels::bias_gelu(&hidden, &fc1_b)?;
+        let out = kernels::residual(&middle, &active.matmul(&fc2_w.t()?)?, &fc2_b, self.mlp_factors.as_ref())?;
+        if self.keep {
+            let kept = Kept { normed, stats, attention, attended, middle, middle_normed, middle_stats, hidden, active };
+            *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
+        }
+        let candle_core::Device::Cuda(device) = self.x.device() else { bail!("a tensor on a GPU is wanted") };
+        Ok((CudaStorage::wrap_cuda_slice(out, device.clone()), Shape::from(shape)))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor, dout: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(kept) = kept else { bail!("the forward pass of this block kept nothing") };
+        let dim = self.block.dim;
+        let (heads, width, scale) = self.heads();
+        let [norm1_w, _, qkv_w, _, proj_w, _, norm2_w, _, fc1_w, fc1_b, fc2_w, _] = self.weights()?;
+        let branch = |gradient: &Tensor, factors: &Option<Tensor>| match factors {
+            Some(factors) => kernels::scale_rows(gradient, factors),
+            None => Ok(gradient.clone()),
+        };
+        let dout = dout.contiguous()?.detach();
+        // MLP branch, of the rows that came out.
+        let dbranch = branch(&dout, &self.mlp_factors)?;
+        let (fc2_b_gradient, fc2_w_gradient) = (kernels::column_sums(&dbranch)?, dbranch.t()?.matmul(&kept.active)?);
+        let dhidden = kernels::bias_gelu_input(&kept.hidden, &fc1_b, &dbranch.matmul(&fc2_w)?)?;
+        let (fc1_b_gradient, fc1_w_gradient) = (kernels::column_sums(&dhidden)?, dhidden.t()?.matmul(&kept.middle_normed)?);
+        let dnormed = dhidden.matmul(&fc1_w)?;
+        let (norm2_w_gradient, norm2_b_gradient) = kernels::layer_norm_weights(&kept.middle, &kept.middle_stats, &dnormed)?;
+        let dmiddle = kernels::layer_norm_input(&kept.middle, &norm2_w, &kept.middle_stats, &dnormed, &dout)?;
+        // Attention branch.
+        let dbranch = branch(&dmiddle, &self.attention_factors)?;
+        let (proj_b_gradient, proj_w_gradient) = (kernels::column_sums(&dbranch)?, dbranch.t()?.matmul(&kept.attended)?);
+        let dattended = self.spread(&dbranch.matmul(&proj_w)?)?;
+        let mut dqkv = Merged::new(&self.x, self.sequences.rows(), 3 * dim)?;
+        let mut row = 0;
+        for (&(n, tokens), (split, weights)) in self.sequences.0.iter().zip(&kept.attention) {
+            let rows = dattended.narrow(0, row, n * tokens)?;
+            let dout = kernels::split_heads(&rows, None, (n, tokens), (1, heads, width))?.get(0)?;
+            let (q, k, v) = (split.get(0)?, split.get(1)?, split.get(2)?);
+            let dscores = kernels::softmax_input(weights, &dout.matmul(&v.t()?)?, scale)?;
+            dqkv.put(&dscores.matmul(&k)?, row, 0)?;
+            dqkv.put(&dscores.t()?.matmul(&q)?, row, dim)?;
+            dqkv.put(&weights.t()?.matmul(&dout)?, row, 2 * dim)?;
+            row += n * tokens;
+        }
+        let dqkv = dqkv.into_tensor();
+        let (qkv_b_gradient, qkv_w_gradient) = (kernels::column_sums(&dqkv)?, dqkv.t()?.matmul(&kept.normed)?);
+        let dnormed = dqkv.matmul(&qkv_w)?;
+        let (norm1_w_gradient, norm1_b_gradient) = kernels::layer_norm_weights(&self.x, &kept.stats, &dnormed)?;
+        let dx = kernels::layer_norm_input(&self.x, &norm1_w, &kept.stats, &dnormed, &self.spread(&dmiddle)?)?;
+        let parts = [
+            norm1_w_gradient,
+            norm1_b_gradient,
+            qkv_w_gradient.flatten_all()?,
+            qkv_b_gradient,
+            proj_w_gradient.flatten_all()?,
+            proj_b_gradient,
+            norm2_w_gradient,
+            norm2_b_gradient,
+            fc1_w_gradient.flatten_all()?,
+            fc1_b_gradient,
+            fc2_w_gradient.flatten_all()?,
+            fc2_b_gradient,
+        ];
+        Ok((Some(dx), Some(Tensor::cat(&parts, 0)?)))
+    }
+}
