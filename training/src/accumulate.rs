@@ -13,10 +13,10 @@ use crate::ops::with_slice;
 
 /// What one micro-batch adds.
 pub struct Share {
-    /// Mean loss.
-    pub loss: f64,
-    /// Mean entropy of the teacher's distributions, in nats.
-    pub teacher_entropy: f64,
+    /// Mean loss, a scalar.
+    pub loss: Tensor,
+    /// Mean entropy of the teacher's distributions, in nats, a scalar.
+    pub teacher_entropy: Tensor,
     /// Of the mean loss.
     pub gradients: GradStore,
     /// The teacher's logits `[rows, k]`.
@@ -39,6 +39,8 @@ pub struct Accumulated {
     targets: Vec<f32>,
     features: Vec<f32>,
     squares: Vec<f32>,
+    /// Sums of micro-batches that are still on another device: loss, entropy and the four column sums, one after another.
+    pending: Vec<Tensor>,
 }
 
 /// Means over all pictures of a step, the same on all processes.
@@ -83,13 +85,32 @@ impl Accumulated {
     pub fn add(&mut self, share: Share, groups: &[&Group]) -> Result<()> {
         self.batches += 1;
         self.rows += share.targets.dim(0)?;
-        self.loss += share.loss as f32;
-        self.entropy += share.teacher_entropy as f32;
-        column_sums(&share.logits, &mut self.logits)?;
-        column_sums(&share.targets, &mut self.targets)?;
         let features = share.features.broadcast_div(&share.features.sqr()?.sum_keepdim(1)?.sqrt()?.maximum(1e-12)?)?;
-        column_sums(&features, &mut self.features)?;
-        column_sums(&features.sqr()?, &mut self.squares)?;
+        let squares = features.sqr()?;
+        for (matrix, sums) in [
+            (&share.logits, &mut self.logits),
+            (&share.targets, &mut self.targets),
+            (&features, &mut self.features),
+            (&squares, &mut self.squares),
+        ] {
+            sums.resize(matrix.dim(1)?, 0.0);
+            if matrix.device().is_cpu() {
+                with_slice(matrix, |values| {
+                    add_column_sums(values, sums);
+                    Ok(())
+                })?;
+            }
+        }
+        if share.loss.device().is_cpu() {
+            self.loss += share.loss.to_scalar::<f32>()?;
+            self.entropy += share.teacher_entropy.to_scalar::<f32>()?;
+        } else {
+            // Not waited for here: the device has the backward pass and the update yet to do.
+            let scalars = [share.loss.reshape(1)?, share.teacher_entropy.reshape(1)?];
+            let sums = [&share.logits, &share.targets, &features, &squares].map(|matrix| matrix.sum(0));
+            let parts = scalars.into_iter().map(Ok).chain(sums).collect::<Result<Vec<_>>>()?;
+            self.pending.push(Tensor::cat(&parts, 0)?.detach());
+        }
         let Some(sums) = &mut self.gradients else {
             self.gradients = Some(share.gradients);
             return Ok(());
@@ -103,9 +124,29 @@ impl Accumulated {
         Ok(())
     }
 
-    /// Mean loss of this process, in nats.
-    pub fn loss(&self) -> f64 {
-        f64::from(self.loss) / self.batches.max(1) as f64
+    /// Mean loss of this process, in nats. Waits for another device.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn loss(&mut self) -> Result<f64> {
+        self.fetch()?;
+        Ok(f64::from(self.loss) / self.batches.max(1) as f64)
+    }
+
+    /// Adds what is pending on another device.
+    fn fetch(&mut self) -> Result<()> {
+        for sums in std::mem::take(&mut self.pending) {
+            let sums = sums.to_vec1::<f32>()?;
+            let (scalars, mut values) = sums.split_at(2);
+            self.loss += scalars[0];
+            self.entropy += scalars[1];
+            for sums in [&mut self.logits, &mut self.targets, &mut self.features, &mut self.squares] {
+                let (columns, more) = values.split_at(sums.len());
+                add(sums, columns);
+                values = more;
+            }
+        }
+        Ok(())
     }
 
     /// Adds up over all processes, and takes means. `stop` tells the others that this process was told to stop.
@@ -113,6 +154,7 @@ impl Accumulated {
     /// # Errors
     /// When another process is lost, or the device fails.
     pub fn average(mut self, groups: &[&Group], exchange: &dyn Exchange, stop: bool) -> std::result::Result<Averages, Error> {
+        self.fetch()?;
         let world = exchange.world();
         let mut failed = vec![0.0; world];
         failed[exchange.rank()] = f32::from(u8::from(!self.loss.is_finite()));
@@ -218,19 +260,6 @@ fn share_out(flat: &Tensor, trained: &[&Group], gradients: &mut GradStore) -> Re
     Ok(())
 }
 
-/// Adds the sums over the rows of a matrix.
-fn column_sums(matrix: &Tensor, sums: &mut Vec<f32>) -> Result<()> {
-    sums.resize(matrix.dim(1)?, 0.0);
-    if matrix.device().is_cpu() {
-        return with_slice(matrix, |values| {
-            add_column_sums(values, sums);
-            Ok(())
-        });
-    }
-    add(sums, &matrix.sum(0)?.to_vec1::<f32>()?);
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -243,7 +272,8 @@ mod tests {
     fn share(group: &Group, value: f64, loss: f64) -> Share {
         let gradients = (group.var().sum_all().unwrap() * value).unwrap().backward().unwrap();
         let rows = |columns: usize| Tensor::full(value as f32, (2, columns), &Device::Cpu).unwrap();
-        Share { loss, teacher_entropy: 1.0, gradients, logits: rows(3), targets: rows(3), features: rows(4) }
+        let scalar = |value: f64| Tensor::new(value as f32, &Device::Cpu).unwrap();
+        Share { loss: scalar(loss), teacher_entropy: scalar(1.0), gradients, logits: rows(3), targets: rows(3), features: rows(4) }
     }
 
     fn group() -> Group {

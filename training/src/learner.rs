@@ -88,18 +88,15 @@ pub struct Gradients {
 
 impl Gradients {
     /// What it adds to a step.
-    ///
-    /// # Errors
-    /// When the device fails.
-    pub fn share(self) -> Result<Share> {
-        Ok(Share {
-            loss: f64::from(self.value.loss.to_scalar::<f32>()?),
+    pub fn share(self) -> Share {
+        Share {
+            loss: self.value.loss.detach(),
             teacher_entropy: self.value.teacher_entropy,
             gradients: self.gradients,
             logits: self.teacher,
             targets: self.value.targets,
             features: self.features,
-        })
+        }
     }
 }
 
@@ -143,7 +140,7 @@ impl Learner {
         teacher_temp: f64,
         random: &mut dyn Random,
     ) -> Result<()> {
-        let share = self.gradients(global, local, teacher_temp, random)?.share()?;
+        let share = self.gradients(global, local, teacher_temp, random)?.share();
         accumulated.add(share, &self.student.groups().collect::<Vec<_>>())
     }
 
@@ -152,8 +149,8 @@ impl Learner {
     ///
     /// # Errors
     /// When a loss is not finite, another process is lost, or the device fails; nothing was changed then.
-    pub fn step(&mut self, accumulated: Accumulated, step: &Step, stop: bool) -> std::result::Result<Report, Error> {
-        let own = accumulated.loss();
+    pub fn step(&mut self, mut accumulated: Accumulated, step: &Step, stop: bool) -> std::result::Result<Report, Error> {
+        let own = accumulated.loss()?;
         let groups: Vec<&Group> = self.student.groups().collect();
         let averages = accumulated.average(&groups, &*self.exchange, stop)?;
         if !own.is_finite() {

@@ -7,6 +7,7 @@ pub mod backbone;
 pub mod checkpoint;
 pub mod cli;
 pub mod data;
+pub mod device;
 pub mod diagnostics;
 pub mod draw;
 pub mod evaluate;

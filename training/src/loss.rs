@@ -21,8 +21,8 @@ pub struct DinoLoss {
 pub struct Value {
     /// Mean cross-entropy over pairs and pictures, a scalar in the graph.
     pub loss: Tensor,
-    /// Mean entropy of the teacher's distribution, in nats: near 0 or near ln K is a collapse.
-    pub teacher_entropy: f64,
+    /// Mean entropy of the teacher's distribution, in nats, a scalar: near 0 or near ln K is a collapse.
+    pub teacher_entropy: Tensor,
     /// The teacher's distributions `[2 * pictures, k]`.
     pub targets: Tensor,
 }
@@ -56,9 +56,9 @@ impl DinoLoss {
         let logits = logits.broadcast_sub(&logits.max_keepdim(1)?)?;
         let logs = logits.broadcast_sub(&logits.exp()?.sum_keepdim(1)?.log()?)?;
         let targets = logs.exp()?;
-        let entropy = (&targets * logs)?.sum_all()?.to_scalar::<f32>()? / -(targets.dim(0)? as f32);
+        let entropy = ((&targets * logs)?.sum_all()? / -(targets.dim(0)? as f64))?;
         let loss = cross_entropy(student, &targets, TEACHER_VIEWS, self.student_temp)?;
-        Ok(Value { loss, teacher_entropy: f64::from(entropy), targets })
+        Ok(Value { loss, teacher_entropy: entropy, targets })
     }
 
     /// Moves the centre towards the mean of a step's teacher logits, one for each output.

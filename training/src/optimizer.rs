@@ -3,6 +3,9 @@
 //! Candle's optimisers have one weight decay for all variables and keep their moments to themselves, so they can neither leave
 //! biases alone nor be resumed.
 
+mod device;
+
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
@@ -12,6 +15,7 @@ use clap::ValueEnum;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use self::device::DeviceMoments;
 use crate::backbone::parameters::{Entry, Group};
 use crate::kernels::{adam, momentum};
 use crate::ops::{slice, with_slice};
@@ -59,13 +63,16 @@ pub enum Algorithm {
 #[derive(Debug, Default)]
 pub struct Optimizer {
     algorithm: Algorithm,
+    /// By parameter name. Those of parameters on another device have their steps alone here.
     moments: HashMap<String, Moments>,
+    /// Of groups on another device, by the name of their first parameter.
+    on_device: HashMap<String, DeviceMoments>,
 }
 
 impl Optimizer {
     /// Without moments yet.
     pub fn new(algorithm: Algorithm) -> Self {
-        Self { algorithm, moments: HashMap::new() }
+        Self { algorithm, ..Self::default() }
     }
 
     /// How it steps.
@@ -73,13 +80,30 @@ impl Optimizer {
         self.algorithm
     }
 
-    /// Moments by parameter name, to be stored.
-    pub fn moments(&self) -> impl Iterator<Item = (&String, &Moments)> {
-        self.moments.iter()
+    /// Steps taken, by parameter name.
+    pub fn steps(&self) -> impl Iterator<Item = (&String, u64)> {
+        self.moments.iter().map(|(name, moments)| (name, moments.steps))
+    }
+
+    /// Moments by parameter name, to be stored; those on another device are copied from there.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn moments(&self) -> Result<Vec<(&str, Cow<'_, Moments>)>> {
+        let mut all: HashMap<&str, Cow<'_, Moments>> =
+            self.moments.iter().map(|(name, moments)| (name.as_str(), Cow::Borrowed(moments))).collect();
+        for group in self.on_device.values() {
+            for (name, first, second) in group.to_host()? {
+                let steps = self.moments.get(name).map_or(0, |moments| moments.steps);
+                all.insert(name, Cow::Owned(Moments { steps, first, second }));
+            }
+        }
+        Ok(all.into_iter().collect())
     }
 
     /// Restores what was stored for one parameter.
     pub fn set_moments(&mut self, name: &str, moments: Moments) {
+        self.on_device.clear();
         self.moments.insert(name.to_owned(), moments);
     }
 
@@ -88,8 +112,13 @@ impl Optimizer {
     /// # Errors
     /// When the device fails.
     pub fn step(&mut self, groups: &[&Group], gradients: &GradStore, settings: &Settings) -> Result<()> {
+        let mut squares = Vec::new();
         for group in groups {
             let Some(gradient) = gradients.get(group.var()) else { continue };
+            if self.algorithm == Algorithm::Adamw && !group.var().device().is_cpu() {
+                squares.extend(self.step_on_device(group, gradient, settings)?);
+                continue;
+            }
             for entry in group.entries() {
                 if settings.freeze_last_layer && entry.name.contains("last_layer") {
                     continue;
@@ -98,7 +127,34 @@ impl Optimizer {
                 update(self.algorithm, group, entry, gradient, moments, settings)?;
             }
         }
+        // The one time that a step on another device is waited for.
+        if !squares.is_empty() && !Tensor::cat(&squares, 0)?.sum_all()?.to_scalar::<f32>()?.is_finite() {
+            bail!("a gradient is not finite: lower the learning rate");
+        }
         Ok(())
+    }
+
+    fn step_on_device(&mut self, group: &Group, gradient: &Tensor, settings: &Settings) -> Result<Option<Tensor>> {
+        let entries = group.entries();
+        let Some(first) = entries.first() else { return Ok(None) };
+        // The parameters of the last layer have groups of their own.
+        if settings.freeze_last_layer && first.name.contains("last_layer") {
+            return Ok(None);
+        }
+        if !self.on_device.contains_key(&first.name) {
+            let moments = DeviceMoments::new(group, |entry| self.moments.get(&entry.name).cloned())?;
+            self.on_device.insert(first.name.clone(), moments);
+        }
+        let mut steps = 0;
+        for entry in entries {
+            let moments = self.moments.entry(entry.name.clone()).or_default();
+            moments.steps += 1;
+            steps = moments.steps;
+            // They are on the device from now on.
+            (moments.first, moments.second) = (Vec::new(), Vec::new());
+        }
+        let Some(moments) = self.on_device.get_mut(&first.name) else { return Ok(None) };
+        moments.step(group, gradient, steps, settings).map(Some)
     }
 }
 

@@ -26,7 +26,7 @@ use crate::ops::across::lost_peer;
 use crate::plot;
 use crate::progress::{Figures, Progress};
 use crate::random::PerPicture;
-use crate::recipe::{Recipe, Schedules};
+use crate::recipe::{PrecisionChoice, Recipe, Schedules};
 
 /// Where a run reads and writes, and how it treats the machine: nothing here changes what is learnt.
 #[derive(Clone, Debug)]
@@ -70,6 +70,9 @@ pub enum Outcome {
     Stopped,
 }
 
+/// Steps under which a run learns next to nothing.
+const FEWEST_STEPS: usize = 3000;
+
 /// Random numbers of initial weights and of stochastic depth.
 const WEIGHTS: u64 = 3;
 const DROP_PATH: u64 = 4;
@@ -81,6 +84,7 @@ const DROP_PATH: u64 = 4;
 /// process is lost, or a file cannot be written.
 pub fn train(recipe: &Recipe, options: &Options) -> Result<Outcome> {
     recipe.check()?;
+    crate::device::allow_tf32(recipe.precision != PrecisionChoice::F32);
     let recipe = &recipe.resolved();
     let pictures = Arc::new(Pictures::open(&options.data, recipe.shrink, options.cache)?);
     let (rank, world) = (options.exchange.rank(), options.exchange.world());
@@ -183,6 +187,14 @@ impl Run<'_> {
             self.per_step,
             self.learner.student.groups().map(|group| group.var().elem_count()).sum::<usize>()
         );
+        let steps = epochs * self.steps_per_epoch;
+        if self.leads() && steps < FEWEST_STEPS {
+            tracing::warn!(
+                "{steps} steps are too few: under some {FEWEST_STEPS} nothing is learnt, whatever the epochs. Raise --epochs to {}, or take \
+                 smaller steps with a lower --batch-size-per-gpu",
+                FEWEST_STEPS.div_ceil(self.steps_per_epoch)
+            );
+        }
         let mut progress = Progress::new(self.step, self.steps_per_epoch, epochs, self.per_step, self.recipe.out_dim, self.leads());
         while self.step < epochs * self.steps_per_epoch {
             let epoch = self.step / self.steps_per_epoch;

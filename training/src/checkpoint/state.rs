@@ -87,7 +87,7 @@ impl Description {
             transform: recipe.transform(),
             step,
             steps_per_epoch,
-            optimizer_steps: learner.optimizer.moments().map(|(name, moments)| (name.clone(), moments.steps)).collect(),
+            optimizer_steps: learner.optimizer.steps().map(|(name, steps)| (name.clone(), steps)).collect(),
             recipe: recipe.clone(),
             processes: 1,
             pictures: None,
@@ -141,7 +141,8 @@ pub fn save(path: &Path, learner: &Learner, description: &Description) -> Result
             }
         }
     }
-    for (name, moments) in learner.optimizer.moments() {
+    let moments = learner.optimizer.moments()?;
+    for (name, moments) in &moments {
         tensors.push((format!("optimizer.first.{name}"), Values::new(&[moments.first.len()], &moments.first)));
         if !moments.second.is_empty() {
             tensors.push((format!("optimizer.second.{name}"), Values::new(&[moments.second.len()], &moments.second)));

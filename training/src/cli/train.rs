@@ -6,7 +6,6 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use candle_core::Device;
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 
@@ -113,7 +112,7 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         rayon::ThreadPoolBuilder::new().num_threads((cores / neighbours).max(1)).build_global()?;
     }
-    let device = device(&args.device)?;
+    let device = crate::device::open(&args.device)?;
     let patience = minutes(args.exchange_minutes, "--exchange-minutes")?;
     let options = Options {
         data: args.data.clone(),
@@ -137,7 +136,15 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
         stop,
     };
     match trainer::train(&recipe, &options)? {
-        Outcome::Finished => tracing::info!("finished: {}", args.out.display()),
+        Outcome::Finished => {
+            let out = args.out.display();
+            tracing::info!(
+                "finished: {out}. How good it is: dino-train knn --model {out} --train TRAIN --val VAL, two folders with a folder for each class"
+            );
+            tracing::info!(
+                "to serve it: dino-train export --checkpoint {out} --out {out}-model, then dino-server serve --model {out}-model"
+            );
+        }
         Outcome::Stopped => {}
     }
     Ok(())
@@ -149,23 +156,6 @@ fn minutes(minutes: f64, flag: &'static str) -> Result<Duration> {
 
 fn variable(name: &str) -> Option<usize> {
     std::env::var(name).ok()?.trim().parse().ok()
-}
-
-fn device(name: &str) -> Result<Device> {
-    let number = match name {
-        "cpu" => return Ok(Device::Cpu),
-        "cuda" => variable("LOCAL_RANK").unwrap_or(0),
-        _ => name
-            .strip_prefix("cuda:")
-            .and_then(|n| n.parse().ok())
-            .with_context(|| format!("--device {name}: cpu, cuda or cuda:N is wanted"))?,
-    };
-    ensure!(
-        cfg!(feature = "cuda"),
-        "--device {name}: this program was built without CUDA; build it with `cargo build --release --package dino-train --features cuda`, \
-         or use --device cpu"
-    );
-    Device::new_cuda(number).with_context(|| format!("--device {name}"))
 }
 
 /// The preset's settings, then the file's, then the flags that were given.

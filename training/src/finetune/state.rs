@@ -55,13 +55,14 @@ pub fn save(path: &Path, classifier: &Classifier, transform: &Transform, progres
             tensors.push((name, Values::new(&entry.shape, &flat[entry.offset..entry.offset + entry.len()])));
         }
     }
-    for (name, moments) in classifier.optimizer.moments() {
+    let moments = classifier.optimizer.moments()?;
+    for (name, moments) in &moments {
         tensors.push((format!("optimizer.first.{name}"), Values::new(&[moments.first.len()], &moments.first)));
         tensors.push((format!("optimizer.second.{name}"), Values::new(&[moments.second.len()], &moments.second)));
     }
     let config = classifier.backbone.config();
     let mut progress = progress.clone();
-    progress.optimizer_steps = classifier.optimizer.moments().map(|(name, moments)| (name.clone(), moments.steps)).collect();
+    progress.optimizer_steps = classifier.optimizer.steps().map(|(name, steps)| (name.clone(), steps)).collect();
     let description = Description {
         format: 1,
         dim: config.dim,
