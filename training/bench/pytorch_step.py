@@ -93,9 +93,13 @@ def main():
     p.add_argument("--warmup", type=int, default=2)
     p.add_argument("--steps", type=int, default=8)
     p.add_argument("--bf16", action="store_true")
+    p.add_argument("--tf32", action="store_true")
+    p.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     p.add_argument("--attention", choices=["plain", "sdpa"], default="sdpa")
     a = p.parse_args()
     torch.set_num_threads(a.threads)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = a.tf32
+    torch.set_default_device(a.device)
     torch.manual_seed(0)
     student, teacher = (nn.ModuleList([Vit(a), Head(a)]) for _ in range(2))
     teacher.load_state_dict(student.state_dict())
@@ -113,7 +117,7 @@ def main():
     seconds = []
     for number in range(a.warmup + a.steps):
         since = time.perf_counter()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=a.bf16):
+        with torch.autocast(a.device, dtype=torch.bfloat16, enabled=a.bf16):
             with torch.no_grad():
                 targets = teacher[1](teacher[0](global_crops)).float()
             features = torch.cat([student[0](global_crops), student[0](local_crops)])
@@ -129,7 +133,7 @@ def main():
             ts, ss = [t for t, _ in pairs], [s.detach() for _, s in pairs]
             torch._foreach_mul_(ts, 0.996)
             torch._foreach_add_(ts, ss, alpha=0.004)
-        assert torch.isfinite(loss)
+        assert torch.isfinite(loss)  # waits for the device
         if number >= a.warmup:
             seconds.append(time.perf_counter() - since)
     median = statistics.median(seconds)
