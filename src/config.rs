@@ -121,6 +121,17 @@ pub struct ServeArgs {
     /// Seconds for a client to send a request's head, and again for its body.
     #[arg(long, env = "DINO_READ_TIMEOUT", default_value = "60", value_name = "SECONDS", help_heading = "Limits")]
     pub read_timeout: Seconds,
+    /// Seconds for a client to take the next 64 KiB of an answer; a connection that takes less is closed.
+    #[arg(long, env = "DINO_WRITE_TIMEOUT", default_value = "60", value_name = "SECONDS", help_heading = "Limits")]
+    pub write_timeout: Seconds,
+    /// Most memory for the long answers of all requests together, until their clients have read them; beyond it they are answered 429.
+    /// One API key may hold half of it.
+    #[arg(long, env = "DINO_ANSWER_MEMORY", default_value = "1G", value_name = "BYTES", help_heading = "Limits")]
+    pub answer_memory: ByteSize,
+    /// Most disk space for snapshots on their way, out and in, of all requests together; beyond it they are answered 429. One API key
+    /// may hold half of it [default: twice --max-snapshot].
+    #[arg(long, env = "DINO_SCRATCH_SPACE", value_name = "BYTES", help_heading = "Limits")]
+    pub scratch_space: Option<ByteSize>,
     /// File of API keys, one a line: NAME KEY read-only|full [requests=N] [pixels=N], the limits by the minute. With any
     /// key, only health, metrics and documentation are open.
     #[arg(long, env = "DINO_API_KEYS_FILE", value_name = "FILE", help_heading = "Address and access")]
@@ -327,6 +338,12 @@ pub struct Settings {
     pub request_timeout: Duration,
     /// Time for a head, and for a body, to arrive.
     pub read_timeout: Duration,
+    /// Time for a client to take the next part of an answer.
+    pub write_timeout: Duration,
+    /// Limit of all answers together in bytes.
+    pub answer_memory: u64,
+    /// Limit of all snapshots on their way together in bytes.
+    pub scratch_space: u64,
     /// All API keys; none for an open server.
     pub keys: Keys,
     /// Origins that browsers may let in.
@@ -468,6 +485,9 @@ impl ServeArgs {
             queue,
             request_timeout: self.request_timeout.0,
             read_timeout: self.read_timeout.0,
+            write_timeout: self.write_timeout.0,
+            answer_memory: self.answer_memory.0 as u64,
+            scratch_space: self.scratch_space.map_or((self.max_snapshot.0 as u64).saturating_mul(2), |size| size.0 as u64),
             keys,
             cors_origins: self.cors_origins,
             max_connections: self.max_connections.get(),

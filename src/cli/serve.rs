@@ -26,8 +26,12 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
     let watch = settings.metrics_listen.as_ref().map(http::bind).transpose()?;
     let (state, opening) = State::load(&settings)?;
     let app = Arc::new(state);
-    let patience =
-        Patience { head: settings.read_timeout, drain: settings.request_timeout + LAST_WORDS, connections: settings.max_connections };
+    let patience = Patience {
+        head: settings.read_timeout,
+        write: settings.write_timeout,
+        drain: settings.request_timeout + LAST_WORDS,
+        connections: settings.max_connections,
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
     runtime.block_on(async {
         let stop = Stop::new()?;

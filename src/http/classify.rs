@@ -2,13 +2,15 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use axum::{Json, extract::State, response::IntoResponse};
+use axum::{extract::State, response::IntoResponse};
 use ndarray::Axis;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    App, collections,
+    App,
+    answer::Encoder,
+    collections,
     infer::infer,
     problem::{Code, Problem},
     submission::Submission,
@@ -134,10 +136,11 @@ pub(super) async fn handle(State(app): State<App>, submission: Submission<Option
         Judge::Collection(_) => collections::searchers(&app),
         Judge::Head(_) => &app.pool,
     };
-    let voting = threads.run(move || answer(&served, &judge, &inference.seen, &options));
+    let (encoder, timing) = (Encoder::new(&app), inference.timing.header());
+    let voting = threads.run(move || encoder.json(&answer(&served, &judge, &inference.seen, &options)?));
     let answer = timed("vote", voting).await??;
     drop(room);
-    Ok((inference.timing.header(), Json(answer)))
+    Ok((timing, answer))
 }
 
 /// Who says what a picture shows.

@@ -1,7 +1,6 @@
 //! `POST /embed`: vectors of pictures.
 
 use axum::{
-    Json,
     extract::State,
     http::{HeaderName, header},
     response::{IntoResponse, Response},
@@ -13,6 +12,7 @@ use serde::{Deserialize, Serialize, Serializer, ser::SerializeSeq};
 
 use super::{
     App,
+    answer::Encoder,
     infer::infer,
     problem::{Code, Problem},
     submission::Submission,
@@ -95,7 +95,8 @@ pub(super) async fn handle(State(app): State<App>, submission: Submission<Option
     let inference = infer(&app, &served, pictures, move |picture| transform.apply(picture)).await?;
     let timing = inference.timing.header();
     let seen = inference.seen;
-    let response = timed("encode", app.pool.run(move || answer(&served, &seen, &options))).await??;
+    let encoder = Encoder::new(&app);
+    let response = timed("encode", app.pool.run(move || answer(&served, &seen, &options, &encoder))).await??;
     drop(room);
     Ok((timing, response).into_response())
 }
@@ -116,10 +117,10 @@ pub(super) fn rows(served: &Served, seen: &Seen, options: &Options) -> Result<Ar
     }
 }
 
-fn answer(served: &Served, seen: &[Seen], options: &Options) -> Result<Response, Problem> {
+fn answer(served: &Served, seen: &[Seen], options: &Options, encoder: &Encoder) -> Result<Response, Problem> {
     let pictures: Vec<_> = seen.iter().map(|seen| rows(served, seen, options)).collect::<Result<_, _>>()?;
     match options.encoding {
-        Encoding::Json | Encoding::Base64 => Ok(as_json(served, seen, options, &pictures)),
+        Encoding::Json | Encoding::Base64 => as_json(served, seen, options, &pictures, encoder),
         Encoding::Npy | Encoding::Raw => as_bytes(served, options, &pictures),
     }
 }
@@ -146,7 +147,7 @@ enum Scales {
     PerPatch(Vec<f32>),
 }
 
-fn as_json(served: &Served, seen: &[Seen], options: &Options, pictures: &[Array3<f32>]) -> Response {
+fn as_json(served: &Served, seen: &[Seen], options: &Options, pictures: &[Array3<f32>], encoder: &Encoder) -> Result<Response, Problem> {
     let patches = options.pooling == Pooling::Patches;
     let mut embeddings = Vec::with_capacity(pictures.len());
     let mut scales = Vec::new();
@@ -162,7 +163,7 @@ fn as_json(served: &Served, seen: &[Seen], options: &Options, pictures: &[Array3
             _ => Vector::Row(encoded),
         });
     }
-    Json(Answer {
+    encoder.json(&Answer {
         model: served.name(),
         dim: pictures[0].len_of(Axis(2)),
         dtype: options.dtype,
@@ -171,7 +172,6 @@ fn as_json(served: &Served, seen: &[Seen], options: &Options, pictures: &[Array3
         grid: patches.then(|| seen.iter().map(|seen| shape_of(served.grid(seen))).collect()),
         scales: (options.dtype == Dtype::Int8).then_some(scales),
     })
-    .into_response()
 }
 
 fn shape_of(grid: PatchGrid) -> [usize; 2] {

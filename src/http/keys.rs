@@ -102,7 +102,7 @@ impl Keys {
     }
 
     /// The key that was sent. All are compared, each in the same time.
-    fn find(&self, sent: &[u8]) -> Option<&Arc<Key>> {
+    pub(super) fn find(&self, sent: &[u8]) -> Option<&Arc<Key>> {
         let hash: [u8; 32] = Sha256::digest(sent).into();
         let mut found = None;
         for key in &self.0 {
@@ -227,8 +227,13 @@ pub(super) async fn check(State(app): State<App>, path: Option<MatchedPath>, req
     }
 }
 
+/// Whether a route needs no key, wherever there are keys.
+pub(super) fn is_open(path: &str) -> bool {
+    OPEN.contains(&path) || path.starts_with("/docs") || path.starts_with("/page/")
+}
+
 fn admit(app: &App, path: &str, method: &Method, headers: &HeaderMap) -> Result<Option<Arc<Key>>, Problem> {
-    if app.keys.is_empty() || OPEN.contains(&path) || path.starts_with("/docs") || path.starts_with("/page/") {
+    if app.keys.is_empty() || is_open(path) {
         return Ok(None);
     }
     let Some(sent) = sent_key(headers) else {

@@ -2,6 +2,7 @@
 //!
 //! One file per route; [`Submission`] reads the pictures for all of them, [`Problem`] writes the errors.
 
+mod answer;
 mod body;
 mod call;
 mod classify;
@@ -19,6 +20,7 @@ mod openai;
 mod openapi;
 mod page;
 mod problem;
+mod quota;
 mod remote;
 mod segment;
 mod server;
@@ -27,6 +29,7 @@ mod state;
 mod submission;
 mod trace;
 mod unserved;
+mod write_deadline;
 
 use std::{any::Any, time::Duration};
 

@@ -4,7 +4,6 @@
 //! `/embed` gives them by default.
 
 use axum::{
-    Json,
     extract::State,
     http::Uri,
     response::{IntoResponse, Response},
@@ -15,6 +14,7 @@ use serde::{Deserialize, Serialize, de::IgnoredAny};
 
 use super::{
     App,
+    answer::Encoder,
     embed::{self, rows},
     infer::infer,
     json,
@@ -113,10 +113,11 @@ async fn answer(app: &App, uri: &Uri, upload: Result<Upload<IgnoredAny>, Problem
     let transform = served.manifest().transform.clone();
     let inference = infer(app, &served, pictures, move |picture| transform.apply(picture)).await?;
     let timing = inference.timing.header();
-    let listing = app.pool.run(move || list(&served, &inference.seen, &options, request.encoding_format));
-    let answer = timed("encode", listing).await??;
+    let encoder = Encoder::new(app);
+    let listing = move || encoder.json(&list(&served, &inference.seen, &options, request.encoding_format)?);
+    let answer = timed("encode", app.pool.run(listing)).await??;
     drop(room);
-    Ok((timing, Json(answer)).into_response())
+    Ok((timing, answer).into_response())
 }
 
 fn parse(body: &[u8], most: usize) -> Result<(Vec<Sent>, Request), Problem> {

@@ -173,7 +173,7 @@ fn on_collections() -> Vec<Operation> {
             summary: "The nearest items to a picture or a vector",
             options: Some(make.schema::<collections::SearchOptions>()),
             body: Some(three_forms(make.schema::<collections::SearchOptions>())),
-            answers: vec![("200", in_json(make.schema::<collections::SearchAnswer>()))],
+            answers: vec![("200", in_json(make.schema::<collections::SearchAnswer<'_>>()))],
         },
         Operation {
             method: "post",

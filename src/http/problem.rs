@@ -31,6 +31,8 @@ pub enum Code {
     BadBody,
     /// The list of pictures is empty.
     NoPictures,
+    /// The answer would be longer than answers may be.
+    AnswerTooLarge,
     /// A picture was given as a URL, and this server fetches none.
     UrlFetchingOff,
     /// A URL that this server does not ask.
@@ -117,6 +119,7 @@ impl Code {
             | Self::BadBase64
             | Self::BadBody
             | Self::NoPictures
+            | Self::AnswerTooLarge
             | Self::UrlFetchingOff
             | Self::UrlNotAllowed
             | Self::NotOffered => StatusCode::BAD_REQUEST,

@@ -3,7 +3,6 @@
 use std::{borrow::Cow, fmt};
 
 use axum::{
-    Json,
     extract::State,
     http::{HeaderMap, header},
     response::{IntoResponse, Response},
@@ -18,6 +17,7 @@ use serde::{
 
 use super::{
     App,
+    answer::Encoder,
     infer::infer_placed,
     problem::{Code, Problem},
     submission::Submission,
@@ -211,8 +211,9 @@ pub(super) async fn handle(State(app): State<App>, headers: HeaderMap, submissio
     let timing = inference.timing.header();
     let seen: Vec<Picture> =
         inference.seen.into_iter().zip(beside).map(|(seen, (structure, guide))| Picture { seen, structure, guide }).collect();
-    let drawing = app.drawing.run(move || if as_picture { as_png(&served, &seen[0], &options) } else { in_json(&served, &seen, &options) });
-    let response = timed("segment", drawing).await??;
+    let encoder = Encoder::new(&app);
+    let draw = move || if as_picture { as_png(&served, &seen[0], &options) } else { in_json(&served, &seen, &options, &encoder) };
+    let response = timed("segment", app.drawing.run(draw)).await??;
     drop(room);
     Ok((timing, response).into_response())
 }
@@ -242,10 +243,10 @@ fn as_png(served: &Served, picture: &Picture, options: &Options) -> Result<Respo
     Ok(([(header::CONTENT_TYPE, "image/png")], file).into_response())
 }
 
-fn in_json(served: &Served, pictures: &[Picture], options: &Options) -> Result<Response, Problem> {
+fn in_json(served: &Served, pictures: &[Picture], options: &Options, encoder: &Encoder) -> Result<Response, Problem> {
     let results = pictures.iter().map(|picture| result(served, picture, options)).collect::<Result<_, _>>()?;
     let model = served.name().into();
-    Ok(Json(Answer { model, results }).into_response())
+    encoder.json(&Answer { model, results })
 }
 
 fn result(served: &Served, picture: &Picture, options: &Options) -> Result<Segmented, Problem> {

@@ -17,32 +17,39 @@ use tokio::{
 };
 use tower::Layer;
 
+use super::write_deadline::WriteDeadline;
+
 /// How long clients may take, and how long they are given at the end.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
     /// Time for a request's head to arrive. An idle kept-alive connection is closed after it too.
     pub head: Duration,
+    /// Time for a client to take the next 64 KiB of an answer.
+    pub write: Duration,
     /// Time after SIGTERM or SIGINT in which running requests may finish.
     pub drain: Duration,
     /// Connections at once; further ones are closed at once.
     pub connections: usize,
 }
 
-/// Lets so many connections in. Each holds its place in its service, which goes with it.
+/// Lets so many connections in. Each holds its place in its service, which goes with it, and ends where its client does not read.
 #[derive(Clone)]
-struct Door(Arc<Semaphore>);
+struct Door {
+    places: Arc<Semaphore>,
+    write: Duration,
+}
 
 impl<I, S> Accept<I, S> for Door {
-    type Stream = I;
+    type Stream = WriteDeadline<I>;
     type Service = AddExtension<S, Arc<OwnedSemaphorePermit>>;
-    type Future = Ready<io::Result<(I, Self::Service)>>;
+    type Future = Ready<io::Result<(Self::Stream, Self::Service)>>;
 
     fn accept(&self, stream: I, service: S) -> Self::Future {
-        let Ok(place) = self.0.clone().try_acquire_owned() else {
+        let Ok(place) = self.places.clone().try_acquire_owned() else {
             tracing::warn!("a connection was closed: there are as many as may be (--max-connections)");
             return ready(Err(io::Error::other("too many connections")));
         };
-        ready(Ok((stream, Extension(Arc::new(place)).layer(service))))
+        ready(Ok((WriteDeadline::new(stream, self.write), Extension(Arc::new(place)).layer(service))))
     }
 }
 
@@ -94,7 +101,8 @@ pub async fn serve(entrances: Vec<Entrance>, patience: Patience, stop: Stop) -> 
     });
     let mut servers = Vec::new();
     for Entrance { listeners, routes } in entrances {
-        let door = Door(Arc::new(Semaphore::new(patience.connections.min(Semaphore::MAX_PERMITS))));
+        let places = Arc::new(Semaphore::new(patience.connections.min(Semaphore::MAX_PERMITS)));
+        let door = Door { places, write: patience.write };
         for listener in listeners {
             let handle = Handle::<SocketAddr>::with_control(control.clone());
             // HTTP/1 alone: telling versions apart would wait for a first byte without any time limit.

@@ -1,7 +1,6 @@
 //! `POST /similarity`: what in a picture resembles a point of it, or a point of another picture.
 
 use axum::{
-    Json,
     extract::State,
     response::{IntoResponse, Response},
 };
@@ -11,6 +10,7 @@ use serde_json::Value;
 
 use super::{
     App,
+    answer::Encoder,
     infer::infer,
     problem::{Code, Problem},
     submission::Submission,
@@ -103,10 +103,11 @@ pub(super) async fn handle(State(app): State<App>, submission: Submission<Option
     let whole_picture = served.whole_picture(app.segment_size);
     let inference = infer(&app, &served, pictures, move |picture| whole_picture(picture).0).await?;
     let (seen, timing) = (inference.seen, inference.timing.header());
-    let comparing = app.drawing.run(move || answer(&served, &seen[0], (target, &seen[target]), &options));
+    let encoder = Encoder::new(&app);
+    let comparing = app.drawing.run(move || encoder.json(&answer(&served, &seen[0], (target, &seen[target]), &options)?));
     let answer = timed("compare", comparing).await??;
     drop(room);
-    Ok((timing, Json(answer)).into_response())
+    Ok((timing, answer).into_response())
 }
 
 fn answer(served: &Served, source: &Seen, (target, compared): (usize, &Seen), options: &Options) -> Result<Answer, Problem> {

@@ -10,7 +10,10 @@ use std::{
 use axum::http::HeaderValue;
 use tokio::sync::oneshot;
 
-use super::{BodyLimits, BodyMemory, Keys, Maps, Metrics, Transfers};
+use super::{
+    BodyLimits, BodyMemory, Keys, Maps, Metrics, Transfers,
+    quota::{Quota, Room},
+};
 use crate::{
     batch::Admission,
     config::{Settings, StoreImages},
@@ -38,6 +41,10 @@ pub struct State {
     pub(super) admission: Admission,
     /// The memory that request bodies share.
     pub(super) bodies: BodyMemory,
+    /// The memory that answers share.
+    pub(super) answers: Arc<Quota>,
+    /// The disk that snapshots on their way share.
+    pub(super) scratch: Arc<Quota>,
     /// Threads for decoding, parsing and encoding: work whose size is that of what was sent or is answered.
     pub(super) pool: Pool,
     /// Threads for segmenting and drawing, which may take long for a single picture.
@@ -131,6 +138,8 @@ impl State {
             store,
             admission: Admission::new(settings.queue),
             bodies: BodyMemory::new(settings.body_memory),
+            answers: Arc::new(Quota::new(Room::Answers, settings.answer_memory)),
+            scratch: Arc::new(Quota::new(Room::Scratch, settings.scratch_space)),
             pool: Pool::new(cores),
             drawing: Pool::new(cores),
             searches: Pool::new(cores),

@@ -82,6 +82,41 @@ pub struct Page {
     pub next: Option<String>,
 }
 
+/// Memory of a page's items, in bytes, from which on it ends.
+const PAGE_MEMORY: usize = 16 << 20;
+
+/// A page that is being filled.
+pub(super) struct Filling {
+    limit: usize,
+    items: Vec<Item>,
+    weight: usize,
+    is_full: bool,
+}
+
+impl Filling {
+    /// A page of at most `limit` items, checked before.
+    pub(super) fn new(limit: usize) -> Self {
+        Self { limit, items: Vec::new(), weight: 0, is_full: false }
+    }
+
+    /// Adds the next item, or says that it belongs to the next page: a page has at least one item, and ends early where they
+    /// take much memory.
+    pub(super) fn add(&mut self, item: Item) -> bool {
+        self.is_full = self.items.len() == self.limit || self.weight >= PAGE_MEMORY;
+        if !self.is_full {
+            self.weight += item.weight();
+            self.items.push(item);
+        }
+        !self.is_full
+    }
+
+    /// The page.
+    pub(super) fn end(self) -> Page {
+        let next = self.items.last().filter(|_| self.is_full).map(|item| item.id.clone());
+        Page { items: self.items, next }
+    }
+}
+
 /// Refuses pages that are empty or too large.
 pub(super) fn check_page(limit: usize) -> Result<(), Error> {
     if limit == 0 || limit > MAX_PAGE {

@@ -54,6 +54,12 @@ pub struct StoredItem {
 }
 
 impl Item {
+    /// About how much memory it takes, in bytes: a number of two characters in the metadata takes sixteen times that.
+    pub(super) fn weight(&self) -> usize {
+        let labels: usize = self.labels.iter().map(|label| size_of::<String>() + label.len()).sum();
+        size_of::<Self>() + self.id.len() + labels + weight_of(&self.metadata)
+    }
+
     /// Refuses what breaks a limit, composes labels (NFC) and drops repeated ones (the first stays).
     ///
     /// # Errors
@@ -87,6 +93,21 @@ pub(super) fn set_of(labels: Vec<String>) -> Vec<String> {
 /// Labels that an earlier version stored as they came.
 fn read_labels<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     Vec::deserialize(deserializer).map(set_of)
+}
+
+/// About how much memory the members of an object take, in bytes.
+fn weight_of(members: &Map<String, Value>) -> usize {
+    fn weight(value: &Value) -> usize {
+        size_of::<Value>()
+            + match value {
+                Value::String(text) => text.len(),
+                Value::Array(list) => list.iter().map(weight).sum(),
+                Value::Object(members) => weight_of(members),
+                Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+            }
+    }
+
+    members.iter().map(|(name, value)| size_of::<String>() + name.len() + weight(value)).sum()
 }
 
 /// Scales `vector` to length 1, or says why that is impossible. `owner` names it in the error.

@@ -58,7 +58,7 @@ fn a_body_that_never_ends_is_given_up_at_the_deadline() {
 }
 
 /// A server with a collection of `count` items, each with this metadata.
-fn with_items(flags: &[&str], count: usize, metadata: &Value) -> (tempfile::TempDir, Server) {
+pub(crate) fn with_items(flags: &[&str], count: usize, metadata: &Value) -> (tempfile::TempDir, Server) {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(&[&["--data-dir", folder.path().to_str().unwrap()], flags].concat());
     assert_eq!(server.put("/collections/c", &json!({})).status, 201);

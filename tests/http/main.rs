@@ -29,6 +29,7 @@ mod runtime;
 mod schema;
 mod segment;
 mod shared;
+mod slow_readers;
 mod slow_store;
 mod soak;
 mod traces;

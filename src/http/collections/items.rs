@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 use super::{
     super::{
         App,
+        answer::Encoder,
         infer::infer_placed,
         json::Strict,
         method_not_allowed,
@@ -171,15 +172,19 @@ pub(in crate::http) struct Page {
     next: Option<String>,
 }
 
-/// Items in the order of their ids, page by page.
-pub(super) async fn page(State(app): State<App>, name: Name, uri: Uri) -> Result<Json<Page>, Problem> {
+/// Items in the order of their ids, page by page. A page ends early where its items take much memory.
+pub(super) async fn page(State(app): State<App>, name: Name, uri: Uri) -> Result<Response, Problem> {
     let collection = find(&app, &name?).await?;
     let PageOptions { limit, cursor } = from_query(&uri)?;
     if !(1..=MAX_PAGE).contains(&limit) {
         return Err(Problem::new(Code::BadParameter, format!("limit: must lie between 1 and {MAX_PAGE}, not {limit}")));
     }
-    let page = app.disk.run(move || collection.page(cursor.as_deref(), limit)).await??;
-    Ok(Json(Page { items: page.items.into_iter().map(|item| Shown::new(item, None)).collect(), next: page.next }))
+    let encoder = Encoder::new(&app);
+    let page = move || {
+        let page = collection.page(cursor.as_deref(), limit)?;
+        encoder.json(&Page { items: page.items.into_iter().map(|item| Shown::new(item, None)).collect(), next: page.next })
+    };
+    app.disk.run(page).await?
 }
 
 /// One item with its vector.

@@ -1,10 +1,9 @@
 //! `POST …/search`: the nearest items to pictures or to a vector.
 
 use axum::{
-    Json,
     extract::State,
     http::{HeaderName, HeaderValue},
-    response::IntoResponse,
+    response::{IntoResponse, Response},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -13,6 +12,7 @@ use serde_json::{Map, Value};
 use super::{
     super::{
         App,
+        answer::Encoder,
         infer::infer,
         json,
         problem::{Code, Problem},
@@ -48,31 +48,30 @@ impl Default for Options {
 }
 
 #[derive(Serialize, JsonSchema)]
-pub(in crate::http) struct Answer {
-    collection: String,
-    results: Vec<Found>,
+pub(in crate::http) struct Answer<'a> {
+    collection: &'a str,
+    results: Vec<Found<'a>>,
 }
 
 /// The neighbours of one picture or vector, nearest first.
 #[derive(Serialize, JsonSchema)]
-struct Found {
-    neighbors: Vec<Hit>,
+struct Found<'a> {
+    neighbors: Vec<Hit<'a>>,
 }
 
 #[derive(Serialize, JsonSchema)]
-struct Hit {
-    id: String,
-    labels: Vec<String>,
+struct Hit<'a> {
+    id: &'a str,
+    labels: &'a [String],
     similarity: f32,
-    metadata: Map<String, Value>,
+    metadata: &'a Map<String, Value>,
     /// Whether `…/items/{id}/image` has a picture.
     has_image: bool,
 }
 
-impl From<Neighbour> for Hit {
-    fn from(neighbour: Neighbour) -> Self {
-        let Neighbour { item, similarity, has_picture } = neighbour;
-        Self { id: item.id.clone(), labels: item.labels.clone(), similarity, metadata: item.metadata.clone(), has_image: has_picture }
+impl<'a> From<&'a Neighbour> for Hit<'a> {
+    fn from(Neighbour { item, similarity, has_picture }: &'a Neighbour) -> Self {
+        Self { id: &item.id, labels: &item.labels, similarity: *similarity, metadata: &item.metadata, has_image: *has_picture }
     }
 }
 
@@ -102,10 +101,11 @@ pub(super) async fn handle(State(app): State<App>, name: Name, upload: Upload<Op
         remote::fetch(&app, pictures.iter_mut().enumerate(), &mut room).await?;
     }
     let (vectors, header) = vectors(&app, &*collection, query, options.model.as_deref()).await?;
-    let searching = searchers(&app).run(move || answer(&*collection, &vectors, &options));
+    let encoder = Encoder::new(&app);
+    let searching = searchers(&app).run(move || answer(&*collection, &vectors, &options, &encoder));
     let answer = timed("search", searching).await??;
     drop(room);
-    Ok((header, Json(answer)))
+    Ok((header, answer))
 }
 
 fn from_json(body: &[u8]) -> Result<(Query, Options), Problem> {
@@ -141,12 +141,9 @@ async fn vectors(app: &App, collection: &dyn Collection, query: Query, model: Op
     }
 }
 
-fn answer(collection: &dyn Collection, vectors: &[Vec<f32>], options: &Options) -> Result<Answer, Problem> {
+fn answer(collection: &dyn Collection, vectors: &[Vec<f32>], options: &Options, encoder: &Encoder) -> Result<Response, Problem> {
     let search = Search { k: options.k, ef: options.ef, exact: options.exact, filter: options.filter.as_ref() };
-    let found = |vector: &Vec<f32>| {
-        let neighbors = collection.search(vector, &search)?.into_iter().map(Hit::from).collect();
-        Ok(Found { neighbors })
-    };
-    let results = vectors.iter().map(found).collect::<Result<_, Problem>>()?;
-    Ok(Answer { collection: collection.name().to_string(), results })
+    let found: Vec<_> = vectors.iter().map(|vector| collection.search(vector, &search)).collect::<Result<_, _>>()?;
+    let results = found.iter().map(|neighbours| Found { neighbors: neighbours.iter().map(Hit::from).collect() }).collect();
+    encoder.json(&Answer { collection: collection.name().as_str(), results })
 }

@@ -24,8 +24,11 @@ use tokio_util::io::ReaderStream;
 use super::{
     super::{
         App,
+        answer::Counted,
         body::discard,
+        call,
         problem::{Code, Problem},
+        quota::{Claim, Metered},
         submission::from_query,
     },
     Name, find, info, store,
@@ -71,22 +74,32 @@ pub(super) async fn snapshot(State(app): State<App>, name: Name) -> Result<Respo
     let store = store(&app, collection.name())?.clone();
     let name = collection.name().clone();
     // By way of a file: a client that reads slowly would keep old pages of the database in use.
-    let write = move || -> Result<(std::fs::File, u64), Error> {
+    let claim = app.scratch.claim(call::key());
+    let write = move || -> Result<_, Problem> {
         let mut file = store.scratch()?;
-        snapshot::write(&*collection, WhileWanted(std::io::BufWriter::new(file.as_file_mut())))?;
+        let mut out = Metered::new(WhileWanted(std::io::BufWriter::new(file.as_file_mut())), claim);
+        let written = snapshot::write(&*collection, &mut out);
+        if let Some(full) = out.full() {
+            return Err(full.into());
+        }
+        written?;
+        let (_, claim) = out.into_parts();
         // What is open can be read after its name is gone, and never stays behind.
-        let file = file.reopen()?;
-        let length = file.metadata()?.len();
-        Ok((file, length))
+        let file = file.reopen().map_err(Error::Io)?;
+        let length = file.metadata().map_err(Error::Io)?.len();
+        Ok((file, length, claim))
     };
-    let (file, length) = app.transfers.threads.run(write).await??;
+    let (file, length, claim) = app.transfers.threads.run(write).await??;
     let headers = [
         (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
         (header::CONTENT_LENGTH, length.to_string()),
         (header::CONTENT_DISPOSITION, format!("attachment; filename=\"{name}.dino\"")),
     ];
-    let body = Body::from_stream(ReaderStream::with_capacity(tokio::fs::File::from_std(file), 1 << 18));
-    Ok((headers, body).into_response())
+    // The claim goes when the file does.
+    let chunks = ReaderStream::with_capacity(tokio::fs::File::from_std(file), 1 << 18).inspect(move |_| _ = &claim);
+    let mut response = (headers, Body::from_stream(chunks)).into_response();
+    response.extensions_mut().insert(Counted);
+    Ok(response)
 }
 
 /// Writes until no caller waits for it any more.
@@ -131,14 +144,14 @@ pub(super) async fn restore(State(app): State<App>, name: Name, request: Request
             return Err(problem);
         }
     };
-    let file = receive(&app, &store, body).await?;
+    let (file, claim) = receive(&app, &store, body).await?;
     let existing = if options.replace { OnExisting::Replace } else { OnExisting::Refuse };
     // Not before all of it is here: a slow sender keeps nobody from restoring.
     let turn = app.transfers.turn.clone().acquire_owned().await.expect("this semaphore is never closed");
     let path = file.path().to_owned();
     let restore = move || -> Result<_, Error> {
         // Held by the work, which goes on for a moment when its caller has left.
-        let _held = (place, turn);
+        let _held = (place, turn, claim);
         let mut snapshot = Snapshot::open(file.path())?;
         let spec = snapshot.header().spec.clone();
         let mut items = snapshot.by_ref().map(|item| cancel::check().map_err(Error::from).and(item));
@@ -162,11 +175,12 @@ fn too_large(most: u64) -> Problem {
 }
 
 /// Writes a body to a file as it arrives. It may take its time as a whole, but neither stand still nor creep.
-async fn receive(app: &App, store: &Arc<dyn Store>, body: Body) -> Result<NamedTempFile, Problem> {
+async fn receive(app: &App, store: &Arc<dyn Store>, body: Body) -> Result<(NamedTempFile, Claim), Problem> {
     let (idle, begun) = (app.limits.body.time, Instant::now());
     let store = store.clone();
     let mut file = app.disk.run(move || store.scratch()).await??;
     let mut received = 0;
+    let mut claim = app.scratch.claim(call::key());
     let mut chunks = body.into_data_stream();
     loop {
         let next = timeout(idle, chunks.next()).await;
@@ -174,12 +188,13 @@ async fn receive(app: &App, store: &Arc<dyn Store>, body: Body) -> Result<NamedT
             let seconds = idle.as_secs_f64();
             Problem::new(Code::BodyTimeout, format!("no part of the snapshot arrived for {seconds} s (--read-timeout)"))
         })?;
-        let Some(chunk) = next else { return Ok(file) };
+        let Some(chunk) = next else { return Ok((file, claim)) };
         let chunk = chunk.map_err(|error| Problem::new(Code::BadBody, format!("the body broke off: {error}")))?;
         received += chunk.len() as u64;
         if received > app.max_snapshot {
             return Err(too_large(app.max_snapshot));
         }
+        claim.reach(received)?;
         if begun.elapsed().as_secs_f64() > idle.as_secs_f64() + received as f64 / SLOWEST {
             let detail = format!(
                 "the snapshot arrives at less than {} KiB a second: send it over a faster line, or restore it with `dino-server restore`",

@@ -11,8 +11,8 @@ use super::commit;
 use super::disk::{Change, Disk, Record};
 use super::dump::Dumps;
 use super::indexing::{Builder, Claim, recall};
-use super::info::check_page;
-use super::item::{Item, NewItem, StoredItem, prepare};
+use super::info::{Filling, check_page};
+use super::item::{NewItem, StoredItem, prepare};
 use super::load::load;
 use super::rows::{Layout, Vectors};
 use super::sample::{sample, version};
@@ -154,16 +154,9 @@ impl Collection for EmbeddedCollection {
 
     fn page(&self, after: Option<&str>, limit: usize) -> Result<Page, Error> {
         check_page(limit)?;
-        let mut page = Page { items: Vec::new(), next: None };
-        self.disk.visit(&self.record, after, |row| {
-            if page.items.len() == limit {
-                page.next = page.items.last().map(|item: &Item| item.id.clone());
-                return false;
-            }
-            page.items.push(row.stored.item);
-            true
-        })?;
-        Ok(page)
+        let mut page = Filling::new(limit);
+        self.disk.visit(&self.record, after, |row| page.add(row.stored.item))?;
+        Ok(page.end())
     }
 
     fn sources(&self) -> Result<HashMap<String, Option<String>>, Error> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures::TryStreamExt;
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, QueryBuilder, Row};
 
-use super::super::info::{Agreement, check_page};
+use super::super::info::{Agreement, Filling, check_page};
 use super::super::item::{NewItem, StoredItem, prepare};
 use super::super::store::{Visit, no_item};
 use super::super::{Collection, CollectionName, Error, Filter, Info, Neighbour, Page, Recall, Sample, Search, Spec, Version};
@@ -128,15 +128,14 @@ impl Collection for PostgresCollection {
         check_page(limit)?;
         // Ids have at least one byte, so that all of them come after the empty one.
         let after = to_stored(after.unwrap_or_default());
-        let mut items = self.read(async |connection, record| {
+        let items = self.read(async |connection, record| {
             let sql = format!("SELECT {ITEM} FROM {} WHERE id > $1 ORDER BY id LIMIT $2", record.table());
             let rows = sqlx::query(AssertSqlSafe(sql)).bind(&*after).bind(limit as i64 + 1).fetch_all(connection).await?;
             rows.iter().map(item).collect::<Result<Vec<_>, _>>()
         })?;
-        let more = items.len() > limit;
-        items.truncate(limit);
-        let next = items.last().filter(|_| more).map(|item| item.id.clone());
-        Ok(Page { items, next })
+        let mut page = Filling::new(limit);
+        let _ = items.into_iter().all(|item| page.add(item));
+        Ok(page.end())
     }
 
     fn sources(&self) -> Result<HashMap<String, Option<String>>, Error> {

@@ -1,0 +1,245 @@
+//! Room that answers on their way share: memory, and the disk for snapshots. One API key may hold half of it.
+
+use std::{collections::HashMap, io, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+
+use super::{
+    keys::Key,
+    problem::{Code, Problem},
+};
+
+/// Claims grow in steps of this, so that the lock is seldom taken.
+const STEP: u64 = 64 << 10;
+
+/// What there is for all requests together.
+pub(super) struct Quota {
+    room: Room,
+    bytes: u64,
+    held: Mutex<Held>,
+}
+
+/// What is shared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    /// Memory of answers that were not read yet.
+    Answers,
+    /// Files of snapshots on their way.
+    Scratch,
+}
+
+#[derive(Default)]
+struct Held {
+    all: u64,
+    by_key: HashMap<String, u64>,
+}
+
+/// What one request holds, until this is dropped.
+pub(super) struct Claim {
+    quota: Arc<Quota>,
+    key: Option<Arc<Key>>,
+    bytes: u64,
+}
+
+/// There is no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Full {
+    /// This request alone would take more than it ever may.
+    #[error("{} would take more than {most} bytes ({}): {}", .room.one(), .room.flag(), .room.way_out())]
+    TooLarge {
+        /// What there is too little of.
+        room: Room,
+        /// Bytes that it may take.
+        most: u64,
+    },
+    /// Other requests with the same key hold what a key may hold.
+    #[error("{} of this API key hold what one key may hold, {most} bytes, half of {}: read those first, and try again", .room.many(), .room.flag())]
+    Key {
+        /// What there is too little of.
+        room: Room,
+        /// Bytes that it may hold.
+        most: u64,
+    },
+    /// Other requests hold all there is.
+    #[error("{} of other requests hold all the room that there is for them ({}): try again in a few seconds", .room.many(), .room.flag())]
+    All {
+        /// What there is too little of.
+        room: Room,
+    },
+}
+
+impl Room {
+    fn flag(self) -> &'static str {
+        match self {
+            Self::Answers => "--answer-memory",
+            Self::Scratch => "--scratch-space",
+        }
+    }
+
+    fn one(self) -> &'static str {
+        match self {
+            Self::Answers => "the answer",
+            Self::Scratch => "the snapshot",
+        }
+    }
+
+    fn many(self) -> &'static str {
+        match self {
+            Self::Answers => "answers that were not read yet",
+            Self::Scratch => "snapshots on their way",
+        }
+    }
+
+    fn way_out(self) -> &'static str {
+        match self {
+            Self::Answers => "ask for less at once",
+            Self::Scratch => "raise it, or use `dino-server snapshot` beside a stopped server",
+        }
+    }
+}
+
+impl Quota {
+    pub(super) fn new(room: Room, bytes: u64) -> Self {
+        Self { room, bytes, held: Mutex::default() }
+    }
+
+    /// A claim to nothing yet, of the owner of a key.
+    pub(super) fn claim(self: &Arc<Self>, key: Option<Arc<Key>>) -> Claim {
+        Claim { quota: Arc::clone(self), key, bytes: 0 }
+    }
+}
+
+impl Claim {
+    /// Takes as much as makes it `bytes` in all, or a little more.
+    pub(super) fn reach(&mut self, bytes: u64) -> Result<(), Full> {
+        if bytes <= self.bytes {
+            return Ok(());
+        }
+        let Quota { room, bytes: all, held } = &*self.quota;
+        let (room, all) = (*room, *all);
+        let most = if self.key.is_some() { all / 2 } else { all };
+        if bytes > most {
+            return Err(Full::TooLarge { room, most });
+        }
+        let more = bytes.next_multiple_of(STEP).min(most) - self.bytes;
+        let mut held = held.lock();
+        if held.all + more > all {
+            return Err(Full::All { room });
+        }
+        if let Some(key) = &self.key {
+            let of_key = held.by_key.entry(key.name().to_owned()).or_default();
+            if *of_key + more > most {
+                return Err(Full::Key { room, most });
+            }
+            *of_key += more;
+        }
+        held.all += more;
+        self.bytes += more;
+        Ok(())
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut held = self.quota.held.lock();
+        held.all -= self.bytes;
+        if let Some(key) = &self.key
+            && let Some(of_key) = held.by_key.get_mut(key.name())
+        {
+            *of_key -= self.bytes;
+            if *of_key == 0 {
+                held.by_key.remove(key.name());
+            }
+        }
+    }
+}
+
+/// A writer whose claim grows before it writes.
+pub(super) struct Metered<W> {
+    out: W,
+    written: u64,
+    claim: Claim,
+    /// Why it stopped.
+    full: Option<Full>,
+}
+
+impl<W: io::Write> Metered<W> {
+    pub(super) fn new(out: W, claim: Claim) -> Self {
+        Self { out, written: 0, claim, full: None }
+    }
+
+    /// Why writing failed, where it was for want of room.
+    pub(super) fn full(&self) -> Option<Full> {
+        self.full
+    }
+
+    /// What was written to, and the claim that goes with it.
+    pub(super) fn into_parts(self) -> (W, Claim) {
+        (self.out, self.claim)
+    }
+}
+
+impl<W: io::Write> io::Write for Metered<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Err(full) = self.claim.reach(self.written + bytes.len() as u64) {
+            self.full = Some(full);
+            return Err(io::Error::other(full));
+        }
+        let written = self.out.write(bytes)?;
+        self.written += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+impl From<Full> for Problem {
+    fn from(full: Full) -> Self {
+        let (code, wait) = match full {
+            Full::TooLarge { .. } => return Self::new(Code::AnswerTooLarge, full.to_string()),
+            Full::Key { .. } => (Code::RateLimited, 5),
+            Full::All { .. } => (Code::QueueFull, 5),
+        };
+        Self { retry_after: Some(Duration::from_secs(wait)), ..Self::new(code, full.to_string()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::{super::Keys, *};
+
+    fn key(name: &str) -> Option<Arc<Key>> {
+        let keys: Keys = format!("{name} 0123456789abcdef-{name} read-only").parse().unwrap();
+        keys.find(format!("0123456789abcdef-{name}").as_bytes()).cloned()
+    }
+
+    #[test]
+    fn a_key_holds_half_and_all_of_it_comes_back() {
+        let quota = Arc::new(Quota::new(Room::Answers, 8 * STEP));
+        let (mut one, mut two) = (quota.claim(key("one")), quota.claim(key("one")));
+        one.reach(3 * STEP).unwrap();
+        assert_eq!(one.reach(5 * STEP), Err(Full::TooLarge { room: Room::Answers, most: 4 * STEP }));
+        two.reach(1).unwrap();
+        assert_eq!(two.reach(STEP + 1), Err(Full::Key { room: Room::Answers, most: 4 * STEP }));
+        let mut other = quota.claim(key("other"));
+        other.reach(4 * STEP).unwrap();
+        assert_eq!(quota.claim(None).reach(1), Err(Full::All { room: Room::Answers }));
+        drop((one, two, other));
+        assert!(quota.claim(None).reach(8 * STEP).is_ok());
+        assert_eq!(quota.held.lock().by_key.len(), 0);
+    }
+
+    #[test]
+    fn a_writer_stops_before_there_is_too_much() {
+        let quota = Arc::new(Quota::new(Room::Scratch, 100));
+        let mut out = Metered::new(Vec::new(), quota.claim(None));
+        out.write_all(&[0; 60]).unwrap();
+        assert!(out.write_all(&[0; 60]).is_err());
+        assert_eq!(out.full(), Some(Full::TooLarge { room: Room::Scratch, most: 100 }));
+        assert_eq!(out.into_parts().0.len(), 60);
+    }
+}
