@@ -27,9 +27,9 @@ use crate::{
 /// Of the tiny model.
 const DIM: usize = 32;
 /// Items of the collection that the slow work is about.
-const LARGE: usize = 8000;
+const LARGE: usize = 24_000;
 /// A short answer may take as long on a busy machine, however short the work beside it is.
-const SHORT: Duration = Duration::from_millis(1500);
+const SHORT: Duration = Duration::from_secs(1);
 
 fn vector(number: usize) -> Vec<f32> {
     (0..DIM).map(|at| ((number * 37 + at * at * 11 + 1) as f32).sin()).collect()
@@ -114,7 +114,6 @@ impl Drop for Stop<'_> {
 fn nothing_waits_for_slow_work_on_another_collection() {
     let folder = folder(LARGE);
     let server = serve(folder.path(), &["--exact-below", "5000"]);
-    server.log_with("collections loaded");
     let asked = Instant::now();
     while server.get("/readyz").status != 200 {
         assert!(asked.elapsed() < PATIENCE, "not ready: {}", server.log());
@@ -138,11 +137,21 @@ fn nothing_waits_for_slow_work_on_another_collection() {
             let made = server.post("/collections/copy/restore?replace=true", "application/octet-stream", &snapshot.body);
             assert_eq!((made.status, &made.json()["count"]), (201, &json!(LARGE)));
         };
-        let import = |server: &Server| drop(server.post_json("/collections/copy/items", &upsert(3000)).ok());
-        let measure = |server: &Server| drop(server.get("/collections/large/recall?queries=20").ok());
-        let map = |server: &Server| drop(server.get("/collections/large/map?points=400").ok());
-        let write = |server: &Server| drop(server.post("/collections/large/snapshot", "application/json", b"").ok());
-        let reload = |server: &Server| drop(server.post("/v1/models/tiny-model/reload", "application/json", b"").ok());
+        let import = |server: &Server| {
+            server.post_json("/collections/copy/items", &upsert(3000)).ok();
+        };
+        let measure = |server: &Server| {
+            server.get("/collections/large/recall?queries=20").ok();
+        };
+        let map = |server: &Server| {
+            server.get("/collections/large/map?points=200").ok();
+        };
+        let write = |server: &Server| {
+            server.post("/collections/large/snapshot", "application/json", b"").ok();
+        };
+        let reload = |server: &Server| {
+            server.post("/v1/models/tiny-model/reload", "application/json", b"").ok();
+        };
         let clear = |server: &Server| {
             let filter = json!({"filter": {"field": "id", "in": (0..LARGE / 2).map(|n| format!("{n:06}")).collect::<Vec<_>>()}});
             assert_eq!(server.post_json("/collections/copy/items/delete", &filter).ok().json()["deleted"], LARGE / 2);
@@ -161,12 +170,12 @@ fn nothing_waits_for_slow_work_on_another_collection() {
             ("delete", &delete),
         ];
         for (name, operation) in operations {
-            drop(watch.worst());
+            watch.worst();
             let begun = Instant::now();
             operation(&server);
             let (took, (worst, what)) = (begun.elapsed(), watch.worst());
             println!("{name}: {took:?}, the slowest answer meanwhile: {what} in {worst:?}");
-            assert!(worst < SHORT.max(took / 3), "{name} took {took:?}, and {what} {worst:?} meanwhile");
+            assert!(worst < SHORT.max(took / 2), "{name} took {took:?}, and {what} {worst:?} meanwhile");
         }
     });
 }

@@ -58,6 +58,7 @@ struct Flood {
     good: Vec<u8>,
     cut: Vec<u8>,
     large: Vec<u8>,
+    snapshot: Vec<u8>,
     expected: Vec<f32>,
     acknowledged: Mutex<Vec<String>>,
 }
@@ -83,13 +84,14 @@ impl Flood {
         let good = png(&scene(60, 40, 1));
         let (cut, large) = (good[..good.len() / 2].to_vec(), png(&noise(400, 400, 2)));
         let expected = server.embed(&good);
+        let snapshot = server.post("/collections/kept/snapshot", "application/json", b"").ok().body.clone();
         // Each of the two sessions keeps memory for the largest picture that it has run: it has run it when the flood begins.
         thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| (0..5).for_each(|_| drop(server.post("/segment?format=png", "image/png", &good))));
             }
         });
-        Self { server, good, cut, large, expected, acknowledged: Mutex::default() }
+        Self { server, good, cut, large, snapshot, expected, acknowledged: Mutex::default() }
     }
 
     /// One request of a kind that chance chooses, and the status of its answer; 0 where nobody waited for one.
@@ -98,7 +100,8 @@ impl Flood {
         let embed = |picture: &[u8]| server.post("/embed", "image/png", picture);
         let head = |length| format!("POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {length}\r\n\r\n");
         match random.random_range(0..100) {
-            0..40 => {
+            0..4 => self.slow(random.random_range(0..5)),
+            4..40 => {
                 let answer = embed(good);
                 if answer.status == 200 {
                     assert_close(&answer.vectors()[0], &self.expected);
@@ -131,6 +134,19 @@ impl Flood {
         }
     }
 
+    /// One of the operations that take their time with the store.
+    fn slow(&self, which: u32) -> (&'static str, u16) {
+        let server = &self.server;
+        let answer = match which {
+            0 => server.post("/collections/kept/snapshot", "application/json", b""),
+            1 => server.post("/collections/copy/restore?replace=true", "application/octet-stream", &self.snapshot),
+            2 => server.get("/collections/kept/recall?queries=5"),
+            3 => server.get("/collections/kept/map?points=20"),
+            _ => server.post("/v1/models/tiny-model/reload", "application/json", b""),
+        };
+        (["snapshot", "restore", "recall", "map", "reload"][which as usize], answer.status)
+    }
+
     /// Nothing that was acknowledged is lost, nothing is still inside, and it serves as before.
     fn check(&self) {
         for id in self.acknowledged.lock().unwrap().iter() {
@@ -154,6 +170,9 @@ impl Flood {
 fn promised(kind: &str) -> &'static [u16] {
     match kind {
         "embed" | "several" | "segment" | "upsert" | "classify" => &[200, 429],
+        "snapshot" | "recall" | "map" => &[200],
+        "restore" => &[201, 429],
+        "reload" => &[200, 409],
         "cut short" | "no picture" => &[422, 429],
         "too large" => &[413, 429],
         "unknown" => &[404],

@@ -284,6 +284,44 @@ fn a_collection_of_many_parts_is_there_as_a_whole_or_not_at_all() {
     check(&EmbeddedStore::open(folder.path(), options(10_000)).unwrap().collection(&name("c")).unwrap());
 }
 
+/// A restore that stands still in its middle, as behind a slow disk, holds up no other collection.
+#[test]
+fn nothing_waits_for_a_collection_that_is_being_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, other) = open(folder.path(), 2, 10_000);
+    let (reached, at_its_middle) = std::sync::mpsc::channel();
+    let (go_on, wait) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        let store = &store;
+        let making = scope.spawn(move || {
+            let new = |i: usize| {
+                if i == 1500 {
+                    reached.send(()).unwrap();
+                    wait.recv().unwrap();
+                }
+                Ok(item(format!("{i}"), "l", vec![1.0, i as f32]))
+            };
+            store.create_with(&name("made"), spec(2), &mut (0..2000).map(new), OnExisting::Refuse).unwrap().len()
+        });
+        at_its_middle.recv().unwrap();
+        let (done, all_done) = std::sync::mpsc::channel();
+        scope.spawn(move || {
+            assert!(matches!(store.collection(&name("made")), Err(Error::NoCollection(_))));
+            other.upsert(vec![item("x", "l", vec![1.0, 0.0])]).unwrap();
+            assert_eq!(store.list().unwrap().len(), 1);
+            store.create(&name("new"), spec(2)).unwrap();
+            let more = (0..10).map(|i| Ok(item(format!("{i}"), "l", vec![1.0, 0.0])));
+            store.create_with(&name("second"), spec(2), &mut { more }, OnExisting::Refuse).unwrap();
+            store.remove(&name("new")).unwrap();
+            done.send(()).unwrap();
+        });
+        let in_time = all_done.recv_timeout(Duration::from_secs(20));
+        go_on.send(()).unwrap();
+        assert!(in_time.is_ok(), "another collection waited");
+        assert_eq!(making.join().unwrap(), 2000);
+    });
+}
+
 /// Whoever asks before a collection is in memory is told so.
 #[test]
 fn a_store_answers_while_it_loads() {

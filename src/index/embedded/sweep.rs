@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::Error;
 use super::disk::Disk;
 
 /// Until the next try after the disk refused.
@@ -44,7 +45,9 @@ impl Sweeper {
             let numbers = std::mem::take(&mut work.numbers);
             drop(work);
             for number in numbers {
-                while clear_some(&self.disk, number) == Some(true) {}
+                if let Err(error) = self.clear_all(number) {
+                    tracing::warn!("what a deleted collection held is left to the next start: {error}");
+                }
             }
             return;
         }
@@ -55,6 +58,11 @@ impl Sweeper {
             work.runs = false;
             tracing::warn!("what deleted collections held is not cleared away, a thread cannot be started: {error}");
         }
+    }
+
+    fn clear_all(&self, number: u64) -> Result<(), Error> {
+        while self.disk.clear_some(number)? {}
+        Ok(())
     }
 }
 
@@ -70,24 +78,42 @@ impl Drop for Sweeper {
     }
 }
 
-fn run(disk: &Disk, (work, changed): &(Mutex<Work>, Condvar)) {
+/// Says that the thread has ended where it panics.
+struct Running<'a>(&'a (Mutex<Work>, Condvar));
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.0.lock().runs = false;
+            self.0.1.notify_all();
+        }
+    }
+}
+
+fn run(disk: &Disk, shared: &(Mutex<Work>, Condvar)) {
+    let _running = Running(shared);
+    let (work, changed) = shared;
     let mut locked = work.lock();
+    let mut was_refused = false;
     while let Some(&number) = locked.numbers.last().filter(|_| !locked.is_over) {
         drop(locked);
-        let outcome = clear_some(disk, number);
+        let outcome = disk.clear_some(number);
         locked = work.lock();
+        // Once, not every few seconds while a disk is full.
+        if let Err(error) = &outcome
+            && !was_refused
+        {
+            tracing::warn!("what deleted collections held is not cleared away yet: {error}");
+        }
+        was_refused = outcome.is_err();
         match outcome {
-            Some(true) => {}
-            Some(false) => locked.numbers.retain(|&other| other != number),
-            None => drop(changed.wait_for(&mut locked, PAUSE)),
+            Ok(true) => {}
+            Ok(false) => locked.numbers.retain(|&other| other != number),
+            Err(_) => {
+                changed.wait_for(&mut locked, PAUSE);
+            }
         }
     }
     locked.runs = false;
     changed.notify_all();
-}
-
-/// Whether something is left; `None` where the disk refuses.
-fn clear_some(disk: &Disk, number: u64) -> Option<bool> {
-    let outcome = disk.clear_some(number);
-    outcome.inspect_err(|error| tracing::warn!("what a deleted collection held is not cleared away yet: {error}")).ok()
 }
