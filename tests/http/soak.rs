@@ -170,7 +170,8 @@ impl Flood {
 fn promised(kind: &str) -> &'static [u16] {
     match kind {
         "embed" | "several" | "segment" | "upsert" | "classify" => &[200, 429],
-        "snapshot" | "recall" | "map" => &[200],
+        "recall" | "map" => &[200],
+        "snapshot" => &[200, 429],
         "restore" => &[201, 429],
         "reload" => &[200, 409],
         "cut short" | "no picture" => &[422, 429],
