@@ -1,11 +1,11 @@
 //! `import`, `snapshot` and `restore` as programs: folders with all that is found in the wild, twice over, and damage.
 
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output};
 
 use dino_server::index::{Collection, EmbeddedStore, Options, Search, Store};
 
-use super::common::{model, other_model, run, text, wild_folder};
+use super::common::{many_pictures, model, other_model, program, run, text, wild_folder};
 
 fn import(images: &Path, data: &Path, more: &[&str]) -> Output {
     let model = model();
@@ -129,4 +129,27 @@ fn a_snapshot_moves_a_collection() {
     assert_eq!(items(&other), items(&data));
     let missing = run(&["snapshot", "--collection", "none"], &[("--data-dir", &data), ("--out", &file)]);
     assert_eq!(missing.status.code(), Some(1));
+}
+
+#[test]
+fn a_full_disk_is_named_and_keeps_what_was_stored() {
+    let folder = tempfile::tempdir().unwrap();
+    let (images, data) = (folder.path().join("images"), folder.path().join("data"));
+    many_pictures(&images, 20);
+    assert!(import(&images, &data, &[]).status.success());
+    let length = fs_err::metadata(data.join("store.redb")).unwrap().len();
+    for number in 0..300 {
+        fs_err::copy(images.join("even/0000.png"), images.join(format!("even/copy {number}.png"))).unwrap();
+    }
+    // The file may not become longer; a write beyond fails as on a full disk, once the signal for it is ignored.
+    let mut limited = Command::new("sh");
+    limited.arg("-c").arg(format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", length.div_ceil(512))).arg("sh").arg(program().get_program());
+    let output = limited.args(["import", "--images"]).arg(&images).arg("--data-dir").arg(&data).arg("--model").arg(model());
+    let output = output.output().unwrap();
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("cannot store ") && stderr.contains("run this again"), "{stderr}");
+    let again = import(&images, &data, &[]);
+    assert!(again.status.success(), "{}", text(&again.stderr));
+    assert!(text(&again.stdout).contains("320 items in all"), "{}", text(&again.stdout));
 }

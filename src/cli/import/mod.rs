@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use dino_server::bulk::table::{self, Columns, Table};
 use dino_server::bulk::tree;
 use dino_server::index::{Collection, CollectionName, Error, Item, NewItem, Spec, Store};
@@ -144,10 +145,15 @@ impl<'a> Target<'a> {
 
     /// Stores items; the collection appears with the first of them.
     fn store(&mut self, items: Vec<NewItem>) -> anyhow::Result<()> {
-        self.counts.stored += items.len();
-        if !items.is_empty() {
-            self.store.create(self.name, self.spec.clone())?.0.upsert(items)?;
+        if items.is_empty() {
+            return Ok(());
         }
+        let (count, before) = (items.len(), self.counts.stored);
+        let stored = self.store.create(self.name, self.spec.clone()).and_then(|(collection, _)| collection.upsert(items));
+        stored.with_context(|| {
+            format!("cannot store {count} items: {before} before them are stored, and stay; make room if it is that, and run this again to go on")
+        })?;
+        self.counts.stored += count;
         Ok(())
     }
 

@@ -101,7 +101,9 @@ fn indices(bytes: &[u8]) -> anyhow::Result<Option<(Vec<[u8; 4]>, Vec<u8>)>> {
 
 fn of_palette(palette: &[[u8; 4]], indices: &[u8]) -> anyhow::Result<Vec<Pixel>> {
     let mut used = [false; 256];
-    indices.iter().for_each(|index| used[usize::from(*index)] = true);
+    for index in indices {
+        used[usize::from(*index)] = true;
+    }
     let used: Vec<usize> = (0..256).filter(|index| used[*index]).collect();
     let colour = |index: usize| palette.get(index).copied().unwrap_or([0, 0, 0, 255]);
     let first_is_black = colour(0)[..3] == [0; 3];
@@ -129,10 +131,10 @@ fn of_palette(palette: &[[u8; 4]], indices: &[u8]) -> anyhow::Result<Vec<Pixel>>
 
 fn of_values(picture: DynamicImage) -> anyhow::Result<Vec<Pixel>> {
     // Numbers of 16 bits would be lost in 8.
-    if let DynamicImage::ImageLuma16(grey) = &picture {
-        if grey.pixels().all(|pixel| pixel.0[0] < u16::from(VOID_NUMBER)) {
-            return Ok(grey.pixels().map(|pixel| number(pixel.0[0].into())).collect());
-        }
+    if let DynamicImage::ImageLuma16(grey) = &picture
+        && grey.pixels().all(|pixel| pixel.0[0] < u16::from(VOID_NUMBER))
+    {
+        return Ok(grey.pixels().map(|pixel| number(pixel.0[0].into())).collect());
     }
     let rgba = picture.into_rgba8();
     of_colours(rgba.as_raw().as_chunks::<4>().0)
