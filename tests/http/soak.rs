@@ -1,4 +1,5 @@
-//! A mixture of good, bad, slow and abandoned requests, far more at once than the server takes. `SOAK_SECONDS` says how long.
+//! A mixture of good, bad, slow and abandoned requests, of bodies made to hurt and of readers that do not read, far more at once than
+//! the server takes. `SOAK_SECONDS` says how long.
 //! Then only as many as are answered, `SOAK_REQUESTS` of them. `make soak` runs both for long, and prints their reports.
 
 use std::{
@@ -59,6 +60,7 @@ struct Flood {
     cut: Vec<u8>,
     large: Vec<u8>,
     snapshot: Vec<u8>,
+    hostile: [String; 4],
     expected: Vec<f32>,
     acknowledged: Mutex<Vec<String>>,
 }
@@ -91,7 +93,14 @@ impl Flood {
                 scope.spawn(|| (0..5).for_each(|_| drop(server.post("/segment?format=png", "image/png", &good))));
             }
         });
-        Self { server, good, cut, large, snapshot, expected, acknowledged: Mutex::default() }
+        let list = |of: &str| vec![of; 60_000 / of.len()].join(",");
+        let hostile = [
+            format!("{{\"items\":[{}]}}", list("{}")),
+            format!("{{\"x\":[{}]}}", list("{\"\":0}")),
+            format!("{{\"images\":[{}]}}", list("0")),
+            format!("{{\"x\":{}", "[".repeat(60_000)),
+        ];
+        Self { server, good, cut, large, snapshot, hostile, expected, acknowledged: Mutex::default() }
     }
 
     /// One request of a kind that chance chooses, and the status of its answer; 0 where nobody waited for one.
@@ -99,7 +108,7 @@ impl Flood {
         let Self { server, good, cut, large, .. } = self;
         let embed = |picture: &[u8]| server.post("/embed", "image/png", picture);
         let head = |length| format!("POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {length}\r\n\r\n");
-        match random.random_range(0..100) {
+        match random.random_range(0..110) {
             0..4 => self.slow(random.random_range(0..5)),
             4..40 => {
                 let answer = embed(good);
@@ -126,6 +135,17 @@ impl Flood {
             92..96 => {
                 abandon(server, &head(100_000), cut, Duration::from_millis(20));
                 ("half a request", 0)
+            }
+            100..106 => {
+                let path = ["/embed", "/collections/kept/items", "/collections/kept/search"][random.random_range(0..3)];
+                let body = &self.hostile[random.random_range(0..self.hostile.len())];
+                ("hostile", server.post(path, "application/json", body.as_bytes()).status)
+            }
+            106..110 => {
+                let asked = ["GET /collections/kept/items?limit=1000", "POST /collections/kept/snapshot"][random.random_range(0..2)];
+                let wait = Duration::from_millis(random.random_range(20..1500));
+                abandon(server, &format!("{asked} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"), b"", wait);
+                ("does not read", 0)
             }
             _ => {
                 abandon(server, &head(good.len()), good, Duration::from_millis(random.random_range(0..4)));
@@ -176,6 +196,7 @@ fn promised(kind: &str) -> &'static [u16] {
         "reload" => &[200, 409],
         "cut short" | "no picture" => &[422, 429],
         "too large" => &[413, 429],
+        "hostile" => &[400, 413, 429],
         "unknown" => &[404],
         // Answered before it was done, it may find the connection closed.
         "slow" => &[200, 429, 0],
