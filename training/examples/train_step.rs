@@ -9,15 +9,15 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
 use clap::Parser;
-use dino_train::accumulate::Accumulated;
 use dino_train::backbone::parameters::Random;
 use dino_train::backbone::vit::VitConfig;
+use dino_train::dino::accumulate::Accumulated;
+use dino_train::dino::head::HeadConfig;
+use dino_train::dino::learner::{Learner, Step};
+use dino_train::dino::network::Network;
+use dino_train::dino::optimizer::{Algorithm, Settings};
 use dino_train::exchange::alone;
-use dino_train::head::HeadConfig;
 use dino_train::kernels::matmul::{Precision, has_bf16};
-use dino_train::learner::{Learner, Step};
-use dino_train::network::Network;
-use dino_train::optimizer::{Algorithm, Settings};
 use rand::SeedableRng;
 
 #[derive(Parser)]

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::learner::Report;
+use crate::dino::learner::Report;
 
 /// Weight of the newest step in the mean distribution.
 const NEWEST: f32 = 0.05;

@@ -12,11 +12,11 @@ use crate::backbone::BackboneConfig;
 use crate::backbone::resnet::{Kind, ResnetConfig};
 use crate::backbone::vit::VitConfig;
 use crate::data::augment::Augmentation;
-use crate::head::HeadConfig;
+use crate::dino::head::HeadConfig;
+use crate::dino::learner::Step;
+use crate::dino::optimizer::{Algorithm, Settings};
+use crate::dino::schedule::{Cosine, TeacherTemperature};
 use crate::kernels::matmul::{Precision, has_bf16};
-use crate::learner::Step;
-use crate::optimizer::{Algorithm, Settings};
-use crate::schedule::{Cosine, TeacherTemperature};
 pub use arch::Arch;
 pub use preset::Preset;
 

@@ -7,16 +7,16 @@ mod golden;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use dino_train::accumulate::Accumulated;
 use dino_train::backbone::Pass;
 use dino_train::backbone::parameters::Group;
 use dino_train::backbone::resnet::{Kind, Resnet, ResnetConfig};
+use dino_train::dino::accumulate::Accumulated;
+use dino_train::dino::head::HeadConfig;
+use dino_train::dino::learner::{Learner, Step};
+use dino_train::dino::network::Network;
+use dino_train::dino::optimizer::{Algorithm, Settings};
 use dino_train::exchange::alone;
-use dino_train::head::HeadConfig;
 use dino_train::kernels::matmul::Precision;
-use dino_train::learner::{Learner, Step};
-use dino_train::network::Network;
-use dino_train::optimizer::{Algorithm, Settings};
 use golden::{Golden, TOLERANCE, compare, compare_values, values};
 use rand::SeedableRng;
 

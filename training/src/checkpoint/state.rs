@@ -18,9 +18,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::backbone::BackboneConfig;
 use crate::backbone::parameters::{Entry, Group};
-use crate::learner::Learner;
+use crate::dino::learner::Learner;
+use crate::dino::optimizer::{Algorithm, Moments};
 use crate::log::Sums;
-use crate::optimizer::{Algorithm, Moments};
 use crate::recipe::Recipe;
 
 /// Pixels by positions of a residual network's last map.

@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 use crate::backbone::Pass;
 use crate::backbone::parameters::{Group, Init, Random};
 use crate::backbone::vit::Vit;
+use crate::dino::optimizer::{self, Optimizer};
+use crate::dino::schedule::Cosine;
 use crate::exchange;
-use crate::optimizer::{self, Optimizer};
-use crate::schedule::Cosine;
 
 pub use state::{Progress, Stored, file_name, save};
 

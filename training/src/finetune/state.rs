@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Classifier, Settings};
 use crate::checkpoint::state::{Values, write_atomically};
-use crate::optimizer::Moments;
+use crate::dino::optimizer::Moments;
 
 pub use crate::checkpoint::state::file_name;
 

@@ -7,8 +7,8 @@ use candle_core::Tensor;
 
 use super::Run;
 use crate::checkpoint::state::{self, Description, Stored};
+use crate::dino::network::Network;
 use crate::exchange;
-use crate::network::Network;
 use crate::recipe::{FIXED, Recipe};
 
 impl Run<'_> {

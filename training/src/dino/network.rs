@@ -4,7 +4,7 @@ use candle_core::{Device, Result, Tensor};
 
 use crate::backbone::parameters::{Entry, Group, Random};
 use crate::backbone::{Backbone, BackboneConfig, Pass};
-use crate::head::{Head, HeadConfig};
+use crate::dino::head::{Head, HeadConfig};
 
 /// Backbone and projection head.
 #[derive(Clone, Debug)]

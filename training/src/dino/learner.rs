@@ -5,13 +5,13 @@ use std::sync::Arc;
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor};
 
-use crate::accumulate::{self, Accumulated, Averages, Share};
 use crate::backbone::Pass;
 use crate::backbone::parameters::{Group, Random};
+use crate::dino::accumulate::{self, Accumulated, Averages, Share};
+use crate::dino::loss::{DinoLoss, Value};
+use crate::dino::network::Network;
+use crate::dino::optimizer::{Algorithm, Optimizer, Settings, moving_average};
 use crate::exchange::Exchange;
-use crate::loss::{DinoLoss, Value};
-use crate::network::Network;
-use crate::optimizer::{Algorithm, Optimizer, Settings, moving_average};
 
 /// Student, teacher and everything that changes from step to step.
 #[derive(Debug)]

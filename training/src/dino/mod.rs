@@ -1,0 +1,9 @@
+//! What is learnt and how (Caron et al. 2021): networks, projection head, loss, optimiser, schedules, and one step of them.
+
+pub mod accumulate;
+pub mod head;
+pub mod learner;
+pub mod loss;
+pub mod network;
+pub mod optimizer;
+pub mod schedule;
