@@ -1,6 +1,7 @@
 //! Trains DINO vision backbones, evaluates them and exports them to ONNX.
 
 #![deny(unsafe_code)]
+
 pub mod backbone;
 pub mod checkpoint;
 pub mod cli;
@@ -8,9 +9,7 @@ pub mod data;
 pub mod device;
 pub mod diagnostics;
 pub mod dino;
-pub mod draw;
 pub mod evaluate;
-pub mod events;
 pub mod exchange;
 pub mod export;
 pub mod finetune;
@@ -18,14 +17,10 @@ mod hash;
 pub mod kernels;
 pub mod lock;
 pub mod log;
-pub mod observer;
 pub mod onnx;
 pub mod ops;
-pub mod plot;
 pub mod process;
-pub mod progress;
 pub mod random;
 pub mod recipe;
-pub mod report;
-pub mod scatter;
+pub mod show;
 pub mod trainer;

@@ -21,12 +21,12 @@ use crate::dino::network::Network;
 use crate::exchange::Exchange;
 use crate::lock::Lock;
 use crate::log::{Line, Log, Sums};
-use crate::observer::{self, Observer};
 use crate::ops::across::lost_peer;
-use crate::plot;
-use crate::progress::{Figures, Progress};
 use crate::random::PerPicture;
 use crate::recipe::{PrecisionChoice, Recipe, Schedules};
+use crate::show::observer::{self, Observer};
+use crate::show::plot;
+use crate::show::progress::{Figures, Progress};
 
 /// Where a run reads and writes, and how it treats the machine: nothing here changes what is learnt.
 #[derive(Clone, Debug)]

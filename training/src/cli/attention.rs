@@ -10,7 +10,7 @@ use ndarray::Axis;
 
 use super::backbone::BackboneArgs;
 use crate::evaluate::attention::Attention;
-use crate::progress;
+use crate::show::progress;
 
 /// Draw the last block's attention over pictures: a heat map and a mask for each head, and a sheet of all of them.
 #[derive(Debug, clap::Args)]

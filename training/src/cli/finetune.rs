@@ -29,7 +29,7 @@ use crate::evaluate::linear::Probe;
 use crate::export;
 use crate::finetune::{self, Classifier, Progress, Settings, Stored};
 use crate::kernels::matmul::{Precision, has_bf16};
-use crate::progress;
+use crate::show::progress;
 
 /// Train a backbone and a linear classifier on it together, with labels, and measure them.
 #[derive(Debug, clap::Args)]

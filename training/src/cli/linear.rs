@@ -16,7 +16,7 @@ use crate::data::loader::generator;
 use crate::evaluate::features::{self, Batch, View};
 use crate::evaluate::figures::Figures;
 use crate::evaluate::linear::{Probe, cosine, step_all};
-use crate::progress;
+use crate::show::progress;
 
 /// Train a linear classifier on frozen features of one folder of pictures, and measure it on another.
 #[derive(Debug, clap::Args)]

@@ -12,8 +12,8 @@ use clap::parser::ValueSource;
 use super::launch;
 use super::public::{self, Public};
 use crate::exchange;
-use crate::observer;
 use crate::recipe::{Preset, Recipe};
+use crate::show::observer;
 use crate::trainer::{self, Options, Outcome};
 
 /// Train a backbone on a folder of pictures. Labels are not needed.

@@ -15,7 +15,7 @@ use super::backbone::BackboneArgs;
 use crate::data::labelled::Labelled;
 use crate::data::loader::generator;
 use crate::evaluate::features::{self, View};
-use crate::scatter::Scatter;
+use crate::show::scatter::Scatter;
 
 /// Random numbers of the start.
 const STARTS: u64 = 8;

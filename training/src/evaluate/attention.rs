@@ -5,7 +5,7 @@ use dino_server::transform::PatchGrid;
 use image::{Rgb, RgbImage, imageops};
 use ndarray::{ArrayView2, Axis, s};
 
-use crate::draw;
+use crate::show::draw;
 
 /// The attention of one picture over its patches.
 #[derive(Clone, Debug)]

@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::data::augment::random_resized_crop;
 use crate::data::labelled::Labelled;
 use crate::data::loader::generator;
-use crate::progress;
+use crate::show::progress;
 
 /// How pictures are brought to the model's input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::checkpoint::state::{self, write_atomically};
 use crate::log::{Line, Log};
-use crate::scatter::escape;
+use crate::show::scatter::escape;
 
 mod chart;
 

@@ -11,10 +11,10 @@ use crate::backbone::Backbone;
 use crate::checkpoint::state::write_atomically;
 use crate::evaluate::online::{Embedded, Knn, Online};
 use crate::evaluate::watch::Watch;
-use crate::events::Events;
 use crate::log::Line;
-use crate::report::{self, Run};
-use crate::scatter::Scatter;
+use crate::show::events::Events;
+use crate::show::report::{self, Run};
+use crate::show::scatter::Scatter;
 
 /// What is shown, and how often.
 #[derive(Clone, Debug, Default)]

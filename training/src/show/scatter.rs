@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use image::{Rgb, RgbImage};
 use ndarray::ArrayView2;
 
-use crate::draw;
+use crate::show::draw;
 
 /// Points and their classes.
 #[derive(Clone, Copy, Debug)]
