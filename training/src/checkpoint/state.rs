@@ -20,8 +20,8 @@ use crate::backbone::BackboneConfig;
 use crate::backbone::parameters::{Entry, Group};
 use crate::dino::learner::Learner;
 use crate::dino::optimizer::{Algorithm, Moments};
-use crate::log::Sums;
-use crate::recipe::Recipe;
+use crate::run::log::Sums;
+use crate::run::recipe::Recipe;
 
 /// Pixels by positions of a residual network's last map.
 const RESNET_STRIDE: usize = 32;

@@ -12,9 +12,9 @@ use clap::parser::ValueSource;
 use super::launch;
 use super::public::{self, Public};
 use crate::exchange;
-use crate::recipe::{Preset, Recipe};
+use crate::run::recipe::{Preset, Recipe};
+use crate::run::trainer::{self, Options, Outcome};
 use crate::show::observer;
-use crate::trainer::{self, Options, Outcome};
 
 /// Train a backbone on a folder of pictures. Labels are not needed.
 #[derive(Debug, clap::Args)]

@@ -11,7 +11,7 @@ use crate::backbone::Backbone;
 use crate::checkpoint::state::write_atomically;
 use crate::evaluate::online::{Embedded, Knn, Online};
 use crate::evaluate::watch::Watch;
-use crate::log::Line;
+use crate::run::log::Line;
 use crate::show::events::Events;
 use crate::show::report::{self, Run};
 use crate::show::scatter::Scatter;

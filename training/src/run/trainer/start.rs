@@ -9,7 +9,7 @@ use super::Run;
 use crate::checkpoint::state::{self, Description, Stored};
 use crate::dino::network::Network;
 use crate::exchange;
-use crate::recipe::{FIXED, Recipe};
+use crate::run::recipe::{FIXED, Recipe};
 
 impl Run<'_> {
     /// Makes sure that all processes have the settings and the pictures of rank 0.

@@ -24,10 +24,10 @@ impl Preset {
     /// The file, TOML.
     pub fn text(self) -> &'static str {
         match self {
-            Self::VitSmall16 => include_str!("../../recipes/vit_small_16.toml"),
-            Self::VitSmall16Boosted => include_str!("../../recipes/vit_small_16_boosted.toml"),
-            Self::VitBase8 => include_str!("../../recipes/vit_base_8.toml"),
-            Self::Resnet50 => include_str!("../../recipes/resnet50.toml"),
+            Self::VitSmall16 => include_str!("../../../recipes/vit_small_16.toml"),
+            Self::VitSmall16Boosted => include_str!("../../../recipes/vit_small_16_boosted.toml"),
+            Self::VitBase8 => include_str!("../../../recipes/vit_base_8.toml"),
+            Self::Resnet50 => include_str!("../../../recipes/resnet50.toml"),
         }
     }
 }
@@ -35,7 +35,7 @@ impl Preset {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recipe::{Arch, Recipe};
+    use crate::run::recipe::{Arch, Recipe};
 
     #[test]
     fn every_preset_is_a_sound_recipe() {
