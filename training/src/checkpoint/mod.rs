@@ -11,7 +11,6 @@ mod pth;
 mod safe;
 mod scope;
 mod spec;
-pub mod state;
 mod store;
 
 use std::io::Read as _;

@@ -12,8 +12,8 @@ use ndarray::Array2;
 
 use super::attention::Attention;
 use crate::backbone::vit::Vit;
-use crate::checkpoint::state::write_atomically;
 use crate::data::pictures::Pictures;
+use crate::run::state::write_atomically;
 
 /// Pictures of a folder that are watched, spread over it.
 const WATCHED: usize = 4;

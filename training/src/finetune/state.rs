@@ -10,10 +10,10 @@ use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 
 use super::{Classifier, Settings};
-use crate::checkpoint::state::{Values, write_atomically};
 use crate::dino::optimizer::Moments;
+use crate::run::state::{Values, write_atomically};
 
-pub use crate::checkpoint::state::file_name;
+pub use crate::run::state::file_name;
 
 /// How far a run is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

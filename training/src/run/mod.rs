@@ -5,4 +5,5 @@ pub mod lock;
 pub mod log;
 pub mod random;
 pub mod recipe;
+pub mod state;
 pub mod trainer;

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{Device, Tensor};
 
-use crate::checkpoint::state::{self, Description};
 use crate::checkpoint::{self, init};
 use crate::data::loader::{self, Batch, Plan};
 use crate::data::pictures::Pictures;
@@ -24,6 +23,7 @@ use crate::run::lock::Lock;
 use crate::run::log::{Line, Log, Sums};
 use crate::run::random::PerPicture;
 use crate::run::recipe::{PrecisionChoice, Recipe, Schedules};
+use crate::run::state::{self, Description};
 use crate::show::observer::{self, Observer};
 use crate::show::plot;
 use crate::show::progress::{Figures, Progress};

@@ -8,10 +8,10 @@ use dino_server::transform::Transform;
 use dino_server::tsne;
 
 use crate::backbone::Backbone;
-use crate::checkpoint::state::write_atomically;
 use crate::evaluate::online::{Embedded, Knn, Online};
 use crate::evaluate::watch::Watch;
 use crate::run::log::Line;
+use crate::run::state::write_atomically;
 use crate::show::events::Events;
 use crate::show::report::{self, Run};
 use crate::show::scatter::Scatter;

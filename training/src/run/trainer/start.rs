@@ -6,10 +6,10 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
 
 use super::Run;
-use crate::checkpoint::state::{self, Description, Stored};
 use crate::dino::network::Network;
 use crate::exchange;
 use crate::run::recipe::{FIXED, Recipe};
+use crate::run::state::{self, Description, Stored};
 
 impl Run<'_> {
     /// Makes sure that all processes have the settings and the pictures of rank 0.
