@@ -13,8 +13,8 @@ use dino_server::model::manifest::{Cost, File, Manifest, Source};
 use dino_server::model::{Device, Model, ModelError, Precision, SessionOptions};
 use ndarray::{Array, Array4, Dimension};
 
-use crate::checkpoint::{self, Backbone, Checkpoint, Positions, Report};
 use crate::onnx::{self, Format};
+use crate::weights::{self, Backbone, Checkpoint, Positions, Report};
 use pictures::Pictures;
 
 /// Why a checkpoint was not exported. Nothing is left at the place of the model folder in any case.
@@ -22,7 +22,7 @@ use pictures::Pictures;
 pub enum Error {
     /// The checkpoint cannot be used.
     #[error(transparent)]
-    Checkpoint(#[from] checkpoint::Error),
+    Checkpoint(#[from] weights::Error),
     /// The backbone cannot be written as a graph of this precision.
     #[error(transparent)]
     Graph(#[from] onnx::Error),
@@ -57,7 +57,7 @@ pub enum Error {
 #[derive(Clone, Debug)]
 pub struct Options {
     /// What the checkpoint does not say by itself.
-    pub checkpoint: checkpoint::Options,
+    pub checkpoint: weights::Options,
     /// One ONNX file is written for each.
     pub precisions: Vec<Precision>,
     /// Pictures to measure with what each precision but float32 costs.
@@ -69,7 +69,7 @@ pub struct Options {
 impl Default for Options {
     /// One file, in float32.
     fn default() -> Self {
-        Self { checkpoint: checkpoint::Options::default(), precisions: vec![Precision::F32], measured: Measured::Not, last_blocks: 0 }
+        Self { checkpoint: weights::Options::default(), precisions: vec![Precision::F32], measured: Measured::Not, last_blocks: 0 }
     }
 }
 
@@ -98,7 +98,7 @@ pub struct Exported {
     pub notes: Vec<String>,
 }
 
-/// Reads the checkpoint at `path` (see [`checkpoint::load`]) and writes it as the model folder `out`.
+/// Reads the checkpoint at `path` (see [`weights::load`]) and writes it as the model folder `out`.
 ///
 /// The folder appears complete or not at all. One that is already there is replaced, anything else is not. The model is
 /// run once before it is accepted.
@@ -110,7 +110,7 @@ pub fn export(path: &Path, out: &Path, options: &Options) -> Result<Exported, Er
     if occupied && Manifest::load(out).is_err() {
         return Err(Error::Occupied(out.to_owned()));
     }
-    let checkpoint = checkpoint::load(path, options.checkpoint)?;
+    let checkpoint = weights::load(path, options.checkpoint)?;
 
     let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs_err::create_dir_all(parent)?;

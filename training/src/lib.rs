@@ -3,7 +3,6 @@
 #![deny(unsafe_code)]
 
 pub mod backbone;
-pub mod checkpoint;
 pub mod cli;
 pub mod data;
 pub mod device;
@@ -12,10 +11,10 @@ pub mod evaluate;
 pub mod exchange;
 pub mod export;
 pub mod finetune;
-mod hash;
 pub mod kernels;
 pub mod onnx;
 pub mod ops;
 pub mod process;
 pub mod run;
 pub mod show;
+pub mod weights;

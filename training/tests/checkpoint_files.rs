@@ -7,7 +7,7 @@ use std::path::Path;
 
 use common::torch::{Pickle, save, save_state};
 use common::{Tensors, bundled_golden, little_endian, read, write};
-use dino_train::checkpoint::{Error, Tensor, open};
+use dino_train::weights::{Error, Tensor, open};
 use half::{bf16, f16};
 
 fn tensor(shape: &[usize], data: &[f32]) -> Tensor {

@@ -8,8 +8,8 @@ use std::path::Path;
 
 use common::torch::save_state;
 use common::{Tensors, array, assert_close, bundled_golden, heads, read, reading, run, session, tensors, write};
-use dino_train::checkpoint::{self, Error as Misread, Key, Tensor};
 use dino_train::export::{Error, Exported, Options, export};
+use dino_train::weights::{self, Error as Misread, Key, Tensor};
 
 /// The tensors of the public DINO `.pth` file.
 fn dino() -> Tensors {
@@ -141,7 +141,7 @@ fn extra_tensors_are_reported_and_not_used() {
 fn teacher_or_student_by_choice() {
     let checkpoint = bundled_golden().join("checkpoints/pth-dino-full-checkpoint");
     let work = tempfile::tempdir().unwrap();
-    let chosen = |key| reading(checkpoint::Options { heads: Some(4), key });
+    let chosen = |key| reading(weights::Options { heads: Some(4), key });
     let take = |key| {
         let exported = export(&checkpoint, &work.path().join("model"), &chosen(key)).unwrap();
         (model(&exported), exported.report.notes.len())

@@ -6,8 +6,8 @@ mod common;
 
 use common::{Tensors, array, bundled_golden, heads, read, run, session_of, write};
 use dino_server::model::Precision;
-use dino_train::checkpoint::Tensor;
 use dino_train::export::{Measured, Options, export};
+use dino_train::weights::Tensor;
 use ndarray::{ArrayD, Axis};
 use rand::SeedableRng;
 use rand::rngs::StdRng;

@@ -5,8 +5,8 @@ mod common;
 use std::path::Path;
 
 use common::{array, assert_close, bundled_golden, heads, picture, read, run, session};
-use dino_train::checkpoint::Tensor;
 use dino_train::export::export;
+use dino_train::weights::Tensor;
 use ndarray::{Axis, concatenate};
 
 #[test]

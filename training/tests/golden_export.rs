@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 
 use boon::{Compiler, Schemas};
 use common::{array, assert_close, golden, read, reading, run, session};
-use dino_train::checkpoint::{Options, Tensor};
 use dino_train::export::export;
+use dino_train::weights::{Options, Tensor};
 use ndarray::{ArrayD, Axis};
 
 /// Exports each folder and compares its outputs in every shape of its expected file, together and one by one.

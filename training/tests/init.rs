@@ -10,8 +10,8 @@ use candle_core::{Device, Tensor};
 use dino_train::backbone::resnet::{Kind, ResnetConfig};
 use dino_train::backbone::vit::VitConfig;
 use dino_train::backbone::{Backbone, BackboneConfig, Pass};
-use dino_train::checkpoint::{Options, init};
 use dino_train::kernels::matmul::Precision;
+use dino_train::weights::{Options, init};
 use golden::{Golden, TOLERANCE, compare};
 use rand::SeedableRng;
 
@@ -30,8 +30,8 @@ fn fresh(config: impl Into<BackboneConfig>) -> Backbone {
 
 /// Sizes of a golden transformer, read from what is expected of it and from its patch embedding.
 fn vit(name: &str, expected: &Golden) -> VitConfig {
-    let dino_train::checkpoint::Backbone::Vit(vit) =
-        dino_train::checkpoint::load(&folder(name), Options { heads: Some(4), key: None }).unwrap().backbone
+    let dino_train::weights::Backbone::Vit(vit) =
+        dino_train::weights::load(&folder(name), Options { heads: Some(4), key: None }).unwrap().backbone
     else {
         panic!("{name} is no transformer")
     };
@@ -50,8 +50,7 @@ fn vit(name: &str, expected: &Golden) -> VitConfig {
 const RESNET: ResnetConfig = ResnetConfig { kind: Kind::Bottleneck, units: [2, 1, 1, 2], width: 8, precision: Precision::F32 };
 
 fn resnet_of(name: &str) -> ResnetConfig {
-    let dino_train::checkpoint::Backbone::Resnet(resnet) =
-        dino_train::checkpoint::load(&folder(name), Options::default()).unwrap().backbone
+    let dino_train::weights::Backbone::Resnet(resnet) = dino_train::weights::load(&folder(name), Options::default()).unwrap().backbone
     else {
         panic!("{name} is no ResNet")
     };

@@ -158,7 +158,7 @@ pub fn checkpoint(bytes: &[u8]) {
     let folder = tempfile::tempdir().expect("there is room for a folder");
     let path = folder.path().join("checkpoint.pth");
     fs_err::write(&path, bytes).expect("there is room for a file");
-    let Ok(store) = dino_train::checkpoint::open(&path) else { return };
+    let Ok(store) = dino_train::weights::open(&path) else { return };
     for name in store.names() {
         if let Ok(tensor) = store.read(name) {
             let count: usize = tensor.shape.iter().product();

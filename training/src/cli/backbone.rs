@@ -8,7 +8,7 @@ use dino_server::embedding::Pooling;
 use dino_server::model::{Device, Model, Precision, SessionOptions};
 use tempfile::TempDir;
 
-use crate::{checkpoint, export};
+use crate::{export, weights};
 
 /// The flags that say how a backbone is run.
 #[derive(Clone, Debug, clap::Args)]
@@ -65,7 +65,7 @@ impl Running {
     /// If it is neither.
     pub fn open(&self, model: &Path, last_blocks: usize) -> anyhow::Result<Backbone> {
         let options = SessionOptions { device: self.device, precision: self.precision, ..SessionOptions::default() };
-        let checkpoint = checkpoint::Options { heads: self.heads, ..Default::default() };
+        let checkpoint = weights::Options { heads: self.heads, ..Default::default() };
         Backbone::open(model, options, checkpoint, last_blocks)
     }
 }
@@ -75,7 +75,7 @@ impl Backbone {
     ///
     /// # Errors
     /// If it is neither.
-    fn open(path: &Path, options: SessionOptions, checkpoint: checkpoint::Options, last_blocks: usize) -> anyhow::Result<Self> {
+    fn open(path: &Path, options: SessionOptions, checkpoint: weights::Options, last_blocks: usize) -> anyhow::Result<Self> {
         if is_folder(path) || path.extension().is_some_and(|end| end == "onnx") {
             let model = Model::open(path)?;
             if let Some(understood) = model.understood() {

@@ -6,8 +6,8 @@ use anyhow::Context as _;
 
 use dino_server::model::Precision;
 
-use crate::checkpoint::{self, Key};
 use crate::export::{Measured, Options, export};
+use crate::weights::{self, Key};
 
 /// Turn a checkpoint of this project or of a public release into a model folder.
 #[derive(Debug, clap::Args)]
@@ -44,7 +44,7 @@ pub struct Args {
 /// # Errors
 /// If the checkpoint does not fit a known layout, or the folder cannot be written; then no folder is left.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let checkpoint = checkpoint::Options { heads: args.heads, key: args.key };
+    let checkpoint = weights::Options { heads: args.heads, key: args.key };
     let measured = match &args.pictures {
         Some(folder) => Measured::Folder(folder.clone()),
         None if args.unmeasured => Measured::Not,

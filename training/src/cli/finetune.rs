@@ -20,7 +20,6 @@ use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use crate::backbone::Pass;
-use crate::checkpoint::{self, Backbone, init, state};
 use crate::data::augment::random_resized_crop;
 use crate::data::labelled::Labelled;
 use crate::data::loader::generator;
@@ -30,6 +29,7 @@ use crate::export;
 use crate::finetune::{self, Classifier, Progress, Settings, Stored};
 use crate::kernels::matmul::{Precision, has_bf16};
 use crate::show::progress;
+use crate::weights::{self, Backbone, init, state};
 
 /// Train a backbone and a linear classifier on it together, with labels, and measure them.
 #[derive(Debug, clap::Args)]
@@ -76,7 +76,7 @@ const HEAD: &str = "finetuned";
 /// When the checkpoint cannot be trained further, settings do not fit, or a file cannot be written.
 pub fn run(args: &Args) -> Result<()> {
     args.settings.check()?;
-    let loaded = checkpoint::load(&args.model, checkpoint::Options { heads: args.heads, key: None })?;
+    let loaded = weights::load(&args.model, weights::Options { heads: args.heads, key: None })?;
     let Backbone::Vit(vit) = loaded.backbone else { bail!("{} is a ResNet: finetune trains vision transformers", args.model.display()) };
     let precision = if has_bf16() { Precision::Bf16 } else { Precision::F32 };
     let mut notes = loaded.report.notes;

@@ -5,8 +5,8 @@ use dino_server::model::manifest::{Cost, Manifest};
 use ndarray::Axis;
 
 use super::{Error, pictures};
-use crate::checkpoint::Vit;
 use crate::onnx::{self, Plan, Rows};
+use crate::weights::Vit;
 
 /// Tokens of each picture that the calibration sees.
 const TOKENS: usize = 12;

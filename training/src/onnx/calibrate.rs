@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ndarray::{Array1, Array2, ArrayD, ArrayView2, Axis};
 use rayon::prelude::*;
 
-use crate::checkpoint::{Block, Linear, Mlp, Norm, Tensor, Vit};
+use crate::weights::{Block, Linear, Mlp, Norm, Tensor, Vit};
 
 use super::quantise::{self, Range};
 

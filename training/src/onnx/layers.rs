@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use crate::checkpoint::{Activation, Conv, Linear, Norm};
+use crate::weights::{Activation, Conv, Linear, Norm};
 
 use super::graph::{Attr, Axis, Graph, Type, Value};
 use super::quantise::{self, Range};

@@ -8,7 +8,7 @@ mod quantise;
 mod resnet;
 mod vit;
 
-use crate::checkpoint::{Backbone, Vit};
+use crate::weights::{Backbone, Vit};
 
 pub use calibrate::{Plan, Rows, fit};
 use layers::Layers;

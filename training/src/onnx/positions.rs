@@ -4,7 +4,7 @@
 //! are built from the grid's size in the graph itself: runtimes' own resizing operators differ in their borders,
 //! scale factors and antialiasing, a product is the same everywhere.
 
-use crate::checkpoint::{Interpolation, Tensor};
+use crate::weights::{Interpolation, Tensor};
 
 use super::graph::{Attr, Graph, Type, Value};
 

@@ -7,7 +7,7 @@
 
 use ndarray::{Array2, ArrayView2, Axis};
 
-use crate::checkpoint::Linear;
+use crate::weights::Linear;
 
 use super::graph::{Attr, Graph, Type, Value};
 use super::layers::transposed;

@@ -1,6 +1,6 @@
 //! The graph of a residual network.
 
-use crate::checkpoint::{Resnet, Unit};
+use crate::weights::{Resnet, Unit};
 
 use super::graph::{Attr, Axis, Value};
 use super::layers::Layers;

@@ -1,6 +1,6 @@
 //! The graph of a vision transformer.
 
-use crate::checkpoint::{Activation, Block, Mlp, Positions, Vit};
+use crate::weights::{Activation, Block, Mlp, Positions, Vit};
 
 use super::graph::{Attr, Axis, Graph, Value};
 use super::layers::Layers;

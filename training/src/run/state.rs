@@ -226,7 +226,7 @@ impl Stored {
     /// # Errors
     /// When it is no checkpoint of this trainer.
     pub fn describe(path: &Path) -> Result<Description> {
-        let store = crate::checkpoint::open(path)?;
+        let store = crate::weights::open(path)?;
         let text = store.scalar("dino").and_then(serde_json::Value::as_str);
         let text = text.with_context(|| format!("{} was not written by dino-train", path.display()))?;
         serde_json::from_str(text).with_context(|| format!("{} holds settings of another version", path.display()))

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{Device, Tensor};
 
-use crate::checkpoint::{self, init};
 use crate::data::loader::{self, Batch, Plan};
 use crate::data::pictures::Pictures;
 use crate::dino::accumulate::{self, Accumulated};
@@ -27,6 +26,7 @@ use crate::run::state::{self, Description};
 use crate::show::observer::{self, Observer};
 use crate::show::plot;
 use crate::show::progress::{Figures, Progress};
+use crate::weights::{self, init};
 
 /// Where a run reads and writes, and how it treats the machine: nothing here changes what is learnt.
 #[derive(Clone, Debug)]
@@ -109,7 +109,7 @@ pub fn train(recipe: &Recipe, options: &Options) -> Result<Outcome> {
     let mut random = loader::generator(recipe.seed, WEIGHTS, 0, 0);
     let student = Network::new(recipe.backbone(), recipe.head(), &mut random, &options.device)?;
     if let Some(path) = &options.init {
-        let notes = init::initialise(&student.backbone, path, checkpoint::Options::default());
+        let notes = init::initialise(&student.backbone, path, weights::Options::default());
         notes.with_context(|| format!("--init {}", path.display()))?.iter().for_each(|note| tracing::info!("{note}"));
     }
     let mut learner = Learner::new(student, recipe.optimizer, options.exchange.clone())?;

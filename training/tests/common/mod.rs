@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use dino_server::model::{Device, Model, Outputs, Precision, Session, SessionOptions};
-use dino_train::checkpoint::{self, Tensor};
 use dino_train::export::Options;
+use dino_train::weights::{self, Tensor};
 use ndarray::{Array4, ArrayD, IxDyn};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
@@ -61,17 +61,17 @@ pub(crate) fn little_endian(data: &[f32]) -> Vec<u8> {
 
 /// All tensors of a checkpoint of any kind.
 pub(crate) fn tensors(path: &Path) -> Tensors {
-    let store = dino_train::checkpoint::open(path).unwrap();
+    let store = dino_train::weights::open(path).unwrap();
     store.names().map(|name| (name.to_owned(), store.read(name).unwrap())).collect()
 }
 
 /// Options with a number of heads.
 pub(crate) fn heads(heads: usize) -> Options {
-    reading(checkpoint::Options { heads: Some(heads), key: None })
+    reading(weights::Options { heads: Some(heads), key: None })
 }
 
 /// Options to read a checkpoint with.
-pub(crate) fn reading(checkpoint: checkpoint::Options) -> Options {
+pub(crate) fn reading(checkpoint: weights::Options) -> Options {
     Options { checkpoint, ..Options::default() }
 }
 

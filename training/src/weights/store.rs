@@ -10,7 +10,7 @@ use safetensors::Dtype;
 use serde_json::Value as Json;
 
 use super::Error;
-use crate::hash;
+use crate::weights::hash;
 
 /// A float32 tensor in row-major order.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -4,6 +4,7 @@
 //! reads it into a [`Backbone`], which no longer knows where it came from.
 
 mod error;
+mod hash;
 pub mod init;
 mod layout;
 mod pickle;
