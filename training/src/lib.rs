@@ -12,7 +12,6 @@ pub mod exchange;
 pub mod export;
 pub mod finetune;
 pub mod kernels;
-pub mod onnx;
 pub mod ops;
 pub mod process;
 pub mod run;

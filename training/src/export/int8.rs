@@ -5,7 +5,7 @@ use dino_server::model::manifest::{Cost, Manifest};
 use ndarray::Axis;
 
 use super::{Error, pictures};
-use crate::onnx::{self, Plan, Rows};
+use crate::export::onnx::{self, Plan, Rows};
 use crate::weights::Vit;
 
 /// Tokens of each picture that the calibration sees.

@@ -2,6 +2,7 @@
 
 mod cost;
 mod int8;
+pub mod onnx;
 mod pictures;
 
 use std::borrow::Cow;
@@ -13,7 +14,7 @@ use dino_server::model::manifest::{Cost, File, Manifest, Source};
 use dino_server::model::{Device, Model, ModelError, Precision, SessionOptions};
 use ndarray::{Array, Array4, Dimension};
 
-use crate::onnx::{self, Format};
+use crate::export::onnx::{self, Format};
 use crate::weights::{self, Backbone, Checkpoint, Positions, Report};
 use pictures::Pictures;
 
