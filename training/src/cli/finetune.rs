@@ -28,8 +28,9 @@ use crate::evaluate::linear::Probe;
 use crate::export;
 use crate::finetune::{self, Classifier, Progress, Settings, Stored};
 use crate::kernels::matmul::{Precision, has_bf16};
+use crate::run::state;
 use crate::show::progress;
-use crate::weights::{self, Backbone, init, state};
+use crate::weights::{self, Backbone, init};
 
 /// Train a backbone and a linear classifier on it together, with labels, and measure them.
 #[derive(Debug, clap::Args)]

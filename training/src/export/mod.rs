@@ -14,8 +14,8 @@ use dino_server::model::manifest::{Cost, File, Manifest, Source};
 use dino_server::model::{Device, Model, ModelError, Precision, SessionOptions};
 use ndarray::{Array, Array4, Dimension};
 
-use crate::export::onnx::{self, Format};
 use crate::weights::{self, Backbone, Checkpoint, Positions, Report};
+use onnx::Format;
 use pictures::Pictures;
 
 /// Why a checkpoint was not exported. Nothing is left at the place of the model folder in any case.
