@@ -46,6 +46,7 @@ mod cuda {
         let mut pool = std::ptr::null_mut();
         let mut all = u64::MAX;
         let threshold = sys::CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        #[expect(unsafe_code, reason = "the driver's bindings have no safe form of these")]
         // SAFETY: the device exists, the pool is its own and lives as long as it, and the attribute is an unsigned 64-bit number.
         unsafe {
             sys::cuDeviceGetDefaultMemPool(&raw mut pool, device).result()?;

@@ -10,6 +10,7 @@ pub mod dino;
 pub mod evaluate;
 pub mod exchange;
 pub mod export;
+pub mod files;
 pub mod finetune;
 pub mod kernels;
 pub mod ops;

@@ -26,6 +26,7 @@ use crate::data::loader::generator;
 use crate::evaluate::figures::Figures;
 use crate::evaluate::linear::Probe;
 use crate::export;
+use crate::files;
 use crate::finetune::{self, Classifier, Progress, Settings, Stored};
 use crate::kernels::matmul::{Precision, has_bf16};
 use crate::run::state;
@@ -98,7 +99,7 @@ pub fn run(args: &Args) -> Result<()> {
         optimizer_steps: BTreeMap::default(),
     };
     fs_err::create_dir_all(&args.out)?;
-    state::remove_unfinished(&args.out)?;
+    files::remove_unfinished(&args.out)?;
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
         // A second signal ends the program at once.
@@ -153,7 +154,7 @@ impl Run<'_> {
                 epoch.is_some_and(|epoch| epoch as usize <= self.progress.epochs_done)
             };
             let kept: String = text.lines().filter(known).flat_map(|line| [line, "\n"]).collect();
-            state::write_atomically(&log, kept.as_bytes())?;
+            files::write_atomically(&log, kept.as_bytes())?;
         }
         tracing::info!("going on from {} (epoch {})", newest.display(), self.progress.epochs_done);
         Ok(())

@@ -13,7 +13,7 @@ use ndarray::Array2;
 use super::attention::Attention;
 use crate::backbone::vit::Vit;
 use crate::data::pictures::Pictures;
-use crate::run::state::write_atomically;
+use crate::files::write_atomically;
 
 /// Pictures of a folder that are watched, spread over it.
 const WATCHED: usize = 4;

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Classifier, Settings};
 use crate::dino::optimizer::Moments;
-use crate::run::state::{Values, write_atomically};
+use crate::files::write_atomically;
+use crate::run::state::Values;
 
 pub use crate::run::state::file_name;
 

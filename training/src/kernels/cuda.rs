@@ -50,8 +50,11 @@ macro_rules! with_views {
 
 /// Room for `len` elements that a kernel is about to fill.
 fn room(device: &CudaDevice, len: usize) -> Result<CudaSlice<f32>> {
+    #[expect(unsafe_code, reason = "memory that a kernel fills is not filled twice")]
     // SAFETY: every caller launches a kernel that writes all elements before any other kernel of the stream reads them.
-    unsafe { device.alloc::<f32>(len) }
+    unsafe {
+        device.alloc::<f32>(len)
+    }
 }
 
 fn tensor(values: CudaSlice<f32>, device: &CudaDevice, shape: impl Into<Shape>) -> Tensor {
@@ -74,6 +77,7 @@ macro_rules! launch {
         let stream = $device.cuda_stream();
         let mut launch = stream.launch_builder(&function);
         $(launch.arg($arg);)+
+        #[expect(unsafe_code, reason = "the only way to launch a kernel")]
         // SAFETY: the arguments are those of the kernel of this name, and all buffers have the lengths that it is told.
         unsafe { launch.launch($config) }.w()?;
     }};

@@ -7,7 +7,6 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -20,6 +19,7 @@ use crate::backbone::BackboneConfig;
 use crate::backbone::parameters::{Entry, Group};
 use crate::dino::learner::Learner;
 use crate::dino::optimizer::{Algorithm, Moments};
+use crate::files::write_atomically;
 use crate::run::log::Sums;
 use crate::run::recipe::Recipe;
 
@@ -153,40 +153,6 @@ pub fn save(path: &Path, learner: &Learner, description: &Description) -> Result
     let metadata = HashMap::from([("dino".to_owned(), serde_json::to_string(description)?)]);
     let bytes = safetensors::serialize(tensors, Some(metadata))?;
     write_atomically(path, &bytes)
-}
-
-/// Start of the names of temporary files.
-const UNFINISHED: &str = ".unfinished-";
-
-/// Removes temporary files that a run left behind when it was killed while it wrote.
-///
-/// # Errors
-/// When the folder cannot be read, or a file not be removed.
-pub fn remove_unfinished(run: &Path) -> Result<()> {
-    for entry in fs_err::read_dir(run)? {
-        let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
-            fs_err::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
-}
-
-/// Writes `bytes` to a temporary file beside `path`, makes it durable, and gives it its name.
-///
-/// # Errors
-/// When the file cannot be written; what `path` held before is then untouched.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    use std::io::Write;
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    // As any new file: the umask decides who may read it.
-    builder.prefix(UNFINISHED).permissions(std::fs::Permissions::from_mode(0o666));
-    let mut file = builder.tempfile_in(folder).with_context(|| folder.display().to_string())?;
-    file.write_all(bytes).and_then(|()| file.as_file().sync_all()).with_context(|| format!("{} cannot be written", path.display()))?;
-    file.persist(path).with_context(|| format!("{} cannot be written", path.display()))?;
-    fs_err::File::open(folder)?.sync_all()?;
-    Ok(())
 }
 
 /// A checkpoint read back.

@@ -16,6 +16,7 @@ use crate::dino::accumulate::{self, Accumulated};
 use crate::dino::learner::{self, Learner, Step};
 use crate::dino::network::Network;
 use crate::exchange::Exchange;
+use crate::files;
 use crate::ops::across::lost_peer;
 use crate::run::diagnostics::{Signs, Watch, feature_std_even};
 use crate::run::lock::Lock;
@@ -101,7 +102,7 @@ pub fn train(recipe: &Recipe, options: &Options) -> Result<Outcome> {
     let _lock = if rank == 0 {
         fs_err::create_dir_all(&options.out)?;
         let lock = Lock::take(&options.out)?;
-        state::remove_unfinished(&options.out)?;
+        files::remove_unfinished(&options.out)?;
         Some(lock)
     } else {
         None

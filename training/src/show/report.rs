@@ -9,8 +9,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
+use crate::files::write_atomically;
 use crate::run::log::{Line, Log};
-use crate::run::state::{self, write_atomically};
+use crate::run::state;
 use crate::show::scatter::escape;
 
 mod chart;
