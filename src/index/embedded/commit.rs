@@ -34,7 +34,9 @@ impl Line {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.0.take().map(MutexGuard::unlock_fair);
+        if let Some(guard) = self.0.take() {
+            MutexGuard::unlock_fair(guard);
+        }
     }
 }
 

@@ -124,7 +124,9 @@ mod tests {
         let (kept, _) = disk.enter(&"kept".parse().unwrap(), spec, None, OnExisting::Refuse).unwrap();
         disk.fill(kept.number, &items[..10]).unwrap();
         let lost = [disk.reserve().unwrap(), disk.reserve().unwrap()];
-        lost.iter().for_each(|&number| drop(disk.fill(number, &items).unwrap()));
+        for number in lost {
+            disk.fill(number, &items).unwrap();
+        }
         assert_eq!(disk.nameless(&[kept.number]).unwrap(), lost);
         assert!(disk.clear_some(lost[0]).unwrap());
         assert_eq!(disk.nameless(&[kept.number]).unwrap(), lost);
