@@ -104,7 +104,9 @@ fn hash(hasher: &RandomState, value: &Value) -> u64 {
         Value::String(text) => (3_u8, text).hash(&mut state),
         Value::Array(list) => {
             (4_u8, list.len()).hash(&mut state);
-            list.iter().for_each(|value| state.write_u64(hash(hasher, value)));
+            for value in list {
+                state.write_u64(hash(hasher, value));
+            }
         }
         Value::Object(members) => {
             // In no order.

@@ -121,6 +121,6 @@ mod tests {
         assert_eq!(found("/usr/local/bin/dino-server", Some("/src/dino")), [library("/usr/local/bin")]);
         assert_eq!(found("/src/dino/target/debug/dino-server", None), [library("/src/dino/target/debug")]);
         assert_eq!(found("/src/dino/targets/dino-server", Some("/src/dino")), [library("/src/dino/targets")]);
-        assert_eq!(found("", Some("/src/dino")), [PathBuf::new(); 0]);
+        assert_eq!(found("", Some("/src/dino")), Vec::<PathBuf>::new());
     }
 }

@@ -112,12 +112,11 @@ pub(super) async fn handle(State(app): State<App>, name: Name, uri: Uri) -> Resu
         return Err(Problem::new(Code::BadParameter, format!("points: must lie between {fewest} and {MAX_POINTS}, not {points}")));
     }
     let (maps, known) = (Arc::clone(&app), Arc::clone(&collection));
-    let map = match app.disk.run(move || maps.maps.find(&*known, points)).await?? {
-        Some(map) => map,
-        None => {
-            let inside = Arc::clone(&app);
-            app.maps.thread.run(move || make(&inside.maps, &*collection, points)).await??
-        }
+    let map = if let Some(map) = app.disk.run(move || maps.maps.find(&*known, points)).await?? {
+        map
+    } else {
+        let inside = Arc::clone(&app);
+        app.maps.thread.run(move || make(&inside.maps, &*collection, points)).await??
     };
     Ok(Json(&*map).into_response())
 }
