@@ -110,6 +110,9 @@ impl Drop for Stop<'_> {
 }
 
 /// An index is built all the while, and each of the other slow operations comes once.
+/// A name, and what is asked of the server.
+type Operation<'a> = (&'a str, &'a dyn Fn(&Server));
+
 #[test]
 fn nothing_waits_for_slow_work_on_another_collection() {
     let folder = folder(LARGE);
@@ -157,7 +160,7 @@ fn nothing_waits_for_slow_work_on_another_collection() {
             assert_eq!(server.post_json("/collections/copy/items/delete", &filter).ok().json()["deleted"], 5000);
         };
         let delete = |server: &Server| assert_eq!(server.delete("/collections/copy").status, 204);
-        let operations: [(&str, &dyn Fn(&Server)); 10] = [
+        let operations: [Operation<'_>; 10] = [
             ("create", &create),
             ("restore", &restored),
             ("restore in place of another", &restored),

@@ -189,9 +189,8 @@ impl Flood {
 /// The statuses that a kind of request may get.
 fn promised(kind: &str) -> &'static [u16] {
     match kind {
-        "embed" | "several" | "segment" | "upsert" | "classify" => &[200, 429],
+        "embed" | "several" | "segment" | "upsert" | "classify" | "snapshot" => &[200, 429],
         "recall" | "map" => &[200],
-        "snapshot" => &[200, 429],
         "restore" => &[201, 429],
         "reload" => &[200, 409],
         "cut short" | "no picture" => &[422, 429],

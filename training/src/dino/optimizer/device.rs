@@ -8,6 +8,9 @@ use super::{Moments, Settings};
 use crate::backbone::parameters::{Entry, Group};
 use crate::kernels::adam::{BETA1, BETA2, EPS};
 
+/// Of each parameter its name, its mean gradient and its mean squared gradient.
+type HostMoments<'a> = Vec<(&'a str, Vec<f32>, Vec<f32>)>;
+
 /// Moments of a group, and what tells its parameters apart.
 #[derive(Debug)]
 pub(super) struct DeviceMoments {
@@ -70,7 +73,7 @@ impl DeviceMoments {
     }
 
     /// The moments of each parameter, without their steps.
-    pub(super) fn to_host(&self) -> Result<Vec<(&str, Vec<f32>, Vec<f32>)>> {
+    pub(super) fn to_host(&self) -> Result<HostMoments<'_>> {
         let (first, second) = (self.first.to_vec1::<f32>()?, self.second.to_vec1::<f32>()?);
         let part = |entry: &Entry, values: &[f32]| values[entry.offset..entry.offset + entry.len()].to_vec();
         Ok(self.entries.iter().map(|entry| (entry.name.as_str(), part(entry, &first), part(entry, &second))).collect())
