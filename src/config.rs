@@ -32,7 +32,7 @@ pub struct ServeArgs {
     /// May be given several times. Those in a model folder's `heads` are found without it.
     #[arg(long = "head", env = "DINO_HEAD", value_name = "[NAME=]PATH", value_delimiter = ',', help_heading = "Models")]
     pub heads: Vec<NamedModel>,
-    /// Address to listen on, or a name with all addresses that it has. The default is reachable from this machine only; [::]:8080 is
+    /// Address to listen on, or a name with all addresses that it has. The default is reachable from this machine only; `[::]:8080` is
     /// every address of both families, 0.0.0.0:8080 those of IPv4. Port 0 picks a free one.
     #[arg(long, env = "DINO_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT", help_heading = "Address and access")]
     pub listen: Listen,
