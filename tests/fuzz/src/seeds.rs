@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use crate::{BOUNDARY, answer, first_byte, root};
 
-/// Pictures of all formats.
+/// Pictures of all formats, of every kind of TIFF, and with colour profiles.
 pub fn pictures() -> Vec<Vec<u8>> {
-    files("tests/photos/odd", 210_000)
+    [files("tests/photos/odd", 210_000), files("tests/data/tiff", 10_000), files("tests/data/colour", 12_000)].concat()
 }
 
 /// Public checkpoints, as PyTorch saves them.
