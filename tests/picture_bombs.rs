@@ -73,6 +73,15 @@ fn jpeg(width: u16, height: u16) -> Vec<u8> {
     file
 }
 
+/// A TIFF whose list of strips has 8 million entries, which a decoder would keep in 32 bytes each.
+fn tiff_with_many_strips() -> Vec<u8> {
+    let mut file = tiff(&[]);
+    let entry = file.windows(4).position(|bytes| bytes == [0x11, 1, 4, 0]).unwrap();
+    file[entry + 4..entry + 12].copy_from_slice(&[8_000_000_u32.to_le_bytes(), 8_u32.to_le_bytes()].concat());
+    file.resize(33_000_000, 1);
+    file
+}
+
 /// A PNG of one pixel and much text.
 fn png_with_text(length: usize) -> Vec<u8> {
     let mut png = Cursor::new(Vec::new());
@@ -113,6 +122,7 @@ fn bombs_are_refused_before_memory_is_spent() {
     // What stands behind a picture is refused for standing there, whatever it declares.
     let second_frame = [&jpeg(8, 8)[..25], &jpeg(u16::MAX, u16::MAX)[2..]].concat();
     let with_text = png_with_text(60 << 20);
+    let many_strips = tiff_with_many_strips();
     let before = peak_memory();
     for (name, bomb) in bombs {
         let start = Instant::now();
@@ -122,6 +132,7 @@ fn bombs_are_refused_before_memory_is_spent() {
         assert!(start.elapsed() < Duration::from_secs(1), "{name}");
     }
     assert!(matches!(media::decode(&second_frame, &Limits::default()), Err(DecodeError::Corrupt { .. })));
+    assert!(matches!(media::decode(&many_strips, &Limits::default()), Err(DecodeError::Corrupt { .. })));
     assert!(media::decode(&with_text, &Limits::default()).is_ok());
     let rise = peak_memory() - before;
     assert!(rise < 50, "memory rose by {rise} MB");

@@ -3,6 +3,7 @@
 //! Read are grey, RGB, CMYK, YCbCr that is not subsampled, and palettes, in strips or tiles, in one plane or several, from TIFF and `BigTIFF`,
 //! with whole or floating samples. What is not read is refused by name, never guessed at.
 
+mod directory;
 mod samples;
 
 use std::borrow::Cow;
@@ -51,7 +52,7 @@ pub(super) fn decode(bytes: &[u8], header: &Header, limits: &Limits) -> Result<(
     let profile = profile(&mut decoder);
     let as_grey;
     if colour_map.is_some() {
-        as_grey = palette_as_grey(bytes, &mut decoder)?;
+        as_grey = palette_as_grey(bytes)?;
         decoder = open(&as_grey)?;
     }
     let samples = samples(decoder, &page.shape, limits)?;
@@ -267,17 +268,13 @@ fn colour_map(decoder: &mut Reader<'_>, bits: u16) -> Result<Vec<[u8; 3]>, Decod
 }
 
 /// The file with its palette declared to be grey, since the decoder unpacks those alone.
-fn palette_as_grey(bytes: &[u8], decoder: &mut Reader<'_>) -> Result<Vec<u8>, DecodeError> {
-    let damaged = || Format::Tiff.corrupt("its directory cannot be followed");
-    let is_little = bytes.starts_with(b"II");
-    let is_big_tiff = matches!(bytes.get(2..4), Some([43, 0] | [0, 43]));
-    let at = usize::try_from(decoder.ifd_pointer().ok_or_else(damaged)?.0).map_err(|_| damaged())?;
-    let (entries, entry_length, value_at) = if is_big_tiff { (at + 8, 20, 12) } else { (at + 2, 12, 8) };
-    let tag = if is_little { 262_u16.to_le_bytes() } else { 262_u16.to_be_bytes() };
-    let black_is_zero = if is_little { 1_u16.to_le_bytes() } else { 1_u16.to_be_bytes() };
+fn palette_as_grey(bytes: &[u8]) -> Result<Vec<u8>, DecodeError> {
+    let entries = directory::entries(bytes).unwrap_or_default();
+    let photometric = entries.iter().find(|entry| entry.tag == Tag::PhotometricInterpretation.to_u16());
+    let at = photometric.ok_or_else(|| Format::Tiff.corrupt("its directory cannot be followed"))?.value_at;
+    let black_is_zero = if bytes.starts_with(b"II") { 1_u16.to_le_bytes() } else { 1_u16.to_be_bytes() };
     let mut grey = bytes.to_vec();
-    let entry = grey.get_mut(entries..).and_then(|entries| entries.chunks_exact_mut(entry_length).find(|entry| entry[..2] == tag));
-    entry.ok_or_else(damaged)?[value_at..value_at + 2].copy_from_slice(&black_is_zero);
+    grey[at..at + 2].copy_from_slice(&black_is_zero);
     Ok(grey)
 }
 
@@ -291,6 +288,7 @@ fn profile(decoder: &mut Reader<'_>) -> Option<Profile<'static>> {
 }
 
 fn open(bytes: &[u8]) -> Result<Reader<'_>, DecodeError> {
+    directory::check(bytes)?;
     Decoder::new(Cursor::new(bytes)).map_err(corrupt)
 }
 
