@@ -22,6 +22,7 @@ const PAGE: &str = r#"<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <title>dino-server: routes</title>
+<link rel="icon" href="page/icon.svg" type="image/svg+xml">
 <link rel="stylesheet" href="docs/swagger-ui.css">
 <div id="ui"></div>
 <script src="docs/swagger-ui-bundle.js"></script>
