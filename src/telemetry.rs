@@ -3,6 +3,7 @@
 use std::{
     backtrace::Backtrace,
     io::{IsTerminal, stderr},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use tracing_subscriber::EnvFilter;
@@ -11,6 +12,14 @@ use crate::config::LogFormat;
 
 /// What is written unless `RUST_LOG` says otherwise. ONNX Runtime describes each step of loading a graph.
 const DEFAULT_FILTER: &str = "info,ort=warn";
+
+/// Panics of this process since its log was started.
+static PANICS: AtomicU64 = AtomicU64::new(0);
+
+/// Number of panics since the log was started, caught or not.
+pub fn panics() -> u64 {
+    PANICS.load(Ordering::Relaxed)
+}
 
 /// Starts the log.
 ///
@@ -23,6 +32,7 @@ pub fn start(format: LogFormat) {
         LogFormat::Json => lines.json().flatten_event(true).init(),
     }
     std::panic::set_hook(Box::new(|panic| {
+        PANICS.fetch_add(1, Ordering::Relaxed);
         let thread = std::thread::current();
         let backtrace = Backtrace::capture();
         tracing::error!(thread = thread.name().unwrap_or("-"), %backtrace, "{panic}");

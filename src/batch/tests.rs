@@ -2,7 +2,7 @@
 
 use std::sync::{
     Mutex,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use futures::future::join_all;
@@ -13,11 +13,14 @@ use super::*;
 /// First value of pictures that make the engine fail or panic.
 const FAILS: f32 = -1.0;
 const PANICS: f32 = -2.0;
+/// First value of a picture after which the engine fails on everything.
+const BREAKS: f32 = -3.0;
 
 #[derive(Clone, Default)]
 struct Log {
     batches: Arc<Mutex<Vec<Vec<f32>>>>,
     begun: Arc<AtomicUsize>,
+    broken: Arc<AtomicBool>,
 }
 
 impl Log {
@@ -48,7 +51,10 @@ impl Engine for Fake {
         }
         self.log.batches.lock().unwrap().push(values.clone());
         assert!(!values.contains(&PANICS), "the engine was asked to panic");
-        if values.contains(&FAILS) {
+        if values.contains(&BREAKS) {
+            self.log.broken.store(true, Ordering::SeqCst);
+        }
+        if values.contains(&FAILS) || self.log.broken.load(Ordering::SeqCst) {
             return Err(EngineError("asked to fail".into()));
         }
         Ok(values)
@@ -178,6 +184,24 @@ async fn a_picture_the_engine_cannot_take_leaves_its_neighbours_alone() {
     assert!(matches!(answers[1], Err(Failure::Engine(_))));
     assert_eq!(answers[2].as_ref().unwrap().output, 3.0);
     assert!(bench.batcher.health().is_ready());
+}
+
+#[tokio::test]
+async fn errors_that_do_not_end_take_a_worker_out_of_service() {
+    let bench = bench(1, 1, 1000);
+    bench.ready().await;
+    bench.gate.add_permits(1000);
+    let run = async |value| bench.batcher.run(picture(value, 8, 8), soon()).await;
+    // Pictures that it cannot take, however many.
+    for _ in 0..10 {
+        assert!(matches!(run(FAILS).await, Err(Failure::Engine(_))));
+    }
+    assert!(run(5.0).await.is_ok() && bench.batcher.health().is_ready());
+    for _ in 0..3 {
+        assert!(matches!(run(BREAKS).await, Err(Failure::Engine(_))));
+    }
+    assert!(matches!(run(5.0).await, Err(Failure::WorkerLost)));
+    assert_eq!((bench.batcher.health().lost, bench.batcher.health().is_ready()), (1, false));
 }
 
 #[tokio::test]

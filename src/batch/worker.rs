@@ -38,10 +38,13 @@ impl Crew {
 /// The engine panicked: nobody knows what state it is in.
 struct Panicked;
 
-/// A worker that panicked, or never got through its rehearsal, with the jobs that it leaves behind.
+/// Failed pictures in a row after which an engine has to prove itself: they may be at fault, one after the other, or it is.
+const MOST_FAILURES: usize = 3;
+
+/// A worker that panicked, or whose engine fails on a picture that it has run before, with the jobs that it leaves behind.
 struct Lost<O>(Vec<Job<O>>);
 
-/// Runs batches until the queue is closed or the engine panics.
+/// Runs batches until the queue is closed, or the engine panics or fails on everything.
 pub(super) fn work<E: Engine>(mut engine: E, queue: &Queue<E::Output>, crew: &Crew, rehearsal: &Array3<f32>) {
     if let Err(lost) = serve(&mut engine, queue, crew, rehearsal) {
         tracing::error!("a worker is lost: restart the server to get it back");
@@ -60,20 +63,30 @@ fn serve<E: Engine>(engine: &mut E, queue: &Queue<E::Output>, crew: &Crew, rehea
         return Err(Lost(Vec::new()));
     }
     crew.ready.fetch_add(1, Ordering::AcqRel);
+    let mut failures = 0;
     while let Some(batch) = queue.next() {
-        run(engine, batch)?;
+        run(engine, batch, &mut failures)?;
+        if failures >= MOST_FAILURES {
+            // Pictures that the engine cannot take do not keep it from running the one that it could at the start.
+            if let Err(error) = guarded(engine, &[rehearsal.view()]).map_err(|Panicked| Lost(Vec::new()))? {
+                tracing::error!(%error, "the model fails on everything, on its first picture too: its worker is taken out of service");
+                return Err(Lost(Vec::new()));
+            }
+            failures = 0;
+        }
     }
     Ok(())
 }
 
 /// Runs a batch and answers each of its jobs. After an error the pictures run one by one, so that the one that
-/// the engine cannot take does not take its neighbours along.
-fn run<E: Engine>(engine: &mut E, batch: Vec<Job<E::Output>>) -> Result<(), Lost<E::Output>> {
+/// the engine cannot take does not take its neighbours along. Counts `failures` since the last success.
+fn run<E: Engine>(engine: &mut E, batch: Vec<Job<E::Output>>, failures: &mut usize) -> Result<(), Lost<E::Output>> {
     let began = Instant::now();
     let pictures: Vec<_> = batch.iter().map(|job| job.picture.view()).collect();
     let Ok(outcome) = guarded(engine, &pictures) else { return Err(Lost(batch)) };
     match outcome {
         Ok(outputs) => {
+            *failures = 0;
             let (ran, together) = (began.elapsed(), batch.len());
             for (job, output) in batch.into_iter().zip(outputs) {
                 let waited = began - job.queued;
@@ -82,6 +95,7 @@ fn run<E: Engine>(engine: &mut E, batch: Vec<Job<E::Output>>) -> Result<(), Lost
             }
         }
         Err(error) if batch.len() == 1 => {
+            *failures += 1;
             for job in batch {
                 let _ = job.answer.send(Err(Failure::Engine(error.clone())));
             }
@@ -89,7 +103,7 @@ fn run<E: Engine>(engine: &mut E, batch: Vec<Job<E::Output>>) -> Result<(), Lost
         Err(_) => {
             let mut rest = batch.into_iter();
             while let Some(job) = rest.next() {
-                if let Err(mut lost) = run(engine, vec![job]) {
+                if let Err(mut lost) = run(engine, vec![job], failures) {
                     lost.0.extend(rest);
                     return Err(lost);
                 }

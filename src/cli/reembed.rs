@@ -72,7 +72,15 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
     let store = StoreArgs::new(args.data_dir.clone(), args.index.clone()).open_existing()?;
     let old = store.scratch()?;
-    snapshot::save(&*store.collection(&args.collection)?, old.path())?;
+    for item in snapshot::save(&*store.collection(&args.collection)?, old.path())? {
+        anyhow::ensure!(
+            args.drop_missing,
+            "item {:?}: {}; nothing was changed (--drop-missing leaves such items out)",
+            item.id,
+            item.reason
+        );
+        super::skipped(&format!("item {:?}", item.id), &item.reason);
+    }
     let (header, items) = snapshot::read(old.path())?;
     let (header, items) = reembed(args, header, items)?;
     let count = items.len();

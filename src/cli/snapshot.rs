@@ -23,7 +23,9 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let store = args.store.without_index().open_existing()?;
     let collection = store.collection(&args.collection)?;
-    snapshot::save(&*collection, &args.out)?;
-    println!("wrote {} items of collection {} to {}", collection.info()?.count, args.collection, args.out.display());
+    for item in snapshot::save(&*collection, &args.out)? {
+        super::skipped(&format!("item {:?}", item.id), &item.reason);
+    }
+    println!("wrote {} items of collection {} to {}", snapshot::verify(&args.out)?, args.collection, args.out.display());
     Ok(())
 }

@@ -1,7 +1,10 @@
 //! `GET /healthz` and `GET /readyz`.
 
+use std::time::Duration;
+
 use axum::{Json, extract::State, response::IntoResponse};
 use serde::Serialize;
+use tokio::time::timeout;
 
 use super::{
     App,
@@ -9,10 +12,15 @@ use super::{
     problem::{Code, Problem},
 };
 use crate::{
-    index::Connections,
+    index::{Connections, Error},
     manuals::COMMIT,
     serving::{Panicked, Served},
 };
+
+/// How long an answer about the collections is good for.
+pub(super) const STORE_FRESHNESS: Duration = Duration::from_secs(1);
+/// Longest wait for one: probes give up by themselves after about three seconds.
+const STORE_PATIENCE: Duration = Duration::from_millis(2500);
 
 #[derive(Serialize)]
 struct Health {
@@ -70,7 +78,7 @@ pub(super) async fn healthz(State(app): State<App>) -> impl IntoResponse {
 }
 
 /// Requests can be answered: every worker of every model has run a picture, none was lost since, all collections are loaded, and
-/// a database that holds the collections answers.
+/// they can be read and written.
 pub(super) async fn readyz(State(app): State<App>) -> Result<impl IntoResponse, Problem> {
     for served in app.registry.all().iter() {
         let health = served.health();
@@ -99,13 +107,29 @@ pub(super) async fn readyz(State(app): State<App>) -> Result<impl IntoResponse, 
     Ok(Json(serde_json::json!({ "status": "ready" })))
 }
 
-/// Asks a database that is elsewhere. Not among the threads that serve requests: those may all be waiting for it.
-async fn check_store(app: &App) -> Result<(), Problem> {
-    match app.store.clone() {
-        Some(store) if store.connections().is_some() => {
-            let checked = tokio::task::spawn_blocking(move || store.check()).await;
-            Ok(checked.map_err(|_| Problem::from(Panicked))??)
+/// Asks whether the collections can be read and written: once for all who ask at the same time, and once in a second. Not among the
+/// threads that serve requests: those may all be waiting for the store.
+pub(super) async fn check_store(app: &App) -> Result<(), Problem> {
+    let Some(store) = app.store.clone() else { return Ok(()) };
+    let checked = app.store_check.get(|| async move {
+        let checked = tokio::task::spawn_blocking(move || store.check().map_err(unready)).await;
+        checked.unwrap_or_else(|_| Err(Panicked.into()))
+    });
+    match timeout(STORE_PATIENCE, checked).await {
+        Ok(outcome) => outcome.unwrap_or_else(|| Err(Panicked.into())),
+        Err(_) => {
+            let seconds = STORE_PATIENCE.as_secs_f64();
+            Err(Problem::new(Code::StoreUnreachable, format!("the collections have not answered for {seconds} s")))
         }
-        _ => Ok(()),
+    }
+}
+
+/// Why nothing can be stored.
+fn unready(error: Error) -> Problem {
+    match error {
+        Error::Unwritable { cause, .. } => {
+            Problem::new(Code::StoreFailed, format!("the collections cannot be written: {cause}; make room on the disk, or delete items"))
+        }
+        error => error.into(),
     }
 }

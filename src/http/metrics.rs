@@ -1,17 +1,27 @@
 //! `GET /metrics`: what Prometheus reads.
 //!
-//! Counters and histograms are kept as requests pass; what can be looked up (queues, workers, collections) is looked up
-//! when it is asked for.
+//! Counters and histograms are kept as requests pass. What can be looked up (queues, workers, collections) is looked up for each
+//! answer, into gauges of its own: what is gone has no series, and answers that are made at once do not see each other's.
 
-use std::{sync::atomic::Ordering, time::Duration};
+mod exposition;
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     extract::State,
-    http::{StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::IntoResponse,
 };
+use parking_lot::Mutex;
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
+    encoding::{
+        EncodeLabelSet,
+        text::{encode_eof, encode_registry},
+    },
     metrics::{
         counter::Counter,
         family::Family,
@@ -23,15 +33,21 @@ use prometheus_client::{
 };
 use tokio::time::timeout;
 
+use self::exposition::{Exposition, to_text};
 use super::{
-    App,
+    App, health,
     problem::{Code, Problem},
+    single_flight::SingleFlight,
 };
-use crate::{index::Recall, manuals::COMMIT, serving::Seen};
+use crate::{
+    index::{Error, Info as Collected, Recall},
+    manuals::COMMIT,
+    serving::Seen,
+    telemetry,
+};
 
 /// Longest wait for the sizes of the collections: Prometheus gives up by itself after ten seconds.
 const LISTING: Duration = Duration::from_secs(3);
-const KIND: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Request {
@@ -97,15 +113,36 @@ pub(super) struct Metrics {
     pictures: Family<Model, Counter>,
     stages: Times<Stage>,
     batches: Times<Model>,
+    /// By name of the collection, what was measured of the collection of that number.
+    recalls: Mutex<HashMap<String, (u64, f64)>>,
+    listing: SingleFlight<Option<Listing>>,
+    /// The last listing that succeeded.
+    listed: Mutex<Option<Listing>>,
+}
+
+/// What is known of all collections, as of one moment.
+#[derive(Clone)]
+struct Listing {
+    collections: Arc<Vec<Collected>>,
+    made: Instant,
+}
+
+/// What is looked up for one answer.
+#[derive(Default)]
+struct Found {
     recall: Family<Collection, Share>,
     inside: Gauge,
     waiting: Family<Model, Gauge>,
     workers: Family<Workers, Gauge>,
     models: Family<Loaded, Gauge>,
     items: Family<Items, Gauge>,
+    damaged: Family<Collection, Gauge>,
+    age: Share,
+    store_ready: Gauge,
     store_reachable: Gauge,
     store_connections: Family<Connections, Gauge>,
     store_failures: Counter,
+    panics: Counter,
 }
 
 /// From a tenth of a millisecond to 13 seconds.
@@ -134,28 +171,6 @@ impl Default for Metrics {
         );
         let batches: Times<Model> = Family::new_with_constructor(sizes);
         registry.register("batch_pictures", "Size of the batch that each picture ran in", batches.clone());
-        let recall = Family::default();
-        registry.register("index_recall", "Recall of the index as it was last measured at /collections/{c}/recall", recall.clone());
-        let inside = Gauge::default();
-        registry.register("pictures_inside", "Pictures that wait, are decoded or run", inside.clone());
-        let waiting = Family::default();
-        registry.register("queue_length", "Pictures that wait for a worker", waiting.clone());
-        let workers = Family::default();
-        registry.register("workers", "Workers of a model: ready, and lost", workers.clone());
-        let models = Family::default();
-        registry.register("model_loaded", "Models, with the device that each really uses", models.clone());
-        let items = Family::default();
-        registry.register("collection_items", "Items of a collection, indexed by a graph or scanned", items.clone());
-        let store_reachable = Gauge::default();
-        registry.register(
-            "store_reachable",
-            "Whether the collections can be reached: 0 where their database does not answer",
-            store_reachable.clone(),
-        );
-        let store_connections = Family::default();
-        registry.register("store_connections", "Connections to the database of the collections: busy, and idle", store_connections.clone());
-        let store_failures = Counter::default();
-        registry.register("store_failures", "Times that the database of the collections did not answer", store_failures.clone());
         registry.register(
             "build",
             "Version of the server",
@@ -168,15 +183,10 @@ impl Default for Metrics {
             pictures,
             stages,
             batches,
-            recall,
-            inside,
-            waiting,
-            workers,
-            models,
-            items,
-            store_reachable,
-            store_connections,
-            store_failures,
+            recalls: Mutex::default(),
+            // What was deleted a moment ago must not show.
+            listing: SingleFlight::new(Duration::ZERO),
+            listed: Mutex::default(),
         }
     }
 }
@@ -210,51 +220,133 @@ impl Metrics {
         self.stages.get_or_create(&Stage { model: model.to_owned(), stage: "encode" }).observe(took.as_secs_f64());
     }
 
-    /// Keeps a measurement of an index.
-    pub(super) fn measured(&self, collection: &str, recall: &Recall) {
-        self.recall.get_or_create(&Collection { collection: collection.to_owned() }).set(recall.recall);
+    /// Keeps a measurement of an index. `number` is that of the collection.
+    pub(super) fn measured(&self, collection: &str, number: u64, recall: &Recall) {
+        self.recalls.lock().insert(collection.to_owned(), (number, recall.recall));
+    }
+
+    /// All collections; the last ones that are known where they cannot be listed in time.
+    async fn list(&self, app: &App) -> Option<Listing> {
+        let store = app.store.clone()?;
+        let asking = app.clone();
+        let listing = self.listing.get(|| async move {
+            let made = Instant::now();
+            let listed = asking.disk.run(move || store.list()).await;
+            let failed = |error: &dyn std::fmt::Display| tracing::warn!("the collections cannot be listed for /metrics: {error}");
+            match listed {
+                Ok(Ok(collections)) => Some(Listing { collections: Arc::new(collections), made }),
+                // It shows in what /readyz says.
+                Ok(Err(Error::Loading(_))) => None,
+                Ok(Err(error)) => {
+                    failed(&error);
+                    None
+                }
+                Err(error) => {
+                    failed(&error);
+                    None
+                }
+            }
+        });
+        match timeout(LISTING, listing).await {
+            Ok(Some(Some(listing))) => {
+                // Collections that are gone take their measurements along.
+                let numbers: HashMap<&str, u64> = listing.collections.iter().map(|info| (info.name.as_str(), info.number)).collect();
+                self.recalls.lock().retain(|name, (number, _)| numbers.get(name.as_str()) == Some(number));
+                let mut listed = self.listed.lock();
+                if listed.as_ref().is_none_or(|older| older.made <= listing.made) {
+                    *listed = Some(listing.clone());
+                }
+                Some(listing)
+            }
+            _ => self.listed.lock().clone(),
+        }
     }
 
     /// Looks up what was not counted.
-    async fn look(&self, app: &App) {
-        self.inside.set(app.admission.inside() as i64);
+    async fn look(&self, app: &App) -> Found {
+        let found = Found::default();
+        found.panics.inc_by(telemetry::panics());
+        found.inside.set(app.admission.inside() as i64);
         for served in app.registry.all().iter() {
             let (name, health) = (served.name().to_owned(), served.health());
-            self.waiting.get_or_create(&Model { model: name.clone() }).set(served.waiting() as i64);
+            found.waiting.get_or_create(&Model { model: name.clone() }).set(served.waiting() as i64);
             for (state, number) in [("ready", health.ready.saturating_sub(health.lost)), ("lost", health.lost)] {
-                self.workers.get_or_create(&Workers { model: name.clone(), state }).set(number as i64);
+                found.workers.get_or_create(&Workers { model: name.clone(), state }).set(number as i64);
             }
             let (device, precision) = (served.device().to_string(), served.precision().to_string());
-            self.models.get_or_create(&Loaded { model: name, device, precision }).set(1);
+            found.models.get_or_create(&Loaded { model: name, device, precision }).set(1);
         }
-        // Collections may have gone since.
-        self.items.clear();
-        let Some(store) = app.store.clone() else {
-            self.store_reachable.set(1);
-            return;
-        };
-        let asked = store.clone();
-        let listed = timeout(LISTING, app.disk.run(move || asked.list())).await;
-        self.store_reachable.set(1);
-        if let Some(connections) = store.connections() {
-            self.store_reachable.set(i64::from(connections.reachable));
+        let (listing, ready) = tokio::join!(self.list(app), health::check_store(app));
+        found.store_ready.set(i64::from(ready.is_ok()));
+        found.store_reachable.set(1);
+        if let Some(connections) = app.store.as_ref().and_then(|store| store.connections()) {
+            found.store_reachable.set(i64::from(connections.reachable));
             for (state, number) in [("busy", connections.busy), ("idle", connections.idle)] {
-                self.store_connections.get_or_create(&Connections { state }).set(number as i64);
+                found.store_connections.get_or_create(&Connections { state }).set(number as i64);
             }
-            self.store_failures.inner().store(connections.failures, Ordering::Relaxed);
+            found.store_failures.inc_by(connections.failures);
         }
-        let Ok(Ok(Ok(collections))) = listed else { return };
-        for info in collections {
+        let Some(Listing { collections, made }) = listing else { return found };
+        found.age.set(made.elapsed().as_secs_f64());
+        let recalls = self.recalls.lock();
+        for info in collections.iter() {
+            let collection = info.name.to_string();
             for (state, number) in [("indexed", info.index.indexed), ("scanned", info.index.scanned)] {
-                self.items.get_or_create(&Items { collection: info.name.to_string(), state }).set(number as i64);
+                found.items.get_or_create(&Items { collection: collection.clone(), state }).set(number as i64);
+            }
+            if let Some(damaged) = &info.damaged {
+                found.damaged.get_or_create(&Collection { collection: collection.clone() }).set(damaged.count as i64);
+            }
+            if let Some((_, recall)) = recalls.get(&collection).filter(|(number, _)| *number == info.number) {
+                found.recall.get_or_create(&Collection { collection }).set(*recall);
             }
         }
+        found
     }
 }
 
-pub(super) async fn handle(State(app): State<App>) -> Result<impl IntoResponse, Problem> {
-    app.metrics.look(&app).await;
+impl Found {
+    /// Its gauges by name.
+    fn registry(self) -> Registry {
+        let mut registry = Registry::with_prefix("dino");
+        let Self { recall, inside, waiting, workers, models, items, damaged, age, .. } = self;
+        let Self { store_ready, store_reachable, store_connections, store_failures, panics, .. } = self;
+        registry.register("index_recall", "Recall of the index as it was last measured at /collections/{c}/recall", recall);
+        registry.register("pictures_inside", "Pictures that wait, are decoded or run", inside);
+        registry.register("queue_length", "Pictures that wait for a worker", waiting);
+        registry.register("workers", "Workers of a model: ready, and lost", workers);
+        registry.register("model_loaded", "Models, with the device that each really uses", models);
+        registry.register("collection_items", "Items of a collection, indexed by a graph or scanned", items);
+        registry.register("collection_items_damaged", "Stored items of a collection that cannot be read", damaged);
+        registry.register("collections_age_seconds", "Age of what is said of collections, which grows while they cannot be listed", age);
+        registry.register(
+            "store_ready",
+            "Whether the collections can be read and written: 0 while the disk is full, the data folder is gone, or the database does not answer",
+            store_ready,
+        );
+        registry.register(
+            "store_reachable",
+            "Whether the collections can be reached: 0 where their database does not answer",
+            store_reachable,
+        );
+        registry.register("store_connections", "Connections to the database of the collections: busy, and idle", store_connections);
+        registry.register("store_failures", "Times that the database of the collections did not answer", store_failures);
+        registry.register("panics", "Parts of the server that failed and were caught; the log has each of them", panics);
+        registry
+    }
+}
+
+pub(super) async fn handle(State(app): State<App>, headers: HeaderMap) -> Result<impl IntoResponse, Problem> {
+    let found = app.metrics.look(&app).await.registry();
     let mut text = String::new();
-    encode(&mut text, &app.metrics.registry).map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
-    Ok(([(header::CONTENT_TYPE, KIND)], text))
+    encode_registry(&mut text, &app.metrics.registry)
+        .and_then(|()| encode_registry(&mut text, &found))
+        .and_then(|()| encode_eof(&mut text))
+        .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+    let exposition = Exposition::wanted_by(&headers);
+    if exposition == Exposition::Text {
+        text = to_text(&text);
+    }
+    let headers = [(header::CONTENT_TYPE, HeaderValue::from_static(exposition.kind())), (header::VARY, HeaderValue::from_static("accept"))];
+    Ok((headers, text))
 }

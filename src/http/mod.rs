@@ -25,6 +25,7 @@ mod remote;
 mod segment;
 mod server;
 mod similarity;
+mod single_flight;
 mod state;
 mod submission;
 mod trace;

@@ -101,6 +101,8 @@ pub enum Code {
     InferenceFailed,
     /// The collections' files or database refuse to be read or written.
     StoreFailed,
+    /// A stored item cannot be read.
+    ItemDamaged,
     /// The collections' database does not answer.
     StoreUnreachable,
     /// The server cannot answer (yet, or any more).
@@ -142,7 +144,7 @@ impl Code {
             | Self::ModelNotLoaded
             | Self::UrlNotFetched => StatusCode::UNPROCESSABLE_ENTITY,
             Self::QueueFull | Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
-            Self::Internal | Self::InferenceFailed => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Internal | Self::InferenceFailed | Self::ItemDamaged => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NotReady | Self::StoreFailed | Self::StoreUnreachable => StatusCode::SERVICE_UNAVAILABLE,
             Self::DeadlinePassed => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -240,7 +242,7 @@ impl IntoResponse for Problem {
         let status = self.code.status();
         let (code, detail) = (self.code, &self.detail);
         match code {
-            Code::Internal | Code::InferenceFailed | Code::StoreFailed => {
+            Code::Internal | Code::InferenceFailed | Code::StoreFailed | Code::ItemDamaged => {
                 tracing::error!(?code, %detail, "request failed");
             }
             Code::NotReady | Code::StoreUnreachable | Code::DeadlinePassed => tracing::warn!(?code, %detail, "request failed"),

@@ -11,8 +11,10 @@ use axum::http::HeaderValue;
 use tokio::sync::oneshot;
 
 use super::{
-    BodyLimits, BodyMemory, Keys, Maps, Metrics, Transfers,
+    BodyLimits, BodyMemory, Keys, Maps, Metrics, Problem, Transfers,
+    health::STORE_FRESHNESS,
     quota::{Quota, Room},
+    single_flight::SingleFlight,
 };
 use crate::{
     batch::Admission,
@@ -37,6 +39,8 @@ pub struct State {
     pub(super) registry: Registry,
     /// The collections, if there is a place for them.
     pub(super) store: Option<Arc<dyn Store>>,
+    /// Whether the collections can be read and written, asked once for many.
+    pub(super) store_check: SingleFlight<Result<(), Problem>>,
     /// The bound on pictures inside the server.
     pub(super) admission: Admission,
     /// The memory that request bodies share.
@@ -136,6 +140,7 @@ impl State {
         let state = Self {
             registry,
             store,
+            store_check: SingleFlight::new(STORE_FRESHNESS),
             admission: Admission::new(settings.queue),
             bodies: BodyMemory::new(settings.body_memory),
             answers: Arc::new(Quota::new(Room::Answers, settings.answer_memory)),

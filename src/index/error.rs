@@ -71,6 +71,25 @@ pub enum Error {
         /// What was found.
         detail: String,
     },
+    /// A stored item cannot be read. It is left as it is.
+    #[error("item {id:?} is damaged ({reason}): store it again, or delete it")]
+    DamagedItem {
+        /// Id of the item.
+        id: String,
+        /// What was found.
+        reason: String,
+    },
+    /// The operating system refuses to write; what cannot be written now may be later.
+    #[error("{} cannot be read or written: {cause}", .path.display())]
+    Unwritable {
+        /// File of the database.
+        path: PathBuf,
+        /// The operating system's first words about it.
+        cause: String,
+    },
+    /// The data folder is not what it was when it was opened.
+    #[error("{} was removed or replaced while it was open: put it back, or restart", .0.display())]
+    Moved(PathBuf),
     /// A snapshot was written by a later version of this program.
     #[error("{}: {detail}", .path.display())]
     Unsupported {

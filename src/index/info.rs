@@ -1,6 +1,6 @@
 //! What a collection says of itself.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use serde::Serialize;
 
@@ -15,6 +15,9 @@ pub const MAX_PAGE: usize = 1000;
 pub struct Info {
     /// Its name.
     pub name: CollectionName,
+    /// A collection that is deleted and made again has another one.
+    #[serde(skip)]
+    pub number: u64,
     /// Dimension and model.
     #[serde(flatten)]
     pub spec: Spec,
@@ -24,6 +27,27 @@ pub struct Info {
     pub created: u64,
     /// How searches are answered.
     pub index: IndexState,
+    /// Stored items that cannot be read, where there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub damaged: Option<DamagedItems>,
+}
+
+/// Most damaged items that are named.
+const MOST_NAMED: usize = 20;
+
+/// Stored items that cannot be read: they are left out of searches, pages and snapshots, and kept as they are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DamagedItems {
+    /// Number of them.
+    pub count: usize,
+    /// Ids of the first of them, by name.
+    pub ids: Vec<String>,
+}
+
+impl DamagedItems {
+    pub(super) fn of(ids: &BTreeSet<String>) -> Option<Self> {
+        (!ids.is_empty()).then(|| Self { count: ids.len(), ids: ids.iter().take(MOST_NAMED).cloned().collect() })
+    }
 }
 
 /// How searches are answered.

@@ -16,6 +16,8 @@ pub const MAX_LABELS: usize = 64;
 pub const MAX_METADATA: usize = 64 * 1024;
 /// Largest stored picture of one item, in bytes.
 pub const MAX_THUMBNAIL: usize = 16 * 1024 * 1024;
+/// Largest item in its stored form: JSON, in which text may grow sixfold when it is escaped.
+pub(super) const MAX_JSON: usize = 6 * (MAX_TEXT * (MAX_LABELS + 2)) + MAX_METADATA + 4096;
 
 /// What is known of an item beside its vector and its picture.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -53,6 +55,15 @@ pub struct StoredItem {
     pub vector: Vec<f32>,
 }
 
+/// A stored item that cannot be read. It is skipped, and kept as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damaged {
+    /// Its id.
+    pub id: String,
+    /// What was found.
+    pub reason: String,
+}
+
 impl Item {
     /// About how much memory it takes, in bytes: a number of two characters in the metadata takes sixteen times that.
     pub(super) fn weight(&self) -> usize {
@@ -74,13 +85,61 @@ impl Item {
             format!("an item has at most {MAX_LABELS} labels, this one has {}", self.labels.len())
         } else if self.labels.iter().any(|label| label.is_empty() || label.len() > MAX_TEXT) {
             format!("a label has 1 to {MAX_TEXT} bytes")
+        } else if self.source.as_ref().is_some_and(|source| source.len() > MAX_TEXT) {
+            format!("a source has at most {MAX_TEXT} bytes")
         } else if serde_json::to_vec(&self.metadata).map_or(true, |json| json.len() > MAX_METADATA) {
             format!("metadata has at most {MAX_METADATA} bytes as JSON")
+        } else if let Err(reason) = self.check_stored_form() {
+            reason
         } else {
             return Ok(());
         };
         Err(Error::InvalidItem { id: self.id.chars().take(MAX_TEXT).collect(), reason })
     }
+
+    /// The form in which items are stored and put into snapshots.
+    pub(super) fn to_stored_form(&self) -> serde_json::Result<Vec<u8>> {
+        serde_json::to_vec(self)
+    }
+
+    /// The item whose stored form this is, or why it cannot be read.
+    pub(super) fn from_stored_form(json: &[u8]) -> Result<Self, String> {
+        serde_json::from_slice(json).map_err(|error| error.to_string())
+    }
+
+    /// Whether the stored form can be read back and is this very item: what is accepted must come back, from the store and from
+    /// a snapshot.
+    pub(super) fn check_stored_form(&self) -> Result<(), String> {
+        let json = self.to_stored_form().map_err(|error| format!("it cannot be written as JSON: {error}"))?;
+        if json.len() > MAX_JSON {
+            return Err(format!("it has at most {MAX_JSON} bytes as JSON, this one has {}", json.len()));
+        }
+        match serde_json::from_slice::<Self>(&json) {
+            Ok(_) => Ok(()),
+            Err(_) if depth(&self.metadata) > MAX_DEPTH => {
+                Err(format!("metadata nests at most {MAX_DEPTH} deep, this nests {} deep", depth(&self.metadata)))
+            }
+            Err(error) => Err(format!("its metadata could not be read back from the store: {error}")),
+        }
+    }
+}
+
+/// Deepest metadata that is read back: the reader of JSON takes 127 levels, and the item around it is one.
+const MAX_DEPTH: usize = 126;
+
+/// How many objects and lists are inside of each other.
+fn depth(metadata: &Map<String, Value>) -> usize {
+    fn below<'a>(values: impl Iterator<Item = &'a Value>) -> usize {
+        1 + values.map(of).max().unwrap_or(0)
+    }
+    fn of(value: &Value) -> usize {
+        match value {
+            Value::Array(values) => below(values.iter()),
+            Value::Object(members) => below(members.values()),
+            _ => 0,
+        }
+    }
+    below(metadata.values())
 }
 
 /// Labels in their composed form, each once.
@@ -146,6 +205,8 @@ pub(super) fn prepare(items: Vec<NewItem>, dim: usize) -> Result<Vec<NewItem>, E
             let reason = format!("a stored picture has at most {MAX_THUMBNAIL} bytes");
             return Err(Error::InvalidItem { id: new.item.id, reason });
         }
+        // A snapshot has no way to tell a picture without bytes from none.
+        new.thumbnail.take_if(|picture| picture.is_empty());
         if let Some(&at) = last.get(&new.item.id) {
             prepared[at] = new;
         } else {
@@ -223,6 +284,14 @@ mod tests {
         ] {
             assert!(matches!(bad.check(), Err(Error::InvalidItem { .. })), "{bad:?}");
         }
+        let nested = |levels: usize| {
+            let value = (1..levels).fold(Value::Bool(true), |inner, _| Value::Array(vec![inner]));
+            Item { metadata: Map::from_iter([("m".to_owned(), value)]), ..item("x", vec![]) }
+        };
+        nested(126).check().unwrap();
+        let refused = nested(127).check().unwrap_err().to_string();
+        assert!(refused.contains("at most 126 deep, this nests 127 deep"), "{refused}");
+        assert!(Item { source: Some("s".repeat(513)), ..item("x", vec![]) }.check().is_err());
         let mut twice = item("../../etc/passwd", vec!["b".into(), "a".into(), "b".into()]);
         twice.check().unwrap();
         assert_eq!(twice.labels, ["b", "a"]);

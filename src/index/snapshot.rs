@@ -20,8 +20,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::item::{Item, MAX_LABELS, MAX_METADATA, MAX_TEXT, MAX_THUMBNAIL, NewItem, prepare, vector_from_bytes, vector_to_bytes};
-use super::{Collection, CollectionName, Error, MAX_DIM, OnExisting, Spec, Store};
+use super::item::{Damaged, Item, MAX_JSON, MAX_TEXT, MAX_THUMBNAIL, NewItem, prepare, vector_from_bytes, vector_to_bytes};
+use super::{Collection, CollectionName, Error, MAX_DIM, ModelTag, OnExisting, Spec, Store};
 
 const MAGIC: &[u8; 8] = b"DINOSNAP";
 const VERSION: u32 = 1;
@@ -29,8 +29,6 @@ const VERSION: u32 = 1;
 const SUM: u64 = 32;
 /// Largest header, in bytes.
 const MAX_HEADER: usize = 64 * 1024;
-/// Largest item as JSON: its text may grow sixfold when it is escaped.
-const MAX_JSON: usize = 6 * (MAX_TEXT * (MAX_LABELS + 2)) + MAX_METADATA + 4096;
 
 /// What a snapshot says of its collection.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,22 +40,47 @@ pub struct Header {
     pub spec: Spec,
 }
 
-/// Writes a collection, as it is at this moment, to `out`.
+/// Writes a collection, as it is at this moment, to `out`. Returns the items that cannot be read back, which are left out.
 ///
 /// # Errors
 /// Those of writing and of the store.
-pub fn write(collection: &dyn Collection, out: impl Write) -> Result<(), Error> {
+pub fn write(collection: &dyn Collection, out: impl Write) -> Result<Vec<Damaged>, Error> {
     let header = Header { name: collection.name().clone(), spec: collection.spec().clone() };
     let mut out = Writer::begin(&header, out)?;
-    collection.export(&mut |stored, picture| out.item(&stored.item, &stored.vector, picture))?;
-    Ok(out.end()?)
+    let mut left_out = Vec::new();
+    let damaged = collection.export(&mut |stored, picture| match stored.item.check_stored_form() {
+        Ok(()) => out.item(&stored.item, &stored.vector, picture),
+        Err(reason) => {
+            left_out.push(Damaged { id: stored.item.id.clone(), reason });
+            Ok(())
+        }
+    })?;
+    left_out.extend(damaged);
+    for Damaged { id, reason } in &left_out {
+        tracing::error!(collection = %collection.name(), id, "an item is left out of a snapshot, it cannot be read back: {reason}");
+    }
+    out.end()?;
+    Ok(left_out)
 }
 
-/// Writes a collection to a file, which is complete or not there.
+/// Reads a snapshot as [`read`] does and keeps nothing of it: what passes can be restored. Returns the number of its items.
 ///
 /// # Errors
-/// Those of [`write()`].
-pub fn save(collection: &dyn Collection, path: &Path) -> Result<(), Error> {
+/// As for [`read`].
+pub fn verify(path: &Path) -> Result<usize, Error> {
+    let mut count = 0;
+    for item in Snapshot::open(path)? {
+        item?;
+        count += 1;
+    }
+    Ok(count)
+}
+
+/// Writes a collection to a file, which is complete and was read back, or not there. Returns the items that were left out.
+///
+/// # Errors
+/// Those of [`write()`] and [`verify`].
+pub fn save(collection: &dyn Collection, path: &Path) -> Result<Vec<Damaged>, Error> {
     save_with(path, |out| write(collection, out))
 }
 
@@ -76,17 +99,18 @@ pub fn save_items(header: &Header, items: Vec<NewItem>, path: &Path) -> Result<(
     })
 }
 
-fn save_with(path: &Path, write: impl FnOnce(BufWriter<&mut std::fs::File>) -> Result<(), Error>) -> Result<(), Error> {
+fn save_with<T>(path: &Path, write: impl FnOnce(BufWriter<&mut std::fs::File>) -> Result<T, Error>) -> Result<T, Error> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new().prefix(".snapshot-").tempfile_in(folder)?;
-    write(BufWriter::new(file.as_file_mut()))?;
+    let written = write(BufWriter::new(file.as_file_mut()))?;
     file.as_file().sync_all()?;
+    verify(file.path())?;
     let file = file.persist(path).map_err(|error| error.error)?;
     // Temporary files are private; a snapshot is an ordinary file.
     #[cfg(unix)]
     file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
     drop(file);
-    Ok(())
+    Ok(written)
 }
 
 /// Makes a collection of the snapshot at `path`, in one step, under `name` or its own.
@@ -141,18 +165,6 @@ impl<'a> Snapshot<'a> {
     pub fn header(&self) -> &Header {
         &self.header
     }
-
-    fn item(&mut self) -> Result<Option<NewItem>, Error> {
-        let reader = &mut self.reader;
-        let json = reader.block(MAX_JSON)?;
-        if json.is_empty() {
-            return if reader.left == 0 { Ok(None) } else { Err(reader.damaged("there is more after its end")) };
-        }
-        let item: Item = serde_json::from_slice(&json).map_err(|error| reader.damaged(error.to_string()))?;
-        let vector = vector_from_bytes(&reader.bytes(self.header.spec.dim * 4)?);
-        let jpeg = reader.block(MAX_THUMBNAIL)?;
-        Ok(Some(NewItem { item, vector, thumbnail: (!jpeg.is_empty()).then_some(jpeg) }))
-    }
 }
 
 impl Iterator for Snapshot<'_> {
@@ -162,7 +174,7 @@ impl Iterator for Snapshot<'_> {
         if self.is_over {
             return None;
         }
-        let item = self.item().transpose();
+        let item = self.reader.item(self.header.spec.dim).transpose();
         self.is_over = !matches!(item, Some(Ok(_)));
         item
     }
@@ -184,7 +196,7 @@ impl<W: Write> Writer<W> {
     }
 
     fn item(&mut self, item: &Item, vector: &[f32], picture: Option<&[u8]>) -> std::io::Result<()> {
-        self.block(&serde_json::to_vec(item)?)?;
+        self.block(&item.to_stored_form()?)?;
         self.bytes(&vector_to_bytes(vector))?;
         self.block(picture.unwrap_or_default())
     }
@@ -256,10 +268,27 @@ impl<'a> Reader<'a> {
     fn header(&mut self) -> Result<Header, Error> {
         let json = self.block(MAX_HEADER)?;
         let header: Header = serde_json::from_slice(&json).map_err(|error| self.damaged(error.to_string()))?;
+        let ModelTag { fingerprint, precision } = &header.spec.model;
+        let is_plain = |text: &str| text.len() <= MAX_TEXT && !text.contains(char::is_control);
+        if !is_plain(fingerprint) || !precision.as_deref().is_none_or(is_plain) {
+            return Err(self.damaged("the name of its model is no plain text"));
+        }
         match header.spec.dim {
             1..=MAX_DIM => Ok(header),
             dim => Err(self.damaged(format!("it says that its vectors have {dim} dimensions"))),
         }
+    }
+
+    /// The next item with its vector `[dim]`; `None` at the end, after which there must be nothing more.
+    fn item(&mut self, dim: usize) -> Result<Option<NewItem>, Error> {
+        let json = self.block(MAX_JSON)?;
+        if json.is_empty() {
+            return if self.left == 0 { Ok(None) } else { Err(self.damaged("there is more after its end")) };
+        }
+        let item = Item::from_stored_form(&json).map_err(|reason| self.damaged(reason))?;
+        let vector = vector_from_bytes(&self.bytes(dim * 4)?);
+        let picture = self.block(MAX_THUMBNAIL)?;
+        Ok(Some(NewItem { item, vector, thumbnail: (!picture.is_empty()).then_some(picture) }))
     }
 
     fn block(&mut self, most: usize) -> Result<Vec<u8>, Error> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tempfile::NamedTempFile;
 
 use super::{
-    CollectionName, Connections, Error, Filter, Info, Loading, Neighbour, NewItem, OnExisting, Page, Recall, Sample, Search, Spec,
+    CollectionName, Connections, Damaged, Error, Filter, Info, Loading, Neighbour, NewItem, OnExisting, Page, Recall, Sample, Search, Spec,
     StoredItem, Version,
 };
 
@@ -19,7 +19,8 @@ use super::{
 /// and with the errors of reading and writing.
 #[expect(clippy::missing_errors_doc, reason = "said above for all of them")]
 pub trait Store: Send + Sync {
-    /// Whether this place can be asked anything right now.
+    /// Whether this place can be read and written right now: [`Error::Unwritable`] while a write that failed cannot be made,
+    /// [`Error::Moved`] where what was opened is not there any more.
     fn check(&self) -> Result<(), Error>;
 
     /// Connections to where the collections are, for a place that others share: searching waits for them there, rather than
@@ -75,6 +76,9 @@ pub trait Collection: Send + Sync {
     /// Dimension and model.
     fn spec(&self) -> &Spec;
 
+    /// Its number: a collection that is deleted and made again under its name has another one.
+    fn number(&self) -> u64;
+
     /// What is known of the collection right now.
     fn info(&self) -> Result<Info, Error>;
 
@@ -123,8 +127,9 @@ pub trait Collection: Send + Sync {
     /// little as its collection does.
     fn sample(&self, most: usize) -> Result<Sample, Error>;
 
-    /// Hands every item of one moment, with its picture, to `visit`, ordered by id. An error of `visit` ends it.
-    fn export(&self, visit: &mut Visit<'_>) -> Result<(), Error>;
+    /// Hands every item of one moment, with its picture, to `visit`, ordered by id. An error of `visit` ends it. Returns the items
+    /// that cannot be read, which are skipped.
+    fn export(&self, visit: &mut Visit<'_>) -> Result<Vec<Damaged>, Error>;
 
     /// Builds the approximate index now, where one is due.
     fn build_if_due(&self) -> Result<(), Error>;

@@ -40,7 +40,18 @@ pub(crate) fn tiny_model() -> PathBuf {
 
 /// `dino-server`, with none of the settings of whoever runs the tests. It finds ONNX Runtime by itself.
 pub(crate) fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_dino-server"));
+    without_settings(Command::new(env!("CARGO_BIN_EXE_dino-server")))
+}
+
+/// The program, whose files may have so many bytes: a disk that is full of one of them. The limit can be lifted later.
+pub(crate) fn program_with_file_limit(bytes: u64) -> Command {
+    let mut command = without_settings(Command::new("sh"));
+    let script = r#"trap '' XFSZ; limit=$1; shift; exec prlimit --fsize=$limit: "$@""#;
+    command.args(["-c", script, "sh", &bytes.to_string(), env!("CARGO_BIN_EXE_dino-server")]);
+    command
+}
+
+fn without_settings(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         if text.starts_with("DINO_") || text.starts_with("OTEL_") || text == "RUST_LOG" {
@@ -70,7 +81,12 @@ impl Server {
 
     /// Waits until the server is ready.
     pub(crate) fn with_models(models: &[&str], flags: &[&str]) -> Self {
-        let server = Self::without_waiting(models, flags);
+        Self::without_waiting(models, flags).when_ready()
+    }
+
+    /// The server once it is ready.
+    pub(crate) fn when_ready(self) -> Self {
+        let server = self;
         let began = Instant::now();
         while server.get("/readyz").status != 200 {
             assert!(began.elapsed() < PATIENCE, "not ready: {}", server.log());
@@ -80,18 +96,22 @@ impl Server {
     }
 
     pub(crate) fn without_waiting(models: &[&str], flags: &[&str]) -> Self {
-        Self::spawn("127.0.0.1:0", models, flags)
+        Self::spawn(program(), "127.0.0.1:0", models, flags)
+    }
+
+    /// Starts the server with a command that runs the program with the arguments that it gets.
+    pub(crate) fn launch(command: Command, models: &[&str], flags: &[&str]) -> Self {
+        Self::spawn(command, "127.0.0.1:0", models, flags)
     }
 
     /// The tiny model, asked for at another address than that of the tests; it may not be ready yet.
     pub(crate) fn listening_on(listen: &str, flags: &[&str]) -> Self {
-        let server = Self::spawn(listen, &[tiny_model().to_str().unwrap()], flags);
+        let server = Self::spawn(program(), listen, &[tiny_model().to_str().unwrap()], flags);
         server.log_with("loaded");
         server
     }
 
-    fn spawn(listen: &str, models: &[&str], flags: &[&str]) -> Self {
-        let mut command = program();
+    fn spawn(mut command: Command, listen: &str, models: &[&str], flags: &[&str]) -> Self {
         command.args(["serve", "--listen", listen]).args(flags);
         for model in models {
             command.args(["--model", model]);
@@ -163,9 +183,22 @@ impl Server {
     }
 
     fn of_status(&self, name: &str) -> u64 {
+        self.number_of_status(name) * 1024
+    }
+
+    /// Threads of the process.
+    pub(crate) fn threads(&self) -> u64 {
+        self.number_of_status("Threads")
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn number_of_status(&self, name: &str) -> u64 {
         let status = fs_err::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with(name)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
     }
 
     pub(crate) fn signal(&self, name: &str) {

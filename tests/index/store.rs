@@ -5,7 +5,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::common::{filter, ids, item, name, open, options, random_vector, rng, spec};
-use dino_server::index::{Collection, EmbeddedCollection, EmbeddedStore, Error, Item, ModelTag, NewItem, OnExisting, Search, Spec, Store};
+use dino_server::index::{
+    Collection, EmbeddedCollection, EmbeddedStore, Error, Item, ModelTag, NewItem, OnExisting, Search, Spec, Store, snapshot,
+};
 use serde_json::json;
 
 const DIM: usize = 16;
@@ -427,4 +429,44 @@ fn listing(folder: &Path) -> Vec<String> {
     let mut names: Vec<_> = fs_err::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
+}
+
+/// An item as an earlier version could have stored it: it cannot be read, and takes nothing along.
+#[test]
+fn a_damaged_item_is_named_and_its_neighbours_stay() {
+    const ITEMS: redb::TableDefinition<(u64, &str), (u64, &[u8], &[u8])> = redb::TableDefinition::new("items");
+    let folder = tempfile::tempdir().unwrap();
+    let (store, collection) = open(folder.path(), 2, 100);
+    collection.upsert(["a", "bad", "worse", "z"].map(|id| item(id, "l", vec![1.0, 0.5])).into()).unwrap();
+    drop((store, collection));
+    let deep = format!("{{\"id\":\"bad\",\"metadata\":{{\"x\":{}1{}}}}}", "[".repeat(126), "]".repeat(126));
+    let database = redb::Database::open(folder.path().join("store.redb")).unwrap();
+    let txn = database.begin_write().unwrap();
+    {
+        let mut table = txn.open_table(ITEMS).unwrap();
+        table.insert((1, "bad"), (100, [0; 8].as_slice(), deep.as_bytes())).unwrap();
+        table.insert((1, "worse"), (101, [0; 3].as_slice(), b"{\"id\":\"worse\"}".as_slice())).unwrap();
+    }
+    txn.commit().unwrap();
+    drop(database);
+
+    let store = EmbeddedStore::open(folder.path(), options(100)).unwrap();
+    let collection = store.collection(&name("c")).unwrap();
+    let damaged = collection.info().unwrap().damaged.unwrap();
+    assert_eq!((collection.len(), damaged.count, damaged.ids), (2, 2, vec!["bad".to_owned(), "worse".to_owned()]));
+    let page = collection.page(None, 10).unwrap();
+    assert_eq!(page.items.iter().map(|item| item.id.as_str()).collect::<Vec<_>>(), ["a", "z"]);
+    assert!(matches!(collection.get("bad"), Err(Error::DamagedItem { id, .. }) if id == "bad"));
+    let file = folder.path().join("c.dino");
+    let left_out = snapshot::save(&*collection, &file).unwrap();
+    assert_eq!(left_out.iter().map(|item| item.id.as_str()).collect::<Vec<_>>(), ["bad", "worse"]);
+    assert_eq!(snapshot::read(&file).unwrap().1.len(), 2);
+    // Kept as they are, until they are stored again or deleted.
+    drop((store, collection));
+    let store = EmbeddedStore::open(folder.path(), options(100)).unwrap();
+    let collection = store.collection(&name("c")).unwrap();
+    collection.upsert(vec![item("bad", "l", vec![0.0, 1.0])]).unwrap();
+    assert_eq!(collection.info().unwrap().damaged.unwrap().ids, ["worse"]);
+    collection.delete("worse").unwrap();
+    assert_eq!((collection.info().unwrap().damaged, collection.len()), (None, 3));
 }

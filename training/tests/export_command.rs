@@ -50,3 +50,22 @@ fn wrong_usage_ends_with_two() {
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("f32, f16, int8"), "{said}");
 }
+
+#[test]
+fn exporting_over_a_model_folder_keeps_what_is_not_the_exports() {
+    let work = tempfile::tempdir().unwrap();
+    let weights = bundled_golden().join("checkpoints/pth-dino-backbone/dino_vit_pretrain.pth");
+    let out = work.path().join("model");
+    let (output, said) = export(&weights, &out, &["--heads", "4"]);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    fs_err::create_dir_all(out.join("heads/objects")).unwrap();
+    fs_err::write(out.join("heads/objects/head.safetensors"), b"200 seconds of work").unwrap();
+    fs_err::write(out.join("NOTES.md"), b"mine").unwrap();
+    // Of another precision, and not of this export.
+    fs_err::write(out.join("model.int8.onnx"), b"old").unwrap();
+    let (output, said) = export(&weights, &out, &["--heads", "4"]);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("kept, as they were in the folder: NOTES.md, heads;"), "{said}");
+    assert_eq!(fs_err::read(out.join("heads/objects/head.safetensors")).unwrap(), b"200 seconds of work");
+    assert!(out.join("NOTES.md").exists() && out.join("model.onnx").exists() && !out.join("model.int8.onnx").exists());
+}

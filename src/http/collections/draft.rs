@@ -118,7 +118,7 @@ struct BodyItem {
     model: Option<String>,
     #[serde(default)]
     labels: Vec<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "json::distinct_names")]
     metadata: Map<String, Value>,
 }
 
@@ -152,7 +152,7 @@ impl TryFrom<Vec<(String, String)>> for Query {
                 }
                 "labels" => query.labels.extend(value.split(',').map(str::trim).map(str::to_owned)),
                 "metadata" if metadata.is_none() => {
-                    metadata = Some(serde_json::from_str(&value).map_err(|error| format!("metadata: expected a JSON object: {error}"))?);
+                    metadata = Some(json::distinct_object(&value).map_err(|error| format!("metadata: expected a JSON object: {error}"))?);
                 }
                 "model" if query.model.is_none() => query.model = Some(value),
                 "metadata" | "model" => return Err(format!("duplicate field `{name}`")),

@@ -14,7 +14,7 @@ mod map;
 mod search;
 mod transfer;
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -219,10 +219,10 @@ async fn recall(State(app): State<App>, name: Name, uri: Uri) -> Result<Json<Rec
     if !(1..=MAX_QUERIES).contains(&queries) {
         return Err(Problem::new(Code::BadParameter, format!("queries: must lie between 1 and {MAX_QUERIES}, not {queries}")));
     }
-    let name = collection.name().to_string();
+    let (name, number) = (collection.name().to_string(), collection.number());
     check_together(queries, k, ef)?;
     let recall = app.measuring.run(move || collection.recall(k, ef, queries)).await??;
-    app.metrics.measured(&name, &recall);
+    app.metrics.measured(&name, number, &recall);
     Ok(Json(recall))
 }
 
@@ -231,6 +231,11 @@ impl From<PathRejection> for Problem {
     fn from(rejection: PathRejection) -> Self {
         Self::new(Code::BadParameter, rejection.body_text())
     }
+}
+
+/// Whether there is no room, on the disk or in a quota.
+fn is_full(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
 }
 
 impl From<Error> for Problem {
@@ -256,6 +261,27 @@ impl From<Error> for Problem {
             }
             Error::Loading(_) => {
                 return Self { retry_after: Some(LOADING), ..Self::new(Code::NotReady, error.to_string()) };
+            }
+            Error::DamagedItem { .. } => Code::ItemDamaged,
+            Error::Unwritable { ref cause, .. } => {
+                tracing::error!(%error, "the store failed");
+                let detail = format!(
+                    "the collections cannot be written: {cause}; nothing of this was stored. Deleting goes on, and writing once there is room"
+                );
+                return Self { retry_after: Some(UNREACHABLE), ..Self::new(Code::StoreFailed, detail) };
+            }
+            Error::Moved(_) => {
+                tracing::error!(%error, "the store failed");
+                let detail = "the server's data folder was removed or replaced while it ran: nothing is stored until it is put back, or the server is restarted";
+                return Self::new(Code::StoreFailed, detail);
+            }
+            Error::Io(ref cause) if is_full(cause.kind()) => {
+                tracing::error!(%error, "the store failed");
+                let cause = cause.kind();
+                return Self {
+                    retry_after: Some(UNREACHABLE),
+                    ..Self::new(Code::StoreFailed, format!("the server's disk has no room for this: {cause}"))
+                };
             }
             Error::InUse(_)
             | Error::Damaged { .. }

@@ -11,7 +11,7 @@ use axum::{
     Json,
     body::Body,
     extract::{Request, State},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, HeaderName, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use futures::StreamExt;
@@ -68,6 +68,9 @@ impl Default for Transfers {
     }
 }
 
+/// Number of items that cannot be read and are not in a snapshot; the log names them.
+const LEFT_OUT: HeaderName = HeaderName::from_static("dino-left-out");
+
 /// One file with everything in it, as of this moment.
 pub(super) async fn snapshot(State(app): State<App>, name: Name) -> Result<Response, Problem> {
     let collection = find(&app, &name?).await?;
@@ -82,18 +85,21 @@ pub(super) async fn snapshot(State(app): State<App>, name: Name) -> Result<Respo
         if let Some(full) = out.full() {
             return Err(full.into());
         }
-        written?;
+        let left_out = written?.len();
         let (_, claim) = out.into_parts();
+        // A snapshot that cannot be restored must not look like one that can.
+        snapshot::verify(file.path())?;
         // What is open can be read after its name is gone, and never stays behind.
         let file = file.reopen().map_err(Error::Io)?;
         let length = file.metadata().map_err(Error::Io)?.len();
-        Ok((file, length, claim))
+        Ok((file, length, left_out, claim))
     };
-    let (file, length, claim) = app.transfers.threads.run(write).await??;
+    let (file, length, left_out, claim) = app.transfers.threads.run(write).await??;
     let headers = [
         (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
         (header::CONTENT_LENGTH, length.to_string()),
         (header::CONTENT_DISPOSITION, format!("attachment; filename=\"{name}.dino\"")),
+        (LEFT_OUT, left_out.to_string()),
     ];
     // The claim goes when the file does.
     let chunks = ReaderStream::with_capacity(tokio::fs::File::from_std(file), 1 << 18).inspect(move |_| _ = &claim);

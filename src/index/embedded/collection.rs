@@ -11,8 +11,8 @@ use super::commit;
 use super::disk::{Change, Disk, Record};
 use super::dump::Dumps;
 use super::indexing::{Builder, Claim, recall};
-use super::info::{Filling, check_page};
-use super::item::{NewItem, StoredItem, prepare};
+use super::info::{DamagedItems, Filling, check_page};
+use super::item::{Damaged, NewItem, StoredItem, prepare};
 use super::load::load;
 use super::rows::{Layout, Vectors};
 use super::sample::{sample, version};
@@ -52,6 +52,8 @@ pub struct EmbeddedCollection {
     pub(super) building: AtomicBool,
     /// Whether the collection was deleted or replaced.
     pub(super) is_gone: AtomicBool,
+    /// Ids of stored items that cannot be read.
+    damaged: Mutex<BTreeSet<String>>,
 }
 
 impl EmbeddedCollection {
@@ -71,13 +73,19 @@ impl EmbeddedCollection {
             claim: Claim::default(),
             building: AtomicBool::new(false),
             is_gone: AtomicBool::new(false),
+            damaged: Mutex::default(),
         })
     }
 
     /// Reads a collection into memory, with its saved graph where there is one that fits.
     pub(super) fn load(name: CollectionName, record: Record, parts: &Parts) -> Result<Arc<Self>, Error> {
-        let layout = load(&name, &record, &parts.disk, &parts.dumps, &parts.options)?;
-        Ok(Self::new(name, record, layout, parts))
+        let (layout, damaged) = load(&name, &record, &parts.disk, &parts.dumps, &parts.options)?;
+        for Damaged { id, reason } in &damaged {
+            tracing::error!(collection = %name, id, "an item is damaged and left out: {reason}");
+        }
+        let collection = Self::new(name, record, layout, parts);
+        collection.damaged.lock().extend(damaged.into_iter().map(|item| item.id));
+        Ok(collection)
     }
 
     /// Number of items.
@@ -88,6 +96,16 @@ impl EmbeddedCollection {
     /// Whether there is no item.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Forgets that items were damaged, once they are stored again or deleted.
+    pub(super) fn mended<'a>(&self, ids: impl Iterator<Item = &'a str>) {
+        let mut damaged = self.damaged.lock();
+        if !damaged.is_empty() {
+            for id in ids {
+                damaged.remove(id);
+            }
+        }
     }
 
     /// Itself.
@@ -105,6 +123,10 @@ impl Collection for EmbeddedCollection {
         &self.record.spec
     }
 
+    fn number(&self) -> u64 {
+        self.record.number
+    }
+
     fn info(&self) -> Result<Info, Error> {
         let layout = self.layout.load();
         let indexed = layout.0.iter().filter(|segment| segment.graph.is_some()).map(|segment| segment.live).sum();
@@ -119,7 +141,16 @@ impl Collection for EmbeddedCollection {
             scanned: count - indexed,
             building: self.building.load(Ordering::Relaxed),
         };
-        Ok(Info { name: self.name.clone(), spec: self.record.spec.clone(), count, created: self.record.created, index })
+        let damaged = DamagedItems::of(&self.damaged.lock());
+        Ok(Info {
+            name: self.name.clone(),
+            number: self.record.number,
+            spec: self.record.spec.clone(),
+            count,
+            created: self.record.created,
+            index,
+            damaged,
+        })
     }
 
     fn upsert(&self, items: Vec<NewItem>) -> Result<(), Error> {
@@ -213,7 +244,7 @@ impl Collection for EmbeddedCollection {
         Ok(sample)
     }
 
-    fn export(&self, visit: &mut Visit<'_>) -> Result<(), Error> {
+    fn export(&self, visit: &mut Visit<'_>) -> Result<Vec<Damaged>, Error> {
         self.disk.export(&self.record, visit)
     }
 

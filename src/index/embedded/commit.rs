@@ -145,8 +145,12 @@ fn write_all(jobs: Vec<Job>) {
 fn publish(collection: &EmbeddedCollection, change: Change, written: &Written) -> usize {
     let items = match change {
         Change::Upsert(items) => items,
-        Change::Delete(_) => Vec::new(),
+        Change::Delete(ids) => {
+            collection.mended(ids.iter().map(String::as_str));
+            Vec::new()
+        }
     };
+    collection.mended(items.iter().map(|new| new.item.id.as_str()));
     let mut rows = Rows::with_capacity(collection.record.spec.dim, items.len(), collection.options.vectors);
     for (&sequence, new) in written.new.iter().zip(items) {
         rows.push(sequence, Arc::new(new.item), &new.vector);

@@ -7,12 +7,14 @@ mod lifecycle;
 use std::ops::{Bound, Range};
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use redb::{Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
 use super::commit::Line;
-use super::item::{Item, NewItem, StoredItem, vector_from_bytes, vector_to_bytes};
+use super::handle::{Handle, Open, Room};
+use super::item::{Damaged, Item, NewItem, StoredItem, vector_from_bytes, vector_to_bytes};
 use super::{CollectionName, Error, Spec};
 
 /// Name of the database in the data folder.
@@ -34,6 +36,12 @@ const FORMAT_KEY: &str = "format";
 const FORMAT: u64 = 1;
 /// Next number for a collection or a version of an item. Never given twice, also after deletions.
 const NEXT_KEY: &str = "next";
+/// Number of commits: tells whether one that failed has reached the disk all the same.
+const COMMITS_KEY: &str = "commits";
+/// Free pages that each change leaves, in bytes: more than several deletes of an item change.
+const HEADROOM: usize = 128 << 10;
+/// Room that an item takes beside its vector, text and picture, in bytes.
+const ITEM_OVERHEAD: usize = 512;
 
 /// A collection as the database knows it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -65,9 +73,18 @@ pub(super) struct Written {
     pub(super) replaced: Vec<u64>,
 }
 
+impl Change {
+    fn room(&self) -> Room {
+        match self {
+            Self::Upsert(items) => needed_by(items),
+            Self::Delete(_) => Room::Makes,
+        }
+    }
+}
+
 pub(super) struct Disk {
     path: PathBuf,
-    database: Database,
+    handle: Handle,
     /// Changes that wait to be written.
     pub(super) line: Line,
 }
@@ -90,11 +107,17 @@ impl Disk {
         if fs_err::metadata(&path)?.len() == 0 {
             return Err(Error::damaged(&path, "it is empty"));
         }
-        // The database's own debug assertions panic on some kinds of damage.
-        let opened = catch_unwind(|| Self::builder().open(&path));
-        let database =
-            opened.map_err(|_| Error::damaged(&path, "its pages contradict each other"))?.map_err(|error| Error::database(&path, error))?;
-        Self::over(&path, database)
+        let file = path.clone();
+        // Its checksums are compared once: a disk that was full has changed none of what was committed.
+        let is_first = AtomicBool::new(true);
+        let open = move || {
+            let checks = is_first.swap(false, Ordering::Relaxed);
+            // The database's own debug assertions panic on some kinds of damage.
+            let opened = catch_unwind(|| Self::builder().set_check_integrity_on_open(checks).open(&file));
+            let opened = opened.map_err(|_| Error::damaged(&file, "its pages contradict each other"))?;
+            opened.map_err(|error| Error::database(&file, error))
+        };
+        Self::over(&path, Box::new(open))
     }
 
     /// How databases are opened.
@@ -104,9 +127,9 @@ impl Disk {
         builder
     }
 
-    /// An open database, if it is one of ours; `path` names it in errors.
-    pub(super) fn over(path: &Path, database: Database) -> Result<Self, Error> {
-        let disk = Self { path: path.to_owned(), database, line: Line::default() };
+    /// The database that `open` opens, if it is one of ours; `path` names it in errors.
+    pub(super) fn over(path: &Path, open: Open) -> Result<Self, Error> {
+        let disk = Self { path: path.to_owned(), handle: Handle::new(path, open)?, line: Line::default() };
         let format = disk.read(|txn| Ok(txn.open_table(META)?.get(FORMAT_KEY)?.map(|format| format.value())))?;
         match format {
             Some(FORMAT) => Ok(disk),
@@ -132,14 +155,22 @@ impl Disk {
         Ok(())
     }
 
-    /// All collections, by name.
+    /// Whether changes can be made: the file is where it was, and no write has failed since the last that succeeded.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        self.handle.check()
+    }
+
+    /// All collections, by name. One whose record cannot be read is named in the log, and keeps its name.
     pub(super) fn collections(&self) -> Result<Vec<(CollectionName, Record)>, Error> {
         self.read(|txn| {
             let table = txn.open_table(COLLECTIONS)?;
             let mut collections = Vec::new();
             for entry in table.iter()? {
                 let (name, record) = entry?;
-                collections.push((name.value().parse()?, self.record(name.value(), record.value())?));
+                match (name.value().parse(), self.record(name.value(), record.value())) {
+                    (Ok(name), Ok(record)) => collections.push((name, record)),
+                    (Err(error), _) | (_, Err(error)) => tracing::error!(name = name.value(), "a collection is left out: {error}"),
+                }
             }
             Ok(collections)
         })
@@ -147,12 +178,13 @@ impl Disk {
 
     /// Makes one change durable.
     pub(super) fn write_one(&self, name: &CollectionName, record: &Record, change: &Change) -> Result<Written, Error> {
-        self.write(|txn| self.apply(txn, name, record, change))
+        self.write(change.room(), |txn| self.apply(txn, name, record, change))
     }
 
     /// Makes changes durable in one step. Each fails or succeeds by itself, unless the database fails.
     pub(super) fn write_many(&self, changes: &[(&CollectionName, &Record, &Change)]) -> Result<Vec<Result<Written, Error>>, Error> {
-        self.write(|txn| {
+        let room = changes.iter().map(|(_, _, change)| change.room()).reduce(Room::and).unwrap_or(Room::Makes);
+        self.write(room, |txn| {
             let apply = |&(name, record, change): &_| match self.apply(txn, name, record, change) {
                 Ok(written) => Ok(Ok(written)),
                 // Found before anything was written.
@@ -175,7 +207,8 @@ impl Disk {
     pub(super) fn get(&self, record: &Record, id: &str) -> Result<Option<Row>, Error> {
         self.read(|txn| {
             let row = txn.open_table(ITEMS)?.get((record.number, id))?;
-            Ok(row.map(|row| self.row(record, id, row.value())).transpose()?)
+            let damaged = |Damaged { id, reason }| Error::DamagedItem { id, reason };
+            Ok(row.map(|row| row_of(record, id, row.value())).transpose().map_err(damaged)?)
         })
     }
 
@@ -186,12 +219,8 @@ impl Disk {
             let find = |&(id, sequence): &(&str, u64)| {
                 let row = table.get((record.number, id))?;
                 let vector = row.filter(|row| row.value().0 == sequence).map(|row| vector_from_bytes(row.value().1));
-                match vector {
-                    Some(vector) if vector.len() != record.spec.dim => {
-                        Err(Error::damaged(&self.path, format!("item {id:?} cannot be read")).into())
-                    }
-                    vector => Ok(vector),
-                }
+                // One that is damaged is as good as gone.
+                Ok(vector.filter(|vector| vector.len() == record.spec.dim))
             };
             wanted.iter().map(find).collect()
         })
@@ -213,9 +242,11 @@ impl Disk {
         })
     }
 
-    /// Hands every item after `after` to `visit`, ordered by id as bytes, until it returns false.
-    pub(super) fn visit(&self, record: &Record, after: Option<&str>, mut visit: impl FnMut(Row) -> bool) -> Result<(), Error> {
+    /// Hands every item after `after` to `visit`, ordered by id as bytes, until it returns false. Returns those that cannot be
+    /// read, which are skipped.
+    pub(super) fn visit(&self, record: &Record, after: Option<&str>, mut visit: impl FnMut(Row) -> bool) -> Result<Vec<Damaged>, Error> {
         self.read(|txn| {
+            let mut damaged = Vec::new();
             let start = match after {
                 Some(id) => Bound::Excluded((record.number, id)),
                 None => Bound::Included((record.number, "")),
@@ -223,43 +254,97 @@ impl Disk {
             let end = Bound::Excluded((record.number + 1, ""));
             for entry in txn.open_table(ITEMS)?.range::<(u64, &str)>((start, end))? {
                 let (key, row) = entry?;
-                if !visit(self.row(record, key.value().1, row.value())?) {
-                    break;
+                match row_of(record, key.value().1, row.value()) {
+                    Ok(row) => {
+                        if !visit(row) {
+                            break;
+                        }
+                    }
+                    Err(item) => damaged.push(item),
                 }
             }
-            Ok(())
+            Ok(damaged)
         })
     }
 
-    /// Hands every item of one moment, with its picture, to `visit`, ordered by id as bytes.
+    /// Hands every item of one moment, with its picture, to `visit`, ordered by id as bytes. Returns those that cannot be read, which
+    /// are skipped.
     pub(super) fn export(
         &self,
         record: &Record,
         mut visit: impl FnMut(&StoredItem, Option<&[u8]>) -> std::io::Result<()>,
-    ) -> Result<(), Error> {
+    ) -> Result<Vec<Damaged>, Error> {
         self.read(|txn| {
+            let mut damaged = Vec::new();
             let thumbnails = txn.open_table(THUMBNAILS)?;
             for entry in txn.open_table(ITEMS)?.range::<(u64, &str)>(all_of(record.number))? {
                 let (key, row) = entry?;
-                let row = self.row(record, key.value().1, row.value())?;
+                let row = match row_of(record, key.value().1, row.value()) {
+                    Ok(row) => row,
+                    Err(item) => {
+                        damaged.push(item);
+                        continue;
+                    }
+                };
                 let jpeg = thumbnails.get(key.value())?;
                 visit(&row.stored, jpeg.as_ref().map(redb::AccessGuard::value)).map_err(Error::Io)?;
             }
-            Ok(())
+            Ok(damaged)
         })
     }
 
     fn read<T>(&self, work: impl FnOnce(&ReadTransaction) -> Result<T, Failure>) -> Result<T, Error> {
-        let txn = self.database.begin_read().map_err(|error| Error::database(&self.path, error))?;
-        work(&txn).map_err(|failure| failure.at(&self.path))
+        let (database, generation) = self.handle.get()?;
+        let txn = database.begin_read().map_err(|error| Error::database(&self.path, error));
+        // Whoever opens the database again waits until nothing holds it.
+        drop(database);
+        let value = txn.and_then(|txn| work(&txn).map_err(|failure| failure.at(&self.path)));
+        value.map_err(|error| self.handle.failed(error, generation, None))
     }
 
-    /// Runs `work` and makes what it did durable; nothing of it remains where it fails.
-    fn write<T>(&self, work: impl FnOnce(&WriteTransaction) -> Result<T, Failure>) -> Result<T, Error> {
-        let txn = self.database.begin_write().map_err(|error| Error::database(&self.path, error))?;
-        let value = work(&txn).map_err(|failure| failure.at(&self.path))?;
-        txn.commit().map_err(|error| Error::database(&self.path, error))?;
-        Ok(value)
+    /// Runs `work` and makes what it did durable; nothing of it remains where it fails. What makes room is tried a second time
+    /// with the room that is kept for it.
+    fn write<T>(&self, room: Room, work: impl Fn(&WriteTransaction) -> Result<T, Failure>) -> Result<T, Error> {
+        self.handle.admit(room)?;
+        let mut outcome = self.try_write(room, &work);
+        if matches!(outcome, Err(Error::Unwritable { .. })) && room == Room::Makes && self.handle.release_reserve() {
+            outcome = self.try_write(room, &work);
+        }
+        if outcome.is_ok() {
+            self.handle.wrote(room);
+        }
+        outcome
+    }
+
+    fn try_write<T>(&self, room: Room, work: impl Fn(&WriteTransaction) -> Result<T, Failure>) -> Result<T, Error> {
+        let (database, generation) = self.handle.get()?;
+        let failed = |error, database| {
+            drop(database);
+            self.handle.failed(error, generation, Some(room))
+        };
+        let begun = (|| {
+            let txn = database.begin_write()?;
+            let value = work(&txn)?;
+            if room != Room::Makes {
+                keep_headroom(&txn)?;
+            }
+            let commit = take_number(&txn, COMMITS_KEY, 1)?;
+            self.handle.check_place()?;
+            Ok((txn, value, commit))
+        })();
+        let (txn, value, commit) = match begun {
+            Ok(begun) => begun,
+            Err(failure) => return Err(failed(Failure::at(failure, &self.path), database)),
+        };
+        match txn.commit() {
+            Ok(()) => Ok(value),
+            Err(error) => {
+                let error = failed(Error::database(&self.path, error), database);
+                // The error may have come after the change had reached the disk.
+                let next = self.read(|txn| Ok(txn.open_table(META)?.get(COMMITS_KEY)?.map_or(0, |next| next.value())));
+                if next.is_ok_and(|next| next == commit + 1) { Ok(value) } else { Err(error) }
+            }
+        }
     }
 
     /// Refuses to write to a collection that was deleted (and perhaps made again) in the meantime.
@@ -277,18 +362,26 @@ impl Disk {
         let damaged = |_| Error::damaged(&self.path, format!("the record of collection {name:?} cannot be read"));
         serde_json::from_slice(json).map_err(damaged)
     }
+}
 
-    fn row(&self, record: &Record, id: &str, row: (u64, &[u8], &[u8])) -> Result<Row, Error> {
-        let (sequence, vector, item) = row;
-        let item = serde_json::from_slice::<Item>(item).ok();
-        match item {
-            Some(item) if vector.len() == record.spec.dim * 4 && item.id == id => {
-                let vector = vector_from_bytes(vector);
-                Ok(Row { sequence, stored: StoredItem { item, vector } })
-            }
-            _ => Err(Error::damaged(&self.path, format!("item {id:?} cannot be read"))),
-        }
+/// Reads the row of an item, or says why that cannot be done.
+fn row_of(record: &Record, id: &str, row: (u64, &[u8], &[u8])) -> Result<Row, Damaged> {
+    let (sequence, vector, item) = row;
+    let damaged = |reason: String| Damaged { id: id.to_owned(), reason };
+    let item = Item::from_stored_form(item).map_err(damaged)?;
+    if item.id != id {
+        return Err(damaged("it is stored under another id".to_owned()));
     }
+    if vector.len() != record.spec.dim * 4 {
+        return Err(damaged(format!("its vector has {} bytes in place of {}", vector.len(), record.spec.dim * 4)));
+    }
+    Ok(Row { sequence, stored: StoredItem { item, vector: vector_from_bytes(vector) } })
+}
+
+/// The room that items take.
+fn needed_by(items: &[NewItem]) -> Room {
+    let bytes = |new: &NewItem| ITEM_OVERHEAD + new.vector.len() * 4 + new.thumbnail.as_ref().map_or(0, Vec::len);
+    Room::Needs(items.iter().map(bytes).sum::<usize>() as u64)
 }
 
 /// Makes an empty database beside `path` and moves it there, so that a crash never leaves half of one under its name.
@@ -310,7 +403,7 @@ fn put(txn: &WriteTransaction, collection: u64, items: &[NewItem]) -> Result<Wri
     let mut written = Written::default();
     for (sequence, NewItem { item, vector, thumbnail }) in (first..).zip(items) {
         let key = (collection, item.id.as_str());
-        let json = serde_json::to_vec(item).expect("text and JSON values are JSON");
+        let json = item.to_stored_form().map_err(|error| Error::InvalidItem { id: item.id.clone(), reason: error.to_string() })?;
         let bytes = vector_to_bytes(vector);
         let old = rows.insert(key, (sequence, bytes.as_slice(), json.as_slice()))?;
         written.replaced.extend(old.map(|old| old.value().0));
@@ -340,11 +433,27 @@ fn all_of(collection: u64) -> Range<(u64, &'static str)> {
     (collection, "")..(collection + 1, "")
 }
 
+/// Sees to it that the file has some free pages after this change, so that a delete is possible where the file cannot grow: a
+/// value is added and taken away again, which grows the file now if it has to.
+fn keep_headroom(txn: &WriteTransaction) -> Result<(), Failure> {
+    // No collection has this number.
+    let key = (0, "");
+    let mut thumbnails = txn.open_table(THUMBNAILS)?;
+    drop(thumbnails.insert_reserve(key, HEADROOM)?);
+    thumbnails.remove(key)?;
+    Ok(())
+}
+
 /// The first of `count` numbers that nothing had before.
 fn take_numbers(txn: &WriteTransaction, count: u64) -> Result<u64, Failure> {
+    take_number(txn, NEXT_KEY, count)
+}
+
+/// The number under `key`, which goes up by `count`.
+fn take_number(txn: &WriteTransaction, key: &str, count: u64) -> Result<u64, Failure> {
     let mut meta = txn.open_table(META)?;
-    let first = meta.get(NEXT_KEY)?.map_or(1, |next| next.value());
-    meta.insert(NEXT_KEY, first + count)?;
+    let first = meta.get(key)?.map_or(1, |next| next.value());
+    meta.insert(key, first + count)?;
     Ok(first)
 }
 

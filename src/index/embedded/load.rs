@@ -4,11 +4,15 @@ use std::sync::Arc;
 
 use super::disk::{Disk, Record, Row};
 use super::dump::{Dumps, Saved};
+use super::item::Damaged;
 use super::rows::{Layout, Rows, Segment, Vectors};
 use super::{CollectionName, Error, Options};
 
+/// What is laid out, and what is left out of it because it cannot be read.
+type Loaded = (Layout, Vec<Damaged>);
+
 /// All that a collection holds, over its saved graph where there is one that fits.
-pub(super) fn load(name: &CollectionName, record: &Record, disk: &Disk, dumps: &Dumps, options: &Options) -> Result<Layout, Error> {
+pub(super) fn load(name: &CollectionName, record: &Record, disk: &Disk, dumps: &Dumps, options: &Options) -> Result<Loaded, Error> {
     if options.vectors == Vectors::F32 {
         let over_graph = match dumps.open(record.number, record.spec.dim, options.exact_below) {
             Ok(Some(saved)) => over_graph(record, disk, saved)?.map(Some),
@@ -16,27 +20,27 @@ pub(super) fn load(name: &CollectionName, record: &Record, disk: &Disk, dumps: &
             Err(reason) => Err(reason),
         };
         match over_graph {
-            Ok(Some(layout)) => return Ok(layout),
+            Ok(Some(loaded)) => return Ok(loaded),
             Ok(None) => {}
             Err(reason) => tracing::warn!(collection = %name, "the saved index is not used: {reason}"),
         }
     }
     let mut rows = Rows::with_capacity(record.spec.dim, 0, options.vectors);
-    disk.visit(record, None, |Row { sequence, stored }| {
+    let damaged = disk.visit(record, None, |Row { sequence, stored }| {
         rows.push(sequence, Arc::new(stored.item), &stored.vector);
         true
     })?;
-    Ok(Layout::plain(in_order(rows)))
+    Ok((Layout::plain(in_order(rows)), damaged))
 }
 
 /// Fills the rows of a saved graph with what is stored, and adds what came after it; the reason where that does not fit.
-fn over_graph(record: &Record, disk: &Disk, mut saved: Saved) -> Result<Result<Layout, String>, Error> {
+fn over_graph(record: &Record, disk: &Disk, mut saved: Saved) -> Result<Result<Loaded, String>, Error> {
     let mut indexed = Rows::blank(record.spec.dim, std::mem::take(&mut saved.sequences));
     let mut later = Rows::with_capacity(record.spec.dim, 0, Vectors::F32);
     let newest = indexed.sequences.last().copied();
     let mut alive = vec![false; indexed.len()];
     let mut fits = true;
-    disk.visit(record, None, |Row { sequence, stored }| {
+    let damaged = disk.visit(record, None, |Row { sequence, stored }| {
         if let Some(row) = indexed.row_of(sequence) {
             indexed.vector_mut(row).copy_from_slice(&stored.vector);
             indexed.items[row] = Arc::new(stored.item);
@@ -56,7 +60,7 @@ fn over_graph(record: &Record, disk: &Disk, mut saved: Saved) -> Result<Result<L
         segment.live = alive.iter().filter(|&&alive| alive).count();
         segment.dead = Arc::new(alive.into_iter().map(|alive| !alive).collect());
         let later = Layout::plain(in_order(later));
-        Layout([vec![segment], later.0].concat())
+        (Layout([vec![segment], later.0].concat()), damaged)
     }))
 }
 

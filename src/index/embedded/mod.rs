@@ -8,12 +8,17 @@ mod collection;
 mod commit;
 mod disk;
 mod dump;
+#[cfg(test)]
+mod full_disk;
 mod graph;
+mod handle;
 mod indexing;
 mod load;
 mod mix;
+mod place;
 #[cfg(test)]
 mod power_loss;
+mod reserve;
 mod rows;
 mod sample;
 mod scan;

@@ -16,7 +16,7 @@ use super::collection::{EmbeddedCollection, Parts};
 use super::disk::Disk;
 use super::dump::Dumps;
 use super::item::{Item, NewItem};
-use super::{Collection, Filter, ModelTag, OnExisting, Options, Spec};
+use super::{Collection, Error, Filter, ModelTag, OnExisting, Options, Spec};
 
 const DIM: usize = 4;
 /// Writes that are acknowledged, and points of failure that are tried over their whole course.
@@ -146,8 +146,10 @@ fn the_power_may_fail_at_any_moment() {
     let mut rng = StdRng::seed_from_u64(8);
     let folder = tempfile::tempdir().unwrap();
     let path = Path::new("store");
-    let open = |recorder: &Recorder| {
-        let disk = Arc::new(Disk::over(path, Disk::builder().create_with_backend(recorder.clone()).unwrap()).unwrap());
+    let load = |recorder: &Recorder| {
+        let recorder = recorder.clone();
+        let open = move || Disk::builder().create_with_backend(recorder.clone()).map_err(|error| Error::database(path, error));
+        let disk = Arc::new(Disk::over(path, Box::new(open)).unwrap());
         let (name, record) = disk.collections().unwrap().remove(0);
         let options = Options { exact_below: usize::MAX, build_in_background: false, progress: false, ..Options::default() };
         let parts = Parts { disk, dumps: Arc::new(Dumps::new(folder.path())), builder: Arc::default(), options };
@@ -155,15 +157,16 @@ fn the_power_may_fail_at_any_moment() {
     };
 
     let recorder = Recorder::default();
-    let database = Disk::builder().create_with_backend(recorder.clone()).unwrap();
-    Disk::initialise(&database).unwrap_or_else(|_| panic!("a database in memory can be made"));
+    let backend = recorder.clone();
+    let open = move || Disk::builder().create_with_backend(backend.clone()).map_err(|error| Error::database(path, error));
+    Disk::initialise(&open().unwrap()).unwrap_or_else(|_| panic!("a database in memory can be made"));
     let spec = Spec { dim: DIM, model: ModelTag { fingerprint: "m".into(), precision: None } };
-    let disk = Disk::over(path, database).unwrap();
+    let disk = Disk::over(path, Box::new(open)).unwrap();
     disk.enter(&"c".parse().unwrap(), spec, None, OnExisting::Refuse).unwrap();
     drop(disk);
     let begun = recorder.events.lock().len();
 
-    let collection = open(&recorder);
+    let collection = load(&recorder);
     // What was stored after each change, and how much had been done to the disk when it was acknowledged.
     let mut acknowledged = vec![(0, Content::new())];
     for number in 0..CHANGES {
@@ -176,7 +179,7 @@ fn the_power_may_fail_at_any_moment() {
     let (mut exact, mut ahead) = (0, 0);
     for _ in 0..FAILURES {
         let point = rng.random_range(begun..=events.len());
-        let recovered = content(&open(&Recorder::holding(after_failure(&events[..point], &mut rng))));
+        let recovered = content(&load(&Recorder::holding(after_failure(&events[..point], &mut rng))));
         let last = acknowledged.partition_point(|(at, _)| *at <= point) - 1;
         if recovered == acknowledged[last].1 {
             exact += 1;

@@ -263,7 +263,7 @@ fn fill(parts: &Parts, spec: &Spec, number: u64, items: &mut Items<'_>) -> Resul
 
 impl Store for EmbeddedStore {
     fn check(&self) -> Result<(), Error> {
-        Ok(())
+        self.opened()?.parts.disk.check()
     }
 
     fn loading(&self) -> Option<Loading> {

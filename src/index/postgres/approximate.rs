@@ -3,7 +3,8 @@
 //! Small collections have none: they are scanned, and exact. Once there is one, the database keeps it up to date. The tables of
 //! collections that are gone are cleared away here too.
 
-use std::collections::HashMap;
+use std::cell::Cell;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -37,11 +38,15 @@ pub(super) struct Builder {
     options: Options,
     /// Items written to each collection, by number, since its size was last looked at.
     written: Mutex<HashMap<i64, usize>>,
+    /// Numbers of the collections that a thread looks at.
+    looked_at: Mutex<HashSet<i64>>,
+    /// Whether a thread clears away, and was asked again since it began.
+    clearing: Mutex<Option<bool>>,
 }
 
 impl Builder {
     pub(super) fn new(database: Arc<Database>, options: Options) -> Self {
-        Self { database, options, written: Mutex::default() }
+        Self { database, options, written: Mutex::default(), looked_at: Mutex::default(), clearing: Mutex::default() }
     }
 
     /// Notes that so many items were written, and starts a thread now and then that builds an index where one is due.
@@ -58,22 +63,68 @@ impl Builder {
             }
             *since = 0;
         }
+        if !self.looked_at.lock().insert(record.number) {
+            return;
+        }
         let (builder, record) = (Arc::clone(self), record.clone());
-        spawn(BUILDING, move || builder.build_if_due(&record));
+        let number = record.number;
+        let started = spawn(BUILDING, move || {
+            let _end = OnDrop(|| {
+                builder.looked_at.lock().remove(&record.number);
+            });
+            builder.build_if_due(&record)
+        });
+        if !started {
+            self.looked_at.lock().remove(&number);
+        }
     }
 
-    /// Starts a thread that deletes the tables of collections that are gone, once nobody uses them any more.
+    /// Lets a thread delete the tables of collections that are gone, once nobody uses them any more: the one that does so already,
+    /// where there is one.
     pub(super) fn clear_away(self: &Arc<Self>) {
-        let builder = Arc::clone(self);
-        spawn("deleting tables of collections that are gone", move || {
-            for _ in 0..TRIES {
-                if builder.database.run_long(async |connection| drop_nameless(connection).await)? {
-                    break;
-                }
-                std::thread::sleep(PAUSE);
+        {
+            let mut clearing = self.clearing.lock();
+            if let Some(again) = &mut *clearing {
+                *again = true;
+                return;
             }
+            *clearing = Some(false);
+        }
+        let builder = Arc::clone(self);
+        let started = spawn("deleting tables of collections that are gone", move || {
+            let noted = Cell::new(false);
+            let _end = OnDrop(|| {
+                if !noted.get() {
+                    *builder.clearing.lock() = None;
+                }
+            });
+            noted.set(builder.clear()?);
             Ok(())
         });
+        if !started {
+            *self.clearing.lock() = None;
+        }
+    }
+
+    /// Deletes those tables; whether all of them are gone, and its end is noted.
+    fn clear(&self) -> Result<bool, Error> {
+        for _ in 0..TRIES {
+            let is_clear = self.database.run_in_background(async |connection| drop_nameless(connection).await)?;
+            let mut clearing = self.clearing.lock();
+            match &mut *clearing {
+                Some(again) if *again => *again = false,
+                _ if is_clear => {
+                    // Before the lock is given back: who asks from now on starts a new thread.
+                    *clearing = None;
+                    return Ok(true);
+                }
+                _ => {
+                    drop(clearing);
+                    std::thread::sleep(PAUSE);
+                }
+            }
+        }
+        Ok(false)
     }
 
     /// Starts a thread that builds every index that is due.
@@ -92,7 +143,7 @@ impl Builder {
         if record.spec.dim > MAX_DIM || !self.has_outgrown(record)? {
             return Ok(());
         }
-        self.database.run_long(async |connection| {
+        self.database.run_in_background(async |connection| {
             // One builder is enough; the lock goes with the connection.
             let lock = sqlx::query_scalar("SELECT pg_try_advisory_lock($1, $2)").bind(LOCK).bind(record.number as i32);
             if lock.fetch_one(&mut *connection).await? {
@@ -113,15 +164,27 @@ impl Builder {
     }
 }
 
-fn spawn(what: &'static str, work: impl FnOnce() -> Result<(), Error> + Send + 'static) {
+/// Does something when it goes, also after a panic.
+struct OnDrop<F: Fn()>(F);
+
+impl<F: Fn()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+/// Starts a thread; whether that was possible.
+fn spawn(what: &'static str, work: impl FnOnce() -> Result<(), Error> + Send + 'static) -> bool {
     let work = move || {
         if let Err(error) = work() {
             tracing::error!("{what}: {error}");
         }
     };
-    if let Err(error) = std::thread::Builder::new().name("index".to_owned()).spawn(work) {
+    let spawned = std::thread::Builder::new().name("index".to_owned()).spawn(work);
+    if let Err(error) = &spawned {
         tracing::error!("{what}: a thread cannot be started: {error}");
     }
+    spawned.is_ok()
 }
 
 async fn build(connection: &mut PgConnection, record: &Record) -> Result<(), Error> {

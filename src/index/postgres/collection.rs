@@ -9,7 +9,7 @@ use sqlx::{AssertSqlSafe, PgConnection, Postgres, QueryBuilder, Row};
 use super::super::info::{Agreement, Filling, check_page};
 use super::super::item::{NewItem, StoredItem, prepare};
 use super::super::store::{Visit, no_item};
-use super::super::{Collection, CollectionName, Error, Filter, Info, Neighbour, Page, Recall, Sample, Search, Spec, Version};
+use super::super::{Collection, CollectionName, Damaged, Error, Filter, Info, Neighbour, Page, Recall, Sample, Search, Spec, Version};
 use super::approximate::Builder;
 use super::database::Database;
 use super::filter::{label_forms, push_where};
@@ -72,6 +72,10 @@ impl Collection for PostgresCollection {
         &self.record.spec
     }
 
+    fn number(&self) -> u64 {
+        self.record.number.cast_unsigned()
+    }
+
     fn info(&self) -> Result<Info, Error> {
         self.read(async |connection, record| record.info(connection).await)
     }
@@ -128,14 +132,27 @@ impl Collection for PostgresCollection {
         check_page(limit)?;
         // Ids have at least one byte, so that all of them come after the empty one.
         let after = to_stored(after.unwrap_or_default());
-        let items = self.read(async |connection, record| {
+        self.read(async |connection, record| {
             let sql = format!("SELECT {ITEM} FROM {} WHERE id > $1 ORDER BY id LIMIT $2", record.table());
             let rows = sqlx::query(AssertSqlSafe(sql)).bind(&*after).bind(limit as i64 + 1).fetch_all(connection).await?;
-            rows.iter().map(item).collect::<Result<Vec<_>, _>>()
-        })?;
-        let mut page = Filling::new(limit);
-        let _ = items.into_iter().all(|item| page.add(item));
-        Ok(page.end())
+            let mut page = Filling::new(limit);
+            for row in &rows {
+                match item(row) {
+                    Err(Error::DamagedItem { id, reason }) => tracing::error!(id, "an item is damaged and left out: {reason}"),
+                    item => {
+                        if !page.add(item?) {
+                            return Ok(page.end());
+                        }
+                    }
+                }
+            }
+            let mut page = page.end();
+            // One more than asked for was read, and one of them left out: there may be further ones.
+            if let Some(last) = rows.get(limit) {
+                page.next = Some(from_stored(last.try_get("id")?));
+            }
+            Ok(page)
+        })
     }
 
     fn sources(&self) -> Result<HashMap<String, Option<String>>, Error> {
@@ -195,16 +212,23 @@ impl Collection for PostgresCollection {
         self.read(async |connection, record| sample(connection, record, most).await)
     }
 
-    fn export(&self, visit: &mut Visit<'_>) -> Result<(), Error> {
+    fn export(&self, visit: &mut Visit<'_>) -> Result<Vec<Damaged>, Error> {
         self.database.run_long(async |connection| {
             let sql = format!("SELECT {ITEM}, embedding::real[] AS vector, picture FROM {} ORDER BY id", self.record.table());
+            let mut damaged = Vec::new();
             // One statement sees one moment.
             let mut rows = sqlx::query(AssertSqlSafe(sql)).fetch(connection);
             while let Some(row) = rows.try_next().await.map_err(|error| self.record.explain(error.into()))? {
-                let stored = StoredItem { item: item(&row)?, vector: row.try_get("vector")? };
-                visit(&stored, row.try_get("picture")?)?;
+                let item = match item(&row) {
+                    Err(Error::DamagedItem { id, reason }) => {
+                        damaged.push(Damaged { id, reason });
+                        continue;
+                    }
+                    item => item?,
+                };
+                visit(&StoredItem { item, vector: row.try_get("vector")? }, row.try_get("picture")?)?;
             }
-            Ok(())
+            Ok(damaged)
         })
     }
 

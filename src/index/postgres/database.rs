@@ -16,6 +16,8 @@ use super::{Connections, IndexUrl};
 
 /// Longest wait for a connection. A server that is down is asked again and again meanwhile.
 const ACQUIRE: Duration = Duration::from_secs(2);
+/// Most connections for work in the background: one builds an index, one clears away.
+const BACKGROUND: usize = 2;
 /// Times that a transaction is tried which stands in another's way.
 const ATTEMPTS: usize = 5;
 
@@ -26,6 +28,10 @@ pub(super) struct Database {
     pool: PgPool,
     /// One for each connection of the pool: who waits behind others is not waiting for the database to answer.
     places: Semaphore,
+    /// As many again for work on whole collections, each with a connection of its own.
+    long_places: Semaphore,
+    /// For the same work that nobody waits for.
+    background_places: Semaphore,
     options: PgConnectOptions,
     /// Longest that one piece of work may take.
     patience: Duration,
@@ -52,6 +58,8 @@ impl Database {
             runtime: Some(runtime),
             pool,
             places: Semaphore::new(connections as usize),
+            long_places: Semaphore::new(connections as usize),
+            background_places: Semaphore::new(BACKGROUND),
             options,
             patience,
             prepared: OnceCell::new(),
@@ -102,8 +110,24 @@ impl Database {
 
     /// Does `work` that may take as long as it needs, with a connection of its own.
     pub(super) fn run_long<T>(&self, work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>) -> Result<T, Error> {
+        self.run_apart(&self.long_places, self.patience / 2, work)
+    }
+
+    /// As [`run_long`](Self::run_long), for work that no request waits for: it waits for its turn.
+    pub(super) fn run_in_background<T>(&self, work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>) -> Result<T, Error> {
+        self.run_apart(&self.background_places, Duration::MAX, work)
+    }
+
+    fn run_apart<T>(
+        &self,
+        places: &Semaphore,
+        patience: Duration,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         self.run(async |_| Ok(()))?;
         self.wait(async {
+            let place = timeout(patience, places.acquire()).await.map_err(|_| Error::Busy)?;
+            let _place = place.expect("it is never closed");
             let connecting = timeout(ACQUIRE, self.options.connect()).await;
             let mut connection = connecting.map_err(|_| Error::Unreachable("no connection in time".to_owned()))??;
             set_up(&mut connection, Duration::ZERO).await?;

@@ -126,17 +126,7 @@ impl Store for PostgresStore {
     }
 
     fn list(&self) -> Result<Vec<Info>, Error> {
-        self.database.run(async |connection| {
-            let mut collections = Vec::new();
-            for record in Record::all(connection).await? {
-                match record.info(connection).await {
-                    // Deleted since.
-                    Err(Error::NoCollection(_)) => {}
-                    info => collections.push(info?),
-                }
-            }
-            Ok(collections)
-        })
+        self.database.run(async |connection| Record::list(connection).await)
     }
 
     fn collection(&self, name: &CollectionName) -> Result<Arc<dyn Collection>, Error> {

@@ -1,5 +1,7 @@
 //! Collections by name, and the table of each.
 
+use std::collections::{HashMap, HashSet};
+
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, FromRow, PgConnection, QueryBuilder, Row};
 
@@ -9,6 +11,9 @@ use super::error::{is_locked, is_missing_table};
 /// Largest vectors that are kept in the rows of the table itself, so that a scan need not look them up elsewhere: a row has
 /// to fit a page of 8 KiB, with the id and what points to the rest.
 const MAX_INLINE_DIM: usize = 1536;
+
+/// Most tables that one statement counts: each is locked by it, and the database has room for some thousand locks.
+const MOST_COUNTED: usize = 500;
 
 /// Columns of a [`Record`].
 const SELECT: &str = "SELECT name, number, dim, fingerprint, precision, created, \
@@ -110,23 +115,73 @@ impl Record {
 
     /// What is known of it right now.
     pub(super) async fn info(&self, connection: &mut PgConnection) -> Result<Info, Error> {
-        let sql = format!(
-            "SELECT (SELECT count(*) FROM {table}), \
-             EXISTS (SELECT FROM pg_stat_progress_create_index WHERE relid = '{table}'::regclass)",
-            table = self.table()
-        );
-        let (count, building): (i64, bool) =
-            sqlx::query_as(AssertSqlSafe(sql)).fetch_one(connection).await.map_err(|error| self.explain(error.into()))?;
-        let count = count as usize;
+        let counts = count(connection, std::slice::from_ref(self)).await.map_err(|error| self.explain(error))?;
+        let building = being_indexed(connection).await?;
+        Ok(self.info_of(counts.get(&self.number).copied().unwrap_or(0), building.contains(&self.table())))
+    }
+
+    /// What is known of all collections right now: one statement counts the items of many.
+    pub(super) async fn list(connection: &mut PgConnection) -> Result<Vec<Info>, Error> {
+        let records = Self::all(connection).await?;
+        let building = being_indexed(connection).await?;
+        let mut found = Vec::with_capacity(records.len());
+        for part in records.chunks(MOST_COUNTED) {
+            let counts = match count(connection, part).await {
+                // One was deleted since: who is left is asked for one by one.
+                Err(error) if is_missing_table(&error) => {
+                    let mut counts = HashMap::new();
+                    for record in part {
+                        match count(connection, std::slice::from_ref(record)).await {
+                            Err(error) if is_missing_table(&error) => {}
+                            counted => counts.extend(counted?),
+                        }
+                    }
+                    counts
+                }
+                counts => counts?,
+            };
+            let known = part.iter().filter_map(|record| Some((record, *counts.get(&record.number)?)));
+            found.extend(known.map(|(record, count)| record.info_of(count, building.contains(&record.table()))));
+        }
+        Ok(found)
+    }
+
+    fn info_of(&self, count: usize, building: bool) -> Info {
         let (kind, indexed) = if self.indexed { ("hnsw", count) } else { ("exact", 0) };
         let index = IndexState { kind, indexed, scanned: count - indexed, building };
-        Ok(Info { name: self.name.clone(), spec: self.spec.clone(), count, created: self.created, index })
+        Info {
+            name: self.name.clone(),
+            number: self.number.cast_unsigned(),
+            spec: self.spec.clone(),
+            count,
+            created: self.created,
+            index,
+            damaged: None,
+        }
     }
 
     /// A collection whose table is gone is gone.
     pub(super) fn explain(&self, error: Error) -> Error {
         if is_missing_table(&error) { Error::NoCollection(self.name.to_string()) } else { error }
     }
+}
+
+/// Numbers of items by number of the collection.
+async fn count(connection: &mut PgConnection, records: &[Record]) -> Result<HashMap<i64, usize>, Error> {
+    let parts: Vec<_> =
+        records.iter().map(|record| format!("SELECT {}::bigint, count(*) FROM {}", record.number, record.table())).collect();
+    let counts: Vec<(i64, i64)> = sqlx::query_as(AssertSqlSafe(parts.join(" UNION ALL "))).fetch_all(connection).await?;
+    Ok(counts.into_iter().map(|(number, count)| (number, count as usize)).collect())
+}
+
+/// Tables whose index is being built.
+async fn being_indexed(connection: &mut PgConnection) -> Result<HashSet<String>, Error> {
+    let tables: Vec<String> = sqlx::query_scalar(
+        "SELECT relname::text FROM pg_stat_progress_create_index JOIN pg_class ON pg_class.oid = relid WHERE datname = current_database()",
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(tables.into_iter().collect())
 }
 
 /// Deletes the tables of collections that are gone; false where somebody still uses one.

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 
 use super::super::sample::newest_of;
 use super::super::{Error, Sample, Version};
 use super::record::Record;
-use super::search::{ITEM, PICTURED, item};
+use super::search::{ITEM, PICTURED, item, readable};
 
 /// Ids and the transactions that wrote them, as one number.
 pub(super) async fn version(connection: &mut PgConnection, record: &Record) -> Result<Version, Error> {
@@ -30,9 +31,10 @@ pub(super) async fn sample(connection: &mut PgConnection, record: &Record, most:
     );
     let query = sqlx::query(AssertSqlSafe(sql)).bind(newest as i64).bind((most - newest) as i64);
     let (mut items, mut vectors) = (Vec::new(), Vec::new());
-    for row in query.fetch_all(connection).await? {
-        items.push((Arc::new(item(&row)?), row.try_get("pictured")?));
-        vectors.extend(row.try_get::<Vec<f32>, _>("vector")?);
+    let read = |row: &PgRow| Ok((Arc::new(item(row)?), row.try_get("pictured")?, row.try_get::<Vec<f32>, _>("vector")?));
+    for (item, pictured, vector) in readable(&query.fetch_all(connection).await?, read)? {
+        items.push((item, pictured));
+        vectors.extend(vector);
     }
     Ok(Sample { version, items, vectors })
 }

@@ -57,7 +57,7 @@ async fn nearest(
     sql.push_bind(i64::try_from(options.k).unwrap_or(i64::MAX));
     let rows = sql.build().fetch_all(&mut *transaction).await?;
     transaction.commit().await?;
-    let mut found = rows.iter().map(neighbour).collect::<Result<Vec<_>, _>>()?;
+    let mut found = readable(&rows, neighbour)?;
     found.sort_unstable();
     Ok(found)
 }
@@ -68,10 +68,27 @@ fn neighbour(row: &PgRow) -> Result<Neighbour, Error> {
     Ok(Neighbour { item: Arc::new(item(row)?), similarity: (similarity as f32).clamp(-1.0, 1.0), has_picture: row.try_get("pictured")? })
 }
 
+/// What `read` makes of rows. An item that cannot be read is named in the log and left out, so that its neighbours are not.
+pub(super) fn readable<T>(rows: &[PgRow], read: impl Fn(&PgRow) -> Result<T, Error>) -> Result<Vec<T>, Error> {
+    let mut found = Vec::with_capacity(rows.len());
+    for row in rows {
+        match read(row) {
+            Err(Error::DamagedItem { id, reason }) => tracing::error!(id, "an item is damaged and left out: {reason}"),
+            outcome => found.push(outcome?),
+        }
+    }
+    Ok(found)
+}
+
 /// Reads the columns of [`ITEM`].
 pub(super) fn item(row: &PgRow) -> Result<Item, Error> {
     let labels: Vec<String> = row.try_get("labels")?;
-    let Json(metadata) = row.try_get("metadata")?;
+    let Json(metadata) = match row.try_get("metadata") {
+        Err(sqlx::Error::ColumnDecode { source, .. }) => {
+            return Err(Error::DamagedItem { id: from_stored(row.try_get("id")?), reason: source.to_string() });
+        }
+        metadata => metadata?,
+    };
     let source: Option<String> = row.try_get("source")?;
     Ok(Item {
         id: from_stored(row.try_get("id")?),

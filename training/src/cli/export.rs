@@ -15,7 +15,8 @@ pub struct Args {
     /// A safetensors file, an index of shards, a file of torch.save, or a folder that holds one; also a training run's folder.
     #[arg(long, value_name = "FILE|DIR")]
     checkpoint: PathBuf,
-    /// Model folder to write. One that is already there is replaced.
+    /// Model folder to write. Of one that is already there, the manifest and the ONNX files are replaced; heads and whatever else lies in
+    /// it are kept.
     #[arg(long, value_name = "MODEL_DIR")]
     out: PathBuf,
     /// Number format of the matrix products; give it several times for several files in the folder.
@@ -80,6 +81,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     );
     for note in &exported.notes {
         tracing::warn!("{note}");
+    }
+    if !exported.kept.is_empty() {
+        tracing::warn!("kept, as they were in the folder: {}; heads fit the weights that they were trained on", exported.kept.join(", "));
     }
     for (precision, file) in &manifest.files {
         if let Some(cost) = &file.cost {

@@ -97,11 +97,14 @@ pub struct Exported {
     pub report: Report,
     /// Further things that the user should know.
     pub notes: Vec<String>,
+    /// What lay in the folder and is no export's: it was kept.
+    pub kept: Vec<String>,
 }
 
 /// Reads the checkpoint at `path` (see [`weights::load`]) and writes it as the model folder `out`.
 ///
-/// The folder appears complete or not at all. One that is already there is replaced, anything else is not. The model is
+/// The folder appears complete or not at all. Of one that is already there, the files that an export writes are replaced, and the
+/// rest is kept; anything else is refused. The model is
 /// run once before it is accepted.
 ///
 /// # Errors
@@ -133,7 +136,9 @@ pub fn export(path: &Path, out: &Path, options: &Options) -> Result<Exported, Er
     };
     let manifest = files.manifest;
 
+    let mut kept = Vec::new();
     if occupied {
+        kept = keep_others(out, &folder)?;
         let old = work.path().join("old");
         fs_err::rename(out, &old)?;
         if let Err(error) = fs_err::rename(&folder, out) {
@@ -143,7 +148,33 @@ pub fn export(path: &Path, out: &Path, options: &Options) -> Result<Exported, Er
     } else {
         fs_err::rename(&folder, out)?;
     }
-    Ok(Exported { folder: out.to_owned(), manifest, report: checkpoint.report, notes })
+    Ok(Exported { folder: out.to_owned(), manifest, report: checkpoint.report, notes, kept })
+}
+
+/// Copies what lies in the folder `old` and is no export's into `new`: heads, for example. Returns its names, in their order.
+fn keep_others(old: &Path, new: &Path) -> Result<Vec<String>, Error> {
+    let written = [Precision::F32, Precision::F16, Precision::Int8].map(file_name);
+    let mut kept = Vec::new();
+    for entry in walkdir::WalkDir::new(old).min_depth(1).sort_by_file_name() {
+        let entry = entry.map_err(std::io::Error::from)?;
+        let name = entry.path().strip_prefix(old).unwrap_or(entry.path());
+        let top = name.components().next().and_then(|part| part.as_os_str().to_str()).unwrap_or_default();
+        if written.contains(&top) || top == Manifest::FILE_NAME {
+            continue;
+        }
+        if entry.depth() == 1 {
+            kept.push(name.display().to_string());
+        }
+        let target = new.join(name);
+        if entry.file_type().is_dir() {
+            fs_err::create_dir_all(&target)?;
+        } else if entry.path_is_symlink() {
+            fs_err::os::unix::fs::symlink(fs_err::read_link(entry.path())?, &target)?;
+        } else {
+            fs_err::copy(entry.path(), &target)?;
+        }
+    }
+    Ok(kept)
 }
 
 /// A model folder that is being written.

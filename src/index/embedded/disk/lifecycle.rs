@@ -8,7 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use redb::ReadableTable;
 
-use super::{COLLECTIONS, Disk, ITEMS, Record, THUMBNAILS, Written, all_of, put, take_numbers};
+use super::{COLLECTIONS, Disk, ITEMS, Record, THUMBNAILS, Written, all_of, needed_by, put, take_numbers};
+use crate::index::embedded::handle::Room;
 use crate::index::item::NewItem;
 use crate::index::{CollectionName, Error, OnExisting, Spec};
 
@@ -21,13 +22,13 @@ impl Disk {
     /// A number that no collection has or had.
     pub(in super::super) fn reserve(&self) -> Result<u64, Error> {
         let _turn = self.line.turn();
-        self.write(|txn| take_numbers(txn, 1))
+        self.write(Room::Needs(0), |txn| take_numbers(txn, 1))
     }
 
     /// Stores items under a number that no collection has yet.
     pub(in super::super) fn fill(&self, number: u64, items: &[NewItem]) -> Result<Written, Error> {
         let _turn = self.line.turn();
-        self.write(|txn| put(txn, number, items))
+        self.write(needed_by(items), |txn| put(txn, number, items))
     }
 
     /// Makes a collection of what is stored under `number` (or an empty one under a new number), in place of the one that is there if `existing` allows it.
@@ -40,7 +41,7 @@ impl Disk {
         existing: OnExisting,
     ) -> Result<(Record, Option<u64>), Error> {
         let _turn = self.line.turn();
-        self.write(|txn| {
+        self.write(Room::Needs(0), |txn| {
             let mut table = txn.open_table(COLLECTIONS)?;
             let old = table.get(name.as_str())?.map(|record| self.record(name.as_str(), record.value())).transpose()?;
             if old.is_some() && existing == OnExisting::Refuse {
@@ -48,7 +49,7 @@ impl Disk {
             }
             let number = number.map_or_else(|| take_numbers(txn, 1), Ok)?;
             let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
-            let record = Record { number, spec, created };
+            let record = Record { number, spec: spec.clone(), created };
             let json = serde_json::to_vec(&record).expect("plain numbers and text are JSON");
             table.insert(name.as_str(), json.as_slice())?;
             Ok((record, old.map(|old| old.number)))
@@ -58,7 +59,7 @@ impl Disk {
     /// Takes the name of a collection away. Its items are left to [`clear_some`](Self::clear_some).
     pub(in super::super) fn remove(&self, name: &CollectionName, record: &Record) -> Result<(), Error> {
         let _turn = self.line.turn();
-        self.write(|txn| {
+        self.write(Room::Makes, |txn| {
             self.must_exist(txn, name, record)?;
             txn.open_table(COLLECTIONS)?.remove(name.as_str())?;
             Ok(())
@@ -68,7 +69,7 @@ impl Disk {
     /// Deletes some of what is stored under a number that no collection has; false where nothing is left.
     pub(in super::super) fn clear_some(&self, number: u64) -> Result<bool, Error> {
         let _turn = self.line.turn();
-        self.write(|txn| {
+        self.write(Room::Makes, |txn| {
             let mut thumbnails = txn.open_table(THUMBNAILS)?;
             let (mut pictures, mut bytes) = (0, 0);
             // Entries that the iterator is not asked for stay.

@@ -1,0 +1,104 @@
+//! Work that many ask for, done once for all who wait.
+
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+/// An outcome, once it is known, and when that was.
+type Outcome<T> = watch::Receiver<Option<(Instant, T)>>;
+
+/// Does the same work for many: who asks while it runs, or shortly after, gets what the first one got. However many ask, one
+/// thread is at it.
+pub(super) struct SingleFlight<T> {
+    freshness: Duration,
+    last: Mutex<Option<Outcome<T>>>,
+}
+
+impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
+    /// An outcome is good for `freshness`.
+    pub(super) fn new(freshness: Duration) -> Self {
+        Self { freshness, last: Mutex::new(None) }
+    }
+
+    /// The outcome of `work`, which goes on where the caller does not wait for it; `None` where it panicked.
+    pub(super) async fn get<F>(&self, work: impl FnOnce() -> F) -> Option<T>
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        let mut outcome = self.join(work);
+        let known = outcome.wait_for(Option::is_some).await.ok()?;
+        known.as_ref().map(|(_, value)| value.clone())
+    }
+
+    fn join<F>(&self, work: impl FnOnce() -> F) -> Outcome<T>
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        let mut last = self.last.lock();
+        if let Some(outcome) = &*last {
+            let is_good = match &*outcome.borrow() {
+                Some((known, _)) => known.elapsed() < self.freshness,
+                // Without a sender, the work panicked.
+                None => outcome.has_changed().is_ok(),
+            };
+            if is_good {
+                return outcome.clone();
+            }
+        }
+        let (tell, outcome) = watch::channel(None);
+        let work = work();
+        tokio::spawn(async move {
+            let value = work.await;
+            tell.send_replace(Some((Instant::now(), value)));
+        });
+        *last = Some(outcome.clone());
+        outcome
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use futures::future::join_all;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn many_wait_for_one() {
+        let (flight, runs) = (SingleFlight::new(Duration::from_secs(60)), Arc::new(AtomicUsize::new(0)));
+        let work = || {
+            let runs = runs.clone();
+            async move {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                runs.fetch_add(1, Ordering::SeqCst)
+            }
+        };
+        let first = join_all((0..100).map(|_| flight.get(work))).await;
+        assert!(first.iter().all(|value| *value == Some(0)));
+        assert_eq!(flight.get(work).await, Some(0));
+        let stale = SingleFlight::new(Duration::ZERO);
+        assert_eq!((stale.get(work).await, stale.get(work).await), (Some(1), Some(2)));
+    }
+
+    #[tokio::test]
+    async fn who_leaves_does_not_end_it_and_a_panic_is_not_kept() {
+        let flight = SingleFlight::new(Duration::from_secs(60));
+        let slow = || async {
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            1
+        };
+        assert!(tokio::time::timeout(Duration::from_millis(1), flight.get(slow)).await.is_err());
+        assert_eq!(flight.get(|| async { 2 }).await, Some(1));
+        let flight = SingleFlight::new(Duration::from_secs(60));
+        assert_eq!(flight.get(|| async { panic!("asked to") }).await, None::<u32>);
+        assert_eq!(flight.get(|| async { 3 }).await, Some(3));
+    }
+}
