@@ -183,7 +183,8 @@ fn what_happens_is_counted() {
     }
     assert!(!text.contains(FULL));
 
-    let plain = Server::with_data(tempfile::tempdir().unwrap().path());
+    let data = tempfile::tempdir().unwrap();
+    let plain = Server::with_data(data.path());
     assert_eq!(plain.put("/collections/c", &json!({})).status, 201);
     plain.post("/collections/c/items?id=x", "image/png", &png(&scene(9, 9, 1))).ok();
     plain.get("/collections/c/recall?queries=1").ok();

@@ -65,7 +65,7 @@ impl Place {
 
     /// What stays in the data folder.
     pub(crate) fn files(&self) -> &[&str] {
-        if self.url.is_some() { &[] } else { &["store.redb"] }
+        if self.url.is_some() { &[] } else { &[".reserve", "store.redb"] }
     }
 }
 

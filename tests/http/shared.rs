@@ -144,6 +144,8 @@ fn a_lost_database_is_503_until_it_is_back() {
     server.post("/collections/c/search", "image/png", &picture).problem(503, "store_unreachable");
     server.post("/collections/c/snapshot", "application/json", b"").problem(503, "store_unreachable");
     server.post("/classify?collection=c", "image/png", &picture).problem(503, "store_unreachable");
+    // What was known a moment ago is good for a second.
+    wait_for("not ready", || server.get("/readyz").status == 503);
     server.get("/readyz").problem(503, "store_unreachable");
     assert_eq!(server.get("/healthz").ok().json()["store"]["reachable"], false);
     assert_eq!(metric(&server, "dino_store_reachable"), 0);
