@@ -3,18 +3,13 @@
 //! [`ServeArgs`] is what was written; [`ServeArgs::resolve`] turns it into [`Settings`] once, and nothing after that
 //! reads a flag or the environment again.
 
-use std::{
-    num::NonZeroUsize,
-    path::{Path, PathBuf},
-    str::FromStr,
-    time::Duration,
-};
+use std::{num::NonZeroUsize, path::PathBuf, str::FromStr, time::Duration};
 
 use axum::http::HeaderValue;
 use clap::{Args, ValueEnum};
 
 use crate::{
-    http::{Keys, Listen},
+    http::{KeySource, Keys, Listen},
     index::{self, IndexUrl},
     media::{self, FetchOptions},
     model::{Accelerator, Device, Precision},
@@ -132,8 +127,8 @@ pub struct ServeArgs {
     /// may hold half of it [default: twice --max-snapshot].
     #[arg(long, env = "DINO_SCRATCH_SPACE", value_name = "BYTES", help_heading = "Limits")]
     pub scratch_space: Option<ByteSize>,
-    /// File of API keys, one a line: NAME KEY read-only|full [requests=N] [pixels=N], the limits by the minute. With any
-    /// key, only health, metrics and documentation are open.
+    /// File of API keys, one a line: NAME KEY read-only|full [requests=N] [pixels=N], the limits by the minute, whole numbers. With any
+    /// key, only health, metrics and documentation are open. Read again on SIGHUP.
     #[arg(long, env = "DINO_API_KEYS_FILE", value_name = "FILE", help_heading = "Address and access")]
     pub api_keys_file: Option<PathBuf>,
     /// API keys themselves, in the same form, with `;` between them. Meant for the environment: a flag can be read by
@@ -148,7 +143,8 @@ pub struct ServeArgs {
         help_heading = "Address and access"
     )]
     pub api_keys: Keys,
-    /// Origin of web pages that may ask from a browser, such as `https://example.org`, or `*`; may be given several times.
+    /// Origin of web pages that may ask from a browser, such as `https://example.org`, or `*`; may be given several times. On loopback
+    /// and without keys the server also answers to that name: give its own public origin where a proxy passes the name on.
     #[arg(
         long = "cors-origin",
         env = "DINO_CORS_ORIGIN",
@@ -346,6 +342,8 @@ pub struct Settings {
     pub scratch_space: u64,
     /// All API keys; none for an open server.
     pub keys: Keys,
+    /// Where they can be read again.
+    pub key_source: KeySource,
     /// Origins that browsers may let in.
     pub cors_origins: Vec<HeaderValue>,
     /// Connections at once.
@@ -448,12 +446,9 @@ impl ServeArgs {
             return Err(ConfigError::BodyMemoryTooSmall { body_memory, max_body });
         }
         self.index.as_ref().map_or(Ok(()), IndexUrl::check)?;
-        let keys = match &self.api_keys_file {
-            Some(path) => read_keys(path)
-                .and_then(|keys| keys.and(self.api_keys))
-                .map_err(|reason| ConfigError::ApiKeys { path: path.clone(), reason })?,
-            None => self.api_keys,
-        };
+        let key_source = KeySource { given: self.api_keys, file: self.api_keys_file };
+        let path = key_source.file.clone().unwrap_or_default();
+        let keys = key_source.read().map_err(|reason| ConfigError::ApiKeys { path, reason })?;
         let roots = match &self.url_ca {
             Some(path) => media::root_certificates(path).map_err(|reason| ConfigError::Certificates { path: path.clone(), reason })?,
             None => Vec::new(),
@@ -489,6 +484,7 @@ impl ServeArgs {
             answer_memory: self.answer_memory.0 as u64,
             scratch_space: self.scratch_space.map_or((self.max_snapshot.0 as u64).saturating_mul(2), |size| size.0 as u64),
             keys,
+            key_source,
             cors_origins: self.cors_origins,
             max_connections: self.max_connections.get(),
             fetching: FetchOptions {
@@ -502,12 +498,6 @@ impl ServeArgs {
             otlp: self.otlp,
         })
     }
-}
-
-/// A file that names no key is a mistake: it would leave the server open.
-fn read_keys(path: &Path) -> Result<Keys, String> {
-    let keys: Keys = fs_err::read_to_string(path).map_err(|error| error.to_string())?.parse()?;
-    if keys.is_empty() { Err("it holds no key".into()) } else { Ok(keys) }
 }
 
 /// The first name that is given twice.

@@ -3,6 +3,7 @@
 pub(crate) mod embed;
 pub(crate) mod healthcheck;
 pub(crate) mod import;
+pub(crate) mod memory;
 pub(crate) mod reembed;
 pub(crate) mod restore;
 pub(crate) mod schema;

@@ -15,6 +15,7 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Serves until a signal ends it.
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
+    super::memory::give_back();
     // Nothing has been answered yet that would have to be finished.
     let starting = signals::end_while_starting()?;
     let settings = args.resolve()?;
@@ -35,6 +36,7 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
     runtime.block_on(async {
         let stop = Stop::new()?;
+        http::watch_keys(app.clone())?;
         starting.is_over();
         announce("listening", &listeners)?;
         let mut entrances = vec![Entrance { listeners, routes: http::routes(app.clone()) }];

@@ -1,13 +1,22 @@
 //! Reading a request's body: never more than the limit, never longer than the time allowed.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use axum::{
-    body::{Body, BodyDataStream},
-    http::{HeaderMap, header, request::Parts},
+    body::{Body, BodyDataStream, HttpBody},
+    extract::Request,
+    http::{HeaderMap, StatusCode, header, request::Parts},
+    middleware::Next,
+    response::Response,
 };
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
+use parking_lot::Mutex;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout, timeout_at},
@@ -18,8 +27,8 @@ use super::{
     problem::{Code, Problem},
 };
 
-/// A client that is refused while it still sends should get to read why. So the rest of its body is thrown away
-/// for a while before the answer: closing at once would reset the connection under its hands.
+/// A client that is answered while it still sends should get to read the answer. So the rest of its body is thrown away
+/// for a while before it: closing at once would reset the connection under the client's hands.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 /// The same bound in bytes: what is sent beyond this is a nuisance rather than a mistake.
 const DRAIN_BYTES: usize = 256 << 20;
@@ -53,6 +62,39 @@ impl BodyMemory {
     }
 }
 
+/// Counts what a body becomes once it is read, as part of the request's memory. What is read takes more than its text, and how much
+/// more is up to the client.
+#[derive(Debug)]
+pub(super) struct Meter {
+    memory: BodyMemory,
+    share: Share,
+    /// Bytes that may still be taken.
+    left: usize,
+}
+
+impl Meter {
+    /// For a body whose part of the memory is `share`, and whose length is at most `largest` bytes: what it becomes may be as large, too.
+    pub(super) fn new(memory: BodyMemory, share: Share, largest: usize) -> Self {
+        Self { memory, share, left: largest }
+    }
+
+    /// Takes `bytes` for what was read.
+    pub(super) fn take(&mut self, bytes: usize) -> Result<(), Problem> {
+        let refused = || {
+            let detail = "what the body holds takes much more memory than its text: send it in several requests (--max-body)";
+            Problem::new(Code::BodyTooLarge, detail)
+        };
+        self.left = self.left.checked_sub(bytes).ok_or_else(refused)?;
+        self.share.merge(self.memory.take(bytes).ok_or_else(no_room)?);
+        Ok(())
+    }
+
+    /// All that was taken.
+    pub(super) fn into_share(self) -> Share {
+        self.share
+    }
+}
+
 /// Reads `body` to its end.
 ///
 /// # Errors
@@ -61,29 +103,25 @@ impl BodyMemory {
 pub(super) async fn read(parts: &Parts, body: Body, limits: BodyLimits, memory: &BodyMemory) -> Result<(Bytes, Share), Problem> {
     let declared = content_length(&parts.headers);
     if declared.is_some_and(|length| length > limits.bytes as u64) {
-        discard(&parts.headers, body).await;
         return Err(too_large(limits.bytes));
     }
-    let mut read = Vec::with_capacity(declared.map_or(0, |length| length as usize));
+    let most = declared.map_or(limits.bytes, |length| length as usize);
+    let mut read = Vec::new();
     let mut share = memory.take(0).ok_or_else(no_room)?;
     let mut chunks = body.into_data_stream();
     let until = Instant::now() + limits.time;
     // Whichever comes first. Told as what it is, a body that is late, and not as a server that was too slow.
     let until = call::deadline().map_or(until, |deadline| until.min(deadline));
-    // The outer error breaks the connection off, the inner one is for a client that goes on sending.
-    let outcome = timeout_at(until, async {
+    timeout_at(until, async {
         while let Some(chunk) = chunks.next().await {
             let chunk = chunk.map_err(|error| Problem::new(Code::BadBody, format!("the body broke off: {error}")))?;
             if read.len() + chunk.len() > limits.bytes {
-                return Ok(Err(too_large(limits.bytes)));
+                return Err(too_large(limits.bytes));
             }
-            match memory.take(chunk.len()) {
-                Some(part) => share.merge(part),
-                None => return Ok(Err(no_room())),
-            }
+            grow(&mut read, chunk.len(), most, &mut share, memory)?;
             read.extend_from_slice(&chunk);
         }
-        Ok::<_, Problem>(Ok(()))
+        Ok(())
     })
     .await
     .map_err(|_| {
@@ -92,21 +130,70 @@ pub(super) async fn read(parts: &Parts, body: Body, limits: BodyLimits, memory: 
             format!("the body did not arrive within {seconds} s (--read-timeout), or before the request's deadline (--request-timeout)");
         Problem::new(Code::BodyTimeout, detail)
     })??;
-    match outcome {
-        Ok(()) => Ok((read.into(), share)),
-        Err(problem) => {
-            drop((read, share));
-            drain(chunks).await;
-            Err(problem)
+    Ok((read.into(), share))
+}
+
+/// Makes room in `read` for `more` bytes. All that is set aside is counted, and it follows what has arrived: a client may announce
+/// much and send little. Twice as much as before where that is not beyond `most`, so that a body is moved few times.
+fn grow(read: &mut Vec<u8>, more: usize, most: usize, share: &mut Share, memory: &BodyMemory) -> Result<(), Problem> {
+    let (now, needed) = (read.capacity(), read.len() + more);
+    if needed <= now {
+        return Ok(());
+    }
+    let doubled = needed.max((2 * now).min(most));
+    // Where other bodies leave no room for twice as much, there may still be enough.
+    let taken = [doubled, needed].into_iter().find_map(|capacity| Some((capacity, memory.take(capacity - now)?)));
+    let (capacity, part) = taken.ok_or_else(no_room)?;
+    share.merge(part);
+    read.reserve_exact(capacity - read.len());
+    Ok(())
+}
+
+/// Lets requests through, and reads on where they were answered before their body had arrived: an unknown route, a missing key, a
+/// route without a body, a body that is too large.
+pub(super) async fn read_on(request: Request, next: Next) -> Response {
+    if request.body().is_end_stream() {
+        return next.run(request).await;
+    }
+    let left = Arc::default();
+    let is_expected = request.headers().contains_key(header::EXPECT);
+    let watched = |body: Body| Watched { body: Some(body.into_data_stream()), is_wanted: !is_expected, left: Arc::clone(&left) };
+    let response = next.run(request.map(|body| Body::from_stream(watched(body)))).await;
+    let rest = left.lock().take();
+    // Who was too slow has had its time.
+    if let Some(rest) = rest.filter(|_| response.status() != StatusCode::REQUEST_TIMEOUT) {
+        drain(rest).await;
+    }
+    response
+}
+
+/// A body that, when it is dropped, leaves behind what was not read of it.
+struct Watched {
+    /// None once it has ended or broken off.
+    body: Option<BodyDataStream>,
+    /// A client that expects to be told to go on sends nothing before, and the first read tells it to.
+    is_wanted: bool,
+    left: Arc<Mutex<Option<BodyDataStream>>>,
+}
+
+impl Stream for Watched {
+    type Item = Result<Bytes, axum::Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.is_wanted = true;
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let chunk = ready!(body.poll_next_unpin(context));
+        if !matches!(chunk, Some(Ok(_))) {
+            self.body = None;
         }
+        Poll::Ready(chunk)
     }
 }
 
-/// Throws away a body that was refused before any of it was read.
-pub(super) async fn discard(headers: &HeaderMap, body: Body) {
-    // A client that expects to be told sends nothing before it is, and reading would tell it to.
-    if !headers.contains_key(header::EXPECT) {
-        drain(body.into_data_stream()).await;
+impl Drop for Watched {
+    fn drop(&mut self) {
+        let rest = self.body.take().filter(|rest| self.is_wanted && !rest.is_end_stream());
+        *self.left.lock() = rest;
     }
 }
 
@@ -158,5 +245,27 @@ mod tests {
         drop(other);
         assert!(memory.take(100).is_some());
         assert!(memory.take(101).is_none());
+    }
+
+    #[test]
+    fn room_follows_what_arrived_and_is_counted() {
+        let memory = BodyMemory::new(1000);
+        let (mut read, mut share) = (Vec::new(), memory.take(0).unwrap());
+        let mut arrive = |bytes: usize| {
+            grow(&mut read, bytes, 400, &mut share, &memory).unwrap();
+            read.resize(read.len() + bytes, 0);
+            (read.capacity(), share.num_permits())
+        };
+        assert_eq!(arrive(1), (1, 1));
+        assert_eq!(arrive(99), (100, 100));
+        assert_eq!(arrive(1), (200, 200));
+        // Never more than was announced, while that holds.
+        assert_eq!((arrive(199), arrive(1)), ((400, 400), (400, 400)));
+        // No room for twice as much is no reason to refuse.
+        let others = memory.take(590).unwrap();
+        assert_eq!(arrive(9), (410, 410));
+        assert!(grow(&mut read, 11, 1000, &mut share, &memory).is_err());
+        drop((others, share));
+        assert!(memory.take(1000).is_some());
     }
 }

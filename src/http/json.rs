@@ -1,29 +1,47 @@
-//! Small JSON bodies, read to the letter.
+//! JSON bodies, read to the letter and within bounds.
+//!
+//! What is parsed never takes much more memory than its text. Values are looked at where they stand in the body, and only those that
+//! are known are built: a member that is not known is refused at its name, lists are bounded as they are read, and depth and texts
+//! are measured before. A member that is null counts as one that is absent, whatever its type.
 
-use std::fmt;
+use std::{borrow::Cow, cell::Cell, fmt};
 
 use axum::{
     extract::{FromRequest, Request},
     http::header,
 };
+use memchr::memchr2;
 use serde::{
     Deserialize, Deserializer,
-    de::{self, DeserializeOwned, MapAccess, SeqAccess, Visitor},
+    de::{self, DeserializeOwned, DeserializeSeed, Error as _, IntoDeserializer, MapAccess, SeqAccess, Visitor},
+    forward_to_deserialize_any,
 };
-use serde_json::{Map, Value};
+use serde_json::value::RawValue;
 
 use super::{
     App,
-    body::{discard, read},
+    body::read,
     problem::{Code, Problem},
-    submission::named,
 };
+
+/// Deepest nesting of a body.
+const MAX_DEPTH: usize = 128;
+/// Longest text of an option in bytes, as it is written. Errors repeat what they find, escaped.
+const MAX_TEXT: usize = 4096;
+/// Longest name of a member in bytes, as it is written. Errors say where they are, and so repeat it.
+const MAX_NAME: usize = 4096;
+/// Longest part of an error's words, in characters.
+const MAX_WORDS: usize = 400;
+/// As much of an error's words is looked at, in bytes: more than an escaped text of [`MAX_TEXT`].
+const CLIPPED: usize = 1 << 16;
+/// Longest name of a member that is not known and that an error repeats, in characters.
+const MAX_UNKNOWN: usize = 64;
 
 /// A JSON body. No body at all counts as `{}`.
 #[derive(Debug)]
 pub(super) struct Strict<T>(pub(super) T);
 
-impl<T: DeserializeOwned> FromRequest<App> for Strict<T> {
+impl<T: DeserializeOwned + Send + 'static> FromRequest<App> for Strict<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
@@ -31,111 +49,440 @@ impl<T: DeserializeOwned> FromRequest<App> for Strict<T> {
         let kind = parts.headers.get(header::CONTENT_TYPE).map(|kind| kind.to_str().unwrap_or_default());
         let is_json = |kind: &str| kind.parse::<mime::Mime>().is_ok_and(|kind| kind.subtype() == mime::JSON);
         if kind.is_some_and(|kind| !is_json(kind)) {
-            discard(&parts.headers, body).await;
             return Err(Problem::new(Code::UnsupportedMediaType, "this route takes application/json"));
         }
-        let (body, _memory) = read(&parts, body, app.limits.body, &app.bodies).await?;
+        let (body, memory) = read(&parts, body, app.limits.body, &app.bodies).await?;
         if body.is_empty() {
-            return parse(b"{}").map(Self);
+            return parse(b"{}", &[]).map(Self);
         }
         if kind.is_none() {
             return Err(Problem::new(Code::UnsupportedMediaType, "the body has no Content-Type: send application/json"));
         }
-        parse(&body).map(Self)
+        // A large body takes its time, which other requests shall not wait for.
+        let parsed = app.pool.run(move || (parse(&body, LONG), memory)).await?;
+        parsed.0.map(Self)
     }
 }
 
-/// Reads `json`, and says where it is wrong.
-pub(super) fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, Problem> {
-    let mut deserializer = serde_json::Deserializer::from_slice(json);
-    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
-        let code = if error.inner().is_data() { Code::BadParameter } else { Code::BadJson };
-        Problem::new(code, named(&error))
-    })?;
-    deserializer.end().map_err(|error| Problem::new(Code::BadJson, error.to_string()))?;
-    Ok(value)
+/// Members whose texts may be longer than those of other options.
+const LONG: &[&str] = &["filter"];
+
+/// Reads an object, and says where it is wrong. Texts in the members `long` may have any length.
+pub(super) fn parse<'de, T: Deserialize<'de>>(json: &'de [u8], long: &[&str]) -> Result<T, Problem> {
+    object(json, long, None)
 }
 
-/// Reads a JSON object in which no name comes twice, at any depth: of two values only one could be kept.
-pub(super) fn distinct_names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Map<String, Value>, D::Error> {
-    match Distinct::deserialize(deserializer)?.0 {
-        Value::Object(members) => Ok(members),
-        _ => Err(de::Error::custom("expected a JSON object")),
+/// As [`parse`], for an object that has one member more: its value is handed back as it is, if it is there.
+pub(super) fn parse_beside<'de, T: Deserialize<'de>>(
+    json: &'de [u8],
+    long: &[&str],
+    name: &'static str,
+) -> Result<(T, Option<&'de RawValue>), Problem> {
+    let mut value = None;
+    let rest = object(json, long, Some((name, &mut value)))?;
+    Ok((rest, value))
+}
+
+fn object<'de, T: Deserialize<'de>>(json: &'de [u8], long: &[&str], beside: Option<Beside<'_, 'de>>) -> Result<T, Problem> {
+    let shape = Shape::of(json);
+    if shape.depth > MAX_DEPTH {
+        return Err(Problem::new(Code::BadJson, format!("the body is nested more than {MAX_DEPTH} deep")));
+    }
+    if shape.name > MAX_NAME {
+        return Err(Problem::new(Code::BadParameter, format!("the name of a member has more than {MAX_NAME} bytes")));
+    }
+    if json.iter().find(|byte| !byte.is_ascii_whitespace()).is_some_and(|first| *first != b'{') {
+        return Err(Problem::new(Code::BadJson, "the body is no JSON object, such as {\"name\": value}"));
+    }
+    let is_no_json = Cell::new(false);
+    serde_path_to_error::deserialize(Object { json, long, beside, is_no_json: &is_no_json }).map_err(|error| {
+        let code = if error.inner().is_data() && !is_no_json.get() { Code::BadParameter } else { Code::BadJson };
+        Problem::new(code, words(&error))
+    })
+}
+
+/// `k: invalid type…`, or just the reason where it names the option itself.
+fn words(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
+    // Both may hold what was sent.
+    let (path, reason) = (clipped(error.path(), MAX_WORDS), clipped(error.inner(), CLIPPED));
+    if path == "." {
+        return shortened(&reason, MAX_WORDS);
+    }
+    // Counted from the start of the member's value.
+    let reason = reason.rsplit_once(" at line ").map_or(reason.as_str(), |(reason, _)| reason);
+    // Filters say themselves where in them something is wrong.
+    let words = if reason.starts_with(&path) { reason.to_owned() } else { format!("{path}: {reason}") };
+    shortened(&words, MAX_WORDS)
+}
+
+/// What is written, up to so many bytes.
+fn clipped(written: impl fmt::Display, most: usize) -> String {
+    struct Clip(String, usize);
+
+    impl fmt::Write for Clip {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            let room = self.1.saturating_sub(self.0.len());
+            let end = (0..=room.min(text.len())).rfind(|&end| text.is_char_boundary(end)).unwrap_or(0);
+            self.0.push_str(&text[..end]);
+            if end < text.len() { Err(fmt::Error) } else { Ok(()) }
+        }
+    }
+
+    let mut clip = Clip(String::new(), most);
+    // Ends early where it is full.
+    let _ = fmt::Write::write_fmt(&mut clip, format_args!("{written}"));
+    clip.0
+}
+
+/// A text without its middle, where it is long.
+fn shortened(text: &str, most: usize) -> String {
+    let length = text.chars().count();
+    if length <= most {
+        return text.to_owned();
+    }
+    let (start, end): (String, String) = (text.chars().take(most / 2).collect(), text.chars().skip(length - most / 2).collect());
+    format!("{start}…{end}")
+}
+
+/// How deep JSON is nested, and how long its longest text and its longest name are, in bytes; of what is no JSON, something.
+struct Shape {
+    depth: usize,
+    text: usize,
+    name: usize,
+}
+
+impl Shape {
+    fn of(json: &[u8]) -> Self {
+        let (mut shape, mut depth, mut at) = (Self { depth: 0, text: 0, name: 0 }, 0_usize, 0);
+        // Of the text that ended last.
+        let mut last = 0;
+        while let Some(byte) = json.get(at) {
+            at += 1;
+            match byte {
+                b'{' | b'[' => {
+                    depth += 1;
+                    shape.depth = shape.depth.max(depth);
+                }
+                b'}' | b']' => depth = depth.saturating_sub(1),
+                b'"' => {
+                    let start = at;
+                    at = end_of_text(json, at);
+                    last = at - start;
+                    shape.text = shape.text.max(last);
+                }
+                b':' => shape.name = shape.name.max(last),
+                _ => {}
+            }
+        }
+        shape
     }
 }
 
-/// A JSON object as text, in which no name comes twice.
-pub(super) fn distinct_object(text: &str) -> serde_json::Result<Map<String, Value>> {
-    let mut deserializer = serde_json::Deserializer::from_str(text);
-    let members = distinct_names(&mut deserializer)?;
-    deserializer.end()?;
-    Ok(members)
+/// The position after the quote that ends the text which begins at `at`.
+fn end_of_text(json: &[u8], mut at: usize) -> usize {
+    while let Some(found) = json.get(at..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
+        at += found;
+        if json[at] == b'"' {
+            return at + 1;
+        }
+        at += 2;
+    }
+    json.len()
 }
 
-/// A JSON value in which no name comes twice.
-struct Distinct(Value);
+type Beside<'a, 'de> = (&'static str, &'a mut Option<&'de RawValue>);
 
-impl<'de> Deserialize<'de> for Distinct {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(DistinctVisitor).map(Self)
+/// An object whose members are read one by one out of its text.
+struct Object<'a, 'de> {
+    json: &'de [u8],
+    long: &'a [&'a str],
+    beside: Option<Beside<'a, 'de>>,
+    /// Set where a value is no JSON after all, such as a number that is too large: errors from within lose their kind.
+    is_no_json: &'a Cell<bool>,
+}
+
+impl<'de> Deserializer<'de> for Object<'_, 'de> {
+    type Error = serde_json::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        self.deserialize_struct("", &[], visitor)
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        known: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        let mut text = serde_json::Deserializer::from_slice(self.json);
+        let value = text.deserialize_map(Members { known, object: self, visitor })?;
+        text.end()?;
+        Ok(value)
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct newtype_struct
+        seq tuple tuple_struct map enum identifier ignored_any
     }
 }
 
-struct DistinctVisitor;
+/// Hands the members to a visitor that wants them read.
+struct Members<'a, 'de, V> {
+    known: &'static [&'static str],
+    object: Object<'a, 'de>,
+    visitor: V,
+}
 
-impl<'de> Visitor<'de> for DistinctVisitor {
-    type Value = Value;
+impl<'de, V: Visitor<'de>> Visitor<'de> for Members<'_, 'de, V> {
+    type Value = V::Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
+        f.write_str("an object")
     }
 
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<V::Value, A::Error> {
+        self.visitor.visit_map(Present { map, known: self.known, object: self.object, value: None })
     }
+}
 
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(value.into())
-    }
+/// The members that are known and not null.
+struct Present<'a, 'de, A> {
+    map: A,
+    known: &'static [&'static str],
+    object: Object<'a, 'de>,
+    /// Of the member whose name was read last.
+    value: Option<&'de RawValue>,
+}
 
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
-    }
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for Present<'_, 'de, A> {
+    type Error = A::Error;
 
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
-        let mut values = Vec::new();
-        while let Some(Distinct(value)) = list.next_element()? {
-            values.push(value);
-        }
-        Ok(values.into())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Value, A::Error> {
-        let mut members = Map::new();
-        while let Some(name) = object.next_key::<String>()? {
-            let Distinct(value) = object.next_value()?;
-            if members.contains_key(&name) {
-                let name: String = name.chars().take(64).collect();
-                return Err(de::Error::custom(format!("the name `{name}` comes twice in one object")));
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, A::Error> {
+        loop {
+            let beside = self.object.beside.as_ref().map(|(name, _)| *name);
+            let Some(name) = self.map.next_key_seed(Name { known: self.known, beside })? else { return Ok(None) };
+            let value: &'de RawValue = self.map.next_value()?;
+            if value.get() == "null" {
+                continue;
             }
-            members.insert(name, value);
+            if let Some((beside, slot)) = &mut self.object.beside
+                && name == *beside
+            {
+                if slot.replace(value).is_some() {
+                    return Err(A::Error::duplicate_field(name));
+                }
+                continue;
+            }
+            if !self.object.long.contains(&name) && Shape::of(value.get().as_bytes()).text > MAX_TEXT {
+                return Err(A::Error::custom(format_args!("{name}: a text has more than {MAX_TEXT} bytes")));
+            }
+            self.value = Some(value);
+            return seed.deserialize(name.into_deserializer()).map(Some);
         }
-        Ok(members.into())
+    }
+
+    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, A::Error> {
+        let value = self.value.take().ok_or_else(|| A::Error::custom("a value without a name"))?;
+        seed.deserialize(&mut serde_json::Deserializer::from_str(value.get())).map_err(|error| {
+            self.object.is_no_json.set(!error.is_data());
+            A::Error::custom(error)
+        })
+    }
+}
+
+/// Reads the name of a member that is known.
+struct Name {
+    known: &'static [&'static str],
+    beside: Option<&'static str>,
+}
+
+impl<'de> DeserializeSeed<'de> for Name {
+    type Value = &'static str;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<&'static str, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Name {
+    type Value = &'static str;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+
+    fn visit_str<E: de::Error>(self, name: &str) -> Result<&'static str, E> {
+        let mut names = self.beside.iter().chain(self.known);
+        if let Some(known) = names.find(|known| **known == name) {
+            return Ok(known);
+        }
+        let listed: Vec<_> = self.beside.iter().chain(self.known).map(|known| format!("`{known}`")).collect();
+        Err(E::custom(format_args!("unknown field `{}`, expected one of {}", shortened(name, MAX_UNKNOWN), listed.join(", "))))
+    }
+}
+
+/// Goes through a list without building it, and ends with the first problem. Each element comes with its position.
+pub(super) fn each<'de>(list: &'de RawValue, each: impl FnMut(usize, &'de RawValue) -> Result<(), Problem>) -> Result<(), Problem> {
+    // Told here: the parser's own error would repeat the value, whatever its length.
+    if !list.get().starts_with('[') {
+        return Err(Problem::new(Code::BadParameter, "expected a list"));
+    }
+    let mut problem = None;
+    let elements = Elements { each, problem: &mut problem };
+    let outcome = serde_json::Deserializer::from_str(list.get()).deserialize_seq(elements);
+    match (problem, outcome) {
+        (Some(problem), _) => Err(problem),
+        (None, Err(_)) => Err(Problem::new(Code::BadParameter, "expected a list")),
+        (None, Ok(())) => Ok(()),
+    }
+}
+
+struct Elements<'a, F> {
+    each: F,
+    problem: &'a mut Option<Problem>,
+}
+
+impl<'de, F: FnMut(usize, &'de RawValue) -> Result<(), Problem>> Visitor<'de> for Elements<'_, F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<(), A::Error> {
+        let mut position = 0;
+        while let Some(element) = list.next_element()? {
+            if let Err(problem) = (self.each)(position, element) {
+                *self.problem = Some(problem);
+                return Err(A::Error::custom("see the problem"));
+            }
+            position += 1;
+        }
+        Ok(())
+    }
+}
+
+/// The text that a value is, where it is one; not copied where nothing in it is escaped.
+pub(super) fn text(value: &RawValue) -> Option<Cow<'_, str>> {
+    let inside = value.get().strip_prefix('"')?.strip_suffix('"')?;
+    if inside.contains('\\') { serde_json::from_str(value.get()).ok().map(Cow::Owned) } else { Some(Cow::Borrowed(inside)) }
+}
+
+/// A list that is refused once it has more than `MOST` elements.
+#[derive(Debug)]
+pub(super) struct AtMost<T, const MOST: usize>(pub(super) Vec<T>);
+
+impl<T, const MOST: usize> Default for AtMost<T, MOST> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for AtMost<T, MOST> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct List<T, const MOST: usize>(Vec<T>);
+
+        impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for List<T, MOST> {
+            type Value = AtMost<T, MOST>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "a list of at most {MOST} elements")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<Self::Value, A::Error> {
+                while let Some(element) = list.next_element()? {
+                    if self.0.len() == MOST {
+                        return Err(A::Error::custom(format_args!("at most {MOST} elements")));
+                    }
+                    self.0.push(element);
+                }
+                Ok(AtMost(self.0))
+            }
+        }
+
+        deserializer.deserialize_seq(List(Vec::new()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Deserialize, PartialEq)]
+    #[serde(default)]
+    struct Options {
+        k: usize,
+        name: Option<String>,
+        exact: bool,
+    }
+
+    impl Default for Options {
+        fn default() -> Self {
+            Self { k: 20, name: None, exact: true }
+        }
+    }
+
+    fn refused(json: &str) -> (Code, String) {
+        let problem = parse::<Options>(json.as_bytes(), &[]).unwrap_err();
+        (problem.code, problem.detail.into_owned())
+    }
+
+    #[test]
+    fn null_is_absent() {
+        for json in ["{}", r#"{"k":null,"name":null,"exact":null}"#, r#" { "k" : null , "k" : 20 } "#] {
+            assert_eq!(parse::<Options>(json.as_bytes(), &[]).unwrap(), Options::default(), "{json}");
+        }
+        let (options, beside) = parse_beside::<Options>(br#"{"images":["x"],"k":3}"#, &[], "images").unwrap();
+        assert_eq!((options.k, beside.unwrap().get()), (3, r#"["x"]"#));
+        assert!(parse_beside::<Options>(br#"{"images":null}"#, &[], "images").unwrap().1.is_none());
+    }
+
+    #[test]
+    fn errors_name_the_place_and_stay_short() {
+        let long = "\u{7f}".repeat(100_000);
+        for (json, code, named) in [
+            ("", Code::BadJson, "EOF"),
+            ("[]", Code::BadJson, "object"),
+            ("null", Code::BadJson, "object"),
+            (r#"{"k":1} x"#, Code::BadJson, "trailing"),
+            (r#"{"k":1"#, Code::BadJson, "EOF"),
+            (r#"{"k":"5"}"#, Code::BadParameter, "k: invalid type: string \"5\""),
+            (r#"{"k":1,"k":2}"#, Code::BadParameter, "duplicate field `k`"),
+            (r#"{"kk":[[[]]]}"#, Code::BadParameter, "unknown field `kk`, expected one of `k`, `name`, `exact`"),
+            (&format!(r#"{{"{long}":1}}"#), Code::BadParameter, "the name of a member"),
+            (r#"{"k":1e999}"#, Code::BadJson, "out of range"),
+            (&format!(r#"{{"k":"{long}"}}"#), Code::BadParameter, "k: a text has more than"),
+            (&format!(r#"{{"k":["{long}"]}}"#), Code::BadParameter, "k: a text has more than"),
+            (&format!(r#"{{"k":{}1{}}}"#, "[".repeat(10_000), "]".repeat(10_000)), Code::BadJson, "deep"),
+            (&"[".repeat(10_000), Code::BadJson, "deep"),
+        ] {
+            let (found, words) = refused(json);
+            assert!(found == code && words.contains(named) && words.len() < 1000, "{found:?} {words}");
+        }
+        assert!(!refused(r#"{"k":"5"}"#).1.contains("line"));
+    }
+
+    #[test]
+    fn brackets_in_texts_are_no_depth() {
+        let shape = Shape::of(br#"{"a[[[":["\"[{\\",{"b":"]"}]}"#);
+        assert_eq!((shape.depth, shape.text, shape.name), (3, 7, 5));
+        assert_eq!(Shape::of(br#""\"#).text, 1);
+    }
+
+    #[test]
+    fn lists_are_gone_through_until_the_first_problem() {
+        let list: &RawValue = serde_json::from_str(r#"["a\u0062", 2, {"c": 3}]"#).unwrap();
+        let mut found = Vec::new();
+        each(list, |position, value| {
+            found.push((position, text(value).map(Cow::into_owned)));
+            if position == 1 { Err(Problem::new(Code::BadParameter, "two is enough")) } else { Ok(()) }
+        })
+        .unwrap_err();
+        assert_eq!(found, [(0, Some("ab".to_owned())), (1, None)]);
+        for no_list in ["7", "\"x\"", "{}"] {
+            assert!(each(serde_json::from_str(no_list).unwrap(), |_, _| Ok(())).is_err());
+        }
+        assert!(serde_json::from_str::<AtMost<u8, 2>>("[1,2,3]").is_err());
+        assert_eq!(serde_json::from_str::<AtMost<u8, 2>>("[1,2]").unwrap().0, [1, 2]);
     }
 }

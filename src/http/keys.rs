@@ -8,10 +8,13 @@
 //! import  a1b2…64 hex digits…       full
 //! ```
 //!
+//! The file is read again on SIGHUP, so that keys come and go without a restart.
+//!
 //! Only their hashes stay in memory. What a caller sends is hashed too, and compared with all of them in constant time.
 
 use std::{
     fmt,
+    path::PathBuf,
     str::FromStr,
     sync::Arc,
     time::{Duration, Instant},
@@ -23,7 +26,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
@@ -39,10 +42,30 @@ const SEPARATORS: [char; 2] = ['\n', ';'];
 /// Routes that need no key: whether the server lives, what it can do, and pages that hold nothing of anyone.
 const OPEN: [&str; 5] = ["/", "/healthz", "/readyz", "/metrics", "/openapi.json"];
 const MINUTE: f64 = 60.0;
+/// Largest limit, by the minute: far above what any machine can do, and a whole number in an f64.
+const MOST: u64 = 1_000_000_000_000_000;
+/// Longest wait that is answered, in seconds: one huge picture may overdraw a small budget for ages.
+const LONGEST_WAIT: f64 = 366.0 * 86_400.0;
 
 /// The keys of a server.
 #[derive(Clone, Default)]
 pub struct Keys(Vec<Arc<Key>>);
+
+/// Where the keys of a server come from.
+#[derive(Clone, Debug, Default)]
+pub struct KeySource {
+    /// Those of the flag or the environment, which stay.
+    pub given: Keys,
+    /// The file with the others.
+    pub file: Option<PathBuf>,
+}
+
+/// The keys as they are now.
+#[derive(Debug)]
+pub(super) struct KeyRing {
+    source: KeySource,
+    now: RwLock<Arc<Keys>>,
+}
 
 /// One key, with what is left of its limits.
 pub struct Key {
@@ -101,6 +124,12 @@ impl Keys {
         Ok(self)
     }
 
+    /// These keys, where those that were there before keep what is left of their limits.
+    fn after(self, before: &Self) -> Self {
+        let old = |key: &Arc<Key>| before.0.iter().find(|old| old.is_the_same_as(key)).map(Arc::clone);
+        Self(self.0.into_iter().map(|key| old(&key).unwrap_or(key)).collect())
+    }
+
     /// The key that was sent. All are compared, each in the same time.
     pub(super) fn find(&self, sent: &[u8]) -> Option<&Arc<Key>> {
         let hash: [u8; 32] = Sha256::digest(sent).into();
@@ -114,7 +143,58 @@ impl Keys {
     }
 }
 
+impl KeySource {
+    /// Reads all keys.
+    ///
+    /// # Errors
+    /// What is wrong with the file, without any key. A file that names no key is a mistake: it would leave the server open.
+    pub fn read(&self) -> Result<Keys, String> {
+        let Some(path) = &self.file else { return Ok(self.given.clone()) };
+        let keys: Keys = fs_err::read_to_string(path).map_err(|error| error.to_string())?.parse()?;
+        if keys.is_empty() { Err("it holds no key".into()) } else { keys.and(self.given.clone()) }
+    }
+}
+
+impl KeyRing {
+    /// The keys of a source, which have been read.
+    pub(super) fn new(source: KeySource, keys: Keys) -> Self {
+        Self { source, now: RwLock::new(Arc::new(keys)) }
+    }
+
+    /// The keys as they are now.
+    pub(super) fn now(&self) -> Arc<Keys> {
+        Arc::clone(&self.now.read())
+    }
+
+    /// Whether there are none, which stays so.
+    pub(super) fn is_empty(&self) -> bool {
+        self.now.read().is_empty()
+    }
+
+    /// Whether keys can be read again.
+    pub(super) fn has_file(&self) -> bool {
+        self.source.file.is_some()
+    }
+
+    /// Reads the file again. Where it cannot be used, the keys stay as they are.
+    pub(super) fn read_again(&self) {
+        match self.source.read() {
+            Ok(keys) => {
+                let mut now = self.now.write();
+                *now = Arc::new(keys.after(&now));
+                tracing::info!("read again: {:?}", **now);
+            }
+            Err(error) => tracing::error!(error, "--api-keys-file was not read again, and the keys stay as they are"),
+        }
+    }
+}
+
 impl Key {
+    fn is_the_same_as(&self, other: &Self) -> bool {
+        let limits = |key: &Self| [&key.requests, &key.pixels].map(|budget| budget.as_ref().map(|budget| budget.per_minute));
+        (&self.name, self.hash, self.full, limits(self)) == (&other.name, other.hash, other.full, limits(other))
+    }
+
     fn parse(line: &str) -> Result<Self, String> {
         let mut words = line.split_whitespace();
         let (Some(name), Some(secret)) = (words.next(), words.next()) else {
@@ -177,16 +257,15 @@ impl Budget {
     /// Units are powers of 1000 here: pixels are no memory.
     fn parse(text: &str) -> Result<Self, String> {
         let (digits, unit) = match text.char_indices().last() {
-            Some((at, 'k' | 'K')) => (&text[..at], 1e3),
-            Some((at, 'm' | 'M')) => (&text[..at], 1e6),
-            Some((at, 'g' | 'G')) => (&text[..at], 1e9),
-            _ => (text, 1.0),
+            Some((at, 'k' | 'K')) => (&text[..at], 1_000),
+            Some((at, 'm' | 'M')) => (&text[..at], 1_000_000),
+            Some((at, 'g' | 'G')) => (&text[..at], 1_000_000_000),
+            _ => (text, 1),
         };
-        let number: f64 = digits.parse().map_err(|_| "a limit is a number, such as 600 or 500M")?;
-        if !(number.is_finite() && number > 0.0) {
-            return Err("a limit is above 0".into());
-        }
-        let per_minute = number * unit;
+        // Less than one a minute would let nothing through: a request takes one whole.
+        let number: u64 = digits.parse().map_err(|_| "a limit is a whole number, such as 600 or 500M")?;
+        let per_minute = number.checked_mul(unit).filter(|limit| (1..=MOST).contains(limit));
+        let per_minute = per_minute.ok_or_else(|| format!("a limit lies between 1 and {}G", MOST / 1_000_000_000))? as f64;
         Ok(Self { per_minute, left: Mutex::new((per_minute, Instant::now())) })
     }
 
@@ -196,7 +275,8 @@ impl Budget {
         let gained = now.saturating_duration_since(left.1).as_secs_f64() * self.per_minute / MINUTE;
         *left = ((left.0 + gained).min(self.per_minute), now);
         if left.0 < amount.min(1.0) {
-            return Err(Duration::from_secs_f64((-left.0 + 1.0) * MINUTE / self.per_minute));
+            let wait = (1.0 - left.0) * MINUTE / self.per_minute;
+            return Err(Duration::from_secs_f64(wait.min(LONGEST_WAIT)));
         }
         left.0 -= amount;
         Ok(())
@@ -215,8 +295,6 @@ pub(super) async fn check(State(app): State<App>, path: Option<MatchedPath>, req
             next.run(request).await
         }
         Err(problem) => {
-            let (parts, body) = request.into_parts();
-            super::body::discard(&parts.headers, body).await;
             let missing = problem.code.status() == axum::http::StatusCode::UNAUTHORIZED;
             let mut response = problem.into_response();
             if missing {
@@ -233,13 +311,14 @@ pub(super) fn is_open(path: &str) -> bool {
 }
 
 fn admit(app: &App, path: &str, method: &Method, headers: &HeaderMap) -> Result<Option<Arc<Key>>, Problem> {
-    if app.keys.is_empty() || is_open(path) {
+    let keys = app.keys.now();
+    if keys.is_empty() || is_open(path) {
         return Ok(None);
     }
     let Some(sent) = sent_key(headers) else {
         return Err(Problem::new(Code::KeyMissing, "send an API key: `Authorization: Bearer …` or `X-Api-Key: …`"));
     };
-    let Some(key) = app.keys.find(sent) else {
+    let Some(key) = keys.find(sent) else {
         return Err(Problem::new(Code::KeyUnknown, "this server does not know the API key"));
     };
     if changes_something(method, path) && !key.full {
@@ -289,6 +368,14 @@ mod tests {
             format!("name {SECRET}"),
             format!("name {SECRET} admin"),
             format!("name {SECRET} full requests=x"),
+            format!("name {SECRET} full requests=0"),
+            format!("name {SECRET} full requests=0.5"),
+            format!("name {SECRET} full requests=1e-20"),
+            format!("name {SECRET} full requests=1e400"),
+            format!("name {SECRET} full pixels=-1"),
+            format!("name {SECRET} full pixels=M"),
+            format!("name {SECRET} full pixels=99999999999999999999"),
+            format!("name {SECRET} full pixels=18446744073709551615G"),
             format!("name {SECRET} full speed=1"),
             format!("a {SECRET} full\nb {SECRET} full"),
             format!("a {SECRET} full\na {SECRET}x full"),
@@ -312,6 +399,24 @@ mod tests {
         assert!(budget.spend(600.0, start + Duration::from_secs(10)).is_ok());
         assert!(budget.spend(1.0, start + Duration::from_mins(8)).is_err());
         assert!(budget.spend(1.0, start + Duration::from_mins(12)).is_ok());
+    }
+
+    #[test]
+    fn an_overdrawn_budget_waits_a_time_that_can_be_told() {
+        let budget = Budget::parse("1").unwrap();
+        let start = Instant::now();
+        budget.spend(u64::MAX as f64, start).unwrap();
+        assert!(budget.spend(1.0, start).unwrap_err().as_secs_f64() <= LONGEST_WAIT);
+    }
+
+    #[test]
+    fn keys_that_stay_keep_what_is_left_to_them() {
+        let keys = |text: &str| text.replace('S', SECRET).parse::<Keys>().unwrap();
+        let before = keys("a S1 full requests=1; b S2 full requests=1; c S3 full");
+        let after = keys("b S2 full requests=1; c S3 read-only; d S4 full").after(&before);
+        assert!(after.find(format!("{SECRET}1").as_bytes()).is_none());
+        assert!(Arc::ptr_eq(&after.0[0], &before.0[1]));
+        assert!(!after.0[1].full && after.find(format!("{SECRET}4").as_bytes()).is_some());
     }
 
     #[test]

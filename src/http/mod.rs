@@ -18,6 +18,7 @@ mod metrics;
 mod models;
 mod openai;
 mod openapi;
+mod origin;
 mod page;
 mod problem;
 mod quota;
@@ -53,12 +54,14 @@ use tracing::Span;
 
 use body::{BodyLimits, BodyMemory};
 use collections::{Maps, Transfers};
-pub use keys::{Key, Keys};
+use keys::KeyRing;
+pub use keys::{Key, KeySource, Keys};
 pub use listen::{Listen, bind};
 use metrics::Metrics;
 pub use openapi::document as openapi;
+use origin::Guard;
 pub use problem::{Code, Problem};
-pub use server::{Entrance, Patience, Stop, serve};
+pub use server::{Entrance, Patience, Stop, serve, watch_keys};
 pub use state::{App, Opening, StartError, State};
 pub use submission::{Room, Submission};
 pub use unserved::report as report_unserved;
@@ -80,9 +83,11 @@ pub fn routes(app: App) -> Router {
                 .on_failure(()),
         )
         .layer(PropagateRequestIdLayer::new(REQUEST_ID))
+        .layer(from_fn(body::read_on))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(cors(&app.origins))
         .layer(from_fn_with_state(app.clone(), call::follow))
+        .layer(from_fn_with_state(app.clone(), origin::check))
         .layer(from_fn_with_state(app.clone(), keys::check));
     let metrics = if app.serve_metrics { Router::new().route("/metrics", get(metrics::handle)) } else { Router::new() };
     let routes = Router::new()
@@ -119,6 +124,9 @@ pub fn watch_routes(app: App) -> Router {
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(metrics::handle))
         .fallback(unknown_route)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(from_fn_with_state(app.clone(), origin::check_watch))
+        .layer(from_fn(body::read_on))
         .with_state(app)
 }
 

@@ -9,8 +9,9 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize, de::IgnoredAny};
+use serde_json::value::RawValue;
 
 use super::{
     App,
@@ -20,7 +21,7 @@ use super::{
     json,
     problem::{Code, Problem},
     remote::{self, Sent},
-    submission::{Content, Room, Upload, at_least_one, picture_from_text, too_many},
+    submission::{Content, Room, Upload, at_least_one, picture_from_text, pictures_from_list},
 };
 use crate::{
     serving::{Seen, Served},
@@ -29,9 +30,11 @@ use crate::{
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Request {
+pub(super) struct Request<'a> {
     /// One picture, or a list of them.
-    input: Input,
+    #[serde(borrow)]
+    #[schemars(schema_with = "one_or_many")]
+    input: &'a RawValue,
     #[serde(default)]
     model: Option<String>,
     #[serde(default)]
@@ -44,11 +47,15 @@ pub(super) struct Request {
     _user: Option<IgnoredAny>,
 }
 
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "expected a data URI, base64, or a list of them")]
-enum Input {
-    One(String),
-    Many(Vec<String>),
+fn one_or_many(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }] })
+}
+
+/// What is asked of the pictures.
+struct Wanted {
+    model: Option<String>,
+    format: Format,
+    dimensions: Option<usize>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
@@ -103,10 +110,10 @@ async fn answer(app: &App, uri: &Uri, upload: Result<Upload<IgnoredAny>, Problem
         return Err(Problem::new(Code::UnsupportedMediaType, detail));
     };
     let most = app.limits.pictures;
-    let (mut pictures, request) = app.pool.run(move || parse(&body, most)).await??;
+    let (mut pictures, wanted) = app.pool.run(move || parse(&body, most)).await??;
     let mut room = Room::take(app, at_least_one(&pictures)?, memory)?;
-    let served = app.registry.get(request.model.as_deref())?;
-    let options = embed::Options::cut_to(request.dimensions);
+    let served = app.registry.get(wanted.model.as_deref())?;
+    let options = embed::Options::cut_to(wanted.dimensions);
     options.check(&served)?;
     remote::fetch(app, pictures.iter_mut().enumerate(), &mut room).await?;
     let pictures = pictures.into_iter().map(|sent| sent.bytes).collect();
@@ -114,23 +121,24 @@ async fn answer(app: &App, uri: &Uri, upload: Result<Upload<IgnoredAny>, Problem
     let inference = infer(app, &served, pictures, move |picture| transform.apply(picture)).await?;
     let timing = inference.timing.header();
     let encoder = Encoder::new(app);
-    let listing = move || encoder.json(&list(&served, &inference.seen, &options, request.encoding_format)?);
+    let listing = move || encoder.json(&list(&served, &inference.seen, &options, wanted.format)?);
     let answer = timed("encode", app.pool.run(listing)).await??;
     drop(room);
     Ok((timing, answer).into_response())
 }
 
-fn parse(body: &[u8], most: usize) -> Result<(Vec<Sent>, Request), Problem> {
-    let mut request: Request = json::parse(body)?;
-    let texts = match std::mem::replace(&mut request.input, Input::Many(Vec::new())) {
-        Input::One(text) => vec![text],
-        Input::Many(texts) => texts,
+fn parse(body: &[u8], most: usize) -> Result<(Vec<Sent>, Wanted), Problem> {
+    let Request { input, model, encoding_format: format, dimensions, .. } = json::parse(body, &["input"])?;
+    let pictures = match json::text(input) {
+        Some(text) => vec![picture_from_text(text).map_err(|problem| problem.at(0))?],
+        None => {
+            let refused = || {
+                Problem::new(Code::BadParameter, "input: expected a data URI, base64, or a list of them; text and tokens are not embedded")
+            };
+            pictures_from_list(input, most, refused)?
+        }
     };
-    if texts.len() > most {
-        return Err(too_many(most));
-    }
-    let picture = |(index, text): (usize, &String)| picture_from_text(text).map_err(|problem| problem.at(index));
-    Ok((texts.iter().enumerate().map(picture).collect::<Result<_, _>>()?, request))
+    Ok((pictures, Wanted { model, format, dimensions }))
 }
 
 fn list(served: &Served, seen: &[Seen], options: &embed::Options, format: Format) -> Result<Answer, Problem> {

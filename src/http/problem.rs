@@ -49,6 +49,10 @@ pub enum Code {
     KeyReadOnly,
     /// The request's API key has used up what it may use in a minute.
     RateLimited,
+    /// A web page of another origin asked.
+    OriginNotAllowed,
+    /// The request names a host that is not this machine.
+    HostNotAllowed,
     /// No such route.
     UnknownRoute,
     /// No such model.
@@ -129,7 +133,7 @@ impl Code {
                 StatusCode::NOT_FOUND
             }
             Self::KeyMissing | Self::KeyUnknown => StatusCode::UNAUTHORIZED,
-            Self::KeyReadOnly => StatusCode::FORBIDDEN,
+            Self::KeyReadOnly | Self::OriginNotAllowed | Self::HostNotAllowed => StatusCode::FORBIDDEN,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,

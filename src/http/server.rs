@@ -5,19 +5,26 @@ use std::{
     io,
     net::{SocketAddr, TcpListener},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::{Extension, Router, middleware::AddExtension};
 use axum_server::{Control, Handle, accept::Accept};
 use futures::future::try_join_all;
+use parking_lot::Mutex;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tower::Layer;
 
-use super::write_deadline::WriteDeadline;
+use super::{App, write_deadline::WriteDeadline};
+
+/// No file descriptors left in this process, and on this machine.
+const EMFILE: i32 = 24;
+const ENFILE: i32 = 23;
+/// Least time between two lines about connections that cannot be accepted.
+const ACCEPT_FAILURE_EVERY: Duration = Duration::from_secs(5);
 
 /// How long clients may take, and how long they are given at the end.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +58,47 @@ impl<I, S> Accept<I, S> for Door {
         };
         ready(Ok((WriteDeadline::new(stream, self.write), Extension(Arc::new(place)).layer(service))))
     }
+}
+
+/// Says that connections cannot be accepted, once in a while: the loop tries again twenty times a second.
+#[derive(Default)]
+struct AcceptFailures(Mutex<Option<Instant>>);
+
+impl AcceptFailures {
+    fn log(&self, error: &io::Error) {
+        let mut last = self.0.lock();
+        if last.is_some_and(|last| last.elapsed() < ACCEPT_FAILURE_EVERY) {
+            return;
+        }
+        *last = Some(Instant::now());
+        let hint = match error.raw_os_error() {
+            Some(EMFILE) => {
+                "this process has no file descriptors left: raise its limit (ulimit -n, LimitNOFILE) or lower --max-connections"
+            }
+            Some(ENFILE) => "this machine has no file descriptors left",
+            _ => "the server goes on trying",
+        };
+        tracing::error!(%error, "connections cannot be accepted: {hint}");
+    }
+}
+
+/// Reads the keys again at each SIGHUP, where they come from a file. Without one SIGHUP ends the program, as a closed terminal should.
+///
+/// # Errors
+/// When the signal handler cannot be set up.
+pub fn watch_keys(app: App) -> io::Result<()> {
+    if !app.keys.has_file() {
+        return Ok(());
+    }
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            let app = app.clone();
+            // A panic there is in the log already, and the keys stay as they are.
+            let _ = tokio::task::spawn_blocking(move || app.keys.read_again()).await;
+        }
+    });
+    Ok(())
 }
 
 /// The signals that end the server: SIGTERM and SIGINT. From its making on they do not end the process by themselves.
@@ -107,6 +155,13 @@ pub async fn serve(entrances: Vec<Entrance>, patience: Patience, stop: Stop) -> 
             let handle = Handle::<SocketAddr>::with_control(control.clone());
             // HTTP/1 alone: telling versions apart would wait for a first byte without any time limit.
             let mut server = axum_server::from_tcp(listener)?.acceptor(door.clone()).handle(handle).http1_only();
+            let failures = AcceptFailures::default();
+            server = server.accept_error_handler(move |client, error| {
+                // A connection that was turned away at the door has been logged there.
+                if client.is_none() {
+                    failures.log(error);
+                }
+            });
             server.http_builder().http1().header_read_timeout(patience.head);
             servers.push(server.serve(routes.clone().into_make_service()));
         }

@@ -1,17 +1,22 @@
 //! `POST /similarity`: what in a picture resembles a point of it, or a point of another picture.
 
+use std::fmt;
+
 use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize, de};
-use serde_json::Value;
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{self, SeqAccess, Visitor, value::SeqAccessDeserializer},
+};
 
 use super::{
     App,
     answer::Encoder,
     infer::infer,
+    json::AtMost,
     problem::{Code, Problem},
     submission::Submission,
 };
@@ -38,8 +43,8 @@ enum Format {
 pub(super) struct Options {
     model: Option<String>,
     /// `[x, y]` in pixels of the first picture.
-    #[serde(deserialize_with = "points")]
-    points: Vec<(u32, u32)>,
+    #[schemars(with = "Vec<(u32, u32)>")]
+    points: Points,
     /// The picture that is compared with them; the last one where none is named.
     #[serde(deserialize_with = "target")]
     target: Option<usize>,
@@ -47,20 +52,60 @@ pub(super) struct Options {
 }
 
 /// A list, or, as in a query, its JSON as text.
-fn points<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(u32, u32)>, D::Error> {
-    let refused = |error| de::Error::custom(format!("points must be a list of [x, y] in whole pixels, such as [[120,80]]: {error}"));
-    match Value::deserialize(deserializer)? {
-        Value::String(text) => serde_json::from_str(&text).map_err(refused),
-        list => serde_json::from_value(list).map_err(refused),
+#[derive(Debug, Default)]
+struct Points(Vec<(u32, u32)>);
+
+impl<'de> Deserialize<'de> for Points {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+
+        type List = AtMost<(u32, u32), MAX_POINTS>;
+
+        fn refused<E: de::Error>(error: impl fmt::Display) -> E {
+            E::custom(format_args!("points must be a list of [x, y] in whole pixels, such as [[120,80]]: {error}"))
+        }
+
+        impl<'de> Visitor<'de> for Reader {
+            type Value = Points;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("points, a list of [x, y] in whole pixels, such as [[120,80]]")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Points, E> {
+                serde_json::from_str::<List>(text).map(|list| Points(list.0)).map_err(refused)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Points, A::Error> {
+                List::deserialize(SeqAccessDeserializer::new(list)).map(|list| Points(list.0)).map_err(refused)
+            }
+        }
+
+        deserializer.deserialize_any(Reader)
     }
 }
 
+/// A number, or, as in a query, its digits.
 fn target<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
-    match Value::deserialize(deserializer)? {
-        Value::Null => Ok(None),
-        Value::String(text) => text.parse().map(Some).map_err(de::Error::custom),
-        number => serde_json::from_value(number).map(Some).map_err(de::Error::custom),
+    struct Reader;
+
+    impl Visitor<'_> for Reader {
+        type Value = Option<usize>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("the position of a picture, from 0")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Option<usize>, E> {
+            text.parse().map(Some).map_err(E::custom)
+        }
+
+        fn visit_u64<E: de::Error>(self, number: u64) -> Result<Option<usize>, E> {
+            usize::try_from(number).map(Some).map_err(E::custom)
+        }
     }
+
+    deserializer.deserialize_any(Reader)
 }
 
 #[derive(Serialize)]
@@ -91,7 +136,7 @@ pub(super) async fn handle(State(app): State<App>, submission: Submission<Option
     if pictures.len() > 2 {
         return refused(format!("one picture, or two: the points' and the one to compare, not {}", pictures.len()));
     }
-    if options.points.is_empty() || options.points.len() > MAX_POINTS {
+    if options.points.0.is_empty() {
         return refused(format!("points: between 1 and {MAX_POINTS} of them, [[x,y],…] in pixels of the first picture"));
     }
     let target = options.target.unwrap_or(pictures.len() - 1);
@@ -124,7 +169,7 @@ fn answer(served: &Served, source: &Seen, (target, compared): (usize, &Seen), op
             heatmap: (!as_json).then(|| Heatmap::new(&values, grid)),
         })
     };
-    let maps = options.points.iter().map(map).collect::<Result<_, Problem>>()?;
+    let maps = options.points.0.iter().map(map).collect::<Result<_, Problem>>()?;
     let (width, height) = compared.size;
     Ok(Answer { model: served.name().into(), target, width, height, maps })
 }

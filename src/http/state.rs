@@ -11,7 +11,7 @@ use axum::http::HeaderValue;
 use tokio::sync::oneshot;
 
 use super::{
-    BodyLimits, BodyMemory, Keys, Maps, Metrics, Problem, Transfers,
+    BodyLimits, BodyMemory, Guard, KeyRing, Maps, Metrics, Problem, Transfers,
     health::STORE_FRESHNESS,
     quota::{Quota, Room},
     single_flight::SingleFlight,
@@ -80,9 +80,13 @@ pub struct State {
     /// Whether `/metrics` is among the routes, and not on a port of its own.
     pub(super) serve_metrics: bool,
     /// Who may ask; nobody is asked for a key where there is none.
-    pub(super) keys: Keys,
+    pub(super) keys: KeyRing,
     /// Web pages of other origins that may ask.
     pub(super) origins: Vec<HeaderValue>,
+    /// What turns the others away.
+    pub(super) guard: Guard,
+    /// The same for the port of health and metrics.
+    pub(super) watch_guard: Guard,
     /// Whether requests are recorded for a collector of traces.
     pub(super) is_traced: bool,
     /// When the server was started.
@@ -165,8 +169,14 @@ impl State {
             maps: Maps::default(),
             metrics: Metrics::default(),
             serve_metrics: settings.metrics_listen.is_none(),
-            keys: settings.keys.clone(),
+            keys: KeyRing::new(settings.key_source.clone(), settings.keys.clone()),
             origins: settings.cors_origins.clone(),
+            guard: Guard::new(settings.listen.is_loopback(), !settings.keys.is_empty(), &settings.cors_origins),
+            watch_guard: Guard::new(
+                settings.metrics_listen.as_ref().unwrap_or(&settings.listen).is_loopback(),
+                false,
+                &settings.cors_origins,
+            ),
             is_traced: settings.otlp.is_some(),
             started: Instant::now(),
         };

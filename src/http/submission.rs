@@ -6,6 +6,8 @@
 //! | `multipart/form-data` | each part named `image` | query parameters |
 //! | `application/json` | `{"images": ["<base64>", "data:image/…;base64,…", "https://…"]}` | the other members |
 
+use std::borrow::Cow;
+
 use axum::{
     body::Body,
     extract::{FromRequest, Multipart, Query, Request},
@@ -18,11 +20,13 @@ use base64::{
 };
 use bytes::Bytes;
 use mime::Mime;
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 
 use super::{
     App,
-    body::{Share, discard, read},
+    body::{Share, read},
+    json,
     problem::{Code, Problem},
     remote::{self, Sent},
 };
@@ -91,17 +95,16 @@ impl<O: DeserializeOwned + Send> FromRequest<App> for Upload<O> {
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
-        let (form, query) = match before_the_body(&parts, app) {
-            Ok(known) => known,
-            Err(problem) => {
-                discard(&parts.headers, body).await;
-                return Err(problem);
-            }
-        };
+        let (form, query) = before_the_body(&parts, app)?;
         let (body, memory) = read(&parts, body, app.limits.body, &app.bodies).await?;
         let content = match (form, query) {
             (Form::Raw, Some(options)) => Content::Pictures(vec![body], options),
-            (Form::Multipart, Some(options)) => Content::Pictures(from_multipart(parts, body, app.limits.pictures).await?, options),
+            (Form::Multipart, Some(options)) => {
+                let most = app.limits.pictures;
+                // All of it is here: this never waits, but for the processor.
+                let split = move || futures::executor::block_on(from_multipart(parts, body, most));
+                Content::Pictures(app.pool.run(split).await??, options)
+            }
             _ => Content::Json(body),
         };
         Ok(Self { content, memory })
@@ -191,7 +194,7 @@ async fn from_multipart(parts: Parts, body: Bytes, most: usize) -> Result<Vec<By
     let request = Request::from_parts(parts, Body::from(body));
     let mut form = Multipart::from_request(request, &()).await.map_err(|rejection| refused(rejection.body_text()))?;
     let mut pictures = Vec::new();
-    while let Some(part) = form.next_field().await.map_err(|error| refused(error.body_text()))? {
+    while let Some(mut part) = form.next_field().await.map_err(|error| refused(error.body_text()))? {
         if part.name() != Some("image") {
             let name = part.name().unwrap_or("without a name");
             return Err(refused(format!("part `{name}`: pictures are parts named `image`, options are query parameters")));
@@ -199,73 +202,92 @@ async fn from_multipart(parts: Parts, body: Bytes, most: usize) -> Result<Vec<By
         if pictures.len() == most {
             return Err(too_many(most));
         }
-        pictures.push(part.bytes().await.map_err(|error| refused(error.body_text()))?);
+        let coding = part.headers().get("content-transfer-encoding").map(|coding| String::from_utf8_lossy(coding.as_bytes()));
+        if let Some(coding) = coding
+            && !["binary", "8bit", "7bit"].contains(&&*coding.trim().to_ascii_lowercase())
+        {
+            let coding: String = coding.chars().take(64).collect();
+            return Err(refused(format!("Content-Transfer-Encoding {coding} is not read: send pictures as they are")).at(pictures.len()));
+        }
+        let mut picture = Bytes::new();
+        // One piece, unless it breaks off: nothing is copied.
+        while let Some(piece) = part.chunk().await.map_err(|error| refused(error.body_text()))? {
+            picture = if picture.is_empty() { piece } else { [picture, piece].concat().into() };
+        }
+        pictures.push(picture);
     }
     Ok(pictures)
 }
 
-/// A JSON body: the pictures, and everything else as options.
-#[derive(Deserialize)]
-struct JsonBody {
-    images: Option<Vec<String>>,
-    #[serde(flatten)]
-    options: serde_json::Map<String, serde_json::Value>,
-}
+/// Members of JSON bodies whose texts may be long; pictures are read apart from them.
+const LONG: &[&str] = &["filter"];
 
 fn from_json<O: DeserializeOwned>(body: &[u8], most: usize) -> Result<(Vec<Sent>, O), Problem> {
-    let body: JsonBody = serde_json::from_slice(body)
-        .map_err(|error| Problem::new(Code::BadJson, format!("{error}; expected {{\"images\": [\"<base64>\", …], …options}}")))?;
-    let options = serde_path_to_error::deserialize(serde_json::Value::Object(body.options))
-        .map_err(|error| Problem::new(Code::BadParameter, named(&error)))?;
-    let images = body.images.ok_or_else(|| Problem::new(Code::NoPictures, "`images` is missing: a list of base64 texts"))?;
-    if images.len() > most {
-        return Err(too_many(most));
-    }
-    let pictures = images
-        .iter()
-        .enumerate()
-        .map(|(index, text)| picture_from_text(text).map_err(|problem| problem.at(index)))
-        .collect::<Result<_, _>>()?;
-    Ok((pictures, options))
+    let (options, images) = json::parse_beside(body, LONG, "images").map_err(|mut problem| {
+        if problem.code == Code::BadJson {
+            problem.detail = format!("{}; expected {{\"images\": [\"<base64>\", …], …options}}", problem.detail).into();
+        }
+        problem
+    })?;
+    let images = images.ok_or_else(|| Problem::new(Code::NoPictures, "`images` is missing: a list of base64 texts"))?;
+    let refused = || Problem::new(Code::BadJson, "images: expected a list of texts: base64, data URIs or addresses");
+    Ok((pictures_from_list(images, most, refused)?, options))
 }
 
-/// `k: invalid type…`, or just the reason where it names the option itself.
-pub(super) fn named(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
-    match error.path().to_string().as_str() {
-        "." => error.inner().to_string(),
-        path => {
-            let reason = error.inner().to_string();
-            // Filters say themselves where in them something is wrong.
-            if reason.starts_with(path) { reason } else { format!("{path}: {reason}") }
-        }
+/// The pictures of a list; `refused` is the answer where it is no list of texts.
+pub(super) fn pictures_from_list(list: &RawValue, most: usize, refused: impl Fn() -> Problem) -> Result<Vec<Sent>, Problem> {
+    if !list.get().starts_with('[') {
+        return Err(refused());
     }
+    let mut pictures = Vec::new();
+    json::each(list, |index, element| {
+        if index == most {
+            return Err(too_many(most));
+        }
+        let text = json::text(element).ok_or_else(|| refused().at(index))?;
+        pictures.push(picture_from_text(text).map_err(|problem| problem.at(index))?);
+        Ok(())
+    })?;
+    Ok(pictures)
 }
+
+/// Longest address of a picture, in bytes.
+const MAX_URL: usize = 8192;
+/// What comes before the data in a data URI, in small letters.
+const BASE64_FOLLOWS: &str = ";base64";
 
 /// Base64, a data URI that holds base64, or an address.
-pub(super) fn picture_from_text(text: &str) -> Result<Sent, Problem> {
-    let text = text.trim();
-    let lower = |prefix: &str| text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
-    if lower("http://") || lower("https://") {
-        return Ok(Sent::at(text));
-    }
-    let encoded = if lower("data:") {
-        match text.split_once(',') {
-            Some((head, data)) if head.to_ascii_lowercase().ends_with(";base64") => data,
-            _ => {
-                return Err(Problem::new(Code::BadBase64, "a data URI must have the form data:image/…;base64,…"));
-            }
+pub(super) fn picture_from_text(text: Cow<'_, str>) -> Result<Sent, Problem> {
+    let refused = |why: String| Problem::new(Code::BadBase64, why);
+    let trimmed = text.trim();
+    let starts_with = |prefix: &str| trimmed.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
+    if starts_with("http://") || starts_with("https://") {
+        if trimmed.len() > MAX_URL {
+            return Err(Problem::new(Code::UrlNotAllowed, format!("the address of a picture has at most {MAX_URL} bytes")));
         }
+        return Ok(Sent::at(trimmed));
+    }
+    let encoded = if starts_with("data:") {
+        let found = trimmed.split_once(',').filter(|(head, _)| {
+            let end = head.len().checked_sub(BASE64_FOLLOWS.len()).and_then(|at| head.get(at..));
+            end.is_some_and(|end| end.eq_ignore_ascii_case(BASE64_FOLLOWS))
+        });
+        let (_, data) = found.ok_or_else(|| refused("a data URI must have the form data:image/…;base64,…".into()))?;
+        data
     } else {
-        text
+        trimmed
     };
     let decoded = if encoded.bytes().any(|byte| byte.is_ascii_whitespace()) {
-        // Encoders made for mail break lines.
-        let joined: Vec<u8> = encoded.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
-        BASE64.decode(joined)
+        // Encoders made for mail break lines. In place, since the text may be most of the request's memory.
+        let skipped = text.len() - text.trim_start().len() + trimmed.len() - encoded.len();
+        let mut bytes = text.into_owned().into_bytes();
+        bytes.drain(..skipped);
+        bytes.retain(|byte| !byte.is_ascii_whitespace());
+        BASE64.decode(bytes)
     } else {
         BASE64.decode(encoded)
     };
-    decoded.map(|bytes| Bytes::from(bytes).into()).map_err(|error| Problem::new(Code::BadBase64, format!("no base64: {error}")))
+    decoded.map(|bytes| Bytes::from(bytes).into()).map_err(|error| refused(format!("no base64: {error}")))
 }
 
 pub(super) fn too_many(most: usize) -> Problem {

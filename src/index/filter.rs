@@ -23,10 +23,11 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
-use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::Error;
+use super::bounded::Bounded;
 use super::item::Item;
 use super::values::Values;
 use crate::unicode::nfc;
@@ -39,6 +40,9 @@ const MAX_VALUES: usize = 10_000;
 const MAX_PATH: usize = 32;
 /// Deepest nesting of `and`, `or` and `not`.
 const MAX_DEPTH: usize = 32;
+
+/// Most memory of a filter's JSON, in bytes: a hundred thousand numbers fit.
+const MAX_MEMORY: usize = 7 << 20;
 
 /// A checked condition.
 #[derive(Clone, Debug)]
@@ -112,7 +116,10 @@ impl FromStr for Filter {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let json = serde_json::from_str(text).map_err(|error| Error::InvalidFilter(format!("filter: no JSON: {error}")))?;
+        let refused = |error| Error::InvalidFilter(format!("filter: no JSON that is read: {error}"));
+        let mut text = serde_json::Deserializer::from_str(text);
+        let json = Bounded::new(&mut MAX_MEMORY.clone()).deserialize(&mut text).map_err(refused)?;
+        text.end().map_err(refused)?;
         Self::from_json(&json)
     }
 }
@@ -134,7 +141,7 @@ impl<'de> Deserialize<'de> for Filter {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Filter, A::Error> {
-                let json = Value::deserialize(de::value::MapAccessDeserializer::new(map))?;
+                let json = Bounded::new(&mut MAX_MEMORY.clone()).visit_map(map)?;
                 Filter::from_json(&json).map_err(de::Error::custom)
             }
         }

@@ -4,6 +4,7 @@
 //! [`PostgresStore`], a database that several servers share.
 //! [`vote`] turns the neighbours that a search finds into class scores, and a [`snapshot`] carries a collection elsewhere.
 
+mod bounded;
 pub mod checksum;
 pub mod embedded;
 mod error;
@@ -20,6 +21,7 @@ mod store;
 mod values;
 pub mod vote;
 
+pub use bounded::Bounded;
 pub use embedded::{EmbeddedCollection, EmbeddedStore, Options, Similarity, Vectors};
 pub use error::Error;
 pub use filter::Filter;

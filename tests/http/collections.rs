@@ -448,7 +448,7 @@ fn hostile_names_change_nothing_on_the_disk(place: &Place) {
 fn raw_status(server: &Server, method: &str, path: &str) -> u16 {
     use std::io::{Read, Write};
     let mut socket = std::net::TcpStream::connect(server.address()).unwrap();
-    write!(socket, "{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").unwrap();
+    write!(socket, "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").unwrap();
     let mut answer = Vec::new();
     let _ = socket.read_to_end(&mut answer);
     let answer = String::from_utf8_lossy(&answer);

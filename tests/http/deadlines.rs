@@ -68,7 +68,10 @@ pub(crate) fn with_items(flags: &[&str], count: usize, metadata: &Value) -> (tem
             json!({ "id": at.to_string(), "vector": vector, "labels": ["l"], "metadata": metadata })
         })
         .collect();
-    server.post_json("/collections/c/items", &json!({ "items": items })).ok();
+    // What the metadata takes in memory is bounded for a request.
+    for some in items.chunks(25) {
+        server.post_json("/collections/c/items", &json!({ "items": some })).ok();
+    }
     (folder, server)
 }
 

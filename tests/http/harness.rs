@@ -168,6 +168,11 @@ impl Server {
         self.of_status("VmHWM")
     }
 
+    /// Forgets the largest resident memory so far.
+    pub(crate) fn reset_peak(&self) {
+        fs_err::write(format!("/proc/{}/clear_refs", self.child.id()), "5").unwrap();
+    }
+
     /// Resident memory now, in bytes.
     pub(crate) fn memory(&self) -> u64 {
         self.of_status("VmRSS")
@@ -180,6 +185,15 @@ impl Server {
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
         let ticks: u64 = fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum();
         Duration::from_millis(10 * ticks)
+    }
+
+    /// Memory that is set aside for data, used or not, in bytes.
+    pub(crate) fn reserved_memory(&self) -> u64 {
+        self.of_status("VmData")
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     fn of_status(&self, name: &str) -> u64 {

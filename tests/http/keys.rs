@@ -96,12 +96,104 @@ fn keys_that_cannot_be_used_are_not_repeated() {
         let output = program().args(["serve", "--listen", "127.0.0.1:0", "--model", model.to_str().unwrap()]).args(more).output().unwrap();
         (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
-    for content in ["", "# nobody yet", "x secretsecretsecret boss"] {
+    for content in [
+        "",
+        "# nobody yet",
+        "x secretsecretsecret boss",
+        "x secretsecretsecret full requests=0.5",
+        "x secretsecretsecret full pixels=1e-20",
+        "x secretsecretsecret full requests=0",
+    ] {
         fs_err::write(&file, content).unwrap();
         let (code, text) = serve(&["--api-keys-file", file.to_str().unwrap()]);
         assert!(code == 1 && text.contains("--api-keys-file") && !text.contains("secret"), "{code} {text}");
     }
     assert_eq!(serve(&["--api-keys-file", "/nowhere"]).0, 1);
+}
+
+/// SIGHUP reads the file again, and a file that cannot be used changes nothing.
+#[test]
+fn keys_come_and_go_without_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys");
+    let write = |lines: &str| fs_err::write(&file, lines).unwrap();
+    write(&format!("old {FULL} full\nslow {SLOW} read-only requests=1\n"));
+    let given = format!("given {READ} read-only");
+    let server = Server::start(&["--api-keys-file", file.to_str().unwrap(), "--api-keys", &given]);
+    embed(&server, FULL).ok();
+    embed(&server, SLOW).ok();
+
+    let new = "new--0123456789abcdef";
+    write(&format!("new {new} full\nslow {SLOW} read-only requests=1\n"));
+    server.signal("-HUP");
+    server.log_with("read again: 3 keys");
+    embed(&server, new).ok();
+    embed(&server, READ).ok();
+    embed(&server, FULL).problem(401, "key_unknown");
+    // What it has used up stays used up.
+    embed(&server, SLOW).problem(429, "rate_limited");
+
+    write("");
+    server.signal("-HUP");
+    server.log_with("the keys stay as they are");
+    embed(&server, new).ok();
+    server.post("/embed", "image/png", &png(&scene(9, 9, 1))).problem(401, "key_missing");
+    assert!(!server.log().contains("abcdef"));
+}
+
+/// What browsers send for a page of another origin without asking first, and by another name of this machine.
+#[test]
+fn pages_of_other_origins_change_and_read_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::with_data(folder.path());
+    assert_eq!(server.put("/collections/c", &json!({})).status, 201);
+    let picture = png(&scene(20, 10, 1));
+    server.post("/collections/c/items?id=a", "image/png", &picture).ok();
+    let snapshot = server.post("/collections/c/snapshot", "application/json", b"").ok().body.clone();
+
+    let evil = ("origin", "https://evil.example");
+    let plain = ("content-type", "text/plain");
+    for (path, body) in [
+        ("/collections/c/restore?replace=true", &snapshot),
+        ("/collections/c/items?id=b", &picture),
+        ("/collections/c/snapshot", &vec![]),
+        ("/collections/c/items/delete", &b"{\"filter\":{\"field\":\"id\",\"exists\":true}}".to_vec()),
+        ("/v1/models/tiny-model/reload", &vec![]),
+        ("/embed", &picture),
+    ] {
+        for origin in [evil, ("origin", "null")] {
+            server.post_with(path, &[plain, origin], body).problem(403, "origin_not_allowed");
+        }
+        server.post_with(path, &[plain, ("host", "evil.example")], body).problem(403, "host_not_allowed");
+    }
+    for path in ["/collections", "/collections/c/items/a", "/collections/c/items/a/image", "/collections/c/map", "/v1/models"] {
+        server.get_with(path, &[evil]).problem(403, "origin_not_allowed");
+        server.get_with(path, &[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors")]).problem(403, "origin_not_allowed");
+        server.get_with(path, &[("host", "evil.example")]).problem(403, "host_not_allowed");
+        server.get(path).ok();
+    }
+    for path in ["/", "/metrics", "/healthz"] {
+        server.get_with(path, &[("host", "evil.example:80")]).problem(403, "host_not_allowed");
+    }
+    // The page itself, by each name of this machine, and what is no browser.
+    let port = server.address().rsplit(':').next().unwrap().to_owned();
+    for host in [server.address().to_owned(), format!("localhost:{port}"), "localhost:9000".to_owned()] {
+        let own = format!("http://{host}");
+        server.get_with("/collections", &[("host", &host), ("origin", &own)]).ok();
+        let headers = [("content-type", "image/png"), ("host", host.as_str()), ("origin", own.as_str()), ("sec-fetch-site", "same-origin")];
+        server.post_with("/embed", &headers, &picture).ok();
+    }
+    assert_eq!(server.get("/collections/c").ok().json()["count"], 1);
+
+    let named = Server::start(&["--cors-origin", "https://app.example.org"]);
+    let headers = [("content-type", "image/png"), ("origin", "https://app.example.org"), ("host", "app.example.org")];
+    named.post_with("/embed", &headers, &picture).ok();
+    named.post_with("/embed", &[plain, evil], &picture).problem(403, "origin_not_allowed");
+    // A key says who asks, wherever the page is.
+    let keys = format!("a {READ} read-only");
+    let keyed = Server::start(&["--api-keys", &keys]);
+    let headers = [("content-type", "image/png"), evil, ("host", "dino.example.org"), ("x-api-key", READ)];
+    keyed.post_with("/embed", &headers, &picture).ok();
 }
 
 #[test]
@@ -110,7 +202,7 @@ fn pages_of_other_origins_ask_only_where_they_may() {
         let mut socket = TcpStream::connect(server.address()).unwrap();
         socket
             .write_all(
-                b"OPTIONS /embed HTTP/1.1\r\nhost: x\r\norigin: https://example.org\r\naccess-control-request-method: POST\r\n\
+                b"OPTIONS /embed HTTP/1.1\r\nhost: localhost\r\norigin: https://example.org\r\naccess-control-request-method: POST\r\n\
                   access-control-request-headers: content-type,authorization\r\nconnection: close\r\n\r\n",
             )
             .unwrap();
@@ -134,7 +226,7 @@ fn so_many_connections_and_no_more() {
     let mut held: Vec<_> = (0..3).map(|_| TcpStream::connect(server.address()).unwrap()).collect();
     let alive = |socket: &mut TcpStream| {
         socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        let _ = socket.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n");
+        let _ = socket.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n");
         let mut buffer = [0; 4096];
         matches!(socket.read(&mut buffer), Ok(read) if read > 0)
     };

@@ -264,7 +264,7 @@ fn a_client_that_leaves_takes_its_pictures_along() {
     let body = multipart(&parts);
     let mut socket = TcpStream::connect(server.address()).unwrap();
     let head = format!(
-        "POST /segment HTTP/1.1\r\nhost: x\r\ncontent-type: multipart/form-data; boundary={BOUNDARY}\r\n\
+        "POST /segment HTTP/1.1\r\nhost: localhost\r\ncontent-type: multipart/form-data; boundary={BOUNDARY}\r\n\
          content-length: {}\r\n\r\n",
         body.len()
     );

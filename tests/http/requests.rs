@@ -100,6 +100,38 @@ fn bodies_of_the_wrong_form_are_refused() {
     server.post("/embed", &kind, &cut[..cut.len() - 30]).problem(400, "bad_multipart");
 }
 
+/// S2: pictures count whatever their parts are called.
+#[test]
+fn parts_are_pictures_whatever_their_name() {
+    let server = Server::start(&[]);
+    let picture = png(&scene(20, 20, 1));
+    let wanted = server.embed(&picture);
+    let send = |boundary: &str, head: &[u8], content: &[u8]| {
+        let part = [b"--a;b\r\n", head, b"\r\n\r\n", content, b"\r\n"].concat();
+        let body = [b"a preamble\r\n".as_slice(), &part, b"--a;b--\r\nan epilogue\r\n"].concat();
+        server.post("/embed", &format!("multipart/form-data; boundary={boundary}"), &body)
+    };
+    for head in [
+        b"Content-Disposition: form-data; name=\"image\"".as_slice(),
+        b"Content-Disposition: form-data; name=image; filename=plain",
+        "Content-Disposition: form-data; name=\"image\"; filename=\"Größe 1.png\"".as_bytes(),
+        b"Content-Disposition: form-data; name=\"image\"; filename=\"Gr\xf6\xdfe.png\"\r\nContent-Type: image/png",
+        b"Content-Disposition: form-data; name=\"image\"; filename*=UTF-8''Gr%C3%B6%C3%9Fe.png",
+        b"content-disposition: form-data; filename=\"a;b.png\"; name=\"image\"",
+        b"Content-Disposition: form-data; name=\"image\"\r\nContent-Transfer-Encoding: Binary",
+    ] {
+        let answer = send("\"a;b\"", head, &picture);
+        assert_eq!(answer.ok().vectors(), [wanted.clone()], "{}", String::from_utf8_lossy(head));
+    }
+    let coded = b"Content-Disposition: form-data; name=\"image\"\r\nContent-Transfer-Encoding: base64";
+    let problem = send("\"a;b\"", coded, STANDARD.encode(&picture).as_bytes()).problem(400, "bad_multipart");
+    assert!(problem["detail"].as_str().unwrap().contains("base64") && problem["index"] == 0, "{problem}");
+
+    let empty = multipart(&[("image", &picture), ("image", b"")]);
+    let problem = server.post("/embed", &format!("multipart/form-data; boundary={BOUNDARY}"), &empty).problem(422, "empty_picture");
+    assert_eq!(problem["index"], 1);
+}
+
 #[test]
 fn unknown_routes_and_methods_are_problems_too() {
     let server = Server::start(&[]);
@@ -131,7 +163,7 @@ fn bodies_over_the_limit_get_their_answer_however_they_are_sent() {
     server.post("/embed", "application/json", &large).problem(413, "body_too_large");
     // Without a length, in chunks.
     let mut socket = connect(&server);
-    socket.write_all(b"POST /embed HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ntransfer-encoding: chunked\r\n\r\n").unwrap();
+    socket.write_all(b"POST /embed HTTP/1.1\r\nhost: localhost\r\ncontent-type: image/png\r\ntransfer-encoding: chunked\r\n\r\n").unwrap();
     for _ in 0..40 {
         socket.write_all(b"2000\r\n").unwrap();
         socket.write_all(&[7u8; 0x2000]).unwrap();
@@ -154,9 +186,11 @@ fn slow_clients_are_let_go() {
     let began = Instant::now();
     let mut silent = connect(&server);
     let mut half_a_head = connect(&server);
-    half_a_head.write_all(b"POST /embed HTTP/1.1\r\nhost: x\r\n").unwrap();
+    half_a_head.write_all(b"POST /embed HTTP/1.1\r\nhost: localhost\r\n").unwrap();
     let mut half_a_body = connect(&server);
-    half_a_body.write_all(b"POST /embed HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ncontent-length: 1000\r\n\r\nabc").unwrap();
+    half_a_body
+        .write_all(b"POST /embed HTTP/1.1\r\nhost: localhost\r\ncontent-type: image/png\r\ncontent-length: 1000\r\n\r\nabc")
+        .unwrap();
     let text = answer_of(&mut half_a_body);
     assert!(text.starts_with("HTTP/1.1 408") && text.contains("body_timeout"), "{text}");
     answer_of(&mut half_a_head);

@@ -245,7 +245,7 @@ fn a_slow_restore_keeps_nobody_from_restoring() {
     let snapshot = server.post("/collections/large/snapshot", "application/json", b"").ok().body.clone();
     let begin = |name: &str| {
         let mut stream = TcpStream::connect(server.address()).unwrap();
-        let head = format!("POST /collections/{name}/restore HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", snapshot.len());
+        let head = format!("POST /collections/{name}/restore HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", snapshot.len());
         stream.write_all(head.as_bytes()).unwrap();
         stream.write_all(&snapshot[..snapshot.len() / 2]).unwrap();
         stream

@@ -37,7 +37,7 @@ fn abandon(server: &Server, head: &str, body: &[u8], wait: Duration) {
 fn dawdle(server: &Server, picture: &[u8]) -> Option<u16> {
     let mut stream = TcpStream::connect(server.address()).ok()?;
     let head = format!(
-        "POST /embed HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: image/png\r\nContent-Length: {}\r\n\r\n",
+        "POST /embed HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: image/png\r\nContent-Length: {}\r\n\r\n",
         picture.len()
     );
     stream.write_all(head.as_bytes()).ok()?;
@@ -107,7 +107,8 @@ impl Flood {
     fn ask(&self, random: &mut StdRng, id: String) -> (&'static str, u16) {
         let Self { server, good, cut, large, .. } = self;
         let embed = |picture: &[u8]| server.post("/embed", "image/png", picture);
-        let head = |length| format!("POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {length}\r\n\r\n");
+        let head =
+            |length| format!("POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: {length}\r\n\r\n");
         match random.random_range(0..110) {
             0..4 => self.slow(random.random_range(0..5)),
             4..40 => {
@@ -144,7 +145,7 @@ impl Flood {
             106..110 => {
                 let asked = ["GET /collections/kept/items?limit=1000", "POST /collections/kept/snapshot"][random.random_range(0..2)];
                 let wait = Duration::from_millis(random.random_range(20..1500));
-                abandon(server, &format!("{asked} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"), b"", wait);
+                abandon(server, &format!("{asked} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"), b"", wait);
                 ("does not read", 0)
             }
             _ => {

@@ -4,17 +4,24 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use schemars::JsonSchema;
-use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeSeed, Error},
+};
+use serde_json::{Map, Value, value::RawValue};
 use uuid::Uuid;
 
-use super::super::{
-    json,
-    problem::{Code, Problem},
-    remote::Sent,
-    submission::{at_least_one, picture_from_text, too_many},
+use super::{
+    super::{
+        body::Meter,
+        json::{self, AtMost},
+        problem::{Code, Problem},
+        remote::Sent,
+        submission::{at_least_one, picture_from_text, too_many},
+    },
+    MAX_DIM,
 };
-use crate::index::Item;
+use crate::index::{Bounded, Item};
 
 /// Items that are not embedded yet, at least one.
 pub(super) struct Draft {
@@ -50,34 +57,82 @@ impl Draft {
         Ok(Self { model: query.model, named: BTreeMap::new(), items })
     }
 
-    /// The items of a JSON body with at most so many pictures.
-    pub(super) fn from_json(body: &[u8], most: usize) -> Result<Self, Problem> {
-        let body: Body = json::parse(body)?;
-        if body.items.is_empty() {
-            return Err(Problem::new(Code::BadParameter, "items: the list is empty"));
-        }
-        if body.items.iter().filter(|item| item.image.is_some()).count() > most {
-            return Err(too_many(most));
-        }
-        let mut named = BTreeMap::new();
-        let mut item = |(index, item): (usize, BodyItem)| {
-            if let Some(model) = item.model {
+    /// The items of a JSON body with at most so many pictures, one by one, and what they take counted.
+    pub(super) fn from_json(body: &[u8], most: usize, meter: &mut Meter) -> Result<Self, Problem> {
+        let Body { model, items: list } = json::parse(body, &["items"])?;
+        let (mut items, mut named, mut pictures) = (Vec::new(), BTreeMap::new(), 0);
+        json::each(list, |index, element| {
+            let (item, subject, model, taken) = read_item(element).map_err(|problem| problem.within_item(index))?;
+            if matches!(subject, Subject::Picture(_)) {
+                pictures += 1;
+                if pictures > most {
+                    return Err(too_many(most));
+                }
+            }
+            meter.take(taken)?;
+            if let Some(model) = model {
                 named.entry(model).or_insert(index);
             }
-            let subject = match (item.image, item.vector) {
-                (Some(image), None) => Subject::Picture(picture_from_text(&image)?),
-                (None, Some(vector)) => Subject::Vector(vector),
-                _ => {
-                    let detail = format!("items[{index}]: expected exactly one of `image` and `vector`");
-                    return Err(Problem::new(Code::BadParameter, detail));
-                }
-            };
-            let id = item.id.unwrap_or_else(new_id);
-            Ok((Item { id, labels: item.labels, metadata: item.metadata, source: None }, subject))
-        };
-        let read = |(index, found)| item((index, found)).map_err(|problem: Problem| problem.at(index));
-        let items = body.items.into_iter().enumerate().map(read).collect::<Result<_, _>>()?;
-        Ok(Self { model: body.model, named, items })
+            items.push((item, subject));
+            Ok(())
+        })
+        .map_err(|mut problem| {
+            if problem.index.is_none() && problem.code == Code::BadParameter {
+                problem.detail = format!("items: {}", problem.detail).into();
+            }
+            problem
+        })?;
+        if items.is_empty() {
+            return Err(Problem::new(Code::BadParameter, "items: the list is empty"));
+        }
+        Ok(Self { model, named, items })
+    }
+}
+
+/// What an item takes beside its texts, numbers and metadata: its place in a list that grows by doubling, and an id.
+const ITEM: usize = 2 * size_of::<(Item, Subject)>() + 64;
+
+/// An item with the model that it names, and the memory that it takes in bytes.
+fn read_item(element: &RawValue) -> Result<(Item, Subject, Option<String>, usize), Problem> {
+    if !element.get().starts_with('{') {
+        return Err(Problem::new(Code::BadParameter, "expected an object"));
+    }
+    let item: BodyItem = json::parse(element.get().as_bytes(), &["image", "metadata"])?;
+    let refused = |why: &'static str| Problem::new(Code::BadParameter, why);
+    let (subject, of_subject) = match (item.image, item.vector) {
+        (Some(image), None) => {
+            let text = json::text(image).ok_or_else(|| refused("image: expected base64, a data URI or an address"))?;
+            let sent = picture_from_text(text)?;
+            let bytes = sent.bytes.len();
+            (Subject::Picture(sent), bytes)
+        }
+        (None, Some(AtMost(vector))) => {
+            let bytes = vector.capacity() * size_of::<f32>();
+            (Subject::Vector(vector), bytes)
+        }
+        _ => return Err(refused("expected exactly one of `image` and `vector`")),
+    };
+    let Metadata { members, memory } = item.metadata;
+    let id = item.id.unwrap_or_else(new_id);
+    let labels = item.labels.0;
+    let model = item.model;
+    // The model's name twice: as a key among those that are named, in a node of their own.
+    let of_model = model.as_ref().map_or(0, |model| 2 * model.len() + 128);
+    let texts = id.len() + of_model + labels.iter().map(|label| size_of::<String>() + label.len()).sum::<usize>();
+    let item = Item { id, labels, metadata: members, source: None };
+    Ok((item, subject, model, ITEM + of_subject + memory + texts))
+}
+
+impl Problem {
+    /// Says in which item it is.
+    fn within_item(mut self, index: usize) -> Self {
+        if matches!(self.code, Code::BadParameter | Code::BadJson) {
+            let is_named =
+                self.detail.split_once(": ").is_some_and(|(name, _)| name.chars().all(|c| c.is_alphanumeric() || "[].".contains(c)));
+            let joint = if is_named { "." } else { ": " };
+            self.detail = format!("items[{index}]{joint}{}", self.detail).into();
+        }
+        self.at(index)
     }
 }
 
@@ -98,28 +153,55 @@ fn new_id() -> String {
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(in crate::http) struct Body {
+pub(in crate::http) struct Body<'a> {
     #[serde(default)]
     model: Option<String>,
-    items: Vec<BodyItem>,
+    #[serde(borrow)]
+    #[schemars(with = "Vec<BodyItem<'static>>")]
+    items: &'a RawValue,
 }
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct BodyItem {
+struct BodyItem<'a> {
     #[serde(default)]
     id: Option<String>,
+    #[serde(default, borrow)]
+    #[schemars(with = "Option<String>")]
+    image: Option<&'a RawValue>,
     #[serde(default)]
-    image: Option<String>,
+    #[schemars(with = "Option<Vec<f32>>")]
+    vector: Option<AtMost<f32, MAX_DIM>>,
+    // More than an item may have, since repeated ones count once.
     #[serde(default)]
-    vector: Option<Vec<f32>>,
+    #[schemars(with = "Vec<String>")]
+    labels: AtMost<String, 1024>,
     /// The model that made the vector, or its fingerprint: it has to be that of the collection.
     #[serde(default)]
     model: Option<String>,
     #[serde(default)]
-    labels: Vec<String>,
-    #[serde(default, deserialize_with = "json::distinct_names")]
-    metadata: Map<String, Value>,
+    #[schemars(with = "Map<String, Value>")]
+    metadata: Metadata,
+}
+
+/// Most memory of one item's metadata, in bytes. Its text is bounded too, once all of it is known.
+const MAX_METADATA_MEMORY: usize = 2 << 20;
+
+/// An object, with the memory that it takes in bytes.
+#[derive(Debug, Default)]
+struct Metadata {
+    members: Map<String, Value>,
+    memory: usize,
+}
+
+impl<'de> Deserialize<'de> for Metadata {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut left = MAX_METADATA_MEMORY;
+        match Bounded::new(&mut left).deserialize(deserializer)? {
+            Value::Object(members) => Ok(Self { members, memory: MAX_METADATA_MEMORY - left }),
+            _ => Err(D::Error::custom("expected a JSON object")),
+        }
+    }
 }
 
 /// What the query says of pictures in a raw or multipart body.
@@ -152,7 +234,9 @@ impl TryFrom<Vec<(String, String)>> for Query {
                 }
                 "labels" => query.labels.extend(value.split(',').map(str::trim).map(str::to_owned)),
                 "metadata" if metadata.is_none() => {
-                    metadata = Some(json::distinct_object(&value).map_err(|error| format!("metadata: expected a JSON object: {error}"))?);
+                    metadata = Some(
+                        serde_json::from_str::<Metadata>(&value).map_err(|error| format!("metadata: expected a JSON object: {error}"))?,
+                    );
                 }
                 "model" if query.model.is_none() => query.model = Some(value),
                 "metadata" | "model" => return Err(format!("duplicate field `{name}`")),
@@ -162,7 +246,7 @@ impl TryFrom<Vec<(String, String)>> for Query {
                 }
             }
         }
-        query.metadata = metadata.unwrap_or_default();
+        query.metadata = metadata.map(|metadata| metadata.members).unwrap_or_default();
         Ok(query)
     }
 }

@@ -16,6 +16,7 @@ use super::{
     super::{
         App,
         answer::Encoder,
+        body::Meter,
         infer::infer_placed,
         json::Strict,
         method_not_allowed,
@@ -47,12 +48,16 @@ pub(in crate::http) struct Ids {
 pub(super) async fn upsert(State(app): State<App>, name: Name, upload: Upload<Query>) -> Result<Response, Problem> {
     let collection = find(&app, &name?).await?;
     let most = app.limits.pictures;
-    let mut draft = match upload.content {
-        Content::Pictures(pictures, query) => Draft::of_pictures(pictures, query)?,
-        Content::Json(body) => app.pool.run(move || Draft::from_json(&body, most)).await??,
+    let (mut draft, memory) = match upload.content {
+        Content::Pictures(pictures, query) => (Draft::of_pictures(pictures, query)?, upload.memory),
+        Content::Json(body) => {
+            let mut meter = Meter::new(app.bodies.clone(), upload.memory, app.limits.body.bytes);
+            let parse = move || -> Result<_, Problem> { Ok((Draft::from_json(&body, most, &mut meter)?, meter.into_share())) };
+            app.pool.run(parse).await??
+        }
     };
     let pictures = draft.items.iter().filter(|(_, subject)| matches!(subject, Subject::Picture(_))).count();
-    let mut room = Room::take(&app, pictures, upload.memory)?;
+    let mut room = Room::take(&app, pictures, memory)?;
     // For vectors that came ready made these say which model made them.
     if let Some(model) = &draft.model {
         collection.check_model(&app.registry.fingerprint(model)?)?;

@@ -14,12 +14,12 @@ use super::{
         App,
         answer::Encoder,
         infer::infer,
-        json,
+        json::{self, AtMost},
         problem::{Code, Problem},
         remote::{self, Sent},
         submission::{Content, Room, Upload, at_least_one, picture_from_text},
     },
-    Name, check_reach, check_together, find, model_of, searchers,
+    MAX_DIM, Name, check_reach, check_together, find, model_of, searchers,
 };
 use crate::{
     embedding,
@@ -34,7 +34,8 @@ use crate::{
 pub(in crate::http) struct Options {
     model: Option<String>,
     image: Option<String>,
-    vector: Option<Vec<f32>>,
+    #[schemars(with = "Option<Vec<f32>>")]
+    vector: Option<AtMost<f32, MAX_DIM>>,
     k: usize,
     ef: usize,
     exact: bool,
@@ -109,10 +110,10 @@ pub(super) async fn handle(State(app): State<App>, name: Name, upload: Upload<Op
 }
 
 fn from_json(body: &[u8]) -> Result<(Query, Options), Problem> {
-    let mut options: Options = json::parse(body)?;
+    let mut options: Options = json::parse(body, &["filter", "image"])?;
     match (options.image.take(), options.vector.take()) {
-        (Some(image), None) => Ok((Query::Pictures(vec![picture_from_text(&image).map_err(|problem| problem.at(0))?]), options)),
-        (None, Some(vector)) => Ok((Query::Vector(vector), options)),
+        (Some(image), None) => Ok((Query::Pictures(vec![picture_from_text(image.into()).map_err(|problem| problem.at(0))?]), options)),
+        (None, Some(AtMost(vector))) => Ok((Query::Vector(vector), options)),
         _ => Err(Problem::new(Code::BadParameter, "expected exactly one of `image` and `vector`")),
     }
 }

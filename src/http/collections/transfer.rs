@@ -25,7 +25,6 @@ use super::{
     super::{
         App,
         answer::Counted,
-        body::discard,
         call,
         problem::{Code, Problem},
         quota::{Claim, Metered},
@@ -143,13 +142,7 @@ pub(super) async fn restore(State(app): State<App>, name: Name, request: Request
         })?;
         Ok((name, store, options, place))
     };
-    let (name, store, options, place) = match checked() {
-        Ok(checked) => checked,
-        Err(problem) => {
-            discard(&parts.headers, body).await;
-            return Err(problem);
-        }
-    };
+    let (name, store, options, place) = checked()?;
     let (file, claim) = receive(&app, &store, body).await?;
     let existing = if options.replace { OnExisting::Replace } else { OnExisting::Refuse };
     // Not before all of it is here: a slow sender keeps nobody from restoring.
