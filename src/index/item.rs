@@ -228,7 +228,7 @@ pub(super) fn next_part(items: &mut Items<'_>) -> Result<Vec<NewItem>, Error> {
     while part.len() < PART_ITEMS && bytes < PART_BYTES {
         let Some(new) = items.next() else { break };
         let new = new?;
-        bytes += new.vector.len() * 4 + new.thumbnail.as_ref().map_or(0, Vec::len);
+        bytes += new.item.weight() + new.vector.len() * 4 + new.thumbnail.as_ref().map_or(0, Vec::len);
         part.push(new);
     }
     Ok(part)
@@ -270,6 +270,14 @@ mod tests {
             let tolerance = if scale < 1e-38 { 1e-4 } else { 1e-6 };
             assert!((vector[0] - 0.6).abs() < tolerance && (vector[1] + 0.8).abs() < tolerance, "{scale}: {vector:?}");
         }
+    }
+
+    #[test]
+    fn a_part_ends_where_its_metadata_takes_much_memory() {
+        let metadata: Map<String, Value> = [("text".to_owned(), Value::from("x".repeat(1 << 20)))].into_iter().collect();
+        let new = || NewItem { item: Item { id: "x".into(), metadata: metadata.clone(), ..Item::default() }, ..NewItem::default() };
+        let mut items = std::iter::repeat_with(|| Ok(new())).take(10);
+        assert_eq!(next_part(&mut items).unwrap().len(), PART_BYTES >> 20);
     }
 
     #[test]
