@@ -134,10 +134,15 @@ impl Collection for PostgresCollection {
         let after = to_stored(after.unwrap_or_default());
         self.read(async |connection, record| {
             let sql = format!("SELECT {ITEM} FROM {} WHERE id > $1 ORDER BY id LIMIT $2", record.table());
-            let rows = sqlx::query(AssertSqlSafe(sql)).bind(&*after).bind(limit as i64 + 1).fetch_all(connection).await?;
-            let mut page = Filling::new(limit);
-            for row in &rows {
-                match item(row) {
+            let mut rows = sqlx::query(AssertSqlSafe(sql)).bind(&*after).bind(limit as i64 + 1).fetch(connection);
+            let (mut page, mut read, mut last) = (Filling::new(limit), 0, None);
+            // Row by row: memory holds what is on the page, not all that was asked for.
+            while let Some(row) = rows.try_next().await? {
+                read += 1;
+                if read > limit {
+                    last = Some(from_stored(row.try_get("id")?));
+                }
+                match item(&row) {
                     Err(Error::DamagedItem { id, reason }) => tracing::error!(id, "an item is damaged and left out: {reason}"),
                     item => {
                         if !page.add(item?) {
@@ -148,9 +153,7 @@ impl Collection for PostgresCollection {
             }
             let mut page = page.end();
             // One more than asked for was read, and one of them left out: there may be further ones.
-            if let Some(last) = rows.get(limit) {
-                page.next = Some(from_stored(last.try_get("id")?));
-            }
+            page.next = last.or(page.next);
             Ok(page)
         })
     }
