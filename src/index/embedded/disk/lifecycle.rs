@@ -66,10 +66,18 @@ impl Disk {
         })
     }
 
-    /// Deletes some of what is stored under a number that no collection has; false where nothing is left.
+    /// Deletes some of what is stored under a number that no collection has; false where nothing is left, or where a collection has
+    /// the number after all.
     pub(in super::super) fn clear_some(&self, number: u64) -> Result<bool, Error> {
         let _turn = self.line.turn();
         self.write(Room::Makes, |txn| {
+            // A commit that failed at its very end may have given the number to a collection nevertheless.
+            for entry in txn.open_table(COLLECTIONS)?.iter()? {
+                let (name, record) = entry?;
+                if self.record(name.value(), record.value())?.number == number {
+                    return Ok(false);
+                }
+            }
             let mut thumbnails = txn.open_table(THUMBNAILS)?;
             let (mut pictures, mut bytes) = (0, 0);
             // Entries that the iterator is not asked for stay.
@@ -108,6 +116,23 @@ impl Disk {
 mod tests {
     use super::*;
     use crate::index::{EmbeddedStore, Item, ModelTag, Options};
+
+    /// The last step of a restore seems to have failed, and its collection is on record.
+    #[test]
+    fn what_a_collection_holds_is_never_cleared() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Disk::open(folder.path(), false).unwrap();
+        let spec = Spec { dim: 1, model: ModelTag { fingerprint: "m".into(), precision: None } };
+        let number = disk.reserve().unwrap();
+        let item = NewItem { item: Item { id: "x".into(), ..Item::default() }, vector: vec![1.0], thumbnail: Some(vec![7]) };
+        disk.fill(number, &[item]).unwrap();
+        let (record, _) = disk.enter(&"c".parse().unwrap(), spec, Some(number), OnExisting::Refuse).unwrap();
+        assert!(!disk.clear_some(number).unwrap());
+        assert!(disk.get(&record, "x").unwrap().is_some() && disk.thumbnail(&record, "x").unwrap().is_some());
+        disk.remove(&"c".parse().unwrap(), &record).unwrap();
+        assert!(!disk.clear_some(number).unwrap());
+        assert!(disk.get(&record, "x").unwrap().is_none() && disk.thumbnail(&record, "x").unwrap().is_none());
+    }
 
     /// A process that ended in the middle of a restore, or of clearing up, leaves items that belong to nothing.
     #[test]
