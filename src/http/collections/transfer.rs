@@ -134,6 +134,10 @@ pub(super) async fn restore(State(app): State<App>, name: Name, request: Request
     let checked = || -> Result<_, Problem> {
         let name: CollectionName = name?.parse()?;
         let store = store(&app, &name)?.clone();
+        // Before the upload, which may be long: it could not be restored after it.
+        if let Some(loading) = store.loading().filter(|loading| loading.of.is_none() || loading.collections.contains(&name)) {
+            return Err(Error::Loading(loading.to_string()).into());
+        }
         let options: Options = from_query(&parts.uri)?;
         check_length(&parts.headers, app.max_snapshot)?;
         let place = app.transfers.places.clone().try_acquire_owned().map_err(|_| {

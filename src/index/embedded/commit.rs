@@ -1,7 +1,7 @@
 //! Group commit: writes that wait for each other reach the disk together.
 //!
-//! One write makes the disk sync once, however small it is. So whoever gets the turn takes along all that waits, makes it
-//! durable in one transaction, and the others find their work done. A lone writer waits for nobody.
+//! One write makes the disk sync once, however small it is. So the thread that gets the turn takes along all that waits, makes
+//! it durable in one transaction, and the others find their work done. A lone writer does not wait.
 
 use std::sync::Arc;
 
@@ -57,7 +57,7 @@ pub(super) fn write(collection: &Arc<EmbeddedCollection>, change: Change) -> Res
         write_all(jobs);
     }
     drop(turn);
-    // Whoever took the job along and fell did not answer it.
+    // A thread that took the job along and panicked did not answer it.
     outcome.lock().take().unwrap_or_else(|| Err(Error::Io(std::io::Error::other("the write was given up"))))
 }
 
@@ -66,6 +66,12 @@ pub(super) fn write(collection: &Arc<EmbeddedCollection>, change: Change) -> Res
 /// A filter may take long: it is asked while others write, again and again about what they wrote meanwhile, and only the
 /// little that is left is decided while they wait.
 pub(super) fn delete_where(collection: &EmbeddedCollection, filter: &Filter) -> Result<usize, Error> {
+    let decided = decide(collection, filter)?;
+    delete_decided(collection, filter, decided)
+}
+
+/// Asks the filter about all but the last few rows, while others write.
+fn decide(collection: &EmbeddedCollection, filter: &Filter) -> Result<Decided, Error> {
     let mut decided = Decided::default();
     for _ in 0..LOOKS {
         let layout = collection.layout.load_full();
@@ -73,6 +79,11 @@ pub(super) fn delete_where(collection: &EmbeddedCollection, filter: &Filter) -> 
             break;
         }
     }
+    Ok(decided)
+}
+
+/// Asks the filter about what is left, and deletes what passed.
+fn delete_decided(collection: &EmbeddedCollection, filter: &Filter, mut decided: Decided) -> Result<usize, Error> {
     let _turn = collection.disk.line.turn();
     let layout = collection.layout.load_full();
     decided.look(&layout, filter)?;
@@ -158,4 +169,45 @@ fn publish(collection: &EmbeddedCollection, change: Change, written: &Written) -
     let _writing = collection.writing.lock();
     collection.layout.store(Arc::new(collection.layout.load().changed(&written.replaced, rows, collection.options.exact_below)));
     written.replaced.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use super::super::{Collection, EmbeddedStore, ModelTag, Options, Spec};
+    use super::*;
+    use crate::index::NewItem;
+
+    fn item(id: usize, label: &str) -> NewItem {
+        let item = Item { id: id.to_string(), labels: vec![label.into()], ..Item::default() };
+        NewItem { item, vector: vec![1.0, 0.0], thumbnail: None }
+    }
+
+    /// A filter is asked about everything while another thread has the turn, and then about what was written meanwhile.
+    #[test]
+    fn a_write_does_not_wait_for_a_filter() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = Options { build_in_background: false, ..Options::default() };
+        let store = EmbeddedStore::open(folder.path(), options).unwrap();
+        let spec = Spec { dim: 2, model: ModelTag { fingerprint: "m".into(), precision: None } };
+        let (collection, _) = store.create(&"c".parse().unwrap(), spec).unwrap();
+        collection.upsert((0..200).map(|id| item(id, "drop")).collect()).unwrap();
+        let filter = Filter::from_json(&json!({"field": "label", "eq": "drop"})).unwrap();
+        let turn = collection.disk.line.turn();
+        let (done, outcome) = mpsc::channel();
+        let (asked, asked_for) = (Arc::clone(&collection), filter.clone());
+        let deciding = std::thread::spawn(move || done.send(decide(&asked, &asked_for)).unwrap());
+        let decided = outcome.recv_timeout(Duration::from_secs(30)).expect("the filter waits for the turn").unwrap();
+        deciding.join().unwrap();
+        assert_eq!(decided.passed.len(), 200);
+        drop(turn);
+
+        // What was replaced meanwhile by something that does not pass stays.
+        collection.upsert(vec![item(7, "keep"), item(1000, "keep"), item(1001, "drop")]).unwrap();
+        assert_eq!((delete_decided(&collection, &filter, decided).unwrap(), collection.len()), (200, 2));
+    }
 }

@@ -85,7 +85,7 @@ impl EmbeddedStore {
         Ok(store)
     }
 
-    /// As [`open`](Self::open), on a thread of its own: until a collection is in memory, whoever asks for it hears
+    /// As [`open`](Self::open), on a thread of its own: until a collection is in memory, a caller that asks for it gets
     /// [`Error::Loading`]. `done` is called with the outcome; after an error nothing of the store answers.
     ///
     /// # Errors
@@ -100,7 +100,7 @@ impl EmbeddedStore {
         std::thread::Builder::new().name("load".to_owned()).spawn(move || {
             let outcome = opening.load();
             if outcome.is_ok() {
-                // Not before: building would take the cores from collections that nobody can ask yet.
+                // Not before: building would take the cores from loading the other collections.
                 opening.collections().iter().for_each(|collection| collection.build_in_background());
             }
             drop(opening);
@@ -313,8 +313,10 @@ impl Store for EmbeddedStore {
         Ok(())
     }
 
-    /// Beside the store; what a process that was killed left behind is deleted at the next start.
+    /// Beside the store; what a process that was killed left behind is deleted at the next start. Not before the database is
+    /// open, since that deletes every scratch file.
     fn scratch(&self) -> Result<NamedTempFile, Error> {
+        self.opened()?;
         Ok(tempfile::Builder::new().prefix(SCRATCH).tempfile_in(&self.folder)?)
     }
 }
