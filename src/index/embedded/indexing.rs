@@ -11,13 +11,15 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use super::collection::EmbeddedCollection;
 use super::graph::Graph;
 use super::info::Agreement;
-use super::rows::{Layout, Vectors, whole};
+use super::rows::{Layout, Rows, Vectors, whole};
 use super::search::{Lookup, search};
 use super::{Error, Recall, Search};
 
 /// Largest share of a graph's rows that may be dead, and of rows beside it, before a new one is due: one quarter.
 /// Less would rebuild more often than items come in, more would scan too much.
 const STALE_DIVISOR: usize = 4;
+/// Times that a new graph is put beside what was written meanwhile before writers have to wait for it.
+const UNLOCKED_TRIES: usize = 8;
 
 impl EmbeddedCollection {
     /// Whether searches would gain from a (new) graph.
@@ -43,7 +45,9 @@ impl EmbeddedCollection {
         }
         let collection = self.me();
         let spawned = std::thread::Builder::new().name("index".to_owned()).spawn(move || {
-            let built = collection.claim.work_while(|| collection.build_is_due(), || collection.build_index());
+            let is_due = || collection.build_is_due();
+            // Asked again once it is this thread's turn: the wait for it may be long.
+            let built = collection.claim.work_while(is_due, || collection.build(&collection.builder.begin(&collection.building)?, is_due));
             if let Err(error) = built {
                 tracing::error!(collection = %collection.name, "the index was not built: {error}");
             }
@@ -62,9 +66,18 @@ impl EmbeddedCollection {
         if self.options.vectors != Vectors::F32 || self.is_empty() {
             return Err(Error::InvalidParameter(format!("collection {} has nothing to index", self.name)));
         }
-        let building = self.builder.begin(&self.building)?;
+        self.build(&self.builder.begin(&self.building)?, || true)
+    }
+
+    /// Builds, unless the collection is empty or `is_wanted` says no by now.
+    fn build(&self, building: &Building<'_>, is_wanted: impl Fn() -> bool) -> Result<(), Error> {
+        let layout = self.layout.load_full();
+        if layout.len() == 0 || !is_wanted() {
+            return Ok(());
+        }
         let start = Instant::now();
-        let rows = whole(&self.layout.load().0);
+        let rows = whole(&layout.0, self.record.spec.dim);
+        drop(layout);
         let progress = self.progress();
         let Some(graph) = building.threads.install(|| Graph::build(&rows, &progress, &self.is_gone)) else {
             // Deleted or replaced meanwhile.
@@ -84,10 +97,30 @@ impl EmbeddedCollection {
             collection = %self.name, items = rows.len(), strays = graph.strays().len(),
             seconds = start.elapsed().as_secs_f32(), "index built",
         );
-        let _writing = self.writing.lock();
-        let layout = self.layout.load().with_indexed(&rows, graph);
-        self.layout.store(Arc::new(layout.expect("only one build runs, from a layout that is older than this one")));
+        self.publish_index(&rows, &graph);
         Ok(())
+    }
+
+    /// Shows readers the graph over `rows`. Every row is looked at for that, which must not hold up the writers of the store: it is
+    /// done before the lock is taken, and again where a write changed the layout meanwhile.
+    fn publish_index(&self, rows: &Arc<Rows>, graph: &Arc<Graph>) {
+        let indexed = |layout: &Layout| {
+            let next = layout.with_indexed(rows, Arc::clone(graph));
+            Arc::new(next.expect("only one build runs, from a layout that is older than this one"))
+        };
+        for _ in 0..UNLOCKED_TRIES {
+            let seen = self.layout.load_full();
+            let next = indexed(&seen);
+            let _writing = self.writing.lock();
+            if Arc::ptr_eq(&seen, &self.layout.load()) {
+                self.layout.store(next);
+                return;
+            }
+        }
+        // Writes come faster than that.
+        let _writing = self.writing.lock();
+        let next = indexed(&self.layout.load());
+        self.layout.store(next);
     }
 
     /// Deletes the saved graph of a collection that is gone, and ends the thread that builds one.
@@ -148,13 +181,13 @@ impl Drop for Building<'_> {
 pub(super) struct Claim(AtomicBool);
 
 impl Claim {
-    /// Whoever gives the claim back after this sees what the caller wrote before.
+    /// The thread that gives the claim back after this sees what the caller wrote before.
     fn is_taken(&self) -> bool {
         self.0.fetch_or(false, Ordering::AcqRel)
     }
 
     /// Does `work` as long as it is due, unless another thread is at it. Whatever becomes due until this returns is done, by
-    /// this thread or by the next to ask; work that fails or panics keeps nobody from trying again.
+    /// this thread or by the next to ask; after work that fails or panics another thread can try again.
     fn work_while<E>(&self, is_due: impl Fn() -> bool, mut work: impl FnMut() -> Result<(), E>) -> Result<(), E> {
         // The second look is for what was written while this thread seemed to be at work, and was not any more.
         while is_due() && !self.0.swap(true, Ordering::AcqRel) {
@@ -197,7 +230,41 @@ mod tests {
     use std::cell::Cell;
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
+    use super::super::{Collection, EmbeddedStore, Filter, ModelTag, Options, Spec};
     use super::*;
+    use crate::index::{Item, NewItem};
+
+    /// While a build waits for its turn, a filter deletes all that it would have been built over.
+    #[test]
+    fn a_build_over_what_was_deleted_meanwhile_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = Options { exact_below: 1, build_in_background: false, ..Options::default() };
+        let store = EmbeddedStore::open(folder.path(), options).unwrap();
+        let spec = Spec { dim: 2, model: ModelTag { fingerprint: "m".into(), precision: None } };
+        let (collection, _) = store.create(&"c".parse().unwrap(), spec).unwrap();
+        let item = |id: &str, vector: [f32; 2]| NewItem {
+            item: Item { id: id.into(), ..Item::default() },
+            vector: vector.into(),
+            thumbnail: None,
+        };
+        collection.upsert(vec![item("a", [1.0, 0.0])]).unwrap();
+        let building = collection.builder.begin(&collection.building).unwrap();
+        collection.delete("a").unwrap();
+        collection.build(&building, || true).unwrap();
+        assert!(collection.layout.load().0.is_empty());
+
+        // What comes next keeps its vectors, also where segments are merged.
+        collection.upsert(vec![item("b", [0.0, 1.0]), item("c", [1.0, 0.0])]).unwrap();
+        collection.build(&building, || false).unwrap();
+        assert!(collection.layout.load().0.iter().all(|segment| segment.graph.is_none()));
+        collection.build(&building, || true).unwrap();
+        collection.upsert(vec![item("d", [0.6, 0.8])]).unwrap();
+        collection.delete_where(&Filter::from_json(&serde_json::json!({"field": "id", "eq": "b"})).unwrap()).unwrap();
+        for (query, id) in [([1.0, 0.0], "c"), ([0.6, 0.8], "d")] {
+            let found = collection.search(&query, &Search { k: 1, ..Search::default() }).unwrap();
+            assert_eq!((found[0].item.id.as_str(), found[0].similarity > 0.999), (id, true));
+        }
+    }
 
     /// 80 rows of which a build knows the first 20, and 60 that come while it runs.
     #[test]
@@ -218,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn work_that_fails_or_panics_keeps_nobody_from_trying_again() {
+    fn after_work_that_fails_or_panics_another_thread_can_try_again() {
         let claim = Claim::default();
         let panicked = catch_unwind(AssertUnwindSafe(|| claim.work_while(|| true, || -> Result<(), ()> { panic!("a build") })));
         assert!(panicked.is_err());

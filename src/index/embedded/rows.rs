@@ -234,9 +234,10 @@ impl Layout {
         let is_small = segments.iter().map(|segment| segment.live).sum::<usize>() + new.len() < exact_below;
         for segment in &mut segments {
             if segment.live * 2 < segment.rows.len() && (segment.graph.is_none() || is_small) {
-                *segment = Segment::new(Arc::new(merge(std::slice::from_ref(segment))), None);
+                *segment = Segment::new(Arc::new(merge(std::slice::from_ref(segment), new.dim, new.kind())), None);
             }
         }
+        let (dim, kind) = (new.dim, new.kind());
         if new.len() > 0 {
             segments.push(Segment::new(Arc::new(new), None));
         }
@@ -247,7 +248,7 @@ impl Layout {
             && before.graph.is_none()
             && last.live * 2 >= before.live
         {
-            let merged = merge(&[before.clone(), last.clone()]);
+            let merged = merge(&[before.clone(), last.clone()], dim, kind);
             segments.truncate(segments.len() - 2);
             segments.push(Segment::new(Arc::new(merged), None));
         }
@@ -283,17 +284,18 @@ impl Layout {
     }
 }
 
-/// What is alive in `segments` as one block: the one that is there, where there is no other and nothing in it is dead.
-pub(super) fn whole(segments: &[Segment]) -> Arc<Rows> {
+/// What is alive in `segments`, whose vectors are `dim` floats, as one block: the one that is there, where there is no other and
+/// nothing in it is dead.
+pub(super) fn whole(segments: &[Segment], dim: usize) -> Arc<Rows> {
     match segments {
         [segment] if segment.live == segment.rows.len() => Arc::clone(&segment.rows),
-        _ => Arc::new(merge(segments)),
+        _ => Arc::new(merge(segments, dim, Vectors::F32)),
     }
 }
 
-/// One block of what is alive in `segments`, in their order.
-fn merge(segments: &[Segment]) -> Rows {
-    let (dim, kind) = segments.first().map_or((0, Vectors::F32), |segment| (segment.rows.dim, segment.rows.kind()));
+/// One block of what is alive in `segments`, in their order. Where there is none it still is of `dim` dimensions: rows that come
+/// later may be put beside it.
+fn merge(segments: &[Segment], dim: usize, kind: Vectors) -> Rows {
     let mut merged = Rows::with_capacity(dim, segments.iter().map(|segment| segment.live).sum(), kind);
     for segment in segments {
         for row in segment.live_rows() {
@@ -354,6 +356,17 @@ mod tests {
     /// Rows in memory, dead ones too.
     fn held(layout: &Layout) -> usize {
         layout.0.iter().map(|segment| segment.rows.len()).sum()
+    }
+
+    /// A graph over nothing, beside which rows came.
+    #[test]
+    fn rows_beside_an_empty_block_keep_their_vectors() {
+        let nothing = whole(&[], 2);
+        let graph =
+            Arc::new(Graph::build(&nothing, &indicatif::ProgressBar::hidden(), &std::sync::atomic::AtomicBool::new(false)).unwrap());
+        let layout = Layout::plain(Arc::new(rows(1..4))).with_indexed(&nothing, graph).unwrap();
+        let tail = layout.changed(&[], rows(4..6), 0).0.pop().unwrap();
+        assert_eq!((tail.rows.len(), tail.rows.vector(0), tail.rows.vector(4)), (5, &[1.0, 1.0][..], &[1.0, 5.0][..]));
     }
 
     #[test]
