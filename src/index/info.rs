@@ -93,7 +93,7 @@ pub struct Connections {
     pub busy: usize,
     /// Connections that wait for use.
     pub idle: usize,
-    /// Times that nobody answered.
+    /// Times that the server did not answer.
     pub failures: u64,
 }
 

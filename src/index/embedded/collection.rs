@@ -110,7 +110,7 @@ impl EmbeddedCollection {
 
     /// Itself.
     pub(super) fn me(&self) -> Arc<Self> {
-        self.me.upgrade().expect("whoever calls holds it")
+        self.me.upgrade().expect("the caller holds it")
     }
 }
 

@@ -14,7 +14,7 @@ const PAUSE: Duration = Duration::from_secs(5);
 /// Deletes the items of collections that are gone.
 pub(super) struct Sweeper {
     disk: Arc<Disk>,
-    /// Whether a thread does it; otherwise whoever hands over a number does.
+    /// Whether a thread does it; otherwise the caller that hands over a number does.
     in_background: bool,
     work: Arc<(Mutex<Work>, Condvar)>,
 }

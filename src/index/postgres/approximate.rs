@@ -79,7 +79,7 @@ impl Builder {
         }
     }
 
-    /// Lets a thread delete the tables of collections that are gone, once nobody uses them any more: the one that does so already,
+    /// Lets a thread delete the tables of collections that are gone, once no transaction uses them any more: the one that does so already,
     /// where there is one.
     pub(super) fn clear_away(self: &Arc<Self>) {
         {
@@ -114,7 +114,7 @@ impl Builder {
             match &mut *clearing {
                 Some(again) if *again => *again = false,
                 _ if is_clear => {
-                    // Before the lock is given back: who asks from now on starts a new thread.
+                    // Before the lock is given back: a caller that asks from now on starts a new thread.
                     *clearing = None;
                     return Ok(true);
                 }

@@ -42,7 +42,7 @@ pub(super) struct Database {
 }
 
 impl Database {
-    /// Gets ready to connect. Nobody is asked yet.
+    /// Gets ready to connect. The server is not asked yet.
     pub(super) fn new(url: &IndexUrl, connections: u32, patience: Duration) -> Result<Self, Error> {
         let options = url.options()?;
         let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("postgres").enable_all().build()?;
@@ -141,7 +141,7 @@ impl Database {
         let runtime = self.runtime.as_ref().expect("only dropping takes it");
         let outcome = runtime.block_on(work);
         if matches!(outcome, Err(Error::Busy | Error::Cancelled(_))) {
-            // Nobody was asked, or the answer was not waited for.
+            // The server was not asked, or its answer was not waited for.
             return outcome;
         }
         let reached = !matches!(outcome, Err(Error::Unreachable(_)));

@@ -73,7 +73,7 @@ impl PostgresStore {
     /// Connects, and brings the tables to the version of this program.
     ///
     /// # Errors
-    /// [`Error::Unreachable`] where nobody answers, [`Error::Unsuitable`] for a database that cannot hold collections, and
+    /// [`Error::Unreachable`] where no server answers, [`Error::Unsuitable`] for a database that cannot hold collections, and
     /// the errors of the database: a wrong password, for example.
     pub fn open(url: &IndexUrl, options: PostgresOptions) -> Result<Self, Error> {
         let store = Self::open_later(url, options)?;
@@ -81,7 +81,7 @@ impl PostgresStore {
         Ok(store)
     }
 
-    /// As [`open`](Self::open), but where nobody answers, each later call tries again.
+    /// As [`open`](Self::open), but where no server answers, each later call tries again.
     ///
     /// # Errors
     /// As for [`open`](Self::open), without [`Error::Unreachable`].

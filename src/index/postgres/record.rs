@@ -97,7 +97,7 @@ impl Record {
     }
 
     /// Takes a collection's name away, with which it is gone; false where there is none. Its table is left to [`drop_nameless`]:
-    /// whoever reads it would have to go first, and until then nobody else would be let in.
+    /// transactions that read it would have to end first, and until then no other one would be let in.
     pub(super) async fn remove(connection: &mut PgConnection, name: &CollectionName) -> Result<bool, Error> {
         let removed = sqlx::query("DELETE FROM dino_collections WHERE name = $1").bind(name.as_str()).execute(connection).await?;
         Ok(removed.rows_affected() == 1)

@@ -77,7 +77,7 @@ impl Growing<'_> {
         let mut from = vec![from];
         for layer in (0..=own.min(top)).rev() {
             from = walk.search(&GrowingLayer(self, layer), &from, WIDTH);
-            // Whoever went in at the same time may have linked to this node already.
+            // A node that went in at the same time may have linked to this node already.
             from.retain(|found| found.node() != row);
             self.link(row, layer, &self.spread(&from, LINKS));
         }
