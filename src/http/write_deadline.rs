@@ -87,42 +87,64 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WriteDeadline<S> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use std::future::poll_fn;
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+        time::timeout,
+    };
 
     use super::*;
 
-    const LIMIT: Duration = Duration::from_secs(2);
+    /// Never reached by these tests, however busy the machine is.
+    const LONG: Duration = Duration::from_hours(1);
+    const SHORT: Duration = Duration::from_millis(50);
+    /// An error instead of a test that never ends.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// One write, which never waits: what was written, if anything could be.
+    async fn write(ours: &mut WriteDeadline<DuplexStream>, bytes: &[u8]) -> Option<usize> {
+        poll_fn(|context| match Pin::new(&mut *ours).poll_write(context, bytes) {
+            Poll::Ready(written) => Poll::Ready(Some(written.unwrap())),
+            Poll::Pending => Poll::Ready(None),
+        })
+        .await
+    }
 
     #[tokio::test]
-    async fn who_reads_is_waited_for_and_who_does_not_is_cut_off() {
+    async fn the_time_starts_anew_for_a_client_that_reads_and_stops_when_all_is_written() {
         let (ours, mut theirs) = duplex(LEAST);
-        let mut ours = WriteDeadline::new(ours, LIMIT);
-        let reader = tokio::spawn(async move {
-            let mut part = vec![0; LEAST];
-            for _ in 0..3 {
-                tokio::time::sleep(LIMIT / 2).await;
-                theirs.read_exact(&mut part).await.unwrap();
-            }
-            theirs
-        });
-        ours.write_all(&vec![0; 3 * LEAST]).await.unwrap();
-        ours.flush().await.unwrap();
-        let mut theirs = reader.await.unwrap();
+        let mut ours = WriteDeadline::new(ours, LONG);
+        let part = vec![0; LEAST];
+        assert_eq!(write(&mut ours, &part).await, Some(LEAST));
+        assert!(ours.stall.is_none(), "nothing waits yet");
+        assert_eq!(write(&mut ours, &part).await, None);
+        assert!(ours.stall.is_some());
+        // A byte is not enough.
+        theirs.read_u8().await.unwrap();
+        assert_eq!(write(&mut ours, &part).await, Some(1));
+        assert_eq!(ours.stall.as_ref().unwrap().taken, 1);
+        theirs.read_exact(&mut vec![0; LEAST]).await.unwrap();
+        assert_eq!(write(&mut ours, &part).await, Some(LEAST));
+        assert!(ours.stall.is_none(), "as much as it must take");
         // An idle connection is none that does not read.
-        tokio::time::sleep(LIMIT + LIMIT / 10).await;
-        ours.write_all(&vec![0; LEAST]).await.unwrap();
-        // A byte now and then is not enough.
-        let dripping = tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(LIMIT / 20).await;
-                if theirs.read_u8().await.is_err() {
-                    break;
-                }
-            }
-        });
-        let error = ours.write_all(&vec![0; LEAST]).await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        // It would go on with what is on its way.
-        dripping.abort();
+        assert_eq!(write(&mut ours, &part).await, None);
+        ours.flush().await.unwrap();
+        assert!(ours.stall.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_less_is_cut_off() {
+        for taken in [0, LEAST / 2] {
+            let (ours, mut theirs) = duplex(LEAST);
+            let mut ours = WriteDeadline::new(ours, SHORT);
+            let reader = tokio::spawn(async move {
+                theirs.read_exact(&mut vec![0; taken]).await.unwrap();
+                theirs
+            });
+            let error = timeout(PATIENCE, ours.write_all(&vec![0; 2 * LEAST])).await.unwrap().unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            reader.await.unwrap();
+        }
     }
 }
