@@ -10,7 +10,7 @@ use std::{
 use serde_json::json;
 
 use crate::{
-    deadlines::with_items,
+    deadlines::{restarted, with_items},
     harness::{Answer, PATIENCE, Server},
 };
 
@@ -49,29 +49,37 @@ fn until(status: u16, mut ask: impl FnMut() -> Answer) -> Answer {
 }
 
 #[test]
-fn who_does_not_read_is_cut_off_and_holds_no_more_than_there_is() {
-    let (_folder, server) = with_much(&["--write-timeout", "3", "--answer-memory", "24M", "--scratch-space", "24M"]);
-    let page = || server.get(PAGE);
-    let snapshot = || server.post(SNAPSHOT, "application/json", b"");
-    for (method, path, again) in [("GET", PAGE, &page as &dyn Fn() -> Answer), ("POST", SNAPSHOT, &snapshot)] {
-        let whole = again().ok().body.len();
-        let mut reader = ask(&server, method, path, "");
+fn a_client_that_does_not_read_holds_no_more_than_there_is_and_is_cut_off() {
+    let (folder, server) = with_much(&["--write-timeout", "600", "--answer-memory", "24M", "--scratch-space", "24M"]);
+    let page = |server: &Server| server.get(PAGE);
+    let snapshot = |server: &Server| server.post(SNAPSHOT, "application/json", b"");
+    let requests = [("GET", PAGE, &page as &dyn Fn(&Server) -> Answer), ("POST", SNAPSHOT, &snapshot)];
+    for (method, path, again) in requests {
+        let again = || again(&server);
+        let reader = ask(&server, method, path, "");
         let refused = until(429, again);
         refused.problem(429, "queue_full");
         assert!(refused.header("retry-after").parse::<u32>().unwrap() > 0);
-        // Cut off, and what it held is free.
+        // A client that leaves gives it back at once.
+        drop(reader);
         until(200, again);
-        server.log_with("--write-timeout");
+    }
+
+    let server = restarted(&folder, server, &["--write-timeout", "2", "--answer-memory", "24M", "--scratch-space", "24M"]);
+    for (closed, (method, path, again)) in requests.into_iter().enumerate() {
+        let whole = again(&server).ok().body.len();
+        let mut reader = ask(&server, method, path, "");
+        let began = Instant::now();
+        while server.log().matches("a connection was closed: its client took").count() == closed {
+            assert!(began.elapsed() < PATIENCE, "{path}: never cut off");
+            thread::sleep(Duration::from_millis(50));
+        }
+        // What it held is free.
+        until(200, || again(&server));
         let mut rest = Vec::new();
         // Either way it ends.
         let _ = reader.read_to_end(&mut rest);
         assert!(rest.len() < whole, "{path}: all {whole} bytes were waiting");
-
-        // Who leaves gives it back at once.
-        let reader = ask(&server, method, path, "");
-        until(429, again);
-        drop(reader);
-        until(200, again);
     }
 }
 
@@ -102,12 +110,16 @@ fn one_key_holds_half_of_it_and_no_answer_more_than_that() {
         }
     }
     drop(readers);
+    let whole = server.post_with(SNAPSHOT, &[FULL], b"").ok().body.clone();
     drop(server);
 
     let server = flags("16M");
     server.get_with(PAGE, &[ONE]).problem(400, "answer_too_large");
     server.post_with(SNAPSHOT, &[ONE], b"").problem(400, "answer_too_large");
     server.get_with("/collections/c/items?limit=50", &[ONE]).ok();
+    let problem = server.post_with("/collections/copy/restore", &[FULL], &whole).problem(413, "body_too_large");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("--scratch-space") && detail.contains("dino-server restore"), "{detail}");
 }
 
 #[test]

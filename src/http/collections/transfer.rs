@@ -27,7 +27,7 @@ use super::{
         answer::Counted,
         call,
         problem::{Code, Problem},
-        quota::{Claim, Metered},
+        quota::{Claim, Full, Metered},
         submission::from_query,
     },
     Name, find, info, store,
@@ -177,8 +177,18 @@ fn too_large(most: u64) -> Problem {
     Problem::new(Code::BodyTooLarge, format!("the snapshot is over this server's limit of {most} bytes (--max-snapshot)"))
 }
 
+/// There is no room for what arrives: a mistake of its size is one of the body, not of an answer.
+fn no_room(full: Full) -> Problem {
+    let Full::TooLarge { most, .. } = full else { return full.into() };
+    let detail = format!(
+        "the snapshot takes more than the {most} bytes that it may (--scratch-space): raise it, or use `dino-server restore` beside a stopped server"
+    );
+    Problem::new(Code::BodyTooLarge, detail)
+}
+
 /// Writes a body to a file as it arrives. It may take its time as a whole, but neither stand still nor creep.
 async fn receive(app: &App, store: &Arc<dyn Store>, body: Body) -> Result<(NamedTempFile, Claim), Problem> {
+    let mut chunks = body.into_data_stream();
     let idle = app.limits.body.time;
     // Waiting for the sender, without the time that this server's disk takes.
     let mut waited = Duration::ZERO;
@@ -186,7 +196,6 @@ async fn receive(app: &App, store: &Arc<dyn Store>, body: Body) -> Result<(Named
     let mut file = app.disk.run(move || store.scratch()).await??;
     let mut received = 0;
     let mut claim = app.scratch.claim(call::key());
-    let mut chunks = body.into_data_stream();
     loop {
         let begun = Instant::now();
         let next = timeout(idle, chunks.next()).await;
@@ -201,7 +210,7 @@ async fn receive(app: &App, store: &Arc<dyn Store>, body: Body) -> Result<(Named
         if received > app.max_snapshot {
             return Err(too_large(app.max_snapshot));
         }
-        claim.reach(received)?;
+        claim.reach(received).map_err(no_room)?;
         if waited.as_secs_f64() > idle.as_secs_f64() + received as f64 / SLOWEST {
             let detail = format!(
                 "the snapshot arrives at less than {} KiB a second: send it over a faster line, or restore it with `dino-server restore`",
