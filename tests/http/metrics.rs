@@ -143,6 +143,12 @@ fn probes_of_a_store_that_hangs_take_no_threads() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("postgres://u@127.0.0.1:{}/d?sslmode=disable", silent.local_addr().unwrap().port());
     let server = Server::without_waiting(&[crate::harness::tiny_model().to_str().unwrap()], &["--index", &url, "--sessions", "1"]);
+    // The model starts first.
+    let begun = Instant::now();
+    while server.get("/readyz").json()["code"] == "not_ready" {
+        assert!(begun.elapsed() < Duration::from_secs(60), "the model does not start");
+        thread::sleep(Duration::from_millis(50));
+    }
     server.get("/readyz").problem(503, "store_unreachable");
     let before = server.threads();
     thread::scope(|scope| {
