@@ -115,13 +115,11 @@ pub(super) async fn check_store(app: &App) -> Result<(), Problem> {
         let checked = tokio::task::spawn_blocking(move || store.check().map_err(unready)).await;
         checked.unwrap_or_else(|_| Err(Panicked.into()))
     });
-    match timeout(STORE_PATIENCE, checked).await {
-        Ok(outcome) => outcome.unwrap_or_else(|| Err(Panicked.into())),
-        Err(_) => {
-            let seconds = STORE_PATIENCE.as_secs_f64();
-            Err(Problem::new(Code::StoreUnreachable, format!("the collections have not answered for {seconds} s")))
-        }
-    }
+    let Ok(outcome) = timeout(STORE_PATIENCE, checked).await else {
+        let seconds = STORE_PATIENCE.as_secs_f64();
+        return Err(Problem::new(Code::StoreUnreachable, format!("the collections have not answered for {seconds} s")));
+    };
+    outcome.unwrap_or_else(|| Err(Panicked.into()))
 }
 
 /// Why nothing can be stored.

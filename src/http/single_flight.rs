@@ -73,7 +73,7 @@ mod tests {
 
     #[tokio::test]
     async fn many_wait_for_one() {
-        let (flight, runs) = (SingleFlight::new(Duration::from_secs(60)), Arc::new(AtomicUsize::new(0)));
+        let (flight, runs) = (SingleFlight::new(Duration::from_mins(1)), Arc::new(AtomicUsize::new(0)));
         let work = || {
             let runs = runs.clone();
             async move {
@@ -90,14 +90,14 @@ mod tests {
 
     #[tokio::test]
     async fn who_leaves_does_not_end_it_and_a_panic_is_not_kept() {
-        let flight = SingleFlight::new(Duration::from_secs(60));
+        let flight = SingleFlight::new(Duration::from_mins(1));
         let slow = || async {
             tokio::time::sleep(Duration::from_millis(30)).await;
             1
         };
         assert!(tokio::time::timeout(Duration::from_millis(1), flight.get(slow)).await.is_err());
         assert_eq!(flight.get(|| async { 2 }).await, Some(1));
-        let flight = SingleFlight::new(Duration::from_secs(60));
+        let flight = SingleFlight::new(Duration::from_mins(1));
         assert_eq!(flight.get(|| async { panic!("asked to") }).await, None::<u32>);
         assert_eq!(flight.get(|| async { 3 }).await, Some(3));
     }

@@ -404,7 +404,8 @@ fn listing(folder: &Path) -> Vec<String> {
 /// An item as an earlier version could have stored it: it cannot be read, and takes nothing along.
 #[test]
 fn a_damaged_item_is_named_and_its_neighbours_stay() {
-    const ITEMS: redb::TableDefinition<(u64, &str), (u64, &[u8], &[u8])> = redb::TableDefinition::new("items");
+    type Row = (u64, &'static [u8], &'static [u8]);
+    const ITEMS: redb::TableDefinition<(u64, &str), Row> = redb::TableDefinition::new("items");
     let folder = tempfile::tempdir().unwrap();
     let (store, collection) = open(folder.path(), 2, 100);
     collection.upsert(["a", "bad", "worse", "z"].map(|id| item(id, "l", vec![1.0, 0.5])).into()).unwrap();
