@@ -28,7 +28,7 @@ use serde_json::{Map, Value};
 
 use super::Error;
 use super::bounded::Bounded;
-use super::item::Item;
+use super::item::{Item, MAX_METADATA};
 use super::values::Values;
 use crate::unicode::nfc;
 
@@ -214,6 +214,10 @@ impl Node {
         let (Some((name, value)), None) = (tests.next(), tests.next()) else {
             return Err(format!("{at}: a field has exactly one of eq, in, gt, gte, lt, lte, exists (join several with `and`)"));
         };
+        // Nothing that is stored is as long, and the text would be copied several times.
+        if value.as_str().is_some_and(|text| text.len() > MAX_METADATA) {
+            return Err(format!("{at}: a text to compare with has at most {MAX_METADATA} bytes"));
+        }
         let value = if matches!(field, Field::Id) { Cow::Borrowed(value) } else { composed(name, value) };
         let test = Test::read(name, &value).map_err(|reason| format!("{at}.{}: {reason}", name.chars().take(64).collect::<String>()))?;
         Ok(Self::Field(field, test))

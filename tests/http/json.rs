@@ -132,8 +132,7 @@ fn json_takes_little_more_memory_than_its_text() {
         let before = server.memory();
         let began = Instant::now();
         let answer = server.post(route, "application/json", body);
-        // A filter by a long text is a good one, and nothing passes it.
-        assert!(answer.status < 500, "{route} {what}: {} {}", answer.status, answer.text());
+        assert!((400..500).contains(&answer.status), "{route} {what}: {} {}", answer.status, answer.text());
         assert!(answer.body.len() < 4096, "{route} {what}: an answer of {} bytes", answer.body.len());
         let grown = server.peak_memory().saturating_sub(before);
         println!("{:5.1} MB {:4} ms {} {route} {what}", grown as f64 / 1e6, began.elapsed().as_millis(), answer.status);
