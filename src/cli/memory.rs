@@ -14,6 +14,7 @@ pub(crate) fn give_back() {
     {
         // A setting that is refused leaves things as they were.
         #[allow(unsafe_code, reason = "glibc has no other way to set this; both take two numbers, and no other thread allocates yet")]
+        // SAFETY: the two calls only set options of the allocator.
         unsafe {
             libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
             libc::mallopt(libc::M_TRIM_THRESHOLD, LARGE);

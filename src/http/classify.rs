@@ -121,12 +121,11 @@ struct Hit {
 pub(super) async fn handle(State(app): State<App>, submission: Submission<Options>) -> Result<impl IntoResponse, Problem> {
     let Submission { pictures, options, room } = submission;
     options.check()?;
-    let judge = match &options.head {
-        Some(head) => Judge::Head(head.clone()),
-        None => {
-            collections::check_together(pictures.len(), options.k, options.ef)?;
-            Judge::Collection(collections::find(&app, &options.collection).await?)
-        }
+    let judge = if let Some(head) = &options.head {
+        Judge::Head(head.clone())
+    } else {
+        collections::check_together(pictures.len(), options.k, options.ef)?;
+        Judge::Collection(collections::find(&app, &options.collection).await?)
     };
     let served = match &judge {
         Judge::Head(head) => app.registry.with_head(head, options.model.as_deref())?,

@@ -129,14 +129,12 @@ async fn answer(app: &App, uri: &Uri, upload: Result<Upload<IgnoredAny>, Problem
 
 fn parse(body: &[u8], most: usize) -> Result<(Vec<Sent>, Wanted), Problem> {
     let Request { input, model, encoding_format: format, dimensions, .. } = json::parse(body, &["input"])?;
-    let pictures = match json::text(input) {
-        Some(text) => vec![picture_from_text(text).map_err(|problem| problem.at(0))?],
-        None => {
-            let refused = || {
-                Problem::new(Code::BadParameter, "input: expected a data URI, base64, or a list of them; text and tokens are not embedded")
-            };
-            pictures_from_list(input, most, refused)?
-        }
+    let pictures = if let Some(text) = json::text(input) {
+        vec![picture_from_text(text).map_err(|problem| problem.at(0))?]
+    } else {
+        let refused =
+            || Problem::new(Code::BadParameter, "input: expected a data URI, base64, or a list of them; text and tokens are not embedded");
+        pictures_from_list(input, most, refused)?
     };
     Ok((pictures, Wanted { model, format, dimensions }))
 }

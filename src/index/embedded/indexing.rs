@@ -47,7 +47,10 @@ impl EmbeddedCollection {
         let spawned = std::thread::Builder::new().name("index".to_owned()).spawn(move || {
             let is_due = || collection.build_is_due();
             // Asked again once it is this thread's turn: the wait for it may be long.
-            let built = collection.claim.work_while(is_due, || collection.build(&collection.builder.begin(&collection.building)?, is_due));
+            let built = collection.claim.work_while(is_due, || {
+                collection.build(&collection.builder.begin(&collection.building)?, is_due);
+                Ok::<_, Error>(())
+            });
             if let Err(error) = built {
                 tracing::error!(collection = %collection.name, "the index was not built: {error}");
             }
@@ -66,14 +69,15 @@ impl EmbeddedCollection {
         if self.options.vectors != Vectors::F32 || self.is_empty() {
             return Err(Error::InvalidParameter(format!("collection {} has nothing to index", self.name)));
         }
-        self.build(&self.builder.begin(&self.building)?, || true)
+        self.build(&self.builder.begin(&self.building)?, || true);
+        Ok(())
     }
 
     /// Builds, unless the collection is empty or `is_wanted` says no by now.
-    fn build(&self, building: &Building<'_>, is_wanted: impl Fn() -> bool) -> Result<(), Error> {
+    fn build(&self, building: &Building<'_>, is_wanted: impl Fn() -> bool) {
         let layout = self.layout.load_full();
         if layout.len() == 0 || !is_wanted() {
-            return Ok(());
+            return;
         }
         let start = Instant::now();
         let rows = whole(&layout.0, self.record.spec.dim);
@@ -81,7 +85,7 @@ impl EmbeddedCollection {
         let progress = self.progress();
         let Some(graph) = building.threads.install(|| Graph::build(&rows, &progress, &self.is_gone)) else {
             // Deleted or replaced meanwhile.
-            return Ok(());
+            return;
         };
         let graph = Arc::new(graph);
         progress.finish_and_clear();
@@ -91,14 +95,13 @@ impl EmbeddedCollection {
         }
         if self.is_gone.load(Ordering::Acquire) {
             self.forget_index();
-            return Ok(());
+            return;
         }
         tracing::info!(
             collection = %self.name, items = rows.len(), strays = graph.strays().len(),
             seconds = start.elapsed().as_secs_f32(), "index built",
         );
         self.publish_index(&rows, &graph);
-        Ok(())
     }
 
     /// Shows readers the graph over `rows`. Every row is looked at for that, which must not hold up the writers of the store: it is
@@ -250,14 +253,14 @@ mod tests {
         collection.upsert(vec![item("a", [1.0, 0.0])]).unwrap();
         let building = collection.builder.begin(&collection.building).unwrap();
         collection.delete("a").unwrap();
-        collection.build(&building, || true).unwrap();
+        collection.build(&building, || true);
         assert!(collection.layout.load().0.is_empty());
 
         // What comes next keeps its vectors, also where segments are merged.
         collection.upsert(vec![item("b", [0.0, 1.0]), item("c", [1.0, 0.0])]).unwrap();
-        collection.build(&building, || false).unwrap();
+        collection.build(&building, || false);
         assert!(collection.layout.load().0.iter().all(|segment| segment.graph.is_none()));
-        collection.build(&building, || true).unwrap();
+        collection.build(&building, || true);
         collection.upsert(vec![item("d", [0.6, 0.8])]).unwrap();
         collection.delete_where(&Filter::from_json(&serde_json::json!({"field": "id", "eq": "b"})).unwrap()).unwrap();
         for (query, id) in [([1.0, 0.0], "c"), ([0.6, 0.8], "d")] {
