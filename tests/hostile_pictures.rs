@@ -191,7 +191,7 @@ fn profiles_that_are_of_no_use_change_nothing_and_cost_nothing() {
     for profile in [parts, part(1, &read("data/colour/p3.icc")), [part(1, b"X"), part(1, b"X")].concat()] {
         let start = computed();
         assert!(decode(&[&jpeg[..2], &profile, &jpeg[2..]].concat()).unwrap() == plain);
-        assert!((computed() - start).as_secs() < 2);
+        assert!(computed().saturating_sub(start).as_secs() < 2);
     }
     let grey = read("data/colour/grey.icc");
     let whole = [b"\xFF\xE2".as_slice(), &(grey.len() as u16 + 16).to_be_bytes(), b"ICC_PROFILE\0\x01\x01", &grey].concat();

@@ -81,7 +81,7 @@ fn a_process_without_file_descriptors_says_so_and_goes_on() {
 fn send_all(server: &Server, head: &str, in_chunks: bool) -> (u16, String) {
     let mut socket = connect(server);
     let head = head.replace('\n', "\r\n");
-    let block = [b'x'; 1 << 16];
+    let block = vec![b'x'; 1 << 16];
     if in_chunks {
         write!(socket, "{head}transfer-encoding: chunked\r\n\r\n").unwrap();
         for _ in 0..LARGE / block.len() {

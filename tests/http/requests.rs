@@ -121,7 +121,7 @@ fn parts_are_pictures_whatever_their_name() {
         b"Content-Disposition: form-data; name=\"image\"\r\nContent-Transfer-Encoding: Binary",
     ] {
         let answer = send("\"a;b\"", head, &picture);
-        assert_eq!(answer.ok().vectors(), [wanted.clone()], "{}", String::from_utf8_lossy(head));
+        assert_eq!(answer.ok().vectors(), std::slice::from_ref(&wanted), "{}", String::from_utf8_lossy(head));
     }
     let coded = b"Content-Disposition: form-data; name=\"image\"\r\nContent-Transfer-Encoding: base64";
     let problem = send("\"a;b\"", coded, STANDARD.encode(&picture).as_bytes()).problem(400, "bad_multipart");
