@@ -115,7 +115,8 @@ impl Item {
             return Err(format!("it has at most {MAX_JSON} bytes as JSON, this one has {}", json.len()));
         }
         match serde_json::from_slice::<Self>(&json) {
-            Ok(_) => Ok(()),
+            Ok(read) if read == *self => Ok(()),
+            Ok(_) => Err("its metadata would come back changed from the store".to_owned()),
             Err(_) if depth(&self.metadata) > MAX_DEPTH => {
                 Err(format!("metadata nests at most {MAX_DEPTH} deep, this nests {} deep", depth(&self.metadata)))
             }
