@@ -30,9 +30,7 @@ const MAX_DEPTH: usize = 128;
 const MAX_TEXT: usize = 4096;
 /// Longest name of a member in bytes, as it is written. Errors say where they are, and so repeat it.
 const MAX_NAME: usize = 4096;
-/// Longest part of an error's words, in characters.
-const MAX_WORDS: usize = 400;
-/// As much of an error's words is looked at, in bytes: more than an escaped text of [`MAX_TEXT`].
+/// As much of an error's words is written at all, in bytes: more than an escaped text of [`MAX_TEXT`]. An answer repeats less of it.
 const CLIPPED: usize = 1 << 16;
 /// Longest name of a member that is not known and that an error repeats, in characters.
 const MAX_UNKNOWN: usize = 64;
@@ -65,7 +63,7 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<App> for Strict<T> {
 }
 
 /// Members whose texts may be longer than those of other options.
-const LONG: &[&str] = &["filter"];
+pub(super) const LONG: &[&str] = &["filter"];
 
 /// Reads an object, and says where it is wrong. Texts in the members `long` may have any length.
 pub(super) fn parse<'de, T: Deserialize<'de>>(json: &'de [u8], long: &[&str]) -> Result<T, Problem> {
@@ -104,44 +102,33 @@ fn object<'de, T: Deserialize<'de>>(json: &'de [u8], long: &[&str], beside: Opti
 /// `k: invalid type…`, or just the reason where it names the option itself.
 fn words(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
     // Both may hold what was sent.
-    let (path, reason) = (clipped(error.path(), MAX_WORDS), clipped(error.inner(), CLIPPED));
+    let (path, reason) = (clipped(error.path()), clipped(error.inner()));
     if path == "." {
-        return shortened(&reason, MAX_WORDS);
+        return reason;
     }
     // Counted from the start of the member's value.
     let reason = reason.rsplit_once(" at line ").map_or(reason.as_str(), |(reason, _)| reason);
     // Filters say themselves where in them something is wrong.
-    let words = if reason.starts_with(&path) { reason.to_owned() } else { format!("{path}: {reason}") };
-    shortened(&words, MAX_WORDS)
+    if reason.starts_with(&path) { reason.to_owned() } else { format!("{path}: {reason}") }
 }
 
-/// What is written, up to so many bytes.
-fn clipped(written: impl fmt::Display, most: usize) -> String {
-    struct Clip(String, usize);
+/// What is written, up to [`CLIPPED`] bytes.
+fn clipped(written: impl fmt::Display) -> String {
+    struct Clip(String);
 
     impl fmt::Write for Clip {
         fn write_str(&mut self, text: &str) -> fmt::Result {
-            let room = self.1.saturating_sub(self.0.len());
+            let room = CLIPPED - self.0.len();
             let end = (0..=room.min(text.len())).rfind(|&end| text.is_char_boundary(end)).unwrap_or(0);
             self.0.push_str(&text[..end]);
             if end < text.len() { Err(fmt::Error) } else { Ok(()) }
         }
     }
 
-    let mut clip = Clip(String::new(), most);
+    let mut clip = Clip(String::new());
     // Ends early where it is full.
     let _ = fmt::Write::write_fmt(&mut clip, format_args!("{written}"));
     clip.0
-}
-
-/// A text without its middle, where it is long.
-fn shortened(text: &str, most: usize) -> String {
-    let length = text.chars().count();
-    if length <= most {
-        return text.to_owned();
-    }
-    let (start, end): (String, String) = (text.chars().take(most / 2).collect(), text.chars().skip(length - most / 2).collect());
-    format!("{start}…{end}")
 }
 
 /// How deep JSON is nested, and how long its longest text and its longest name are, in bytes; of what is no JSON, something.
@@ -317,7 +304,11 @@ impl Visitor<'_> for Name {
             return Ok(known);
         }
         let listed: Vec<_> = self.beside.iter().chain(self.known).map(|known| format!("`{known}`")).collect();
-        Err(E::custom(format_args!("unknown field `{}`, expected one of {}", shortened(name, MAX_UNKNOWN), listed.join(", "))))
+        Err(E::custom(format!(
+            "unknown field `{}`, expected one of {}",
+            name.chars().take(MAX_UNKNOWN).collect::<String>(),
+            listed.join(", ")
+        )))
     }
 }
 
@@ -366,6 +357,23 @@ impl<'de, F: FnMut(usize, &'de RawValue) -> Result<(), Problem>> Visitor<'de> fo
 pub(super) fn text(value: &RawValue) -> Option<Cow<'_, str>> {
     let inside = value.get().strip_prefix('"')?.strip_suffix('"')?;
     if inside.contains('\\') { serde_json::from_str(value.get()).ok().map(Cow::Owned) } else { Some(Cow::Borrowed(inside)) }
+}
+
+/// A number of a vector. One that an f32 cannot hold becomes infinite, which collections refuse by its position.
+#[derive(Debug)]
+pub(super) struct Component(f32);
+
+impl<'de> Deserialize<'de> for Component {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        f64::deserialize(deserializer).map(|number| Self(number as f32))
+    }
+}
+
+impl<const MOST: usize> AtMost<Component, MOST> {
+    /// The numbers, in the same memory.
+    pub(super) fn into_vector(self) -> Vec<f32> {
+        self.0.into_iter().map(|component| component.0).collect()
+    }
 }
 
 /// A list that is refused once it has more than `MOST` elements.

@@ -219,11 +219,8 @@ async fn from_multipart(parts: Parts, body: Bytes, most: usize) -> Result<Vec<By
     Ok(pictures)
 }
 
-/// Members of JSON bodies whose texts may be long; pictures are read apart from them.
-const LONG: &[&str] = &["filter"];
-
 fn from_json<O: DeserializeOwned>(body: &[u8], most: usize) -> Result<(Vec<Sent>, O), Problem> {
-    let (options, images) = json::parse_beside(body, LONG, "images").map_err(|mut problem| {
+    let (options, images) = json::parse_beside(body, json::LONG, "images").map_err(|mut problem| {
         if problem.code == Code::BadJson {
             problem.detail = format!("{}; expected {{\"images\": [\"<base64>\", …], …options}}", problem.detail).into();
         }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::{
     super::{
         body::Meter,
-        json::{self, AtMost},
+        json::{self, AtMost, Component},
         problem::{Code, Problem},
         remote::Sent,
         submission::{at_least_one, picture_from_text, too_many},
@@ -106,7 +106,8 @@ fn read_item(element: &RawValue) -> Result<(Item, Subject, Option<String>, usize
             let bytes = sent.bytes.len();
             (Subject::Picture(sent), bytes)
         }
-        (None, Some(AtMost(vector))) => {
+        (None, Some(vector)) => {
+            let vector = vector.into_vector();
             let bytes = vector.capacity() * size_of::<f32>();
             (Subject::Vector(vector), bytes)
         }
@@ -171,7 +172,7 @@ struct BodyItem<'a> {
     image: Option<&'a RawValue>,
     #[serde(default)]
     #[schemars(with = "Option<Vec<f32>>")]
-    vector: Option<AtMost<f32, MAX_DIM>>,
+    vector: Option<AtMost<Component, MAX_DIM>>,
     // More than an item may have, since repeated ones count once.
     #[serde(default)]
     #[schemars(with = "Vec<String>")]

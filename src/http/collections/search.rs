@@ -14,7 +14,7 @@ use super::{
         App,
         answer::Encoder,
         infer::infer,
-        json::{self, AtMost},
+        json::{self, AtMost, Component},
         problem::{Code, Problem},
         remote::{self, Sent},
         submission::{Content, Room, Upload, at_least_one, picture_from_text},
@@ -35,7 +35,7 @@ pub(in crate::http) struct Options {
     model: Option<String>,
     image: Option<String>,
     #[schemars(with = "Option<Vec<f32>>")]
-    vector: Option<AtMost<f32, MAX_DIM>>,
+    vector: Option<AtMost<Component, MAX_DIM>>,
     k: usize,
     ef: usize,
     exact: bool,
@@ -113,7 +113,7 @@ fn from_json(body: &[u8]) -> Result<(Query, Options), Problem> {
     let mut options: Options = json::parse(body, &["filter", "image"])?;
     match (options.image.take(), options.vector.take()) {
         (Some(image), None) => Ok((Query::Pictures(vec![picture_from_text(image.into()).map_err(|problem| problem.at(0))?]), options)),
-        (None, Some(AtMost(vector))) => Ok((Query::Vector(vector), options)),
+        (None, Some(vector)) => Ok((Query::Vector(vector.into_vector()), options)),
         _ => Err(Problem::new(Code::BadParameter, "expected exactly one of `image` and `vector`")),
     }
 }
