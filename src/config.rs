@@ -116,7 +116,8 @@ pub struct ServeArgs {
     /// Seconds for a client to send a request's head, and again for its body.
     #[arg(long, env = "DINO_READ_TIMEOUT", default_value = "60", value_name = "SECONDS", help_heading = "Limits")]
     pub read_timeout: Seconds,
-    /// Seconds for a client to take the next 64 KiB of an answer; a connection that takes less is closed.
+    /// Seconds for a client to take the next 64 KiB of an answer; a connection that takes less is closed, and so is one that takes
+    /// less than 32 KiB a second on the whole.
     #[arg(long, env = "DINO_WRITE_TIMEOUT", default_value = "60", value_name = "SECONDS", help_heading = "Limits")]
     pub write_timeout: Seconds,
     /// Most memory for the long answers of all requests together, until their clients have read them; beyond it they are answered 429.

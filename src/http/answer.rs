@@ -1,6 +1,6 @@
 //! Answers that are long: encoded away from the threads that serve connections, and counted until they are read.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use axum::{
     body::{Body, HttpBody, to_bytes},
@@ -14,7 +14,7 @@ use super::{
     App, call,
     keys::Key,
     problem::{Code, Problem},
-    quota::{Claim, Metered, Quota},
+    quota::{BudgetExceeded, Quota, Reservation, STEP},
 };
 use crate::cancel;
 
@@ -35,7 +35,7 @@ pub(super) struct Encoder {
 /// Bytes with the room that they take.
 struct Kept {
     bytes: Bytes,
-    _claim: Claim,
+    _reservation: Reservation,
 }
 
 impl AsRef<[u8]> for Kept {
@@ -45,8 +45,8 @@ impl AsRef<[u8]> for Kept {
 }
 
 /// A body whose room is free again when its memory is, which is after the last of it was handed to the socket.
-fn kept(bytes: Bytes, claim: Claim) -> Body {
-    Body::from(Bytes::from_owner(Kept { bytes, _claim: claim }))
+fn kept(bytes: Bytes, reservation: Reservation) -> Body {
+    Body::from(Bytes::from_owner(Kept { bytes, _reservation: reservation }))
 }
 
 impl Encoder {
@@ -60,17 +60,52 @@ impl Encoder {
     /// # Errors
     /// When there is no room.
     pub(super) fn json<T: Serialize>(&self, value: &T) -> Result<Response, Problem> {
-        let mut out = Metered::new(Vec::new(), self.quota.claim(self.key.clone()));
+        let mut out = Buffer { bytes: Vec::new(), reservation: self.quota.reserve(self.key.clone()), exceeded: None };
         if let Err(error) = serde_json::to_writer(&mut out, value) {
-            return Err(out.full().map_or_else(|| Problem::new(Code::Internal, error.to_string()), Problem::from));
+            return Err(out.exceeded.map_or_else(|| Problem::new(Code::Internal, error.to_string()), Problem::from));
         }
         cancel::check()?;
-        let (mut bytes, claim) = out.into_parts();
+        let Buffer { mut bytes, mut reservation, .. } = out;
         bytes.shrink_to_fit();
-        let mut response = kept(bytes.into(), claim).into_response();
+        reservation.shrink_to(bytes.capacity() as u64);
+        let mut response = kept(bytes.into(), reservation).into_response();
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         response.extensions_mut().insert(Counted);
         Ok(response)
+    }
+}
+
+/// Bytes that are written, whose memory is reserved before it is taken.
+struct Buffer {
+    bytes: Vec<u8>,
+    reservation: Reservation,
+    /// Why it stopped.
+    exceeded: Option<BudgetExceeded>,
+}
+
+impl io::Write for Buffer {
+    fn write(&mut self, more: &[u8]) -> io::Result<usize> {
+        let (now, needed) = (self.bytes.capacity(), self.bytes.len() + more.len());
+        if needed > now {
+            let step = needed.next_multiple_of(STEP as usize);
+            // Twice as much, so that it is moved few times; where there is no room for that, there may still be enough.
+            for capacity in [step.max(2 * now), step] {
+                self.exceeded = self.reservation.reach(capacity as u64).err();
+                if self.exceeded.is_none() {
+                    self.bytes.reserve_exact(capacity - self.bytes.len());
+                    break;
+                }
+            }
+            if let Some(exceeded) = self.exceeded {
+                return Err(io::Error::other(exceeded));
+            }
+        }
+        self.bytes.extend_from_slice(more);
+        Ok(more.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -80,13 +115,13 @@ pub(super) async fn count(app: &App, key: Option<Arc<Key>>, response: Response) 
     if response.extensions().get::<Counted>().is_some() {
         return response;
     }
-    let mut claim = app.answers.claim(key);
-    if let Err(full) = claim.reach(size) {
+    let mut reservation = app.answers.reserve(key);
+    if let Err(full) = reservation.reach(size) {
         return Problem::from(full).into_response();
     }
     let (parts, body) = response.into_parts();
     match to_bytes(body, usize::MAX).await {
-        Ok(bytes) => Response::from_parts(parts, kept(bytes, claim)),
+        Ok(bytes) => Response::from_parts(parts, kept(bytes, reservation)),
         Err(error) => Problem::new(Code::Internal, error.to_string()).into_response(),
     }
 }

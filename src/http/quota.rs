@@ -1,4 +1,4 @@
-//! Room that answers on their way share: memory, and the disk for snapshots. One API key may hold half of it.
+//! Budget that answers on their way share: memory, and the disk for snapshots. One API key may hold half of it.
 
 use std::{collections::HashMap, io, sync::Arc, time::Duration};
 
@@ -9,19 +9,19 @@ use super::{
     problem::{Code, Problem},
 };
 
-/// Claims grow in steps of this, so that the lock is seldom taken.
-const STEP: u64 = 64 << 10;
+/// Reservations grow in steps of this, so that the lock is seldom taken.
+pub(super) const STEP: u64 = 64 << 10;
 
 /// What there is for all requests together.
 pub(super) struct Quota {
-    room: Room,
+    room: Budget,
     bytes: u64,
-    held: Mutex<Held>,
+    held: Mutex<Reserved>,
 }
 
 /// What is shared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Room {
+pub(super) enum Budget {
     /// Memory of answers that were not read yet.
     Answers,
     /// Files of snapshots on their way.
@@ -29,13 +29,13 @@ pub(super) enum Room {
 }
 
 #[derive(Default)]
-struct Held {
+struct Reserved {
     all: u64,
     by_key: HashMap<String, u64>,
 }
 
 /// What one request holds, until this is dropped.
-pub(super) struct Claim {
+pub(super) struct Reservation {
     quota: Arc<Quota>,
     key: Option<Arc<Key>>,
     bytes: u64,
@@ -43,12 +43,12 @@ pub(super) struct Claim {
 
 /// There is no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Full {
+pub(super) enum BudgetExceeded {
     /// This request alone would take more than it ever may.
     #[error("{} would take more than {most} bytes ({}): {}", .room.one(), .room.flag(), .room.way_out())]
     TooLarge {
         /// What there is too little of.
-        room: Room,
+        room: Budget,
         /// Bytes that it may take.
         most: u64,
     },
@@ -56,7 +56,7 @@ pub(super) enum Full {
     #[error("{} of this API key hold what one key may hold, {most} bytes, half of {}: read those first, and try again", .room.many(), .room.flag())]
     Key {
         /// What there is too little of.
-        room: Room,
+        room: Budget,
         /// Bytes that it may hold.
         most: u64,
     },
@@ -64,11 +64,11 @@ pub(super) enum Full {
     #[error("{} of other requests hold all the room that there is for them ({}): try again in a few seconds", .room.many(), .room.flag())]
     All {
         /// What there is too little of.
-        room: Room,
+        room: Budget,
     },
 }
 
-impl Room {
+impl Budget {
     fn flag(self) -> &'static str {
         match self {
             Self::Answers => "--answer-memory",
@@ -99,19 +99,19 @@ impl Room {
 }
 
 impl Quota {
-    pub(super) fn new(room: Room, bytes: u64) -> Self {
+    pub(super) fn new(room: Budget, bytes: u64) -> Self {
         Self { room, bytes, held: Mutex::default() }
     }
 
-    /// A claim to nothing yet, of the owner of a key.
-    pub(super) fn claim(self: &Arc<Self>, key: Option<Arc<Key>>) -> Claim {
-        Claim { quota: Arc::clone(self), key, bytes: 0 }
+    /// A reservation to nothing yet, of the owner of a key.
+    pub(super) fn reserve(self: &Arc<Self>, key: Option<Arc<Key>>) -> Reservation {
+        Reservation { quota: Arc::clone(self), key, bytes: 0 }
     }
 }
 
-impl Claim {
+impl Reservation {
     /// Takes as much as makes it `bytes` in all, or a little more.
-    pub(super) fn reach(&mut self, bytes: u64) -> Result<(), Full> {
+    pub(super) fn reach(&mut self, bytes: u64) -> Result<(), BudgetExceeded> {
         if bytes <= self.bytes {
             return Ok(());
         }
@@ -119,17 +119,17 @@ impl Claim {
         let (room, all) = (*room, *all);
         let most = if self.key.is_some() { all / 2 } else { all };
         if bytes > most {
-            return Err(Full::TooLarge { room, most });
+            return Err(BudgetExceeded::TooLarge { room, most });
         }
         let more = bytes.next_multiple_of(STEP).min(most) - self.bytes;
         let mut held = held.lock();
         if held.all + more > all {
-            return Err(Full::All { room });
+            return Err(BudgetExceeded::All { room });
         }
         if let Some(key) = &self.key {
             let of_key = held.by_key.entry(key.name().to_owned()).or_default();
             if *of_key + more > most {
-                return Err(Full::Key { room, most });
+                return Err(BudgetExceeded::Key { room, most });
             }
             *of_key += more;
         }
@@ -137,51 +137,58 @@ impl Claim {
         self.bytes += more;
         Ok(())
     }
-}
 
-impl Drop for Claim {
-    fn drop(&mut self) {
+    /// Gives back all but `bytes`.
+    pub(super) fn shrink_to(&mut self, bytes: u64) {
+        let less = self.bytes.saturating_sub(bytes);
         let mut held = self.quota.held.lock();
-        held.all -= self.bytes;
+        held.all -= less;
         if let Some(key) = &self.key
             && let Some(of_key) = held.by_key.get_mut(key.name())
         {
-            *of_key -= self.bytes;
+            *of_key -= less;
             if *of_key == 0 {
                 held.by_key.remove(key.name());
             }
         }
+        self.bytes -= less;
     }
 }
 
-/// A writer whose claim grows before it writes.
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.shrink_to(0);
+    }
+}
+
+/// A writer whose reservation grows before it writes.
 pub(super) struct Metered<W> {
     out: W,
     written: u64,
-    claim: Claim,
+    reservation: Reservation,
     /// Why it stopped.
-    full: Option<Full>,
+    full: Option<BudgetExceeded>,
 }
 
 impl<W: io::Write> Metered<W> {
-    pub(super) fn new(out: W, claim: Claim) -> Self {
-        Self { out, written: 0, claim, full: None }
+    pub(super) fn new(out: W, reservation: Reservation) -> Self {
+        Self { out, written: 0, reservation, full: None }
     }
 
     /// Why writing failed, where it was for want of room.
-    pub(super) fn full(&self) -> Option<Full> {
+    pub(super) fn full(&self) -> Option<BudgetExceeded> {
         self.full
     }
 
-    /// What was written to, and the claim that goes with it.
-    pub(super) fn into_parts(self) -> (W, Claim) {
-        (self.out, self.claim)
+    /// What was written to, and the reservation that goes with it.
+    pub(super) fn into_parts(self) -> (W, Reservation) {
+        (self.out, self.reservation)
     }
 }
 
 impl<W: io::Write> io::Write for Metered<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if let Err(full) = self.claim.reach(self.written + bytes.len() as u64) {
+        if let Err(full) = self.reservation.reach(self.written + bytes.len() as u64) {
             self.full = Some(full);
             return Err(io::Error::other(full));
         }
@@ -195,12 +202,12 @@ impl<W: io::Write> io::Write for Metered<W> {
     }
 }
 
-impl From<Full> for Problem {
-    fn from(full: Full) -> Self {
+impl From<BudgetExceeded> for Problem {
+    fn from(full: BudgetExceeded) -> Self {
         let (code, wait) = match full {
-            Full::TooLarge { .. } => return Self::new(Code::AnswerTooLarge, full.to_string()),
-            Full::Key { .. } => (Code::RateLimited, 5),
-            Full::All { .. } => (Code::QueueFull, 5),
+            BudgetExceeded::TooLarge { .. } => return Self::new(Code::AnswerTooLarge, full.to_string()),
+            BudgetExceeded::Key { .. } => (Code::RateLimited, 5),
+            BudgetExceeded::All { .. } => (Code::QueueFull, 5),
         };
         Self { retry_after: Some(Duration::from_secs(wait)), ..Self::new(code, full.to_string()) }
     }
@@ -219,27 +226,29 @@ mod tests {
 
     #[test]
     fn a_key_holds_half_and_all_of_it_comes_back() {
-        let quota = Arc::new(Quota::new(Room::Answers, 8 * STEP));
-        let (mut one, mut two) = (quota.claim(key("one")), quota.claim(key("one")));
+        let quota = Arc::new(Quota::new(Budget::Answers, 8 * STEP));
+        let (mut one, mut two) = (quota.reserve(key("one")), quota.reserve(key("one")));
         one.reach(3 * STEP).unwrap();
-        assert_eq!(one.reach(5 * STEP), Err(Full::TooLarge { room: Room::Answers, most: 4 * STEP }));
+        assert_eq!(one.reach(5 * STEP), Err(BudgetExceeded::TooLarge { room: Budget::Answers, most: 4 * STEP }));
         two.reach(1).unwrap();
-        assert_eq!(two.reach(STEP + 1), Err(Full::Key { room: Room::Answers, most: 4 * STEP }));
-        let mut other = quota.claim(key("other"));
+        assert_eq!(two.reach(STEP + 1), Err(BudgetExceeded::Key { room: Budget::Answers, most: 4 * STEP }));
+        let mut other = quota.reserve(key("other"));
         other.reach(4 * STEP).unwrap();
-        assert_eq!(quota.claim(None).reach(1), Err(Full::All { room: Room::Answers }));
+        assert_eq!(quota.reserve(None).reach(1), Err(BudgetExceeded::All { room: Budget::Answers }));
+        other.shrink_to(STEP);
+        quota.reserve(None).reach(3 * STEP).unwrap();
         drop((one, two, other));
-        assert!(quota.claim(None).reach(8 * STEP).is_ok());
+        assert!(quota.reserve(None).reach(8 * STEP).is_ok());
         assert_eq!(quota.held.lock().by_key.len(), 0);
     }
 
     #[test]
     fn a_writer_stops_before_there_is_too_much() {
-        let quota = Arc::new(Quota::new(Room::Scratch, 100));
-        let mut out = Metered::new(Vec::new(), quota.claim(None));
+        let quota = Arc::new(Quota::new(Budget::Scratch, 100));
+        let mut out = Metered::new(Vec::new(), quota.reserve(None));
         out.write_all(&[0; 60]).unwrap();
         assert!(out.write_all(&[0; 60]).is_err());
-        assert_eq!(out.full(), Some(Full::TooLarge { room: Room::Scratch, most: 100 }));
+        assert_eq!(out.full(), Some(BudgetExceeded::TooLarge { room: Budget::Scratch, most: 100 }));
         assert_eq!(out.into_parts().0.len(), 60);
     }
 }

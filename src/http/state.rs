@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::{
     BodyLimits, BodyMemory, Guard, KeyRing, Maps, Metrics, Problem, Transfers,
     health::STORE_FRESHNESS,
-    quota::{Quota, Room},
+    quota::{Budget, Quota},
     single_flight::SingleFlight,
 };
 use crate::{
@@ -104,6 +104,8 @@ pub(super) struct RequestLimits {
     pub(super) media: media::Limits,
     /// Time from the arrival of the head to the answer.
     pub(super) time: Duration,
+    /// Time for a client to take the next part of an answer.
+    pub(super) write: Duration,
 }
 
 /// Why a server cannot start.
@@ -147,8 +149,8 @@ impl State {
             store_check: SingleFlight::new(STORE_FRESHNESS),
             admission: Admission::new(settings.queue),
             bodies: BodyMemory::new(settings.body_memory),
-            answers: Arc::new(Quota::new(Room::Answers, settings.answer_memory)),
-            scratch: Arc::new(Quota::new(Room::Scratch, settings.scratch_space)),
+            answers: Arc::new(Quota::new(Budget::Answers, settings.answer_memory)),
+            scratch: Arc::new(Quota::new(Budget::Scratch, settings.scratch_space)),
             pool: Pool::new(cores),
             drawing: Pool::new(cores),
             searches: Pool::new(cores),
@@ -164,6 +166,7 @@ impl State {
                 pictures: settings.max_pictures,
                 media: media::Limits::with_max_pixels(settings.max_pixels),
                 time: settings.request_timeout,
+                write: settings.write_timeout,
             },
             segment_size: settings.segment_size,
             maps: Maps::default(),

@@ -27,8 +27,9 @@ use super::{
         answer::Counted,
         call,
         problem::{Code, Problem},
-        quota::{Claim, Full, Metered},
+        quota::{BudgetExceeded, Metered, Reservation},
         submission::from_query,
+        write_deadline::allowed,
     },
     Name, find, info, store,
 };
@@ -76,32 +77,42 @@ pub(super) async fn snapshot(State(app): State<App>, name: Name) -> Result<Respo
     let store = store(&app, collection.name())?.clone();
     let name = collection.name().clone();
     // By way of a file: a client that reads slowly would keep old pages of the database in use.
-    let claim = app.scratch.claim(call::key());
+    let reservation = app.scratch.reserve(call::key());
     let write = move || -> Result<_, Problem> {
         let mut file = store.scratch()?;
-        let mut out = Metered::new(WhileWanted(std::io::BufWriter::new(file.as_file_mut())), claim);
+        let mut out = Metered::new(WhileWanted(std::io::BufWriter::new(file.as_file_mut())), reservation);
         let written = snapshot::write(&*collection, &mut out);
         if let Some(full) = out.full() {
             return Err(full.into());
         }
         let left_out = written?.len();
-        let (_, claim) = out.into_parts();
+        let (_, reservation) = out.into_parts();
         // A snapshot that cannot be restored must not look like one that can.
         snapshot::verify(file.path())?;
         // What is open can be read after its name is gone, and never stays behind.
         let file = file.reopen().map_err(Error::Io)?;
         let length = file.metadata().map_err(Error::Io)?.len();
-        Ok((file, length, left_out, claim))
+        Ok((file, length, left_out, reservation))
     };
-    let (file, length, left_out, claim) = app.transfers.threads.run(write).await??;
+    let (file, length, left_out, reservation) = app.transfers.threads.run(write).await??;
     let headers = [
         (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
         (header::CONTENT_LENGTH, length.to_string()),
         (header::CONTENT_DISPOSITION, format!("attachment; filename=\"{name}.dino\"")),
         (LEFT_OUT, left_out.to_string()),
     ];
-    // The claim goes when the file does.
-    let chunks = ReaderStream::with_capacity(tokio::fs::File::from_std(file), 1 << 18).inspect(move |_| _ = &claim);
+    // The reservation goes when the file does.
+    let chunks = ReaderStream::with_capacity(tokio::fs::File::from_std(file), 1 << 18);
+    let (begun, patience, mut sent) = (Instant::now(), app.limits.write, 0);
+    // A client may not hold it for hours by taking little at a time: an error here closes the connection.
+    let chunks = chunks.map(move |chunk| {
+        let _held = &reservation;
+        if begun.elapsed() > allowed(patience, sent) {
+            return Err(std::io::Error::from(std::io::ErrorKind::TimedOut));
+        }
+        sent += chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
+        chunk
+    });
     let mut response = (headers, Body::from_stream(chunks)).into_response();
     response.extensions_mut().insert(Counted);
     Ok(response)
@@ -147,14 +158,14 @@ pub(super) async fn restore(State(app): State<App>, name: Name, request: Request
         Ok((name, store, options, place))
     };
     let (name, store, options, place) = checked()?;
-    let (file, claim) = receive(&app, &store, body).await?;
+    let (file, reservation) = receive(&app, &store, body).await?;
     let existing = if options.replace { OnExisting::Replace } else { OnExisting::Refuse };
     // Not before all of it is here: a slow sender keeps nobody from restoring.
     let turn = app.transfers.turn.clone().acquire_owned().await.expect("this semaphore is never closed");
     let path = file.path().to_owned();
     let restore = move || -> Result<_, Error> {
         // Held by the work, which goes on for a moment when its caller has left.
-        let _held = (place, turn, claim);
+        let _held = (place, turn, reservation);
         let mut snapshot = Snapshot::open(file.path())?;
         let spec = snapshot.header().spec.clone();
         let mut items = snapshot.by_ref().map(|item| cancel::check().map_err(Error::from).and(item));
@@ -178,8 +189,8 @@ fn too_large(most: u64) -> Problem {
 }
 
 /// There is no room for what arrives: a mistake of its size is one of the body, not of an answer.
-fn no_room(full: Full) -> Problem {
-    let Full::TooLarge { most, .. } = full else { return full.into() };
+fn no_room(full: BudgetExceeded) -> Problem {
+    let BudgetExceeded::TooLarge { most, .. } = full else { return full.into() };
     let detail = format!(
         "the snapshot takes more than the {most} bytes that it may (--scratch-space): raise it, or use `dino-server restore` beside a stopped server"
     );
@@ -187,7 +198,7 @@ fn no_room(full: Full) -> Problem {
 }
 
 /// Writes a body to a file as it arrives. It may take its time as a whole, but neither stand still nor creep.
-async fn receive(app: &App, store: &Arc<dyn Store>, body: Body) -> Result<(NamedTempFile, Claim), Problem> {
+async fn receive(app: &App, store: &Arc<dyn Store>, body: Body) -> Result<(NamedTempFile, Reservation), Problem> {
     let mut chunks = body.into_data_stream();
     let idle = app.limits.body.time;
     // Waiting for the sender, without the time that this server's disk takes.
@@ -195,7 +206,7 @@ async fn receive(app: &App, store: &Arc<dyn Store>, body: Body) -> Result<(Named
     let store = store.clone();
     let mut file = app.disk.run(move || store.scratch()).await??;
     let mut received = 0;
-    let mut claim = app.scratch.claim(call::key());
+    let mut reservation = app.scratch.reserve(call::key());
     loop {
         let begun = Instant::now();
         let next = timeout(idle, chunks.next()).await;
@@ -204,13 +215,13 @@ async fn receive(app: &App, store: &Arc<dyn Store>, body: Body) -> Result<(Named
             let seconds = idle.as_secs_f64();
             Problem::new(Code::BodyTimeout, format!("no part of the snapshot arrived for {seconds} s (--read-timeout)"))
         })?;
-        let Some(chunk) = next else { return Ok((file, claim)) };
+        let Some(chunk) = next else { return Ok((file, reservation)) };
         let chunk = chunk.map_err(|error| Problem::new(Code::BadBody, format!("the body broke off: {error}")))?;
         received += chunk.len() as u64;
         if received > app.max_snapshot {
             return Err(too_large(app.max_snapshot));
         }
-        claim.reach(received).map_err(no_room)?;
+        reservation.reach(received).map_err(no_room)?;
         if waited.as_secs_f64() > idle.as_secs_f64() + received as f64 / SLOWEST {
             let detail = format!(
                 "the snapshot arrives at less than {} KiB a second: send it over a faster line, or restore it with `dino-server restore`",
