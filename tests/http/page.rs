@@ -316,7 +316,7 @@ fn every_screen_shows_all_of_it() {
 
 /// Draws the pictures in `docs/`, for `make screenshots`. It checks nothing, so `make test` leaves it out: what it shows is held by the tests above.
 #[test]
-#[ignore = "draws pictures, with the demo model and its gallery"]
+#[ignore = "no check: draws the pictures of docs/ for `make screenshots`"]
 fn screenshots() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().to_str().unwrap();
