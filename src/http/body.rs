@@ -43,7 +43,7 @@ pub(super) struct BodyLimits {
 }
 
 /// The memory that the bodies of all requests share. A body takes its part as it arrives, not as it is announced, so
-/// that a client that promises much and sends little shuts nobody out.
+/// that a client that promises much and sends little shuts no other client out.
 #[derive(Clone, Debug)]
 pub(super) struct BodyMemory(Arc<Semaphore>);
 

@@ -101,7 +101,7 @@ struct Answer {
 /// What the neighbours of one picture, or the head, say.
 #[derive(Serialize)]
 struct Verdict {
-    /// The best class, unless its score is under `min_score` or nobody voted.
+    /// The best class, unless its score is under `min_score` or there was no vote.
     label: Option<String>,
     /// Score of the best class, 0 without votes.
     score: f64,

@@ -166,7 +166,7 @@ impl From<Panicked> for Problem {
 }
 
 impl From<Cancelled> for Problem {
-    /// Never seen: whoever would be told has left, or was told of the deadline.
+    /// Never sent: the client has left, or was told of the deadline.
     fn from(error: Cancelled) -> Self {
         Self::new(Code::DeadlinePassed, error.to_string())
     }

@@ -90,7 +90,7 @@ impl Listen {
         Ok(self.addresses()?.into_iter().flat_map(loopback).collect())
     }
 
-    /// Whether nobody but this machine can reach it, as far as that can be told without asking for the addresses of a name.
+    /// Whether this machine alone can reach it, as far as that can be told without asking for the addresses of a name.
     pub fn is_loopback(&self) -> bool {
         match &self.host {
             Host::Address(address) => address.is_loopback(),

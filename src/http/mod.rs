@@ -117,7 +117,7 @@ pub fn routes(app: App) -> Router {
     if is_traced { routes.layer(from_fn(trace::follow)) } else { routes }
 }
 
-/// Routes for whoever looks after the server, on a port of their own: health and metrics.
+/// Routes for operators, on a port of their own: health and metrics.
 pub fn watch_routes(app: App) -> Router {
     Router::new()
         .route("/healthz", get(health::healthz))

@@ -79,7 +79,7 @@ pub struct State {
     pub(super) metrics: Metrics,
     /// Whether `/metrics` is among the routes, and not on a port of its own.
     pub(super) serve_metrics: bool,
-    /// Who may ask; nobody is asked for a key where there is none.
+    /// The API keys; without any, requests need none.
     pub(super) keys: KeyRing,
     /// Web pages of other origins that may ask.
     pub(super) origins: Vec<HeaderValue>,

@@ -21,7 +21,7 @@ use crate::traces::NAME;
 /// What only asks whether the server is well: a span for each would bury all others.
 const PROBES: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
-/// Characters of a path that no route knows: whoever reaches the port writes it.
+/// Characters of a path that no route knows: any client can send any path.
 const LONGEST_PATH: usize = 128;
 
 /// Records the request from its head to the head of its answer. Steps that are recorded meanwhile become children.

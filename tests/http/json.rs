@@ -1,4 +1,4 @@
-//! JSON bodies: members that are null, members that nobody knows, and bodies that would take much more memory than their text.
+//! JSON bodies: members that are null, members that no route knows, and bodies that would take much more memory than their text.
 
 use std::time::Instant;
 
@@ -54,7 +54,7 @@ fn null_means_absent_on_every_route() {
             server.post_json(route, &one).ok();
         }
         assert_eq!(server.post_json(route, &all).ok().body.len(), server.post_json(route, &body).ok().body.len(), "{route}");
-        // What nobody knows is named, with one code on all routes.
+        // An unknown member is named, with one code on all routes.
         for unknown in ["input_type", "extra_body"] {
             let mut more = body.clone();
             more[unknown] = json!({});

@@ -32,7 +32,7 @@ impl Installed {
         self.folder.path().join(name)
     }
 
-    /// A file that is no library: whoever loads it says so.
+    /// A file that is no library: the program that loads it says so.
     fn plant(&self, folder: &str) {
         fs_err::create_dir_all(self.path(folder)).unwrap();
         fs_err::write(self.path(folder).join(LIBRARY), "planted").unwrap();
@@ -47,7 +47,7 @@ impl Installed {
     }
 }
 
-/// The library of this project, or of whoever runs the tests.
+/// The library of this project, or the one that `ORT_DYLIB_PATH` names.
 fn library() -> PathBuf {
     let named = std::env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty());
     named.map_or_else(|| root().join(".cache/onnxruntime").join(LIBRARY), PathBuf::from).canonicalize().unwrap()

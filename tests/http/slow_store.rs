@@ -237,7 +237,7 @@ fn rows_that_come_while_an_index_is_built_are_indexed_after_it() {
     }
 }
 
-/// A sender that keeps its connection and sends no more holds up nobody, and one that leaves leaves nothing behind.
+/// A sender that keeps its connection and sends no more holds up no other restore, and one that leaves leaves nothing behind.
 #[test]
 fn a_slow_restore_keeps_nobody_from_restoring() {
     let folder = folder(500);

@@ -103,7 +103,7 @@ impl Flood {
         Self { server, good, cut, large, snapshot, hostile, expected, acknowledged: Mutex::default() }
     }
 
-    /// One request of a kind that chance chooses, and the status of its answer; 0 where nobody waited for one.
+    /// One request of a kind that chance chooses, and the status of its answer; 0 where the client did not wait for one.
     fn ask(&self, random: &mut StdRng, id: String) -> (&'static str, u16) {
         let Self { server, good, cut, large, .. } = self;
         let embed = |picture: &[u8]| server.post("/embed", "image/png", picture);

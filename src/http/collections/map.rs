@@ -123,7 +123,7 @@ pub(super) async fn handle(State(app): State<App>, name: Name, uri: Uri) -> Resu
 
 /// Makes a map and keeps it.
 fn make(maps: &Maps, collection: &dyn Collection, points: usize) -> Result<Arc<Map>, Problem> {
-    // Whoever waited for the thread finds the map of the one before.
+    // The request that had the thread before may have made it.
     if let Some(map) = maps.find(collection, points)? {
         return Ok(map);
     }

@@ -292,7 +292,7 @@ impl From<Error> for Problem {
             | Error::Sql(_)
             | Error::Io(_)
             | Error::Database { .. } => {
-                // Paths of this machine are for whoever runs it.
+                // Paths of this machine are for its operator.
                 tracing::error!(%error, "the store failed");
                 return Self::new(Code::StoreFailed, "the collections cannot be read or written; the server's log says why");
             }

@@ -160,7 +160,7 @@ pub(super) async fn restore(State(app): State<App>, name: Name, request: Request
     let (name, store, options, place) = checked()?;
     let (file, reservation) = receive(&app, &store, body).await?;
     let existing = if options.replace { OnExisting::Replace } else { OnExisting::Refuse };
-    // Not before all of it is here: a slow sender keeps nobody from restoring.
+    // Not before all of it is here: a slow sender does not hold up other restores.
     let turn = app.transfers.turn.clone().acquire_owned().await.expect("this semaphore is never closed");
     let path = file.path().to_owned();
     let restore = move || -> Result<_, Error> {

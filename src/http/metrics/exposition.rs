@@ -13,7 +13,7 @@ pub(super) enum Exposition {
 }
 
 impl Exposition {
-    /// What a request asks for: `OpenMetrics` where it is named or nothing is, text where that is what is named. Nobody is refused:
+    /// What a request asks for: `OpenMetrics` where it is named or nothing is, text where that is what is named. No client is refused:
     /// agents ask for formats that are not offered here, and read one of these.
     pub(super) fn wanted_by(headers: &HeaderMap) -> Self {
         let (mut open, mut text) = (0.0_f32, 0.0_f32);
