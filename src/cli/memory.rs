@@ -13,7 +13,7 @@ pub(crate) fn give_back() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
         // A setting that is refused leaves things as they were.
-        #[allow(unsafe_code, reason = "glibc has no other way to set this; both take two numbers, and no other thread allocates yet")]
+        #[expect(unsafe_code, reason = "glibc has no other way to set this; both take two numbers, and no other thread allocates yet")]
         // SAFETY: the two calls only set options of the allocator.
         unsafe {
             libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
