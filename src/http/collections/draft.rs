@@ -11,17 +11,14 @@ use serde::{
 use serde_json::{Map, Value, value::RawValue};
 use uuid::Uuid;
 
-use super::{
-    super::{
-        body::Meter,
-        json::{self, AtMost, Component},
-        problem::{Code, Problem},
-        remote::Sent,
-        submission::{at_least_one, picture_from_text, too_many},
-    },
-    MAX_DIM,
+use super::super::{
+    body::Meter,
+    json::{self, AtMost, Component},
+    problem::{Code, Problem},
+    remote::Sent,
+    submission::{at_least_one, picture_from_text, too_many},
 };
-use crate::index::{Bounded, Item};
+use crate::index::{Bounded, Item, MAX_DIM};
 
 /// Items that are not embedded yet, at least one.
 pub(super) struct Draft {

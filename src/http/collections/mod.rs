@@ -45,8 +45,6 @@ use crate::{
     serving::{COLLECTION_POOLING, Pool, Served},
 };
 
-/// Most numbers of a vector that is sent; no model has as many.
-const MAX_DIM: usize = 1 << 16;
 /// Most neighbours: an answer lists them all.
 const MAX_K: usize = 10_000;
 /// Widest search of the graph; wider is better asked for with `exact`.

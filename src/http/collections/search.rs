@@ -19,11 +19,11 @@ use super::{
         remote::{self, Sent},
         submission::{Content, Room, Upload, at_least_one, picture_from_text},
     },
-    MAX_DIM, Name, check_reach, check_together, find, model_of, searchers,
+    Name, check_reach, check_together, find, model_of, searchers,
 };
 use crate::{
     embedding,
-    index::{Collection, DEFAULT_EF, Filter, Neighbour, Search, vote::DEFAULT_K},
+    index::{Collection, DEFAULT_EF, Filter, MAX_DIM, Neighbour, Search, vote::DEFAULT_K},
     serving::COLLECTION_POOLING,
     traces::timed,
 };
