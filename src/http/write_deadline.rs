@@ -185,6 +185,6 @@ mod tests {
             assert!(until < last && until <= stall.began + Duration::from_secs(1) + Duration::from_secs(2) * part);
             last = stall.began + LONG;
         }
-        assert_eq!(allowed(Duration::from_secs(60), 16 << 20), Duration::from_secs(60 + 512));
+        assert_eq!(allowed(Duration::from_mins(1), 16 << 20), Duration::from_secs(60 + 512));
     }
 }
