@@ -113,13 +113,22 @@ fn a_jpeg_cut_in_its_middle_is_refused_with_an_end_marker_too() {
     }
 }
 
+/// What stands where an ICC profile should, and is none.
+const NO_PROFILE: &[u8] = b"no ICC profile";
+
+/// The segment of a JPEG that holds part `number` of the `count` parts of an ICC profile.
+fn icc_part(number: u8, count: u8, content: &[u8]) -> Vec<u8> {
+    let length = (content.len() as u16 + 16).to_be_bytes();
+    [b"\xFF\xE2".as_slice(), &length, b"ICC_PROFILE\0", &[number, count], content].concat()
+}
+
 #[test]
 fn what_stands_behind_a_jpeg_is_not_looked_at() {
     let mut sideways = Vec::new();
     encode(JpegEncoder::new(&mut sideways), &stored(Orientation::NoTransforms), exif(6));
     let mut video = b"MotionPhoto_Data\0\0\0\x18ftypmp42\xFF\xD8\xFF\xC0\0\x11\x08\xFF\xFF\xFF\xFF\x03".to_vec();
     video.resize(20_000, 7);
-    let profile = b"\xFF\xE2\0\x14ICC_PROFILE\0\x01\x02XXXX\xFF\xD9".to_vec();
+    let profile = [icc_part(1, 2, NO_PROFILE).as_slice(), b"\xFF\xD9"].concat();
     let trailers = [sideways.clone(), [sideways, video.clone()].concat(), video, vec![0; 1024], profile, vec![0xFF; 64]];
     for (name, whole) in jpegs() {
         let plain = decode(&whole).unwrap();
@@ -151,7 +160,7 @@ fn many_usual_jpegs_are_whole() {
     assert!(seen >= 100, "only {seen}");
 }
 
-/// Puts a chunk behind the IHDR of a PNG. Nobody reads its checksum.
+/// Puts a chunk behind the IHDR of a PNG, with a wrong checksum: the chunk is left out before a decoder could check it.
 fn with_chunk(png: &[u8], kind: [u8; 4], content: &[u8]) -> Vec<u8> {
     [&png[..33], &(content.len() as u32).to_be_bytes(), &kind, content, &[0; 4], &png[33..]].concat()
 }
@@ -176,16 +185,13 @@ fn profiles_that_are_of_no_use_change_nothing_and_cost_nothing() {
         std::io::Write::write_all(&mut packed, &vec![0; 8 << 20]).unwrap();
         packed.finish().unwrap()
     };
-    for content in [b"x\0\0XXXX".to_vec(), b"no end".to_vec(), Vec::new(), bomb] {
+    for content in [[b"x\0\0", NO_PROFILE].concat(), b"no end".to_vec(), Vec::new(), bomb] {
         assert_eq!(decode(&with_chunk(&png, *b"iCCP", &content)).unwrap(), upright());
     }
     let mut jpeg = Vec::new();
     encode(JpegEncoder::new(&mut jpeg), &stored(Orientation::NoTransforms), Vec::new());
     let plain = decode(&jpeg).unwrap();
-    let part = |number: u8, content: &[u8]| {
-        let length = (content.len() as u16 + 16).to_be_bytes();
-        [b"\xFF\xE2".as_slice(), &length, b"ICC_PROFILE\0", &[number, 31], content].concat()
-    };
+    let part = |number: u8, content: &[u8]| icc_part(number, 31, content);
     // 2 MB in 31 parts, the 7th missing; and one part of 31.
     let parts: Vec<u8> = (1..=31).filter(|number| *number != 7).flat_map(|number| part(number, &vec![1; 65_000])).collect();
     for profile in [parts, part(1, &read("data/colour/p3.icc")), [part(1, b"X"), part(1, b"X")].concat()] {
@@ -193,8 +199,7 @@ fn profiles_that_are_of_no_use_change_nothing_and_cost_nothing() {
         assert!(decode(&[&jpeg[..2], &profile, &jpeg[2..]].concat()).unwrap() == plain);
         assert!(computed().saturating_sub(start).as_secs() < 2);
     }
-    let grey = read("data/colour/grey.icc");
-    let whole = [b"\xFF\xE2".as_slice(), &(grey.len() as u16 + 16).to_be_bytes(), b"ICC_PROFILE\0\x01\x01", &grey].concat();
+    let whole = icc_part(1, 1, &read("data/colour/grey.icc"));
     assert!(decode(&[&jpeg[..2], &whole, &jpeg[2..]].concat()).unwrap() == plain, "a grey profile on RGB");
 }
 

@@ -281,6 +281,8 @@ mod tests {
 
     use super::*;
 
+    const NO_PROFILE: &[u8] = b"no ICC profile";
+
     fn convert_one(colour: [u8; 3], profile: Profile<'_>) -> [u8; 3] {
         let picture = DynamicImage::ImageRgb8(RgbImage::from_pixel(1, 1, Rgb(colour)));
         let picture = Pixels::Image(picture).into_srgb(&[profile]).unwrap();
@@ -328,7 +330,7 @@ mod tests {
         let colour = [200, 100, 50];
         let p3 = ColorProfile::new_display_p3().encode().unwrap();
         let grey = ColorProfile::new_gray_with_gamma(1.0).encode().unwrap();
-        let damaged = [p3[..p3.len() / 2].to_vec(), b"XXXX".to_vec(), Vec::new(), grey, vec![0; PROFILE_BYTES + 1]];
+        let damaged = [p3[..p3.len() / 2].to_vec(), NO_PROFILE.to_vec(), Vec::new(), grey, vec![0; PROFILE_BYTES + 1]];
         for bytes in damaged {
             assert_eq!(convert_one(colour, Profile::Icc(bytes.into())), colour);
         }
