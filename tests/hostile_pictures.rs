@@ -359,3 +359,14 @@ fn the_limit_counts_pixels_and_the_longest_side() {
     assert_eq!(with(64 * 32 - 1, 64), Err(DecodeError::TooManyPixels { width: 64, height: 32, max: 64 * 32 - 1 }));
     assert_eq!(with(64 * 32, 63), Err(DecodeError::SideTooLong { width: 64, height: 32, max: 63 }));
 }
+
+/// Samples that have to be put in order, or converted, lie in memory twice: 6 and 6 bytes to a pixel here, of the 11 that there are.
+#[test]
+fn the_limit_counts_the_samples_of_a_tiff_twice_where_they_are_held_twice() {
+    let with = |name: &str, max_pixels| media::decode(&read(&format!("data/tiff/{name}.tif")), &Limits::with_max_pixels(max_pixels));
+    let area = 40 * 24;
+    assert!(with("rgb-16", area).is_ok() && with("rgb-planar", area).is_ok());
+    let planar = |max_pixels: u64| with("rgb-16-planar", max_pixels);
+    assert_eq!(planar(area), Err(DecodeError::TooManyPixels { width: 40, height: 24, max: area * 11 / 12 }));
+    assert!(planar(area * 12 / 11 + 1).is_ok());
+}

@@ -45,6 +45,11 @@ pub use format::Format;
 use header::Header;
 pub use thumbnail::{THUMBNAIL_SIDE, thumbnail};
 
+/// Bytes of the widest pixel that is kept as it is stored: RGBA of 16 bits.
+const WIDEST_PIXEL: u64 = 8;
+/// Bytes of a pixel of the result: RGB of 8 bits.
+const RESULT_PIXEL: u64 = 3;
+
 /// Bounds on what a file may declare. They are checked before memory is spent on pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -56,7 +61,8 @@ pub struct Limits {
 
 impl Limits {
     /// 50 million pixels: more than today's cameras and scanners give (a 48-megapixel photo passes), while the
-    /// worst case, 16-bit RGBA next to the RGB result, stays below 600 MB.
+    /// worst case, 16-bit RGBA next to the RGB result, stays below 600 MB. A TIFF whose samples take more while they are
+    /// put in order (planes of 16 bits, numbers of 32 and 64 bits, floats) may have as many fewer pixels.
     pub const MAX_PIXELS: u64 = 50_000_000;
     /// The longest side that JPEG and GIF can express. It keeps the resampling weights of a picture one pixel high
     /// and millions wide from growing beyond all measure.
@@ -97,7 +103,7 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<RgbImage, DecodeError> {
         Format::Jpeg => {
             let markers = jpeg::Markers::read(bytes)?;
             let header = checked(format, markers.header(), limits)?;
-            finish(format, header, jpeg::decode(&markers)?, &Vec::from_iter(markers.profile()))
+            finish(format, header, jpeg::decode(&markers)?, markers.profile().as_slice())
         }
         Format::Png => {
             let chunks = png::Chunks::read(bytes)?;
@@ -109,7 +115,7 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<RgbImage, DecodeError> {
         Format::Tiff => {
             let header = checked(format, tiff::header(bytes)?, limits)?;
             let (pixels, profile) = tiff::decode(bytes, &header, limits)?;
-            finish(format, header, pixels, &Vec::from_iter(profile))
+            finish(format, header, pixels, profile.as_slice())
         }
         Format::Gif | Format::WebP | Format::Bmp => {
             let header = checked(format, Header::read(format, bytes)?, limits)?;
@@ -118,7 +124,7 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<RgbImage, DecodeError> {
                 Format::Bmp => (decode_with(format, header, || BmpDecoder::new(reader()))?, None),
                 _ => (decode_with(format, header, || WebPDecoder::new(reader()))?, webp::profile(bytes)),
             };
-            finish(format, header, pixels, &Vec::from_iter(profile))
+            finish(format, header, pixels, profile.as_slice())
         }
     })
     .unwrap_or_else(|| Err(format.corrupt("the decoder could not cope with it")))
@@ -165,8 +171,6 @@ fn finish(format: Format, header: Header, pixels: Pixels, profiles: &[Profile<'_
 fn allowance(pixels: u64) -> image::Limits {
     /// For tables, profiles and text next to the pixels; far more than real files hold.
     const METADATA: u64 = 32 << 20;
-    /// RGBA of 16 bits.
-    const WIDEST_PIXEL: u64 = 8;
 
     let mut allowance = image::Limits::no_limits();
     allowance.max_alloc = Some(METADATA + WIDEST_PIXEL * pixels);

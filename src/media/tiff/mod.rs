@@ -19,7 +19,7 @@ use tiff::tags::{CompressionMethod, Tag};
 use super::colour::{PROFILE_BYTES, Pixels, Profile};
 use super::header::Header;
 use super::jpeg::ycbcr_to_rgb;
-use super::{DecodeError, Format, Limits};
+use super::{DecodeError, Format, Limits, RESULT_PIXEL, WIDEST_PIXEL};
 use samples::{Depth, Samples, Shape};
 
 type Reader<'a> = Decoder<Cursor<&'a [u8]>>;
@@ -139,14 +139,17 @@ impl Page {
         // Grey comes with all of its samples, the others with those that are used.
         let stored = if matches!(kind, Kind::Grey | Kind::GreyAlpha) { count } else { used };
         let scale = kind != Kind::Palette;
-        let shape = Shape { width: width as usize, height: height as usize, bits, stored, used, depth, scale };
+        let shape =
+            Shape { width: width as usize, height: height as usize, bits, stored, used, is_planar: is_planar && stored > 1, depth, scale };
         Ok(Self { kind, is_associated: alpha == Some(1), shape })
     }
 
-    /// The samples as they are stored may take the memory that the widest pixels of other formats take: 8 bytes each.
+    /// The samples as they are stored may take the memory that the widest pixels of other formats take, and together with those that are
+    /// made of them no more than such pixels and the result do.
     fn check(&self, header: &Header, limits: &Limits) -> Result<(), DecodeError> {
-        let bytes = (self.shape.stored * usize::from(self.shape.bits)).div_ceil(8).max(8) as u64;
-        let max = limits.max_pixels.saturating_mul(8) / bytes;
+        let most = |allowed: u64, bytes: u64| limits.max_pixels.saturating_mul(allowed) / bytes.max(allowed);
+        let (stored, made) = (self.shape.stored_bytes(), self.shape.made_bytes());
+        let max = most(WIDEST_PIXEL, stored).min(most(WIDEST_PIXEL + RESULT_PIXEL, stored + made));
         let (width, height) = (header.width, header.height);
         if u64::from(width) * u64::from(height) > max { Err(DecodeError::TooManyPixels { width, height, max }) } else { Ok(()) }
     }
@@ -216,7 +219,7 @@ fn unassociate<T: Copy + Into<u32> + TryFrom<u32>>(samples: &mut [T], channels: 
 
 fn samples(decoder: Reader<'_>, shape: &Shape, limits: &Limits) -> Result<Samples, DecodeError> {
     let mut tiff_limits = TiffLimits::default();
-    tiff_limits.decoding_buffer_size = usize::try_from(limits.max_pixels.saturating_mul(8)).unwrap_or(usize::MAX).max(64);
+    tiff_limits.decoding_buffer_size = usize::try_from(limits.max_pixels.saturating_mul(WIDEST_PIXEL)).unwrap_or(usize::MAX).max(64);
     tiff_limits.intermediate_buffer_size = tiff_limits.decoding_buffer_size;
     let mut decoder = decoder.with_limits(tiff_limits);
     let mut stored = DecodingResult::U8(Vec::new());

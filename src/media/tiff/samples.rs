@@ -22,6 +22,8 @@ pub(super) struct Shape {
     pub(super) stored: usize,
     /// Samples of a pixel that are used: the first of those.
     pub(super) used: usize,
+    /// Whether the samples of one kind lie together, one plane behind the other.
+    pub(super) is_planar: bool,
     pub(super) depth: Depth,
     /// Whether fewer than 8 bits are spread over 0 to 255; indices of a palette are not.
     pub(super) scale: bool,
@@ -45,15 +47,37 @@ impl Samples {
 }
 
 impl Shape {
+    /// Bytes of a pixel as the decoder gives it out.
+    pub(super) fn stored_bytes(&self) -> u64 {
+        (self.stored * usize::from(self.bits)).div_ceil(8) as u64
+    }
+
+    /// Bytes of a pixel in what [`Shape::samples`] makes beside that.
+    pub(super) fn made_bytes(&self) -> u64 {
+        let unpacked = if self.bits < 8 { self.stored } else { 0 };
+        let is_kept = self.is_in_order() && self.depth == Depth::Whole && self.bits <= 16;
+        let gathered = if is_kept { 0 } else { self.used * if self.bits <= 8 { 1 } else { 2 } };
+        (unpacked + gathered) as u64
+    }
+
+    /// Whether the samples that are used, and no others, are stored pixel by pixel.
+    fn is_in_order(&self) -> bool {
+        !self.is_planar && self.stored == self.used
+    }
+
     /// `None` if they are other, or fewer, than they should be.
     pub(super) fn samples(&self, stored: DecodingResult, planes: usize) -> Option<Samples> {
+        if self.is_planar != (planes > 1) {
+            return None;
+        }
+        let stored = match stored {
+            DecodingResult::U8(packed) if self.bits < 8 => DecodingResult::U8(self.unpack(&packed, planes)?),
+            stored => stored,
+        };
         Some(match (stored, self.depth) {
-            (DecodingResult::U8(samples), Depth::Whole) if self.bits < 8 => {
-                Samples::Eight(self.gather(&self.unpack(&samples, planes)?, planes, |v| v)?)
-            }
-            (DecodingResult::U8(samples), Depth::Whole) if planes == 1 && self.stored == self.used => Samples::Eight(samples),
+            (DecodingResult::U8(samples), Depth::Whole) if self.is_in_order() => Samples::Eight(samples),
             (DecodingResult::U8(samples), Depth::Whole) => Samples::Eight(self.gather(&samples, planes, |v| v)?),
-            (DecodingResult::U16(samples), Depth::Whole) if planes == 1 && self.stored == self.used => Samples::Sixteen(samples),
+            (DecodingResult::U16(samples), Depth::Whole) if self.is_in_order() => Samples::Sixteen(samples),
             (DecodingResult::U16(samples), Depth::Whole) => Samples::Sixteen(self.gather(&samples, planes, |v| v)?),
             (DecodingResult::U32(samples), Depth::Whole) => Samples::Sixteen(self.gather(&samples, planes, |v| (v >> 16) as u16)?),
             (DecodingResult::U64(samples), Depth::Whole) => Samples::Sixteen(self.gather(&samples, planes, |v| (v >> 48) as u16)?),
@@ -74,7 +98,10 @@ impl Shape {
             let at = move |channel: usize| if planes > 1 { channel * area + pixel } else { pixel * self.stored + channel };
             (0..self.used).map(move |channel| stored[at(channel)])
         };
-        Some((0..area).flat_map(of_pixel).map(convert).collect())
+        // Its length is known: a vector that grows takes up to three times as much.
+        let mut gathered = Vec::with_capacity(area * self.used);
+        gathered.extend((0..area).flat_map(of_pixel).map(convert));
+        Some(gathered)
     }
 
     /// One byte to a sample. Rows start at whole bytes.
@@ -92,7 +119,9 @@ impl Shape {
             let value = u16::from(row[at / 8]) >> (8 - bits - at % 8) & largest;
             (if self.scale { value * 255 / largest } else { value }) as u8
         };
-        Some(packed.chunks_exact(row_bytes).take(rows).flat_map(|row| (0..in_row).map(move |index| sample(row, index))).collect())
+        let mut unpacked = Vec::with_capacity(in_row * rows);
+        unpacked.extend(packed.chunks_exact(row_bytes).take(rows).flat_map(|row| (0..in_row).map(move |index| sample(row, index))));
+        Some(unpacked)
     }
 }
 
