@@ -144,7 +144,7 @@ impl Learner {
         accumulated.add(share, &self.student.groups().collect::<Vec<_>>())
     }
 
-    /// One training step from all its micro-batches, together with the other processes: the centre, the student, the teacher.
+    /// One training step from all its micro-batches, together with the other processes: the student, the teacher, the centre.
     /// `stop` says whether this process was told to stop.
     ///
     /// # Errors
@@ -159,8 +159,9 @@ impl Learner {
         if !averages.failed.is_empty() {
             return Err(Error::Elsewhere(averages.failed));
         }
-        self.loss.move_centre(&averages.logits)?;
+        // The centre last: a gradient that is not finite leaves it as it is.
         self.apply(&averages.gradients, step)?;
+        self.loss.move_centre(&averages.logits)?;
         let Averages { loss, teacher_entropy, distribution, feature_std, stop, .. } = averages;
         Ok(Report { loss, teacher_entropy, distribution, feature_std, stop })
     }

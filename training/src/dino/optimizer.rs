@@ -35,6 +35,12 @@ pub struct Settings {
     pub freeze_last_layer: bool,
 }
 
+impl Settings {
+    fn freezes(&self, entry: &Entry) -> bool {
+        self.freeze_last_layer && entry.name.contains("last_layer")
+    }
+}
+
 /// What the optimiser remembers of one parameter, and the steps it has taken.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Moments {
@@ -110,61 +116,67 @@ impl Optimizer {
     /// One step over all parameters that have a gradient.
     ///
     /// # Errors
-    /// When the device fails.
+    /// When the device fails, or a gradient is not finite: on another device nothing was changed then.
     pub fn step(&mut self, groups: &[&Group], gradients: &GradStore, settings: &Settings) -> Result<()> {
-        let mut squares = Vec::new();
-        for group in groups {
-            let Some(gradient) = gradients.get(group.var()) else { continue };
-            if self.algorithm == Algorithm::Adamw && !group.var().device().is_cpu() {
-                squares.extend(self.step_on_device(group, gradient, settings)?);
-                continue;
-            }
-            for entry in group.entries() {
-                if settings.freeze_last_layer && entry.name.contains("last_layer") {
-                    continue;
-                }
+        let trained = groups.iter().filter_map(|group| Some((*group, gradients.get(group.var())?)));
+        let (on_device, here): (Vec<_>, Vec<_>) =
+            trained.partition(|(group, _)| self.algorithm == Algorithm::Adamw && !group.var().device().is_cpu());
+        self.step_on_device(&on_device, settings)?;
+        for (group, gradient) in here {
+            for entry in group.entries().iter().filter(|entry| !settings.freezes(entry)) {
                 let moments = self.moments.entry(entry.name.clone()).or_default();
                 update(self.algorithm, group, entry, gradient, moments, settings)?;
             }
         }
-        // The one time that a step on another device is waited for.
-        if !squares.is_empty() && !Tensor::cat(&squares, 0)?.sum_all()?.to_scalar::<f32>()?.is_finite() {
-            bail!("a gradient is not finite: lower the learning rate");
-        }
         Ok(())
     }
 
-    fn step_on_device(&mut self, group: &Group, gradient: &Tensor, settings: &Settings) -> Result<Option<Tensor>> {
-        let entries = group.entries();
-        let Some(first) = entries.first() else { return Ok(None) };
+    /// AdamW where the parameters are. All gradients are known to be finite before anything changes.
+    fn step_on_device(&mut self, groups: &[(&Group, &Tensor)], settings: &Settings) -> Result<()> {
         // The parameters of the last layer have groups of their own.
-        if settings.freeze_last_layer && first.name.contains("last_layer") {
-            return Ok(None);
+        let moving = groups.iter().filter(|(group, _)| group.entries().first().is_some_and(|first| !settings.freezes(first)));
+        let moving = moving
+            .map(|&(group, gradient)| Ok((group, gradient, device::sums_of_squares(group, gradient)?)))
+            .collect::<Result<Vec<_>>>()?;
+        if moving.is_empty() {
+            return Ok(());
         }
-        if !self.on_device.contains_key(&first.name) {
-            let moments = DeviceMoments::new(group, |entry| self.moments.get(&entry.name).cloned())?;
-            self.on_device.insert(first.name.clone(), moments);
+        let squares: Vec<&Tensor> = moving.iter().map(|(_, _, squares)| squares).collect();
+        // The one time that a step waits for the device.
+        let squares = Tensor::cat(&squares, 0)?.to_vec1::<f32>()?;
+        let entries = moving.iter().flat_map(|(group, ..)| group.entries());
+        entries.zip(squares).try_for_each(|(entry, squares)| check_finite(entry, squares.into()))?;
+        for (group, gradient, squares) in moving {
+            let name = &group.entries()[0].name;
+            if !self.on_device.contains_key(name) {
+                let moments = DeviceMoments::new(group, |entry| self.moments.get(&entry.name).cloned())?;
+                self.on_device.insert(name.clone(), moments);
+            }
+            let mut steps = 0;
+            for entry in group.entries() {
+                let moments = self.moments.entry(entry.name.clone()).or_default();
+                moments.steps += 1;
+                steps = moments.steps;
+                // They are on the device from now on.
+                (moments.first, moments.second) = (Vec::new(), Vec::new());
+            }
+            if let Some(moments) = self.on_device.get_mut(name) {
+                moments.step(group, gradient, &squares, steps, settings)?;
+            }
         }
-        let mut steps = 0;
-        for entry in entries {
-            let moments = self.moments.entry(entry.name.clone()).or_default();
-            moments.steps += 1;
-            steps = moments.steps;
-            // They are on the device from now on.
-            (moments.first, moments.second) = (Vec::new(), Vec::new());
-        }
-        let Some(moments) = self.on_device.get_mut(&first.name) else { return Ok(None) };
-        moments.step(group, gradient, steps, settings).map(Some)
+        Ok(())
     }
+}
+
+fn check_finite(entry: &Entry, squares: f64) -> Result<()> {
+    if squares.is_finite() { Ok(()) } else { bail!("the gradient of {} is not finite: lower the learning rate", entry.name) }
 }
 
 fn update(algorithm: Algorithm, group: &Group, entry: &Entry, gradient: &Tensor, moments: &mut Moments, settings: &Settings) -> Result<()> {
     let gradient = gradient.flatten_all()?.narrow(0, entry.offset, entry.len())?.contiguous()?.to_device(&candle_core::Device::Cpu)?;
     let clip = with_slice(&gradient, |g| {
         let squares: f64 = g.par_chunks(CHUNK).map(adam::sum_of_squares).collect::<Vec<_>>().into_iter().sum();
-        if !squares.is_finite() {
-            bail!("the gradient of {} is not finite: lower the learning rate", entry.name);
-        }
+        check_finite(entry, squares)?;
         let factor = settings.clip / (squares.sqrt() + 1e-6);
         Ok(if settings.clip > 0.0 && factor < 1.0 { factor as f32 } else { 1.0 })
     })?;
@@ -285,5 +297,105 @@ impl InplaceOp2 for Average {
         let (teacher, student) = (slice_mut(teacher, teacher_layout)?, slice(student, student_layout)?);
         teacher.par_chunks_mut(CHUNK).zip(student.par_chunks(CHUNK)).for_each(|(t, s)| adam::average(t, s, self.momentum));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use candle_core::Device;
+
+    use super::*;
+    use crate::backbone::parameters::{Init, Random};
+
+    const SETTINGS: Settings = Settings { lr: 0.01, weight_decay: 0.1, clip: 0.5, freeze_last_layer: true };
+
+    fn random() -> impl Random {
+        crate::data::loader::generator(1, 2, 3, 4)
+    }
+
+    /// A block's parameters, some of which decay, and a last layer.
+    fn groups() -> [Group; 2] {
+        let parameter = |name: &str, shape: &[usize]| (name.to_owned(), shape.to_vec(), Init::Uniform(1.0));
+        let group = |parameters| Group::new(parameters, &mut random(), &Device::Cpu).unwrap();
+        [
+            group(vec![parameter("norm.weight", &[7]), parameter("fc.weight", &[5, 3]), parameter("fc.bias", &[5])]),
+            group(vec![parameter("last_layer.weight_v", &[4, 2])]),
+        ]
+    }
+
+    /// Small for the first parameter of a group, which is not clipped, and large for the others.
+    fn gradient(group: &Group, random: &mut impl Random) -> Tensor {
+        let scales = group.entries().iter().zip([0.01, 3.0, 2.0]).flat_map(|(entry, scale)| std::iter::repeat_n(scale, entry.len()));
+        Tensor::from_vec(scales.map(|scale: f32| scale * random.normal()).collect::<Vec<_>>(), group.var().elem_count(), &Device::Cpu)
+            .unwrap()
+    }
+
+    fn values(groups: &[Group]) -> Vec<f32> {
+        groups.iter().flat_map(|group| group.var().to_vec1::<f32>().unwrap()).collect()
+    }
+
+    fn moments(optimizer: &Optimizer) -> BTreeMap<String, Moments> {
+        optimizer.moments().unwrap().into_iter().map(|(name, moments)| (name.to_owned(), moments.into_owned())).collect()
+    }
+
+    fn close(ours: &[f32], expected: &[f32]) {
+        assert_eq!(ours.len(), expected.len());
+        for (ours, expected) in ours.iter().zip(expected) {
+            assert!((ours - expected).abs() <= 1e-6 + 1e-5 * expected.abs(), "{ours} instead of {expected}");
+        }
+    }
+
+    #[test]
+    fn whole_groups_step_as_parameters_one_by_one_do() {
+        let (one_by_one, whole, start) = (groups(), groups(), values(&groups()));
+        let (mut reference, mut optimizer) = (Optimizer::new(Algorithm::Adamw), Optimizer::new(Algorithm::Adamw));
+        let mut random = random();
+        // The last layer moves in the third step alone.
+        for step in 0..3 {
+            let settings = Settings { freeze_last_layer: step < 2, ..SETTINGS };
+            let gradients: Vec<Tensor> = whole.iter().map(|group| gradient(group, &mut random)).collect();
+            let mut store = one_by_one[0].var().sum_all().unwrap().backward().unwrap();
+            for (group, gradient) in one_by_one.iter().zip(&gradients) {
+                store.insert(group.var(), gradient.clone());
+            }
+            reference.step(&one_by_one.each_ref(), &store, &settings).unwrap();
+            optimizer.step_on_device(&whole.iter().zip(&gradients).collect::<Vec<_>>(), &settings).unwrap();
+            let (ours, expected) = (values(&whole), values(&one_by_one));
+            close(&ours, &expected);
+            assert_eq!(ours[27..] == start[27..], step < 2, "the last layer in step {step}");
+            assert!(ours[..27].iter().zip(&start).all(|(ours, start)| ours.to_bits() != start.to_bits()));
+        }
+        let (ours, expected) = (moments(&optimizer), moments(&reference));
+        assert!(ours.keys().eq(expected.keys()));
+        for (ours, expected) in ours.values().zip(expected.values()) {
+            assert_eq!(ours.steps, expected.steps);
+            close(&ours.first, &expected.first);
+            close(&ours.second, &expected.second);
+        }
+    }
+
+    #[test]
+    fn a_gradient_that_is_not_finite_is_named_and_changes_nothing() {
+        let (groups, mut optimizer, mut random) = (groups(), Optimizer::new(Algorithm::Adamw), random());
+        let settings = Settings { freeze_last_layer: false, ..SETTINGS };
+        let mut gradients: Vec<Tensor> = groups.iter().map(|group| gradient(group, &mut random)).collect();
+        let step = |optimizer: &mut Optimizer, gradients: &[Tensor]| {
+            optimizer.step_on_device(&groups.iter().zip(gradients).collect::<Vec<_>>(), &settings)
+        };
+        step(&mut optimizer, &gradients).unwrap();
+        let before = (values(&groups), moments(&optimizer));
+        for (number, value) in [(1, f32::NAN), (1, f32::INFINITY)] {
+            let whole = gradients[number].to_vec1::<f32>().unwrap();
+            let broken = [&whole[..3], &[value], &whole[4..]].concat();
+            let sound = std::mem::replace(&mut gradients[number], Tensor::new(broken, &Device::Cpu).unwrap());
+            let error = step(&mut optimizer, &gradients).unwrap_err().to_string();
+            assert!(error.contains("the gradient of last_layer.weight_v is not finite"), "{error}");
+            assert_eq!(values(&groups), before.0);
+            gradients[number] = sound;
+        }
+        assert_eq!(moments(&optimizer), before.1);
+        step(&mut optimizer, &gradients).unwrap();
     }
 }

@@ -7,10 +7,13 @@ use super::vector::sum;
 /// The factors of one parameter's step.
 #[derive(Clone, Copy, Debug)]
 pub struct Rates {
-    keep: f32,
+    /// What is left of the parameter after weight decay.
+    pub(crate) keep: f32,
     clip: f32,
-    step_size: f32,
-    second_correction: f32,
+    /// Learning rate over the correction of the mean gradient.
+    pub(crate) step_size: f32,
+    /// Factor of the root of the mean squared gradient.
+    pub(crate) second_correction: f32,
 }
 
 /// Decay of the mean gradient.

@@ -2,14 +2,21 @@
 //!
 //! The arithmetic is that of [`crate::kernels::adam`], over a whole group at once.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{Result, Tensor};
 
 use super::{Moments, Settings};
 use crate::backbone::parameters::{Entry, Group};
-use crate::kernels::adam::{BETA1, BETA2, EPS};
+use crate::kernels::adam::{BETA1, BETA2, EPS, Rates};
 
 /// Of each parameter its name, its mean gradient and its mean squared gradient.
 type HostMoments<'a> = Vec<(&'a str, Vec<f32>, Vec<f32>)>;
+
+/// The sum of the squares of each parameter's gradient, `[parameters]`: not finite where the gradient is not.
+pub(super) fn sums_of_squares(group: &Group, gradient: &Tensor) -> Result<Tensor> {
+    let squares = gradient.flatten_all()?.detach().sqr()?;
+    let sums = group.entries().iter().map(|entry| squares.narrow(0, entry.offset, entry.len())?.sum_all()?.reshape(1));
+    Tensor::cat(&sums.collect::<Result<Vec<_>>>()?, 0)
+}
 
 /// Moments of a group, and what tells its parameters apart.
 #[derive(Debug)]
@@ -47,29 +54,23 @@ impl DeviceMoments {
         })
     }
 
-    /// Moves the group's parameters; `steps` counts this one. Returns the sum of the gradient's squares, `[1]`, which is not finite
-    /// where the gradient is not.
-    pub(super) fn step(&mut self, group: &Group, gradient: &Tensor, steps: u64, settings: &Settings) -> Result<Tensor> {
+    /// Moves the group's parameters; `steps` counts this one, and `squares` are the gradient's [`sums_of_squares`].
+    pub(super) fn step(&mut self, group: &Group, gradient: &Tensor, squares: &Tensor, steps: u64, settings: &Settings) -> Result<()> {
         let gradient = gradient.flatten_all()?.detach();
-        let squares = gradient.sqr()?;
-        let sums = self.entries.iter().map(|entry| squares.narrow(0, entry.offset, entry.len())?.sum_all()?.reshape(1));
-        let sums = Tensor::cat(&sums.collect::<Result<Vec<_>>>()?, 0)?;
         let gradient = if settings.clip > 0.0 {
             // clip / (norm + 1e-6), at most 1.
-            let factors = ((sums.sqrt()? + 1e-6)?.recip()? * settings.clip)?.minimum(1.0)?;
+            let factors = ((squares.sqrt()? + 1e-6)?.recip()? * settings.clip)?.minimum(1.0)?;
             (gradient * factors.index_select(&self.owners, 0)?)?
         } else {
             gradient
         };
         self.first = ((&self.first * BETA1)? + (&gradient * (1.0 - BETA1))?)?;
         self.second = ((&self.second * BETA2)? + (gradient.sqr()? * (1.0 - BETA2))?)?;
-        let steps = steps.min(i32::MAX as u64) as i32;
-        let step_size = settings.lr / (1.0 - BETA1.powi(steps));
-        let correction = 1.0 / (1.0 - BETA2.powi(steps)).sqrt();
-        let step = ((&self.first * step_size)? / ((self.second.sqrt()? * correction)? + f64::from(EPS))?)?;
-        let keep = ((&self.decays * (-settings.lr * settings.weight_decay))? + 1.0)?;
-        group.var().set(&((group.var().as_detached_tensor() * keep)? - step)?)?;
-        sums.sum_keepdim(0)?.to_dtype(DType::F32)
+        let rates = Rates::new(settings.lr, settings.weight_decay, 1.0, steps);
+        let root = (self.second.sqrt()? * f64::from(rates.second_correction))?;
+        let step = ((&self.first * f64::from(rates.step_size))? / (root + f64::from(EPS))?)?;
+        let keep = ((&self.decays * (f64::from(rates.keep) - 1.0))? + 1.0)?;
+        group.var().set(&((group.var().as_detached_tensor() * keep)? - step)?)
     }
 
     /// The moments of each parameter, without their steps.
