@@ -208,43 +208,43 @@ fn encode(light: f32) -> f32 {
 
 /// The colours of `picture` from `profile` to sRGB, in place. A profile that cannot be applied changes nothing.
 fn convert(picture: &mut DynamicImage, profile: &ColorProfile) {
-    let options = TransformOptions { allow_use_cicp_transfer: false, ..TransformOptions::default() };
-    let layout = match (picture.color().has_color(), picture.color().has_alpha()) {
-        (false, false) => Layout::Gray,
-        (false, true) => Layout::GrayAlpha,
-        (true, false) => Layout::Rgb,
-        (true, true) => Layout::Rgba,
-    };
-    let target = if picture.color().has_color() { &*SRGB } else { &*SRGB_GREY };
-    // Building the tables looks at the whole profile: what is wrong with it shows here.
-    let prepare_8 = || guard::quietly(|| profile.create_transform_8bit(layout, target, layout, options).ok()).flatten();
-    let prepare_16 = || guard::quietly(|| profile.create_transform_16bit(layout, target, layout, options).ok()).flatten();
     if guard::quietly(|| is_srgb(profile)).unwrap_or(true) {
         return;
     }
-    let samples_8: &mut [u8] = match picture {
-        DynamicImage::ImageLuma8(picture) => picture,
-        DynamicImage::ImageLumaA8(picture) => picture,
-        DynamicImage::ImageRgb8(picture) => picture,
-        DynamicImage::ImageRgba8(picture) => picture,
-        deeper => {
-            let samples_16: &mut [u16] = match deeper {
-                DynamicImage::ImageLuma16(picture) => picture,
-                DynamicImage::ImageLumaA16(picture) => picture,
-                DynamicImage::ImageRgb16(picture) => picture,
-                DynamicImage::ImageRgba16(picture) => picture,
-                // No format with profiles stores floats here.
-                _ => return,
-            };
-            if let Some(transform) = prepare_16() {
-                transform_blocks(&*transform, samples_16, layout.channels());
-            }
-            return;
+    let (layout, target) = match (picture.color().has_color(), picture.color().has_alpha()) {
+        (false, false) => (Layout::Gray, &*SRGB_GREY),
+        (false, true) => (Layout::GrayAlpha, &*SRGB_GREY),
+        (true, false) => (Layout::Rgb, &*SRGB),
+        (true, true) => (Layout::Rgba, &*SRGB),
+    };
+    // Building the tables looks at the whole profile: what is wrong with it shows here.
+    let convert_8 = |samples: &mut [u8]| {
+        if let Some(Some(transform)) = guard::quietly(|| profile.create_transform_8bit(layout, target, layout, options()).ok()) {
+            transform_blocks(&*transform, samples, layout.channels());
         }
     };
-    if let Some(transform) = prepare_8() {
-        transform_blocks(&*transform, samples_8, layout.channels());
+    let convert_16 = |samples: &mut [u16]| {
+        if let Some(Some(transform)) = guard::quietly(|| profile.create_transform_16bit(layout, target, layout, options()).ok()) {
+            transform_blocks(&*transform, samples, layout.channels());
+        }
+    };
+    match picture {
+        DynamicImage::ImageLuma8(picture) => convert_8(picture),
+        DynamicImage::ImageLumaA8(picture) => convert_8(picture),
+        DynamicImage::ImageRgb8(picture) => convert_8(picture),
+        DynamicImage::ImageRgba8(picture) => convert_8(picture),
+        DynamicImage::ImageLuma16(picture) => convert_16(picture),
+        DynamicImage::ImageLumaA16(picture) => convert_16(picture),
+        DynamicImage::ImageRgb16(picture) => convert_16(picture),
+        DynamicImage::ImageRgba16(picture) => convert_16(picture),
+        // No format with profiles stores floats here.
+        _ => {}
     }
+}
+
+/// The curves of a profile count, not the code points in it.
+fn options() -> TransformOptions {
+    TransformOptions { allow_use_cicp_transfer: false, ..TransformOptions::default() }
 }
 
 /// Block by block, so that the picture is never held twice.
@@ -259,9 +259,8 @@ fn transform_blocks<T: Copy + Default>(transform: &(dyn TransformExecutor<T> + S
 }
 
 fn cmyk_by_profile(inks: &[u8], profile: &ColorProfile) -> Option<Vec<u8>> {
-    let options = TransformOptions { allow_use_cicp_transfer: false, ..TransformOptions::default() };
     guard::quietly(|| {
-        let transform = profile.create_transform_8bit(Layout::Rgba, &SRGB, Layout::Rgb, options).ok()?;
+        let transform = profile.create_transform_8bit(Layout::Rgba, &SRGB, Layout::Rgb, options()).ok()?;
         let mut rgb = vec![0; inks.len() / 4 * 3];
         transform.transform(inks, &mut rgb).ok()?;
         Some(rgb)

@@ -143,7 +143,7 @@ impl<'a> Markers<'a> {
         }
     }
 
-    /// The rules of libjpeg (`default_decompress_parms`): what is written in the file goes before custom.
+    /// What the components stand for.
     pub(super) fn colours(&self) -> Result<Colours, DecodeError> {
         let ids: Vec<u8> = self.components.iter().map(|component| component.id).collect();
         Colours::of(&ids, self.has_jfif, self.adobe)
