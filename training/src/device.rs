@@ -3,6 +3,8 @@
 use anyhow::{Context, Result, ensure};
 use candle_core::Device;
 
+use crate::process;
+
 /// The device of this name: `cpu`, `cuda` (the first GPU, or the one of this process's number on its machine) or `cuda:N`.
 ///
 /// # Errors
@@ -10,7 +12,7 @@ use candle_core::Device;
 pub fn open(name: &str) -> Result<Device> {
     let number = match name {
         "cpu" => return Ok(Device::Cpu),
-        "cuda" => std::env::var("LOCAL_RANK").ok().and_then(|rank| rank.trim().parse().ok()).unwrap_or(0),
+        "cuda" => process::variable("LOCAL_RANK").unwrap_or(0),
         _ => name
             .strip_prefix("cuda:")
             .and_then(|n| n.parse().ok())

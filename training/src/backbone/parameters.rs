@@ -88,6 +88,14 @@ impl Group {
         Ok(Self { var: Var::from_tensor(&self.var.copy()?)?, entries: self.entries.clone() })
     }
 
+    /// [`Group::duplicate`] of each.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn duplicate_all(groups: &[Self]) -> Result<Vec<Self>> {
+        groups.iter().map(Self::duplicate).collect()
+    }
+
     /// The variable.
     pub fn var(&self) -> &Var {
         &self.var

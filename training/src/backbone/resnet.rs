@@ -157,8 +157,8 @@ impl Resnet {
     /// # Errors
     /// When the device fails.
     pub fn duplicate(&self) -> Result<Self> {
-        let copies = |groups: &[Group]| groups.iter().map(Group::duplicate).collect::<Result<_>>();
-        Ok(Self { groups: copies(&self.groups)?, buffers: copies(&self.buffers)?, ..self.clone() })
+        let (groups, buffers) = (Group::duplicate_all(&self.groups)?, Group::duplicate_all(&self.buffers)?);
+        Ok(Self { groups, buffers, ..self.clone() })
     }
 
     /// Features of all crops, each `[n, 3, height, width]`, as `[Σ n, dim]`, crop by crop.

@@ -118,7 +118,7 @@ impl Vit {
     /// # Errors
     /// When the device fails.
     pub fn duplicate(&self) -> Result<Self> {
-        let groups = self.groups.iter().map(Group::duplicate).collect::<Result<_>>()?;
+        let groups = Group::duplicate_all(&self.groups)?;
         Ok(Self { config: self.config, groups })
     }
 

@@ -191,7 +191,8 @@ impl View {
         let head = |head| self.find(Options { method, max_objects, head, ..Options::default() });
         let heads = Patches::of(&self.outputs, self.grid).attention()?.nrows();
         let each: Vec<Prediction> = (0..heads).map(|number| head(Head::Number(number))).collect::<Result<_, _>>()?;
-        let oracle = each.into_iter().max_by(|a, b| truth.jaccard(a).total_cmp(&truth.jaccard(b)));
+        let rated = each.into_iter().map(|found| (truth.jaccard(&found), found));
+        let oracle = rated.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, found)| found);
         let rows = [("attention, mean of heads", head(Head::Mean)?), ("attention, head by entropy", head(Head::Best)?)];
         let rows = rows.into_iter().chain(oracle.map(|oracle| ("attention, oracle head", oracle)));
         Ok(rows.map(|(name, prediction)| (name.to_owned(), prediction)).collect())

@@ -12,6 +12,7 @@ use clap::parser::ValueSource;
 use super::launch;
 use super::public::{self, Public};
 use crate::exchange;
+use crate::process;
 use crate::run::recipe::{Preset, Recipe};
 use crate::run::trainer::{self, Options, Outcome};
 use crate::show::observer;
@@ -107,7 +108,7 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
         return launch::run(args.processes, &stop);
     }
     // The processes of a machine share its cores and its memory.
-    let neighbours = variable("LOCAL_WORLD_SIZE").unwrap_or(1).max(1);
+    let neighbours = process::variable("LOCAL_WORLD_SIZE").unwrap_or(1).max(1);
     if neighbours > 1 && std::env::var_os("RAYON_NUM_THREADS").is_none() {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         rayon::ThreadPoolBuilder::new().num_threads((cores / neighbours).max(1)).build_global()?;
@@ -152,10 +153,6 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
 
 fn minutes(minutes: f64, flag: &'static str) -> Result<Duration> {
     Duration::try_from_secs_f64(minutes * 60.0).context(flag)
-}
-
-fn variable(name: &str) -> Option<usize> {
-    std::env::var(name).ok()?.trim().parse().ok()
 }
 
 /// The preset's settings, then the file's, then the flags that were given.

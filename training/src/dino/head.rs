@@ -86,8 +86,8 @@ impl Head {
     /// # Errors
     /// When the device fails.
     pub fn duplicate(&self) -> Result<Self> {
-        let copies = |groups: &[Group]| groups.iter().map(Group::duplicate).collect::<Result<_>>();
-        Ok(Self { config: self.config, groups: copies(&self.groups)?, buffers: copies(&self.buffers)? })
+        let (groups, buffers) = (Group::duplicate_all(&self.groups)?, Group::duplicate_all(&self.buffers)?);
+        Ok(Self { config: self.config, groups, buffers })
     }
 
     /// Features `[rows, dim]` to logits `[rows, out]`.
