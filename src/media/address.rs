@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// True for addresses that anybody may reach: none of this machine, of private or local networks, of cloud providers' metadata, and no
+/// True for addresses of the public internet: none of this machine, of private or local networks, of cloud providers' metadata, and no
 /// IPv6 address that stands for one of those.
 ///
 /// After IANA's registries of special-purpose addresses.

@@ -135,7 +135,7 @@ pub fn root_certificates(path: &Path) -> std::io::Result<Vec<Certificate<'static
 }
 
 impl Fetcher {
-    /// Sets up, asks nobody.
+    /// Sets up, without a request.
     pub fn new(options: FetchOptions) -> Self {
         let FetchOptions { hosts, private, roots, timeout, bytes } = options;
         let roots = if roots.is_empty() { RootCerts::WebPki } else { RootCerts::new_with_certs(&roots) };

@@ -12,7 +12,7 @@ use crate::transform::{MOST_SIDE, Resize, Transform};
 
 /// Bytes of the file; real ones have a few thousand.
 const MOST_BYTES: u64 = 1 << 20;
-/// Characters of a name in it, which answers and metrics repeat.
+/// Bytes of a name in it, which answers and metrics repeat.
 const MOST_TEXT: usize = 255;
 /// Dimension of an embedding; that of collections has the same bound.
 const MOST_DIM: u32 = 65_536;
@@ -181,7 +181,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Checks the manifest and writes it into a model folder; whoever reads there sees the old file or the new one.
+    /// Checks the manifest and writes it into a model folder; a reader sees the old file or the new one.
     ///
     /// # Errors
     /// [`ManifestError`].
@@ -218,7 +218,7 @@ impl Manifest {
             ("source.layout", &self.source.layout),
             ("made_by", &self.made_by),
         ] {
-            require(is_short(text), field, &format!("must have at most {MOST_TEXT} characters, and none that controls a terminal"))?;
+            require(is_short(text), field, &format!("must have at most {MOST_TEXT} bytes, and no control characters"))?;
         }
         for (field, number, least, most) in [
             ("patch_size", self.patch_size, 1, MOST_SIDE),
@@ -240,7 +240,7 @@ impl Manifest {
         for (precision, file) in &self.files {
             let known = Self::PRECISIONS.contains(&precision.as_str());
             require(known, "files", &format!("has `{precision}`; known are {}", Self::PRECISIONS.join(", ")))?;
-            require(is_short(&file.name), "files", &format!("has a name of more than {MOST_TEXT} characters"))?;
+            require(is_short(&file.name), "files", &format!("has a name of more than {MOST_TEXT} bytes, or with control characters"))?;
             require(is_plain_name(&file.name), "files", &format!("has the name `{}`, which is a path", file.name))?;
             require(is_sha256(&file.sha256), "files", &format!("must give `{precision}` a sha256 of 64 hex digits"))?;
         }

@@ -132,7 +132,7 @@ impl Model {
         &self.manifest
     }
 
-    /// What became clear of a plain ONNX file, in words for whoever named it; `None` for a folder, which says it itself.
+    /// What became clear of a plain ONNX file, in words for the user who named it; `None` for a folder, which says it itself.
     pub fn understood(&self) -> Option<&str> {
         self.plain.as_ref().map(|plain| plain.summary.as_str())
     }

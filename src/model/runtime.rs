@@ -50,7 +50,7 @@ pub fn environment() -> Result<&'static Environment, RuntimeError> {
 pub unsafe fn keep_quiet() {
     const SWITCH: &str = "ORT_DISABLE_TELEMETRY";
     if std::env::var_os(SWITCH).is_none() {
-        // SAFETY: the caller vouches that no other thread exists that could read the environment.
+        // SAFETY: by the contract of this function no other thread exists that could read the environment.
         unsafe { std::env::set_var(SWITCH, "1") };
     }
 }

@@ -257,7 +257,7 @@ pub(super) fn start(
     let start_on = |device| start_on(device, graph, path, input, options);
     match options.device {
         Device::Auto => start_best(start_on),
-        // A graph that TensorRT takes in parts has inputs of its own between them, whose range nobody can say.
+        // A graph that TensorRT takes in parts has inputs of its own between them, whose ranges are not known.
         Device::TensorRt(_) if options.accelerator.shapes.is_some() => match start_on(options.device) {
             Err(ModelError::Graph { reason, .. }) => {
                 tracing::warn!(reason, "TensorRT does not take this graph for a range of shapes: it compiles it for each anew");

@@ -54,7 +54,7 @@ fn main() -> ExitCode {
         .without_time()
         .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| level.into()))
         .init();
-    // The others save what they have first.
+    // `train` and `finetune` end by themselves at a signal: they save a checkpoint first.
     if !matches!(cli.verb, Verb::Train(_) | Verb::Finetune(_)) {
         dino_server::signals::end_as_process_1();
     }

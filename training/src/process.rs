@@ -8,7 +8,7 @@
 /// The process has one thread: it is the first thing that `main` calls. Others could read the environment while it changes.
 #[expect(unsafe_code, reason = "other libraries read their settings from the environment, and only there")]
 pub unsafe fn prepare() {
-    // SAFETY: the caller vouches for both that no other thread exists.
+    // SAFETY: by the contract of this function no other thread exists.
     unsafe {
         dino_server::model::runtime::keep_quiet();
         leave_threads_to_rayon();
@@ -39,7 +39,7 @@ fn keep_pages() {
 unsafe fn leave_threads_to_rayon() {
     const THREADS: &str = "CANDLE_NUM_THREADS";
     if std::env::var_os(THREADS).is_none() {
-        // SAFETY: the caller vouches that no other thread exists.
+        // SAFETY: by the contract of this function no other thread exists.
         unsafe { std::env::set_var(THREADS, "1") };
     }
 }

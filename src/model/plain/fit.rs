@@ -23,7 +23,7 @@ impl Fitted {
     /// DINO is evaluated with.
     pub(super) fn find(path: &Path) -> Result<Self, ModelError> {
         let folder = path.parent().unwrap_or(Path::new(""));
-        // Only the folder `onnx` is part of a larger whole; what lies above others is somebody else's.
+        // Only the folder `onnx` is part of a larger whole; what lies above other folders belongs to other programs.
         let above = folder.parent().filter(|_| folder.file_name().is_some_and(|name| name == "onnx"));
         let found = [Some(folder), above].into_iter().flatten().map(|folder| folder.join(PREPROCESSOR)).find(|file| file.is_file());
         let Some(file) = found else {

@@ -1,4 +1,4 @@
-//! A plain ONNX file that somebody else exported: `--model file.onnx`.
+//! A plain ONNX file that another program exported: `--model file.onnx`.
 //!
 //! Such a file has no manifest. What one would say is read from the file itself, from `preprocessor_config.json` where there is
 //! one, and from trial runs: exporters declare sizes as free that are not, and the other way round.
@@ -33,7 +33,7 @@ pub(super) struct Plain {
     pub(super) binding: Binding,
     /// The type of its weights.
     pub(super) precision: Precision,
-    /// All of it in a sentence or two, for whoever started the program.
+    /// All of it in a sentence or two, for the user who started the program.
     pub(super) summary: String,
     /// The other files that hold its weights.
     beside: Vec<PathBuf>,

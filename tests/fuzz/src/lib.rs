@@ -110,7 +110,7 @@ impl Inside {
         let model = root().join("tests/data/tiny-model");
         let text = |path: &Path| path.to_str().expect("paths are UTF-8").to_owned();
         let flags = ["serve", "--model", &text(&model), "--data-dir", &text(&data), "--max-pixels", "65536", "--max-body", "256k"];
-        // Not what the environment says: it may name somebody's database.
+        // Not what the environment says: it may name a database that is in use.
         let line = Line::command().mut_args(|arg| arg.env(None::<&str>)).get_matches_from(flags);
         let serve = Line::from_arg_matches(&line).expect("these are its flags").serve;
         let settings = serve.resolve().expect("these flags go together");

@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_warm_up_that_nobody_asked_for_fits_the_run() {
+    fn a_warm_up_that_was_not_asked_for_fits_the_run() {
         let short = recipe(&["--epochs", "1"]);
         assert_eq!(short.warmup_epochs, 1);
         short.check().unwrap();

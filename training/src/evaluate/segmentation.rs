@@ -17,7 +17,7 @@ pub type Box = [u32; 4];
 pub struct Truth {
     /// Whether a pixel belongs to an object.
     pub pixels: Vec<bool>,
-    /// Whether nobody decided that: such a pixel is in no figure.
+    /// Whether the mask leaves that open: such a pixel is in no figure.
     pub void: Vec<bool>,
     /// One box per object.
     pub boxes: Vec<Box>,

@@ -12,7 +12,7 @@ use super::Error;
 const MAGIC: u32 = 0x6469_6e01;
 /// Pause between two looks at a socket.
 const PAUSE: Duration = Duration::from_millis(20);
-/// How long someone who has connected may take to say who it is.
+/// How long a process that has connected may take to say its rank.
 const GREETING: Duration = Duration::from_secs(5);
 
 /// Where a process stands among the others.

@@ -123,12 +123,12 @@ impl Ring {
         let outgoing = &values[self.part(values.len(), send)];
         let number = *messages;
         *messages += 1;
-        // Both at once: where all only sent, all would wait for someone to receive.
+        // Both at once: where all only sent, each would wait for the next one to receive.
         let (sent, read) = thread::scope(|scope| {
             let sending = scope.spawn(|| write(next, number, bytemuck::cast_slice(outgoing)));
             let read = read(previous, number, bytemuck::cast_slice_mut(received));
             if read.is_err() {
-                // Nothing more will come of this: it ends a write that nobody takes, and tells the next one.
+                // Nothing more will come of this: it ends a write that no process reads, and tells the next one.
                 let _ = next.shutdown(std::net::Shutdown::Both);
             }
             (sending.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), read)

@@ -35,7 +35,7 @@ pub struct Block {
 pub enum Tokens {
     /// Every one.
     All,
-    /// The first alone, CLS: the last block of a network whose other tokens nobody reads needs the others' keys and values only.
+    /// The first alone, CLS: the last block of a network whose other tokens are not read needs the others' keys and values only.
     First,
 }
 

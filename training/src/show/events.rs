@@ -60,7 +60,7 @@ impl Events {
         event.extend(content);
         let length = (event.len() as u64).to_le_bytes();
         let record = [&length[..], &checksum(&length), &event, &checksum(&event)].concat();
-        // In one piece: whoever reads at the same time sees whole records.
+        // In one piece: a program that reads at the same time sees whole records.
         self.file.write_all(&record)?;
         Ok(())
     }
