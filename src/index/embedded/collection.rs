@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use super::commit;
 use super::disk::{Change, Disk, Record};
 use super::dump::Dumps;
-use super::indexing::{Builder, Claim, recall};
+use super::indexing::{BuildClaim, Builder, recall};
 use super::info::{DamagedItems, Filling, check_page};
 use super::item::{Damaged, NewItem, StoredItem, prepare};
 use super::load::load;
@@ -47,7 +47,7 @@ pub struct EmbeddedCollection {
     /// Builds the graphs of the store.
     pub(super) builder: Arc<Builder>,
     /// Taken by the thread that builds whenever it is due.
-    pub(super) claim: Claim,
+    pub(super) claim: BuildClaim,
     /// Whether a graph is being built right now.
     pub(super) building: AtomicBool,
     /// Whether the collection was deleted or replaced.
@@ -70,7 +70,7 @@ impl EmbeddedCollection {
             layout: ArcSwap::from_pointee(layout),
             writing: Mutex::new(()),
             builder: Arc::clone(builder),
-            claim: Claim::default(),
+            claim: BuildClaim::default(),
             building: AtomicBool::new(false),
             is_gone: AtomicBool::new(false),
             damaged: Mutex::default(),

@@ -181,9 +181,9 @@ impl Drop for Building<'_> {
 
 /// Keeps a second thread from doing what one is at already.
 #[derive(Default)]
-pub(super) struct Claim(AtomicBool);
+pub(super) struct BuildClaim(AtomicBool);
 
-impl Claim {
+impl BuildClaim {
     /// The thread that gives the claim back after this sees what the caller wrote before.
     fn is_taken(&self) -> bool {
         self.0.fetch_or(false, Ordering::AcqRel)
@@ -194,7 +194,7 @@ impl Claim {
     fn work_while<E>(&self, is_due: impl Fn() -> bool, mut work: impl FnMut() -> Result<(), E>) -> Result<(), E> {
         // The second look is for what was written while this thread seemed to be at work, and was not any more.
         while is_due() && !self.0.swap(true, Ordering::AcqRel) {
-            let _claimed = Claimed(self);
+            let _claimed = ClaimedBuild(self);
             while is_due() {
                 work()?;
             }
@@ -204,9 +204,9 @@ impl Claim {
 }
 
 /// Gives a claim back, after a panic too.
-struct Claimed<'a>(&'a Claim);
+struct ClaimedBuild<'a>(&'a BuildClaim);
 
-impl Drop for Claimed<'_> {
+impl Drop for ClaimedBuild<'_> {
     fn drop(&mut self) {
         self.0.0.swap(false, Ordering::AcqRel);
     }
@@ -272,7 +272,7 @@ mod tests {
     /// 80 rows of which a build knows the first 20, and 60 that come while it runs.
     #[test]
     fn what_becomes_due_meanwhile_is_done_without_being_asked_again() {
-        let (claim, stored, indexed) = (Claim::default(), Cell::new(20), Cell::new(0));
+        let (claim, stored, indexed) = (BuildClaim::default(), Cell::new(20), Cell::new(0));
         let build = || {
             let seen = stored.get();
             // A write while this builds: it asks as well, and is sent away.
@@ -289,7 +289,7 @@ mod tests {
 
     #[test]
     fn after_work_that_fails_or_panics_another_thread_can_try_again() {
-        let claim = Claim::default();
+        let claim = BuildClaim::default();
         let panicked = catch_unwind(AssertUnwindSafe(|| claim.work_while(|| true, || -> Result<(), ()> { panic!("a build") })));
         assert!(panicked.is_err());
         assert_eq!(claim.work_while(|| true, || Err("full")), Err("full"));

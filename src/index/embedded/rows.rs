@@ -43,7 +43,7 @@ impl FromStr for Vectors {
 }
 
 /// Vectors of a block, side by side.
-pub(super) enum Held {
+pub(super) enum VectorData {
     /// `[rows, dim]`, each row of length 1.
     Floats(Vec<f32>),
     Bytes(Codes),
@@ -54,7 +54,7 @@ pub(super) enum Held {
 /// Each version of an item has a sequence number of its own, never used again; rows are in their order.
 pub(super) struct Rows {
     pub(super) dim: usize,
-    pub(super) vectors: Held,
+    pub(super) vectors: VectorData,
     pub(super) items: Vec<Arc<Item>>,
     pub(super) sequences: Vec<u64>,
 }
@@ -62,16 +62,16 @@ pub(super) struct Rows {
 impl Rows {
     pub(super) fn with_capacity(dim: usize, rows: usize, vectors: Vectors) -> Self {
         let vectors = match vectors {
-            Vectors::F32 => Held::Floats(Vec::with_capacity(dim * rows)),
-            Vectors::Int8 => Held::Bytes(Codes::with_capacity(dim, rows)),
+            Vectors::F32 => VectorData::Floats(Vec::with_capacity(dim * rows)),
+            Vectors::Int8 => VectorData::Bytes(Codes::with_capacity(dim, rows)),
         };
         Self { dim, vectors, items: Vec::with_capacity(rows), sequences: Vec::with_capacity(rows) }
     }
 
     pub(super) fn push(&mut self, sequence: u64, item: Arc<Item>, vector: &[f32]) {
         match &mut self.vectors {
-            Held::Floats(floats) => floats.extend_from_slice(vector),
-            Held::Bytes(codes) => codes.push(vector),
+            VectorData::Floats(floats) => floats.extend_from_slice(vector),
+            VectorData::Bytes(codes) => codes.push(vector),
         }
         self.items.push(item);
         self.sequences.push(sequence);
@@ -80,8 +80,8 @@ impl Rows {
     /// Adds a row of other rows, which hold their vectors in the same way.
     pub(super) fn push_from(&mut self, other: &Self, row: usize) {
         match (&mut self.vectors, &other.vectors) {
-            (Held::Floats(floats), Held::Floats(_)) => floats.extend_from_slice(other.vector(row)),
-            (Held::Bytes(codes), Held::Bytes(others)) => codes.push_from(others, row),
+            (VectorData::Floats(floats), VectorData::Floats(_)) => floats.extend_from_slice(other.vector(row)),
+            (VectorData::Bytes(codes), VectorData::Bytes(others)) => codes.push_from(others, row),
             _ => unreachable!("a collection holds all its vectors in one way"),
         }
         self.items.push(Arc::clone(&other.items[row]));
@@ -91,22 +91,22 @@ impl Rows {
     /// Rows that are filled in later: vectors of zeros and empty items, in the order of `sequences`.
     pub(super) fn blank(dim: usize, sequences: Vec<u64>) -> Self {
         let (rows, nothing) = (sequences.len(), Arc::new(Item::default()));
-        Self { dim, vectors: Held::Floats(vec![0.0; dim * rows]), items: vec![nothing; rows], sequences }
+        Self { dim, vectors: VectorData::Floats(vec![0.0; dim * rows]), items: vec![nothing; rows], sequences }
     }
 
     /// A row of those held as floats, to be filled in.
     pub(super) fn vector_mut(&mut self, row: usize) -> &mut [f32] {
         match &mut self.vectors {
-            Held::Floats(floats) => &mut floats[row * self.dim..(row + 1) * self.dim],
-            Held::Bytes(_) => &mut [],
+            VectorData::Floats(floats) => &mut floats[row * self.dim..(row + 1) * self.dim],
+            VectorData::Bytes(_) => &mut [],
         }
     }
 
     /// Gives back the memory that was set aside for rows that did not come.
     pub(super) fn shrink(&mut self) {
         match &mut self.vectors {
-            Held::Floats(floats) => floats.shrink_to_fit(),
-            Held::Bytes(codes) => codes.shrink(),
+            VectorData::Floats(floats) => floats.shrink_to_fit(),
+            VectorData::Bytes(codes) => codes.shrink(),
         }
         self.items.shrink_to_fit();
         self.sequences.shrink_to_fit();
@@ -130,8 +130,8 @@ impl Rows {
 
     fn swap(&mut self, a: usize, b: usize) {
         match &mut self.vectors {
-            Held::Floats(floats) => (0..self.dim).for_each(|at| floats.swap(a * self.dim + at, b * self.dim + at)),
-            Held::Bytes(codes) => codes.swap(a, b),
+            VectorData::Floats(floats) => (0..self.dim).for_each(|at| floats.swap(a * self.dim + at, b * self.dim + at)),
+            VectorData::Bytes(codes) => codes.swap(a, b),
         }
         self.items.swap(a, b);
         self.sequences.swap(a, b);
@@ -144,8 +144,8 @@ impl Rows {
     /// `[rows, dim]`; nothing where vectors are held as bytes.
     pub(super) fn floats(&self) -> &[f32] {
         match &self.vectors {
-            Held::Floats(floats) => floats,
-            Held::Bytes(_) => &[],
+            VectorData::Floats(floats) => floats,
+            VectorData::Bytes(_) => &[],
         }
     }
 
@@ -156,8 +156,8 @@ impl Rows {
 
     pub(super) fn kind(&self) -> Vectors {
         match self.vectors {
-            Held::Floats(_) => Vectors::F32,
-            Held::Bytes(_) => Vectors::Int8,
+            VectorData::Floats(_) => Vectors::F32,
+            VectorData::Bytes(_) => Vectors::Int8,
         }
     }
 
@@ -338,8 +338,8 @@ mod tests {
             rows.sort();
             assert!(rows.sequences == wanted.sequences && rows.items == wanted.items);
             match (&rows.vectors, &wanted.vectors) {
-                (Held::Floats(found), Held::Floats(wanted)) => assert_eq!(found, wanted),
-                (Held::Bytes(found), Held::Bytes(wanted)) => assert!(found == wanted),
+                (VectorData::Floats(found), VectorData::Floats(wanted)) => assert_eq!(found, wanted),
+                (VectorData::Bytes(found), VectorData::Bytes(wanted)) => assert!(found == wanted),
                 _ => panic!("they are held in one way"),
             }
         }

@@ -4,7 +4,7 @@ use std::collections::BinaryHeap;
 use std::sync::Arc;
 
 use super::item::Item;
-use super::rows::{Held, Layout, Segment};
+use super::rows::{Layout, Segment, VectorData};
 use super::{Error, Filter, Neighbour, Search, scan};
 use crate::cancel;
 
@@ -20,8 +20,8 @@ pub(super) fn search(layout: &Layout, query: &[f32], options: &Search<'_>, looku
     let mut best = Nearest::new(options.k.min(layout.len()));
     for segment in &layout.0 {
         match &segment.rows.vectors {
-            Held::Bytes(codes) => scan::bytes(segment, codes, query, options, lookup, &mut best)?,
-            Held::Floats(floats) => {
+            VectorData::Bytes(codes) => scan::bytes(segment, codes, query, options, lookup, &mut best)?,
+            VectorData::Floats(floats) => {
                 if options.exact || !graph_search(segment, query, options, &mut best)? {
                     scan::floats(segment, floats, query, options, &mut best);
                 }
