@@ -296,7 +296,7 @@ impl Disk {
     fn read<T>(&self, work: impl FnOnce(&ReadTransaction) -> Result<T, Failure>) -> Result<T, Error> {
         let (database, generation) = self.handle.get()?;
         let txn = database.begin_read().map_err(|error| Error::database(&self.path, error));
-        // Whoever opens the database again waits until nothing holds it.
+        // The thread that opens the database again waits until no transaction holds it.
         drop(database);
         let value = txn.and_then(|txn| work(&txn).map_err(|failure| failure.at(&self.path)));
         value.map_err(|error| self.handle.failed(error, generation, None))

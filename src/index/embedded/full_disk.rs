@@ -1,23 +1,20 @@
 //! A disk that has no room for a while, and one whose last word is an error after all was written.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use redb::StorageBackend;
+use redb::backends::InMemoryBackend;
 
-use super::collection::{EmbeddedCollection, Parts};
-use super::disk::Disk;
-use super::dump::Dumps;
+use super::collection::EmbeddedCollection;
 use super::item::{Item, NewItem};
-use super::{Collection, Error, ModelTag, OnExisting, Options, Spec};
+use super::{Collection, Error, ModelTag, OnExisting, Spec, memory};
 
 /// A disk in memory.
 #[derive(Clone, Debug, Default)]
 struct Device {
-    content: Arc<Mutex<Vec<u8>>>,
+    content: Arc<InMemoryBackend>,
     is_full: Arc<AtomicBool>,
     /// Whether each sync writes what it should, and then fails.
     sync_fails: Arc<AtomicBool>,
@@ -29,19 +26,15 @@ fn full() -> std::io::Error {
 
 impl StorageBackend for Device {
     fn len(&self) -> std::io::Result<u64> {
-        Ok(self.content.lock().len() as u64)
+        self.content.len()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
-        let content = self.content.lock();
-        let found = content.get(offset as usize..offset as usize + out.len());
-        out.copy_from_slice(found.ok_or(std::io::ErrorKind::UnexpectedEof)?);
-        Ok(())
+        self.content.read(offset, out)
     }
 
     fn set_len(&self, len: u64) -> std::io::Result<()> {
-        self.content.lock().resize(len as usize, 0);
-        Ok(())
+        self.content.set_len(len)
     }
 
     fn sync_data(&self) -> std::io::Result<()> {
@@ -49,29 +42,21 @@ impl StorageBackend for Device {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
-        let mut content = self.content.lock();
-        let place = &mut content[offset as usize..offset as usize + data.len()];
+        let mut before = vec![0; data.len()];
+        self.content.read(offset, &mut before)?;
         // What is there may be written over, as on a disk that is full.
-        if self.is_full.load(Ordering::SeqCst) && place.iter().all(|&byte| byte == 0) {
+        if self.is_full.load(Ordering::SeqCst) && before.iter().all(|&byte| byte == 0) {
             return Err(full());
         }
-        place.copy_from_slice(data);
-        Ok(())
+        self.content.write(offset, data)
     }
 }
 
 fn collection(device: &Device) -> Arc<EmbeddedCollection> {
-    let path = Path::new("store");
-    let device = device.clone();
-    let open = move || Disk::builder().create_with_backend(device.clone()).map_err(|error| Error::database(path, error));
-    Disk::initialise(&open().unwrap()).unwrap_or_else(|_| panic!("a database in memory can be made"));
-    let disk = Arc::new(Disk::over(path, Box::new(open)).unwrap());
+    let disk = memory::make(device);
     let spec = Spec { dim: 2, model: ModelTag { fingerprint: "m".into(), precision: None } };
-    let name = "c".parse().unwrap();
-    let (record, _) = disk.enter(&name, spec, None, OnExisting::Refuse).unwrap();
-    let options = Options { exact_below: usize::MAX, build_in_background: false, progress: false, ..Options::default() };
-    let parts = Parts { disk, dumps: Arc::new(Dumps::new(Path::new("nowhere"))), builder: Arc::default(), options };
-    EmbeddedCollection::load(name, record, &parts).unwrap()
+    disk.enter(&"c".parse().unwrap(), spec, None, OnExisting::Refuse).unwrap();
+    memory::load(disk)
 }
 
 fn item(id: &str) -> Vec<NewItem> {

@@ -14,6 +14,8 @@ mod graph;
 mod handle;
 mod indexing;
 mod load;
+#[cfg(test)]
+mod memory;
 mod mix;
 mod place;
 #[cfg(test)]

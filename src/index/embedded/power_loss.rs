@@ -3,20 +3,18 @@
 //! A kill cannot show this, because the page cache outlives the process.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use redb::StorageBackend;
+use redb::backends::InMemoryBackend;
 use serde_json::json;
 
-use super::collection::{EmbeddedCollection, Parts};
-use super::disk::Disk;
-use super::dump::Dumps;
+use super::collection::EmbeddedCollection;
 use super::item::{Item, NewItem};
-use super::{Collection, Error, Filter, ModelTag, OnExisting, Options, Spec};
+use super::{Collection, Filter, ModelTag, OnExisting, Spec, memory};
 
 const DIM: usize = 4;
 /// Writes that are acknowledged, and points of failure that are tried over their whole course.
@@ -33,18 +31,16 @@ enum Event {
 /// A disk in memory that remembers all that was ever done to it.
 #[derive(Clone, Debug, Default)]
 struct Recorder {
-    content: Arc<Mutex<Vec<u8>>>,
+    content: Arc<InMemoryBackend>,
     events: Arc<Mutex<Vec<Event>>>,
 }
 
 impl Recorder {
-    fn holding(content: Vec<u8>) -> Self {
-        Self { content: Arc::new(Mutex::new(content)), events: Arc::default() }
-    }
-
-    fn record(&self, event: Event) {
-        apply(&mut self.content.lock(), &event);
-        self.events.lock().push(event);
+    fn holding(content: &[u8]) -> Self {
+        let recorder = Self::default();
+        recorder.content.set_len(content.len() as u64).unwrap();
+        recorder.content.write(0, content).unwrap();
+        recorder
     }
 }
 
@@ -64,29 +60,26 @@ fn apply(content: &mut Vec<u8>, event: &Event) {
 
 impl StorageBackend for Recorder {
     fn len(&self) -> std::io::Result<u64> {
-        Ok(self.content.lock().len() as u64)
+        self.content.len()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
-        let content = self.content.lock();
-        let found = content.get(offset as usize..offset as usize + out.len());
-        out.copy_from_slice(found.ok_or(std::io::ErrorKind::UnexpectedEof)?);
-        Ok(())
+        self.content.read(offset, out)
     }
 
     fn set_len(&self, len: u64) -> std::io::Result<()> {
-        self.record(Event::SetLen(len));
-        Ok(())
+        self.events.lock().push(Event::SetLen(len));
+        self.content.set_len(len)
     }
 
     fn sync_data(&self) -> std::io::Result<()> {
-        self.record(Event::Sync);
+        self.events.lock().push(Event::Sync);
         Ok(())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
-        self.record(Event::Write(offset, data.to_vec()));
-        Ok(())
+        self.events.lock().push(Event::Write(offset, data.to_vec()));
+        self.content.write(offset, data)
     }
 }
 
@@ -144,29 +137,14 @@ fn random_change(collection: &Arc<EmbeddedCollection>, number: usize, rng: &mut 
 #[test]
 fn the_power_may_fail_at_any_moment() {
     let mut rng = StdRng::seed_from_u64(8);
-    let folder = tempfile::tempdir().unwrap();
-    let path = Path::new("store");
-    let load = |recorder: &Recorder| {
-        let recorder = recorder.clone();
-        let open = move || Disk::builder().create_with_backend(recorder.clone()).map_err(|error| Error::database(path, error));
-        let disk = Arc::new(Disk::over(path, Box::new(open)).unwrap());
-        let (name, record) = disk.collections().unwrap().remove(0);
-        let options = Options { exact_below: usize::MAX, build_in_background: false, progress: false, ..Options::default() };
-        let parts = Parts { disk, dumps: Arc::new(Dumps::new(folder.path())), builder: Arc::default(), options };
-        EmbeddedCollection::load(name, record, &parts).unwrap()
-    };
-
     let recorder = Recorder::default();
-    let backend = recorder.clone();
-    let open = move || Disk::builder().create_with_backend(backend.clone()).map_err(|error| Error::database(path, error));
-    Disk::initialise(&open().unwrap()).unwrap_or_else(|_| panic!("a database in memory can be made"));
     let spec = Spec { dim: DIM, model: ModelTag { fingerprint: "m".into(), precision: None } };
-    let disk = Disk::over(path, Box::new(open)).unwrap();
+    let disk = memory::make(&recorder);
     disk.enter(&"c".parse().unwrap(), spec, None, OnExisting::Refuse).unwrap();
     drop(disk);
     let begun = recorder.events.lock().len();
 
-    let collection = load(&recorder);
+    let collection = memory::load(memory::disk(&recorder));
     // What was stored after each change, and how much had been done to the disk when it was acknowledged.
     let mut acknowledged = vec![(0, Content::new())];
     for number in 0..CHANGES {
@@ -179,7 +157,7 @@ fn the_power_may_fail_at_any_moment() {
     let (mut exact, mut ahead) = (0, 0);
     for _ in 0..FAILURES {
         let point = rng.random_range(begun..=events.len());
-        let recovered = content(&load(&Recorder::holding(after_failure(&events[..point], &mut rng))));
+        let recovered = content(&memory::load(memory::disk(&Recorder::holding(&after_failure(&events[..point], &mut rng)))));
         let last = acknowledged.partition_point(|(at, _)| *at <= point) - 1;
         if recovered == acknowledged[last].1 {
             exact += 1;
