@@ -2,6 +2,8 @@
 
 use std::{
     collections::BTreeSet,
+    io::Write,
+    net::TcpStream,
     process::Output,
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -200,6 +202,33 @@ fn busy_connections_are_no_lost_database() {
     });
     assert_eq!(server.get("/collections/c/items").ok().json()["items"], json!([]));
     assert_eq!((metric(&server, "dino_store_reachable"), metric(&server, "dino_store_failures_total")), (1, 0));
+}
+
+#[test]
+fn a_statement_ends_when_its_caller_has_left() {
+    let name = shared().database();
+    let database = name.split(['/', '?']).nth(3).unwrap();
+    let server = Server::start(&["--index", &name, "--index-connections", "1", "--request-timeout", "100"]);
+    assert_eq!(server.put("/collections/c", &json!({})).status, 201);
+    let session = shared().session(database, &format!("BEGIN; LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", table(database)));
+    let waiting = || {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        shared().sql(database, sql).trim().parse::<usize>().unwrap()
+    };
+    let ask = || {
+        let mut client = TcpStream::connect(server.address()).unwrap();
+        client.write_all(b"GET /collections/c/items HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        client
+    };
+    let busy = || server.get("/healthz").ok().json()["store"]["busy"].as_u64().unwrap();
+    // The first waits for the table, the second for the connection of the first.
+    let (first, second) = (ask(), ask());
+    wait_for("a statement waits for the table", || waiting() == 1);
+    drop((first, second));
+    wait_for("the statement has ended", || waiting() == 0);
+    wait_for("the connection is given up", || busy() == 0);
+    end(session);
+    assert_eq!(server.get("/collections/c/items").ok().json()["items"], json!([]));
 }
 
 #[test]

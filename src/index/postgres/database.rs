@@ -1,4 +1,4 @@
-//! Connections: a pool of them, how long they are waited for, and whether anybody answers.
+//! Connections: a pool of them, how long they are waited for, and whether the database answers.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -6,18 +6,21 @@ use std::time::Duration;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection};
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::super::Error;
 use super::error::is_worth_retrying;
 use super::schema;
 use super::{Connections, IndexUrl};
+use crate::cancel::{self, Cancelled};
 
 /// Longest wait for a connection. A server that is down is asked again and again meanwhile.
 const ACQUIRE: Duration = Duration::from_secs(2);
 /// Most connections for work in the background: one builds an index, one clears away.
 const BACKGROUND: usize = 2;
+/// How often the database looks, while a statement runs, whether its client is still connected.
+const CLIENT_CHECK: &str = "1s";
 /// Times that a transaction is tried which stands in another's way.
 const ATTEMPTS: usize = 5;
 
@@ -26,11 +29,11 @@ pub(super) struct Database {
     /// Where the connections live; taken when this goes.
     runtime: Option<Runtime>,
     pool: PgPool,
-    /// One for each connection of the pool: who waits behind others is not waiting for the database to answer.
+    /// One for each connection of the pool: a call that waits behind others is not waiting for the database to answer.
     places: Semaphore,
     /// As many again for work on whole collections, each with a connection of its own.
     long_places: Semaphore,
-    /// For the same work that nobody waits for.
+    /// For the same work that no request waits for.
     background_places: Semaphore,
     options: PgConnectOptions,
     /// Longest that one piece of work may take.
@@ -72,8 +75,7 @@ impl Database {
     pub(super) fn run<T>(&self, work: impl AsyncFn(&mut PgConnection) -> Result<T, Error>) -> Result<T, Error> {
         self.wait(async {
             // The rest is for the work.
-            let place = timeout(self.patience / 2, self.places.acquire()).await.map_err(|_| Error::Busy)?;
-            let _place = place.expect("it is never closed");
+            let _place = place(&self.places, self.patience / 2).await?;
             let mut connection = self.pool.acquire().await?;
             let repeated = async {
                 // Does nothing unless it is waited for.
@@ -126,8 +128,7 @@ impl Database {
     ) -> Result<T, Error> {
         self.run(async |_| Ok(()))?;
         self.wait(async {
-            let place = timeout(patience, places.acquire()).await.map_err(|_| Error::Busy)?;
-            let _place = place.expect("it is never closed");
+            let _place = place(places, patience).await?;
             let connecting = timeout(ACQUIRE, self.options.connect()).await;
             let mut connection = connecting.map_err(|_| Error::Unreachable("no connection in time".to_owned()))??;
             set_up(&mut connection, Duration::ZERO).await?;
@@ -159,7 +160,7 @@ impl Database {
         outcome
     }
 
-    /// What is known without asking anybody.
+    /// What is known without asking the database.
     pub(super) fn connections(&self) -> Connections {
         let (all, idle) = (self.pool.size() as usize, self.pool.num_idle());
         Connections {
@@ -180,13 +181,24 @@ impl Drop for Database {
     }
 }
 
+/// Waits for a place, unless the caller leaves meanwhile.
+async fn place(places: &Semaphore, patience: Duration) -> Result<SemaphorePermit<'_>, Error> {
+    let waited = cancel::current().run_until_cancelled_owned(timeout(patience, places.acquire())).await;
+    let place = waited.ok_or(Cancelled)?.map_err(|_| Error::Busy)?;
+    Ok(place.expect("it is never closed"))
+}
+
 /// Settings of a new connection. A limit of zero is none.
 async fn set_up(connection: &mut PgConnection, limit: Duration) -> sqlx::Result<()> {
     let limit = limit.as_millis();
     // Filters and vectors differ from one call to the next: a plan that fits all of them fits none. A write that is
     // acknowledged is durable, whatever the database's own default is.
+    // A statement whose connection was closed ends, where the database can look for that: from PostgreSQL 14 on, and not on
+    // every system.
     let settings = format!(
-        "SET client_min_messages = warning; SET plan_cache_mode = force_custom_plan; SET statement_timeout = {limit}; \
+        "DO $$ BEGIN PERFORM set_config('client_connection_check_interval', '{CLIENT_CHECK}', false); \
+         EXCEPTION WHEN undefined_object OR invalid_parameter_value THEN NULL; END $$; \
+         SET client_min_messages = warning; SET plan_cache_mode = force_custom_plan; SET statement_timeout = {limit}; \
          SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
     );
     connection.execute(sqlx::raw_sql(AssertSqlSafe(settings))).await.map(drop)

@@ -127,7 +127,7 @@ impl Record {
         let mut found = Vec::with_capacity(records.len());
         for part in records.chunks(MOST_COUNTED) {
             let counts = match count(connection, part).await {
-                // One was deleted since: who is left is asked for one by one.
+                // One was deleted since: the others are counted one by one.
                 Err(error) if is_missing_table(&error) => {
                     let mut counts = HashMap::new();
                     for record in part {
