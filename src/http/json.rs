@@ -103,7 +103,8 @@ fn object<'de, T: Deserialize<'de>>(json: &'de [u8], long: &[&str], beside: Opti
 fn words(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
     // Both may hold what was sent.
     let (path, reason) = (clipped(error.path()), clipped(error.inner()));
-    if path == "." {
+    // `.` is the whole body, `?` a member whose name was refused, which the reason repeats.
+    if path == "." || path == "?" {
         return reason;
     }
     // Counted from the start of the member's value.
@@ -468,6 +469,7 @@ mod tests {
             assert!(found == code && words.contains(named) && words.len() < 1000, "{found:?} {words}");
         }
         assert!(!refused(r#"{"k":"5"}"#).1.contains("line"));
+        assert!(refused(r#"{"kk":1}"#).1.starts_with("unknown field"));
     }
 
     #[test]
