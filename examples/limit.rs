@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use dino_server::media::{self, Limits};
-use dino_server::model::{Device, Model, Precision, Session, SessionOptions, runtime};
+use dino_vision::media::{self, Limits};
+use dino_vision::model::{Device, Model, Precision, Session, SessionOptions, runtime};
 use ndarray::{Array4, Axis};
 
 #[derive(Parser)]

@@ -8,7 +8,7 @@
 use std::{hint::black_box, path::Path, time::Instant};
 
 use anyhow::{Context, Result};
-use dino_server::{
+use dino_vision::{
     model::{Device, Model, SessionOptions},
     segment::{Method, Options, Patches, guide, segment, structure},
 };

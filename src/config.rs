@@ -9,11 +9,14 @@ use axum::http::HeaderValue;
 use clap::{Args, ValueEnum};
 
 use crate::{
+    fetch::{self, FetchOptions},
     http::{KeySource, Keys, Listen},
     index::{self, IndexUrl},
-    media::{self, FetchOptions},
-    model::{Accelerator, Device, Precision},
     traces::Collector,
+};
+use dino_vision::{
+    media,
+    model::{Accelerator, Device, Precision},
 };
 
 /// Flags of `dino-server serve`; each can also be set in the environment.
@@ -160,7 +163,7 @@ pub struct ServeArgs {
     /// A host that pictures in JSON bodies may be fetched from by https, as example.org, *.example.org or *, with :PORT where it is not
     /// 443; may be given several times. None by default: then no URL is fetched.
     #[arg(long = "url-hosts", env = "DINO_URL_HOSTS", value_name = "HOST", value_delimiter = ',', help_heading = "Pictures from URLs")]
-    pub url_hosts: Vec<media::Host>,
+    pub url_hosts: Vec<fetch::Host>,
     /// Also fetch from addresses of private networks, and of this machine. Whoever may ask the server then reaches them too.
     #[arg(long, env = "DINO_URL_PRIVATE", help_heading = "Pictures from URLs")]
     pub url_private: bool,
@@ -451,7 +454,7 @@ impl ServeArgs {
         let path = key_source.file.clone().unwrap_or_default();
         let keys = key_source.read().map_err(|reason| ConfigError::ApiKeys { path, reason })?;
         let roots = match &self.url_ca {
-            Some(path) => media::root_certificates(path).map_err(|reason| ConfigError::Certificates { path: path.clone(), reason })?,
+            Some(path) => fetch::root_certificates(path).map_err(|reason| ConfigError::Certificates { path: path.clone(), reason })?,
             None => Vec::new(),
         };
         Ok(Settings {

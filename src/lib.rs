@@ -1,28 +1,17 @@
 //! Serves DINO vision backbones: embeddings, k-NN classification and masks over HTTP.
 //!
-//! Data flows one way: untrusted bytes become pixels in [`media`], pixels become the model's input in
-//! [`transform`], the model's outputs ([`model`]) become vectors ([`embedding`]), votes ([`index`]), maps ([`tsne`]) or masks
-//! ([`segment`]), and only `http` speaks of status codes.
+//! What needs no server is in `dino_vision`. Here are the models that are served ([`serving`]), the collections that are searched
+//! ([`index`]), the fetching of pictures from other hosts ([`fetch`]), the formats of embeddings and of bulk files ([`encoding`],
+//! [`files`]), and [`http`], which alone speaks of status codes.
 
 #![deny(unsafe_code)]
 
-pub mod batch;
-pub mod bulk;
-pub mod cancel;
 pub mod config;
-pub mod embedding;
-pub mod head;
+pub mod encoding;
+pub mod fetch;
+pub mod files;
 pub mod http;
 pub mod index;
-mod lanczos;
-pub mod manuals;
-pub mod media;
-pub mod model;
-pub mod segment;
 pub mod serving;
-pub mod signals;
 pub mod telemetry;
 pub mod traces;
-pub mod transform;
-pub mod tsne;
-pub mod unicode;

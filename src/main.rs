@@ -7,7 +7,7 @@ mod cli;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use dino_server::manuals::{Manual, VERSION};
+use dino_program::manuals::{Manual, VERSION};
 
 /// Serves DINO vision backbones: embeddings, k-NN classification and masks over HTTP.
 #[derive(Parser)]
@@ -41,12 +41,12 @@ fn main() -> ExitCode {
     #[expect(unsafe_code, reason = "it changes the environment, which other threads could read")]
     // SAFETY: this is the first statement of the program, and no other thread has been started.
     unsafe {
-        dino_server::model::runtime::keep_quiet();
+        dino_vision::model::runtime::keep_quiet();
     }
     let verb = Cli::parse().verb;
     // The server takes care of them itself.
     if !matches!(verb, Verb::Serve(_)) {
-        dino_server::signals::end_as_process_1();
+        dino_program::signals::end_as_process_1();
     }
     let outcome = match verb {
         Verb::Serve(args) => cli::serve::run(*args),
@@ -56,7 +56,7 @@ fn main() -> ExitCode {
         Verb::Snapshot(args) => cli::snapshot::run(&args),
         Verb::Restore(args) => cli::restore::run(&args),
         Verb::Openapi => cli::schema::print(&dino_server::http::openapi()),
-        Verb::ManifestSchema => cli::schema::print(&dino_server::model::Manifest::schema()),
+        Verb::ManifestSchema => cli::schema::print(&dino_vision::model::Manifest::schema()),
         Verb::Reembed(args) => cli::reembed::run(&args),
         Verb::Manual(manual) => manual.write(Cli::command()).map_err(Into::into),
     };

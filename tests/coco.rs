@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic, as tests may")]
 
-use dino_server::{segment::Mask, transform::PatchGrid};
+use dino_vision::{segment::Mask, transform::PatchGrid};
 use serde::Deserialize;
 
 #[derive(Deserialize)]

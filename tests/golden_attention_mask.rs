@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use dino_server::segment::head_cells;
+use dino_vision::segment::head_cells;
 use safetensors::SafeTensors;
 
 #[test]

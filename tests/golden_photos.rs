@@ -4,8 +4,8 @@
 
 use std::path::{Path, PathBuf};
 
-use dino_server::media::{self, Limits};
-use dino_server::transform::Transform;
+use dino_vision::media::{self, Limits};
+use dino_vision::transform::Transform;
 use image::RgbImage;
 
 fn photos() -> PathBuf {

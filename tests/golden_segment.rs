@@ -4,8 +4,8 @@
 
 use std::path::PathBuf;
 
-use dino_server::segment::{background, lost, ncut};
-use dino_server::transform::PatchGrid;
+use dino_vision::segment::{background, lost, ncut};
+use dino_vision::transform::PatchGrid;
 use ndarray::{ArrayView2, aview1};
 use safetensors::SafeTensors;
 use serde_json::Value;

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use boon::{Compiler, SchemaIndex, Schemas};
-use dino_server::model::Manifest;
+use dino_vision::model::Manifest;
 use serde_json::{Value, json};
 
 fn root() -> PathBuf {

@@ -4,8 +4,8 @@
 
 use std::path::{Path, PathBuf};
 
-use dino_server::embedding::Pooling;
-use dino_server::model::{Device, Model, ModelError, Precision, Session, SessionOptions};
+use dino_vision::embedding::Pooling;
+use dino_vision::model::{Device, Model, ModelError, Precision, Session, SessionOptions};
 use ndarray::{Array4, Axis, s};
 
 fn tiny() -> PathBuf {

@@ -7,7 +7,7 @@
 use std::io::Cursor;
 use std::time::{Duration, Instant};
 
-use dino_server::media::{self, DecodeError, Limits};
+use dino_vision::media::{self, DecodeError, Limits};
 use tiff::encoder::TiffEncoder;
 use tiff::encoder::colortype::Gray8;
 use tiff::tags::Tag;

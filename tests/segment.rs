@@ -4,9 +4,9 @@
 
 use std::path::Path;
 
-use dino_server::model::{Device, Model, Session, SessionOptions};
-use dino_server::segment::{Head, Method, Object, Options, Patches, segment, structure};
-use dino_server::transform::PatchGrid;
+use dino_vision::model::{Device, Model, Session, SessionOptions};
+use dino_vision::segment::{Head, Method, Object, Options, Patches, segment, structure};
+use dino_vision::transform::PatchGrid;
 use image::{Rgb, RgbImage};
 use ndarray::{Array2, Axis};
 use rand::rngs::SmallRng;

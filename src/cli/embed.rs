@@ -3,14 +3,15 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use dino_server::bulk::shard::Shard;
-use dino_server::bulk::tree::{self, Entry, Skipped};
-use dino_server::bulk::vectors::parts::{Part, Parts, Row};
-use dino_server::bulk::vectors::{Header, Target};
-use dino_server::bulk::{self, BATCH, Embedder, Worker, Workload};
-use dino_server::embedding::{Dtype, Pooling};
+use dino_server::encoding::Dtype;
+use dino_server::files::shard::Shard;
+use dino_server::files::vectors::parts::{Part, Parts, Row};
+use dino_server::files::vectors::{Header, Target};
 use dino_server::index::checksum;
-use dino_server::model::{Device, Manifest, Model, Precision, SessionOptions};
+use dino_vision::bulk::tree::{self, Entry, Skipped};
+use dino_vision::bulk::{self, BATCH, Embedder, Worker, Workload};
+use dino_vision::embedding::Pooling;
+use dino_vision::model::{Device, Manifest, Model, Precision, SessionOptions};
 use indicatif::ProgressBar;
 
 use super::{open_model, progress};

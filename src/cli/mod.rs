@@ -13,7 +13,7 @@ mod store;
 
 use std::path::Path;
 
-use dino_server::model::{Model, ModelError};
+use dino_vision::model::{Model, ModelError};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Opens a model; what was found out about a plain ONNX file goes to stderr.

@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use dino_server::bulk::{self, Embedder, Worker, Workload, names, tree};
-use dino_server::embedding::Pooling;
 use dino_server::index::snapshot::{self, Header};
 use dino_server::index::{CollectionName, IndexUrl, ModelTag, NewItem, OnExisting, Spec, checksum};
-use dino_server::model::{Device, Precision, SessionOptions};
+use dino_vision::bulk::{self, Embedder, Worker, Workload, names, tree};
+use dino_vision::embedding::Pooling;
+use dino_vision::model::{Device, Precision, SessionOptions};
 
 use super::store::StoreArgs;
 use super::{open_model, progress};
@@ -152,7 +152,7 @@ fn reembed(args: &Args, header: Header, mut items: Vec<NewItem>) -> anyhow::Resu
 /// Files by the ids that `import` gives them, and by their names as they are, which are ids that others gave.
 fn files(entries: Vec<tree::Entry>) -> HashMap<String, PathBuf> {
     let names: Vec<&str> = entries.iter().map(|entry| entry.id.as_str()).collect();
-    let ids: Vec<String> = names::ids(&names).into_iter().map(Cow::into_owned).collect();
+    let ids: Vec<String> = names::ids(&names, dino_server::index::MAX_TEXT).into_iter().map(Cow::into_owned).collect();
     let composed: Vec<_> = ids.into_iter().zip(&entries).map(|(id, entry)| (id, entry.path.clone())).collect();
     entries.into_iter().map(|entry| (entry.id, entry.path)).chain(composed).collect()
 }

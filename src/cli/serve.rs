@@ -3,10 +3,11 @@
 use std::{net::TcpListener, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use dino_program::signals;
 use dino_server::{
     config::ServeArgs,
     http::{self, App, Entrance, Opening, Patience, State, Stop},
-    index, signals, telemetry,
+    index, telemetry,
     traces::Traces,
 };
 

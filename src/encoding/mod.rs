@@ -1,5 +1,7 @@
 //! Number formats of embeddings.
 
+mod npy;
+
 use std::fmt;
 use std::str::FromStr;
 
@@ -7,7 +9,9 @@ use half::f16;
 use ndarray::{ArrayView1, ArrayView3, Axis};
 use serde::{Deserialize, Serialize};
 
-use super::{EmbeddingError, npy_header};
+use dino_vision::embedding::EmbeddingError;
+
+pub use npy::npy_header;
 
 /// How a number of an embedding is stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]

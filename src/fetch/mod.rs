@@ -3,6 +3,8 @@
 //! Every address that a host resolves to is checked, and the connection goes to one of those that were: a name cannot resolve to something
 //! else in between. Each redirect is looked at as the first address was.
 
+mod address;
+
 use std::{
     fmt,
     io::Read,
@@ -25,8 +27,8 @@ use ureq::{
     },
 };
 
-use super::address::is_public;
-use crate::cancel;
+use address::is_public;
+use dino_vision::cancel;
 
 /// Redirects that are followed.
 const REDIRECTS: usize = 3;

@@ -16,7 +16,7 @@ use super::{
     problem::{Code, Problem},
     quota::{BudgetExceeded, Quota, Reservation, STEP},
 };
-use crate::cancel;
+use dino_vision::cancel;
 
 /// Answers up to this are not counted: the sockets' own buffers hold as much.
 const SMALL: u64 = 64 << 10;

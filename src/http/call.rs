@@ -2,7 +2,7 @@
 //!
 //! There is one deadline for a request, made when its head arrives. Reading and parsing its body, fetching pictures, waiting,
 //! inference, search, drawing and encoding all count against it. When it passes, the request's future is dropped, which stops
-//! the work that was done for it (see [`cancel`](crate::cancel)).
+//! the work that was done for it (see [`cancel`](dino_vision::cancel)).
 
 use std::sync::{Arc, OnceLock};
 

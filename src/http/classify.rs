@@ -16,14 +16,14 @@ use super::{
     submission::Submission,
 };
 use crate::{
-    embedding,
-    head::LinearHead,
-    index::{
-        Collection, DEFAULT_EF, Filter, Neighbour, Search,
-        vote::{ClassScore, DEFAULT_K, DEFAULT_TEMPERATURE, balanced_vote, vote, winner},
-    },
+    index::{Collection, DEFAULT_EF, Filter, Neighbour, Search},
     serving::{COLLECTION_POOLING, Seen, Served, UnknownHead},
     traces::timed,
+};
+use dino_vision::{
+    embedding,
+    head::LinearHead,
+    vote::{ClassScore, DEFAULT_K, DEFAULT_TEMPERATURE, balanced_vote, vote, winner},
 };
 
 #[derive(Debug, Deserialize, JsonSchema)]

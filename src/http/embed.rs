@@ -18,9 +18,12 @@ use super::{
     submission::Submission,
 };
 use crate::{
-    embedding::{self, Dtype, EmbeddingError, Encoded, Pooling, Values},
+    encoding::{Dtype, Encoded, Values},
     serving::{Seen, Served},
     traces::timed,
+};
+use dino_vision::{
+    embedding::{self, EmbeddingError, Pooling},
     transform::PatchGrid,
 };
 

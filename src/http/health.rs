@@ -13,9 +13,9 @@ use super::{
 };
 use crate::{
     index::{Connections, Error},
-    manuals::COMMIT,
     serving::{Panicked, Served},
 };
+use dino_program::manuals::COMMIT;
 
 /// How long an answer about the collections is good for.
 pub(super) const STORE_FRESHNESS: Duration = Duration::from_secs(1);

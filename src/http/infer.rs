@@ -13,11 +13,11 @@ use super::{
     App, call,
     problem::{Code, Problem},
 };
-use crate::{
+use crate::serving::{Panicked, PictureError, Seen, Served, UnknownHead, UnknownModel};
+use dino_vision::{
     batch::{Failure, Full},
     cancel::Cancelled,
     media::{self, DecodeError},
-    serving::{Panicked, PictureError, Seen, Served, UnknownHead, UnknownModel},
 };
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");

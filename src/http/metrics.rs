@@ -41,10 +41,10 @@ use super::{
 };
 use crate::{
     index::{Error, Info as Collected, Recall},
-    manuals::COMMIT,
     serving::Seen,
     telemetry,
 };
+use dino_program::manuals::COMMIT;
 
 /// Longest wait for the sizes of the collections: Prometheus gives up by itself after ten seconds.
 const LISTING: Duration = Duration::from_secs(3);

@@ -8,7 +8,7 @@ use super::{
     problem::{Code, Problem},
     submission::Room,
 };
-use crate::{media::FetchError, traces::timed};
+use crate::{fetch::FetchError, traces::timed};
 
 /// Pictures of one request that are fetched at once.
 const AT_ONCE: usize = 8;

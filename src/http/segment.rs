@@ -23,10 +23,12 @@ use super::{
     submission::Submission,
 };
 use crate::{
-    cancel,
-    segment::{self, Head, Heatmap, Mask, Method, Object, Patches, PngError, Rle, SegmentError, Segmentation},
     serving::{Seen, Served},
     traces::timed,
+};
+use dino_vision::{
+    cancel,
+    segment::{self, Head, Heatmap, Mask, Method, Object, Patches, PngError, Rle, SegmentError, Segmentation},
     transform::PatchGrid,
 };
 

@@ -21,10 +21,12 @@ use super::{
     submission::Submission,
 };
 use crate::{
-    cancel,
-    segment::{self, Heatmap, Patches},
     serving::{Seen, Served},
     traces::timed,
+};
+use dino_vision::{
+    cancel,
+    segment::{self, Heatmap, Patches},
 };
 
 /// Most points of one request: each is answered by a map.

@@ -17,12 +17,12 @@ use super::{
     single_flight::SingleFlight,
 };
 use crate::{
-    batch::Admission,
     config::{Settings, StoreImages},
+    fetch::Fetcher,
     index::{self, EmbeddedStore, PostgresOptions, PostgresStore, Store},
-    media::{self, Fetcher},
     serving::{LoadError, Pool, Registry},
 };
+use dino_vision::{batch::Admission, media};
 
 /// Requests that may wait for the disk at once; they take a thread each and next to no memory.
 const DISK_THREADS: usize = 64;

@@ -30,7 +30,7 @@ use super::{
     problem::{Code, Problem},
     remote::{self, Sent},
 };
-use crate::batch::Ticket;
+use dino_vision::batch::Ticket;
 
 /// Base64 as it is met in the wild: padded or not.
 const BASE64: GeneralPurpose =

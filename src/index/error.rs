@@ -100,7 +100,7 @@ pub enum Error {
     },
     /// No caller waits for the answer any more.
     #[error(transparent)]
-    Cancelled(#[from] crate::cancel::Cancelled),
+    Cancelled(#[from] dino_vision::cancel::Cancelled),
     /// Other requests hold all connections to the database of the collections.
     #[error("all connections to the database of the collections are at work for other requests (--index-connections)")]
     Busy,

@@ -30,7 +30,7 @@ use super::Error;
 use super::bounded::Bounded;
 use super::item::{Item, MAX_METADATA};
 use super::values::Values;
-use crate::unicode::nfc;
+use dino_vision::unicode::nfc;
 
 /// Most conditions of one filter: each is looked at for every item that a search meets.
 const MAX_CONDITIONS: usize = 256;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use super::{Error, Items};
-use crate::unicode::nfc;
+use dino_vision::unicode::nfc;
 
 /// Longest id and longest label, in bytes.
 pub const MAX_TEXT: usize = 512;

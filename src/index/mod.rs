@@ -19,7 +19,6 @@ pub mod snapshot;
 mod spec;
 mod store;
 mod values;
-pub mod vote;
 
 pub use bounded::Bounded;
 pub use embedded::{EmbeddedCollection, EmbeddedStore, Options, Similarity, Vectors};

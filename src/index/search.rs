@@ -24,7 +24,7 @@ pub struct Search<'a> {
 
 impl Default for Search<'_> {
     fn default() -> Self {
-        Self { k: super::vote::DEFAULT_K, ef: DEFAULT_EF, exact: false, filter: None }
+        Self { k: dino_vision::vote::DEFAULT_K, ef: DEFAULT_EF, exact: false, filter: None }
     }
 }
 

@@ -6,7 +6,7 @@ use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use serde_json::{Number, Value};
 
 use super::filter::equal;
-use crate::unicode::nfc;
+use dino_vision::unicode::nfc;
 
 /// A set of JSON values. Numbers are equal by value: 1 and 1.0 are one.
 #[derive(Clone, Debug, Default)]

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, path::Path};
 
 use super::Served;
-use crate::{
-    config::NamedModel,
+use crate::config::NamedModel;
+use dino_vision::{
     head::{HeadError, LinearHead},
     model::Manifest,
 };

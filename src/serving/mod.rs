@@ -1,6 +1,5 @@
 //! The models that are served, and a picture's way through one of them: decode, transform, queue, outputs.
 
-mod engine;
 mod heads;
 mod pool;
 mod registry;
@@ -14,21 +13,19 @@ use bytes::Bytes;
 use image::RgbImage;
 use ndarray::Array3;
 
-use crate::{
+use crate::traces::step;
+use dino_vision::{
     batch::{Batcher, Failure, Health},
     embedding::Pooling,
     head::LinearHead,
     media::{self, DecodeError},
     model::{Device, Manifest, Outputs, Precision},
-    traces::step,
     transform::PatchGrid,
 };
 
-pub use engine::SessionEngine;
 pub use heads::{HeadsError, UnknownHead};
 pub use pool::{Panicked, Pool};
 pub use registry::{LoadError, Registry, ReloadError, UnknownModel};
-pub(crate) use registry::{budget, default_sessions};
 
 /// Pooling of the vectors that collections hold.
 pub const COLLECTION_POOLING: Pooling = Pooling::Cls;

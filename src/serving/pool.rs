@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::cancel;
+use dino_vision::cancel;
 
 /// Runs work of one kind (decoding, searching, drawing) on threads of its own, so many pieces at a time: each may hold a
 /// decoded picture or an answer, so their number bounds memory as well as load, and no kind keeps another waiting.

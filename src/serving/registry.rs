@@ -1,26 +1,19 @@
 //! Loading the models that the settings name, finding them by name, and loading them again while they serve.
 
-use std::{
-    sync::Arc,
-    thread::{self, available_parallelism},
-    time::Duration,
-};
+use std::{sync::Arc, thread, time::Duration};
 
 use arc_swap::ArcSwap;
 use ndarray::Array3;
 use parking_lot::Mutex;
 
-use super::{COLLECTION_POOLING, HeadsError, Served, SessionEngine, UnknownHead, heads};
-use crate::{
+use super::{COLLECTION_POOLING, HeadsError, Served, UnknownHead, heads};
+use crate::config::{NamedModel, Settings};
+use dino_vision::{
     batch::{Batcher, Budget},
-    config::{NamedModel, Settings},
-    model::{Accelerator, Device, Manifest, Model, ModelError, OUTPUTS, SessionOptions, Shapes},
+    model::{Accelerator, Manifest, Model, ModelError, OUTPUTS, SessionOptions, Shapes},
+    workers::{SessionEngine, budget, default_sessions, usual_size},
 };
 
-/// Pictures in one batch on an accelerator.
-const ACCELERATOR_PICTURES: usize = 64;
-/// Patches of each picture that such a batch has room for: 224 pixels in patches of 16.
-const USUAL_PATCHES: usize = 14 * 14;
 /// Length of a fingerprint.
 const FINGERPRINT_DIGITS: usize = 32;
 /// Between two looks at something that takes longer.
@@ -257,37 +250,6 @@ fn input_size(manifest: &Manifest) -> Result<(u32, u32), String> {
     }
 }
 
-/// On a CPU one session per core: two sessions of one thread answer more pictures than one session of two.
-pub(crate) fn default_sessions(device: Device, threads: usize) -> usize {
-    let cores = available_parallelism().map_or(1, usize::from);
-    match device {
-        Device::Cpu => (cores / threads).max(1),
-        _ => 1,
-    }
-}
-
-/// What one run may take: what the graph takes, where it takes nothing else; else `most` pictures of the size that the model's
-/// transform makes, or as many as the device is at its best with. A batch that waits for nothing.
-pub(crate) fn budget(device: Device, model: &Model, most: Option<usize>) -> Budget {
-    let patch = model.manifest().patch_size;
-    let patches_of = |(height, width)| ((height / patch) * (width / patch)) as usize;
-    let (pictures, patches) = match (model.only_batch(), most) {
-        // A run costs the same however few of its pictures are real.
-        (Some(only), _) => (only, usize::MAX),
-        (None, Some(most)) => (most, most.saturating_mul(usual_size(model).map_or(USUAL_PATCHES, patches_of))),
-        (None, None) if device == Device::Cpu => (1, usize::MAX),
-        (None, None) => (ACCELERATOR_PICTURES, ACCELERATOR_PICTURES * USUAL_PATCHES),
-    };
-    // Of a graph that gives nothing for the parts of a picture, the size of its patches is not known.
-    let patches = if patch == 1 { usize::MAX } else { patches };
-    let budget = Budget { pictures, patches, patch_size: patch as usize, delay: Duration::ZERO };
-    match (device, usual_size(model)) {
-        // Small pictures would make longer batches than TensorRT is to set memory aside for.
-        (Device::TensorRt(_), Some((height, width))) => Budget { pictures: budget.pictures_of(height as usize, width as usize), ..budget },
-        _ => budget,
-    }
-}
-
 /// The batches that may come: of pictures as the transform makes them, and of whole ones whose longer side is `longer_side`.
 /// Unknown of a model that leaves every picture its size.
 fn shapes(model: &Model, budget: &Budget, longer_side: u32) -> Option<Shapes> {
@@ -303,14 +265,11 @@ fn shapes(model: &Model, budget: &Budget, longer_side: u32) -> Option<Shapes> {
     Some(Shapes { smallest: [fewest, patch, patch], usual, largest: [most, height.max(longest), width.max(longest)] })
 }
 
-/// (height, width) of the pictures that most requests have.
-fn usual_size(model: &Model) -> Option<(u32, u32)> {
-    model.only_size().or(model.manifest().transform.output_size())
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+
+    use dino_vision::model::Device;
 
     use super::*;
 

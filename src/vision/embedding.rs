@@ -1,9 +1,6 @@
-//! Model outputs to embeddings: pooling, normalising, cutting, and number formats ([`Encoded`]).
+//! Model outputs to embeddings: pooling, normalising, cutting.
 //!
 //! Embeddings travel as `[pictures, rows, D]`: one row per picture, or one per patch with [`Pooling::Patches`].
-
-mod encode;
-mod npy;
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,9 +9,6 @@ use ndarray::{Array3, ArrayView3, Axis, concatenate, s};
 use serde::{Deserialize, Serialize};
 
 use crate::model::Outputs;
-
-pub use encode::{Dtype, Encoded, Values};
-pub use npy::npy_header;
 
 /// Which tokens become the embedding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]

@@ -1,12 +1,8 @@
 //! What good requests get.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use dino_server::{
-    embedding::Pooling,
-    index::{Collection, CollectionName, EmbeddedStore, Item, ModelTag, NewItem, Options, Spec},
-    model::Model,
-    segment,
-};
+use dino_server::index::{Collection, CollectionName, EmbeddedStore, Item, ModelTag, NewItem, Options, Spec};
+use dino_vision::{embedding::Pooling, model::Model, segment};
 use image::{GrayImage, ImageFormat, Rgb, RgbImage};
 use serde_json::{Value, json};
 
@@ -425,7 +421,7 @@ fn the_mask_of_the_server_is_that_of_the_library() {
     let answer = server.post("/segment?format=rle&head=2", "image/png", &png(&picture)).ok().json();
 
     let model = Model::open(&tiny_model()).unwrap();
-    let mut session = model.sessions(&dino_server::model::SessionOptions::default(), 1).unwrap().remove(0);
+    let mut session = model.sessions(&dino_vision::model::SessionOptions::default(), 1).unwrap().remove(0);
     let (input, grid) = model.manifest().transform.whole_picture(&picture, 96, 8);
     let outputs = session.run(input.view().insert_axis(ndarray::Axis(0))).unwrap();
     let options = segment::Options { head: segment::Head::Number(2), ..Default::default() };

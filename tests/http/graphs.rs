@@ -79,7 +79,7 @@ pub(crate) fn cls(pixels: &Array3<f32>) -> Vec<f32> {
 }
 
 /// CLS of a picture under a transform.
-pub(crate) fn cls_of(picture: &RgbImage, transform: &dino_server::transform::Transform) -> Vec<f32> {
+pub(crate) fn cls_of(picture: &RgbImage, transform: &dino_vision::transform::Transform) -> Vec<f32> {
     cls(&transform.apply(picture))
 }
 

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use dino_server::model::{Model, ModelError, SessionOptions};
-use dino_server::transform::{Interpolation, Resize, Transform};
+use dino_vision::model::{Model, ModelError, SessionOptions};
+use dino_vision::transform::{Interpolation, Resize, Transform};
 use image::RgbImage;
 use onnx_rs::ast::{Attribute, AttributeType, DataType, Node, OpType, TensorProto};
 use serde_json::{Value, json};

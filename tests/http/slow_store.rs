@@ -12,11 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dino_server::{
-    embedding::Pooling,
-    index::{Collection, EmbeddedStore, Item, ModelTag, NewItem, Options, Spec},
-    model::Model,
-};
+use dino_server::index::{Collection, EmbeddedStore, Item, ModelTag, NewItem, Options, Spec};
+use dino_vision::{embedding::Pooling, model::Model};
 use serde_json::{Value, json};
 
 use crate::{

@@ -6,7 +6,7 @@ use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use dino_server::manuals::{Manual, VERSION};
+use dino_program::manuals::{Manual, VERSION};
 use dino_train::cli;
 
 /// Tensors of a training step are freed and allocated again at the same sizes: an allocator that keeps its pages saves their faults.
@@ -56,7 +56,7 @@ fn main() -> ExitCode {
         .init();
     // `train` and `finetune` end by themselves at a signal: they save a checkpoint first.
     if !matches!(cli.verb, Verb::Train(_) | Verb::Finetune(_)) {
-        dino_server::signals::end_as_process_1();
+        dino_program::signals::end_as_process_1();
     }
     let result = match &cli.verb {
         Verb::Train(args) => cli::train::run(args, matches.subcommand_matches("train").unwrap_or(&matches)),

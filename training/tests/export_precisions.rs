@@ -5,9 +5,9 @@
 mod common;
 
 use common::{Tensors, array, bundled_golden, heads, read, run, session_of, write};
-use dino_server::model::Precision;
 use dino_train::export::{Measured, Options, export};
 use dino_train::weights::Tensor;
+use dino_vision::model::Precision;
 use ndarray::{ArrayD, Axis};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -89,7 +89,7 @@ fn the_cost_is_measured_on_pictures_and_stands_in_the_manifest() {
         |pictures| Options { precisions: vec![Precision::F16, Precision::Int8], measured: Measured::Folder(pictures), ..heads(4) };
     let checkpoint = bundled_golden().join("checkpoints/hf-dino-vit");
     let exported = export(&checkpoint, &work.path().join("model"), &options(pictures.clone())).unwrap();
-    let written = dino_server::model::Manifest::load(&exported.folder).unwrap();
+    let written = dino_vision::model::Manifest::load(&exported.folder).unwrap();
     assert_eq!(written, exported.manifest);
     assert_eq!(written.files.len(), 2);
     for (precision, file) in &written.files {
@@ -103,7 +103,7 @@ fn the_cost_is_measured_on_pictures_and_stands_in_the_manifest() {
 
     let error = export(&checkpoint, &work.path().join("model"), &options(pictures.join("red"))).unwrap_err();
     assert!(error.to_string().contains("12 pictures that can be read"), "{error}");
-    assert_eq!(dino_server::model::Manifest::load(&exported.folder).unwrap(), written, "the folder is left as it was");
+    assert_eq!(dino_vision::model::Manifest::load(&exported.folder).unwrap(), written, "the folder is left as it was");
 }
 
 /// A ViT-S/16 with random weights and, as trained ones have them, a few channels that are far stronger than the others: behind the

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use candle_core::{Device, Tensor};
-use dino_server::head::LinearHead;
 use dino_train::kernels::matmul::Precision;
 use dino_train::weights::{self, Backbone, init};
+use dino_vision::head::LinearHead;
 use image::{Rgb, RgbImage};
 use serde_json::Value;
 
@@ -27,8 +27,8 @@ fn a_loaded_backbone_computes_what_its_export_computes() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("model");
     dino_train::export::export(&path, &out, &dino_train::export::Options { checkpoint: options, ..Default::default() }).unwrap();
-    let model = dino_server::model::Model::open(&out).unwrap();
-    let mut session = model.sessions(&dino_server::model::SessionOptions::default(), 1).unwrap().remove(0);
+    let model = dino_vision::model::Model::open(&out).unwrap();
+    let mut session = model.sessions(&dino_vision::model::SessionOptions::default(), 1).unwrap().remove(0);
     let pixels = ndarray::Array4::from_shape_fn((1, 3, side, 2 * side), |(_, c, y, x)| {
         ((c * 7919 + y * 104_729 + x * 1_299_709) % 1009) as f32 / 252.0 - 2.0
     });
@@ -112,8 +112,8 @@ fn a_run_learns_goes_on_exactly_and_ends_in_a_model_with_its_head() {
     let log = fs_err::read_to_string(at("broken").join("log.jsonl")).unwrap();
     assert_eq!(log.lines().count(), 4, "one line for each epoch");
 
-    let model = dino_server::model::Model::open(&at("whole/model")).unwrap();
+    let model = dino_vision::model::Model::open(&at("whole/model")).unwrap();
     let head = LinearHead::load(&at("whole/model/heads/finetuned")).unwrap();
-    head.check_model(model.manifest(), &model.fingerprint(dino_server::embedding::Pooling::Cls)).unwrap();
+    head.check_model(model.manifest(), &model.fingerprint(dino_vision::embedding::Pooling::Cls)).unwrap();
     assert_eq!(head.description().classes, ["a", "b", "c"]);
 }

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use dino_server::bulk::table::{self, Columns, Table};
-use dino_server::bulk::tree;
+use dino_server::files::table::{self, Columns, Table};
 use dino_server::index::{Collection, CollectionName, Error, Item, NewItem, Spec, Store};
-use dino_server::model::{Device, Precision};
+use dino_vision::bulk::tree;
+use dino_vision::model::{Device, Precision};
 use indicatif::ProgressBar;
 
 use super::store::StoreArgs;

@@ -5,15 +5,15 @@ use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use dino_server::bulk::names::{self, Finder};
-use dino_server::bulk::table::{Entry, Pictures};
-use dino_server::bulk::tree::Listing;
-use dino_server::bulk::{self, Embedder, Worker, Workload};
-use dino_server::embedding::Pooling;
+use dino_server::files::table::{Entry, Pictures};
 use dino_server::index::{Collection, Item, MAX_TEXT, ModelTag, NewItem, Spec, checksum};
-use dino_server::media;
-use dino_server::model::SessionOptions;
-use dino_server::unicode::nfc;
+use dino_vision::bulk::names::{self, Finder};
+use dino_vision::bulk::tree::Listing;
+use dino_vision::bulk::{self, Embedder, Worker, Workload};
+use dino_vision::embedding::Pooling;
+use dino_vision::media;
+use dino_vision::model::SessionOptions;
+use dino_vision::unicode::nfc;
 
 use super::{Args, Target};
 use crate::cli::{open_model, progress};
@@ -37,7 +37,7 @@ impl Jobs {
         let mut skipped: Vec<_> = listing.skipped.into_iter().map(|file| (file.path.display().to_string(), file.reason)).collect();
         let mut jobs = Vec::with_capacity(listing.entries.len());
         let names: Vec<&str> = listing.entries.iter().map(|entry| entry.id.as_str()).collect();
-        let ids: Vec<String> = names::ids(&names).into_iter().map(Cow::into_owned).collect();
+        let ids: Vec<String> = names::ids(&names, dino_server::index::MAX_TEXT).into_iter().map(Cow::into_owned).collect();
         for (entry, id) in listing.entries.into_iter().zip(ids) {
             if id.len() > MAX_TEXT {
                 skipped.push((entry.path.display().to_string(), format!("its path below the folder is longer than {MAX_TEXT} bytes")));

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use dino_server::bulk::table::Vectors;
-use dino_server::bulk::vectors::Header;
-use dino_server::embedding::{Dtype, Pooling};
+use dino_server::encoding::Dtype;
+use dino_server::files::table::Vectors;
+use dino_server::files::vectors::Header;
 use dino_server::index::{ModelTag, NewItem, Spec};
+use dino_vision::embedding::Pooling;
 
 use super::{Args, Target, ignored};
 use crate::cli::{open_model, progress};

@@ -9,8 +9,9 @@ mod parquet;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use crate::bulk::{names, vectors};
-use crate::index::Item;
+use crate::files::vectors;
+use crate::index::{Item, MAX_TEXT};
+use dino_vision::bulk::names;
 
 pub use parquet::{VectorBatch, VectorRow, Vectors};
 
@@ -211,7 +212,7 @@ impl Pictures {
     /// Composes ids that are paths, and refuses ids that come twice.
     fn distinct(mut self, file: &Path) -> Result<Self, Error> {
         let ids: Vec<&str> = self.entries.iter().map(|entry| entry.item.id.as_str()).collect();
-        let composed = names::ids(&ids);
+        let composed = names::ids(&ids, MAX_TEXT);
         let composed: Vec<String> = self.named_by_path.iter().map(|&at| composed[at].clone().into_owned()).collect();
         for (&at, id) in self.named_by_path.iter().zip(composed) {
             self.entries[at].item.id = id;

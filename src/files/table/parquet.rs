@@ -15,9 +15,9 @@ use parquet::basic::Compression;
 use parquet::file::metadata::ParquetMetaData;
 
 use super::{Columns, Error, Pictures, Places, Role, Table, check, json};
-use crate::bulk::vectors::{self, EMBEDDING, Header, SHA256};
+use crate::files::vectors::{self, EMBEDDING, Header, SHA256};
 use crate::index::Item;
-use crate::unicode::nfc;
+use dino_vision::unicode::nfc;
 
 /// Rows that are read at once.
 const ROWS: usize = 1024;

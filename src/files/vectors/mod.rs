@@ -16,7 +16,8 @@ use ndarray::Array3;
 use serde::{Deserialize, Serialize};
 
 use super::shard::Shard;
-use crate::embedding::{Dtype, Encoded, Pooling, normalise};
+use crate::encoding::{Dtype, Encoded};
+use dino_vision::embedding::{Pooling, normalise};
 use parts::Parts;
 
 pub use parquet::{EMBEDDING, LABEL, PATH, SHA256, header_of};
@@ -59,7 +60,7 @@ pub struct Header {
     pub architecture: String,
     /// SHA-256 of the weights' source.
     pub weights: String,
-    /// What vectors must share to be compared; see [`Model::fingerprint`](crate::model::Model::fingerprint).
+    /// What vectors must share to be compared; see [`Model::fingerprint`](dino_vision::model::Model::fingerprint).
     pub fingerprint: String,
     /// Which tokens became the embedding.
     pub pooling: Pooling,

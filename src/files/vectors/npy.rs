@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::parts::Parts;
 use super::{Error, Header, encoded, parse_header, replace};
-use crate::embedding::npy_header;
+use crate::encoding::npy_header;
 
 /// Content of the file beside the array: one entry per row of it.
 #[derive(Serialize)]

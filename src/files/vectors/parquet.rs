@@ -18,7 +18,7 @@ use parquet::schema::types::ColumnPath;
 
 use super::parts::{Parts, Row};
 use super::{Error, HEADER, Header, encoded, parse_header};
-use crate::embedding::{Dtype, Encoded, Values};
+use crate::encoding::{Dtype, Encoded, Values};
 
 /// Column of the paths below the folder.
 pub const PATH: &str = "path";

@@ -30,12 +30,11 @@ use super::{
 };
 use crate::{
     config::StoreImages,
-    embedding,
     index::{Collection, Filter, Item, MAX_PAGE, MAX_THUMBNAIL, NewItem, checksum},
-    media,
     serving::{COLLECTION_POOLING, Seen, Served},
     traces::timed,
 };
+use dino_vision::{embedding, media};
 
 type NameAndId = Result<Path<(String, String)>, PathRejection>;
 

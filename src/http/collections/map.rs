@@ -24,8 +24,8 @@ use super::{
 use crate::{
     index::{Collection, CollectionName, Error, Sample, Version},
     serving::Pool,
-    tsne,
 };
+use dino_vision::tsne;
 
 /// Most items on a map: time grows with their number, and memory with its square.
 const MAX_POINTS: usize = 3000;

@@ -22,11 +22,11 @@ use super::{
     Name, check_reach, check_together, find, model_of, searchers,
 };
 use crate::{
-    embedding,
-    index::{Collection, DEFAULT_EF, Filter, MAX_DIM, Neighbour, Search, vote::DEFAULT_K},
+    index::{Collection, DEFAULT_EF, Filter, MAX_DIM, Neighbour, Search},
     serving::COLLECTION_POOLING,
     traces::timed,
 };
+use dino_vision::{embedding, vote::DEFAULT_K};
 
 /// Options beside a picture; in a JSON body also what is searched for.
 #[derive(Debug, Deserialize, JsonSchema)]

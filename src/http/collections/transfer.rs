@@ -34,13 +34,13 @@ use super::{
     Name, find, info, store,
 };
 use crate::{
-    cancel,
     index::{
         CollectionName, Error, OnExisting, Store,
         snapshot::{self, Snapshot},
     },
     serving::Pool,
 };
+use dino_vision::cancel;
 
 /// Snapshots that are written or restored at once; each takes a thread and its time with the disk.
 const THREADS: usize = 4;

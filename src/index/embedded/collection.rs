@@ -21,7 +21,7 @@ use super::{
     Collection, CollectionName, Error, Filter, IndexState, Info, Neighbour, Options, Page, Recall, Sample, Search, Spec, Version, Visit,
     no_item,
 };
-use crate::cancel;
+use dino_vision::cancel;
 
 /// What the collections of a store share.
 #[derive(Clone)]

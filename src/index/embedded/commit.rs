@@ -12,7 +12,7 @@ use super::disk::{Change, Written};
 use super::item::Item;
 use super::rows::{Layout, Rows};
 use super::{Error, Filter};
-use crate::cancel;
+use dino_vision::cancel;
 
 /// Writes that wait for their turn, of all collections of a store.
 #[derive(Default)]

@@ -10,7 +10,7 @@ use super::rows::Segment;
 use super::search::{FILTERED, Lookup, Nearest, may_be_found};
 use super::similarity::Similarity;
 use super::{Error, Search};
-use crate::cancel;
+use dino_vision::cancel;
 
 /// Rows that one task scans; also the size from which a scan is spread over the cores (smaller ones take less time
 /// than waking the other threads).

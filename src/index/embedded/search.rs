@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::item::Item;
 use super::rows::{Layout, Segment, VectorData};
 use super::{Error, Filter, Neighbour, Search, scan};
-use crate::cancel;
+use dino_vision::cancel;
 
 /// Items that are compared with a filter before a search looks whether its caller still waits: one comparison may take a
 /// millisecond.

@@ -18,8 +18,8 @@ use super::sample::{sample, version};
 use super::search::{ITEM, item, search};
 use super::text::{from_stored, to_stored};
 use super::write;
-use crate::cancel::{self, Cancelled};
-use crate::unicode::nfc;
+use dino_vision::cancel::{self, Cancelled};
+use dino_vision::unicode::nfc;
 
 /// A collection of a [`PostgresStore`](super::PostgresStore), as of the moment when it was looked up.
 pub struct PostgresCollection {

@@ -13,7 +13,7 @@ use super::super::Error;
 use super::error::is_worth_retrying;
 use super::schema;
 use super::{Connections, IndexUrl};
-use crate::cancel::{self, Cancelled};
+use dino_vision::cancel::{self, Cancelled};
 
 /// Longest wait for a connection. A server that is down is asked again and again meanwhile.
 const ACQUIRE: Duration = Duration::from_secs(2);

@@ -9,7 +9,7 @@ use sqlx::{Postgres, QueryBuilder};
 use super::super::Filter;
 use super::super::filter::{Field, Node, Order, Test};
 use super::text::{json_to_stored, to_stored};
-use crate::unicode::nfd;
+use dino_vision::unicode::nfd;
 
 /// Adds ` WHERE …` where there is a filter.
 pub(super) fn push_where(sql: &mut QueryBuilder<Postgres>, filter: Option<&Filter>) {

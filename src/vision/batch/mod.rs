@@ -53,7 +53,7 @@ pub struct Budget {
 
 impl Budget {
     /// Pictures of `height` × `width` pixels that may run together, at least one.
-    pub(crate) fn pictures_of(&self, height: usize, width: usize) -> usize {
+    pub fn pictures_of(&self, height: usize, width: usize) -> usize {
         let side = self.patch_size.max(1);
         let patches = (height / side).max(1) * (width / side).max(1);
         (self.patches / patches).clamp(1, self.pictures.max(1))

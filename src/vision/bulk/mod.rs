@@ -4,10 +4,7 @@
 //! differ only in what they do with each result.
 
 pub mod names;
-pub mod shard;
-pub mod table;
 pub mod tree;
-pub mod vectors;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,8 +20,8 @@ use crate::batch::{Batcher, Failure};
 use crate::embedding::{self, EmbeddingError, Pooling};
 use crate::media::{self, DecodeError, Limits};
 use crate::model::{Model, ModelError, Outputs, SessionOptions};
-use crate::serving::{SessionEngine, budget, default_sessions};
 use crate::transform::Transform;
+use crate::workers::{SessionEngine, budget, default_sessions};
 
 /// Files between two visits of the sink: enough that workers rarely wait for each other, and few enough that an
 /// interrupted import loses little.

@@ -8,18 +8,17 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::index::MAX_TEXT;
 use crate::unicode::nfc;
 
 /// Ids of files by their names: composed (NFC), so that a tree that was copied elsewhere has the ids that it had. Names that
-/// differ in their form alone keep it, as do those that would become too long.
-pub fn ids<'a>(names: &[&'a str]) -> Vec<Cow<'a, str>> {
+/// differ in their form alone keep it, as do those that would become longer than `longest` bytes.
+pub fn ids<'a>(names: &[&'a str], longest: usize) -> Vec<Cow<'a, str>> {
     let composed: Vec<Cow<'a, str>> = names.iter().map(|name| nfc(name)).collect();
     let mut counts: HashMap<&str, usize> = HashMap::new();
     for name in composed.iter().filter(|name| !name.is_ascii()) {
         *counts.entry(name).or_default() += 1;
     }
-    let keeps = |name: &Cow<'_, str>| counts.get(name.as_ref()).is_some_and(|&count| count > 1) || name.len() > MAX_TEXT;
+    let keeps = |name: &Cow<'_, str>| counts.get(name.as_ref()).is_some_and(|&count| count > 1) || name.len() > longest;
     let kept: Vec<bool> = composed.iter().map(keeps).collect();
     composed.into_iter().zip(names).zip(kept).map(|((composed, name), kept)| if kept { Cow::Borrowed(*name) } else { composed }).collect()
 }
@@ -92,9 +91,9 @@ mod tests {
 
     #[test]
     fn ids_are_composed_unless_both_forms_are_there() {
-        assert_eq!(ids(&["a", DECOMPOSED]), ["a", COMPOSED]);
-        assert_eq!(ids(&[COMPOSED, "a"]), [COMPOSED, "a"]);
-        assert_eq!(ids(&[DECOMPOSED, "a", COMPOSED]), [DECOMPOSED, "a", COMPOSED]);
+        assert_eq!(ids(&["a", DECOMPOSED], 100), ["a", COMPOSED]);
+        assert_eq!(ids(&[COMPOSED, "a"], 100), [COMPOSED, "a"]);
+        assert_eq!(ids(&[DECOMPOSED, "a", COMPOSED], 100), [DECOMPOSED, "a", COMPOSED]);
     }
 
     #[test]

@@ -18,10 +18,8 @@
 //!   scaled to 8, animations give their first frame.
 //! - **No panic gets out**, whatever a decoder does with hostile bytes.
 
-mod address;
 mod colour;
 mod error;
-mod fetch;
 mod flatten;
 mod format;
 mod gif;
@@ -40,7 +38,6 @@ use image::{DynamicImage, ImageDecoder, ImageResult, RgbImage};
 
 use colour::{Pixels, Profile};
 pub use error::DecodeError;
-pub use fetch::{FetchError, FetchOptions, Fetcher, Host, root_certificates};
 pub use format::Format;
 use header::Header;
 pub use thumbnail::{THUMBNAIL_SIDE, thumbnail};

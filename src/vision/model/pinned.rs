@@ -86,7 +86,7 @@ mod tests {
     /// Memory of the CPU stands in for that of an accelerator: all but the copies is the same.
     #[test]
     fn bound_memory_gives_what_a_plain_run_gives_for_batches_of_all_shapes() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tiny/model.onnx");
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/tiny/model.onnx");
         let options = SessionOptions { device: Device::Cpu, ..SessionOptions::default() };
         let (mut session, _) = start(Graph::File, &path, "pixel_values", &options).unwrap();
         let mut pinned = Pinned::at(&session, AllocationDevice::CPU, 0).unwrap();

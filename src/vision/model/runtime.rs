@@ -8,7 +8,7 @@ use ort::environment::Environment;
 /// Environment variable with the path of the library.
 const VARIABLE: &str = "ORT_DYLIB_PATH";
 /// The project's folder, as it was when this program was built.
-const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
+const PROJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 /// Where the Makefile puts the library, under the project's folder.
 const CACHED: &str = ".cache/onnxruntime";
 /// The library's name on this system.

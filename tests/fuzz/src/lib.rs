@@ -17,6 +17,8 @@ use clap::{CommandFactory, FromArgMatches, Parser};
 use dino_server::{
     config::ServeArgs,
     http::{self, State},
+};
+use dino_vision::{
     media::{self, Limits},
     model::Model,
     transform::Transform,

@@ -1,7 +1,7 @@
 //! The targets of the fuzzer with files of the tests, cut, flipped, overwritten, joined: short, and the same in every run.
 
 use dino_fuzz::{answer, checkpoint, picture, request, seeds};
-use dino_server::media::{self, Limits};
+use dino_vision::media::{self, Limits};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 /// One of `seeds`, changed in a few places.

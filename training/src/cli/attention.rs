@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
-use dino_server::bulk::{self, Worker, tree};
-use dino_server::embedding::Pooling;
-use dino_server::media::{self, Limits};
+use dino_vision::bulk::{self, Worker, tree};
+use dino_vision::embedding::Pooling;
+use dino_vision::media::{self, Limits};
 use ndarray::Axis;
 
 use super::backbone::BackboneArgs;

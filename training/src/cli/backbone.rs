@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use dino_server::bulk::{Embedder, Workload};
-use dino_server::embedding::Pooling;
-use dino_server::model::{Device, Model, Precision, SessionOptions};
+use dino_vision::bulk::{Embedder, Workload};
+use dino_vision::embedding::Pooling;
+use dino_vision::model::{Device, Model, Precision, SessionOptions};
 use tempfile::TempDir;
 
 use crate::{export, weights};

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-use dino_server::model::Precision;
+use dino_vision::model::Precision;
 
 use crate::export::{Measured, Options, export};
 use crate::weights::{self, Key};

@@ -9,10 +9,10 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use candle_core::{Device, Tensor};
-use dino_server::embedding::Pooling;
-use dino_server::head::{Description, LinearHead, Tokens};
-use dino_server::model::{Model, sha256};
-use dino_server::transform::Transform;
+use dino_vision::embedding::Pooling;
+use dino_vision::head::{Description, LinearHead, Tokens};
+use dino_vision::model::{Model, sha256};
+use dino_vision::transform::Transform;
 use image::RgbImage;
 use ndarray::Array2;
 use rand::seq::SliceRandom;

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
-use dino_server::bulk::Embedder;
-use dino_server::embedding::Pooling;
-use dino_server::head::Tokens;
-use dino_server::index::vote::DEFAULT_TEMPERATURE;
+use dino_vision::bulk::Embedder;
+use dino_vision::embedding::Pooling;
+use dino_vision::head::Tokens;
+use dino_vision::vote::DEFAULT_TEMPERATURE;
 use ndarray::Array2;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
-use dino_server::bulk::Embedder;
-use dino_server::embedding::Pooling;
-use dino_server::head::{Description, LinearHead, Tokens};
+use dino_vision::bulk::Embedder;
+use dino_vision::embedding::Pooling;
+use dino_vision::head::{Description, LinearHead, Tokens};
 use ndarray::{Axis, s};
 use rand::seq::SliceRandom;
 use serde_json::{Map, Value, json};

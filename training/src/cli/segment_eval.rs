@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 use candle_core::Device as Candle;
-use dino_server::bulk::names::Finder;
-use dino_server::bulk::{self, all_cores, tree};
-use dino_server::media::{self, Limits};
-use dino_server::model::{Device, Manifest, Model, Precision, Session, SessionOptions};
-use dino_server::segment::{Head, Mask, Method, Object, Options, Patches, patch_at, segment, structure};
-use dino_server::transform::{PatchGrid, Transform};
+use dino_vision::bulk::names::Finder;
+use dino_vision::bulk::{self, all_cores, tree};
+use dino_vision::media::{self, Limits};
+use dino_vision::model::{Device, Manifest, Model, Precision, Session, SessionOptions};
+use dino_vision::segment::{Head, Mask, Method, Object, Options, Patches, patch_at, segment, structure};
+use dino_vision::transform::{PatchGrid, Transform};
 use image::RgbImage;
 use ndarray::{Array3, Axis};
 use rand::SeedableRng as _;
@@ -170,7 +170,7 @@ struct View {
     input: Array3<f32>,
     grid: PatchGrid,
     size: (u32, u32),
-    outputs: dino_server::model::Outputs,
+    outputs: dino_vision::model::Outputs,
 }
 
 impl View {

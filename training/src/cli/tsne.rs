@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail, ensure};
-use dino_server::embedding::Pooling;
-use dino_server::head::Tokens;
-use dino_server::tsne;
+use dino_vision::embedding::Pooling;
+use dino_vision::head::Tokens;
+use dino_vision::tsne;
 use ndarray::Array2;
 use rand::RngExt as _;
 use rand_distr::StandardNormal;

@@ -1,6 +1,6 @@
 //! The multi-crop augmentation of the paper, with the public code's probabilities and ranges.
 
-use dino_server::transform::{IMAGENET_MEAN, IMAGENET_STD};
+use dino_vision::transform::{IMAGENET_MEAN, IMAGENET_STD};
 use fast_image_resize::FilterType;
 use image::RgbImage;
 use rand::RngExt;

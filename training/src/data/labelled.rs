@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
-use dino_server::unicode::nfc;
+use dino_vision::unicode::nfc;
 use image::RgbImage;
 
 use super::pictures::{Error, Pictures};

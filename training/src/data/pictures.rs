@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use dino_server::bulk::tree;
-use dino_server::media::{self, Limits};
-use dino_server::model::sha256;
+use dino_vision::bulk::tree;
+use dino_vision::media::{self, Limits};
+use dino_vision::model::sha256;
 use fast_image_resize::images::Image;
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;

@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use dino_server::bulk::MAX_FILE;
+use dino_vision::bulk::MAX_FILE;
 use fs_err::File;
 
 /// Length of a tar file's blocks.

@@ -1,7 +1,7 @@
 //! Pictures of where the last block's CLS token looks, head by head, as the public `visualize_attention.py` draws them.
 
-use dino_server::segment::{Mask, head_cells};
-use dino_server::transform::PatchGrid;
+use dino_vision::segment::{Mask, head_cells};
+use dino_vision::transform::PatchGrid;
 use image::{Rgb, RgbImage, imageops};
 use ndarray::{ArrayView2, Axis, s};
 

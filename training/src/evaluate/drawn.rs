@@ -15,8 +15,8 @@ use std::io::Cursor;
 use std::path::Path;
 
 use anyhow::{Context as _, bail, ensure};
-use dino_server::bulk;
-use dino_server::media::{self, Format, Limits};
+use dino_vision::bulk;
+use dino_vision::media::{self, Format, Limits};
 use image::codecs::png::PngDecoder;
 use image::{DynamicImage, ImageDecoder as _};
 

@@ -1,7 +1,7 @@
 //! Features of labelled pictures, through the same sessions as the server's.
 
-use dino_server::bulk::{self, Embedder, Worker};
-use dino_server::head::Tokens;
+use dino_vision::bulk::{self, Embedder, Worker};
+use dino_vision::head::Tokens;
 use image::RgbImage;
 use ndarray::{Array2, Axis};
 use rand_chacha::ChaCha8Rng;

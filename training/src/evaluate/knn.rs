@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, BinaryHeap};
 
-use dino_server::index::vote::vote;
+use dino_vision::vote::vote;
 use ndarray::{Array2, ArrayView2, Axis, s};
 use rayon::prelude::*;
 use serde::ser::{Serialize, Serializer};

@@ -8,8 +8,8 @@ use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context as _, Result, ensure};
 use candle_core::{Device, Tensor};
-use dino_server::index::vote::{DEFAULT_K, DEFAULT_TEMPERATURE};
-use dino_server::transform::Transform;
+use dino_vision::transform::Transform;
+use dino_vision::vote::{DEFAULT_K, DEFAULT_TEMPERATURE};
 use image::RgbImage;
 use ndarray::Array2;
 use rayon::prelude::*;

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use candle_core::{Device, Tensor};
-use dino_server::bulk;
-use dino_server::media::{self, Limits};
-use dino_server::transform::Transform;
+use dino_vision::bulk;
+use dino_vision::media::{self, Limits};
+use dino_vision::transform::Transform;
 use image::{RgbImage, imageops};
 use ndarray::Array2;
 

@@ -1,7 +1,7 @@
 //! What a narrow number format costs, measured on pictures.
 
-use dino_server::index::vote::{DEFAULT_K, DEFAULT_TEMPERATURE, vote, winner};
-use dino_server::model::manifest::Cost;
+use dino_vision::model::manifest::Cost;
+use dino_vision::vote::{DEFAULT_K, DEFAULT_TEMPERATURE, vote, winner};
 use ndarray::{Array1, Array2, ArrayView1, Axis};
 
 /// Neighbours whose overlap is measured.

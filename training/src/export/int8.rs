@@ -1,7 +1,7 @@
 //! Eight bits that lose little: calibrated on the bundled pictures, with a way back to float32.
 
-use dino_server::model::Trial;
-use dino_server::model::manifest::{Cost, Manifest};
+use dino_vision::model::Trial;
+use dino_vision::model::manifest::{Cost, Manifest};
 use ndarray::Axis;
 
 use super::{Error, pictures};

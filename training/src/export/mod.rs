@@ -9,9 +9,9 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use dino_server::bulk;
-use dino_server::model::manifest::{Cost, File, Manifest, Source};
-use dino_server::model::{Device, Model, ModelError, Precision, SessionOptions};
+use dino_vision::bulk;
+use dino_vision::model::manifest::{Cost, File, Manifest, Source};
+use dino_vision::model::{Device, Model, ModelError, Precision, SessionOptions};
 use ndarray::{Array, Array4, Dimension};
 
 use crate::weights::{self, Backbone, Checkpoint, Positions, Report};
@@ -198,7 +198,7 @@ impl<'a> Files<'a> {
         let name = file_name(precision).to_owned();
         let model = self.encode(precision)?;
         fs_err::write(self.folder.join(&name), &model)?;
-        let file = File { name, sha256: dino_server::model::sha256(&model), cost: None };
+        let file = File { name, sha256: dino_vision::model::sha256(&model), cost: None };
         self.manifest.files.insert(precision.as_str().to_owned(), file);
         self.save()?;
         try_model(self.folder, &self.manifest, precision)

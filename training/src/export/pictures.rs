@@ -3,15 +3,15 @@
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
-use dino_server::bulk::{self, Embedder, Worker, Workload, tree};
-use dino_server::embedding::Pooling;
-use dino_server::media::{self, Limits};
-use dino_server::model::manifest::Cost;
-use dino_server::model::{Device, Model, Precision, SessionOptions};
+use dino_vision::bulk::{self, Embedder, Worker, Workload, tree};
+use dino_vision::embedding::Pooling;
+use dino_vision::media::{self, Limits};
+use dino_vision::model::manifest::Cost;
+use dino_vision::model::{Device, Model, Precision, SessionOptions};
 use include_dir::{Dir, include_dir};
 use ndarray::{Array2, Array3};
 
-use dino_server::transform::Transform;
+use dino_vision::transform::Transform;
 
 use super::Error;
 use super::cost::{self, FEWEST};

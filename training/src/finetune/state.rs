@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use candle_core::Tensor;
-use dino_server::transform::Transform;
+use dino_vision::transform::Transform;
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
-use dino_server::transform::{IMAGENET_MEAN, IMAGENET_STD, Interpolation, Resize, Transform};
+use dino_vision::transform::{IMAGENET_MEAN, IMAGENET_STD, Interpolation, Resize, Transform};
 use serde::{Deserialize, Serialize};
 
 mod arch;

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use candle_core::Device;
-use dino_server::transform::Transform;
-use dino_server::tsne;
+use dino_vision::transform::Transform;
+use dino_vision::tsne;
 
 use crate::backbone::Backbone;
 use crate::evaluate::online::{Embedded, Knn, Online};

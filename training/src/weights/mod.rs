@@ -17,7 +17,7 @@ mod store;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use dino_server::transform::Transform;
+use dino_vision::transform::Transform;
 use fs_err::File;
 use serde_json::Value as Json;
 

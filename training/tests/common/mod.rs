@@ -7,9 +7,9 @@ pub(crate) mod torch;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use dino_server::model::{Device, Model, Outputs, Precision, Session, SessionOptions};
 use dino_train::export::Options;
 use dino_train::weights::{self, Tensor};
+use dino_vision::model::{Device, Model, Outputs, Precision, Session, SessionOptions};
 use ndarray::{Array4, ArrayD, IxDyn};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 

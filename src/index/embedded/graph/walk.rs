@@ -3,9 +3,9 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use crate::cancel;
 use crate::index::embedded::rows::Rows;
 use crate::index::embedded::similarity::Similarity;
+use dino_vision::cancel;
 
 /// Nodes that a search goes through between two looks at whether its caller still waits.
 const STRIDE: usize = 256;

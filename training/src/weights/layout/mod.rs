@@ -9,7 +9,7 @@ mod resnet;
 
 use std::collections::BTreeMap;
 
-use dino_server::transform::Transform;
+use dino_vision::transform::Transform;
 use serde_json::Value as Json;
 
 use super::scope::Scope;

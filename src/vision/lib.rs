@@ -1,0 +1,22 @@
+//! Everything that the server and the trainer share: it knows neither HTTP nor training.
+//!
+//! Data flows one way: untrusted bytes become pixels in [`media`], pixels become the model's input in [`transform`], the outputs of
+//! [`model`] become vectors ([`embedding`]), votes ([`vote`]), classes ([`head`]), maps ([`tsne`]) or masks ([`segment`]). [`batch`] is
+//! the queue before a model's sessions, and [`bulk`] runs a whole folder of pictures through it.
+
+#![deny(unsafe_code)]
+
+pub mod batch;
+pub mod bulk;
+pub mod cancel;
+pub mod embedding;
+pub mod head;
+mod lanczos;
+pub mod media;
+pub mod model;
+pub mod segment;
+pub mod transform;
+pub mod tsne;
+pub mod unicode;
+pub mod vote;
+pub mod workers;
