@@ -10,6 +10,7 @@ pub mod config;
 pub mod encoding;
 pub mod fetch;
 pub mod files;
+pub mod flags;
 pub mod http;
 pub mod index;
 pub mod serving;

@@ -6,12 +6,35 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
+use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-use crate::config::LogFormat;
+use crate::traces::Collector;
 
 /// What is written unless `RUST_LOG` says otherwise. ONNX Runtime describes each step of loading a graph.
 const DEFAULT_FILTER: &str = "info,ort=warn";
+
+/// Flags of the log and of traces; each can also be set in the environment.
+#[derive(Args, Clone, Debug)]
+#[group(skip)]
+pub struct Options {
+    /// How the log is written, to stderr.
+    #[arg(long, env = "DINO_LOG_FORMAT", default_value = "human", value_name = "FORMAT", help_heading = "Log and traces")]
+    pub log_format: LogFormat,
+    /// Collector of OpenTelemetry traces, which takes OTLP over HTTP, as `http://localhost:4318` (/v1/traces is added where there is no
+    /// path). None by default: then nothing is traced.
+    #[arg(long, env = "DINO_OTLP", value_name = "URL", help_heading = "Log and traces")]
+    pub otlp: Option<Collector>,
+}
+
+/// Form of the log's lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For a terminal.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
 
 /// Panics of this process since its log was started.
 static PANICS: AtomicU64 = AtomicU64::new(0);

@@ -1,4 +1,4 @@
-//! `dino-server serve`: settings, models, collections, then the listening socket.
+//! `dino-server serve`: options, models, collections, then the listening socket.
 
 use std::{net::TcpListener, sync::Arc, time::Duration};
 
@@ -6,8 +6,11 @@ use anyhow::Context;
 use dino_program::signals;
 use dino_server::{
     config::ServeArgs,
-    http::{self, App, Entrance, Opening, Patience, State, Stop},
-    index, telemetry,
+    fetch::Fetcher,
+    http::{self, App, Entrance, KeyRing, Patience, State, Stop},
+    index::{self, Opening},
+    serving::Registry,
+    telemetry,
     traces::Traces,
 };
 
@@ -19,20 +22,25 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
     super::memory::give_back();
     // Nothing has been answered yet that would have to be finished.
     let starting = signals::end_while_starting()?;
-    let settings = args.resolve()?;
-    telemetry::start(settings.log_format);
+    args.check()?;
+    let ServeArgs { models, http: options, collections, urls, log } = args;
+    telemetry::start(log.log_format);
     // Until the server has ended.
-    let _traces = settings.otlp.as_ref().map(Traces::start).transpose().context("--otlp")?;
+    let _traces = log.otlp.as_ref().map(Traces::start).transpose().context("--otlp")?;
     // The ports first: that one is taken should not come out after a minute of loading.
-    let listeners = http::bind(&settings.listen)?;
-    let watch = settings.metrics_listen.as_ref().map(http::bind).transpose()?;
-    let (state, opening) = State::load(&settings)?;
-    let app = Arc::new(state);
+    let listeners = http::bind(&options.listen)?;
+    let watch = options.metrics_listen.as_ref().map(http::bind).transpose()?;
+    let keys = KeyRing::read(options.key_source()).map_err(|reason| anyhow::anyhow!("--api-keys-file: {reason}"))?;
+    let fetcher = Fetcher::new(&urls, options.max_body).context("--url-ca")?;
+    // Beside the models, which take their time too.
+    let (store, opening) = collections.open(options.request_timeout)?;
+    let state = State::new(&options, keys, Registry::load(models)?, store, fetcher);
+    let app = Arc::new(if log.otlp.is_some() { state.traced() } else { state });
     let patience = Patience {
-        head: settings.read_timeout,
-        write: settings.write_timeout,
-        drain: settings.request_timeout + LAST_WORDS,
-        connections: settings.max_connections,
+        head: options.read_timeout,
+        write: options.write_timeout,
+        drain: options.request_timeout + LAST_WORDS,
+        connections: options.max_connections,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
     runtime.block_on(async {

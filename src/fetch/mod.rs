@@ -9,7 +9,7 @@ use std::{
     fmt,
     io::Read,
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     str::FromStr,
     time::{Duration, Instant},
 };
@@ -27,6 +27,7 @@ use ureq::{
     },
 };
 
+use crate::flags;
 use address::is_public;
 use dino_vision::cancel;
 
@@ -42,19 +43,23 @@ pub struct Host {
     port: u16,
 }
 
-/// How pictures are fetched.
-#[derive(Clone, Debug)]
-pub struct FetchOptions {
-    /// Where from. Nothing is fetched where there is none.
-    pub hosts: Vec<Host>,
-    /// Whether addresses of private networks, and of this machine, may be asked.
-    pub private: bool,
-    /// Root certificates in place of the public ones; none for those.
-    pub roots: Vec<Certificate<'static>>,
-    /// Time for one picture, redirects included.
-    pub timeout: Duration,
-    /// Bytes of one picture.
-    pub bytes: usize,
+/// Flags of the fetching; each can also be set in the environment.
+#[derive(clap::Args, Clone, Debug)]
+#[group(skip)]
+pub struct Options {
+    /// A host that pictures in JSON bodies may be fetched from by https, as example.org, *.example.org or *, with :PORT where it is not
+    /// 443; may be given several times. None by default: then no URL is fetched.
+    #[arg(long = "url-hosts", env = "DINO_URL_HOSTS", value_name = "HOST", value_delimiter = ',', help_heading = "Pictures from URLs")]
+    pub url_hosts: Vec<Host>,
+    /// Also fetch from addresses of private networks, and of this machine. Whoever may ask the server then reaches them too.
+    #[arg(long, env = "DINO_URL_PRIVATE", help_heading = "Pictures from URLs")]
+    pub url_private: bool,
+    /// Certificates to trust for URLs in place of the public ones, a file in PEM form.
+    #[arg(long, env = "DINO_URL_CA", value_name = "FILE", help_heading = "Pictures from URLs")]
+    pub url_ca: Option<PathBuf>,
+    /// Time for one picture to be fetched, redirects included.
+    #[arg(long, env = "DINO_URL_TIMEOUT", default_value = "10", value_name = "SECONDS", value_parser = flags::seconds, help_heading = "Pictures from URLs")]
+    pub url_timeout: Duration,
 }
 
 /// Why a picture was not fetched.
@@ -120,7 +125,7 @@ impl Host {
 ///
 /// # Errors
 /// When it cannot be read, or holds none.
-pub fn root_certificates(path: &Path) -> std::io::Result<Vec<Certificate<'static>>> {
+fn root_certificates(path: &Path) -> std::io::Result<Vec<Certificate<'static>>> {
     let text = fs_err::read(path)?;
     let items = parse_pem(&text).collect::<Result<Vec<_>, _>>().map_err(std::io::Error::other)?;
     let found: Vec<_> = items
@@ -137,10 +142,15 @@ pub fn root_certificates(path: &Path) -> std::io::Result<Vec<Certificate<'static
 }
 
 impl Fetcher {
-    /// Sets up, without a request.
-    pub fn new(options: FetchOptions) -> Self {
-        let FetchOptions { hosts, private, roots, timeout, bytes } = options;
-        let roots = if roots.is_empty() { RootCerts::WebPki } else { RootCerts::new_with_certs(&roots) };
+    /// Sets up, without a request. `bytes` is the most that one picture may have.
+    ///
+    /// # Errors
+    /// When the certificates cannot be read.
+    pub fn new(options: &Options, bytes: usize) -> std::io::Result<Self> {
+        let roots = match &options.url_ca {
+            Some(path) => RootCerts::new_with_certs(&root_certificates(path)?),
+            None => RootCerts::WebPki,
+        };
         let config = Config::builder()
             .https_only(true)
             .http_status_as_error(false)
@@ -153,8 +163,12 @@ impl Fetcher {
             .accept("image/*")
             .tls_config(TlsConfig::builder().root_certs(roots).build())
             .build();
-        let agent = Agent::with_parts(config, DefaultConnector::default(), Guard { private, resolver: DefaultResolver::default() });
-        Self { agent, hosts, timeout, bytes }
+        let agent = Agent::with_parts(
+            config,
+            DefaultConnector::default(),
+            Guard { private: options.url_private, resolver: DefaultResolver::default() },
+        );
+        Ok(Self { agent, hosts: options.url_hosts.clone(), timeout: options.url_timeout, bytes })
     }
 
     /// The picture at `url`, within the time for one picture and before `until`. `take` is asked for the memory of each part
@@ -296,7 +310,8 @@ mod tests {
 
     fn fetcher(hosts: &[&str]) -> Fetcher {
         let hosts = hosts.iter().map(|host| host.parse().unwrap()).collect();
-        Fetcher::new(FetchOptions { hosts, private: false, roots: Vec::new(), timeout: Duration::from_secs(5), bytes: 1 << 20 })
+        let options = Options { url_hosts: hosts, url_private: false, url_ca: None, url_timeout: Duration::from_secs(5) };
+        Fetcher::new(&options, 1 << 20).unwrap()
     }
 
     fn refusal(fetcher: &Fetcher, url: &str) -> FetchError {

@@ -62,7 +62,7 @@ pub struct KeySource {
 
 /// The keys as they are now.
 #[derive(Debug)]
-pub(super) struct KeyRing {
+pub struct KeyRing {
     source: KeySource,
     now: RwLock<Arc<Keys>>,
 }
@@ -156,9 +156,13 @@ impl KeySource {
 }
 
 impl KeyRing {
-    /// The keys of a source, which have been read.
-    pub(super) fn new(source: KeySource, keys: Keys) -> Self {
-        Self { source, now: RwLock::new(Arc::new(keys)) }
+    /// Reads the keys of a source.
+    ///
+    /// # Errors
+    /// Those of [`KeySource::read`].
+    pub fn read(source: KeySource) -> Result<Self, String> {
+        let now = RwLock::new(Arc::new(source.read()?));
+        Ok(Self { source, now })
     }
 
     /// The keys as they are now.

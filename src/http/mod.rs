@@ -18,6 +18,7 @@ mod metrics;
 mod models;
 mod openai;
 mod openapi;
+mod options;
 mod origin;
 mod page;
 mod problem;
@@ -54,15 +55,15 @@ use tracing::Span;
 
 use body::{BodyLimits, BodyMemory};
 use collections::{Maps, Transfers};
-use keys::KeyRing;
-pub use keys::{Key, KeySource, Keys};
+pub use keys::{Key, KeyRing, KeySource, Keys};
 pub use listen::{Listen, bind};
 use metrics::Metrics;
 pub use openapi::document as openapi;
+pub use options::{Options, OptionsError, StoreImages};
 use origin::Guard;
 pub use problem::{Code, Problem};
 pub use server::{Entrance, Patience, Stop, serve, watch_keys};
-pub use state::{App, Opening, StartError, State};
+pub use state::{App, State};
 pub use submission::{Room, Submission};
 pub use unserved::report as report_unserved;
 

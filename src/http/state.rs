@@ -1,26 +1,23 @@
 //! What the routes work with.
 
 use std::{
-    io::{IsTerminal, stderr},
     sync::Arc,
     thread::available_parallelism,
     time::{Duration, Instant},
 };
 
 use axum::http::HeaderValue;
-use tokio::sync::oneshot;
 
 use super::{
-    BodyLimits, BodyMemory, Guard, KeyRing, Maps, Metrics, Problem, Transfers,
+    BodyLimits, BodyMemory, Guard, KeyRing, Maps, Metrics, Options, Problem, StoreImages, Transfers,
     health::STORE_FRESHNESS,
     quota::{Budget, Quota},
     single_flight::SingleFlight,
 };
 use crate::{
-    config::{Settings, StoreImages},
     fetch::Fetcher,
-    index::{self, EmbeddedStore, PostgresOptions, PostgresStore, Store},
-    serving::{LoadError, Pool, Registry},
+    index::Store,
+    serving::{Pool, Registry},
 };
 use dino_vision::{batch::Admission, media};
 
@@ -108,110 +105,52 @@ pub(super) struct RequestLimits {
     pub(super) write: Duration,
 }
 
-/// Why a server cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// A model cannot be served.
-    #[error(transparent)]
-    Model(#[from] LoadError),
-    /// The collections cannot be opened.
-    #[error(transparent)]
-    Collections(#[from] index::Error),
-}
-
-/// The collections as they are read into memory while the server answers already.
-pub struct Opening(oneshot::Receiver<Result<(), index::Error>>);
-
-impl Opening {
-    /// Waits until all of them are loaded.
-    ///
-    /// # Errors
-    /// Those of [`EmbeddedStore::open`].
-    pub async fn finished(self) -> Result<(), index::Error> {
-        // The panic of a thread that answers nothing is in the log.
-        self.0.await.unwrap_or_else(|_| Err(index::Error::Io(std::io::Error::other("the thread that loads the collections ended"))))
-    }
-}
-
 impl State {
-    /// Loads the models, and begins to open the collections.
-    ///
-    /// # Errors
-    /// See [`StartError`].
-    pub fn load(settings: &Settings) -> Result<(Self, Opening), StartError> {
-        // Beside the models, which take their time too.
-        let (store, opening) = store(settings)?;
-        let registry = Registry::load(settings)?;
+    /// What the routes work with, of parts that have been opened.
+    pub fn new(options: &Options, keys: KeyRing, registry: Registry, store: Option<Arc<dyn Store>>, fetcher: Fetcher) -> Self {
         let cores = available_parallelism().map_or(1, usize::from);
-        let state = Self {
-            registry,
+        let (listen, origins) = (&options.listen, &options.cors_origins);
+        Self {
             store,
             store_check: SingleFlight::new(STORE_FRESHNESS),
-            admission: Admission::new(settings.queue),
-            bodies: BodyMemory::new(settings.body_memory),
-            answers: Arc::new(Quota::new(Budget::Answers, settings.answer_memory)),
-            scratch: Arc::new(Quota::new(Budget::Scratch, settings.scratch_space)),
+            admission: Admission::new(options.queue),
+            bodies: BodyMemory::new(options.body_memory),
+            answers: Arc::new(Quota::new(Budget::Answers, options.answer_memory)),
+            scratch: Arc::new(Quota::new(Budget::Scratch, options.scratch_space())),
             pool: Pool::new(cores),
             drawing: Pool::new(cores),
             searches: Pool::new(cores),
             measuring: Pool::new(1),
             disk: Pool::new(DISK_THREADS),
-            fetcher: Fetcher::new(settings.fetching.clone()),
+            fetcher,
             fetches: Pool::new(FETCH_THREADS),
-            store_images: settings.store_images,
-            max_snapshot: settings.max_snapshot,
+            store_images: options.store_images,
+            max_snapshot: options.max_snapshot,
             transfers: Transfers::default(),
             limits: RequestLimits {
-                body: BodyLimits { bytes: settings.max_body, time: settings.read_timeout },
-                pictures: settings.max_pictures,
-                media: media::Limits::with_max_pixels(settings.max_pixels),
-                time: settings.request_timeout,
-                write: settings.write_timeout,
+                body: BodyLimits { bytes: options.max_body, time: options.read_timeout },
+                pictures: options.max_pictures,
+                media: media::Limits::with_max_pixels(options.max_pixels),
+                time: options.request_timeout,
+                write: options.write_timeout,
             },
-            segment_size: settings.segment_size,
+            segment_size: registry.segment_size(),
             maps: Maps::default(),
             metrics: Metrics::default(),
-            serve_metrics: settings.metrics_listen.is_none(),
-            keys: KeyRing::new(settings.key_source.clone(), settings.keys.clone()),
-            origins: settings.cors_origins.clone(),
-            guard: Guard::new(settings.listen.is_loopback(), !settings.keys.is_empty(), &settings.cors_origins),
-            watch_guard: Guard::new(
-                settings.metrics_listen.as_ref().unwrap_or(&settings.listen).is_loopback(),
-                false,
-                &settings.cors_origins,
-            ),
-            is_traced: settings.otlp.is_some(),
+            serve_metrics: options.metrics_listen.is_none(),
+            guard: Guard::new(listen.is_loopback(), !keys.is_empty(), origins),
+            watch_guard: Guard::new(options.metrics_listen.as_ref().unwrap_or(listen).is_loopback(), false, origins),
+            keys,
+            origins: origins.clone(),
+            is_traced: false,
             started: Instant::now(),
-        };
-        Ok((state, opening))
+            registry,
+        }
     }
-}
 
-/// The place of the collections, if there is one.
-fn store(settings: &Settings) -> Result<(Option<Arc<dyn Store>>, Opening), index::Error> {
-    let (done, opening) = oneshot::channel();
-    let opening = Opening(opening);
-    let options = index::Options {
-        exact_below: settings.exact_below,
-        progress: stderr().is_terminal(),
-        vectors: settings.vectors,
-        ..index::Options::default()
-    };
-    if let Some(url) = &settings.index {
-        let options = PostgresOptions {
-            index: options,
-            connections: settings.index_connections,
-            patience: settings.request_timeout,
-            scratch: settings.data_dir.clone().unwrap_or_else(std::env::temp_dir),
-        };
-        let store = PostgresStore::open_when_reachable(url, options)?;
-        let _ = done.send(Ok(()));
-        return Ok((Some(Arc::new(store)), opening));
+    /// The same server, whose requests are recorded for a collector of traces.
+    #[must_use]
+    pub fn traced(self) -> Self {
+        Self { is_traced: true, ..self }
     }
-    let Some(folder) = &settings.data_dir else {
-        let _ = done.send(Ok(()));
-        return Ok((None, opening));
-    };
-    let store = EmbeddedStore::open_in_background(folder, options, |outcome| drop(done.send(outcome)))?;
-    Ok((Some(store), opening))
 }

@@ -1,9 +1,8 @@
-//! The classifiers on a model's features: those in its folder, and those that the settings name.
+//! The classifiers on a model's features: those in its folder, and those that the options name.
 
 use std::{collections::BTreeMap, path::Path};
 
-use super::Served;
-use crate::config::NamedModel;
+use super::{NamedModel, Served};
 use dino_vision::{
     head::{HeadError, LinearHead},
     model::Manifest,

@@ -1,6 +1,7 @@
 //! The models that are served, and a picture's way through one of them: decode, transform, queue, outputs.
 
 mod heads;
+mod options;
 mod pool;
 mod registry;
 
@@ -24,6 +25,7 @@ use dino_vision::{
 };
 
 pub use heads::{HeadsError, UnknownHead};
+pub use options::{NamedModel, Options, OptionsError};
 pub use pool::{Panicked, Pool};
 pub use registry::{LoadError, Registry, ReloadError, UnknownModel};
 

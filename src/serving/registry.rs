@@ -1,4 +1,4 @@
-//! Loading the models that the settings name, finding them by name, and loading them again while they serve.
+//! Loading the models that the options name, finding them by name, and loading them again while they serve.
 
 use std::{sync::Arc, thread, time::Duration};
 
@@ -6,8 +6,7 @@ use arc_swap::ArcSwap;
 use ndarray::Array3;
 use parking_lot::Mutex;
 
-use super::{COLLECTION_POOLING, HeadsError, Served, UnknownHead, heads};
-use crate::config::{NamedModel, Settings};
+use super::{COLLECTION_POOLING, HeadsError, NamedModel, Options, Served, UnknownHead, heads};
 use dino_vision::{
     batch::{Batcher, Budget},
     model::{Accelerator, Manifest, Model, ModelError, OUTPUTS, SessionOptions, Shapes},
@@ -23,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 pub struct Registry {
     /// Replaced as a whole: who has taken a model keeps it until its answer is ready.
     models: ArcSwap<Vec<Arc<Served>>>,
-    settings: Settings,
+    options: Options,
     /// Held while a model is loaded again: one copy of one model at a time.
     reloading: Mutex<()>,
 }
@@ -95,11 +94,11 @@ impl Registry {
     ///
     /// # Errors
     /// See [`LoadError`].
-    pub fn load(settings: &Settings) -> Result<Self, LoadError> {
-        let mut models = settings.models.iter().map(|model| load(model, settings)).collect::<Result<Vec<_>, _>>()?;
-        heads::attach(&mut models, &settings.heads)?;
+    pub fn load(options: Options) -> Result<Self, LoadError> {
+        let mut models = options.models.iter().map(|model| load(model, &options)).collect::<Result<Vec<_>, _>>()?;
+        heads::attach(&mut models, &options.heads)?;
         let models = models.into_iter().map(Arc::new).collect();
-        Ok(Self { models: ArcSwap::from_pointee(models), settings: settings.clone(), reloading: Mutex::default() })
+        Ok(Self { models: ArcSwap::from_pointee(models), options, reloading: Mutex::default() })
     }
 
     /// Loads a model again from where it lies, and puts it into the place of the old one when it has run its first picture.
@@ -112,11 +111,11 @@ impl Registry {
         let _alone = self.reloading.try_lock().ok_or(ReloadError::Busy)?;
         // What another reload has put there in the meantime.
         let old = self.get(Some(name))?;
-        let Some(named) = self.settings.models.iter().find(|model| model.name == name) else { return Err(self.unknown(name).into()) };
-        let mut new = load(named, &self.settings)?;
+        let Some(named) = self.options.models.iter().find(|model| model.name == name) else { return Err(self.unknown(name).into()) };
+        let mut new = load(named, &self.options)?;
         // The others belong to other models, or to what this one was before.
-        let fitting: Vec<NamedModel> = self.settings.heads.iter().filter(|head| heads::fits(&new, head)).cloned().collect();
-        for head in self.settings.heads.iter().filter(|head| !fitting.contains(head) && old.heads().contains_key(&head.name)) {
+        let fitting: Vec<NamedModel> = self.options.heads.iter().filter(|head| heads::fits(&new, head)).cloned().collect();
+        for head in self.options.heads.iter().filter(|head| !fitting.contains(head) && old.heads().contains_key(&head.name)) {
             tracing::warn!(head = head.name, model = name, "left out: it was trained on other weights than those that are loaded now");
         }
         heads::attach(std::slice::from_mut(&mut new), &fitting).map_err(LoadError::from)?;
@@ -176,6 +175,11 @@ impl Registry {
         found.cloned().ok_or_else(|| UnknownHead::new(head, candidates().map(Arc::as_ref)))
     }
 
+    /// Longer side in pixels that whole pictures are brought to.
+    pub fn segment_size(&self) -> u32 {
+        self.options.segment_size
+    }
+
     /// The model of requests that name none.
     pub fn default(&self) -> Arc<Served> {
         self.all()[0].clone()
@@ -196,30 +200,30 @@ fn retire(model: Arc<Served>) {
     });
 }
 
-fn load(named: &NamedModel, settings: &Settings) -> Result<Served, LoadError> {
+fn load(named: &NamedModel, options: &Options) -> Result<Served, LoadError> {
     let NamedModel { name, path } = named;
     let failed = |source| LoadError::Model { name: name.clone(), source: Box::new(source) };
     let model = Model::open(path).map_err(failed)?;
     let manifest = model.manifest().clone();
     let (height, width) = input_size(&manifest).map_err(|reason| LoadError::Transform { name: name.clone(), reason })?;
-    let precision = model.precision(settings.precision);
+    let precision = model.precision(options.precision);
     if let Some(understood) = model.understood() {
         tracing::info!(model = name, "{understood}");
     }
-    let device = settings.device;
-    let shapes = shapes(&model, &budget(device, &model, settings.max_batch), settings.segment_size);
-    let accelerator = Accelerator { shapes, ..settings.accelerator.clone() };
-    let mut options = SessionOptions { device, precision, threads: settings.threads, accelerator };
-    let mut sessions = model.sessions(&options, 1).map_err(failed)?;
+    let device = options.device;
+    let shapes = shapes(&model, &budget(device, &model, options.max_batch), options.segment_size);
+    let accelerator = Accelerator { shapes, ..options.accelerator() };
+    let mut session = SessionOptions { device, precision, threads: options.threads, accelerator };
+    let mut sessions = model.sessions(&session, 1).map_err(failed)?;
     // What `auto` came to, so that all sessions of a model run in one place.
     let device = sessions[0].device();
-    options.device = device;
-    let workers = settings.sessions.unwrap_or_else(|| default_sessions(device, settings.threads));
-    sessions.extend(model.sessions(&options, workers - 1).map_err(failed)?);
+    session.device = device;
+    let workers = options.sessions.unwrap_or_else(|| default_sessions(device, options.threads));
+    sessions.extend(model.sessions(&session, workers - 1).map_err(failed)?);
     let outputs = OUTPUTS.into_iter().filter(|output| sessions[0].has_output(output)).collect();
 
     let fingerprint = model.fingerprint(COLLECTION_POOLING);
-    let budget = Budget { delay: settings.max_batch_delay, ..budget(device, &model, settings.max_batch) };
+    let budget = Budget { delay: options.max_batch_delay, ..budget(device, &model, options.max_batch) };
     let engines = sessions.into_iter().map(SessionEngine).collect();
     let rehearsal = Array3::zeros((3, height as usize, width as usize));
     let batcher = Batcher::start(name, engines, budget, &rehearsal).map_err(|source| LoadError::Thread { name: name.clone(), source })?;

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use super::{
     super::{
-        App,
+        App, StoreImages,
         answer::Encoder,
         body::Meter,
         infer::infer_placed,
@@ -29,7 +29,6 @@ use super::{
     find, model_of,
 };
 use crate::{
-    config::StoreImages,
     index::{Collection, Filter, Item, MAX_PAGE, MAX_THUMBNAIL, NewItem, checksum},
     serving::{COLLECTION_POOLING, Seen, Served},
     traces::timed,

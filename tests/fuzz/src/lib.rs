@@ -16,7 +16,9 @@ use axum::{
 use clap::{CommandFactory, FromArgMatches, Parser};
 use dino_server::{
     config::ServeArgs,
-    http::{self, State},
+    fetch::Fetcher,
+    http::{self, KeyRing, State},
+    serving::Registry,
 };
 use dino_vision::{
     media::{self, Limits},
@@ -115,8 +117,12 @@ impl Inside {
         // Not what the environment says: it may name a database that is in use.
         let line = Line::command().mut_args(|arg| arg.env(None::<&str>)).get_matches_from(flags);
         let serve = Line::from_arg_matches(&line).expect("these are its flags").serve;
-        let settings = serve.resolve().expect("these flags go together");
-        let (state, opening) = State::load(&settings).expect("the tiny model can be served");
+        serve.check().expect("these flags go together");
+        let keys = KeyRing::read(serve.http.key_source()).expect("no keys are given");
+        let registry = Registry::load(serve.models).expect("the tiny model can be served");
+        let (store, opening) = serve.collections.open(serve.http.request_timeout).expect("the folder is there");
+        let fetcher = Fetcher::new(&serve.urls, serve.http.max_body).expect("no certificates are given");
+        let state = State::new(&serve.http, keys, registry, store, fetcher);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("threads start");
         runtime.block_on(opening.finished()).expect("an empty folder can be opened");
         Self { runtime, routes: http::routes(Arc::new(state)) }

@@ -1,0 +1,127 @@
+//! Which models are served, and how they run.
+
+use std::{path::PathBuf, str::FromStr, time::Duration};
+
+use clap::Args;
+use dino_vision::model::{Accelerator, Device, Precision};
+
+use crate::flags;
+
+/// Flags of the models; each can also be set in the environment.
+#[derive(Args, Clone, Debug)]
+#[group(skip)]
+pub struct Options {
+    /// A model folder to serve, or an ONNX file that was exported elsewhere, with the name that requests call it by (its own name
+    /// if left out). May be given several times; the first is the one that requests without `model` get.
+    #[arg(long = "model", env = "DINO_MODEL", value_name = "[NAME=]PATH", value_delimiter = ',', required = true, help_heading = "Models")]
+    pub models: Vec<NamedModel>,
+    /// A linear classifier that `dino-train linear --out` wrote, for /classify?head=NAME (the folder's own name if NAME is left out).
+    /// May be given several times. Those in a model folder's `heads` are found without it.
+    #[arg(long = "head", env = "DINO_HEAD", value_name = "[NAME=]PATH", value_delimiter = ',', help_heading = "Models")]
+    pub heads: Vec<NamedModel>,
+    /// Which of a model folder's files to run: f32, f16 or int8. An ONNX file that was exported elsewhere runs as it is.
+    #[arg(long, env = "DINO_PRECISION", default_value = "f32", help_heading = "Models")]
+    pub precision: Precision,
+    /// Where models run: auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N.
+    #[arg(long, env = "DINO_DEVICE", default_value = "auto", help_heading = "Device")]
+    pub device: Device,
+    /// Most memory of a GPU that each session takes for its arena (and TensorRT to try things out in), in bytes or with a unit; as
+    /// much as there is, if left out.
+    #[arg(long, env = "DINO_DEVICE_MEMORY", value_name = "BYTES", value_parser = flags::bytes, help_heading = "Device")]
+    pub device_memory: Option<usize>,
+    /// Folder for the engines that TensorRT builds, so that the next start finds them.
+    #[arg(long, env = "DINO_ENGINE_CACHE", value_name = "DIR", help_heading = "Device")]
+    pub engine_cache: Option<PathBuf>,
+    /// Sessions per model, each a copy of its weights with a thread of its own [default: one per core on a CPU, else 1].
+    #[arg(long, env = "DINO_SESSIONS", value_name = "N", value_parser = flags::positive, help_heading = "Device")]
+    pub sessions: Option<usize>,
+    /// Threads inside each session. More sessions of one thread answer more pictures; more threads answer one sooner.
+    #[arg(long, env = "DINO_THREADS", default_value = "1", value_name = "N", value_parser = flags::positive, help_heading = "Device")]
+    pub threads: usize,
+    /// Most pictures that one session runs at once, of the size that the model's transform makes; of larger ones fewer [default: 1 on
+    /// a CPU, else as many as have the patches of 64 pictures of 224 pixels in patches of 16].
+    #[arg(long, env = "DINO_MAX_BATCH", value_name = "N", value_parser = flags::positive, help_heading = "Device")]
+    pub max_batch: Option<usize>,
+    /// Seconds that a batch with room left waits for further pictures, such as 0.005. With 0 a free session runs what is there. Batches
+    /// of one picture, as they are on a CPU without --max-batch, have no room.
+    #[arg(long, env = "DINO_MAX_BATCH_DELAY", default_value = "0", value_name = "SECONDS", value_parser = flags::seconds_or_none, help_heading = "Device")]
+    pub max_batch_delay: Duration,
+    /// Length in pixels that the longer side of a picture gets before /segment looks at it.
+    #[arg(long, env = "DINO_SEGMENT_SIZE", default_value_t = 480, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(1..=4096), help_heading = "Limits")]
+    pub segment_size: u32,
+}
+
+/// `[NAME=]PATH` of a model, or of a head.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedModel {
+    /// What requests call it.
+    pub name: String,
+    /// Its folder.
+    pub path: PathBuf,
+}
+
+impl FromStr for NamedModel {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // A `=` further down belongs to the path: names have no slashes.
+        if let Some((name, path)) = text.split_once('=')
+            && is_name(name)
+        {
+            if path.is_empty() {
+                return Err(format!("`{text}` names no folder after the `=`"));
+            }
+            return Ok(Self { name: name.into(), path: path.into() });
+        }
+        let path = PathBuf::from(text);
+        let name = if path.extension().is_some_and(|end| end == "onnx") { path.file_stem() } else { path.file_name() };
+        let name = name.and_then(|name| name.to_str()).filter(|name| is_name(name));
+        match name {
+            Some(name) => Ok(Self { name: name.into(), path }),
+            None => Err(format!("give the model a name: NAME={text} (letters, digits, `_`, `.`, `-`)")),
+        }
+    }
+}
+
+/// `[A-Za-z0-9][A-Za-z0-9_.-]{0,127}`, the form of every name in the API.
+fn is_name(text: &str) -> bool {
+    let mut bytes = text.bytes();
+    bytes.next().is_some_and(|first| first.is_ascii_alphanumeric())
+        && text.len() <= 128
+        && bytes.all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+}
+
+/// Names that are given twice.
+#[derive(Debug, thiserror::Error)]
+pub enum OptionsError {
+    /// Two models with one name.
+    #[error("two models are called `{0}`: give one of them another name, --model NAME=PATH")]
+    SameName(String),
+    /// Two heads with one name.
+    #[error("two heads are called `{0}`: give one of them another name, --head NAME=PATH")]
+    SameHead(String),
+}
+
+impl Options {
+    /// Checks what the flags' own types cannot.
+    ///
+    /// # Errors
+    /// See [`OptionsError`].
+    pub fn check(&self) -> Result<(), OptionsError> {
+        if let Some(name) = twice(&self.models) {
+            return Err(OptionsError::SameName(name));
+        }
+        twice(&self.heads).map_or(Ok(()), |name| Err(OptionsError::SameHead(name)))
+    }
+
+    /// What each session may use of an accelerator.
+    pub(super) fn accelerator(&self) -> Accelerator {
+        Accelerator { memory: self.device_memory, engines: self.engine_cache.clone(), shapes: None }
+    }
+}
+
+/// The first name that is given twice.
+fn twice(named: &[NamedModel]) -> Option<String> {
+    let again = |(position, one): &(usize, &NamedModel)| named[..*position].iter().any(|other| other.name == one.name);
+    named.iter().enumerate().find(again).map(|(_, one)| one.name.clone())
+}
