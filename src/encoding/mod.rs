@@ -9,7 +9,7 @@ use half::f16;
 use ndarray::{ArrayView1, ArrayView3, Axis};
 use serde::{Deserialize, Serialize};
 
-use dino_vision::embedding::EmbeddingError;
+use dino_vision::embedding::UnknownOption;
 
 pub use npy::npy_header;
 
@@ -63,13 +63,14 @@ impl fmt::Display for Dtype {
 }
 
 impl FromStr for Dtype {
-    type Err = EmbeddingError;
+    type Err = UnknownOption;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        [Self::F32, Self::F16, Self::Int8, Self::Binary]
-            .into_iter()
-            .find(|dtype| dtype.as_str() == text)
-            .ok_or_else(|| EmbeddingError::Unknown { option: "dtype", text: text.into(), known: "f32, f16, int8, binary" })
+        [Self::F32, Self::F16, Self::Int8, Self::Binary].into_iter().find(|dtype| dtype.as_str() == text).ok_or_else(|| UnknownOption {
+            option: "dtype",
+            text: text.into(),
+            known: "f32, f16, int8, binary",
+        })
     }
 }
 

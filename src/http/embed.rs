@@ -262,7 +262,7 @@ impl From<EmbeddingError> for Problem {
     fn from(error: EmbeddingError) -> Self {
         let code = match error {
             EmbeddingError::LacksOutput { .. } => Code::ModelLacksOutput,
-            EmbeddingError::Unknown { .. } | EmbeddingError::Dimensions { .. } => Code::BadParameter,
+            EmbeddingError::Unknown(_) | EmbeddingError::Dimensions { .. } => Code::BadParameter,
         };
         Self::new(code, error.to_string())
     }

@@ -2,7 +2,6 @@
 
 use std::{
     sync::Arc,
-    thread::available_parallelism,
     time::{Duration, Instant},
 };
 
@@ -19,7 +18,7 @@ use crate::{
     index::Store,
     serving::{Pool, Registry},
 };
-use dino_vision::{batch::Admission, media};
+use dino_vision::{batch::Admission, cores, media};
 
 /// Requests that may wait for the disk at once; they take a thread each and next to no memory.
 const DISK_THREADS: usize = 64;
@@ -108,7 +107,7 @@ pub(super) struct RequestLimits {
 impl State {
     /// What the routes work with, of parts that have been opened.
     pub fn new(options: &Options, keys: KeyRing, registry: Registry, store: Option<Arc<dyn Store>>, fetcher: Fetcher) -> Self {
-        let cores = available_parallelism().map_or(1, usize::from);
+        let cores = cores::available();
         let (listen, origins) = (&options.listen, &options.cors_origins);
         Self {
             store,

@@ -2,62 +2,10 @@
 //!
 //! Embeddings travel as `[pictures, rows, D]`: one row per picture, or one per patch with [`Pooling::Patches`].
 
-use std::fmt;
-use std::str::FromStr;
-
 use ndarray::{Array3, ArrayView3, Axis, concatenate, s};
-use serde::{Deserialize, Serialize};
 
 use crate::model::Outputs;
-
-/// Which tokens become the embedding.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Pooling {
-    /// The CLS token; of a ResNet its pooled features.
-    #[default]
-    Cls,
-    /// The mean of the patch tokens, without CLS and registers.
-    Mean,
-    /// CLS, then the mean, side by side: twice the model's dimension.
-    ClsMean,
-    /// Every patch token, row by row.
-    Patches,
-}
-
-impl Pooling {
-    /// Its name, as options and fingerprints write it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Cls => "cls",
-            Self::Mean => "mean",
-            Self::ClsMean => "cls_mean",
-            Self::Patches => "patches",
-        }
-    }
-
-    /// Length of an embedding of a model of this dimension.
-    pub fn dim(self, model_dim: usize) -> usize {
-        if self == Self::ClsMean { 2 * model_dim } else { model_dim }
-    }
-}
-
-impl fmt::Display for Pooling {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(self.as_str())
-    }
-}
-
-impl FromStr for Pooling {
-    type Err = EmbeddingError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        [Self::Cls, Self::Mean, Self::ClsMean, Self::Patches]
-            .into_iter()
-            .find(|pooling| pooling.as_str() == text)
-            .ok_or_else(|| EmbeddingError::Unknown { option: "pooling", text: text.into(), known: "cls, mean, cls_mean, patches" })
-    }
-}
+pub use crate::pooling::{Pooling, UnknownOption};
 
 /// Why there is no embedding.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -71,15 +19,8 @@ pub enum EmbeddingError {
         output: &'static str,
     },
     /// An option's value is not one of those known.
-    #[error("unknown {option} `{text}`; known are {known}")]
-    Unknown {
-        /// Name of the option.
-        option: &'static str,
-        /// Its value.
-        text: String,
-        /// The values that are understood.
-        known: &'static str,
-    },
+    #[error(transparent)]
+    Unknown(#[from] UnknownOption),
     /// `dimensions` is zero or more than there are.
     #[error("dimensions must be between 1 and {dim}, not {dimensions}")]
     Dimensions {

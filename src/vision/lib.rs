@@ -9,11 +9,13 @@
 pub mod batch;
 pub mod bulk;
 pub mod cancel;
+pub mod cores;
 pub mod embedding;
 pub mod head;
 mod lanczos;
 pub mod media;
 pub mod model;
+pub mod pooling;
 pub mod segment;
 pub mod transform;
 pub mod tsne;

@@ -1,11 +1,12 @@
 //! The workers of a model: an ONNX session as the queue's engine, how many of them, and how much one run may take.
 
-use std::{thread::available_parallelism, time::Duration};
+use std::time::Duration;
 
 use ndarray::{ArrayView4, Axis};
 
 use crate::{
     batch::{Budget, Engine, EngineError},
+    cores,
     model::{Device, Model, ModelError, Outputs, Session},
 };
 
@@ -34,7 +35,7 @@ impl Engine for SessionEngine {
 
 /// On a CPU one session per core: two sessions of one thread answer more pictures than one session of two.
 pub fn default_sessions(device: Device, threads: usize) -> usize {
-    let cores = available_parallelism().map_or(1, usize::from);
+    let cores = cores::available();
     match device {
         Device::Cpu => (cores / threads).max(1),
         _ => 1,

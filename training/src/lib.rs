@@ -13,6 +13,7 @@ pub mod export;
 pub mod files;
 pub mod finetune;
 pub mod kernels;
+pub mod log;
 pub mod ops;
 pub mod process;
 pub mod run;

@@ -1,13 +1,32 @@
 //! `log.jsonl`: one line of JSON for each epoch of a run.
 
+use std::fmt;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use crate::evaluate::online::Knn;
 use crate::files::write_atomically;
+
+/// k-NN figures in the log, in percent.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Knn {
+    /// Number of neighbours.
+    pub k: usize,
+    /// Pictures whose class won the vote.
+    pub top1: f64,
+    /// Pictures whose class is among the five best.
+    pub top5: f64,
+    /// Top-1 averaged over classes.
+    pub mean_class: f64,
+}
+
+impl fmt::Display for Knn {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "k-NN {:.1} % (mean over classes {:.1} %)", self.top1, self.mean_class)
+    }
+}
 
 /// One epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

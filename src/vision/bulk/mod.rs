@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::batch::{Batcher, Failure};
+use crate::cores;
 use crate::embedding::{self, EmbeddingError, Pooling};
 use crate::media::{self, DecodeError, Limits};
 use crate::model::{Model, ModelError, Outputs, SessionOptions};
@@ -119,7 +120,7 @@ impl Embedder {
         let engines = sessions.into_iter().map(SessionEngine).collect();
         let batcher = Batcher::start("embed", engines, budget, &rehearsal)?;
         // A batch forms out of what waits while the one before runs.
-        let workers = if budget.pictures == 1 { count } else { all_cores().max(2 * count * budget.pictures) };
+        let workers = if budget.pictures == 1 { count } else { cores::available().max(2 * count * budget.pictures) };
         let recipe =
             Recipe { transform: manifest.transform.clone(), registers: manifest.registers as usize, pooling, limits: Limits::default() };
         Ok(Self { batcher, workers, recipe, dim: pooling.dim(manifest.dim as usize) })
@@ -215,9 +216,4 @@ pub fn read(path: &Path) -> Result<Vec<u8>, Error> {
         return Err(Error::TooLarge { size });
     }
     fs_err::read(path).map_err(kind)
-}
-
-/// Cores that this process may use.
-pub fn all_cores() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use sha2::{Digest, Sha256};
 
 use super::Manifest;
-use crate::embedding::Pooling;
+use crate::pooling::Pooling;
 
 /// SHA-256 in hex, as manifests write it.
 pub fn sha256(bytes: &[u8]) -> String {

@@ -25,7 +25,7 @@ pub use runtime::RuntimeError;
 pub use session::{Session, SessionOptions};
 pub use trial::Trial;
 
-use crate::embedding::Pooling;
+use crate::pooling::Pooling;
 use plain::Plain;
 
 /// A model that has been read and checked, but not loaded.

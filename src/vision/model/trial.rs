@@ -9,7 +9,7 @@ use ort::value::{TensorElementType, ValueType};
 
 use super::session::{self, Graph};
 use super::{Device, ModelError, SessionOptions};
-use crate::bulk::all_cores;
+use crate::cores;
 
 /// A loaded graph with one input, on all cores.
 pub struct Trial {
@@ -32,7 +32,7 @@ impl Trial {
     }
 
     fn start(graph: Graph<'_>, path: &Path) -> Result<Self, ModelError> {
-        let options = SessionOptions { device: Device::Cpu, threads: all_cores(), ..SessionOptions::default() };
+        let options = SessionOptions { device: Device::Cpu, threads: cores::available(), ..SessionOptions::default() };
         let (session, _) = session::start(graph, path, "", &options)?;
         let half = |kind: &ValueType| matches!(kind, ValueType::Tensor { ty: TensorElementType::Float16, .. });
         let half_input = session.inputs().iter().any(|input| half(input.dtype()));

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::show::report::{FILE, Run};
+use crate::run::report::{FILE, Run};
 
 /// Write report.html into a run's folder: curves, pictures and settings in one file. `train` does so after each epoch.
 #[derive(Debug, clap::Args)]

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, ensure};
 use candle_core::Device as Candle;
 use dino_vision::bulk::names::Finder;
-use dino_vision::bulk::{self, all_cores, tree};
+use dino_vision::bulk::{self, tree};
+use dino_vision::cores;
 use dino_vision::media::{self, Limits};
 use dino_vision::model::{Device, Manifest, Model, Precision, Session, SessionOptions};
 use dino_vision::segment::{Head, Mask, Method, Object, Options, Patches, patch_at, segment, structure};
@@ -138,7 +139,8 @@ fn decode(path: &Path) -> anyhow::Result<RgbImage> {
 
 /// Runs the model over all pictures, and adds a row for each method, named `prefix` and method.
 fn measure(args: &Args, model: &Model, prefix: &str, pairs: &[(PathBuf, PathBuf)], tallies: &mut Tallies) -> anyhow::Result<()> {
-    let options = SessionOptions { device: args.device, precision: args.precision, threads: all_cores(), ..SessionOptions::default() };
+    let options =
+        SessionOptions { device: args.device, precision: args.precision, threads: cores::available(), ..SessionOptions::default() };
     let mut session = model.sessions(&options, 1)?.remove(0);
     let Manifest { transform, patch_size, .. } = model.manifest();
     for (picture, mask) in pairs {

@@ -13,9 +13,9 @@ use super::launch;
 use super::public::{self, Public};
 use crate::exchange;
 use crate::process;
+use crate::run::observer;
 use crate::run::recipe::{Preset, Recipe};
 use crate::run::trainer::{self, Options, Outcome};
-use crate::show::observer;
 
 /// Train a backbone on a folder of pictures. Labels are not needed.
 #[derive(Debug, clap::Args)]
@@ -110,7 +110,7 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
     // The processes of a machine share its cores and its memory.
     let neighbours = process::variable("LOCAL_WORLD_SIZE").unwrap_or(1).max(1);
     if neighbours > 1 && std::env::var_os("RAYON_NUM_THREADS").is_none() {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let cores = dino_vision::cores::available();
         rayon::ThreadPoolBuilder::new().num_threads((cores / neighbours).max(1)).build_global()?;
     }
     let device = crate::device::open(&args.device)?;

@@ -2,7 +2,6 @@
 //!
 //! Nothing here draws random numbers or changes the networks: a run with it learns the same as one without.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -13,30 +12,11 @@ use dino_vision::vote::{DEFAULT_K, DEFAULT_TEMPERATURE};
 use image::RgbImage;
 use ndarray::Array2;
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
 use super::knn::{self, Features};
 use crate::backbone::{Backbone, Pass};
 use crate::data::labelled::Labelled;
-
-/// k-NN figures in the log, in percent.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Knn {
-    /// Number of neighbours.
-    pub k: usize,
-    /// Pictures whose class won the vote.
-    pub top1: f64,
-    /// Pictures whose class is among the five best.
-    pub top5: f64,
-    /// Top-1 averaged over classes.
-    pub mean_class: f64,
-}
-
-impl fmt::Display for Knn {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "k-NN {:.1} % (mean over classes {:.1} %)", self.top1, self.mean_class)
-    }
-}
+use crate::log::Knn;
 
 /// One in this many pictures is classified where a folder is split.
 const SPLIT: usize = 5;

@@ -8,12 +8,13 @@ use dino_vision::transform::Transform;
 use dino_vision::tsne;
 
 use crate::backbone::Backbone;
-use crate::evaluate::online::{Embedded, Knn, Online};
+use crate::evaluate::online::{Embedded, Online};
 use crate::evaluate::watch::Watch;
 use crate::files::write_atomically;
-use crate::run::log::Line;
+use crate::log::Knn;
+use crate::log::Line;
+use crate::run::report::{self, Run};
 use crate::show::events::Events;
-use crate::show::report::{self, Run};
 use crate::show::scatter::Scatter;
 
 /// What is shown, and how often.

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 use crate::files::write_atomically;
-use crate::run::log::{Line, Log};
+use crate::log::{Line, Log};
 use crate::run::state;
 use crate::show::scatter::escape;
 

@@ -20,7 +20,7 @@ use crate::backbone::parameters::{Entry, Group};
 use crate::dino::learner::Learner;
 use crate::dino::optimizer::{Algorithm, Moments};
 use crate::files::write_atomically;
-use crate::run::log::Sums;
+use crate::log::Sums;
 use crate::run::recipe::Recipe;
 
 /// Pixels by positions of a residual network's last map.

@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 use serde_json::Value;
 
-use crate::run::log::Line;
+use crate::log::Line;
 
 /// An open event file.
 #[derive(Debug)]

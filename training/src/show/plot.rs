@@ -6,7 +6,7 @@ use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 
 use crate::files::write_atomically;
-use crate::run::log::Line;
+use crate::log::Line;
 
 /// Draws loss, teacher entropy and ln K over the epochs: an entropy that falls to 0 or rises to ln K is a collapse.
 ///

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::evaluate::online::Knn;
+use crate::log::Knn;
 
 /// Smoothed figures of the last steps.
 #[derive(Clone, Copy, Debug, Default)]

@@ -1,0 +1,6 @@
+//! How many cores there are to work with.
+
+/// Cores that this process may use.
+pub fn available() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}

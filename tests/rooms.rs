@@ -1,0 +1,172 @@
+//! Which rooms of each crate may use which: data flows one way, and a new circle fails here.
+//!
+//! A room is a file or a folder directly in a crate's source. Its line names all rooms of the same crate that it uses.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
+
+/// Room, and the rooms that it may use. `main` and `lib` put the others together.
+type Walls = &'static [(&'static str, &'static [&'static str])];
+
+const SERVER: Walls = &[
+    ("traces", &[]),
+    ("flags", &[]),
+    ("encoding", &[]),
+    ("index", &[]),
+    ("telemetry", &["traces"]),
+    ("fetch", &["flags"]),
+    ("files", &["encoding", "index"]),
+    ("serving", &["flags", "traces"]),
+    ("http", &["encoding", "fetch", "flags", "index", "serving", "telemetry", "traces"]),
+    ("config", &["fetch", "http", "index", "serving", "telemetry"]),
+    ("cli", &["config", "encoding", "fetch", "files", "http", "index", "serving", "telemetry", "traces"]),
+];
+
+const VISION: Walls = &[
+    ("cancel", &[]),
+    ("cores", &[]),
+    ("pooling", &[]),
+    ("unicode", &[]),
+    ("vote", &[]),
+    ("batch", &[]),
+    ("media", &[]),
+    ("transform", &[]),
+    ("lanczos", &["cancel"]),
+    ("tsne", &["cancel", "lanczos"]),
+    ("model", &["cores", "pooling", "transform"]),
+    ("embedding", &["model", "pooling"]),
+    ("head", &["embedding", "model"]),
+    ("segment", &["cancel", "lanczos", "model", "transform"]),
+    ("workers", &["batch", "cores", "model"]),
+    ("bulk", &["batch", "cores", "embedding", "media", "model", "transform", "unicode", "workers"]),
+];
+
+const TRAINING: Walls = &[
+    ("process", &[]),
+    ("files", &[]),
+    ("kernels", &[]),
+    ("exchange", &[]),
+    ("device", &["process"]),
+    ("log", &["files"]),
+    ("ops", &["exchange", "kernels"]),
+    ("backbone", &["exchange", "kernels", "ops"]),
+    ("data", &[]),
+    ("weights", &["backbone", "data", "kernels"]),
+    ("dino", &["backbone", "exchange", "kernels", "ops"]),
+    ("show", &["backbone", "files", "log"]),
+    ("evaluate", &["backbone", "data", "files", "log", "show"]),
+    ("export", &["weights"]),
+    ("run", &["backbone", "data", "device", "dino", "evaluate", "exchange", "files", "kernels", "log", "ops", "show", "weights"]),
+    ("finetune", &["backbone", "dino", "exchange", "files", "run"]),
+    (
+        "cli",
+        &[
+            "backbone", "data", "device", "evaluate", "exchange", "export", "files", "finetune", "kernels", "log", "process", "run",
+            "show", "weights",
+        ],
+    ),
+];
+
+/// Crates that live inside of the server's source.
+const INNER: [&str; 3] = ["hub", "program", "vision"];
+
+/// Names behind `crate::` and the crate's own name, also those in a group of `use`.
+fn used(text: &str, own_name: &str) -> BTreeSet<String> {
+    let code: String = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+    // What tests use is no part of the building.
+    let code = code.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+    let name = |text: &str| text.trim_start().chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect::<String>();
+    let mut found = BTreeSet::new();
+    for prefix in ["crate::", &format!("{own_name}::")] {
+        for (at, _) in code.match_indices(prefix) {
+            // `$crate::` in macros counts, `other_crate::` does not.
+            if code[..at].ends_with(|letter: char| letter.is_alphanumeric() || letter == '_') {
+                continue;
+            }
+            let rest = &code[at + prefix.len()..];
+            let Some(group) = rest.strip_prefix('{') else {
+                found.insert(name(rest));
+                continue;
+            };
+            let mut depth = 0;
+            let mut start = true;
+            for (at, letter) in group.char_indices() {
+                if start && depth == 0 && !letter.is_whitespace() {
+                    found.insert(name(&group[at..]));
+                    start = false;
+                }
+                match letter {
+                    '{' => depth += 1,
+                    '}' if depth == 0 => break,
+                    '}' => depth -= 1,
+                    ',' if depth == 0 => start = true,
+                    _ => {}
+                }
+            }
+        }
+    }
+    found
+}
+
+fn check(source: &str, own_name: &str, walls: Walls) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(source);
+    let mut rooms: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for entry in walkdir::WalkDir::new(&root).into_iter().map(Result::unwrap) {
+        let path = entry.path().strip_prefix(&root).unwrap();
+        let Some(first) = path.iter().next().and_then(|part| part.to_str()) else { continue };
+        let is_source = path.extension().is_some_and(|end| end == "rs");
+        if !is_source || source == "src" && INNER.contains(&first) || ["lib.rs", "main.rs"].contains(&first) {
+            continue;
+        }
+        let text = fs_err::read_to_string(entry.path()).unwrap();
+        rooms.entry(first.trim_end_matches(".rs").to_owned()).or_default().extend(used(&text, own_name));
+    }
+    let names: BTreeSet<String> = rooms.keys().cloned().collect();
+    let listed: BTreeSet<String> = walls.iter().map(|(room, _)| (*room).to_owned()).collect();
+    assert_eq!(names, listed, "the rooms of {source} are those of its list in tests/rooms.rs");
+    for (at, (room, allowed)) in walls.iter().enumerate() {
+        let earlier = |other: &&str| walls[..at].iter().any(|(room, _)| room == other);
+        assert!(allowed.iter().all(|other| earlier(&other)), "{source}: the list of `{room}` names a room that comes after it: a circle");
+        for other in rooms[*room].iter().filter(|other| *other != room && names.contains(*other)) {
+            assert!(allowed.contains(&other.as_str()), "{source}: `{room}` uses `{other}`, which tests/rooms.rs does not allow");
+        }
+    }
+}
+
+#[test]
+fn data_flows_one_way() {
+    check("src", "dino_server", SERVER);
+    check("src/vision", "dino_vision", VISION);
+    check("training/src", "dino_train", TRAINING);
+}
+
+#[test]
+fn a_group_of_imports_is_read_whole() {
+    let text = "use crate::{\n    a::{self, b, c::{d}},\n    e,\n};\nlet x = crate::f::g(); // crate::h\n    // crate::i\nother_crate::j;";
+    let found: Vec<String> = used(text, "own").into_iter().collect();
+    assert_eq!(found, ["a", "e", "f", "h"]);
+}
+
+/// The programs' dependencies end where they should: the trainer has no server in it, and the server no trainer.
+#[test]
+fn crates_depend_one_way() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let normal = |manifest: &str| {
+        let text = fs_err::read_to_string(root.join(manifest)).unwrap();
+        text.split("[dev-dependencies]").next().unwrap().to_owned()
+    };
+    for (manifest, absent) in [
+        ("training/Cargo.toml", ["dino-server", "axum", "sqlx", "redb"].as_slice()),
+        ("src/vision/Cargo.toml", &["dino-server", "dino-program", "dino-train", "axum", "ureq", "clap"]),
+        ("src/program/Cargo.toml", &["dino-server", "dino-vision", "dino-train"]),
+        ("Cargo.toml", &["dino-train", "candle"]),
+    ] {
+        for name in absent {
+            let is_dependency =
+                normal(manifest).lines().any(|line| line.starts_with(&format!("{name} =")) || line.starts_with(&format!("{name}-")));
+            assert!(!is_dependency, "{manifest} names {name}");
+        }
+    }
+}
