@@ -1,4 +1,4 @@
-# make serve · make test · make lint · make soak · make fuzz · make bench · make bench-train · make bench-model · make bench-segment · make screenshots · make bench-index
+# `make help` lists the targets.
 
 LISTEN ?= 127.0.0.1:8080
 DATA ?= .cache/demo
@@ -10,9 +10,23 @@ ifdef CARGO_TARGET_DIR
 export ORT_DYLIB_PATH ?= $(CURDIR)/.cache/onnxruntime/libonnxruntime.so
 endif
 
-.PHONY: serve test soak fuzz lint cuda-check image-test supply-chain advisories onnxruntime postgres clients browser bench bench-train bench-model bench-segment bench-index screenshots
+# What `make` alone does.
+.DEFAULT_GOAL := help
 
-## Build, and serve the demo model with its gallery on http://$(LISTEN)
+.PHONY: help check serve test soak fuzz lint cuda-check image-test supply-chain advisories onnxruntime postgres clients browser bench bench-train bench-model bench-segment bench-index screenshots
+
+## List the targets
+help:
+	@awk '/^## / { text = substr($$0, 4); next } \
+		/^[a-z][a-z-]*:/ { if (text) printf "  make %-14s %s\n", substr($$1, 1, length($$1) - 1), text; text = "" }' Makefile
+
+## Check format, lints and unit tests: run it before each commit
+check: onnxruntime
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo test --workspace --lib
+
+## Build the server, and serve the demo model on http://127.0.0.1:8080 (LISTEN=ADDRESS:PORT for another place)
 serve: onnxruntime
 	cargo build --release --bin dino-server
 	target/release/dino-server restore --from models/demo/gallery.dino --data-dir $(DATA) --if-missing
@@ -22,11 +36,11 @@ serve: onnxruntime
 test: clients browser onnxruntime postgres
 	cargo test --workspace
 
-## The flood of tests/http/soak.rs for ten minutes, and 100,000 answered requests, with their reports
+## Flood a server for ten minutes, then send 100,000 requests; reports memory and statuses
 soak: onnxruntime
 	SOAK_SECONDS=600 SOAK_REQUESTS=100000 cargo test --release --workspace --test http soak -- --nocapture --test-threads 1
 
-## The targets of tests/fuzz under libFuzzer, FUZZ_SECONDS each; wants a C++ compiler, and builds its tool first
+## Run the targets of tests/fuzz under libFuzzer, FUZZ_SECONDS each; needs a C++ compiler
 FUZZ_SECONDS ?= 60
 fuzz: onnxruntime .cache/tools/fuzz
 	cargo run --package dino-fuzz --bin seeds -- .cache/fuzz
@@ -39,22 +53,22 @@ fuzz: onnxruntime .cache/tools/fuzz
 	cargo install --locked --root .cache/tools cargo-fuzz@0.13.1
 	touch $@
 
-## Formatting, lints and documentation, warnings are errors; then the files of docker/
+## Check format, lints and documentation (warnings are errors), and the files of docker/
 lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 	docker/check.sh
 
-## Build the trainer for CUDA, with a compiler from PyPI; needs no GPU (about half an hour of processor time)
+## Build the trainer for CUDA with a compiler from PyPI; needs no GPU, takes half an hour
 cuda-check:
 	docker/cuda-check.sh .cache/cuda
 
-## Build the server's image without a container engine, start it and ask it; on Debian, as root
+## Build the server's image without a container engine, and try it; on Debian, as root
 image-test:
 	docker/image-test.sh .cache/image
 
-## The server beside ONNX Runtime alone and two Python servers, on these cores
+## Measure the server beside ONNX Runtime alone and two Python servers
 bench: .cache/bench-serve/ready onnxruntime
 	cargo build --release --workspace --bins --examples
 	.cache/bench-serve/bin/python tests/bench/serve.py --server target/release/dino-server --trainer target/release/dino-train \
@@ -65,13 +79,13 @@ bench: .cache/bench-serve/ready onnxruntime
 	.cache/bench-serve/bin/pip install --quiet --requirement tests/bench/requirements.txt
 	touch $@
 
-## A whole training step and the augmentation beside PyTorch and torchvision, on these cores
+## Measure training steps and augmentation beside PyTorch and torchvision
 bench-train: .cache/bench/ready
 	cargo build --release --workspace --examples
 	.cache/bench/bin/python training/bench/compare.py --step target/release/examples/train_step \
 		--augment target/release/examples/augment --pictures .cache/bench/pictures
 
-## The exported graph beside PyTorch's own export, PyTorch and torch.compile, and int8 beside f32, on these cores
+## Measure the exported graph beside PyTorch's export, PyTorch and torch.compile, and int8 beside f32
 bench-model: .cache/bench/ready onnxruntime
 	cargo build --release --workspace --bins
 	.cache/bench/bin/python training/bench/model.py --program target/release/dino-train
@@ -83,7 +97,7 @@ bench-model: .cache/bench/ready onnxruntime
 	cp tests/photos/*.jpg .cache/bench/pictures
 	touch $@
 
-## Collections beside hnswlib, faiss and usearch: graphs, exact search, a million vectors (about half an hour on two quiet cores, 4 GB of disk)
+## Measure collections beside hnswlib, faiss and usearch; half an hour, 4 GB of disk
 bench-index: onnxruntime .cache/bench-index/ready
 	cargo build --release --workspace --bins --examples
 	.cache/bench-index/bin/python tests/bench/index.py
@@ -93,23 +107,23 @@ bench-index: onnxruntime .cache/bench-index/ready
 	.cache/bench-index/bin/pip install --quiet --requirement tests/bench/requirements-index.txt
 	touch $@
 
-## What the methods of /segment take beside inference
+## Measure the methods of /segment
 bench-segment: onnxruntime
 	cargo run --release --package dino-server --example segment_time
 
-## The pictures of the page in docs/
+## Draw the pictures of the web page in docs/
 screenshots: onnxruntime browser
 	cargo test --workspace --test http -- --ignored screenshots
 
-## Install what the tests of the page need
+## Install the browser that tests use
 browser:
 	tests/browser.sh
 
-## Install what the tests ask the server with
+## Install the HTTP clients that tests use
 clients:
 	tests/clients/install.sh .cache/clients
 
-## Licences, sources and versions of all dependencies, and a bill of materials for each program in .cache/sbom; builds its tools first
+## Check licences and sources of dependencies, and write bills of materials to .cache/sbom
 supply-chain: .cache/tools/ready
 	.cache/tools/bin/cargo-deny --workspace --exclude dino-fuzz --all-features check bans licenses sources
 	.cache/tools/bin/cargo-cyclonedx cyclonedx --format json --all-features
@@ -117,7 +131,7 @@ supply-chain: .cache/tools/ready
 	mv dino-server.cdx.json training/dino-train.cdx.json .cache/sbom
 	rm -f tests/fuzz/dino-fuzz.cdx.json
 
-## Known vulnerabilities of dependencies; fetches the database of RustSec
+## Look for known vulnerabilities of dependencies in the database of RustSec
 advisories: .cache/tools/ready
 	.cache/tools/bin/cargo-deny --workspace --exclude dino-fuzz --all-features check advisories
 
@@ -125,10 +139,10 @@ advisories: .cache/tools/ready
 	cargo install --locked --root .cache/tools cargo-deny@0.20.2 cargo-cyclonedx@0.5.9
 	touch $@
 
-## Fetch the ONNX Runtime library into the cache
+## Download the ONNX Runtime library into .cache
 onnxruntime:
 	ORT_DYLIB_PATH="$(OWN_RUNTIME)" docker/onnxruntime.sh .cache/onnxruntime
 
-## Fetch PostgreSQL with pgvector, for the tests, into the cache
+## Download PostgreSQL with pgvector, for tests, into .cache
 postgres:
 	docker/postgres.sh .cache/postgres

@@ -171,11 +171,7 @@ impl Default for Metrics {
         );
         let batches: Times<Model> = Family::new_with_constructor(sizes);
         registry.register("batch_pictures", "Size of the batch that each picture ran in", batches.clone());
-        registry.register(
-            "build",
-            "Version of the server",
-            Info::new([("version", env!("CARGO_PKG_VERSION")), ("commit", COMMIT.unwrap_or(""))]),
-        );
+        registry.register("build", "Version of the server", Info::new(build()));
         Self {
             registry,
             requests,
@@ -189,6 +185,12 @@ impl Default for Metrics {
             listed: Mutex::default(),
         }
     }
+}
+
+/// Version, and the commit where the build was told it.
+fn build() -> Vec<(&'static str, &'static str)> {
+    let version = ("version", env!("CARGO_PKG_VERSION"));
+    std::iter::once(version).chain(COMMIT.map(|commit| ("commit", commit))).collect()
 }
 
 impl Metrics {

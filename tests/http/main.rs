@@ -20,6 +20,8 @@ mod keys;
 mod kill;
 mod lifecycle;
 mod map;
+#[path = "../markdown/mod.rs"]
+mod markdown;
 mod metrics;
 mod openai;
 mod page;
