@@ -6,6 +6,16 @@
 //! Loops that are spread over other threads take it along ([`current`]).
 //!
 //! What stops early returns something half done or an error. Neither is ever seen: the future that would have seen it is gone.
+//!
+//! ```
+//! use dino_vision::cancel::{check, scope};
+//! use tokio_util::sync::CancellationToken;
+//!
+//! let token = CancellationToken::new();
+//! token.cancel();
+//! let rows = scope(token, || (0..1_000_000).map_while(|row| check().ok().map(|()| row)).count());
+//! assert_eq!(rows, 0);
+//! ```
 
 use std::cell::RefCell;
 

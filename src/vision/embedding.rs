@@ -1,6 +1,20 @@
 //! Model outputs to embeddings: pooling, normalising, cutting.
 //!
 //! Embeddings travel as `[pictures, rows, D]`: one row per picture, or one per patch with [`Pooling::Patches`].
+//!
+//! ```
+//! use dino_vision::embedding::{Pooling, normalise, pool};
+//! use dino_vision::model::Outputs;
+//!
+//! // One picture: CLS and four patches, three numbers each.
+//! let tokens = ndarray::Array3::from_shape_fn((1, 5, 3), |(_, token, _)| token as f32);
+//! let outputs = Outputs { last_hidden_state: Some(tokens), ..Outputs::default() };
+//! let mut mean = pool(&outputs, 0, Pooling::Mean)?;
+//! assert_eq!(mean.as_slice(), Some([2.5, 2.5, 2.5].as_slice()));
+//! normalise(&mut mean);
+//! assert!((mean.iter().map(|value| value * value).sum::<f32>() - 1.0).abs() < 1e-6);
+//! # Ok::<(), dino_vision::embedding::EmbeddingError>(())
+//! ```
 
 use ndarray::{Array3, ArrayView3, Axis, concatenate, s};
 

@@ -1,4 +1,17 @@
 //! Pixels to the model's input, as its manifest says.
+//!
+//! ```
+//! use dino_vision::transform::Transform;
+//!
+//! let picture = image::RgbImage::new(640, 427);
+//! let transform = Transform::evaluation();
+//! assert_eq!(transform.apply(&picture).shape(), [3, 224, 224]);
+//!
+//! // For masks: the whole picture, in whole patches of 16 pixels.
+//! let (input, grid) = transform.whole_picture(&picture, 480, 16);
+//! assert_eq!(input.shape(), [3, 320, 480]);
+//! assert_eq!((grid.rows, grid.columns), (20, 30));
+//! ```
 
 mod preprocessor;
 mod resample;

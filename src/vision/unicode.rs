@@ -1,5 +1,9 @@
 //! One form for texts that look the same: `ü` is one character or a `u` and a mark, and file systems, keyboards and programs
 //! disagree on which. Labels, filters and the names of files are compared in the composed form (NFC).
+//!
+//! ```
+//! assert_eq!(dino_vision::unicode::nfc("Tu\u{308}r"), "Tür");
+//! ```
 
 use std::borrow::Cow;
 

@@ -2,6 +2,15 @@
 //!
 //! Each of the k nearest neighbours votes for its class with the weight exp(similarity / T). The server and the
 //! trainer's evaluation use the same code.
+//!
+//! ```
+//! use dino_vision::vote::{DEFAULT_TEMPERATURE, vote, winner};
+//!
+//! let (cat, dog) = (["cat"].as_slice(), ["dog"].as_slice());
+//! let scores = vote([(cat, 0.9), (dog, 0.8), (dog, 0.7)], DEFAULT_TEMPERATURE);
+//! assert_eq!(winner(&scores, 0.5), Some(&"cat"));
+//! assert_eq!(winner(&scores, 0.9), None); // too little agreement
+//! ```
 
 use std::collections::BTreeMap;
 

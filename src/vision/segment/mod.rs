@@ -3,6 +3,18 @@
 //! [`Patches`] are a model's outputs on the patch grid, [`segment()`] finds objects in them by one of the [`Method`]s, each in
 //! a module of its own, written from its paper's formulas. A mask lives on the patch grid ([`Mask`]) and is enlarged to the
 //! picture's own size only where it is written out: as a box and an area, as COCO run lengths, as polygons, or as PNG.
+//!
+//! ```
+//! use dino_vision::segment::{Options, Patches, segment};
+//! use dino_vision::transform::PatchGrid;
+//!
+//! // The attention of one head to 2 rows of 3 patches: the right column stands out.
+//! let attention = ndarray::array![[0.05_f32, 0.05, 0.4, 0.05, 0.05, 0.4]];
+//! let patches = Patches::new(Some(attention.view()), None, PatchGrid { rows: 2, columns: 3 });
+//! let found = segment(&patches, (300, 200), 1.0, &Options::default())?;
+//! assert_eq!(found.objects[0].mask.bbox(), [200, 0, 100, 200]);
+//! # Ok::<(), dino_vision::segment::SegmentError>(())
+//! ```
 
 mod affinity;
 mod attention;
