@@ -70,9 +70,9 @@ image-test:
 
 ## Measure the server beside ONNX Runtime alone and two Python servers
 bench: .cache/bench-serve/ready onnxruntime
-	cargo build --release --workspace --bins --examples
+	cargo build --release --workspace --bins
 	.cache/bench-serve/bin/python tests/bench/serve.py --server target/release/dino-server --trainer target/release/dino-train \
-		--load target/release/examples/load --limit target/release/examples/limit --photo tests/photos/china.jpg
+		--load target/release/load --limit target/release/limit --photo tests/photos/china.jpg
 
 .cache/bench-serve/ready: tests/bench/requirements.txt
 	python3 -m venv .cache/bench-serve
@@ -81,9 +81,9 @@ bench: .cache/bench-serve/ready onnxruntime
 
 ## Measure training steps and augmentation beside PyTorch and torchvision
 bench-train: .cache/bench/ready
-	cargo build --release --workspace --examples
-	.cache/bench/bin/python training/bench/compare.py --step target/release/examples/train_step \
-		--augment target/release/examples/augment --pictures .cache/bench/pictures
+	cargo build --release --workspace --bins
+	.cache/bench/bin/python training/bench/compare.py --step target/release/train_step \
+		--augment target/release/augment --pictures .cache/bench/pictures
 
 ## Measure the exported graph beside PyTorch's export, PyTorch and torch.compile, and int8 beside f32
 bench-model: .cache/bench/ready onnxruntime
@@ -99,7 +99,7 @@ bench-model: .cache/bench/ready onnxruntime
 
 ## Measure collections beside hnswlib, faiss and usearch; half an hour, 4 GB of disk
 bench-index: onnxruntime .cache/bench-index/ready
-	cargo build --release --workspace --bins --examples
+	cargo build --release --workspace --bins
 	.cache/bench-index/bin/python tests/bench/index.py
 
 .cache/bench-index/ready: tests/bench/requirements-index.txt
@@ -109,7 +109,7 @@ bench-index: onnxruntime .cache/bench-index/ready
 
 ## Measure the methods of /segment
 bench-segment: onnxruntime
-	cargo run --release --package dino-server --example segment_time
+	cargo run --release --package dino-bench --no-default-features --bin segment_time
 
 ## Draw the pictures of the web page in docs/
 screenshots: onnxruntime browser
@@ -125,15 +125,15 @@ clients:
 
 ## Check licences and sources of dependencies, and write bills of materials to .cache/sbom
 supply-chain: .cache/tools/ready
-	.cache/tools/bin/cargo-deny --workspace --exclude dino-fuzz --all-features check bans licenses sources
+	.cache/tools/bin/cargo-deny --workspace --exclude dino-fuzz --exclude dino-bench --all-features check bans licenses sources
 	.cache/tools/bin/cargo-cyclonedx cyclonedx --format json --all-features
 	mkdir -p .cache/sbom
 	mv dino-server.cdx.json training/dino-train.cdx.json .cache/sbom
-	rm -f tests/fuzz/dino-fuzz.cdx.json
+	rm -f tests/fuzz/dino-fuzz.cdx.json tests/bench/dino-bench.cdx.json
 
 ## Look for known vulnerabilities of dependencies in the database of RustSec
 advisories: .cache/tools/ready
-	.cache/tools/bin/cargo-deny --workspace --exclude dino-fuzz --all-features check advisories
+	.cache/tools/bin/cargo-deny --workspace --exclude dino-fuzz --exclude dino-bench --all-features check advisories
 
 .cache/tools/ready:
 	cargo install --locked --root .cache/tools cargo-deny@0.20.2 cargo-cyclonedx@0.5.9

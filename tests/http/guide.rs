@@ -113,3 +113,14 @@ fn the_examples_of_the_python_guide_run() {
     let run = follow("docs/python.md");
     assert!(run > 1, "{run} blocks");
 }
+
+#[test]
+fn the_example_client_classifies_a_folder() {
+    let (folder, server) = demo();
+    let mut command = Command::new(python());
+    command.arg(root().join("examples/client.py")).arg(format!("http://{}", server.address())).arg("tests/data/caltech101-val");
+    let output = command.current_dir(folder.path()).stdin(Stdio::null()).output().unwrap();
+    let (printed, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}");
+    assert!(printed.trim_end().ends_with(" of 100 right"), "{printed}");
+}

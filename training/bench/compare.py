@@ -95,8 +95,8 @@ def crops(args):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("--step", required=True, help="the built example train_step")
-    p.add_argument("--augment", required=True, help="the built example augment")
+    p.add_argument("--step", required=True, help="the built program train_step")
+    p.add_argument("--augment", required=True, help="the built program augment")
     p.add_argument("--pictures", required=True, help="a folder of JPEG pictures for the augmentation")
     p.add_argument("--rounds", type=int, default=3)
     args = p.parse_args()

@@ -20,7 +20,7 @@ const PATCHES: u32 = 30;
 const ROUNDS: usize = 15;
 
 fn main() -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = &Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let model = Model::open(&root.join("models/demo"))?;
     let mut session = model.sessions(&SessionOptions { device: Device::Cpu, ..SessionOptions::default() }, 1)?.remove(0);
     let manifest = model.manifest();

@@ -1,6 +1,6 @@
 //! Times whole DINO steps, two global and eight local crops of random pixels, and prints one JSON line: what `make bench-train` compares.
 //!
-//! `cargo run --release --example train_step -- --dim 192 --depth 12 --heads 3 --patch 16 --global 224 --local 96 --batch 8`
+//! `cargo run --release --package dino-bench --bin train_step -- --dim 192 --depth 12 --heads 3 --patch 16 --global 224 --local 96 --batch 8`
 
 #![expect(clippy::print_stdout, reason = "the measurement is the output")]
 
