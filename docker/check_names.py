@@ -9,7 +9,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 METRICS = "src/http/metrics.rs"
-FLAGS = "src/config.rs"
+FLAGS = "src"
 CODES = "src/http/problem.rs"
 MANUAL = "docs/operations.md"
 SHOWN = ["docker/grafana/dashboards/dino.json", "docker/prometheus/alerts.yml"]
@@ -30,8 +30,9 @@ def metrics(source: str) -> set[str]:
     return names
 
 
-def flags(source: str) -> set[str]:
-    """Flags of `serve`, by their variables in the environment."""
+def flags(folder: str) -> set[str]:
+    """Flags of the server that are variables in the environment too, by those names."""
+    source = "".join(path.read_text() for path in sorted((ROOT / folder).rglob("*.rs")))
     return {"--" + name.lower().replace("_", "-") for name in re.findall(r'env = "DINO_(\w+)"', source)}
 
 
@@ -47,7 +48,7 @@ def main() -> int:
     for path in SHOWN:
         faults += [f"{path} uses {name}, which {METRICS} does not register" for name in set(re.findall(r"\bdino_\w+", read(path))) - known]
     manual = read(MANUAL)
-    for source, names in [(FLAGS, flags(read(FLAGS))), (CODES, codes(read(CODES)))]:
+    for source, names in [(FLAGS, flags(FLAGS)), (CODES, codes(read(CODES)))]:
         written = set(re.findall(r"(?<=`)(?:--)?[a-z][a-z0-9_-]*", manual))
         faults += [f"{MANUAL} does not name {name} of {source}" for name in names - written]
         if not names:
