@@ -33,7 +33,7 @@ fn vectors(embedder: &mut Embedder, folder: &Path) -> Result<Vec<(String, Vec<f3
 }
 
 /// The share of the pictures below `folder` whose class the vote of those below `labelled` finds.
-pub fn accuracy(model: &Path, labelled: &Path, folder: &Path) -> Result<f64> {
+pub(crate) fn accuracy(model: &Path, labelled: &Path, folder: &Path) -> Result<f64> {
     let mut embedder = Embedder::open(&Model::open(model)?, Pooling::Cls, &SessionOptions::default(), Workload::default())?;
     let labelled = vectors(&mut embedder, labelled)?;
     let asked = vectors(&mut embedder, folder)?;

@@ -11,7 +11,7 @@ use dino_vision::model::{Model, SessionOptions};
 use ndarray::Axis;
 
 /// The CLS token of a picture, of length 1, so that the dot product of two is their cosine similarity.
-pub fn embed(model: &Path, picture: &Path) -> Result<Vec<f32>> {
+pub(crate) fn embed(model: &Path, picture: &Path) -> Result<Vec<f32>> {
     let model = Model::open(model)?;
     let mut session = model.sessions(&SessionOptions::default(), 1)?.remove(0);
     let manifest = model.manifest();

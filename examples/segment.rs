@@ -14,7 +14,7 @@ use ndarray::Axis;
 const LONGER_SIDE: u32 = 480;
 
 /// The object that the normalised cut (`TokenCut`) finds first.
-pub fn find(model: &Path, picture: &Path) -> Result<Object> {
+pub(crate) fn find(model: &Path, picture: &Path) -> Result<Object> {
     let model = Model::open(model)?;
     let mut session = model.sessions(&SessionOptions::default(), 1)?.remove(0);
     let manifest = model.manifest();

@@ -5,15 +5,15 @@
 use std::path::PathBuf;
 
 /// A fenced block of code.
-pub struct Block {
+pub(crate) struct Block {
     /// What stands behind the first fence, such as `sh`.
-    pub language: String,
+    pub(crate) language: String,
     /// Its lines.
-    pub code: String,
+    pub(crate) code: String,
 }
 
 /// The documents for people, below `root`.
-pub fn documents(root: &std::path::Path) -> Vec<PathBuf> {
+pub(crate) fn documents(root: &std::path::Path) -> Vec<PathBuf> {
     let folders = ["", "docs", "docker", "models", "tests", "tests/data", "tests/photos", "examples"];
     let files = folders.into_iter().filter_map(|folder| fs_err::read_dir(root.join(folder)).ok()).flatten();
     let mut files: Vec<_> =
@@ -23,7 +23,7 @@ pub fn documents(root: &std::path::Path) -> Vec<PathBuf> {
 }
 
 /// The fenced blocks of a document, in their order.
-pub fn blocks(text: &str) -> Vec<Block> {
+pub(crate) fn blocks(text: &str) -> Vec<Block> {
     let mut found = Vec::new();
     let mut lines = text.lines();
     while let Some(line) = lines.next() {
@@ -36,7 +36,7 @@ pub fn blocks(text: &str) -> Vec<Block> {
 }
 
 /// The document without its blocks of code.
-pub fn prose(text: &str) -> String {
+pub(crate) fn prose(text: &str) -> String {
     let mut inside = false;
     let lines = text.lines().filter(|line| {
         let fence = line.trim_start().starts_with("```");
@@ -47,19 +47,19 @@ pub fn prose(text: &str) -> String {
 }
 
 /// Spans of code between single backticks.
-pub fn spans(prose: &str) -> Vec<&str> {
+pub(crate) fn spans(prose: &str) -> Vec<&str> {
     prose.split('`').skip(1).step_by(2).collect()
 }
 
 /// Targets of links and pictures, `[text](target)` and `[name]: target`.
-pub fn links(prose: &str) -> Vec<&str> {
+pub(crate) fn links(prose: &str) -> Vec<&str> {
     let inline = prose.split("](").skip(1).filter_map(|rest| rest.split(')').next());
     let named = prose.lines().filter(|line| line.starts_with('[')).filter_map(|line| line.split("]: ").nth(1));
     inline.chain(named).collect()
 }
 
 /// Anchors of the headings, as GitHub makes them.
-pub fn anchors(prose: &str) -> Vec<String> {
+pub(crate) fn anchors(prose: &str) -> Vec<String> {
     let headings = prose.lines().filter_map(|line| line.starts_with('#').then(|| line.trim_start_matches('#').trim()));
     let letters = |heading: &str| -> String {
         let kept = heading.chars().filter(|letter| letter.is_alphanumeric() || matches!(letter, ' ' | '-' | '_'));
@@ -70,7 +70,7 @@ pub fn anchors(prose: &str) -> Vec<String> {
 
 /// Command lines of `program` in a document, with lines that a backslash continues joined: those of blocks, and those of spans that
 /// start with its name.
-pub fn commands(text: &str, program: &str) -> Vec<String> {
+pub(crate) fn commands(text: &str, program: &str) -> Vec<String> {
     let code = blocks(text).into_iter().map(|block| block.code.replace("\\\n", " ")).collect::<String>();
     let prose = prose(text);
     let lines = code.lines().map(str::to_owned).chain(spans(&prose).into_iter().map(|span| span.replace('\n', " ")));
@@ -83,7 +83,7 @@ pub fn commands(text: &str, program: &str) -> Vec<String> {
 }
 
 /// Faults of `commands`: a command or a flag that the help of the program does not name. `help` gives that of a command, or nothing.
-pub fn unknown(commands: &[String], mut help: impl FnMut(&str) -> Option<String>) -> Vec<String> {
+pub(crate) fn unknown(commands: &[String], mut help: impl FnMut(&str) -> Option<String>) -> Vec<String> {
     let mut faults = Vec::new();
     for command in commands {
         let Some((verb, rest)) = command.split_once(' ') else { continue };
