@@ -54,6 +54,11 @@ pub fn start(format: LogFormat) {
         LogFormat::Human => lines.with_target(false).with_ansi(stderr().is_terminal()).init(),
         LogFormat::Json => lines.json().flatten_event(true).init(),
     }
+    watch_panics();
+}
+
+/// Counts panics from now on, and logs each of them.
+pub fn watch_panics() {
     std::panic::set_hook(Box::new(|panic| {
         PANICS.fetch_add(1, Ordering::Relaxed);
         let thread = std::thread::current();

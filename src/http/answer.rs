@@ -15,6 +15,7 @@ use super::{
     keys::Key,
     problem::{Code, Problem},
     quota::{BudgetExceeded, Quota, Reservation, STEP},
+    response::JsonBody,
 };
 use dino_vision::cancel;
 
@@ -59,7 +60,7 @@ impl Encoder {
     ///
     /// # Errors
     /// When there is no room.
-    pub(super) fn json<T: Serialize>(&self, value: &T) -> Result<Response, Problem> {
+    pub(super) fn json<T: Serialize>(&self, value: &T) -> Result<JsonBody<T>, Problem> {
         let mut out = Buffer { bytes: Vec::new(), reservation: self.quota.reserve(self.key.clone()), exceeded: None };
         if let Err(error) = serde_json::to_writer(&mut out, value) {
             return Err(out.exceeded.map_or_else(|| Problem::new(Code::Internal, error.to_string()), Problem::from));
@@ -71,7 +72,7 @@ impl Encoder {
         let mut response = kept(bytes.into(), reservation).into_response();
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         response.extensions_mut().insert(Counted);
-        Ok(response)
+        Ok(JsonBody::of(response))
     }
 }
 

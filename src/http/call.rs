@@ -44,7 +44,7 @@ tokio::task_local! {
 pub(super) async fn follow(State(app): State<App>, path: Option<MatchedPath>, request: Request, next: Next) -> Response {
     let began = Instant::now();
     let path = path.as_ref().map_or("", MatchedPath::as_str);
-    let deadline = (!WITHOUT_DEADLINE.contains(&path)).then(|| began + app.limits.time);
+    let deadline = has_deadline(path).then(|| began + app.limits.time);
     let call = Call(Arc::new(Known { deadline, key: OnceLock::new(), model: OnceLock::new(), inferred: OnceLock::new() }));
     let answering = CALL.scope(call.clone(), async {
         let response = next.run(request).await;
@@ -63,6 +63,11 @@ pub(super) async fn follow(State(app): State<App>, path: Option<MatchedPath>, re
     }
     app.metrics.answered(path, model, response.status(), began.elapsed());
     response
+}
+
+/// Whether the requests of a route have a deadline.
+pub(super) fn has_deadline(path: &str) -> bool {
+    !WITHOUT_DEADLINE.contains(&path)
 }
 
 fn deadline_passed(app: &App, path: &str) -> Problem {

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use axum::{extract::State, response::IntoResponse};
+use axum::extract::State;
 use ndarray::Axis;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,7 @@ use super::{
     collections,
     infer::infer,
     problem::{Code, Problem},
+    response::{JsonBody, Timed},
     submission::Submission,
 };
 use crate::{
@@ -28,15 +29,25 @@ use dino_vision::{
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(rename = "ClassifyOptions")]
 pub(super) struct Options {
+    /// The model; without it the one that made the collection, or has the head.
     model: Option<String>,
+    /// A linear head, instead of a vote of neighbours.
     head: Option<String>,
+    /// Where the neighbours come from.
     collection: String,
+    /// Number of neighbours, 1 to 10000.
     k: usize,
+    /// Each neighbour votes with weight exp(similarity / temperature).
     temperature: f64,
+    /// Below it `label` is null, 0 to 1.
     min_score: f64,
+    /// Compare with every item, and do not ask the index.
     exact: bool,
+    /// Width of the search in the index, 1 to 100000: larger is slower, and finds more.
     ef: usize,
+    /// Only items that pass it are neighbours.
     filter: Option<Filter>,
     /// Divide the weight of each class by the number of its items.
     balanced: bool,
@@ -88,10 +99,14 @@ impl Options {
     }
 }
 
-#[derive(Serialize)]
-struct Answer {
+/// The classes of the pictures, in their order.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ClassifyResponse")]
+pub(super) struct Answer {
+    /// Unless a head was asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     collection: Option<String>,
+    /// The head, where one was asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     head: Option<String>,
     model: String,
@@ -99,26 +114,36 @@ struct Answer {
 }
 
 /// What the neighbours of one picture, or the head, say.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Classification")]
 struct Verdict {
     /// The best class, unless its score is under `min_score` or there was no vote.
     label: Option<String>,
     /// Score of the best class, 0 without votes.
     score: f64,
+    /// All classes with a vote, best first.
     classes: Vec<ClassScore<String>>,
+    /// Nearest first; none with a head.
     neighbors: Vec<Hit>,
 }
 
-#[derive(Serialize)]
+/// An item that is near.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ClassifyNeighbor")]
 struct Hit {
     id: String,
     labels: Vec<String>,
+    /// Cosine to the picture.
     similarity: f32,
     /// Whether the item's stored picture can be asked for.
     has_image: bool,
 }
 
-pub(super) async fn handle(State(app): State<App>, submission: Submission<Options>) -> Result<impl IntoResponse, Problem> {
+/// Errors beside those that any submission may end with.
+pub(super) const ERRORS: &[Code] =
+    &[Code::UnknownModel, Code::UnknownHead, Code::UnknownCollection, Code::ModelMismatch, Code::ModelLacksOutput, Code::StoreFailed];
+
+pub(super) async fn handle(State(app): State<App>, submission: Submission<Options>) -> Result<Timed<JsonBody<Answer>>, Problem> {
     let Submission { pictures, options, room } = submission;
     options.check()?;
     let judge = if let Some(head) = &options.head {
@@ -137,11 +162,11 @@ pub(super) async fn handle(State(app): State<App>, submission: Submission<Option
         Judge::Collection(_) => collections::searchers(&app),
         Judge::Head(_) => &app.pool,
     };
-    let (encoder, timing) = (Encoder::new(&app), inference.timing.header());
+    let (encoder, timing) = (Encoder::new(&app), inference.timing);
     let voting = threads.run(move || encoder.json(&answer(&served, &judge, &inference.seen, &options)?));
     let answer = timed("vote", voting).await??;
     drop(room);
-    Ok((timing, answer))
+    Ok(timing.with(answer))
 }
 
 /// Who says what a picture shows.

@@ -5,15 +5,13 @@ use std::{
     sync::OnceLock,
 };
 
-use axum::{
-    extract::Path,
-    http::{Uri, header},
-    response::{Html, IntoResponse, Response},
-};
+use axum::http::{Uri, header};
 use utoipa_swagger_ui_vendored::SWAGGER_UI_VENDORED;
 
 use super::{
+    parameters::{FilePath, PathOf},
     problem::{Code, Problem},
+    response::{FileBody, MediaTypes},
     unknown_route,
 };
 
@@ -34,24 +32,36 @@ const START: &str = "SwaggerUIBundle({ url: 'openapi.json', dom_id: '#ui', deepL
 const POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; object-src 'none'; \
                       base-uri 'none'; frame-ancestors 'none'";
 
-pub(super) async fn page() -> impl IntoResponse {
-    ([(header::CONTENT_SECURITY_POLICY, POLICY)], Html(PAGE))
+/// A file of Swagger UI.
+pub(super) struct DocsFile;
+
+const SCRIPT: &str = "text/javascript";
+const STYLE: &str = "text/css";
+const HTML: &str = "text/html; charset=utf-8";
+
+impl MediaTypes for DocsFile {
+    const NAMES: &'static [&'static str] = &["text/html", SCRIPT, STYLE];
+}
+
+pub(super) async fn page() -> FileBody<DocsFile> {
+    FileBody::new(HTML, ([(header::CONTENT_SECURITY_POLICY, POLICY)], PAGE))
 }
 
 /// A file that the page needs.
-pub(super) async fn file(Path(name): Path<String>, uri: Uri) -> Response {
-    static SCRIPT: OnceLock<Option<Vec<u8>>> = OnceLock::new();
-    static STYLE: OnceLock<Option<Vec<u8>>> = OnceLock::new();
+pub(super) async fn file(PathOf(path): PathOf<FilePath>, uri: Uri) -> Result<FileBody<DocsFile>, Problem> {
+    static UNPACKED_SCRIPT: OnceLock<Option<Vec<u8>>> = OnceLock::new();
+    static UNPACKED_STYLE: OnceLock<Option<Vec<u8>>> = OnceLock::new();
 
+    let FilePath { file: name } = path;
     let (kind, content) = match name.as_str() {
-        "start.js" => return ([(header::CONTENT_TYPE, "text/javascript")], START).into_response(),
-        "swagger-ui-bundle.js" => ("text/javascript", SCRIPT.get_or_init(|| unpack(&name))),
-        "swagger-ui.css" => ("text/css", STYLE.get_or_init(|| unpack(&name))),
-        _ => return unknown_route(uri).await.into_response(),
+        "start.js" => return Ok(FileBody::new(SCRIPT, START)),
+        "swagger-ui-bundle.js" => (SCRIPT, UNPACKED_SCRIPT.get_or_init(|| unpack(&name))),
+        "swagger-ui.css" => (STYLE, UNPACKED_STYLE.get_or_init(|| unpack(&name))),
+        _ => return Err(unknown_route(uri).await),
     };
     match content {
-        Some(content) => ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "max-age=86400")], content.as_slice()).into_response(),
-        None => Problem::new(Code::Internal, "the page's files are not in this build").into_response(),
+        Some(content) => Ok(FileBody::new(kind, ([(header::CACHE_CONTROL, "max-age=86400")], content.as_slice()))),
+        None => Err(Problem::new(Code::Internal, "the page's files are not in this build")),
     }
 }
 

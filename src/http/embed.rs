@@ -1,20 +1,20 @@
 //! `POST /embed`: vectors of pictures.
 
-use axum::{
-    extract::State,
-    http::{HeaderName, header},
-    response::{IntoResponse, Response},
-};
+use std::borrow::Cow;
+
+use axum::{extract::State, http::HeaderName};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use ndarray::{Array3, Axis, concatenate};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeSeq};
+use serde_json::json;
 
 use super::{
     App,
     answer::Encoder,
     infer::infer,
     problem::{Code, Problem},
+    response::{Either, FileBody, JsonBody, MediaTypes, Timed},
     submission::Submission,
 };
 use crate::{
@@ -27,13 +27,15 @@ use dino_vision::{
     transform::PatchGrid,
 };
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+/// How embeddings are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "EmbedEncoding")]
 enum Encoding {
     /// Numbers.
     #[default]
     Json,
-    /// JSON with one text per picture, of its little-endian bytes.
+    /// JSON with one string per picture, the base64 of its little-endian bytes.
     Base64,
     /// The answer is an `.npy` file.
     Npy,
@@ -43,12 +45,16 @@ enum Encoding {
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(rename = "EmbedOptions")]
 pub(super) struct Options {
+    /// The model; without it the first one that is served.
     model: Option<String>,
     pooling: Pooling,
+    /// Whether vectors are brought to length 1, after they were cut.
     normalize: bool,
     dtype: Dtype,
     encoding: Encoding,
+    /// Numbers that are kept of each vector, from its start.
     dimensions: Option<usize>,
 }
 
@@ -90,18 +96,20 @@ impl Options {
     }
 }
 
-pub(super) async fn handle(State(app): State<App>, submission: Submission<Options>) -> Result<Response, Problem> {
+/// Errors beside those that any submission may end with.
+pub(super) const ERRORS: &[Code] = &[Code::UnknownModel, Code::ModelLacksOutput];
+
+pub(super) async fn handle(State(app): State<App>, submission: Submission<Options>) -> Result<Timed<Vectors>, Problem> {
     let Submission { pictures, options, room } = submission;
     let served = app.registry.get(options.model.as_deref())?;
     options.check(&served)?;
     let transform = served.manifest().transform.clone();
     let inference = infer(&app, &served, pictures, move |picture| transform.apply(picture)).await?;
-    let timing = inference.timing.header();
-    let seen = inference.seen;
+    let (timing, seen) = (inference.timing, inference.seen);
     let encoder = Encoder::new(&app);
-    let response = timed("encode", app.pool.run(move || answer(&served, &seen, &options, &encoder))).await??;
+    let vectors = timed("encode", app.pool.run(move || answer(&served, &seen, &options, &encoder))).await??;
     drop(room);
-    Ok((timing, response).into_response())
+    Ok(timing.with(vectors))
 }
 
 /// One picture's rows: `[1, D]`, or `[patches, D]`.
@@ -120,17 +128,33 @@ pub(super) fn rows(served: &Served, seen: &Seen, options: &Options) -> Result<Ar
     }
 }
 
-fn answer(served: &Served, seen: &[Seen], options: &Options, encoder: &Encoder) -> Result<Response, Problem> {
+/// The vectors, as JSON or as one array.
+pub(super) type Vectors = Either<JsonBody<Answer<'static>>, FileBody<ArrayFile>>;
+
+/// An array of numbers.
+pub(super) struct ArrayFile;
+
+const NPY: &str = "application/x-npy";
+const RAW: &str = "application/octet-stream";
+
+impl MediaTypes for ArrayFile {
+    const NAMES: &'static [&'static str] = &[NPY, RAW];
+}
+
+fn answer(served: &Served, seen: &[Seen], options: &Options, encoder: &Encoder) -> Result<Vectors, Problem> {
     let pictures: Vec<_> = seen.iter().map(|seen| rows(served, seen, options)).collect::<Result<_, _>>()?;
     match options.encoding {
-        Encoding::Json | Encoding::Base64 => as_json(served, seen, options, &pictures, encoder),
-        Encoding::Npy | Encoding::Raw => as_bytes(served, options, &pictures),
+        Encoding::Json | Encoding::Base64 => as_json(served, seen, options, &pictures, encoder).map(Either::First),
+        Encoding::Npy | Encoding::Raw => as_bytes(served, options, &pictures).map(Either::Second),
     }
 }
 
-#[derive(Serialize)]
-struct Answer<'a> {
+/// The embeddings of the pictures, in their order.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "EmbedResponse")]
+pub(super) struct Answer<'a> {
     model: &'a str,
+    /// Length of each vector.
     dim: usize,
     dtype: Dtype,
     pooling: Pooling,
@@ -143,14 +167,21 @@ struct Answer<'a> {
     scales: Option<Vec<Scales>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(untagged)]
+#[schemars(inline)]
 enum Scales {
     One(f32),
     PerPatch(Vec<f32>),
 }
 
-fn as_json(served: &Served, seen: &[Seen], options: &Options, pictures: &[Array3<f32>], encoder: &Encoder) -> Result<Response, Problem> {
+fn as_json(
+    served: &Served,
+    seen: &[Seen],
+    options: &Options,
+    pictures: &[Array3<f32>],
+    encoder: &Encoder,
+) -> Result<JsonBody<Answer<'static>>, Problem> {
     let patches = options.pooling == Pooling::Patches;
     let mut embeddings = Vec::with_capacity(pictures.len());
     let mut scales = Vec::new();
@@ -166,7 +197,7 @@ fn as_json(served: &Served, seen: &[Seen], options: &Options, pictures: &[Array3
             _ => Vector::Row(encoded),
         });
     }
-    encoder.json(&Answer {
+    let body = encoder.json(&Answer {
         model: served.name(),
         dim: pictures[0].len_of(Axis(2)),
         dtype: options.dtype,
@@ -174,7 +205,8 @@ fn as_json(served: &Served, seen: &[Seen], options: &Options, pictures: &[Array3
         embeddings,
         grid: patches.then(|| seen.iter().map(|seen| shape_of(served.grid(seen))).collect()),
         scales: (options.dtype == Dtype::Int8).then_some(scales),
-    })
+    })?;
+    Ok(body)
 }
 
 fn shape_of(grid: PatchGrid) -> [usize; 2] {
@@ -186,6 +218,20 @@ enum Vector {
     Base64(String),
     Row(Encoded),
     Rows(Encoded),
+}
+
+impl JsonSchema for Vector {
+    fn schema_name() -> Cow<'static, str> {
+        "Embedding".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let numbers = json!({ "type": "array", "items": { "type": "number" } });
+        json_schema!({
+            "description": "Numbers; with `pooling=patches` a list of them for each patch; with `encoding=base64` a string",
+            "anyOf": [numbers, { "type": "array", "items": numbers }, { "type": "string" }],
+        })
+    }
 }
 
 impl Serialize for Vector {
@@ -225,7 +271,7 @@ const DTYPE: HeaderName = HeaderName::from_static("x-dino-dtype");
 const SCALES: HeaderName = HeaderName::from_static("x-dino-scales");
 
 /// All embeddings in one array `[n, D]`, or `[n, patches, D]`.
-fn as_bytes(served: &Served, options: &Options, pictures: &[Array3<f32>]) -> Result<Response, Problem> {
+fn as_bytes(served: &Served, options: &Options, pictures: &[Array3<f32>]) -> Result<FileBody<ArrayFile>, Problem> {
     let views: Vec<_> = pictures.iter().map(|rows| rows.view()).collect();
     let all = concatenate(Axis(0), &views).map_err(|_| {
         Problem::new(
@@ -243,14 +289,10 @@ fn as_bytes(served: &Served, options: &Options, pictures: &[Array3<f32>]) -> Res
         [(SHAPE, listed(&shape)), (DTYPE, options.dtype.to_string()), (HeaderName::from_static("x-dino-model"), served.name().to_owned())];
     let scales = (!encoded.scales.is_empty()).then(|| [(SCALES, listed(&encoded.scales))]);
     let (kind, body) = match options.encoding {
-        Encoding::Npy => ("application/x-npy", encoded.to_npy(&shape)),
-        _ => ("application/octet-stream", encoded.to_le_bytes()),
+        Encoding::Npy => (NPY, encoded.to_npy(&shape)),
+        _ => (RAW, encoded.to_le_bytes()),
     };
-    let mut response = ([(header::CONTENT_TYPE, kind)], headers, body).into_response();
-    if let Some(scales) = scales {
-        response = (scales, response).into_response();
-    }
-    Ok(response)
+    Ok(FileBody::new(kind, (headers, scales, body)))
 }
 
 fn listed<T: ToString>(values: &[T]) -> String {

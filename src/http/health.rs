@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use axum::{Json, extract::State, response::IntoResponse};
+use axum::extract::State;
+use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::time::timeout;
 
@@ -10,6 +11,7 @@ use super::{
     App,
     collections::LOADING,
     problem::{Code, Problem},
+    response::JsonBody,
 };
 use crate::{
     index::{Connections, Error},
@@ -22,14 +24,16 @@ pub(super) const STORE_FRESHNESS: Duration = Duration::from_secs(1);
 /// Longest wait for one: probes give up by themselves after about three seconds.
 const STORE_PATIENCE: Duration = Duration::from_millis(2500);
 
-#[derive(Serialize)]
-struct Health {
+/// The state of the process.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Health {
     status: &'static str,
     version: &'static str,
     /// Commit that the program was built from, where its build was told.
     #[serde(skip_serializing_if = "Option::is_none")]
     commit: Option<&'static str>,
     uptime_seconds: u64,
+    /// Pictures that wait, are decoded or run.
     pictures_inside: usize,
     /// Whether other routes ask for an API key.
     api_keys: bool,
@@ -39,14 +43,26 @@ struct Health {
     store: Option<Connections>,
 }
 
-#[derive(Serialize)]
+/// One model and its workers.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ModelHealth")]
 struct Model {
     name: String,
+    /// Where it really runs.
     device: String,
     precision: String,
     workers: usize,
+    /// Workers that have run a picture.
     workers_ready: usize,
+    /// Workers that have failed.
     workers_lost: usize,
+}
+
+/// Requests can be answered.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Ready")]
+pub(super) struct Ready {
+    status: &'static str,
 }
 
 impl Model {
@@ -64,8 +80,8 @@ impl Model {
 }
 
 /// The process lives: version, the device that is really used, models.
-pub(super) async fn healthz(State(app): State<App>) -> impl IntoResponse {
-    Json(Health {
+pub(super) async fn healthz(State(app): State<App>) -> JsonBody<Health> {
+    JsonBody::from(&Health {
         status: "ok",
         version: env!("CARGO_PKG_VERSION"),
         commit: COMMIT,
@@ -79,7 +95,7 @@ pub(super) async fn healthz(State(app): State<App>) -> impl IntoResponse {
 
 /// Requests can be answered: every worker of every model has run a picture, none was lost since, all collections are loaded, and
 /// they can be read and written.
-pub(super) async fn readyz(State(app): State<App>) -> Result<impl IntoResponse, Problem> {
+pub(super) async fn readyz(State(app): State<App>) -> Result<JsonBody<Ready>, Problem> {
     for served in app.registry.all().iter() {
         let health = served.health();
         let (name, workers) = (served.name(), health.workers);
@@ -104,7 +120,7 @@ pub(super) async fn readyz(State(app): State<App>) -> Result<impl IntoResponse, 
         return Err(Problem { retry_after: Some(LOADING), ..Problem::new(Code::NotReady, loading.to_string()) });
     }
     check_store(&app).await?;
-    Ok(Json(serde_json::json!({ "status": "ready" })))
+    Ok(JsonBody::from(&Ready { status: "ready" }))
 }
 
 /// Asks whether the collections can be read and written: once for all who ask at the same time, and once in a second. Not among the

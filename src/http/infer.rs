@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::{
     App, call,
     problem::{Code, Problem},
+    response::Timed,
 };
 use crate::serving::{Panicked, PictureError, Seen, Served, UnknownHead, UnknownModel};
 use dino_vision::{
@@ -32,13 +33,18 @@ pub(super) struct Timing {
 }
 
 impl Timing {
+    /// A body with these times in its headers.
+    pub(super) fn with<T>(self, body: T) -> Timed<T> {
+        Timed { timing: Some(self.header()), body }
+    }
+
     /// As a `Server-Timing` header (milliseconds), which browsers show beside the request.
-    pub(super) fn header(self) -> [(HeaderName, HeaderValue); 1] {
+    pub(super) fn header(self) -> (HeaderName, HeaderValue) {
         let times = [self.decode, self.transform, self.queue, self.infer];
         let [decode, transform, queue, infer] = times.map(|time| time.as_secs_f64() * 1e3);
         let value = format!("decode;dur={decode:.2}, transform;dur={transform:.2}, queue;dur={queue:.2}, infer;dur={infer:.2}");
         let value = HeaderValue::try_from(value).expect("digits and commas make a header value");
-        [(SERVER_TIMING, value)]
+        (SERVER_TIMING, value)
     }
 }
 

@@ -67,21 +67,28 @@ pub(super) const LONG: &[&str] = &["filter"];
 
 /// Reads an object, and says where it is wrong. Texts in the members `long` may have any length.
 pub(super) fn parse<'de, T: Deserialize<'de>>(json: &'de [u8], long: &[&str]) -> Result<T, Problem> {
-    object(json, long, None)
+    object(json, &[], long, &mut [])
 }
 
-/// As [`parse`], for an object that has one member more: its value is handed back as it is, if it is there.
-pub(super) fn parse_beside<'de, T: Deserialize<'de>>(
+/// As [`parse`], for an object that has further members: their values are handed back as they are, if they are there. A member that the
+/// object does not have is taken from the query.
+pub(super) fn parse_beside<'de, T: Deserialize<'de>, const N: usize>(
     json: &'de [u8],
+    query: &'de [(String, String)],
     long: &[&str],
-    name: &'static str,
-) -> Result<(T, Option<&'de RawValue>), Problem> {
-    let mut value = None;
-    let rest = object(json, long, Some((name, &mut value)))?;
-    Ok((rest, value))
+    names: [&'static str; N],
+) -> Result<(T, [Option<&'de RawValue>; N]), Problem> {
+    let mut further = names.map(|name| (name, None));
+    let rest = object(json, query, long, &mut further)?;
+    Ok((rest, further.map(|(_, value)| value)))
 }
 
-fn object<'de, T: Deserialize<'de>>(json: &'de [u8], long: &[&str], beside: Option<Beside<'_, 'de>>) -> Result<T, Problem> {
+fn object<'de, T: Deserialize<'de>>(
+    json: &'de [u8],
+    query: &'de [(String, String)],
+    long: &[&str],
+    further: &mut [(&'static str, Option<&'de RawValue>)],
+) -> Result<T, Problem> {
     let shape = Shape::of(json);
     if shape.depth > MAX_DEPTH {
         return Err(Problem::new(Code::BadJson, format!("the body is nested more than {MAX_DEPTH} deep")));
@@ -93,7 +100,7 @@ fn object<'de, T: Deserialize<'de>>(json: &'de [u8], long: &[&str], beside: Opti
         return Err(Problem::new(Code::BadJson, "the body is no JSON object, such as {\"name\": value}"));
     }
     let is_no_json = Cell::new(false);
-    serde_path_to_error::deserialize(Object { json, long, beside, is_no_json: &is_no_json }).map_err(|error| {
+    serde_path_to_error::deserialize(Object { json, query, long, further, is_no_json: &is_no_json }).map_err(|error| {
         let code = if error.inner().is_data() && !is_no_json.get() { Code::BadParameter } else { Code::BadJson };
         Problem::new(code, words(&error))
     })
@@ -178,13 +185,13 @@ fn end_of_text(json: &[u8], mut at: usize) -> usize {
     json.len()
 }
 
-type Beside<'a, 'de> = (&'static str, &'a mut Option<&'de RawValue>);
-
 /// An object whose members are read one by one out of its text.
 struct Object<'a, 'de> {
     json: &'de [u8],
+    query: &'de [(String, String)],
     long: &'a [&'a str],
-    beside: Option<Beside<'a, 'de>>,
+    /// Members that are handed back as they are.
+    further: &'a mut [(&'static str, Option<&'de RawValue>)],
     /// Set where a value is no JSON after all, such as a number that is too large: errors from within lose their kind.
     is_no_json: &'a Cell<bool>,
 }
@@ -229,17 +236,26 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Members<'_, 'de, V> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<V::Value, A::Error> {
-        self.visitor.visit_map(Present { map, known: self.known, object: self.object, value: None })
+        let query = self.object.query.iter();
+        self.visitor.visit_map(Present { map, known: self.known, object: self.object, value: None, given: Vec::new(), query })
     }
 }
 
-/// The members that are known and not null.
+/// The members that are known and not null, then those of the query that the body does not have.
 struct Present<'a, 'de, A> {
     map: A,
     known: &'static [&'static str],
     object: Object<'a, 'de>,
     /// Of the member whose name was read last.
-    value: Option<&'de RawValue>,
+    value: Option<MemberValue<'de>>,
+    /// Members of the body.
+    given: Vec<&'static str>,
+    query: std::slice::Iter<'de, (String, String)>,
+}
+
+enum MemberValue<'de> {
+    Body(&'de RawValue),
+    Query(&'de str),
 }
 
 impl<'de, A: MapAccess<'de>> MapAccess<'de> for Present<'_, 'de, A> {
@@ -247,15 +263,13 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Present<'_, 'de, A> {
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, A::Error> {
         loop {
-            let beside = self.object.beside.as_ref().map(|(name, _)| *name);
-            let Some(name) = self.map.next_key_seed(Name { known: self.known, beside })? else { return Ok(None) };
+            let names = Name { known: self.known, further: self.object.further };
+            let Some(name) = self.map.next_key_seed(names)? else { return self.next_of_query(seed) };
             let value: &'de RawValue = self.map.next_value()?;
             if value.get() == "null" {
                 continue;
             }
-            if let Some((beside, slot)) = &mut self.object.beside
-                && name == *beside
-            {
+            if let Some((_, slot)) = self.object.further.iter_mut().find(|(further, _)| *further == name) {
                 if slot.replace(value).is_some() {
                     return Err(A::Error::duplicate_field(name));
                 }
@@ -264,13 +278,17 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Present<'_, 'de, A> {
             if !self.object.long.contains(&name) && Shape::of(value.get().as_bytes()).text > MAX_TEXT {
                 return Err(A::Error::custom(format_args!("{name}: a text has more than {MAX_TEXT} bytes")));
             }
-            self.value = Some(value);
+            self.given.push(name);
+            self.value = Some(MemberValue::Body(value));
             return seed.deserialize(name.into_deserializer()).map(Some);
         }
     }
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, A::Error> {
-        let value = self.value.take().ok_or_else(|| A::Error::custom("a value without a name"))?;
+        let value = match self.value.take().ok_or_else(|| A::Error::custom("a value without a name"))? {
+            MemberValue::Body(value) => value,
+            MemberValue::Query(text) => return seed.deserialize(QueryValue(text)).map_err(A::Error::custom),
+        };
         seed.deserialize(&mut serde_json::Deserializer::from_str(value.get())).map_err(|error| {
             self.object.is_no_json.set(!error.is_data());
             A::Error::custom(error)
@@ -278,13 +296,85 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Present<'_, 'de, A> {
     }
 }
 
-/// Reads the name of a member that is known.
-struct Name {
-    known: &'static [&'static str],
-    beside: Option<&'static str>,
+impl<'de, A: MapAccess<'de>> Present<'_, 'de, A> {
+    fn next_of_query<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, A::Error> {
+        for (name, text) in self.query.by_ref() {
+            let Some(known) = self.known.iter().find(|known| *known == name) else {
+                return Err(unknown_member(name, self.known.iter()));
+            };
+            // The body counts.
+            if !self.given.contains(known) {
+                self.value = Some(MemberValue::Query(text));
+                return seed.deserialize(known.into_deserializer()).map(Some);
+            }
+        }
+        Ok(None)
+    }
 }
 
-impl<'de> DeserializeSeed<'de> for Name {
+/// A value of the query: a string, out of which numbers are read.
+struct QueryValue<'de>(&'de str);
+
+macro_rules! parsed {
+    ($($deserialize:ident $visit:ident,)+) => {
+        $(fn $deserialize<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+            visitor.$visit(self.0.parse().map_err(de::Error::custom)?)
+        })+
+    };
+}
+
+impl<'de> Deserializer<'de> for QueryValue<'de> {
+    type Error = de::value::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        visitor.visit_borrowed_str(self.0)
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        visitor.visit_some(self)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Self::Error> {
+        // A value that is kept as JSON has no form in a query.
+        if name.contains("RawValue") { Err(de::Error::custom("belongs into the body")) } else { visitor.visit_newtype_struct(self) }
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        _variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        visitor.visit_enum(self.0.into_deserializer())
+    }
+
+    parsed! {
+        deserialize_bool visit_bool,
+        deserialize_u32 visit_u32,
+        deserialize_u64 visit_u64,
+        deserialize_f32 visit_f32,
+        deserialize_f64 visit_f64,
+    }
+
+    forward_to_deserialize_any! {
+        i8 i16 i32 i64 i128 u8 u16 u128 char str string bytes byte_buf unit unit_struct seq tuple tuple_struct map struct identifier
+        ignored_any
+    }
+}
+
+/// Reads the name of a member that is known.
+struct Name<'a, 'de> {
+    known: &'static [&'static str],
+    further: &'a [(&'static str, Option<&'de RawValue>)],
+}
+
+fn unknown_member<'a, E: de::Error>(name: &str, known: impl Iterator<Item = &'a &'static str>) -> E {
+    let listed: Vec<_> = known.map(|known| format!("`{known}`")).collect();
+    let name: String = name.chars().take(MAX_UNKNOWN).collect();
+    E::custom(format!("unknown field `{name}`, expected one of {}", listed.join(", ")))
+}
+
+impl<'de> DeserializeSeed<'de> for Name<'_, '_> {
     type Value = &'static str;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<&'static str, D::Error> {
@@ -292,7 +382,7 @@ impl<'de> DeserializeSeed<'de> for Name {
     }
 }
 
-impl Visitor<'_> for Name {
+impl Visitor<'_> for Name<'_, '_> {
     type Value = &'static str;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -300,16 +390,9 @@ impl Visitor<'_> for Name {
     }
 
     fn visit_str<E: de::Error>(self, name: &str) -> Result<&'static str, E> {
-        let mut names = self.beside.iter().chain(self.known);
-        if let Some(known) = names.find(|known| **known == name) {
-            return Ok(known);
-        }
-        let listed: Vec<_> = self.beside.iter().chain(self.known).map(|known| format!("`{known}`")).collect();
-        Err(E::custom(format!(
-            "unknown field `{}`, expected one of {}",
-            name.chars().take(MAX_UNKNOWN).collect::<String>(),
-            listed.join(", ")
-        )))
+        let names: Vec<_> = self.further.iter().map(|(name, _)| name).chain(self.known).collect();
+        let found = names.iter().find(|known| ***known == name);
+        found.map(|known| **known).ok_or_else(|| unknown_member(name, names.into_iter()))
     }
 }
 
@@ -352,6 +435,18 @@ impl<'de, F: FnMut(usize, &'de RawValue) -> Result<(), Problem>> Visitor<'de> fo
         }
         Ok(())
     }
+}
+
+/// Reads a member that was handed back as it is. Its strings are short.
+pub(super) fn read_member<'de, T: Deserialize<'de>>(name: &str, value: &'de RawValue) -> Result<T, Problem> {
+    let refused = |reason: &str| Problem::new(Code::BadParameter, format!("{name}: {reason}"));
+    if Shape::of(value.get().as_bytes()).text > MAX_TEXT {
+        return Err(refused(&format!("a text has more than {MAX_TEXT} bytes")));
+    }
+    serde_json::from_str(value.get()).map_err(|error| {
+        let reason = error.to_string();
+        refused(reason.rsplit_once(" at line ").map_or(reason.as_str(), |(reason, _)| reason))
+    })
 }
 
 /// The text that a value is, where it is one; not copied where nothing in it is escaped.
@@ -441,9 +536,18 @@ mod tests {
         for json in ["{}", r#"{"k":null,"name":null,"exact":null}"#, r#" { "k" : null , "k" : 20 } "#] {
             assert_eq!(parse::<Options>(json.as_bytes(), &[]).unwrap(), Options::default(), "{json}");
         }
-        let (options, beside) = parse_beside::<Options>(br#"{"images":["x"],"k":3}"#, &[], "images").unwrap();
-        assert_eq!((options.k, beside.unwrap().get()), (3, r#"["x"]"#));
-        assert!(parse_beside::<Options>(br#"{"images":null}"#, &[], "images").unwrap().1.is_none());
+        let beside = |json: &'static [u8]| parse_beside::<Options, 1>(json, &[], &[], ["images"]).unwrap();
+        let (options, [images]) = beside(br#"{"images":["x"],"k":3}"#);
+        assert_eq!((options.k, images.unwrap().get()), (3, r#"["x"]"#));
+        assert!(beside(br#"{"images":null}"#).1[0].is_none());
+    }
+
+    #[test]
+    fn the_query_gives_what_the_body_leaves_out() {
+        let query = [("k", "7"), ("name", "x"), ("exact", "false")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let read = |json: &'static str| parse_beside::<Options, 0>(json.as_bytes(), &query, &[], []).unwrap().0;
+        assert_eq!(read("{}"), Options { k: 7, name: Some("x".into()), exact: false });
+        assert_eq!(read(r#"{"k":3,"name":null}"#), Options { k: 3, name: Some("x".into()), exact: false });
     }
 
     #[test]

@@ -13,8 +13,7 @@ use std::{
 
 use axum::{
     extract::State,
-    http::{HeaderMap, HeaderValue, StatusCode, header},
-    response::IntoResponse,
+    http::{HeaderMap, StatusCode, header},
 };
 use parking_lot::Mutex;
 use prometheus_client::{
@@ -37,6 +36,7 @@ use self::exposition::{Exposition, to_text};
 use super::{
     App, health,
     problem::{Code, Problem},
+    response::{FileBody, MediaTypes},
     single_flight::SingleFlight,
 };
 use crate::{
@@ -338,7 +338,14 @@ impl Found {
     }
 }
 
-pub(super) async fn handle(State(app): State<App>, headers: HeaderMap) -> Result<impl IntoResponse, Problem> {
+/// Metrics in one of the formats that Prometheus reads.
+pub(super) struct MetricsFile;
+
+impl MediaTypes for MetricsFile {
+    const NAMES: &'static [&'static str] = &["application/openmetrics-text", "text/plain"];
+}
+
+pub(super) async fn handle(State(app): State<App>, headers: HeaderMap) -> Result<FileBody<MetricsFile>, Problem> {
     let found = app.metrics.look(&app).await.registry();
     let mut text = String::new();
     encode_registry(&mut text, &app.metrics.registry)
@@ -349,6 +356,5 @@ pub(super) async fn handle(State(app): State<App>, headers: HeaderMap) -> Result
     if exposition == Exposition::Text {
         text = to_text(&text);
     }
-    let headers = [(header::CONTENT_TYPE, HeaderValue::from_static(exposition.kind())), (header::VARY, HeaderValue::from_static("accept"))];
-    Ok((headers, text))
+    Ok(FileBody::new(exposition.kind(), ([(header::VARY, "accept")], text)))
 }

@@ -13,6 +13,7 @@ mod health;
 mod infer;
 mod json;
 mod keys;
+mod layers;
 mod listen;
 mod metrics;
 mod models;
@@ -21,9 +22,11 @@ mod openapi;
 mod options;
 mod origin;
 mod page;
+mod parameters;
 mod problem;
 mod quota;
 mod remote;
+mod response;
 mod segment;
 mod server;
 mod similarity;
@@ -34,24 +37,16 @@ mod trace;
 mod unserved;
 mod write_deadline;
 
-use std::{any::Any, time::Duration};
-
+use aide::axum::{
+    ApiRouter,
+    routing::{get_with, post_with},
+};
 use axum::{
     Router,
-    extract::{DefaultBodyLimit, Request},
-    http::{self, HeaderName, HeaderValue, Method, Uri, header},
+    http::{Method, Uri},
     middleware::{from_fn, from_fn_with_state},
-    response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::get,
 };
-use tower::ServiceBuilder;
-use tower_http::{
-    catch_panic::CatchPanicLayer,
-    cors::{AllowOrigin, CorsLayer, ExposeHeaders},
-    request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
-    trace::TraceLayer,
-};
-use tracing::Span;
 
 use body::{BodyLimits, BodyMemory};
 use collections::{Maps, Transfers};
@@ -59,6 +54,7 @@ pub use keys::{Key, KeyRing, KeySource, Keys};
 pub use listen::{Listen, bind};
 use metrics::Metrics;
 pub use openapi::document as openapi;
+use openapi::operation::{Tag, describe};
 pub use options::{Options, OptionsError, StoreImages};
 use origin::Guard;
 pub use problem::{Code, Problem};
@@ -67,55 +63,62 @@ pub use state::{App, State};
 pub use submission::{Room, Submission};
 pub use unserved::report as report_unserved;
 
-/// Request id, taken from the client or made here; in the answer and in each line of the log.
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
 /// All routes of the server.
 pub fn routes(app: App) -> Router {
-    let is_traced = app.is_traced;
-    let around = ServiceBuilder::new()
-        .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
-        .layer(
-            TraceLayer::new_for_http()
-                .make_span_with(span)
-                .on_request(())
-                .on_response(log_response)
-                // A 5xx has been logged with its reason when the problem was written.
-                .on_failure(()),
+    let routes = if app.serve_metrics { api().merge(metrics_api()) } else { api() };
+    layers::around(app, routes.into())
+}
+
+/// What the routes are, and what the API document says of them.
+fn api() -> ApiRouter<App> {
+    use Tag::{Models, Page, Pictures, Server};
+
+    ApiRouter::new()
+        .api_route("/", get_with(page::index, describe("get_page", Page, "The web page", &[])))
+        .api_route("/page/{file}", get_with(page::file, describe("get_page_file", Page, "A file of that page", &[Code::UnknownRoute])))
+        .api_route("/embed", post_with(embed::handle, describe("embed", Pictures, "Embeddings of pictures", embed::ERRORS)))
+        .api_route(
+            "/v1/embeddings",
+            post_with(openai::handle, describe("create_embeddings", Pictures, "Embeddings of pictures, by OpenAI's API", openai::ERRORS)),
         )
-        .layer(PropagateRequestIdLayer::new(REQUEST_ID))
-        .layer(from_fn(body::read_on))
-        .layer(CatchPanicLayer::custom(panicked))
-        .layer(cors(&app.origins))
-        .layer(from_fn_with_state(app.clone(), call::follow))
-        .layer(from_fn_with_state(app.clone(), origin::check))
-        .layer(from_fn_with_state(app.clone(), keys::check));
-    let metrics = if app.serve_metrics { Router::new().route("/metrics", get(metrics::handle)) } else { Router::new() };
-    let routes = Router::new()
-        .merge(metrics)
-        .route("/", get(page::index))
-        .route("/page/{file}", get(page::file))
-        .route("/embed", post(embed::handle))
-        .route("/v1/embeddings", post(openai::handle))
-        .route("/classify", post(classify::handle))
-        .route("/segment", post(segment::handle))
-        .route("/similarity", post(similarity::handle))
-        .route("/healthz", get(health::healthz))
-        .route("/readyz", get(health::readyz))
-        .route("/openapi.json", get(openapi::handle))
-        .route("/docs", get(docs::page))
-        .route("/docs/{file}", get(docs::file))
-        .route("/v1/models", get(models::list))
-        .route("/v1/models/{name}/reload", post(models::reload))
+        .api_route(
+            "/classify",
+            post_with(
+                classify::handle,
+                describe("classify", Pictures, "Classes of pictures: a vote of neighbours, or a head's", classify::ERRORS),
+            ),
+        )
+        .api_route("/segment", post_with(segment::handle, describe("segment", Pictures, "Masks of what stands out", segment::ERRORS)))
+        .api_route(
+            "/similarity",
+            post_with(
+                similarity::handle,
+                describe("similarity", Pictures, "Patches that are like points of a picture", similarity::ERRORS),
+            ),
+        )
+        .api_route("/healthz", get_with(health::healthz, describe("get_health", Server, "Version, models, devices", &[])))
+        .api_route(
+            "/readyz",
+            get_with(health::readyz, describe("get_readiness", Server, "Whether requests can be answered", &[Code::NotReady])),
+        )
+        .api_route("/openapi.json", get_with(openapi::handle, describe("get_openapi", Page, "This document", &[])))
+        .api_route("/docs", get_with(docs::page, describe("get_docs", Page, "This document, to read and try", &[])))
+        .api_route("/docs/{file}", get_with(docs::file, describe("get_docs_file", Page, "A file of that page", &[Code::UnknownRoute])))
+        .api_route("/v1/models", get_with(models::list, describe("list_models", Models, "The models, the default one first", &[])))
+        .api_route(
+            "/v1/models/{name}/reload",
+            post_with(
+                models::reload,
+                describe("reload_model", Models, "Load a model again while the one before answers", models::RELOAD_ERRORS),
+            ),
+        )
         .merge(collections::routes())
-        .fallback(unknown_route)
-        .method_not_allowed_fallback(method_not_allowed)
-        // Bodies have a limit of their own, see `body`.
-        .layer(DefaultBodyLimit::disable())
-        .layer(around)
-        .with_state(app);
-    // Around everything else, so that the log can name the trace.
-    if is_traced { routes.layer(from_fn(trace::follow)) } else { routes }
+}
+
+/// The one route that may be on another port.
+fn metrics_api() -> ApiRouter<App> {
+    let metrics = get_with(metrics::handle, describe("get_metrics", Tag::Server, "Metrics for Prometheus", &[]));
+    ApiRouter::new().api_route("/metrics", metrics)
 }
 
 /// Routes for operators, on a port of their own: health and metrics.
@@ -131,39 +134,10 @@ pub fn watch_routes(app: App) -> Router {
         .with_state(app)
 }
 
-/// What browsers let pages of other origins do. They ask before they send, and that needs no key.
-fn cors(origins: &[HeaderValue]) -> CorsLayer {
-    let methods = [Method::GET, Method::POST, Method::PUT, Method::DELETE];
-    let headers = [header::CONTENT_TYPE, header::ACCEPT, header::AUTHORIZATION, HeaderName::from_static("x-api-key"), REQUEST_ID];
-    let origins = if origins.iter().any(|origin| origin == "*") { AllowOrigin::any() } else { AllowOrigin::list(origins.to_vec()) };
-    CorsLayer::new().allow_origin(origins).allow_methods(methods).allow_headers(headers).expose_headers(ExposeHeaders::any())
-}
-
 async fn unknown_route(uri: Uri) -> Problem {
     Problem::new(Code::UnknownRoute, format!("there is no {}; /docs lists the routes", uri.path()))
 }
 
 async fn method_not_allowed(method: Method, uri: Uri) -> Problem {
     Problem::new(Code::MethodNotAllowed, format!("{} does not take {method}; the header Allow says what it takes", uri.path()))
-}
-
-fn span(request: &Request) -> Span {
-    let id = request.headers().get(REQUEST_ID).map(HeaderValue::as_bytes).map(String::from_utf8_lossy);
-    tracing::info_span!(
-        "request",
-        method = %request.method(),
-        path = request.uri().path(),
-        id = id.as_deref().unwrap_or_default(),
-        key = tracing::field::Empty,
-        trace = trace::id(),
-    )
-}
-
-fn log_response<B>(response: &http::Response<B>, latency: Duration, _span: &Span) {
-    tracing::info!(status = response.status().as_u16(), ?latency, "answered");
-}
-
-fn panicked(_panic: Box<dyn Any + Send>) -> Response {
-    // The panic itself is in the log.
-    Problem::new(Code::Internal, "a part of the server failed on this request; its log says more").into_response()
 }

@@ -2,32 +2,34 @@
 
 use std::time::Instant;
 
-use axum::{
-    Json,
-    extract::{Path, State, rejection::PathRejection},
-    response::IntoResponse,
-};
+use axum::extract::State;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
     App,
+    parameters::{ModelPath, PathOf},
     problem::{Code, Problem},
+    response::JsonBody,
 };
 use crate::serving::{Panicked, ReloadError};
 
 /// The list that the `openai` client reads, with what a client of ours wants to know beside it.
-#[derive(Serialize)]
-struct ModelList {
+#[derive(Serialize, JsonSchema)]
+pub(super) struct ModelList {
     object: &'static str,
     data: Vec<ModelInfo>,
 }
 
-#[derive(Serialize)]
+/// One model.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Model")]
 struct ModelInfo {
     id: String,
     object: &'static str,
     owned_by: &'static str,
     architecture: String,
+    /// Length of a vector of one token.
     dim: u32,
     patch_size: u32,
     depth: u32,
@@ -35,12 +37,14 @@ struct ModelInfo {
     registers: u32,
     precision: String,
     device: String,
+    /// Hash of the file that the weights come from.
     source_sha256: String,
+    /// Heads that `/classify` takes.
     classifiers: Vec<String>,
 }
 
 /// The models that are served; the first is the one that requests without `model` get.
-pub(super) async fn list(State(app): State<App>) -> impl IntoResponse {
+pub(super) async fn list(State(app): State<App>) -> JsonBody<ModelList> {
     let data = app
         .registry
         .all()
@@ -64,11 +68,13 @@ pub(super) async fn list(State(app): State<App>) -> impl IntoResponse {
             }
         })
         .collect();
-    Json(ModelList { object: "list", data })
+    JsonBody::from(&ModelList { object: "list", data })
 }
 
-#[derive(Serialize)]
-struct Reloaded {
+/// The model as it was loaded again.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ReloadResponse")]
+pub(super) struct Reloaded {
     model: String,
     fingerprint: String,
     /// Whether collections of the model have to be embedded anew (`dino-server reembed`).
@@ -76,9 +82,12 @@ struct Reloaded {
     seconds: f64,
 }
 
+/// Errors of a reload.
+pub(super) const RELOAD_ERRORS: &[Code] = &[Code::UnknownModel, Code::ReloadRunning, Code::ModelNotLoaded];
+
 /// Loads a model again from its folder, without a request being lost: the old one answers until the new one has run.
-pub(super) async fn reload(State(app): State<App>, name: Result<Path<String>, PathRejection>) -> Result<impl IntoResponse, Problem> {
-    let Path(name) = name.map_err(|rejection| Problem::new(Code::BadParameter, rejection.body_text()))?;
+pub(super) async fn reload(State(app): State<App>, PathOf(path): PathOf<ModelPath>) -> Result<JsonBody<Reloaded>, Problem> {
+    let ModelPath { name } = path;
     let began = Instant::now();
     let task = app.clone();
     // Not among the threads of collections, which it would hold for long.
@@ -89,7 +98,7 @@ pub(super) async fn reload(State(app): State<App>, name: Result<Path<String>, Pa
     if changed {
         super::report_unserved(&app);
     }
-    Ok(Json(Reloaded { model: served.name().to_owned(), fingerprint: served.fingerprint().to_owned(), changed, seconds }))
+    Ok(JsonBody::from(&Reloaded { model: served.name().to_owned(), fingerprint: served.fingerprint().to_owned(), changed, seconds }))
 }
 
 impl From<ReloadError> for Problem {

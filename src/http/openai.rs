@@ -3,11 +3,7 @@
 //! Where OpenAI takes text, a picture is given: a data URI, or plain base64. Vectors are the CLS token's, of length 1, as
 //! `/embed` gives them by default.
 
-use axum::{
-    extract::State,
-    http::Uri,
-    response::{IntoResponse, Response},
-};
+use axum::extract::State;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize, de::IgnoredAny};
@@ -21,7 +17,8 @@ use super::{
     json,
     problem::{Code, Problem},
     remote::{self, Sent},
-    submission::{Content, Room, Upload, at_least_one, picture_from_text, pictures_from_list},
+    response::{JsonBody, Timed},
+    submission::{JsonUpload, Room, at_least_one, picture_from_text, pictures_from_list},
 };
 use crate::{
     serving::{Seen, Served},
@@ -30,15 +27,18 @@ use crate::{
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "OpenAiEmbeddingsRequest")]
 pub(super) struct Request<'a> {
     /// One picture, or a list of them.
     #[serde(borrow)]
     #[schemars(schema_with = "one_or_many")]
     input: &'a RawValue,
+    /// The model; without it the first one that is served.
     #[serde(default)]
     model: Option<String>,
     #[serde(default)]
     encoding_format: Format,
+    /// Numbers that are kept of each vector, from its start.
     #[serde(default)]
     dimensions: Option<usize>,
     /// Taken, and not looked at.
@@ -58,16 +58,21 @@ struct Wanted {
     dimensions: Option<usize>,
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+/// How vectors are written.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "OpenAiEncodingFormat")]
 enum Format {
+    /// Numbers.
     #[default]
     Float,
     /// Little-endian f32.
     Base64,
 }
 
+/// A list of embeddings.
 #[derive(Serialize, JsonSchema)]
+#[schemars(rename = "OpenAiEmbeddingsResponse")]
 pub(super) struct Answer {
     object: &'static str,
     data: Vec<Entry>,
@@ -76,6 +81,7 @@ pub(super) struct Answer {
 }
 
 #[derive(Serialize, JsonSchema)]
+#[schemars(rename = "OpenAiEmbedding")]
 struct Entry {
     object: &'static str,
     index: usize,
@@ -84,6 +90,7 @@ struct Entry {
 
 #[derive(Serialize, JsonSchema)]
 #[serde(untagged)]
+#[schemars(inline)]
 enum Vector {
     Float(Vec<f32>),
     Base64(String),
@@ -91,26 +98,26 @@ enum Vector {
 
 /// Tokens of a picture are its patches, its registers and the CLS token.
 #[derive(Serialize, JsonSchema)]
+#[schemars(rename = "OpenAiUsage")]
 struct Usage {
     prompt_tokens: usize,
     total_tokens: usize,
 }
 
-pub(super) async fn handle(State(app): State<App>, uri: Uri, upload: Result<Upload<IgnoredAny>, Problem>) -> Response {
-    match answer(&app, &uri, upload).await {
-        Ok(response) => response,
-        Err(problem) => problem.with_openai_error().into_response(),
-    }
+/// The body, or why it cannot be read.
+type Body = Result<JsonUpload<Request<'static>>, Problem>;
+
+/// Errors beside those of the body.
+pub(super) const ERRORS: &[Code] = &[Code::UnknownModel, Code::ModelLacksOutput];
+
+pub(super) async fn handle(State(app): State<App>, body: Body) -> Result<Timed<JsonBody<Answer>>, Problem> {
+    answer(&app, body).await.map_err(Problem::with_openai_error)
 }
 
-async fn answer(app: &App, uri: &Uri, upload: Result<Upload<IgnoredAny>, Problem>) -> Result<Response, Problem> {
-    let Upload { content, memory } = upload?;
-    let Content::Json(body) = content else {
-        let detail = format!("{} takes application/json; /embed takes pictures as they are", uri.path());
-        return Err(Problem::new(Code::UnsupportedMediaType, detail));
-    };
+async fn answer(app: &App, body: Body) -> Result<Timed<JsonBody<Answer>>, Problem> {
+    let JsonUpload { body, memory, .. } = body?;
     let most = app.limits.pictures;
-    let (mut pictures, wanted) = app.pool.run(move || parse(&body, most)).await??;
+    let (mut pictures, wanted) = app.pool.run(move || parse(&body.body, most)).await??;
     let mut room = Room::take(app, at_least_one(&pictures)?, memory)?;
     let served = app.registry.get(wanted.model.as_deref())?;
     let options = embed::Options::cut_to(wanted.dimensions);
@@ -119,12 +126,12 @@ async fn answer(app: &App, uri: &Uri, upload: Result<Upload<IgnoredAny>, Problem
     let pictures = pictures.into_iter().map(|sent| sent.bytes).collect();
     let transform = served.manifest().transform.clone();
     let inference = infer(app, &served, pictures, move |picture| transform.apply(picture)).await?;
-    let timing = inference.timing.header();
+    let timing = inference.timing;
     let encoder = Encoder::new(app);
     let listing = move || encoder.json(&list(&served, &inference.seen, &options, wanted.format)?);
     let answer = timed("encode", app.pool.run(listing)).await??;
     drop(room);
-    Ok((timing, answer).into_response())
+    Ok(timing.with(answer))
 }
 
 fn parse(body: &[u8], most: usize) -> Result<(Vec<Sent>, Wanted), Problem> {

@@ -6,13 +6,22 @@
 
 use std::sync::LazyLock;
 
+use aide::{
+    OperationOutput,
+    generate::GenContext,
+    openapi::{Operation, Response as Described, StatusCode as Status},
+};
 use axum::{
-    extract::Path,
     http::{HeaderMap, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 
-use super::unknown_route;
+use super::{
+    parameters::{FilePath, PathOf},
+    problem::Problem,
+    response::{Either, FileBody, MediaTypes},
+    unknown_route,
+};
 use crate::index::checksum;
 
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; \
@@ -73,7 +82,7 @@ impl File {
 
     /// The file, or 304 for a browser that has it. It is asked for each time, so that a new program's page never runs with an old
     /// one's scripts.
-    fn answer(&self, headers: &HeaderMap) -> Response {
+    fn answer(&self, headers: &HeaderMap) -> PageResponse {
         let had = headers.get(header::IF_NONE_MATCH).and_then(|tags| tags.to_str().ok());
         let about = [
             (header::CONTENT_SECURITY_POLICY, POLICY),
@@ -83,22 +92,49 @@ impl File {
             (header::ETAG, &self.tag),
         ];
         if had.is_some_and(|tags| tags.split(',').any(|tag| tag.trim().trim_start_matches("W/") == self.tag)) {
-            return (StatusCode::NOT_MODIFIED, about).into_response();
+            return Either::Second(NotModified(about.into_response()));
         }
-        (about, [(header::CONTENT_TYPE, self.kind)], self.content).into_response()
+        Either::First(FileBody::new(self.kind, (about, self.content)))
+    }
+}
+
+/// A file of the page, or 304.
+pub(super) type PageResponse = Either<FileBody<PageFile>, NotModified>;
+
+/// A file of the page.
+pub(super) struct PageFile;
+
+impl MediaTypes for PageFile {
+    const NAMES: &'static [&'static str] = &["text/html", "text/css", "text/javascript", "image/svg+xml", JPEG];
+}
+
+/// 304: the browser has it.
+pub(super) struct NotModified(Response);
+
+impl IntoResponse for NotModified {
+    fn into_response(self) -> Response {
+        (StatusCode::NOT_MODIFIED, self.0).into_response()
+    }
+}
+
+impl OperationOutput for NotModified {
+    type Inner = ();
+
+    fn inferred_responses(_: &mut GenContext, _: &mut Operation) -> Vec<(Option<Status>, Described)> {
+        vec![(Some(Status::Code(304)), Described { description: "The browser has it".into(), ..Described::default() })]
     }
 }
 
 /// `GET /`.
-pub(super) async fn index(headers: HeaderMap) -> Response {
+pub(super) async fn index(headers: HeaderMap) -> PageResponse {
     FILES[0].answer(&headers)
 }
 
 /// `GET /page/{file}`.
-pub(super) async fn file(Path(name): Path<String>, uri: Uri, headers: HeaderMap) -> Response {
-    match FILES.iter().find(|file| file.name == name) {
-        Some(file) => file.answer(&headers),
-        None => unknown_route(uri).await.into_response(),
+pub(super) async fn file(PathOf(path): PathOf<FilePath>, uri: Uri, headers: HeaderMap) -> Result<PageResponse, Problem> {
+    match FILES.iter().find(|file| file.name == path.file) {
+        Some(file) => Ok(file.answer(&headers)),
+        None => Err(unknown_route(uri).await),
     }
 }
 

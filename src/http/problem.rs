@@ -2,11 +2,13 @@
 
 use std::{borrow::Cow, time::Duration};
 
+use aide::OperationOutput;
 use axum::{
     Json,
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// Bytes of a detail that are kept.
@@ -14,144 +16,156 @@ const MOST: usize = 600;
 /// How many of them are the last ones.
 const TAIL: usize = 200;
 
-/// Every kind of error that the server answers with. Names and statuses are part of the public contract: a
-/// client may branch on them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Code {
-    /// An option is unknown, or its value cannot be used.
-    BadParameter,
-    /// The body is no JSON, or not of the form that the route asks for.
-    BadJson,
-    /// The body is no `multipart/form-data`, or has parts that are not pictures.
-    BadMultipart,
-    /// A picture in a JSON body is neither base64 nor a base64 data URI.
-    BadBase64,
-    /// The body could not be read to its end.
-    BadBody,
-    /// The list of pictures is empty.
-    NoPictures,
-    /// The answer would be longer than answers may be.
-    AnswerTooLarge,
-    /// A picture was given as a URL, and this server fetches none.
-    UrlFetchingOff,
-    /// A URL that this server does not ask.
-    UrlNotAllowed,
-    /// A URL whose host gave no picture.
-    UrlNotFetched,
-    /// A value that the API knows, and this version of the server does not offer.
-    NotOffered,
-    /// The request has no API key, and this server asks for one.
-    KeyMissing,
-    /// The request's API key is not one of this server's.
-    KeyUnknown,
-    /// The request's API key may read, and this would write.
-    KeyReadOnly,
-    /// The request's API key has used up what it may use in a minute.
-    RateLimited,
-    /// A web page of another origin asked.
-    OriginNotAllowed,
-    /// The request names a host that is not this machine.
-    HostNotAllowed,
-    /// No such route.
-    UnknownRoute,
-    /// No such model.
-    UnknownModel,
-    /// No such head.
-    UnknownHead,
-    /// No such collection.
-    UnknownCollection,
-    /// No such item in the collection, or it has no picture.
-    UnknownItem,
-    /// The route has other methods.
-    MethodNotAllowed,
-    /// The answer cannot have the form that `Accept` asks for.
-    NotAcceptable,
-    /// The body did not arrive in time.
-    BodyTimeout,
-    /// The collection was made by another model.
-    ModelMismatch,
-    /// A vector has another number of dimensions than the collection.
-    DimensionMismatch,
-    /// There is a collection of that name already.
-    CollectionExists,
-    /// The body is over the limit.
-    BodyTooLarge,
-    /// The body holds more pictures than one request may.
-    TooManyPictures,
-    /// The picture declares more pixels than `--max-pixels`.
-    TooManyPixels,
-    /// The request's `Content-Type` or `Content-Encoding` is not one of ours.
-    UnsupportedMediaType,
-    /// A picture without any bytes.
-    EmptyPicture,
-    /// Bytes that are no picture of a format that is offered.
-    UnknownFormat,
-    /// A picture that is damaged or cut short.
-    CorruptPicture,
-    /// The file is no snapshot of a collection, or a damaged or newer one.
-    BadSnapshot,
-    /// The model's graph does not have what was asked for.
-    ModelLacksOutput,
-    /// A model is being loaded already.
-    ReloadRunning,
-    /// A model's folder holds nothing that can be served.
-    ModelNotLoaded,
-    /// As many pictures as the server takes are being worked on.
-    QueueFull,
-    /// A fault of the server.
-    Internal,
-    /// The model failed on a picture that could be decoded.
-    InferenceFailed,
-    /// The collections' files or database refuse to be read or written.
-    StoreFailed,
-    /// A stored item cannot be read.
-    ItemDamaged,
-    /// The collections' database does not answer.
-    StoreUnreachable,
-    /// The server cannot answer (yet, or any more).
-    NotReady,
-    /// The request was not answered before its deadline.
-    DeadlinePassed,
+/// Declares the error codes, each below the status that goes with it.
+macro_rules! codes {
+    ($($status:ident { $($(#[doc = $doc:literal])+ $code:ident,)+ })+) => {
+        /// Every kind of error that the server answers with. Names and statuses are part of the public contract: a
+        /// client may branch on them.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+        #[serde(rename_all = "snake_case")]
+        #[schemars(rename = "ErrorCode")]
+        pub enum Code {
+            $($($(#[doc = $doc])+ $code,)+)+
+        }
+
+        impl Code {
+            /// All of them, by status.
+            pub(super) const ALL: &[Self] = &[$($(Self::$code,)+)+];
+
+            /// The HTTP status that goes with it, always the same.
+            pub fn status(self) -> StatusCode {
+                match self {
+                    $($(Self::$code)|+ => StatusCode::$status,)+
+                }
+            }
+        }
+    };
 }
 
-impl Code {
-    /// The HTTP status that goes with it, always the same.
-    pub fn status(self) -> StatusCode {
-        match self {
-            Self::BadParameter
-            | Self::BadJson
-            | Self::BadMultipart
-            | Self::BadBase64
-            | Self::BadBody
-            | Self::NoPictures
-            | Self::AnswerTooLarge
-            | Self::UrlFetchingOff
-            | Self::UrlNotAllowed
-            | Self::NotOffered => StatusCode::BAD_REQUEST,
-            Self::UnknownRoute | Self::UnknownModel | Self::UnknownHead | Self::UnknownCollection | Self::UnknownItem => {
-                StatusCode::NOT_FOUND
-            }
-            Self::KeyMissing | Self::KeyUnknown => StatusCode::UNAUTHORIZED,
-            Self::KeyReadOnly | Self::OriginNotAllowed | Self::HostNotAllowed => StatusCode::FORBIDDEN,
-            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
-            Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-            Self::ModelMismatch | Self::DimensionMismatch | Self::CollectionExists | Self::ReloadRunning => StatusCode::CONFLICT,
-            Self::BodyTooLarge | Self::TooManyPictures | Self::TooManyPixels => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::EmptyPicture
-            | Self::UnknownFormat
-            | Self::CorruptPicture
-            | Self::BadSnapshot
-            | Self::ModelLacksOutput
-            | Self::ModelNotLoaded
-            | Self::UrlNotFetched => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::QueueFull | Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
-            Self::Internal | Self::InferenceFailed | Self::ItemDamaged => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::NotReady | Self::StoreFailed | Self::StoreUnreachable => StatusCode::SERVICE_UNAVAILABLE,
-            Self::DeadlinePassed => StatusCode::GATEWAY_TIMEOUT,
-        }
+codes! {
+    BAD_REQUEST {
+        /// An option is unknown, or its value cannot be used.
+        BadParameter,
+        /// The body is no JSON, or not of the form that the route asks for.
+        BadJson,
+        /// The body is no `multipart/form-data`, or has parts that are not pictures.
+        BadMultipart,
+        /// A picture in a JSON body is neither base64 nor a base64 data URI.
+        BadBase64,
+        /// The body could not be read to its end.
+        BadBody,
+        /// The list of pictures is empty.
+        NoPictures,
+        /// The answer would be longer than answers may be.
+        AnswerTooLarge,
+        /// A picture was given as a URL, and this server fetches none.
+        UrlFetchingOff,
+        /// A URL that this server does not ask.
+        UrlNotAllowed,
+        /// A value that the API knows, and this version of the server does not offer.
+        NotOffered,
+    }
+    UNAUTHORIZED {
+        /// The request has no API key, and this server asks for one.
+        KeyMissing,
+        /// The request's API key is not one of this server's.
+        KeyUnknown,
+    }
+    FORBIDDEN {
+        /// The request's API key may read, and this would write.
+        KeyReadOnly,
+        /// A web page of another origin asked.
+        OriginNotAllowed,
+        /// The request names a host that is not this machine.
+        HostNotAllowed,
+    }
+    NOT_FOUND {
+        /// No such route.
+        UnknownRoute,
+        /// No such model.
+        UnknownModel,
+        /// No such head.
+        UnknownHead,
+        /// No such collection.
+        UnknownCollection,
+        /// No such item in the collection, or it has no picture.
+        UnknownItem,
+    }
+    METHOD_NOT_ALLOWED {
+        /// The route has other methods.
+        MethodNotAllowed,
+    }
+    NOT_ACCEPTABLE {
+        /// The answer cannot have the form that `Accept` asks for.
+        NotAcceptable,
+    }
+    REQUEST_TIMEOUT {
+        /// The body did not arrive in time.
+        BodyTimeout,
+    }
+    CONFLICT {
+        /// The collection was made by another model.
+        ModelMismatch,
+        /// A vector has another number of dimensions than the collection.
+        DimensionMismatch,
+        /// There is a collection of that name already.
+        CollectionExists,
+        /// A model is being loaded already.
+        ReloadRunning,
+    }
+    PAYLOAD_TOO_LARGE {
+        /// The body is over the limit.
+        BodyTooLarge,
+        /// The body holds more pictures than one request may.
+        TooManyPictures,
+        /// The picture declares more pixels than `--max-pixels`.
+        TooManyPixels,
+    }
+    UNSUPPORTED_MEDIA_TYPE {
+        /// The request's `Content-Type` or `Content-Encoding` is not one of ours.
+        UnsupportedMediaType,
+    }
+    UNPROCESSABLE_ENTITY {
+        /// A URL whose host gave no picture.
+        UrlNotFetched,
+        /// A picture without any bytes.
+        EmptyPicture,
+        /// Bytes that are no picture of a format that is offered.
+        UnknownFormat,
+        /// A picture that is damaged or cut short.
+        CorruptPicture,
+        /// The file is no snapshot of a collection, or a damaged or newer one.
+        BadSnapshot,
+        /// The model's graph does not have what was asked for.
+        ModelLacksOutput,
+        /// A model's folder holds nothing that can be served.
+        ModelNotLoaded,
+    }
+    TOO_MANY_REQUESTS {
+        /// The request's API key has used up what it may use in a minute.
+        RateLimited,
+        /// As many pictures as the server takes are being worked on.
+        QueueFull,
+    }
+    INTERNAL_SERVER_ERROR {
+        /// A fault of the server.
+        Internal,
+        /// The model failed on a picture that could be decoded.
+        InferenceFailed,
+        /// A stored item cannot be read.
+        ItemDamaged,
+    }
+    SERVICE_UNAVAILABLE {
+        /// The collections' files or database refuse to be read or written.
+        StoreFailed,
+        /// The collections' database does not answer.
+        StoreUnreachable,
+        /// The server cannot answer (yet, or any more).
+        NotReady,
+    }
+    GATEWAY_TIMEOUT {
+        /// The request was not answered before its deadline.
+        DeadlinePassed,
     }
 }
 
@@ -206,22 +220,28 @@ fn shortened(text: Cow<'static, str>) -> Cow<'static, str> {
     Cow::Owned(short.replace(char::is_control, " "))
 }
 
-/// The members of RFC 9457, section 3.1, and ours. `type` is left out, which means `about:blank`: the title is the
-/// status' own phrase, and `code` tells the kinds apart.
-#[derive(Serialize)]
-struct Body<'a> {
+// `type` is left out, which means `about:blank`: the title is the status' own phrase, and `code` tells the kinds apart.
+/// An error, as RFC 9457 (section 3.1) describes it.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Problem")]
+pub(super) struct Body<'a> {
+    /// The phrase of the status.
     title: &'static str,
     status: u16,
     code: Code,
+    /// What is wrong with this request, and what to do about it.
     detail: &'a str,
+    /// Position of the picture or item at fault, from 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     index: Option<usize>,
+    /// On `/v1/embeddings` alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<OpenAiError<'a>>,
 }
 
-/// The error of OpenAI's API.
-#[derive(Serialize)]
+/// An error of OpenAI's API.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "OpenAiError")]
 struct OpenAiError<'a> {
     message: &'a str,
     r#type: &'static str,
@@ -239,6 +259,11 @@ impl<'a> OpenAiError<'a> {
         };
         Self { message, r#type, param: None, code }
     }
+}
+
+/// Which statuses a route may answer with is told beside it.
+impl OperationOutput for Problem {
+    type Inner = Self;
 }
 
 impl IntoResponse for Problem {

@@ -5,11 +5,10 @@ use std::{borrow::Cow, fmt};
 use axum::{
     extract::State,
     http::{HeaderMap, header},
-    response::{IntoResponse, Response},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use image::RgbImage;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
     Deserialize, Deserializer, Serialize,
     de::{self, Visitor},
@@ -20,6 +19,7 @@ use super::{
     answer::Encoder,
     infer::infer_placed,
     problem::{Code, Problem},
+    response::{Either, FileBody, JsonBody, MediaTypes, Timed},
     submission::Submission,
 };
 use crate::{
@@ -37,18 +37,24 @@ const MAX_OBJECTS: usize = 1000;
 /// Most objects of all pictures of a request together.
 const MAX_DRAWN: usize = 4096;
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+/// How masks are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "MaskFormat")]
 enum Format {
+    /// A PNG file in base64, white on black.
     #[default]
     Png,
+    /// COCO's compressed runs.
     Rle,
+    /// COCO's outlines.
     Polygons,
+    /// What the mask was cut out of, one number for each patch.
     Heatmap,
 }
 
 /// What is done to the borders of masks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Refine {
     /// They lie along patches.
@@ -60,15 +66,21 @@ enum Refine {
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(rename = "SegmentOptions")]
 pub(super) struct Options {
+    /// The model; without it the first one that is served.
     model: Option<String>,
+    /// How objects are found.
     #[serde(deserialize_with = "method")]
-    #[schemars(with = "String")]
+    #[schemars(schema_with = "method_names")]
     method: Method,
+    /// Where the method cuts; each has a default of its own.
     threshold: Option<f32>,
+    /// Heads whose attention counts: `mean`, `best`, `all`, or the number of one.
     #[serde(deserialize_with = "head")]
-    #[schemars(with = "String")]
+    #[schemars(schema_with = "head_names")]
     head: Head,
+    /// Most masks of one picture, 1 to 1000.
     max_objects: usize,
     format: Format,
     refine: Refine,
@@ -117,7 +129,15 @@ fn method<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Method, D::Error
     Cow::<str>::deserialize(deserializer)?.parse().map_err(de::Error::custom)
 }
 
-/// A head's number may be written as a number or, as in a query, as text.
+fn method_names(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "enum": Method::ALL.map(Method::name), "default": Method::default().name() })
+}
+
+fn head_names(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": ["string", "integer"], "default": "mean" })
+}
+
+/// A head's number may be written as a number or, as in a query, as a string.
 fn head<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Head, D::Error> {
     struct HeadVisitor;
 
@@ -140,17 +160,24 @@ fn head<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Head, D::Error> {
     deserializer.deserialize_any(HeadVisitor)
 }
 
-#[derive(Serialize)]
-struct Answer {
+/// The masks of the pictures, in their order.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "SegmentResponse")]
+pub(super) struct Answer {
     model: String,
     results: Vec<Segmented>,
 }
 
-#[derive(Serialize)]
+/// What was found in one picture.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Segmentation")]
 struct Segmented {
+    /// Of the picture, upright.
     width: u32,
     height: u32,
+    #[schemars(schema_with = "method_names")]
     method: &'static str,
+    /// Best first.
     masks: Vec<Found>,
     /// For head `all`: what each head attends to.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -160,7 +187,9 @@ struct Segmented {
     colours: Option<String>,
 }
 
-#[derive(Serialize)]
+/// The mask of one object, in the format that was asked for.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Mask")]
 struct Found {
     /// `[x, y, width, height]` in pixels of the picture.
     bbox: [u32; 4],
@@ -189,7 +218,22 @@ struct Picture {
     guide: Option<RgbImage>,
 }
 
-pub(super) async fn handle(State(app): State<App>, headers: HeaderMap, submission: Submission<Options>) -> Result<Response, Problem> {
+/// Errors beside those that any submission may end with.
+pub(super) const ERRORS: &[Code] = &[Code::UnknownModel, Code::NotAcceptable, Code::ModelLacksOutput];
+
+/// Masks in JSON, or that of one picture as a file.
+pub(super) type Masks = Either<JsonBody<Answer>, FileBody<MaskFile>>;
+
+/// A mask as a picture.
+pub(super) struct MaskFile;
+
+const PNG: &str = "image/png";
+
+impl MediaTypes for MaskFile {
+    const NAMES: &'static [&'static str] = &[PNG];
+}
+
+pub(super) async fn handle(State(app): State<App>, headers: HeaderMap, submission: Submission<Options>) -> Result<Timed<Masks>, Problem> {
     let Submission { pictures, options, room } = submission;
     let served = app.registry.get(options.model.as_deref())?;
     options.check(&served, pictures.len())?;
@@ -210,21 +254,27 @@ pub(super) async fn handle(State(app): State<App>, headers: HeaderMap, submissio
     };
     let placed = pictures.into_iter().enumerate().collect();
     let (inference, beside) = infer_placed(&app, &served, placed, prepare).await?;
-    let timing = inference.timing.header();
+    let timing = inference.timing;
     let seen: Vec<Picture> =
         inference.seen.into_iter().zip(beside).map(|(seen, (structure, guide))| Picture { seen, structure, guide }).collect();
     let encoder = Encoder::new(&app);
-    let draw = move || if as_picture { as_png(&served, &seen[0], &options) } else { in_json(&served, &seen, &options, &encoder) };
-    let response = timed("segment", app.drawing.run(draw)).await??;
+    let draw = move || -> Result<Masks, Problem> {
+        if as_picture {
+            as_png(&served, &seen[0], &options).map(Either::Second)
+        } else {
+            in_json(&served, &seen, &options, &encoder).map(Either::First)
+        }
+    };
+    let masks = timed("segment", app.drawing.run(draw)).await??;
     drop(room);
-    Ok((timing, response).into_response())
+    Ok(timing.with(masks))
 }
 
 /// Whether the client asks for a picture rather than JSON: what it names first decides.
 fn wants_png(headers: &HeaderMap) -> bool {
     let accepted = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let first = accepted.split([',', ';']).next().unwrap_or_default().trim();
-    first.eq_ignore_ascii_case("image/png")
+    first.eq_ignore_ascii_case(PNG)
 }
 
 fn segmentation(served: &Served, Picture { seen, structure, guide }: &Picture, options: &Options) -> Result<Segmentation, Problem> {
@@ -238,14 +288,14 @@ fn segmentation(served: &Served, Picture { seen, structure, guide }: &Picture, o
 
 /// The answer as a PNG file: the mask of the first object, white on black, black where there is none. So with every method: the
 /// colours of `pca` are in the JSON.
-fn as_png(served: &Served, picture: &Picture, options: &Options) -> Result<Response, Problem> {
+fn as_png(served: &Served, picture: &Picture, options: &Options) -> Result<FileBody<MaskFile>, Problem> {
     let Segmentation { objects, grid, .. } = segmentation(served, picture, options)?;
     let nothing = || Mask::new(vec![false; grid.len()], grid, picture.seen.size);
     let file = objects.into_iter().next().map_or_else(nothing, |object| object.mask).png()?;
-    Ok(([(header::CONTENT_TYPE, "image/png")], file).into_response())
+    Ok(FileBody::new(PNG, file))
 }
 
-fn in_json(served: &Served, pictures: &[Picture], options: &Options, encoder: &Encoder) -> Result<Response, Problem> {
+fn in_json(served: &Served, pictures: &[Picture], options: &Options, encoder: &Encoder) -> Result<JsonBody<Answer>, Problem> {
     let results = pictures.iter().map(|picture| result(served, picture, options)).collect::<Result<_, _>>()?;
     let model = served.name().into();
     encoder.json(&Answer { model, results })

@@ -2,10 +2,7 @@
 
 use std::fmt;
 
-use axum::{
-    extract::State,
-    response::{IntoResponse, Response},
-};
+use axum::extract::State;
 use schemars::JsonSchema;
 use serde::{
     Deserialize, Deserializer, Serialize,
@@ -18,6 +15,7 @@ use super::{
     infer::infer,
     json::AtMost,
     problem::{Code, Problem},
+    response::{JsonBody, Timed},
     submission::Submission,
 };
 use crate::{
@@ -32,20 +30,26 @@ use dino_vision::{
 /// Most points of one request: each is answered by a map.
 const MAX_POINTS: usize = 256;
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+/// How maps are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "SimilarityFormat")]
 enum Format {
+    /// Numbers.
     #[default]
     Json,
+    /// Their bytes in base64, a tenth of the size.
     Heatmap,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(rename = "SimilarityOptions", extend("example" = { "points": [[4, 4]] }))]
 pub(super) struct Options {
+    /// The model; without it the first one that is served.
     model: Option<String>,
-    /// `[x, y]` in pixels of the first picture.
-    #[schemars(with = "Vec<(u32, u32)>")]
+    /// `[x, y]` in pixels of the first picture, up to 256 of them.
+    #[schemars(with = "Vec<[u32; 2]>")]
     points: Points,
     /// The picture that is compared with them; the last one where none is named.
     #[serde(deserialize_with = "target")]
@@ -53,7 +57,7 @@ pub(super) struct Options {
     format: Format,
 }
 
-/// A list, or, as in a query, its JSON as text.
+/// A list, or, as in a query, a string that holds its JSON.
 #[derive(Debug, Default)]
 struct Points(Vec<(u32, u32)>);
 
@@ -110,8 +114,10 @@ fn target<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D
     deserializer.deserialize_any(Reader)
 }
 
-#[derive(Serialize)]
-struct Answer {
+/// How similar the patches of a picture are to points.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "SimilarityResponse")]
+pub(super) struct Answer {
     model: String,
     /// The picture that the maps lie over.
     target: usize,
@@ -121,8 +127,11 @@ struct Answer {
     maps: Vec<Map>,
 }
 
-#[derive(Serialize)]
+/// The map of one point, in the format that was asked for.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "SimilarityMap")]
 struct Map {
+    #[schemars(with = "[u32; 2]")]
     point: (u32, u32),
     /// Cosines, `[rows][columns]` of patches; the grid covers the whole picture.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -131,7 +140,10 @@ struct Map {
     heatmap: Option<Heatmap>,
 }
 
-pub(super) async fn handle(State(app): State<App>, submission: Submission<Options>) -> Result<Response, Problem> {
+/// Errors beside those that any submission may end with.
+pub(super) const ERRORS: &[Code] = &[Code::UnknownModel, Code::ModelLacksOutput];
+
+pub(super) async fn handle(State(app): State<App>, submission: Submission<Options>) -> Result<Timed<JsonBody<Answer>>, Problem> {
     let Submission { pictures, options, room } = submission;
     let served = app.registry.get(options.model.as_deref())?;
     let refused = |why: String| Err(Problem::new(Code::BadParameter, why));
@@ -149,12 +161,12 @@ pub(super) async fn handle(State(app): State<App>, submission: Submission<Option
     segment::Method::Ncut.check(served.outputs())?;
     let whole_picture = served.whole_picture(app.segment_size);
     let inference = infer(&app, &served, pictures, move |picture| whole_picture(picture).0).await?;
-    let (seen, timing) = (inference.seen, inference.timing.header());
+    let (seen, timing) = (inference.seen, inference.timing);
     let encoder = Encoder::new(&app);
     let comparing = app.drawing.run(move || encoder.json(&answer(&served, &seen[0], (target, &seen[target]), &options)?));
     let answer = timed("compare", comparing).await??;
     drop(room);
-    Ok((timing, answer).into_response())
+    Ok(timing.with(answer))
 }
 
 fn answer(served: &Served, source: &Seen, (target, compared): (usize, &Seen), options: &Options) -> Result<Answer, Problem> {

@@ -4,14 +4,14 @@
 //! | --- | --- | --- |
 //! | `image/*`, `application/octet-stream` | the body is one | query parameters |
 //! | `multipart/form-data` | each part named `image` | query parameters |
-//! | `application/json` | `{"images": ["<base64>", "data:image/…;base64,…", "https://…"]}` | the other members |
+//! | `application/json` | `{"images": ["<base64>", "data:image/…;base64,…", "https://…"]}` | the other members, else query parameters |
 
-use std::borrow::Cow;
+use std::{borrow::Cow, marker::PhantomData};
 
 use axum::{
     body::Body,
-    extract::{FromRequest, Multipart, Query, Request},
-    http::{HeaderMap, Uri, header, request::Parts},
+    extract::{FromRequest, Multipart, Request},
+    http::{HeaderMap, header, request::Parts},
 };
 use base64::{
     Engine as _,
@@ -20,13 +20,16 @@ use base64::{
 };
 use bytes::Bytes;
 use mime::Mime;
-use serde::de::DeserializeOwned;
+use schemars::JsonSchema;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
 use super::{
     App,
     body::{Share, read},
     json,
+    openapi::body::WithImages,
+    parameters::from_query,
     problem::{Code, Problem},
     remote::{self, Sent},
 };
@@ -62,11 +65,21 @@ enum Form {
     Json,
 }
 
-/// A body that was read within the limits, its pictures not counted in yet.
+/// A body that was read within the limits, its pictures not counted in yet: pictures with options `O` in the query, or JSON that holds
+/// a `J`.
 #[derive(Debug)]
-pub(super) struct Upload<O> {
+pub(super) struct Upload<O, J> {
     pub(super) content: Content<O>,
     pub(super) memory: Share,
+    json: PhantomData<fn() -> J>,
+}
+
+/// The same for routes that take JSON alone; `J` is what it holds.
+#[derive(Debug)]
+pub(super) struct JsonUpload<J> {
+    pub(super) body: JsonRequest,
+    pub(super) memory: Share,
+    json: PhantomData<fn() -> J>,
 }
 
 /// What a body holds.
@@ -75,8 +88,20 @@ pub(super) enum Content<O> {
     /// Pictures alone; the options were in the query.
     Pictures(Vec<Bytes>, O),
     /// JSON, not parsed yet.
-    Json(Bytes),
+    Json(JsonRequest),
 }
+
+/// JSON with the options of the query, which count where the body does not name them.
+#[derive(Debug)]
+pub(super) struct JsonRequest {
+    pub(super) body: Bytes,
+    pub(super) query: Vec<(String, String)>,
+}
+
+/// No options at all.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NoOptions {}
 
 impl Room {
     /// Room for so many pictures of a body.
@@ -90,24 +115,38 @@ impl Room {
     }
 }
 
-impl<O: DeserializeOwned + Send> FromRequest<App> for Upload<O> {
+impl<O: DeserializeOwned + Send, J> FromRequest<App> for Upload<O, J> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
-        let (form, query) = before_the_body(&parts, app)?;
+        let (form, options) = before_the_body(&parts, app)?;
         let (body, memory) = read(&parts, body, app.limits.body, &app.bodies).await?;
-        let content = match (form, query) {
-            (Form::Raw, Some(options)) => Content::Pictures(vec![body], options),
-            (Form::Multipart, Some(options)) => {
+        let content = match form {
+            Form::Raw => Content::Pictures(vec![body], options),
+            Form::Json => Content::Json(JsonRequest { body, query: from_query(&parts.uri)? }),
+            Form::Multipart => {
                 let most = app.limits.pictures;
                 // All of it is here: this never waits, but for the processor.
                 let split = move || futures::executor::block_on(from_multipart(parts, body, most));
                 Content::Pictures(app.pool.run(split).await??, options)
             }
-            _ => Content::Json(body),
         };
-        Ok(Self { content, memory })
+        Ok(Self { content, memory, json: PhantomData })
+    }
+}
+
+impl<J> FromRequest<App> for JsonUpload<J> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
+        let path = request.uri().path().to_owned();
+        let Upload { content, memory, json } = Upload::<NoOptions, J>::from_request(request, app).await?;
+        let Content::Json(body) = content else {
+            let detail = format!("{path} takes application/json; /embed takes pictures as they are");
+            return Err(Problem::new(Code::UnsupportedMediaType, detail));
+        };
+        Ok(Self { body, memory, json })
     }
 }
 
@@ -115,12 +154,12 @@ impl<O: DeserializeOwned + Send + 'static> FromRequest<App> for Submission<O> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        let Upload { content, memory } = Upload::from_request(request, app).await?;
+        let Upload { content, memory, .. } = Upload::<O, WithImages<O>>::from_request(request, app).await?;
         let most = app.limits.pictures;
         let (mut pictures, options) = match content {
             Content::Pictures(pictures, options) => (pictures.into_iter().map(Sent::from).collect(), options),
             // Base64 of many megabytes takes its time, which other requests shall not wait for.
-            Content::Json(body) => app.pool.run(move || from_json(&body, most)).await??,
+            Content::Json(request) => app.pool.run(move || from_json(&request, most)).await??,
         };
         let mut room = Room::take(app, at_least_one(&pictures)?, memory)?;
         remote::fetch(app, pictures.iter_mut().enumerate(), &mut room).await?;
@@ -137,15 +176,9 @@ pub(super) fn at_least_one<T>(pictures: &[T]) -> Result<usize, Problem> {
 }
 
 /// All that can be refused before the body is read: the form, the options in the query, a server without room.
-fn before_the_body<O: DeserializeOwned>(parts: &Parts, app: &App) -> Result<(Form, Option<O>), Problem> {
+fn before_the_body<O: DeserializeOwned>(parts: &Parts, app: &App) -> Result<(Form, O), Problem> {
     let form = form(&parts.headers)?;
-    let options = match form {
-        Form::Raw | Form::Multipart => Some(from_query(&parts.uri)?),
-        Form::Json if parts.uri.query().is_some_and(|query| !query.is_empty()) => {
-            return Err(Problem::new(Code::BadParameter, "options of a JSON request belong beside `images` in the body, not in the query"));
-        }
-        Form::Json => None,
-    };
+    let options = from_query(&parts.uri)?;
     // Only asked here: a client that sends slowly should hold no place.
     drop(app.admission.admit(1)?);
     Ok((form, options))
@@ -179,16 +212,6 @@ fn form(headers: &HeaderMap) -> Result<Form, Problem> {
     }
 }
 
-pub(super) fn from_query<O: DeserializeOwned>(uri: &Uri) -> Result<O, Problem> {
-    let Query(options) = Query::try_from_uri(uri).map_err(|rejection| Problem::new(Code::BadParameter, source_text(&rejection)))?;
-    Ok(options)
-}
-
-/// The innermost reason of an extractor's rejection, without the outer sentence about deserialising.
-fn source_text(error: &dyn std::error::Error) -> String {
-    error.source().map_or_else(|| error.to_string(), source_text)
-}
-
 async fn from_multipart(parts: Parts, body: Bytes, most: usize) -> Result<Vec<Bytes>, Problem> {
     let refused = |why: String| Problem::new(Code::BadMultipart, why);
     let request = Request::from_parts(parts, Body::from(body));
@@ -219,8 +242,8 @@ async fn from_multipart(parts: Parts, body: Bytes, most: usize) -> Result<Vec<By
     Ok(pictures)
 }
 
-fn from_json<O: DeserializeOwned>(body: &[u8], most: usize) -> Result<(Vec<Sent>, O), Problem> {
-    let (options, images) = json::parse_beside(body, json::LONG, "images").map_err(|mut problem| {
+fn from_json<O: DeserializeOwned>(request: &JsonRequest, most: usize) -> Result<(Vec<Sent>, O), Problem> {
+    let (options, [images]) = json::parse_beside(&request.body, &request.query, json::LONG, ["images"]).map_err(|mut problem| {
         if problem.code == Code::BadJson {
             problem.detail = format!("{}; expected {{\"images\": [\"<base64>\", …], …options}}", problem.detail).into();
         }

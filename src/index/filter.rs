@@ -155,11 +155,27 @@ impl schemars::JsonSchema for Filter {
         "Filter".into()
     }
 
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let filter = generator.subschema_for::<Self>();
+        let filters = schemars::json_schema!({ "type": "array", "items": filter });
+        let value = schemars::json_schema!({ "type": ["number", "string"] });
         schemars::json_schema!({
-            "type": ["object", "string"],
-            "description": "{\"and\" | \"or\": [filter…]}, {\"not\": filter}, or {\"field\": \"id\" | \"label\" | \"metadata.x\", \
-                            \"eq\" | \"in\" | \"gt\" | \"gte\" | \"lt\" | \"lte\" | \"exists\": value}; in a query its JSON text",
+            "type": "object",
+            "description": "Either `and`, `or` or `not`, or a `field` with one test of its value",
+            "additionalProperties": false,
+            "properties": {
+                "and": filters,
+                "or": filters,
+                "not": filter,
+                "field": { "type": "string", "description": "`id`, `label`, or `metadata.x`" },
+                "eq": { "description": "Any value" },
+                "in": { "type": "array", "items": {}, "description": "Any values" },
+                "gt": value,
+                "gte": value,
+                "lt": value,
+                "lte": value,
+                "exists": { "type": "boolean" },
+            },
         })
     }
 }

@@ -11,7 +11,8 @@ use super::{CollectionName, Error, Neighbour, Spec};
 pub const MAX_PAGE: usize = 1000;
 
 /// What is known of a collection.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, schemars::JsonSchema)]
+#[schemars(rename = "CollectionInfo")]
 pub struct Info {
     /// Its name.
     pub name: CollectionName,
@@ -36,7 +37,7 @@ pub struct Info {
 const MOST_NAMED: usize = 20;
 
 /// Stored items that cannot be read: they are left out of searches, pages and snapshots, and kept as they are.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct DamagedItems {
     /// Number of them.
     pub count: usize,
@@ -51,7 +52,7 @@ impl DamagedItems {
 }
 
 /// How searches are answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct IndexState {
     /// `exact` without a graph, `hnsw` with one, `int8` where vectors are held as bytes and all of them compared.
     pub kind: &'static str,
@@ -85,7 +86,8 @@ impl std::fmt::Display for Loading {
 }
 
 /// Connections to a store on another machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[schemars(rename = "StoreConnections")]
 pub struct Connections {
     /// Whether the last who asked was answered.
     pub reachable: bool,

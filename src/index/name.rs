@@ -11,8 +11,9 @@ use super::Error;
 ///
 /// The store keeps collections under numbers, so that a name never becomes a path; the check guards everything else
 /// that names end up in (URLs, logs, file names that users choose).
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schemars(inline)]
 pub struct CollectionName(String);
 
 impl CollectionName {

@@ -8,7 +8,7 @@ use super::{CollectionName, Error};
 pub const MAX_DIM: usize = 65_536;
 
 /// Which model made the vectors of a collection.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct ModelTag {
     /// Hash over the weights' source, the pooling and the transform: vectors of two models can be compared exactly
     /// where this is equal.
@@ -19,7 +19,7 @@ pub struct ModelTag {
 }
 
 /// What is fixed when a collection is created.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Spec {
     /// Length of every vector.
     pub dim: usize,

@@ -22,7 +22,8 @@ pub const DEFAULT_K: usize = 20;
 pub const DEFAULT_TEMPERATURE: f64 = 0.07;
 
 /// The share of one class in the vote.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, schemars::JsonSchema)]
+#[schemars(rename = "ClassScore")]
 pub struct ClassScore<L> {
     /// The class.
     pub label: L,

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Sees to it that the tests have clients to ask the server with: curl, Python with numpy, schemathesis and OpenAI's client, Node with OpenAI's client.
+# Sees to it that the tests have clients to ask the server with: curl, Python with numpy, schemathesis and OpenAI's client, Node with OpenAI's
+# client, and generators of clients for Python and TypeScript.
 #   tests/clients/install.sh FOLDER
 set -eu
 mkdir -p "$1"
@@ -26,4 +27,20 @@ if ! cmp -s "$here/package.json" "$folder/package.json"; then
     rm -rf "$folder/node_modules"
     npm install --silent --no-audit --no-fund --no-save --prefix "$folder" "openai@$(node -p "require('$here/package.json').dependencies.openai")"
     mv "$folder/installing.json" "$folder/package.json"
+fi
+
+# Generators of clients, apart from the others: what they depend on is pinned.
+generators="$folder/generators"
+mkdir -p "$generators"
+if ! cmp -s "$here/generators/requirements.txt" "$generators/requirements.txt"; then
+    rm -rf "$generators/python"
+    python3 -m venv "$generators/python"
+    "$generators/python/bin/pip" install --quiet --disable-pip-version-check --requirement "$here/generators/requirements.txt"
+    cp "$here/generators/requirements.txt" "$generators/"
+fi
+if ! cmp -s "$here/generators/package.json" "$generators/installed.json"; then
+    rm -rf "$generators/node_modules"
+    cp "$here/generators/package.json" "$generators/"
+    npm install --silent --no-audit --no-fund --no-package-lock --prefix "$generators"
+    cp "$here/generators/package.json" "$generators/installed.json"
 fi

@@ -4,7 +4,7 @@ use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, Mutex, mpsc},
+    sync::{Arc, LazyLock, Mutex, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -59,6 +59,13 @@ fn without_settings(mut command: Command) -> Command {
         }
     }
     command
+}
+
+/// The API document.
+fn document() -> &'static Value {
+    static DOCUMENT: LazyLock<Value> =
+        LazyLock::new(|| serde_json::from_slice(&fs_err::read(root().join("openapi.json")).unwrap()).unwrap());
+    &DOCUMENT
 }
 
 pub(crate) struct Server {
@@ -243,7 +250,7 @@ impl Server {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        Answer::read(request.call())
+        Answer::read("get", path, request.call())
     }
 
     pub(crate) fn post(&self, path: &str, kind: &str, body: &[u8]) -> Answer {
@@ -255,16 +262,16 @@ impl Server {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        Answer::read(request.send(body))
+        Answer::read("post", path, request.send(body))
     }
 
     pub(crate) fn put(&self, path: &str, body: &Value) -> Answer {
         let request = self.agent.put(self.url(path)).header("content-type", "application/json");
-        Answer::read(request.send(body.to_string()))
+        Answer::read("put", path, request.send(body.to_string()))
     }
 
     pub(crate) fn delete(&self, path: &str) -> Answer {
-        Answer::read(self.agent.delete(self.url(path)).call())
+        Answer::read("delete", path, self.agent.delete(self.url(path)).call())
     }
 
     /// A request to a server that may die under it: the status, if there was an answer.
@@ -307,15 +314,20 @@ impl Drop for Server {
 }
 
 pub(crate) struct Answer {
+    /// What was asked for.
+    method: &'static str,
+    path: String,
     pub(crate) status: u16,
     pub(crate) headers: ureq::http::HeaderMap,
     pub(crate) body: Vec<u8>,
 }
 
 impl Answer {
-    fn read(outcome: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Self {
+    fn read(method: &'static str, path: &str, outcome: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Self {
         let mut response = outcome.unwrap();
         Self {
+            method,
+            path: path.to_owned(),
             status: response.status().as_u16(),
             headers: response.headers().clone(),
             body: response.body_mut().with_config().limit(1 << 30).read_to_vec().unwrap(),
@@ -337,7 +349,28 @@ impl Answer {
     /// Insists on 200.
     pub(crate) fn ok(&self) -> &Self {
         assert_eq!(self.status, 200, "{}", self.text());
+        self.is_documented();
         self
+    }
+
+    /// Insists that the API document has such an answer of the route, unless it does not have the route itself.
+    #[track_caller]
+    fn is_documented(&self) {
+        let document = document();
+        let asked: Vec<&str> = self.path.split(['?', '#']).next().unwrap().split('/').collect();
+        let fits = |template: &str| {
+            let parts: Vec<&str> = template.split('/').collect();
+            parts.len() == asked.len() && parts.iter().zip(&asked).all(|(part, asked)| part.starts_with('{') || part == asked)
+        };
+        let operations = document["paths"].as_object().unwrap().iter().filter(|(template, _)| fits(template));
+        let operations = operations.filter_map(|(template, methods)| Some((template.matches('{').count(), methods.get(self.method)?)));
+        let Some((_, operation)) = operations.min_by_key(|(parameters, _)| *parameters) else { return };
+        let mut response = &operation["responses"][self.status.to_string()];
+        if let Some(reference) = response["$ref"].as_str() {
+            response = document.pointer(reference.trim_start_matches('#')).unwrap();
+        }
+        let kind = self.header("content-type").split(';').next().unwrap();
+        assert!(!response["content"][kind].is_null(), "{} {}: {} with {kind} is not in openapi.json", self.method, self.path, self.status);
     }
 
     /// `embeddings` of an answer of `/embed` in JSON.
@@ -353,6 +386,7 @@ impl Answer {
         let problem = self.json();
         assert_eq!(problem["code"], code, "{problem}");
         assert_eq!(problem["status"], status);
+        self.is_documented();
         assert!(problem["detail"].as_str().is_some_and(|detail| detail.len() > 10), "{problem}");
         problem
     }

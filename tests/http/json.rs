@@ -73,6 +73,45 @@ fn null_means_absent_on_every_route() {
     }
 }
 
+/// Swagger UI sends options of the query beside a JSON body.
+#[test]
+fn the_query_gives_what_the_body_leaves_out_and_the_body_counts() {
+    let (server, _folder, picture) = server(&[]);
+    let images = json!([picture]);
+    let alone = server.post_json("/embed", &json!({ "images": images, "pooling": "mean", "dimensions": 5 })).ok().json();
+    let beside = server.post_json("/embed?pooling=mean&dimensions=5&normalize=true", &json!({ "images": images })).ok().json();
+    assert_eq!(beside, alone);
+    let both = server.post_json("/embed?pooling=patches&dimensions=7", &json!({ "images": images, "pooling": "mean", "dimensions": 5 }));
+    assert_eq!(both.ok().json(), alone);
+    // Null counts as absent.
+    let null = server.post_json("/embed?pooling=mean&dimensions=5", &json!({ "images": images, "pooling": null })).ok().json();
+    assert_eq!(null, alone);
+
+    let filter = "%7B%22field%22%3A%22id%22%2C%22eq%22%3A%22none%22%7D";
+    let found = server.post_json(&format!("/collections/c/search?k=1&filter={filter}"), &json!({ "image": picture })).ok().json();
+    assert_eq!(found["results"][0]["neighbors"], json!([]));
+    let points = server.post_json("/similarity?points=%5B%5B1,2%5D,%5B3,4%5D%5D&target=0", &json!({ "images": images })).ok().json();
+    assert_eq!(points["maps"].as_array().map(Vec::len), Some(2));
+    let classified = server.post_json("/classify?collection=c&k=1&exact=true&temperature=0.5", &json!({ "images": images })).ok().json();
+    assert_eq!(classified["results"][0]["label"], "x");
+    server.post_json("/collections/c/items?model=none", &json!({ "items": [{ "image": picture }] })).problem(404, "unknown_model");
+
+    // What is wrong in the query is so beside JSON, too, even where the body counts.
+    for (route, body) in [
+        ("/embed?dimensions=x", json!({ "images": images, "dimensions": 3 })),
+        ("/embed?poling=mean", json!({ "images": images })),
+        ("/embed?images=x", json!({ "images": images })),
+        ("/embed?pooling=mean&pooling=cls", json!({ "images": images })),
+        ("/segment?method=none", json!({ "images": images })),
+        ("/collections/c/items?id=b", json!({ "items": [{ "image": picture }] })),
+        ("/collections/c/items?items=b", json!({ "items": [{ "image": picture }] })),
+        ("/collections/c/search?image=b", json!({ "image": picture })),
+        ("/v1/embeddings?model=tiny-model", json!({ "input": picture })),
+    ] {
+        server.post_json(route, &body).problem(400, "bad_parameter");
+    }
+}
+
 /// `start`, as many of `part` as fit, and `end`.
 fn filled(start: &str, part: &str, end: &str, bytes: usize) -> Vec<u8> {
     let parts = (bytes - start.len() - end.len()) / part.len();

@@ -5,6 +5,7 @@
 
 mod answers;
 mod browser;
+mod clients;
 mod collections;
 mod deadlines;
 mod durable;

@@ -57,8 +57,6 @@ fn options_are_checked_by_name() {
         let problem = server.post_json("/embed", &options).problem(400, "bad_parameter");
         assert!(problem["detail"].as_str().unwrap().contains(named), "{problem}");
     }
-    let mixed = json!({ "images": images }).to_string();
-    server.post("/embed?pooling=mean", "application/json", mixed.as_bytes()).problem(400, "bad_parameter");
     server.post("/embed?model=none", "image/png", &picture).problem(404, "unknown_model");
     server.post_json("/segment", &json!({ "images": images, "model": "none" })).problem(404, "unknown_model");
 }

@@ -16,7 +16,7 @@ use super::super::{
     json::{self, AtMost, Component},
     problem::{Code, Problem},
     remote::Sent,
-    submission::{at_least_one, picture_from_text, too_many},
+    submission::{JsonRequest, at_least_one, picture_from_text, too_many},
 };
 use crate::index::{Bounded, Item, MAX_DIM};
 
@@ -55,8 +55,8 @@ impl Draft {
     }
 
     /// The items of a JSON body with at most so many pictures, one by one, and what they take counted.
-    pub(super) fn from_json(body: &[u8], most: usize, meter: &mut Meter) -> Result<Self, Problem> {
-        let Body { model, items: list } = json::parse(body, &["items"])?;
+    pub(super) fn from_json(request: &JsonRequest, most: usize, meter: &mut Meter) -> Result<Self, Problem> {
+        let (Body { model, items: list }, []) = json::parse_beside(&request.body, &request.query, &["items"], [])?;
         let (mut items, mut named, mut pictures) = (Vec::new(), BTreeMap::new(), 0);
         json::each(list, |index, element| {
             let (item, subject, model, taken) = read_item(element).map_err(|problem| problem.within_item(index))?;
@@ -151,9 +151,12 @@ fn new_id() -> String {
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "UpsertRequest")]
 pub(in crate::http) struct Body<'a> {
+    /// The model to embed pictures with, or the one that made all vectors; it has to be that of the collection.
     #[serde(default)]
     model: Option<String>,
+    /// At least one.
     #[serde(borrow)]
     #[schemars(with = "Vec<BodyItem<'static>>")]
     items: &'a RawValue,
@@ -161,12 +164,16 @@ pub(in crate::http) struct Body<'a> {
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "UpsertItem")]
 struct BodyItem<'a> {
+    /// Up to 512 bytes; an item of that id is replaced. One that is unique is made where there is none.
     #[serde(default)]
     id: Option<String>,
+    /// Base64, a data URI, or a URL. Either this or `vector`.
     #[serde(default, borrow)]
     #[schemars(with = "Option<String>")]
     image: Option<&'a RawValue>,
+    /// As many numbers as the collection has dimensions. Either this or `image`.
     #[serde(default)]
     #[schemars(with = "Option<Vec<f32>>")]
     vector: Option<AtMost<Component, MAX_DIM>>,
@@ -208,12 +215,16 @@ impl<'de> Deserialize<'de> for Metadata {
 /// be a JSON list (for labels with a comma in them); `metadata` is a JSON object. Labels and metadata go to all pictures.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(try_from = "Vec<(String, String)>")]
-#[schemars(!try_from, default)]
+#[schemars(!try_from, default, rename = "UpsertOptions")]
 pub(in crate::http) struct Query {
+    /// The model to embed with; it has to be that of the collection.
     model: Option<String>,
+    /// One for each picture, in their order, or none.
     #[schemars(rename = "id")]
     ids: Vec<String>,
+    /// Of all pictures. Labels with a comma in them are given as the text of a JSON list.
     labels: Vec<String>,
+    /// Of all pictures: an object.
     metadata: Map<String, Value>,
 }
 

@@ -1,10 +1,10 @@
 //! `…/items`: upsert, get, page through, delete.
 
+use aide::OperationOutput;
 use axum::{
-    Json,
-    extract::{Path, State, rejection::PathRejection},
-    http::{HeaderValue, Method, StatusCode, Uri, header},
-    response::{IntoResponse, Response},
+    extract::State,
+    http::{HeaderName, HeaderValue, Method, Uri, header},
+    response::{IntoResponse, NoContent, Response},
 };
 use image::RgbImage;
 use ndarray::Array3;
@@ -20,12 +20,13 @@ use super::{
         infer::infer_placed,
         json::Strict,
         method_not_allowed,
+        parameters::{CollectionPath, ItemPath, PathOf, QueryOf},
         problem::{Code, Problem},
         remote::{self, Sent},
-        submission::{Content, Room, Upload, from_query},
+        response::{FileBody, JsonBody, MediaTypes, Timed},
+        submission::{Content, Room, Upload},
     },
-    Name,
-    draft::{Draft, Query, Subject},
+    draft::{Body, Draft, Query, Subject},
     find, model_of,
 };
 use crate::{
@@ -35,22 +36,30 @@ use crate::{
 };
 use dino_vision::{embedding, media};
 
-type NameAndId = Result<Path<(String, String)>, PathRejection>;
-
+/// The ids of the items that were stored, in their order.
 #[derive(Serialize, JsonSchema)]
+#[schemars(rename = "UpsertResponse")]
 pub(in crate::http) struct Ids {
     ids: Vec<String>,
 }
 
+/// Errors beside those of the body.
+pub(super) const UPSERT_ERRORS: &[Code] =
+    &[Code::UnknownModel, Code::UnknownCollection, Code::ModelMismatch, Code::DimensionMismatch, Code::ModelLacksOutput, Code::StoreFailed];
+
 /// Stores items, all of them or, after an error, none; the answer comes once they are durable.
-pub(super) async fn upsert(State(app): State<App>, name: Name, upload: Upload<Query>) -> Result<Response, Problem> {
-    let collection = find(&app, &name?).await?;
+pub(super) async fn upsert(
+    State(app): State<App>,
+    PathOf(path): PathOf<CollectionPath>,
+    upload: Upload<Query, Body<'static>>,
+) -> Result<Timed<JsonBody<Ids>>, Problem> {
+    let collection = find(&app, &path.collection).await?;
     let most = app.limits.pictures;
     let (mut draft, memory) = match upload.content {
         Content::Pictures(pictures, query) => (Draft::of_pictures(pictures, query)?, upload.memory),
-        Content::Json(body) => {
+        Content::Json(request) => {
             let mut meter = Meter::new(app.bodies.clone(), upload.memory, app.limits.body.bytes);
-            let parse = move || -> Result<_, Problem> { Ok((Draft::from_json(&body, most, &mut meter)?, meter.into_share())) };
+            let parse = move || -> Result<_, Problem> { Ok((Draft::from_json(&request, most, &mut meter)?, meter.into_share())) };
             app.pool.run(parse).await??
         }
     };
@@ -65,18 +74,18 @@ pub(super) async fn upsert(State(app): State<App>, name: Name, upload: Upload<Qu
         collection.check_model(&fingerprint).map_err(|error| Problem::from(error).at(index))?;
     }
     remote::fetch(&app, draft.pictures_mut(), &mut room).await?;
-    let timing = if pictures > 0 { embed(&app, &*collection, draft).await? } else { Embedded::ready_made(draft) };
-    let Embedded { items, header } = timing;
+    let embedded = if pictures > 0 { embed(&app, &*collection, draft).await? } else { Embedded::ready_made(draft) };
+    let Embedded { items, timing } = embedded;
     let ids = items.iter().map(|new| new.item.id.clone()).collect();
     timed("store", app.disk.run(move || collection.upsert(items))).await??;
     drop(room);
-    Ok((header, Json(Ids { ids })).into_response())
+    Ok(Timed { timing, body: JsonBody::from(&Ids { ids }) })
 }
 
 /// Items with their vectors, and where the time went.
 struct Embedded {
     items: Vec<NewItem>,
-    header: Option<[(header::HeaderName, HeaderValue); 1]>,
+    timing: Option<(HeaderName, HeaderValue)>,
 }
 
 impl Embedded {
@@ -85,7 +94,7 @@ impl Embedded {
             Subject::Vector(vector) => Some(NewItem { item, vector, thumbnail: None }),
             Subject::Picture(_) => None,
         };
-        Self { items: draft.items.into_iter().filter_map(item).collect(), header: None }
+        Self { items: draft.items.into_iter().filter_map(item).collect(), timing: None }
     }
 }
 
@@ -109,10 +118,10 @@ async fn embed(app: &App, collection: &dyn Collection, draft: Draft) -> Result<E
         (transform.apply(picture), shrink.then(|| media::thumbnail(picture)))
     };
     let (inference, small) = infer_placed(app, &served, pictures, prepare).await?;
-    let header = Some(inference.timing.header());
+    let timing = Some(inference.timing.header());
     let seen = inference.seen.into_iter().zip(small);
     let items = app.pool.run(move || finish(&served, draft, seen, keep)).await??;
-    Ok(Embedded { items, header })
+    Ok(Embedded { items, timing })
 }
 
 fn finish(
@@ -136,14 +145,17 @@ fn finish(
     draft.items.into_iter().map(finish).collect()
 }
 
-/// An item as answers show it.
+/// An item as it is stored.
 #[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Item")]
 pub(in crate::http) struct Shown {
     id: String,
     labels: Vec<String>,
     metadata: Map<String, Value>,
+    /// Hash of the picture that it was made from.
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<String>,
+    /// Not in lists of items.
     #[serde(skip_serializing_if = "Option::is_none")]
     vector: Option<Vec<f32>>,
 }
@@ -158,7 +170,9 @@ impl Shown {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(in crate::http) struct PageOptions {
+    /// Most items of the page, 1 to 1000.
     limit: usize,
+    /// `next` of the page before.
     cursor: Option<String>,
 }
 
@@ -168,7 +182,9 @@ impl Default for PageOptions {
     }
 }
 
+/// Items in the order of their ids.
 #[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ItemPage")]
 pub(in crate::http) struct Page {
     items: Vec<Shown>,
     /// What to pass as `cursor` for the next page; null at the end.
@@ -176,9 +192,13 @@ pub(in crate::http) struct Page {
 }
 
 /// Items in the order of their ids, page by page. A page ends early where its items take much memory.
-pub(super) async fn page(State(app): State<App>, name: Name, uri: Uri) -> Result<Response, Problem> {
-    let collection = find(&app, &name?).await?;
-    let PageOptions { limit, cursor } = from_query(&uri)?;
+pub(super) async fn page(
+    State(app): State<App>,
+    PathOf(path): PathOf<CollectionPath>,
+    QueryOf(options): QueryOf<PageOptions>,
+) -> Result<JsonBody<Page>, Problem> {
+    let collection = find(&app, &path.collection).await?;
+    let PageOptions { limit, cursor } = options;
     if !(1..=MAX_PAGE).contains(&limit) {
         return Err(Problem::new(Code::BadParameter, format!("limit: must lie between 1 and {MAX_PAGE}, not {limit}")));
     }
@@ -191,56 +211,96 @@ pub(super) async fn page(State(app): State<App>, name: Name, uri: Uri) -> Result
 }
 
 /// One item with its vector.
-pub(super) async fn one(State(app): State<App>, path: NameAndId) -> Result<impl IntoResponse, Problem> {
-    let Path((name, id)) = path?;
-    let collection = find(&app, &name).await?;
+pub(super) async fn one(State(app): State<App>, PathOf(path): PathOf<ItemPath>) -> Result<JsonBody<Shown>, Problem> {
+    let ItemPath { collection, id } = path;
+    let collection = find(&app, &collection).await?;
     let stored = app.disk.run(move || collection.get(&id)).await??;
-    Ok(Json(Shown::new(stored.item, Some(stored.vector))))
+    Ok(JsonBody::from(&Shown::new(stored.item, Some(stored.vector))))
+}
+
+/// A stored picture.
+pub(super) struct PictureFile;
+
+const UNKNOWN_FORMAT: &str = "application/octet-stream";
+
+impl MediaTypes for PictureFile {
+    const NAMES: &'static [&'static str] =
+        &["image/jpeg", "image/png", "image/gif", "image/webp", "image/bmp", "image/tiff", UNKNOWN_FORMAT];
 }
 
 /// The stored picture of an item: a thumbnail, or the file as it was sent.
-pub(super) async fn image(State(app): State<App>, path: NameAndId) -> Result<impl IntoResponse, Problem> {
-    let Path((name, id)) = path?;
-    let collection = find(&app, &name).await?;
+pub(super) async fn image(State(app): State<App>, PathOf(path): PathOf<ItemPath>) -> Result<FileBody<PictureFile>, Problem> {
+    let ItemPath { collection, id } = path;
+    let collection = find(&app, &collection).await?;
     let picture = app.disk.run(move || collection.thumbnail(&id)).await??;
-    let kind = media::Format::sniff(&picture).map_or("application/octet-stream", media::Format::mime);
-    Ok(([(header::CONTENT_TYPE, kind), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")], picture))
+    let kind = media::Format::sniff(&picture).map_or(UNKNOWN_FORMAT, media::Format::mime);
+    Ok(FileBody::new(kind, ([(header::X_CONTENT_TYPE_OPTIONS, "nosniff")], picture)))
 }
 
 /// Deletes one item.
-pub(super) async fn remove(State(app): State<App>, path: NameAndId) -> Result<StatusCode, Problem> {
-    let Path((name, id)) = path?;
-    let collection = find(&app, &name).await?;
+pub(super) async fn remove(State(app): State<App>, PathOf(path): PathOf<ItemPath>) -> Result<NoContent, Problem> {
+    let ItemPath { collection, id } = path;
+    let collection = find(&app, &collection).await?;
     app.disk.run(move || collection.delete(&id)).await??;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "DeleteRequest")]
 pub(in crate::http) struct Which {
     filter: Filter,
 }
 
+/// What was deleted.
 #[derive(Serialize, JsonSchema)]
+#[schemars(rename = "DeleteResponse")]
 pub(in crate::http) struct Deleted {
+    /// Number of items.
     deleted: usize,
 }
 
 /// `POST …/items/delete`: deletes all items that pass a filter, at once.
 pub(super) async fn remove_where(
     State(app): State<App>,
-    path: NameAndId,
+    PathOf(path): PathOf<ItemPath>,
     method: Method,
     uri: Uri,
     body: Result<Strict<Which>, Problem>,
-) -> Result<Response, Problem> {
-    let Path((name, action)) = path?;
+) -> Result<JsonBody<Deleted>, NotDeleted> {
+    let ItemPath { collection, id: action } = path;
     if action != "delete" {
-        let refused = method_not_allowed(method, uri).await;
-        return Ok(([(header::ALLOW, "GET,HEAD,DELETE")], refused).into_response());
+        return Err(NotDeleted::Method(method_not_allowed(method, uri).await));
     }
-    let collection = find(&app, &name).await?;
+    let collection = find(&app, &collection).await?;
     let Strict(Which { filter }) = body?;
-    let deleted = app.disk.run(move || collection.delete_where(&filter)).await??;
-    Ok(Json(Deleted { deleted }).into_response())
+    let delete = move || -> Result<_, Problem> { Ok(collection.delete_where(&filter)?) };
+    let deleted = app.disk.run(delete).await.map_err(Problem::from)??;
+    Ok(JsonBody::from(&Deleted { deleted }))
+}
+
+/// Why nothing was deleted.
+pub(super) enum NotDeleted {
+    /// The path is that of an item, which has other methods.
+    Method(Problem),
+    Problem(Problem),
+}
+
+impl From<Problem> for NotDeleted {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
+    }
+}
+
+impl IntoResponse for NotDeleted {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Method(problem) => ([(header::ALLOW, "GET,HEAD,DELETE")], problem).into_response(),
+            Self::Problem(problem) => problem.into_response(),
+        }
+    }
+}
+
+impl OperationOutput for NotDeleted {
+    type Inner = Self;
 }

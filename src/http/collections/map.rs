@@ -2,12 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use axum::{
-    Json,
-    extract::State,
-    http::Uri,
-    response::{IntoResponse, Response},
-};
+use axum::extract::State;
 use ndarray::Array2;
 use parking_lot::Mutex;
 use schemars::JsonSchema;
@@ -16,10 +11,11 @@ use serde::{Deserialize, Serialize};
 use super::{
     super::{
         App,
+        parameters::{CollectionPath, PathOf, QueryOf},
         problem::{Code, Problem},
-        submission::from_query,
+        response::JsonBody,
     },
-    Name, find,
+    find,
 };
 use crate::{
     index::{Collection, CollectionName, Error, Sample, Version},
@@ -71,6 +67,7 @@ impl Maps {
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(rename = "MapOptions")]
 pub(in crate::http) struct Options {
     /// Most items on the map, 5 to 3000; of a larger collection a sample, with the newest among it.
     points: usize,
@@ -82,7 +79,9 @@ impl Default for Options {
     }
 }
 
+/// Items on a plane, like beside like.
 #[derive(Serialize, JsonSchema)]
+#[schemars(rename = "MapResponse")]
 pub(in crate::http) struct Map {
     collection: String,
     /// Items of the whole collection.
@@ -93,6 +92,7 @@ pub(in crate::http) struct Map {
 
 /// An item on the map.
 #[derive(Serialize, JsonSchema)]
+#[schemars(rename = "MapPoint")]
 struct Point {
     id: String,
     labels: Vec<String>,
@@ -104,9 +104,13 @@ struct Point {
     has_image: bool,
 }
 
-pub(super) async fn handle(State(app): State<App>, name: Name, uri: Uri) -> Result<Response, Problem> {
-    let collection = find(&app, &name?).await?;
-    let Options { points } = from_query(&uri)?;
+pub(super) async fn handle(
+    State(app): State<App>,
+    PathOf(path): PathOf<CollectionPath>,
+    QueryOf(options): QueryOf<Options>,
+) -> Result<JsonBody<Map>, Problem> {
+    let collection = find(&app, &path.collection).await?;
+    let Options { points } = options;
     if !(tsne::FEWEST..=MAX_POINTS).contains(&points) {
         let fewest = tsne::FEWEST;
         return Err(Problem::new(Code::BadParameter, format!("points: must lie between {fewest} and {MAX_POINTS}, not {points}")));
@@ -118,7 +122,7 @@ pub(super) async fn handle(State(app): State<App>, name: Name, uri: Uri) -> Resu
         let inside = Arc::clone(&app);
         app.maps.thread.run(move || make(&inside.maps, &*collection, points)).await??
     };
-    Ok(Json(&*map).into_response())
+    Ok(JsonBody::from(&*map))
 }
 
 /// Makes a map and keeps it.

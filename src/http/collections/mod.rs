@@ -16,29 +16,22 @@ mod transfer;
 
 use std::{io, sync::Arc, time::Duration};
 
-use axum::{
-    Json, Router,
-    extract::{Path, State, rejection::PathRejection},
-    http::{StatusCode, Uri},
-    response::{IntoResponse, Response},
-    routing::{get, post},
+use aide::axum::{
+    ApiRouter,
+    routing::{get_with, post_with},
 };
+use axum::{extract::State, response::NoContent};
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-pub(super) use self::map::Maps;
-pub(super) use self::{
-    draft::{Body as ItemsBody, Query as ItemQuery},
-    items::{Deleted, Ids, Page, PageOptions, Shown, Which},
-    map::{Map, Options as MapOptions},
-    search::{Answer as SearchAnswer, Options as SearchOptions},
-    transfer::{Options as RestoreOptions, Transfers},
-};
+pub(super) use self::{map::Maps, transfer::Transfers};
 use super::{
     App,
     json::Strict,
+    openapi::operation::{Tag, describe},
+    parameters::{CollectionPath, PathOf, QueryOf},
     problem::{Code, Problem},
-    submission::from_query,
+    response::{Ensured, JsonBody},
 };
 use crate::{
     index::{Collection, CollectionName, DEFAULT_EF, Error, Info, ModelTag, Recall, Spec, Store},
@@ -62,23 +55,70 @@ const UNREACHABLE: Duration = Duration::from_secs(5);
 /// When to try again after a collection was not loaded yet.
 pub(super) const LOADING: Duration = Duration::from_secs(2);
 
-/// The name of a collection in a path.
-type Name = Result<Path<String>, PathRejection>;
+/// Errors of reading or changing a collection.
+const ERRORS: &[Code] = &[Code::UnknownCollection, Code::QueueFull, Code::ItemDamaged, Code::StoreFailed];
+/// Errors of reading or changing an item.
+const ITEM_ERRORS: &[Code] = &[Code::UnknownItem, Code::QueueFull, Code::ItemDamaged, Code::StoreFailed];
 
 /// All routes under `/collections`.
-pub(super) fn routes() -> Router<App> {
-    Router::new()
-        .route("/collections", get(list))
-        .route("/collections/{collection}", get(one).put(create).delete(remove))
-        .route("/collections/{collection}/recall", get(recall))
-        .route("/collections/{collection}/map", get(map::handle))
-        .route("/collections/{collection}/search", post(search::handle))
-        .route("/collections/{collection}/snapshot", post(transfer::snapshot))
-        .route("/collections/{collection}/restore", post(transfer::restore))
-        .route("/collections/{collection}/items", get(items::page).post(items::upsert))
+pub(super) fn routes() -> ApiRouter<App> {
+    use Tag::{Collections, Items};
+
+    ApiRouter::new()
+        .api_route(
+            "/collections",
+            get_with(list, describe("list_collections", Collections, "All collections, by name", &[Code::StoreFailed])),
+        )
+        .api_route(
+            "/collections/{collection}",
+            get_with(one, describe("get_collection", Collections, "One collection", ERRORS))
+                .put_with(
+                    create,
+                    describe("create_collection", Collections, "Make a collection, or find that it is there already", CREATE_ERRORS),
+                )
+                .delete_with(remove, describe("delete_collection", Collections, "Delete a collection with all its items", ERRORS)),
+        )
+        .api_route(
+            "/collections/{collection}/recall",
+            get_with(recall, describe("measure_recall", Collections, "Recall of the index against exact search", ERRORS)),
+        )
+        .api_route(
+            "/collections/{collection}/map",
+            get_with(map::handle, describe("map_collection", Collections, "Items on a plane, like beside like (t-SNE)", ERRORS)),
+        )
+        .api_route(
+            "/collections/{collection}/search",
+            post_with(search::handle, describe("search", Collections, "The nearest items to pictures or to a vector", search::ERRORS)),
+        )
+        .api_route(
+            "/collections/{collection}/snapshot",
+            post_with(transfer::snapshot, describe("snapshot_collection", Collections, "A collection as one file", ERRORS)),
+        )
+        .api_route(
+            "/collections/{collection}/restore",
+            post_with(
+                transfer::restore,
+                describe("restore_collection", Collections, "Make a collection of a snapshot", transfer::RESTORE_ERRORS),
+            ),
+        )
+        .api_route(
+            "/collections/{collection}/items",
+            get_with(items::page, describe("list_items", Items, "Items in the order of their ids, page by page", ERRORS)).post_with(
+                items::upsert,
+                describe("upsert_items", Items, "Store items, all or none; the answer comes once they are durable", items::UPSERT_ERRORS),
+            ),
+        )
         // `POST …/items/delete` is met here too: a route of its own would hide the item of that name.
-        .route("/collections/{collection}/items/{id}", get(items::one).delete(items::remove).post(items::remove_where))
-        .route("/collections/{collection}/items/{id}/image", get(items::image))
+        .api_route(
+            "/collections/{collection}/items/{id}",
+            get_with(items::one, describe("get_item", Items, "One item with its vector", ITEM_ERRORS))
+                .delete_with(items::remove, describe("delete_item", Items, "Delete one item", ITEM_ERRORS))
+                .post_with(items::remove_where, describe("delete_items", Items, "Delete all items that pass a filter", ERRORS)),
+        )
+        .api_route(
+            "/collections/{collection}/items/{id}/image",
+            get_with(items::image, describe("get_item_image", Items, "The stored picture of an item", ITEM_ERRORS)),
+        )
 }
 
 /// Finds a collection by the name that a client gave.
@@ -146,62 +186,80 @@ pub(super) fn check_together(queries: usize, k: usize, ef: usize) -> Result<(), 
     Ok(())
 }
 
-/// All collections, by name, and whether there is a place to keep any; those that are not loaded yet by name alone.
-async fn list(State(app): State<App>) -> Result<impl IntoResponse, Problem> {
+/// All collections, by name.
+#[derive(Serialize, JsonSchema)]
+struct CollectionList {
+    collections: Vec<Info>,
+    /// Whether there is a place to keep any.
+    kept: bool,
+    /// Those that are not loaded yet.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    loading: Vec<CollectionName>,
+}
+
+async fn list(State(app): State<App>) -> Result<JsonBody<CollectionList>, Problem> {
     let loading = app.store.as_ref().and_then(|store| store.loading()).map_or_else(Vec::new, |loading| loading.collections);
     let collections = match app.store.clone() {
         Some(store) => app.disk.run(move || store.list()).await??,
         None => Vec::new(),
     };
-    let mut answer = serde_json::json!({ "collections": collections, "kept": app.store.is_some() });
-    if !loading.is_empty() {
-        answer["loading"] = serde_json::json!(loading);
-    }
-    Ok(Json(answer))
+    Ok(JsonBody::from(&CollectionList { collections, kept: app.store.is_some(), loading }))
 }
 
-async fn info(app: &App, collection: Arc<dyn Collection>) -> Result<Info, Problem> {
-    Ok(app.disk.run(move || collection.info()).await??)
+async fn info(app: &App, collection: Arc<dyn Collection>) -> Result<JsonBody<Info>, Problem> {
+    Ok(JsonBody::from(&app.disk.run(move || collection.info()).await??))
 }
 
 /// Count, dimension, model and state of the index of one collection.
-async fn one(State(app): State<App>, name: Name) -> Result<impl IntoResponse, Problem> {
-    let collection = find(&app, &name?).await?;
-    Ok(Json(info(&app, collection).await?))
+async fn one(State(app): State<App>, PathOf(path): PathOf<CollectionPath>) -> Result<JsonBody<Info>, Problem> {
+    let collection = find(&app, &path.collection).await?;
+    info(&app, collection).await
 }
 
+/// A collection to make.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(rename = "CreateCollectionRequest")]
 pub(super) struct NewCollection {
     /// Model whose vectors it will hold; the default one if left out.
     model: Option<String>,
 }
 
+/// Errors of making a collection.
+const CREATE_ERRORS: &[Code] = &[Code::UnknownModel, Code::ModelMismatch, Code::StoreFailed];
+
 /// Makes a collection, or finds that it is there already.
-async fn create(State(app): State<App>, name: Name, Strict(new): Strict<NewCollection>) -> Result<Response, Problem> {
-    let name: CollectionName = name?.parse()?;
+async fn create(
+    State(app): State<App>,
+    PathOf(path): PathOf<CollectionPath>,
+    Strict(new): Strict<NewCollection>,
+) -> Result<Ensured<JsonBody<Info>>, Problem> {
+    let name: CollectionName = path.collection.parse()?;
     let store = store(&app, &name)?.clone();
     let served = app.registry.get(new.model.as_deref())?;
     let model = ModelTag { fingerprint: served.fingerprint().into(), precision: Some(served.precision().to_string()) };
     let spec = Spec { dim: COLLECTION_POOLING.dim(served.manifest().dim as usize), model };
     let (collection, new) = app.disk.run(move || store.create(&name, spec)).await??;
-    let status = if new { StatusCode::CREATED } else { StatusCode::OK };
-    Ok((status, Json(info(&app, collection).await?)).into_response())
+    let info = info(&app, collection).await?;
+    Ok(if new { Ensured::Created(info) } else { Ensured::Found(info) })
 }
 
 /// Deletes a collection with all its items.
-async fn remove(State(app): State<App>, name: Name) -> Result<StatusCode, Problem> {
-    let name: CollectionName = name?.parse()?;
+async fn remove(State(app): State<App>, PathOf(path): PathOf<CollectionPath>) -> Result<NoContent, Problem> {
+    let name: CollectionName = path.collection.parse()?;
     let store = store(&app, &name)?.clone();
     app.disk.run(move || store.remove(&name)).await??;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RecallOptions {
+    /// Number of neighbours, 1 to 10000.
     k: usize,
+    /// Width of the search in the index, 1 to 100000.
     ef: usize,
+    /// Stored vectors that are searched for, 1 to 1000.
     queries: usize,
 }
 
@@ -212,9 +270,13 @@ impl Default for RecallOptions {
 }
 
 /// Measures the index against exact search.
-async fn recall(State(app): State<App>, name: Name, uri: Uri) -> Result<Json<Recall>, Problem> {
-    let collection = find(&app, &name?).await?;
-    let RecallOptions { k, ef, queries } = from_query(&uri)?;
+async fn recall(
+    State(app): State<App>,
+    PathOf(path): PathOf<CollectionPath>,
+    QueryOf(options): QueryOf<RecallOptions>,
+) -> Result<JsonBody<Recall>, Problem> {
+    let collection = find(&app, &path.collection).await?;
+    let RecallOptions { k, ef, queries } = options;
     check_reach(k, ef)?;
     if !(1..=MAX_QUERIES).contains(&queries) {
         return Err(Problem::new(Code::BadParameter, format!("queries: must lie between 1 and {MAX_QUERIES}, not {queries}")));
@@ -223,14 +285,7 @@ async fn recall(State(app): State<App>, name: Name, uri: Uri) -> Result<Json<Rec
     check_together(queries, k, ef)?;
     let recall = app.measuring.run(move || collection.recall(k, ef, queries)).await??;
     app.metrics.measured(&name, number, &recall);
-    Ok(Json(recall))
-}
-
-impl From<PathRejection> for Problem {
-    /// A part of the path that is no text.
-    fn from(rejection: PathRejection) -> Self {
-        Self::new(Code::BadParameter, rejection.body_text())
-    }
+    Ok(JsonBody::from(&recall))
 }
 
 /// Whether there is no room, on the disk or in a quota.

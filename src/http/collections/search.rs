@@ -1,11 +1,12 @@
 //! `POST …/search`: the nearest items to pictures or to a vector.
 
+use std::borrow::Cow;
+
 use axum::{
     extract::State,
     http::{HeaderName, HeaderValue},
-    response::{IntoResponse, Response},
 };
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -15,11 +16,14 @@ use super::{
         answer::Encoder,
         infer::infer,
         json::{self, AtMost, Component},
+        openapi::schema::with_members,
+        parameters::{CollectionPath, PathOf},
         problem::{Code, Problem},
         remote::{self, Sent},
-        submission::{Content, Room, Upload, at_least_one, picture_from_text},
+        response::{JsonBody, Timed},
+        submission::{Content, JsonRequest, Room, Upload, at_least_one, picture_from_text},
     },
-    Name, check_reach, check_together, find, model_of, searchers,
+    check_reach, check_together, find, model_of, searchers,
 };
 use crate::{
     index::{Collection, DEFAULT_EF, Filter, MAX_DIM, Neighbour, Search},
@@ -28,27 +32,51 @@ use crate::{
 };
 use dino_vision::{embedding, vote::DEFAULT_K};
 
-/// Options beside a picture; in a JSON body also what is searched for.
+/// Options beside what is searched for.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(rename = "SearchOptions")]
 pub(in crate::http) struct Options {
+    /// The model to embed with, or the one that made the vector; it has to be that of the collection.
     model: Option<String>,
-    image: Option<String>,
-    #[schemars(with = "Option<Vec<f32>>")]
-    vector: Option<AtMost<Component, MAX_DIM>>,
+    /// Number of neighbours, 1 to 10000.
     k: usize,
+    /// Width of the search in the index, 1 to 100000: larger is slower, and finds more.
     ef: usize,
+    /// Compare with every item, and do not ask the index.
     exact: bool,
+    /// Only items that pass it are found.
     filter: Option<Filter>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { model: None, image: None, vector: None, k: DEFAULT_K, ef: DEFAULT_EF, exact: false, filter: None }
+        Self { model: None, k: DEFAULT_K, ef: DEFAULT_EF, exact: false, filter: None }
     }
 }
 
+/// A JSON body: the options with a picture or a vector.
+pub(in crate::http) struct Body;
+
+impl JsonSchema for Body {
+    fn schema_name() -> Cow<'static, str> {
+        "SearchRequest".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let image = json_schema!({ "type": ["string", "null"], "description": "Base64, a data URI, or a URL. Either this or `vector`." });
+        let vector = json_schema!({
+            "type": ["array", "null"],
+            "items": { "type": "number" },
+            "description": "As many numbers as the collection has dimensions. Either this or `image`.",
+        });
+        with_members(Options::json_schema(generator), &[("image", image), ("vector", vector)], &[])
+    }
+}
+
+/// What is near to each picture, in their order, or to the vector.
 #[derive(Serialize, JsonSchema)]
+#[schemars(rename = "SearchResponse")]
 pub(in crate::http) struct Answer<'a> {
     collection: &'a str,
     results: Vec<Found<'a>>,
@@ -56,14 +84,18 @@ pub(in crate::http) struct Answer<'a> {
 
 /// The neighbours of one picture or vector, nearest first.
 #[derive(Serialize, JsonSchema)]
+#[schemars(rename = "SearchResult")]
 struct Found<'a> {
     neighbors: Vec<Hit<'a>>,
 }
 
+/// An item that is near.
 #[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Neighbor")]
 struct Hit<'a> {
     id: &'a str,
     labels: &'a [String],
+    /// Cosine.
     similarity: f32,
     metadata: &'a Map<String, Value>,
     /// Whether `…/items/{id}/image` has a picture.
@@ -82,14 +114,18 @@ enum Query {
     Vector(Vec<f32>),
 }
 
-pub(super) async fn handle(State(app): State<App>, name: Name, upload: Upload<Options>) -> Result<impl IntoResponse, Problem> {
-    let collection = find(&app, &name?).await?;
+/// Errors beside those of the body.
+pub(super) const ERRORS: &[Code] = super::items::UPSERT_ERRORS;
+
+pub(super) async fn handle(
+    State(app): State<App>,
+    PathOf(path): PathOf<CollectionPath>,
+    upload: Upload<Options, Body>,
+) -> Result<Timed<JsonBody<Answer<'static>>>, Problem> {
+    let collection = find(&app, &path.collection).await?;
     let (mut query, options) = match upload.content {
-        Content::Pictures(_, Options { image: Some(_), .. } | Options { vector: Some(_), .. }) => {
-            return Err(Problem::new(Code::BadParameter, "the body is the picture: `image` and `vector` belong into a JSON body"));
-        }
         Content::Pictures(pictures, options) => (Query::Pictures(pictures.into_iter().map(Sent::from).collect()), options),
-        Content::Json(body) => app.pool.run(move || from_json(&body)).await??,
+        Content::Json(request) => app.pool.run(move || from_json(&request)).await??,
     };
     check_reach(options.k, options.ef)?;
     let count = match &query {
@@ -101,24 +137,32 @@ pub(super) async fn handle(State(app): State<App>, name: Name, upload: Upload<Op
     if let Query::Pictures(pictures) = &mut query {
         remote::fetch(&app, pictures.iter_mut().enumerate(), &mut room).await?;
     }
-    let (vectors, header) = vectors(&app, &*collection, query, options.model.as_deref()).await?;
+    let (vectors, timing) = vectors(&app, &*collection, query, options.model.as_deref()).await?;
     let encoder = Encoder::new(&app);
     let searching = searchers(&app).run(move || answer(&*collection, &vectors, &options, &encoder));
     let answer = timed("search", searching).await??;
     drop(room);
-    Ok((header, answer))
+    Ok(Timed { timing, body: answer })
 }
 
-fn from_json(body: &[u8]) -> Result<(Query, Options), Problem> {
-    let mut options: Options = json::parse(body, &["filter", "image"])?;
-    match (options.image.take(), options.vector.take()) {
-        (Some(image), None) => Ok((Query::Pictures(vec![picture_from_text(image.into()).map_err(|problem| problem.at(0))?]), options)),
-        (None, Some(vector)) => Ok((Query::Vector(vector.into_vector()), options)),
-        _ => Err(Problem::new(Code::BadParameter, "expected exactly one of `image` and `vector`")),
-    }
+fn from_json(request: &JsonRequest) -> Result<(Query, Options), Problem> {
+    let refused = |why: String| Problem::new(Code::BadParameter, why);
+    let (options, [image, vector]) = json::parse_beside(&request.body, &request.query, json::LONG, ["image", "vector"])?;
+    let query = match (image, vector) {
+        (Some(image), None) => {
+            let text = json::text(image).ok_or_else(|| refused("image: expected base64, a data URI or an address".into()))?;
+            Query::Pictures(vec![picture_from_text(text).map_err(|problem| problem.at(0))?])
+        }
+        (None, Some(vector)) => {
+            let vector: AtMost<Component, MAX_DIM> = json::read_member("vector", vector)?;
+            Query::Vector(vector.into_vector())
+        }
+        _ => return Err(refused("expected exactly one of `image` and `vector`".into())),
+    };
+    Ok((query, options))
 }
 
-type Timing = Option<[(HeaderName, HeaderValue); 1]>;
+type Timing = Option<(HeaderName, HeaderValue)>;
 
 async fn vectors(app: &App, collection: &dyn Collection, query: Query, model: Option<&str>) -> Result<(Vec<Vec<f32>>, Timing), Problem> {
     match query {
@@ -142,9 +186,15 @@ async fn vectors(app: &App, collection: &dyn Collection, query: Query, model: Op
     }
 }
 
-fn answer(collection: &dyn Collection, vectors: &[Vec<f32>], options: &Options, encoder: &Encoder) -> Result<Response, Problem> {
+fn answer(
+    collection: &dyn Collection,
+    vectors: &[Vec<f32>],
+    options: &Options,
+    encoder: &Encoder,
+) -> Result<JsonBody<Answer<'static>>, Problem> {
     let search = Search { k: options.k, ef: options.ef, exact: options.exact, filter: options.filter.as_ref() };
     let found: Vec<_> = vectors.iter().map(|vector| collection.search(vector, &search)).collect::<Result<_, _>>()?;
     let results = found.iter().map(|neighbours| Found { neighbors: neighbours.iter().map(Hit::from).collect() }).collect();
-    encoder.json(&Answer { collection: collection.name().as_str(), results })
+    let body = encoder.json(&Answer { collection: collection.name().as_str(), results })?;
+    Ok(body)
 }

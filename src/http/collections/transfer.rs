@@ -8,11 +8,10 @@ use std::{
 };
 
 use axum::{
-    Json,
+    Extension,
     body::Body,
-    extract::{Request, State},
-    http::{HeaderMap, HeaderName, StatusCode, header},
-    response::{IntoResponse, Response},
+    extract::State,
+    http::{HeaderMap, HeaderName, header},
 };
 use futures::StreamExt;
 use schemars::JsonSchema;
@@ -26,16 +25,18 @@ use super::{
         App,
         answer::Counted,
         call,
+        openapi::body::SnapshotUpload,
+        parameters::{CollectionPath, PathOf, QueryOf},
         problem::{Code, Problem},
         quota::{BudgetExceeded, Metered, Reservation},
-        submission::from_query,
+        response::{Created, FileBody, JsonBody, MediaTypes},
         write_deadline::allowed,
     },
-    Name, find, info, store,
+    find, info, store,
 };
 use crate::{
     index::{
-        CollectionName, Error, OnExisting, Store,
+        CollectionName, Error, Info, OnExisting, Store,
         snapshot::{self, Snapshot},
     },
     serving::Pool,
@@ -71,9 +72,18 @@ impl Default for Transfers {
 /// Number of items that cannot be read and are not in a snapshot; the log names them.
 const LEFT_OUT: HeaderName = HeaderName::from_static("dino-left-out");
 
+/// A collection in a file.
+pub(super) struct SnapshotFile;
+
+const SNAPSHOT: &str = "application/octet-stream";
+
+impl MediaTypes for SnapshotFile {
+    const NAMES: &'static [&'static str] = &[SNAPSHOT];
+}
+
 /// One file with everything in it, as of this moment.
-pub(super) async fn snapshot(State(app): State<App>, name: Name) -> Result<Response, Problem> {
-    let collection = find(&app, &name?).await?;
+pub(super) async fn snapshot(State(app): State<App>, PathOf(path): PathOf<CollectionPath>) -> Result<FileBody<SnapshotFile>, Problem> {
+    let collection = find(&app, &path.collection).await?;
     let store = store(&app, collection.name())?.clone();
     let name = collection.name().clone();
     // By way of a file: a client that reads slowly would keep old pages of the database in use.
@@ -96,7 +106,6 @@ pub(super) async fn snapshot(State(app): State<App>, name: Name) -> Result<Respo
     };
     let (file, length, left_out, reservation) = app.transfers.threads.run(write).await??;
     let headers = [
-        (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
         (header::CONTENT_LENGTH, length.to_string()),
         (header::CONTENT_DISPOSITION, format!("attachment; filename=\"{name}.dino\"")),
         (LEFT_OUT, left_out.to_string()),
@@ -113,9 +122,7 @@ pub(super) async fn snapshot(State(app): State<App>, name: Name) -> Result<Respo
         sent += chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
         chunk
     });
-    let mut response = (headers, Body::from_stream(chunks)).into_response();
-    response.extensions_mut().insert(Counted);
-    Ok(response)
+    Ok(FileBody::new(SNAPSHOT, (headers, Extension(Counted), Body::from_stream(chunks))))
 }
 
 /// Writes until no caller waits for it any more.
@@ -134,22 +141,32 @@ impl<W: Write> Write for WhileWanted<W> {
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(rename = "RestoreOptions")]
 pub(in crate::http) struct Options {
     /// Delete the collection that is there, in the same step.
     replace: bool,
 }
 
+/// Errors of a restore.
+pub(super) const RESTORE_ERRORS: &[Code] =
+    &[Code::BadBody, Code::BodyTimeout, Code::CollectionExists, Code::BodyTooLarge, Code::BadSnapshot, Code::QueueFull, Code::StoreFailed];
+
 /// Makes a collection of a snapshot, all of it or nothing.
-pub(super) async fn restore(State(app): State<App>, name: Name, request: Request) -> Result<Response, Problem> {
-    let (parts, body) = request.into_parts();
+pub(super) async fn restore(
+    State(app): State<App>,
+    PathOf(path): PathOf<CollectionPath>,
+    options: Result<QueryOf<Options>, Problem>,
+    file: SnapshotUpload,
+) -> Result<Created<JsonBody<Info>>, Problem> {
+    let (parts, body) = file.0.into_parts();
     let checked = || -> Result<_, Problem> {
-        let name: CollectionName = name?.parse()?;
+        let name: CollectionName = path.collection.parse()?;
         let store = store(&app, &name)?.clone();
         // Before the upload, which may be long: it could not be restored after it.
         if let Some(loading) = store.loading().filter(|loading| loading.of.is_none() || loading.collections.contains(&name)) {
             return Err(Error::Loading(loading.to_string()).into());
         }
-        let options: Options = from_query(&parts.uri)?;
+        let QueryOf(options) = options?;
         check_length(&parts.headers, app.max_snapshot)?;
         let place = app.transfers.places.clone().try_acquire_owned().map_err(|_| {
             let detail = format!("{RESTORES} other snapshots are being received or restored: try again later");
@@ -176,7 +193,7 @@ pub(super) async fn restore(State(app): State<App>, name: Name, request: Request
         outcome
     };
     let collection = app.transfers.threads.run(restore).await?.map_err(|error| bad_snapshot(error, &path))?;
-    Ok((StatusCode::CREATED, Json(info(&app, collection).await?)).into_response())
+    Ok(Created(info(&app, collection).await?))
 }
 
 fn check_length(headers: &HeaderMap, most: u64) -> Result<(), Problem> {

@@ -9,7 +9,7 @@ use crate::transform::PatchGrid;
 
 /// A map over the patch grid as a client reads it: in Python
 /// `numpy.frombuffer(base64.b64decode(data), "<f2").reshape(size) * scale`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct Heatmap {
     /// `[rows, columns]` of patches. The grid covers the whole picture.
     pub size: [usize; 2],

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 /// A mask as COCO's tools (`pycocotools.mask`) read it. Runs go down the columns, and the first counts zeros.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Rle {
     /// `[height, width]`.
     pub size: [u32; 2],
