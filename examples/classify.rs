@@ -24,7 +24,9 @@ fn vectors(embedder: &mut Embedder, folder: &Path) -> Result<Vec<(String, Vec<f3
         for (index, result) in indices.zip(results) {
             let (Some(class), Ok((_, mut vector))) = (&entries[index].class, result) else { continue };
             let length = vector.iter().map(|value| value * value).sum::<f32>().sqrt();
-            vector.iter_mut().for_each(|value| *value /= length);
+            for value in &mut vector {
+                *value /= length;
+            }
             found.push((class.clone(), vector));
         }
         anyhow::Ok(())

@@ -1,7 +1,5 @@
 //! The examples of the library do what they say.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
-
 use std::path::PathBuf;
 
 #[allow(dead_code, reason = "its main function is the program's")]

@@ -60,7 +60,7 @@ pub(crate) fn links(prose: &str) -> Vec<&str> {
 
 /// Anchors of the headings, as GitHub makes them.
 pub(crate) fn anchors(prose: &str) -> Vec<String> {
-    let headings = prose.lines().filter_map(|line| line.starts_with('#').then(|| line.trim_start_matches('#').trim()));
+    let headings = prose.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
     let letters = |heading: &str| -> String {
         let kept = heading.chars().filter(|letter| letter.is_alphanumeric() || matches!(letter, ' ' | '-' | '_'));
         kept.flat_map(char::to_lowercase).map(|letter| if letter == ' ' { '-' } else { letter }).collect()
