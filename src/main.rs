@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     #[expect(unsafe_code, reason = "it changes the environment, which other threads could read")]
     // SAFETY: this is the first statement of the program, and no other thread has been started.
     unsafe {
-        dino_vision::model::runtime::keep_quiet();
+        dino_vision::model::runtime::disable_telemetry();
     }
     let verb = Cli::parse().verb;
     // The server takes care of them itself.

@@ -82,7 +82,7 @@ impl Drop for Traces {
 /// What sends the spans.
 fn resource() -> Resource {
     let named = Resource::builder().build();
-    // What the SDK calls a service that nobody has named.
+    // What the SDK calls a service without a name.
     let unnamed = named.get(&Key::new("service.name")).is_none_or(|name| name.as_str().starts_with("unknown_service"));
     let resource = Resource::builder().with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
     if unnamed { resource.with_service_name(NAME).build() } else { resource.build() }

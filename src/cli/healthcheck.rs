@@ -11,7 +11,7 @@ use dino_server::http::Listen;
 
 /// Longest wait for each step: connecting, asking, and each part of the answer.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Most of an answer that is read; what is wrong stands in its first lines.
+/// Most of an answer that is read; the reason is in its first lines.
 const MOST: u64 = 16 << 10;
 
 /// Ask the server on this machine whether it is ready: exit code 0 if so, 1 if not.
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_there_is_not_healthy() {
+    fn without_a_server_the_check_fails() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let listen = listener.local_addr().unwrap().to_string().parse().unwrap();
         drop(listener);

@@ -15,7 +15,7 @@ pub(crate) struct StoreArgs {
     #[arg(long, env = "DINO_DATA_DIR", value_name = "DIR", required_unless_present = "index")]
     data_dir: Option<PathBuf>,
     /// Database of the collections in place of a folder, as for `serve`. Servers may have it open meanwhile. Meant for the
-    /// environment: a flag can be read by whoever lists the processes of this machine.
+    /// environment: every user who can list the processes of this machine can read a flag.
     #[arg(long, env = "DINO_INDEX", hide_env_values = true, value_name = "URL")]
     index: Option<IndexUrl>,
     /// Build an approximate index where there are this many items; below, searches are exact.

@@ -1,4 +1,4 @@
-//! Pictures by their address: off unless hosts are named, and then no way into the network that the server stands in.
+//! Pictures by their address: off unless hosts are named, and then no way into the network of the server.
 //!
 //! Every address that a host resolves to is checked, and the connection goes to one of those that were: a name cannot resolve to something
 //! else in between. Each redirect is looked at as the first address was.
@@ -51,7 +51,7 @@ pub struct Options {
     /// 443; may be given several times. None by default: then no URL is fetched.
     #[arg(long = "url-hosts", env = "DINO_URL_HOSTS", value_name = "HOST", value_delimiter = ',', help_heading = "Pictures from URLs")]
     pub url_hosts: Vec<Host>,
-    /// Also fetch from addresses of private networks, and of this machine. Whoever may ask the server then reaches them too.
+    /// Also fetch from addresses of private networks, and of this machine. Every client of the server then reaches them too.
     #[arg(long, env = "DINO_URL_PRIVATE", help_heading = "Pictures from URLs")]
     pub url_private: bool,
     /// Certificates to trust for URLs in place of the public ones, a file in PEM form.

@@ -25,8 +25,8 @@ pub struct Options {
     /// key, only health, metrics and documentation are open. Read again on SIGHUP.
     #[arg(long, env = "DINO_API_KEYS_FILE", value_name = "FILE", help_heading = "Address and access")]
     pub api_keys_file: Option<PathBuf>,
-    /// API keys themselves, in the same form, with `;` between them. Meant for the environment: a flag can be read by
-    /// whoever lists the processes of this machine.
+    /// API keys themselves, in the same form, with `;` between them. Meant for the environment: every user who can
+    /// list the processes of this machine can read a flag.
     #[arg(
         long,
         env = "DINO_API_KEYS",

@@ -21,8 +21,8 @@ pub struct Location {
     #[arg(long, env = "DINO_DATA_DIR", value_name = "DIR", help_heading = "Collections")]
     pub data_dir: Option<PathBuf>,
     /// Database of the collections, in place of a folder: postgres://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=verify-full, with the
-    /// extension pgvector. Servers that name the same one share its collections. Meant for the environment: a flag can be
-    /// read by whoever lists the processes of this machine.
+    /// extension pgvector. Servers that name the same one share its collections. Meant for the environment: every user who
+    /// can list the processes of this machine can read a flag.
     #[arg(long, env = "DINO_INDEX", hide_env_values = true, value_name = "URL", help_heading = "Collections")]
     pub index: Option<IndexUrl>,
     /// Most connections to the database of the collections.

@@ -207,8 +207,8 @@ fn load(named: &NamedModel, options: &Options) -> Result<Served, LoadError> {
     let manifest = model.manifest().clone();
     let (height, width) = input_size(&manifest).map_err(|reason| LoadError::Transform { name: name.clone(), reason })?;
     let precision = model.precision(options.precision);
-    if let Some(understood) = model.understood() {
-        tracing::info!(model = name, "{understood}");
+    if let Some(summary) = model.summary() {
+        tracing::info!(model = name, "{summary}");
     }
     let device = options.device;
     let shapes = shapes(&model, &budget(device, &model, options.max_batch), options.segment_size);

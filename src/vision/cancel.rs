@@ -26,9 +26,9 @@ thread_local! {
     static CURRENT: RefCell<CancellationToken> = RefCell::default();
 }
 
-/// The work was given up, since no caller waits for it any more.
+/// The work was stopped, since no caller waits for it any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the work was given up: its caller has left, or its deadline has passed")]
+#[error("the work was stopped: its caller has left, or its deadline has passed")]
 pub struct Cancelled;
 
 /// Runs `work` with `token` as this thread's.
@@ -51,12 +51,12 @@ pub fn current() -> CancellationToken {
     CURRENT.with_borrow(CancellationToken::clone)
 }
 
-/// Whether this thread's work is to be given up.
+/// Whether this thread's work is to be stopped.
 pub fn is_cancelled() -> bool {
     CURRENT.with_borrow(CancellationToken::is_cancelled)
 }
 
-/// An error where this thread's work is to be given up.
+/// An error where this thread's work is to be stopped.
 ///
 /// # Errors
 /// [`Cancelled`].

@@ -33,7 +33,7 @@ pub struct ClassScore<L> {
 
 /// Class shares of `neighbours`, best first; shares sum to 1.
 ///
-/// - Only classes with a vote are listed, so that "top 5" never holds a class that nobody voted for.
+/// - Only classes with a vote are listed, so that "top 5" never holds a class without a vote.
 /// - A neighbour with several labels gives each of them an equal part of its weight; one without labels does not vote.
 /// - Equal shares are ordered by label, and weights are added in the order of `neighbours`, so that the answer is
 ///   the same each time.
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_wins_without_votes_or_under_the_minimum() {
+    fn no_class_wins_without_votes_or_under_the_minimum() {
         assert!(shares(&[], 0.07).is_empty());
         assert!(shares(&[(&[], 0.9)], 0.07).is_empty());
         let scores = vote([(["a"].as_slice(), 0.5), (["b"].as_slice(), 0.5)], 0.07);

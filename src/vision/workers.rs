@@ -25,7 +25,7 @@ impl Engine for SessionEngine {
     fn run(&mut self, pictures: ArrayView4<'_, f32>) -> Result<Vec<Outputs>, EngineError> {
         let count = pictures.len_of(Axis(0));
         let outputs = self.0.run(pictures).map_err(|error| match error {
-            // Whoever reports it says that the model failed.
+            // The report of the failure says already that the model failed.
             ModelError::Run(reason) => EngineError(reason),
             other => EngineError(other.to_string()),
         })?;

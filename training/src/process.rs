@@ -10,7 +10,7 @@
 pub unsafe fn prepare() {
     // SAFETY: by the contract of this function no other thread exists.
     unsafe {
-        dino_vision::model::runtime::keep_quiet();
+        dino_vision::model::runtime::disable_telemetry();
         leave_threads_to_rayon();
     }
     keep_pages();

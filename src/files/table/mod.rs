@@ -109,7 +109,7 @@ pub enum Error {
         /// Number of the second.
         second: usize,
     },
-    /// There are vectors, and nobody knows whose.
+    /// There are vectors, but nothing says which model made them.
     #[error("{}: the column {} does not say which model it is of (embed notes that); --embed takes the pictures instead", .0.display(), vectors::EMBEDDING)]
     UnknownVectors(PathBuf),
     /// The note on the vectors cannot be read.

@@ -71,7 +71,7 @@ impl Parts {
             _ => {}
         }
         let lock = File::create(folder.join(LOCK))?;
-        // A file system without locks takes care of nobody, but is no reason not to work.
+        // A file system without locks protects no part from a second process, but is no reason not to work.
         if let Err(TryLockError::WouldBlock) = lock.file().try_lock() {
             let reason = format!("another process is writing {}: give each its own file", target.display());
             return Err(io::Error::new(ErrorKind::ResourceBusy, reason));

@@ -2,7 +2,7 @@
 //!
 //! One thread owns one engine, because running a session needs it exclusively. A batch is formed at the
 //! moment an engine becomes free, out of what waits then: unless the [`Budget`] asks for one, there is no timer that delays a
-//! lone picture. Pictures of one size run together, up to a budget in pictures and in patches. Whoever stopped waiting is skipped.
+//! lone picture. Pictures of one size run together, up to a budget in pictures and in patches. A picture whose caller has stopped waiting is skipped.
 //!
 //! The room knows nothing of models: an engine is anything that implements [`Engine`], so that the queue is
 //! tested with one made up for the purpose.
@@ -18,7 +18,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 pub use admission::{Admission, Full, Ticket};
 use queue::{Job, Queue};
-use worker::Crew;
+use worker::WorkerCounts;
 
 /// Turns pictures into outputs, exclusively owned by one worker thread.
 pub trait Engine: Send + 'static {
@@ -99,7 +99,7 @@ pub struct Health {
 }
 
 impl Health {
-    /// Every worker has proved itself and none was lost.
+    /// Every worker has run a picture and none was lost.
     pub fn is_ready(&self) -> bool {
         self.lost == 0 && self.ready == self.workers
     }
@@ -108,27 +108,27 @@ impl Health {
 /// The queue of one model and the threads that empty it.
 pub struct Batcher<O> {
     queue: Arc<Queue<O>>,
-    crew: Arc<Crew>,
+    counts: Arc<WorkerCounts>,
     threads: Vec<thread::JoinHandle<()>>,
 }
 
 impl<O: Send + 'static> Batcher<O> {
-    /// Starts one worker thread for each engine. Each first runs `rehearsal` `[3, H, W]`, and counts as ready after that.
+    /// Starts one worker thread for each engine. Each first runs `warmup` `[3, H, W]`, and counts as ready after that.
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn start<E: Engine<Output = O>>(name: &str, engines: Vec<E>, budget: Budget, rehearsal: &Array3<f32>) -> std::io::Result<Self> {
+    pub fn start<E: Engine<Output = O>>(name: &str, engines: Vec<E>, budget: Budget, warmup: &Array3<f32>) -> std::io::Result<Self> {
         let queue = Arc::new(Queue::new(budget));
-        let crew = Arc::new(Crew::new(engines.len()));
+        let counts = Arc::new(WorkerCounts::new(engines.len()));
         let mut threads = Vec::with_capacity(engines.len());
         for (number, engine) in engines.into_iter().enumerate() {
-            let (queue, crew) = (queue.clone(), crew.clone());
-            let rehearsal = rehearsal.clone();
+            let (queue, counts) = (queue.clone(), counts.clone());
+            let warmup = warmup.clone();
             let thread =
-                thread::Builder::new().name(format!("{name}-{number}")).spawn(move || worker::work(engine, &queue, &crew, &rehearsal))?;
+                thread::Builder::new().name(format!("{name}-{number}")).spawn(move || worker::work(engine, &queue, &counts, &warmup))?;
             threads.push(thread);
         }
-        Ok(Self { queue, crew, threads })
+        Ok(Self { queue, counts, threads })
     }
 
     /// Queues `picture` `[3, H, W]` and waits for its output. Dropping the future takes the picture out again.
@@ -149,7 +149,7 @@ impl<O: Send + 'static> Batcher<O> {
 
     /// State of the workers now.
     pub fn health(&self) -> Health {
-        self.crew.health()
+        self.counts.health()
     }
 }
 

@@ -18,7 +18,7 @@ pub(super) struct Job<O> {
 }
 
 impl<O> Job<O> {
-    /// Nobody waits for it any more.
+    /// Whether its caller has stopped waiting.
     fn is_abandoned(&self) -> bool {
         self.answer.is_closed()
     }
@@ -30,7 +30,7 @@ struct State<O> {
 }
 
 /// First in, first out, except that pictures of one size may overtake others to join a batch.
-/// Its length is bounded by whoever hands in pictures (see [`Admission`](super::Admission)).
+/// Its length is bounded before pictures come here (see [`Admission`](super::Admission)).
 pub(super) struct Queue<O> {
     state: Mutex<State<O>>,
     arrived: Condvar,
@@ -67,33 +67,33 @@ impl<O> Queue<O> {
             if state.closed {
                 return None;
             }
-            match self.ripe(&mut state.waiting) {
-                Ripe::Now(position) => {
+            match self.next_batch(&mut state.waiting) {
+                NextBatch::Ready(position) => {
                     let batch = self.fill(position, &mut state.waiting);
                     if !state.waiting.is_empty() {
-                        // Their arrival may have woken nobody but this worker.
+                        // Their arrival may have woken this worker alone.
                         self.arrived.notify_one();
                     }
                     if !batch.is_empty() {
                         return Some(batch);
                     }
                 }
-                Ripe::At(moment) => drop(self.arrived.wait_until(&mut state, moment.into_std())),
-                Ripe::Never => self.arrived.wait(&mut state),
+                NextBatch::ReadyAt(moment) => drop(self.arrived.wait_until(&mut state, moment.into_std())),
+                NextBatch::None => self.arrived.wait(&mut state),
             }
         }
     }
 
     /// Where the batch begins that is to be run next.
-    fn ripe(&self, waiting: &mut VecDeque<Job<O>>) -> Ripe {
+    fn next_batch(&self, waiting: &mut VecDeque<Job<O>>) -> NextBatch {
         let delay = self.budget.delay;
         if !delay.is_zero() {
-            // Nobody waits for company that has left.
+            // A batch does not wait for pictures whose callers have left.
             waiting.retain(|job| !job.is_abandoned());
         }
-        let Some(first) = waiting.front() else { return Ripe::Never };
+        let Some(first) = waiting.front() else { return NextBatch::None };
         if first.queued.elapsed() >= delay {
-            return Ripe::Now(0);
+            return NextBatch::Ready(0);
         }
         // By size: where its first job is, and how many there are.
         let mut batches: HashMap<(usize, usize, usize), (usize, usize)> = HashMap::new();
@@ -102,10 +102,10 @@ impl<O> Queue<O> {
             let (begin, jobs) = batches.entry(size).or_insert((position, 0));
             *jobs += 1;
             if *jobs == self.budget.pictures_of(size.1, size.2) {
-                return Ripe::Now(*begin);
+                return NextBatch::Ready(*begin);
             }
         }
-        Ripe::At(first.queued + delay)
+        NextBatch::ReadyAt(first.queued + delay)
     }
 
     /// Jobs that wait.
@@ -121,7 +121,7 @@ impl<O> Queue<O> {
         while batch.len() < room && position < waiting.len() {
             if batch.first().is_some_and(|first| waiting[position].picture.dim() != first.picture.dim()) {
                 position += 1;
-            } else if let Some(job) = waiting.remove(position).and_then(alive) {
+            } else if let Some(job) = waiting.remove(position).and_then(still_wanted) {
                 let (_, height, width) = job.picture.dim();
                 room = self.budget.pictures_of(height, width);
                 batch.push(job);
@@ -131,23 +131,23 @@ impl<O> Queue<O> {
     }
 }
 
-/// What a look at the queue comes to.
-enum Ripe {
+/// When the next batch can run.
+enum NextBatch {
     /// The job at this position begins a batch to be run now.
-    Now(usize),
+    Ready(usize),
     /// There will be one then, or earlier if more jobs come.
-    At(Instant),
+    ReadyAt(Instant),
     /// Nothing waits.
-    Never,
+    None,
 }
 
-/// The job, unless nobody waits for it; one past its deadline is told so.
-fn alive<O>(job: Job<O>) -> Option<Job<O>> {
+/// The job, if its caller still waits; a caller whose deadline has passed is told so.
+fn still_wanted<O>(job: Job<O>) -> Option<Job<O>> {
     if job.is_abandoned() {
         return None;
     }
     if Instant::now() >= job.deadline {
-        // The receiver may go in this very moment, then nobody needs to be told.
+        // The receiver may be dropped in this very moment; then no caller is left to tell.
         let _ = job.answer.send(Err(Failure::Expired));
         return None;
     }

@@ -217,7 +217,7 @@ async fn a_lost_worker_shows_and_the_others_go_on() {
 }
 
 #[tokio::test]
-async fn without_workers_nobody_waits_in_vain() {
+async fn without_workers_callers_get_an_error() {
     let bench = bench(1, 1, 1000);
     let fell = bench.occupy(PANICS).await;
     let behind = bench.batcher.run(picture(1.0, 8, 8), soon());
@@ -252,7 +252,7 @@ async fn a_batch_with_room_waits_for_others_and_a_full_one_does_not() {
         tokio::time::sleep(Duration::from_millis(after)).await;
         bench.batcher.run(picture(value, height, 8), soon()).await.unwrap()
     };
-    // The last fills the batch of its size; the one of another size, which came before them, has nobody to run with.
+    // The last fills the batch of its size; the one of another size, which came before them, has no picture to run with.
     let (other, first, second, third) = tokio::join!(run(4.0, 0, 16), run(1.0, 10, 8), run(2.0, 10, 8), run(3.0, 50, 8));
     for answer in [first, second, third] {
         assert_eq!(answer.batch, 3);

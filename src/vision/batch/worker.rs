@@ -14,13 +14,13 @@ use super::{
 };
 
 /// Counts the workers of one queue.
-pub(super) struct Crew {
+pub(super) struct WorkerCounts {
     workers: usize,
     ready: AtomicUsize,
     lost: AtomicUsize,
 }
 
-impl Crew {
+impl WorkerCounts {
     pub(super) fn new(workers: usize) -> Self {
         Self { workers, ready: AtomicUsize::new(0), lost: AtomicUsize::new(0) }
     }
@@ -35,42 +35,47 @@ impl Crew {
     }
 }
 
-/// The engine panicked: nobody knows what state it is in.
+/// The engine panicked: its state is unknown.
 struct Panicked;
 
-/// Failed pictures in a row after which an engine has to prove itself: they may be at fault, one after the other, or it is.
+/// Failed pictures in a row after which the engine runs its warm-up picture again: that tells bad pictures from a broken engine.
 const MOST_FAILURES: usize = 3;
 
 /// A worker that panicked, or whose engine fails on a picture that it has run before, with the jobs that it leaves behind.
-struct Lost<O>(Vec<Job<O>>);
+struct LostWorker<O>(Vec<Job<O>>);
 
 /// Runs batches until the queue is closed, or the engine panics or fails on everything.
-pub(super) fn work<E: Engine>(mut engine: E, queue: &Queue<E::Output>, crew: &Crew, rehearsal: &Array3<f32>) {
-    if let Err(lost) = serve(&mut engine, queue, crew, rehearsal) {
+pub(super) fn work<E: Engine>(mut engine: E, queue: &Queue<E::Output>, counts: &WorkerCounts, warmup: &Array3<f32>) {
+    if let Err(lost) = serve(&mut engine, queue, counts, warmup) {
         tracing::error!("a worker is lost: restart the server to get it back");
-        if crew.lose() {
-            // Nobody is left to answer: whoever waits, or comes, must hear of it at once.
+        if counts.lose() {
+            // No worker is left: callers that wait, and those that come, get an error at once.
             queue.close();
         }
-        // Who waited hears of it now, and finds it counted.
+        // Its callers get their error only now, when the loss is counted.
         drop(lost);
     }
 }
 
-fn serve<E: Engine>(engine: &mut E, queue: &Queue<E::Output>, crew: &Crew, rehearsal: &Array3<f32>) -> Result<(), Lost<E::Output>> {
-    if let Err(error) = guarded(engine, &[rehearsal.view()]).map_err(|Panicked| Lost(Vec::new()))? {
+fn serve<E: Engine>(
+    engine: &mut E,
+    queue: &Queue<E::Output>,
+    counts: &WorkerCounts,
+    warmup: &Array3<f32>,
+) -> Result<(), LostWorker<E::Output>> {
+    if let Err(error) = guarded(engine, &[warmup.view()]).map_err(|Panicked| LostWorker(Vec::new()))? {
         tracing::error!(%error, "the model failed on its first picture");
-        return Err(Lost(Vec::new()));
+        return Err(LostWorker(Vec::new()));
     }
-    crew.ready.fetch_add(1, Ordering::AcqRel);
+    counts.ready.fetch_add(1, Ordering::AcqRel);
     let mut failures = 0;
     while let Some(batch) = queue.next() {
         run(engine, batch, &mut failures)?;
         if failures >= MOST_FAILURES {
             // Pictures that the engine cannot take do not keep it from running the one that it could at the start.
-            if let Err(error) = guarded(engine, &[rehearsal.view()]).map_err(|Panicked| Lost(Vec::new()))? {
+            if let Err(error) = guarded(engine, &[warmup.view()]).map_err(|Panicked| LostWorker(Vec::new()))? {
                 tracing::error!(%error, "the model fails on everything, on its first picture too: its worker is taken out of service");
-                return Err(Lost(Vec::new()));
+                return Err(LostWorker(Vec::new()));
             }
             failures = 0;
         }
@@ -80,17 +85,17 @@ fn serve<E: Engine>(engine: &mut E, queue: &Queue<E::Output>, crew: &Crew, rehea
 
 /// Runs a batch and answers each of its jobs. After an error the pictures run one by one, so that the one that
 /// the engine cannot take does not take its neighbours along. Counts `failures` since the last success.
-fn run<E: Engine>(engine: &mut E, batch: Vec<Job<E::Output>>, failures: &mut usize) -> Result<(), Lost<E::Output>> {
+fn run<E: Engine>(engine: &mut E, batch: Vec<Job<E::Output>>, failures: &mut usize) -> Result<(), LostWorker<E::Output>> {
     let began = Instant::now();
     let pictures: Vec<_> = batch.iter().map(|job| job.picture.view()).collect();
-    let Ok(outcome) = guarded(engine, &pictures) else { return Err(Lost(batch)) };
+    let Ok(outcome) = guarded(engine, &pictures) else { return Err(LostWorker(batch)) };
     match outcome {
         Ok(outputs) => {
             *failures = 0;
             let (ran, together) = (began.elapsed(), batch.len());
             for (job, output) in batch.into_iter().zip(outputs) {
                 let waited = began - job.queued;
-                // Whoever stopped waiting meanwhile needs no answer.
+                // A caller that has stopped waiting needs no answer.
                 let _ = job.answer.send(Ok(Answer { output, waited, ran, batch: together }));
             }
         }

@@ -28,11 +28,11 @@ use crate::workers::{SessionEngine, budget, default_sessions};
 /// interrupted import loses little.
 pub const BATCH: usize = 256;
 
-/// How long a picture may wait for a session: nobody is there to lose patience.
-const PATIENCE: Duration = Duration::from_hours(365 * 24);
+/// How long a picture may wait for a session: bulk work has no deadline.
+const NO_DEADLINE: Duration = Duration::from_hours(365 * 24);
 
 /// Patches along the side of the first picture that is run, where the model's transform leaves every size as it is.
-const REHEARSAL_PATCHES: u32 = 4;
+const WARMUP_PATCHES: u32 = 4;
 
 /// Largest file that is read: twice an uncompressed picture of the most pixels that are decoded.
 pub const MAX_FILE: u64 = 6 * Limits::MAX_PIXELS;
@@ -110,15 +110,15 @@ impl Embedder {
         let options = SessionOptions { device: sessions[0].device(), ..options.clone() };
         let count = workload.sessions.unwrap_or_else(|| default_sessions(options.device, options.threads)).max(1);
         sessions.extend(model.sessions(&options, count - 1)?);
-        let side = REHEARSAL_PATCHES * manifest.patch_size;
+        let side = WARMUP_PATCHES * manifest.patch_size;
         let (height, width) = model.only_size().or(manifest.transform.output_size()).unwrap_or((side, side));
-        let rehearsal = Array3::zeros((3, height as usize, width as usize));
+        let warmup = Array3::zeros((3, height as usize, width as usize));
         // The queue would tell no more than that a worker is lost.
-        sessions[0].run(rehearsal.view().insert_axis(Axis(0)))?;
+        sessions[0].run(warmup.view().insert_axis(Axis(0)))?;
 
         let budget = budget(options.device, model, workload.batch);
         let engines = sessions.into_iter().map(SessionEngine).collect();
-        let batcher = Batcher::start("embed", engines, budget, &rehearsal)?;
+        let batcher = Batcher::start("embed", engines, budget, &warmup)?;
         // A batch forms out of what waits while the one before runs.
         let workers = if budget.pictures == 1 { count } else { cores::available().max(2 * count * budget.pictures) };
         let recipe =
@@ -197,7 +197,7 @@ impl Worker<'_> {
     /// # Errors
     /// [`ModelError::Run`].
     pub fn run(&mut self, pixels: Array3<f32>) -> Result<Outputs, ModelError> {
-        match block_on(self.batcher.run(pixels, Instant::now() + PATIENCE)) {
+        match block_on(self.batcher.run(pixels, Instant::now() + NO_DEADLINE)) {
             Ok(answer) => Ok(answer.output),
             Err(Failure::Engine(error)) => Err(ModelError::Run(error.0)),
             Err(failure) => Err(ModelError::Run(failure.to_string())),
@@ -205,7 +205,7 @@ impl Worker<'_> {
     }
 }
 
-/// The bytes of a file. The errors do not repeat its path: whoever lists skipped files says it.
+/// The bytes of a file. The errors do not repeat its path: the list of skipped files has it.
 ///
 /// # Errors
 /// [`Error::Read`] and, before memory is spent, [`Error::TooLarge`].

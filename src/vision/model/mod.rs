@@ -9,9 +9,9 @@ pub mod manifest;
 mod outputs;
 mod pinned;
 mod plain;
+mod raw_session;
 pub mod runtime;
 mod session;
-mod trial;
 
 use std::path::{Path, PathBuf};
 
@@ -21,9 +21,9 @@ pub use device::{Accelerator, Device, Precision, Shapes};
 pub use fingerprint::sha256;
 pub use manifest::{Manifest, ManifestError};
 pub use outputs::{OUTPUTS, Outputs};
+pub use raw_session::RawSession;
 pub use runtime::RuntimeError;
 pub use session::{Session, SessionOptions};
-pub use trial::Trial;
 
 use crate::pooling::Pooling;
 use plain::Plain;
@@ -121,7 +121,7 @@ impl Model {
     /// [`ModelError::Changed`] and those of a caller.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
         if path.is_file() {
-            let (manifest, plain) = plain::understand(path)?;
+            let (manifest, plain) = plain::inspect(path)?;
             return Ok(Self { path: path.to_owned(), manifest, plain: Some(plain) });
         }
         Ok(Self { path: path.to_owned(), manifest: Manifest::load(path)?, plain: None })
@@ -133,7 +133,7 @@ impl Model {
     }
 
     /// What became clear of a plain ONNX file, in words for the user who named it; `None` for a folder, which says it itself.
-    pub fn understood(&self) -> Option<&str> {
+    pub fn summary(&self) -> Option<&str> {
         self.plain.as_ref().map(|plain| plain.summary.as_str())
     }
 

@@ -28,7 +28,7 @@ pub struct Outputs {
 
 /// What the shapes of a model's outputs follow from.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Form {
+pub(super) struct OutputGeometry {
     /// Side of a patch, or of a cell of the feature map; not 0.
     pub(super) patch: usize,
     /// Length of the vectors.
@@ -41,7 +41,7 @@ pub(super) struct Form {
     pub(super) last_blocks: usize,
 }
 
-impl Form {
+impl OutputGeometry {
     pub(super) fn of(manifest: &Manifest) -> Self {
         let Manifest { patch_size, dim, registers, heads, last_blocks, .. } = *manifest;
         let [patch, dim, registers, heads, last_blocks] = [patch_size, dim, registers, heads, last_blocks].map(|number| number as usize);

@@ -83,7 +83,7 @@ mod tests {
     use crate::model::session::{Graph, numbers, run, start};
     use crate::model::{OUTPUTS, SessionOptions};
 
-    /// Memory of the CPU stands in for that of an accelerator: all but the copies is the same.
+    /// Memory of the CPU is used in place of an accelerator's: all but the copies is the same.
     #[test]
     fn bound_memory_gives_what_a_plain_run_gives_for_batches_of_all_shapes() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/tiny/model.onnx");

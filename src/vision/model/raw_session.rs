@@ -12,13 +12,13 @@ use super::{Device, ModelError, SessionOptions};
 use crate::cores;
 
 /// A loaded graph with one input, on all cores.
-pub struct Trial {
+pub struct RawSession {
     pub(super) session: Session,
     /// Whether its input is of 16 bits.
     pub(super) half_input: bool,
 }
 
-impl Trial {
+impl RawSession {
     /// Loads a graph, the bytes of a file that holds its own weights.
     ///
     /// # Errors

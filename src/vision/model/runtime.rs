@@ -47,7 +47,7 @@ pub fn environment() -> Result<&'static Environment, RuntimeError> {
 /// # Safety
 /// The process has one thread: it is the first thing that `main` calls. Others could read the environment while it changes.
 #[expect(unsafe_code, reason = "the library reads this switch from the environment, and only there")]
-pub unsafe fn keep_quiet() {
+pub unsafe fn disable_telemetry() {
     const SWITCH: &str = "ORT_DISABLE_TELEMETRY";
     if std::env::var_os(SWITCH).is_none() {
         // SAFETY: by the contract of this function no other thread exists that could read the environment.

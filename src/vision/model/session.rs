@@ -9,7 +9,7 @@ use ort::ep::{self, ExecutionProvider};
 use ort::session::SessionOutputs;
 use ort::value::{DynValue, TensorRef};
 
-use super::outputs::Form;
+use super::outputs::OutputGeometry;
 use super::pinned::Pinned;
 use super::{Accelerator, Device, Manifest, ModelError, OUTPUTS, Outputs, Precision, runtime};
 
@@ -52,7 +52,7 @@ pub(super) struct Binding {
     /// Name of its input.
     pub(super) input: String,
     /// What its outputs look like. The sides of every picture are multiples of the patch.
-    pub(super) form: Form,
+    pub(super) form: OutputGeometry,
     /// Pictures that every run takes, where the graph fixes their number.
     pub(super) batch: Option<usize>,
     /// (height, width) of every picture, where the graph fixes it.
@@ -74,7 +74,7 @@ impl Binding {
         if outputs.is_empty() {
             return Err(format!("it has none of the outputs {}", OUTPUTS.join(", ")));
         }
-        Ok(Self { input: INPUT.to_owned(), form: Form::of(manifest), batch: None, size: None, half_input: false, outputs })
+        Ok(Self { input: INPUT.to_owned(), form: OutputGeometry::of(manifest), batch: None, size: None, half_input: false, outputs })
     }
 }
 

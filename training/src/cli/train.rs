@@ -53,7 +53,7 @@ pub struct Args {
     /// Epochs between checkpoints that stay for good, 0 for none
     #[arg(long, default_value_t = 20)]
     saveckp_freq: usize,
-    /// Steps in a row after which a run that has collapsed is given up, 0 for never
+    /// Steps in a row after which a run that has collapsed is stopped, 0 for never
     #[arg(long, default_value_t = 500)]
     collapse_steps: usize,
     /// Where to compute: cpu, cuda (the first GPU, or the one of this process's number on its machine) or cuda:N

@@ -117,7 +117,7 @@ fn of_palette(palette: &[[u8; 4]], indices: &[u8]) -> anyhow::Result<Vec<Pixel>>
     }
     ensure!(
         first_is_black || !used.iter().any(|index| *index > 0 && colour(*index) == [0, 0, 0, 255]),
-        "black stands in its palette, but not first, so that index and colour may mean opposite things: save it as RGB"
+        "its palette has black, but not as its first colour, so that index and colour may mean opposite things: save it as RGB"
     );
     let pixel = |index: u8| match (index, colour(usize::from(index))) {
         (0, _) => Pixel::Background,

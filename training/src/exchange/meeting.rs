@@ -90,7 +90,7 @@ pub(super) struct Neighbours {
 }
 
 /// Brings all processes together, in a ring.
-pub(super) fn meet(place: &Place, patience: Duration) -> Result<Neighbours, Error> {
+pub(super) fn meet(place: &Place, timeout: Duration) -> Result<Neighbours, Error> {
     let master = place.resolve()?;
     // What is reached over loopback listens there alone.
     let listen = match (place.rank, master.ip()) {
@@ -103,14 +103,14 @@ pub(super) fn meet(place: &Place, patience: Duration) -> Result<Neighbours, Erro
         let advice = if e.kind() == ErrorKind::AddrInUse { " (choose another MASTER_PORT)" } else { "" };
         place.network(format!("listen on {listen}{advice}"), e)
     })?;
-    meet_at(place, listener, master, patience)
+    meet_at(place, listener, master, timeout)
 }
 
 /// [`meet`] with a listener that exists already; that of rank 0 is at `master`.
-pub(super) fn meet_at(place: &Place, listener: TcpListener, master: SocketAddr, patience: Duration) -> Result<Neighbours, Error> {
-    let deadline = Instant::now() + patience;
+pub(super) fn meet_at(place: &Place, listener: TcpListener, master: SocketAddr, timeout: Duration) -> Result<Neighbours, Error> {
+    let deadline = Instant::now() + timeout;
     listener.set_nonblocking(true).map_err(|e| place.network("listen", e))?;
-    let next = if place.rank == 0 { host(place, &listener, deadline, patience)? } else { call(place, &listener, master, deadline)? };
+    let next = if place.rank == 0 { host(place, &listener, deadline, timeout)? } else { call(place, &listener, master, deadline)? };
     let mut forward = connect(place, next, deadline)?;
     greet(&mut forward, place, 0).map_err(|e| place.network(format!("greet {next}"), e))?;
     let before = (place.rank + place.world - 1) % place.world;
@@ -129,13 +129,13 @@ fn unspecified(ip: IpAddr) -> IpAddr {
 }
 
 /// Rank 0 waits for all others, then tells each where the one after it listens.
-fn host(place: &Place, listener: &TcpListener, deadline: Instant, patience: Duration) -> Result<SocketAddr, Error> {
+fn host(place: &Place, listener: &TcpListener, deadline: Instant, timeout: Duration) -> Result<SocketAddr, Error> {
     let mut callers: Vec<Option<(TcpStream, SocketAddr)>> = (1..place.world).map(|_| None).collect();
     while callers.iter().any(Option::is_none) {
         let Some((mut stream, caller)) = accept(listener, deadline) else {
             let missing = (1..place.world).zip(&callers).filter(|(_, c)| c.is_none()).map(|(rank, _)| rank).collect();
             let address = format!("{}:{}", place.address, place.port);
-            return Err(Error::Missing { world: place.world, address, seconds: patience.as_secs(), missing });
+            return Err(Error::Missing { world: place.world, address, seconds: timeout.as_secs(), missing });
         };
         let from = stream.peer_addr().map_err(|e| place.network("answer a call", e))?;
         if caller.world != place.world {

@@ -17,7 +17,7 @@ use candle_core::{Device, Tensor};
 pub use meeting::Place;
 
 /// How long a process waits for another before it gives it up for lost: as long as a checkpoint or a slow disk may take.
-pub const PATIENCE: Duration = Duration::from_mins(10);
+pub const TIMEOUT: Duration = Duration::from_mins(10);
 
 /// Sums and copies over all processes of a run. All of them make the same calls in the same order.
 pub trait Exchange: Debug + Send + Sync {
@@ -167,10 +167,10 @@ pub enum Error {
 /// sum there, where the program was built for it.
 ///
 /// # Errors
-/// When the variables make no sense, or not all processes come together within `patience`.
-pub fn from_environment(device: &Device, patience: Duration) -> Result<Arc<dyn Exchange>, Error> {
+/// When the variables make no sense, or not all processes come together within `timeout`.
+pub fn from_environment(device: &Device, timeout: Duration) -> Result<Arc<dyn Exchange>, Error> {
     Ok(match Place::from_environment()? {
-        Some(place) if place.world > 1 => join(tcp::Ring::join(&place, patience)?, device)?,
+        Some(place) if place.world > 1 => join(tcp::Ring::join(&place, timeout)?, device)?,
         _ => Arc::new(Alone),
     })
 }

@@ -20,7 +20,7 @@ use super::{Error, Exchange};
 pub struct Ring {
     rank: usize,
     world: usize,
-    patience: Duration,
+    timeout: Duration,
     connections: Mutex<Connections>,
 }
 
@@ -35,19 +35,19 @@ struct Connections {
 }
 
 impl Ring {
-    /// Waits for all processes; `patience` is also how long one may be silent later.
+    /// Waits for all processes; `timeout` is also how long one may be silent later.
     ///
     /// # Errors
     /// When they do not come together in time.
-    pub fn join(place: &Place, patience: Duration) -> Result<Self, Error> {
-        Self::new(place, meeting::meet(place, patience)?, patience)
+    pub fn join(place: &Place, timeout: Duration) -> Result<Self, Error> {
+        Self::new(place, meeting::meet(place, timeout)?, timeout)
     }
 
     /// Joins `world` threads of this process, for tests. Element i is for the thread of rank i.
     ///
     /// # Errors
     /// When loopback cannot be used.
-    pub fn between_threads(world: usize, patience: Duration) -> Result<Vec<Arc<dyn Exchange>>, Error> {
+    pub fn between_threads(world: usize, timeout: Duration) -> Result<Vec<Arc<dyn Exchange>>, Error> {
         if world < 2 {
             return Ok(vec![Arc::new(super::Alone)]);
         }
@@ -62,7 +62,7 @@ impl Ring {
             .zip(listeners)
             .map(|(rank, listener)| {
                 let place = Place { rank, world, address: master.ip().to_string(), port: master.port() };
-                thread::spawn(move || Self::new(&place, meeting::meet_at(&place, listener, master, patience)?, patience))
+                thread::spawn(move || Self::new(&place, meeting::meet_at(&place, listener, master, timeout)?, timeout))
             })
             .collect();
         joining
@@ -71,18 +71,18 @@ impl Ring {
             .collect()
     }
 
-    fn new(place: &Place, neighbours: Neighbours, patience: Duration) -> Result<Self, Error> {
+    fn new(place: &Place, neighbours: Neighbours, timeout: Duration) -> Result<Self, Error> {
         let Neighbours { previous, next } = neighbours;
         for stream in [&previous, &next] {
-            let set = stream.set_nodelay(true).and_then(|()| stream.set_read_timeout(Some(patience)));
-            set.and_then(|()| stream.set_write_timeout(Some(patience))).map_err(|source| Error::Network {
+            let set = stream.set_nodelay(true).and_then(|()| stream.set_read_timeout(Some(timeout)));
+            set.and_then(|()| stream.set_write_timeout(Some(timeout))).map_err(|source| Error::Network {
                 rank: place.rank,
                 what: "set up its connections".to_owned(),
                 source,
             })?;
         }
         let connections = Mutex::new(Connections { previous, next, messages: 0, received: Vec::new() });
-        Ok(Self { rank: place.rank, world: place.world, patience, connections })
+        Ok(Self { rank: place.rank, world: place.world, timeout, connections })
     }
 
     fn before(&self) -> usize {
@@ -96,7 +96,7 @@ impl Ring {
     fn failed(&self, peer: usize, source: std::io::Error) -> Error {
         let rank = self.rank;
         match source.kind() {
-            ErrorKind::WouldBlock | ErrorKind::TimedOut => Error::Silent { rank, peer, seconds: self.patience.as_secs() },
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => Error::Silent { rank, peer, seconds: self.timeout.as_secs() },
             ErrorKind::InvalidData => Error::OutOfStep { rank, peer },
             _ => Error::Lost { rank, peer, source },
         }
@@ -199,7 +199,7 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(20);
+    const TIMEOUT: Duration = Duration::from_secs(20);
 
     /// Runs `f` in one thread for each process, and gives what each returned.
     fn each<T: Send>(processes: Vec<Arc<dyn Exchange>>, f: impl Fn(Arc<dyn Exchange>) -> T + Sync) -> Vec<T> {
@@ -218,7 +218,7 @@ mod tests {
         for world in [1, 2, 3, 4] {
             // Shorter than the ring, not divisible by it, and longer than the buffers of a socket.
             for len in [0, 1, 2, 5, 1000, 3_000_001] {
-                let sums = each(Ring::between_threads(world, PATIENCE).unwrap(), |exchange| {
+                let sums = each(Ring::between_threads(world, TIMEOUT).unwrap(), |exchange| {
                     let mut sum = values(exchange.rank(), len);
                     exchange.sum(&mut sum).unwrap();
                     sum
@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn everyone_gets_what_the_first_one_has() {
-        let got = each(Ring::between_threads(3, PATIENCE).unwrap(), |exchange| {
+        let got = each(Ring::between_threads(3, TIMEOUT).unwrap(), |exchange| {
             let mut bytes = vec![exchange.rank() as u8 + 7; 1_000_001];
             exchange.broadcast(&mut bytes).unwrap();
             exchange.barrier().unwrap();
@@ -248,14 +248,14 @@ mod tests {
 
     #[test]
     fn a_process_that_ends_is_named_at_once() {
-        let said = each(Ring::between_threads(3, PATIENCE).unwrap(), |exchange| {
+        let said = each(Ring::between_threads(3, TIMEOUT).unwrap(), |exchange| {
             let started = Instant::now();
             exchange.barrier().unwrap();
             if exchange.rank() == 1 {
                 return String::new();
             }
             let error = exchange.sum(&mut vec![1.0; 1 << 20]).unwrap_err();
-            assert!(started.elapsed() < PATIENCE / 2);
+            assert!(started.elapsed() < TIMEOUT / 2);
             error.to_string()
         });
         assert!(said[2].contains("rank 1 has ended"), "{said:?}");
@@ -276,7 +276,7 @@ mod tests {
 
     #[test]
     fn processes_that_do_different_things_are_told() {
-        let said = each(Ring::between_threads(2, PATIENCE).unwrap(), |exchange| {
+        let said = each(Ring::between_threads(2, TIMEOUT).unwrap(), |exchange| {
             exchange.sum(&mut vec![1.0; 10 + 2 * exchange.rank()]).map_err(|e| e.to_string())
         });
         assert!(said.iter().any(|said| said.as_ref().is_err_and(|e| e.contains("not in step"))), "{said:?}");
@@ -288,10 +288,10 @@ mod tests {
         let master = listener.local_addr().unwrap();
         let place = |rank, world| Place { rank, world, address: master.ip().to_string(), port: master.port() };
         let (first, other) = (place(0, 3), place(1, 2));
-        let patience = Duration::from_millis(1500);
-        let host = thread::spawn(move || meeting::meet_at(&first, listener, master, patience).unwrap_err().to_string());
+        let timeout = Duration::from_millis(1500);
+        let host = thread::spawn(move || meeting::meet_at(&first, listener, master, timeout).unwrap_err().to_string());
         TcpStream::connect(master).unwrap().write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
-        let said = Ring::join(&other, PATIENCE).unwrap_err().to_string();
+        let said = Ring::join(&other, TIMEOUT).unwrap_err().to_string();
         assert!(said.contains("WORLD_SIZE=2, but rank 0 with 3"), "{said}");
         let said = host.join().unwrap();
         assert!(said.contains("[1, 2]"), "{said}");

@@ -1,6 +1,6 @@
 //! Eight bits that lose little: calibrated on the bundled pictures, with a way back to float32.
 
-use dino_vision::model::Trial;
+use dino_vision::model::RawSession;
 use dino_vision::model::manifest::{Cost, Manifest};
 use ndarray::Axis;
 
@@ -24,7 +24,7 @@ pub(super) fn fit(vit: &Vit, manifest: &Manifest) -> Result<(Vit, Plan), Error> 
     let (height, width) = manifest.transform.output_size().unwrap_or((manifest.patch_size, manifest.patch_size));
     let patches = (height / manifest.patch_size) as usize * (width / manifest.patch_size) as usize;
     let graph = onnx::encode_taps(vit, (patches / TOKENS).max(1))?;
-    let mut trial = Trial::of_bytes(&graph)?;
+    let mut trial = RawSession::of_bytes(&graph)?;
     drop(graph);
     let mut rows = Rows::default();
     for input in pictures::for_calibration(&manifest.transform) {

@@ -56,7 +56,7 @@ pub struct Options {
     pub device: Device,
     /// The other processes of the run.
     pub exchange: Arc<dyn Exchange>,
-    /// Steps in a row after which a collapsed run is given up, 0 for never.
+    /// Steps in a row after which a collapsed run is stopped, 0 for never.
     pub collapse_steps: usize,
     /// Set from outside to end the run after the step under way.
     pub stop: Arc<AtomicBool>,

@@ -7,7 +7,7 @@ const MAX_VALUES: u64 = 1 << 20;
 /// `BitsPerSample`, `StripOffsets`, `StripByteCounts`, `ColorMap`, tiles, `ExtraSamples`, `SampleFormat`, `JPEGTables`, and the tables of YCbCr.
 const LISTS: [u16; 11] = [258, 273, 279, 320, 324, 325, 338, 339, 347, 529, 532];
 
-/// An entry, and where its value, or the offset of that, stands in the file.
+/// An entry, and the place in the file of its value, or of the value's offset.
 pub(super) struct Entry {
     pub(super) tag: u16,
     pub(super) value_at: usize,

@@ -8,7 +8,7 @@ use ort::session::Session;
 use ort::value::{Outlet, TensorElementType, ValueType};
 
 use crate::model::ModelError;
-use crate::model::trial::Trial;
+use crate::model::raw_session::RawSession;
 
 /// The graph's input as it is declared.
 pub(super) struct Input {
@@ -25,34 +25,34 @@ pub(super) struct Input {
 }
 
 /// A graph that is being tried.
-pub(super) struct Probe {
-    trial: Trial,
+pub(super) struct DryRun {
+    session: RawSession,
     pub(super) input: Input,
 }
 
 /// Shapes of the outputs by name, and whether all numbers are finite.
-pub(super) struct Answer {
+pub(super) struct DryRunOutputs {
     pub(super) shapes: BTreeMap<String, Vec<usize>>,
     pub(super) finite: bool,
 }
 
-impl Probe {
+impl DryRun {
     /// Loads the graph.
     pub(super) fn open(path: &Path) -> Result<Self, ModelError> {
-        let trial = Trial::of_file(path)?;
-        let input = input(&trial.session).map_err(|reason| ModelError::Graph { path: path.to_owned(), reason })?;
-        Ok(Self { trial, input })
+        let session = RawSession::of_file(path)?;
+        let input = input(&session.session).map_err(|reason| ModelError::Graph { path: path.to_owned(), reason })?;
+        Ok(Self { session, input })
     }
 
     /// Runs so many made-up pictures of one size.
-    pub(super) fn run(&mut self, batch: usize, height: usize, width: usize) -> Result<Answer, ModelError> {
+    pub(super) fn run(&mut self, batch: usize, height: usize, width: usize) -> Result<DryRunOutputs, ModelError> {
         // A pattern whose period no patch shares, in the range of normalised pixels.
         let pixels = Array4::from_shape_fn((batch, 3, height, width), |(picture, channel, row, column)| {
             ((picture * 31 + channel * 7919 + row * 104_729 + column * 1_299_709) % 1009) as f32 / 252.0 - 2.0
         });
-        let outputs = self.trial.run(pixels.view())?;
+        let outputs = self.session.run(pixels.view())?;
         let finite = outputs.values().all(|numbers| numbers.iter().all(|number| number.is_finite()));
-        Ok(Answer { shapes: outputs.into_iter().map(|(name, numbers)| (name, numbers.shape().to_vec())).collect(), finite })
+        Ok(DryRunOutputs { shapes: outputs.into_iter().map(|(name, numbers)| (name, numbers.shape().to_vec())).collect(), finite })
     }
 }
 

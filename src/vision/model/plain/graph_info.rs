@@ -1,4 +1,4 @@
-//! What stands in the file itself, without running it: where its weights are, and what they look like.
+//! What the file itself says, without running it: where its weights are, and what they look like.
 
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -17,7 +17,7 @@ const MOST_PATCH: i64 = 64;
 const MOST_BYTES: u64 = 1 << 31;
 
 /// What a plain ONNX file says of itself.
-pub(super) struct Facts {
+pub(super) struct GraphInfo {
     /// SHA-256 over the file and, after it, the files that hold its weights.
     pub(super) sha256: String,
     /// The other files that hold its weights.
@@ -30,7 +30,7 @@ pub(super) struct Facts {
     pub(super) made_by: String,
 }
 
-impl Facts {
+impl GraphInfo {
     /// Looks into `bytes`, the file at `path` that ONNX Runtime has accepted, and reads those beside it that hold its weights.
     pub(super) fn of(path: &Path, bytes: &[u8]) -> Result<Self, ModelError> {
         let reject = |reason: String| ModelError::Graph { path: path.to_owned(), reason };

@@ -13,12 +13,12 @@ const PREPROCESSOR: &str = "preprocessor_config.json";
 const MOST_BYTES: u64 = 1 << 20;
 
 /// A transform, and where it comes from in words.
-pub(super) struct Fitted {
+pub(super) struct InputTransform {
     pub(super) transform: Transform,
     pub(super) origin: String,
 }
 
-impl Fitted {
+impl InputTransform {
     /// Reads `preprocessor_config.json` beside the file, or one folder up where transformers.js has it; else the transform that
     /// DINO is evaluated with.
     pub(super) fn find(path: &Path) -> Result<Self, ModelError> {
@@ -74,8 +74,8 @@ impl Fitted {
 mod tests {
     use super::*;
 
-    fn fitted() -> Fitted {
-        Fitted { transform: Transform::evaluation(), origin: String::new() }
+    fn fitted() -> InputTransform {
+        InputTransform { transform: Transform::evaluation(), origin: String::new() }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Which of a graph's outputs is what, told by names and shapes.
 
-use super::Answer;
-use crate::model::outputs::Form;
+use super::DryRunOutputs;
+use crate::model::outputs::OutputGeometry;
 
 /// Names under which others export one vector for each picture.
 const POOLED: [&str; 4] = ["pooler_output", "embedding", "image_embeds", "sentence_embedding"];
@@ -20,22 +20,22 @@ const CLASSES: [usize; 5] = [1000, 1001, 21_841, 21_843, 11_221];
 type Output<'a> = (&'a String, &'a Vec<usize>);
 
 /// What the outputs mean.
-pub(super) struct Roles {
+pub(super) struct OutputMapping {
     /// Our name of each output that is used, and the graph's.
     pub(super) outputs: Vec<(&'static str, String)>,
     /// What kind of network it is.
     pub(super) architecture: &'static str,
     /// What their shapes follow from. The patch is 1 where there are none, the heads are 0 where the graph does not give them.
-    pub(super) form: Form,
+    pub(super) form: OutputGeometry,
     /// The one output that is used, where it looks like scores and not like features.
     pub(super) doubtful: Option<String>,
     /// All of this in words.
     pub(super) summary: String,
 }
 
-impl Roles {
+impl OutputMapping {
     /// Reads the answer to `batch` pictures of (height, width). `patch` is the side of a patch where the graph shows it.
-    pub(super) fn of(answer: &Answer, patch: Option<usize>, size: (usize, usize), batch: usize) -> Result<Self, String> {
+    pub(super) fn of(answer: &DryRunOutputs, patch: Option<usize>, size: (usize, usize), batch: usize) -> Result<Self, String> {
         let shapes = || answer.shapes.iter().filter(|(_, shape)| shape.first() == Some(&batch) && !shape.contains(&0));
         let rank = |name: &str, axes: usize| shapes().find(|(found, shape)| found.as_str() == name && shape.len() == axes);
         let pooled = || {
@@ -55,23 +55,23 @@ impl Roles {
         if tokens.is_none() && map.is_none() && vector.is_none() {
             (tokens, map, vector) = (only(3), only(4), only(2));
         }
-        let mut roles = match (tokens, map, vector) {
+        let mut mapping = match (tokens, map, vector) {
             (Some((name, shape)), ..) => Self::transformer(name, shape, patch, size)?,
             (None, Some((name, shape)), vector) => Self::convolutional(name, shape, size, vector)?,
             (None, None, Some((name, shape))) => Self::vectors(name, shape),
             (None, None, None) => return Err(unclear(answer)),
         };
-        if roles.form.dim > MOST_NUMBERS {
-            return Err(format!("its vectors have {} numbers; at most {MOST_NUMBERS} are features", roles.form.dim));
+        if mapping.form.dim > MOST_NUMBERS {
+            return Err(format!("its vectors have {} numbers; at most {MOST_NUMBERS} are features", mapping.form.dim));
         }
         if tokens.is_some() {
-            roles.add_ours(rank, batch, size);
+            mapping.add_ours(rank, batch, size);
         }
-        if !roles.agree(answer, size, batch) {
+        if !mapping.agree(answer, size, batch) {
             return Err(unclear(answer));
         }
-        roles.describe(answer);
-        Ok(roles)
+        mapping.describe(answer);
+        Ok(mapping)
     }
 
     /// Whether there is something for each part of the picture.
@@ -80,14 +80,14 @@ impl Roles {
     }
 
     /// Whether the answer to other pictures has the shapes that it should have.
-    pub(super) fn agree(&self, answer: &Answer, size: (usize, usize), batch: usize) -> bool {
+    pub(super) fn agree(&self, answer: &DryRunOutputs, size: (usize, usize), batch: usize) -> bool {
         let fits = |ours: &str, shape: &Vec<usize>| self.form.fits(ours, shape, batch, size);
         self.outputs.iter().all(|(ours, theirs)| answer.shapes.get(theirs).is_some_and(|shape| fits(ours, shape)))
     }
 
     fn new(architecture: &'static str, patch: usize, dim: usize, output: (&'static str, &str)) -> Self {
         let outputs = vec![(output.0, output.1.to_owned())];
-        let form = Form { patch, dim, registers: 0, heads: 0, last_blocks: 0 };
+        let form = OutputGeometry { patch, dim, registers: 0, heads: 0, last_blocks: 0 };
         Self { outputs, architecture, form, doubtful: None, summary: String::new() }
     }
 
@@ -106,9 +106,9 @@ impl Roles {
                 "its output `{name}` has {tokens} tokens for {height}x{width} pixels, which are not CLS, a few registers and the patches{patches}"
             ));
         };
-        let mut roles = Self::new("onnx-vit", patch, dim, ("last_hidden_state", name));
-        roles.form.registers = registers;
-        Ok(roles)
+        let mut mapping = Self::new("onnx-vit", patch, dim, ("last_hidden_state", name));
+        mapping.form.registers = registers;
+        Ok(mapping)
     }
 
     fn convolutional(name: &str, shape: &[usize], (height, width): (usize, usize), vector: Option<Output<'_>>) -> Result<Self, String> {
@@ -117,11 +117,11 @@ impl Roles {
         if rows == 0 || stride * rows != height || stride * columns != width {
             return Err(format!("its output `{name}` has {rows}x{columns} cells for {height}x{width} pixels, which are no squares"));
         }
-        let mut roles = Self::new("onnx-convnet", stride, dim, ("feature_map", name));
+        let mut mapping = Self::new("onnx-convnet", stride, dim, ("feature_map", name));
         if let Some((name, _)) = vector.filter(|(_, shape)| shape[1] == dim) {
-            roles.outputs.push(("embedding", name.clone()));
+            mapping.outputs.push(("embedding", name.clone()));
         }
-        Ok(roles)
+        Ok(mapping)
     }
 
     fn vectors(name: &str, shape: &[usize]) -> Self {
@@ -135,8 +135,8 @@ impl Roles {
         for ours in ["attention", "keys", "last_blocks"] {
             let Some((name, shape)) = rank(ours, 3) else { continue };
             let form = match ours {
-                "attention" => Form { heads: shape[1], ..self.form },
-                "last_blocks" => Form { last_blocks: shape[1], ..self.form },
+                "attention" => OutputGeometry { heads: shape[1], ..self.form },
+                "last_blocks" => OutputGeometry { last_blocks: shape[1], ..self.form },
                 _ => self.form,
             };
             if form.fits(ours, shape, batch, size) {
@@ -146,7 +146,7 @@ impl Roles {
         }
     }
 
-    fn describe(&mut self, answer: &Answer) {
+    fn describe(&mut self, answer: &DryRunOutputs) {
         let used = |name: &str| self.outputs.iter().any(|(_, theirs)| theirs == name);
         let as_what = |(ours, theirs): &(&str, String)| if ours == theirs { theirs.clone() } else { format!("{theirs} as {ours}") };
         let outputs = self.outputs.iter().map(as_what).collect::<Vec<_>>().join(", ");
@@ -168,7 +168,7 @@ fn used_as(outputs: &[(&'static str, String)], name: &str) -> bool {
     outputs.iter().any(|(ours, _)| *ours == name)
 }
 
-fn unclear(answer: &Answer) -> String {
+fn unclear(answer: &DryRunOutputs) -> String {
     let outputs: Vec<_> = answer.shapes.iter().map(|(name, shape)| format!("{name} {shape:?}")).collect();
     format!(
         "it is not clear which of its outputs ({}) holds the features; wanted is last_hidden_state [batch, tokens, D] or pooler_output [batch, D]",
@@ -182,33 +182,33 @@ mod tests {
 
     use super::*;
 
-    fn answer(shapes: &[(&str, &[usize])]) -> Answer {
+    fn answer(shapes: &[(&str, &[usize])]) -> DryRunOutputs {
         let shapes = shapes.iter().map(|(name, shape)| ((*name).to_owned(), shape.to_vec())).collect::<BTreeMap<_, _>>();
-        Answer { shapes, finite: true }
+        DryRunOutputs { shapes, finite: true }
     }
 
-    fn roles(shapes: &[(&str, &[usize])], patch: Option<usize>) -> Result<Roles, String> {
-        Roles::of(&answer(shapes), patch, (224, 224), 1)
+    fn mapping(shapes: &[(&str, &[usize])], patch: Option<usize>) -> Result<OutputMapping, String> {
+        OutputMapping::of(&answer(shapes), patch, (224, 224), 1)
     }
 
     #[test]
     fn patches_and_registers_are_told_from_the_tokens() {
         for (tokens, patch, registers) in [(197, 16, 0), (201, 16, 4), (257, 14, 0), (261, 14, 4), (785, 8, 0), (50, 32, 0)] {
-            let roles = roles(&[("last_hidden_state", &[1, tokens, 384])], None).unwrap();
-            assert_eq!((roles.form.patch, roles.form.registers, roles.form.dim), (patch, registers, 384), "{tokens}");
+            let mapping = mapping(&[("last_hidden_state", &[1, tokens, 384])], None).unwrap();
+            assert_eq!((mapping.form.patch, mapping.form.registers, mapping.form.dim), (patch, registers, 384), "{tokens}");
         }
         // The stem of a ConvNeXt cuts out 4 pixels, its tokens stand for 32.
-        assert_eq!(roles(&[("last_hidden_state", &[1, 50, 768])], Some(4)).unwrap().form.patch, 32);
-        let error = roles(&[("last_hidden_state", &[1, 196, 384])], Some(16)).err().unwrap();
+        assert_eq!(mapping(&[("last_hidden_state", &[1, 50, 768])], Some(4)).unwrap().form.patch, 32);
+        let error = mapping(&[("last_hidden_state", &[1, 196, 384])], Some(16)).err().unwrap();
         assert!(error.contains("196 tokens") && error.contains("16 pixels"), "{error}");
     }
 
     #[test]
     fn the_pooler_is_left_aside_where_there_are_tokens_and_used_where_not() {
-        let both = roles(&[("last_hidden_state", &[1, 197, 384]), ("pooler_output", &[1, 384])], Some(16)).unwrap();
+        let both = mapping(&[("last_hidden_state", &[1, 197, 384]), ("pooler_output", &[1, 384])], Some(16)).unwrap();
         assert_eq!(both.outputs, [("last_hidden_state", "last_hidden_state".to_owned())]);
         assert!(both.summary.contains("not used: pooler_output"), "{}", both.summary);
-        let alone = roles(&[("pooler_output", &[1, 384])], None).unwrap();
+        let alone = mapping(&[("pooler_output", &[1, 384])], None).unwrap();
         assert_eq!((alone.architecture, alone.outputs[0].0), ("onnx-embedding", "embedding"));
         assert!(!alone.has_patches());
     }
@@ -216,34 +216,34 @@ mod tests {
     #[test]
     fn a_feature_map_goes_with_its_pooled_vector() {
         let shapes: [(&str, &[usize]); 2] = [("last_hidden_state", &[1, 768, 7, 7]), ("pooler_output", &[1, 768, 1, 1])];
-        let roles = roles(&shapes, Some(4)).unwrap();
-        assert_eq!((roles.architecture, roles.form.patch, roles.form.dim), ("onnx-convnet", 32, 768));
-        assert_eq!(roles.outputs.len(), 2);
-        let alone = super::Roles::of(&answer(&shapes[..1]), None, (224, 224), 1).unwrap();
+        let mapping = mapping(&shapes, Some(4)).unwrap();
+        assert_eq!((mapping.architecture, mapping.form.patch, mapping.form.dim), ("onnx-convnet", 32, 768));
+        assert_eq!(mapping.outputs.len(), 2);
+        let alone = super::OutputMapping::of(&answer(&shapes[..1]), None, (224, 224), 1).unwrap();
         assert!(alone.summary.contains("pooled by their mean"), "{}", alone.summary);
     }
 
     #[test]
     fn outputs_of_other_names_serve_where_there_is_no_doubt() {
-        assert_eq!(roles(&[("1234", &[1, 384])], Some(14)).unwrap().outputs, [("embedding", "1234".to_owned())]);
-        let error = roles(&[("a", &[1, 384]), ("b", &[1, 1000])], None).err().unwrap();
+        assert_eq!(mapping(&[("1234", &[1, 384])], Some(14)).unwrap().outputs, [("embedding", "1234".to_owned())]);
+        let error = mapping(&[("a", &[1, 384]), ("b", &[1, 1000])], None).err().unwrap();
         assert!(error.contains("a [1, 384], b [1, 1000]"), "{error}");
     }
 
     #[test]
     fn answers_to_other_sizes_have_to_follow_the_size() {
-        let roles = roles(&[("last_hidden_state", &[1, 197, 384])], Some(16)).unwrap();
-        assert!(roles.agree(&answer(&[("last_hidden_state", &[2, 1 + 15 * 16, 384])]), (240, 256), 2));
-        assert!(!roles.agree(&answer(&[("last_hidden_state", &[2, 197, 384])]), (240, 256), 2));
-        assert!(!roles.agree(&answer(&[("last_hidden_state", &[1, 1 + 15 * 16, 384])]), (240, 256), 2));
+        let mapping = mapping(&[("last_hidden_state", &[1, 197, 384])], Some(16)).unwrap();
+        assert!(mapping.agree(&answer(&[("last_hidden_state", &[2, 1 + 15 * 16, 384])]), (240, 256), 2));
+        assert!(!mapping.agree(&answer(&[("last_hidden_state", &[2, 197, 384])]), (240, 256), 2));
+        assert!(!mapping.agree(&answer(&[("last_hidden_state", &[1, 1 + 15 * 16, 384])]), (240, 256), 2));
     }
 
     #[test]
     fn answers_of_other_ranks_and_lengths_do_not_agree() {
-        let roles = roles(&[("last_hidden_state", &[1, 197, 384])], Some(16)).unwrap();
+        let mapping = mapping(&[("last_hidden_state", &[1, 197, 384])], Some(16)).unwrap();
         let longer: &[usize] = &[2, 1 + 15 * 16, 384, 2];
         for shape in [&[][..], &[2], &[2, 241], longer, &[2, 241, 0], &[2, 241, 385]] {
-            assert!(!roles.agree(&answer(&[("last_hidden_state", shape)]), (240, 256), 2), "{shape:?}");
+            assert!(!mapping.agree(&answer(&[("last_hidden_state", shape)]), (240, 256), 2), "{shape:?}");
         }
     }
 
@@ -251,8 +251,8 @@ mod tests {
     fn what_does_not_go_with_the_tokens_is_left_aside() {
         let tokens: (&str, &[usize]) = ("last_hidden_state", &[1, 197, 384]);
         let used = |name: &str, shape: &[usize]| {
-            let roles = roles(&[tokens, (name, shape)], Some(16)).unwrap();
-            (roles.outputs.len() == 2, roles.form.heads, roles.form.last_blocks)
+            let mapping = mapping(&[tokens, (name, shape)], Some(16)).unwrap();
+            (mapping.outputs.len() == 2, mapping.form.heads, mapping.form.last_blocks)
         };
         assert_eq!(used("attention", &[1, 6, 197]), (true, 6, 0));
         assert_eq!(used("attention", &[1, 6, 196]), (false, 0, 0));
@@ -265,14 +265,14 @@ mod tests {
     #[test]
     fn nothing_and_too_much_are_no_features() {
         for shape in [&[1, 0, 384][..], &[1, 197, 0], &[1, 0], &[1, 0, 1 << 40, 1 << 20], &[1, 4, 0, 1 << 60], &[], &[1, 1 << 20]] {
-            assert!(roles(&[("last_hidden_state", shape)], Some(16)).is_err(), "{shape:?}");
-            assert!(roles(&[("out", shape)], None).is_err(), "{shape:?}");
+            assert!(mapping(&[("last_hidden_state", shape)], Some(16)).is_err(), "{shape:?}");
+            assert!(mapping(&[("out", shape)], None).is_err(), "{shape:?}");
         }
     }
 
     #[test]
     fn the_scores_of_a_classifier_are_doubtful() {
-        let doubtful = |name: &str, count| roles(&[(name, &[1, count])], None).unwrap().doubtful.is_some();
+        let doubtful = |name: &str, count| mapping(&[(name, &[1, count])], None).unwrap().doubtful.is_some();
         assert!(doubtful("logits", 384) && doubtful("class_probs", 10) && doubtful("output", 1000));
         assert!(!doubtful("output", 384) && !doubtful("pooler_output", 1000));
     }

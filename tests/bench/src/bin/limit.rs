@@ -32,7 +32,7 @@ struct Args {
 
 fn main() -> Result<()> {
     // SAFETY: this is the first statement of the program, and no other thread has been started.
-    unsafe { runtime::keep_quiet() };
+    unsafe { runtime::disable_telemetry() };
     let args = Args::parse();
     let model = Model::open(&args.model)?;
     let options = SessionOptions { device: Device::Cpu, precision: args.precision, ..SessionOptions::default() };
