@@ -41,7 +41,6 @@ fn assert_outputs(tensors: &Tensors, golden: &str, cases: &[&str], layout: &str)
     let work = tempfile::tempdir().unwrap();
     let exported = export_tensors(work.path(), tensors, &heads(4)).unwrap();
     assert_eq!(exported.manifest.source.layout, layout);
-    assert_eq!(exported.report.extra, [""; 0]);
     assert_golden(&exported, golden, cases);
     exported
 }
@@ -84,12 +83,70 @@ fn known_prefixes_and_wrappers_give_the_same_model() {
 }
 
 #[test]
-fn an_unknown_prefix_is_no_layout() {
+fn any_one_root_is_found_and_said() {
     let work = tempfile::tempdir().unwrap();
-    let named = renamed(dino(), |name| format!("enc.{name}"));
+    let expected = model(&export_tensors(work.path(), &dino(), &heads(4)).unwrap());
+    for root in [
+        "net.",
+        "encoder.",
+        "trunk.",
+        "student_backbone.",
+        "_orig_mod.",
+        "module._orig_mod.",
+        "_forward_module.",
+        "model.backbone.",
+        "model.model.",
+        "state_dict.model.",
+        "state_dict_ema.",
+    ] {
+        let mut named = renamed(dino(), |name| format!("{root}{name}"));
+        named.insert("loss.weight".to_owned(), Tensor { shape: vec![1], data: vec![0.0] });
+        let exported = export_tensors(work.path(), &named, &heads(4)).unwrap();
+        assert_eq!(model(&exported), expected, "{root}");
+        let said = exported.report.notes.iter().any(|note| note.contains(&format!("`{root}`")) || note.contains("student is taken"));
+        assert!(said || root.split('.').all(|part| ["", "model", "backbone", "state_dict"].contains(&part)), "{:?}", exported.report.notes);
+    }
+}
+
+#[test]
+fn several_networks_are_told_apart_by_name_alone() {
+    let work = tempfile::tempdir().unwrap();
+    let changed = || {
+        let mut tensors = dino();
+        tensors.get_mut("norm.bias").unwrap().data[0] += 1.0;
+        tensors
+    };
+    let two = |first: &str, second: &str| -> Tensors {
+        let named = |tensors: Tensors, root: &str| renamed(tensors, |name| format!("{root}{name}"));
+        named(dino(), first).into_iter().chain(named(changed(), second)).collect()
+    };
+    let take = |tensors: &Tensors, prefix: Option<&str>| {
+        let options = reading(weights::Options { heads: Some(4), prefix: prefix.map(str::to_owned), ..weights::Options::default() });
+        export_tensors(work.path(), tensors, &options)
+    };
+    let plain = model(&take(&dino(), None).unwrap());
+    // timm's training: raw weights and their moving average.
+    let timm = two("state_dict.", "state_dict_ema.");
+    let raw = take(&timm, None).unwrap();
+    assert_eq!(model(&raw), plain);
+    assert!(raw.report.notes.iter().any(|note| note.contains("--prefix takes `state_dict_ema.`")), "{:?}", raw.report.notes);
+    assert_eq!(model(&take(&timm, Some("state_dict_ema")).unwrap()), model(&take(&changed(), None).unwrap()));
+
+    let queries = two("encoder_q.", "encoder_k.");
+    let error = take(&queries, None).unwrap_err().to_string();
+    assert!(error.contains("`encoder_k.`, `encoder_q.`") && error.contains("--prefix"), "{error}");
+    assert_eq!(model(&take(&queries, Some("encoder_q.")).unwrap()), plain);
+    let error = take(&queries, Some("encoder")).unwrap_err().to_string();
+    assert!(error.contains("`encoder.`") && error.contains("`encoder_q.`"), "{error}");
+}
+
+#[test]
+fn names_of_no_layout_are_refused() {
+    let work = tempfile::tempdir().unwrap();
+    let named = renamed(dino(), |name| name.replace("patch_embed.", "stem."));
     let error = export_tensors(work.path(), &named, &heads(4)).unwrap_err();
     assert!(matches!(&error, Error::Checkpoint(Misread::UnknownLayout(names)) if names.len() == dino().len()));
-    assert!(error.to_string().contains("enc.blocks.0.attn.qkv.weight"), "{error}");
+    assert!(error.to_string().contains("blocks.0.attn.qkv.weight"), "{error}");
     assert!(!work.path().join("model").exists());
 }
 
@@ -125,23 +182,42 @@ fn a_missing_last_block_is_noticed_where_the_depth_is_known() {
 }
 
 #[test]
-fn extra_tensors_are_reported_and_not_used() {
+fn tensors_inside_the_network_are_used_or_the_checkpoint_is_refused() {
     let work = tempfile::tempdir().unwrap();
     let plain = model(&export_tensors(work.path(), &dino(), &heads(4)).unwrap());
     let mut tensors = dino();
     tensors.insert("blocks.0.attn.surprise".to_owned(), Tensor { shape: vec![1], data: vec![f32::NAN] });
     tensors.insert("head.mlp.0.weight".to_owned(), Tensor { shape: vec![1], data: vec![0.0] });
-    let exported = export_tensors(work.path(), &tensors, &heads(4)).unwrap();
-    assert_eq!(exported.report.extra, ["blocks.0.attn.surprise"]);
-    assert_eq!(exported.report.unneeded, ["head.mlp.0.weight"]);
-    assert_eq!(model(&exported), plain);
+    let error = export_tensors(work.path(), &tensors, &heads(4)).unwrap_err();
+    assert!(matches!(&error, Error::Checkpoint(Misread::Unused { names, .. }) if names == &["blocks.0.attn.surprise"]), "{error}");
+    assert!(error.to_string().contains("--ignore"), "{error}");
+    // What timm calls `qk_norm`, `scale_attn_norm` and `norm_pre`, and the squeezing of SE networks.
+    for name in [
+        "blocks.0.attn.q_norm.weight",
+        "blocks.1.attn.norm.weight",
+        "blocks.0.mlp.norm.weight",
+        "norm_pre.weight",
+        "blocks.0.mlp.fc.weight",
+    ] {
+        let mut tensors = dino();
+        tensors.insert(name.to_owned(), Tensor { shape: vec![32], data: vec![1.0; 32] });
+        let error = export_tensors(work.path(), &tensors, &heads(4)).unwrap_err().to_string();
+        assert!(error.contains(&format!("not used: {name}")), "{error}");
+    }
+
+    for ignored in ["blocks.0.attn.surprise", "blocks.0.attn.surprise.", "blocks.0.attn"] {
+        let options = reading(weights::Options { heads: Some(4), ignore: vec![ignored.to_owned()], ..weights::Options::default() });
+        let exported = export_tensors(work.path(), &tensors, &options).unwrap();
+        assert_eq!(exported.report.unneeded, ["blocks.0.attn.surprise", "head.mlp.0.weight"]);
+        assert_eq!(model(&exported), plain);
+    }
 }
 
 #[test]
 fn teacher_or_student_by_choice() {
     let checkpoint = bundled_golden().join("checkpoints/pth-dino-full-checkpoint");
     let work = tempfile::tempdir().unwrap();
-    let chosen = |key| reading(weights::Options { heads: Some(4), key });
+    let chosen = |key| reading(weights::Options { heads: Some(4), key, ..weights::Options::default() });
     let take = |key| {
         let exported = export(&checkpoint, &work.path().join("model"), &chosen(key)).unwrap();
         (model(&exported), exported.report.notes.len())
@@ -224,6 +300,85 @@ fn meta_dinov2(name: &str) -> Tensors {
     });
     tensors.extend(others);
     tensors
+}
+
+/// The names of a golden model in the modules of transformers 5, as its `state_dict` has them.
+fn transformers_5(name: &str) -> Tensors {
+    let vit = name == "hf-dino-vit";
+    let attention = [
+        ("attention.attention.query", "attention.q_proj"),
+        ("attention.attention.key", "attention.k_proj"),
+        ("attention.attention.value", "attention.v_proj"),
+        ("attention.output.dense", "attention.o_proj"),
+    ];
+    let of_vit = [("encoder.layer.", "layers."), ("intermediate.dense", "mlp.fc1"), (".output.dense", ".mlp.fc2")];
+    let mut tensors = renamed(hugging_face(name), |name| {
+        let name = replaced(name, &attention);
+        if vit { replaced(&name, &of_vit) } else { name.replace("mlp.weights_out", "mlp.down_proj") }
+    });
+    // The packed gate and value of a SwiGLU are two layers there.
+    let packed: Vec<String> = tensors.keys().filter(|name| name.contains("mlp.weights_in")).cloned().collect();
+    for name in packed {
+        let mut gate = tensors.remove(&name).unwrap();
+        let value = gate.data.split_off(gate.data.len() / 2);
+        gate.shape[0] /= 2;
+        let value = Tensor { shape: gate.shape.clone(), data: value };
+        tensors.insert(name.replace("weights_in", "gate_proj"), gate);
+        tensors.insert(name.replace("weights_in", "up_proj"), value);
+    }
+    tensors
+}
+
+#[test]
+fn the_state_dicts_of_transformers_5() {
+    let cases = ["native", "small", "wide"];
+    for (name, layout) in [
+        ("hf-dino-vit", "hf-dino-vit"),
+        ("hf-dinov2", "hf-dinov2"),
+        ("hf-dinov2-swiglu", "hf-dinov2"),
+        ("hf-dinov2-registers", "hf-dinov2-registers"),
+    ] {
+        assert_outputs(&transformers_5(name), name, &cases, layout);
+        let wrapped = renamed(transformers_5(name), |name| format!("state_dict.model.{name}"));
+        assert_outputs(&wrapped, name, &cases[..1], layout);
+        // The configuration of a SwiGLU says GELU, which it does not follow.
+        let work = tempfile::tempdir().unwrap();
+        fs_err::copy(bundled_golden().join("checkpoints").join(name).join("config.json"), work.path().join("config.json")).unwrap();
+        let exported = export_tensors(work.path(), &transformers_5(name), &Options::default()).unwrap();
+        assert_golden(&exported, name, &cases[..1]);
+    }
+}
+
+#[test]
+fn a_configuration_of_another_network_is_refused() {
+    let work = tempfile::tempdir().unwrap();
+    let refused = |config: &str, tensors: &Tensors| {
+        fs_err::write(work.path().join("config.json"), config).unwrap();
+        export_tensors(work.path(), tensors, &heads(4)).unwrap_err().to_string()
+    };
+    let quick = r#"{"architecture": "vit_base_patch16_clip_quickgelu_224"}"#;
+    assert!(refused(quick, &dino()).contains("quickgelu"));
+    assert!(refused(r#"{"model_type": "ijepa"}"#, &hugging_face("hf-dino-vit")).contains("ijepa"));
+    let dinov2 = hugging_face("hf-dinov2");
+    assert!(refused(r#"{"model_type": "dinov2", "hidden_act": "quick_gelu"}"#, &dinov2).contains("quick_gelu"));
+    assert!(refused(r#"{"model_type": "dinov2", "hidden_act": "silu"}"#, &dinov2).contains("hidden_act"));
+}
+
+#[test]
+fn the_transform_is_read_given_or_said_to_be_assumed() {
+    let work = tempfile::tempdir().unwrap();
+    let assumed = export_tensors(work.path(), &dino(), &heads(4)).unwrap();
+    assert!(assumed.notes.iter().any(|note| note.contains("--mean")), "{:?}", assumed.notes);
+    let timm = r#"{"architecture": "vit_small_patch16_224", "pretrained_cfg": {"input_size": [3, 224, 224], "crop_pct": 0.9,
+        "interpolation": "bilinear", "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}}"#;
+    fs_err::write(work.path().join("config.json"), timm).unwrap();
+    let read = export_tensors(work.path(), &dino(), &heads(4)).unwrap();
+    assert_eq!((read.manifest.transform.mean, read.notes.len()), ([0.5; 3], 0));
+    let transform = weights::TransformOptions { size: Some(100), crop: Some(96), mean: Some([0.1; 3]), ..Default::default() };
+    let options = reading(weights::Options { heads: Some(4), transform, ..weights::Options::default() });
+    let given = export_tensors(work.path(), &dino(), &options).unwrap();
+    assert_eq!((given.manifest.transform.mean, given.manifest.transform.crop), ([0.1; 3], Some((96, 96))));
+    assert_eq!(given.manifest.transform.std, [0.5; 3], "what is not given is read");
 }
 
 #[test]

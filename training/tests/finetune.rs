@@ -19,8 +19,8 @@ fn golden(path: &str) -> PathBuf {
 #[test]
 fn a_loaded_backbone_computes_what_its_export_computes() {
     let path = golden("pth-dino-backbone/dino_vit_pretrain.pth");
-    let options = weights::Options { heads: Some(4), key: None };
-    let loaded = weights::load(&path, options).unwrap();
+    let options = weights::Options { heads: Some(4), ..Default::default() };
+    let loaded = weights::load(&path, &options).unwrap();
     let Backbone::Vit(vit) = loaded.backbone else { panic!("a transformer") };
     let side = 3 * vit.patch_size;
     let backbone = init::vit(vit, 0.1, Precision::F32, &Device::Cpu, &mut Vec::new()).unwrap();
@@ -46,7 +46,7 @@ fn backbones_of_other_kinds_are_refused_by_what_they_have() {
     let mut refused = 0;
     for entry in fs_err::read_dir(golden("")).unwrap() {
         let path = entry.unwrap().path();
-        let Ok(loaded) = weights::load(&path, weights::Options { heads: Some(4), key: None }) else { continue };
+        let Ok(loaded) = weights::load(&path, &weights::Options { heads: Some(4), ..Default::default() }) else { continue };
         let Backbone::Vit(vit) = loaded.backbone else { continue };
         if vit.registers() > 0 {
             let error = init::vit(vit, 0.0, Precision::F32, &Device::Cpu, &mut Vec::new()).unwrap_err().to_string();

@@ -31,7 +31,7 @@ fn fresh(config: impl Into<BackboneConfig>) -> Backbone {
 /// Sizes of a golden transformer, read from what is expected of it and from its patch embedding.
 fn vit(name: &str, expected: &Golden) -> VitConfig {
     let dino_train::weights::Backbone::Vit(vit) =
-        dino_train::weights::load(&folder(name), Options { heads: Some(4), key: None }).unwrap().backbone
+        dino_train::weights::load(&folder(name), &Options { heads: Some(4), ..Options::default() }).unwrap().backbone
     else {
         panic!("{name} is no transformer")
     };
@@ -50,7 +50,7 @@ fn vit(name: &str, expected: &Golden) -> VitConfig {
 const RESNET: ResnetConfig = ResnetConfig { kind: Kind::Bottleneck, units: [2, 1, 1, 2], width: 8, precision: Precision::F32 };
 
 fn resnet_of(name: &str) -> ResnetConfig {
-    let dino_train::weights::Backbone::Resnet(resnet) = dino_train::weights::load(&folder(name), Options::default()).unwrap().backbone
+    let dino_train::weights::Backbone::Resnet(resnet) = dino_train::weights::load(&folder(name), &Options::default()).unwrap().backbone
     else {
         panic!("{name} is no ResNet")
     };
@@ -63,7 +63,7 @@ fn golden_transformers_answer_as_their_checkpoints() {
     for name in ["pth-dino-backbone", "pth-dino-full-checkpoint", "hf-dino-vit"] {
         let expected = expected(name);
         let backbone = fresh(vit(name, &expected));
-        init::initialise(&backbone, &folder(name), Options::default()).unwrap();
+        init::initialise(&backbone, &folder(name), &Options::default()).unwrap();
         let tokens = backbone.vit().unwrap().tokens(&expected.get("native.input")).unwrap();
         compare(&tokens, &expected.get("native.tokens"), TOLERANCE).unwrap_or_else(|e| panic!("{name}: {e}"));
     }
@@ -74,7 +74,7 @@ fn golden_residual_networks_answer_as_their_checkpoints() {
     let name = "pth-dino-resnet";
     let expected = expected(name);
     let backbone = fresh(resnet_of(name));
-    init::initialise(&backbone, &folder(name), Options::default()).unwrap();
+    init::initialise(&backbone, &folder(name), &Options::default()).unwrap();
     for size in ["native", "wide"] {
         let features = backbone.features(&[expected.get(&format!("{size}.input"))], &mut Pass::Frozen).unwrap();
         compare(&features, &expected.get(&format!("{size}.embedding")), TOLERANCE).unwrap_or_else(|e| panic!("{size}: {e}"));
@@ -88,7 +88,7 @@ fn positions_are_resampled_to_the_pictures_of_the_run() {
     let native = vit(name, &expected);
     let side = expected.get("small.input").dim(3).unwrap();
     let backbone = fresh(VitConfig { img_size: side, ..native });
-    let notes = init::initialise(&backbone, &folder(name), Options::default()).unwrap();
+    let notes = init::initialise(&backbone, &folder(name), &Options::default()).unwrap();
     assert!(notes.iter().any(|note| note.contains("resampled")), "{notes:?}");
     // At the size of the run the table needs no resampling, and gives what the release gives there.
     let tokens = backbone.vit().unwrap().tokens(&expected.get("small.input")).unwrap();
@@ -102,7 +102,7 @@ fn what_does_not_fit_is_named_and_changes_nothing() {
     let native = vit(name, &expected);
     let refused = |backbone: &Backbone, name: &str| {
         let before: Vec<Tensor> = backbone.groups().iter().map(|group| group.var().copy().unwrap()).collect();
-        let said = init::initialise(backbone, &folder(name), Options::default()).unwrap_err().to_string();
+        let said = init::initialise(backbone, &folder(name), &Options::default()).unwrap_err().to_string();
         for (group, before) in backbone.groups().iter().zip(&before) {
             assert_eq!(golden::values(group.var()), golden::values(before));
         }

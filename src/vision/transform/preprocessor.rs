@@ -2,7 +2,7 @@
 
 use serde_json::Value as Json;
 
-use super::{Interpolation, MOST_SIDE, Resize, Transform};
+use super::{IMAGENET_MEAN, IMAGENET_STD, Interpolation, MOST_SIDE, Resize, Transform};
 
 /// What an image processor does where its file leaves a setting out.
 struct Defaults {
@@ -55,6 +55,52 @@ impl Transform {
         let (mean, std) = normalisation(json)?;
         Ok(Self { resize, crop, interpolation, mean, std })
     }
+}
+
+impl Transform {
+    /// Reads timm's `pretrained_cfg` from its `config.json`; none where there is no such thing.
+    ///
+    /// # Errors
+    /// Which setting is not understood, in words.
+    pub fn from_timm(config: &Json) -> Option<Result<Self, String>> {
+        let settings = if config["pretrained_cfg"].is_object() { &config["pretrained_cfg"] } else { config };
+        settings["input_size"].is_array().then(|| timm(settings))
+    }
+}
+
+/// timm's evaluation transform: the shorter side is the input's by `crop_pct`, then the centre is cut out.
+fn timm(settings: &Json) -> Result<Transform, String> {
+    let sizes = settings["input_size"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let [_, height, width] = sizes else { return Err(format!("input_size is {}", settings["input_size"])) };
+    let (Some(height), Some(width)) = (side(height), side(width)) else {
+        return Err(format!("input_size is {}; sides are 1 to {MOST_SIDE} pixels", settings["input_size"]));
+    };
+    let share = settings["crop_pct"].as_f64().unwrap_or(0.875);
+    if !(0.1..=1.0).contains(&share) {
+        return Err(format!("crop_pct is {share}, known are 0.1 to 1"));
+    }
+    let interpolation = match settings["interpolation"].as_str().unwrap_or("bicubic") {
+        "bicubic" => Interpolation::Bicubic,
+        "bilinear" => Interpolation::Bilinear,
+        "lanczos" => Interpolation::Lanczos,
+        other => return Err(format!("interpolation is {other}, known are bicubic, bilinear and lanczos")),
+    };
+    let scaled = |side: u32| (f64::from(side) / share).floor() as u32;
+    let (resize, crop) = match settings["crop_mode"].as_str().unwrap_or("center") {
+        "center" if height == width => (Resize::Shorter(scaled(height)), Some((height, width))),
+        // An oblong input: both sides are set, as timm does.
+        "center" | "squash" => (Resize::Exact(scaled(height), scaled(width)), Some((height, width))),
+        other => return Err(format!("crop_mode is {other}, known are center and squash")),
+    };
+    let numbers = |key: &str, usual: [f32; 3]| match &settings[key] {
+        Json::Null => Ok(usual),
+        json => three(json).map(|numbers| numbers.map(|number| number as f32)).ok_or_else(|| format!("{key} is {json}")),
+    };
+    let (mean, std) = (numbers("mean", IMAGENET_MEAN)?, numbers("std", IMAGENET_STD)?);
+    if !std.iter().all(|deviation| deviation.is_normal() && *deviation > 0.0) {
+        return Err(format!("std is {std:?}"));
+    }
+    Ok(Transform { resize, crop, interpolation, mean, std })
 }
 
 /// The two steps that set the size.
@@ -148,6 +194,33 @@ mod tests {
     #[test]
     fn shorter_side_and_crop() {
         assert_eq!(read(&base()), Transform { crop: Some((224, 192)), ..Transform::evaluation() });
+    }
+
+    #[test]
+    fn timms_settings_are_read() {
+        let json = json!({"architecture": "vit_small_patch14_dinov2", "pretrained_cfg": {
+            "input_size": [3, 518, 518], "interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "center",
+            "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}});
+        let transform = Transform::from_timm(&json).unwrap().unwrap();
+        let expected = Transform {
+            resize: Resize::Shorter(518),
+            crop: Some((518, 518)),
+            mean: [0.5; 3],
+            std: [0.25; 3],
+            interpolation: Interpolation::Bicubic,
+        };
+        assert_eq!(transform, expected);
+        // 224 / 0.9 is 248.9, of which timm takes the whole part.
+        let share = json!({"input_size": [3, 224, 224], "crop_pct": 0.9});
+        assert_eq!(Transform::from_timm(&share).unwrap().unwrap().resize, Resize::Shorter(248));
+        assert!(Transform::from_timm(&json!({"hidden_size": 384})).is_none());
+        for (key, value) in
+            [("crop_pct", json!(0.0)), ("interpolation", json!("random")), ("crop_mode", json!("border")), ("std", json!([0, 1, 1]))]
+        {
+            let mut json = share.clone();
+            json[key] = value;
+            assert!(Transform::from_timm(&json).unwrap().unwrap_err().contains(key), "{key}");
+        }
     }
 
     #[test]

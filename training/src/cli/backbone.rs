@@ -8,6 +8,7 @@ use dino_vision::embedding::Pooling;
 use dino_vision::model::{Device, Model, Precision, SessionOptions};
 use tempfile::TempDir;
 
+use super::checkpoint;
 use crate::{export, weights};
 
 /// The flags that say how a backbone is run.
@@ -19,9 +20,8 @@ pub struct Running {
     /// Where the model runs: auto, cpu, cuda[:N] or tensorrt[:N].
     #[arg(long, default_value = "auto")]
     device: Device,
-    /// Attention heads, where a checkpoint does not say them.
-    #[arg(long, value_name = "N")]
-    heads: Option<usize>,
+    #[command(flatten)]
+    reading: checkpoint::Args,
 }
 
 /// The flags that say which backbone is evaluated, and where.
@@ -65,7 +65,7 @@ impl Running {
     /// If it is neither.
     pub fn open(&self, model: &Path, last_blocks: usize) -> anyhow::Result<Backbone> {
         let options = SessionOptions { device: self.device, precision: self.precision, ..SessionOptions::default() };
-        let checkpoint = weights::Options { heads: self.heads, ..Default::default() };
+        let checkpoint = self.reading.options(None);
         Backbone::open(model, options, checkpoint, last_blocks)
     }
 }
@@ -78,18 +78,17 @@ impl Backbone {
     fn open(path: &Path, options: SessionOptions, checkpoint: weights::Options, last_blocks: usize) -> anyhow::Result<Self> {
         if is_folder(path) || path.extension().is_some_and(|end| end == "onnx") {
             let model = Model::open(path)?;
-            if let Some(understood) = model.understood() {
-                tracing::info!("{understood}");
+            if let Some(summary) = model.summary() {
+                tracing::info!("{summary}");
             }
             return Ok(Self { model, options, _exported: None });
         }
         let exported = tempfile::tempdir()?;
         let folder = exported.path().join("model");
         let how = export::Options { checkpoint, precisions: vec![options.precision], last_blocks, ..Default::default() };
-        let report = export::export(path, &folder, &how)
-            .with_context(|| format!("{} is neither a model folder nor a checkpoint that can be exported", path.display()))?
-            .report;
-        report.notes.iter().for_each(|note| tracing::info!("{note}"));
+        let exported_model = export::export(path, &folder, &how)
+            .with_context(|| format!("{} is neither a model folder nor a checkpoint that can be exported", path.display()))?;
+        exported_model.report.notes.iter().chain(&exported_model.notes).for_each(|note| tracing::info!("{note}"));
         Ok(Self { model: Model::open(&folder)?, options, _exported: Some(exported) })
     }
 

@@ -7,7 +7,9 @@ use anyhow::Context as _;
 use dino_vision::model::Precision;
 
 use crate::export::{Measured, Options, export};
-use crate::weights::{self, Key};
+use crate::weights::Key;
+
+use super::checkpoint;
 
 /// Turn a checkpoint of this project or of a public release into a model folder.
 #[derive(Debug, clap::Args)]
@@ -29,9 +31,8 @@ pub struct Args {
     /// Do not measure what f16 and int8 cost, which takes a while with large models.
     #[arg(long, conflicts_with = "pictures")]
     unmeasured: bool,
-    /// Attention heads, where the checkpoint does not say them and they are not one for each 64 channels.
-    #[arg(long, value_name = "N")]
-    heads: Option<usize>,
+    #[command(flatten)]
+    reading: checkpoint::Args,
     /// Blocks, counted from the last, whose CLS tokens the model gives too, for heads that `linear` trains on several.
     #[arg(long, value_name = "N", default_value_t = 0)]
     last_blocks: usize,
@@ -45,7 +46,7 @@ pub struct Args {
 /// # Errors
 /// If the checkpoint does not fit a known layout, or the folder cannot be written; then no folder is left.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let checkpoint = weights::Options { heads: args.heads, key: args.key };
+    let checkpoint = args.reading.options(args.key);
     let measured = match &args.pictures {
         Some(folder) => Measured::Folder(folder.clone()),
         None if args.unmeasured => Measured::Not,
@@ -62,16 +63,13 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         let more = if report.unneeded.len() > 8 { ", …" } else { "" };
         tracing::info!("left out, not part of the backbone: {} tensors ({shown}{more})", report.unneeded.len());
     }
-    for name in &report.extra {
-        tracing::warn!("left out, unknown to the layout: {name}");
-    }
     let manifest = &exported.manifest;
     tracing::info!(
         "{} of {}: {} tensors used, {} left out; {} with {} channels, {} blocks, {} heads, patches of {}; written to {}",
         manifest.source.layout,
         manifest.source.file,
         report.used,
-        report.unneeded.len() + report.extra.len(),
+        report.unneeded.len(),
         manifest.architecture,
         manifest.dim,
         manifest.depth,

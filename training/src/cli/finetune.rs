@@ -78,7 +78,7 @@ const HEAD: &str = "finetuned";
 /// When the checkpoint cannot be trained further, settings do not fit, or a file cannot be written.
 pub fn run(args: &Args) -> Result<()> {
     args.settings.check()?;
-    let loaded = weights::load(&args.model, weights::Options { heads: args.heads, key: None })?;
+    let loaded = weights::load(&args.model, &weights::Options { heads: args.heads, ..weights::Options::default() })?;
     let Backbone::Vit(vit) = loaded.backbone else { bail!("{} is a ResNet: finetune trains vision transformers", args.model.display()) };
     let precision = if has_bf16() { Precision::Bf16 } else { Precision::F32 };
     let mut notes = loaded.report.notes;

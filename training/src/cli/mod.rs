@@ -2,6 +2,7 @@
 
 pub mod attention;
 pub mod backbone;
+mod checkpoint;
 pub mod export;
 pub mod finetune;
 pub mod knn;

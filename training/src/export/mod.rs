@@ -114,7 +114,7 @@ pub fn export(path: &Path, out: &Path, options: &Options) -> Result<Exported, Er
     if occupied && Manifest::load(out).is_err() {
         return Err(Error::Occupied(out.to_owned()));
     }
-    let checkpoint = weights::load(path, options.checkpoint)?;
+    let checkpoint = weights::load(path, &options.checkpoint)?;
 
     let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs_err::create_dir_all(parent)?;
@@ -129,11 +129,12 @@ pub fn export(path: &Path, out: &Path, options: &Options) -> Result<Exported, Er
     for precision in options.precisions.iter().copied() {
         files.write(precision)?;
     }
-    let notes = match &options.measured {
+    let mut notes = match &options.measured {
         Measured::Not => Vec::new(),
         Measured::Bundled => measure(&mut files, &Pictures::bundled(), work.path())?,
         Measured::Folder(pictures) => measure(&mut files, &Pictures::list(pictures)?, work.path())?,
     };
+    notes.extend(checkpoint.transform_note.clone());
     let manifest = files.manifest;
 
     let mut kept = Vec::new();

@@ -110,7 +110,7 @@ pub fn train(recipe: &Recipe, options: &Options) -> Result<Outcome> {
     let mut random = loader::generator(recipe.seed, WEIGHTS, 0, 0);
     let student = Network::new(recipe.backbone(), recipe.head(), &mut random, &options.device)?;
     if let Some(path) = &options.init {
-        let notes = init::initialise(&student.backbone, path, weights::Options::default());
+        let notes = init::initialise(&student.backbone, path, &weights::Options::default());
         notes.with_context(|| format!("--init {}", path.display()))?.iter().for_each(|note| tracing::info!("{note}"));
     }
     let mut learner = Learner::new(student, recipe.optimizer, options.exchange.clone())?;

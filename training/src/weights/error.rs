@@ -44,6 +44,18 @@ pub enum Error {
         /// Tensors of another shape than the layout says, with both shapes.
         wrong: Vec<String>,
     },
+    /// The layout is known, and the network has more than it.
+    #[error(
+        "the checkpoint has tensors that the layout {layout} does not use, so its network computes something else than an export of it would. \
+         Name those that are known not to belong to the backbone with --ignore NAME (one tensor, or all below NAME):{}",
+        lines("not used", .names)
+    )]
+    Unused {
+        /// The layout that was recognised.
+        layout: &'static str,
+        /// Tensors that it has no place for, by their full names.
+        names: Vec<String>,
+    },
     /// Weights that are NaN or infinite. A model made of them would answer NaN.
     #[error("these tensors hold NaN or infinite values: {}", list(.0))]
     NotFinite(Vec<String>),

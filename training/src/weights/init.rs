@@ -47,7 +47,7 @@ type Named = BTreeMap<String, Tensor>;
 ///
 /// # Errors
 /// See [`Error`].
-pub fn initialise(backbone: &Backbone, path: &Path, options: Options) -> Result<Vec<String>, Error> {
+pub fn initialise(backbone: &Backbone, path: &Path, options: &Options) -> Result<Vec<String>, Error> {
     let mut notes = Vec::new();
     let tensors = match backbone.config() {
         BackboneConfig::Vit(config) => read(&config, path, options, &mut notes)?,
@@ -107,10 +107,10 @@ pub fn vit(vit: spec::Vit, drop_path: f64, precision: Precision, device: &Device
     Ok(fresh)
 }
 
-fn read(config: &VitConfig, path: &Path, options: Options, notes: &mut Vec<String>) -> Result<Named, Error> {
+fn read(config: &VitConfig, path: &Path, options: &Options, notes: &mut Vec<String>) -> Result<Named, Error> {
     let checkpoint = match load(path, options) {
         // The checkpoint does not say, so the run does.
-        Err(super::Error::Heads(_)) => load(path, Options { heads: Some(config.heads), ..options })?,
+        Err(super::Error::Heads(_)) => load(path, &Options { heads: Some(config.heads), ..options.clone() })?,
         other => other?,
     };
     notes.extend(checkpoint.report.notes);
@@ -126,9 +126,7 @@ fn read(config: &VitConfig, path: &Path, options: Options, notes: &mut Vec<Strin
             vit.heads
         )));
     }
-    let mut named = named(vit, config, notes)?;
-    named.extend(checkpoint.report.extra.into_iter().map(|name| (name, Tensor::default())));
-    Ok(named)
+    named(vit, config, notes)
 }
 
 fn refused(what: &str) -> Error {

@@ -13,6 +13,7 @@ mod safe;
 mod scope;
 mod spec;
 mod store;
+mod transform;
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,7 @@ use serde_json::Value as Json;
 pub use error::Error;
 pub use spec::{Activation, Backbone, Block, Conv, Interpolation, Linear, Mlp, Norm, Positions, Resnet, Unit, Vit};
 pub use store::{Store, Tensor};
+pub use transform::TransformOptions;
 
 /// Which of two networks to read from a training checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -35,12 +37,18 @@ pub enum Key {
 }
 
 /// What the caller knows better than the checkpoint.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Attention heads per block.
     pub heads: Option<usize>,
     /// The network to read; by default the teacher where there is one.
     pub key: Option<Key>,
+    /// What the names of the backbone's tensors begin with, where a checkpoint holds several.
+    pub prefix: Option<String>,
+    /// Tensors that are known not to belong to the backbone: a name, or what all their names begin with before a dot.
+    pub ignore: Vec<String>,
+    /// Settings of the evaluation transform in place of those that the checkpoint or its folder has.
+    pub transform: TransformOptions,
 }
 
 /// A checkpoint that was read.
@@ -54,6 +62,8 @@ pub struct Checkpoint {
     pub architecture: &'static str,
     /// Evaluation transform: the checkpoint's own, that of its `preprocessor_config.json`, or DINO's.
     pub transform: Transform,
+    /// What was assumed of the transform, where nothing says it.
+    pub transform_note: Option<String>,
     /// Name of the file that the weights came from.
     pub file: String,
     /// SHA-256 of the weights' files in hex.
@@ -67,10 +77,8 @@ pub struct Checkpoint {
 pub struct Report {
     /// Number of tensors that the backbone uses.
     pub used: usize,
-    /// Tensors that are known not to belong to the backbone, such as a projection head.
+    /// Tensors that do not belong to the backbone, such as a projection head.
     pub unneeded: Vec<String>,
-    /// Tensors that the layout does not know.
-    pub extra: Vec<String>,
     /// Choices that were made and the user should know of.
     pub notes: Vec<String>,
 }
@@ -79,23 +87,28 @@ pub struct Report {
 ///
 /// # Errors
 /// [`Error`] says what is wrong with the checkpoint, with every tensor that does not fit.
-pub fn load(path: &Path, options: Options) -> Result<Checkpoint, Error> {
+pub fn load(path: &Path, options: &Options) -> Result<Checkpoint, Error> {
     let file = locate(path)?;
     let store = open(&file)?;
     let folder = file.parent().unwrap_or(Path::new("."));
     let config = read_json(&folder.join("config.json"))?;
     let preprocessor = read_json(&folder.join("preprocessor_config.json"))?;
     let read = layout::read(&store, config.as_ref(), options)?;
-    let transform = match preprocessor {
-        Some(json) => Transform::from_preprocessor(&json)
-            .map_err(|reason| Error::Damaged { file: folder.join("preprocessor_config.json"), reason })?,
-        None => read.transform.unwrap_or_else(Transform::evaluation),
+    let damaged = |name: &str, reason: String| Error::Damaged { file: folder.join(name), reason };
+    let found = match (&preprocessor, &config) {
+        (Some(json), _) => Some(Transform::from_preprocessor(json).map_err(|reason| damaged("preprocessor_config.json", reason))?),
+        (None, Some(json)) if read.transform.is_none() => {
+            Transform::from_timm(json).transpose().map_err(|reason| damaged("config.json", reason))?
+        }
+        _ => read.transform,
     };
+    let (transform, transform_note) = options.transform.apply(found, &file)?;
     Ok(Checkpoint {
         backbone: read.backbone,
         layout: read.layout,
         architecture: read.architecture,
         transform,
+        transform_note,
         file: store::file_name(&file),
         sha256: store.sha256()?,
         report: read.report,
@@ -147,14 +160,17 @@ fn locate(path: &Path) -> Result<PathBuf, Error> {
     if let Some((_, file)) = newest {
         return Ok(file.clone());
     }
-    files.retain(|file| file.extension().is_some_and(|kind| kind == "pth" || kind == "pt"));
+    files.retain(|file| file.extension().is_some_and(|kind| kind == "pth" || kind == "pt" || kind == "ckpt"));
     match files.as_slice() {
         [file] => Ok(file.clone()),
         [] => Err(Error::NotFound {
             path: path.to_owned(),
-            reason: "no model.safetensors, pytorch_model.bin, checkpoint-*.safetensors or .pth file is in it".to_owned(),
+            reason: "no model.safetensors, pytorch_model.bin, checkpoint-*.safetensors, .pth, .pt or .ckpt file is in it".to_owned(),
         }),
-        _ => Err(Error::NotFound { path: path.to_owned(), reason: "there are several .pth files in it; name the one to read".to_owned() }),
+        _ => Err(Error::NotFound {
+            path: path.to_owned(),
+            reason: "there are several .pth, .pt or .ckpt files in it; name the one to read".to_owned(),
+        }),
     }
 }
 

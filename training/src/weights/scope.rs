@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::layout::side;
 use super::spec::{Linear, Norm};
 use super::store::{Store, Tensor};
 use super::{Error, Report};
@@ -12,8 +13,10 @@ pub(super) struct Scope<'a> {
     store: &'a Store,
     /// Name inside the scope → full name.
     names: BTreeMap<String, String>,
-    /// Names under the wrapper that the prefix does not cover, for example those of a projection head.
+    /// Names beside the backbone, for example those of its projection head.
     beside: Vec<String>,
+    /// Names that the user knows not to belong to the backbone.
+    ignored: &'a [String],
     used: BTreeSet<String>,
     missing: BTreeSet<String>,
     wrong: BTreeSet<String>,
@@ -23,17 +26,22 @@ pub(super) struct Scope<'a> {
 }
 
 impl<'a> Scope<'a> {
-    /// The tensors whose names start with `wrapper` and then `prefix`.
-    pub(super) fn new(store: &'a Store, wrapper: &str, prefix: &str) -> Result<Self, Error> {
-        let root = format!("{wrapper}{prefix}");
+    /// The tensors whose names start with `root`, without those that are `ignored`: a name, or all names below it.
+    pub(super) fn new(store: &'a Store, root: &str, ignored: &'a [String]) -> Result<Self, Error> {
+        let root = root.to_owned();
+        // `teacher.` of `teacher.backbone.`
+        let parent = root.trim_end_matches('.').rfind('.').map_or("", |at| &root[..=at]);
+        let is_of_other_network = |name: &str| side(name) != side(&root);
         let mut names = BTreeMap::new();
         let mut beside = Vec::new();
         for name in store.names() {
-            if let Some(inner) = name.strip_prefix(&root) {
+            if let Some(inner) = name.strip_prefix(&root)
+                && !(root.is_empty() && is_of_other_network(name))
+            {
                 if let Some(other) = names.insert(without_chunk(inner), name.to_owned()) {
                     return Err(Error::Unsupported(format!("{other} and {name} are the same block's tensor")));
                 }
-            } else if name.starts_with(wrapper) {
+            } else if name.starts_with(parent) && !is_of_other_network(name) {
                 beside.push(name.to_owned());
             }
         }
@@ -41,6 +49,7 @@ impl<'a> Scope<'a> {
             store,
             names,
             beside,
+            ignored,
             used: BTreeSet::new(),
             missing: BTreeSet::new(),
             wrong: BTreeSet::new(),
@@ -157,7 +166,7 @@ impl<'a> Scope<'a> {
     }
 
     /// Ends the reading: an error that names everything that did not fit, or what was used and what was not.
-    pub(super) fn finish(self, layout: &'static str, unneeded: impl Fn(&str) -> bool) -> Result<Report, Error> {
+    pub(super) fn finish(self, layout: &'static str, is_harmless: impl Fn(&str) -> bool) -> Result<Report, Error> {
         if !self.missing.is_empty() || !self.wrong.is_empty() {
             return Err(Error::Misfit { layout, missing: self.missing.into_iter().collect(), wrong: self.wrong.into_iter().collect() });
         }
@@ -167,16 +176,25 @@ impl<'a> Scope<'a> {
         if !self.not_finite.is_empty() {
             return Err(Error::NotFinite(self.not_finite.into_iter().collect()));
         }
-        let mut report = Report { used: self.used.len(), ..Report::default() };
-        let inside = self.names.iter().filter(|(name, _)| !self.used.contains(*name));
-        let inside = inside.map(|(name, full)| (name.as_str(), full.as_str()));
-        let outside = self.beside.iter().map(|full| (full.as_str(), full.as_str()));
-        for (name, full) in inside.chain(outside) {
-            let list = if unneeded(name) { &mut report.unneeded } else { &mut report.extra };
+        let mut report = Report { used: self.used.len(), unneeded: Vec::new(), notes: Vec::new() };
+        let mut unused = Vec::new();
+        for (name, full) in self.names.iter().filter(|(name, _)| !self.used.contains(*name)) {
+            let is_ignored = self.ignored.iter().any(|ignored| [name, full].iter().any(|name| is_at_or_below(name, ignored)));
+            let list = if is_ignored || is_harmless(name) { &mut report.unneeded } else { &mut unused };
             list.push(full.to_owned());
         }
+        if !unused.is_empty() {
+            return Err(Error::Unused { layout, names: unused });
+        }
+        report.unneeded.extend(self.beside);
         Ok(report)
     }
+}
+
+/// Whether `name` is `place`, or lies below it.
+fn is_at_or_below(name: &str, place: &str) -> bool {
+    let place = place.trim_end_matches('.');
+    name.strip_prefix(place).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 /// The part of a name behind its first number: `blocks.3.attn.qkv.bias` → `attn.qkv.bias`.

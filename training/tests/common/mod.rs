@@ -67,7 +67,7 @@ pub(crate) fn tensors(path: &Path) -> Tensors {
 
 /// Options with a number of heads.
 pub(crate) fn heads(heads: usize) -> Options {
-    reading(weights::Options { heads: Some(heads), key: None })
+    reading(weights::Options { heads: Some(heads), ..weights::Options::default() })
 }
 
 /// Options to read a checkpoint with.

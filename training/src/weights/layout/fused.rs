@@ -6,7 +6,7 @@
 use super::super::Error;
 use super::super::scope::Scope;
 use super::super::spec::{Activation, Backbone, Block, Interpolation, Linear, Mlp, Positions, Vit};
-use super::{Facts, Read, prefix, rotary_quarter, split_table, unneeded};
+use super::{Facts, Read, is_harmless, prefix, rotary_quarter, split_table};
 
 /// What sets one of these layouts apart.
 struct Dialect {
@@ -91,7 +91,7 @@ pub(super) fn read(mut scope: Scope, facts: &Facts) -> Result<Read, Error> {
     let depth = scope.count("blocks", facts.depth(dim).or(Some(1)));
     let blocks = (0..depth).map(|index| block(&mut scope, &format!("blocks.{index}"), dim, &dialect)).collect();
     let norm = scope.norm("norm", dim);
-    let mut report = scope.finish(dialect.layout, unneeded)?;
+    let mut report = scope.finish(dialect.layout, is_harmless)?;
     report.notes = notes;
     let vit = Vit { patch_size, dim, heads, eps: dialect.eps, patch, prefix, positions, blocks, norm };
     Ok(Read { backbone: Backbone::Vit(vit), layout: dialect.layout, architecture: dialect.architecture, transform: None, report })

@@ -4,7 +4,7 @@ use super::super::Error;
 use super::super::scope::Scope;
 use super::super::spec::{Activation, Backbone, Block, Interpolation, Linear, Mlp, Positions, Vit};
 use super::fused::rotary_periods;
-use super::{Facts, Read, prefix, rotary_quarter, split_table, unneeded};
+use super::{Facts, Read, is_harmless, prefix, rotary_quarter, split_table};
 
 /// Names inside a block, and what depends on the model beside them.
 struct Dialect {
@@ -17,6 +17,8 @@ struct Dialect {
     attention: [&'static str; 4],
     /// The layers of a plain MLP.
     mlp: [&'static str; 2],
+    /// Whether a gated MLP has the activation of `config.json`; DINOv2's has SiLU whatever it says.
+    gate_follows_config: bool,
     norm: &'static str,
     patches: &'static str,
     /// Epsilon when `config.json` does not say one.
@@ -31,6 +33,7 @@ const VIT: Dialect = Dialect {
     norms: ["layernorm_before", "layernorm_after"],
     attention: ["attention.attention.query", "attention.attention.key", "attention.attention.value", "attention.output.dense"],
     mlp: ["intermediate.dense", "output.dense"],
+    gate_follows_config: false,
     norm: "layernorm",
     patches: "embeddings.patch_embeddings.projection",
     eps: 1e-12,
@@ -43,16 +46,24 @@ const DINOV3: Dialect = Dialect {
     layout: "hf-dinov3-vit",
     architecture: "dinov3-vit",
     list: "layer",
-    attention: ["attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj"],
+    attention: PROJECTIONS,
     mlp: ["mlp.up_proj", "mlp.down_proj"],
+    gate_follows_config: true,
     norm: "norm",
     patches: "embeddings.patch_embeddings",
     eps: 1e-5,
     ..DINOV2
 };
 
-/// ViT and DINOv2.
+/// Names of the attention's layers in the modules of transformers 5, whose files keep the older names.
+const PROJECTIONS: [&str; 4] = ["attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj"];
+
+/// ViT and DINOv2, under the names of `save_pretrained` or those of a `state_dict` of transformers 5.
 pub(super) fn read(scope: Scope, facts: &Facts) -> Result<Read, Error> {
+    if scope.has_any("layers.0.layernorm_before") {
+        let dialect = Dialect { list: "layers", attention: PROJECTIONS, mlp: DINOV2.mlp, ..VIT };
+        return build(scope, facts, &dialect);
+    }
     let dialect = if scope.has_any("encoder.layer.0.layernorm_before") {
         VIT
     } else if scope.has("embeddings.register_tokens") {
@@ -60,6 +71,8 @@ pub(super) fn read(scope: Scope, facts: &Facts) -> Result<Read, Error> {
     } else {
         DINOV2
     };
+    let renamed = scope.has_any("encoder.layer.0.attention.q_proj.");
+    let dialect = if renamed { Dialect { attention: PROJECTIONS, ..dialect } } else { dialect };
     build(scope, facts, &dialect)
 }
 
@@ -104,7 +117,7 @@ fn build(mut scope: Scope, facts: &Facts, dialect: &Dialect) -> Result<Read, Err
     let blocks = (0..depth).map(|index| block(&mut scope, &format!("{}.{index}", dialect.list), dim, activation, dialect));
     let blocks = blocks.collect();
     let norm = scope.norm(dialect.norm, dim);
-    let mut report = scope.finish(dialect.layout, unneeded)?;
+    let mut report = scope.finish(dialect.layout, is_harmless)?;
     report.notes = notes;
     let eps = facts.config_float("layer_norm_eps").unwrap_or(dialect.eps) as f32;
     let vit = Vit { patch_size, dim, heads, eps, patch, prefix, positions, blocks, norm };
@@ -152,10 +165,13 @@ fn mlp(scope: &mut Scope, name: &str, dim: usize, activation: Option<Activation>
         let width = width(scope, &gate);
         let parts = [gate, format!("{name}.mlp.up_proj")].map(|layer| scope.linear_maybe_biased(&layer, width, dim));
         let output = scope.linear_maybe_biased(&format!("{name}.mlp.down_proj"), dim, width);
-        let activation = activation.unwrap_or(Activation::Silu);
+        let activation = activation.filter(|_| dialect.gate_follows_config).unwrap_or(Activation::Silu);
         return Mlp::Gated { input: Linear::stack(parts.into()), activation, output };
     }
     let [first, second] = dialect.mlp.map(|layer| format!("{name}.{layer}"));
+    if activation == Some(Activation::Silu) {
+        scope.reject(&format!("{first}.weight"), "is of a plain MLP, which has GELU here, and hidden_act of config.json is silu");
+    }
     let width = width(scope, &first);
     let input = scope.linear_maybe_biased(&first, width, dim);
     Mlp::Plain { input, output: scope.linear_maybe_biased(&second, dim, width) }

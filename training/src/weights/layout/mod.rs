@@ -1,11 +1,12 @@
 //! Recognises a layout by its tensor names.
 //!
-//! A name is wrapper + prefix + the layout's own name: `teacher.` + `module.backbone.` + `blocks.0.norm1.weight`. Both
-//! come from fixed lists, and only a layout's signature under them counts, so that nothing is stripped by guess.
+//! A name is a root ([`root`]) and the layout's own name: `teacher.module.backbone.` + `blocks.0.norm1.weight`.
 
+mod config;
 mod fused;
 mod huggingface;
 mod resnet;
+mod root;
 
 use std::collections::BTreeMap;
 
@@ -16,6 +17,7 @@ use super::scope::Scope;
 use super::spec::Backbone;
 use super::store::{Store, Tensor};
 use super::{Error, Key, Options, Report};
+pub(super) use root::side;
 
 /// What reading a layout gives.
 pub(super) struct Read {
@@ -25,12 +27,6 @@ pub(super) struct Read {
     pub(super) transform: Option<Transform>,
     pub(super) report: Report,
 }
-
-const TEACHER: [&str; 3] = ["teacher.", "model.teacher.", "state_dict.teacher."];
-const STUDENT: [&str; 3] = ["student.", "model.student.", "state_dict.student."];
-const PLAIN: [&str; 3] = ["", "state_dict.", "model."];
-/// Prefixes that data parallelism, DINO's multi-crop wrapper and Hugging Face's task heads put before the backbone.
-const PREFIXES: [&str; 8] = ["", "module.", "backbone.", "module.backbone.", "vit.", "dinov2.", "dinov2_with_registers.", "dinov3_vit."];
 
 /// A family of layouts that share their names.
 #[derive(Clone, Copy)]
@@ -60,16 +56,13 @@ const SIGNATURES: [(&str, Names); 8] = [
 ];
 
 /// Finds the backbone in a store and reads it.
-pub(super) fn read(store: &Store, config: Option<&Json>, options: Options) -> Result<Read, Error> {
-    let (wrapper, prefix, names) = find(store, options.key)?;
+pub(super) fn read(store: &Store, config: Option<&Json>, options: &Options) -> Result<Read, Error> {
     let mut notes = Vec::new();
-    let both = |list: &[&str]| list.iter().any(|wrapper| store.names().any(|name| name.starts_with(wrapper)));
-    if options.key.is_none() && both(&TEACHER) && both(&STUDENT) {
-        notes.push("there are a teacher and a student; the teacher is taken (--key student takes the other)".to_owned());
-    } else if options.key.is_none() && STUDENT.contains(&wrapper) {
-        notes.push("there is no teacher; the student is taken".to_owned());
+    let (root, names) = root::find(store, options, &mut notes)?;
+    if let Some(config) = config {
+        config::check(config, names)?;
     }
-    let scope = Scope::new(store, wrapper, prefix)?;
+    let scope = Scope::new(store, &root, &options.ignore)?;
     let facts = Facts::gather(store, config, options)?;
     let mut read = match names {
         Names::Fused => fused::read(scope, &facts),
@@ -87,15 +80,14 @@ pub(super) fn read(store: &Store, config: Option<&Json>, options: Options) -> Re
 
 /// Every tensor of a torchvision ResNet under its own name, batch norms included; none where the store holds another network.
 pub(super) fn resnet_tensors(store: &Store, key: Option<Key>) -> Result<Option<BTreeMap<String, Tensor>>, Error> {
-    let (wrapper, prefix, names) = find(store, key)?;
+    let (root, names) = root::find(store, &Options { key, ..Options::default() }, &mut Vec::new())?;
     if !matches!(names, Names::Resnet) {
         return Ok(None);
     }
-    let root = format!("{wrapper}{prefix}");
     let mut tensors = BTreeMap::new();
     let mut broken = Vec::new();
     for full in store.names() {
-        let Some(name) = full.strip_prefix(&root).filter(|name| !unneeded(name)) else { continue };
+        let Some(name) = full.strip_prefix(&root).filter(|name| !is_harmless(name)) else { continue };
         let tensor = store.read(full)?;
         if tensor.data.iter().any(|value| !value.is_finite()) {
             broken.push(full.to_owned());
@@ -103,28 +95,6 @@ pub(super) fn resnet_tensors(store: &Store, key: Option<Key>) -> Result<Option<B
         tensors.insert(name.to_owned(), tensor);
     }
     if broken.is_empty() { Ok(Some(tensors)) } else { Err(Error::NotFinite(broken)) }
-}
-
-fn find(store: &Store, key: Option<Key>) -> Result<(&'static str, &'static str, Names), Error> {
-    let wrappers = match key {
-        Some(Key::Teacher) => TEACHER.to_vec(),
-        Some(Key::Student) => STUDENT.to_vec(),
-        None => [TEACHER, PLAIN, STUDENT].concat(),
-    };
-    for wrapper in wrappers {
-        for prefix in PREFIXES {
-            for (signature, names) in SIGNATURES {
-                if store.shape(&format!("{wrapper}{prefix}{signature}")).is_some() {
-                    return Ok((wrapper, prefix, names));
-                }
-            }
-        }
-    }
-    if let Some(key) = key {
-        let name = if key == Key::Teacher { "teacher" } else { "student" };
-        return Err(Error::Unsupported(format!("there is no {name} in this checkpoint; leave out --key")));
-    }
-    Err(Error::UnknownLayout(store.names().map(str::to_owned).collect()))
 }
 
 /// What is known beside the tensors: the user's word, `config.json`, this project's metadata, DINO's arguments.
@@ -138,7 +108,7 @@ pub(super) struct Facts<'a> {
 }
 
 impl<'a> Facts<'a> {
-    fn gather(store: &Store, config: Option<&'a Json>, options: Options) -> Result<Self, Error> {
+    fn gather(store: &Store, config: Option<&'a Json>, options: &Options) -> Result<Self, Error> {
         let mut facts = Self { config, heads: options.heads, ..Self::default() };
         if let Some(text) = store.scalar("dino").and_then(Json::as_str) {
             let damaged = |reason: String| Error::Damaged { file: store.files()[0].clone(), reason };
@@ -245,9 +215,28 @@ fn prefix(cls: &Tensor, cls_position: &[f32], registers: Option<Tensor>, dim: us
     Tensor { shape: vec![data.len() / dim.max(1), dim], data }
 }
 
-/// Names that belong to training, not to the backbone.
-fn unneeded(name: &str) -> bool {
-    const PARTS: [&str; 9] =
-        ["head", "fc", "pooler", "classifier", "mask_token", "dino_head", "ibot_head", "local_cls_norm", "num_batches_tracked"];
-    name.split('.').any(|part| PARTS.contains(&part)) || name == "embeddings.mask_token"
+/// Whether a tensor is known not to change the backbone's features: heads, tokens of training, counters.
+fn is_harmless(name: &str) -> bool {
+    /// First parts of names.
+    const HEADS: [&str; 17] = [
+        "head",
+        "head_dist",
+        "heads",
+        "fc",
+        "pooler",
+        "classifier",
+        "mask_token",
+        "dino_head",
+        "ibot_head",
+        "local_cls_norm",
+        "dino_loss",
+        "ibot_patch_loss",
+        "prototypes",
+        "projector",
+        "projection_head",
+        "predictor",
+        "decode_head",
+    ];
+    let first = name.split('.').next().unwrap_or_default();
+    HEADS.contains(&first) || name == "embeddings.mask_token" || name.ends_with(".num_batches_tracked")
 }

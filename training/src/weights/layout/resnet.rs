@@ -3,7 +3,7 @@
 use super::super::Error;
 use super::super::scope::Scope;
 use super::super::spec::{Backbone, Conv, Linear, Resnet, Unit};
-use super::{Read, unneeded};
+use super::{Read, is_harmless};
 
 const LAYOUT: &str = "dino-resnet-pth";
 /// Epsilon of torchvision's batch norms.
@@ -23,7 +23,7 @@ pub(super) fn read(mut scope: Scope) -> Result<Read, Error> {
         }
         stages.push(units);
     }
-    let report = scope.finish(LAYOUT, unneeded)?;
+    let report = scope.finish(LAYOUT, is_harmless)?;
     Ok(Read {
         backbone: Backbone::Resnet(Resnet { stem, stages, dim: channels }),
         layout: LAYOUT,
