@@ -95,7 +95,7 @@ fn used(text: &str, own_name: &str) -> BTreeSet<String> {
             let mut depth = 0;
             let mut start = true;
             for (at, letter) in group.char_indices() {
-                if start && depth == 0 && !letter.is_whitespace() {
+                if start && depth == 0 && !letter.is_whitespace() && letter != '}' {
                     found.insert(name(&group[at..]));
                     start = false;
                 }
