@@ -20,8 +20,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 #[expect(clippy::print_stderr, reason = "commands keep no log")]
 pub(crate) fn open_model(path: &Path) -> Result<Model, ModelError> {
     let model = Model::open(path)?;
-    if let Some(understood) = model.understood() {
-        eprintln!("{understood}");
+    if let Some(summary) = model.summary() {
+        eprintln!("{summary}");
     }
     Ok(model)
 }
