@@ -37,9 +37,9 @@ def flags(folder: str) -> set[str]:
 
 
 def codes(source: str) -> set[str]:
-    """Variants of `Code` in snake case."""
-    body = source[source.index("pub enum Code") : source.index("impl Code")]
-    return {re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower() for name in re.findall(r"^    (\w+),", body, re.MULTILINE)}
+    """The error codes of the list `codes!`, in snake case."""
+    body = source[source.index("\ncodes! {") : source.index("\n}\n", source.index("\ncodes! {"))]
+    return {re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower() for name in re.findall(r"^        (\w+),", body, re.MULTILINE)}
 
 
 def main() -> int:

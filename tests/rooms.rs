@@ -130,7 +130,7 @@ fn check(source: &str, own_name: &str, walls: Walls) {
     assert_eq!(names, listed, "the rooms of {source} are those of its list in tests/rooms.rs");
     for (at, (room, allowed)) in walls.iter().enumerate() {
         let earlier = |other: &&str| walls[..at].iter().any(|(room, _)| room == other);
-        assert!(allowed.iter().all(|other| earlier(other)), "{source}: the list of `{room}` names a room that comes after it: a circle");
+        assert!(allowed.iter().all(earlier), "{source}: the list of `{room}` names a room that comes after it: a circle");
         for other in rooms[*room].iter().filter(|other| *other != room && names.contains(*other)) {
             assert!(allowed.contains(&other.as_str()), "{source}: `{room}` uses `{other}`, which tests/rooms.rs does not allow");
         }
