@@ -179,6 +179,43 @@ fn views_outside_their_storage_are_refused_before_memory_is_spent() {
     }
 }
 
+/// What `expand` makes: one number for many places.
+#[test]
+fn repeated_numbers_are_read() {
+    let work = tempfile::tempdir().unwrap();
+    let file = work.path().join("expanded.pth");
+    let pickle = Pickle::new().raw(b"}(").text("w").view("FloatStorage", "0", 2, 0, &[3, 2], &[0, 1]);
+    save(&file, &pickle.raw(b"u").end(), &[("0".to_owned(), little_endian(&[1.0, 2.0]))]);
+    assert_eq!(open(&file).unwrap().read("w").unwrap(), tensor(&[3, 2], &[1.0, 2.0, 1.0, 2.0, 1.0, 2.0]));
+}
+
+#[test]
+fn what_cannot_be_read_is_named_with_the_reason() {
+    let work = tempfile::tempdir().unwrap();
+    let file = work.path().join("model.pth");
+    // 8-bit floats are saved by another function, complex numbers in a storage of their own.
+    let eight_bits = Pickle::new().raw(b"}(").text("patch_embed.proj.weight").tensor("0", &[4, 3, 1, 1]).text("cls_token");
+    let eight_bits = eight_bits.global("torch._utils", "_rebuild_tensor_v3").raw(b")R").text("norm.weight");
+    let pickle = eight_bits.view("ComplexFloatStorage", "1", 1, 0, &[1], &[1]).raw(b"u").end();
+    save(&file, &pickle, &[("0".to_owned(), vec![0; 48]), ("1".to_owned(), vec![0; 8])]);
+    let options = dino_train::weights::Options { heads: Some(1), ..Default::default() };
+    let error = dino_train::weights::load(&file, &options).unwrap_err().to_string();
+    assert!(
+        error.contains("cls_token is saved by torch._utils._rebuild_tensor_v3") && error.contains("norm.weight is saved by"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_whole_module_says_how_to_save_its_weights() {
+    let work = tempfile::tempdir().unwrap();
+    let file = work.path().join("module.pth");
+    let parameters = Pickle::new().global("models", "Net").raw(b")R}(").text("_parameters").raw(b"}(").text("weight").tensor("0", &[1]);
+    save(&file, &parameters.raw(b"uub").end(), &[("0".to_owned(), vec![0; 4])]);
+    let error = open(&file).unwrap_err().to_string();
+    assert!(error.contains("state_dict()"), "{error}");
+}
+
 #[test]
 fn nothing_in_a_pickle_is_executed() {
     let work = tempfile::tempdir().unwrap();

@@ -24,11 +24,11 @@ pub(super) fn fit(vit: &Vit, manifest: &Manifest) -> Result<(Vit, Plan), Error> 
     let (height, width) = manifest.transform.output_size().unwrap_or((manifest.patch_size, manifest.patch_size));
     let patches = (height / manifest.patch_size) as usize * (width / manifest.patch_size) as usize;
     let graph = onnx::encode_taps(vit, (patches / TOKENS).max(1))?;
-    let mut trial = RawSession::of_bytes(&graph)?;
+    let mut session = RawSession::of_bytes(&graph)?;
     drop(graph);
     let mut rows = Rows::default();
     for input in pictures::for_calibration(&manifest.transform) {
-        let outputs = trial.run(input.insert_axis(Axis(0)).view())?;
+        let outputs = session.run(input.insert_axis(Axis(0)).view())?;
         rows.add(outputs);
     }
     if !rows.are_finite() {

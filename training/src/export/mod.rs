@@ -29,7 +29,7 @@ pub enum Error {
     Graph(#[from] onnx::Error),
     /// The graph was tried, and it does not run, or ONNX Runtime is missing.
     #[error("the exported model cannot be tried: {0}")]
-    RawSession(#[from] ModelError),
+    DoesNotRun(#[from] ModelError),
     /// The graph was tried, and its answers are no numbers.
     #[error("the exported model answers NaN or infinite values in {0}, so the checkpoint is broken; nothing was written")]
     NotFinite(&'static str),

@@ -35,13 +35,13 @@ pub enum Error {
     )]
     UnknownLayout(Vec<String>),
     /// The layout is known, and some tensors do not fit it.
-    #[error("the checkpoint does not fit the layout {layout}:{}{}", lines("missing", .missing), lines("wrong shape", .wrong))]
+    #[error("the checkpoint does not fit the layout {layout}:{}{}", lines("missing", .missing), lines("does not fit", .wrong))]
     Misfit {
         /// The layout that was recognised.
         layout: &'static str,
         /// Tensors that the layout needs and the checkpoint lacks, by their full names.
         missing: Vec<String>,
-        /// Tensors of another shape than the layout says, with both shapes.
+        /// Tensors of another shape than the layout says, with both shapes, and those that cannot be read, with the reason.
         wrong: Vec<String>,
     },
     /// The layout is known, and the network has more than it.

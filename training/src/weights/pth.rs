@@ -104,7 +104,7 @@ pub(super) fn add_legacy(store: &mut Store, path: &Path) -> Result<(), Error> {
     let mut storages = Storages::new();
     let mut at = at as u64;
     for key in keys {
-        let key = key_heap.str(*key).ok_or_else(|| damaged("a storage key is no text".to_owned()))?;
+        let key = key_heap.str(*key).ok_or_else(|| damaged("a storage key is no string".to_owned()))?;
         let size = *sizes.get(key).ok_or_else(|| damaged(format!("storage {key} has no known type")))?;
         let mut count = [0; 8];
         file.seek(SeekFrom::Start(at))?;
@@ -166,7 +166,17 @@ struct Walk<'a> {
 impl Walk<'_> {
     fn start(mut self, root: Id) -> Result<(), Error> {
         self.store.files.push(self.path.to_owned());
-        self.visit("", root, 0)
+        self.visit("", root, 0)?;
+        // Attributes of `torch.nn.Module`.
+        let is_module = |name: &str| name.split('.').any(|part| part == "_parameters" || part == "_modules");
+        if self.store.tensors.keys().any(|name| is_module(name)) {
+            return Err(Error::Unsupported(format!(
+                "{} is a whole module, saved by torch.save(model), which only its own Python code can open: save its weights with \
+                 torch.save(model.state_dict(), FILE)",
+                self.path.display()
+            )));
+        }
+        Ok(())
     }
 
     fn damaged(&self, reason: String) -> Error {
@@ -184,6 +194,16 @@ impl Walk<'_> {
             Value::Object { class, args, items, state } => {
                 if let Some(view) = self.tensor(name, *class, *args)? {
                     self.store.tensors.insert(name.to_owned(), view);
+                    return Ok(());
+                }
+                if let Some((module, function)) = heap.global(*class)
+                    && module.starts_with("torch.")
+                    && function.starts_with("_rebuild_")
+                {
+                    let reason = format!(
+                        "is saved by {module}.{function}, which is not read: save it as a plain float32, float16 or bfloat16 tensor"
+                    );
+                    self.store.unreadable.insert(name.to_owned(), reason);
                     return Ok(());
                 }
                 self.visit_items(name, items, depth)?;
@@ -238,6 +258,9 @@ impl Walk<'_> {
                     };
                     (class, args) = (*inner, *inner_args);
                 }
+                ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2", [storage, ..]) if self.is_unknown_type(*storage) => {
+                    return Ok(None);
+                }
                 ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2", [storage, offset, shape, strides, ..]) => {
                     return self.view(*storage, *offset, *shape, *strides).ok_or_else(malformed).map(Some);
                 }
@@ -245,6 +268,14 @@ impl Walk<'_> {
             }
         }
         Err(malformed())
+    }
+
+    /// Whether a storage is one of PyTorch's, of a type that has no plain conversion (complex and quantised numbers).
+    fn is_unknown_type(&self, storage: Id) -> bool {
+        let Value::Persistent(id) = self.heap.get(storage) else { return false };
+        let Some([_, class, ..]) = self.heap.tuple(*id) else { return false };
+        let is_torch = self.heap.global(*class).is_some_and(|(module, name)| module.starts_with("torch") && name.ends_with("Storage"));
+        is_torch && storage_of(self.heap, *id).is_none()
     }
 
     fn view(&self, storage: Id, offset: Id, shape: Id, strides: Id) -> Option<View> {

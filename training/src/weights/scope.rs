@@ -98,11 +98,14 @@ impl<'a> Scope<'a> {
     /// Takes a tensor of the given shape. If it is missing or does not fit, this is noted and an empty one returned.
     pub(super) fn take(&mut self, name: &str, shape: &[usize]) -> Tensor {
         if self.has(name) {
-            self.optional(name, shape).unwrap_or_default()
-        } else {
-            self.missing.insert(format!("{}{name}", self.root));
-            Tensor::default()
+            return self.optional(name, shape).unwrap_or_default();
         }
+        let full = format!("{}{name}", self.root);
+        match self.store.why_unreadable(&full) {
+            Some(reason) => self.wrong.insert(format!("{full} {reason}")),
+            None => self.missing.insert(full),
+        };
+        Tensor::default()
     }
 
     /// Takes a tensor that may be absent.

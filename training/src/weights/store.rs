@@ -12,6 +12,9 @@ use serde_json::Value as Json;
 use super::Error;
 use crate::weights::hash;
 
+/// Elements that a view may have which repeats those of a smaller storage: 64 MiB of float32.
+const MOST_REPEATED: u64 = 1 << 24;
+
 /// A float32 tensor in row-major order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tensor {
@@ -43,7 +46,9 @@ pub(super) struct View {
 pub struct Store {
     pub(super) files: Vec<PathBuf>,
     pub(super) tensors: BTreeMap<String, View>,
-    /// Numbers, truth values and texts by dotted path, for example `args.arch`.
+    /// Tensors that are there and cannot be read, and why.
+    pub(super) unreadable: BTreeMap<String, String>,
+    /// Numbers, truth values and strings by dotted path, for example `args.arch`.
     pub(super) scalars: BTreeMap<String, Json>,
 }
 
@@ -61,6 +66,11 @@ impl Store {
     /// A plain value that was stored beside the tensors.
     pub fn scalar(&self, path: &str) -> Option<&Json> {
         self.scalars.get(path)
+    }
+
+    /// Why a tensor that is there cannot be read.
+    pub(super) fn why_unreadable(&self, name: &str) -> Option<&str> {
+        self.unreadable.get(name).map(String::as_str)
     }
 
     /// The files that the checkpoint consists of.
@@ -124,7 +134,7 @@ impl View {
     }
 
     /// Number of elements, and how many elements of the storage lie between the first and the last (both included).
-    /// `None` if the view leaves its storage, or repeats elements to become larger than it.
+    /// `None` if the view leaves its storage, or repeats elements without end.
     fn extent(&self) -> Option<(usize, u64)> {
         let count = self.shape.iter().try_fold(1_usize, |product, side| product.checked_mul(*side))?;
         if count == 0 {
@@ -136,7 +146,9 @@ impl View {
         }
         let span = last.checked_add(1)?;
         let inside = self.offset.checked_add(span)? <= self.len;
-        (inside && count as u64 <= self.len && self.shape.len() == self.strides.len()).then_some((count, span))
+        // What `expand` makes repeats elements. That may not take much more memory than the file has bytes.
+        let bounded = count as u64 <= self.len.max(MOST_REPEATED);
+        (inside && bounded && self.shape.len() == self.strides.len()).then_some((count, span))
     }
 
     fn contiguous(&self) -> bool {

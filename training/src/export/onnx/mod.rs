@@ -20,7 +20,9 @@ const LARGEST: usize = i32::MAX as usize;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The weights do not fit into one file.
-    #[error("the weights take {0} bytes, more than the 2 GiB that one ONNX file can hold; try --precision f16 or int8")]
+    #[error(
+        "the weights take {0} bytes in this precision, more than the 2 GiB that one ONNX file can hold; f16 takes half of what f32 takes, int8 a quarter"
+    )]
     TooLarge(usize),
     /// Integers are for matrix products only.
     #[error("int8 is for vision transformers; export this ResNet as f32 or f16")]
