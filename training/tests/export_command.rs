@@ -25,6 +25,9 @@ fn success_says_how_many_tensors_were_used_and_names_the_rest() {
     all.insert("blocks.1.surprise".to_owned(), all["norm.bias"].clone());
     write(&weights, &all, &[]);
     let (output, said) = export(&weights, &work.path().join("model"), &["--heads", "4"]);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("not used: blocks.1.surprise") && said.contains("--ignore"), "{said}");
+    let (output, said) = export(&weights, &work.path().join("model"), &["--heads", "4", "--ignore", "blocks.1.surprise"]);
     assert_eq!(output.status.code(), Some(0), "{said}");
     assert!(said.contains(&format!("{count} tensors used")), "{said}");
     assert!(said.contains("blocks.1.surprise"), "{said}");
