@@ -14,7 +14,7 @@ CODES = "src/http/problem.rs"
 MANUAL = "docs/operations.md"
 SHOWN = ["docker/grafana/dashboards/dino.json", "docker/prometheus/alerts.yml"]
 # What each kind of metric is called in the answer of /metrics.
-SUFFIXES = {"Counter": ["_total"], "Times": ["_bucket", "_sum", "_count"], "Gauge": [""], "Share": [""], "Info": ["_info"]}
+SUFFIXES = {"Counter": ["_total"], "Times": ["_bucket", "_sum", "_count"], "Gauge": [""], "Ratio": [""], "Info": ["_info"]}
 
 
 def read(path: str) -> str:
@@ -23,7 +23,7 @@ def read(path: str) -> str:
 
 def metrics(source: str) -> set[str]:
     """Names in the answer of /metrics, by the fields of `Metrics` and their registrations."""
-    kinds = dict(re.findall(r"^    (\w+): (?:Family<\w+, )?(Counter|Times|Gauge|Share)\b", source, re.MULTILINE))
+    kinds = dict(re.findall(r"^    (\w+): (?:Family<\w+, )?(Counter|Times|Gauge|Ratio)\b", source, re.MULTILINE))
     names = set()
     for name, value in re.findall(r'register\(\s*"(\w+)",\s*"[^"]*",\s*(\w+)', source):
         names |= {f"dino_{name}{suffix}" for suffix in SUFFIXES[kinds.get(value, value)]}

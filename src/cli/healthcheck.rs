@@ -10,7 +10,7 @@ use anyhow::Context;
 use dino_server::http::Listen;
 
 /// Longest wait for each step: connecting, asking, and each part of the answer.
-const PATIENCE: Duration = Duration::from_secs(3);
+const TIMEOUT: Duration = Duration::from_secs(3);
 /// Most of an answer that is read; the reason is in its first lines.
 const MOST: u64 = 16 << 10;
 
@@ -56,9 +56,9 @@ struct Answer {
 
 /// One GET in HTTP/1.0: the server closes the connection after its answer, so that its end needs no parsing.
 fn ask(address: SocketAddr, path: &str) -> std::io::Result<Answer> {
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
     stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes())?;
     let mut answer = String::new();
     stream.take(MOST).read_to_string(&mut answer)?;

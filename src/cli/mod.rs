@@ -38,7 +38,7 @@ pub(crate) fn positive(text: &str) -> Result<usize, String> {
 }
 
 /// Names a file or row that is left out.
-#[expect(clippy::print_stderr, reason = "it is named to the one who runs the command")]
+#[expect(clippy::print_stderr, reason = "for the user of the command")]
 pub(crate) fn skipped(what: &str, reason: &str) {
     eprintln!("skipped {what}: {reason}");
 }

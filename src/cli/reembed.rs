@@ -104,7 +104,7 @@ impl fmt::Display for Missing {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "an item that is left out is named to the one who runs this")]
+#[expect(clippy::print_stderr, reason = "for the user of the command")]
 fn reembed(args: &Args, header: Header, mut items: Vec<NewItem>) -> anyhow::Result<(Header, Vec<NewItem>)> {
     let model = open_model(&args.model)?;
     let files: HashMap<String, PathBuf> = match &args.images {

@@ -7,7 +7,7 @@ use dino_program::signals;
 use dino_server::{
     config::ServeArgs,
     fetch::Fetcher,
-    http::{self, App, Entrance, KeyRing, Patience, State, Stop},
+    http::{self, App, Endpoint, KeyRing, ShutdownSignal, State, Timeouts},
     index::{self, Opening},
     serving::Registry,
     telemetry,
@@ -15,7 +15,7 @@ use dino_server::{
 };
 
 /// Time that clients are given to read their answers once those are ready, after SIGTERM.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+const ANSWER_TIME: Duration = Duration::from_secs(5);
 
 /// Serves until a signal ends it.
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
@@ -36,28 +36,23 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
     let (store, opening) = collections.open(options.request_timeout)?;
     let state = State::new(&options, keys, Registry::load(models)?, store, fetcher);
     let app = Arc::new(if log.otlp.is_some() { state.traced() } else { state });
-    let patience = Patience {
-        head: options.read_timeout,
-        write: options.write_timeout,
-        drain: options.request_timeout + LAST_WORDS,
-        connections: options.max_connections,
-    };
+    let timeouts = Timeouts { head: options.read_timeout, write: options.write_timeout, drain: options.request_timeout + ANSWER_TIME };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
     runtime.block_on(async {
-        let stop = Stop::new()?;
+        let stop = ShutdownSignal::new()?;
         http::watch_keys(app.clone())?;
         starting.is_over();
         announce("listening", &listeners)?;
-        let mut entrances = vec![Entrance { listeners, routes: http::routes(app.clone()) }];
+        let mut endpoints = vec![Endpoint { listeners, routes: http::routes(app.clone()) }];
         if let Some(listeners) = watch {
             announce("metrics", &listeners)?;
-            entrances.push(Entrance { listeners, routes: http::watch_routes(app.clone()) });
+            endpoints.push(Endpoint { listeners, routes: http::watch_routes(app.clone()) });
         }
         tokio::select! {
             // A store that is found to be damaged meanwhile ends the server as one that could not be opened.
             biased;
             error = failure(opening, app) => Err(error.into()),
-            served = http::serve(entrances, patience, stop) => Ok(served?),
+            served = http::serve(endpoints, timeouts, options.max_connections, stop) => Ok(served?),
         }
     })
 }
@@ -69,11 +64,11 @@ fn announce(what: &str, listeners: &[TcpListener]) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Waits for an error, for ever where there is none. Collections that have been opened are compared with the models.
+/// Waits for an error, and does not return where there is none. Collections that have been opened are compared with the models.
 async fn failure(opening: Opening, app: App) -> index::Error {
     match opening.finished().await {
         Ok(()) => {
-            http::report_unserved(&app);
+            http::report_unmatched_collections(&app);
             std::future::pending().await
         }
         Err(error) => error,

@@ -11,10 +11,11 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::{
-    App, call,
+    App,
     keys::Key,
     problem::{Code, Problem},
     quota::{BudgetExceeded, Quota, Reservation, STEP},
+    request_context,
     response::JsonBody,
 };
 use dino_vision::cancel;
@@ -33,33 +34,33 @@ pub(super) struct Encoder {
     key: Option<Arc<Key>>,
 }
 
-/// Bytes with the room that they take.
-struct Kept {
+/// Bytes with the memory that was reserved for them.
+struct CountedBytes {
     bytes: Bytes,
     _reservation: Reservation,
 }
 
-impl AsRef<[u8]> for Kept {
+impl AsRef<[u8]> for CountedBytes {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-/// A body whose room is free again when its memory is, which is after the last of it was handed to the socket.
-fn kept(bytes: Bytes, reservation: Reservation) -> Body {
-    Body::from(Bytes::from_owner(Kept { bytes, _reservation: reservation }))
+/// A body whose reservation ends when its memory is free, which is after the last byte was handed to the socket.
+fn counted_body(bytes: Bytes, reservation: Reservation) -> Body {
+    Body::from(Bytes::from_owner(CountedBytes { bytes, _reservation: reservation }))
 }
 
 impl Encoder {
     /// For the answer to the current request.
     pub(super) fn new(app: &App) -> Self {
-        Self { quota: Arc::clone(&app.answers), key: call::key() }
+        Self { quota: Arc::clone(&app.answers), key: request_context::key() }
     }
 
-    /// `value` as JSON. It takes its room as it grows.
+    /// `value` as JSON. Memory is reserved as it grows.
     ///
     /// # Errors
-    /// When there is no room.
+    /// When there is no memory left for answers.
     pub(super) fn json<T: Serialize>(&self, value: &T) -> Result<JsonBody<T>, Problem> {
         let mut out = Buffer { bytes: Vec::new(), reservation: self.quota.reserve(self.key.clone()), exceeded: None };
         if let Err(error) = serde_json::to_writer(&mut out, value) {
@@ -69,7 +70,7 @@ impl Encoder {
         let Buffer { mut bytes, mut reservation, .. } = out;
         bytes.shrink_to_fit();
         reservation.shrink_to(bytes.capacity() as u64);
-        let mut response = kept(bytes.into(), reservation).into_response();
+        let mut response = counted_body(bytes.into(), reservation).into_response();
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         response.extensions_mut().insert(Counted);
         Ok(JsonBody::of(response))
@@ -89,7 +90,7 @@ impl io::Write for Buffer {
         let (now, needed) = (self.bytes.capacity(), self.bytes.len() + more.len());
         if needed > now {
             let step = needed.next_multiple_of(STEP as usize);
-            // Twice as much, so that it is moved few times; where there is no room for that, there may still be enough.
+            // Twice as much, so that it is moved few times; where there is not that much, there may still be enough.
             for capacity in [step.max(2 * now), step] {
                 self.exceeded = self.reservation.reach(capacity as u64).err();
                 if self.exceeded.is_none() {
@@ -122,7 +123,7 @@ pub(super) async fn count(app: &App, key: Option<Arc<Key>>, response: Response) 
     }
     let (parts, body) = response.into_parts();
     match to_bytes(body, usize::MAX).await {
-        Ok(bytes) => Response::from_parts(parts, kept(bytes, reservation)),
+        Ok(bytes) => Response::from_parts(parts, counted_body(bytes, reservation)),
         Err(error) => Problem::new(Code::Internal, error.to_string()).into_response(),
     }
 }

@@ -23,14 +23,14 @@ use tokio::{
 };
 
 use super::{
-    call,
     problem::{Code, Problem},
+    request_context,
 };
 
-/// A client that is answered while it still sends should get to read the answer. So the rest of its body is thrown away
-/// for a while before it: closing at once would reset the connection under the client's hands.
+/// A client that is answered while it still sends should be able to read the answer. So the rest of its body is read and dropped for a
+/// while before it: closing the connection at once would reset it, and the answer would be lost.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
-/// The same bound in bytes: what is sent beyond this is a nuisance rather than a mistake.
+/// The same bound in bytes: a client that sends more does not do so by mistake.
 const DRAIN_BYTES: usize = 256 << 20;
 
 /// How much of a body is read, and for how long.
@@ -43,55 +43,55 @@ pub(super) struct BodyLimits {
 }
 
 /// The memory that the bodies of all requests share. A body takes its part as it arrives, not as it is announced, so
-/// that a client that promises much and sends little shuts no other client out.
+/// that a client that announces much and sends little does not block other clients.
 #[derive(Clone, Debug)]
 pub(super) struct BodyMemory(Arc<Semaphore>);
 
 /// A body's part of that memory, held until the request is answered.
-pub(super) type Share = OwnedSemaphorePermit;
+pub(super) type MemoryPermit = OwnedSemaphorePermit;
 
 impl BodyMemory {
-    /// Room for `bytes` bytes.
+    /// Memory of `bytes` bytes.
     pub(super) fn new(bytes: usize) -> Self {
         Self(Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))))
     }
 
     /// A part of it, if there is as much.
-    pub(super) fn take(&self, bytes: usize) -> Option<Share> {
+    pub(super) fn take(&self, bytes: usize) -> Option<MemoryPermit> {
         self.0.clone().try_acquire_many_owned(u32::try_from(bytes).ok()?).ok()
     }
 }
 
-/// Counts what a body becomes once it is read, as part of the request's memory. What is read takes more than its text, and how much
-/// more is up to the client.
+/// Counts what a body becomes once it is parsed, as part of the request's memory: values take more than their JSON, and how much more
+/// depends on the body.
 #[derive(Debug)]
 pub(super) struct Meter {
     memory: BodyMemory,
-    share: Share,
+    permit: MemoryPermit,
     /// Bytes that may still be taken.
     left: usize,
 }
 
 impl Meter {
-    /// For a body whose part of the memory is `share`, and whose length is at most `largest` bytes: what it becomes may be as large, too.
-    pub(super) fn new(memory: BodyMemory, share: Share, largest: usize) -> Self {
-        Self { memory, share, left: largest }
+    /// For a body whose part of the memory is `permit`, and whose length is at most `largest` bytes: what it becomes may be as large, too.
+    pub(super) fn new(memory: BodyMemory, permit: MemoryPermit, largest: usize) -> Self {
+        Self { memory, permit, left: largest }
     }
 
     /// Takes `bytes` for what was read.
     pub(super) fn take(&mut self, bytes: usize) -> Result<(), Problem> {
         let refused = || {
-            let detail = "what the body holds takes much more memory than its text: send it in several requests (--max-body)";
+            let detail = "what the body holds takes much more memory than its bytes: send it in several requests (--max-body)";
             Problem::new(Code::BodyTooLarge, detail)
         };
         self.left = self.left.checked_sub(bytes).ok_or_else(refused)?;
-        self.share.merge(self.memory.take(bytes).ok_or_else(no_room)?);
+        self.permit.merge(self.memory.take(bytes).ok_or_else(memory_exhausted)?);
         Ok(())
     }
 
     /// All that was taken.
-    pub(super) fn into_share(self) -> Share {
-        self.share
+    pub(super) fn into_permit(self) -> MemoryPermit {
+        self.permit
     }
 }
 
@@ -100,25 +100,25 @@ impl Meter {
 /// # Errors
 /// 413 when it is, or says that it is, longer than the limit; 408 when it takes too long; 429 when all bodies
 /// together take too much; 400 when the client broke off.
-pub(super) async fn read(parts: &Parts, body: Body, limits: BodyLimits, memory: &BodyMemory) -> Result<(Bytes, Share), Problem> {
+pub(super) async fn read(parts: &Parts, body: Body, limits: BodyLimits, memory: &BodyMemory) -> Result<(Bytes, MemoryPermit), Problem> {
     let declared = content_length(&parts.headers);
     if declared.is_some_and(|length| length > limits.bytes as u64) {
         return Err(too_large(limits.bytes));
     }
     let most = declared.map_or(limits.bytes, |length| length as usize);
     let mut read = Vec::new();
-    let mut share = memory.take(0).ok_or_else(no_room)?;
+    let mut permit = memory.take(0).ok_or_else(memory_exhausted)?;
     let mut chunks = body.into_data_stream();
     let until = Instant::now() + limits.time;
-    // Whichever comes first. Told as what it is, a body that is late, and not as a server that was too slow.
-    let until = call::deadline().map_or(until, |deadline| until.min(deadline));
+    // Whichever comes first. The error is that of a body that is late, not that of a server that is too slow.
+    let until = request_context::deadline().map_or(until, |deadline| until.min(deadline));
     timeout_at(until, async {
         while let Some(chunk) = chunks.next().await {
             let chunk = chunk.map_err(|error| Problem::new(Code::BadBody, format!("the body broke off: {error}")))?;
             if read.len() + chunk.len() > limits.bytes {
                 return Err(too_large(limits.bytes));
             }
-            grow(&mut read, chunk.len(), most, &mut share, memory)?;
+            grow(&mut read, chunk.len(), most, &mut permit, memory)?;
             read.extend_from_slice(&chunk);
         }
         Ok(())
@@ -130,12 +130,12 @@ pub(super) async fn read(parts: &Parts, body: Body, limits: BodyLimits, memory: 
             format!("the body did not arrive within {seconds} s (--read-timeout), or before the request's deadline (--request-timeout)");
         Problem::new(Code::BodyTimeout, detail)
     })??;
-    Ok((read.into(), share))
+    Ok((read.into(), permit))
 }
 
 /// Makes room in `read` for `more` bytes. All that is set aside is counted, and it follows what has arrived: a client may announce
 /// much and send little. Twice as much as before where that is not beyond `most`, so that a body is moved few times.
-fn grow(read: &mut Vec<u8>, more: usize, most: usize, share: &mut Share, memory: &BodyMemory) -> Result<(), Problem> {
+fn grow(read: &mut Vec<u8>, more: usize, most: usize, permit: &mut MemoryPermit, memory: &BodyMemory) -> Result<(), Problem> {
     let (now, needed) = (read.capacity(), read.len() + more);
     if needed <= now {
         return Ok(());
@@ -143,24 +143,24 @@ fn grow(read: &mut Vec<u8>, more: usize, most: usize, share: &mut Share, memory:
     let doubled = needed.max((2 * now).min(most));
     // Where other bodies leave no room for twice as much, there may still be enough.
     let taken = [doubled, needed].into_iter().find_map(|capacity| Some((capacity, memory.take(capacity - now)?)));
-    let (capacity, part) = taken.ok_or_else(no_room)?;
-    share.merge(part);
+    let (capacity, part) = taken.ok_or_else(memory_exhausted)?;
+    permit.merge(part);
     read.reserve_exact(capacity - read.len());
     Ok(())
 }
 
 /// Lets requests through, and reads on where they were answered before their body had arrived: an unknown route, a missing key, a
 /// route without a body, a body that is too large.
-pub(super) async fn read_on(request: Request, next: Next) -> Response {
+pub(super) async fn drain_after(request: Request, next: Next) -> Response {
     if request.body().is_end_stream() {
         return next.run(request).await;
     }
     let left = Arc::default();
     let is_expected = request.headers().contains_key(header::EXPECT);
-    let watched = |body: Body| Watched { body: Some(body.into_data_stream()), is_wanted: !is_expected, left: Arc::clone(&left) };
+    let watched = |body: Body| TrackedBody { body: Some(body.into_data_stream()), is_wanted: !is_expected, left: Arc::clone(&left) };
     let response = next.run(request.map(|body| Body::from_stream(watched(body)))).await;
     let rest = left.lock().take();
-    // Who was too slow has had its time.
+    // A client that was too slow is not read any further.
     if let Some(rest) = rest.filter(|_| response.status() != StatusCode::REQUEST_TIMEOUT) {
         drain(rest).await;
     }
@@ -168,7 +168,7 @@ pub(super) async fn read_on(request: Request, next: Next) -> Response {
 }
 
 /// A body that, when it is dropped, leaves behind what was not read of it.
-struct Watched {
+struct TrackedBody {
     /// None once it has ended or broken off.
     body: Option<BodyDataStream>,
     /// A client that expects to be told to go on sends nothing before, and the first read tells it to.
@@ -176,7 +176,7 @@ struct Watched {
     left: Arc<Mutex<Option<BodyDataStream>>>,
 }
 
-impl Stream for Watched {
+impl Stream for TrackedBody {
     type Item = Result<Bytes, axum::Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -190,7 +190,7 @@ impl Stream for Watched {
     }
 }
 
-impl Drop for Watched {
+impl Drop for TrackedBody {
     fn drop(&mut self) {
         let rest = self.body.take().filter(|rest| self.is_wanted && !rest.is_end_stream());
         *self.left.lock() = rest;
@@ -220,7 +220,7 @@ fn too_large(limit: usize) -> Problem {
     Problem::new(Code::BodyTooLarge, format!("the body is over this server's limit of {limit} bytes (--max-body)"))
 }
 
-fn no_room() -> Problem {
+fn memory_exhausted() -> Problem {
     let mut problem = Problem::new(
         Code::QueueFull,
         "the bodies of other requests fill the memory that there is for them (--body-memory); try again in a second",
@@ -236,11 +236,11 @@ mod tests {
     #[test]
     fn memory_is_taken_as_it_is_used_and_given_back() {
         let memory = BodyMemory::new(100);
-        let mut share = memory.take(0).unwrap();
-        share.merge(memory.take(60).unwrap());
+        let mut permit = memory.take(0).unwrap();
+        permit.merge(memory.take(60).unwrap());
         assert!(memory.take(41).is_none());
         let other = memory.take(40).unwrap();
-        drop(share);
+        drop(permit);
         assert!(memory.take(60).is_some());
         drop(other);
         assert!(memory.take(100).is_some());
@@ -250,11 +250,11 @@ mod tests {
     #[test]
     fn room_follows_what_arrived_and_is_counted() {
         let memory = BodyMemory::new(1000);
-        let (mut read, mut share) = (Vec::new(), memory.take(0).unwrap());
+        let (mut read, mut permit) = (Vec::new(), memory.take(0).unwrap());
         let mut arrive = |bytes: usize| {
-            grow(&mut read, bytes, 400, &mut share, &memory).unwrap();
+            grow(&mut read, bytes, 400, &mut permit, &memory).unwrap();
             read.resize(read.len() + bytes, 0);
-            (read.capacity(), share.num_permits())
+            (read.capacity(), permit.num_permits())
         };
         assert_eq!(arrive(1), (1, 1));
         assert_eq!(arrive(99), (100, 100));
@@ -264,8 +264,8 @@ mod tests {
         // No room for twice as much is no reason to refuse.
         let others = memory.take(590).unwrap();
         assert_eq!(arrive(9), (409, 409));
-        assert!(grow(&mut read, 11, 1000, &mut share, &memory).is_err());
-        drop((others, share));
+        assert!(grow(&mut read, 11, 1000, &mut permit, &memory).is_err());
+        drop((others, permit));
         assert!(memory.take(1000).is_some());
     }
 }

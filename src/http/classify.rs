@@ -1,4 +1,4 @@
-//! `POST /classify`: a vote of the nearest neighbours in a collection, or the verdict of a linear head.
+//! `POST /classify`: a vote of the nearest neighbours in a collection, or the classes of a linear head.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     index::{Collection, DEFAULT_EF, Filter, Neighbour, Search},
-    serving::{COLLECTION_POOLING, Seen, Served, UnknownHead},
+    serving::{COLLECTION_POOLING, Inferred, Served, UnknownHead},
     traces::timed,
 };
 use dino_vision::{
@@ -73,7 +73,7 @@ impl Default for Options {
 impl Options {
     fn check(&self) -> Result<(), Problem> {
         let refused = |why: String| Err(Problem::new(Code::BadParameter, why));
-        collections::check_reach(self.k, self.ef)?;
+        collections::check_search_bounds(self.k, self.ef)?;
         if !(self.temperature > 0.0 && self.temperature.is_finite()) {
             return refused(format!("temperature: must be above 0, not {}", self.temperature));
         }
@@ -110,13 +110,12 @@ pub(super) struct Answer {
     #[serde(skip_serializing_if = "Option::is_none")]
     head: Option<String>,
     model: String,
-    results: Vec<Verdict>,
+    results: Vec<Classification>,
 }
 
 /// What the neighbours of one picture, or the head, say.
 #[derive(Serialize, JsonSchema)]
-#[schemars(rename = "Classification")]
-struct Verdict {
+struct Classification {
     /// The best class, unless its score is under `min_score` or there was no vote.
     label: Option<String>,
     /// Score of the best class, 0 without votes.
@@ -144,59 +143,59 @@ pub(super) const ERRORS: &[Code] =
     &[Code::UnknownModel, Code::UnknownHead, Code::UnknownCollection, Code::ModelMismatch, Code::ModelLacksOutput, Code::StoreFailed];
 
 pub(super) async fn handle(State(app): State<App>, submission: Submission<Options>) -> Result<Timed<JsonBody<Answer>>, Problem> {
-    let Submission { pictures, options, room } = submission;
+    let Submission { pictures, options, lease } = submission;
     options.check()?;
-    let judge = if let Some(head) = &options.head {
-        Judge::Head(head.clone())
+    let classifier = if let Some(head) = &options.head {
+        Classifier::Head(head.clone())
     } else {
-        collections::check_together(pictures.len(), options.k, options.ef)?;
-        Judge::Collection(collections::find(&app, &options.collection).await?)
+        collections::check_total_bounds(pictures.len(), options.k, options.ef)?;
+        Classifier::Collection(collections::find(&app, &options.collection).await?)
     };
-    let served = match &judge {
-        Judge::Head(head) => app.registry.with_head(head, options.model.as_deref())?,
-        Judge::Collection(collection) => collections::model_of(&app, &**collection, options.model.as_deref())?,
+    let served = match &classifier {
+        Classifier::Head(head) => app.registry.with_head(head, options.model.as_deref())?,
+        Classifier::Collection(collection) => collections::model_of(&app, &**collection, options.model.as_deref())?,
     };
     let transform = served.manifest().transform.clone();
     let inference = infer(&app, &served, pictures, move |picture| transform.apply(picture)).await?;
-    let threads = match &judge {
-        Judge::Collection(_) => collections::searchers(&app),
-        Judge::Head(_) => &app.pool,
+    let threads = match &classifier {
+        Classifier::Collection(_) => collections::search_pool(&app),
+        Classifier::Head(_) => &app.pool,
     };
     let (encoder, timing) = (Encoder::new(&app), inference.timing);
-    let voting = threads.run(move || encoder.json(&answer(&served, &judge, &inference.seen, &options)?));
+    let voting = threads.run(move || encoder.json(&answer(&served, &classifier, &inference.inferred, &options)?));
     let answer = timed("vote", voting).await??;
-    drop(room);
+    drop(lease);
     Ok(timing.with(answer))
 }
 
-/// Who says what a picture shows.
-enum Judge {
+/// What classifies pictures.
+enum Classifier {
     Collection(Arc<dyn Collection>),
     /// The head of this name.
     Head(String),
 }
 
-fn answer(served: &Served, judge: &Judge, seen: &[Seen], options: &Options) -> Result<Answer, Problem> {
+fn answer(served: &Served, classifier: &Classifier, inferred: &[Inferred], options: &Options) -> Result<Answer, Problem> {
     let registers = served.manifest().registers as usize;
-    let mut answer = Answer { collection: None, head: None, model: served.name().into(), results: Vec::with_capacity(seen.len()) };
-    match judge {
-        Judge::Collection(collection) => {
+    let mut answer = Answer { collection: None, head: None, model: served.name().into(), results: Vec::with_capacity(inferred.len()) };
+    match classifier {
+        Classifier::Collection(collection) => {
             let search = Search { k: options.k, ef: options.ef, exact: options.exact, filter: options.filter.as_ref() };
-            let mut found = Vec::with_capacity(seen.len());
-            for seen in seen {
-                let vector = embedding::pool(&seen.outputs, registers, COLLECTION_POOLING)?;
+            let mut found = Vec::with_capacity(inferred.len());
+            for inferred in inferred {
+                let vector = embedding::pool(&inferred.outputs, registers, COLLECTION_POOLING)?;
                 found.push(collection.search(&vector.into_flat().to_vec(), &search)?);
             }
             let sizes = if options.balanced { Some(sizes(&**collection, &found)?) } else { None };
             answer.results = found.iter().map(|neighbours| vote_of(neighbours, sizes.as_ref(), options)).collect();
             answer.collection = Some(collection.name().to_string());
         }
-        Judge::Head(name) => {
+        Classifier::Head(name) => {
             let Some(head) = served.heads().get(name) else { return Err(UnknownHead::new(name, [served]).into()) };
-            for seen in seen {
-                let features = head.description().tokens.of(&seen.outputs, registers)?;
+            for inferred in inferred {
+                let features = head.description().tokens.of(&inferred.outputs, registers)?;
                 let row = head.probabilities(features.view()).index_axis_move(Axis(0), 0);
-                answer.results.push(verdict_of(head, row.as_slice().unwrap_or_default(), options));
+                answer.results.push(classification_of(head, row.as_slice().unwrap_or_default(), options));
             }
             answer.head = Some(name.clone());
         }
@@ -205,12 +204,12 @@ fn answer(served: &Served, judge: &Judge, seen: &[Seen], options: &Options) -> R
 }
 
 /// The classes of a head, best first; `probabilities` has one for each.
-fn verdict_of(head: &LinearHead, probabilities: &[f64], options: &Options) -> Verdict {
+fn classification_of(head: &LinearHead, probabilities: &[f64], options: &Options) -> Classification {
     let labels = head.description().classes.iter();
     let mut classes: Vec<_> = labels.zip(probabilities).map(|(label, &score)| ClassScore { label: label.clone(), score }).collect();
     // Stable: ties keep the order of the classes.
     classes.sort_by(|a, b| b.score.total_cmp(&a.score));
-    Verdict {
+    Classification {
         label: winner(&classes, options.min_score).cloned(),
         score: classes.first().map_or(0.0, |best| best.score),
         classes,
@@ -224,13 +223,13 @@ fn sizes(collection: &dyn Collection, found: &[Vec<Neighbour>]) -> Result<HashMa
     Ok(collection.label_counts(&labels)?)
 }
 
-fn vote_of(neighbours: &[Neighbour], sizes: Option<&HashMap<String, usize>>, options: &Options) -> Verdict {
+fn vote_of(neighbours: &[Neighbour], sizes: Option<&HashMap<String, usize>>, options: &Options) -> Classification {
     let ballots = neighbours.iter().map(|neighbour| (neighbour.item.labels.as_slice(), neighbour.similarity));
     let classes = match sizes {
         Some(sizes) => balanced_vote(ballots, options.temperature, |label| sizes.get(label).copied().unwrap_or_default()),
         None => vote(ballots, options.temperature),
     };
-    Verdict {
+    Classification {
         label: winner(&classes, options.min_score).cloned(),
         score: classes.first().map_or(0.0, |best| best.score),
         classes,

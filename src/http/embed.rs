@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     encoding::{Dtype, Encoded, Values},
-    serving::{Seen, Served},
+    serving::{Inferred, Served},
     traces::timed,
 };
 use dino_vision::{
@@ -89,7 +89,7 @@ impl Options {
         if binary_body && self.pooling == Pooling::Patches && self.dtype == Dtype::Int8 {
             return Err(Problem::new(
                 Code::BadParameter,
-                "encoding: patches as int8 have a scale each, which npy and raw have no place for; ask for json or base64",
+                "encoding: patches as int8 have a scale each, which npy and raw cannot hold; ask for json or base64",
             ));
         }
         Ok(())
@@ -100,21 +100,21 @@ impl Options {
 pub(super) const ERRORS: &[Code] = &[Code::UnknownModel, Code::ModelLacksOutput];
 
 pub(super) async fn handle(State(app): State<App>, submission: Submission<Options>) -> Result<Timed<Vectors>, Problem> {
-    let Submission { pictures, options, room } = submission;
+    let Submission { pictures, options, lease } = submission;
     let served = app.registry.get(options.model.as_deref())?;
     options.check(&served)?;
     let transform = served.manifest().transform.clone();
     let inference = infer(&app, &served, pictures, move |picture| transform.apply(picture)).await?;
-    let (timing, seen) = (inference.timing, inference.seen);
+    let (timing, inferred) = (inference.timing, inference.inferred);
     let encoder = Encoder::new(&app);
-    let vectors = timed("encode", app.pool.run(move || answer(&served, &seen, &options, &encoder))).await??;
-    drop(room);
+    let vectors = timed("encode", app.pool.run(move || answer(&served, &inferred, &options, &encoder))).await??;
+    drop(lease);
     Ok(timing.with(vectors))
 }
 
 /// One picture's rows: `[1, D]`, or `[patches, D]`.
-pub(super) fn rows(served: &Served, seen: &Seen, options: &Options) -> Result<Array3<f32>, Problem> {
-    let mut rows = embedding::pool(&seen.outputs, served.manifest().registers as usize, options.pooling)?;
+pub(super) fn rows(served: &Served, inferred: &Inferred, options: &Options) -> Result<Array3<f32>, Problem> {
+    let mut rows = embedding::pool(&inferred.outputs, served.manifest().registers as usize, options.pooling)?;
     if let Some(dimensions) = options.dimensions {
         rows = embedding::cut(&rows, dimensions)?;
     }
@@ -141,10 +141,10 @@ impl MediaTypes for ArrayFile {
     const NAMES: &'static [&'static str] = &[NPY, RAW];
 }
 
-fn answer(served: &Served, seen: &[Seen], options: &Options, encoder: &Encoder) -> Result<Vectors, Problem> {
-    let pictures: Vec<_> = seen.iter().map(|seen| rows(served, seen, options)).collect::<Result<_, _>>()?;
+fn answer(served: &Served, inferred: &[Inferred], options: &Options, encoder: &Encoder) -> Result<Vectors, Problem> {
+    let pictures: Vec<_> = inferred.iter().map(|inferred| rows(served, inferred, options)).collect::<Result<_, _>>()?;
     match options.encoding {
-        Encoding::Json | Encoding::Base64 => as_json(served, seen, options, &pictures, encoder).map(Either::First),
+        Encoding::Json | Encoding::Base64 => as_json(served, inferred, options, &pictures, encoder).map(Either::First),
         Encoding::Npy | Encoding::Raw => as_bytes(served, options, &pictures).map(Either::Second),
     }
 }
@@ -177,7 +177,7 @@ enum Scales {
 
 fn as_json(
     served: &Served,
-    seen: &[Seen],
+    inferred: &[Inferred],
     options: &Options,
     pictures: &[Array3<f32>],
     encoder: &Encoder,
@@ -203,7 +203,7 @@ fn as_json(
         dtype: options.dtype,
         pooling: options.pooling,
         embeddings,
-        grid: patches.then(|| seen.iter().map(|seen| shape_of(served.grid(seen))).collect()),
+        grid: patches.then(|| inferred.iter().map(|inferred| shape_of(served.grid(inferred))).collect()),
         scales: (options.dtype == Dtype::Int8).then_some(scales),
     })?;
     Ok(body)

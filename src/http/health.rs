@@ -22,7 +22,7 @@ use dino_program::manuals::COMMIT;
 /// How long an answer about the collections is good for.
 pub(super) const STORE_FRESHNESS: Duration = Duration::from_secs(1);
 /// Longest wait for one: probes give up by themselves after about three seconds.
-const STORE_PATIENCE: Duration = Duration::from_millis(2500);
+const STORE_TIMEOUT: Duration = Duration::from_millis(2500);
 
 /// The state of the process.
 #[derive(Serialize, JsonSchema)]
@@ -123,16 +123,16 @@ pub(super) async fn readyz(State(app): State<App>) -> Result<JsonBody<Ready>, Pr
     Ok(JsonBody::from(&Ready { status: "ready" }))
 }
 
-/// Asks whether the collections can be read and written: once for all who ask at the same time, and once in a second. Not among the
-/// threads that serve requests: those may all be waiting for the store.
+/// Checks whether the collections can be read and written: one check for all requests at a time, and at most one a second. Not on the
+/// threads that serve requests, which may all be waiting for the store.
 pub(super) async fn check_store(app: &App) -> Result<(), Problem> {
     let Some(store) = app.store.clone() else { return Ok(()) };
     let checked = app.store_check.get(|| async move {
         let checked = tokio::task::spawn_blocking(move || store.check().map_err(unready)).await;
         checked.unwrap_or_else(|_| Err(Panicked.into()))
     });
-    let Ok(outcome) = timeout(STORE_PATIENCE, checked).await else {
-        let seconds = STORE_PATIENCE.as_secs_f64();
+    let Ok(outcome) = timeout(STORE_TIMEOUT, checked).await else {
+        let seconds = STORE_TIMEOUT.as_secs_f64();
         return Err(Problem::new(Code::StoreUnreachable, format!("the collections have not answered for {seconds} s")));
     };
     outcome.unwrap_or_else(|| Err(Panicked.into()))

@@ -10,11 +10,12 @@ use ndarray::Array3;
 use tokio::time::Instant;
 
 use super::{
-    App, call,
+    App,
     problem::{Code, Problem},
+    request_context,
     response::Timed,
 };
-use crate::serving::{Panicked, PictureError, Seen, Served, UnknownHead, UnknownModel};
+use crate::serving::{Inferred, Panicked, PictureError, Served, UnknownHead, UnknownModel};
 use dino_vision::{
     batch::{Failure, Full},
     cancel::Cancelled,
@@ -50,7 +51,7 @@ impl Timing {
 
 /// The model's view of all pictures of a request, in their order.
 pub(super) struct Inference {
-    pub(super) seen: Vec<Seen>,
+    pub(super) inferred: Vec<Inferred>,
     pub(super) timing: Timing,
 }
 
@@ -63,14 +64,14 @@ pub(super) async fn infer<P>(app: &App, served: &Arc<Served>, pictures: Vec<Byte
 where
     P: Fn(&RgbImage) -> Array3<f32> + Clone + Send + 'static,
 {
-    let placed = pictures.into_iter().enumerate().collect();
-    let (inference, _) = infer_placed(app, served, placed, move |picture: &_| (prepare(picture), ())).await?;
+    let indexed = pictures.into_iter().enumerate().collect();
+    let (inference, _) = infer_indexed(app, served, indexed, move |picture: &_| (prepare(picture), ())).await?;
     Ok(inference)
 }
 
 /// As [`infer`], for pictures that have positions of their own in the request, and with what `prepare` makes of each
 /// beside the input.
-pub(super) async fn infer_placed<P, X>(
+pub(super) async fn infer_indexed<P, X>(
     app: &App,
     served: &Arc<Served>,
     pictures: Vec<(usize, Bytes)>,
@@ -80,39 +81,39 @@ where
     P: Fn(&RgbImage) -> (Array3<f32>, X) + Clone + Send + 'static,
     X: Send + 'static,
 {
-    let deadline = call::deadline().unwrap_or_else(|| Instant::now() + app.limits.time);
+    let deadline = request_context::deadline().unwrap_or_else(|| Instant::now() + app.limits.time);
     let limits = app.limits.media;
     let many = pictures.len() > 1;
-    call::runs(served.name());
+    request_context::set_model(served.name());
     count_pixels(app, &pictures).await?;
-    let (seen, beside): (Vec<Seen>, Vec<X>) = stream::iter(pictures)
+    let (inferred, beside): (Vec<Inferred>, Vec<X>) = stream::iter(pictures)
         .map(|(index, bytes)| {
             let prepare = prepare.clone();
             async move {
-                let outcome = served.see(&app.pool, bytes, limits, prepare, deadline).await;
+                let outcome = served.infer(&app.pool, bytes, limits, prepare, deadline).await;
                 outcome.map_err(|error| Problem::from(error).at(index).naming(index, many))
             }
         })
-        .buffered(served.on_the_way())
+        .buffered(served.max_in_flight())
         .try_collect::<Vec<_>>()
         .await?
         .into_iter()
         .unzip();
-    call::is_inferred();
-    app.metrics.seen(served.name(), &seen);
+    request_context::set_inferred();
+    app.metrics.inferred(served.name(), &inferred);
     let mut timing = Timing::default();
-    for picture in &seen {
+    for picture in &inferred {
         timing.decode += picture.decoded;
         timing.transform += picture.transformed;
         timing.queue += picture.waited;
         timing.infer += picture.ran;
     }
-    Ok((Inference { seen, timing }, beside))
+    Ok((Inference { inferred, timing }, beside))
 }
 
 /// Takes what the pictures declare out of the budget of the caller's key, where that has one.
 async fn count_pixels(app: &App, pictures: &[(usize, Bytes)]) -> Result<(), Problem> {
-    let Some(key) = call::key().filter(|key| key.counts_pixels()) else {
+    let Some(key) = request_context::key().filter(|key| key.counts_pixels()) else {
         return Ok(());
     };
     let limits = app.limits.media;

@@ -1,8 +1,8 @@
 //! JSON bodies, read to the letter and within bounds.
 //!
-//! What is parsed never takes much more memory than its text. Values are looked at where they stand in the body, and only those that
-//! are known are built: a member that is not known is refused at its name, lists are bounded as they are read, and depth and texts
-//! are measured before. A member that is null counts as one that is absent, whatever its type.
+//! What is parsed never takes much more memory than the body. Values are read where they stand in the body, and only those that are
+//! known are built: a member that is not known is refused at its name, lists are bounded as they are read, and depth and strings are
+//! measured before. A member that is null counts as one that is absent, whatever its type.
 
 use std::{borrow::Cow, cell::Cell, fmt};
 
@@ -26,11 +26,11 @@ use super::{
 
 /// Deepest nesting of a body.
 const MAX_DEPTH: usize = 128;
-/// Longest text of an option in bytes, as it is written. Errors repeat what they find, escaped.
-const MAX_TEXT: usize = 4096;
+/// Longest string of an option in bytes, as it is written. Errors repeat what they find, escaped.
+const MAX_STRING: usize = 4096;
 /// Longest name of a member in bytes, as it is written. Errors say where they are, and so repeat it.
 const MAX_NAME: usize = 4096;
-/// As much of an error's words is written at all, in bytes: more than an escaped text of [`MAX_TEXT`]. An answer repeats less of it.
+/// As much of an error's words is written at all, in bytes: more than an escaped string of [`MAX_STRING`]. An answer repeats less of it.
 const CLIPPED: usize = 1 << 16;
 /// Longest name of a member that is not known and that an error repeats, in characters.
 const MAX_UNKNOWN: usize = 64;
@@ -62,10 +62,10 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<App> for Strict<T> {
     }
 }
 
-/// Members whose texts may be longer than those of other options.
+/// Members whose strings may be longer than those of other options.
 pub(super) const LONG: &[&str] = &["filter"];
 
-/// Reads an object, and says where it is wrong. Texts in the members `long` may have any length.
+/// Reads an object, and says where it is wrong. Strings in the members `long` may have any length.
 pub(super) fn parse<'de, T: Deserialize<'de>>(json: &'de [u8], long: &[&str]) -> Result<T, Problem> {
     object(json, &[], long, &mut [])
 }
@@ -139,17 +139,17 @@ fn clipped(written: impl fmt::Display) -> String {
     clip.0
 }
 
-/// How deep JSON is nested, and how long its longest text and its longest name are, in bytes; of what is no JSON, something.
+/// How deep JSON is nested, and how long its longest string and its longest name are, in bytes. Of what is no JSON the numbers mean nothing.
 struct Shape {
     depth: usize,
-    text: usize,
+    string: usize,
     name: usize,
 }
 
 impl Shape {
     fn of(json: &[u8]) -> Self {
-        let (mut shape, mut depth, mut at) = (Self { depth: 0, text: 0, name: 0 }, 0_usize, 0);
-        // Of the text that ended last.
+        let (mut shape, mut depth, mut at) = (Self { depth: 0, string: 0, name: 0 }, 0_usize, 0);
+        // Of the string that ended last.
         let mut last = 0;
         while let Some(byte) = json.get(at) {
             at += 1;
@@ -161,9 +161,9 @@ impl Shape {
                 b'}' | b']' => depth = depth.saturating_sub(1),
                 b'"' => {
                     let start = at;
-                    at = end_of_text(json, at);
+                    at = end_of_string(json, at);
                     last = at - start;
-                    shape.text = shape.text.max(last);
+                    shape.string = shape.string.max(last);
                 }
                 b':' => shape.name = shape.name.max(last),
                 _ => {}
@@ -173,8 +173,8 @@ impl Shape {
     }
 }
 
-/// The position after the quote that ends the text which begins at `at`.
-fn end_of_text(json: &[u8], mut at: usize) -> usize {
+/// The position after the quote that ends the string which begins at `at`.
+fn end_of_string(json: &[u8], mut at: usize) -> usize {
     while let Some(found) = json.get(at..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
         at += found;
         if json[at] == b'"' {
@@ -185,7 +185,7 @@ fn end_of_text(json: &[u8], mut at: usize) -> usize {
     json.len()
 }
 
-/// An object whose members are read one by one out of its text.
+/// An object whose members are read one by one out of its JSON.
 struct Object<'a, 'de> {
     json: &'de [u8],
     query: &'de [(String, String)],
@@ -275,8 +275,8 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Present<'_, 'de, A> {
                 }
                 continue;
             }
-            if !self.object.long.contains(&name) && Shape::of(value.get().as_bytes()).text > MAX_TEXT {
-                return Err(A::Error::custom(format_args!("{name}: a text has more than {MAX_TEXT} bytes")));
+            if !self.object.long.contains(&name) && Shape::of(value.get().as_bytes()).string > MAX_STRING {
+                return Err(A::Error::custom(format_args!("{name}: a string has more than {MAX_STRING} bytes")));
             }
             self.given.push(name);
             self.value = Some(MemberValue::Body(value));
@@ -440,8 +440,8 @@ impl<'de, F: FnMut(usize, &'de RawValue) -> Result<(), Problem>> Visitor<'de> fo
 /// Reads a member that was handed back as it is. Its strings are short.
 pub(super) fn read_member<'de, T: Deserialize<'de>>(name: &str, value: &'de RawValue) -> Result<T, Problem> {
     let refused = |reason: &str| Problem::new(Code::BadParameter, format!("{name}: {reason}"));
-    if Shape::of(value.get().as_bytes()).text > MAX_TEXT {
-        return Err(refused(&format!("a text has more than {MAX_TEXT} bytes")));
+    if Shape::of(value.get().as_bytes()).string > MAX_STRING {
+        return Err(refused(&format!("a string has more than {MAX_STRING} bytes")));
     }
     serde_json::from_str(value.get()).map_err(|error| {
         let reason = error.to_string();
@@ -449,7 +449,7 @@ pub(super) fn read_member<'de, T: Deserialize<'de>>(name: &str, value: &'de RawV
     })
 }
 
-/// The text that a value is, where it is one; not copied where nothing in it is escaped.
+/// The string that a value is, where it is one; not copied where nothing in it is escaped.
 pub(super) fn text(value: &RawValue) -> Option<Cow<'_, str>> {
     let inside = value.get().strip_prefix('"')?.strip_suffix('"')?;
     if inside.contains('\\') { serde_json::from_str(value.get()).ok().map(Cow::Owned) } else { Some(Cow::Borrowed(inside)) }
@@ -564,8 +564,8 @@ mod tests {
             (r#"{"kk":[[[]]]}"#, Code::BadParameter, "unknown field `kk`, expected one of `k`, `name`, `exact`"),
             (&format!(r#"{{"{long}":1}}"#), Code::BadParameter, "the name of a member"),
             (r#"{"k":1e999}"#, Code::BadJson, "out of range"),
-            (&format!(r#"{{"k":"{long}"}}"#), Code::BadParameter, "k: a text has more than"),
-            (&format!(r#"{{"k":["{long}"]}}"#), Code::BadParameter, "k: a text has more than"),
+            (&format!(r#"{{"k":"{long}"}}"#), Code::BadParameter, "k: a string has more than"),
+            (&format!(r#"{{"k":["{long}"]}}"#), Code::BadParameter, "k: a string has more than"),
             (&format!(r#"{{"k":{}1{}}}"#, "[".repeat(10_000), "]".repeat(10_000)), Code::BadJson, "deep"),
             (&"[".repeat(10_000), Code::BadJson, "deep"),
         ] {
@@ -579,8 +579,8 @@ mod tests {
     #[test]
     fn brackets_in_texts_are_no_depth() {
         let shape = Shape::of(br#"{"a[[[":["\"[{\\",{"b":"]"}]}"#);
-        assert_eq!((shape.depth, shape.text, shape.name), (3, 7, 5));
-        assert_eq!(Shape::of(br#""\"#).text, 1);
+        assert_eq!((shape.depth, shape.string, shape.name), (3, 7, 5));
+        assert_eq!(Shape::of(br#""\"#).string, 1);
     }
 
     #[test]

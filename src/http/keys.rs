@@ -31,8 +31,9 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::{
-    App, call,
+    App,
     problem::{Code, Problem},
+    request_context,
 };
 
 /// Shortest key: what is shorter can be guessed.
@@ -294,7 +295,7 @@ pub(super) async fn check(State(app): State<App>, path: Option<MatchedPath>, req
         Ok(key) => {
             if let Some(key) = key {
                 tracing::Span::current().record("key", key.name());
-                call::has_key(key);
+                request_context::set_key(key);
             }
             next.run(request).await
         }

@@ -19,9 +19,9 @@ use tower_http::{
 use tracing::Span;
 
 use super::{
-    App, body, call, keys, method_not_allowed, origin,
+    App, body, keys, method_not_allowed, origin,
     problem::{Code, Problem},
-    trace, unknown_route,
+    request_context, trace, unknown_route,
 };
 
 /// Request id, taken from the client or made here; in the answer and in each line of the log.
@@ -41,10 +41,10 @@ pub(super) fn around(app: App, routes: Router<App>) -> Router {
                 .on_failure(()),
         )
         .layer(PropagateRequestIdLayer::new(REQUEST_ID))
-        .layer(from_fn(body::read_on))
+        .layer(from_fn(body::drain_after))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(cors(&app.origins))
-        .layer(from_fn_with_state(app.clone(), call::follow))
+        .layer(from_fn_with_state(app.clone(), request_context::enter))
         .layer(from_fn_with_state(app.clone(), origin::check))
         .layer(from_fn_with_state(app.clone(), keys::check));
     let routes = routes

@@ -41,7 +41,7 @@ use super::{
 };
 use crate::{
     index::{Error, Info as Collected, Recall},
-    serving::Seen,
+    serving::Inferred,
     telemetry,
 };
 use dino_program::manuals::COMMIT;
@@ -103,7 +103,7 @@ struct Connections {
 }
 
 type Times<L> = Family<L, Histogram, fn() -> Histogram>;
-type Share = Gauge<f64, std::sync::atomic::AtomicU64>;
+type Ratio = Gauge<f64, std::sync::atomic::AtomicU64>;
 
 /// Everything that is counted.
 pub(super) struct Metrics {
@@ -130,14 +130,14 @@ struct Listing {
 /// What is looked up for one answer.
 #[derive(Default)]
 struct Found {
-    recall: Family<Collection, Share>,
+    recall: Family<Collection, Ratio>,
     inside: Gauge,
     waiting: Family<Model, Gauge>,
     workers: Family<Workers, Gauge>,
     models: Family<Loaded, Gauge>,
     items: Family<Items, Gauge>,
     damaged: Family<Collection, Gauge>,
-    age: Share,
+    age: Ratio,
     store_ready: Gauge,
     store_reachable: Gauge,
     store_connections: Family<Connections, Gauge>,
@@ -201,20 +201,20 @@ impl Metrics {
         self.requests.get_or_create(&Request { route, model: model.to_owned(), status: status.as_u16() }).inc();
     }
 
-    /// Counts pictures that a model has seen.
-    pub(super) fn seen(&self, model: &str, seen: &[Seen]) {
+    /// Counts pictures that a model has run.
+    pub(super) fn inferred(&self, model: &str, inferred: &[Inferred]) {
         let stage = |stage| self.stages.get_or_create_owned(&Stage { model: model.to_owned(), stage });
         let (decode, transform, queue, inference) = (stage("decode"), stage("transform"), stage("queue"), stage("inference"));
         let model = Model { model: model.to_owned() };
         let batches = self.batches.get_or_create_owned(&model);
-        for picture in seen {
+        for picture in inferred {
             decode.observe(picture.decoded.as_secs_f64());
             transform.observe(picture.transformed.as_secs_f64());
             queue.observe(picture.waited.as_secs_f64());
             inference.observe(picture.ran.as_secs_f64());
             batches.observe(picture.batch as f64);
         }
-        self.pictures.get_or_create(&model).inc_by(seen.len() as u64);
+        self.pictures.get_or_create(&model).inc_by(inferred.len() as u64);
     }
 
     /// Counts the time that it took to write an answer.

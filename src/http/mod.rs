@@ -4,7 +4,6 @@
 
 mod answer;
 mod body;
-mod call;
 mod classify;
 mod collections;
 mod docs;
@@ -26,6 +25,7 @@ mod parameters;
 mod problem;
 mod quota;
 mod remote;
+mod request_context;
 mod response;
 mod segment;
 mod server;
@@ -34,7 +34,7 @@ mod single_flight;
 mod state;
 mod submission;
 mod trace;
-mod unserved;
+mod unmatched_collections;
 mod write_deadline;
 
 use aide::axum::{
@@ -58,10 +58,10 @@ use openapi::operation::{Tag, describe};
 pub use options::{Options, OptionsError, StoreImages};
 use origin::Guard;
 pub use problem::{Code, Problem};
-pub use server::{Entrance, Patience, Stop, serve, watch_keys};
+pub use server::{Endpoint, ShutdownSignal, Timeouts, serve, watch_keys};
 pub use state::{App, State};
-pub use submission::{Room, Submission};
-pub use unserved::report as report_unserved;
+pub use submission::{Lease, Submission};
+pub use unmatched_collections::report as report_unmatched_collections;
 
 /// All routes of the server.
 pub fn routes(app: App) -> Router {
@@ -130,7 +130,7 @@ pub fn watch_routes(app: App) -> Router {
         .fallback(unknown_route)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(app.clone(), origin::check_watch))
-        .layer(from_fn(body::read_on))
+        .layer(from_fn(body::drain_after))
         .with_state(app)
 }
 

@@ -96,7 +96,7 @@ pub(super) async fn reload(State(app): State<App>, PathOf(path): PathOf<ModelPat
     let seconds = began.elapsed().as_secs_f64();
     tracing::info!(model = served.name(), changed, seconds, "reloaded");
     if changed {
-        super::report_unserved(&app);
+        super::report_unmatched_collections(&app);
     }
     Ok(JsonBody::from(&Reloaded { model: served.name().to_owned(), fingerprint: served.fingerprint().to_owned(), changed, seconds }))
 }

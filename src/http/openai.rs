@@ -16,12 +16,12 @@ use super::{
     infer::infer,
     json,
     problem::{Code, Problem},
-    remote::{self, Sent},
+    remote::{self, ImageSource},
     response::{JsonBody, Timed},
-    submission::{JsonUpload, Room, at_least_one, picture_from_text, pictures_from_list},
+    submission::{JsonUpload, Lease, at_least_one, picture_from_text, pictures_from_list},
 };
 use crate::{
-    serving::{Seen, Served},
+    serving::{Inferred, Served},
     traces::timed,
 };
 
@@ -52,7 +52,7 @@ fn one_or_many(_: &mut SchemaGenerator) -> Schema {
 }
 
 /// What is asked of the pictures.
-struct Wanted {
+struct EmbeddingOptions {
     model: Option<String>,
     format: Format,
     dimensions: Option<usize>,
@@ -117,24 +117,24 @@ pub(super) async fn handle(State(app): State<App>, body: Body) -> Result<Timed<J
 async fn answer(app: &App, body: Body) -> Result<Timed<JsonBody<Answer>>, Problem> {
     let JsonUpload { body, memory, .. } = body?;
     let most = app.limits.pictures;
-    let (mut pictures, wanted) = app.pool.run(move || parse(&body.body, most)).await??;
-    let mut room = Room::take(app, at_least_one(&pictures)?, memory)?;
-    let served = app.registry.get(wanted.model.as_deref())?;
-    let options = embed::Options::cut_to(wanted.dimensions);
+    let (mut pictures, options_of_request) = app.pool.run(move || parse(&body.body, most)).await??;
+    let mut lease = Lease::take(app, at_least_one(&pictures)?, memory)?;
+    let served = app.registry.get(options_of_request.model.as_deref())?;
+    let options = embed::Options::cut_to(options_of_request.dimensions);
     options.check(&served)?;
-    remote::fetch(app, pictures.iter_mut().enumerate(), &mut room).await?;
-    let pictures = pictures.into_iter().map(|sent| sent.bytes).collect();
+    remote::fetch(app, pictures.iter_mut().enumerate(), &mut lease).await?;
+    let pictures = pictures.into_iter().map(|source| source.bytes).collect();
     let transform = served.manifest().transform.clone();
     let inference = infer(app, &served, pictures, move |picture| transform.apply(picture)).await?;
     let timing = inference.timing;
     let encoder = Encoder::new(app);
-    let listing = move || encoder.json(&list(&served, &inference.seen, &options, wanted.format)?);
+    let listing = move || encoder.json(&list(&served, &inference.inferred, &options, options_of_request.format)?);
     let answer = timed("encode", app.pool.run(listing)).await??;
-    drop(room);
+    drop(lease);
     Ok(timing.with(answer))
 }
 
-fn parse(body: &[u8], most: usize) -> Result<(Vec<Sent>, Wanted), Problem> {
+fn parse(body: &[u8], most: usize) -> Result<(Vec<ImageSource>, EmbeddingOptions), Problem> {
     let Request { input, model, encoding_format: format, dimensions, .. } = json::parse(body, &["input"])?;
     let pictures = if let Some(text) = json::text(input) {
         vec![picture_from_text(text).map_err(|problem| problem.at(0))?]
@@ -143,20 +143,20 @@ fn parse(body: &[u8], most: usize) -> Result<(Vec<Sent>, Wanted), Problem> {
             || Problem::new(Code::BadParameter, "input: expected a data URI, base64, or a list of them; text and tokens are not embedded");
         pictures_from_list(input, most, refused)?
     };
-    Ok((pictures, Wanted { model, format, dimensions }))
+    Ok((pictures, EmbeddingOptions { model, format, dimensions }))
 }
 
-fn list(served: &Served, seen: &[Seen], options: &embed::Options, format: Format) -> Result<Answer, Problem> {
-    let entry = |(index, seen): (usize, &Seen)| {
-        let vector: Vec<f32> = rows(served, seen, options)?.into_iter().collect();
+fn list(served: &Served, inferred: &[Inferred], options: &embed::Options, format: Format) -> Result<Answer, Problem> {
+    let entry = |(index, inferred): (usize, &Inferred)| {
+        let vector: Vec<f32> = rows(served, inferred, options)?.into_iter().collect();
         let embedding = match format {
             Format::Float => Vector::Float(vector),
             Format::Base64 => Vector::Base64(STANDARD.encode(vector.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>())),
         };
         Ok(Entry { object: "embedding", index, embedding })
     };
-    let data = seen.iter().enumerate().map(entry).collect::<Result<_, Problem>>()?;
-    let tokens = |seen: &Seen| 1 + served.manifest().registers as usize + served.grid(seen).len();
-    let tokens = seen.iter().map(tokens).sum();
+    let data = inferred.iter().enumerate().map(entry).collect::<Result<_, Problem>>()?;
+    let tokens = |inferred: &Inferred| 1 + served.manifest().registers as usize + served.grid(inferred).len();
+    let tokens = inferred.iter().map(tokens).sum();
     Ok(Answer { object: "list", data, model: served.name().into(), usage: Usage { prompt_tokens: tokens, total_tokens: tokens } })
 }

@@ -1,9 +1,9 @@
 //! Requests that web pages make a browser send: whether their origin may ask.
 //!
-//! A page that somebody visits can reach servers on that person's machine: with requests that browsers send to any origin without
-//! asking first (`text/plain`, forms, pictures), or by letting the name of its own host point to the machine (DNS rebinding). A
-//! server without keys would obey both. So pages of other origins are refused unless `--cors-origin` names them, and on loopback
-//! also requests for any host that is not this machine. What is no browser sends no `Origin`, and goes on as before.
+//! A web page can reach servers on the machine of its visitor: with requests that browsers send to any origin without a preflight
+//! (`text/plain`, forms, pictures), or by letting the name of its own host point to that machine (DNS rebinding). A server without
+//! keys would obey both. So pages of other origins are refused unless `--cors-origin` names them, and on loopback
+//! also requests for any host that is not this machine. Other clients send no `Origin`, and are not affected.
 //!
 //! A server with keys looks at neither: browsers add no key by themselves.
 

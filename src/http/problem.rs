@@ -206,7 +206,7 @@ impl Problem {
     }
 }
 
-/// A text of at most [`MOST`] bytes and what marks the gap, in one line. The end stays: it says what to do.
+/// At most [`MOST`] bytes and the mark of a gap, in one line. The end stays: it says what to do.
 fn shortened(text: Cow<'static, str>) -> Cow<'static, str> {
     if text.len() <= MOST && !text.contains(char::is_control) {
         return text;

@@ -14,7 +14,7 @@ pub(super) const STEP: u64 = 64 << 10;
 
 /// What there is for all requests together.
 pub(super) struct Quota {
-    room: Budget,
+    budget: Budget,
     bytes: u64,
     held: Mutex<Reserved>,
 }
@@ -45,26 +45,26 @@ pub(super) struct Reservation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum BudgetExceeded {
     /// This request alone would take more than it ever may.
-    #[error("{} would take more than {most} bytes ({}): {}", .room.one(), .room.flag(), .room.way_out())]
+    #[error("{} would take more than {most} bytes ({}): {}", .budget.one(), .budget.flag(), .budget.way_out())]
     TooLarge {
         /// What there is too little of.
-        room: Budget,
+        budget: Budget,
         /// Bytes that it may take.
         most: u64,
     },
     /// Other requests with the same key hold what a key may hold.
-    #[error("{} of this API key hold what one key may hold, {most} bytes, half of {}: read those first, and try again", .room.many(), .room.flag())]
+    #[error("{} of this API key hold what one key may hold, {most} bytes, half of {}: read those first, and try again", .budget.many(), .budget.flag())]
     Key {
         /// What there is too little of.
-        room: Budget,
+        budget: Budget,
         /// Bytes that it may hold.
         most: u64,
     },
     /// Other requests hold all there is.
-    #[error("{} of other requests hold all the room that there is for them ({}): try again in a few seconds", .room.many(), .room.flag())]
+    #[error("{} of other requests hold all the room that there is for them ({}): try again in a few seconds", .budget.many(), .budget.flag())]
     All {
         /// What there is too little of.
-        room: Budget,
+        budget: Budget,
     },
 }
 
@@ -99,8 +99,8 @@ impl Budget {
 }
 
 impl Quota {
-    pub(super) fn new(room: Budget, bytes: u64) -> Self {
-        Self { room, bytes, held: Mutex::default() }
+    pub(super) fn new(budget: Budget, bytes: u64) -> Self {
+        Self { budget, bytes, held: Mutex::default() }
     }
 
     /// A reservation to nothing yet, of the owner of a key.
@@ -115,21 +115,21 @@ impl Reservation {
         if bytes <= self.bytes {
             return Ok(());
         }
-        let Quota { room, bytes: all, held } = &*self.quota;
-        let (room, all) = (*room, *all);
+        let Quota { budget, bytes: all, held } = &*self.quota;
+        let (budget, all) = (*budget, *all);
         let most = if self.key.is_some() { all / 2 } else { all };
         if bytes > most {
-            return Err(BudgetExceeded::TooLarge { room, most });
+            return Err(BudgetExceeded::TooLarge { budget, most });
         }
         let more = bytes.next_multiple_of(STEP).min(most) - self.bytes;
         let mut held = held.lock();
         if held.all + more > all {
-            return Err(BudgetExceeded::All { room });
+            return Err(BudgetExceeded::All { budget });
         }
         if let Some(key) = &self.key {
             let of_key = held.by_key.entry(key.name().to_owned()).or_default();
             if *of_key + more > most {
-                return Err(BudgetExceeded::Key { room, most });
+                return Err(BudgetExceeded::Key { budget, most });
             }
             *of_key += more;
         }
@@ -229,12 +229,12 @@ mod tests {
         let quota = Arc::new(Quota::new(Budget::Answers, 8 * STEP));
         let (mut one, mut two) = (quota.reserve(key("one")), quota.reserve(key("one")));
         one.reach(3 * STEP).unwrap();
-        assert_eq!(one.reach(5 * STEP), Err(BudgetExceeded::TooLarge { room: Budget::Answers, most: 4 * STEP }));
+        assert_eq!(one.reach(5 * STEP), Err(BudgetExceeded::TooLarge { budget: Budget::Answers, most: 4 * STEP }));
         two.reach(1).unwrap();
-        assert_eq!(two.reach(STEP + 1), Err(BudgetExceeded::Key { room: Budget::Answers, most: 4 * STEP }));
+        assert_eq!(two.reach(STEP + 1), Err(BudgetExceeded::Key { budget: Budget::Answers, most: 4 * STEP }));
         let mut other = quota.reserve(key("other"));
         other.reach(4 * STEP).unwrap();
-        assert_eq!(quota.reserve(None).reach(1), Err(BudgetExceeded::All { room: Budget::Answers }));
+        assert_eq!(quota.reserve(None).reach(1), Err(BudgetExceeded::All { budget: Budget::Answers }));
         other.shrink_to(STEP);
         quota.reserve(None).reach(3 * STEP).unwrap();
         drop((one, two, other));
@@ -248,7 +248,7 @@ mod tests {
         let mut out = Metered::new(Vec::new(), quota.reserve(None));
         out.write_all(&[0; 60]).unwrap();
         assert!(out.write_all(&[0; 60]).is_err());
-        assert_eq!(out.full(), Some(BudgetExceeded::TooLarge { room: Budget::Scratch, most: 100 }));
+        assert_eq!(out.full(), Some(BudgetExceeded::TooLarge { budget: Budget::Scratch, most: 100 }));
         assert_eq!(out.into_parts().0.len(), 60);
     }
 }

@@ -4,9 +4,10 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{
-    App, call,
+    App,
     problem::{Code, Problem},
-    submission::Room,
+    request_context,
+    submission::Lease,
 };
 use crate::{fetch::FetchError, traces::timed};
 
@@ -15,19 +16,19 @@ const AT_ONCE: usize = 8;
 
 /// A picture that was sent, or its address.
 #[derive(Debug)]
-pub(super) struct Sent {
+pub(super) struct ImageSource {
     /// Its bytes; none before they are fetched.
     pub(super) bytes: Bytes,
     url: Option<String>,
 }
 
-impl From<Bytes> for Sent {
+impl From<Bytes> for ImageSource {
     fn from(bytes: Bytes) -> Self {
         Self { bytes, url: None }
     }
 }
 
-impl Sent {
+impl ImageSource {
     /// The picture at an address.
     pub(super) fn at(url: &str) -> Self {
         Self { bytes: Bytes::new(), url: Some(url.to_owned()) }
@@ -35,27 +36,31 @@ impl Sent {
 }
 
 /// Fetches those that were not sent, several at a time; each comes with its position in the request. Their memory is part of the request's.
-pub(super) async fn fetch<'a>(app: &App, pictures: impl Iterator<Item = (usize, &'a mut Sent)>, room: &mut Room) -> Result<(), Problem> {
-    let missing: Vec<(usize, &mut Sent)> = pictures.filter(|(_, sent)| sent.url.is_some()).collect();
-    let urls: Vec<(usize, String)> = missing.iter().filter_map(|(index, sent)| Some((*index, sent.url.clone()?))).collect();
-    let deadline = call::deadline().map(tokio::time::Instant::into_std);
+pub(super) async fn fetch<'a>(
+    app: &App,
+    pictures: impl Iterator<Item = (usize, &'a mut ImageSource)>,
+    lease: &mut Lease,
+) -> Result<(), Problem> {
+    let missing: Vec<(usize, &mut ImageSource)> = pictures.filter(|(_, source)| source.url.is_some()).collect();
+    let urls: Vec<(usize, String)> = missing.iter().filter_map(|(index, source)| Some((*index, source.url.clone()?))).collect();
+    let deadline = request_context::deadline().map(tokio::time::Instant::into_std);
     let fetched: Vec<_> = stream::iter(urls)
         .map(|(index, url)| async move {
             let (fetcher, memory) = (app.fetcher.clone(), app.bodies.clone());
             let work = move || {
-                let mut share = memory.take(0).ok_or(FetchError::NoRoom)?;
-                let take = |bytes| memory.take(bytes).map(|part| share.merge(part)).is_some();
+                let mut permit = memory.take(0).ok_or(FetchError::NoRoom)?;
+                let take = |bytes| memory.take(bytes).map(|part| permit.merge(part)).is_some();
                 let bytes = fetcher.fetch(&url, deadline, take)?;
-                Ok::<_, FetchError>((bytes, share))
+                Ok::<_, FetchError>((bytes, permit))
             };
             timed("fetch", app.fetches.run(work)).await?.map_err(|error| Problem::from(error).at(index))
         })
         .buffered(AT_ONCE)
         .try_collect()
         .await?;
-    for ((_, sent), (bytes, share)) in missing.into_iter().zip(fetched) {
-        sent.bytes = bytes;
-        room.add(share);
+    for ((_, source), (bytes, permit)) in missing.into_iter().zip(fetched) {
+        source.bytes = bytes;
+        lease.add(permit);
     }
     Ok(())
 }

@@ -17,13 +17,13 @@ use serde::{
 use super::{
     App,
     answer::Encoder,
-    infer::infer_placed,
+    infer::infer_indexed,
     problem::{Code, Problem},
     response::{Either, FileBody, JsonBody, MediaTypes, Timed},
     submission::Submission,
 };
 use crate::{
-    serving::{Seen, Served},
+    serving::{Inferred, Served},
     traces::timed,
 };
 use dino_vision::{
@@ -209,10 +209,10 @@ struct Found {
     png: Option<String>,
 }
 
-/// A picture that was seen, and what its own pixels say.
+/// What was inferred from a picture, and what its own pixels say.
 struct Picture {
-    seen: Seen,
-    /// How much there is to see in it, see [`segment::structure()`].
+    inferred: Inferred,
+    /// How much structure it has, see [`segment::structure()`].
     structure: f32,
     /// For refined borders.
     guide: Option<RgbImage>,
@@ -234,7 +234,7 @@ impl MediaTypes for MaskFile {
 }
 
 pub(super) async fn handle(State(app): State<App>, headers: HeaderMap, submission: Submission<Options>) -> Result<Timed<Masks>, Problem> {
-    let Submission { pictures, options, room } = submission;
+    let Submission { pictures, options, lease } = submission;
     let served = app.registry.get(options.model.as_deref())?;
     options.check(&served, pictures.len())?;
     let as_picture = wants_png(&headers);
@@ -252,21 +252,21 @@ pub(super) async fn handle(State(app): State<App>, headers: HeaderMap, submissio
         let guide = (refine == Refine::Guided).then(|| segment::guide(picture));
         (input, (structure, guide))
     };
-    let placed = pictures.into_iter().enumerate().collect();
-    let (inference, beside) = infer_placed(&app, &served, placed, prepare).await?;
+    let indexed = pictures.into_iter().enumerate().collect();
+    let (inference, beside) = infer_indexed(&app, &served, indexed, prepare).await?;
     let timing = inference.timing;
-    let seen: Vec<Picture> =
-        inference.seen.into_iter().zip(beside).map(|(seen, (structure, guide))| Picture { seen, structure, guide }).collect();
+    let inferred: Vec<Picture> =
+        inference.inferred.into_iter().zip(beside).map(|(inferred, (structure, guide))| Picture { inferred, structure, guide }).collect();
     let encoder = Encoder::new(&app);
     let draw = move || -> Result<Masks, Problem> {
         if as_picture {
-            as_png(&served, &seen[0], &options).map(Either::Second)
+            as_png(&served, &inferred[0], &options).map(Either::Second)
         } else {
-            in_json(&served, &seen, &options, &encoder).map(Either::First)
+            in_json(&served, &inferred, &options, &encoder).map(Either::First)
         }
     };
     let masks = timed("segment", app.drawing.run(draw)).await??;
-    drop(room);
+    drop(lease);
     Ok(timing.with(masks))
 }
 
@@ -277,9 +277,9 @@ fn wants_png(headers: &HeaderMap) -> bool {
     first.eq_ignore_ascii_case(PNG)
 }
 
-fn segmentation(served: &Served, Picture { seen, structure, guide }: &Picture, options: &Options) -> Result<Segmentation, Problem> {
-    let patches = Patches::of(&seen.outputs, served.grid(seen));
-    let mut found = segment::segment(&patches, seen.size, *structure, &options.wanted())?;
+fn segmentation(served: &Served, Picture { inferred, structure, guide }: &Picture, options: &Options) -> Result<Segmentation, Problem> {
+    let patches = Patches::of(&inferred.outputs, served.grid(inferred));
+    let mut found = segment::segment(&patches, inferred.size, *structure, &options.wanted())?;
     if let Some(guide) = guide {
         found.refine(guide);
     }
@@ -290,7 +290,7 @@ fn segmentation(served: &Served, Picture { seen, structure, guide }: &Picture, o
 /// colours of `pca` are in the JSON.
 fn as_png(served: &Served, picture: &Picture, options: &Options) -> Result<FileBody<MaskFile>, Problem> {
     let Segmentation { objects, grid, .. } = segmentation(served, picture, options)?;
-    let nothing = || Mask::new(vec![false; grid.len()], grid, picture.seen.size);
+    let nothing = || Mask::new(vec![false; grid.len()], grid, picture.inferred.size);
     let file = objects.into_iter().next().map_or_else(nothing, |object| object.mask).png()?;
     Ok(FileBody::new(PNG, file))
 }
@@ -303,7 +303,7 @@ fn in_json(served: &Served, pictures: &[Picture], options: &Options, encoder: &E
 
 fn result(served: &Served, picture: &Picture, options: &Options) -> Result<Segmented, Problem> {
     let Segmentation { objects, heads, components, grid } = segmentation(served, picture, options)?;
-    let (width, height) = picture.seen.size;
+    let (width, height) = picture.inferred.size;
     let colours = (options.method == Method::Pca).then(|| segment::map_png(&components, grid, (width, height))).transpose()?;
     Ok(Segmented {
         width,

@@ -26,37 +26,35 @@ const ENFILE: i32 = 23;
 /// Least time between two lines about connections that cannot be accepted.
 const ACCEPT_FAILURE_EVERY: Duration = Duration::from_secs(5);
 
-/// How long clients may take, and how long they are given at the end.
+/// How long the server waits for clients.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
+pub struct Timeouts {
     /// Time for a request's head to arrive. An idle kept-alive connection is closed after it too.
     pub head: Duration,
     /// Time for a client to take the next 64 KiB of an answer.
     pub write: Duration,
     /// Time after SIGTERM or SIGINT in which running requests may finish.
     pub drain: Duration,
-    /// Connections at once; further ones are closed at once.
-    pub connections: usize,
 }
 
-/// Lets so many connections in. Each holds its place in its service, which goes with it, and ends where its client does not read.
+/// Accepts so many connections at a time. Each holds a permit in its service, and is closed where its client does not read.
 #[derive(Clone)]
-struct Door {
-    places: Arc<Semaphore>,
+struct ConnectionLimit {
+    permits: Arc<Semaphore>,
     write: Duration,
 }
 
-impl<I, S> Accept<I, S> for Door {
+impl<I, S> Accept<I, S> for ConnectionLimit {
     type Stream = WriteDeadline<I>;
     type Service = AddExtension<S, Arc<OwnedSemaphorePermit>>;
     type Future = Ready<io::Result<(Self::Stream, Self::Service)>>;
 
     fn accept(&self, stream: I, service: S) -> Self::Future {
-        let Ok(place) = self.places.clone().try_acquire_owned() else {
+        let Ok(permit) = self.permits.clone().try_acquire_owned() else {
             tracing::warn!("a connection was closed: there are as many as may be (--max-connections)");
             return ready(Err(io::Error::other("too many connections")));
         };
-        ready(Ok((WriteDeadline::new(stream, self.write), Extension(Arc::new(place)).layer(service))))
+        ready(Ok((WriteDeadline::new(stream, self.write), Extension(Arc::new(permit)).layer(service))))
     }
 }
 
@@ -101,15 +99,15 @@ pub fn watch_keys(app: App) -> io::Result<()> {
     Ok(())
 }
 
-/// The signals that end the server: SIGTERM and SIGINT. From its making on they do not end the process by themselves.
+/// The signals that end the server: SIGTERM and SIGINT. Once this is made they do not end the process by themselves.
 #[derive(Debug)]
-pub struct Stop {
+pub struct ShutdownSignal {
     terminate: Signal,
     interrupt: Signal,
 }
 
-impl Stop {
-    /// Starts to take notice of them.
+impl ShutdownSignal {
+    /// Installs their handlers.
     ///
     /// # Errors
     /// When the handlers cannot be set up.
@@ -117,8 +115,8 @@ impl Stop {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    /// Waits for one of them.
-    async fn asked(mut self) {
+    /// Waits until the process receives one of them.
+    async fn received(mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
@@ -126,43 +124,44 @@ impl Stop {
     }
 }
 
-/// Sockets, and what is served on all of them. Each entrance has a limit of connections of its own.
+/// Sockets, and the routes that are served on all of them. Each endpoint has a connection limit of its own.
 #[derive(Debug)]
-pub struct Entrance {
+pub struct Endpoint {
     /// Where connections come from.
     pub listeners: Vec<TcpListener>,
     /// What they may ask for.
     pub routes: Router,
 }
 
-/// Serves until `stop`, then stops accepting, finishes what runs, and returns.
+/// Serves until `stop`, then stops accepting, finishes what runs, and returns. Each endpoint has at most `max_connections` at a time;
+/// further ones are closed.
 ///
 /// # Errors
 /// When a socket cannot be set up.
-pub async fn serve(entrances: Vec<Entrance>, patience: Patience, stop: Stop) -> io::Result<()> {
+pub async fn serve(endpoints: Vec<Endpoint>, timeouts: Timeouts, max_connections: usize, stop: ShutdownSignal) -> io::Result<()> {
     let control = Control::new();
     let stopper = control.clone();
     tokio::spawn(async move {
-        stop.asked().await;
+        stop.received().await;
         tracing::info!("stopping: running requests may finish");
-        stopper.graceful_shutdown(Some(patience.drain));
+        stopper.graceful_shutdown(Some(timeouts.drain));
     });
     let mut servers = Vec::new();
-    for Entrance { listeners, routes } in entrances {
-        let places = Arc::new(Semaphore::new(patience.connections.min(Semaphore::MAX_PERMITS)));
-        let door = Door { places, write: patience.write };
+    for Endpoint { listeners, routes } in endpoints {
+        let permits = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
+        let connection_limit = ConnectionLimit { permits, write: timeouts.write };
         for listener in listeners {
             let handle = Handle::<SocketAddr>::with_control(control.clone());
             // HTTP/1 alone: telling versions apart would wait for a first byte without any time limit.
-            let mut server = axum_server::from_tcp(listener)?.acceptor(door.clone()).handle(handle).http1_only();
+            let mut server = axum_server::from_tcp(listener)?.acceptor(connection_limit.clone()).handle(handle).http1_only();
             let failures = AcceptFailures::default();
             server = server.accept_error_handler(move |client, error| {
-                // A connection that was turned away at the door has been logged there.
+                // A connection that was over the limit has been logged there.
                 if client.is_none() {
                     failures.log(error);
                 }
             });
-            server.http_builder().http1().header_read_timeout(patience.head);
+            server.http_builder().http1().header_read_timeout(timeouts.head);
             servers.push(server.serve(routes.clone().into_make_service()));
         }
     }

@@ -19,7 +19,7 @@ use super::{
     submission::Submission,
 };
 use crate::{
-    serving::{Seen, Served},
+    serving::{Inferred, Served},
     traces::timed,
 };
 use dino_vision::{
@@ -144,7 +144,7 @@ struct Map {
 pub(super) const ERRORS: &[Code] = &[Code::UnknownModel, Code::ModelLacksOutput];
 
 pub(super) async fn handle(State(app): State<App>, submission: Submission<Options>) -> Result<Timed<JsonBody<Answer>>, Problem> {
-    let Submission { pictures, options, room } = submission;
+    let Submission { pictures, options, lease } = submission;
     let served = app.registry.get(options.model.as_deref())?;
     let refused = |why: String| Err(Problem::new(Code::BadParameter, why));
     if pictures.len() > 2 {
@@ -161,15 +161,15 @@ pub(super) async fn handle(State(app): State<App>, submission: Submission<Option
     segment::Method::Ncut.check(served.outputs())?;
     let whole_picture = served.whole_picture(app.segment_size);
     let inference = infer(&app, &served, pictures, move |picture| whole_picture(picture).0).await?;
-    let (seen, timing) = (inference.seen, inference.timing);
+    let (inferred, timing) = (inference.inferred, inference.timing);
     let encoder = Encoder::new(&app);
-    let comparing = app.drawing.run(move || encoder.json(&answer(&served, &seen[0], (target, &seen[target]), &options)?));
+    let comparing = app.drawing.run(move || encoder.json(&answer(&served, &inferred[0], (target, &inferred[target]), &options)?));
     let answer = timed("compare", comparing).await??;
-    drop(room);
+    drop(lease);
     Ok(timing.with(answer))
 }
 
-fn answer(served: &Served, source: &Seen, (target, compared): (usize, &Seen), options: &Options) -> Result<Answer, Problem> {
+fn answer(served: &Served, source: &Inferred, (target, compared): (usize, &Inferred), options: &Options) -> Result<Answer, Problem> {
     let patches = Patches::of(&source.outputs, served.grid(source));
     let others = Patches::of(&compared.outputs, served.grid(compared));
     let grid = others.grid();

@@ -1,4 +1,4 @@
-//! Work that many ask for, done once for all who wait.
+//! Work that several callers ask for, done once for all of them.
 
 use std::{
     future::Future,
@@ -11,8 +11,8 @@ use tokio::sync::watch;
 /// An outcome, once it is known, and when that was.
 type Outcome<T> = watch::Receiver<Option<(Instant, T)>>;
 
-/// Does the same work for many: who asks while it runs, or shortly after, gets what the first one got. However many ask, one
-/// thread is at it.
+/// Runs the same work once for several callers: a caller that asks while it runs, or shortly after, gets the same outcome. Whatever
+/// the number of callers, one thread runs it.
 pub(super) struct SingleFlight<T> {
     freshness: Duration,
     last: Mutex<Option<Outcome<T>>>,
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_leaves_does_not_end_it_and_a_panic_is_not_kept() {
+    async fn a_caller_that_leaves_does_not_end_it_and_a_panic_is_not_cached() {
         let flight = SingleFlight::new(Duration::from_mins(1));
         let slow = || async {
             tokio::time::sleep(Duration::from_millis(30)).await;

@@ -26,16 +26,16 @@ use serde_json::value::RawValue;
 
 use super::{
     App,
-    body::{Share, read},
+    body::{MemoryPermit, read},
     json,
     openapi::body::WithImages,
     parameters::from_query,
     problem::{Code, Problem},
-    remote::{self, Sent},
+    remote::{self, ImageSource},
 };
 use dino_vision::batch::Ticket;
 
-/// Base64 as it is met in the wild: padded or not.
+/// Base64 with or without padding.
 const BASE64: GeneralPurpose =
     GeneralPurpose::new(&STANDARD, GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent));
 
@@ -46,15 +46,15 @@ pub struct Submission<O> {
     pub pictures: Vec<Bytes>,
     /// The route's options.
     pub options: O,
-    /// The room that the request takes up, until it is answered.
-    pub room: Room,
+    /// Held until the request is answered.
+    pub lease: Lease,
 }
 
-/// A place for each picture, and the memory of the body.
+/// A request's places in the queue, one for each picture, and the memory of its body. Both are free again when it is dropped.
 #[derive(Debug)]
-pub struct Room {
+pub struct Lease {
     _places: Ticket,
-    memory: Share,
+    memory: MemoryPermit,
 }
 
 /// The forms of a body.
@@ -70,7 +70,7 @@ enum Form {
 #[derive(Debug)]
 pub(super) struct Upload<O, J> {
     pub(super) content: Content<O>,
-    pub(super) memory: Share,
+    pub(super) memory: MemoryPermit,
     json: PhantomData<fn() -> J>,
 }
 
@@ -78,7 +78,7 @@ pub(super) struct Upload<O, J> {
 #[derive(Debug)]
 pub(super) struct JsonUpload<J> {
     pub(super) body: JsonRequest,
-    pub(super) memory: Share,
+    pub(super) memory: MemoryPermit,
     json: PhantomData<fn() -> J>,
 }
 
@@ -103,14 +103,14 @@ pub(super) struct JsonRequest {
 #[serde(deny_unknown_fields)]
 pub(super) struct NoOptions {}
 
-impl Room {
-    /// Room for so many pictures of a body.
-    pub(super) fn take(app: &App, pictures: usize, memory: Share) -> Result<Self, Problem> {
+impl Lease {
+    /// Takes a place for each of so many pictures.
+    pub(super) fn take(app: &App, pictures: usize, memory: MemoryPermit) -> Result<Self, Problem> {
         Ok(Self { _places: app.admission.admit(pictures)?, memory })
     }
 
     /// More memory that goes with it.
-    pub(super) fn add(&mut self, memory: Share) {
+    pub(super) fn add(&mut self, memory: MemoryPermit) {
         self.memory.merge(memory);
     }
 }
@@ -157,13 +157,13 @@ impl<O: DeserializeOwned + Send + 'static> FromRequest<App> for Submission<O> {
         let Upload { content, memory, .. } = Upload::<O, WithImages<O>>::from_request(request, app).await?;
         let most = app.limits.pictures;
         let (mut pictures, options) = match content {
-            Content::Pictures(pictures, options) => (pictures.into_iter().map(Sent::from).collect(), options),
+            Content::Pictures(pictures, options) => (pictures.into_iter().map(ImageSource::from).collect(), options),
             // Base64 of many megabytes takes its time, which other requests shall not wait for.
             Content::Json(request) => app.pool.run(move || from_json(&request, most)).await??,
         };
-        let mut room = Room::take(app, at_least_one(&pictures)?, memory)?;
-        remote::fetch(app, pictures.iter_mut().enumerate(), &mut room).await?;
-        Ok(Self { pictures: pictures.into_iter().map(|sent| sent.bytes).collect(), options, room })
+        let mut lease = Lease::take(app, at_least_one(&pictures)?, memory)?;
+        remote::fetch(app, pictures.iter_mut().enumerate(), &mut lease).await?;
+        Ok(Self { pictures: pictures.into_iter().map(|source| source.bytes).collect(), options, lease })
     }
 }
 
@@ -175,11 +175,11 @@ pub(super) fn at_least_one<T>(pictures: &[T]) -> Result<usize, Problem> {
     }
 }
 
-/// All that can be refused before the body is read: the form, the options in the query, a server without room.
+/// All that can be refused before the body is read: the form, the options in the query, a full queue.
 fn before_the_body<O: DeserializeOwned>(parts: &Parts, app: &App) -> Result<(Form, O), Problem> {
     let form = form(&parts.headers)?;
     let options = from_query(&parts.uri)?;
-    // Only asked here: a client that sends slowly should hold no place.
+    // Only checked here: a client that sends slowly should not take part of the queue.
     drop(app.admission.admit(1)?);
     Ok((form, options))
 }
@@ -242,20 +242,20 @@ async fn from_multipart(parts: Parts, body: Bytes, most: usize) -> Result<Vec<By
     Ok(pictures)
 }
 
-fn from_json<O: DeserializeOwned>(request: &JsonRequest, most: usize) -> Result<(Vec<Sent>, O), Problem> {
+fn from_json<O: DeserializeOwned>(request: &JsonRequest, most: usize) -> Result<(Vec<ImageSource>, O), Problem> {
     let (options, [images]) = json::parse_beside(&request.body, &request.query, json::LONG, ["images"]).map_err(|mut problem| {
         if problem.code == Code::BadJson {
             problem.detail = format!("{}; expected {{\"images\": [\"<base64>\", …], …options}}", problem.detail).into();
         }
         problem
     })?;
-    let images = images.ok_or_else(|| Problem::new(Code::NoPictures, "`images` is missing: a list of base64 texts"))?;
-    let refused = || Problem::new(Code::BadJson, "images: expected a list of texts: base64, data URIs or addresses");
+    let images = images.ok_or_else(|| Problem::new(Code::NoPictures, "`images` is missing: a list of base64 strings"))?;
+    let refused = || Problem::new(Code::BadJson, "images: expected a list of strings: base64, data URIs or addresses");
     Ok((pictures_from_list(images, most, refused)?, options))
 }
 
-/// The pictures of a list; `refused` is the answer where it is no list of texts.
-pub(super) fn pictures_from_list(list: &RawValue, most: usize, refused: impl Fn() -> Problem) -> Result<Vec<Sent>, Problem> {
+/// The pictures of a list; `refused` is the answer where it is no list of strings.
+pub(super) fn pictures_from_list(list: &RawValue, most: usize, refused: impl Fn() -> Problem) -> Result<Vec<ImageSource>, Problem> {
     if !list.get().starts_with('[') {
         return Err(refused());
     }
@@ -277,7 +277,7 @@ const MAX_URL: usize = 8192;
 const BASE64_FOLLOWS: &str = ";base64";
 
 /// Base64, a data URI that holds base64, or an address.
-pub(super) fn picture_from_text(text: Cow<'_, str>) -> Result<Sent, Problem> {
+pub(super) fn picture_from_text(text: Cow<'_, str>) -> Result<ImageSource, Problem> {
     let refused = |why: String| Problem::new(Code::BadBase64, why);
     let trimmed = text.trim();
     let starts_with = |prefix: &str| trimmed.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
@@ -285,7 +285,7 @@ pub(super) fn picture_from_text(text: Cow<'_, str>) -> Result<Sent, Problem> {
         if trimmed.len() > MAX_URL {
             return Err(Problem::new(Code::UrlNotAllowed, format!("the address of a picture has at most {MAX_URL} bytes")));
         }
-        return Ok(Sent::at(trimmed));
+        return Ok(ImageSource::at(trimmed));
     }
     let encoded = if starts_with("data:") {
         let found = trimmed.split_once(',').filter(|(head, _)| {
@@ -298,7 +298,7 @@ pub(super) fn picture_from_text(text: Cow<'_, str>) -> Result<Sent, Problem> {
         trimmed
     };
     let decoded = if encoded.bytes().any(|byte| byte.is_ascii_whitespace()) {
-        // Encoders made for mail break lines. In place, since the text may be most of the request's memory.
+        // Encoders made for mail break lines. In place, since the string may be most of the request's memory.
         let skipped = text.len() - text.trim_start().len() + trimmed.len() - encoded.len();
         let mut bytes = text.into_owned().into_bytes();
         bytes.drain(..skipped);

@@ -125,7 +125,7 @@ mod tests {
     const PART: usize = LEAST as usize;
     const SHORT: Duration = Duration::from_millis(50);
     /// An error instead of a test that never ends.
-    const PATIENCE: Duration = Duration::from_secs(30);
+    const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
     /// One write, which never waits: what was written, if anything could be.
     async fn write(ours: &mut WriteDeadline<DuplexStream>, bytes: &[u8]) -> Option<usize> {
@@ -168,7 +168,7 @@ mod tests {
                 theirs.read_exact(&mut vec![0; taken]).await.unwrap();
                 theirs
             });
-            let error = timeout(PATIENCE, ours.write_all(&vec![0; 2 * PART])).await.unwrap().unwrap_err();
+            let error = timeout(TEST_TIMEOUT, ours.write_all(&vec![0; 2 * PART])).await.unwrap().unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::TimedOut);
             reader.await.unwrap();
         }

@@ -41,13 +41,13 @@ pub struct Served {
     precision: Precision,
     outputs: Vec<&'static str>,
     only_size: Option<(u32, u32)>,
-    on_the_way: usize,
+    max_in_flight: usize,
     heads: BTreeMap<String, LinearHead>,
     batcher: Batcher<Outputs>,
 }
 
-/// What a model saw in one picture.
-pub struct Seen {
+/// What a model inferred from one picture.
+pub struct Inferred {
     /// Outputs with B = 1.
     pub outputs: Outputs,
     /// (width, height) of the picture itself, upright.
@@ -66,7 +66,7 @@ pub struct Seen {
     pub batch: usize,
 }
 
-/// Why a picture was not seen.
+/// Why nothing was inferred from a picture.
 #[derive(Debug, thiserror::Error)]
 pub enum PictureError {
     /// Its bytes are no picture that is read here.
@@ -140,14 +140,14 @@ impl Served {
     }
 
     /// Pictures of one request that should be on their way at once, to keep the workers busy and no more.
-    pub fn on_the_way(&self) -> usize {
-        self.on_the_way
+    pub fn max_in_flight(&self) -> usize {
+        self.max_in_flight
     }
 
-    /// Patches of a picture that was seen.
-    pub fn grid(&self, seen: &Seen) -> PatchGrid {
+    /// Patches of a picture that was inferred.
+    pub fn grid(&self, inferred: &Inferred) -> PatchGrid {
         let patch = (self.manifest.patch_size as usize).max(1);
-        PatchGrid { rows: seen.input.0 / patch, columns: seen.input.1 / patch }
+        PatchGrid { rows: inferred.input.0 / patch, columns: inferred.input.1 / patch }
     }
 
     /// Decodes one picture, brings it to the model's input `[3, H, W]` with `prepare`, and runs it. What `prepare` makes
@@ -155,14 +155,14 @@ impl Served {
     ///
     /// # Errors
     /// See [`PictureError`].
-    pub async fn see<P, X>(
+    pub async fn infer<P, X>(
         &self,
         pool: &Pool,
         bytes: Bytes,
         limits: media::Limits,
         prepare: P,
         deadline: tokio::time::Instant,
-    ) -> Result<(Seen, X), PictureError>
+    ) -> Result<(Inferred, X), PictureError>
     where
         P: FnOnce(&RgbImage) -> (Array3<f32>, X) + Send + 'static,
         X: Send + 'static,
@@ -188,7 +188,7 @@ impl Served {
             answer.ran,
             [("dino.model", self.name.clone().into()), ("dino.batch", (answer.batch as i64).into())],
         );
-        let seen = Seen {
+        let inferred = Inferred {
             outputs: answer.output,
             size,
             input: (height, width),
@@ -198,6 +198,6 @@ impl Served {
             ran: answer.ran,
             batch: answer.batch,
         };
-        Ok((seen, beside))
+        Ok((inferred, beside))
     }
 }

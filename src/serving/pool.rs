@@ -11,7 +11,7 @@ use dino_vision::cancel;
 /// decoded picture or an answer, so their number bounds memory as well as load, and no kind keeps another waiting.
 #[derive(Clone)]
 pub struct Pool {
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
 /// The work panicked. What it was about is in the log.
@@ -22,10 +22,10 @@ pub struct Panicked;
 impl Pool {
     /// A pool in which `threads` pieces of work run at a time.
     pub fn new(threads: usize) -> Self {
-        Self { places: Arc::new(Semaphore::new(threads.max(1))) }
+        Self { permits: Arc::new(Semaphore::new(threads.max(1))) }
     }
 
-    /// Waits for a place, then for `work`.
+    /// Waits for a permit, then for `work`.
     ///
     /// When this future is dropped, work that has not begun never does, and work that has begun is told to stop: it ends at
     /// its next look at [`cancel`], and runs to its end where it does not look, as writes do that shall happen as a whole.
@@ -37,12 +37,12 @@ impl Pool {
         T: Send + 'static,
         F: FnOnce() -> T + Send + 'static,
     {
-        let place = self.places.clone().acquire_owned().await.expect("this semaphore is never closed");
+        let permit = self.permits.clone().acquire_owned().await.expect("this semaphore is never closed");
         let span = tracing::Span::current();
         let token = CancellationToken::new();
         let _told = token.clone().drop_guard();
         tokio::task::spawn_blocking(move || {
-            let _place = place;
+            let _permit = permit;
             // None where the future was dropped before this thread began.
             (!token.is_cancelled()).then(|| span.in_scope(|| cancel::scope(token, work)))
         })
@@ -74,7 +74,7 @@ mod tests {
         });
         assert!(tokio::time::timeout(Duration::from_millis(50), endless).await.is_err());
         told.recv_timeout(Duration::from_secs(20)).unwrap();
-        // The place is free again, and the next work is not told to stop.
+        // The permit is free again, and the next work is not told to stop.
         let began = Instant::now();
         assert_eq!(pool.run(cancel::is_cancelled).await, Ok(false));
         assert!(began.elapsed() < Duration::from_secs(20));

@@ -20,7 +20,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 /// The models of a server; the first is the default.
 pub struct Registry {
-    /// Replaced as a whole: who has taken a model keeps it until its answer is ready.
+    /// Replaced as a whole: a request that holds a model keeps it until it is answered.
     models: ArcSwap<Vec<Arc<Served>>>,
     options: Options,
     /// Held while a model is loaded again: one copy of one model at a time.
@@ -225,8 +225,8 @@ fn load(named: &NamedModel, options: &Options) -> Result<Served, LoadError> {
     let fingerprint = model.fingerprint(COLLECTION_POOLING);
     let budget = Budget { delay: options.max_batch_delay, ..budget(device, &model, options.max_batch) };
     let engines = sessions.into_iter().map(SessionEngine).collect();
-    let rehearsal = Array3::zeros((3, height as usize, width as usize));
-    let batcher = Batcher::start(name, engines, budget, &rehearsal).map_err(|source| LoadError::Thread { name: name.clone(), source })?;
+    let warm_up = Array3::zeros((3, height as usize, width as usize));
+    let batcher = Batcher::start(name, engines, budget, &warm_up).map_err(|source| LoadError::Thread { name: name.clone(), source })?;
     tracing::info!(model = name, architecture = manifest.architecture, %device, %precision, workers, "loaded");
     Ok(Served {
         name: name.clone(),
@@ -237,7 +237,7 @@ fn load(named: &NamedModel, options: &Options) -> Result<Served, LoadError> {
         precision,
         outputs,
         only_size: model.only_size(),
-        on_the_way: workers.saturating_mul(budget.pictures).saturating_mul(2),
+        max_in_flight: workers.saturating_mul(budget.pictures).saturating_mul(2),
         batcher,
     })
 }

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::harness::Server;
 
 /// Longer than anything should take here, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(90);
+const TIMEOUT: Duration = Duration::from_secs(90);
 /// Time between two looks at what is waited for.
 const GLANCE: Duration = Duration::from_millis(40);
 const MISSING: &str = "the tests of the page need Chromium and its driver: `make browser` installs them on Debian \
@@ -73,7 +73,7 @@ impl Page {
         // Its further words are of no interest, but it shall not wait for a reader of them.
         thread::spawn(move || lines.for_each(drop));
         let address = format!("http://127.0.0.1:{}/session", port.expect("chromedriver names its port"));
-        let agent = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE)).build().into();
+        let agent = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(TIMEOUT)).build().into();
         let mut page = Self { driver, agent, session: address, origin: origin.to_owned() };
         let capabilities = json!({
             "browserName": "chrome",
@@ -130,7 +130,7 @@ impl Page {
         let began = Instant::now();
         while self.value(&format!("Boolean({expression})")) != true {
             let words = || self.value("document.body.innerText").as_str().unwrap_or_default().to_owned();
-            assert!(began.elapsed() < PATIENCE, "never {expression}; the page says:\n{}", words());
+            assert!(began.elapsed() < TIMEOUT, "never {expression}; the page says:\n{}", words());
             thread::sleep(GLANCE);
         }
     }
@@ -184,7 +184,7 @@ impl Page {
         act();
         let began = Instant::now();
         while self.drawing(id) == before {
-            assert!(began.elapsed() < PATIENCE, "#{id} shows the same as before");
+            assert!(began.elapsed() < TIMEOUT, "#{id} shows the same as before");
             thread::sleep(GLANCE);
         }
     }

@@ -10,14 +10,14 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{BOUNDARY, PATIENCE, Server, multipart},
+    harness::{BOUNDARY, Server, TIMEOUT, multipart},
     pictures::{noise, png, scene},
 };
 
 /// Sends a head that announces `length` bytes.
 fn announce(server: &Server, path: &str, kind: &str, length: usize) -> TcpStream {
     let mut stream = TcpStream::connect(server.address()).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     let head = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n");
     stream.write_all(head.as_bytes()).unwrap();
     stream

@@ -11,7 +11,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    harness::{Answer, PATIENCE, Server, program_with_file_limit, tiny_model},
+    harness::{Answer, Server, TIMEOUT, program_with_file_limit, tiny_model},
     pictures::{png, scene},
     place::{Place, on_both_stores},
     postgres::{database, shared},
@@ -25,7 +25,7 @@ on_both_stores!(what_is_accepted_comes_back);
 fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
     let began = Instant::now();
     while !is_so() {
-        assert!(began.elapsed() < PATIENCE, "not so: {what}");
+        assert!(began.elapsed() < TIMEOUT, "not so: {what}");
         thread::sleep(Duration::from_millis(50));
     }
 }

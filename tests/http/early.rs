@@ -10,7 +10,7 @@ use std::{
 use serde_json::json;
 
 use crate::{
-    harness::{BOUNDARY, PATIENCE, Server, root},
+    harness::{BOUNDARY, Server, TIMEOUT, root},
     pictures::{png, scene},
 };
 
@@ -21,8 +21,8 @@ const LARGE: usize = 16 << 20;
 
 fn connect(server: &Server) -> TcpStream {
     let socket = TcpStream::connect(server.address()).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    socket.set_write_timeout(Some(PATIENCE)).unwrap();
+    socket.set_read_timeout(Some(TIMEOUT)).unwrap();
+    socket.set_write_timeout(Some(TIMEOUT)).unwrap();
     socket
 }
 
@@ -157,7 +157,7 @@ fn a_full_queue_is_told_to_those_who_send_much() {
             status == 429
         };
         while !refused() {
-            assert!(began.elapsed() < PATIENCE);
+            assert!(began.elapsed() < TIMEOUT);
         }
         over.store(true, std::sync::atomic::Ordering::Relaxed);
     });

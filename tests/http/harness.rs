@@ -15,7 +15,7 @@ use serde_json::Value;
 const KEPT_LOG: usize = 64 << 20;
 
 /// Longer than anything should take here, on a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+pub(crate) const TIMEOUT: Duration = Duration::from_mins(1);
 
 pub(crate) fn root() -> PathBuf {
     env!("CARGO_MANIFEST_DIR").into()
@@ -96,7 +96,7 @@ impl Server {
         let server = self;
         let began = Instant::now();
         while server.get("/readyz").status != 200 {
-            assert!(began.elapsed() < PATIENCE, "not ready: {}", server.log());
+            assert!(began.elapsed() < TIMEOUT, "not ready: {}", server.log());
             thread::sleep(Duration::from_millis(20));
         }
         server
@@ -144,10 +144,10 @@ impl Server {
                 log.push('\n');
             }
         });
-        let Ok(address) = address.recv_timeout(PATIENCE) else {
+        let Ok(address) = address.recv_timeout(TIMEOUT) else {
             panic!("the server did not start: {}", log.lock().unwrap());
         };
-        let agent = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE)).build().into();
+        let agent = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(TIMEOUT)).build().into();
         Self { child, address, log, agent }
     }
 
@@ -164,7 +164,7 @@ impl Server {
     pub(crate) fn log_with(&self, words: &str) -> String {
         let began = Instant::now();
         while !self.log().contains(words) {
-            assert!(began.elapsed() < PATIENCE, "no {words} in {}", self.log());
+            assert!(began.elapsed() < TIMEOUT, "no {words} in {}", self.log());
             thread::sleep(Duration::from_millis(5));
         }
         self.log()
@@ -236,7 +236,7 @@ impl Server {
                 thread::sleep(Duration::from_millis(50));
                 return (status, self.log());
             }
-            assert!(began.elapsed() < PATIENCE, "still running: {}", self.log());
+            assert!(began.elapsed() < TIMEOUT, "still running: {}", self.log());
             thread::sleep(Duration::from_millis(10));
         }
     }

@@ -124,7 +124,7 @@ fn never_starting() -> (tempfile::TempDir, std::process::Child) {
     // It has the pipe open once something can be written to it; until then this waits.
     let (opened, is_open) = std::sync::mpsc::channel();
     thread::spawn(move || opened.send(fs_err::OpenOptions::new().write(true).open(pipe)));
-    let writer = is_open.recv_timeout(crate::harness::PATIENCE).unwrap().unwrap();
+    let writer = is_open.recv_timeout(crate::harness::TIMEOUT).unwrap().unwrap();
     // Kept open, so that reading does not end.
     std::mem::forget(writer);
     (folder, child)

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::harness::{PATIENCE, root};
+use crate::harness::{TIMEOUT, root};
 
 /// The user `nobody`: PostgreSQL refuses to run as root.
 const NOBODY: u32 = 65_534;
@@ -90,7 +90,7 @@ impl Cluster {
         let began = Instant::now();
         while !self.tool("psql", &["-U", "postgres", "-c", "SELECT 1", "-h"], &self.folder).status.success() {
             let log = fs_err::read_to_string(self.folder.join("log")).unwrap();
-            assert!(began.elapsed() < PATIENCE, "PostgreSQL does not start: {log}");
+            assert!(began.elapsed() < TIMEOUT, "PostgreSQL does not start: {log}");
             thread::sleep(Duration::from_millis(50));
         }
     }

@@ -14,7 +14,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{PATIENCE, Server, program, tiny_model},
+    harness::{Server, TIMEOUT, program, tiny_model},
     pictures::{png, scene},
     place::Place,
     postgres::{Cluster, database, shared},
@@ -44,7 +44,7 @@ fn count(server: &Server) -> u64 {
 fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
     let began = Instant::now();
     while !is_so() {
-        assert!(began.elapsed() < PATIENCE, "not so: {what}");
+        assert!(began.elapsed() < TIMEOUT, "not so: {what}");
         thread::sleep(Duration::from_millis(50));
     }
 }

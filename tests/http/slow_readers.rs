@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::{
     deadlines::{restarted, with_items},
-    harness::{Answer, PATIENCE, Server},
+    harness::{Answer, Server, TIMEOUT},
 };
 
 const PAGE: &str = "/collections/c/items?limit=1000";
@@ -25,7 +25,7 @@ fn with_much(flags: &[&str]) -> (tempfile::TempDir, Server) {
 /// Asks, and reads no more than the status.
 fn ask(server: &Server, method: &str, path: &str, headers: &str) -> TcpStream {
     let mut stream = TcpStream::connect(server.address()).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n{headers}\r\n");
     stream.write_all(head.as_bytes()).unwrap();
     let mut status = [0; 12];
@@ -43,7 +43,7 @@ fn until(status: u16, mut ask: impl FnMut() -> Answer) -> Answer {
         if answer.status == status {
             return answer;
         }
-        assert!(began.elapsed() < PATIENCE / 2, "still {}, not {status}: {}", answer.status, answer.header("content-length"));
+        assert!(began.elapsed() < TIMEOUT / 2, "still {}, not {status}: {}", answer.status, answer.header("content-length"));
         thread::sleep(Duration::from_millis(50));
     }
 }
@@ -71,7 +71,7 @@ fn a_client_that_does_not_read_holds_no_more_than_there_is_and_is_cut_off() {
         let mut reader = ask(&server, method, path, "");
         let began = Instant::now();
         while server.log().matches("a connection was closed: its client took").count() == closed {
-            assert!(began.elapsed() < PATIENCE, "{path}: never cut off");
+            assert!(began.elapsed() < TIMEOUT, "{path}: never cut off");
             thread::sleep(Duration::from_millis(50));
         }
         // What it held is free.

@@ -17,7 +17,7 @@ use dino_vision::{embedding::Pooling, model::Model};
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{PATIENCE, Server, tiny_model},
+    harness::{Server, TIMEOUT, tiny_model},
     pictures::{png, scene},
 };
 
@@ -119,7 +119,7 @@ fn nothing_waits_for_slow_work_on_another_collection() {
     let server = serve(folder.path(), &["--exact-below", "5000"]);
     let asked = Instant::now();
     while server.get("/readyz").status != 200 {
-        assert!(asked.elapsed() < PATIENCE, "not ready: {}", server.log());
+        assert!(asked.elapsed() < TIMEOUT, "not ready: {}", server.log());
         thread::sleep(Duration::from_millis(20));
     }
     let watch = Watch { server: &server, picture: png(&scene(40, 40, 1)), stop: AtomicBool::new(false), worst: Mutex::default() };
@@ -205,7 +205,7 @@ fn a_server_listens_before_it_loads_and_builds() {
         assert_eq!(ready.problem(503, "not_ready")["status"], 503);
         answer.problem(503, "not_ready");
         assert!(answer.header("retry-after").parse::<u64>().unwrap() >= 1);
-        assert!(begun.elapsed() < PATIENCE, "never loaded: {}", server.log());
+        assert!(begun.elapsed() < TIMEOUT, "never loaded: {}", server.log());
     }
     println!("{waited} searches came before the collection was loaded");
     let index = server.get("/collections/large").ok().json()["index"].clone();
@@ -229,7 +229,7 @@ fn rows_that_come_while_an_index_is_built_are_indexed_after_it() {
         if index["indexed"] == 900 {
             break;
         }
-        assert!(begun.elapsed() < PATIENCE, "{index}");
+        assert!(begun.elapsed() < TIMEOUT, "{index}");
         thread::sleep(Duration::from_millis(50));
     }
 }
@@ -259,7 +259,7 @@ fn a_slow_restore_keeps_nobody_from_restoring() {
             assert!(refused.problem(429, "queue_full")["detail"].as_str().unwrap().contains("try again"));
             break;
         }
-        assert!(begun.elapsed() < PATIENCE, "{}", refused.text());
+        assert!(begun.elapsed() < TIMEOUT, "{}", refused.text());
         // It was quicker than one of the others, whose place it had for a moment.
         more.push(begin("slow"));
     }
@@ -278,7 +278,7 @@ fn a_slow_restore_keeps_nobody_from_restoring() {
         if scratch.count() == 0 && again.status == 201 {
             break;
         }
-        assert!(begun.elapsed() < PATIENCE, "{}", again.text());
+        assert!(begun.elapsed() < TIMEOUT, "{}", again.text());
         thread::sleep(Duration::from_millis(50));
     }
 }

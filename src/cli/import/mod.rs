@@ -94,7 +94,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "what is left out is named to the one who imports it")]
+#[expect(clippy::print_stderr, reason = "for the user of the command")]
 fn ignored(columns: &[String]) {
     if !columns.is_empty() {
         eprintln!("left out columns that are neither text nor numbers, or that cannot be read: {}", columns.join(", "));

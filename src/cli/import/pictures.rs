@@ -111,7 +111,7 @@ pub(super) fn run(args: &Args, from: &Path, jobs: Jobs) -> anyhow::Result<()> {
     target.finish(from)
 }
 
-#[expect(clippy::print_stderr, reason = "a name that had to be looked for is named to the one who imports it")]
+#[expect(clippy::print_stderr, reason = "for the user of the command")]
 fn other_forms(finder: &Finder) {
     if let (count, Some(first)) = finder.found() {
         eprintln!("found {count} files under another Unicode form of their name, the first: {}", first.display());

@@ -17,21 +17,21 @@ use super::{
         App, StoreImages,
         answer::Encoder,
         body::Meter,
-        infer::infer_placed,
+        infer::infer_indexed,
         json::Strict,
         method_not_allowed,
         parameters::{CollectionPath, ItemPath, PathOf, QueryOf},
         problem::{Code, Problem},
-        remote::{self, Sent},
+        remote::{self, ImageSource},
         response::{FileBody, JsonBody, MediaTypes, Timed},
-        submission::{Content, Room, Upload},
+        submission::{Content, Lease, Upload},
     },
-    draft::{Body, Draft, Query, Subject},
     find, model_of,
+    upsert::{Body, ItemContent, Query, Upsert},
 };
 use crate::{
     index::{Collection, Filter, Item, MAX_PAGE, MAX_THUMBNAIL, NewItem, checksum},
-    serving::{COLLECTION_POOLING, Seen, Served},
+    serving::{COLLECTION_POOLING, Inferred, Served},
     traces::timed,
 };
 use dino_vision::{embedding, media};
@@ -55,30 +55,30 @@ pub(super) async fn upsert(
 ) -> Result<Timed<JsonBody<Ids>>, Problem> {
     let collection = find(&app, &path.collection).await?;
     let most = app.limits.pictures;
-    let (mut draft, memory) = match upload.content {
-        Content::Pictures(pictures, query) => (Draft::of_pictures(pictures, query)?, upload.memory),
+    let (mut upsert, memory) = match upload.content {
+        Content::Pictures(pictures, query) => (Upsert::of_pictures(pictures, query)?, upload.memory),
         Content::Json(request) => {
             let mut meter = Meter::new(app.bodies.clone(), upload.memory, app.limits.body.bytes);
-            let parse = move || -> Result<_, Problem> { Ok((Draft::from_json(&request, most, &mut meter)?, meter.into_share())) };
+            let parse = move || -> Result<_, Problem> { Ok((Upsert::from_json(&request, most, &mut meter)?, meter.into_permit())) };
             app.pool.run(parse).await??
         }
     };
-    let pictures = draft.items.iter().filter(|(_, subject)| matches!(subject, Subject::Picture(_))).count();
-    let mut room = Room::take(&app, pictures, memory)?;
+    let pictures = upsert.items.iter().filter(|(_, content)| matches!(content, ItemContent::Picture(_))).count();
+    let mut lease = Lease::take(&app, pictures, memory)?;
     // For vectors that came ready made these say which model made them.
-    if let Some(model) = &draft.model {
+    if let Some(model) = &upsert.model {
         collection.check_model(&app.registry.fingerprint(model)?)?;
     }
-    for (model, &index) in &draft.named {
+    for (model, &index) in &upsert.named {
         let fingerprint = app.registry.fingerprint(model).map_err(|error| Problem::from(error).at(index))?;
         collection.check_model(&fingerprint).map_err(|error| Problem::from(error).at(index))?;
     }
-    remote::fetch(&app, draft.pictures_mut(), &mut room).await?;
-    let embedded = if pictures > 0 { embed(&app, &*collection, draft).await? } else { Embedded::ready_made(draft) };
+    remote::fetch(&app, upsert.pictures_mut(), &mut lease).await?;
+    let embedded = if pictures > 0 { embed(&app, &*collection, upsert).await? } else { Embedded::ready_made(upsert) };
     let Embedded { items, timing } = embedded;
     let ids = items.iter().map(|new| new.item.id.clone()).collect();
     timed("store", app.disk.run(move || collection.upsert(items))).await??;
-    drop(room);
+    drop(lease);
     Ok(Timed { timing, body: JsonBody::from(&Ids { ids }) })
 }
 
@@ -89,22 +89,22 @@ struct Embedded {
 }
 
 impl Embedded {
-    fn ready_made(draft: Draft) -> Self {
-        let item = |(item, subject)| match subject {
-            Subject::Vector(vector) => Some(NewItem { item, vector, thumbnail: None }),
-            Subject::Picture(_) => None,
+    fn ready_made(upsert: Upsert) -> Self {
+        let item = |(item, content)| match content {
+            ItemContent::Vector(vector) => Some(NewItem { item, vector, thumbnail: None }),
+            ItemContent::Picture(_) => None,
         };
-        Self { items: draft.items.into_iter().filter_map(item).collect(), timing: None }
+        Self { items: upsert.items.into_iter().filter_map(item).collect(), timing: None }
     }
 }
 
-/// Embeds the pictures of a draft with the collection's model.
-async fn embed(app: &App, collection: &dyn Collection, draft: Draft) -> Result<Embedded, Problem> {
-    let served = model_of(app, collection, draft.model.as_deref())?;
+/// Embeds the pictures of an upsert with the collection's model.
+async fn embed(app: &App, collection: &dyn Collection, upsert: Upsert) -> Result<Embedded, Problem> {
+    let served = model_of(app, collection, upsert.model.as_deref())?;
     let mut pictures = Vec::new();
-    for (position, (_, subject)) in draft.items.iter().enumerate() {
-        if let Subject::Picture(sent) = subject {
-            pictures.push((position, sent.bytes.clone()));
+    for (position, (_, content)) in upsert.items.iter().enumerate() {
+        if let ItemContent::Picture(source) = content {
+            pictures.push((position, source.bytes.clone()));
         }
     }
     let keep = app.store_images;
@@ -117,38 +117,38 @@ async fn embed(app: &App, collection: &dyn Collection, draft: Draft) -> Result<E
     let prepare = move |picture: &RgbImage| -> (Array3<f32>, Option<Vec<u8>>) {
         (transform.apply(picture), shrink.then(|| media::thumbnail(picture)))
     };
-    let (inference, small) = infer_placed(app, &served, pictures, prepare).await?;
+    let (inference, small) = infer_indexed(app, &served, pictures, prepare).await?;
     let timing = Some(inference.timing.header());
-    let seen = inference.seen.into_iter().zip(small);
-    let items = app.pool.run(move || finish(&served, draft, seen, keep)).await??;
+    let inferred = inference.inferred.into_iter().zip(small);
+    let items = app.pool.run(move || finish(&served, upsert, inferred, keep)).await??;
     Ok(Embedded { items, timing })
 }
 
 fn finish(
     served: &Served,
-    draft: Draft,
-    mut seen: impl Iterator<Item = (Seen, Option<Vec<u8>>)>,
+    upsert: Upsert,
+    mut inferred: impl Iterator<Item = (Inferred, Option<Vec<u8>>)>,
     keep: StoreImages,
 ) -> Result<Vec<NewItem>, Problem> {
     let registers = served.manifest().registers as usize;
-    let finish = |(mut item, subject): (Item, Subject)| match subject {
-        Subject::Vector(vector) => Ok(NewItem { item, vector, thumbnail: None }),
-        Subject::Picture(Sent { bytes, .. }) => {
-            let (seen, small) = seen.next().ok_or_else(|| Problem::new(Code::Internal, "a picture has no answer of the model"))?;
-            let vector = embedding::pool(&seen.outputs, registers, COLLECTION_POOLING)?.into_iter().collect();
+    let finish = |(mut item, content): (Item, ItemContent)| match content {
+        ItemContent::Vector(vector) => Ok(NewItem { item, vector, thumbnail: None }),
+        ItemContent::Picture(ImageSource { bytes, .. }) => {
+            let (inferred, small) = inferred.next().ok_or_else(|| Problem::new(Code::Internal, "a picture has no answer of the model"))?;
+            let vector = embedding::pool(&inferred.outputs, registers, COLLECTION_POOLING)?.into_iter().collect();
             item.source = Some(checksum::of_bytes(&bytes));
             let original = keep == StoreImages::Original && bytes.len() <= MAX_THUMBNAIL;
             let thumbnail = if original { Some(bytes.to_vec()) } else { small };
             Ok(NewItem { item, vector, thumbnail })
         }
     };
-    draft.items.into_iter().map(finish).collect()
+    upsert.items.into_iter().map(finish).collect()
 }
 
 /// An item as it is stored.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Item")]
-pub(in crate::http) struct Shown {
+pub(in crate::http) struct ItemResponse {
     id: String,
     labels: Vec<String>,
     metadata: Map<String, Value>,
@@ -160,7 +160,7 @@ pub(in crate::http) struct Shown {
     vector: Option<Vec<f32>>,
 }
 
-impl Shown {
+impl ItemResponse {
     fn new(item: Item, vector: Option<Vec<f32>>) -> Self {
         let Item { id, labels, metadata, source } = item;
         Self { id, labels, metadata, source, vector }
@@ -186,7 +186,7 @@ impl Default for PageOptions {
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "ItemPage")]
 pub(in crate::http) struct Page {
-    items: Vec<Shown>,
+    items: Vec<ItemResponse>,
     /// What to pass as `cursor` for the next page; null at the end.
     next: Option<String>,
 }
@@ -205,17 +205,17 @@ pub(super) async fn page(
     let encoder = Encoder::new(&app);
     let page = move || {
         let page = collection.page(cursor.as_deref(), limit)?;
-        encoder.json(&Page { items: page.items.into_iter().map(|item| Shown::new(item, None)).collect(), next: page.next })
+        encoder.json(&Page { items: page.items.into_iter().map(|item| ItemResponse::new(item, None)).collect(), next: page.next })
     };
     app.disk.run(page).await?
 }
 
 /// One item with its vector.
-pub(super) async fn one(State(app): State<App>, PathOf(path): PathOf<ItemPath>) -> Result<JsonBody<Shown>, Problem> {
+pub(super) async fn one(State(app): State<App>, PathOf(path): PathOf<ItemPath>) -> Result<JsonBody<ItemResponse>, Problem> {
     let ItemPath { collection, id } = path;
     let collection = find(&app, &collection).await?;
     let stored = app.disk.run(move || collection.get(&id)).await??;
-    Ok(JsonBody::from(&Shown::new(stored.item, Some(stored.vector))))
+    Ok(JsonBody::from(&ItemResponse::new(stored.item, Some(stored.vector))))
 }
 
 /// A stored picture.
@@ -248,7 +248,7 @@ pub(super) async fn remove(State(app): State<App>, PathOf(path): PathOf<ItemPath
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "DeleteRequest")]
-pub(in crate::http) struct Which {
+pub(in crate::http) struct DeleteRequest {
     filter: Filter,
 }
 
@@ -266,14 +266,14 @@ pub(super) async fn remove_where(
     PathOf(path): PathOf<ItemPath>,
     method: Method,
     uri: Uri,
-    body: Result<Strict<Which>, Problem>,
+    body: Result<Strict<DeleteRequest>, Problem>,
 ) -> Result<JsonBody<Deleted>, NotDeleted> {
     let ItemPath { collection, id: action } = path;
     if action != "delete" {
         return Err(NotDeleted::Method(method_not_allowed(method, uri).await));
     }
     let collection = find(&app, &collection).await?;
-    let Strict(Which { filter }) = body?;
+    let Strict(DeleteRequest { filter }) = body?;
     let delete = move || -> Result<_, Problem> { Ok(collection.delete_where(&filter)?) };
     let deleted = app.disk.run(delete).await.map_err(Problem::from)??;
     Ok(JsonBody::from(&Deleted { deleted }))

@@ -26,23 +26,23 @@ use dino_vision::tsne;
 /// Most items on a map: time grows with their number, and memory with its square.
 const MAX_POINTS: usize = 3000;
 /// Most maps that are kept, each some hundred kilobytes.
-const MAX_KEPT: usize = 32;
+const MAX_CACHED: usize = 32;
 
 /// The maps that were made, and the one thread that makes them: a map takes a core for seconds, which pictures shall not wait for.
 pub(crate) struct Maps {
     thread: Pool,
-    kept: Mutex<BTreeMap<(CollectionName, usize), Kept>>,
+    cache: Mutex<BTreeMap<(CollectionName, usize), CachedMap>>,
 }
 
 /// A map, and what the collection held when it was made.
-struct Kept {
+struct CachedMap {
     version: Version,
     map: Arc<Map>,
 }
 
 impl Default for Maps {
     fn default() -> Self {
-        Self { thread: Pool::new(1), kept: Mutex::default() }
+        Self { thread: Pool::new(1), cache: Mutex::default() }
     }
 }
 
@@ -50,18 +50,18 @@ impl Maps {
     /// The map that was made of just what the collection holds.
     fn find(&self, collection: &dyn Collection, points: usize) -> Result<Option<Arc<Map>>, Error> {
         let now = collection.version()?;
-        let kept = self.kept.lock();
-        let fitting = kept.get(&(collection.name().clone(), points)).filter(|kept| kept.version == now);
-        Ok(fitting.map(|kept| Arc::clone(&kept.map)))
+        let cache = self.cache.lock();
+        let fitting = cache.get(&(collection.name().clone(), points)).filter(|cache| cache.version == now);
+        Ok(fitting.map(|cache| Arc::clone(&cache.map)))
     }
 
-    fn keep(&self, collection: &dyn Collection, points: usize, version: Version, map: &Arc<Map>) {
-        let mut kept = self.kept.lock();
+    fn insert(&self, collection: &dyn Collection, points: usize, version: Version, map: &Arc<Map>) {
+        let mut cache = self.cache.lock();
         let key = (collection.name().clone(), points);
-        if kept.len() >= MAX_KEPT && !kept.contains_key(&key) {
-            kept.pop_first();
+        if cache.len() >= MAX_CACHED && !cache.contains_key(&key) {
+            cache.pop_first();
         }
-        kept.insert(key, Kept { version, map: Arc::clone(map) });
+        cache.insert(key, CachedMap { version, map: Arc::clone(map) });
     }
 }
 
@@ -147,7 +147,7 @@ fn make(maps: &Maps, collection: &dyn Collection, points: usize) -> Result<Arc<M
         Point { id, labels, x, y, has_image: *has_picture }
     });
     let map = Arc::new(Map { collection: collection.name().to_string(), count: version.count, points: points_of.collect() });
-    maps.keep(collection, points, version, &map);
+    maps.insert(collection, points, version, &map);
     Ok(map)
 }
 

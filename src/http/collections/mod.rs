@@ -4,15 +4,15 @@
 //! | --- | --- |
 //! | `/collections`, `/collections/{c}`, `…/recall` | here |
 //! | `…/map` | `map` |
-//! | `…/items` and below | `items`; what an upsert holds: `draft` |
+//! | `…/items` and below | `items`; what an upsert holds: `upsert` |
 //! | `…/search` | `search` |
 //! | `…/snapshot`, `…/restore` | `transfer` |
 
-mod draft;
 mod items;
 mod map;
 mod search;
 mod transfer;
+mod upsert;
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -133,7 +133,7 @@ pub(super) async fn find(app: &App, name: &str) -> Result<Arc<dyn Collection>, P
 }
 
 /// Where searches run: among those that wait, or among those that compute.
-pub(super) fn searchers(app: &App) -> &Pool {
+pub(super) fn search_pool(app: &App) -> &Pool {
     if app.store.as_ref().is_some_and(|store| store.connections().is_some()) { &app.disk } else { &app.searches }
 }
 
@@ -156,7 +156,7 @@ pub(super) fn model_of(app: &App, collection: &dyn Collection, name: Option<&str
 }
 
 /// Refuses searches that are wider than an answer may be.
-pub(super) fn check_reach(k: usize, ef: usize) -> Result<(), Problem> {
+pub(super) fn check_search_bounds(k: usize, ef: usize) -> Result<(), Problem> {
     for (name, value, most) in [("k", k, MAX_K), ("ef", ef, MAX_EF)] {
         if !(1..=most).contains(&value) {
             return Err(Problem::new(Code::BadParameter, format!("{name}: must lie between 1 and {most}, not {value}")));
@@ -166,7 +166,7 @@ pub(super) fn check_reach(k: usize, ef: usize) -> Result<(), Problem> {
 }
 
 /// Refuses requests whose queries are each within bounds, and too much together.
-pub(super) fn check_together(queries: usize, k: usize, ef: usize) -> Result<(), Problem> {
+pub(super) fn check_total_bounds(queries: usize, k: usize, ef: usize) -> Result<(), Problem> {
     let refused = |name: &str, each: usize, most: usize, what: &str| {
         let detail = format!(
             "{name}: {queries} queries with {name} {each} come to {} {what}, and a request may ask for {most}: \
@@ -277,12 +277,12 @@ async fn recall(
 ) -> Result<JsonBody<Recall>, Problem> {
     let collection = find(&app, &path.collection).await?;
     let RecallOptions { k, ef, queries } = options;
-    check_reach(k, ef)?;
+    check_search_bounds(k, ef)?;
     if !(1..=MAX_QUERIES).contains(&queries) {
         return Err(Problem::new(Code::BadParameter, format!("queries: must lie between 1 and {MAX_QUERIES}, not {queries}")));
     }
     let (name, number) = (collection.name().to_string(), collection.number());
-    check_together(queries, k, ef)?;
+    check_total_bounds(queries, k, ef)?;
     let recall = app.measuring.run(move || collection.recall(k, ef, queries)).await??;
     app.metrics.measured(&name, number, &recall);
     Ok(JsonBody::from(&recall))

@@ -19,11 +19,11 @@ use super::{
         openapi::schema::with_members,
         parameters::{CollectionPath, PathOf},
         problem::{Code, Problem},
-        remote::{self, Sent},
+        remote::{self, ImageSource},
         response::{JsonBody, Timed},
-        submission::{Content, JsonRequest, Room, Upload, at_least_one, picture_from_text},
+        submission::{Content, JsonRequest, Lease, Upload, at_least_one, picture_from_text},
     },
-    check_reach, check_together, find, model_of, searchers,
+    check_search_bounds, check_total_bounds, find, model_of, search_pool,
 };
 use crate::{
     index::{Collection, DEFAULT_EF, Filter, MAX_DIM, Neighbour, Search},
@@ -110,7 +110,7 @@ impl<'a> From<&'a Neighbour> for Hit<'a> {
 
 /// What to search for.
 enum Query {
-    Pictures(Vec<Sent>),
+    Pictures(Vec<ImageSource>),
     Vector(Vec<f32>),
 }
 
@@ -124,24 +124,24 @@ pub(super) async fn handle(
 ) -> Result<Timed<JsonBody<Answer<'static>>>, Problem> {
     let collection = find(&app, &path.collection).await?;
     let (mut query, options) = match upload.content {
-        Content::Pictures(pictures, options) => (Query::Pictures(pictures.into_iter().map(Sent::from).collect()), options),
+        Content::Pictures(pictures, options) => (Query::Pictures(pictures.into_iter().map(ImageSource::from).collect()), options),
         Content::Json(request) => app.pool.run(move || from_json(&request)).await??,
     };
-    check_reach(options.k, options.ef)?;
+    check_search_bounds(options.k, options.ef)?;
     let count = match &query {
         Query::Pictures(pictures) => at_least_one(pictures)?,
         Query::Vector(_) => 0,
     };
-    check_together(count, options.k, options.ef)?;
-    let mut room = Room::take(&app, count, upload.memory)?;
+    check_total_bounds(count, options.k, options.ef)?;
+    let mut lease = Lease::take(&app, count, upload.memory)?;
     if let Query::Pictures(pictures) = &mut query {
-        remote::fetch(&app, pictures.iter_mut().enumerate(), &mut room).await?;
+        remote::fetch(&app, pictures.iter_mut().enumerate(), &mut lease).await?;
     }
     let (vectors, timing) = vectors(&app, &*collection, query, options.model.as_deref()).await?;
     let encoder = Encoder::new(&app);
-    let searching = searchers(&app).run(move || answer(&*collection, &vectors, &options, &encoder));
+    let searching = search_pool(&app).run(move || answer(&*collection, &vectors, &options, &encoder));
     let answer = timed("search", searching).await??;
-    drop(room);
+    drop(lease);
     Ok(Timed { timing, body: answer })
 }
 
@@ -173,14 +173,15 @@ async fn vectors(app: &App, collection: &dyn Collection, query: Query, model: Op
             Ok((vec![vector], None))
         }
         Query::Pictures(pictures) => {
-            let pictures = pictures.into_iter().map(|sent| sent.bytes).collect();
+            let pictures = pictures.into_iter().map(|source| source.bytes).collect();
             let served = model_of(app, collection, model)?;
             let transform = served.manifest().transform.clone();
             let inference = infer(app, &served, pictures, move |picture| transform.apply(picture)).await?;
             let registers = served.manifest().registers as usize;
-            let pool =
-                |seen: &crate::serving::Seen| Ok(embedding::pool(&seen.outputs, registers, COLLECTION_POOLING)?.into_iter().collect());
-            let vectors = inference.seen.iter().map(pool).collect::<Result<_, Problem>>()?;
+            let pool = |inferred: &crate::serving::Inferred| {
+                Ok(embedding::pool(&inferred.outputs, registers, COLLECTION_POOLING)?.into_iter().collect())
+            };
+            let vectors = inference.inferred.iter().map(pool).collect::<Result<_, Problem>>()?;
             Ok((vectors, Some(inference.timing.header())))
         }
     }

@@ -24,11 +24,11 @@ use super::{
     super::{
         App,
         answer::Counted,
-        call,
         openapi::body::SnapshotUpload,
         parameters::{CollectionPath, PathOf, QueryOf},
         problem::{Code, Problem},
         quota::{BudgetExceeded, Metered, Reservation},
+        request_context,
         response::{Created, FileBody, JsonBody, MediaTypes},
         write_deadline::allowed,
     },
@@ -87,10 +87,10 @@ pub(super) async fn snapshot(State(app): State<App>, PathOf(path): PathOf<Collec
     let store = store(&app, collection.name())?.clone();
     let name = collection.name().clone();
     // By way of a file: a client that reads slowly would keep old pages of the database in use.
-    let reservation = app.scratch.reserve(call::key());
+    let reservation = app.scratch.reserve(request_context::key());
     let write = move || -> Result<_, Problem> {
         let mut file = store.scratch()?;
-        let mut out = Metered::new(WhileWanted(std::io::BufWriter::new(file.as_file_mut())), reservation);
+        let mut out = Metered::new(CancellableWriter(std::io::BufWriter::new(file.as_file_mut())), reservation);
         let written = snapshot::write(&*collection, &mut out);
         if let Some(full) = out.full() {
             return Err(full.into());
@@ -125,10 +125,10 @@ pub(super) async fn snapshot(State(app): State<App>, PathOf(path): PathOf<Collec
     Ok(FileBody::new(SNAPSHOT, (headers, Extension(Counted), Body::from_stream(chunks))))
 }
 
-/// Writes until no caller waits for it any more.
-struct WhileWanted<W>(W);
+/// Writes until the request is cancelled.
+struct CancellableWriter<W>(W);
 
-impl<W: Write> Write for WhileWanted<W> {
+impl<W: Write> Write for CancellableWriter<W> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         cancel::check().map_err(std::io::Error::other)?;
         self.0.write(bytes)
@@ -188,7 +188,7 @@ pub(super) async fn restore(
         let mut items = snapshot.by_ref().map(|item| cancel::check().map_err(Error::from).and(item));
         let outcome = store.create_with(&name, spec, &mut items, existing);
         if let Err(Error::Cancelled(_)) = outcome {
-            tracing::info!(collection = %name, "a restore was given up: its caller has left");
+            tracing::info!(collection = %name, "a restore was cancelled: its client has disconnected");
         }
         outcome
     };
@@ -223,7 +223,7 @@ async fn receive(app: &App, store: &Arc<dyn Store>, body: Body) -> Result<(Named
     let store = store.clone();
     let mut file = app.disk.run(move || store.scratch()).await??;
     let mut received = 0;
-    let mut reservation = app.scratch.reserve(call::key());
+    let mut reservation = app.scratch.reserve(request_context::key());
     loop {
         let begun = Instant::now();
         let next = timeout(idle, chunks.next()).await;

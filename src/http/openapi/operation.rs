@@ -9,7 +9,7 @@ use aide::{
 use axum::http;
 use serde_json::{Value, json};
 
-use super::super::{call, keys, problem::Code};
+use super::super::{keys, problem::Code, request_context};
 
 /// The groups of operations.
 #[derive(Clone, Copy)]
@@ -94,7 +94,7 @@ pub(super) fn add_middleware(path: &str, operation: &mut Value) {
     } else {
         errors.extend([Code::KeyMissing, Code::RateLimited, Code::AnswerTooLarge]);
     }
-    if call::has_deadline(path) {
+    if request_context::has_deadline(path) {
         errors.push(Code::DeadlinePassed);
     }
     for error in errors {

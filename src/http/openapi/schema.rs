@@ -1,5 +1,7 @@
 //! Schemas of the API document.
 
+use std::iter;
+
 use aide::{
     generate::GenContext,
     openapi::{Parameter, ParameterData, ParameterSchemaOrContent, PathStyle, QueryStyle, SchemaObject},
@@ -155,9 +157,9 @@ fn parameter(name: String, mut schema: Value, required: bool) -> ParameterData {
         deprecated: None,
         format: ParameterSchemaOrContent::Schema(SchemaObject { json_schema, external_docs: None, example: None }),
         example: None,
-        examples: Default::default(),
+        examples: iter::empty().collect(),
         explode: None,
-        extensions: Default::default(),
+        extensions: iter::empty().collect(),
     }
 }
 

@@ -15,28 +15,28 @@ use super::super::{
     body::Meter,
     json::{self, AtMost, Component},
     problem::{Code, Problem},
-    remote::Sent,
+    remote::ImageSource,
     submission::{JsonRequest, at_least_one, picture_from_text, too_many},
 };
 use crate::index::{Bounded, Item, MAX_DIM};
 
-/// Items that are not embedded yet, at least one.
-pub(super) struct Draft {
+/// The items of an upsert that are not embedded yet, at least one.
+pub(super) struct Upsert {
     /// The model to embed with, or the one that made the vectors.
     pub(super) model: Option<String>,
     /// Models that single items say they come from, each with the position of the first such item.
     pub(super) named: BTreeMap<String, usize>,
-    pub(super) items: Vec<(Item, Subject)>,
+    pub(super) items: Vec<(Item, ItemContent)>,
 }
 
 /// What an item's vector comes from.
-pub(super) enum Subject {
-    Picture(Sent),
+pub(super) enum ItemContent {
+    Picture(ImageSource),
     Vector(Vec<f32>),
 }
 
-impl Draft {
-    /// The items of pictures that came without words; those are in the query.
+impl Upsert {
+    /// The items of pictures in a raw or multipart body; their ids and labels are in the query.
     pub(super) fn of_pictures(pictures: Vec<Bytes>, query: Query) -> Result<Self, Problem> {
         let count = at_least_one(&pictures)?;
         if !query.ids.is_empty() && query.ids.len() != count {
@@ -50,7 +50,7 @@ impl Draft {
             metadata: query.metadata.clone(),
             ..Item::default()
         };
-        let items = pictures.into_iter().map(|picture| (item(), Subject::Picture(picture.into()))).collect();
+        let items = pictures.into_iter().map(|picture| (item(), ItemContent::Picture(picture.into()))).collect();
         Ok(Self { model: query.model, named: BTreeMap::new(), items })
     }
 
@@ -59,8 +59,8 @@ impl Draft {
         let (Body { model, items: list }, []) = json::parse_beside(&request.body, &request.query, &["items"], [])?;
         let (mut items, mut named, mut pictures) = (Vec::new(), BTreeMap::new(), 0);
         json::each(list, |index, element| {
-            let (item, subject, model, taken) = read_item(element).map_err(|problem| problem.within_item(index))?;
-            if matches!(subject, Subject::Picture(_)) {
+            let (item, content, model, taken) = read_item(element).map_err(|problem| problem.in_item(index))?;
+            if matches!(content, ItemContent::Picture(_)) {
                 pictures += 1;
                 if pictures > most {
                     return Err(too_many(most));
@@ -70,7 +70,7 @@ impl Draft {
             if let Some(model) = model {
                 named.entry(model).or_insert(index);
             }
-            items.push((item, subject));
+            items.push((item, content));
             Ok(())
         })
         .map_err(|mut problem| {
@@ -86,27 +86,27 @@ impl Draft {
     }
 }
 
-/// What an item takes beside its texts, numbers and metadata: its place in a list that grows by doubling, and an id.
-const ITEM: usize = 2 * size_of::<(Item, Subject)>() + 64;
+/// Memory of an item beside its strings, numbers and metadata: its slot in a list that grows by doubling, and an id.
+const ITEM: usize = 2 * size_of::<(Item, ItemContent)>() + 64;
 
 /// An item with the model that it names, and the memory that it takes in bytes.
-fn read_item(element: &RawValue) -> Result<(Item, Subject, Option<String>, usize), Problem> {
+fn read_item(element: &RawValue) -> Result<(Item, ItemContent, Option<String>, usize), Problem> {
     if !element.get().starts_with('{') {
         return Err(Problem::new(Code::BadParameter, "expected an object"));
     }
     let item: BodyItem = json::parse(element.get().as_bytes(), &["image", "metadata"])?;
     let refused = |why: &'static str| Problem::new(Code::BadParameter, why);
-    let (subject, of_subject) = match (item.image, item.vector) {
+    let (content, of_content) = match (item.image, item.vector) {
         (Some(image), None) => {
             let text = json::text(image).ok_or_else(|| refused("image: expected base64, a data URI or an address"))?;
-            let sent = picture_from_text(text)?;
-            let bytes = sent.bytes.len();
-            (Subject::Picture(sent), bytes)
+            let source = picture_from_text(text)?;
+            let bytes = source.bytes.len();
+            (ItemContent::Picture(source), bytes)
         }
         (None, Some(vector)) => {
             let vector = vector.into_vector();
             let bytes = vector.capacity() * size_of::<f32>();
-            (Subject::Vector(vector), bytes)
+            (ItemContent::Vector(vector), bytes)
         }
         _ => return Err(refused("expected exactly one of `image` and `vector`")),
     };
@@ -118,12 +118,12 @@ fn read_item(element: &RawValue) -> Result<(Item, Subject, Option<String>, usize
     let of_model = model.as_ref().map_or(0, |model| 2 * model.len() + 128);
     let texts = id.len() + of_model + labels.iter().map(|label| size_of::<String>() + label.len()).sum::<usize>();
     let item = Item { id, labels, metadata: members, source: None };
-    Ok((item, subject, model, ITEM + of_subject + memory + texts))
+    Ok((item, content, model, ITEM + of_content + memory + texts))
 }
 
 impl Problem {
     /// Says in which item it is.
-    fn within_item(mut self, index: usize) -> Self {
+    fn in_item(mut self, index: usize) -> Self {
         if matches!(self.code, Code::BadParameter | Code::BadJson) {
             let is_named =
                 self.detail.split_once(": ").is_some_and(|(name, _)| name.chars().all(|c| c.is_alphanumeric() || "[].".contains(c)));
@@ -134,12 +134,12 @@ impl Problem {
     }
 }
 
-impl Draft {
+impl Upsert {
     /// Its pictures with the positions of their items.
-    pub(super) fn pictures_mut(&mut self) -> impl Iterator<Item = (usize, &mut Sent)> {
-        self.items.iter_mut().enumerate().filter_map(|(position, (_, subject))| match subject {
-            Subject::Picture(sent) => Some((position, sent)),
-            Subject::Vector(_) => None,
+    pub(super) fn pictures_mut(&mut self) -> impl Iterator<Item = (usize, &mut ImageSource)> {
+        self.items.iter_mut().enumerate().filter_map(|(position, (_, content))| match content {
+            ItemContent::Picture(source) => Some((position, source)),
+            ItemContent::Vector(_) => None,
         })
     }
 }
@@ -189,7 +189,7 @@ struct BodyItem<'a> {
     metadata: Metadata,
 }
 
-/// Most memory of one item's metadata, in bytes. Its text is bounded too, once all of it is known.
+/// Most memory of one item's metadata, in bytes. Its JSON is bounded too, once all of it is known.
 const MAX_METADATA_MEMORY: usize = 2 << 20;
 
 /// An object, with the memory that it takes in bytes.
@@ -222,7 +222,7 @@ pub(in crate::http) struct Query {
     /// One for each picture, in their order, or none.
     #[schemars(rename = "id")]
     ids: Vec<String>,
-    /// Of all pictures. Labels with a comma in them are given as the text of a JSON list.
+    /// Of all pictures. Labels with a comma in them are given as a string that holds a JSON list.
     labels: Vec<String>,
     /// Of all pictures: an object.
     metadata: Map<String, Value>,

@@ -1,4 +1,4 @@
-//! What is known of the request that a task works on, without every function handing it on; and its deadline.
+//! The context of the request that a task works on: its deadline, its key, its model. Functions look it up instead of passing it on.
 //!
 //! There is one deadline for a request, made when its head arrives. Reading and parsing its body, fetching pictures, waiting,
 //! inference, search, drawing and encoding all count against it. When it passes, the request's future is dropped, which stops
@@ -22,11 +22,8 @@ use super::{
 /// Routes whose time is that of a transfer of any size, or of loading a model. They have limits of their own.
 const WITHOUT_DEADLINE: [&str; 3] = ["/collections/{collection}/snapshot", "/collections/{collection}/restore", "/v1/models/{name}/reload"];
 
-/// One request.
-#[derive(Clone)]
-struct Call(Arc<Known>);
-
-struct Known {
+/// What is known of one request.
+struct RequestContext {
     /// When it has to be answered; `None` for [`WITHOUT_DEADLINE`].
     deadline: Option<Instant>,
     key: OnceLock<Arc<Key>>,
@@ -37,16 +34,16 @@ struct Known {
 }
 
 tokio::task_local! {
-    static CALL: Call;
+    static CURRENT: Arc<RequestContext>;
 }
 
-/// Follows a request through the server until its deadline, and counts it.
-pub(super) async fn follow(State(app): State<App>, path: Option<MatchedPath>, request: Request, next: Next) -> Response {
+/// Answers a request within its deadline and its context, and counts it.
+pub(super) async fn enter(State(app): State<App>, path: Option<MatchedPath>, request: Request, next: Next) -> Response {
     let began = Instant::now();
     let path = path.as_ref().map_or("", MatchedPath::as_str);
     let deadline = has_deadline(path).then(|| began + app.limits.time);
-    let call = Call(Arc::new(Known { deadline, key: OnceLock::new(), model: OnceLock::new(), inferred: OnceLock::new() }));
-    let answering = CALL.scope(call.clone(), async {
+    let context = Arc::new(RequestContext { deadline, key: OnceLock::new(), model: OnceLock::new(), inferred: OnceLock::new() });
+    let answering = CURRENT.scope(Arc::clone(&context), async {
         let response = next.run(request).await;
         // Open routes answer with what the program holds anyway.
         if is_open(path) { response } else { answer::count(&app, key(), response).await }
@@ -55,8 +52,8 @@ pub(super) async fn follow(State(app): State<App>, path: Option<MatchedPath>, re
         Some(deadline) => timeout_at(deadline, answering).await.unwrap_or_else(|_| deadline_passed(&app, path).into_response()),
         None => answering.await,
     };
-    let model = call.0.model.get().map_or("", String::as_str);
-    if let Some(inferred) = call.0.inferred.get()
+    let model = context.model.get().map_or("", String::as_str);
+    if let Some(inferred) = context.inferred.get()
         && response.status().is_success()
     {
         app.metrics.encoded(model, inferred.elapsed());
@@ -84,25 +81,25 @@ fn deadline_passed(app: &App, path: &str) -> Problem {
 
 /// When the request that is being answered has to be answered; `None` where it may take its time.
 pub(super) fn deadline() -> Option<Instant> {
-    CALL.try_with(|call| call.0.deadline).ok().flatten()
+    CURRENT.try_with(|context| context.deadline).ok().flatten()
 }
 
-/// Notes whose key the request has.
-pub(super) fn has_key(key: Arc<Key>) {
-    let _ = CALL.try_with(|call| call.0.key.set(key));
+/// Sets the key of the request.
+pub(super) fn set_key(key: Arc<Key>) {
+    let _ = CURRENT.try_with(|context| context.key.set(key));
 }
 
 /// The key of the request that is being answered, if there are keys.
 pub(super) fn key() -> Option<Arc<Key>> {
-    CALL.try_with(|call| call.0.key.get().cloned()).ok().flatten()
+    CURRENT.try_with(|context| context.key.get().cloned()).ok().flatten()
 }
 
-/// Notes which model the request runs.
-pub(super) fn runs(model: &str) {
-    let _ = CALL.try_with(|call| call.0.model.set(model.to_owned()));
+/// Sets the model that the request runs.
+pub(super) fn set_model(model: &str) {
+    let _ = CURRENT.try_with(|context| context.model.set(model.to_owned()));
 }
 
-/// Notes that the model is done with it.
-pub(super) fn is_inferred() {
-    let _ = CALL.try_with(|call| call.0.inferred.set(Instant::now()));
+/// Sets the time at which the model was done with all pictures.
+pub(super) fn set_inferred() {
+    let _ = CURRENT.try_with(|context| context.inferred.set(Instant::now()));
 }

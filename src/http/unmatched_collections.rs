@@ -10,11 +10,11 @@ use crate::{
 
 /// Collections that are named in the log, each in a line of its own.
 const NAMED: usize = 20;
-/// Between two tries to list the collections, while their place does not answer.
+/// Between two tries to list the collections, while their store does not answer.
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// Says in the log which collections hold vectors of a model that is not served: pictures cannot be compared with them. It looks on a
-/// thread of its own, since a database may take its time, and again until the place of the collections answers.
+/// thread of its own, since a database may take its time, and again until the store answers.
 pub fn report(app: &App) {
     let Some(store) = &app.store else { return };
     let (store, app) = (Arc::downgrade(store), Arc::downgrade(app));
@@ -22,7 +22,7 @@ pub fn report(app: &App) {
         loop {
             // Neither is kept alive by this thread.
             let (Some(store), Some(app)) = (store.upgrade(), app.upgrade()) else { return };
-            match unserved(&*store, &app.registry) {
+            match unmatched_collections(&*store, &app.registry) {
                 Ok(found) => return tell(&found),
                 Err(error) => tracing::debug!(%error, "collections are not listed yet"),
             }
@@ -30,12 +30,12 @@ pub fn report(app: &App) {
             thread::sleep(PAUSE);
         }
     };
-    if let Err(error) = thread::Builder::new().name("unserved".into()).spawn(look) {
+    if let Err(error) = thread::Builder::new().name("unmatched".into()).spawn(look) {
         tracing::warn!(%error, "no thread to look for collections of models that are not served");
     }
 }
 
-fn unserved(store: &dyn Store, registry: &Registry) -> Result<Vec<Info>, crate::index::Error> {
+fn unmatched_collections(store: &dyn Store, registry: &Registry) -> Result<Vec<Info>, crate::index::Error> {
     let served = registry.all();
     let is_served = |info: &Info| served.iter().any(|model| model.fingerprint() == info.spec.model.fingerprint);
     Ok(store.list()?.into_iter().filter(|info| !is_served(info)).collect())
