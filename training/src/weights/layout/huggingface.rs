@@ -17,7 +17,7 @@ struct Dialect {
     attention: [&'static str; 4],
     /// The layers of a plain MLP.
     mlp: [&'static str; 2],
-    /// Whether a gated MLP has the activation of `config.json`; DINOv2's has SiLU whatever it says.
+    /// Whether a gated MLP has the activation of `config.json`; that of `DINOv2` is always `SiLU`.
     gate_follows_config: bool,
     norm: &'static str,
     patches: &'static str,
