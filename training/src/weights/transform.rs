@@ -81,7 +81,7 @@ mod tests {
         assert_eq!(transform, Transform::evaluation());
         assert!(note.unwrap().contains("--mean"));
         let (transform, note) = assumed("dinov3_vitl16_pretrain_sat493m-eadcf0ff.pth");
-        assert_eq!(transform.mean, SATELLITE_MEAN);
+        assert_eq!(transform, Transform { mean: SATELLITE_MEAN, std: SATELLITE_STD, ..Transform::evaluation() });
         assert!(note.unwrap().contains("satellite"));
     }
 
