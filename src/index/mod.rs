@@ -2,7 +2,7 @@
 //!
 //! A [`Store`] hands out [`Collection`]s. There are two: [`EmbeddedStore`], a folder that one process has open, and
 //! [`PostgresStore`], a database that several servers share.
-//! [`vote`] turns the neighbours that a search finds into class scores, and a [`snapshot`] carries a collection elsewhere.
+//! [`dino_vision::vote`] turns the neighbours that a search finds into class scores, and a [`snapshot`] carries a collection elsewhere.
 
 mod bounded;
 pub mod checksum;
