@@ -1,6 +1,6 @@
 //! What SIGTERM and SIGINT do to a program that has nothing to finish first.
 //!
-//! A program that has its own handlers is not concerned: [`http::Stop`](crate::http::Stop) lets requests finish.
+//! A program that has its own handlers is not concerned: the server lets requests finish.
 
 use std::{
     io,
