@@ -12,7 +12,7 @@ use tracing_subscriber::EnvFilter;
 use crate::traces::Collector;
 
 /// What is written unless `RUST_LOG` says otherwise. ONNX Runtime describes each step of loading a graph.
-const DEFAULT_FILTER: &str = "info,ort=warn";
+const DEFAULT_FILTER: &str = "info,ort=warn,hnsw_rs=warn";
 
 /// Flags of the log and of traces; each can also be set in the environment.
 #[derive(Args, Clone, Debug)]

@@ -32,7 +32,9 @@ struct Description {
     format: u32,
     dim: usize,
     rows: usize,
-    strays: Vec<u32>,
+    /// Rows of the graph that no search reaches. Earlier versions wrote the same under another name.
+    #[serde(alias = "strays")]
+    unreachable: Vec<u32>,
     /// SHA-256 of every other file, in hex.
     files: HashMap<String, String>,
 }
@@ -69,15 +71,16 @@ impl Dumps {
     }
 
     /// Saves the graph of a collection in place of the one before.
-    pub(super) fn save(&self, collection: u64, rows: &Rows, graph: &Graph) -> Result<(), String> {
+    pub(super) fn save(&self, collection: u64, graph: &Graph) -> Result<(), String> {
+        let rows = graph.rows();
         let io = |error: std::io::Error| error.to_string();
         fs_err::create_dir_all(&self.folder).map_err(io)?;
         let temporary = tempfile::Builder::new().prefix(".new-").tempdir_in(&self.folder).map_err(io)?;
         let mut files = HashMap::new();
         files.insert(FILE.to_owned(), write(&temporary.path().join(FILE), |out| graph.save(out)).map_err(io)?);
         files.insert(ROWS.to_owned(), write(&temporary.path().join(ROWS), |out| write_rows(rows, out)).map_err(io)?);
-        let strays = graph.strays().to_owned();
-        let description = Description { format: FORMAT, dim: rows.dim, rows: rows.len(), strays, files };
+        let unreachable = graph.unreachable().to_owned();
+        let description = Description { format: FORMAT, dim: rows.dim, rows: rows.len(), unreachable, files };
         let json = serde_json::to_vec_pretty(&description).map_err(|error| error.to_string())?;
         fs_err::write(temporary.path().join(DESCRIPTION), json).map_err(io)?;
 
@@ -132,7 +135,7 @@ impl Dumps {
         if !sequences.is_sorted_by(|a, b| a < b) {
             return Err(MISFIT.to_owned());
         }
-        Ok(Some(Saved { folder, sequences, vectors: rows, strays: description.strays }))
+        Ok(Some(Saved { folder, sequences, vectors: rows, unreachable: description.unreachable }))
     }
 }
 
@@ -143,7 +146,7 @@ pub(super) struct Saved {
     pub(super) sequences: Vec<u64>,
     /// What is left of [`ROWS`]: the vectors.
     vectors: BufReader<fs_err::File>,
-    strays: Vec<u32>,
+    unreachable: Vec<u32>,
 }
 
 impl Saved {
@@ -165,7 +168,7 @@ impl Saved {
         }
         drop(self.vectors);
         let rows = Arc::new(rows);
-        let graph = Graph::load(&self.folder, &rows, self.strays)?;
+        let graph = Graph::load(&self.folder, &rows, self.unreachable)?;
         Ok((rows, graph))
     }
 }

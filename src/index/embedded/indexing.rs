@@ -11,7 +11,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use super::collection::EmbeddedCollection;
 use super::graph::Graph;
 use super::info::Agreement;
-use super::rows::{Layout, Rows, Vectors, whole};
+use super::rows::{Layout, Vectors};
 use super::search::{Lookup, search};
 use super::{Error, Recall, Search};
 
@@ -80,17 +80,15 @@ impl EmbeddedCollection {
             return;
         }
         let start = Instant::now();
-        let rows = whole(&layout.0, self.record.spec.dim);
-        drop(layout);
-        let progress = self.progress();
-        let Some(graph) = building.threads.install(|| Graph::build(&rows, &progress, &self.is_gone)) else {
+        let (dim, progress) = (self.record.spec.dim, self.progress());
+        let Some(graph) = building.threads.install(|| Graph::build(layout, dim, &progress, &self.is_gone)) else {
             // Deleted or replaced meanwhile.
             return;
         };
         let graph = Arc::new(graph);
         progress.finish_and_clear();
         // A graph that cannot be saved is still good for this process.
-        if let Err(reason) = self.dumps.save(self.record.number, &rows, &graph) {
+        if let Err(reason) = self.dumps.save(self.record.number, &graph) {
             tracing::warn!(collection = %self.name, "the index could not be saved, the next start builds it again: {reason}");
         }
         if self.is_gone.load(Ordering::Acquire) {
@@ -98,17 +96,17 @@ impl EmbeddedCollection {
             return;
         }
         tracing::info!(
-            collection = %self.name, items = rows.len(), strays = graph.strays().len(),
+            collection = %self.name, items = graph.rows().len(), unreachable = graph.unreachable().len(),
             seconds = start.elapsed().as_secs_f32(), "index built",
         );
-        self.publish_index(&rows, &graph);
+        self.publish_index(&graph);
     }
 
-    /// Shows readers the graph over `rows`. Every row is looked at for that, which must not hold up the writers of the store: it is
+    /// Shows readers the graph. Every row is looked at for that, which must not hold up the writers of the store: it is
     /// done before the lock is taken, and again where a write changed the layout meanwhile.
-    fn publish_index(&self, rows: &Arc<Rows>, graph: &Arc<Graph>) {
+    fn publish_index(&self, graph: &Arc<Graph>) {
         let indexed = |layout: &Layout| {
-            let next = layout.with_indexed(rows, Arc::clone(graph));
+            let next = layout.with_indexed(Arc::clone(graph));
             Arc::new(next.expect("only one build runs, from a layout that is older than this one"))
         };
         for _ in 0..UNLOCKED_TRIES {

@@ -255,13 +255,14 @@ impl Layout {
         Self(segments)
     }
 
-    /// The layout in which `indexed` stands for every row up to its last one, and later rows stay as they are.
+    /// The layout in which the rows of `graph` replace every row up to their last one, and later rows stay as they are.
     ///
-    /// `rows` were made from an earlier layout of the same collection: what has died since is dead in them too.
+    /// The graph was built from an earlier layout of the same collection: what has died since is dead in its rows too.
     /// `None` where that is not so and a living row is missing.
-    pub(super) fn with_indexed(&self, rows: &Arc<Rows>, graph: Arc<Graph>) -> Option<Self> {
+    pub(super) fn with_indexed(&self, graph: Arc<Graph>) -> Option<Self> {
+        let rows = Arc::clone(graph.rows());
         let newest = rows.sequences.last().copied();
-        let mut indexed = Segment::new(Arc::clone(rows), Some(graph));
+        let mut indexed = Segment::new(Arc::clone(&rows), Some(graph));
         let mut alive = vec![false; rows.len()];
         let mut tail = Rows::with_capacity(rows.dim, 0, rows.kind());
         for segment in &self.0 {
@@ -358,13 +359,15 @@ mod tests {
         layout.0.iter().map(|segment| segment.rows.len()).sum()
     }
 
+    fn graph(layout: Layout) -> Arc<Graph> {
+        let (progress, stop) = (indicatif::ProgressBar::hidden(), std::sync::atomic::AtomicBool::new(false));
+        Arc::new(Graph::build(Arc::new(layout), 2, &progress, &stop).unwrap())
+    }
+
     /// A graph over nothing, beside which rows came.
     #[test]
     fn rows_beside_an_empty_block_keep_their_vectors() {
-        let nothing = whole(&[], 2);
-        let graph =
-            Arc::new(Graph::build(&nothing, &indicatif::ProgressBar::hidden(), &std::sync::atomic::AtomicBool::new(false)).unwrap());
-        let layout = Layout::plain(Arc::new(rows(1..4))).with_indexed(&nothing, graph).unwrap();
+        let layout = Layout::plain(Arc::new(rows(1..4))).with_indexed(graph(Layout::default())).unwrap();
         let tail = layout.changed(&[], rows(4..6), 0).0.pop().unwrap();
         assert_eq!((tail.rows.len(), tail.rows.vector(0), tail.rows.vector(4)), (5, &[1.0, 1.0][..], &[1.0, 5.0][..]));
     }
@@ -372,7 +375,7 @@ mod tests {
     #[test]
     fn deleted_rows_leave_the_memory() {
         let all = Arc::new(rows(0..1000));
-        let graph = Arc::new(Graph::build(&all, &indicatif::ProgressBar::hidden(), &std::sync::atomic::AtomicBool::new(false)).unwrap());
+        let graph = graph(Layout::plain(Arc::clone(&all)));
         let gone: Vec<u64> = (0..900).collect();
         for graph in [None, Some(graph)] {
             let has_graph = graph.is_some();
