@@ -1,4 +1,4 @@
-"""Compares collections with hnswlib, faiss and usearch on the same vectors and the same cores: `make bench-index`.
+"""Compares collections with hnswlib, faiss, usearch and hnsw_rs as it comes on the same vectors and the same cores: `make bench-index`.
 
 Recall@10 against queries per second, time to build, memory; the exact scan against faiss's flat index and against what
 the cores read from memory; a million vectors as bytes; the most memory that building, opening and restoring take. Each library runs in a process of its own, over the whole printed
@@ -181,6 +181,10 @@ def best(points, threads):
 
 def graphs(args, data):
     commands = {"dino": [args.example, "graph", data]}
+    # The library that builds our graphs, with its own search.
+    for links, width in GRID:
+        settings = ["env", f"M={links}", f"EF_CONSTRUCTION={width}"]
+        commands[f"hnsw_rs M={links} ef_construction={width}"] = [*settings, args.example, "hnsw_rs", data]
     for library in BUILDERS:
         for links, width in GRID:
             commands[f"{library} M={links} ef_construction={width}"] = [sys.executable, __file__, "measure", library, data, links, width]

@@ -87,6 +87,25 @@ fn a_lost_stale_or_torn_index_only_costs_a_rebuild() {
     }
 }
 
+/// The rows that no search reaches had another name before `hnsw_rs` built the graphs; all else is as it was.
+#[test]
+fn a_graph_of_an_earlier_version_is_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, collection) = open(folder.path(), DIM, 500);
+    fill(&collection, 2000);
+    collection.build_index().unwrap();
+    drop((store, collection));
+    let graph = fs_err::read_dir(folder.path().join("graphs")).unwrap().next().unwrap().unwrap().path();
+    let (description, links) = (graph.join("graph.json"), fs_err::read(graph.join("links.bin")).unwrap());
+    let earlier = fs_err::read_to_string(&description).unwrap().replace("\"unreachable\"", "\"strays\"");
+    assert!(earlier.contains("strays"), "{earlier}");
+    fs_err::write(&description, &earlier).unwrap();
+    let store = EmbeddedStore::open(folder.path(), options(500)).unwrap();
+    assert_eq!(store.collection(&name("c")).unwrap().info().unwrap().index.indexed, 2000);
+    // A graph that does not fit is built and saved anew.
+    assert_eq!((fs_err::read_to_string(&description).unwrap(), fs_err::read(graph.join("links.bin")).unwrap()), (earlier, links));
+}
+
 #[test]
 fn a_damaged_database_is_refused_and_left_alone() {
     let folder = tempfile::tempdir().unwrap();

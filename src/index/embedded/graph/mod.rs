@@ -155,9 +155,8 @@ mod tests {
     #[test]
     fn every_row_is_found_by_its_own_vector() {
         let mut rng = StdRng::seed_from_u64(41);
-        let mut random = |around: &[f32], spread: f32| -> Vec<f32> {
-            around.iter().map(|x| x + spread * (rng.random::<f32>() - 0.5)).collect()
-        };
+        let mut random =
+            |around: &[f32], spread: f32| -> Vec<f32> { around.iter().map(|x| x + spread * (rng.random::<f32>() - 0.5)).collect() };
         let centres: Vec<Vec<f32>> = (0..8).map(|_| random(&[0.0; DIM], 1.0)).collect();
         let clusters: Vec<Vec<f32>> = (0..4000).map(|row| random(&centres[row % 8], 0.02)).collect();
         let copies = vec![centres[0].clone(); 200];

@@ -1,6 +1,6 @@
 //! Measures collections, for `tests/bench/index.py`: one JSON object a line.
 //!
-//! `index_bench graph|scan DATA` reads `DATA.npy` and `DATA.queries.npy` (float32, `[rows, dim]`) and `DATA.truth.npy` (int32
+//! `index_bench graph|hnsw_rs|scan DATA` reads `DATA.npy` and `DATA.queries.npy` (float32, `[rows, dim]`) and `DATA.truth.npy` (int32
 //! `[queries, 10]`). `index_bench million FOLDER` fills a store with a million vectors where there is none, and searches it.
 //! `index_bench memory fill|build|open|restore FOLDER ROWS` says what one step takes at most, in times of the vectors.
 
@@ -16,11 +16,15 @@ use dino_server::index::{
     Collection, EmbeddedCollection, EmbeddedStore, Item, ModelTag, NewItem, OnExisting, Options, Search, Similarity, Spec, Vectors,
     snapshot,
 };
+use hnsw_rs::anndists::dist::distances::Distance;
+use hnsw_rs::hnsw::Hnsw;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
 const K: usize = 10;
+/// Widths of the search in a graph.
+const WIDTHS: [usize; 12] = [10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512];
 const MILLION: usize = 1_000_000;
 const DIM: usize = 384;
 const CLUSTERS: usize = 1000;
@@ -35,10 +39,11 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["graph", data] => graph(data),
+        ["hnsw_rs", data] => hnsw_rs(data),
         ["scan", data] => scan(data),
         ["million", folder] => million(Path::new(folder)),
         ["memory", step, folder, rows] => memory(step, Path::new(folder), rows.parse()?),
-        _ => bail!("index_bench graph|scan DATA, index_bench million FOLDER, or index_bench memory STEP FOLDER ROWS"),
+        _ => bail!("index_bench graph|hnsw_rs|scan DATA, index_bench million FOLDER, or index_bench memory STEP FOLDER ROWS"),
     }
 }
 
@@ -53,12 +58,43 @@ fn graph(data: &str) -> Result<()> {
     collection.build_index()?;
     let (seconds, memory) = (start.elapsed().as_secs_f64(), resident()?.saturating_sub(before));
     for threads in [1, 2] {
-        for ef in [10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512] {
+        for ef in WIDTHS {
             let asked = questions.ask(&*collection, threads, &Search { k: K, ef, ..Search::default() })?;
             print(&json!({"build_s": seconds, "graph_mb": memory, "ef": ef}), threads, &asked);
         }
     }
     Ok(())
+}
+
+/// `hnsw_rs` as it comes: its own copy of the vectors, its own search, with our product as its distance.
+fn hnsw_rs(data: &str) -> Result<()> {
+    let (rows, questions) = (read_rows(&format!("{data}.npy"))?, Questions::read(data)?);
+    let [links, ef_construction] = ["M", "EF_CONSTRUCTION"].map(|name| std::env::var(name).ok());
+    let (links, ef_construction) =
+        (links.context("M is not set")?.parse()?, ef_construction.context("EF_CONSTRUCTION is not set")?.parse()?);
+    let (before, start) = (resident()?, Instant::now());
+    let hnsw = Hnsw::new(links, rows.len(), 16, ef_construction, CosineDistance);
+    hnsw.parallel_insert(&rows.iter().zip(0..).collect::<Vec<_>>());
+    let (seconds, memory) = (start.elapsed().as_secs_f64(), resident()?.saturating_sub(before));
+    // Our graph has no copy of the vectors.
+    let graph = memory.saturating_sub((rows.len() * rows[0].len() * 4) as u64 / 1_000_000);
+    for threads in [1, 2] {
+        for ef in WIDTHS {
+            let search = |query: &[f32]| Ok(hnsw.search(query, K, ef).into_iter().map(|found| found.d_id as i32).collect());
+            let asked = questions.ask_of(threads, &search)?;
+            print(&json!({"build_s": seconds, "graph_mb": graph, "ef": ef}), threads, &asked);
+        }
+    }
+    Ok(())
+}
+
+/// 1 - cosine similarity of normalised vectors.
+struct CosineDistance;
+
+impl Distance<f32> for CosineDistance {
+    fn eval(&self, a: &[f32], b: &[f32]) -> f32 {
+        (1.0 - Similarity::default().dot(a, b)).max(0.0)
+    }
 }
 
 /// Exact search, and how fast the same cores read memory.
@@ -191,11 +227,20 @@ impl Questions {
         Ok(Self { queries: read_rows(&format!("{data}.queries.npy"))?, truth })
     }
 
-    /// Asks all queries, on so many threads at a time.
+    /// Asks all queries of a collection, on so many threads at a time.
     fn ask(&self, collection: &dyn Collection, threads: usize, search: &Search<'_>) -> Result<Asked> {
+        self.ask_of(threads, &|query| {
+            let hits = collection.search(query, search)?;
+            // An id that is no number counts as wrong.
+            Ok(hits.iter().map(|hit| hit.item.id.parse().unwrap_or(-1)).collect())
+        })
+    }
+
+    /// Asks all queries of a function that returns row numbers, on so many threads at a time.
+    fn ask_of(&self, threads: usize, search: &(dyn Fn(&[f32]) -> Result<Vec<i32>> + Sync)) -> Result<Asked> {
         // Once without a look at the clock.
         for query in self.queries.iter().take(20) {
-            collection.search(query, search)?;
+            search(query)?;
         }
         let (next, found) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let start = Instant::now();
@@ -203,8 +248,7 @@ impl Questions {
             loop {
                 let at = next.fetch_add(1, Ordering::Relaxed);
                 let Some(query) = self.queries.get(at) else { return Ok(()) };
-                let hits = collection.search(query, search)?;
-                let right = hits.iter().filter(|hit| hit.item.id.parse().is_ok_and(|id| self.truth[at].contains(&id))).count();
+                let right = search(query)?.iter().filter(|id| self.truth[at].contains(id)).count();
                 found.fetch_add(right, Ordering::Relaxed);
             }
         };
