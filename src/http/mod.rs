@@ -22,6 +22,7 @@ mod options;
 mod origin;
 mod page;
 mod parameters;
+mod places;
 mod problem;
 mod quota;
 mod remote;

@@ -34,7 +34,7 @@ pub struct Info {
 }
 
 /// Most damaged items that are named.
-const MOST_NAMED: usize = 20;
+pub(super) const MOST_NAMED: usize = 20;
 
 /// Stored items that cannot be read: they are left out of searches, pages and snapshots, and kept as they are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]

@@ -205,6 +205,49 @@ fn a_snapshot_can_always_be_restored() {
     assert_eq!(server.post("/collections/c/snapshot", "application/json", b"").ok().header("dino-left-out"), "0");
 }
 
+/// `GET /collections/{c}` names what cannot be read without a look at the other items, also where an earlier version made the table.
+#[test]
+fn damaged_items_are_listed_by_a_database_too() {
+    let url = database();
+    let name = url.split(['/', '?']).nth(3).unwrap().to_owned();
+    let start = || Server::start(&["--index", &url, "--sessions", "1"]);
+    let server = start();
+    assert_eq!(server.put("/collections/c", &json!({})).status, 201);
+    let item = |id: &str| json!({ "id": id, "vector": vec![1.0; DIM] });
+    let ids = ["a", "deep", "deeper", "large", "list\0", "n"];
+    server.post_json("/collections/c/items", &json!({ "items": ids.map(item) })).ok();
+    assert!(server.get("/collections/c").ok().json().get("damaged").is_none());
+    let set = |id: &str, metadata: &str| shared().sql(&name, &format!("UPDATE dino_items_1 SET metadata = '{metadata}' WHERE id = {id}"));
+    // As deep, and as large, as can just be read.
+    set("'deep'", &nested(127));
+    set("'n'", &format!("{{\"n\":[{},{}]}}", f64::MAX, -f64::MAX));
+    set("'deeper'", &nested(128));
+    set("'large'", "{\"n\":{\"m\":-1e400}}");
+    set("E'list\\x01\\x01'", "[1]");
+    let damaged = json!({ "count": 3, "ids": ["deeper", "large", "list\0"] });
+    for (id, status) in [("a", 200), ("deep", 200), ("n", 200), ("deeper", 500), ("large", 500), ("list%00", 500)] {
+        assert_eq!(server.get(&format!("/collections/c/items/{id}")).status, status, "{id}");
+    }
+    let info = |server: &Server| server.get("/collections/c").ok().json();
+    assert_eq!((&info(&server)["damaged"], &info(&server)["count"]), (&damaged, &json!(3)));
+    assert_eq!(server.get("/collections").ok().json()["collections"][0]["damaged"], damaged);
+    server.delete("/collections/c/items/large");
+    server.post_json("/collections/c/items", &json!({ "items": [item("list\0")] })).ok();
+    assert_eq!(info(&server)["damaged"], json!({ "count": 1, "ids": ["deeper"] }));
+    drop(server);
+
+    shared().sql(&name, "DROP INDEX dino_items_1_damaged");
+    let server = start();
+    let begun = std::time::Instant::now();
+    while info(&server).get("damaged").is_none() {
+        assert!(begun.elapsed() < std::time::Duration::from_mins(1), "{}", server.log());
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    assert_eq!(info(&server)["damaged"]["ids"], json!(["deeper"]));
+    assert_eq!(server.delete("/collections/c/items/deeper").status, 204);
+    assert!(info(&server).get("damaged").is_none());
+}
+
 /// An item of about 60 KB.
 fn large(id: &str) -> Value {
     json!({ "id": id, "vector": vec![1.0; DIM], "metadata": { "m": "m".repeat(60_000) } })

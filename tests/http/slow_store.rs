@@ -282,3 +282,45 @@ fn a_slow_restore_keeps_nobody_from_restoring() {
         thread::sleep(Duration::from_millis(50));
     }
 }
+
+/// Two restores of a key that do not go on are half of all places: its third is refused, and another key restores.
+#[test]
+fn one_key_holds_half_of_the_restores() {
+    const KEYS: [(&str, &str); 2] = [("x-api-key", "0123456789-slow-key"), ("x-api-key", "0123456789-quick-key")];
+    let folder = folder(500);
+    let keys = format!("slow {} full; quick {} full", KEYS[0].1, KEYS[1].1);
+    let server = Server::start(&["--data-dir", folder.path().to_str().unwrap(), "--api-keys", &keys]);
+    let snapshot = server.post_with("/collections/large/snapshot", &[KEYS[0]], b"").ok().body.clone();
+    let slow: Vec<_> = (0..2)
+        .map(|number| {
+            let mut stream = TcpStream::connect(server.address()).unwrap();
+            let (name, key) = KEYS[0];
+            let length = snapshot.len();
+            let head = format!(
+                "POST /collections/slow{number}/restore HTTP/1.1\r\nHost: localhost\r\n{name}: {key}\r\nContent-Length: {length}\r\n\r\n"
+            );
+            stream.write_all(head.as_bytes()).unwrap();
+            stream.write_all(&snapshot[..snapshot.len() / 2]).unwrap();
+            stream
+        })
+        .collect();
+    let restore = |key| server.post_with("/collections/quick/restore?replace=true", &[key], &snapshot);
+    let begun = Instant::now();
+    loop {
+        let refused = restore(KEYS[0]);
+        if refused.status == 429 {
+            let problem = refused.problem(429, "rate_limited");
+            assert!(problem["detail"].as_str().unwrap().contains("2 other snapshots of this API key"), "{problem}");
+            break;
+        }
+        // The server had not read the head of one of the slow ones yet.
+        assert!(begun.elapsed() < PATIENCE, "{}", refused.text());
+    }
+    let restored = restore(KEYS[1]);
+    assert_eq!(restored.status, 201, "{}", restored.text());
+    drop(slow);
+    while restore(KEYS[0]).status != 201 {
+        assert!(begun.elapsed() < PATIENCE, "its places never came back");
+        thread::sleep(Duration::from_millis(50));
+    }
+}

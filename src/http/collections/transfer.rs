@@ -26,6 +26,7 @@ use super::{
         answer::Counted,
         openapi::body::SnapshotUpload,
         parameters::{CollectionPath, PathOf, QueryOf},
+        places::{Places, Taken},
         problem::{Code, Problem},
         quota::{BudgetExceeded, Metered, Reservation},
         request_context,
@@ -57,15 +58,22 @@ const BUSY: Duration = Duration::from_secs(5);
 pub(in crate::http) struct Transfers {
     /// Threads of their own, so that other requests find theirs free.
     threads: Pool,
-    /// Places for snapshots that are received or wait for their turn.
-    places: Arc<Semaphore>,
+    /// Places for snapshots that are written: others wait.
+    written: Places,
+    /// Places for snapshots that are received or wait for their turn: others are refused.
+    received: Places,
     /// The turn to restore: one at a time, since memory holds what is restored.
     turn: Arc<Semaphore>,
 }
 
 impl Default for Transfers {
     fn default() -> Self {
-        Self { threads: Pool::new(THREADS), places: Arc::new(Semaphore::new(RESTORES)), turn: Arc::new(Semaphore::new(1)) }
+        Self {
+            threads: Pool::new(THREADS),
+            written: Places::new(THREADS),
+            received: Places::new(RESTORES),
+            turn: Arc::new(Semaphore::new(1)),
+        }
     }
 }
 
@@ -103,6 +111,12 @@ pub(super) async fn snapshot(State(app): State<App>, PathOf(path): PathOf<Collec
         let file = file.reopen().map_err(Error::Io)?;
         let length = file.metadata().map_err(Error::Io)?.len();
         Ok((file, length, left_out, reservation))
+    };
+    let place = app.transfers.written.take(request_context::key().as_deref()).await;
+    let write = move || {
+        // Held by the work, which goes on for a moment when its caller has left.
+        let _place = place;
+        write()
     };
     let (file, length, left_out, reservation) = app.transfers.threads.run(write).await??;
     let headers = [
@@ -168,9 +182,16 @@ pub(super) async fn restore(
         }
         let QueryOf(options) = options?;
         check_length(&parts.headers, app.max_snapshot)?;
-        let place = app.transfers.places.clone().try_acquire_owned().map_err(|_| {
-            let detail = format!("{RESTORES} other snapshots are being received or restored: try again later");
-            Problem { retry_after: Some(BUSY), ..Problem::new(Code::QueueFull, detail) }
+        let place = app.transfers.received.try_take(request_context::key().as_deref()).map_err(|taken| {
+            let (code, detail) = match taken {
+                Taken::All => (Code::QueueFull, format!("{RESTORES} other snapshots are being received or restored: try again later")),
+                Taken::ByKey { most } => {
+                    let detail =
+                        format!("{most} other snapshots of this API key are being received or restored, half of all: try again later");
+                    (Code::RateLimited, detail)
+                }
+            };
+            Problem { retry_after: Some(BUSY), ..Problem::new(code, detail) }
         })?;
         Ok((name, store, options, place))
     };

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::super::{Error, Options};
+use super::damage;
 use super::database::Database;
 use super::record::{Record, drop_nameless};
 
@@ -127,11 +128,14 @@ impl Builder {
         Ok(false)
     }
 
-    /// Starts a thread that builds every index that is due.
-    pub(super) fn build_all(self: &Arc<Self>) {
+    /// Starts a thread that builds every index that is due, and those that collections of earlier versions lack.
+    pub(super) fn complete_all(self: &Arc<Self>) {
         let builder = Arc::clone(self);
         spawn(BUILDING, move || {
             for record in builder.database.run(async |connection| Record::all(connection).await)? {
+                if !record.names_damaged {
+                    builder.build(&record, &record.damaged_index(), &damage::index_over(&record))?;
+                }
                 builder.build_if_due(&record)?;
             }
             Ok(())
@@ -143,11 +147,17 @@ impl Builder {
         if record.spec.dim > MAX_DIM || !self.has_outgrown(record)? {
             return Ok(());
         }
+        let definition = format!("ON {} USING hnsw (embedding vector_ip_ops) WITH ({PARAMETERS})", record.table());
+        self.build(record, &record.index(), &definition)
+    }
+
+    /// Builds an index of a collection, unless it is there or another server builds one.
+    fn build(&self, record: &Record, index: &str, definition: &str) -> Result<(), Error> {
         self.database.run_in_background(async |connection| {
             // One builder is enough; the lock goes with the connection.
             let lock = sqlx::query_scalar("SELECT pg_try_advisory_lock($1, $2)").bind(LOCK).bind(record.number as i32);
             if lock.fetch_one(&mut *connection).await? {
-                build(connection, record).await.map_err(|error| record.explain(error))?;
+                build(connection, record, index, definition).await.map_err(|error| record.explain(error))?;
             }
             Ok(())
         })
@@ -187,10 +197,9 @@ fn spawn(what: &'static str, work: impl FnOnce() -> Result<(), Error> + Send + '
     spawned.is_ok()
 }
 
-async fn build(connection: &mut PgConnection, record: &Record) -> Result<(), Error> {
-    let (table, index) = (record.table(), record.index());
+async fn build(connection: &mut PgConnection, record: &Record, index: &str, definition: &str) -> Result<(), Error> {
     let valid: Option<bool> = sqlx::query_scalar("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass($1)")
-        .bind(&index)
+        .bind(index)
         .fetch_optional(&mut *connection)
         .await?;
     if valid == Some(true) {
@@ -198,12 +207,9 @@ async fn build(connection: &mut PgConnection, record: &Record) -> Result<(), Err
     }
     let start = Instant::now();
     // What is left of a build that was broken off is not used, and in the way.
-    for sql in [
-        format!("DROP INDEX CONCURRENTLY IF EXISTS {index}"),
-        format!("CREATE INDEX CONCURRENTLY {index} ON {table} USING hnsw (embedding vector_ip_ops) WITH ({PARAMETERS})"),
-    ] {
+    for sql in [format!("DROP INDEX CONCURRENTLY IF EXISTS {index}"), format!("CREATE INDEX CONCURRENTLY {index} {definition}")] {
         sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await?;
     }
-    tracing::info!(collection = %record.name, seconds = start.elapsed().as_secs_f32(), "index built");
+    tracing::info!(collection = %record.name, index, seconds = start.elapsed().as_secs_f32(), "index built");
     Ok(())
 }

@@ -10,11 +10,13 @@
 //! | `record` | collections by name |
 //! | `collection`, `write`, `search`, `filter`, `text` | the items of one |
 //! | `sample` | some of its items, and the mark of what it holds |
+//! | `damage` | which of its items cannot be read |
 //! | `approximate` | when it gets an index, and clearing away |
 
 mod address;
 mod approximate;
 mod collection;
+mod damage;
 mod database;
 mod error;
 mod filter;
@@ -91,7 +93,7 @@ impl PostgresStore {
             Err(Error::Unreachable(reason)) => tracing::warn!("the database of the collections cannot be reached yet: {reason}"),
             outcome => outcome?,
         }
-        store.builder.build_all();
+        store.builder.complete_all();
         store.builder.clear_away();
         Ok(store)
     }

@@ -5,7 +5,9 @@ use std::collections::{HashMap, HashSet};
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, FromRow, PgConnection, QueryBuilder, Row};
 
+use super::super::info::DamagedItems;
 use super::super::{CollectionName, Error, IndexState, Info, ModelTag, Spec};
+use super::damage;
 use super::error::{is_locked, is_missing_table};
 
 /// Largest vectors that are kept in the rows of the table itself, so that a scan need not look them up elsewhere: a row has
@@ -17,7 +19,8 @@ const MOST_COUNTED: usize = 500;
 
 /// Columns of a [`Record`].
 const SELECT: &str = "SELECT name, number, dim, fingerprint, precision, created, \
-     EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass('dino_items_' || number || '_hnsw') AND indisvalid) AS indexed \
+     EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass('dino_items_' || number || '_hnsw') AND indisvalid) AS indexed, \
+     EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass('dino_items_' || number || '_damaged') AND indisvalid) AS names_damaged \
      FROM dino_collections";
 
 /// A collection as the database knows it.
@@ -29,8 +32,10 @@ pub(super) struct Record {
     pub(super) spec: Spec,
     /// Seconds since 1970.
     pub(super) created: u64,
-    /// Whether there is a finished index.
+    /// Whether there is a finished index over its vectors.
     pub(super) indexed: bool,
+    /// Whether there is a finished index over its damaged items.
+    pub(super) names_damaged: bool,
 }
 
 impl FromRow<'_, PgRow> for Record {
@@ -44,6 +49,7 @@ impl FromRow<'_, PgRow> for Record {
             spec: Spec { dim: row.try_get::<i32, _>("dim")? as usize, model },
             created: row.try_get::<i64, _>("created")? as u64,
             indexed: row.try_get("indexed")?,
+            names_damaged: row.try_get("names_damaged")?,
         })
     }
 }
@@ -65,14 +71,16 @@ impl Record {
     pub(super) async fn make(connection: &mut PgConnection, name: &CollectionName, spec: &Spec) -> Result<Self, Error> {
         let (number, created): (i64, i64) =
             sqlx::query_as("SELECT nextval('dino_numbers'), extract(epoch FROM now())::bigint").fetch_one(&mut *connection).await?;
-        let record = Self { name: name.clone(), number, spec: spec.clone(), created: created as u64, indexed: false };
+        let record = Self { name: name.clone(), number, spec: spec.clone(), created: created as u64, indexed: false, names_damaged: true };
         let (table, dim) = (record.table(), spec.dim);
         let storage = if dim <= MAX_INLINE_DIM { "PLAIN" } else { "EXTERNAL" };
         let sql = format!(
             "CREATE TABLE {table} (id text COLLATE \"C\" PRIMARY KEY, labels text[] NOT NULL, metadata jsonb NOT NULL, source text, \
              embedding vector({dim}) NOT NULL, picture bytea); \
              ALTER TABLE {table} ALTER embedding SET STORAGE {storage}, ALTER picture SET STORAGE EXTERNAL; \
-             CREATE INDEX {table}_labels ON {table} USING gin (labels)"
+             CREATE INDEX {table}_labels ON {table} USING gin (labels); CREATE INDEX {} {}",
+            record.damaged_index(),
+            damage::index_over(&record)
         );
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await?;
         Ok(record)
@@ -113,11 +121,16 @@ impl Record {
         format!("{}_hnsw", self.table())
     }
 
+    /// Name of the index over its damaged items.
+    pub(super) fn damaged_index(&self) -> String {
+        format!("{}_damaged", self.table())
+    }
+
     /// What is known of it right now.
     pub(super) async fn info(&self, connection: &mut PgConnection) -> Result<Info, Error> {
         let counts = count(connection, std::slice::from_ref(self)).await.map_err(|error| self.explain(error))?;
         let building = being_indexed(connection).await?;
-        Ok(self.info_of(counts.get(&self.number).copied().unwrap_or(0), building.contains(&self.table())))
+        Ok(self.info_of(counts.get(&self.number).cloned().unwrap_or_default(), building.contains(&self.table())))
     }
 
     /// What is known of all collections right now: one statement counts the items of many.
@@ -140,13 +153,13 @@ impl Record {
                 }
                 counts => counts?,
             };
-            let known = part.iter().filter_map(|record| Some((record, *counts.get(&record.number)?)));
+            let known = part.iter().filter_map(|record| Some((record, counts.get(&record.number)?.clone())));
             found.extend(known.map(|(record, count)| record.info_of(count, building.contains(&record.table()))));
         }
         Ok(found)
     }
 
-    fn info_of(&self, count: usize, building: bool) -> Info {
+    fn info_of(&self, Counts { count, damaged }: Counts, building: bool) -> Info {
         let (kind, indexed) = if self.indexed { ("hnsw", count) } else { ("exact", 0) };
         let index = IndexState { kind, indexed, scanned: count - indexed, building };
         Info {
@@ -156,7 +169,7 @@ impl Record {
             count,
             created: self.created,
             index,
-            damaged: None,
+            damaged,
         }
     }
 
@@ -166,12 +179,26 @@ impl Record {
     }
 }
 
+/// The items of a collection.
+#[derive(Clone, Default)]
+struct Counts {
+    /// Those that can be read.
+    count: usize,
+    damaged: Option<DamagedItems>,
+}
+
 /// Numbers of items by number of the collection.
-async fn count(connection: &mut PgConnection, records: &[Record]) -> Result<HashMap<i64, usize>, Error> {
-    let parts: Vec<_> =
-        records.iter().map(|record| format!("SELECT {}::bigint, count(*) FROM {}", record.number, record.table())).collect();
-    let counts: Vec<(i64, i64)> = sqlx::query_as(AssertSqlSafe(parts.join(" UNION ALL "))).fetch_all(connection).await?;
-    Ok(counts.into_iter().map(|(number, count)| (number, count as usize)).collect())
+async fn count(connection: &mut PgConnection, records: &[Record]) -> Result<HashMap<i64, Counts>, Error> {
+    let part = |record: &Record| {
+        format!("SELECT {}::bigint, (SELECT count(*) FROM {}), {}", record.number, record.table(), damage::columns(record))
+    };
+    let parts: Vec<_> = records.iter().map(part).collect();
+    let counts: Vec<(i64, i64, i64, Vec<String>)> = sqlx::query_as(AssertSqlSafe(parts.join(" UNION ALL "))).fetch_all(connection).await?;
+    let counts = counts.into_iter().map(|(number, all, damaged, ids)| {
+        let count = all.saturating_sub(damaged) as usize;
+        (number, Counts { count, damaged: damage::damaged(damaged, ids) })
+    });
+    Ok(counts.collect())
 }
 
 /// Tables whose index is being built.

@@ -22,8 +22,10 @@ use rayon::prelude::*;
 use super::rows::{Layout, Rows, whole};
 use build::STEP;
 use links::Links;
-use walk::{Scratch, Walk};
+use walk::{Found, Scratch, Walk};
 
+/// Width of the search on the layer above the bottom.
+const EF_ENTRY: usize = 12;
 /// Width of the search that a row must be found with, after building.
 const EF_CHECK: usize = 64;
 /// Similarity from which two vectors count as the same in that check.
@@ -78,15 +80,26 @@ impl Graph {
         crowded || found.iter().any(|&(found, _)| found == row as usize)
     }
 
+    /// The nodes from which the bottom layer is searched. On the layer above it that is a search of its own: the library keeps the
+    /// nearest links of a node only, so that the single nearest node of a greedy walk often leads to the wrong cluster.
+    fn enter(&self, walk: &mut Walk<'_>) -> Vec<Found> {
+        let mut from = walk.look(self.links.entry);
+        let mut layers = self.links.upper().peekable();
+        while let Some(layer) = layers.next() {
+            if layers.peek().is_none() {
+                return walk.search(&layer, &[from], EF_ENTRY);
+            }
+            from = walk.descend(&layer, from);
+        }
+        vec![from]
+    }
+
     /// About `ef` rows near a normalised query with their similarities, in no promised order, none twice.
     pub(super) fn search(&self, query: &[f32], ef: usize) -> Vec<(usize, f32)> {
         let mut scratch = self.scratches.lock().pop().unwrap_or_default();
         let mut walk = Walk::new(&self.rows, query, &mut scratch);
-        let mut from = walk.look(self.links.entry);
-        for layer in self.links.upper() {
-            from = walk.descend(&layer, from);
-        }
-        let mut found = walk.search(&self.links.bottom(), from, ef);
+        let from = self.enter(&mut walk);
+        let mut found = walk.search(&self.links.bottom(), &from, ef);
         let unreachable = self.unreachable.iter().filter(|&&row| !found.iter().any(|found| found.node() == row));
         let unreachable: Vec<_> = unreachable.map(|&row| walk.look(row)).collect();
         found.extend(unreachable);

@@ -92,10 +92,13 @@ impl<'a> Walk<'a> {
 
     /// Up to `width` nodes near the query, the nearest first, found from `from` on (algorithm 2 of the paper). Ends early
     /// where the caller does not wait any more.
-    pub(super) fn search(&mut self, layer: &impl Layer, from: Found, width: usize) -> Vec<Found> {
-        self.is_fresh(from.node());
-        self.scratch.open.push(from);
-        self.scratch.best.push(Reverse(from));
+    pub(super) fn search(&mut self, layer: &impl Layer, from: &[Found], width: usize) -> Vec<Found> {
+        for &found in from {
+            if self.is_fresh(found.node()) {
+                self.scratch.open.push(found);
+                self.scratch.best.push(Reverse(found));
+            }
+        }
         let mut step: usize = 0;
         while let Some(at) = self.scratch.open.pop() {
             step += 1;
