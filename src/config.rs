@@ -104,9 +104,14 @@ mod tests {
     #[test]
     fn a_model_is_called_by_its_folder_or_file_unless_named() {
         let args = resolve(&["--model", "models/demo", "--model", "big=/m/a=b", "--model", "./x=y/demo2"]).unwrap();
-        let named: Vec<_> = args.models.models.iter().map(|model| (model.name.as_str(), model.path.to_str().unwrap())).collect();
+        let named: Vec<_> = args.models.models.iter().map(|model| (model.name.as_str(), model.path.to_string())).collect();
+        let named: Vec<_> = named.iter().map(|(name, path)| (*name, path.as_str())).collect();
         assert_eq!(named, [("demo", "models/demo"), ("big", "/m/a=b"), ("demo2", "./x=y/demo2")]);
-        assert_eq!("a/dino.v2.onnx".parse::<serving::NamedModel>().unwrap().name, "dino.v2");
+        let hub = resolve(&["--model", "hf://o/dino@v1", "--model", "x=hf://o/dino/a=b.onnx"]).unwrap();
+        let named: Vec<_> = hub.models.models.iter().map(|model| format!("{} {}", model.name, model.path)).collect();
+        assert_eq!(named, ["dino hf://o/dino@v1", "x hf://o/dino/a=b.onnx"]);
+        assert!(refused(&["--model", "hf://dino"]).contains("hf://OWNER/NAME"));
+        assert_eq!("a/dino.v2.onnx".parse::<serving::Named<PathBuf>>().unwrap().name, "dino.v2");
     }
 
     #[test]

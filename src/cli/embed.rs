@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
+use dino_hub::Location;
 use dino_server::encoding::Dtype;
 use dino_server::files::shard::Shard;
 use dino_server::files::vectors::parts::{Part, Parts, Row};
@@ -27,9 +28,9 @@ pub(crate) struct Args {
     /// Folder of pictures. Every file is tried, whatever its name.
     #[arg(long, value_name = "DIR")]
     images: PathBuf,
-    /// A model folder, or an ONNX file that was exported elsewhere.
-    #[arg(long, value_name = "PATH")]
-    model: PathBuf,
+    /// A model folder, or an ONNX file that was exported elsewhere; hf://OWNER/NAME[@REVISION][/FILE] names one on a model hub.
+    #[arg(long, value_name = "PATH|HF", value_parser = super::location())]
+    model: Location,
     /// File to write, .parquet or .npy. It appears once it is complete.
     #[arg(long, value_name = "FILE")]
     out: Target,
@@ -66,7 +67,7 @@ pub(crate) struct Args {
 type Outcome = Result<(Row, Vec<f32>), bulk::Error>;
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let model = open_model(&args.model)?;
+    let model = open_model(&args.model, args.precision)?;
     let mut listing = tree::list(&args.images)?;
     anyhow::ensure!(!listing.entries.is_empty(), "no file in {}", args.images.display());
     listing.entries.retain(|entry| args.shard.holds(&entry.id));

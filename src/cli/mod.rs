@@ -11,19 +11,32 @@ pub(crate) mod serve;
 pub(crate) mod snapshot;
 mod store;
 
-use std::path::Path;
+use std::ffi::OsString;
+use std::io::{IsTerminal as _, stderr};
 
-use dino_vision::model::{Model, ModelError};
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use dino_hub::{Location, Want};
+use dino_vision::model::{Model, Precision};
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Opens a model; what was found out about a plain ONNX file goes to stderr.
+/// Opens a model, which is fetched first if a hub has it; what was found out about a plain ONNX file goes to stderr.
 #[expect(clippy::print_stderr, reason = "commands keep no log")]
-pub(crate) fn open_model(path: &Path) -> Result<Model, ModelError> {
-    let model = Model::open(path)?;
+pub(crate) fn open_model(location: &Location, precision: Precision) -> anyhow::Result<Model> {
+    let want = Want::Graph { precision: precision.to_string() };
+    // What there is to say of a download, and nothing else.
+    let lines = tracing_subscriber::fmt().with_env_filter("dino_hub=info").with_writer(stderr).with_target(false).with_level(false);
+    let log = lines.without_time().with_ansi(stderr().is_terminal()).finish();
+    let path = tracing::subscriber::with_default(log, || location.fetch(&want))?.path;
+    let model = Model::open(&path)?;
     if let Some(summary) = model.summary() {
         eprintln!("{summary}");
     }
     Ok(model)
+}
+
+/// Where a model is, as a flag has it.
+pub(crate) fn location() -> impl TypedValueParser<Value = Location> {
+    OsStringValueParser::new().try_map(|text: OsString| Location::of(text))
 }
 
 /// A bar for so many pictures to embed.

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use dino_hub::Location;
 use dino_server::index::snapshot::{self, Header};
 use dino_server::index::{CollectionName, IndexUrl, ModelTag, NewItem, OnExisting, Spec, checksum};
 use dino_vision::bulk::{self, Embedder, Worker, Workload, names, tree};
@@ -39,9 +40,10 @@ pub(crate) struct Args {
     /// Collection of the store.
     #[arg(long, default_value = "default", value_name = "NAME")]
     collection: CollectionName,
-    /// Model to embed with: a folder, or an ONNX file that was exported elsewhere.
-    #[arg(long, value_name = "PATH")]
-    model: PathBuf,
+    /// Model to embed with: a folder, or an ONNX file that was exported elsewhere; hf://OWNER/NAME[@REVISION][/FILE] names one on a
+    /// model hub.
+    #[arg(long, value_name = "PATH|HF", value_parser = super::location())]
+    model: Location,
     /// Folder that the pictures were imported from, where the collection does not hold the originals (which it does where
     /// the server ran with --store-images original).
     #[arg(long, value_name = "DIR")]
@@ -106,7 +108,7 @@ impl fmt::Display for Missing {
 
 #[expect(clippy::print_stderr, reason = "for the user of the command")]
 fn reembed(args: &Args, header: Header, mut items: Vec<NewItem>) -> anyhow::Result<(Header, Vec<NewItem>)> {
-    let model = open_model(&args.model)?;
+    let model = open_model(&args.model, args.precision)?;
     let files: HashMap<String, PathBuf> = match &args.images {
         Some(folder) => files(tree::list(folder)?.entries),
         None => HashMap::new(),

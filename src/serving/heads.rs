@@ -1,8 +1,11 @@
 //! The classifiers on a model's features: those in its folder, and those that the options name.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
-use super::{NamedModel, Served};
+use super::{Named, Served};
 use dino_vision::{
     head::{HeadError, LinearHead},
     model::Manifest,
@@ -63,13 +66,13 @@ pub(super) fn of_folder(model: &Path, manifest: &Manifest, fingerprint: &str) ->
 }
 
 /// Whether a head was trained on the features of this model. One that cannot be read is taken for one, so that [`attach`] says why.
-pub(super) fn fits(served: &Served, named: &NamedModel) -> bool {
+pub(super) fn fits(served: &Served, named: &Named<PathBuf>) -> bool {
     LinearHead::load(&named.path).map_or(true, |head| head.description().model_fingerprint == served.fingerprint)
 }
 
 /// Gives each named head to the models whose features it was trained on.
-pub(super) fn attach(models: &mut [Served], named: &[NamedModel]) -> Result<(), HeadsError> {
-    for NamedModel { name, path } in named {
+pub(super) fn attach(models: &mut [Served], named: &[Named<PathBuf>]) -> Result<(), HeadsError> {
+    for Named { name, path } in named {
         let failed = |source| HeadsError { name: name.clone(), source };
         let head = LinearHead::load(path).map_err(failed)?;
         let wanted = &head.description().model_fingerprint;

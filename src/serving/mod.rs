@@ -25,7 +25,7 @@ use dino_vision::{
 };
 
 pub use heads::{HeadsError, UnknownHead};
-pub use options::{NamedModel, Options, OptionsError};
+pub use options::{Named, Options, OptionsError};
 pub use pool::{Panicked, Pool};
 pub use registry::{LoadError, Registry, ReloadError, UnknownModel};
 

@@ -1,8 +1,13 @@
 //! Which models are served, and how they run.
 
-use std::{path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
 
 use clap::Args;
+use dino_hub::Location;
 use dino_vision::model::{Accelerator, Device, Precision};
 
 use crate::flags;
@@ -12,13 +17,21 @@ use crate::flags;
 #[group(skip)]
 pub struct Options {
     /// A model folder to serve, or an ONNX file that was exported elsewhere, with the name that requests call it by (its own name
-    /// if left out). May be given several times; the first is the one that requests without `model` get.
-    #[arg(long = "model", env = "DINO_MODEL", value_name = "[NAME=]PATH", value_delimiter = ',', required = true, help_heading = "Models")]
-    pub models: Vec<NamedModel>,
+    /// if left out). hf://OWNER/NAME[@REVISION][/FILE] names one on a model hub, from which it is fetched at the start. May be given
+    /// several times; the first is the one that requests without `model` get.
+    #[arg(
+        long = "model",
+        env = "DINO_MODEL",
+        value_name = "[NAME=]PATH|HF",
+        value_delimiter = ',',
+        required = true,
+        help_heading = "Models"
+    )]
+    pub models: Vec<Named<Location>>,
     /// A linear classifier that `dino-train linear --out` wrote, for /classify?head=NAME (the folder's own name if NAME is left out).
     /// May be given several times. Those in a model folder's `heads` are found without it.
     #[arg(long = "head", env = "DINO_HEAD", value_name = "[NAME=]PATH", value_delimiter = ',', help_heading = "Models")]
-    pub heads: Vec<NamedModel>,
+    pub heads: Vec<Named<PathBuf>>,
     /// Which of a model folder's files to run: f32, f16 or int8. An ONNX file that was exported elsewhere runs as it is.
     #[arg(long, env = "DINO_PRECISION", default_value = "f32", help_heading = "Models")]
     pub precision: Precision,
@@ -51,36 +64,55 @@ pub struct Options {
     pub segment_size: u32,
 }
 
-/// `[NAME=]PATH` of a model, or of a head.
+/// `[NAME=]PATH` of a model or of a head: what requests call it, and where it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NamedModel {
+pub struct Named<P> {
     /// What requests call it.
     pub name: String,
-    /// Its folder.
-    pub path: PathBuf,
+    /// Its folder or file.
+    pub path: P,
 }
 
-impl FromStr for NamedModel {
+impl FromStr for Named<PathBuf> {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        // A `=` further down belongs to the path: names have no slashes.
-        if let Some((name, path)) = text.split_once('=')
-            && is_name(name)
-        {
-            if path.is_empty() {
-                return Err(format!("`{text}` names no folder after the `=`"));
-            }
-            return Ok(Self { name: name.into(), path: path.into() });
-        }
-        let path = PathBuf::from(text);
-        let name = if path.extension().is_some_and(|end| end == "onnx") { path.file_stem() } else { path.file_name() };
-        let name = name.and_then(|name| name.to_str()).filter(|name| is_name(name));
-        match name {
-            Some(name) => Ok(Self { name: name.into(), path }),
-            None => Err(format!("give the model a name: NAME={text} (letters, digits, `_`, `.`, `-`)")),
-        }
+        let (name, path) = split(text)?;
+        let name = name.map_or_else(|| own_name(text, Path::new(path)), Ok)?;
+        Ok(Self { name: name.into(), path: path.into() })
     }
+}
+
+impl FromStr for Named<Location> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, path) = split(text)?;
+        let location = Location::of(path.into()).map_err(|error| error.to_string())?;
+        let name = match (name, &location) {
+            (Some(name), _) => name,
+            (None, Location::Path(path)) => own_name(text, path)?,
+            (None, Location::Hub(hub)) => hub.short(),
+        };
+        Ok(Self { name: name.to_owned(), path: location })
+    }
+}
+
+/// NAME, where one is given, and what stands after it.
+fn split(text: &str) -> Result<(Option<&str>, &str), String> {
+    match text.split_once('=') {
+        Some((name, "")) if is_name(name) => Err(format!("`{text}` names no folder after the `=`")),
+        // A `=` further down belongs to the path: names have no slashes.
+        Some((name, path)) if is_name(name) => Ok((Some(name), path)),
+        _ => Ok((None, text)),
+    }
+}
+
+/// The name of a folder, or of a file without its ending.
+fn own_name<'a>(text: &str, path: &'a Path) -> Result<&'a str, String> {
+    let name = if path.extension().is_some_and(|end| end == "onnx") { path.file_stem() } else { path.file_name() };
+    let name = name.and_then(|name| name.to_str()).filter(|name| is_name(name));
+    name.ok_or_else(|| format!("give the model a name: NAME={text} (letters, digits, `_`, `.`, `-`)"))
 }
 
 /// `[A-Za-z0-9][A-Za-z0-9_.-]{0,127}`, the form of every name in the API.
@@ -121,7 +153,7 @@ impl Options {
 }
 
 /// The first name that is given twice.
-fn twice(named: &[NamedModel]) -> Option<String> {
-    let again = |(position, one): &(usize, &NamedModel)| named[..*position].iter().any(|other| other.name == one.name);
+fn twice<P>(named: &[Named<P>]) -> Option<String> {
+    let again = |(position, one): &(usize, &Named<P>)| named[..*position].iter().any(|other| other.name == one.name);
     named.iter().enumerate().find(again).map(|(_, one)| one.name.clone())
 }

@@ -1,12 +1,13 @@
 //! Loading the models that the options name, finding them by name, and loading them again while they serve.
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{path::PathBuf, sync::Arc, thread, time::Duration};
 
 use arc_swap::ArcSwap;
 use ndarray::Array3;
 use parking_lot::Mutex;
 
-use super::{COLLECTION_POOLING, HeadsError, NamedModel, Options, Served, UnknownHead, heads};
+use super::{COLLECTION_POOLING, HeadsError, Named, Options, Served, UnknownHead, heads};
+use dino_hub::{Location, Want};
 use dino_vision::{
     batch::{Batcher, Budget},
     model::{Accelerator, Manifest, Model, ModelError, OUTPUTS, SessionOptions, Shapes},
@@ -23,6 +24,8 @@ pub struct Registry {
     /// Replaced as a whole: a request that holds a model keeps it until it is answered.
     models: ArcSwap<Vec<Arc<Served>>>,
     options: Options,
+    /// Where each model lies on this machine; those of a hub were fetched at the start, and are not asked for again.
+    places: Vec<Named<PathBuf>>,
     /// Held while a model is loaded again: one copy of one model at a time.
     reloading: Mutex<()>,
 }
@@ -30,6 +33,14 @@ pub struct Registry {
 /// Why a model could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
+    /// It was not fetched from its hub.
+    #[error("model `{name}`: {source}")]
+    Fetch {
+        /// What requests would have called it.
+        name: String,
+        /// What is wrong.
+        source: Box<dino_hub::Error>,
+    },
     /// The folder, the device or ONNX Runtime is at fault.
     #[error("model `{name}`: {source}")]
     Model {
@@ -90,15 +101,16 @@ pub struct UnknownModel {
 }
 
 impl Registry {
-    /// Loads all models and starts their workers.
+    /// Fetches those models that are named on a hub, loads all, and starts their workers.
     ///
     /// # Errors
     /// See [`LoadError`].
     pub fn load(options: Options) -> Result<Self, LoadError> {
-        let mut models = options.models.iter().map(|model| load(model, &options)).collect::<Result<Vec<_>, _>>()?;
+        let places = options.models.iter().map(|model| fetch(model, &options)).collect::<Result<Vec<_>, _>>()?;
+        let mut models = places.iter().map(|model| load(model, &options)).collect::<Result<Vec<_>, _>>()?;
         heads::attach(&mut models, &options.heads)?;
         let models = models.into_iter().map(Arc::new).collect();
-        Ok(Self { models: ArcSwap::from_pointee(models), options, reloading: Mutex::default() })
+        Ok(Self { models: ArcSwap::from_pointee(models), options, places, reloading: Mutex::default() })
     }
 
     /// Loads a model again from where it lies, and puts it into the place of the old one when it has run its first picture.
@@ -111,10 +123,10 @@ impl Registry {
         let _alone = self.reloading.try_lock().ok_or(ReloadError::Busy)?;
         // What another reload has put there in the meantime.
         let old = self.get(Some(name))?;
-        let Some(named) = self.options.models.iter().find(|model| model.name == name) else { return Err(self.unknown(name).into()) };
+        let Some(named) = self.places.iter().find(|model| model.name == name) else { return Err(self.unknown(name).into()) };
         let mut new = load(named, &self.options)?;
         // The others belong to other models, or to what this one was before.
-        let fitting: Vec<NamedModel> = self.options.heads.iter().filter(|head| heads::fits(&new, head)).cloned().collect();
+        let fitting: Vec<Named<PathBuf>> = self.options.heads.iter().filter(|head| heads::fits(&new, head)).cloned().collect();
         for head in self.options.heads.iter().filter(|head| !fitting.contains(head) && old.heads().contains_key(&head.name)) {
             tracing::warn!(head = head.name, model = name, "left out: it was trained on other weights than those that are loaded now");
         }
@@ -200,8 +212,14 @@ fn retire(model: Arc<Served>) {
     });
 }
 
-fn load(named: &NamedModel, options: &Options) -> Result<Served, LoadError> {
-    let NamedModel { name, path } = named;
+fn fetch(named: &Named<Location>, options: &Options) -> Result<Named<PathBuf>, LoadError> {
+    let want = Want::Graph { precision: options.precision.to_string() };
+    let found = named.path.fetch(&want).map_err(|source| LoadError::Fetch { name: named.name.clone(), source: Box::new(source) })?;
+    Ok(Named { name: named.name.clone(), path: found.path })
+}
+
+fn load(named: &Named<PathBuf>, options: &Options) -> Result<Served, LoadError> {
+    let Named { name, path } = named;
     let failed = |source| LoadError::Model { name: name.clone(), source: Box::new(source) };
     let model = Model::open(path).map_err(failed)?;
     let manifest = model.manifest().clone();

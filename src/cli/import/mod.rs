@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use dino_hub::Location;
 use dino_server::files::table::{self, Columns, Table};
 use dino_server::index::{Collection, CollectionName, Error, Item, NewItem, Spec, Store};
 use dino_vision::bulk::tree;
@@ -50,9 +51,10 @@ pub(crate) struct Args {
     collection: CollectionName,
     #[command(flatten)]
     store: StoreArgs,
-    /// A model folder, or an ONNX file that was exported elsewhere. For a table of vectors it may be left out; where it is given, they must be of this model.
-    #[arg(long, value_name = "PATH", required_unless_present = "table")]
-    model: Option<PathBuf>,
+    /// A model folder, or an ONNX file that was exported elsewhere; hf://OWNER/NAME[@REVISION][/FILE] names one on a model hub. For a
+    /// table of vectors it may be left out; where it is given, they must be of this model.
+    #[arg(long, value_name = "PATH|HF", required_unless_present = "table", value_parser = super::location())]
+    model: Option<Location>,
     /// Precision to embed with; collections of one model mix them.
     #[arg(long, env = "DINO_PRECISION", default_value = "f32")]
     precision: Precision,

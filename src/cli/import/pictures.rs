@@ -73,7 +73,7 @@ enum Outcome {
 pub(super) fn run(args: &Args, from: &Path, jobs: Jobs) -> anyhow::Result<()> {
     let path =
         args.model.as_ref().ok_or_else(|| anyhow::anyhow!("{} holds pictures: give --model PATH to embed them with", from.display()))?;
-    let model = open_model(path)?;
+    let model = open_model(path, args.precision)?;
     let tag = ModelTag { fingerprint: model.fingerprint(Pooling::Cls), precision: Some(model.precision(args.precision).to_string()) };
     let dim = Pooling::Cls.dim(model.manifest().dim as usize);
     let mut target = Target::open(args, Spec { dim, model: tag })?;

@@ -59,12 +59,12 @@ fn check(args: &Args, file: &Path, header: &Header) -> anyhow::Result<()> {
         header.dtype
     );
     if let Some(path) = &args.model {
-        let wanted = open_model(path)?.fingerprint(Pooling::Cls);
+        let wanted = open_model(path, args.precision)?.fingerprint(Pooling::Cls);
         anyhow::ensure!(
             wanted == header.fingerprint,
             "{file} holds vectors of the model {}, not of {} ({wanted}): give that model, or --embed to embed the pictures with this one",
             header.fingerprint,
-            path.display()
+            path,
         );
     }
     Ok(())

@@ -14,6 +14,8 @@ use crate::transform::{MOST_SIDE, Resize, Transform};
 const MOST_BYTES: u64 = 1 << 20;
 /// Bytes of a name in it, which answers and metrics repeat.
 const MOST_TEXT: usize = 255;
+/// Bytes of a name on a hub, with the path of a file.
+const MOST_HUB: usize = 1280;
 /// Dimension of an embedding; that of collections has the same bound.
 const MOST_DIM: u32 = 65_536;
 /// Blocks of a network.
@@ -83,6 +85,10 @@ pub struct Source {
     /// SHA-256 of the file, in hex.
     #[schemars(regex(pattern = "^[0-9a-fA-F]{64}$"))]
     pub sha256: String,
+    /// Its name on a model hub, with the commit that was fetched: `hf://OWNER/NAME@COMMIT[/FILE]`; absent where it was a file here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = MOST_HUB))]
+    pub hub: Option<String>,
 }
 
 /// One ONNX file of the folder.
@@ -220,6 +226,9 @@ impl Manifest {
         ] {
             require(is_short(text), field, &format!("must have at most {MOST_TEXT} bytes, and no control characters"))?;
         }
+        let hub = self.source.hub.as_deref().unwrap_or_default();
+        let reason = format!("must have at most {MOST_HUB} bytes, and no control characters");
+        require(hub.len() <= MOST_HUB && !hub.contains(char::is_control), "source.hub", &reason)?;
         for (field, number, least, most) in [
             ("patch_size", self.patch_size, 1, MOST_SIDE),
             ("dim", self.dim, 1, MOST_DIM),

@@ -48,7 +48,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     ensure!(
         !backbone.model.manifest().is_convolutional(),
         "{} is a ResNet, which has no attention: give a vision transformer",
-        args.backbone.model.display()
+        args.backbone.model
     );
     let mut embedder = backbone.embedder(Pooling::Cls)?;
     let patch = backbone.model.manifest().patch_size;

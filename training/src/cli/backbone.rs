@@ -1,8 +1,9 @@
 //! What `--model` names: a model folder, an ONNX file of others, or a checkpoint, which is exported to a temporary folder.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context as _;
+use dino_hub::{Location, Want};
 use dino_vision::bulk::{Embedder, Workload};
 use dino_vision::embedding::Pooling;
 use dino_vision::model::{Device, Model, Precision, SessionOptions};
@@ -27,9 +28,10 @@ pub struct Running {
 /// The flags that say which backbone is evaluated, and where.
 #[derive(Clone, Debug, clap::Args)]
 pub struct BackboneArgs {
-    /// Model folder, an ONNX file that was exported elsewhere, or a checkpoint, which is exported to a temporary folder first.
-    #[arg(long, value_name = "MODEL_DIR|CHECKPOINT")]
-    pub model: PathBuf,
+    /// Model folder, an ONNX file that was exported elsewhere, or a checkpoint, which is exported to a temporary folder first;
+    /// hf://OWNER/NAME[@REVISION][/FILE] names one on a model hub.
+    #[arg(long, value_name = "MODEL_DIR|CHECKPOINT|HF", value_parser = super::location())]
+    pub model: Location,
     #[command(flatten)]
     running: Running,
 }
@@ -40,15 +42,10 @@ pub struct Backbone {
     pub model: Model,
     options: SessionOptions,
     /// Lives as long as the model is used.
-    _exported: Option<TempDir>,
+    exported: Option<TempDir>,
 }
 
 impl BackboneArgs {
-    /// Whether `--model` is a model folder already.
-    pub fn is_folder(&self) -> bool {
-        is_folder(&self.model)
-    }
-
     /// Opens the model; a checkpoint's graph gives the CLS tokens of its `last_blocks` last blocks too.
     ///
     /// # Errors
@@ -59,14 +56,16 @@ impl BackboneArgs {
 }
 
 impl Running {
-    /// Opens a model folder, or exports a checkpoint whose graph gives the CLS tokens of its `last_blocks` last blocks too.
+    /// Opens a model folder, or exports a checkpoint whose graph gives the CLS tokens of its `last_blocks` last blocks too. What a hub
+    /// has is fetched first.
     ///
     /// # Errors
-    /// If it is neither.
-    pub fn open(&self, model: &Path, last_blocks: usize) -> anyhow::Result<Backbone> {
+    /// If it is neither, or is not fetched.
+    pub fn open(&self, model: &Location, last_blocks: usize) -> anyhow::Result<Backbone> {
+        let model = model.fetch(&Want::Either { precision: self.precision.to_string() })?.path;
         let options = SessionOptions { device: self.device, precision: self.precision, ..SessionOptions::default() };
         let checkpoint = self.reading.options(None);
-        Backbone::open(model, options, checkpoint, last_blocks)
+        Backbone::open(&model, options, checkpoint, last_blocks)
     }
 }
 
@@ -81,7 +80,7 @@ impl Backbone {
             if let Some(summary) = model.summary() {
                 tracing::info!("{summary}");
             }
-            return Ok(Self { model, options, _exported: None });
+            return Ok(Self { model, options, exported: None });
         }
         let exported = tempfile::tempdir()?;
         let folder = exported.path().join("model");
@@ -89,7 +88,12 @@ impl Backbone {
         let exported_model = export::export(path, &folder, &how)
             .with_context(|| format!("{} is neither a model folder nor a checkpoint that can be exported", path.display()))?;
         exported_model.report.notes.iter().chain(&exported_model.notes).for_each(|note| tracing::info!("{note}"));
-        Ok(Self { model: Model::open(&folder)?, options, _exported: Some(exported) })
+        Ok(Self { model: Model::open(&folder)?, options, exported: Some(exported) })
+    }
+
+    /// Whether it was a checkpoint, which was exported just now.
+    pub fn was_exported(&self) -> bool {
+        self.exported.is_some()
     }
 
     /// As many sessions as the device takes. Only those who embed files by themselves look at `pooling`.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
+use dino_hub::{Location, Want};
 use dino_vision::model::Precision;
 
 use crate::export::{Measured, Options, export};
@@ -15,8 +16,9 @@ use super::checkpoint;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A safetensors file, an index of shards, a file of torch.save, or a folder that holds one; also a training run's folder.
-    #[arg(long, value_name = "FILE|DIR")]
-    checkpoint: PathBuf,
+    /// hf://OWNER/NAME[@REVISION][/FILE] names one on a model hub.
+    #[arg(long, value_name = "FILE|DIR|HF", value_parser = super::location())]
+    checkpoint: Location,
     /// Model folder to write. Of one that is already there, the manifest and the ONNX files are replaced; heads and whatever else lies in
     /// it are kept.
     #[arg(long, value_name = "MODEL_DIR")]
@@ -52,8 +54,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         None if args.unmeasured => Measured::Not,
         None => Measured::Bundled,
     };
-    let options = Options { checkpoint, precisions: args.precisions.clone(), measured, last_blocks: args.last_blocks };
-    let exported = export(&args.checkpoint, &args.out, &options).with_context(|| format!("cannot export {}", args.checkpoint.display()))?;
+    let found = args.checkpoint.fetch(&Want::Weights)?;
+    let hub = found.name.as_ref().map(ToString::to_string);
+    let options = Options { checkpoint, hub, precisions: args.precisions.clone(), measured, last_blocks: args.last_blocks };
+    let exported = export(&found.path, &args.out, &options).with_context(|| format!("cannot export {}", args.checkpoint))?;
     let report = &exported.report;
     for note in &report.notes {
         tracing::info!("{note}");

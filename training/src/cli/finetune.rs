@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use candle_core::{Device, Tensor};
+use dino_hub::{Location, Want};
 use dino_vision::embedding::Pooling;
 use dino_vision::head::{Description, LinearHead, Tokens};
 use dino_vision::model::{Model, sha256};
@@ -36,9 +37,10 @@ use crate::weights::{self, Backbone, init};
 /// Train a backbone and a linear classifier on it together, with labels, and measure them.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Checkpoint to start from: of the public DINO releases, or of this trainer.
-    #[arg(long, value_name = "CHECKPOINT")]
-    model: PathBuf,
+    /// Checkpoint to start from: of the public DINO releases, or of this trainer; hf://OWNER/NAME[@REVISION][/FILE] names one on a
+    /// model hub.
+    #[arg(long, value_name = "CHECKPOINT|HF", value_parser = super::location())]
+    model: Location,
     /// Pictures to train on: folders directly below DIR are classes.
     #[arg(long, value_name = "DIR")]
     train: PathBuf,
@@ -78,12 +80,13 @@ const HEAD: &str = "finetuned";
 /// When the checkpoint cannot be trained further, settings do not fit, or a file cannot be written.
 pub fn run(args: &Args) -> Result<()> {
     args.settings.check()?;
-    let loaded = weights::load(&args.model, &weights::Options { heads: args.heads, ..weights::Options::default() })?;
-    let Backbone::Vit(vit) = loaded.backbone else { bail!("{} is a ResNet: finetune trains vision transformers", args.model.display()) };
+    let checkpoint = args.model.fetch(&Want::Weights)?.path;
+    let loaded = weights::load(&checkpoint, &weights::Options { heads: args.heads, ..weights::Options::default() })?;
+    let Backbone::Vit(vit) = loaded.backbone else { bail!("{} is a ResNet: finetune trains vision transformers", args.model) };
     let precision = if has_bf16() { Precision::Bf16 } else { Precision::F32 };
     let mut notes = loaded.report.notes;
     let backbone =
-        init::vit(vit, args.settings.drop_path, precision, &Device::Cpu, &mut notes).with_context(|| args.model.display().to_string())?;
+        init::vit(vit, args.settings.drop_path, precision, &Device::Cpu, &mut notes).with_context(|| args.model.to_string())?;
     for note in notes {
         tracing::info!("{note}");
     }

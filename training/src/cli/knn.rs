@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
+use dino_hub::Location;
 use dino_vision::bulk::Embedder;
 use dino_vision::embedding::Pooling;
 use dino_vision::head::Tokens;
@@ -20,9 +21,10 @@ use crate::evaluate::knn::{Features, Report, evaluate};
 /// training, and are the quickest way to see whether a backbone learns.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Model folder, or a checkpoint, which is exported to a temporary folder first.
-    #[arg(long, value_name = "MODEL_DIR|CHECKPOINT", required_unless_present = "features", requires_all = ["train", "val"])]
-    model: Option<PathBuf>,
+    /// Model folder, or a checkpoint, which is exported to a temporary folder first; hf://OWNER/NAME[@REVISION][/FILE] names one on a
+    /// model hub.
+    #[arg(long, value_name = "MODEL_DIR|CHECKPOINT|HF", value_parser = super::location(), required_unless_present = "features", requires_all = ["train", "val"])]
+    model: Option<Location>,
     /// Pictures whose classes are known: folders directly below DIR are classes.
     #[arg(long, value_name = "DIR", requires = "model")]
     train: Option<PathBuf>,
@@ -76,7 +78,7 @@ fn print(report: &Report, count: usize) -> anyhow::Result<()> {
 }
 
 /// Features of both folders, through the same sessions as the server's.
-fn embed(args: &Args, model: &Path, train: &Path, val: &Path) -> anyhow::Result<(Features, Features)> {
+fn embed(args: &Args, model: &Location, train: &Path, val: &Path) -> anyhow::Result<(Features, Features)> {
     let mut embedder = args.running.open(model, 0)?.embedder(Pooling::Cls)?;
     let (train, val) = Labelled::train_and_val(train, 0, val)?;
     Ok((embed_set(&mut embedder, "train", &train)?, embed_set(&mut embedder, "val", &val)?))

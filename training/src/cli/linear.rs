@@ -104,10 +104,10 @@ fn tokens(args: &Args, backbone: &Backbone) -> anyhow::Result<Tokens> {
     let manifest = backbone.model.manifest();
     let given = (manifest.last_blocks as usize).max(1);
     let n_last_blocks = match args.n_last_blocks {
-        Some(wanted) if wanted > given && args.backbone.is_folder() => anyhow::bail!(
+        Some(wanted) if wanted > given && !backbone.was_exported() => anyhow::bail!(
             "{} gives the last {given} blocks: give the checkpoint itself, a folder exported with --last-blocks {wanted}, or \
              --n-last-blocks {given}",
-            args.backbone.model.display()
+            args.backbone.model
         ),
         Some(wanted) => {
             ensure!(wanted <= given, "--n-last-blocks {wanted}: this backbone has {given} blocks to look at");

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 use candle_core::Device as Candle;
+use dino_hub::{Location, Want};
 use dino_vision::bulk::names::Finder;
 use dino_vision::bulk::{self, tree};
 use dino_vision::cores;
@@ -30,9 +31,9 @@ const ALL: usize = 1000;
 /// of each picture chosen by its mask ("oracle"), as the paper does: that is no figure of a method that could be used.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Model folder.
-    #[arg(long, value_name = "MODEL_DIR")]
-    model: PathBuf,
+    /// Model folder; hf://OWNER/NAME[@REVISION][/FILE] names one, or an ONNX file, on a model hub.
+    #[arg(long, value_name = "MODEL_DIR|HF", value_parser = super::location())]
+    model: Location,
     /// Pictures.
     #[arg(long, value_name = "DIR")]
     images: PathBuf,
@@ -66,7 +67,7 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let pairs = pairs(args)?;
     let mut tallies = Tallies::default();
-    let model = Model::open(&args.model)?;
+    let model = Model::open(&args.model.fetch(&Want::Graph { precision: args.precision.to_string() })?.path)?;
     measure(args, &model, "", &pairs, &mut tallies)?;
     if args.baselines {
         if model.manifest().is_convolutional() {

@@ -11,6 +11,7 @@ use clap::parser::ValueSource;
 
 use super::launch;
 use super::public::{self, Public};
+use dino_hub::{Location, Want};
 use crate::exchange;
 use crate::process;
 use crate::run::observer;
@@ -32,9 +33,10 @@ pub struct Args {
     /// Settings from a file; flags given beside it count more
     #[arg(long, value_name = "FILE.toml")]
     config: Option<PathBuf>,
-    /// Start both backbones from the weights of a checkpoint: a public release, or another run. A run that goes on has its own
-    #[arg(long, value_name = "FILE|DIR")]
-    init: Option<PathBuf>,
+    /// Start both backbones from the weights of a checkpoint: a public release, or another run; hf://OWNER/NAME[@REVISION][/FILE] names
+    /// one on a model hub. A run that goes on has its own
+    #[arg(long, value_name = "FILE|DIR|HF", value_parser = super::location())]
+    init: Option<Location>,
     /// Go on from the newest checkpoint in --out
     #[arg(long)]
     resume: bool,
@@ -93,6 +95,8 @@ pub struct Args {
 /// When settings do not fit, or training fails.
 pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
     let recipe = resolve(args, matches)?;
+    // Before the signals are caught: a download has no checkpoint to write.
+    let init = args.init.as_ref().map(|init| init.fetch(&Want::Weights)).transpose()?;
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
         // A second signal ends the program at once.
@@ -119,7 +123,7 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
         data: args.data.clone(),
         out: args.out.clone(),
         resume: args.resume,
-        init: args.init.clone(),
+        init: init.map(|found| found.path),
         workers: args.num_workers,
         cache: args.cache.saturating_mul(1 << 20) / neighbours,
         checkpoint_every: minutes(args.checkpoint_minutes, "--checkpoint-minutes")?,

@@ -59,6 +59,8 @@ pub enum Error {
 pub struct Options {
     /// What the checkpoint does not say by itself.
     pub checkpoint: weights::Options,
+    /// The checkpoint's name on a hub, with its commit, for the manifest.
+    pub hub: Option<String>,
     /// One ONNX file is written for each.
     pub precisions: Vec<Precision>,
     /// Pictures to measure with what each precision but float32 costs.
@@ -70,7 +72,13 @@ pub struct Options {
 impl Default for Options {
     /// One file, in float32.
     fn default() -> Self {
-        Self { checkpoint: weights::Options::default(), precisions: vec![Precision::F32], measured: Measured::Not, last_blocks: 0 }
+        Self {
+            checkpoint: weights::Options::default(),
+            hub: None,
+            precisions: vec![Precision::F32],
+            measured: Measured::Not,
+            last_blocks: 0,
+        }
     }
 }
 
@@ -126,6 +134,7 @@ pub fn export(path: &Path, out: &Path, options: &Options) -> Result<Exported, Er
         Backbone::Resnet(_) => 0,
     };
     let mut files = Files::new(&checkpoint, &folder, last_blocks)?;
+    files.manifest.source.hub.clone_from(&options.hub);
     for precision in options.precisions.iter().copied() {
         files.write(precision)?;
     }
@@ -315,7 +324,7 @@ fn manifest(checkpoint: &Checkpoint, files: BTreeMap<String, File>) -> Manifest 
         last_blocks: 0,
         position_interpolation: positions.to_owned(),
         transform: checkpoint.transform.clone(),
-        source: Source { file: checkpoint.file.clone(), layout: checkpoint.layout.to_owned(), sha256: checkpoint.sha256.clone() },
+        source: Source { file: checkpoint.file.clone(), layout: checkpoint.layout.to_owned(), sha256: checkpoint.sha256.clone(), hub: None },
         files,
         made_by: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).to_owned(),
     }

@@ -138,7 +138,7 @@ fn manifest(path: &Path, info: &GraphInfo, prepared: &InputTransform, mapping: &
         last_blocks: mapping.form.last_blocks as u32,
         position_interpolation: "unknown".to_owned(),
         transform: prepared.transform.clone(),
-        source: Source { file: name, layout: "onnx".to_owned(), sha256: info.sha256.clone() },
+        source: Source { file: name, layout: "onnx".to_owned(), sha256: info.sha256.clone(), hub: None },
         files: BTreeMap::from([(info.precision.to_string(), file)]),
         made_by: info.made_by.clone(),
     }
