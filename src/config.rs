@@ -110,8 +110,8 @@ mod tests {
         let hub = resolve(&["--model", "hf://o/dino@v1", "--model", "x=hf://o/dino/a=b.onnx"]).unwrap();
         let named: Vec<_> = hub.models.models.iter().map(|model| format!("{} {}", model.name, model.path)).collect();
         assert_eq!(named, ["dino hf://o/dino@v1", "x hf://o/dino/a=b.onnx"]);
-        assert!(refused(&["--model", "hf://dino"]).contains("hf://OWNER/NAME"));
-        assert_eq!("a/dino.v2.onnx".parse::<serving::Named<PathBuf>>().unwrap().name, "dino.v2");
+        assert!(resolve(&["--model", "hf://dino"]).unwrap_err().contains("hf://OWNER/NAME"));
+        assert_eq!("a/dino.v2.onnx".parse::<serving::Named<std::path::PathBuf>>().unwrap().name, "dino.v2");
     }
 
     #[test]

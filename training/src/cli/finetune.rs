@@ -85,8 +85,7 @@ pub fn run(args: &Args) -> Result<()> {
     let Backbone::Vit(vit) = loaded.backbone else { bail!("{} is a ResNet: finetune trains vision transformers", args.model) };
     let precision = if has_bf16() { Precision::Bf16 } else { Precision::F32 };
     let mut notes = loaded.report.notes;
-    let backbone =
-        init::vit(vit, args.settings.drop_path, precision, &Device::Cpu, &mut notes).with_context(|| args.model.to_string())?;
+    let backbone = init::vit(vit, args.settings.drop_path, precision, &Device::Cpu, &mut notes).with_context(|| args.model.to_string())?;
     for note in notes {
         tracing::info!("{note}");
     }

@@ -11,12 +11,12 @@ use clap::parser::ValueSource;
 
 use super::launch;
 use super::public::{self, Public};
-use dino_hub::{Location, Want};
 use crate::exchange;
 use crate::process;
 use crate::run::observer;
 use crate::run::recipe::{Preset, Recipe};
 use crate::run::trainer::{self, Options, Outcome};
+use dino_hub::{Location, Want};
 
 /// Train a backbone on a folder of pictures. Labels are not needed.
 #[derive(Debug, clap::Args)]

@@ -324,7 +324,12 @@ fn manifest(checkpoint: &Checkpoint, files: BTreeMap<String, File>) -> Manifest 
         last_blocks: 0,
         position_interpolation: positions.to_owned(),
         transform: checkpoint.transform.clone(),
-        source: Source { file: checkpoint.file.clone(), layout: checkpoint.layout.to_owned(), sha256: checkpoint.sha256.clone(), hub: None },
+        source: Source {
+            file: checkpoint.file.clone(),
+            layout: checkpoint.layout.to_owned(),
+            sha256: checkpoint.sha256.clone(),
+            hub: None,
+        },
         files,
         made_by: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).to_owned(),
     }
