@@ -26,11 +26,16 @@ check: onnxruntime
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo test --workspace --lib
 
-## Build the server, and serve the demo model on http://127.0.0.1:8080 (LISTEN=ADDRESS:PORT for another place)
+## Build the server, and serve the demo model, or MODEL=hf://OWNER/NAME, on http://127.0.0.1:8080 (LISTEN=ADDRESS:PORT for another place)
 serve: onnxruntime
+ifdef MODEL
+	cargo build --release --bins
+	exec models/serve.sh $(MODEL) target/release $(LISTEN) $(if $(filter-out .cache/demo,$(DATA)),$(DATA))
+else
 	cargo build --release --bin dino-server
 	target/release/dino-server restore --from models/demo/gallery.dino --data-dir $(DATA) --if-missing
 	exec target/release/dino-server serve --model demo=models/demo --data-dir $(DATA) --listen $(LISTEN)
+endif
 
 ## Run all tests
 test: clients browser onnxruntime postgres

@@ -163,6 +163,7 @@ fn crates_depend_one_way() {
         ("training/Cargo.toml", ["dino-server", "axum", "sqlx", "redb"].as_slice()),
         ("src/vision/Cargo.toml", &["dino-server", "dino-program", "dino-train", "axum", "ureq", "clap"]),
         ("src/program/Cargo.toml", &["dino-server", "dino-vision", "dino-train"]),
+        ("src/hub/Cargo.toml", &["dino-server", "dino-vision", "dino-train", "axum", "ort", "clap"]),
         ("Cargo.toml", &["dino-train", "candle"]),
     ] {
         for name in absent {

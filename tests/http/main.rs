@@ -16,6 +16,7 @@ mod formats;
 mod graphs;
 mod guide;
 mod harness;
+mod hub;
 mod json;
 mod keys;
 mod kill;
