@@ -28,7 +28,7 @@ pub(crate) struct Args {
     /// Folder of pictures. Every file is tried, whatever its name.
     #[arg(long, value_name = "DIR")]
     images: PathBuf,
-    /// A model folder, or an ONNX file that was exported elsewhere; hf://OWNER/NAME[@REVISION][/FILE] names one on a model hub.
+    /// A model folder, or an ONNX file that was exported elsewhere; `hf://OWNER/NAME[@REVISION][/FILE]` names one on a model hub.
     #[arg(long, value_name = "PATH|HF", value_parser = super::location())]
     model: Location,
     /// File to write, .parquet or .npy. It appears once it is complete.

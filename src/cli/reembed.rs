@@ -40,7 +40,7 @@ pub(crate) struct Args {
     /// Collection of the store.
     #[arg(long, default_value = "default", value_name = "NAME")]
     collection: CollectionName,
-    /// Model to embed with: a folder, or an ONNX file that was exported elsewhere; hf://OWNER/NAME[@REVISION][/FILE] names one on a
+    /// Model to embed with: a folder, or an ONNX file that was exported elsewhere; `hf://OWNER/NAME[@REVISION][/FILE]` names one on a
     /// model hub.
     #[arg(long, value_name = "PATH|HF", value_parser = super::location())]
     model: Location,

@@ -17,7 +17,7 @@ use crate::flags;
 #[group(skip)]
 pub struct Options {
     /// A model folder to serve, or an ONNX file that was exported elsewhere, with the name that requests call it by (its own name
-    /// if left out). hf://OWNER/NAME[@REVISION][/FILE] names one on a model hub, from which it is fetched at the start. May be given
+    /// if left out). `hf://OWNER/NAME[@REVISION][/FILE]` names one on a model hub, from which it is fetched at the start. May be given
     /// several times; the first is the one that requests without `model` get.
     #[arg(
         long = "model",

@@ -51,7 +51,7 @@ pub(crate) struct Args {
     collection: CollectionName,
     #[command(flatten)]
     store: StoreArgs,
-    /// A model folder, or an ONNX file that was exported elsewhere; hf://OWNER/NAME[@REVISION][/FILE] names one on a model hub. For a
+    /// A model folder, or an ONNX file that was exported elsewhere; `hf://OWNER/NAME[@REVISION][/FILE]` names one on a model hub. For a
     /// table of vectors it may be left out; where it is given, they must be of this model.
     #[arg(long, value_name = "PATH|HF", required_unless_present = "table", value_parser = super::location())]
     model: Option<Location>,

@@ -29,7 +29,7 @@ pub struct Running {
 #[derive(Clone, Debug, clap::Args)]
 pub struct BackboneArgs {
     /// Model folder, an ONNX file that was exported elsewhere, or a checkpoint, which is exported to a temporary folder first;
-    /// hf://OWNER/NAME[@REVISION][/FILE] names one on a model hub.
+    /// `hf://OWNER/NAME[@REVISION][/FILE]` names one on a model hub.
     #[arg(long, value_name = "MODEL_DIR|CHECKPOINT|HF", value_parser = super::location())]
     pub model: Location,
     #[command(flatten)]

@@ -16,7 +16,7 @@ use super::checkpoint;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A safetensors file, an index of shards, a file of torch.save, or a folder that holds one; also a training run's folder.
-    /// hf://OWNER/NAME[@REVISION][/FILE] names one on a model hub.
+    /// `hf://OWNER/NAME[@REVISION][/FILE]` names one on a model hub.
     #[arg(long, value_name = "FILE|DIR|HF", value_parser = super::location())]
     checkpoint: Location,
     /// Model folder to write. Of one that is already there, the manifest and the ONNX files are replaced; heads and whatever else lies in

@@ -21,7 +21,7 @@ use crate::evaluate::knn::{Features, Report, evaluate};
 /// training, and are the quickest way to see whether a backbone learns.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Model folder, or a checkpoint, which is exported to a temporary folder first; hf://OWNER/NAME[@REVISION][/FILE] names one on a
+    /// Model folder, or a checkpoint, which is exported to a temporary folder first; `hf://OWNER/NAME[@REVISION][/FILE]` names one on a
     /// model hub.
     #[arg(long, value_name = "MODEL_DIR|CHECKPOINT|HF", value_parser = super::location(), required_unless_present = "features", requires_all = ["train", "val"])]
     model: Option<Location>,

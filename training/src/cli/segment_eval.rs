@@ -31,7 +31,7 @@ const ALL: usize = 1000;
 /// of each picture chosen by its mask ("oracle"), as the paper does: that is no figure of a method that could be used.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Model folder; hf://OWNER/NAME[@REVISION][/FILE] names one, or an ONNX file, on a model hub.
+    /// Model folder; `hf://OWNER/NAME[@REVISION][/FILE]` names one, or an ONNX file, on a model hub.
     #[arg(long, value_name = "MODEL_DIR|HF", value_parser = super::location())]
     model: Location,
     /// Pictures.

@@ -33,7 +33,7 @@ pub struct Args {
     /// Settings from a file; flags given beside it count more
     #[arg(long, value_name = "FILE.toml")]
     config: Option<PathBuf>,
-    /// Start both backbones from the weights of a checkpoint: a public release, or another run; hf://OWNER/NAME[@REVISION][/FILE] names
+    /// Start both backbones from the weights of a checkpoint: a public release, or another run; `hf://OWNER/NAME[@REVISION][/FILE]` names
     /// one on a model hub. A run that goes on has its own
     #[arg(long, value_name = "FILE|DIR|HF", value_parser = super::location())]
     init: Option<Location>,
