@@ -184,5 +184,6 @@ fn planted_outlier_channels_cost_little_in_every_precision() {
     let (half, int8) = (cost("f16"), cost("int8"));
     assert!(half.pictures == 75 && half.cosine_min >= 0.9999, "{half:?}");
     assert!(int8.cosine_min >= 0.995 && int8.top10_overlap >= 0.95, "{int8:?}");
-    assert_eq!(exported.notes, [""; 0], "no layer had to go back to float32");
+    let others: Vec<_> = exported.notes.iter().filter(|note| !note.contains("--mean")).collect();
+    assert!(others.is_empty(), "no layer had to go back to float32: {others:?}");
 }

@@ -354,7 +354,7 @@ mod tests {
         };
         let indexed = |colours: &[[u8; 3]]| png(png::BitDepth::Eight, png::ColorType::Indexed, Some(colours), disc(1).as_raw());
         refused(indexed(&[[255; 3], [0; 3]]), "only greys");
-        refused(indexed(&[[255, 0, 0], [0; 3]]), "not first");
+        refused(indexed(&[[255, 0, 0], [0; 3]]), "not as its first colour");
         let edge: Vec<u8> = disc(255).as_raw().iter().zip(soft().as_raw()).map(|(hard, soft)| *hard.max(&(soft / 3))).collect();
         refused(png(png::BitDepth::Eight, png::ColorType::Grayscale, None, &edge), "white may be");
         let black: Vec<u8> = disc(255).as_raw().iter().flat_map(|alpha| [0, *alpha]).collect();
