@@ -4,16 +4,19 @@
 //! known are built: a member that is not known is refused at its name, lists are bounded as they are read, and depth and strings are
 //! measured before. A member that is null counts as one that is absent, whatever its type.
 
+mod list;
+mod query;
+mod shape;
+
 use std::{borrow::Cow, cell::Cell, fmt};
 
 use axum::{
     extract::{FromRequest, Request},
     http::header,
 };
-use memchr::memchr2;
 use serde::{
     Deserialize, Deserializer,
-    de::{self, DeserializeOwned, DeserializeSeed, Error as _, IntoDeserializer, MapAccess, SeqAccess, Visitor},
+    de::{self, DeserializeOwned, DeserializeSeed, Error as _, IntoDeserializer, MapAccess, Visitor},
     forward_to_deserialize_any,
 };
 use serde_json::value::RawValue;
@@ -23,6 +26,9 @@ use super::{
     body::read,
     problem::{Code, Problem},
 };
+pub(super) use list::{AtMost, Component, each};
+use query::QueryValue;
+use shape::Shape;
 
 /// Deepest nesting of a body.
 const MAX_DEPTH: usize = 128;
@@ -137,52 +143,6 @@ fn clipped(written: impl fmt::Display) -> String {
     // Ends early where it is full.
     let _ = fmt::Write::write_fmt(&mut clip, format_args!("{written}"));
     clip.0
-}
-
-/// How deep JSON is nested, and how long its longest string and its longest name are, in bytes. Of what is no JSON the numbers mean nothing.
-struct Shape {
-    depth: usize,
-    string: usize,
-    name: usize,
-}
-
-impl Shape {
-    fn of(json: &[u8]) -> Self {
-        let (mut shape, mut depth, mut at) = (Self { depth: 0, string: 0, name: 0 }, 0_usize, 0);
-        // Of the string that ended last.
-        let mut last = 0;
-        while let Some(byte) = json.get(at) {
-            at += 1;
-            match byte {
-                b'{' | b'[' => {
-                    depth += 1;
-                    shape.depth = shape.depth.max(depth);
-                }
-                b'}' | b']' => depth = depth.saturating_sub(1),
-                b'"' => {
-                    let start = at;
-                    at = end_of_string(json, at);
-                    last = at - start;
-                    shape.string = shape.string.max(last);
-                }
-                b':' => shape.name = shape.name.max(last),
-                _ => {}
-            }
-        }
-        shape
-    }
-}
-
-/// The position after the quote that ends the string which begins at `at`.
-fn end_of_string(json: &[u8], mut at: usize) -> usize {
-    while let Some(found) = json.get(at..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
-        at += found;
-        if json[at] == b'"' {
-            return at + 1;
-        }
-        at += 2;
-    }
-    json.len()
 }
 
 /// An object whose members are read one by one out of its JSON.
@@ -312,56 +272,6 @@ impl<'de, A: MapAccess<'de>> Present<'_, 'de, A> {
     }
 }
 
-/// A value of the query: a string, out of which numbers are read.
-struct QueryValue<'de>(&'de str);
-
-macro_rules! parsed {
-    ($($deserialize:ident $visit:ident,)+) => {
-        $(fn $deserialize<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
-            visitor.$visit(self.0.parse().map_err(de::Error::custom)?)
-        })+
-    };
-}
-
-impl<'de> Deserializer<'de> for QueryValue<'de> {
-    type Error = de::value::Error;
-
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
-        visitor.visit_borrowed_str(self.0)
-    }
-
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
-        visitor.visit_some(self)
-    }
-
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Self::Error> {
-        // A value that is kept as JSON has no form in a query.
-        if name.contains("RawValue") { Err(de::Error::custom("belongs into the body")) } else { visitor.visit_newtype_struct(self) }
-    }
-
-    fn deserialize_enum<V: Visitor<'de>>(
-        self,
-        _name: &'static str,
-        _variants: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, Self::Error> {
-        visitor.visit_enum(self.0.into_deserializer())
-    }
-
-    parsed! {
-        deserialize_bool visit_bool,
-        deserialize_u32 visit_u32,
-        deserialize_u64 visit_u64,
-        deserialize_f32 visit_f32,
-        deserialize_f64 visit_f64,
-    }
-
-    forward_to_deserialize_any! {
-        i8 i16 i32 i64 i128 u8 u16 u128 char str string bytes byte_buf unit unit_struct seq tuple tuple_struct map struct identifier
-        ignored_any
-    }
-}
-
 /// Reads the name of a member that is known.
 struct Name<'a, 'de> {
     known: &'static [&'static str],
@@ -396,47 +306,6 @@ impl Visitor<'_> for Name<'_, '_> {
     }
 }
 
-/// Goes through a list without building it, and ends with the first problem. Each element comes with its position.
-pub(super) fn each<'de>(list: &'de RawValue, each: impl FnMut(usize, &'de RawValue) -> Result<(), Problem>) -> Result<(), Problem> {
-    // Told here: the parser's own error would repeat the value, whatever its length.
-    if !list.get().starts_with('[') {
-        return Err(Problem::new(Code::BadParameter, "expected a list"));
-    }
-    let mut problem = None;
-    let elements = Elements { each, problem: &mut problem };
-    let outcome = serde_json::Deserializer::from_str(list.get()).deserialize_seq(elements);
-    match (problem, outcome) {
-        (Some(problem), _) => Err(problem),
-        (None, Err(_)) => Err(Problem::new(Code::BadParameter, "expected a list")),
-        (None, Ok(())) => Ok(()),
-    }
-}
-
-struct Elements<'a, F> {
-    each: F,
-    problem: &'a mut Option<Problem>,
-}
-
-impl<'de, F: FnMut(usize, &'de RawValue) -> Result<(), Problem>> Visitor<'de> for Elements<'_, F> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<(), A::Error> {
-        let mut position = 0;
-        while let Some(element) = list.next_element()? {
-            if let Err(problem) = (self.each)(position, element) {
-                *self.problem = Some(problem);
-                return Err(A::Error::custom("see the problem"));
-            }
-            position += 1;
-        }
-        Ok(())
-    }
-}
-
 /// Reads a member that was handed back as it is. Its strings are short.
 pub(super) fn read_member<'de, T: Deserialize<'de>>(name: &str, value: &'de RawValue) -> Result<T, Problem> {
     let refused = |reason: &str| Problem::new(Code::BadParameter, format!("{name}: {reason}"));
@@ -453,59 +322,6 @@ pub(super) fn read_member<'de, T: Deserialize<'de>>(name: &str, value: &'de RawV
 pub(super) fn text(value: &RawValue) -> Option<Cow<'_, str>> {
     let inside = value.get().strip_prefix('"')?.strip_suffix('"')?;
     if inside.contains('\\') { serde_json::from_str(value.get()).ok().map(Cow::Owned) } else { Some(Cow::Borrowed(inside)) }
-}
-
-/// A number of a vector. One that an f32 cannot hold becomes infinite, which collections refuse by its position.
-#[derive(Debug)]
-pub(super) struct Component(f32);
-
-impl<'de> Deserialize<'de> for Component {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        f64::deserialize(deserializer).map(|number| Self(number as f32))
-    }
-}
-
-impl<const MOST: usize> AtMost<Component, MOST> {
-    /// The numbers, in the same memory.
-    pub(super) fn into_vector(self) -> Vec<f32> {
-        self.0.into_iter().map(|component| component.0).collect()
-    }
-}
-
-/// A list that is refused once it has more than `MOST` elements.
-#[derive(Debug)]
-pub(super) struct AtMost<T, const MOST: usize>(pub(super) Vec<T>);
-
-impl<T, const MOST: usize> Default for AtMost<T, MOST> {
-    fn default() -> Self {
-        Self(Vec::new())
-    }
-}
-
-impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for AtMost<T, MOST> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct List<T, const MOST: usize>(Vec<T>);
-
-        impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for List<T, MOST> {
-            type Value = AtMost<T, MOST>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "a list of at most {MOST} elements")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<Self::Value, A::Error> {
-                while let Some(element) = list.next_element()? {
-                    if self.0.len() == MOST {
-                        return Err(A::Error::custom(format_args!("at most {MOST} elements")));
-                    }
-                    self.0.push(element);
-                }
-                Ok(AtMost(self.0))
-            }
-        }
-
-        deserializer.deserialize_seq(List(Vec::new()))
-    }
 }
 
 #[cfg(test)]
@@ -574,29 +390,5 @@ mod tests {
         }
         assert!(!refused(r#"{"k":"5"}"#).1.contains("line"));
         assert!(refused(r#"{"kk":1}"#).1.starts_with("unknown field"));
-    }
-
-    #[test]
-    fn brackets_in_texts_are_no_depth() {
-        let shape = Shape::of(br#"{"a[[[":["\"[{\\",{"b":"]"}]}"#);
-        assert_eq!((shape.depth, shape.string, shape.name), (3, 7, 5));
-        assert_eq!(Shape::of(br#""\"#).string, 1);
-    }
-
-    #[test]
-    fn lists_are_gone_through_until_the_first_problem() {
-        let list: &RawValue = serde_json::from_str(r#"["a\u0062", 2, {"c": 3}]"#).unwrap();
-        let mut found = Vec::new();
-        each(list, |position, value| {
-            found.push((position, text(value).map(Cow::into_owned)));
-            if position == 1 { Err(Problem::new(Code::BadParameter, "two is enough")) } else { Ok(()) }
-        })
-        .unwrap_err();
-        assert_eq!(found, [(0, Some("ab".to_owned())), (1, None)]);
-        for no_list in ["7", "\"x\"", "{}"] {
-            assert!(each(serde_json::from_str(no_list).unwrap(), |_, _| Ok(())).is_err());
-        }
-        assert!(serde_json::from_str::<AtMost<u8, 2>>("[1,2,3]").is_err());
-        assert_eq!(serde_json::from_str::<AtMost<u8, 2>>("[1,2]").unwrap().0, [1, 2]);
     }
 }
