@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-#[allow(dead_code, reason = "its main function is the program's")]
+#[expect(dead_code, reason = "its main function is the program's")]
 #[path = "../examples/classify.rs"]
 mod classify;
-#[allow(dead_code, reason = "its main function is the program's")]
+#[expect(dead_code, reason = "its main function is the program's")]
 #[path = "../examples/embed.rs"]
 mod embed;
-#[allow(dead_code, reason = "its main function is the program's")]
+#[expect(dead_code, reason = "its main function is the program's")]
 #[path = "../examples/segment.rs"]
 mod segment;
 

@@ -16,12 +16,16 @@ if [ -n "$wanted" ]; then
     # shellcheck disable=SC2086
     "$here/../packages.sh" "The tests of the API guide and of OpenAI's clients need curl, Python 3 with pip and venv, and Node 18 or newer with npm" $wanted
 fi
-if ! cmp -s "$here/requirements.txt" "$folder/requirements.txt"; then
-    rm -rf "$folder/python"
-    python3 -m venv "$folder/python"
-    "$folder/python/bin/pip" install --quiet --disable-pip-version-check --requirement "$here/requirements.txt"
-    cp "$here/requirements.txt" "$folder/"
-fi
+# python_environment REQUIREMENTS FOLDER: an environment of its own with these packages; one that has them already stays.
+python_environment() {
+    cmp -s "$1" "$2/requirements.txt" && return
+    rm -rf "$2/python"
+    python3 -m venv "$2/python"
+    "$2/python/bin/pip" install --quiet --disable-pip-version-check --requirement "$1"
+    cp "$1" "$2/"
+}
+
+python_environment "$here/requirements.txt" "$folder"
 if ! cmp -s "$here/package.json" "$folder/package.json"; then
     cp "$here/package.json" "$folder/installing.json"
     rm -rf "$folder/node_modules"
@@ -32,12 +36,7 @@ fi
 # Generators of clients, apart from the others: what they depend on is pinned.
 generators="$folder/generators"
 mkdir -p "$generators"
-if ! cmp -s "$here/generators/requirements.txt" "$generators/requirements.txt"; then
-    rm -rf "$generators/python"
-    python3 -m venv "$generators/python"
-    "$generators/python/bin/pip" install --quiet --disable-pip-version-check --requirement "$here/generators/requirements.txt"
-    cp "$here/generators/requirements.txt" "$generators/"
-fi
+python_environment "$here/generators/requirements.txt" "$generators"
 if ! cmp -s "$here/generators/package.json" "$generators/installed.json"; then
     rm -rf "$generators/node_modules"
     cp "$here/generators/package.json" "$generators/"
