@@ -72,3 +72,19 @@ fn exporting_over_a_model_folder_keeps_what_is_not_the_exports() {
     assert_eq!(fs_err::read(out.join("heads/objects/head.safetensors")).unwrap(), b"200 seconds of work");
     assert!(out.join("NOTES.md").exists() && out.join("model.onnx").exists() && !out.join("model.int8.onnx").exists());
 }
+
+#[test]
+fn flags_of_checkpoints_are_refused_where_they_would_say_nothing() {
+    let work = tempfile::tempdir().unwrap();
+    let pictures = work.path().to_str().unwrap();
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/tiny-model");
+    let refused = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_dino-train")).args(args).env("NO_COLOR", "1").output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let said = refused(&["knn", "--model", model, "--train", pictures, "--val", pictures, "--size", "64"]);
+    assert!(said.contains("--size") && said.contains("for checkpoints"), "{said}");
+    let said = refused(&["train", "--data", pictures, "--out", work.path().join("run").to_str().unwrap(), "--ignore", "x"]);
+    assert!(said.contains("--init"), "{said}");
+}

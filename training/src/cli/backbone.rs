@@ -76,6 +76,11 @@ impl Backbone {
     /// If it is neither.
     fn open(path: &Path, options: SessionOptions, checkpoint: weights::Options, last_blocks: usize) -> anyhow::Result<Self> {
         if is_folder(path) || path.extension().is_some_and(|end| end == "onnx") {
+            anyhow::ensure!(
+                checkpoint == weights::Options::default(),
+                "{} says by itself how it is read: --heads, --prefix, --ignore, --size, --crop, --mean, --std and --interpolation are for checkpoints",
+                path.display()
+            );
             let model = Model::open(path)?;
             if let Some(summary) = model.summary() {
                 tracing::info!("{summary}");

@@ -4,6 +4,18 @@ use dino_vision::transform::Interpolation;
 
 use crate::weights::{self, Key, TransformOptions};
 
+/// Which tensors of a checkpoint are the backbone's.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[group(skip)]
+pub(super) struct Network {
+    /// What the names of the backbone's tensors begin with, where a checkpoint holds several networks, such as `state_dict_ema`.
+    #[arg(long, value_name = "NAME")]
+    prefix: Option<String>,
+    /// A tensor that does not belong to the backbone, or what the names of several begin with before a dot; may be given several times.
+    #[arg(long, value_name = "NAME")]
+    ignore: Vec<String>,
+}
+
 /// What a checkpoint does not say by itself.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[group(skip)]
@@ -11,12 +23,8 @@ pub(super) struct Args {
     /// Attention heads, where the checkpoint does not say them and they are not one for each 64 channels.
     #[arg(long, value_name = "N")]
     heads: Option<usize>,
-    /// What the names of the backbone's tensors begin with, where a checkpoint holds several networks, such as `state_dict_ema`.
-    #[arg(long, value_name = "NAME")]
-    prefix: Option<String>,
-    /// A tensor that does not belong to the backbone, or what the names of several begin with before a dot; may be given several times.
-    #[arg(long, value_name = "NAME")]
-    ignore: Vec<String>,
+    #[command(flatten)]
+    network: Network,
     /// Length in pixels that the shorter side of a picture gets, in place of what the checkpoint's folder says.
     #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(1..=4096))]
     size: Option<u32>,
@@ -34,11 +42,18 @@ pub(super) struct Args {
     interpolation: Option<Interpolation>,
 }
 
+impl Network {
+    /// The same for the reader.
+    pub(super) fn options(&self) -> weights::Options {
+        weights::Options { prefix: self.prefix.clone(), ignore: self.ignore.clone(), ..weights::Options::default() }
+    }
+}
+
 impl Args {
     /// The same for the reader, with the network that `key` chooses.
     pub(super) fn options(&self, key: Option<Key>) -> weights::Options {
-        let Self { heads, prefix, ignore, size, crop, mean, std, interpolation } = self.clone();
-        weights::Options { heads, key, prefix, ignore, transform: TransformOptions { size, crop, mean, std, interpolation } }
+        let Self { heads, ref network, size, crop, mean, std, interpolation } = *self;
+        weights::Options { heads, key, transform: TransformOptions { size, crop, mean, std, interpolation }, ..network.options() }
     }
 }
 

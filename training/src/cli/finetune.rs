@@ -53,9 +53,8 @@ pub struct Args {
     /// Go on from the newest checkpoint in --out.
     #[arg(long)]
     resume: bool,
-    /// Attention heads, where the checkpoint does not say them.
-    #[arg(long, value_name = "N")]
-    heads: Option<usize>,
+    #[command(flatten)]
+    reading: super::checkpoint::Args,
     /// Decoded pictures are kept in memory up to this many megabytes.
     #[arg(long, default_value_t = 2048, value_name = "MB")]
     cache: usize,
@@ -81,12 +80,12 @@ const HEAD: &str = "finetuned";
 pub fn run(args: &Args) -> Result<()> {
     args.settings.check()?;
     let checkpoint = args.model.fetch(&Want::Weights)?.path;
-    let loaded = weights::load(&checkpoint, &weights::Options { heads: args.heads, ..weights::Options::default() })?;
+    let loaded = weights::load(&checkpoint, &args.reading.options(None))?;
     let Backbone::Vit(vit) = loaded.backbone else { bail!("{} is a ResNet: finetune trains vision transformers", args.model) };
     let precision = if has_bf16() { Precision::Bf16 } else { Precision::F32 };
     let mut notes = loaded.report.notes;
     let backbone = init::vit(vit, args.settings.drop_path, precision, &Device::Cpu, &mut notes).with_context(|| args.model.to_string())?;
-    for note in notes {
+    for note in notes.into_iter().chain(loaded.transform_note) {
         tracing::info!("{note}");
     }
     let (train, val) = Labelled::train_and_val(&args.train, args.cache.saturating_mul(1 << 20), &args.val)?;

@@ -16,6 +16,7 @@ use crate::process;
 use crate::run::observer;
 use crate::run::recipe::{Preset, Recipe};
 use crate::run::trainer::{self, Options, Outcome};
+use crate::weights;
 use dino_hub::{Location, Want};
 
 /// Train a backbone on a folder of pictures. Labels are not needed.
@@ -37,6 +38,9 @@ pub struct Args {
     /// one on a model hub. A run that goes on has its own
     #[arg(long, value_name = "FILE|DIR|HF", value_parser = super::location())]
     init: Option<Location>,
+    /// How that checkpoint is read
+    #[command(flatten)]
+    network: super::checkpoint::Network,
     /// Go on from the newest checkpoint in --out
     #[arg(long)]
     resume: bool,
@@ -96,6 +100,10 @@ pub struct Args {
 pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
     let recipe = resolve(args, matches)?;
     // Before the signals are caught: a download has no checkpoint to write.
+    ensure!(
+        args.init.is_some() || args.network.options() == weights::Options::default(),
+        "--prefix and --ignore say how the checkpoint of --init is read"
+    );
     let init = args.init.as_ref().map(|init| init.fetch(&Want::Weights)).transpose()?;
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
@@ -123,7 +131,7 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
         data: args.data.clone(),
         out: args.out.clone(),
         resume: args.resume,
-        init: init.map(|found| found.path),
+        init: init.map(|found| (found.path, args.network.options())),
         workers: args.num_workers,
         cache: args.cache.saturating_mul(1 << 20) / neighbours,
         checkpoint_every: minutes(args.checkpoint_minutes, "--checkpoint-minutes")?,

@@ -38,8 +38,8 @@ pub struct Options {
     pub out: PathBuf,
     /// Go on from the newest checkpoint of the folder.
     pub resume: bool,
-    /// Checkpoint that a new run takes the weights of its backbones from.
-    pub init: Option<PathBuf>,
+    /// Checkpoint that a new run takes the weights of its backbones from, and how it is read.
+    pub init: Option<(PathBuf, weights::Options)>,
     /// Threads that decode and crop.
     pub workers: usize,
     /// Bytes of decoded pictures that are kept in memory.
@@ -109,8 +109,8 @@ pub fn train(recipe: &Recipe, options: &Options) -> Result<Outcome> {
     };
     let mut random = loader::generator(recipe.seed, WEIGHTS, 0, 0);
     let student = Network::new(recipe.backbone(), recipe.head(), &mut random, &options.device)?;
-    if let Some(path) = &options.init {
-        let notes = init::initialise(&student.backbone, path, &weights::Options::default());
+    if let Some((path, reading)) = &options.init {
+        let notes = init::initialise(&student.backbone, path, reading);
         notes.with_context(|| format!("--init {}", path.display()))?.iter().for_each(|note| tracing::info!("{note}"));
     }
     let mut learner = Learner::new(student, recipe.optimizer, options.exchange.clone())?;

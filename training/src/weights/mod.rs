@@ -37,7 +37,7 @@ pub enum Key {
 }
 
 /// What the caller knows better than the checkpoint.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Options {
     /// Attention heads per block.
     pub heads: Option<usize>,
