@@ -8,6 +8,7 @@
 //!   snapshots/COMMIT/PATH         links into blobs
 //!   .no_exist/COMMIT/PATH         empty: this commit has no such file
 //!   .dino/licence                 the licence that was shown, our own
+//!   .dino/files/COMMIT            names of all files of a commit, fetched or not, one a line; our own
 //! ```
 
 use std::collections::BTreeSet;
@@ -24,6 +25,9 @@ use crate::name::{is_commit, is_safe_path};
 
 /// Bytes of a file in `refs`; real ones have forty.
 const MOST_REF: u64 = 1024;
+
+/// Bytes of a list of files in `.dino`.
+const MOST_LIST: u64 = 8 << 20;
 
 /// One repository in the cache.
 #[derive(Clone, Debug)]
@@ -97,6 +101,28 @@ impl Repository {
             outcome => outcome,
         })?;
         new.into_temp_path().persist(&pointer).map_err(|error| error.error)
+    }
+
+    /// All files of a commit, as the hub listed them when one of them was fetched.
+    pub(crate) fn listed(&self, commit: &str) -> Option<BTreeSet<String>> {
+        let path = self.list(commit);
+        let short = fs::metadata(&path).is_ok_and(|file| file.len() <= MOST_LIST);
+        let text = short.then(|| fs::read_to_string(&path).ok())??;
+        Some(text.lines().filter(|file| is_safe_path(file)).map(str::to_owned).collect())
+    }
+
+    /// Keeps the list of a commit's files.
+    pub(crate) fn keep_list(&self, commit: &str, files: &BTreeSet<String>) -> io::Result<()> {
+        let path = self.list(commit);
+        // The files of a commit stay what they are. A name with a line break in it is no file that is ever chosen.
+        if path.exists() {
+            return Ok(());
+        }
+        write(&path, &files.iter().filter(|file| !file.contains(['\n', '\r'])).map(|file| format!("{file}\n")).collect::<String>())
+    }
+
+    fn list(&self, commit: &str) -> PathBuf {
+        self.root.join(".dino").join("files").join(commit)
     }
 
     /// Notes the commit that a branch or tag is at.

@@ -8,7 +8,8 @@ use crate::name::is_safe_path;
 use crate::{Error, Name};
 
 /// Weights by their usual names, the best first. An index names further files.
-const WEIGHTS: [&str; 4] = ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
+/// The order is that in which a folder of them is read.
+const WEIGHTS: [&str; 4] = ["model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin"];
 /// How other files of weights end.
 const WEIGHT_ENDINGS: [&str; 5] = [".safetensors", ".pth", ".pt", ".bin", ".ckpt"];
 /// What describes weights or a graph.
@@ -51,7 +52,10 @@ pub(crate) fn plan(name: &Name, want: &Want, held: &BTreeSet<String>) -> Result<
     let repository = Files { name, held, folder: String::new() };
     match name.file() {
         None => repository.choose(want),
-        Some(file) if held.contains(file) => Ok(repository.named(file, want)),
+        Some(file) if held.contains(file) => {
+            repository.check_kind(file, want)?;
+            Ok(repository.named(file, want))
+        }
         Some(folder) => {
             let folder = format!("{folder}/");
             if held.iter().any(|file| file.starts_with(&folder)) {
@@ -84,9 +88,25 @@ impl Files<'_> {
         }
     }
 
+    /// Refuses a file that is named and is of the other kind, before it is fetched.
+    fn check_kind(&self, file: &str, want: &Want) -> Result<(), Error> {
+        let is_weights = WEIGHT_ENDINGS.iter().any(|end| file.ends_with(end)) || file.ends_with(INDEX);
+        match want {
+            Want::Graph { .. } if is_weights => {
+                let way_out = format!("make one of them with `dino-train export --checkpoint {} --out DIR`, and serve DIR", self.name);
+                Err(self.unusable("weights under that name, and no ONNX file", &way_out))
+            }
+            Want::Weights if file.ends_with(".onnx") => Err(self.unusable(
+                "a graph under that name, and no weights",
+                &format!("serve it as it is: dino-server serve --model {}", self.name),
+            )),
+            _ => Ok(()),
+        }
+    }
+
     fn weights(&self) -> Result<Plan, Error> {
         if let Some(usual) = WEIGHTS.iter().find(|file| self.has(file)) {
-            // The whole folder is opened: there is nothing else in it that could be meant.
+            // The folder is opened, which has its files in the same order of choice.
             return Ok(Plan {
                 open: self.folder.trim_end_matches('/').to_owned(),
                 ..self.named(&format!("{}{usual}", self.folder), &Want::Weights)
@@ -96,7 +116,7 @@ impl Files<'_> {
         match others.as_slice() {
             [one] => Ok(self.named(&format!("{}{one}", self.folder), &Want::Weights)),
             [] if self.held.iter().any(|file| file.ends_with(".onnx")) => {
-                Err(self.unusable("no weights, but a graph", "serve it as it is: dino-server serve --model"))
+                Err(self.unusable("no weights, but a graph", &format!("serve it as it is: dino-server serve --model {}", self.name)))
             }
             [] => Err(self.unusable("no weights", "weights are read from .safetensors, .bin, .pth, .pt and .ckpt")),
             several => {
@@ -141,8 +161,9 @@ impl Files<'_> {
         let (folder, base) = file.rsplit_once('/').map_or(("", file), |(folder, base)| (&file[..=folder.len()], base));
         let mut plan = Plan { open: file.to_owned(), ..Plan::default() };
         for config in CONFIGS {
-            // The folder of the weights, or the top of the repository: graphs are often a folder deeper than what describes them.
-            let places = [format!("{folder}{config}"), config.to_owned()];
+            // Beside the file, or where it is in a folder `onnx`, one folder up: those are the places that are read.
+            let above = folder.strip_suffix("onnx/").filter(|above| above.is_empty() || above.ends_with('/'));
+            let places: Vec<_> = [Some(folder), above].into_iter().flatten().map(|place| format!("{place}{config}")).collect();
             match places.iter().find(|place| self.held.contains(*place)) {
                 Some(place) => plan.files.push(place.clone()),
                 None => plan.absent.push(config.to_owned()),
@@ -252,7 +273,17 @@ mod tests {
             (Some("pytorch_model.bin.index.json"), vec!["preprocessor_config.json".to_owned()])
         );
         takes("hf://o/n", &Want::Weights, &["a.txt", "dino.pth"], "dino.pth", &["dino.pth"]);
-        takes("hf://o/n/b/x.ckpt", &Want::Weights, &["b/x.ckpt", "config.json"], "b/x.ckpt", &["config.json", "b/x.ckpt"]);
+        takes(
+            "hf://o/n/b/x.ckpt",
+            &Want::Weights,
+            &["b/x.ckpt", "b/config.json", "config.json"],
+            "b/x.ckpt",
+            &["b/config.json", "b/x.ckpt"],
+        );
+        // What lies at the top is not read for a file in a folder, and not fetched for it.
+        takes("hf://o/n/b/x.ckpt", &Want::Weights, &["b/x.ckpt", "config.json"], "b/x.ckpt", &["b/x.ckpt"]);
+        let both = ["config.json", "model.safetensors", "model.safetensors.index.json"];
+        takes("hf://o/n", &Want::Weights, &both, "", &["config.json", "model.safetensors.index.json"]);
         takes("hf://o/n/b", &Want::Weights, &["b/config.json", "b/model.safetensors"], "b", &["b/config.json", "b/model.safetensors"]);
     }
 
@@ -311,6 +342,13 @@ mod tests {
         says("hf://o/n", &Want::Weights, &["model.onnx"], &["no weights, but a graph", "dino-server serve"]);
         says("hf://o/n", &graph("f32"), &["model.safetensors"], &["dino-train export --checkpoint hf://o/n"]);
         says("hf://o/n", &graph("f32"), &["a.txt"], &["neither an ONNX file nor a model folder", "a.txt"]);
+        says(
+            "hf://o/n/model.safetensors",
+            &graph("f32"),
+            &["model.safetensors"],
+            &["no ONNX file", "export --checkpoint hf://o/n/model.safetensors"],
+        );
+        says("hf://o/n/model.onnx", &Want::Weights, &["model.onnx"], &["a graph", "serve --model hf://o/n/model.onnx"]);
         says("hf://o/n/x.pth", &Want::Weights, &["y.pth"], &["hf://o/n/x.pth does not exist", "y.pth"]);
     }
 

@@ -147,7 +147,7 @@ impl Download<'_> {
             fs::remove_file(partial)?;
             return Err(Error::Size { name: self.whole_name(), expected, found: declared }.into());
         }
-        self.room(partial, expected.map_or(0, |size| size.saturating_sub(have)), false)?;
+        self.room(partial, expected.map_or(0, |size| size.saturating_sub(have)))?;
         self.copy(answer, &mut file, partial, have, expected)
     }
 
@@ -175,8 +175,8 @@ impl Download<'_> {
             }
             match file.write_all(&buffer[..count]) {
                 Err(error) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
-                    self.room(partial, expected.map_or(count as u64, |size| size - have), true)?;
-                    return Err(error.into());
+                    let needed = expected.map_or(count as u64, |size| size - have);
+                    return Err(self.no_room(partial, needed, "it is full".to_owned()).into());
                 }
                 outcome => outcome?,
             }
@@ -195,16 +195,20 @@ impl Download<'_> {
         }
     }
 
-    /// Says so where the disk has no room for `needed` more bytes, or `full` was found already.
-    fn room(&self, partial: &Path, needed: u64, full: bool) -> Result<(), Error> {
+    /// Says so where the disk has no room for `needed` more bytes.
+    fn room(&self, partial: &Path, needed: u64) -> Result<(), Error> {
         let folder = partial.parent().unwrap_or(Path::new("."));
         // File systems that cannot say are believed to have room.
         let free = rustix::fs::statvfs(folder).map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
-        if !full && needed.saturating_add(SPARE) <= free {
+        if needed.saturating_add(SPARE) <= free {
             return Ok(());
         }
-        let free = if full { "it is full".to_owned() } else { format!("{} are free", HumanBytes(free)) };
-        Err(Error::Disk { name: self.whole_name(), needed: HumanBytes(needed).to_string(), free, folder: folder.to_owned() })
+        Err(self.no_room(partial, needed, format!("{} are free", HumanBytes(free))))
+    }
+
+    fn no_room(&self, partial: &Path, needed: u64, free: String) -> Error {
+        let folder = partial.parent().unwrap_or(Path::new(".")).to_owned();
+        Error::Disk { name: self.whole_name(), needed: HumanBytes(needed).to_string(), free, folder }
     }
 
     fn whole_name(&self) -> String {

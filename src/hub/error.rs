@@ -110,7 +110,7 @@ pub enum Error {
     },
     /// The hub does not answer.
     #[error(
-        "{host} does not answer ({reason}), and {name} is not in the cache: check the network; HF_ENDPOINT names another hub, HTTPS_PROXY a proxy"
+        "{host} does not answer ({reason}), so {name} was not fetched: check the network; HF_ENDPOINT names another hub, HTTPS_PROXY a proxy"
     )]
     Unreachable {
         /// Who does not answer.

@@ -40,6 +40,8 @@ pub(crate) struct Answer {
     pub(crate) facts: Facts,
     /// Who answered.
     pub(crate) host: String,
+    /// Whether that is the hub itself, and not a store of bytes that it sends to.
+    from_hub: bool,
     /// The answer.
     pub(crate) response: Response<Body>,
 }
@@ -57,10 +59,21 @@ pub(crate) struct Facts {
 
 impl Client {
     /// Sets up, without a request.
-    pub(crate) fn new(settings: Settings) -> Self {
+    ///
+    /// # Errors
+    /// [`Error::Setting`] where the certificates that the environment names cannot be read.
+    pub(crate) fn new(settings: Settings) -> Result<Self, Error> {
         let patience = settings.patience;
         // What this machine trusts (SSL_CERT_FILE, SSL_CERT_DIR, its own store), or what Mozilla does where that is nothing.
-        let own = rustls_native_certs::load_native_certs().certs;
+        let found = rustls_native_certs::load_native_certs();
+        let own = found.certs;
+        // Certificates that are named are the only ones that are meant.
+        let named =
+            ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().find(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()));
+        if let Some(variable) = named.filter(|_| own.is_empty()) {
+            let reason = found.errors.first().map_or_else(|| "there is none in it".to_owned(), ToString::to_string);
+            return Err(Error::Setting { variable, reason: format!("names certificates that cannot be read: {reason}") });
+        }
         let roots = if own.is_empty() {
             RootCerts::WebPki
         } else {
@@ -78,7 +91,7 @@ impl Client {
             .timeout_recv_response(Some(patience.silence))
             .timeout_per_read(Some(patience.silence))
             .build();
-        Self { agent: config.new_agent(), settings }
+        Ok(Self { agent: config.new_agent(), settings })
     }
 
     /// How it was set up.
@@ -115,10 +128,10 @@ impl Client {
                 facts.take(&response);
             }
             let host = url.host_str().unwrap_or_default().to_owned();
-            let Some(next) = redirect(&url, &response)? else { return Ok(Answer { facts, host, response }) };
+            let Some(next) = redirect(&url, &response)? else { return Ok(Answer { facts, host, from_hub: own, response }) };
             // Another host knows no more of the file; the hub's own answer has said it.
             if method == Method::HEAD && !self.is_hub(&next) {
-                return Ok(Answer { facts, host, response });
+                return Ok(Answer { facts, host, from_hub: own, response });
             }
             if next.scheme() != "https" && self.settings.endpoint.scheme() == "https" {
                 let reason = "the hub is asked by https, and that address is not";
@@ -166,7 +179,7 @@ impl Client {
 
     /// What an answer that is no success means; `file` is what was asked for of the repository.
     pub(crate) fn refusal(&self, answer: Answer, name: &Name, file: Option<&str>) -> Failure {
-        let Answer { facts: _, host, response } = answer;
+        let Answer { facts: _, host, from_hub, response } = answer;
         let status = response.status();
         let headers = response.headers().clone();
         let passing =
@@ -174,19 +187,22 @@ impl Client {
         if status.is_server_error() || [StatusCode::TOO_MANY_REQUESTS, StatusCode::REQUEST_TIMEOUT].contains(&status) {
             return passing(format!("it answers {}", status.as_u16()));
         }
+        // Addresses for bytes are signed for a while; the next one is fresh. What a store says is nothing that the hub knows.
+        if !from_hub && [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::NOT_FOUND].contains(&status) {
+            return passing(format!("it answers {}", status.as_u16()));
+        }
         let code = text(&headers, "x-error-code").unwrap_or_default();
         let said = text(&headers, "x-error-message").or_else(|| said(response)).unwrap_or_default();
         let (repository, page, endpoint) = (name.repository(), self.page(name), self.endpoint().to_owned());
-        // Addresses for bytes are signed for a while; the next one is fresh.
-        if self.settings.endpoint.host_str() != Some(&host) && status == StatusCode::FORBIDDEN {
-            return passing("it answers 403".to_owned());
-        }
         let error = match (status.as_u16(), code.as_str()) {
             (_, "RevisionNotFound") => {
                 Error::Revision { repository, revision: name.revision().to_owned(), page: format!("{page}/tree/main") }
             }
             (_, "GatedRepo") => Error::Gated { repository, page, token: self.token_for_gated() },
-            (404, "EntryNotFound") => Error::NoFile { name: format!("{name}"), held: Vec::new() },
+            (404, "EntryNotFound") => {
+                let url = file.map_or_else(|| name.to_string(), |file| format!("{name}/{file}"));
+                Error::Protocol { url, reason: "it lists this file and does not have it".to_owned() }
+            }
             (401, _) if said.contains("Invalid credentials") && self.settings.token.is_some() => {
                 let origin = self.settings.token.as_ref().map(|token| token.origin().to_owned()).unwrap_or_default();
                 Error::Token { endpoint, origin }
@@ -244,8 +260,10 @@ fn redirect(url: &Url, response: &Response<Body>) -> Result<Option<Url>, Failure
         return Ok(None);
     }
     let wrong = |reason: &str| Error::Protocol { url: bare(url), reason: reason.to_owned() };
-    let to = text(response.headers(), header::LOCATION.as_str()).ok_or_else(|| wrong("it redirects without saying where to"))?;
-    let to = url.join(&to).map_err(|_| wrong("it redirects to what is no address"))?;
+    // As it is: signed addresses are longer than what a message repeats.
+    let to = response.headers().get(header::LOCATION).and_then(|to| to.to_str().ok());
+    let to = to.ok_or_else(|| wrong("it redirects without saying where to"))?;
+    let to = url.join(to).map_err(|_| wrong("it redirects to what is no address"))?;
     if !["https", "http"].contains(&to.scheme()) {
         return Err(wrong("it redirects to what is no web server").into());
     }

@@ -4,7 +4,7 @@
 //! # fn main() -> Result<(), dino_hub::Error> {
 //! use dino_hub::{Hub, Settings, Want};
 //!
-//! let hub = Hub::new(Settings::from_env()?);
+//! let hub = Hub::new(Settings::from_env()?)?;
 //! let model = hub.fetch(&"hf://facebook/dinov2-small".parse()?, &Want::Weights)?;
 //! println!("{} is at {}", model.name, model.path.display());
 //! # Ok(())
@@ -28,7 +28,7 @@ mod retry;
 mod settings;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
@@ -67,8 +67,11 @@ pub struct Fetched {
 
 impl Hub {
     /// Sets up, without a request.
-    pub fn new(settings: Settings) -> Self {
-        Self { client: Client::new(settings) }
+    ///
+    /// # Errors
+    /// [`Error::Setting`] where the certificates that the environment names cannot be read.
+    pub fn new(settings: Settings) -> Result<Self, Error> {
+        Ok(Self { client: Client::new(settings)? })
     }
 
     /// Brings what is wanted of a model into the cache, where it is not there already, and says where it is.
@@ -86,44 +89,47 @@ impl Hub {
             let offline = |reason| Error::Offline { name: name.to_string(), cache: settings.cache.clone(), reason };
             return held.map_err(offline);
         }
+        // What a commit has is known where its list of files was kept: then the choice is that of a first fetch.
         if let Ok(held) = &held
             && name.is_pinned()
+            && repository.listed(name.revision()).is_some()
         {
             return Ok(held.clone());
         }
-        // Nobody waits for a hub that is away when there is something to go on with.
+        // With something to go on with, a hub that is away is not waited for.
         let tries = if held.is_ok() { 1 } else { settings.patience.tries };
-        let info = match (self.client.info(name, tries), held) {
-            (Ok(info), _) => info,
+        let fetched = self.client.info(name, tries).and_then(|info| self.bring(&repository, name, want, &info));
+        match (fetched, held) {
             (Err(error), Ok(held)) if error.leaves_the_cache() => {
                 tracing::warn!("{error}. {} is taken from the cache, as it was fetched earlier", held.name);
-                return Ok(held);
+                Ok(held)
             }
-            (Err(error), _) => return Err(error),
-        };
-        self.bring(&repository, name, want, &info)
+            (fetched, _) => fetched,
+        }
     }
 
     /// Brings the files of a commit.
     fn bring(&self, repository: &Repository, name: &Name, want: &Want, info: &Info) -> Result<Fetched, Error> {
         let at = name.at(&info.commit);
-        let Plan { files, index, open, absent } = choose::plan(name, want, &info.files.keys().cloned().collect())?;
+        let listed = info.files.keys().cloned().collect();
+        let Plan { files, index, open, absent } = choose::plan(name, want, &listed)?;
         for file in &files {
             self.bring_file(repository, &at, file, info)?;
         }
         let snapshot = repository.snapshot(&info.commit);
         if let Some(index) = index {
-            let nonsense = |reason| Error::Protocol { url: format!("{at}/{index}"), reason };
-            let bytes = read_index(&snapshot.join(&index))?;
-            for file in choose::named_in(&index, &bytes, want).map_err(nonsense)? {
+            for file in named_by(&snapshot, &index, want).map_err(|reason| unreadable(&at, &index, reason, &listed))? {
                 self.bring_file(repository, &at, &file, info)?;
             }
         }
+        // Last, so that a revision leads to a commit whose files are here. A cache that may only be read serves without these notes.
+        let mut noted = repository.keep_list(&info.commit, &listed).and_then(|()| repository.remember(name.revision(), &info.commit));
         for file in absent {
-            repository.mark_absent(&info.commit, &file)?;
+            noted = noted.and_then(|()| repository.mark_absent(&info.commit, &file));
         }
-        // Last, so that a revision leads to a commit whose files are here.
-        repository.remember(name.revision(), &info.commit)?;
+        if let Err(error) = noted {
+            tracing::debug!("the hub is asked again at the next start: {error}");
+        }
         let licence = info.licence.clone().filter(|licence| !repository.licence_was_shown(licence));
         Ok(Fetched { path: join(snapshot, &open), name: at, licence })
     }
@@ -167,24 +173,39 @@ fn held(repository: &Repository, name: &Name, want: &Want) -> Result<Fetched, St
     if files.is_empty() {
         return Err("none of its files is there".to_owned());
     }
-    let plan = choose::plan(name, want, &files).map_err(|error| error.to_string())?;
+    // Of all files of the commit, so that the choice does not depend on what was fetched earlier. Other programs keep no list.
+    let plan = choose::plan(name, want, repository.listed(&commit).as_ref().unwrap_or(&files)).map_err(|error| error.to_string())?;
+    let missing = |wanted: &[String]| wanted.iter().find(|file| !files.contains(*file)).map(|file| format!("{file} is missing"));
     let snapshot = repository.snapshot(&commit);
-    if let Some(index) = &plan.index {
-        let bytes = read_index(&snapshot.join(index)).map_err(|error| error.to_string())?;
-        let named: BTreeSet<_> = choose::named_in(index, &bytes, want)?.into_iter().collect();
-        if let Some(missing) = named.difference(&files).next() {
-            return Err(format!("{missing} is missing"));
-        }
+    if let Some(missing) = missing(&plan.files) {
+        return Err(missing);
+    }
+    if let Some(index) = &plan.index
+        && let Some(missing) = missing(&named_by(&snapshot, index, want)?)
+    {
+        return Err(missing);
     }
     Ok(Fetched { path: join(snapshot, &plan.open), name: name.at(&commit), licence: None })
 }
 
-fn read_index(path: &std::path::Path) -> Result<Vec<u8>, Error> {
-    let length = fs::metadata(path)?.len();
+/// The files that an index or a manifest in the cache names.
+fn named_by(snapshot: &Path, index: &str, want: &Want) -> Result<Vec<String>, String> {
+    let path = snapshot.join(index);
+    let length = fs::metadata(&path).map_err(|error| error.to_string())?.len();
     if length > MOST_INDEX {
-        return Err(Error::Size { name: path.display().to_string(), expected: MOST_INDEX, found: length });
+        return Err(format!("it has {length} bytes, at most {MOST_INDEX} are read"));
     }
-    Ok(fs::read(path)?)
+    choose::named_in(index, &fs::read(&path).map_err(|error| error.to_string())?, want)
+}
+
+/// An index or a manifest that cannot be used.
+fn unreadable(at: &Name, index: &str, reason: String, listed: &BTreeSet<String>) -> Error {
+    Error::Unusable {
+        name: at.to_string(),
+        missing: format!("no {index} that can be used ({reason})"),
+        held: listed.iter().cloned().collect(),
+        way_out: format!("name the file that is meant: {at}/FILE"),
+    }
 }
 
 fn join(snapshot: PathBuf, open: &str) -> PathBuf {

@@ -46,7 +46,7 @@ impl Location {
             Self::Path(path) => return Ok(Found { path: path.clone(), name: None }),
             Self::Hub(name) => name,
         };
-        let fetched = Hub::new(Settings::from_env()?).fetch(name, want)?;
+        let fetched = Hub::new(Settings::from_env()?)?.fetch(name, want)?;
         tracing::info!("{} is in {}", fetched.name, fetched.path.display());
         if let Some(licence) = &fetched.licence {
             tracing::info!("licence of {}: {licence}", name.repository());

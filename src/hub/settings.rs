@@ -162,7 +162,9 @@ fn token(var: &impl Fn(&str) -> Option<String>, file: Option<PathBuf>, home: &Pa
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied | io::ErrorKind::NotADirectory) => {
             Ok(None)
         }
-        Err(error) => Err(error.into()),
+        Err(error) => {
+            Err(Error::Setting { variable: "HF_TOKEN_PATH", reason: format!("or the usual file of the token cannot be read: {error}") })
+        }
     }
 }
 

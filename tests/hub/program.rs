@@ -1,5 +1,5 @@
 //! Serves the repositories of a folder, `OWNER/NAME` below it, until its input ends. The first line of its output is its address.
-#![allow(clippy::print_stdout, clippy::print_stderr)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "it is a program: its output says where it listens")]
 
 use std::io::Read as _;
 use std::path::Path;

@@ -116,3 +116,17 @@ fn a_backbone_is_evaluated_by_name() {
     assert_eq!(output.status.code(), Some(0), "{said}");
     assert!(String::from_utf8_lossy(&output.stdout).contains("\"k1\":{\"top1\":100.0"), "{said}");
 }
+
+#[test]
+fn certificates_that_are_named_are_not_replaced_by_others() {
+    let (hub, work) = (LoopbackHub::start(), tempfile::tempdir().unwrap());
+    hub.put("facebook/dinov2-small", repository("hf-dinov2"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dino-train"));
+    command.args(["export", "--checkpoint", "hf://facebook/dinov2-small", "--out"]).arg(work.path().join("out"));
+    command.env("NO_COLOR", "1").env("HF_ENDPOINT", hub.endpoint()).env("HF_HOME", work.path()).env("SSL_CERT_FILE", "/nowhere.pem");
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("SSL_CERT_FILE names certificates that cannot be read"), "{said}");
+    assert_eq!(hub.seen(), [], "nothing was asked");
+}

@@ -47,7 +47,7 @@ impl House {
     }
 
     fn with(&self, vars: &[(&str, &str)], name: &str, want: &Want) -> Result<Fetched, Error> {
-        Hub::new(self.settings(vars)).fetch(&name.parse::<Name>().unwrap(), want)
+        Hub::new(self.settings(vars))?.fetch(&name.parse::<Name>().unwrap(), want)
     }
 
     fn weights(&self, name: &str) -> Result<Fetched, Error> {
@@ -258,8 +258,51 @@ fn gated_and_private_repositories_say_what_to_do() {
     get(TOKEN, "hf://meta/gated").unwrap();
     get(TOKEN, "hf://me/private").unwrap();
     // What was fetched with a token is there without it.
-    get("", "hf://meta/gated").unwrap();
+    let gated = get("", "hf://meta/gated").unwrap();
     get("", "hf://me/private").unwrap();
+    // Also when there is a newer commit, whose files the hub lists and does not give.
+    house.hub.put("meta/gated", small().file("config.json", "{}").access(Access::Gated));
+    assert_eq!(get("", "hf://meta/gated").unwrap(), gated);
+}
+
+#[test]
+fn a_commit_means_the_same_whatever_was_fetched_before() {
+    let house = House::new();
+    let all = small().file("onnx/model.onnx", weights(1)).file("onnx/model_fp16.onnx", weights(2));
+    house.hub.put(ID, all.clone());
+    let pinned = format!("{NAME}@{}", all.commit());
+    let either = Want::Either { precision: "f32".to_owned() };
+    assert!(house.with(&[], &pinned, &graph("f32")).unwrap().path.ends_with("onnx/model.onnx"));
+    // The file of the other precision, and the weights, are not there yet, and not replaced by what is.
+    assert!(house.with(&[], &pinned, &graph("f16")).unwrap().path.ends_with("onnx/model_fp16.onnx"));
+    assert!(house.with(&[], &pinned, &either).unwrap().path.join("model.safetensors").is_file());
+
+    let two = Repository::new().file("a.pth", weights(3)).file("b.pth", weights(4));
+    house.hub.put("o/two", two.clone());
+    house.weights("hf://o/two/a.pth").unwrap();
+    says(house.weights(&format!("hf://o/two@{}", two.commit())), &["2 files of weights", "a.pth, b.pth"]);
+    says(house.offline("hf://o/two", &Want::Weights), &["2 files of weights"]);
+}
+
+#[test]
+fn what_other_programs_have_cached_is_completed() {
+    let house = House::new();
+    house.weights(NAME).unwrap();
+    // As `hf download` of one file leaves it: no list, and no configuration.
+    fs_err::remove_dir_all(house.cached(".dino")).unwrap();
+    let snapshot = house.cached("snapshots").join(small().commit());
+    fs_err::remove_file(snapshot.join("config.json")).unwrap();
+    house.weights(&format!("{NAME}@{}", small().commit())).unwrap();
+    assert!(snapshot.join("config.json").is_file());
+}
+
+#[test]
+fn what_a_store_refuses_is_tried_anew() {
+    for status in [401, 403, 404] {
+        let house = House::new();
+        house.hub.fail("/blobs/", 2, Fault::Status(status, vec![]));
+        house.weights(NAME).unwrap();
+    }
 }
 
 #[test]
@@ -339,10 +382,10 @@ fn without_a_hub_the_cache_is_used() {
     assert_eq!(house.hub.seen().len(), 1);
     // A blob that is gone is missed.
     fs_err::remove_file(model.path.join("model.safetensors").canonicalize().unwrap()).unwrap();
-    says(house.offline(NAME, &Want::Weights), &["no weights"]);
+    says(house.offline(NAME, &Want::Weights), &["model.safetensors is missing"]);
     // Nothing listens at that address.
     let nowhere = house.with(&[("HF_ENDPOINT", "http://127.0.0.1:1")], "hf://o/n", &Want::Weights);
-    says(nowhere, &["127.0.0.1 does not answer", "hf://o/n is not in the cache"]);
+    says(nowhere, &["127.0.0.1 does not answer", "hf://o/n was not fetched"]);
 }
 
 #[test]
@@ -438,6 +481,14 @@ fn a_cache_that_may_only_be_read_serves() {
             fs_err::set_permissions(entry.path(), std::fs::Permissions::from_mode(mode)).unwrap();
         }
     };
+    // Neither are there the notes that a fetch of ours leaves.
+    fs_err::remove_dir_all(house.cached(".no_exist")).unwrap();
+    fs_err::remove_dir_all(house.cached("refs")).unwrap();
+    fs_err::remove_dir_all(house.cached(".dino")).unwrap();
+    // Not even by a user who may write everywhere.
+    for place in [".no_exist", "refs", ".dino"] {
+        fs_err::write(house.cached(place), "").unwrap();
+    }
     set(0o555);
     let outcome = house.weights(NAME).map(|model| model.path);
     set(0o755);

@@ -30,7 +30,7 @@ fn python(hub: &LoopbackHub, home: &Path, arguments: &[&str]) -> Vec<PathBuf> {
 fn ours(hub: &LoopbackHub, home: &Path, offline: &str) -> PathBuf {
     let vars = [("HF_ENDPOINT", hub.endpoint()), ("HF_HOME", home.display().to_string()), ("HF_HUB_OFFLINE", offline.to_owned())];
     let settings = Settings::from_vars(|name| vars.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone())).unwrap();
-    Hub::new(settings).fetch(&format!("hf://{ID}").parse().unwrap(), &Want::Weights).unwrap().path
+    Hub::new(settings).unwrap().fetch(&format!("hf://{ID}").parse().unwrap(), &Want::Weights).unwrap().path
 }
 
 #[test]
