@@ -29,7 +29,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     images: PathBuf,
     /// A model folder, or an ONNX file that was exported elsewhere; `hf://OWNER/NAME[@REVISION][/FILE]` names one on a model hub.
-    #[arg(long, value_name = "PATH|HF", value_parser = super::location())]
+    #[arg(long, value_name = "PATH|HF", value_parser = dino_program::flags::location())]
     model: Location,
     /// File to write, .parquet or .npy. It appears once it is complete.
     #[arg(long, value_name = "FILE")]
@@ -53,13 +53,13 @@ pub(crate) struct Args {
     #[arg(long, env = "DINO_DEVICE", default_value = "auto")]
     device: Device,
     /// Copies of the model that run side by side [default: one per core on a CPU, else 1].
-    #[arg(long, env = "DINO_SESSIONS", value_name = "N", value_parser = super::positive)]
+    #[arg(long, env = "DINO_SESSIONS", value_name = "N", value_parser = dino_server::flags::positive)]
     sessions: Option<usize>,
     /// Threads inside each.
-    #[arg(long, env = "DINO_THREADS", default_value = "1", value_name = "N", value_parser = super::positive)]
+    #[arg(long, env = "DINO_THREADS", default_value = "1", value_name = "N", value_parser = dino_server::flags::positive)]
     threads: usize,
     /// Most pictures in one run of the model [default: 1 on a CPU, else 64].
-    #[arg(long, value_name = "N", value_parser = super::positive)]
+    #[arg(long, value_name = "N", value_parser = dino_server::flags::positive)]
     batch: Option<usize>,
 }
 

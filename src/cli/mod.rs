@@ -11,10 +11,8 @@ pub(crate) mod serve;
 pub(crate) mod snapshot;
 mod store;
 
-use std::ffi::OsString;
 use std::io::{IsTerminal as _, stderr};
 
-use clap::builder::{OsStringValueParser, TypedValueParser};
 use dino_hub::{Location, Want};
 use dino_vision::model::{Model, Precision};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -34,20 +32,10 @@ pub(crate) fn open_model(location: &Location, precision: Precision) -> anyhow::R
     Ok(model)
 }
 
-/// Where a model is, as a flag has it.
-pub(crate) fn location() -> impl TypedValueParser<Value = Location> {
-    OsStringValueParser::new().try_map(|text: OsString| Location::of(text))
-}
-
 /// A bar for so many pictures to embed.
 pub(crate) fn progress(count: usize) -> ProgressBar {
     let style = ProgressStyle::with_template("embedding [{bar:30}] {pos}/{len} {per_sec} {eta}").expect("a fixed template");
     ProgressBar::new(count as u64).with_style(style)
-}
-
-/// A whole number from 1 on, as a flag has it.
-pub(crate) fn positive(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|&number| number > 0).ok_or_else(|| "a whole number from 1 on is wanted".to_owned())
 }
 
 /// Names a file or row that is left out.

@@ -42,7 +42,7 @@ pub(crate) struct Args {
     collection: CollectionName,
     /// Model to embed with: a folder, or an ONNX file that was exported elsewhere; `hf://OWNER/NAME[@REVISION][/FILE]` names one on a
     /// model hub.
-    #[arg(long, value_name = "PATH|HF", value_parser = super::location())]
+    #[arg(long, value_name = "PATH|HF", value_parser = dino_program::flags::location())]
     model: Location,
     /// Folder that the pictures were imported from, where the collection does not hold the originals (which it does where
     /// the server ran with --store-images original).

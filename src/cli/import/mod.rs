@@ -53,7 +53,7 @@ pub(crate) struct Args {
     store: StoreArgs,
     /// A model folder, or an ONNX file that was exported elsewhere; `hf://OWNER/NAME[@REVISION][/FILE]` names one on a model hub. For a
     /// table of vectors it may be left out; where it is given, they must be of this model.
-    #[arg(long, value_name = "PATH|HF", required_unless_present = "table", value_parser = super::location())]
+    #[arg(long, value_name = "PATH|HF", required_unless_present = "table", value_parser = dino_program::flags::location())]
     model: Option<Location>,
     /// Precision to embed with; collections of one model mix them.
     #[arg(long, env = "DINO_PRECISION", default_value = "f32")]
@@ -68,10 +68,10 @@ pub(crate) struct Args {
     #[arg(long)]
     force: bool,
     /// Copies of the model that run side by side [default: one per core on a CPU, else 1].
-    #[arg(long, env = "DINO_SESSIONS", alias = "workers", value_name = "N", value_parser = super::positive)]
+    #[arg(long, env = "DINO_SESSIONS", alias = "workers", value_name = "N", value_parser = dino_server::flags::positive)]
     sessions: Option<usize>,
     /// Most pictures in one run of the model [default: 1 on a CPU, else 64].
-    #[arg(long, value_name = "N", value_parser = super::positive)]
+    #[arg(long, value_name = "N", value_parser = dino_server::flags::positive)]
     batch: Option<usize>,
 }
 

@@ -30,7 +30,7 @@ pub struct Running {
 pub struct BackboneArgs {
     /// Model folder, an ONNX file that was exported elsewhere, or a checkpoint, which is exported to a temporary folder first;
     /// `hf://OWNER/NAME[@REVISION][/FILE]` names one on a model hub.
-    #[arg(long, value_name = "MODEL_DIR|CHECKPOINT|HF", value_parser = super::location())]
+    #[arg(long, value_name = "MODEL_DIR|CHECKPOINT|HF", value_parser = dino_program::flags::location())]
     pub model: Location,
     #[command(flatten)]
     running: Running,

@@ -17,7 +17,7 @@ use super::checkpoint;
 pub struct Args {
     /// A safetensors file, an index of shards, a file of torch.save, or a folder that holds one; also a training run's folder.
     /// `hf://OWNER/NAME[@REVISION][/FILE]` names one on a model hub.
-    #[arg(long, value_name = "FILE|DIR|HF", value_parser = super::location())]
+    #[arg(long, value_name = "FILE|DIR|HF", value_parser = dino_program::flags::location())]
     checkpoint: Location,
     /// Model folder to write. Of one that is already there, the manifest and the ONNX files are replaced; heads and whatever else lies in
     /// it are kept.

@@ -39,7 +39,7 @@ use crate::weights::{self, Backbone, init};
 pub struct Args {
     /// Checkpoint to start from: of the public DINO releases, or of this trainer; `hf://OWNER/NAME[@REVISION][/FILE]` names one on a
     /// model hub.
-    #[arg(long, value_name = "CHECKPOINT|HF", value_parser = super::location())]
+    #[arg(long, value_name = "CHECKPOINT|HF", value_parser = dino_program::flags::location())]
     model: Location,
     /// Pictures to train on: folders directly below DIR are classes.
     #[arg(long, value_name = "DIR")]

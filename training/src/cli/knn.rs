@@ -23,7 +23,7 @@ use crate::evaluate::knn::{Features, Report, evaluate};
 pub struct Args {
     /// Model folder, or a checkpoint, which is exported to a temporary folder first; `hf://OWNER/NAME[@REVISION][/FILE]` names one on a
     /// model hub.
-    #[arg(long, value_name = "MODEL_DIR|CHECKPOINT|HF", value_parser = super::location(), required_unless_present = "features", requires_all = ["train", "val"])]
+    #[arg(long, value_name = "MODEL_DIR|CHECKPOINT|HF", value_parser = dino_program::flags::location(), required_unless_present = "features", requires_all = ["train", "val"])]
     model: Option<Location>,
     /// Pictures whose classes are known: folders directly below DIR are classes.
     #[arg(long, value_name = "DIR", requires = "model")]

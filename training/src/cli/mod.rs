@@ -1,10 +1,5 @@
 //! One module for each verb of the command line.
 
-use std::ffi::OsString;
-
-use clap::builder::{OsStringValueParser, TypedValueParser};
-use dino_hub::Location;
-
 pub mod attention;
 pub mod backbone;
 mod checkpoint;
@@ -18,8 +13,3 @@ pub mod report;
 pub mod segment_eval;
 pub mod train;
 pub mod tsne;
-
-/// Where a model or a checkpoint is, as a flag has it.
-fn location() -> impl TypedValueParser<Value = Location> {
-    OsStringValueParser::new().try_map(|text: OsString| Location::of(text))
-}

@@ -32,7 +32,7 @@ const ALL: usize = 1000;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Model folder; `hf://OWNER/NAME[@REVISION][/FILE]` names one, or an ONNX file, on a model hub.
-    #[arg(long, value_name = "MODEL_DIR|HF", value_parser = super::location())]
+    #[arg(long, value_name = "MODEL_DIR|HF", value_parser = dino_program::flags::location())]
     model: Location,
     /// Pictures.
     #[arg(long, value_name = "DIR")]

@@ -36,7 +36,7 @@ pub struct Args {
     config: Option<PathBuf>,
     /// Start both backbones from the weights of a checkpoint: a public release, or another run; `hf://OWNER/NAME[@REVISION][/FILE]` names
     /// one on a model hub. A run that goes on has its own
-    #[arg(long, value_name = "FILE|DIR|HF", value_parser = super::location())]
+    #[arg(long, value_name = "FILE|DIR|HF", value_parser = dino_program::flags::location())]
     init: Option<Location>,
     /// How that checkpoint is read
     #[command(flatten)]
