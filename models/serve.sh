@@ -6,9 +6,11 @@ model=$1
 programs=$2
 listen=$3
 # Letters, digits, `-`, `_` and `.` of NAME are those that the server takes.
-name=$(printf '%s' "$model" | sed -E 's#^hf://(models/)?[^/]+/([^@/]+).*$#\2#')
-folder=.cache/models/$name
-data=${4:-.cache/serve/$name}
+name=$(printf '%s' "$model" | sed -E 's#^[Hh][Ff]://(models/)?[^/]+/([^@/]+).*$#\2#')
+# Other weights have a folder and collections of their own.
+place=$(printf '%s' "$model" | sed -E 's#^[Hh][Ff]://##; s#[^A-Za-z0-9_.-]+#--#g')
+folder=.cache/models/$place
+data=${4:-.cache/serve/$place}
 mkdir -p .cache/models "$data"
 "$programs/dino-train" export --checkpoint "$model" --out "$folder"
 
@@ -33,4 +35,9 @@ while os.path.exists(f"/proc/{server}"):
         pass
     time.sleep(0.2)
 PYTHON
-wait "$server"
+# A signal ends `wait` and not the server, which finishes its requests first.
+status=0
+while kill -0 "$server" 2>/dev/null; do
+    wait "$server" && status=0 || status=$?
+done
+exit "$status"

@@ -1,6 +1,6 @@
 //! `dino-server serve`: options, models, collections, then the listening socket.
 
-use std::{net::TcpListener, sync::Arc, time::Duration};
+use std::{net::TcpListener, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use dino_program::signals;
@@ -30,7 +30,10 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
     // The ports first: that one is taken should not come out after a minute of loading.
     let listeners = http::bind(&options.listen)?;
     let watch = options.metrics_listen.as_ref().map(http::bind).transpose()?;
-    let keys = KeyRing::read(options.key_source()).map_err(|reason| anyhow::anyhow!("--api-keys-file: {reason}"))?;
+    let keys = KeyRing::read(options.key_source()).map_err(|reason| {
+        let file = options.api_keys_file.as_deref().unwrap_or(Path::new(""));
+        anyhow::anyhow!("--api-keys-file {}: {reason}", file.display())
+    })?;
     let fetcher = Fetcher::new(&urls, options.max_body).context("--url-ca")?;
     // Beside the models, which take their time too.
     let (store, opening) = collections.open(options.request_timeout)?;
