@@ -23,7 +23,7 @@ const SERVER: Walls = &[
     ("serving", &["flags", "traces"]),
     ("http", &["encoding", "fetch", "flags", "index", "serving", "telemetry", "traces"]),
     ("config", &["fetch", "http", "index", "serving", "telemetry"]),
-    ("cli", &["config", "encoding", "fetch", "files", "http", "index", "serving", "telemetry", "traces"]),
+    ("cli", &["config", "encoding", "fetch", "files", "flags", "http", "index", "serving", "telemetry", "traces"]),
 ];
 
 const VISION: Walls = &[

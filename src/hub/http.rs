@@ -68,11 +68,16 @@ impl Client {
         let found = rustls_native_certs::load_native_certs();
         let own = found.certs;
         // Certificates that are named are the only ones that are meant.
-        let named =
-            ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().find(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()));
-        if let Some(variable) = named.filter(|_| own.is_empty()) {
+        let named = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        let unreadable =
+            |variable, reason: String| Error::Setting { variable, reason: format!("names certificates that cannot be read: {reason}") };
+        if let Some(file) = named("SSL_CERT_FILE") {
+            fs_err::File::open(file).map_err(|error| unreadable("SSL_CERT_FILE", error.to_string()))?;
+        }
+        let variable = ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().find(|variable| named(variable).is_some());
+        if let Some(variable) = variable.filter(|_| own.is_empty()) {
             let reason = found.errors.first().map_or_else(|| "there is none in it".to_owned(), ToString::to_string);
-            return Err(Error::Setting { variable, reason: format!("names certificates that cannot be read: {reason}") });
+            return Err(unreadable(variable, reason));
         }
         let roots = if own.is_empty() {
             RootCerts::WebPki
