@@ -4,7 +4,7 @@ use std::{sync::Arc, thread, time::Duration};
 
 use super::App;
 use crate::{
-    index::{Info, Store},
+    index::{CollectionName, Error, Spec, Store},
     serving::Registry,
 };
 
@@ -35,16 +35,17 @@ pub fn report(app: &App) {
     }
 }
 
-fn unmatched_collections(store: &dyn Store, registry: &Registry) -> Result<Vec<Info>, crate::index::Error> {
+/// Their items are not counted: that may take longer than a database is waited for.
+fn unmatched_collections(store: &dyn Store, registry: &Registry) -> Result<Vec<(CollectionName, Spec)>, Error> {
     let served = registry.all();
-    let is_served = |info: &Info| served.iter().any(|model| model.fingerprint() == info.spec.model.fingerprint);
-    Ok(store.list()?.into_iter().filter(|info| !is_served(info)).collect())
+    let is_served = |spec: &Spec| served.iter().any(|model| model.fingerprint() == spec.model.fingerprint);
+    Ok(store.specs()?.into_iter().filter(|(_, spec)| !is_served(spec)).collect())
 }
 
-fn tell(found: &[Info]) {
-    for Info { name, spec, count, .. } in found.iter().take(NAMED) {
+fn tell(found: &[(CollectionName, Spec)]) {
+    for (name, spec) in found.iter().take(NAMED) {
         tracing::warn!(
-            collection = %name, items = count, fingerprint = spec.model.fingerprint,
+            collection = %name, fingerprint = spec.model.fingerprint,
             "the collection belongs to no model that is served: pictures are refused there (409 model_mismatch); serve its model, or \
              bring it over to another one with `dino-server reembed`"
         );

@@ -34,6 +34,9 @@ pub trait Store: Send + Sync {
         None
     }
 
+    /// Dimension and model of each collection, by name; those that are not loaded yet are left out. The items are not looked at.
+    fn specs(&self) -> Result<Vec<(CollectionName, Spec)>, Error>;
+
     /// What is known of each collection, by name; those that are not loaded yet are left out.
     fn list(&self) -> Result<Vec<Info>, Error>;
 

@@ -231,6 +231,21 @@ fn a_statement_ends_when_its_caller_has_left() {
     assert_eq!(server.get("/collections/c/items").ok().json()["items"], json!([]));
 }
 
+/// What the log says at the start of collections needs none of their items.
+#[test]
+fn collections_of_other_models_are_named_while_their_tables_cannot_be_read() {
+    let name = shared().database();
+    let database = name.split(['/', '?']).nth(3).unwrap();
+    let server = Server::start(&["--index", &name]);
+    assert_eq!(server.put("/collections/c", &json!({})).status, 201);
+    drop(server);
+    shared().sql(database, "UPDATE dino_collections SET fingerprint = 'of another'");
+    let session = shared().session(database, &format!("BEGIN; LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", table(database)));
+    let server = Server::start(&["--index", &name, "--request-timeout", "2"]);
+    server.log_with("belongs to no model that is served");
+    end(session);
+}
+
 #[test]
 fn a_collection_goes_at_once_while_others_use_its_table() {
     let name = shared().database();

@@ -275,6 +275,11 @@ impl Store for EmbeddedStore {
         (!collections.is_empty()).then_some(Loading { collections, of: Some(catalogue.len()) })
     }
 
+    fn specs(&self) -> Result<Vec<(CollectionName, Spec)>, Error> {
+        self.opened()?;
+        Ok(self.collections().iter().map(|collection| (collection.name.clone(), collection.spec().clone())).collect())
+    }
+
     fn list(&self) -> Result<Vec<Info>, Error> {
         self.opened()?;
         self.collections().iter().map(|collection| collection.info()).collect()

@@ -127,6 +127,11 @@ impl Store for PostgresStore {
         Some(self.database.connections())
     }
 
+    fn specs(&self) -> Result<Vec<(CollectionName, Spec)>, Error> {
+        let records = self.database.run(async |connection| Record::all(connection).await)?;
+        Ok(records.into_iter().map(|record| (record.name, record.spec)).collect())
+    }
+
     fn list(&self) -> Result<Vec<Info>, Error> {
         self.database.run(async |connection| Record::list(connection).await)
     }
