@@ -248,6 +248,25 @@ fn damaged_items_are_listed_by_a_database_too() {
     assert!(info(&server).get("damaged").is_none());
 }
 
+/// One collection whose index cannot be built does not keep the others from theirs.
+#[test]
+fn each_collection_gets_the_indexes_that_it_lacks() {
+    let url = database();
+    let name = url.split(['/', '?']).nth(3).unwrap().to_owned();
+    let server = Server::start(&["--index", &url, "--sessions", "1"]);
+    for collection in ["a", "b"] {
+        assert_eq!(server.put(&format!("/collections/{collection}"), &json!({})).status, 201);
+    }
+    drop(server);
+    shared().sql(&name, "DROP TABLE dino_items_1; DROP INDEX dino_items_2_damaged");
+    let server = Server::start(&["--index", &url, "--sessions", "1"]);
+    let begun = std::time::Instant::now();
+    while shared().sql(&name, "SELECT to_regclass('dino_items_2_damaged') IS NOT NULL").trim() != "t" {
+        assert!(begun.elapsed() < std::time::Duration::from_mins(1), "{}", server.log());
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
+
 /// An item of about 60 KB.
 fn large(id: &str) -> Value {
     json!({ "id": id, "vector": vec![1.0; DIM], "metadata": { "m": "m".repeat(60_000) } })

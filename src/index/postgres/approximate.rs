@@ -128,15 +128,17 @@ impl Builder {
         Ok(false)
     }
 
-    /// Starts a thread that builds every index that is due, and those that collections of earlier versions lack.
+    /// Starts a thread that builds the indexes that collections of earlier versions lack, and then every HNSW index that is due, which
+    /// may take hours. A collection whose index cannot be built holds up no other one.
     pub(super) fn complete_all(self: &Arc<Self>) {
         let builder = Arc::clone(self);
         spawn(BUILDING, move || {
-            for record in builder.database.run(async |connection| Record::all(connection).await)? {
-                if !record.names_damaged {
-                    builder.build(&record, &record.damaged_index(), &damage::index_over(&record))?;
-                }
-                builder.build_if_due(&record)?;
+            let records = builder.database.run(async |connection| Record::all(connection).await)?;
+            for record in records.iter().filter(|record| !record.names_damaged) {
+                log_failure(record, builder.build(record, &record.damaged_index(), &damage::index_over(record)));
+            }
+            for record in &records {
+                log_failure(record, builder.build_if_due(record));
             }
             Ok(())
         });
@@ -171,6 +173,15 @@ impl Builder {
             let outgrown = sqlx::query_scalar(AssertSqlSafe(sql.clone())).bind(most).fetch_one(connection).await;
             outgrown.map_err(|error| record.explain(error.into()))
         })
+    }
+}
+
+/// Says in the log where the index of a collection was not built.
+fn log_failure(record: &Record, outcome: Result<(), Error>) {
+    match outcome {
+        // It was deleted meanwhile.
+        Ok(()) | Err(Error::NoCollection(_)) => {}
+        Err(error) => tracing::error!(collection = %record.name, "{BUILDING}: {error}"),
     }
 }
 

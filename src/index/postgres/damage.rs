@@ -21,7 +21,8 @@ pub(super) fn index_over(record: &Record) -> String {
 
 /// Columns of a statement that says, in one row, which items of a collection are damaged: their number, and the ids of the first.
 pub(super) fn columns(record: &Record) -> String {
-    // Without the index all rows would be read: a collection that an earlier version made gets it soon after the start.
+    // Without the index all rows would be read. A table that an earlier version made has none until the thread of the start has built
+    // it; where that fails, until a later start. Until then no damaged item is named, and all of them are counted as items.
     if !record.names_damaged {
         return "0::bigint, '{}'::text[]".to_owned();
     }
