@@ -65,23 +65,39 @@ pub(super) fn of_folder(model: &Path, manifest: &Manifest, fingerprint: &str) ->
     Ok(heads)
 }
 
-/// Whether a head was trained on the features of this model. One that cannot be read is taken for one, so that [`attach`] says why.
-pub(super) fn fits(served: &Served, named: &Named<PathBuf>) -> bool {
-    LinearHead::load(&named.path).map_or(true, |head| head.description().model_fingerprint == served.fingerprint)
+/// A head that the options name, loaded.
+pub(super) struct NamedHead {
+    pub(super) name: String,
+    head: LinearHead,
 }
 
-/// Gives each named head to the models whose features it was trained on.
-pub(super) fn attach(models: &mut [Served], named: &[Named<PathBuf>]) -> Result<(), HeadsError> {
-    for Named { name, path } in named {
+impl NamedHead {
+    /// Whether it was trained on the features of this model.
+    pub(super) fn fits(&self, served: &Served) -> bool {
+        self.head.description().model_fingerprint == served.fingerprint
+    }
+}
+
+/// Loads the heads that the options name.
+pub(super) fn load(named: &[Named<PathBuf>]) -> Result<Vec<NamedHead>, HeadsError> {
+    let load = |Named { name, path }: &Named<PathBuf>| match LinearHead::load(path) {
+        Ok(head) => Ok(NamedHead { name: name.clone(), head }),
+        Err(source) => Err(HeadsError { name: name.clone(), source }),
+    };
+    named.iter().map(load).collect()
+}
+
+/// Gives each head to the models whose features it was trained on.
+pub(super) fn attach(models: &mut [Served], heads: &[NamedHead]) -> Result<(), HeadsError> {
+    for named in heads {
+        let NamedHead { name, head } = named;
         let failed = |source| HeadsError { name: name.clone(), source };
-        let head = LinearHead::load(path).map_err(failed)?;
-        let wanted = &head.description().model_fingerprint;
-        let fingerprints: Vec<String> = models.iter().map(|served| served.fingerprint().to_owned()).collect();
-        if !fingerprints.contains(wanted) {
-            return Err(failed(HeadError::OtherModel { head: wanted.clone(), models: fingerprints.join(", ") }));
+        if !models.iter().any(|served| named.fits(served)) {
+            let models: Vec<_> = models.iter().map(Served::fingerprint).collect();
+            return Err(failed(HeadError::OtherModel { head: head.description().model_fingerprint.clone(), models: models.join(", ") }));
         }
         // A model may be served under several names.
-        for served in models.iter_mut().filter(|served| served.fingerprint == *wanted) {
+        for served in models.iter_mut().filter(|served| named.fits(served)) {
             head.check_model(&served.manifest, &served.fingerprint).map_err(failed)?;
             tracing::info!(head = name, model = served.name, classes = head.description().classes.len(), "loaded");
             served.heads.insert(name.clone(), head.clone());

@@ -108,7 +108,7 @@ impl Registry {
     pub fn load(options: Options) -> Result<Self, LoadError> {
         let places = options.models.iter().map(|model| fetch(model, &options)).collect::<Result<Vec<_>, _>>()?;
         let mut models = places.iter().map(|model| load(model, &options)).collect::<Result<Vec<_>, _>>()?;
-        heads::attach(&mut models, &options.heads)?;
+        heads::attach(&mut models, &heads::load(&options.heads)?)?;
         let models = models.into_iter().map(Arc::new).collect();
         Ok(Self { models: ArcSwap::from_pointee(models), options, places, reloading: Mutex::default() })
     }
@@ -126,8 +126,9 @@ impl Registry {
         let Some(named) = self.places.iter().find(|model| model.name == name) else { return Err(self.unknown(name).into()) };
         let mut new = load(named, &self.options)?;
         // The others belong to other models, or to what this one was before.
-        let fitting: Vec<Named<PathBuf>> = self.options.heads.iter().filter(|head| heads::fits(&new, head)).cloned().collect();
-        for head in self.options.heads.iter().filter(|head| !fitting.contains(head) && old.heads().contains_key(&head.name)) {
+        let heads = heads::load(&self.options.heads).map_err(LoadError::from)?;
+        let (fitting, others): (Vec<_>, Vec<_>) = heads.into_iter().partition(|head| head.fits(&new));
+        for head in others.iter().filter(|head| old.heads().contains_key(&head.name)) {
             tracing::warn!(head = head.name, model = name, "left out: it was trained on other weights than those that are loaded now");
         }
         heads::attach(std::slice::from_mut(&mut new), &fitting).map_err(LoadError::from)?;
