@@ -18,11 +18,10 @@ use super::{
 };
 use crate::{
     index::{Collection, DEFAULT_EF, Filter, Neighbour, Search},
-    serving::{COLLECTION_POOLING, Inferred, Served, UnknownHead},
+    serving::{Inferred, Served, UnknownHead},
     traces::timed,
 };
 use dino_vision::{
-    embedding,
     head::LinearHead,
     vote::{ClassScore, DEFAULT_K, DEFAULT_TEMPERATURE, balanced_vote, vote, winner},
 };
@@ -176,15 +175,13 @@ enum Classifier {
 }
 
 fn answer(served: &Served, classifier: &Classifier, inferred: &[Inferred], options: &Options) -> Result<Answer, Problem> {
-    let registers = served.manifest().registers as usize;
     let mut answer = Answer { collection: None, head: None, model: served.name().into(), results: Vec::with_capacity(inferred.len()) };
     match classifier {
         Classifier::Collection(collection) => {
             let search = Search { k: options.k, ef: options.ef, exact: options.exact, filter: options.filter.as_ref() };
             let mut found = Vec::with_capacity(inferred.len());
             for inferred in inferred {
-                let vector = embedding::pool(&inferred.outputs, registers, COLLECTION_POOLING)?;
-                found.push(collection.search(&vector.into_flat().to_vec(), &search)?);
+                found.push(collection.search(&served.collection_vector(inferred)?, &search)?);
             }
             let sizes = if options.balanced { Some(sizes(&**collection, &found)?) } else { None };
             answer.results = found.iter().map(|neighbours| vote_of(neighbours, sizes.as_ref(), options)).collect();
@@ -192,6 +189,7 @@ fn answer(served: &Served, classifier: &Classifier, inferred: &[Inferred], optio
         }
         Classifier::Head(name) => {
             let Some(head) = served.heads().get(name) else { return Err(UnknownHead::new(name, [served]).into()) };
+            let registers = served.manifest().registers as usize;
             for inferred in inferred {
                 let features = head.description().tokens.of(&inferred.outputs, registers)?;
                 let row = head.probabilities(features.view()).index_axis_move(Axis(0), 0);

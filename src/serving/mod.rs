@@ -17,7 +17,7 @@ use ndarray::Array3;
 use crate::traces::step;
 use dino_vision::{
     batch::{Batcher, Failure, Health},
-    embedding::Pooling,
+    embedding::{self, EmbeddingError, Pooling},
     head::LinearHead,
     media::{self, DecodeError},
     model::{Device, Manifest, Outputs, Precision},
@@ -148,6 +148,15 @@ impl Served {
     pub fn grid(&self, inferred: &Inferred) -> PatchGrid {
         let patch = (self.manifest.patch_size as usize).max(1);
         PatchGrid { rows: inferred.input.0 / patch, columns: inferred.input.1 / patch }
+    }
+
+    /// The vector `[dim]` of a picture that was inferred, as collections hold it.
+    ///
+    /// # Errors
+    /// When the model lacks the output.
+    pub fn collection_vector(&self, inferred: &Inferred) -> Result<Vec<f32>, EmbeddingError> {
+        let vector = embedding::pool(&inferred.outputs, self.manifest.registers as usize, COLLECTION_POOLING)?;
+        Ok(vector.into_flat().to_vec())
     }
 
     /// Decodes one picture, brings it to the model's input `[3, H, W]` with `prepare`, and runs it. What `prepare` makes

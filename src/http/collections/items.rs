@@ -31,10 +31,10 @@ use super::{
 };
 use crate::{
     index::{Collection, Filter, Item, MAX_PAGE, MAX_THUMBNAIL, NewItem, checksum},
-    serving::{COLLECTION_POOLING, Inferred, Served},
+    serving::{Inferred, Served},
     traces::timed,
 };
-use dino_vision::{embedding, media};
+use dino_vision::media;
 
 /// The ids of the items that were stored, in their order.
 #[derive(Serialize, JsonSchema)]
@@ -130,12 +130,11 @@ fn finish(
     mut inferred: impl Iterator<Item = (Inferred, Option<Vec<u8>>)>,
     keep: StoreImages,
 ) -> Result<Vec<NewItem>, Problem> {
-    let registers = served.manifest().registers as usize;
     let finish = |(mut item, content): (Item, ItemContent)| match content {
         ItemContent::Vector(vector) => Ok(NewItem { item, vector, thumbnail: None }),
         ItemContent::Picture(ImageSource { bytes, .. }) => {
             let (inferred, small) = inferred.next().ok_or_else(|| Problem::new(Code::Internal, "a picture has no answer of the model"))?;
-            let vector = embedding::pool(&inferred.outputs, registers, COLLECTION_POOLING)?.into_iter().collect();
+            let vector = served.collection_vector(&inferred)?;
             item.source = Some(checksum::of_bytes(&bytes));
             let original = keep == StoreImages::Original && bytes.len() <= MAX_THUMBNAIL;
             let thumbnail = if original { Some(bytes.to_vec()) } else { small };
