@@ -95,6 +95,17 @@ impl Meter {
     }
 }
 
+/// Refuses bodies that are compressed.
+pub(super) fn check_encoding(headers: &HeaderMap) -> Result<(), Problem> {
+    match headers.get(header::CONTENT_ENCODING) {
+        Some(encoding) if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") => {
+            let detail = format!("a body with Content-Encoding {encoding:?} is not read: send it without one");
+            Err(Problem::new(Code::UnsupportedMediaType, detail))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Reads `body` to its end.
 ///
 /// # Errors

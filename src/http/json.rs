@@ -12,7 +12,7 @@ use std::{borrow::Cow, cell::Cell, fmt};
 
 use axum::{
     extract::{FromRequest, Request},
-    http::header,
+    http::{HeaderMap, header},
 };
 use serde::{
     Deserialize, Deserializer,
@@ -23,7 +23,7 @@ use serde_json::value::RawValue;
 
 use super::{
     App,
-    body::read,
+    body::{check_encoding, read},
     problem::{Code, Problem},
 };
 pub(super) use list::{AtMost, Component, each};
@@ -50,22 +50,37 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<App> for Strict<T> {
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
-        let kind = parts.headers.get(header::CONTENT_TYPE).map(|kind| kind.to_str().unwrap_or_default());
-        let is_json = |kind: &str| kind.parse::<mime::Mime>().is_ok_and(|kind| kind.subtype() == mime::JSON);
-        if kind.is_some_and(|kind| !is_json(kind)) {
-            return Err(Problem::new(Code::UnsupportedMediaType, "this route takes application/json"));
-        }
+        let is_announced = is_announced(&parts.headers)?;
         let (body, memory) = read(&parts, body, app.limits.body, &app.bodies).await?;
         if body.is_empty() {
             return parse(b"{}", &[]).map(Self);
         }
-        if kind.is_none() {
-            return Err(Problem::new(Code::UnsupportedMediaType, "the body has no Content-Type: send application/json"));
+        if !is_announced {
+            return Err(unannounced());
         }
         // A large body takes its time, which other requests shall not wait for.
         let parsed = app.pool.run(move || (parse(&body, LONG), memory)).await?;
         parsed.0.map(Self)
     }
+}
+
+/// Whether the headers say that the body is JSON; false where they do not say what it is.
+///
+/// # Errors
+/// Where they say that it is something else, or compressed.
+pub(super) fn is_announced(headers: &HeaderMap) -> Result<bool, Problem> {
+    check_encoding(headers)?;
+    let Some(kind) = headers.get(header::CONTENT_TYPE) else { return Ok(false) };
+    let parsed: Option<mime::Mime> = kind.to_str().ok().and_then(|kind| kind.parse().ok());
+    if parsed.is_some_and(|kind| kind.subtype() == mime::JSON) {
+        return Ok(true);
+    }
+    Err(Problem::new(Code::UnsupportedMediaType, format!("this route takes application/json, not {kind:?}")))
+}
+
+/// A body that does not say what it is.
+pub(super) fn unannounced() -> Problem {
+    Problem::new(Code::UnsupportedMediaType, "the body has no Content-Type: send application/json")
 }
 
 /// Members whose strings may be longer than those of other options.

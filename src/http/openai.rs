@@ -117,7 +117,7 @@ pub(super) async fn handle(State(app): State<App>, body: Body) -> Result<Timed<J
 async fn answer(app: &App, body: Body) -> Result<Timed<JsonBody<Answer>>, Problem> {
     let JsonUpload { body, memory, .. } = body?;
     let most = app.limits.pictures;
-    let (mut pictures, options_of_request) = app.pool.run(move || parse(&body.body, most)).await??;
+    let (mut pictures, options_of_request) = app.pool.run(move || parse(&body, most)).await??;
     let mut lease = Lease::take(app, at_least_one(&pictures)?, memory)?;
     let served = app.registry.get(options_of_request.model.as_deref())?;
     let options = embed::Options::cut_to(options_of_request.dimensions);

@@ -5,6 +5,8 @@
 //! | `image/*`, `application/octet-stream` | the body is one | query parameters |
 //! | `multipart/form-data` | each part named `image` | query parameters |
 //! | `application/json` | `{"images": ["<base64>", "data:image/…;base64,…", "https://…"]}` | the other members, else query parameters |
+//!
+//! Upserts and searches have JSON of their own, which may hold vectors in place of pictures.
 
 use std::{borrow::Cow, marker::PhantomData};
 
@@ -20,13 +22,12 @@ use base64::{
 };
 use bytes::Bytes;
 use mime::Mime;
-use schemars::JsonSchema;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
 use super::{
     App,
-    body::{MemoryPermit, read},
+    body::{MemoryPermit, check_encoding, read},
     json,
     openapi::body::WithImages,
     parameters::from_query,
@@ -74,10 +75,11 @@ pub(super) struct Upload<O, J> {
     json: PhantomData<fn() -> J>,
 }
 
-/// The same for routes that take JSON alone; `J` is what it holds.
+/// The same for routes that take JSON alone, and no options in the query; `J` is what it holds.
 #[derive(Debug)]
 pub(super) struct JsonUpload<J> {
-    pub(super) body: JsonRequest,
+    /// JSON, not parsed yet.
+    pub(super) body: Bytes,
     pub(super) memory: MemoryPermit,
     json: PhantomData<fn() -> J>,
 }
@@ -99,9 +101,9 @@ pub(super) struct JsonRequest {
 }
 
 /// No options at all.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct NoOptions {}
+struct NoOptions {}
 
 impl Lease {
     /// Takes a place for each of so many pictures.
@@ -140,13 +142,17 @@ impl<J> FromRequest<App> for JsonUpload<J> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        let path = request.uri().path().to_owned();
-        let Upload { content, memory, json } = Upload::<NoOptions, J>::from_request(request, app).await?;
-        let Content::Json(body) = content else {
-            let detail = format!("{path} takes application/json; /embed takes pictures as they are");
-            return Err(Problem::new(Code::UnsupportedMediaType, detail));
-        };
-        Ok(Self { body, memory, json })
+        let (parts, body) = request.into_parts();
+        let is_announced = json::is_announced(&parts.headers).map_err(|mut problem| {
+            problem.detail = format!("{}; /embed takes pictures as they are", problem.detail).into();
+            problem
+        })?;
+        if !is_announced {
+            return Err(json::unannounced());
+        }
+        let NoOptions {} = from_query(&parts.uri)?;
+        let (body, memory) = read(&parts, body, app.limits.body, &app.bodies).await?;
+        Ok(Self { body, memory, json: PhantomData })
     }
 }
 
@@ -179,8 +185,11 @@ pub(super) fn at_least_one<T>(pictures: &[T]) -> Result<usize, Problem> {
 fn before_the_body<O: DeserializeOwned>(parts: &Parts, app: &App) -> Result<(Form, O), Problem> {
     let form = form(&parts.headers)?;
     let options = from_query(&parts.uri)?;
-    // Only checked here: a client that sends slowly should not take part of the queue.
-    drop(app.admission.admit(1)?);
+    // JSON may hold no picture at all, which is known once it is parsed.
+    if form != Form::Json {
+        // Only checked here: a client that sends slowly should not take part of the queue.
+        drop(app.admission.admit(1)?);
+    }
     Ok((form, options))
 }
 
@@ -195,11 +204,7 @@ fn form(headers: &HeaderMap) -> Result<Form, Problem> {
             ),
         )
     };
-    if let Some(encoding) = headers.get(header::CONTENT_ENCODING)
-        && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
-    {
-        return Err(refused(format!("a body with Content-Encoding {encoding:?} is not read")));
-    }
+    check_encoding(headers)?;
     let Some(value) = headers.get(header::CONTENT_TYPE) else {
         return Err(refused("the request has no Content-Type".into()));
     };

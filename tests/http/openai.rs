@@ -78,6 +78,17 @@ fn errors_are_ours_and_openais() {
     server.post("/v1/embeddings", "application/json", b"{").problem(400, "bad_json");
 }
 
+/// Before it is read: one that is too large besides is told to send JSON, and never pictures as they are.
+#[test]
+fn a_body_that_is_no_json_is_refused_by_its_type() {
+    let server = Server::start(&["--max-body", "1k"]);
+    for kind in ["image/png", "multipart/form-data; boundary=x", "text/plain"] {
+        let problem = server.post("/v1/embeddings", kind, &[0; 4096]).problem(415, "unsupported_media_type");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains("application/json") && !detail.contains("image/*"), "{detail}");
+    }
+}
+
 /// The unchanged clients, which ask for base64 by themselves.
 #[test]
 fn openais_own_clients_work() {

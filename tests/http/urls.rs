@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rustls::{ServerConfig, ServerConnection, StreamOwned, pki_types::PrivateKeyDer};
 use serde_json::json;
 
@@ -93,6 +94,37 @@ fn answer(stream: TcpStream, config: Arc<ServerConfig>, port: u16) {
     let _ = stream.write_all(&reply);
     stream.conn.send_close_notify();
     let _ = stream.flush();
+}
+
+/// A queue that pictures fill is closed to pictures alone.
+#[test]
+fn vectors_are_searched_and_stored_while_pictures_fill_the_queue() {
+    let host = Host::start();
+    let (name, certificate) = (format!("localhost:{}", host.port), host.certificate.to_str().unwrap());
+    let data = tempfile::tempdir().unwrap();
+    let flags = ["--url-hosts", &name, "--url-private", "--url-ca", certificate, "--url-timeout", "20", "--queue", "1"];
+    let server = Server::start(&[&flags[..], &["--max-pictures", "1", "--data-dir", data.path().to_str().unwrap()]].concat());
+    let picture = png(&scene(20, 20, 1));
+    let vector = server.embed(&picture);
+    assert_eq!(server.put("/collections/c", &json!({})).status, 201);
+    let mut slow = TcpStream::connect(server.address()).unwrap();
+    let body = json!({ "images": [host.url("/slow")] }).to_string();
+    let head = "POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length";
+    write!(slow, "{head}: {}\r\n\r\n{body}", body.len()).unwrap();
+    while server.get("/healthz").ok().json()["pictures_inside"] != 1 {
+        thread::sleep(Duration::from_millis(5));
+    }
+    server.post_json("/collections/c/items", &json!({ "items": [{ "id": "a", "vector": vector }] })).ok();
+    let found = server.post_json("/collections/c/search", &json!({ "vector": vector })).ok().json();
+    assert_eq!(found["results"][0]["neighbors"][0]["id"], "a");
+    let images = json!({ "images": [STANDARD.encode(&picture)] });
+    server.post_json("/embed", &images).problem(429, "queue_full");
+    server.post("/embed", "image/png", &picture).problem(429, "queue_full");
+    // A client that leaves gives its place back.
+    drop(slow);
+    while server.post_json("/embed", &images).status != 200 {
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 #[test]

@@ -16,7 +16,7 @@ use super::{
         answer::Encoder,
         infer::infer,
         json::{self, AtMost, Component},
-        openapi::schema::with_members,
+        openapi::{body::OwnJson, schema::with_members},
         parameters::{CollectionPath, PathOf},
         problem::{Code, Problem},
         remote::{self, ImageSource},
@@ -27,10 +27,9 @@ use super::{
 };
 use crate::{
     index::{Collection, DEFAULT_EF, Filter, MAX_DIM, Neighbour, Search},
-    serving::COLLECTION_POOLING,
     traces::timed,
 };
-use dino_vision::{embedding, vote::DEFAULT_K};
+use dino_vision::vote::DEFAULT_K;
 
 /// Options beside what is searched for.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -72,6 +71,11 @@ impl JsonSchema for Body {
         });
         with_members(Options::json_schema(generator), &[("image", image), ("vector", vector)], &[])
     }
+}
+
+impl OwnJson for Body {
+    const DESCRIPTION: &'static str = "Pictures are the body itself or parts named `image`. JSON holds one `image` or one `vector`. Options are \
+                                       parameters of the query; JSON may hold them too, and counts where both name one.";
 }
 
 /// What is near to each picture, in their order, or to the vector.
@@ -177,11 +181,7 @@ async fn vectors(app: &App, collection: &dyn Collection, query: Query, model: Op
             let served = model_of(app, collection, model)?;
             let transform = served.manifest().transform.clone();
             let inference = infer(app, &served, pictures, move |picture| transform.apply(picture)).await?;
-            let registers = served.manifest().registers as usize;
-            let pool = |inferred: &crate::serving::Inferred| {
-                Ok(embedding::pool(&inferred.outputs, registers, COLLECTION_POOLING)?.into_iter().collect())
-            };
-            let vectors = inference.inferred.iter().map(pool).collect::<Result<_, Problem>>()?;
+            let vectors = inference.inferred.iter().map(|inferred| served.collection_vector(inferred)).collect::<Result<_, _>>()?;
             Ok((vectors, Some(inference.timing.header())))
         }
     }

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::super::{
     body::Meter,
     json::{self, AtMost, Component},
+    openapi::body::OwnJson,
     problem::{Code, Problem},
     remote::ImageSource,
     submission::{JsonRequest, at_least_one, picture_from_text, too_many},
@@ -209,7 +210,13 @@ impl<'de> Deserialize<'de> for Metadata {
     }
 }
 
-/// What the query says of pictures in a raw or multipart body.
+impl OwnJson for Body<'_> {
+    const DESCRIPTION: &'static str = "Pictures are the body itself or parts named `image`, and what is said of them is in the query. JSON holds `items`, \
+                                       each with its picture or its vector and what is said of it, and `model`, which may be in the query too; \
+                                       `id`, `labels` and `metadata` in the query of a JSON body are refused.";
+}
+
+/// What the query says of pictures in a raw or multipart body; beside JSON it has `model` alone.
 ///
 /// `id` may be repeated, once for each picture in their order; `labels` may be repeated, or list several with commas, or
 /// be a JSON list (for labels with a comma in them); `metadata` is a JSON object. Labels and metadata go to all pictures.
@@ -219,12 +226,12 @@ impl<'de> Deserialize<'de> for Metadata {
 pub(in crate::http) struct Query {
     /// The model to embed with; it has to be that of the collection.
     model: Option<String>,
-    /// One for each picture, in their order, or none.
+    /// One for each picture, in their order, or none; not beside JSON.
     #[schemars(rename = "id")]
     ids: Vec<String>,
-    /// Of all pictures. Labels with a comma in them are given as a string that holds a JSON list.
+    /// Of all pictures, not beside JSON. Labels with a comma in them are given as a string that holds a JSON list.
     labels: Vec<String>,
-    /// Of all pictures: an object.
+    /// Of all pictures, not beside JSON: an object.
     metadata: Map<String, Value>,
 }
 

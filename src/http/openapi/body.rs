@@ -17,7 +17,7 @@ use super::{
         json::Strict,
         problem::Code,
         response::binary,
-        submission::{JsonUpload, NoOptions, Submission, Upload},
+        submission::{JsonUpload, Submission, Upload},
     },
     operation::fails_with,
     schema::{query_parameters, with_members},
@@ -49,7 +49,13 @@ impl<O: JsonSchema> JsonSchema for WithImages<O> {
 
 const IMAGES: &str = "Pictures as base64, as data URIs that hold base64, or, where the server fetches them, as URLs";
 
-/// How a route that takes pictures reads its options.
+/// JSON of a route that differs from `{"images": […]}`.
+pub(in crate::http) trait OwnJson {
+    /// How the route reads pictures and options, in its three forms.
+    const DESCRIPTION: &'static str;
+}
+
+/// How the other routes that take pictures read their options.
 const OPTIONS: &str = "Pictures are the body itself, parts named `image`, or members of JSON. Options are parameters of the query; JSON may hold \
                        them too, and counts where both name one.";
 
@@ -79,32 +85,32 @@ impl<O: JsonSchema> OperationInput for Submission<O> {
         if let Some(options) = O::json_schema(&mut context.schema).get("example").and_then(Value::as_object) {
             example.as_object_mut().into_iter().for_each(|example| example.extend(options.clone()));
         }
-        describe::<O>(context, operation);
+        describe::<O>(context, operation, OPTIONS);
         let json = json_of::<WithImages<O>>(context, Some(example));
         set_body(context, operation, pictures(json));
     }
 }
 
-impl<O: JsonSchema, J: JsonSchema> OperationInput for Upload<O, J> {
+impl<O: JsonSchema, J: JsonSchema + OwnJson> OperationInput for Upload<O, J> {
     fn operation_input(context: &mut GenContext, operation: &mut Operation) {
-        describe::<O>(context, operation);
+        describe::<O>(context, operation, J::DESCRIPTION);
         let json = json_of::<J>(context, None);
         set_body(context, operation, pictures(json));
     }
 }
 
-fn describe<O: JsonSchema>(context: &mut GenContext, operation: &mut Operation) {
+fn describe<O: JsonSchema>(context: &mut GenContext, operation: &mut Operation, how: &str) {
     let parameters = query_parameters::<O>(context);
     add_parameters(context, operation, parameters);
-    operation.description = Some(OPTIONS.into());
+    operation.description = Some(how.into());
     fails_with(operation, BODY);
     fails_with(operation, PICTURES);
 }
 
 impl<J: JsonSchema> OperationInput for JsonUpload<J> {
     fn operation_input(context: &mut GenContext, operation: &mut Operation) {
-        describe::<NoOptions>(context, operation);
-        operation.description = None;
+        fails_with(operation, BODY);
+        fails_with(operation, PICTURES);
         let content = [json_of::<J>(context, Some(json!({ "input": [EXAMPLE] })))].into_iter().collect();
         set_body(context, operation, RequestBody { content, required: true, ..RequestBody::default() });
     }
