@@ -8,14 +8,15 @@ pub(super) mod body;
 pub(super) mod operation;
 pub(super) mod schema;
 
-use std::sync::LazyLock;
+use std::{borrow::Cow, sync::LazyLock};
 
 use aide::{
     generate::{in_context, reset_context},
     openapi::OpenApi,
 };
-use schemars::JsonSchema;
-use serde::Serialize;
+use axum::{http::header, response::IntoResponse};
+use bytes::Bytes;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Value, json};
 
 use self::operation::Tag;
@@ -64,15 +65,22 @@ fn move_delete_where(paths: &mut Value) {
     paths["/collections/{collection}/items/delete"] = json!({ "post": operation });
 }
 
-/// A document of OpenAPI 3.1.
-#[derive(Serialize, JsonSchema)]
-#[serde(transparent)]
-#[schemars(rename = "OpenApiDocument")]
-pub(super) struct Document(#[schemars(with = "serde_json::Map<String, Value>")] &'static Value);
+/// The JSON of the document.
+pub(super) struct Document;
+
+impl JsonSchema for Document {
+    fn schema_name() -> Cow<'static, str> {
+        "OpenApiDocument".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "description": "A document of OpenAPI 3.1.", "type": "object", "additionalProperties": true })
+    }
+}
 
 pub(super) async fn handle() -> JsonBody<Document> {
-    static DOCUMENT: LazyLock<Value> = LazyLock::new(document);
-    JsonBody::from(&Document(&DOCUMENT))
+    static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| document().to_string().into());
+    JsonBody::of(([(header::CONTENT_TYPE, "application/json")], DOCUMENT.clone()).into_response())
 }
 
 #[cfg(test)]
