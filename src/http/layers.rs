@@ -58,6 +58,18 @@ pub(super) fn around(app: App, routes: Router<App>) -> Router {
     if is_traced { routes.layer(from_fn(trace::follow)) } else { routes }
 }
 
+/// The same for the routes for operators: none of them has a key, a deadline or a line in the log for each request.
+pub(super) fn around_watch(app: App, routes: Router<App>) -> Router {
+    let around = ServiceBuilder::new()
+        .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
+        .layer(TraceLayer::new_for_http().make_span_with(span).on_request(()).on_response(()).on_failure(()))
+        .layer(PropagateRequestIdLayer::new(REQUEST_ID))
+        .layer(from_fn(body::drain_after))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn_with_state(app.clone(), origin::check_watch));
+    routes.fallback(unknown_route).method_not_allowed_fallback(method_not_allowed).layer(around).with_state(app)
+}
+
 /// What browsers let pages of other origins do. They ask before they send, and that needs no key.
 fn cors(origins: &[HeaderValue]) -> CorsLayer {
     let methods = [Method::GET, Method::POST, Method::PUT, Method::DELETE];
@@ -142,6 +154,14 @@ mod tests {
 
     fn fail() {
         panic!("a test made it");
+    }
+
+    #[tokio::test]
+    async fn a_panic_on_the_port_for_operators_is_answered_too() {
+        let server = around_watch(app(), Router::new().route("/in-handler", get(|| async { fail() })));
+        let request = Request::get("/in-handler").header("host", "localhost").header(REQUEST_ID, "mine-7").body(Body::empty()).unwrap();
+        let response = server.oneshot(request).await.unwrap();
+        assert_eq!((response.status().as_u16(), &response.headers()[REQUEST_ID]), (500, &HeaderValue::from_static("mine-7")));
     }
 
     #[tokio::test]

@@ -45,7 +45,6 @@ use aide::axum::{
 use axum::{
     Router,
     http::{Method, Uri},
-    middleware::{from_fn, from_fn_with_state},
     routing::get,
 };
 
@@ -124,15 +123,9 @@ fn metrics_api() -> ApiRouter<App> {
 
 /// Routes for operators, on a port of their own: health and metrics.
 pub fn watch_routes(app: App) -> Router {
-    Router::new()
-        .route("/healthz", get(health::healthz))
-        .route("/readyz", get(health::readyz))
-        .route("/metrics", get(metrics::handle))
-        .fallback(unknown_route)
-        .method_not_allowed_fallback(method_not_allowed)
-        .layer(from_fn_with_state(app.clone(), origin::check_watch))
-        .layer(from_fn(body::drain_after))
-        .with_state(app)
+    let routes =
+        Router::new().route("/healthz", get(health::healthz)).route("/readyz", get(health::readyz)).route("/metrics", get(metrics::handle));
+    layers::around_watch(app, routes)
 }
 
 async fn unknown_route(uri: Uri) -> Problem {

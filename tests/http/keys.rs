@@ -257,6 +257,8 @@ fn what_happens_is_counted() {
     let address = log.split("metrics on http://").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
     let fetch = |path: &str| ureq::get(format!("http://{address}{path}")).call().unwrap().body_mut().read_to_string().unwrap();
     assert!(fetch("/healthz").contains("tiny-model") && fetch("/readyz").contains("ready"));
+    let with_id = ureq::get(format!("http://{address}/readyz")).header("x-request-id", "mine-7").call().unwrap();
+    assert_eq!(with_id.headers()["x-request-id"], "mine-7");
     let text = fetch("/metrics");
     for line in [
         "dino_requests_total{route=\"/embed\",model=\"tiny-model\",status=\"200\"} 2",
