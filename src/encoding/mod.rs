@@ -45,6 +45,16 @@ impl Dtype {
         if self == Self::Binary { dim.div_ceil(8) } else { dim }
     }
 
+    /// Bytes of a row of `dim` numbers.
+    pub fn bytes(self, dim: usize) -> usize {
+        let each = match self {
+            Self::F32 => 4,
+            Self::F16 => 2,
+            Self::Int8 | Self::Binary => 1,
+        };
+        each * self.stored(dim)
+    }
+
     /// NumPy's name of the stored type, little-endian.
     pub fn npy_descr(self) -> &'static str {
         match self {
@@ -118,30 +128,18 @@ impl Encoded {
 
     /// The numbers as bytes, little-endian and row-major.
     pub fn to_le_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.append_le_bytes(&mut bytes);
+        bytes
+    }
+
+    /// The same at the end of `bytes`.
+    pub fn append_le_bytes(&self, bytes: &mut Vec<u8>) {
         match &self.values {
-            Values::F32(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
-            Values::F16(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
-            Values::Int8(values) => values.iter().map(|value| value.cast_unsigned()).collect(),
-            Values::Binary(values) => values.clone(),
-        }
-    }
-
-    /// A whole `.npy` file. `shape` is the one to write, for example without the axis of rows where there is one row
-    /// per picture; it holds as many numbers as [`Encoded::shape`].
-    pub fn to_npy(&self, shape: &[usize]) -> Vec<u8> {
-        debug_assert_eq!(shape.iter().product::<usize>(), self.shape.iter().product::<usize>());
-        let mut file = npy_header(self.dtype().npy_descr(), shape);
-        file.extend(self.to_le_bytes());
-        file
-    }
-
-    /// The format of the numbers.
-    pub fn dtype(&self) -> Dtype {
-        match self.values {
-            Values::F32(_) => Dtype::F32,
-            Values::F16(_) => Dtype::F16,
-            Values::Int8(_) => Dtype::Int8,
-            Values::Binary(_) => Dtype::Binary,
+            Values::F32(values) => bytes.extend(values.iter().flat_map(|value| value.to_le_bytes())),
+            Values::F16(values) => bytes.extend(values.iter().flat_map(|value| value.to_le_bytes())),
+            Values::Int8(values) => bytes.extend(values.iter().map(|value| value.cast_unsigned())),
+            Values::Binary(values) => bytes.extend_from_slice(values),
         }
     }
 }
@@ -194,6 +192,14 @@ mod tests {
         let encoded = encoded(&rows, Dtype::Binary);
         assert_eq!(encoded.values, Values::Binary(vec![0b1001_0001, 0b1000_0000, 0, 0]));
         assert_eq!(encoded.shape, [2, 1, 2]);
+    }
+
+    #[test]
+    fn the_size_of_a_row_is_known_before() {
+        let rows = Array3::zeros((2, 3, 9));
+        for dtype in [Dtype::F32, Dtype::F16, Dtype::Int8, Dtype::Binary] {
+            assert_eq!(encoded(&rows, dtype).to_le_bytes().len(), 6 * dtype.bytes(9), "{dtype}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::{io, sync::Arc};
 
 use axum::{
+    Extension,
     body::{Body, HttpBody, to_bytes},
     http::{HeaderValue, header},
     response::{IntoResponse, Response},
@@ -24,7 +25,7 @@ use dino_vision::cancel;
 const SMALL: u64 = 64 << 10;
 
 /// The answer's bytes are counted already.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Counted;
 
 /// Writes the answer of one request, on any thread.
@@ -74,6 +75,20 @@ impl Encoder {
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         response.extensions_mut().insert(Counted);
         Ok(JsonBody::of(response))
+    }
+
+    /// A body of `size` bytes, which `fill` appends. Their memory is reserved before it is taken.
+    ///
+    /// # Errors
+    /// When there is no memory left for answers.
+    pub(super) fn bytes(&self, size: usize, fill: impl FnOnce(&mut Vec<u8>)) -> Result<(Extension<Counted>, Body), Problem> {
+        let mut reservation = self.quota.reserve(self.key.clone());
+        reservation.reach(size as u64)?;
+        let mut bytes = Vec::with_capacity(size);
+        fill(&mut bytes);
+        debug_assert_eq!(bytes.len(), size);
+        cancel::check()?;
+        Ok((Extension(Counted), counted_body(bytes.into(), reservation)))
     }
 }
 
@@ -125,5 +140,25 @@ pub(super) async fn count(app: &App, key: Option<Arc<Key>>, response: Response) 
     match to_bytes(body, usize::MAX).await {
         Ok(bytes) => Response::from_parts(parts, counted_body(bytes, reservation)),
         Err(error) => Problem::new(Code::Internal, error.to_string()).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::quota::Budget, *};
+
+    #[test]
+    fn memory_is_reserved_before_it_is_taken_and_given_back_after_it() {
+        let encoder = Encoder { quota: Arc::new(Quota::new(Budget::Answers, 2 * STEP)), key: None };
+        let size = STEP as usize;
+        let answer = || encoder.bytes(size + 1, |bytes| bytes.resize(size + 1, 7)).map(IntoResponse::into_response);
+        let first = answer().unwrap();
+        assert!(first.extensions().get::<Counted>().is_some());
+        assert_eq!(first.body().size_hint().exact(), Some(STEP + 1));
+        let unmade = || -> Response { encoder.bytes(size, |_| panic!("it was made")).unwrap_err().into_response() };
+        assert_eq!(unmade().status(), 429);
+        drop(first);
+        drop(answer().unwrap());
+        assert_eq!(encoder.bytes(3 * size, |_| panic!("it was made")).map(|_| ()).unwrap_err().code, Code::AnswerTooLarge);
     }
 }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use axum::{extract::State, http::HeaderName};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use ndarray::{Array3, Axis, concatenate};
+use ndarray::{Array3, Axis};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeSeq};
 use serde_json::json;
@@ -18,7 +18,7 @@ use super::{
     submission::Submission,
 };
 use crate::{
-    encoding::{Dtype, Encoded, Values},
+    encoding::{Dtype, Encoded, Values, npy_header},
     serving::{Inferred, Served},
     traces::timed,
 };
@@ -145,7 +145,7 @@ fn answer(served: &Served, inferred: &[Inferred], options: &Options, encoder: &E
     let pictures: Vec<_> = inferred.iter().map(|inferred| rows(served, inferred, options)).collect::<Result<_, _>>()?;
     match options.encoding {
         Encoding::Json | Encoding::Base64 => as_json(served, inferred, options, &pictures, encoder).map(Either::First),
-        Encoding::Npy | Encoding::Raw => as_bytes(served, options, &pictures).map(Either::Second),
+        Encoding::Npy | Encoding::Raw => as_bytes(served, options, &pictures, encoder).map(Either::Second),
     }
 }
 
@@ -271,27 +271,35 @@ const DTYPE: HeaderName = HeaderName::from_static("x-dino-dtype");
 const SCALES: HeaderName = HeaderName::from_static("x-dino-scales");
 
 /// All embeddings in one array `[n, D]`, or `[n, patches, D]`.
-fn as_bytes(served: &Served, options: &Options, pictures: &[Array3<f32>]) -> Result<FileBody<ArrayFile>, Problem> {
-    let views: Vec<_> = pictures.iter().map(|rows| rows.view()).collect();
-    let all = concatenate(Axis(0), &views).map_err(|_| {
-        Problem::new(
+fn as_bytes(served: &Served, options: &Options, pictures: &[Array3<f32>], encoder: &Encoder) -> Result<FileBody<ArrayFile>, Problem> {
+    let (_, rows, dim) = pictures[0].dim();
+    if pictures.iter().any(|picture| picture.dim() != pictures[0].dim()) {
+        return Err(Problem::new(
             Code::BadParameter,
             "encoding: these pictures have different numbers of patches, which one array cannot hold; ask for json",
-        )
-    })?;
-    let encoded = Encoded::new(all.view(), options.dtype);
-    let [pictures, rows, stored] = encoded.shape;
+        ));
+    }
+    let stored = options.dtype.stored(dim);
     let shape = match options.pooling {
-        Pooling::Patches => vec![pictures, rows, stored],
-        _ => vec![pictures, stored],
+        Pooling::Patches => vec![pictures.len(), rows, stored],
+        _ => vec![pictures.len(), stored],
     };
+    let (kind, head) = match options.encoding {
+        Encoding::Npy => (NPY, npy_header(options.dtype.npy_descr(), &shape)),
+        _ => (RAW, Vec::new()),
+    };
+    let mut scales = Vec::new();
+    let body = encoder.bytes(head.len() + pictures.len() * rows * options.dtype.bytes(dim), |bytes| {
+        bytes.extend(head);
+        for picture in pictures {
+            let encoded = Encoded::new(picture.view(), options.dtype);
+            encoded.append_le_bytes(bytes);
+            scales.extend(encoded.scales);
+        }
+    })?;
     let headers =
         [(SHAPE, listed(&shape)), (DTYPE, options.dtype.to_string()), (HeaderName::from_static("x-dino-model"), served.name().to_owned())];
-    let scales = (!encoded.scales.is_empty()).then(|| [(SCALES, listed(&encoded.scales))]);
-    let (kind, body) = match options.encoding {
-        Encoding::Npy => (NPY, encoded.to_npy(&shape)),
-        _ => (RAW, encoded.to_le_bytes()),
-    };
+    let scales = (!scales.is_empty()).then(|| [(SCALES, listed(&scales))]);
     Ok(FileBody::new(kind, (headers, scales, body)))
 }
 
