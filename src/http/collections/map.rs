@@ -1,6 +1,8 @@
 //! `GET …/map`: the items of a collection on a plane, like beside like.
 
-use std::{collections::BTreeMap, sync::Arc};
+mod cache;
+
+use std::sync::Arc;
 
 use axum::extract::State;
 use ndarray::Array2;
@@ -8,9 +10,11 @@ use parking_lot::Mutex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use self::cache::MapCache;
 use super::{
     super::{
         App,
+        answer::Encoder,
         parameters::{CollectionPath, PathOf, QueryOf},
         problem::{Code, Problem},
         response::JsonBody,
@@ -18,31 +22,25 @@ use super::{
     find,
 };
 use crate::{
-    index::{Collection, CollectionName, Error, Sample, Version},
+    index::{Collection, Error, Sample},
     serving::Pool,
 };
 use dino_vision::tsne;
 
 /// Most items on a map: time grows with their number, and memory with its square.
 const MAX_POINTS: usize = 3000;
-/// Most maps that are kept, each some hundred kilobytes.
-const MAX_CACHED: usize = 32;
+/// Memory of the maps that are kept, in bytes: labels may make one of them large.
+const MAX_CACHED: usize = 64 << 20;
 
 /// The maps that were made, and the one thread that makes them: a map takes a core for seconds, which pictures shall not wait for.
 pub(crate) struct Maps {
     thread: Pool,
-    cache: Mutex<BTreeMap<(CollectionName, usize), CachedMap>>,
-}
-
-/// A map, and what the collection held when it was made.
-struct CachedMap {
-    version: Version,
-    map: Arc<Map>,
+    cache: Mutex<MapCache>,
 }
 
 impl Default for Maps {
     fn default() -> Self {
-        Self { thread: Pool::new(1), cache: Mutex::default() }
+        Self { thread: Pool::new(1), cache: Mutex::new(MapCache::new(MAX_CACHED)) }
     }
 }
 
@@ -50,18 +48,7 @@ impl Maps {
     /// The map that was made of just what the collection holds.
     fn find(&self, collection: &dyn Collection, points: usize) -> Result<Option<Arc<Map>>, Error> {
         let now = collection.version()?;
-        let cache = self.cache.lock();
-        let fitting = cache.get(&(collection.name().clone(), points)).filter(|cache| cache.version == now);
-        Ok(fitting.map(|cache| Arc::clone(&cache.map)))
-    }
-
-    fn insert(&self, collection: &dyn Collection, points: usize, version: Version, map: &Arc<Map>) {
-        let mut cache = self.cache.lock();
-        let key = (collection.name().clone(), points);
-        if cache.len() >= MAX_CACHED && !cache.contains_key(&key) {
-            cache.pop_first();
-        }
-        cache.insert(key, CachedMap { version, map: Arc::clone(map) });
+        Ok(self.cache.lock().find(collection.name(), points, now))
     }
 }
 
@@ -104,6 +91,15 @@ struct Point {
     has_image: bool,
 }
 
+impl Map {
+    /// Memory that it takes, about.
+    fn bytes(&self) -> usize {
+        let label = |label: &String| size_of::<String>() + label.capacity();
+        let point = |point: &Point| size_of::<Point>() + point.id.capacity() + point.labels.iter().map(label).sum::<usize>();
+        size_of::<Self>() + self.collection.capacity() + self.points.iter().map(point).sum::<usize>()
+    }
+}
+
 pub(super) async fn handle(
     State(app): State<App>,
     PathOf(path): PathOf<CollectionPath>,
@@ -122,7 +118,8 @@ pub(super) async fn handle(
         let inside = Arc::clone(&app);
         app.maps.thread.run(move || make(&inside.maps, &*collection, points)).await??
     };
-    Ok(JsonBody::from(&*map))
+    let encoder = Encoder::new(&app);
+    app.pool.run(move || encoder.json(&*map)).await?
 }
 
 /// Makes a map and keeps it.
@@ -147,7 +144,7 @@ fn make(maps: &Maps, collection: &dyn Collection, points: usize) -> Result<Arc<M
         Point { id, labels, x, y, has_image: *has_picture }
     });
     let map = Arc::new(Map { collection: collection.name().to_string(), count: version.count, points: points_of.collect() });
-    maps.insert(collection, points, version, &map);
+    maps.cache.lock().insert(collection.name(), points, version, &map);
     Ok(map)
 }
 

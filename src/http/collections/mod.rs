@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 pub(super) use self::{map::Maps, transfer::Transfers};
 use super::{
     App,
+    answer::Encoder,
     json::Strict,
     openapi::operation::{Tag, describe},
     parameters::{CollectionPath, PathOf, QueryOf},
@@ -198,12 +199,15 @@ struct CollectionList {
 }
 
 async fn list(State(app): State<App>) -> Result<JsonBody<CollectionList>, Problem> {
-    let loading = app.store.as_ref().and_then(|store| store.loading()).map_or_else(Vec::new, |loading| loading.collections);
-    let collections = match app.store.clone() {
-        Some(store) => app.disk.run(move || store.list()).await??,
-        None => Vec::new(),
+    let Some(store) = app.store.clone() else {
+        return Ok(JsonBody::from(&CollectionList { collections: Vec::new(), kept: false, loading: Vec::new() }));
     };
-    Ok(JsonBody::from(&CollectionList { collections, kept: app.store.is_some(), loading }))
+    let encoder = Encoder::new(&app);
+    let listing = move || {
+        let loading = store.loading().map_or_else(Vec::new, |loading| loading.collections);
+        encoder.json(&CollectionList { collections: store.list()?, kept: true, loading })
+    };
+    app.disk.run(listing).await?
 }
 
 async fn info(app: &App, collection: Arc<dyn Collection>) -> Result<JsonBody<Info>, Problem> {
