@@ -118,7 +118,8 @@ impl Repository {
         if path.exists() {
             return Ok(());
         }
-        write(&path, &files.iter().filter(|file| !file.contains(['\n', '\r'])).map(|file| format!("{file}\n")).collect::<String>())
+        let lines: Vec<&str> = files.iter().map(String::as_str).filter(|file| !file.contains(['\n', '\r'])).collect();
+        write(&path, &lines.join("\n"))
     }
 
     fn list(&self, commit: &str) -> PathBuf {
