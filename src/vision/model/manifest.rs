@@ -58,6 +58,14 @@ pub struct Manifest {
     #[serde(default, skip_serializing_if = "is_zero")]
     #[schemars(range(max = MOST_BLOCKS))]
     pub last_blocks: u32,
+    /// Blocks whose tokens `[B, T, D]` after the final norm the outputs `hidden_state_N` hold, N from 1 to `depth`, in ascending order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = MOST_BLOCKS), inner(range(min = 1, max = MOST_BLOCKS)), extend("uniqueItems" = true))]
+    pub layers: Vec<u32>,
+    /// (height, width) in pixels of every picture, where the graphs take this size alone (`export --static`); absent where they take
+    /// every multiple of the patch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub static_size: Option<(u32, u32)>,
     /// How positions follow the picture's size, in words: `dino-bicubic-scale`, `bicubic-size`, `bicubic-antialias`, `rotary`, `none`.
     #[schemars(length(max = MOST_TEXT))]
     pub position_interpolation: String,
@@ -100,9 +108,23 @@ pub struct File {
     /// SHA-256 of the file, in hex.
     #[schemars(regex(pattern = "^[0-9a-fA-F]{64}$"))]
     pub sha256: String,
+    /// The file beside it that holds its weights (ONNX external data); absent where the ONNX file holds them itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<Data>,
     /// What this precision costs against f32, where it was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost: Option<Cost>,
+}
+
+/// External data of an ONNX file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Data {
+    /// File name inside the folder.
+    #[schemars(length(max = MOST_TEXT), regex(pattern = r"^[^/\\]+$"))]
+    pub name: String,
+    /// SHA-256 of the file, in hex.
+    #[schemars(regex(pattern = "^[0-9a-fA-F]{64}$"))]
+    pub sha256: String,
 }
 
 /// The difference that a precision makes, on embeddings (CLS, or a ResNet's pooled features) from which the mean of the
@@ -243,15 +265,21 @@ impl Manifest {
             let divides = self.heads > 0 && self.dim.is_multiple_of(self.heads);
             require(divides, "heads", &format!("({}) must divide dim ({})", self.heads, self.dim))?;
         }
+        let ascending = self.layers.is_sorted_by(|before, after| before < after);
+        let known = self.layers.iter().all(|layer| (1..=self.depth).contains(layer));
+        require(ascending && known, "layers", &format!("must be numbers of blocks from 1 to {}, in ascending order", self.depth))?;
         self.check_transform()?;
         require(is_sha256(&self.source.sha256), "source.sha256", "must be 64 hex digits")?;
         require(!self.files.is_empty(), "files", "must name at least one ONNX file")?;
         for (precision, file) in &self.files {
             let known = Self::PRECISIONS.contains(&precision.as_str());
             require(known, "files", &format!("has `{precision}`; known are {}", Self::PRECISIONS.join(", ")))?;
-            require(is_short(&file.name), "files", &format!("has a name of more than {MOST_TEXT} bytes, or with control characters"))?;
-            require(is_plain_name(&file.name), "files", &format!("has the name `{}`, which is a path", file.name))?;
-            require(is_sha256(&file.sha256), "files", &format!("must give `{precision}` a sha256 of 64 hex digits"))?;
+            let data = file.data.iter().map(|data| (&data.name, &data.sha256));
+            for (name, hash) in std::iter::once((&file.name, &file.sha256)).chain(data) {
+                require(is_short(name), "files", &format!("has a name of more than {MOST_TEXT} bytes, or with control characters"))?;
+                require(is_plain_name(name), "files", &format!("has the name `{name}`, which is a path"))?;
+                require(is_sha256(hash), "files", &format!("must give `{precision}` a sha256 of 64 hex digits for each of its files"))?;
+            }
         }
         Ok(())
     }
@@ -268,6 +296,9 @@ impl Manifest {
         let Some((height, width)) = self.transform.output_size() else {
             return fail("transform.crop", "must be given, since the pictures would differ in size".into());
         };
+        if let Some(only) = self.static_size.filter(|only| *only != (height, width)) {
+            return fail("static_size", format!("is {} x {} pixels, and the transform gives {height} x {width}", only.0, only.1));
+        }
         if height.max(width) > MOST_SIDE {
             return fail("transform.crop", format!("gives {height} x {width} pixels; no side may be longer than {MOST_SIDE}"));
         }
@@ -383,9 +414,16 @@ mod tests {
             ("/files", serde_json::json!({}), "files"),
             ("/files/f32/name", "../model.onnx".into(), "files"),
             ("/files/f32/name", "".into(), "files"),
+            ("/files/f32/data", serde_json::json!({"name": "../x", "sha256": "b".repeat(64)}), "files"),
+            ("/files/f32/data", serde_json::json!({"name": "x", "sha256": "b"}), "files"),
+            ("/layers", serde_json::json!([0]), "layers"),
+            ("/layers", serde_json::json!([1, 4]), "layers"),
+            ("/layers", serde_json::json!([2, 2]), "layers"),
+            ("/static_size", serde_json::json!([224, 232]), "static_size"),
         ] {
             let mut wrong = manifest();
-            *wrong.pointer_mut(pointer).unwrap() = value;
+            let (parent, key) = pointer.rsplit_once('/').unwrap();
+            wrong.pointer_mut(parent).unwrap()[key] = value;
             let error = load(&wrong).unwrap_err();
             assert!(matches!(error, ManifestError::Field { field: found, .. } if found == field), "{pointer}: {error}");
             assert!(error.to_string().contains("manifest.json"), "{error}");

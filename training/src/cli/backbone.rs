@@ -10,6 +10,7 @@ use dino_vision::model::{Device, Model, Precision, SessionOptions};
 use tempfile::TempDir;
 
 use super::checkpoint;
+use crate::export::LastBlocks;
 use crate::{export, weights};
 
 /// The flags that say how a backbone is run.
@@ -89,7 +90,12 @@ impl Backbone {
         }
         let exported = tempfile::tempdir()?;
         let folder = exported.path().join("model");
-        let how = export::Options { checkpoint, precisions: vec![options.precision], last_blocks, ..Default::default() };
+        let how = export::Options {
+            checkpoint,
+            precisions: vec![options.precision],
+            last_blocks: LastBlocks::UpTo(last_blocks),
+            ..Default::default()
+        };
         let exported_model = export::export(path, &folder, &how)
             .with_context(|| format!("{} is neither a model folder nor a checkpoint that can be exported", path.display()))?;
         exported_model.report.notes.iter().chain(&exported_model.notes).for_each(|note| tracing::info!("{note}"));

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use dino_hub::{Location, Want};
 use dino_vision::model::Precision;
 
-use crate::export::{Measured, Options, export};
+use crate::export::{LastBlocks, Measured, Options, export};
 use crate::weights::Key;
 
 use super::checkpoint;
@@ -38,6 +38,10 @@ pub struct Args {
     /// Blocks, counted from the last, whose CLS tokens the model gives too, for heads that `linear` trains on several.
     #[arg(long, value_name = "N", default_value_t = 0)]
     last_blocks: usize,
+    /// Numbers of blocks, from 1, all of whose tokens the model gives too, as the outputs hidden_state_N, for `/embed?layer=N`; for
+    /// example 3,6,9,12.
+    #[arg(long, value_name = "N,N,…", value_delimiter = ',')]
+    layers: Vec<usize>,
     /// Network of a training checkpoint to take; the teacher if this is left out.
     #[arg(long, value_enum)]
     key: Option<Key>,
@@ -56,7 +60,14 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     };
     let found = args.checkpoint.fetch(&Want::Weights)?;
     let hub = found.name.as_ref().map(ToString::to_string);
-    let options = Options { checkpoint, hub, precisions: args.precisions.clone(), measured, last_blocks: args.last_blocks };
+    let options = Options {
+        checkpoint,
+        hub,
+        precisions: args.precisions.clone(),
+        measured,
+        last_blocks: LastBlocks::Exactly(args.last_blocks),
+        layers: args.layers.clone(),
+    };
     let exported = export(&found.path, &args.out, &options).with_context(|| format!("cannot export {}", args.checkpoint))?;
     let report = &exported.report;
     for note in &report.notes {

@@ -6,7 +6,7 @@ pub mod onnx;
 mod pictures;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use dino_vision::bulk;
@@ -15,7 +15,7 @@ use dino_vision::model::{Device, Model, ModelError, Precision, SessionOptions};
 use ndarray::{Array, Array4, Dimension};
 
 use crate::weights::{self, Backbone, Checkpoint, Positions, Report};
-use onnx::Format;
+use onnx::{Extras, Format};
 use pictures::Pictures;
 
 /// Why a checkpoint was not exported. Nothing is left at the place of the model folder in any case.
@@ -46,6 +46,25 @@ pub enum Error {
     /// The model failed on a picture to measure with.
     #[error("the exported model fails on a picture: {0}")]
     Measure(#[from] bulk::Error),
+    /// More blocks are asked for than there are.
+    #[error("--last-blocks {asked}: this backbone has {depth} blocks; give 0 to {depth}")]
+    LastBlocks {
+        /// What was asked for.
+        asked: usize,
+        /// How many there are.
+        depth: usize,
+    },
+    /// A block is asked for that is not there.
+    #[error("--layers {asked}: this backbone has {depth} blocks, numbered from 1; give numbers from 1 to {depth}")]
+    Layer {
+        /// The number that was asked for.
+        asked: usize,
+        /// How many there are.
+        depth: usize,
+    },
+    /// A setting is given to a network that it does not fit.
+    #[error("{0} is for vision transformers; this convolutional network has no tokens: export it without")]
+    NoBlocks(&'static str),
     /// There is something else at the place of the model folder.
     #[error("{} exists and is no model folder; it is left as it is, choose another place", .0.display())]
     Occupied(PathBuf),
@@ -65,8 +84,19 @@ pub struct Options {
     pub precisions: Vec<Precision>,
     /// Pictures to measure with what each precision but float32 costs.
     pub measured: Measured,
-    /// Blocks, counted from the last, whose CLS tokens the graph gives beside its usual outputs; at most all of them.
-    pub last_blocks: usize,
+    /// Blocks, counted from the last, whose CLS tokens the graph gives beside its usual outputs.
+    pub last_blocks: LastBlocks,
+    /// Blocks, from 1, all of whose tokens the graph gives beside its usual outputs.
+    pub layers: Vec<usize>,
+}
+
+/// How many of the last blocks are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LastBlocks {
+    /// So many, or all where there are fewer.
+    UpTo(usize),
+    /// So many; fewer are refused.
+    Exactly(usize),
 }
 
 impl Default for Options {
@@ -77,7 +107,8 @@ impl Default for Options {
             hub: None,
             precisions: vec![Precision::F32],
             measured: Measured::Not,
-            last_blocks: 0,
+            last_blocks: LastBlocks::UpTo(0),
+            layers: Vec::new(),
         }
     }
 }
@@ -123,17 +154,14 @@ pub fn export(path: &Path, out: &Path, options: &Options) -> Result<Exported, Er
         return Err(Error::Occupied(out.to_owned()));
     }
     let checkpoint = weights::load(path, &options.checkpoint)?;
+    let extras = extras(&checkpoint.backbone, options)?;
 
     let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs_err::create_dir_all(parent)?;
     let work = tempfile::Builder::new().prefix(".dino-export-").tempdir_in(parent)?;
     let folder = work.path().join("new");
 
-    let last_blocks = match &checkpoint.backbone {
-        Backbone::Vit(vit) => options.last_blocks.min(vit.blocks.len()),
-        Backbone::Resnet(_) => 0,
-    };
-    let mut files = Files::new(&checkpoint, &folder, last_blocks)?;
+    let mut files = Files::new(&checkpoint, &folder, &extras)?;
     files.manifest.source.hub.clone_from(&options.hub);
     for precision in options.precisions.iter().copied() {
         files.write(precision)?;
@@ -159,6 +187,28 @@ pub fn export(path: &Path, out: &Path, options: &Options) -> Result<Exported, Er
         fs_err::rename(&folder, out)?;
     }
     Ok(Exported { folder: out.to_owned(), manifest, report: checkpoint.report, notes, kept })
+}
+
+/// What the graph gives beside its usual outputs, where the network has it.
+fn extras(backbone: &Backbone, options: &Options) -> Result<Extras, Error> {
+    let Backbone::Vit(vit) = backbone else {
+        return match (options.last_blocks, options.layers.as_slice()) {
+            (LastBlocks::UpTo(_) | LastBlocks::Exactly(0), []) => Ok(Extras::default()),
+            (_, []) => Err(Error::NoBlocks("--last-blocks")),
+            _ => Err(Error::NoBlocks("--layers")),
+        };
+    };
+    let depth = vit.blocks.len();
+    let last_blocks = match options.last_blocks {
+        LastBlocks::UpTo(asked) => asked.min(depth),
+        LastBlocks::Exactly(asked) if asked > depth => return Err(Error::LastBlocks { asked, depth }),
+        LastBlocks::Exactly(asked) => asked,
+    };
+    let layers: BTreeSet<usize> = options.layers.iter().copied().collect();
+    match layers.iter().find(|layer| !(1..=depth).contains(*layer)) {
+        Some(&asked) => Err(Error::Layer { asked, depth }),
+        None => Ok(Extras { last_blocks, layers }),
+    }
 }
 
 /// Copies what lies in the folder `old` and is no export's into `new`: heads, for example. Returns its names, in their order.
@@ -191,16 +241,19 @@ fn keep_others(old: &Path, new: &Path) -> Result<Vec<String>, Error> {
 struct Files<'a> {
     checkpoint: &'a Checkpoint,
     folder: &'a Path,
+    extras: &'a Extras,
     manifest: Manifest,
     /// The transformer in the form that is written in 8 bits.
     int8: Option<(Backbone, onnx::Plan)>,
 }
 
 impl<'a> Files<'a> {
-    fn new(checkpoint: &'a Checkpoint, folder: &'a Path, last_blocks: usize) -> Result<Self, Error> {
+    fn new(checkpoint: &'a Checkpoint, folder: &'a Path, extras: &'a Extras) -> Result<Self, Error> {
         fs_err::create_dir(folder)?;
-        let manifest = Manifest { last_blocks: last_blocks as u32, ..manifest(checkpoint, BTreeMap::new()) };
-        Ok(Self { checkpoint, folder, manifest, int8: None })
+        let mut manifest = manifest(checkpoint, BTreeMap::new());
+        manifest.last_blocks = extras.last_blocks as u32;
+        manifest.layers = extras.layers.iter().map(|layer| *layer as u32).collect();
+        Ok(Self { checkpoint, folder, extras, manifest, int8: None })
     }
 
     /// Writes the ONNX file of a precision, tries it, and writes the manifest with it.
@@ -208,14 +261,13 @@ impl<'a> Files<'a> {
         let name = file_name(precision).to_owned();
         let model = self.encode(precision)?;
         fs_err::write(self.folder.join(&name), &model)?;
-        let file = File { name, sha256: dino_vision::model::sha256(&model), cost: None };
+        let file = File { name, sha256: dino_vision::model::sha256(&model), data: None, cost: None };
         self.manifest.files.insert(precision.as_str().to_owned(), file);
         self.save()?;
         try_model(self.folder, &self.manifest, precision)
     }
 
     fn encode(&mut self, precision: Precision) -> Result<Vec<u8>, Error> {
-        let last_blocks = self.manifest.last_blocks as usize;
         let (backbone, format) = match (precision, &self.checkpoint.backbone) {
             (Precision::F32, backbone) => (backbone, Format::F32),
             (Precision::F16, backbone) => (backbone, Format::F16),
@@ -229,7 +281,7 @@ impl<'a> Files<'a> {
                 (backbone, Format::Int8(plan))
             }
         };
-        Ok(onnx::encode(backbone, format, last_blocks)?)
+        Ok(onnx::encode(backbone, format, self.extras)?)
     }
 
     fn save(&self) -> Result<(), Error> {
@@ -259,7 +311,7 @@ fn measure(files: &mut Files<'_>, pictures: &Pictures, work: &Path) -> Result<Ve
         Cow::Borrowed(files.folder)
     } else {
         let folder = work.join("reference");
-        match Files::new(files.checkpoint, &folder, 0)?.write(Precision::F32) {
+        match Files::new(files.checkpoint, &folder, &Extras::default())?.write(Precision::F32) {
             Err(Error::Graph(onnx::Error::TooLarge(_))) => {
                 return Ok(vec!["not measured: float32, which the others are compared with, does not fit into one file".to_owned()]);
             }
@@ -322,6 +374,8 @@ fn manifest(checkpoint: &Checkpoint, files: BTreeMap<String, File>) -> Manifest 
         heads,
         registers,
         last_blocks: 0,
+        layers: Vec::new(),
+        static_size: None,
         position_interpolation: positions.to_owned(),
         transform: checkpoint.transform.clone(),
         source: Source {

@@ -126,7 +126,7 @@ fn side(length: Option<usize>, free: &str) -> String {
 /// What a manifest would say. Depth and heads are not known, and 0.
 fn manifest(path: &Path, info: &GraphInfo, prepared: &InputTransform, mapping: &OutputMapping) -> Manifest {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let file = File { name: name.clone(), sha256: info.sha256.clone(), cost: None };
+    let file = File { name: name.clone(), sha256: info.sha256.clone(), data: None, cost: None };
     Manifest {
         format: Manifest::FORMAT,
         architecture: mapping.architecture.to_owned(),
@@ -136,6 +136,8 @@ fn manifest(path: &Path, info: &GraphInfo, prepared: &InputTransform, mapping: &
         heads: mapping.form.heads as u32,
         registers: mapping.form.registers as u32,
         last_blocks: mapping.form.last_blocks as u32,
+        layers: Vec::new(),
+        static_size: None,
         position_interpolation: "unknown".to_owned(),
         transform: prepared.transform.clone(),
         source: Source { file: name, layout: "onnx".to_owned(), sha256: info.sha256.clone(), hub: None },

@@ -8,6 +8,8 @@ mod quantise;
 mod resnet;
 mod vit;
 
+use std::collections::BTreeSet;
+
 use crate::weights::{Backbone, Vit};
 
 pub use calibrate::{Plan, Rows, fit};
@@ -43,20 +45,29 @@ pub enum Format<'a> {
     Int8(&'a Plan),
 }
 
+/// What the graph of a vision transformer gives beside its usual outputs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extras {
+    /// Blocks, counted from the last, whose CLS tokens it gives; at most the depth.
+    pub last_blocks: usize,
+    /// Blocks, from 1 to the depth, all of whose tokens it gives.
+    pub layers: BTreeSet<usize>,
+}
+
 /// The backbone as an ONNX file. Inputs and outputs are float32 in every precision, and those of a model folder:
 ///
 /// - a vision transformer has `last_hidden_state` `[B, T, D]` after the final norm, `attention` `[B, heads, T]` (the last
 ///   block's CLS row after softmax) and `keys` `[B, patches, D]` (the last block's, bias included, before rotary
-///   positions), and, where `last_blocks` is n > 0, `last_blocks` `[B, n, D]` (CLS after each of the last n blocks and the
-///   final norm; n is at most the depth);
+///   positions), where `extras` ask for it `last_blocks` `[B, n, D]` (CLS after each of the last n blocks and the final norm),
+///   and for each of their layers N `hidden_state_N` `[B, T, D]` (all tokens after block N and the final norm);
 /// - a residual network has `embedding` `[B, D]` and `feature_map` `[B, D, h, w]`.
 ///
 /// # Errors
 /// See [`Error`]; nothing is built before it is known to fit.
-pub fn encode(backbone: &Backbone, format: Format<'_>, last_blocks: usize) -> Result<Vec<u8>, Error> {
+pub fn encode(backbone: &Backbone, format: Format<'_>, extras: &Extras) -> Result<Vec<u8>, Error> {
     let mut layers = Layers::new(format, 0);
     match backbone {
-        Backbone::Vit(vit) => vit::build(vit, &mut layers, last_blocks),
+        Backbone::Vit(vit) => vit::build(vit, &mut layers, extras),
         Backbone::Resnet(_) if matches!(format, Format::Int8(_)) => return Err(Error::Int8Resnet),
         Backbone::Resnet(resnet) => resnet::build(resnet, &mut layers),
     }
@@ -71,7 +82,7 @@ pub fn encode(backbone: &Backbone, format: Format<'_>, last_blocks: usize) -> Re
 pub fn encode_taps(vit: &Vit, step: usize) -> Result<Vec<u8>, Error> {
     let build = |format| {
         let mut layers = Layers::new(format, step.max(1));
-        vit::build(vit, &mut layers, 0);
+        vit::build(vit, &mut layers, &Extras::default());
         finish(&layers)
     };
     let plain = Plan::default();

@@ -2,14 +2,15 @@
 
 use crate::weights::{Activation, Block, Mlp, Positions, Vit};
 
+use super::Extras;
 use super::graph::{Attr, Axis, Graph, Value};
 use super::layers::Layers;
 use super::positions::{self, Grid};
 use super::quantise::Range;
 
-/// Builds the graph: `pixel_values` `[B, 3, H, W]` → `last_hidden_state`, `attention`, `keys` and, for n > 0,
-/// `last_blocks` of the model folder.
-pub(super) fn build(vit: &Vit, layers: &mut Layers<'_>, last_blocks: usize) {
+/// Builds the graph: `pixel_values` `[B, 3, H, W]` → `last_hidden_state`, `attention`, `keys` of the model folder, and what `extras`
+/// ask for.
+pub(super) fn build(vit: &Vit, layers: &mut Layers<'_>, extras: &Extras) {
     let dim = vit.dim as i64;
     let graph = &mut layers.graph;
     let axes = ["batch", "height", "width"].map(Axis::Named);
@@ -41,14 +42,17 @@ pub(super) fn build(vit: &Vit, layers: &mut Layers<'_>, last_blocks: usize) {
     let prefix = graph.op("Expand", &[prefix, shape], &[]);
     let mut tokens = graph.concat(&[prefix, patches], 1);
 
-    let (mut last, mut summaries) = (None, Vec::new());
+    let (mut last, mut summaries, mut hidden) = (None, Vec::new(), Vec::new());
     for (index, block) in vit.blocks.iter().enumerate() {
         layers.graph.enter(format!("blocks.{index}"));
         let (next, seen) = self::block(layers, vit, block, tokens, rotation);
         tokens = next;
         last = Some(seen);
-        if index + last_blocks >= vit.blocks.len() {
+        if index + extras.last_blocks >= vit.blocks.len() {
             summaries.push(layers.graph.slice(tokens, 1, 0, 1));
+        }
+        if extras.layers.contains(&(index + 1)) {
+            hidden.push((index + 1, tokens));
         }
     }
     layers.graph.enter("");
@@ -57,6 +61,11 @@ pub(super) fn build(vit: &Vit, layers: &mut Layers<'_>, last_blocks: usize) {
         let summaries = layers.graph.concat(&summaries, 1);
         let summaries = layers.norm("last_blocks.norm", summaries, &vit.norm, vit.eps);
         layers.graph.output(summaries, "last_blocks", &[axes[0], Axis::Fixed(count), Axis::Fixed(vit.dim)]);
+    }
+    for (number, tokens) in hidden {
+        let name = format!("hidden_state_{number}");
+        let tokens = layers.norm(&format!("{name}.norm"), tokens, &vit.norm, vit.eps);
+        layers.graph.output(tokens, &name, &[axes[0], Axis::Named("tokens"), Axis::Fixed(vit.dim)]);
     }
     let tokens = layers.norm("norm", tokens, &vit.norm, vit.eps);
     let graph = &mut layers.graph;
