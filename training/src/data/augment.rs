@@ -23,6 +23,8 @@ pub struct Augmentation {
     pub local_size: u32,
     /// Share of the picture's area that a local crop covers, lowest and highest.
     pub local_scale: (f64, f64),
+    /// Deviation of the Gaussian blur in pixels of the crop, lowest and highest.
+    pub blur_sigma: (f64, f64),
 }
 
 /// What differs between the kinds of crop: the chances of a blur and of solarisation.
@@ -45,12 +47,33 @@ impl Augmentation {
     /// Writes global crop number `view` (0 or 1) of a picture, `[3, size, size]`, normalised.
     pub fn global(&self, picture: &RgbImage, view: usize, random: &mut impl rand::Rng, out: &mut [f32]) {
         let kind = if view == 0 { Kind { blur: 1.0, solarise: 0.0 } } else { Kind { blur: 0.1, solarise: 0.2 } };
-        crop(picture, self.global_size, self.global_scale, &kind, random, out);
+        self.crop(picture, self.global_size, self.global_scale, &kind, random, out);
     }
 
     /// Writes one local crop of a picture, `[3, size, size]`, normalised.
     pub fn local(&self, picture: &RgbImage, random: &mut impl rand::Rng, out: &mut [f32]) {
-        crop(picture, self.local_size, self.local_scale, &Kind { blur: 0.5, solarise: 0.0 }, random, out);
+        self.crop(picture, self.local_size, self.local_scale, &Kind { blur: 0.5, solarise: 0.0 }, random, out);
+    }
+
+    fn crop(&self, picture: &RgbImage, size: u32, scale: (f64, f64), kind: &Kind, random: &mut impl rand::Rng, out: &mut [f32]) {
+        let window = window(picture.dimensions(), scale, random);
+        let mut planes = Planes::new(&resample(picture, window, size, size));
+        if random.random_bool(0.5) {
+            planes.flip();
+        }
+        if random.random_bool(0.8) {
+            jitter(&mut planes, random);
+        }
+        if random.random_bool(0.2) {
+            planes.grey();
+        }
+        if random.random_bool(kind.blur) {
+            planes.blur(uniform(self.blur_sigma, random) as f32);
+        }
+        if random.random_bool(kind.solarise) {
+            planes.solarise();
+        }
+        planes.normalise(IMAGENET_MEAN, IMAGENET_STD, out);
     }
 }
 
@@ -63,27 +86,6 @@ pub fn random_resized_crop(picture: &RgbImage, (height, width): (u32, u32), rand
         image::imageops::flip_horizontal_in_place(&mut crop);
     }
     crop
-}
-
-fn crop(picture: &RgbImage, size: u32, scale: (f64, f64), kind: &Kind, random: &mut impl rand::Rng, out: &mut [f32]) {
-    let window = window(picture.dimensions(), scale, random);
-    let mut planes = Planes::new(&resample(picture, window, size, size));
-    if random.random_bool(0.5) {
-        planes.flip();
-    }
-    if random.random_bool(0.8) {
-        jitter(&mut planes, random);
-    }
-    if random.random_bool(0.2) {
-        planes.grey();
-    }
-    if random.random_bool(kind.blur) {
-        planes.blur(random.random_range(0.1..2.0));
-    }
-    if random.random_bool(kind.solarise) {
-        planes.solarise();
-    }
-    planes.normalise(IMAGENET_MEAN, IMAGENET_STD, out);
 }
 
 /// `ColorJitter(0.4, 0.4, 0.2, 0.1)`: the four changes in random order.
@@ -158,8 +160,14 @@ mod tests {
     #[test]
     fn crops_depend_on_the_seed_alone() {
         let picture = RgbImage::from_fn(120, 90, |x, y| image::Rgb([x as u8, y as u8, (x ^ y) as u8]));
-        let augmentation =
-            Augmentation { global_size: 48, global_scale: (0.4, 1.0), local_crops: 1, local_size: 24, local_scale: (0.05, 0.4) };
+        let augmentation = Augmentation {
+            global_size: 48,
+            global_scale: (0.4, 1.0),
+            local_crops: 1,
+            local_size: 24,
+            local_scale: (0.05, 0.4),
+            blur_sigma: (0.1, 2.0),
+        };
         let draw = |seed| {
             let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
             let (mut global, mut local) = (vec![0.0; augmentation.global_len()], vec![0.0; augmentation.local_len()]);

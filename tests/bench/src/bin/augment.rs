@@ -24,8 +24,14 @@ struct Args {
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    let augmentation =
-        Augmentation { global_size: 224, global_scale: (0.4, 1.0), local_crops: 8, local_size: 96, local_scale: (0.05, 0.4) };
+    let augmentation = Augmentation {
+        global_size: 224,
+        global_scale: (0.4, 1.0),
+        local_crops: 8,
+        local_size: 96,
+        local_scale: (0.05, 0.4),
+        blur_sigma: (0.1, 2.0),
+    };
     println!("{}", serde_json::json!({ "cached": speed(&args, &augmentation, 4 << 30)?, "decoded": speed(&args, &augmentation, 0)? }));
     Ok(())
 }
