@@ -166,7 +166,7 @@ impl Fetcher {
         let agent = Agent::with_parts(
             config,
             DefaultConnector::default(),
-            Guard { private: options.url_private, resolver: DefaultResolver::default() },
+            PublicResolver { private: options.url_private, resolver: DefaultResolver::default() },
         );
         Ok(Self { agent, hosts: options.url_hosts.clone(), timeout: options.url_timeout, bytes })
     }
@@ -278,9 +278,9 @@ fn failed(error: &ureq::Error) -> FetchError {
     }
 }
 
-/// Resolves names, and gives no address that is not allowed.
+/// Resolves names, and refuses addresses that are not public unless they are allowed.
 #[derive(Debug)]
-struct Guard {
+struct PublicResolver {
     private: bool,
     resolver: DefaultResolver,
 }
@@ -290,7 +290,7 @@ struct Guard {
 #[error("that URL is not fetched: its host has no address, or one that is not in the public internet (--url-private)")]
 struct NotPublic;
 
-impl Resolver for Guard {
+impl Resolver for PublicResolver {
     fn resolve(&self, uri: &Uri, config: &Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
         let allowed = |address: &SocketAddr| self.private || is_public(address.ip());
         match self.resolver.resolve(uri, config, timeout) {

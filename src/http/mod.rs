@@ -49,14 +49,14 @@ use axum::{
 };
 
 use body::{BodyLimits, BodyMemory};
-use collections::{Maps, Transfers};
+use collections::{MapBuilder, Transfers};
 pub use keys::{Key, KeyRing, KeySource, Keys};
 pub use listen::{Listen, bind};
 use metrics::Metrics;
 pub use openapi::document as openapi;
 use openapi::operation::{Tag, describe};
 pub use options::{Options, OptionsError, StoreImages};
-use origin::Guard;
+use origin::OriginPolicy;
 pub use problem::{Code, Problem};
 pub use server::{Endpoint, ShutdownSignal, Timeouts, serve, watch_keys};
 pub use state::{App, State};

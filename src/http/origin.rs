@@ -24,7 +24,7 @@ use super::{
     problem::{Code, Problem},
 };
 
-/// How the page lies to this server; browsers alone can set it.
+/// Relation of the page's origin to this server's; browsers alone can set it.
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
@@ -36,14 +36,14 @@ const REPEATED: usize = 100;
 
 /// Which pages, and which names of this server, are let through.
 #[derive(Clone, Debug)]
-pub(crate) struct Guard {
+pub(crate) struct OriginPolicy {
     /// Origins of pages beside the server's own; `None` lets all through.
     origins: Option<Vec<HeaderValue>>,
     /// Names of this server beside those of loopback; `None` lets all through.
     hosts: Option<Vec<String>>,
 }
 
-impl Guard {
+impl OriginPolicy {
     /// For a server that listens on loopback or elsewhere, and whose requests need keys or not.
     pub(super) fn new(is_local: bool, has_keys: bool, origins: &[HeaderValue]) -> Self {
         if has_keys || origins.iter().any(|origin| origin == "*") {
@@ -85,7 +85,7 @@ impl Guard {
         }
         let page = match (headers.get(header::ORIGIN), site) {
             (Some(origin), _) if named.contains(origin) => return Ok(()),
-            // Browsers say how the page lies to the server where they trust the connection; to others its host has to be compared.
+            // On trusted connections browsers send the relation of the origins; on others the hosts are compared.
             (Some(origin), None) if is_own(origin, headers) => return Ok(()),
             (Some(origin), _) => short(&String::from_utf8_lossy(origin.as_bytes())),
             // No browser.
@@ -114,7 +114,7 @@ impl Guard {
 /// Lets requests through that no page of another origin made.
 pub(super) async fn check(State(app): State<App>, path: Option<MatchedPath>, request: Request, next: Next) -> Response {
     let is_open = keys::is_open(path.as_ref().map_or("", MatchedPath::as_str));
-    match app.guard.check(is_open, &request) {
+    match app.origin_policy.check(is_open, &request) {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     }
@@ -122,7 +122,7 @@ pub(super) async fn check(State(app): State<App>, path: Option<MatchedPath>, req
 
 /// The same for the port of health and metrics.
 pub(super) async fn check_watch(State(app): State<App>, request: Request, next: Next) -> Response {
-    match app.watch_guard.check(false, &request) {
+    match app.watch_origin_policy.check(false, &request) {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     }
@@ -166,23 +166,23 @@ fn short(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn guard(is_local: bool, has_keys: bool, origins: &[&'static str]) -> Guard {
+    fn policy(is_local: bool, has_keys: bool, origins: &[&'static str]) -> OriginPolicy {
         let origins: Vec<_> = origins.iter().map(|origin| HeaderValue::from_static(origin)).collect();
-        Guard::new(is_local, has_keys, &origins)
+        OriginPolicy::new(is_local, has_keys, &origins)
     }
 
     /// The code of the refusal, if there is one.
-    fn ask(guard: &Guard, method: &str, headers: &[(&str, &str)]) -> Option<Code> {
+    fn ask(policy: &OriginPolicy, method: &str, headers: &[(&str, &str)]) -> Option<Code> {
         let mut request = axum::http::Request::builder().method(method).uri("/collections");
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        guard.check(false, &request.body(axum::body::Body::empty()).unwrap()).err().map(|problem| problem.code)
+        policy.check(false, &request.body(axum::body::Body::empty()).unwrap()).err().map(|problem| problem.code)
     }
 
     #[test]
     fn a_server_on_loopback_answers_to_its_own_names() {
-        let closed = guard(true, false, &["https://dino.example.org"]);
+        let closed = policy(true, false, &["https://dino.example.org"]);
         for host in [
             "localhost",
             "localhost:9000",
@@ -202,16 +202,16 @@ mod tests {
             assert_eq!(ask(&closed, "GET", &[("host", host)]), Some(Code::HostNotAllowed), "{host}");
         }
         assert_eq!(ask(&closed, "GET", &[]), None);
-        for open in [guard(false, false, &[]), guard(true, true, &[]), guard(true, false, &["*"])] {
+        for open in [policy(false, false, &[]), policy(true, true, &[]), policy(true, false, &["*"])] {
             assert_eq!(ask(&open, "GET", &[("host", "dino.example.org")]), None);
         }
-        assert_eq!(ask(&guard(true, false, &[]), "GET", &[("host", "x.org")]), Some(Code::HostNotAllowed));
+        assert_eq!(ask(&policy(true, false, &[]), "GET", &[("host", "x.org")]), Some(Code::HostNotAllowed));
     }
 
     #[test]
     fn pages_of_other_origins_are_refused_unless_named() {
         let host = ("host", "dino.example.org");
-        let closed = guard(false, false, &["https://app.example.org"]);
+        let closed = policy(false, false, &["https://app.example.org"]);
         let passes = |method: &str, headers: &[(&str, &str)]| ask(&closed, method, headers).is_none();
         // Not a browser; the page itself; a named one.
         assert!(passes("POST", &[host]));
@@ -247,7 +247,7 @@ mod tests {
                 "{site}"
             );
         }
-        let keyed = guard(false, true, &[]);
+        let keyed = policy(false, true, &[]);
         assert_eq!(ask(&keyed, "POST", &[host, ("origin", "https://evil.example")]), None);
     }
 }

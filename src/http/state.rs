@@ -8,7 +8,7 @@ use std::{
 use axum::http::HeaderValue;
 
 use super::{
-    BodyLimits, BodyMemory, Guard, KeyRing, Maps, Metrics, Options, Problem, StoreImages, Transfers,
+    BodyLimits, BodyMemory, KeyRing, MapBuilder, Metrics, Options, OriginPolicy, Problem, StoreImages, Transfers,
     health::STORE_FRESHNESS,
     quota::{Budget, Quota},
     single_flight::SingleFlight,
@@ -69,20 +69,20 @@ pub struct State {
     pub(super) limits: RequestLimits,
     /// Longer side in pixels for `/segment`.
     pub(super) segment_size: u32,
-    /// The maps of collections.
-    pub(super) maps: Maps,
+    /// Makes and caches the maps of collections.
+    pub(super) maps: MapBuilder,
     /// What is counted.
     pub(super) metrics: Metrics,
     /// Whether `/metrics` is among the routes, and not on a port of its own.
     pub(super) serve_metrics: bool,
     /// The API keys; without any, requests need none.
     pub(super) keys: KeyRing,
-    /// Web pages of other origins that may ask.
+    /// Origins of the web pages that CORS lets in.
     pub(super) origins: Vec<HeaderValue>,
-    /// What turns the others away.
-    pub(super) guard: Guard,
+    /// Refuses requests of web pages of other origins.
+    pub(super) origin_policy: OriginPolicy,
     /// The same for the port of health and metrics.
-    pub(super) watch_guard: Guard,
+    pub(super) watch_origin_policy: OriginPolicy,
     /// Whether requests are recorded for a collector of traces.
     pub(super) is_traced: bool,
     /// When the server was started.
@@ -134,11 +134,11 @@ impl State {
                 write: options.write_timeout,
             },
             segment_size: registry.segment_size(),
-            maps: Maps::default(),
+            maps: MapBuilder::default(),
             metrics: Metrics::default(),
             serve_metrics: options.metrics_listen.is_none(),
-            guard: Guard::new(listen.is_loopback(), !keys.is_empty(), origins),
-            watch_guard: Guard::new(options.metrics_listen.as_ref().unwrap_or(listen).is_loopback(), false, origins),
+            origin_policy: OriginPolicy::new(listen.is_loopback(), !keys.is_empty(), origins),
+            watch_origin_policy: OriginPolicy::new(options.metrics_listen.as_ref().unwrap_or(listen).is_loopback(), false, origins),
             keys,
             origins: origins.clone(),
             is_traced: false,

@@ -7,9 +7,9 @@ use serde_json::Value as Json;
 use ureq::http::Method;
 
 use crate::hash::Hash;
-use crate::http::{Client, Facts, broken, words};
+use crate::http::{Client, FileMetadata, broken, words};
 use crate::name::{is_commit, is_safe_path, segment, url_path};
-use crate::retry::{Failure, Tries};
+use crate::retry::{Attempts, Failure};
 use crate::{Error, Name};
 
 /// Bytes of an answer about a repository: some 100,000 files.
@@ -74,11 +74,11 @@ impl From<Sibling> for Remote {
 }
 
 impl Client {
-    /// Asks for a repository at the name's revision, at most `tries` times.
-    pub(crate) fn info(&self, name: &Name, tries: u32) -> Result<Info, Error> {
+    /// Asks for a repository at the name's revision, at most `attempts` times.
+    pub(crate) fn info(&self, name: &Name, attempts: u32) -> Result<Info, Error> {
         let path = format!("api/models/{}/revision/{}", url_path(&name.repository()), segment(name.revision()));
         let url = self.url(&path, Some("blobs=true"));
-        let mut tries = Tries::new(&self.settings().patience, name.to_string(), tries);
+        let mut attempts = Attempts::new(&self.settings().retry, name.to_string(), attempts);
         let body = loop {
             let outcome = self.ask(&Method::GET, &url, 0).and_then(|answer| {
                 if answer.response.status() != 200 {
@@ -97,7 +97,7 @@ impl Client {
             });
             match outcome {
                 Ok(body) => break body,
-                Err(failure) => tries.wait(failure, self.settings().token.is_some())?,
+                Err(failure) => attempts.wait(failure, self.settings().token.is_some())?,
             }
         };
         let model: Model = serde_json::from_slice(&body).map_err(|error| self.nonsense(name, &words(&error.to_string())))?;
@@ -112,17 +112,21 @@ impl Client {
     }
 
     /// Asks for what the list of files did not say of one.
-    pub(crate) fn facts(&self, name: &Name, file: &str) -> Result<Facts, Error> {
+    pub(crate) fn metadata(&self, name: &Name, file: &str) -> Result<FileMetadata, Error> {
         let url = self.file_url(name, file);
-        let mut tries = Tries::new(&self.settings().patience, file.to_owned(), self.settings().patience.tries);
+        let mut attempts = Attempts::new(&self.settings().retry, file.to_owned(), self.settings().retry.attempts);
         loop {
             let outcome = self.ask(&Method::HEAD, &url, 0).and_then(|answer| {
                 let status = answer.response.status();
-                if status.is_success() || status.is_redirection() { Ok(answer.facts) } else { Err(self.refusal(answer, name, Some(file))) }
+                if status.is_success() || status.is_redirection() {
+                    Ok(answer.metadata)
+                } else {
+                    Err(self.refusal(answer, name, Some(file)))
+                }
             });
             match outcome {
-                Ok(facts) => return Ok(facts),
-                Err(failure) => tries.wait(failure, self.settings().token.is_some())?,
+                Ok(metadata) => return Ok(metadata),
+                Err(failure) => attempts.wait(failure, self.settings().token.is_some())?,
             }
         }
     }

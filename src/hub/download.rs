@@ -11,14 +11,14 @@ use crate::api::Remote;
 use crate::cache::Repository;
 use crate::http::{Answer, Client, broken, text};
 use crate::progress::Progress;
-use crate::retry::{Failure, Tries};
+use crate::retry::{Attempts, Failure};
 use crate::{Error, Name};
 
 /// Bytes that are read at once.
 const CHUNK: usize = 256 << 10;
-/// New bytes that make a try one that brought something.
+/// New bytes from which on an attempt counts as progress.
 const ENOUGH: u64 = 64 << 10;
-/// Bytes of a file whose length nobody says.
+/// Most bytes of a file whose length the server does not say.
 const MOST_UNDECLARED: u64 = 64 << 20;
 /// Bytes that stay free on the disk.
 const SPARE: u64 = 16 << 20;
@@ -89,16 +89,16 @@ impl Download<'_> {
 
     /// Fetches until the file at `partial` is as long as the hub says.
     fn fill(&self, partial: &Path) -> Result<(), Error> {
-        let mut tries = Tries::new(&self.client.settings().patience, self.file.to_owned(), self.client.settings().patience.tries);
+        let mut attempts = Attempts::new(&self.client.settings().retry, self.file.to_owned(), self.client.settings().retry.attempts);
         loop {
             let before = length(partial);
             match self.fill_once(partial) {
                 Ok(()) => return Ok(()),
                 Err(failure) => {
                     if length(partial) >= before.saturating_add(ENOUGH) {
-                        tries.progress();
+                        attempts.progress();
                     }
-                    tries.wait(failure, self.client.settings().token.is_some())?;
+                    attempts.wait(failure, self.client.settings().token.is_some())?;
                 }
             }
         }

@@ -37,7 +37,7 @@ pub(crate) struct Client {
 #[derive(Debug)]
 pub(crate) struct Answer {
     /// What the hub says of the file.
-    pub(crate) facts: Facts,
+    pub(crate) metadata: FileMetadata,
     /// Who answered.
     pub(crate) host: String,
     /// Whether that is the hub itself, and not a store of bytes that it sends to.
@@ -48,7 +48,7 @@ pub(crate) struct Answer {
 
 /// What the hub says of a file in the headers of its answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Facts {
+pub(crate) struct FileMetadata {
     /// Commit that it belongs to.
     pub(crate) commit: Option<String>,
     /// Entity tag: a hash of the bytes.
@@ -63,7 +63,7 @@ impl Client {
     /// # Errors
     /// [`Error::Setting`] where the certificates that the environment names cannot be read.
     pub(crate) fn new(settings: Settings) -> Result<Self, Error> {
-        let patience = settings.patience;
+        let retry = settings.retry;
         // What this machine trusts (SSL_CERT_FILE, SSL_CERT_DIR, its own store), or what Mozilla does where that is nothing.
         let found = rustls_native_certs::load_native_certs();
         let own = found.certs;
@@ -90,11 +90,11 @@ impl Client {
             .max_redirects(0)
             .user_agent(concat!("dino/", env!("CARGO_PKG_VERSION")))
             .tls_config(TlsConfig::builder().root_certs(roots).build())
-            .timeout_resolve(Some(patience.connect))
-            .timeout_connect(Some(patience.connect))
-            .timeout_send_request(Some(patience.silence))
-            .timeout_recv_response(Some(patience.silence))
-            .timeout_per_read(Some(patience.silence))
+            .timeout_resolve(Some(retry.connect_timeout))
+            .timeout_connect(Some(retry.connect_timeout))
+            .timeout_send_request(Some(retry.read_timeout))
+            .timeout_recv_response(Some(retry.read_timeout))
+            .timeout_per_read(Some(retry.read_timeout))
             .build();
         Ok(Self { agent: config.new_agent(), settings })
     }
@@ -122,21 +122,21 @@ impl Client {
         self.settings.endpoint.as_str().trim_end_matches('/')
     }
 
-    /// Asks once. The body begins at byte `from`, where whoever answers can do that.
+    /// Asks once. The body begins at byte `from`, where the server supports ranges.
     pub(crate) fn ask(&self, method: &Method, url: &Url, from: u64) -> Result<Answer, Failure> {
         let mut url = url.clone();
-        let mut facts = Facts::default();
+        let mut metadata = FileMetadata::default();
         for _ in 0..=REDIRECTS {
             let response = self.ask_one(method, &url, from)?;
             let own = self.is_hub(&url);
             if own {
-                facts.take(&response);
+                metadata.take(&response);
             }
             let host = url.host_str().unwrap_or_default().to_owned();
-            let Some(next) = redirect(&url, &response)? else { return Ok(Answer { facts, host, from_hub: own, response }) };
+            let Some(next) = redirect(&url, &response)? else { return Ok(Answer { metadata, host, from_hub: own, response }) };
             // Another host knows no more of the file; the hub's own answer has said it.
             if method == Method::HEAD && !self.is_hub(&next) {
-                return Ok(Answer { facts, host, from_hub: own, response });
+                return Ok(Answer { metadata, host, from_hub: own, response });
             }
             if next.scheme() != "https" && self.settings.endpoint.scheme() == "https" {
                 let reason = "the hub is asked by https, and that address is not";
@@ -168,7 +168,7 @@ impl Client {
 
     fn failed(&self, url: &Url, error: &ureq::Error) -> Failure {
         let host = url.host_str().unwrap_or_default().to_owned();
-        let silence = self.settings.patience.silence.as_secs();
+        let seconds = self.settings.retry.read_timeout.as_secs();
         let reason = match error {
             ureq::Error::Tls(_) | ureq::Error::Rustls(_) => return Error::Tls { host, reason: error.to_string() }.into(),
             ureq::Error::Io(io) if io.to_string().contains("certificate") => return Error::Tls { host, reason: io.to_string() }.into(),
@@ -176,7 +176,7 @@ impl Client {
                 return Error::Protocol { url: bare(url), reason: error.to_string() }.into();
             }
             ureq::Error::HostNotFound => "its name is not known".to_owned(),
-            ureq::Error::Timeout(_) => format!("nothing came for {silence} s"),
+            ureq::Error::Timeout(_) => format!("nothing came for {seconds} s"),
             other => other.to_string(),
         };
         Failure::Passing { host, reason, status: None, wait: None }
@@ -184,7 +184,7 @@ impl Client {
 
     /// What an answer that is no success means; `file` is what was asked for of the repository.
     pub(crate) fn refusal(&self, answer: Answer, name: &Name, file: Option<&str>) -> Failure {
-        let Answer { facts: _, host, from_hub, response } = answer;
+        let Answer { metadata: _, host, from_hub, response } = answer;
         let status = response.status();
         let headers = response.headers().clone();
         let passing =
@@ -240,7 +240,7 @@ impl Client {
     }
 }
 
-impl Facts {
+impl FileMetadata {
     fn take(&mut self, response: &Response<Body>) {
         let headers = response.headers();
         if let Some(commit) = text(headers, COMMIT) {

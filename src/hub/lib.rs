@@ -36,7 +36,7 @@ pub use choose::Want;
 pub use error::Error;
 pub use location::{Found, Location};
 pub use name::{Name, SCHEME};
-pub use settings::{ENDPOINT, Patience, Settings, Token};
+pub use settings::{ENDPOINT, RetryPolicy, Settings, Token};
 
 use api::{Info, Remote};
 use cache::Repository;
@@ -96,9 +96,9 @@ impl Hub {
         {
             return Ok(held.clone());
         }
-        // With something to go on with, a hub that is away is not waited for.
-        let tries = if held.is_ok() { 1 } else { settings.patience.tries };
-        let fetched = self.client.info(name, tries).and_then(|info| self.bring(&repository, name, want, &info));
+        // Where the cache has a copy, a hub that does not answer is asked once.
+        let attempts = if held.is_ok() { 1 } else { settings.retry.attempts };
+        let fetched = self.client.info(name, attempts).and_then(|info| self.bring(&repository, name, want, &info));
         match (fetched, held) {
             (Err(error), Ok(held)) if error.leaves_the_cache() => {
                 tracing::warn!("{error}. {} is taken from the cache, as it was fetched earlier", held.name);
@@ -153,16 +153,16 @@ impl Hub {
             return Ok(remote.clone());
         }
         let nonsense = |reason: &str| Error::Protocol { url: format!("{at}/{file}"), reason: reason.to_owned() };
-        let facts = self.client.facts(at, file)?;
-        if facts.commit.is_some_and(|commit| commit != at.revision()) {
+        let metadata = self.client.metadata(at, file)?;
+        if metadata.commit.is_some_and(|commit| commit != at.revision()) {
             return Err(nonsense("it answers with another commit"));
         }
-        let etag = facts.etag.ok_or_else(|| nonsense("it names no ETag"))?;
+        let etag = metadata.etag.ok_or_else(|| nonsense("it names no ETag"))?;
         let plain = |letter: u8| letter.is_ascii_alphanumeric() || b"-_.".contains(&letter);
         if etag.is_empty() || etag.len() > 128 || etag.starts_with('.') || !etag.bytes().all(plain) {
             return Err(nonsense("its ETag is no hash"));
         }
-        Ok(Remote { size: remote.size.or(facts.size), hash: Hash::of_etag(&etag), etag: Some(etag) })
+        Ok(Remote { size: remote.size.or(metadata.size), hash: Hash::of_etag(&etag), etag: Some(etag) })
     }
 }
 

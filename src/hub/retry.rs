@@ -1,4 +1,4 @@
-//! What is tried again, and when.
+//! Which failed requests are tried again, and when.
 
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -6,14 +6,14 @@ use std::time::{Duration, SystemTime};
 use ureq::http::HeaderMap;
 
 use crate::Error;
-use crate::settings::Patience;
+use crate::settings::RetryPolicy;
 
-/// How one try failed.
+/// How one attempt failed.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// The next try may succeed.
+    /// The next attempt may succeed.
     Passing {
-        /// Who failed.
+        /// Host that failed.
         host: String,
         /// How.
         reason: String,
@@ -22,7 +22,7 @@ pub(crate) enum Failure {
         /// How long it asks to wait.
         wait: Option<Duration>,
     },
-    /// The next try fails as well.
+    /// The next attempt would fail as well.
     Final(Error),
 }
 
@@ -38,37 +38,37 @@ impl From<std::io::Error> for Failure {
     }
 }
 
-/// The tries of one request.
+/// The attempts of one request.
 #[derive(Debug)]
-pub(crate) struct Tries<'a> {
-    patience: &'a Patience,
+pub(crate) struct Attempts<'a> {
+    policy: &'a RetryPolicy,
     /// In words, what is requested.
     what: String,
     most: u32,
     made: u32,
 }
 
-impl<'a> Tries<'a> {
+impl<'a> Attempts<'a> {
     /// Of what `what` says, at most `most` without progress.
-    pub(crate) fn new(patience: &'a Patience, what: String, most: u32) -> Self {
-        Self { patience, what, most, made: 0 }
+    pub(crate) fn new(policy: &'a RetryPolicy, what: String, most: u32) -> Self {
+        Self { policy, what, most, made: 0 }
     }
 
-    /// The last try brought something: as many are left as at first.
+    /// The last attempt brought more of a file: as many are left as at first.
     pub(crate) fn progress(&mut self) {
         self.made = 0;
     }
 
-    /// Waits for the next try, or says why there is none.
+    /// Waits for the next attempt, or says why there is none.
     pub(crate) fn wait(&mut self, failure: Failure, with_token: bool) -> Result<(), Error> {
         let (host, reason, status, asked) = match failure {
             Failure::Final(error) => return Err(error),
             Failure::Passing { host, reason, status, wait } => (host, reason, status, wait),
         };
         self.made += 1;
-        let longest = self.patience.longest;
-        let patience = asked.is_none_or(|asked| asked <= longest);
-        if self.made >= self.most || !patience {
+        let longest = self.policy.max_backoff;
+        let may_wait = asked.is_none_or(|asked| asked <= longest);
+        if self.made >= self.most || !may_wait {
             return Err(match status {
                 None => Error::Unreachable { host, reason, name: self.what.clone() },
                 Some(status) => {
@@ -78,7 +78,7 @@ impl<'a> Tries<'a> {
                 }
             });
         }
-        let pause = self.patience.pause.saturating_mul(1 << (self.made - 1).min(16)).max(asked.unwrap_or_default()).min(longest);
+        let pause = self.policy.backoff.saturating_mul(1 << (self.made - 1).min(16)).max(asked.unwrap_or_default()).min(longest);
         tracing::warn!("{host}: {reason}; {} is tried again in {:.1} s", self.what, pause.as_secs_f32());
         thread::sleep(pause);
         Ok(())
@@ -104,9 +104,9 @@ mod tests {
 
     use ureq::http::HeaderMap;
 
-    use super::{Failure, Tries, asked_wait};
+    use super::{Attempts, Failure, asked_wait};
     use crate::Error;
-    use crate::settings::Patience;
+    use crate::settings::RetryPolicy;
 
     #[test]
     fn answers_say_how_long_to_wait() {
@@ -122,17 +122,17 @@ mod tests {
     }
 
     #[test]
-    fn tries_end_without_progress() {
-        let patience = Patience { pause: Duration::ZERO, ..Patience::default() };
+    fn attempts_end_without_progress() {
+        let policy = RetryPolicy { backoff: Duration::ZERO, ..RetryPolicy::default() };
         let failure = |status, wait| Failure::Passing { host: "h".into(), reason: "r".into(), status, wait };
-        let mut tries = Tries::new(&patience, "w".into(), 3);
-        tries.wait(failure(None, None), false).unwrap();
-        tries.wait(failure(None, None), false).unwrap();
-        tries.progress();
-        tries.wait(failure(None, None), false).unwrap();
-        tries.wait(failure(None, None), false).unwrap();
-        assert!(matches!(tries.wait(failure(None, None), false), Err(Error::Unreachable { .. })));
-        let long = Tries::new(&patience, "w".into(), 3).wait(failure(Some(429), Some(Duration::from_hours(1))), false);
+        let mut attempts = Attempts::new(&policy, "w".into(), 3);
+        attempts.wait(failure(None, None), false).unwrap();
+        attempts.wait(failure(None, None), false).unwrap();
+        attempts.progress();
+        attempts.wait(failure(None, None), false).unwrap();
+        attempts.wait(failure(None, None), false).unwrap();
+        assert!(matches!(attempts.wait(failure(None, None), false), Err(Error::Unreachable { .. })));
+        let long = Attempts::new(&policy, "w".into(), 3).wait(failure(Some(429), Some(Duration::from_hours(1))), false);
         let text = long.unwrap_err().to_string();
         assert!(text.contains("429") && text.contains("wait 3600 s") && text.contains("HF_TOKEN"), "{text}");
     }

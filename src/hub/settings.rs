@@ -13,8 +13,8 @@ use crate::Error;
 
 /// The hub that is asked where `HF_ENDPOINT` names no other.
 pub const ENDPOINT: &str = "https://huggingface.co";
-/// Seconds without a byte after which an answer is given up, where `HF_HUB_DOWNLOAD_TIMEOUT` says nothing.
-const SILENCE: u64 = 10;
+/// Seconds without a byte after which an attempt fails, where `HF_HUB_DOWNLOAD_TIMEOUT` says nothing.
+const READ_TIMEOUT: u64 = 10;
 /// Bytes of a token's file; real ones have about forty.
 const MOST_TOKEN: usize = 4096;
 
@@ -31,33 +31,33 @@ pub struct Settings {
     pub offline: bool,
     /// Whether bars on a terminal show how far a file is: not with `HF_HUB_DISABLE_PROGRESS_BARS`.
     pub bars: bool,
-    /// How long is waited, and how often is tried.
-    pub patience: Patience,
+    /// Timeouts and retries.
+    pub retry: RetryPolicy,
 }
 
-/// How long is waited, and how often is tried.
+/// Timeouts of one attempt, and when a request is tried again.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
-    /// For a connection.
-    pub connect: Duration,
-    /// For the next bytes of an answer: `HF_HUB_DOWNLOAD_TIMEOUT`.
-    pub silence: Duration,
-    /// Tries of one request. Those that brought more of a file are not counted.
-    pub tries: u32,
-    /// Before the second try; twice as long before each further one.
-    pub pause: Duration,
-    /// At most before any try, whatever the hub asks for.
-    pub longest: Duration,
+pub struct RetryPolicy {
+    /// Longest wait for a connection.
+    pub connect_timeout: Duration,
+    /// Longest wait for the next bytes of an answer: `HF_HUB_DOWNLOAD_TIMEOUT`.
+    pub read_timeout: Duration,
+    /// Attempts of one request. Those that brought more of a file are not counted.
+    pub attempts: u32,
+    /// Pause before the second attempt; twice as long before each further one.
+    pub backoff: Duration,
+    /// Longest pause before an attempt, whatever the hub asks for.
+    pub max_backoff: Duration,
 }
 
-impl Default for Patience {
+impl Default for RetryPolicy {
     fn default() -> Self {
         Self {
-            connect: Duration::from_secs(10),
-            silence: Duration::from_secs(SILENCE),
-            tries: 5,
-            pause: Duration::from_secs(1),
-            longest: Duration::from_mins(1),
+            connect_timeout: Duration::from_secs(10),
+            read_timeout: Duration::from_secs(READ_TIMEOUT),
+            attempts: 5,
+            backoff: Duration::from_secs(1),
+            max_backoff: Duration::from_mins(1),
         }
     }
 }
@@ -109,11 +109,11 @@ impl Settings {
             let caches = path("XDG_CACHE_HOME").unwrap_or_else(|| PathBuf::from(expand("~/.cache", &var)));
             caches.join("huggingface")
         });
-        let mut patience = Patience::default();
+        let mut retry = RetryPolicy::default();
         if let Some(seconds) = var("HF_HUB_DOWNLOAD_TIMEOUT") {
             let seconds = seconds.trim().parse().ok().filter(|seconds| (1..=3600).contains(seconds));
             let wrong = || setting("HF_HUB_DOWNLOAD_TIMEOUT", "is no whole number of seconds from 1 to 3600");
-            patience.silence = Duration::from_secs(seconds.ok_or_else(wrong)?);
+            retry.read_timeout = Duration::from_secs(seconds.ok_or_else(wrong)?);
         }
         Ok(Self {
             endpoint: endpoint(&var("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT.to_owned()))?,
@@ -121,7 +121,7 @@ impl Settings {
             cache: path("HF_HUB_CACHE").or_else(|| path("HUGGINGFACE_HUB_CACHE")).unwrap_or_else(|| home.join("hub")),
             offline: is_set("HF_HUB_OFFLINE") || is_set("TRANSFORMERS_OFFLINE"),
             bars: !is_set("HF_HUB_DISABLE_PROGRESS_BARS"),
-            patience,
+            retry,
         })
     }
 }
@@ -238,7 +238,7 @@ mod tests {
         }
         assert!(of(&[home, ("TRANSFORMERS_OFFLINE", "1")]).unwrap().offline);
         assert!(!of(&[home, ("HF_HUB_DISABLE_PROGRESS_BARS", "1")]).unwrap().bars);
-        assert_eq!(of(&[home, ("HF_HUB_DOWNLOAD_TIMEOUT", "3")]).unwrap().patience.silence, Duration::from_secs(3));
+        assert_eq!(of(&[home, ("HF_HUB_DOWNLOAD_TIMEOUT", "3")]).unwrap().retry.read_timeout, Duration::from_secs(3));
         assert!(of(&[home, ("HF_HUB_DOWNLOAD_TIMEOUT", "soon")]).unwrap_err().to_string().contains("HF_HUB_DOWNLOAD_TIMEOUT"));
     }
 

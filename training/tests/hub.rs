@@ -86,7 +86,7 @@ fn files_are_named_where_there_are_several() {
 fn two_programs_at_once_fetch_once() {
     let (hub, work) = (LoopbackHub::start(), tempfile::tempdir().unwrap());
     hub.put("o/n", repository("hf-dinov2"));
-    // The first one breaks off: whoever of the two has the lock goes on, and the other waits.
+    // The first download breaks off: the process that holds the lock continues it, and the other waits.
     hub.fail("/blobs/", 1, Fault::BreakOff(1000));
     let out = |name: &str| work.path().join(name).display().to_string();
     let both = ["a", "b"].map(|name| start(&hub, work.path(), &["export", "--checkpoint", "hf://o/n", "--out", &out(name)]));

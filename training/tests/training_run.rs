@@ -68,7 +68,7 @@ fn a_run_never_starts_anew_over_checkpoints_that_it_cannot_read() {
 }
 
 #[test]
-fn other_pictures_are_refused_and_a_torn_log_is_mended() {
+fn other_pictures_are_refused_and_a_torn_log_is_repaired() {
     let folder = tempfile::tempdir().unwrap();
     let (data, out) = (folder.path().join("data"), folder.path().join("run"));
     pictures(&data, 8);

@@ -32,19 +32,19 @@ const MAX_POINTS: usize = 3000;
 /// Memory of the maps that are kept, in bytes: labels may make one of them large.
 const MAX_CACHED: usize = 64 << 20;
 
-/// The maps that were made, and the one thread that makes them: a map takes a core for seconds, which pictures shall not wait for.
-pub(crate) struct Maps {
+/// Makes maps on a thread of its own and caches them. A map takes a core for seconds: on the pool, pictures would wait for it.
+pub(crate) struct MapBuilder {
     thread: Pool,
     cache: Mutex<MapCache>,
 }
 
-impl Default for Maps {
+impl Default for MapBuilder {
     fn default() -> Self {
         Self { thread: Pool::new(1), cache: Mutex::new(MapCache::new(MAX_CACHED)) }
     }
 }
 
-impl Maps {
+impl MapBuilder {
     /// The map that was made of just what the collection holds.
     fn find(&self, collection: &dyn Collection, points: usize) -> Result<Option<Arc<Map>>, Error> {
         let now = collection.version()?;
@@ -123,7 +123,7 @@ pub(super) async fn handle(
 }
 
 /// Makes a map and keeps it.
-fn make(maps: &Maps, collection: &dyn Collection, points: usize) -> Result<Arc<Map>, Problem> {
+fn make(maps: &MapBuilder, collection: &dyn Collection, points: usize) -> Result<Arc<Map>, Problem> {
     // The request that had the thread before may have made it.
     if let Some(map) = maps.find(collection, points)? {
         return Ok(map);

@@ -24,7 +24,7 @@ use axum::{extract::State, response::NoContent};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub(super) use self::{map::Maps, transfer::Transfers};
+pub(super) use self::{map::MapBuilder, transfer::Transfers};
 use super::{
     App,
     answer::Encoder,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use dino_hub::{Error, Fetched, Hub, Name, Patience, Settings, Want};
+use dino_hub::{Error, Fetched, Hub, Name, RetryPolicy, Settings, Want};
 use loopback_hub::{Access, Fault, LoopbackHub, Repository, STRANGER, Seen, TOKEN};
 use serde_json::json;
 use tempfile::TempDir;
@@ -42,7 +42,7 @@ impl House {
         let given = |name: &str| vars.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
         let var = |name: &str| given(name).or_else(|| own.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone()));
         let mut settings = Settings::from_vars(var).unwrap();
-        settings.patience = Patience { pause: Duration::from_millis(1), silence: Duration::from_secs(1), ..settings.patience };
+        settings.retry = RetryPolicy { backoff: Duration::from_millis(1), read_timeout: Duration::from_secs(1), ..settings.retry };
         settings
     }
 
@@ -465,7 +465,7 @@ fn two_at_once_fetch_once() {
             assert!(same(&model.path.join("model.safetensors"), &weights(0)));
         }
     });
-    // One request and, after the silence, the rest: the other thread waited.
+    // One request and, after the timeout, the rest: the other thread waited.
     let ranges: Vec<_> = house.hub.seen().into_iter().filter(|seen| seen.store).map(|seen| seen.range).collect();
     assert_eq!(ranges, [None, Some("bytes=300000-".to_owned())]);
 }

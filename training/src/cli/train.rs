@@ -126,7 +126,7 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
         rayon::ThreadPoolBuilder::new().num_threads((cores / neighbours).max(1)).build_global()?;
     }
     let device = crate::device::open(&args.device)?;
-    let patience = minutes(args.exchange_minutes, "--exchange-minutes")?;
+    let exchange_timeout = minutes(args.exchange_minutes, "--exchange-minutes")?;
     let options = Options {
         data: args.data.clone(),
         out: args.out.clone(),
@@ -143,7 +143,7 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
             pictures_every: args.pictures_every,
             watch: args.watch.clone(),
         },
-        exchange: exchange::from_environment(&device, patience)?,
+        exchange: exchange::from_environment(&device, exchange_timeout)?,
         device,
         collapse_steps: args.collapse_steps,
         stop,

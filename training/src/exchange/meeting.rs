@@ -182,14 +182,14 @@ fn call(place: &Place, listener: &TcpListener, master: SocketAddr, deadline: Ins
     Ok(SocketAddr::new(ip.to_ipv4_mapped().map_or(ip.into(), IpAddr::from), port as u16))
 }
 
-/// Who has connected, as it says.
+/// What a process that connects says of itself.
 struct Caller {
     world: usize,
     rank: usize,
     port: u16,
 }
 
-/// The next one who connects and says who it is; none at the deadline. Anyone else is sent away.
+/// The next connection of a process of this run; `None` at the deadline. Other connections are closed.
 fn accept(listener: &TcpListener, deadline: Instant) -> Option<(TcpStream, Caller)> {
     while Instant::now() < deadline {
         let Ok((mut stream, from)) = listener.accept() else {

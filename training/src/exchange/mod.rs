@@ -16,7 +16,7 @@ use std::time::Duration;
 use candle_core::{Device, Tensor};
 pub use meeting::Place;
 
-/// How long a process waits for another before it gives it up for lost: as long as a checkpoint or a slow disk may take.
+/// How long a process waits for another before the run ends with an error. Checkpoints on slow disks take minutes.
 pub const TIMEOUT: Duration = Duration::from_mins(10);
 
 /// Sums and copies over all processes of a run. All of them make the same calls in the same order.

@@ -157,7 +157,7 @@ fn column_width() -> u32 {
     14 + NAME as u32 * draw::LETTER + MARGIN
 }
 
-/// Text as it may stand in XML.
+/// Text with the characters escaped that XML reserves.
 pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

@@ -474,7 +474,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// Stands in for a call: dictionaries become dictionaries, everything else stays an opaque object.
+    /// The value of a call, which is not made: dictionaries become dictionaries, everything else an opaque object.
     fn call(&mut self, class: Id, args: Id) {
         let value = match self.heap.global(class) {
             Some(("collections", "OrderedDict" | "defaultdict")) => Value::Dict(Vec::new()),

@@ -6,7 +6,7 @@
 use super::super::Error;
 use super::super::scope::Scope;
 use super::super::spec::{Activation, Backbone, Block, Interpolation, Linear, Mlp, Positions, Vit};
-use super::{Facts, Read, is_harmless, prefix, rotary_quarter, split_table};
+use super::{Hints, Read, is_harmless, prefix, rotary_quarter, split_table};
 
 /// What sets one of these layouts apart.
 struct Dialect {
@@ -35,8 +35,8 @@ const DINOV3: Dialect = Dialect { layout: "dinov3-pth", architecture: "dinov3-vi
 const TIMM: Dialect = Dialect { layout: "timm-dino", interpolation: Interpolation::Antialias, ..DINO };
 const TIMM_V3: Dialect = Dialect { layout: "timm-dinov3", registers: "reg_token", scales: ["gamma_1", "gamma_2"], ..DINOV3 };
 
-fn dialect(scope: &Scope, facts: &Facts) -> Dialect {
-    let timm = facts.config.is_some_and(|config| config["architecture"].is_string());
+fn dialect(scope: &Scope, hints: &Hints) -> Dialect {
+    let timm = hints.config.is_some_and(|config| config["architecture"].is_string());
     if !scope.has("pos_embed") {
         return if scope.has("reg_token") { TIMM_V3 } else { DINOV3 };
     }
@@ -58,8 +58,8 @@ fn dialect(scope: &Scope, facts: &Facts) -> Dialect {
     }
 }
 
-pub(super) fn read(mut scope: Scope, facts: &Facts) -> Result<Read, Error> {
-    let dialect = dialect(&scope, facts);
+pub(super) fn read(mut scope: Scope, hints: &Hints) -> Result<Read, Error> {
+    let dialect = dialect(&scope, hints);
     if scope.has_any("cls_norm.") {
         return Err(Error::Unsupported("DINOv3 with a norm of its own for CLS (cls_norm) is not supported".to_owned()));
     }
@@ -68,7 +68,7 @@ pub(super) fn read(mut scope: Scope, facts: &Facts) -> Result<Read, Error> {
         return Err(Error::Unsupported(format!("the backbone takes {channels} channels; only RGB is supported")));
     }
     let mut notes = Vec::new();
-    let heads = facts.heads(dim, &mut notes)?;
+    let heads = hints.heads(dim, &mut notes)?;
     let patch = Linear {
         weight: scope.take("patch_embed.proj.weight", &[dim, 3, patch_size, patch_size]),
         bias: Some(scope.take("patch_embed.proj.bias", &[dim]).data),
@@ -88,7 +88,7 @@ pub(super) fn read(mut scope: Scope, facts: &Facts) -> Result<Read, Error> {
     } else {
         (prefix(&cls, &[], registers, dim), Positions::Rotary { periods: periods(&mut scope, rotary_quarter(dim, heads)?) })
     };
-    let depth = scope.count("blocks", facts.depth(dim).or(Some(1)));
+    let depth = scope.count("blocks", hints.depth(dim).or(Some(1)));
     let blocks = (0..depth).map(|index| block(&mut scope, &format!("blocks.{index}"), dim, &dialect)).collect();
     let norm = scope.norm("norm", dim);
     let mut report = scope.finish(dialect.layout, is_harmless)?;

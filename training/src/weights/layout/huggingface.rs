@@ -4,7 +4,7 @@ use super::super::Error;
 use super::super::scope::Scope;
 use super::super::spec::{Activation, Backbone, Block, Interpolation, Linear, Mlp, Positions, Vit};
 use super::fused::rotary_periods;
-use super::{Facts, Read, is_harmless, prefix, rotary_quarter, split_table};
+use super::{Hints, Read, is_harmless, prefix, rotary_quarter, split_table};
 
 /// Names inside a block, and what depends on the model beside them.
 struct Dialect {
@@ -59,10 +59,10 @@ const DINOV3: Dialect = Dialect {
 const PROJECTIONS: [&str; 4] = ["attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj"];
 
 /// ViT and DINOv2, under the names of `save_pretrained` or those of a `state_dict` of transformers 5.
-pub(super) fn read(scope: Scope, facts: &Facts) -> Result<Read, Error> {
+pub(super) fn read(scope: Scope, hints: &Hints) -> Result<Read, Error> {
     if scope.has_any("layers.0.layernorm_before") {
         let dialect = Dialect { list: "layers", attention: PROJECTIONS, mlp: DINOV2.mlp, ..VIT };
-        return build(scope, facts, &dialect);
+        return build(scope, hints, &dialect);
     }
     let dialect = if scope.has_any("encoder.layer.0.layernorm_before") {
         VIT
@@ -73,26 +73,26 @@ pub(super) fn read(scope: Scope, facts: &Facts) -> Result<Read, Error> {
     };
     let renamed = scope.has_any("encoder.layer.0.attention.q_proj.");
     let dialect = if renamed { Dialect { attention: PROJECTIONS, ..dialect } } else { dialect };
-    build(scope, facts, &dialect)
+    build(scope, hints, &dialect)
 }
 
 /// DINOv3.
-pub(super) fn read_v3(scope: Scope, facts: &Facts) -> Result<Read, Error> {
+pub(super) fn read_v3(scope: Scope, hints: &Hints) -> Result<Read, Error> {
     let list = if scope.has_any("model.layer.") { "model.layer" } else { DINOV3.list };
-    build(scope, facts, &Dialect { list, ..DINOV3 })
+    build(scope, hints, &Dialect { list, ..DINOV3 })
 }
 
-fn build(mut scope: Scope, facts: &Facts, dialect: &Dialect) -> Result<Read, Error> {
+fn build(mut scope: Scope, hints: &Hints, dialect: &Dialect) -> Result<Read, Error> {
     let [dim, channels, patch_size, _] = scope.dims(&format!("{}.weight", dialect.patches));
     if channels != 3 && channels != 0 {
         return Err(Error::Unsupported(format!("the backbone takes {channels} channels; only RGB is supported")));
     }
     let mut notes = Vec::new();
-    if !facts.config_fits(dim) {
+    if !hints.config_fits(dim) {
         notes.push("there is no config.json beside the weights that fits them; the values of the public releases are used".to_owned());
     }
-    let heads = facts.heads(dim, &mut notes)?;
-    let activation = activation(facts)?;
+    let heads = hints.heads(dim, &mut notes)?;
+    let activation = activation(hints)?;
     let patch = Linear {
         weight: scope.take(&format!("{}.weight", dialect.patches), &[dim, 3, patch_size, patch_size]),
         bias: Some(scope.take(&format!("{}.bias", dialect.patches), &[dim]).data),
@@ -106,26 +106,26 @@ fn build(mut scope: Scope, facts: &Facts, dialect: &Dialect) -> Result<Read, Err
         _ => None,
     };
     let (prefix, positions) = if dialect.layout == DINOV3.layout {
-        let base = facts.config_float("rope_theta").unwrap_or(100.0);
+        let base = hints.config_float("rope_theta").unwrap_or(100.0);
         (prefix(&cls, &[], registers, dim), Positions::Rotary { periods: rotary_periods(base, rotary_quarter(dim, heads)?) })
     } else {
         let (cls_position, table) = split_table(&mut scope, "embeddings.position_embeddings", true, dim);
         let positions = Positions::Learned { table, interpolation: dialect.interpolation };
         (prefix(&cls, &cls_position, registers, dim), positions)
     };
-    let depth = scope.count(dialect.list, facts.depth(dim).or(Some(1)));
+    let depth = scope.count(dialect.list, hints.depth(dim).or(Some(1)));
     let blocks = (0..depth).map(|index| block(&mut scope, &format!("{}.{index}", dialect.list), dim, activation, dialect));
     let blocks = blocks.collect();
     let norm = scope.norm(dialect.norm, dim);
     let mut report = scope.finish(dialect.layout, is_harmless)?;
     report.notes = notes;
-    let eps = facts.config_float("layer_norm_eps").unwrap_or(dialect.eps) as f32;
+    let eps = hints.config_float("layer_norm_eps").unwrap_or(dialect.eps) as f32;
     let vit = Vit { patch_size, dim, heads, eps, patch, prefix, positions, blocks, norm };
     Ok(Read { backbone: Backbone::Vit(vit), layout: dialect.layout, architecture: dialect.architecture, transform: None, report })
 }
 
-fn activation(facts: &Facts) -> Result<Option<Activation>, Error> {
-    match facts.config.and_then(|config| config["hidden_act"].as_str()) {
+fn activation(hints: &Hints) -> Result<Option<Activation>, Error> {
+    match hints.config.and_then(|config| config["hidden_act"].as_str()) {
         None => Ok(None),
         Some("gelu") => Ok(Some(Activation::Gelu)),
         Some("silu" | "swish") => Ok(Some(Activation::Silu)),

@@ -63,17 +63,17 @@ pub(super) fn read(store: &Store, config: Option<&Json>, options: &Options) -> R
         config::check(config, names)?;
     }
     let scope = Scope::new(store, &root, &options.ignore)?;
-    let facts = Facts::gather(store, config, options)?;
+    let hints = Hints::gather(store, config, options)?;
     let mut read = match names {
-        Names::Fused => fused::read(scope, &facts),
-        Names::HuggingFace => huggingface::read(scope, &facts),
-        Names::HuggingFaceV3 => huggingface::read_v3(scope, &facts),
+        Names::Fused => fused::read(scope, &hints),
+        Names::HuggingFace => huggingface::read(scope, &hints),
+        Names::HuggingFaceV3 => huggingface::read_v3(scope, &hints),
         Names::Resnet => resnet::read(scope),
         Names::Refused(name) => Err(Error::Unsupported(format!(
             "this is a checkpoint of {name}, which is not supported: only vision transformers and ResNets are"
         ))),
     }?;
-    read.transform = facts.transform;
+    read.transform = hints.transform;
     read.report.notes.splice(0..0, notes);
     Ok(read)
 }
@@ -97,9 +97,9 @@ pub(super) fn resnet_tensors(store: &Store, key: Option<Key>) -> Result<Option<B
     if broken.is_empty() { Ok(Some(tensors)) } else { Err(Error::NotFinite(broken)) }
 }
 
-/// What is known beside the tensors: the user's word, `config.json`, this project's metadata, DINO's arguments.
+/// What is known beside the tensors, from flags, `config.json`, the checkpoint's metadata and the arguments of DINO's script.
 #[derive(Default)]
-pub(super) struct Facts<'a> {
+pub(super) struct Hints<'a> {
     config: Option<&'a Json>,
     heads: Option<usize>,
     /// (dim, depth, heads) as the checkpoint itself says them.
@@ -107,29 +107,29 @@ pub(super) struct Facts<'a> {
     transform: Option<Transform>,
 }
 
-impl<'a> Facts<'a> {
+impl<'a> Hints<'a> {
     fn gather(store: &Store, config: Option<&'a Json>, options: &Options) -> Result<Self, Error> {
-        let mut facts = Self { config, heads: options.heads, ..Self::default() };
+        let mut hints = Self { config, heads: options.heads, ..Self::default() };
         if let Some(text) = store.scalar("dino").and_then(Json::as_str) {
             let damaged = |reason: String| Error::Damaged { file: store.files()[0].clone(), reason };
             let json: Json = serde_json::from_str(text).map_err(|error| damaged(format!("its metadata: {error}")))?;
             let number = |key: &str| json[key].as_u64().map(|value| value as usize);
             if let (Some(dim), Some(depth), Some(heads)) = (number("dim"), number("depth"), number("heads")) {
-                facts.own.push((dim, depth, heads));
+                hints.own.push((dim, depth, heads));
             }
             if !json["transform"].is_null() {
                 let transform = serde_json::from_value(json["transform"].clone());
-                facts.transform = Some(transform.map_err(|error| damaged(format!("its transform: {error}")))?);
+                hints.transform = Some(transform.map_err(|error| damaged(format!("its transform: {error}")))?);
             }
         }
         // The arguments of DINO's training script. Its architectures always have twelve blocks.
         match store.scalar("args.arch").and_then(Json::as_str) {
-            Some("vit_tiny") => facts.own.push((192, 12, 3)),
-            Some("vit_small") => facts.own.push((384, 12, 6)),
-            Some("vit_base") => facts.own.push((768, 12, 12)),
+            Some("vit_tiny") => hints.own.push((192, 12, 3)),
+            Some("vit_small") => hints.own.push((384, 12, 6)),
+            Some("vit_base") => hints.own.push((768, 12, 12)),
             _ => {}
         }
-        Ok(facts)
+        Ok(hints)
     }
 
     /// A number of `config.json`.
@@ -155,7 +155,7 @@ impl<'a> Facts<'a> {
         self.own.iter().find(|own| own.0 == dim).map(|own| own.1)
     }
 
-    /// Attention heads of a network of width `dim`: the user's word, the configuration's if it fits the tensors, else
+    /// Attention heads of a network of width `dim`: that of --heads, that of the configuration where it fits the tensors, else
     /// one for each 64 channels, as in every public release.
     fn heads(&self, dim: usize, notes: &mut Vec<String>) -> Result<usize, Error> {
         // The scope has noted that the width is unknown, and its error says more.
