@@ -23,7 +23,7 @@ pub struct ServeArgs {
     pub http: http::Options,
     /// The collections.
     #[command(flatten)]
-    pub collections: index::Location,
+    pub collections: index::Options,
     /// Pictures from other hosts.
     #[command(flatten)]
     pub urls: fetch::Options,
@@ -78,7 +78,7 @@ impl ServeArgs {
         if delay >= timeout {
             return Err(ConfigError::DelayTooLong { delay, timeout });
         }
-        self.collections.index.as_ref().map_or(Ok(()), IndexUrl::check)?;
+        self.collections.store.index.as_ref().map_or(Ok(()), IndexUrl::check)?;
         Ok(())
     }
 }

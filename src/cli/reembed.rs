@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use dino_hub::Location;
 use dino_server::index::snapshot::{self, Header};
-use dino_server::index::{CollectionName, IndexUrl, ModelTag, NewItem, OnExisting, Spec, checksum};
+use dino_server::index::{CollectionName, IndexUrl, ModelTag, NewItem, OnExisting, Spec, StoreOptions, checksum};
 use dino_vision::bulk::{self, Embedder, Worker, Workload, names, tree};
 use dino_vision::embedding::Pooling;
 use dino_vision::model::{Device, Precision, SessionOptions};
@@ -72,7 +72,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         println!("wrote {count} items of collection {} to {}", header.name, out.display());
         return Ok(());
     }
-    let store = StoreArgs::new(args.data_dir.clone(), args.index.clone()).open_existing()?;
+    let store = StoreArgs::from(StoreOptions::new(args.data_dir.clone(), args.index.clone())).open_existing()?;
     let old = store.scratch()?;
     for item in snapshot::save(&*store.collection(&args.collection)?, old.path())? {
         anyhow::ensure!(
@@ -154,7 +154,7 @@ fn reembed(args: &Args, header: Header, mut items: Vec<NewItem>) -> anyhow::Resu
 /// Files by the ids that `import` gives them, and by their names as they are, which are ids that others gave.
 fn files(entries: Vec<tree::Entry>) -> HashMap<String, PathBuf> {
     let names: Vec<&str> = entries.iter().map(|entry| entry.id.as_str()).collect();
-    let ids: Vec<String> = names::ids(&names, dino_server::index::MAX_TEXT).into_iter().map(Cow::into_owned).collect();
+    let ids: Vec<String> = names::ids(&names, dino_server::index::MAX_STRING).into_iter().map(Cow::into_owned).collect();
     let composed: Vec<_> = ids.into_iter().zip(&entries).map(|(id, entry)| (id, entry.path.clone())).collect();
     entries.into_iter().map(|entry| (entry.id, entry.path)).chain(composed).collect()
 }

@@ -1,7 +1,7 @@
-//! JSON values that strangers send, read within a bound on the memory that they take.
+//! JSON values of clients, read within a bound on the memory that they take.
 //!
-//! A value takes much more memory than its text: a list of `0,` sixteen times as much, a list of `{"":0}` a hundred times. So what is
-//! read is counted as memory, and reading stops at the bound.
+//! A value takes much more memory than its JSON: a list of `0,` sixteen times as much, a list of `{"":0}` a hundred times. So the memory
+//! of the values is counted while they are read, and reading stops at the bound.
 
 use std::fmt;
 
@@ -14,8 +14,8 @@ const VALUE: usize = 2 * size_of::<Value>();
 const OBJECT: usize = 11 * (size_of::<String>() + size_of::<Value>());
 /// What each further member takes, in nodes that are half full.
 const MEMBER: usize = 2 * (size_of::<String>() + size_of::<Value>());
-/// What a text takes beside its bytes.
-const TEXT: usize = 32;
+/// What a string takes beside its bytes.
+const STRING: usize = 32;
 
 /// Reads one value of any form, in whose objects no name comes twice.
 pub struct Bounded<'a> {
@@ -30,13 +30,13 @@ impl<'a> Bounded<'a> {
     }
 
     fn take<E: Error>(&mut self, bytes: usize) -> Result<(), E> {
-        *self.left = self.left.checked_sub(bytes).ok_or_else(|| E::custom("too many members, values or texts"))?;
+        *self.left = self.left.checked_sub(bytes).ok_or_else(|| E::custom("too many members, values or strings"))?;
         Ok(())
     }
 
-    fn text<E: Error>(&mut self, text: &str) -> Result<String, E> {
-        self.take(text.len() + TEXT)?;
-        Ok(text.to_owned())
+    fn string<E: Error>(&mut self, string: &str) -> Result<String, E> {
+        self.take(string.len() + STRING)?;
+        Ok(string.to_owned())
     }
 }
 
@@ -72,7 +72,7 @@ impl<'de> Visitor<'de> for Bounded<'_> {
     }
 
     fn visit_str<E: Error>(mut self, value: &str) -> Result<Value, E> {
-        self.text(value).map(Value::String)
+        self.string(value).map(Value::String)
     }
 
     fn visit_unit<E: Error>(self) -> Result<Value, E> {
@@ -123,7 +123,7 @@ impl Visitor<'_> for Name<'_> {
     }
 
     fn visit_str<E: Error>(mut self, name: &str) -> Result<String, E> {
-        self.0.text(name)
+        self.0.string(name)
     }
 }
 

@@ -8,10 +8,10 @@
 //!   exists, otherwise the member `b` of its member `a`.
 //! - `eq` and `in` hold where one of an item's labels, or one element of a list in its metadata, is equal. Numbers are
 //!   compared by value: 1 equals 1.0.
-//! - Texts are compared in their composed form (NFC), so that `ü` equals `u` with a mark; ids alone byte by byte, and so are
-//!   names of metadata, and texts inside of a list or an object that is compared as a whole.
-//! - `gt`, `gte`, `lt` and `lte` compare numbers with numbers and texts with texts (by their bytes). Nothing else is
-//!   ordered, so that they fail on it.
+//! - Strings are compared in their composed form (NFC), so that `ü` equals `u` with a mark; ids alone byte by byte, and so are
+//!   names of metadata, and strings inside of a list or an object that is compared as a whole.
+//! - `gt`, `gte`, `lt` and `lte` compare numbers with numbers and strings with strings (by their bytes). They fail on all
+//!   other values, which have no order.
 //! - `exists` asks for a value that is there and not null.
 //! - Without a value no other test holds, so that its `not` does: `{"not": {"field": "metadata.x", "eq": 1}}` holds for items
 //!   that have no `x`, or null.
@@ -29,7 +29,7 @@ use serde_json::{Map, Value};
 use super::Error;
 use super::bounded::Bounded;
 use super::item::{Item, MAX_METADATA};
-use super::values::Values;
+use super::value_set::ValueSet;
 use dino_vision::unicode::nfc;
 
 /// Most conditions of one filter: each is looked at for every item that a search meets.
@@ -70,13 +70,13 @@ pub(super) enum Field {
 #[derive(Clone, Debug)]
 pub(super) enum Test {
     Eq(Value),
-    In(Values),
-    /// The order that is asked for, and what is compared with: a number or a text.
+    In(ValueSet),
+    /// The order that is asked for, and what is compared with: a number or a string.
     Compare(Order, Value),
     Exists(bool),
 }
 
-/// How a value has to lie to the one that it is compared with.
+/// How a value has to compare to the one of the condition.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Order {
     Above,
@@ -125,7 +125,7 @@ impl FromStr for Filter {
 }
 
 impl<'de> Deserialize<'de> for Filter {
-    /// Out of JSON, or out of a text that holds the JSON, as query parameters do.
+    /// From JSON, or from a string that holds the JSON, as in query parameters.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Reader;
 
@@ -214,7 +214,7 @@ impl Node {
     }
 
     fn read_field(members: &Map<String, Value>, at: &str) -> Result<Self, String> {
-        let named = members["field"].as_str().ok_or_else(|| format!("{at}.field: expected a text"))?;
+        let named = members["field"].as_str().ok_or_else(|| format!("{at}.field: expected a string"))?;
         let field = match named {
             "id" => Field::Id,
             "label" => Field::Label,
@@ -230,9 +230,9 @@ impl Node {
         let (Some((name, value)), None) = (tests.next(), tests.next()) else {
             return Err(format!("{at}: a field has exactly one of eq, in, gt, gte, lt, lte, exists (join several with `and`)"));
         };
-        // Nothing that is stored is as long, and the text would be copied several times.
+        // Nothing that is stored is as long, and the string would be copied several times.
         if value.as_str().is_some_and(|text| text.len() > MAX_METADATA) {
-            return Err(format!("{at}: a text to compare with has at most {MAX_METADATA} bytes"));
+            return Err(format!("{at}: a string to compare with has at most {MAX_METADATA} bytes"));
         }
         let value = if matches!(field, Field::Id) { Cow::Borrowed(value) } else { composed(name, value) };
         let test = Test::read(name, &value).map_err(|reason| format!("{at}.{}: {reason}", name.chars().take(64).collect::<String>()))?;
@@ -244,11 +244,11 @@ impl Node {
             Self::And(nodes) => nodes.iter().all(|node| node.passes(item)),
             Self::Or(nodes) => nodes.iter().any(|node| node.passes(item)),
             Self::Not(node) => !node.passes(item),
-            Self::Field(Field::Id, test) => test.text(&item.id),
+            Self::Field(Field::Id, test) => test.matches_string(&item.id),
             Self::Field(Field::Label, Test::Exists(wanted)) => item.labels.is_empty() != *wanted,
             // Labels of items are composed.
-            Self::Field(Field::Label, test) => item.labels.iter().any(|label| test.text(label)),
-            Self::Field(Field::Metadata(path), test) => test.value(find(&item.metadata, path)),
+            Self::Field(Field::Label, test) => item.labels.iter().any(|label| test.matches_string(label)),
+            Self::Field(Field::Metadata(path), test) => test.matches_value(find(&item.metadata, path)),
         }
     }
 }
@@ -265,7 +265,7 @@ impl Test {
     fn read(name: &str, value: &Value) -> Result<Self, String> {
         let compare = |order| match value {
             Value::Number(_) | Value::String(_) => Ok(Self::Compare(order, value.clone())),
-            _ => Err("expected a number or a text".to_owned()),
+            _ => Err("expected a number or a string".to_owned()),
         };
         match name {
             "eq" => Ok(Self::Eq(value.clone())),
@@ -274,7 +274,7 @@ impl Test {
                 if list.len() > MAX_VALUES {
                     return Err(format!("at most {MAX_VALUES} values, not {}", list.len()));
                 }
-                Ok(Self::In(Values::new(list)))
+                Ok(Self::In(ValueSet::new(list)))
             }
             "gt" => compare(Order::Above),
             "gte" => compare(Order::AtLeast),
@@ -285,17 +285,17 @@ impl Test {
         }
     }
 
-    /// For a field that is always a text.
-    fn text(&self, found: &str) -> bool {
+    /// For a field that is always a string.
+    fn matches_string(&self, found: &str) -> bool {
         match self {
             Self::Eq(wanted) => wanted.as_str() == Some(found),
-            Self::In(values) => values.has_text(found),
+            Self::In(values) => values.has_string(found),
             Self::Compare(order, with) => with.as_str().is_some_and(|with| order.passes(found.cmp(with))),
             Self::Exists(wanted) => *wanted,
         }
     }
 
-    fn value(&self, found: Option<&Value>) -> bool {
+    fn matches_value(&self, found: Option<&Value>) -> bool {
         match (self, found) {
             (Self::Exists(wanted), found) => found.is_some_and(|found| !found.is_null()) == *wanted,
             (_, None) => false,
@@ -310,7 +310,7 @@ impl Test {
     }
 }
 
-/// The value of a test with its texts composed: one, or those of the list of `in`.
+/// The value of a test with its strings composed: one, or those of the list of `in`.
 fn composed<'a>(name: &str, value: &'a Value) -> Cow<'a, Value> {
     let text = |value: &Value| match value {
         Value::String(text) => Value::String(nfc(text).into_owned()),
@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_compared_in_their_composed_form_and_ids_are_not() {
+    fn strings_are_compared_in_their_composed_form_and_ids_are_not() {
         let (composed, decomposed) = ("Tür", "Tu\u{308}r");
         for (stored, other) in [(composed, decomposed), (decomposed, composed)] {
             let Value::Object(metadata) = json!({ "x": stored, "list": [1, stored] }) else { unreachable!() };
@@ -464,7 +464,7 @@ mod tests {
             (json!({ "and": [{ "field": "id", "eq": "x" }], "or": [] }), "exactly one"),
             (json!({ "nor": [] }), "\"nor\""),
             (json!({ "field": "id", "in": "x" }), "filter.in"),
-            (json!({ "field": "metadata.x", "gt": null }), "number or a text"),
+            (json!({ "field": "metadata.x", "gt": null }), "number or a string"),
             (json!({ "field": "metadata.x", "exists": 1 }), "true or false"),
             (deep, "deep"),
             (wide, "at most 256"),

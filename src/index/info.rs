@@ -1,14 +1,10 @@
-//! What a collection says of itself.
+//! What is known of a collection, and of a store.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use super::item::Item;
-use super::{CollectionName, Error, Neighbour, Spec};
-
-/// Most items of one page.
-pub const MAX_PAGE: usize = 1000;
+use super::{CollectionName, Spec};
 
 /// What is known of a collection.
 #[derive(Clone, Debug, PartialEq, Serialize, schemars::JsonSchema)]
@@ -97,93 +93,4 @@ pub struct Connections {
     pub idle: usize,
     /// Times that the server did not answer.
     pub failures: u64,
-}
-
-/// One page of a collection's items.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Page {
-    /// Items by id, in the order of its bytes.
-    pub items: Vec<Item>,
-    /// What to pass as `after` for the next page; `None` at the end.
-    pub next: Option<String>,
-}
-
-/// Memory of a page's items, in bytes, from which on it ends.
-const PAGE_MEMORY: usize = 16 << 20;
-
-/// A page that is being filled.
-pub(super) struct Filling {
-    limit: usize,
-    items: Vec<Item>,
-    weight: usize,
-    is_full: bool,
-}
-
-impl Filling {
-    /// A page of at most `limit` items, checked before.
-    pub(super) fn new(limit: usize) -> Self {
-        Self { limit, items: Vec::new(), weight: 0, is_full: false }
-    }
-
-    /// Adds the next item, or says that it belongs to the next page: a page has at least one item, and ends early where they
-    /// take much memory.
-    pub(super) fn add(&mut self, item: Item) -> bool {
-        self.is_full = self.items.len() == self.limit || self.weight >= PAGE_MEMORY;
-        if !self.is_full {
-            self.weight += item.weight();
-            self.items.push(item);
-        }
-        !self.is_full
-    }
-
-    /// The page.
-    pub(super) fn end(self) -> Page {
-        let next = self.items.last().filter(|_| self.is_full).map(|item| item.id.clone());
-        Page { items: self.items, next }
-    }
-}
-
-/// Refuses pages that are empty or too large.
-pub(super) fn check_page(limit: usize) -> Result<(), Error> {
-    if limit == 0 || limit > MAX_PAGE {
-        return Err(Error::InvalidParameter(format!("a page has 1 to {MAX_PAGE} items, not {limit}")));
-    }
-    Ok(())
-}
-
-/// How well the graph agrees with exact search.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, schemars::JsonSchema)]
-pub struct Recall {
-    /// Share of the true k nearest neighbours that the index returned, averaged over the queries.
-    pub recall: f64,
-    /// Number of neighbours asked for.
-    pub k: usize,
-    /// Width of the graph search.
-    pub ef: usize,
-    /// Number of stored vectors that were used as queries.
-    pub queries: usize,
-}
-
-/// Adds up how well an index agrees with exact search.
-#[derive(Default)]
-pub(super) struct Agreement {
-    found: usize,
-    wanted: usize,
-    queries: usize,
-}
-
-impl Agreement {
-    /// Counts the answers to one query.
-    pub(super) fn add(&mut self, exact: &[Neighbour], fast: &[Neighbour]) {
-        let ids: HashSet<&str> = exact.iter().map(|hit| hit.item.id.as_str()).collect();
-        self.found += fast.iter().filter(|hit| ids.contains(hit.item.id.as_str())).count();
-        self.wanted += exact.len();
-        self.queries += 1;
-    }
-
-    /// The outcome; an empty collection hides nothing.
-    pub(super) fn recall(&self, k: usize, ef: usize) -> Recall {
-        let recall = if self.wanted == 0 { 1.0 } else { self.found as f64 / self.wanted as f64 };
-        Recall { recall, k, ef, queries: self.queries }
-    }
 }

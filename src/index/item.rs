@@ -9,25 +9,25 @@ use super::{Error, Items};
 use dino_vision::unicode::nfc;
 
 /// Longest id and longest label, in bytes.
-pub const MAX_TEXT: usize = 512;
+pub const MAX_STRING: usize = 512;
 /// Most labels of one item.
 pub const MAX_LABELS: usize = 64;
-/// Largest metadata of one item, as JSON text in bytes.
+/// Largest metadata of one item, as JSON in bytes.
 pub const MAX_METADATA: usize = 64 * 1024;
 /// Largest stored picture of one item, in bytes.
 pub const MAX_THUMBNAIL: usize = 16 * 1024 * 1024;
-/// Largest item in its stored form: JSON, in which text may grow sixfold when it is escaped.
-pub(super) const MAX_JSON: usize = 6 * (MAX_TEXT * (MAX_LABELS + 2)) + MAX_METADATA + 4096;
+/// Largest item in its stored form: JSON, in which strings may grow sixfold when it is escaped.
+pub(super) const MAX_JSON: usize = 6 * (MAX_STRING * (MAX_LABELS + 2)) + MAX_METADATA + 4096;
 
 /// What is known of an item beside its vector and its picture.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Item {
-    /// Any text of 1 to 512 bytes, unique in its collection. Never used as a path.
+    /// Any string of 1 to 512 bytes, unique in its collection. Never used as a path.
     pub id: String,
     /// Classes of the item, in the composed form (NFC); each has an equal share in its vote.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "read_labels")]
     pub labels: Vec<String>,
-    /// Whatever the owner wants to keep and to filter by.
+    /// Data of the client, to keep and to filter by.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub metadata: Map<String, Value>,
     /// SHA-256 in hex of the file that the vector was made of, where that is known; lets an import skip what it has.
@@ -35,7 +35,7 @@ pub struct Item {
     pub source: Option<String>,
 }
 
-/// An item as it is handed to [`Collection::upsert`](super::Collection::upsert).
+/// An item as it is passed to [`Collection::upsert`](super::Collection::upsert).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct NewItem {
     /// Id, labels and metadata.
@@ -79,14 +79,14 @@ impl Item {
         self.labels = set_of(std::mem::take(&mut self.labels));
         let reason = if self.id.is_empty() {
             "an id has at least one byte".to_owned()
-        } else if self.id.len() > MAX_TEXT {
-            format!("an id has at most {MAX_TEXT} bytes, this one has {}", self.id.len())
+        } else if self.id.len() > MAX_STRING {
+            format!("an id has at most {MAX_STRING} bytes, this one has {}", self.id.len())
         } else if self.labels.len() > MAX_LABELS {
             format!("an item has at most {MAX_LABELS} labels, this one has {}", self.labels.len())
-        } else if self.labels.iter().any(|label| label.is_empty() || label.len() > MAX_TEXT) {
-            format!("a label has 1 to {MAX_TEXT} bytes")
-        } else if self.source.as_ref().is_some_and(|source| source.len() > MAX_TEXT) {
-            format!("a source has at most {MAX_TEXT} bytes")
+        } else if self.labels.iter().any(|label| label.is_empty() || label.len() > MAX_STRING) {
+            format!("a label has 1 to {MAX_STRING} bytes")
+        } else if self.source.as_ref().is_some_and(|source| source.len() > MAX_STRING) {
+            format!("a source has at most {MAX_STRING} bytes")
         } else if serde_json::to_vec(&self.metadata).map_or(true, |json| json.len() > MAX_METADATA) {
             format!("metadata has at most {MAX_METADATA} bytes as JSON")
         } else if let Err(reason) = self.check_stored_form() {
@@ -94,7 +94,7 @@ impl Item {
         } else {
             return Ok(());
         };
-        Err(Error::InvalidItem { id: self.id.chars().take(MAX_TEXT).collect(), reason })
+        Err(Error::InvalidItem { id: self.id.chars().take(MAX_STRING).collect(), reason })
     }
 
     /// The form in which items are stored and put into snapshots.

@@ -20,7 +20,7 @@ impl CollectionName {
     /// Longest name, in bytes.
     pub const MAX_LEN: usize = 128;
 
-    /// The name as text.
+    /// The name as a string.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -1,4 +1,4 @@
-//! A collection as one file, to keep, to move and to ship.
+//! Snapshots: a collection as one file, for backups and to move it.
 //!
 //! The file, all numbers little-endian:
 //!
@@ -20,7 +20,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::item::{Damaged, Item, MAX_JSON, MAX_TEXT, MAX_THUMBNAIL, NewItem, prepare, vector_from_bytes, vector_to_bytes};
+use super::item::{Damaged, Item, MAX_JSON, MAX_STRING, MAX_THUMBNAIL, NewItem, prepare, vector_from_bytes, vector_to_bytes};
 use super::{Collection, CollectionName, Error, MAX_DIM, ModelTag, OnExisting, Spec, Store};
 
 const MAGIC: &[u8; 8] = b"DINOSNAP";
@@ -269,9 +269,9 @@ impl<'a> Reader<'a> {
         let json = self.block(MAX_HEADER)?;
         let header: Header = serde_json::from_slice(&json).map_err(|error| self.damaged(error.to_string()))?;
         let ModelTag { fingerprint, precision } = &header.spec.model;
-        let is_plain = |text: &str| text.len() <= MAX_TEXT && !text.contains(char::is_control);
+        let is_plain = |text: &str| text.len() <= MAX_STRING && !text.contains(char::is_control);
         if !is_plain(fingerprint) || !precision.as_deref().is_none_or(is_plain) {
-            return Err(self.damaged("the name of its model is no plain text"));
+            return Err(self.damaged("the name of its model has control characters or is too long"));
         }
         match header.spec.dim {
             1..=MAX_DIM => Ok(header),

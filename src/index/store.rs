@@ -1,6 +1,6 @@
-//! What a place for collections has to do, wherever it keeps them.
+//! The traits of stores and of their collections.
 //!
-//! Everything here may wait for a disk, a network or a processor: it belongs on a thread that may wait.
+//! All methods may block on a disk, a network or a processor: call them on threads that may block.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -12,24 +12,24 @@ use super::{
     StoredItem, Version,
 };
 
-/// A place that keeps collections.
+/// A store of collections.
 ///
 /// # Errors
-/// Besides those that each method names, all of them fail with [`Error::Unreachable`] while the place cannot be reached,
+/// Besides those that each method names, all of them fail with [`Error::Unreachable`] while the database cannot be reached,
 /// and with the errors of reading and writing.
 #[expect(clippy::missing_errors_doc, reason = "said above for all of them")]
 pub trait Store: Send + Sync {
-    /// Whether this place can be read and written right now: [`Error::Unwritable`] while a write that failed cannot be made,
+    /// Whether the store can be read and written right now: [`Error::Unwritable`] while a write that failed cannot be made,
     /// [`Error::Moved`] where what was opened is not there any more.
     fn check(&self) -> Result<(), Error>;
 
-    /// Connections to where the collections are, for a place that others share: searching waits for them there, rather than
-    /// for a processor here. Answers at once.
+    /// Connections to the database of a store that servers share: there a search waits for the database, rather than for a processor
+    /// here. Never blocks.
     fn connections(&self) -> Option<Connections> {
         None
     }
 
-    /// What still has to be read before every collection answers. Answers at once.
+    /// What still has to be read before every collection answers. Never blocks.
     fn loading(&self) -> Option<Loading> {
         None
     }
@@ -63,7 +63,7 @@ pub trait Store: Send + Sync {
     /// Deletes a collection with all its items; [`Error::NoCollection`] where it does not exist.
     fn remove(&self, name: &CollectionName) -> Result<(), Error>;
 
-    /// A file for a snapshot on its way. It is deleted when it is dropped.
+    /// A temporary file for a snapshot. It is deleted when it is dropped.
     fn scratch(&self) -> Result<NamedTempFile, Error>;
 }
 
@@ -130,7 +130,7 @@ pub trait Collection: Send + Sync {
     /// little as its collection does.
     fn sample(&self, most: usize) -> Result<Sample, Error>;
 
-    /// Hands every item of one moment, with its picture, to `visit`, ordered by id. An error of `visit` ends it. Returns the items
+    /// Calls `visit` with every item of one moment and its picture, ordered by id. An error of `visit` ends it. Returns the items
     /// that cannot be read, which are skipped.
     fn export(&self, visit: &mut Visit<'_>) -> Result<Vec<Damaged>, Error>;
 
@@ -152,5 +152,5 @@ pub type Visit<'a> = dyn FnMut(&StoredItem, Option<&[u8]>) -> std::io::Result<()
 /// What a collection answers for an item that it does not have.
 pub(super) fn no_item(collection: &CollectionName, id: &str) -> Error {
     // An id that is too long to exist is not repeated as a whole.
-    Error::NoItem { collection: collection.to_string(), id: id.chars().take(super::item::MAX_TEXT).collect() }
+    Error::NoItem { collection: collection.to_string(), id: id.chars().take(super::item::MAX_STRING).collect() }
 }

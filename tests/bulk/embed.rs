@@ -209,7 +209,7 @@ fn a_killed_run_goes_on_and_ends_in_the_same_file() {
         assert!(running.try_wait().unwrap().is_none(), "it ended before a part was seen");
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
-    // Nobody else writes the same file meanwhile.
+    // No other process writes the same file meanwhile.
     let second = embed(&images, &out, &[]);
     if running.try_wait().unwrap().is_none() {
         assert!(text(&second.stderr).contains("another process is writing"), "{}", text(&second.stderr));
@@ -272,7 +272,7 @@ fn mistakes_are_named_and_leave_nothing() {
     fs_err::write(empty.join("a.jpg"), "text").unwrap();
     fails(&empty, &out, &other, "no readable picture");
     assert!(!out.exists());
-    // A file of somebody else is not overwritten.
+    // A file of another program is not overwritten.
     fs_err::write(&out, "something else").unwrap();
     fails(&images, &out, &other, "v.parquet");
     assert_eq!(fs_err::read(&out).unwrap(), b"something else");

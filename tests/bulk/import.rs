@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use dino_server::index::{Collection, EmbeddedStore, Options, Search, Store};
+use dino_server::index::{Collection, EmbeddedStore, IndexOptions, Search, Store};
 
 use super::common::{many_pictures, model, other_model, program, run, text, wild_folder};
 
@@ -29,7 +29,7 @@ fn a_wild_folder_is_imported_without_its_broken_files() {
     assert!(stdout.contains(&format!("{good} stored, 0 unchanged, {} skipped", bad.len())), "{stdout}");
 
     let check = || {
-        let store = EmbeddedStore::open(&data, Options::default()).unwrap();
+        let store = EmbeddedStore::open(&data, IndexOptions::default()).unwrap();
         let collection = store.collection(&"default".parse().unwrap()).unwrap();
         assert_eq!(collection.len(), good);
         let deep = collection.get("cat/deep/er/photo.jpg").unwrap();
@@ -67,7 +67,7 @@ fn nothing_readable_is_a_failure_and_leaves_nothing() {
     let output = import(&images, &data, &[]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("no readable picture"), "{}", text(&output.stderr));
-    assert!(EmbeddedStore::open(&data, Options::default()).unwrap().list().unwrap().is_empty());
+    assert!(EmbeddedStore::open(&data, IndexOptions::default()).unwrap().list().unwrap().is_empty());
     let output = import(&folder.path().join("none"), &data, &[]);
     assert_eq!(output.status.code(), Some(1));
 }
@@ -116,7 +116,7 @@ fn a_snapshot_moves_a_collection() {
     assert!(text(&restore(&["--replace"]).stdout).contains(&format!("restored {good} items")));
     assert!(restore(&["--collection", "copy"]).status.success());
     let items = |data: &Path| {
-        let store = EmbeddedStore::open(data, Options::default()).unwrap();
+        let store = EmbeddedStore::open(data, IndexOptions::default()).unwrap();
         store.collection(&"default".parse().unwrap()).unwrap().page(None, 100).unwrap()
     };
     assert_eq!(items(&other), items(&data));

@@ -11,7 +11,7 @@ use arrow_array::{
     ArrayRef, BinaryArray, Decimal128Array, DictionaryArray, Float64Array, LargeStringArray, RecordBatch, StringArray, StringViewArray,
     TimestampMicrosecondArray, UInt64Array,
 };
-use dino_server::index::{Collection, EmbeddedStore, Options, Search};
+use dino_server::index::{Collection, EmbeddedStore, IndexOptions, Search};
 use flate2::write::GzEncoder;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel};
@@ -31,7 +31,7 @@ fn said(output: &Output) -> String {
 }
 
 fn collection(data: &Path) -> Arc<dyn Collection> {
-    EmbeddedStore::open(data, Options::default()).unwrap().collection(&"default".parse().unwrap()).unwrap()
+    EmbeddedStore::open(data, IndexOptions::default()).unwrap().collection(&"default".parse().unwrap()).unwrap()
 }
 
 #[test]

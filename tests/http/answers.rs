@@ -1,7 +1,7 @@
 //! What good requests get.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use dino_server::index::{Collection, CollectionName, EmbeddedStore, Item, ModelTag, NewItem, Options, Spec};
+use dino_server::index::{Collection, CollectionName, EmbeddedStore, IndexOptions, Item, ModelTag, NewItem, Spec};
 use dino_vision::{embedding::Pooling, model::Model, segment};
 use image::{GrayImage, ImageFormat, Rgb, RgbImage};
 use serde_json::{Value, json};
@@ -217,7 +217,7 @@ fn number_formats_and_encodings_agree() {
 /// A collection of scenes that the tiny model has embedded, filled without a server.
 fn gallery(folder: &std::path::Path, vectors: &[(String, &str, Vec<f32>)]) {
     let fingerprint = Model::open(&tiny_model()).unwrap().fingerprint(Pooling::Cls);
-    let store = EmbeddedStore::open(folder, Options::default()).unwrap();
+    let store = EmbeddedStore::open(folder, IndexOptions::default()).unwrap();
     let spec = Spec { dim: DIM, model: ModelTag { fingerprint, precision: None } };
     let name: CollectionName = "default".parse().unwrap();
     let (collection, _) = store.create(&name, spec).unwrap();
@@ -287,7 +287,7 @@ fn classify_lets_the_nearest_neighbours_vote() {
 fn a_collection_of_another_model_is_refused() {
     let data = tempfile::tempdir().unwrap();
     {
-        let store = EmbeddedStore::open(data.path(), Options::default()).unwrap();
+        let store = EmbeddedStore::open(data.path(), IndexOptions::default()).unwrap();
         let spec = Spec { dim: DIM, model: ModelTag { fingerprint: "of another".into(), precision: None } };
         store.create(&"default".parse().unwrap(), spec).unwrap();
     }

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dino_server::index::{Collection, EmbeddedStore, Item, ModelTag, NewItem, Options, Spec};
+use dino_server::index::{Collection, EmbeddedStore, IndexOptions, Item, ModelTag, NewItem, Spec};
 use dino_vision::{embedding::Pooling, model::Model};
 use serde_json::{Value, json};
 
@@ -42,7 +42,7 @@ fn items(count: usize) -> impl Iterator<Item = NewItem> {
 /// A data folder with a collection of so many items, and a small one beside it.
 fn folder(large: usize) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let options = Options { exact_below: usize::MAX, build_in_background: false, ..Options::default() };
+    let options = IndexOptions { exact_below: usize::MAX, build_in_background: false, ..IndexOptions::default() };
     let store = EmbeddedStore::open(folder.path(), options).unwrap();
     let fingerprint = Model::open(&tiny_model()).unwrap().fingerprint(Pooling::Cls);
     let spec = Spec { dim: DIM, model: ModelTag { fingerprint, precision: None } };
@@ -63,7 +63,7 @@ fn upsert(count: usize) -> Value {
     json!({ "items": items })
 }
 
-/// Asks this and that until it is told to stop; keeps the longest time that an answer took.
+/// Sends various requests until it is stopped; keeps the longest time that an answer took.
 struct Watch<'a> {
     server: &'a Server,
     picture: Vec<u8>,
@@ -236,7 +236,7 @@ fn rows_that_come_while_an_index_is_built_are_indexed_after_it() {
 
 /// A sender that keeps its connection and sends no more holds up no other restore, and one that leaves leaves nothing behind.
 #[test]
-fn a_slow_restore_keeps_nobody_from_restoring() {
+fn a_slow_restore_does_not_delay_other_restores() {
     let folder = folder(500);
     let server = Server::with_data(folder.path());
     let snapshot = server.post("/collections/large/snapshot", "application/json", b"").ok().body.clone();
@@ -268,7 +268,7 @@ fn a_slow_restore_keeps_nobody_from_restoring() {
     let mut status = [0; 12];
     slow.read_exact(&mut status).unwrap();
     assert_eq!(&status, b"HTTP/1.1 201");
-    // Their places and their files are given back.
+    // Their permits are released and their files deleted.
     loop {
         let scratch = fs_err::read_dir(folder.path()).unwrap().filter(|entry| {
             let name = entry.as_ref().unwrap().file_name();

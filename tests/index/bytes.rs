@@ -2,15 +2,15 @@
 
 use std::path::Path;
 
-use dino_server::index::{Collection, EmbeddedStore, Options, Search, Vectors};
+use dino_server::index::{Collection, EmbeddedStore, IndexOptions, Search, VectorFormat};
 use rand::RngExt;
 use serde_json::json;
 
 use super::common::{at_cosine, filter, ids, item, name, options, random_vector, rng, spec, unit};
 
-fn store(folder: &Path, vectors: Vectors) -> EmbeddedStore {
+fn store(folder: &Path, vectors: VectorFormat) -> EmbeddedStore {
     // A graph would be due at once.
-    EmbeddedStore::open(folder, Options { vectors, ..options(1) }).unwrap()
+    EmbeddedStore::open(folder, IndexOptions { vectors, ..options(1) }).unwrap()
 }
 
 /// Answers of both stores to many questions.
@@ -32,7 +32,7 @@ fn compare(bytes: &dyn Collection, floats: &dyn Collection, queries: &[Vec<f32>]
 fn answers_are_those_of_floats() {
     for dim in [3, 100] {
         let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let (bytes, floats) = (store(one.path(), Vectors::Int8), store(other.path(), Vectors::F32));
+        let (bytes, floats) = (store(one.path(), VectorFormat::Int8), store(other.path(), VectorFormat::F32));
         let collections = [&bytes, &floats].map(|store| store.create(&name("c"), spec(dim)).unwrap().0);
         let mut rng = rng(dim as u64);
         let centres: Vec<_> = (0..20).map(|_| unit(random_vector(&mut rng, dim))).collect();
@@ -68,10 +68,10 @@ fn answers_are_those_of_floats() {
 
         // After a restart, and with the kinds exchanged: the disk holds floats either way.
         drop((collections, bytes, floats));
-        for kinds in [[Vectors::Int8, Vectors::F32], [Vectors::F32, Vectors::Int8]] {
+        for kinds in [[VectorFormat::Int8, VectorFormat::F32], [VectorFormat::F32, VectorFormat::Int8]] {
             let stores = [store(one.path(), kinds[0]), store(other.path(), kinds[1])];
             let [one, other] = stores.each_ref().map(|store| store.collection(&name("c")).unwrap());
-            let (bytes, floats) = if kinds[0] == Vectors::Int8 { (one, other) } else { (other, one) };
+            let (bytes, floats) = if kinds[0] == VectorFormat::Int8 { (one, other) } else { (other, one) };
             compare(&*bytes, &*floats, &queries);
         }
     }
@@ -80,7 +80,7 @@ fn answers_are_those_of_floats() {
 #[test]
 fn searches_go_on_while_items_are_replaced() {
     let folder = tempfile::tempdir().unwrap();
-    let store = store(folder.path(), Vectors::Int8);
+    let store = store(folder.path(), VectorFormat::Int8);
     let (collection, _) = store.create(&name("c"), spec(32)).unwrap();
     let mut rng = rng(5);
     let vectors: Vec<_> = (0..500).map(|_| random_vector(&mut rng, 32)).collect();

@@ -3,13 +3,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use dino_server::index::{CollectionName, EmbeddedCollection, EmbeddedStore, Filter, Item, ModelTag, NewItem, Options, Spec};
+use dino_server::index::{CollectionName, EmbeddedCollection, EmbeddedStore, Filter, IndexOptions, Item, ModelTag, NewItem, Spec};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 /// Options without threads of their own, so that a test knows when an index exists.
-pub(crate) fn options(exact_below: usize) -> Options {
-    Options { exact_below, build_in_background: false, ..Options::default() }
+pub(crate) fn options(exact_below: usize) -> IndexOptions {
+    IndexOptions { exact_below, build_in_background: false, ..IndexOptions::default() }
 }
 
 pub(crate) fn name(name: &str) -> CollectionName {

@@ -62,8 +62,8 @@ fn a_lost_stale_or_torn_index_only_costs_a_rebuild() {
     collection.build_index().unwrap();
     drop((store, collection));
     let graphs = folder.path().join("graphs");
-    let dump = fs_err::read_dir(&graphs).unwrap().next().unwrap().unwrap().path();
-    let files: Vec<_> = fs_err::read_dir(&dump).unwrap().map(|file| file.unwrap().path()).collect();
+    let saved = fs_err::read_dir(&graphs).unwrap().next().unwrap().unwrap().path();
+    let files: Vec<_> = fs_err::read_dir(&saved).unwrap().map(|file| file.unwrap().path()).collect();
     assert_eq!(files.len(), 3);
     for file in files {
         for damage in ["cut", "flip", "remove"] {

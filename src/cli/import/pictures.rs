@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use dino_server::files::table::{Entry, Pictures};
-use dino_server::index::{Collection, Item, MAX_TEXT, ModelTag, NewItem, Spec, checksum};
+use dino_server::index::{Collection, Item, MAX_STRING, ModelTag, NewItem, Spec, checksum};
 use dino_vision::bulk::names::{self, Finder};
 use dino_vision::bulk::tree::Listing;
 use dino_vision::bulk::{self, Embedder, Worker, Workload};
@@ -37,10 +37,10 @@ impl Jobs {
         let mut skipped: Vec<_> = listing.skipped.into_iter().map(|file| (file.path.display().to_string(), file.reason)).collect();
         let mut jobs = Vec::with_capacity(listing.entries.len());
         let names: Vec<&str> = listing.entries.iter().map(|entry| entry.id.as_str()).collect();
-        let ids: Vec<String> = names::ids(&names, dino_server::index::MAX_TEXT).into_iter().map(Cow::into_owned).collect();
+        let ids: Vec<String> = names::ids(&names, dino_server::index::MAX_STRING).into_iter().map(Cow::into_owned).collect();
         for (entry, id) in listing.entries.into_iter().zip(ids) {
-            if id.len() > MAX_TEXT {
-                skipped.push((entry.path.display().to_string(), format!("its path below the folder is longer than {MAX_TEXT} bytes")));
+            if id.len() > MAX_STRING {
+                skipped.push((entry.path.display().to_string(), format!("its path below the folder is longer than {MAX_STRING} bytes")));
             } else {
                 let label = entry.class.map(|class| nfc(&class).into_owned());
                 let item = Item { id, labels: label.into_iter().collect(), ..Item::default() };

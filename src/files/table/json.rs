@@ -26,7 +26,7 @@ pub(super) fn possible(kind: &DataType) -> bool {
     }
 }
 
-/// Whether cells of this type are texts, or have a form as text. Older writers mark texts as bytes.
+/// Whether cells of this type are strings, or have a form as a string. Older writers mark strings as bytes.
 pub(super) fn is_text(kind: &DataType) -> bool {
     match kind {
         DataType::Dictionary(_, value) => is_text(value),

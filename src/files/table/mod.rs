@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use crate::files::vectors;
-use crate::index::{Item, MAX_TEXT};
+use crate::index::{Item, MAX_STRING};
 use dino_vision::bulk::names;
 
 pub use parquet::{VectorBatch, VectorRow, Vectors};
@@ -136,9 +136,9 @@ pub fn open(path: &Path, columns: &Columns, embed: bool) -> Result<Table, Error>
 /// What a column with a meaning of its own holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
-    /// A text in each cell.
+    /// A string in each cell.
     Text,
-    /// A text or a list of texts.
+    /// A string or a list of strings.
     Labels,
 }
 
@@ -212,7 +212,7 @@ impl Pictures {
     /// Composes ids that are paths, and refuses ids that come twice.
     fn distinct(mut self, file: &Path) -> Result<Self, Error> {
         let ids: Vec<&str> = self.entries.iter().map(|entry| entry.item.id.as_str()).collect();
-        let composed = names::ids(&ids, MAX_TEXT);
+        let composed = names::ids(&ids, MAX_STRING);
         let composed: Vec<String> = self.named_by_path.iter().map(|&at| composed[at].clone().into_owned()).collect();
         for (&at, id) in self.named_by_path.iter().zip(composed) {
             self.entries[at].item.id = id;

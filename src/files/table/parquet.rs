@@ -169,7 +169,7 @@ impl Rows {
         Ok(items)
     }
 
-    /// Labels of each row: a list of texts, or one text.
+    /// Labels of each row: a list of strings, or one string.
     fn labels(&self, column: &ArrayRef) -> Result<Vec<Vec<String>>, ArrowError> {
         let Some(element) = element(column.data_type()) else {
             return Ok(json::texts(column)?.into_iter().map(|cell| self.columns.split(&cell.unwrap_or_default())).collect());

@@ -1,4 +1,4 @@
-//! Embeddings on their way: one small file for each batch of pictures, so that a run that was killed goes on.
+//! Embeddings of an unfinished run: one small file for each batch of pictures, so that a run that was killed can be continued.
 //!
 //! A part is named by a hash over the settings and over the names, sizes and times of its files. Whatever changes makes
 //! another name, and is embedded anew. The folder of the parts stands beside the file that they become, with a dot before

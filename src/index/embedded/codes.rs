@@ -83,7 +83,7 @@ impl Codes {
         self.errors.push(other.errors[row]);
     }
 
-    /// Gives back the memory that was set aside for rows that did not come.
+    /// Frees the memory that was reserved for rows that did not come.
     pub(super) fn shrink(&mut self) {
         self.bytes.shrink_to_fit();
         self.scales.shrink_to_fit();

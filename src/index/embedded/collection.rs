@@ -7,19 +7,21 @@ use std::sync::{Arc, Weak};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
-use super::commit;
+use super::commit::{self, WriteQueue};
 use super::disk::{Change, Disk, Record};
-use super::dump::Dumps;
-use super::indexing::{BuildClaim, Builder, recall};
-use super::info::{DamagedItems, Filling, check_page};
+use super::graph_files::GraphFiles;
+use super::indexing::{BuildClaim, Builder};
+use super::info::DamagedItems;
 use super::item::{Damaged, NewItem, StoredItem, prepare};
+use super::layout::Layout;
 use super::load::load;
-use super::rows::{Layout, Vectors};
+use super::page::{PageBuilder, check_page};
+use super::recall::recall;
 use super::sample::{sample, version};
 use super::search::search;
 use super::{
-    Collection, CollectionName, Error, Filter, IndexState, Info, Neighbour, Options, Page, Recall, Sample, Search, Spec, Version, Visit,
-    no_item,
+    Collection, CollectionName, Error, Filter, IndexOptions, IndexState, Info, Neighbour, Page, Recall, Sample, Search, Spec, VectorFormat,
+    Version, Visit, no_item,
 };
 use dino_vision::cancel;
 
@@ -27,9 +29,10 @@ use dino_vision::cancel;
 #[derive(Clone)]
 pub(super) struct Parts {
     pub(super) disk: Arc<Disk>,
-    pub(super) dumps: Arc<Dumps>,
+    pub(super) writes: Arc<WriteQueue>,
+    pub(super) graph_files: Arc<GraphFiles>,
     pub(super) builder: Arc<Builder>,
-    pub(super) options: Options,
+    pub(super) options: IndexOptions,
 }
 
 /// A collection of an [`EmbeddedStore`](super::EmbeddedStore).
@@ -39,14 +42,15 @@ pub struct EmbeddedCollection {
     pub(super) name: CollectionName,
     pub(super) record: Record,
     pub(super) disk: Arc<Disk>,
-    pub(super) dumps: Arc<Dumps>,
-    pub(super) options: Options,
+    pub(super) writes: Arc<WriteQueue>,
+    pub(super) graph_files: Arc<GraphFiles>,
+    pub(super) options: IndexOptions,
     pub(super) layout: ArcSwap<Layout>,
     /// Held while the layout is changed.
     pub(super) writing: Mutex<()>,
     /// Builds the graphs of the store.
     pub(super) builder: Arc<Builder>,
-    /// Taken by the thread that builds whenever it is due.
+    /// Held by the thread that builds graphs as long as one is due.
     pub(super) claim: BuildClaim,
     /// Whether a graph is being built right now.
     pub(super) building: AtomicBool,
@@ -59,13 +63,14 @@ pub struct EmbeddedCollection {
 impl EmbeddedCollection {
     /// A collection that holds what `layout` says.
     pub(super) fn new(name: CollectionName, record: Record, layout: Layout, parts: &Parts) -> Arc<Self> {
-        let Parts { disk, dumps, builder, options } = parts;
+        let Parts { disk, writes, graph_files, builder, options } = parts;
         Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
             name,
             record,
             disk: Arc::clone(disk),
-            dumps: Arc::clone(dumps),
+            writes: Arc::clone(writes),
+            graph_files: Arc::clone(graph_files),
             options: *options,
             layout: ArcSwap::from_pointee(layout),
             writing: Mutex::new(()),
@@ -79,7 +84,7 @@ impl EmbeddedCollection {
 
     /// Reads a collection into memory, with its saved graph where there is one that fits.
     pub(super) fn load(name: CollectionName, record: Record, parts: &Parts) -> Result<Arc<Self>, Error> {
-        let (layout, damaged) = load(&name, &record, &parts.disk, &parts.dumps, &parts.options)?;
+        let (layout, damaged) = load(&name, &record, &parts.disk, &parts.graph_files, &parts.options)?;
         for Damaged { id, reason } in &damaged {
             tracing::error!(collection = %name, id, "an item is damaged and left out: {reason}");
         }
@@ -98,8 +103,8 @@ impl EmbeddedCollection {
         self.len() == 0
     }
 
-    /// Forgets that items were damaged, once they are stored again or deleted.
-    pub(super) fn mended<'a>(&self, ids: impl Iterator<Item = &'a str>) {
+    /// Items that were stored again or deleted are not damaged any more.
+    pub(super) fn forget_damage<'a>(&self, ids: impl Iterator<Item = &'a str>) {
         let mut damaged = self.damaged.lock();
         if !damaged.is_empty() {
             for id in ids {
@@ -133,9 +138,9 @@ impl Collection for EmbeddedCollection {
         let count = layout.len();
         let index = IndexState {
             kind: match self.options.vectors {
-                Vectors::Int8 => "int8",
-                Vectors::F32 if layout.0.iter().any(|segment| segment.graph.is_some()) => "hnsw",
-                Vectors::F32 => "exact",
+                VectorFormat::Int8 => "int8",
+                VectorFormat::F32 if layout.0.iter().any(|segment| segment.graph.is_some()) => "hnsw",
+                VectorFormat::F32 => "exact",
             },
             indexed,
             scanned: count - indexed,
@@ -185,7 +190,7 @@ impl Collection for EmbeddedCollection {
 
     fn page(&self, after: Option<&str>, limit: usize) -> Result<Page, Error> {
         check_page(limit)?;
-        let mut page = Filling::new(limit);
+        let mut page = PageBuilder::new(limit);
         self.disk.visit(&self.record, after, |row| page.add(row.stored.item))?;
         Ok(page.end())
     }

@@ -12,8 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use redb::{Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
-use super::commit::Line;
-use super::handle::{Handle, Open, Room};
+use super::handle::{Handle, Open, Space};
 use super::item::{Damaged, Item, NewItem, StoredItem, vector_from_bytes, vector_to_bytes};
 use super::{CollectionName, Error, Spec};
 
@@ -40,7 +39,7 @@ const NEXT_KEY: &str = "next";
 const COMMITS_KEY: &str = "commits";
 /// Free pages that each change leaves, in bytes: more than several deletes of an item change.
 const HEADROOM: usize = 128 << 10;
-/// Room that an item takes beside its vector, text and picture, in bytes.
+/// Space that an item takes beside its vector, labels, metadata and picture, in bytes.
 const ITEM_OVERHEAD: usize = 512;
 
 /// A collection as the database knows it.
@@ -74,10 +73,10 @@ pub(super) struct Written {
 }
 
 impl Change {
-    fn room(&self) -> Room {
+    fn space(&self) -> Space {
         match self {
             Self::Upsert(items) => needed_by(items),
-            Self::Delete(_) => Room::Makes,
+            Self::Delete(_) => Space::Frees,
         }
     }
 }
@@ -85,9 +84,11 @@ impl Change {
 pub(super) struct Disk {
     path: PathBuf,
     handle: Handle,
-    /// Changes that wait to be written.
-    pub(super) line: Line,
 }
+
+/// The right to write, of which a store has one. What writes asks for it, so that one transaction runs at a time.
+#[derive(Default)]
+pub(super) struct Writer(());
 
 impl Disk {
     /// Opens the database of a data folder, or makes one where the folder has none.
@@ -129,7 +130,7 @@ impl Disk {
 
     /// The database that `open` opens, if it is one of ours; `path` names it in errors.
     pub(super) fn over(path: &Path, open: Open) -> Result<Self, Error> {
-        let disk = Self { path: path.to_owned(), handle: Handle::new(path, open)?, line: Line::default() };
+        let disk = Self { path: path.to_owned(), handle: Handle::new(path, open)? };
         let format = disk.read(|txn| Ok(txn.open_table(META)?.get(FORMAT_KEY)?.map(|format| format.value())))?;
         match format {
             Some(FORMAT) => Ok(disk),
@@ -141,7 +142,7 @@ impl Disk {
         }
     }
 
-    /// Makes the tables of an empty database.
+    /// Frees the tables of an empty database.
     pub(super) fn initialise(database: &Database) -> Result<(), Failure> {
         let txn = database.begin_write()?;
         txn.open_table(COLLECTIONS)?;
@@ -176,15 +177,19 @@ impl Disk {
         })
     }
 
-    /// Makes one change durable.
-    pub(super) fn write_one(&self, name: &CollectionName, record: &Record, change: &Change) -> Result<Written, Error> {
-        self.write(change.room(), |txn| self.apply(txn, name, record, change))
+    /// Frees one change durable.
+    pub(super) fn write_one(&self, _: &mut Writer, name: &CollectionName, record: &Record, change: &Change) -> Result<Written, Error> {
+        self.write(change.space(), |txn| self.apply(txn, name, record, change))
     }
 
-    /// Makes changes durable in one step. Each fails or succeeds by itself, unless the database fails.
-    pub(super) fn write_many(&self, changes: &[(&CollectionName, &Record, &Change)]) -> Result<Vec<Result<Written, Error>>, Error> {
-        let room = changes.iter().map(|(_, _, change)| change.room()).reduce(Room::and).unwrap_or(Room::Makes);
-        self.write(room, |txn| {
+    /// Frees changes durable in one step. Each fails or succeeds by itself, unless the database fails.
+    pub(super) fn write_many(
+        &self,
+        _: &mut Writer,
+        changes: &[(&CollectionName, &Record, &Change)],
+    ) -> Result<Vec<Result<Written, Error>>, Error> {
+        let space = changes.iter().map(|(_, _, change)| change.space()).reduce(Space::and).unwrap_or(Space::Frees);
+        self.write(space, |txn| {
             let apply = |&(name, record, change): &_| match self.apply(txn, name, record, change) {
                 Ok(written) => Ok(Ok(written)),
                 // Found before anything was written.
@@ -219,7 +224,7 @@ impl Disk {
             let find = |&(id, sequence): &(&str, u64)| {
                 let row = table.get((record.number, id))?;
                 let vector = row.filter(|row| row.value().0 == sequence).map(|row| vector_from_bytes(row.value().1));
-                // One that is damaged is as good as gone.
+                // A damaged one counts as deleted.
                 Ok(vector.filter(|vector| vector.len() == record.spec.dim))
             };
             wanted.iter().map(find).collect()
@@ -296,40 +301,40 @@ impl Disk {
     fn read<T>(&self, work: impl FnOnce(&ReadTransaction) -> Result<T, Failure>) -> Result<T, Error> {
         let (database, generation) = self.handle.get()?;
         let txn = database.begin_read().map_err(|error| Error::database(&self.path, error));
-        // The thread that opens the database again waits until no transaction holds it.
+        // The thread that opens the database again waits until no transaction uses it.
         drop(database);
         let value = txn.and_then(|txn| work(&txn).map_err(|failure| failure.at(&self.path)));
         value.map_err(|error| self.handle.failed(error, generation, None))
     }
 
-    /// Runs `work` and makes what it did durable; nothing of it remains where it fails. What makes room is tried a second time
-    /// with the room that is kept for it.
-    fn write<T>(&self, room: Room, work: impl Fn(&WriteTransaction) -> Result<T, Failure>) -> Result<T, Error> {
-        self.handle.admit(room)?;
-        let mut outcome = self.try_write(room, &work);
-        if matches!(outcome, Err(Error::Unwritable { .. })) && room == Room::Makes && self.handle.release_reserve() {
-            outcome = self.try_write(room, &work);
+    /// Runs `work` and makes what it did durable; nothing of it remains where it fails. What frees space is tried a second time
+    /// with the reserve that is kept for it.
+    fn write<T>(&self, space: Space, work: impl Fn(&WriteTransaction) -> Result<T, Failure>) -> Result<T, Error> {
+        self.handle.admit(space)?;
+        let mut outcome = self.try_write(space, &work);
+        if matches!(outcome, Err(Error::Unwritable { .. })) && space == Space::Frees && self.handle.release_reserve() {
+            outcome = self.try_write(space, &work);
         }
         if outcome.is_ok() {
-            self.handle.wrote(room);
+            self.handle.wrote(space);
         }
         outcome
     }
 
-    fn try_write<T>(&self, room: Room, work: impl Fn(&WriteTransaction) -> Result<T, Failure>) -> Result<T, Error> {
+    fn try_write<T>(&self, space: Space, work: impl Fn(&WriteTransaction) -> Result<T, Failure>) -> Result<T, Error> {
         let (database, generation) = self.handle.get()?;
         let failed = |error, database| {
             drop(database);
-            self.handle.failed(error, generation, Some(room))
+            self.handle.failed(error, generation, Some(space))
         };
         let begun = (|| {
             let txn = database.begin_write()?;
             let value = work(&txn)?;
-            if room != Room::Makes {
+            if space != Space::Frees {
                 keep_headroom(&txn)?;
             }
             let commit = take_number(&txn, COMMITS_KEY, 1)?;
-            self.handle.check_place()?;
+            self.handle.check_file_identity()?;
             Ok((txn, value, commit))
         })();
         let (txn, value, commit) = match begun {
@@ -378,13 +383,13 @@ fn row_of(record: &Record, id: &str, row: (u64, &[u8], &[u8])) -> Result<Row, Da
     Ok(Row { sequence, stored: StoredItem { item, vector: vector_from_bytes(vector) } })
 }
 
-/// The room that items take.
-fn needed_by(items: &[NewItem]) -> Room {
+/// The space that items take.
+fn needed_by(items: &[NewItem]) -> Space {
     let bytes = |new: &NewItem| ITEM_OVERHEAD + new.vector.len() * 4 + new.thumbnail.as_ref().map_or(0, Vec::len);
-    Room::Needs(items.iter().map(bytes).sum::<usize>() as u64)
+    Space::Needs(items.iter().map(bytes).sum::<usize>() as u64)
 }
 
-/// Makes an empty database beside `path` and moves it there, so that a crash never leaves half of one under its name.
+/// Frees an empty database beside `path` and moves it there, so that a crash never leaves half of one under its name.
 fn create(folder: &Path, path: &Path) -> Result<(), Error> {
     let temporary = tempfile::Builder::new().prefix(".store-").tempfile_in(folder)?.into_temp_path();
     let fail = |failure: Failure| failure.at(path);
@@ -433,8 +438,8 @@ fn all_of(collection: u64) -> Range<(u64, &'static str)> {
     (collection, "")..(collection + 1, "")
 }
 
-/// Sees to it that the file has some free pages after this change, so that a delete is possible where the file cannot grow: a
-/// value is added and taken away again, which grows the file now if it has to.
+/// Makes the file have some free pages after this change, so that a delete is possible where the file cannot grow: a value is
+/// added and removed again, which grows the file now if it has to.
 fn keep_headroom(txn: &WriteTransaction) -> Result<(), Failure> {
     // No collection has this number.
     let key = (0, "");
@@ -457,7 +462,7 @@ fn take_number(txn: &WriteTransaction, key: &str, count: u64) -> Result<u64, Fai
     Ok(first)
 }
 
-/// Why a transaction was given up: an error of ours, or one of the database that does not know its file yet.
+/// Why a transaction was rolled back: an error of ours, or one of the database, without the path of its file.
 pub(super) enum Failure {
     Ours(Error),
     Database(Box<redb::Error>),

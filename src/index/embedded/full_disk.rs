@@ -1,4 +1,4 @@
-//! A disk that has no room for a while, and one whose last word is an error after all was written.
+//! A disk that is full for a while, and one that reports an error after all was written.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,8 +8,9 @@ use redb::StorageBackend;
 use redb::backends::InMemoryBackend;
 
 use super::collection::EmbeddedCollection;
+use super::disk::Writer;
 use super::item::{Item, NewItem};
-use super::{Collection, Error, ModelTag, OnExisting, Spec, memory};
+use super::{Collection, Error, ModelTag, OnExisting, Spec, in_memory};
 
 /// A disk in memory.
 #[derive(Clone, Debug, Default)]
@@ -53,10 +54,10 @@ impl StorageBackend for Device {
 }
 
 fn collection(device: &Device) -> Arc<EmbeddedCollection> {
-    let disk = memory::make(device);
+    let disk = in_memory::make(device);
     let spec = Spec { dim: 2, model: ModelTag { fingerprint: "m".into(), precision: None } };
-    disk.enter(&"c".parse().unwrap(), spec, None, OnExisting::Refuse).unwrap();
-    memory::load(disk)
+    disk.enter(&mut Writer::default(), &"c".parse().unwrap(), spec, None, OnExisting::Refuse).unwrap();
+    in_memory::load(disk)
 }
 
 fn item(id: &str) -> Vec<NewItem> {

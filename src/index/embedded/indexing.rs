@@ -1,4 +1,4 @@
-//! When a collection gets a graph, how it is built beside running searches, and how good it is.
+//! When a collection gets a graph, and how it is built beside running searches.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,16 +10,14 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::collection::EmbeddedCollection;
 use super::graph::Graph;
-use super::info::Agreement;
-use super::rows::{Layout, Vectors};
-use super::search::{Lookup, search};
-use super::{Error, Recall, Search};
+use super::layout::Layout;
+use super::{Error, VectorFormat};
 
 /// Largest share of a graph's rows that may be dead, and of rows beside it, before a new one is due: one quarter.
 /// Less would rebuild more often than items come in, more would scan too much.
 const STALE_DIVISOR: usize = 4;
-/// Times that a new graph is put beside what was written meanwhile before writers have to wait for it.
-const UNLOCKED_TRIES: usize = 8;
+/// Attempts to publish a new graph without the lock, each of which fails where an item was written meanwhile.
+const UNLOCKED_ATTEMPTS: usize = 8;
 
 impl EmbeddedCollection {
     /// Whether searches would gain from a (new) graph.
@@ -32,7 +30,7 @@ impl EmbeddedCollection {
         let indexed: usize = with.iter().map(|segment| segment.rows.len()).sum();
         let dead = indexed - with.iter().map(|segment| segment.live).sum::<usize>();
         let scanned: usize = without.iter().map(|segment| segment.live).sum();
-        self.options.vectors == Vectors::F32
+        self.options.vectors == VectorFormat::F32
             && layout.len() > 0
             && layout.len() >= self.options.exact_below
             && (scanned >= self.options.exact_below.max(indexed / STALE_DIVISOR).max(1) || dead > indexed / STALE_DIVISOR)
@@ -46,7 +44,7 @@ impl EmbeddedCollection {
         let collection = self.me();
         let spawned = std::thread::Builder::new().name("index".to_owned()).spawn(move || {
             let is_due = || collection.build_is_due();
-            // Asked again once it is this thread's turn: the wait for it may be long.
+            // Asked again once this thread has the lock: the wait for it may be long.
             let built = collection.claim.work_while(is_due, || {
                 collection.build(&collection.builder.begin(&collection.building)?, is_due);
                 Ok::<_, Error>(())
@@ -66,7 +64,7 @@ impl EmbeddedCollection {
     /// # Errors
     /// [`Error::InvalidParameter`] where the collection is empty or holds its vectors as bytes.
     pub fn build_index(&self) -> Result<(), Error> {
-        if self.options.vectors != Vectors::F32 || self.is_empty() {
+        if self.options.vectors != VectorFormat::F32 || self.is_empty() {
             return Err(Error::InvalidParameter(format!("collection {} has nothing to index", self.name)));
         }
         self.build(&self.builder.begin(&self.building)?, || true);
@@ -74,7 +72,7 @@ impl EmbeddedCollection {
     }
 
     /// Builds, unless the collection is empty or `is_wanted` says no by now.
-    fn build(&self, building: &Building<'_>, is_wanted: impl Fn() -> bool) {
+    fn build(&self, building: &BuildPermit<'_>, is_wanted: impl Fn() -> bool) {
         let layout = self.layout.load_full();
         if layout.len() == 0 || !is_wanted() {
             return;
@@ -88,7 +86,7 @@ impl EmbeddedCollection {
         let graph = Arc::new(graph);
         progress.finish_and_clear();
         // A graph that cannot be saved is still good for this process.
-        if let Err(reason) = self.dumps.save(self.record.number, &graph) {
+        if let Err(reason) = self.graph_files.save(self.record.number, &graph) {
             tracing::warn!(collection = %self.name, "the index could not be saved, the next start builds it again: {reason}");
         }
         if self.is_gone.load(Ordering::Acquire) {
@@ -109,7 +107,7 @@ impl EmbeddedCollection {
             let next = layout.with_indexed(Arc::clone(graph));
             Arc::new(next.expect("only one build runs, from a layout that is older than this one"))
         };
-        for _ in 0..UNLOCKED_TRIES {
+        for _ in 0..UNLOCKED_ATTEMPTS {
             let seen = self.layout.load_full();
             let next = indexed(&seen);
             let _writing = self.writing.lock();
@@ -132,7 +130,7 @@ impl EmbeddedCollection {
 
     fn forget_index(&self) {
         // Its number is never used again: what stays behind takes room, no more.
-        if let Err(error) = self.dumps.remove(self.record.number) {
+        if let Err(error) = self.graph_files.remove(self.record.number) {
             tracing::warn!("the saved index of {} could not be deleted: {error}", self.name);
         }
     }
@@ -149,48 +147,48 @@ impl EmbeddedCollection {
 /// Builds the graphs of a store, one at a time: each takes all cores, and beside the vectors a copy of them.
 #[derive(Default)]
 pub(super) struct Builder {
-    turn: Mutex<()>,
+    lock: Mutex<()>,
 }
 
-/// The right to build.
-struct Building<'a> {
-    /// Threads of its own: searches would wait for their turn behind the nodes of a graph.
+/// The right to build, until it is dropped.
+struct BuildPermit<'a> {
+    /// Threads of its own: on those of the searches a build would delay them.
     threads: ThreadPool,
     flag: &'a AtomicBool,
-    _turn: MutexGuard<'a, ()>,
+    _guard: MutexGuard<'a, ()>,
 }
 
 impl Builder {
-    /// Waits for the right to build, and sets `flag` until that is given back.
-    fn begin<'a>(&'a self, flag: &'a AtomicBool) -> Result<Building<'a>, Error> {
-        let turn = self.turn.lock();
+    /// Waits for the right to build, and sets `flag` until the permit is dropped.
+    fn begin<'a>(&'a self, flag: &'a AtomicBool) -> Result<BuildPermit<'a>, Error> {
+        let guard = self.lock.lock();
         let threads = ThreadPoolBuilder::new().thread_name(|number| format!("index-{number}")).build();
         let threads = threads.map_err(|error| Error::Io(std::io::Error::other(error)))?;
         flag.store(true, Ordering::Relaxed);
-        Ok(Building { threads, flag, _turn: turn })
+        Ok(BuildPermit { threads, flag, _guard: guard })
     }
 }
 
-impl Drop for Building<'_> {
+impl Drop for BuildPermit<'_> {
     fn drop(&mut self) {
         self.flag.store(false, Ordering::Relaxed);
     }
 }
 
-/// Keeps a second thread from doing what one is at already.
+/// Lets one thread at a time build the graph of a collection.
 #[derive(Default)]
 pub(super) struct BuildClaim(AtomicBool);
 
 impl BuildClaim {
-    /// The thread that gives the claim back after this sees what the caller wrote before.
+    /// The thread that drops the claim after this sees what the caller wrote before.
     fn is_taken(&self) -> bool {
         self.0.fetch_or(false, Ordering::AcqRel)
     }
 
-    /// Does `work` as long as it is due, unless another thread is at it. Whatever becomes due until this returns is done, by
-    /// this thread or by the next to ask; after work that fails or panics another thread can try again.
+    /// Does `work` as long as it is due, unless another thread holds the claim. Work that becomes due until this returns is done by
+    /// this thread or by the next caller; after work that fails or panics another thread can try again.
     fn work_while<E>(&self, is_due: impl Fn() -> bool, mut work: impl FnMut() -> Result<(), E>) -> Result<(), E> {
-        // The second look is for what was written while this thread seemed to be at work, and was not any more.
+        // Asked again after the claim was dropped: a writer that came before saw it taken, and did not start a thread.
         while is_due() && !self.0.swap(true, Ordering::AcqRel) {
             let _claimed = ClaimedBuild(self);
             while is_due() {
@@ -201,7 +199,7 @@ impl BuildClaim {
     }
 }
 
-/// Gives a claim back, after a panic too.
+/// Drops a claim, also after a panic.
 struct ClaimedBuild<'a>(&'a BuildClaim);
 
 impl Drop for ClaimedBuild<'_> {
@@ -210,36 +208,20 @@ impl Drop for ClaimedBuild<'_> {
     }
 }
 
-/// Measures the index against exact search, with up to `queries` stored vectors, evenly spread.
-pub(super) fn recall(layout: &Layout, k: usize, ef: usize, queries: usize, lookup: Lookup<'_>) -> Result<Recall, Error> {
-    let rows: Vec<_> = layout.0.iter().flat_map(|segment| segment.live_rows().map(move |row| (&segment.rows, row))).collect();
-    let queries = queries.clamp(1, rows.len().max(1));
-    let sample = rows.iter().step_by((rows.len() / queries).max(1)).take(queries);
-    let sample: Vec<(&str, u64)> = sample.map(|&(rows, row)| (rows.items[row].id.as_str(), rows.sequences[row])).collect();
-    let mut agreement = Agreement::default();
-    // What was replaced meanwhile is not asked for.
-    for query in lookup(&sample)?.into_iter().flatten() {
-        let options = Search { k, ef, ..Search::default() };
-        let exact = search(layout, &query, &Search { exact: true, ..options }, lookup)?;
-        agreement.add(&exact, &search(layout, &query, &options, lookup)?);
-    }
-    Ok(agreement.recall(k, ef))
-}
-
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
-    use super::super::{Collection, EmbeddedStore, Filter, ModelTag, Options, Spec};
+    use super::super::{Collection, EmbeddedStore, Filter, IndexOptions, ModelTag, Search, Spec};
     use super::*;
     use crate::index::{Item, NewItem};
 
-    /// While a build waits for its turn, a filter deletes all that it would have been built over.
+    /// While a build waits for the lock, a filter deletes all that it would have been built over.
     #[test]
     fn a_build_over_what_was_deleted_meanwhile_changes_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let options = Options { exact_below: 1, build_in_background: false, ..Options::default() };
+        let options = IndexOptions { exact_below: 1, build_in_background: false, ..IndexOptions::default() };
         let store = EmbeddedStore::open(folder.path(), options).unwrap();
         let spec = Spec { dim: 2, model: ModelTag { fingerprint: "m".into(), precision: None } };
         let (collection, _) = store.create(&"c".parse().unwrap(), spec).unwrap();
@@ -273,7 +255,7 @@ mod tests {
         let (claim, stored, indexed) = (BuildClaim::default(), Cell::new(20), Cell::new(0));
         let build = || {
             let seen = stored.get();
-            // A write while this builds: it asks as well, and is sent away.
+            // A write while this builds: it asks as well, and finds the claim taken.
             stored.set(80);
             assert!(claim.is_taken());
             claim.work_while(|| true, || -> Result<(), ()> { panic!("two at once") })?;

@@ -3,18 +3,25 @@
 use std::sync::Arc;
 
 use super::disk::{Disk, Record, Row};
-use super::dump::{Dumps, Saved};
+use super::graph_files::{GraphFiles, Saved};
 use super::item::Damaged;
-use super::rows::{Layout, Rows, Segment, Vectors};
-use super::{CollectionName, Error, Options};
+use super::layout::{Layout, Segment};
+use super::rows::Rows;
+use super::{CollectionName, Error, IndexOptions, VectorFormat};
 
 /// What is laid out, and what is left out of it because it cannot be read.
 type Loaded = (Layout, Vec<Damaged>);
 
 /// All that a collection holds, over its saved graph where there is one that fits.
-pub(super) fn load(name: &CollectionName, record: &Record, disk: &Disk, dumps: &Dumps, options: &Options) -> Result<Loaded, Error> {
-    if options.vectors == Vectors::F32 {
-        let over_graph = match dumps.open(record.number, record.spec.dim, options.exact_below) {
+pub(super) fn load(
+    name: &CollectionName,
+    record: &Record,
+    disk: &Disk,
+    graph_files: &GraphFiles,
+    options: &IndexOptions,
+) -> Result<Loaded, Error> {
+    if options.vectors == VectorFormat::F32 {
+        let over_graph = match graph_files.open(record.number, record.spec.dim, options.exact_below) {
             Ok(Some(saved)) => over_graph(record, disk, saved)?.map(Some),
             Ok(None) => Ok(None),
             Err(reason) => Err(reason),
@@ -36,7 +43,7 @@ pub(super) fn load(name: &CollectionName, record: &Record, disk: &Disk, dumps: &
 /// Fills the rows of a saved graph with what is stored, and adds what came after it; the reason where that does not fit.
 fn over_graph(record: &Record, disk: &Disk, mut saved: Saved) -> Result<Result<Loaded, String>, Error> {
     let mut indexed = Rows::blank(record.spec.dim, std::mem::take(&mut saved.sequences));
-    let mut later = Rows::with_capacity(record.spec.dim, 0, Vectors::F32);
+    let mut later = Rows::with_capacity(record.spec.dim, 0, VectorFormat::F32);
     let newest = indexed.sequences.last().copied();
     let mut alive = vec![false; indexed.len()];
     let mut fits = true;

@@ -7,36 +7,38 @@ mod codes;
 mod collection;
 mod commit;
 mod disk;
-mod dump;
+mod file_identity;
 #[cfg(test)]
 mod full_disk;
+mod garbage;
 mod graph;
+mod graph_files;
 mod handle;
+#[cfg(test)]
+mod in_memory;
 mod indexing;
+mod layout;
 mod load;
 #[cfg(test)]
-mod memory;
-mod mix;
-mod place;
-#[cfg(test)]
 mod power_loss;
+mod recall;
 mod reserve;
 mod rows;
 mod sample;
 mod scan;
 mod search;
 mod similarity;
+mod splitmix;
 mod store;
-mod sweep;
 
 pub use collection::EmbeddedCollection;
-pub use rows::Vectors;
 pub use similarity::Similarity;
-pub use store::{EmbeddedStore, Options};
+pub use store::EmbeddedStore;
 
 #[cfg(test)]
 use super::ModelTag;
 use super::{
-    Collection, CollectionName, Error, Filter, IndexState, Info, Items, Loading, Neighbour, OnExisting, Page, Recall, Sample, Search, Spec,
-    Store, Version, Visit, checksum, info, item, sample::newest_of, store::no_item,
+    Collection, CollectionName, Error, Filter, IndexOptions, IndexState, Info, Items, Loading, Neighbour, OnExisting, Page, Recall, Sample,
+    Search, Spec, Store, VectorFormat, Version, Visit, checksum, info, item, page, recall::RecallCounter, sample::newest_of,
+    store::no_item,
 };

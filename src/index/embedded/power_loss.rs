@@ -1,4 +1,4 @@
-//! What is left after the power fails: a disk that forgets, at random, what was written since it was last told to sync.
+//! Content of the database after a power failure: a disk that loses, at random, writes since the last sync.
 //!
 //! A kill cannot show this, because the page cache outlives the process.
 
@@ -13,8 +13,9 @@ use redb::backends::InMemoryBackend;
 use serde_json::json;
 
 use super::collection::EmbeddedCollection;
+use super::disk::Writer;
 use super::item::{Item, NewItem};
-use super::{Collection, Filter, ModelTag, OnExisting, Spec, memory};
+use super::{Collection, Filter, ModelTag, OnExisting, Spec, in_memory};
 
 const DIM: usize = 4;
 /// Writes that are acknowledged, and points of failure that are tried over their whole course.
@@ -139,12 +140,12 @@ fn the_power_may_fail_at_any_moment() {
     let mut rng = StdRng::seed_from_u64(8);
     let recorder = Recorder::default();
     let spec = Spec { dim: DIM, model: ModelTag { fingerprint: "m".into(), precision: None } };
-    let disk = memory::make(&recorder);
-    disk.enter(&"c".parse().unwrap(), spec, None, OnExisting::Refuse).unwrap();
+    let disk = in_memory::make(&recorder);
+    disk.enter(&mut Writer::default(), &"c".parse().unwrap(), spec, None, OnExisting::Refuse).unwrap();
     drop(disk);
     let begun = recorder.events.lock().len();
 
-    let collection = memory::load(memory::disk(&recorder));
+    let collection = in_memory::load(in_memory::disk(&recorder));
     // What was stored after each change, and how much had been done to the disk when it was acknowledged.
     let mut acknowledged = vec![(0, Content::new())];
     for number in 0..CHANGES {
@@ -157,7 +158,7 @@ fn the_power_may_fail_at_any_moment() {
     let (mut exact, mut ahead) = (0, 0);
     for _ in 0..FAILURES {
         let point = rng.random_range(begun..=events.len());
-        let recovered = content(&memory::load(memory::disk(&Recorder::holding(&after_failure(&events[..point], &mut rng)))));
+        let recovered = content(&in_memory::load(in_memory::disk(&Recorder::holding(&after_failure(&events[..point], &mut rng)))));
         let last = acknowledged.partition_point(|(at, _)| *at <= point) - 1;
         if recovered == acknowledged[last].1 {
             exact += 1;

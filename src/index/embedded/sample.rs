@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::disk::Record;
 use super::item::Item;
-use super::mix::mix;
-use super::rows::Layout;
+use super::layout::Layout;
+use super::splitmix::splitmix64;
 use super::{Version, newest_of};
 
 /// The newest number and the count are enough: a number is never given to two versions of items, so that what is there besides the newest
@@ -26,7 +26,7 @@ pub(super) fn sample(layout: &Layout, most: usize) -> Vec<(Arc<Item>, u64)> {
     if rows.len() > most {
         let newest = rows.split_off(rows.len() - newest_of(most));
         let others = most - newest.len();
-        rows.select_nth_unstable_by_key(others, |&(sequence, ..)| mix(sequence));
+        rows.select_nth_unstable_by_key(others, |&(sequence, ..)| splitmix64(sequence));
         rows.truncate(others);
         rows.extend(newest);
         rows.sort_unstable();

@@ -6,7 +6,7 @@ use std::collections::BinaryHeap;
 use rayon::prelude::*;
 
 use super::codes::{self, Codes};
-use super::rows::Segment;
+use super::layout::Segment;
 use super::search::{FILTERED, Lookup, Nearest, may_be_found};
 use super::similarity::Similarity;
 use super::{Error, Search};

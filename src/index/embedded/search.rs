@@ -4,7 +4,8 @@ use std::collections::BinaryHeap;
 use std::sync::Arc;
 
 use super::item::Item;
-use super::rows::{Layout, Segment, VectorData};
+use super::layout::{Layout, Segment};
+use super::rows::VectorData;
 use super::{Error, Filter, Neighbour, Search, scan};
 use dino_vision::cancel;
 
@@ -32,7 +33,7 @@ pub(super) fn search(layout: &Layout, query: &[f32], options: &Search<'_>, looku
     Ok(best.into_sorted())
 }
 
-/// Adds the neighbours that the segment's graph finds, or returns false where the graph cannot vouch for its answer.
+/// Adds the neighbours that the segment's graph finds, or returns false where the graph may have missed some.
 ///
 /// The graph knows nothing of deletions and filters: each of its hits is checked here, after the search. Where fewer
 /// than k pass, a scan has to answer.

@@ -77,7 +77,7 @@ impl WithSimd for OfRows<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let dim = self.query.len();
         let row = |row: u32| &self.vectors[row as usize * dim..][..dim];
-        // Rows lie anywhere: each is on its way from memory while those before it are compared.
+        // Rows lie anywhere: each is fetched from memory while those before it are compared.
         self.rows.iter().take(AHEAD).for_each(|&ahead| prefetch(row(ahead)));
         for (at, &number) in self.rows.iter().enumerate() {
             if let Some(&ahead) = self.rows.get(at + AHEAD) {

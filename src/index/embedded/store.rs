@@ -10,47 +10,22 @@ use parking_lot::Mutex;
 use tempfile::NamedTempFile;
 
 use super::collection::{EmbeddedCollection, Parts};
+use super::commit::WriteQueue;
 use super::disk::Disk;
-use super::dump::Dumps;
+use super::garbage::GarbageCollector;
+use super::graph_files::GraphFiles;
 use super::item::{next_part, prepare};
-use super::rows::{Layout, Rows, Vectors};
-use super::sweep::Sweeper;
-use super::{Collection, CollectionName, Error, Info, Items, Loading, OnExisting, Spec, Store};
+use super::layout::Layout;
+use super::rows::Rows;
+use super::{Collection, CollectionName, Error, IndexOptions, Info, Items, Loading, OnExisting, Spec, Store};
 
 /// How names of scratch files begin.
 const SCRATCH: &str = ".scratch-";
 
-/// How the store keeps its indexes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Options {
-    /// Collections with fewer items are always searched exactly; larger ones get a graph.
-    pub exact_below: usize,
-    /// Whether a thread builds a new graph when a collection has outgrown its own (or has none yet). Without it
-    /// that happens at the next start, or by [`EmbeddedCollection::build_index`].
-    pub build_in_background: bool,
-    /// Whether building shows a progress bar on stderr.
-    pub progress: bool,
-    /// How vectors are held in memory.
-    pub vectors: Vectors,
-}
-
-impl Options {
-    /// Default of `exact_below`. With 384 dimensions a scan of that many takes 3 ms of one core, a graph search 0.1 ms
-    /// (BENCHMARKS.md), which is next to nothing beside the inference before each search; and below, a graph costs exactness,
-    /// and 0.6 ms of a core for each item.
-    pub const EXACT_BELOW: usize = 50_000;
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { exact_below: Self::EXACT_BELOW, build_in_background: true, progress: false, vectors: Vectors::F32 }
-    }
-}
-
 /// The collections of a data folder. One process at a time can have it open.
 pub struct EmbeddedStore {
     folder: PathBuf,
-    options: Options,
+    options: IndexOptions,
     /// What is known once the database is open.
     opened: OnceLock<Opened>,
     /// All collections by name. Replaced as a whole: looking one up never waits.
@@ -66,7 +41,7 @@ type Slot = Arc<OnceLock<Arc<EmbeddedCollection>>>;
 
 struct Opened {
     parts: Parts,
-    sweeper: Sweeper,
+    garbage: GarbageCollector,
 }
 
 impl EmbeddedStore {
@@ -76,7 +51,7 @@ impl EmbeddedStore {
     /// # Errors
     /// [`Error::Damaged`] names a file that is not what was written (it stays untouched), [`Error::InUse`] where
     /// another process has the folder open.
-    pub fn open(folder: &Path, options: Options) -> Result<Self, Error> {
+    pub fn open(folder: &Path, options: IndexOptions) -> Result<Self, Error> {
         let store = Self::unopened(folder, options);
         store.load()?;
         for collection in store.collections() {
@@ -92,7 +67,7 @@ impl EmbeddedStore {
     /// Where no thread can be started.
     pub fn open_in_background(
         folder: &Path,
-        options: Options,
+        options: IndexOptions,
         done: impl FnOnce(Result<(), Error>) + Send + 'static,
     ) -> Result<Arc<Self>, Error> {
         let store = Arc::new(Self::unopened(folder, options));
@@ -109,7 +84,7 @@ impl EmbeddedStore {
         Ok(store)
     }
 
-    fn unopened(folder: &Path, options: Options) -> Self {
+    fn unopened(folder: &Path, options: IndexOptions) -> Self {
         let (folder, catalogue) = (folder.to_owned(), ArcSwap::default());
         Self { folder, options, opened: OnceLock::new(), catalogue, naming: Mutex::new(()) }
     }
@@ -118,21 +93,22 @@ impl EmbeddedStore {
     fn load(&self) -> Result<(), Error> {
         let start = Instant::now();
         fs_err::create_dir_all(&self.folder)?;
-        let dumps = Arc::new(Dumps::new(&self.folder));
-        let disk = Arc::new(Disk::open(&self.folder, dumps.exist())?);
+        let graph_files = Arc::new(GraphFiles::new(&self.folder));
+        let disk = Arc::new(Disk::open(&self.folder, graph_files.exist())?);
         let records = disk.collections()?;
         let numbers: Vec<u64> = records.iter().map(|(_, record)| record.number).collect();
         // With the database open it is certain that no other process is at work here.
-        dumps.tidy(&numbers);
+        graph_files.tidy(&numbers);
         tidy(&self.folder);
-        let sweeper = Sweeper::new(Arc::clone(&disk), self.options.build_in_background);
-        sweeper.clear(disk.nameless(&numbers)?);
-        let parts = Parts { disk, dumps, builder: Arc::default(), options: self.options };
+        let writes = Arc::<WriteQueue>::default();
+        let garbage = GarbageCollector::new(Arc::clone(&disk), Arc::clone(&writes), self.options.build_in_background);
+        garbage.delete(disk.orphans(&numbers)?);
+        let parts = Parts { disk, writes, graph_files, builder: Arc::default(), options: self.options };
         let mut slots = Catalogue::new();
         slots.extend(records.iter().map(|(name, _)| (name.clone(), Slot::default())));
         self.catalogue.store(Arc::new(slots.clone()));
         // From here on collections can be made.
-        let Opened { parts, .. } = self.opened.get_or_init(|| Opened { parts, sweeper });
+        let Opened { parts, .. } = self.opened.get_or_init(|| Opened { parts, garbage });
         let count = records.len();
         for (name, record) in records {
             let collection = EmbeddedCollection::load(name.clone(), record, parts)?;
@@ -190,14 +166,14 @@ impl EmbeddedStore {
         if let Some(found) = self.find(name)? {
             return existing(found);
         }
-        let (record, _) = parts.disk.enter(name, spec.clone(), None, OnExisting::Refuse)?;
+        let (record, _) = parts.disk.enter(&mut parts.writes.lock(), name, spec.clone(), None, OnExisting::Refuse)?;
         let collection = EmbeddedCollection::new(name.clone(), record, Layout::default(), parts);
         self.publish(&collection);
         drop(naming);
         Ok((collection, true))
     }
 
-    /// Makes a collection that holds exactly `items`, in one step.
+    /// Frees a collection that holds exactly `items`, in one step.
     ///
     /// # Errors
     /// [`Error::Exists`] where it exists and `existing` says so, and those of [`Collection::upsert`] and of `items`.
@@ -209,24 +185,24 @@ impl EmbeddedStore {
         existing: OnExisting,
     ) -> Result<Arc<EmbeddedCollection>, Error> {
         spec.check_dim()?;
-        let Opened { parts, sweeper } = self.opened()?;
+        let Opened { parts, garbage } = self.opened()?;
         if self.find(name)?.is_some() && existing == OnExisting::Refuse {
             return Err(Error::Exists(name.to_string()));
         }
-        let number = parts.disk.reserve()?;
+        let number = parts.disk.reserve(&mut parts.writes.lock())?;
         let entered = fill(parts, &spec, number, items).and_then(|layout| {
             let naming = self.naming.lock();
-            let (record, old) = parts.disk.enter(name, spec, Some(number), existing)?;
+            let (record, old) = parts.disk.enter(&mut parts.writes.lock(), name, spec, Some(number), existing)?;
             let collection = EmbeddedCollection::new(name.clone(), record, layout, parts);
             let replaced = self.publish(&collection);
             drop(naming);
             Ok((collection, replaced, old))
         });
-        let (collection, replaced, old) = entered.inspect_err(|_| sweeper.clear([number]))?;
+        let (collection, replaced, old) = entered.inspect_err(|_| garbage.delete([number]))?;
         if let Some(replaced) = replaced {
             replaced.retire();
         }
-        sweeper.clear(old);
+        garbage.delete(old);
         collection.build_if_due()?;
         Ok(collection)
     }
@@ -249,7 +225,7 @@ fn fill(parts: &Parts, spec: &Spec, number: u64, items: &mut Items<'_>) -> Resul
         if part.is_empty() {
             break;
         }
-        let written = parts.disk.fill(number, &part)?;
+        let written = parts.disk.fill(&mut parts.writes.lock(), number, &part)?;
         for (sequence, new) in written.new.into_iter().zip(part) {
             rows.push(sequence, Arc::new(new.item), &new.vector);
         }
@@ -305,16 +281,16 @@ impl Store for EmbeddedStore {
     }
 
     fn remove(&self, name: &CollectionName) -> Result<(), Error> {
-        let Opened { parts, sweeper } = self.opened()?;
+        let Opened { parts, garbage } = self.opened()?;
         let naming = self.naming.lock();
         let collection = self.collection(name)?;
-        parts.disk.remove(name, &collection.record)?;
+        parts.disk.remove(&mut parts.writes.lock(), name, &collection.record)?;
         let mut catalogue = Catalogue::clone(&self.catalogue.load());
         catalogue.remove(name);
         self.catalogue.store(Arc::new(catalogue));
         drop(naming);
         collection.retire();
-        sweeper.clear([collection.record.number]);
+        garbage.delete([collection.record.number]);
         Ok(())
     }
 

@@ -36,7 +36,7 @@ pub struct IndexUrl(String);
 impl FromStr for IndexUrl {
     type Err = Infallible;
 
-    /// Takes any text: an error here would be shown together with the text. [`IndexUrl::check`] looks at it.
+    /// Takes any string: clap would show an error here together with the string. [`IndexUrl::check`] checks it.
     fn from_str(url: &str) -> Result<Self, Infallible> {
         Ok(Self(url.to_owned()))
     }

@@ -1,7 +1,7 @@
 //! When a collection gets an HNSW index, and how it is built beside running searches and writes.
 //!
 //! Small collections have none: they are scanned, and exact. Once there is one, the database keeps it up to date. The tables of
-//! collections that are gone are cleared away here too.
+//! deleted collections are deleted here too.
 
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use super::super::{Error, Options};
+use super::super::{Error, IndexOptions};
 use super::damage;
 use super::database::Database;
-use super::record::{Record, drop_nameless};
+use super::record::{Record, drop_orphans};
 
 /// Most dimensions of pgvector's HNSW index over `vector`. Larger ones are always scanned.
 const MAX_DIM: usize = 2000;
@@ -23,31 +23,31 @@ const MAX_DIM: usize = 2000;
 const PARAMETERS: &str = "m = 16, ef_construction = 128";
 /// First half of the lock that is held while a collection's index is built; the second is the collection.
 const LOCK: i32 = 0x6469_6e6f;
-/// What a thread does that fails.
+/// What the thread does, for its errors in the log.
 const BUILDING: &str = "building an index";
 /// Part of the threshold that this server writes to a collection before it counts its items again.
 const LOOKS: usize = 8;
 
-/// Between two tries to delete tables that somebody still uses.
-const PAUSE: Duration = Duration::from_secs(5);
-/// Number of those tries; the next start goes on.
-const TRIES: usize = 720;
+/// Between two attempts to delete tables that transactions still use.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+/// Number of those attempts; the next start goes on.
+const ATTEMPTS: usize = 720;
 
-/// Builds indexes, and clears away.
+/// Builds indexes, and deletes tables of deleted collections.
 pub(super) struct Builder {
     database: Arc<Database>,
-    options: Options,
+    options: IndexOptions,
     /// Items written to each collection, by number, since its size was last looked at.
     written: Mutex<HashMap<i64, usize>>,
-    /// Numbers of the collections that a thread looks at.
+    /// Numbers of the collections that a thread checks.
     looked_at: Mutex<HashSet<i64>>,
-    /// Whether a thread clears away, and was asked again since it began.
-    clearing: Mutex<Option<bool>>,
+    /// Whether a thread deletes tables, and was asked again since it began.
+    dropping: Mutex<Option<bool>>,
 }
 
 impl Builder {
-    pub(super) fn new(database: Arc<Database>, options: Options) -> Self {
-        Self { database, options, written: Mutex::default(), looked_at: Mutex::default(), clearing: Mutex::default() }
+    pub(super) fn new(database: Arc<Database>, options: IndexOptions) -> Self {
+        Self { database, options, written: Mutex::default(), looked_at: Mutex::default(), dropping: Mutex::default() }
     }
 
     /// Notes that so many items were written, and starts a thread now and then that builds an index where one is due.
@@ -80,48 +80,48 @@ impl Builder {
         }
     }
 
-    /// Lets a thread delete the tables of collections that are gone, once no transaction uses them any more: the one that does so already,
-    /// where there is one.
-    pub(super) fn clear_away(self: &Arc<Self>) {
+    /// Makes a thread delete the tables of deleted collections once no transaction uses them any more: the one that runs already, where
+    /// there is one.
+    pub(super) fn drop_orphaned_tables(self: &Arc<Self>) {
         {
-            let mut clearing = self.clearing.lock();
-            if let Some(again) = &mut *clearing {
+            let mut dropping = self.dropping.lock();
+            if let Some(again) = &mut *dropping {
                 *again = true;
                 return;
             }
-            *clearing = Some(false);
+            *dropping = Some(false);
         }
         let builder = Arc::clone(self);
-        let started = spawn("deleting tables of collections that are gone", move || {
+        let started = spawn("deleting tables of deleted collections", move || {
             let noted = Cell::new(false);
             let _end = OnDrop(|| {
                 if !noted.get() {
-                    *builder.clearing.lock() = None;
+                    *builder.dropping.lock() = None;
                 }
             });
             noted.set(builder.clear()?);
             Ok(())
         });
         if !started {
-            *self.clearing.lock() = None;
+            *self.dropping.lock() = None;
         }
     }
 
     /// Deletes those tables; whether all of them are gone, and its end is noted.
     fn clear(&self) -> Result<bool, Error> {
-        for _ in 0..TRIES {
-            let is_clear = self.database.run_in_background(async |connection| drop_nameless(connection).await)?;
-            let mut clearing = self.clearing.lock();
-            match &mut *clearing {
+        for _ in 0..ATTEMPTS {
+            let is_clear = self.database.run_in_background(async |connection| drop_orphans(connection).await)?;
+            let mut dropping = self.dropping.lock();
+            match &mut *dropping {
                 Some(again) if *again => *again = false,
                 _ if is_clear => {
-                    // Before the lock is given back: a caller that asks from now on starts a new thread.
-                    *clearing = None;
+                    // Before the lock is released: a caller that asks from now on starts a new thread.
+                    *dropping = None;
                     return Ok(true);
                 }
                 _ => {
-                    drop(clearing);
-                    std::thread::sleep(PAUSE);
+                    drop(dropping);
+                    std::thread::sleep(RETRY_INTERVAL);
                 }
             }
         }

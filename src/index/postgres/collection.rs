@@ -6,17 +6,18 @@ use std::sync::Arc;
 use futures::TryStreamExt;
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, QueryBuilder, Row};
 
-use super::super::info::{Agreement, Filling, check_page};
 use super::super::item::{NewItem, StoredItem, prepare};
+use super::super::page::{PageBuilder, check_page};
+use super::super::recall::RecallCounter;
 use super::super::store::{Visit, no_item};
 use super::super::{Collection, CollectionName, Damaged, Error, Filter, Info, Neighbour, Page, Recall, Sample, Search, Spec, Version};
 use super::approximate::Builder;
 use super::database::Database;
+use super::escape::{from_stored, to_stored};
 use super::filter::{label_forms, push_where};
 use super::record::Record;
 use super::sample::{sample, version};
 use super::search::{ITEM, item, search};
-use super::text::{from_stored, to_stored};
 use super::write;
 use dino_vision::cancel::{self, Cancelled};
 use dino_vision::unicode::nfc;
@@ -34,7 +35,7 @@ impl PostgresCollection {
     }
 
     /// Reads from the collection's table; where that was replaced meanwhile by another of the same model, from that one.
-    /// Given up when the caller does not wait any more.
+    /// Ends when the request is cancelled.
     fn read<T>(&self, work: impl AsyncFn(&mut PgConnection, &Record) -> Result<T, Error>) -> Result<T, Error> {
         let token = cancel::current();
         let read = async |connection: &mut PgConnection| match work(&mut *connection, &self.record)
@@ -135,7 +136,7 @@ impl Collection for PostgresCollection {
         self.read(async |connection, record| {
             let sql = format!("SELECT {ITEM} FROM {} WHERE id > $1 ORDER BY id LIMIT $2", record.table());
             let mut rows = sqlx::query(AssertSqlSafe(sql)).bind(&*after).bind(limit as i64 + 1).fetch(connection);
-            let (mut page, mut read, mut last) = (Filling::new(limit), 0, None);
+            let (mut page, mut read, mut last) = (PageBuilder::new(limit), 0, None);
             // Row by row: memory holds what is on the page, not all that was asked for.
             while let Some(row) = rows.try_next().await? {
                 read += 1;
@@ -196,14 +197,14 @@ impl Collection for PostgresCollection {
             let table = record.table();
             let sql = format!("SELECT embedding::real[] FROM {table} ORDER BY hashtextextended(id, 0) LIMIT $1");
             let sample: Vec<Vec<f32>> = sqlx::query_scalar(AssertSqlSafe(sql)).bind(queries as i64).fetch_all(&mut *connection).await?;
-            let mut agreement = Agreement::default();
+            let mut counter = RecallCounter::default();
             for query in &sample {
                 let options = Search { k, ef, ..Search::default() };
                 let exact = search(connection, &table, query, &Search { exact: true, ..options }, record.indexed).await?;
                 let fast = search(connection, &table, query, &options, record.indexed).await?;
-                agreement.add(&exact, &fast);
+                counter.add(&exact, &fast);
             }
-            Ok(agreement.recall(k, ef))
+            Ok(counter.recall(k, ef))
         })
     }
 

@@ -4,8 +4,8 @@
 //! damaged reads neither the other items nor a mark that could be out of date.
 
 use super::super::info::{DamagedItems, MOST_NAMED};
+use super::escape::from_stored;
 use super::record::Record;
-use super::text::from_stored;
 
 /// What the reader of JSON refuses in a row: metadata that is no object, more than 127 objects and lists inside of each other, and
 /// numbers that are no finite double. Every index and query needs the very same words, or the database scans the table.

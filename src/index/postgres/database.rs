@@ -1,4 +1,4 @@
-//! Connections: a pool of them, how long they are waited for, and whether the database answers.
+//! Connections: a pool of them, timeouts, and whether the database answers.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
-use tokio::time::timeout;
+use tokio::time;
 
 use super::super::Error;
 use super::error::is_worth_retrying;
@@ -15,29 +15,29 @@ use super::schema;
 use super::{Connections, IndexUrl};
 use dino_vision::cancel::{self, Cancelled};
 
-/// Longest wait for a connection. A server that is down is asked again and again meanwhile.
-const ACQUIRE: Duration = Duration::from_secs(2);
-/// Most connections for work in the background: one builds an index, one clears away.
-const BACKGROUND: usize = 2;
-/// How often the database looks, while a statement runs, whether its client is still connected.
+/// Longest wait for a connection. Where the server is down, the pool tries again and again meanwhile.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Most connections for work in the background: one builds an index, one deletes tables.
+const BACKGROUND_CONNECTIONS: usize = 2;
+/// How often the database checks, while a statement runs, whether its client is still connected.
 const CLIENT_CHECK: &str = "1s";
-/// Times that a transaction is tried which stands in another's way.
+/// Attempts of a transaction that conflicts with others.
 const ATTEMPTS: usize = 5;
 
-/// A database, from threads that may wait.
+/// A database, for threads that may block.
 pub(super) struct Database {
-    /// Where the connections live; taken when this goes.
+    /// Runs the connections; taken when this is dropped.
     runtime: Option<Runtime>,
     pool: PgPool,
-    /// One for each connection of the pool: a call that waits behind others is not waiting for the database to answer.
-    places: Semaphore,
+    /// A permit for each connection of the pool: a call that waits for other calls does not count as an unreachable database.
+    permits: Semaphore,
     /// As many again for work on whole collections, each with a connection of its own.
-    long_places: Semaphore,
+    long_permits: Semaphore,
     /// For the same work that no request waits for.
-    background_places: Semaphore,
+    background_permits: Semaphore,
     options: PgConnectOptions,
-    /// Longest that one piece of work may take.
-    patience: Duration,
+    /// Longest that one call may take.
+    timeout: Duration,
     /// Whether the tables are those of this program.
     prepared: OnceCell<()>,
     reachable: AtomicBool,
@@ -46,39 +46,39 @@ pub(super) struct Database {
 
 impl Database {
     /// Gets ready to connect. The server is not asked yet.
-    pub(super) fn new(url: &IndexUrl, connections: u32, patience: Duration) -> Result<Self, Error> {
+    pub(super) fn new(url: &IndexUrl, connections: u32, timeout: Duration) -> Result<Self, Error> {
         let options = url.options()?;
         let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("postgres").enable_all().build()?;
         let pool = {
             let _inside = runtime.enter();
             PgPoolOptions::new()
                 .max_connections(connections)
-                .acquire_timeout(ACQUIRE)
-                .after_connect(move |connection, _| Box::pin(set_up(connection, patience)))
+                .acquire_timeout(ACQUIRE_TIMEOUT)
+                .after_connect(move |connection, _| Box::pin(set_up(connection, timeout)))
                 .connect_lazy_with(options.clone())
         };
         Ok(Self {
             runtime: Some(runtime),
             pool,
-            places: Semaphore::new(connections as usize),
-            long_places: Semaphore::new(connections as usize),
-            background_places: Semaphore::new(BACKGROUND),
+            permits: Semaphore::new(connections as usize),
+            long_permits: Semaphore::new(connections as usize),
+            background_permits: Semaphore::new(BACKGROUND_CONNECTIONS),
             options,
-            patience,
+            timeout,
             prepared: OnceCell::new(),
             reachable: AtomicBool::new(false),
             failures: AtomicU64::new(0),
         })
     }
 
-    /// Does `work` with a connection of the pool; several times, where transactions stand in each other's way.
+    /// Does `work` with a connection of the pool; again, where its transaction conflicts with another one.
     pub(super) fn run<T>(&self, work: impl AsyncFn(&mut PgConnection) -> Result<T, Error>) -> Result<T, Error> {
         self.wait(async {
-            // The rest is for the work.
-            let _place = place(&self.places, self.patience / 2).await?;
+            // The other half of the time is for the work.
+            let _permit = acquire(&self.permits, self.timeout / 2).await?;
             let mut connection = self.pool.acquire().await?;
             let repeated = async {
-                // Does nothing unless it is waited for.
+                // Not polled, and so not run, where the tables were prepared before.
                 let migration = schema::migrate(&mut connection);
                 self.prepared.get_or_try_init(|| migration).await?;
                 for _ in 1..ATTEMPTS {
@@ -89,47 +89,47 @@ impl Database {
                 }
                 work(&mut *connection).await
             };
-            let outcome = timeout(self.patience, repeated).await.unwrap_or_else(|_| {
-                let seconds = self.patience.as_secs_f64();
+            let outcome = time::timeout(self.timeout, repeated).await.unwrap_or_else(|_| {
+                let seconds = self.timeout.as_secs_f64();
                 Err(Error::Unreachable(format!("no answer within {seconds} s")))
             });
             if matches!(outcome, Err(Error::Unreachable(_) | Error::Cancelled(_))) {
-                // It may be in the middle of something.
+                // It may be in the middle of a statement.
                 connection.close_on_drop();
             }
             outcome
         })
     }
 
-    /// Asks whether it answers. Where all connections are at work, what those have heard is the answer.
+    /// Asks whether it answers. Where all connections are in use, their last outcome is the answer.
     pub(super) fn check(&self) -> Result<(), Error> {
-        if self.places.available_permits() == 0 && self.reachable.load(Ordering::Relaxed) {
+        if self.permits.available_permits() == 0 && self.reachable.load(Ordering::Relaxed) {
             return Ok(());
         }
-        // A connection is tried before it is given.
+        // The pool tests a connection before it hands it out.
         self.run(async |_| Ok(()))
     }
 
     /// Does `work` that may take as long as it needs, with a connection of its own.
     pub(super) fn run_long<T>(&self, work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>) -> Result<T, Error> {
-        self.run_apart(&self.long_places, self.patience / 2, work)
+        self.run_apart(&self.long_permits, self.timeout / 2, work)
     }
 
-    /// As [`run_long`](Self::run_long), for work that no request waits for: it waits for its turn.
+    /// As [`run_long`](Self::run_long), for work that no request waits for: it waits without a timeout.
     pub(super) fn run_in_background<T>(&self, work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>) -> Result<T, Error> {
-        self.run_apart(&self.background_places, Duration::MAX, work)
+        self.run_apart(&self.background_permits, Duration::MAX, work)
     }
 
     fn run_apart<T>(
         &self,
-        places: &Semaphore,
-        patience: Duration,
+        permits: &Semaphore,
+        timeout: Duration,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>,
     ) -> Result<T, Error> {
         self.run(async |_| Ok(()))?;
         self.wait(async {
-            let _place = place(places, patience).await?;
-            let connecting = timeout(ACQUIRE, self.options.connect()).await;
+            let _permit = acquire(permits, timeout).await?;
+            let connecting = time::timeout(ACQUIRE_TIMEOUT, self.options.connect()).await;
             let mut connection = connecting.map_err(|_| Error::Unreachable("no connection in time".to_owned()))??;
             set_up(&mut connection, Duration::ZERO).await?;
             let outcome = work(&mut connection).await;
@@ -142,7 +142,7 @@ impl Database {
         let runtime = self.runtime.as_ref().expect("only dropping takes it");
         let outcome = runtime.block_on(work);
         if matches!(outcome, Err(Error::Busy | Error::Cancelled(_))) {
-            // The server was not asked, or its answer was not waited for.
+            // The server was not asked, or the request was cancelled before its answer.
             return outcome;
         }
         let reached = !matches!(outcome, Err(Error::Unreachable(_)));
@@ -175,17 +175,17 @@ impl Database {
 impl Drop for Database {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            // Dropping it would wait, which not every thread may do.
+            // Dropping it would block, which panics on threads of another runtime.
             runtime.shutdown_background();
         }
     }
 }
 
-/// Waits for a place, unless the caller leaves meanwhile.
-async fn place(places: &Semaphore, patience: Duration) -> Result<SemaphorePermit<'_>, Error> {
-    let waited = cancel::current().run_until_cancelled_owned(timeout(patience, places.acquire())).await;
-    let place = waited.ok_or(Cancelled)?.map_err(|_| Error::Busy)?;
-    Ok(place.expect("it is never closed"))
+/// Waits for a permit, unless the request is cancelled meanwhile.
+async fn acquire(permits: &Semaphore, timeout: Duration) -> Result<SemaphorePermit<'_>, Error> {
+    let waited = cancel::current().run_until_cancelled_owned(time::timeout(timeout, permits.acquire())).await;
+    let permit = waited.ok_or(Cancelled)?.map_err(|_| Error::Busy)?;
+    Ok(permit.expect("it is never closed"))
 }
 
 /// Settings of a new connection. A limit of zero is none.

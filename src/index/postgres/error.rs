@@ -21,12 +21,12 @@ impl From<sqlx::Error> for Error {
     }
 }
 
-/// Codes of a server that is starting, stopping, full, or was taken from us: appendix A of PostgreSQL's manual.
+/// Codes of a server that is starting, stopping or full, or that closed the connection: appendix A of PostgreSQL's manual.
 fn is_gone(code: &str) -> bool {
     code.starts_with("08") || ["53300", "57P01", "57P02", "57P03", "57P05"].contains(&code)
 }
 
-/// Whether the same transaction may succeed at once: two of them stood in each other's way.
+/// Whether the same transaction may succeed when it is repeated: it conflicted with another one.
 pub(super) fn is_worth_retrying(error: &Error) -> bool {
     ["40001", "40P01"].iter().any(|code| has_code(error, code))
 }
@@ -36,7 +36,7 @@ pub(super) fn is_missing_table(error: &Error) -> bool {
     has_code(error, NO_TABLE)
 }
 
-/// Whether somebody else held what was asked for, for too long.
+/// Whether another transaction held the lock for too long.
 pub(super) fn is_locked(error: &Error) -> bool {
     has_code(error, "55P03") || is_worth_retrying(error)
 }

@@ -1,4 +1,4 @@
-//! Filters as SQL. Values and names are parameters, never part of the text.
+//! Filters as SQL. ValueSet and names are parameters, never part of the statement.
 //!
 //! No condition is ever NULL, so that `NOT` means the opposite.
 
@@ -8,7 +8,7 @@ use sqlx::{Postgres, QueryBuilder};
 
 use super::super::Filter;
 use super::super::filter::{Field, Node, Order, Test};
-use super::text::{json_to_stored, to_stored};
+use super::escape::{json_to_stored, to_stored};
 use dino_vision::unicode::nfd;
 
 /// Adds ` WHERE …` where there is a filter.
@@ -45,7 +45,7 @@ fn push_joined(sql: &mut QueryBuilder<Postgres>, nodes: &[Node], word: &str) {
 fn push_id(sql: &mut QueryBuilder<Postgres>, test: &Test) {
     match test {
         Test::Eq(Value::String(text)) => sql.push("(id = ").push_bind(to_stored(text).into_owned()).push(")"),
-        Test::In(values) => sql.push("(id = ANY(").push_bind(all_stored(values.texts())).push("))"),
+        Test::In(values) => sql.push("(id = ANY(").push_bind(all_stored(values.strings())).push("))"),
         Test::Compare(order, Value::String(text)) => {
             sql.push("(id").push(operator(*order)).push_bind(to_stored(text).into_owned()).push(")")
         }
@@ -57,7 +57,7 @@ fn push_id(sql: &mut QueryBuilder<Postgres>, test: &Test) {
 fn push_label(sql: &mut QueryBuilder<Postgres>, test: &Test) {
     match test {
         Test::Eq(Value::String(text)) => sql.push("(labels && ").push_bind(label_forms([text.as_str()])).push(")"),
-        Test::In(values) => sql.push("(labels && ").push_bind(label_forms(values.texts().iter().map(String::as_str))).push(")"),
+        Test::In(values) => sql.push("(labels && ").push_bind(label_forms(values.strings().iter().map(String::as_str))).push(")"),
         Test::Compare(order, Value::String(text)) => {
             sql.push("EXISTS (SELECT FROM unnest(labels) AS one (label) WHERE normalize(one.label) COLLATE \"C\"");
             sql.push(operator(*order)).push_bind(to_stored(text).into_owned()).push(")")
@@ -78,7 +78,7 @@ fn push_metadata(sql: &mut QueryBuilder<Postgres>, path: &str, test: &Test) {
         Test::Eq(value) => push_among(sql, path, &[], &[Json(json_to_stored(value))]),
         Test::In(values) => {
             let others: Vec<_> = values.others().map(|value| Json(json_to_stored(&value))).collect();
-            push_among(sql, path, &all_stored(values.texts()), &others);
+            push_among(sql, path, &all_stored(values.strings()), &others);
         }
         Test::Compare(order, with) => {
             push_of_value(sql, path, |sql| {
@@ -99,16 +99,16 @@ fn push_metadata(sql: &mut QueryBuilder<Postgres>, path: &str, test: &Test) {
     }
 }
 
-/// The value, or an element of it where it is a list, is one of these texts or of the other values. Texts are compared in
+/// The value, or an element of it where it is a list, is one of these strings or of the other values. Strings are compared in
 /// their composed form, which those that are wanted have.
-fn push_among(sql: &mut QueryBuilder<Postgres>, path: &str, texts: &[String], others: &[Json<Value>]) {
+fn push_among(sql: &mut QueryBuilder<Postgres>, path: &str, strings: &[String], others: &[Json<Value>]) {
     let push_one = |sql: &mut QueryBuilder<Postgres>, value: &str| {
-        if texts.is_empty() {
+        if strings.is_empty() {
             sql.push(value).push(" = ANY(").push_bind(others.to_vec()).push(")");
             return;
         }
         sql.push(format!("CASE jsonb_typeof({value}) WHEN 'string' THEN normalize({value} #>> '{{}}') = ANY("));
-        sql.push_bind(texts.to_vec()).push(") ELSE ");
+        sql.push_bind(strings.to_vec()).push(") ELSE ");
         sql.push(value).push(" = ANY(").push_bind(others.to_vec()).push(") END");
     };
     push_of_value(sql, path, |sql| {
@@ -151,12 +151,12 @@ fn operator(order: Order) -> &'static str {
 }
 
 /// Labels in the form that is stored, and decomposed, which an earlier version may have kept: the index over labels knows
-/// whole texts only.
+/// whole strings only.
 pub(super) fn label_forms<'a>(labels: impl IntoIterator<Item = &'a str>) -> Vec<String> {
     let forms = |label: &str| if label.is_ascii() { vec![label.to_owned()] } else { vec![label.to_owned(), nfd(label).into_owned()] };
     labels.into_iter().flat_map(forms).map(|label| to_stored(&label).into_owned()).collect()
 }
 
-fn all_stored(texts: &[String]) -> Vec<String> {
-    texts.iter().map(|text| to_stored(text).into_owned()).collect()
+fn all_stored(strings: &[String]) -> Vec<String> {
+    strings.iter().map(|string| to_stored(string).into_owned()).collect()
 }

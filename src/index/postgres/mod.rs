@@ -5,13 +5,13 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `address`, `database`, `error` | where it is, connections, what can go wrong |
+//! | `address`, `database`, `error` | URL, connections, errors |
 //! | `schema`, `migrations/` | the tables |
 //! | `record` | collections by name |
-//! | `collection`, `write`, `search`, `filter`, `text` | the items of one |
-//! | `sample` | some of its items, and the mark of what it holds |
+//! | `collection`, `write`, `search`, `filter`, `escape` | the items of one |
+//! | `sample` | some of its items, and the version of its content |
 //! | `damage` | which of its items cannot be read |
-//! | `approximate` | when it gets an index, and clearing away |
+//! | `approximate` | when it gets an index; deleting tables of deleted collections |
 
 mod address;
 mod approximate;
@@ -19,12 +19,12 @@ mod collection;
 mod damage;
 mod database;
 mod error;
+mod escape;
 mod filter;
 mod record;
 mod sample;
 mod schema;
 mod search;
-mod text;
 mod write;
 
 use std::path::PathBuf;
@@ -41,7 +41,7 @@ use self::approximate::Builder;
 use self::database::Database;
 use self::record::Record;
 use super::item::{next_part, prepare};
-use super::{Collection, CollectionName, Connections, Error, Info, Items, OnExisting, Options, Spec, Store};
+use super::{Collection, CollectionName, Connections, Error, IndexOptions, Info, Items, OnExisting, Spec, Store};
 
 /// Largest dimension of pgvector's `vector`.
 const MAX_DIM: usize = 16_000;
@@ -56,13 +56,13 @@ pub struct PostgresStore {
 /// How a database is used.
 #[derive(Clone, Debug)]
 pub struct PostgresOptions {
-    /// When collections get an index, and who builds it.
-    pub index: Options,
+    /// When collections get an index, and whether a thread builds it.
+    pub index: IndexOptions,
     /// Most connections at once.
     pub connections: u32,
-    /// Longest that one call may take, but those that read or write a whole collection.
-    pub patience: Duration,
-    /// Folder for snapshots on their way.
+    /// Longest that one call may take; calls that read or write a whole collection have no limit.
+    pub timeout: Duration,
+    /// Folder for temporary files of snapshots.
     pub scratch: PathBuf,
 }
 
@@ -94,13 +94,13 @@ impl PostgresStore {
             outcome => outcome?,
         }
         store.builder.complete_all();
-        store.builder.clear_away();
+        store.builder.drop_orphaned_tables();
         Ok(store)
     }
 
     fn open_later(url: &IndexUrl, options: PostgresOptions) -> Result<Self, Error> {
         fs_err::create_dir_all(&options.scratch)?;
-        let database = Arc::new(Database::new(url, options.connections, options.patience)?);
+        let database = Arc::new(Database::new(url, options.connections, options.timeout)?);
         let builder = Arc::new(Builder::new(Arc::clone(&database), options.index));
         Ok(Self { database, builder, scratch: options.scratch })
     }
@@ -153,7 +153,7 @@ impl Store for PostgresStore {
                 transaction.commit().await?;
                 return Ok((record, true));
             }
-            // Somebody else was quicker.
+            // Another server made one of that name meanwhile.
             transaction.rollback().await?;
             let existing = Record::find(connection, name).await?;
             Ok((existing.ok_or_else(|| Error::NoCollection(name.to_string()))?, false))
@@ -184,7 +184,7 @@ impl Store for PostgresStore {
                 }
                 write::insert(&mut transaction, &record.table(), spec.dim, &part).await?;
             }
-            // The old one goes last: it is read and written as ever until then, and read by those who are at it afterwards.
+            // The old collection is removed last: it is read and written until then, and transactions that read it go on.
             if existing == OnExisting::Replace {
                 Record::remove(&mut transaction, name).await?;
             }
@@ -195,7 +195,7 @@ impl Store for PostgresStore {
             Ok(record)
         })?;
         if existing == OnExisting::Replace {
-            self.builder.clear_away();
+            self.builder.drop_orphaned_tables();
         }
         let collection = self.collection_of(record);
         if let Err(error) = collection.build_if_due() {
@@ -210,7 +210,7 @@ impl Store for PostgresStore {
         if !existed {
             return Err(Error::NoCollection(name.to_string()));
         }
-        self.builder.clear_away();
+        self.builder.drop_orphaned_tables();
         Ok(())
     }
 

@@ -104,14 +104,14 @@ impl Record {
         Ok(inserted.rows_affected() == 1)
     }
 
-    /// Takes a collection's name away, with which it is gone; false where there is none. Its table is left to [`drop_nameless`]:
+    /// Deletes a collection's name, and with it the collection; false where there is none. Its table is left to [`drop_orphans`]:
     /// transactions that read it would have to end first, and until then no other one would be let in.
     pub(super) async fn remove(connection: &mut PgConnection, name: &CollectionName) -> Result<bool, Error> {
         let removed = sqlx::query("DELETE FROM dino_collections WHERE name = $1").bind(name.as_str()).execute(connection).await?;
         Ok(removed.rows_affected() == 1)
     }
 
-    /// Name of the table of its items: digits of ours, never a client's text.
+    /// Name of the table of its items: digits of ours, never a string of a client.
     pub(super) fn table(&self) -> String {
         table(self.number)
     }
@@ -211,10 +211,10 @@ async fn being_indexed(connection: &mut PgConnection) -> Result<HashSet<String>,
     Ok(tables.into_iter().collect())
 }
 
-/// Deletes the tables of collections that are gone; false where somebody still uses one.
-pub(super) async fn drop_nameless(connection: &mut PgConnection) -> Result<bool, Error> {
+/// Deletes the tables of deleted collections; false where a transaction still uses one.
+pub(super) async fn drop_orphans(connection: &mut PgConnection) -> Result<bool, Error> {
     // A collection gets its name in the transaction that makes its table: what can be seen without one has lost it.
-    let nameless: Vec<i64> = sqlx::query_scalar(
+    let orphans: Vec<i64> = sqlx::query_scalar(
         "SELECT number FROM (SELECT substr(relname::text, 12)::bigint AS number FROM pg_class WHERE relkind = 'r' \
          AND relnamespace = to_regnamespace(quote_ident(current_schema())) AND relname ~ '^dino_items_[0-9]+$') AS tables \
          WHERE number NOT IN (SELECT number FROM dino_collections)",
@@ -222,8 +222,8 @@ pub(super) async fn drop_nameless(connection: &mut PgConnection) -> Result<bool,
     .fetch_all(&mut *connection)
     .await?;
     let mut all = true;
-    for number in nameless {
-        // The limit is for those who come behind, and would have to wait for this as well.
+    for number in orphans {
+        // The limit is for later statements on the table, which would have to wait for this one.
         let sql = format!("SET lock_timeout = '1s'; DROP TABLE IF EXISTS {}", table(number));
         match sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *connection).await.map_err(Error::from) {
             Err(error) if is_locked(&error) => all = false,

@@ -1,4 +1,4 @@
-//! Nearest items: an exact scan, or the index where there is one and it is not told to stay out.
+//! Nearest items: an exact scan, or the index where there is one and the search need not be exact.
 
 use std::sync::Arc;
 
@@ -8,8 +8,8 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres, QueryBuilder, Row}
 
 use super::super::item::{Item, set_of};
 use super::super::{Error, Neighbour, Search};
+use super::escape::{from_stored, object_from_stored};
 use super::filter::push_where;
-use super::text::{from_stored, object_from_stored};
 
 /// Columns of an [`Item`].
 pub(super) const ITEM: &str = "id, labels, metadata, source";

@@ -5,7 +5,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use super::super::Error;
 use super::super::item::NewItem;
-use super::text::{object_to_stored, to_stored};
+use super::escape::{object_to_stored, to_stored};
 
 /// Most items of one statement.
 const MOST_ITEMS: usize = 500;
@@ -14,7 +14,7 @@ const MOST_BYTES: usize = 32 << 20;
 
 /// Stores items with normalised vectors `[dim]` and distinct ids, all of them or none.
 pub(super) async fn insert(connection: &mut PgConnection, table: &str, dim: usize, items: &[NewItem]) -> Result<(), Error> {
-    // In one order for everybody: two writers of the same ids wait for each other, and never in a circle.
+    // Sorted, so that two transactions with the same ids lock them in the same order, which rules out a deadlock.
     let mut items: Vec<&NewItem> = items.iter().collect();
     items.sort_unstable_by(|a, b| a.item.id.cmp(&b.item.id));
     let mut transaction = connection.begin().await?;

@@ -55,7 +55,7 @@ impl MapCache {
 #[cfg(test)]
 mod tests {
     use super::{super::Point, *};
-    use crate::index::{EmbeddedStore, ModelTag, Options, Spec, Store};
+    use crate::index::{EmbeddedStore, IndexOptions, ModelTag, Spec, Store};
 
     fn map(labels: usize) -> Arc<Map> {
         let labels = vec!["x".repeat(1000); labels];
@@ -65,7 +65,7 @@ mod tests {
     #[test]
     fn the_oldest_maps_go_before_the_bound_is_passed() {
         let folder = tempfile::tempdir().unwrap();
-        let store = EmbeddedStore::open(folder.path(), Options::default()).unwrap();
+        let store = EmbeddedStore::open(folder.path(), IndexOptions::default()).unwrap();
         let spec = Spec { dim: 2, model: ModelTag { fingerprint: "x".into(), precision: None } };
         let (collection, _) = Store::create(&store, &"a".parse().unwrap(), spec).unwrap();
         let version = collection.version().unwrap();

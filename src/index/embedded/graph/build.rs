@@ -2,7 +2,7 @@
 //!
 //! The library keeps one number sequence for each point. Here that is a single reference to a vector, so that no vector is
 //! copied. Beside the vectors a build takes 2.0 to 2.15 KB a row with 16 links (BENCHMARKS.md); all of that is freed before [`links_of`]
-//! returns, also where it was told to stop.
+//! returns, also where the build was stopped.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -37,16 +37,16 @@ impl Distance<Reference<'_>> for CosineDistance {
 }
 
 /// The links of a graph over `vectors`, in their order. Uses all threads of the current pool and advances `progress` by one for
-/// each vector; `None` where it was told to stop.
+/// each vector; `None` where `stop` was set.
 pub(super) fn links_of(vectors: &[Reference<'_>], progress: &ProgressBar, stop: &AtomicBool) -> Option<Links> {
     let hnsw = Hnsw::new(LINKS, vectors.len(), LAYERS, EF_CONSTRUCTION, CosineDistance(Similarity::default()));
     let links = insert_all(&hnsw, vectors, progress, stop).then(|| compact(&hnsw));
     drop(hnsw);
-    give_back_memory();
+    release_memory();
     links
 }
 
-/// Inserts every vector; false where it was told to stop before the last of them.
+/// Inserts every vector; false where `stop` was set before the last of them.
 fn insert_all<'a>(
     hnsw: &Hnsw<'a, Reference<'a>, CosineDistance>,
     vectors: &'a [Reference<'a>],
@@ -96,11 +96,11 @@ fn neighbours_of(point: &Point<'_, Reference<'_>>) -> Vec<Vec<u32>> {
 
 /// Has the memory of the library's graph, which is many small blocks, go back to the system: it is as large as the vectors, and
 /// left to itself glibc keeps it for later blocks of the same sizes.
-fn give_back_memory() {
+fn release_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
         #[expect(unsafe_code, reason = "glibc has no other way to free what its arenas keep; it takes a number and locks what it changes")]
-        // SAFETY: only memory that no block uses is given back, and the function may be called from any thread.
+        // SAFETY: only memory that no block uses is returned to the system, and the function may be called from any thread.
         unsafe {
             libc::malloc_trim(0);
         }

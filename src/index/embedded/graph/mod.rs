@@ -19,7 +19,8 @@ use indicatif::ProgressBar;
 use parking_lot::Mutex;
 use rayon::prelude::*;
 
-use super::rows::{Layout, Rows, whole};
+use super::layout::{Layout, whole};
+use super::rows::Rows;
 use build::STEP;
 use links::Links;
 use walk::{Found, Scratch, Walk};
@@ -47,7 +48,7 @@ pub(super) struct Graph {
 
 impl Graph {
     /// Builds the graph over the live rows of `layout`, of `dim` dimensions, with all threads of the current pool, and two steps
-    /// of `progress` a row; `None` where it was told to stop.
+    /// of `progress` a row; `None` where `stop` was set.
     pub(super) fn build(layout: Arc<Layout>, dim: usize, progress: &ProgressBar, stop: &AtomicBool) -> Option<Self> {
         progress.set_length(2 * layout.len() as u64);
         let segments = layout.0.iter();
@@ -60,7 +61,7 @@ impl Graph {
         Self::checked(rows, links, progress, stop)
     }
 
-    /// A graph of these links, whose unreachable rows are known; `None` where it was told to stop.
+    /// A graph of these links, whose unreachable rows are known; `None` where `stop` was set.
     fn checked(rows: Arc<Rows>, links: Links, progress: &ProgressBar, stop: &AtomicBool) -> Option<Self> {
         let numbers: Vec<u32> = (0..rows.len() as u32).collect();
         let graph = Self { rows, links, unreachable: Vec::new(), scratches: Mutex::default() };
@@ -138,13 +139,13 @@ mod tests {
     use rand::rngs::StdRng;
     use rand::{RngExt, SeedableRng};
 
-    use super::super::rows::Vectors;
+    use super::super::VectorFormat;
     use super::*;
 
     const DIM: usize = 16;
 
     fn rows_of(vectors: impl Iterator<Item = Vec<f32>>) -> Arc<Rows> {
-        let mut rows = Rows::with_capacity(DIM, 0, Vectors::F32);
+        let mut rows = Rows::with_capacity(DIM, 0, VectorFormat::F32);
         for (sequence, vector) in (0..).zip(vectors) {
             let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
             rows.push(sequence, Arc::default(), &vector.into_iter().map(|x| x / length).collect::<Vec<_>>());

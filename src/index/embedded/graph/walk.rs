@@ -55,7 +55,7 @@ pub(super) struct Scratch {
     similarities: Vec<f32>,
 }
 
-/// A query on its way.
+/// One search of the graph.
 pub(super) struct Walk<'a> {
     rows: &'a Rows,
     similarity: Similarity,

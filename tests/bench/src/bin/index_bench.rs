@@ -13,8 +13,8 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use dino_server::index::{
-    Collection, EmbeddedCollection, EmbeddedStore, Item, ModelTag, NewItem, OnExisting, Options, Search, Similarity, Spec, Vectors,
-    snapshot,
+    Collection, EmbeddedCollection, EmbeddedStore, IndexOptions, Item, ModelTag, NewItem, OnExisting, Search, Similarity, Spec,
+    VectorFormat, snapshot,
 };
 use hnsw_rs::anndists::dist::distances::Distance;
 use hnsw_rs::hnsw::Hnsw;
@@ -51,7 +51,7 @@ fn main() -> Result<()> {
 fn graph(data: &str) -> Result<()> {
     let (rows, questions) = (read_rows(&format!("{data}.npy"))?, Questions::read(data)?);
     let folder = tempfile::tempdir()?;
-    let store = EmbeddedStore::open(folder.path(), options(Vectors::F32))?;
+    let store = EmbeddedStore::open(folder.path(), options(VectorFormat::F32))?;
     let collection = fill(&store, &rows)?;
     drop(rows);
     let (before, start) = (resident()?, Instant::now());
@@ -102,7 +102,7 @@ fn scan(data: &str) -> Result<()> {
     let (rows, questions) = (read_rows(&format!("{data}.npy"))?, Questions::read(data)?);
     let bytes = (rows.len() * rows[0].len() * 4) as f64;
     let folder = tempfile::tempdir()?;
-    let store = EmbeddedStore::open(folder.path(), options(Vectors::F32))?;
+    let store = EmbeddedStore::open(folder.path(), options(VectorFormat::F32))?;
     let collection = fill(&store, &rows)?;
     drop(rows);
     let memory: Vec<u64> = vec![1; READ / 8];
@@ -131,7 +131,7 @@ fn million(folder: &Path) -> Result<()> {
     }
     let (queries, truth) = serde_json::from_slice(&fs_err::read(&asked_file)?)?;
     let questions = Questions { queries, truth };
-    let vectors = if std::env::var("VECTORS").is_ok_and(|vectors| vectors == "f32") { Vectors::F32 } else { Vectors::Int8 };
+    let vectors = if std::env::var("VECTORS").is_ok_and(|vectors| vectors == "f32") { VectorFormat::F32 } else { VectorFormat::Int8 };
     let start = Instant::now();
     let store = EmbeddedStore::open(&folder.join("store"), options(vectors))?;
     let opened = start.elapsed().as_secs_f64();
@@ -156,7 +156,7 @@ fn memory(step: &str, folder: &Path, rows: usize) -> Result<()> {
         "fill" => {
             fs_err::create_dir_all(folder)?;
             let mut rng = StdRng::seed_from_u64(20);
-            let store = EmbeddedStore::open(&data, options(Vectors::F32))?;
+            let store = EmbeddedStore::open(&data, options(VectorFormat::F32))?;
             let (collection, _) = store.create(&"measured".parse()?, spec(DIM))?;
             for first in (0..rows).step_by(WRITE) {
                 collection.upsert((first..rows.min(first + WRITE)).map(|id| item(id, direction(&mut rng, 1.0))).collect())?;
@@ -164,15 +164,15 @@ fn memory(step: &str, folder: &Path, rows: usize) -> Result<()> {
             snapshot::save(&*collection, &file)?;
         }
         // As a server does that finds an index due: the collection is loaded, then the graph is built and saved.
-        "build" => EmbeddedStore::open(&data, options(Vectors::F32))?.collection(&"measured".parse()?)?.build_index()?,
+        "build" => EmbeddedStore::open(&data, options(VectorFormat::F32))?.collection(&"measured".parse()?)?.build_index()?,
         "open" => {
-            let store = EmbeddedStore::open(&data, Options { exact_below: 1, ..options(Vectors::F32) })?;
+            let store = EmbeddedStore::open(&data, IndexOptions { exact_below: 1, ..options(VectorFormat::F32) })?;
             let info = store.collection(&"measured".parse()?)?.info()?;
             ensure!(info.index.indexed == rows, "the saved index was not used");
         }
         "restore" => {
             let other = tempfile::tempdir_in(folder)?;
-            let store = EmbeddedStore::open(other.path(), options(Vectors::F32))?;
+            let store = EmbeddedStore::open(other.path(), options(VectorFormat::F32))?;
             ensure!(snapshot::restore(&store, &file, None, OnExisting::Refuse)?.info()?.count == rows, "items are missing");
         }
         _ => bail!("fill, build, open or restore"),
@@ -195,7 +195,7 @@ fn fill_million(folder: &Path) -> Result<Questions> {
     };
     let queries: Vec<_> = (0..QUERIES).map(&mut vector).collect();
     let mut nearest: Vec<Vec<(f32, i32)>> = vec![Vec::new(); QUERIES];
-    let store = EmbeddedStore::open(&folder.join("store"), options(Vectors::Int8))?;
+    let store = EmbeddedStore::open(&folder.join("store"), options(VectorFormat::Int8))?;
     let (collection, _) = store.create(&"measured".parse()?, spec(DIM))?;
     for first in (0..MILLION).step_by(WRITE) {
         let rows: Vec<_> = (first..first + WRITE).map(&mut vector).collect();
@@ -275,8 +275,8 @@ fn print(extra: &Value, threads: usize, asked: &Asked) {
 }
 
 /// Without a graph until one is built.
-fn options(vectors: Vectors) -> Options {
-    Options { exact_below: usize::MAX, build_in_background: false, progress: false, vectors }
+fn options(vectors: VectorFormat) -> IndexOptions {
+    IndexOptions { exact_below: usize::MAX, build_in_background: false, progress: false, vectors }
 }
 
 fn spec(dim: usize) -> Spec {

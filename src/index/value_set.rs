@@ -1,4 +1,4 @@
-//! The values of an `in`, arranged once, so that each item asks ten thousand of them as fast as a few.
+//! The values of an `in`, sorted once, so that each item is compared with ten thousand of them as fast as with a few.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
@@ -10,11 +10,11 @@ use dino_vision::unicode::nfc;
 
 /// A set of JSON values. Numbers are equal by value: 1 and 1.0 are one.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Values {
+pub(super) struct ValueSet {
     /// Sorted, for ids and classes by the thousand.
-    texts: Vec<String>,
-    /// Whole numbers and all others, each sorted. They are compared exactly among themselves, and as floats across.
-    wholes: Vec<i128>,
+    strings: Vec<String>,
+    /// Integers and all other numbers, each sorted. They are compared exactly among themselves, and as floats across.
+    integers: Vec<i128>,
     floats: Vec<f64>,
     /// Lists, objects, truth values and null, by [`hash`].
     others: HashMap<u64, Vec<Value>>,
@@ -22,14 +22,14 @@ pub(super) struct Values {
     hasher: RandomState,
 }
 
-impl Values {
+impl ValueSet {
     pub(super) fn new(values: &[Value]) -> Self {
         let mut all = Self::default();
         for value in values {
             match value {
-                Value::String(text) => all.texts.push(text.clone()),
+                Value::String(text) => all.strings.push(text.clone()),
                 Value::Number(number) => match number.as_i128() {
-                    Some(whole) => all.wholes.push(whole),
+                    Some(whole) => all.integers.push(whole),
                     None => all.floats.extend(float(number)),
                 },
                 other => {
@@ -40,23 +40,23 @@ impl Values {
                 }
             }
         }
-        all.texts.sort_unstable();
-        all.texts.dedup();
-        all.wholes.sort_unstable();
-        all.wholes.dedup();
+        all.strings.sort_unstable();
+        all.strings.dedup();
+        all.integers.sort_unstable();
+        all.integers.dedup();
         all.floats.sort_unstable_by(f64::total_cmp);
         all.floats.dedup();
         all
     }
 
-    pub(super) fn has_text(&self, found: &str) -> bool {
-        self.texts.binary_search_by(|text| text.as_str().cmp(found)).is_ok()
+    pub(super) fn has_string(&self, found: &str) -> bool {
+        self.strings.binary_search_by(|text| text.as_str().cmp(found)).is_ok()
     }
 
     pub(super) fn has(&self, found: &Value) -> bool {
         match found {
             // Those that are wanted are composed.
-            Value::String(found) => self.has_text(&nfc(found)),
+            Value::String(found) => self.has_string(&nfc(found)),
             Value::Number(found) => self.has_number(found),
             found => {
                 // Most sets have none, and hashing costs as much as the value is long.
@@ -71,21 +71,21 @@ impl Values {
         let is_float = self.floats.binary_search_by(|float| float.total_cmp(&as_float)).is_ok();
         is_float
             || match found.as_i128() {
-                Some(whole) => self.wholes.binary_search(&whole).is_ok(),
-                // The order of whole numbers is that of their floats, with runs of equal ones.
-                None => self.wholes.binary_search_by(|whole| (*whole as f64).total_cmp(&as_float)).is_ok(),
+                Some(whole) => self.integers.binary_search(&whole).is_ok(),
+                // The order of integers is that of their floats, with runs of equal ones.
+                None => self.integers.binary_search_by(|whole| (*whole as f64).total_cmp(&as_float)).is_ok(),
             }
     }
 
-    pub(super) fn texts(&self) -> &[String] {
-        &self.texts
+    pub(super) fn strings(&self) -> &[String] {
+        &self.strings
     }
 
-    /// Everything but the texts.
+    /// All values but the strings.
     pub(super) fn others(&self) -> impl Iterator<Item = Value> + '_ {
-        let wholes = self.wholes.iter().filter_map(|&whole| Number::from_i128(whole)).map(Value::Number);
+        let integers = self.integers.iter().filter_map(|&whole| Number::from_i128(whole)).map(Value::Number);
         let floats = self.floats.iter().filter_map(|&float| Number::from_f64(float)).map(Value::Number);
-        wholes.chain(floats).chain(self.others.values().flatten().cloned())
+        integers.chain(floats).chain(self.others.values().flatten().cloned())
     }
 }
 
@@ -134,12 +134,12 @@ mod tests {
         for (at, wanted) in samples.iter().enumerate() {
             // Alone, and among all that come before it.
             for set in [std::slice::from_ref(wanted), &samples[..=at]] {
-                let values = Values::new(set);
+                let values = ValueSet::new(set);
                 for found in samples {
                     let expected = set.iter().any(|value| equal(found, value));
                     assert_eq!(values.has(found), expected, "{found} in {set:?}");
                 }
-                let again: Vec<_> = values.texts().iter().map(|text| json!(text)).chain(values.others()).collect();
+                let again: Vec<_> = values.strings().iter().map(|text| json!(text)).chain(values.others()).collect();
                 assert!(set.iter().all(|value| again.iter().any(|other| equal(value, other))), "{set:?} became {again:?}");
             }
         }

@@ -40,11 +40,11 @@ struct Description {
 }
 
 /// The graphs of one store.
-pub(super) struct Dumps {
+pub(super) struct GraphFiles {
     folder: PathBuf,
 }
 
-impl Dumps {
+impl GraphFiles {
     pub(super) fn new(data: &Path) -> Self {
         Self { folder: data.join(FOLDER) }
     }

@@ -1,4 +1,4 @@
-//! Clearing away what belongs to no collection any more, in many small transactions and while others write.
+//! Deleting the items of deleted collections, in many small transactions, between which others write.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,36 +6,38 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use super::Error;
+use super::commit::WriteQueue;
 use super::disk::Disk;
 
-/// Until the next try after the disk refused.
-const PAUSE: Duration = Duration::from_secs(5);
+/// Time until the next attempt after an error.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Deletes the items of collections that are gone.
-pub(super) struct Sweeper {
+/// Deletes items whose collection was deleted.
+pub(super) struct GarbageCollector {
     disk: Arc<Disk>,
-    /// Whether a thread does it; otherwise the caller that hands over a number does.
+    writes: Arc<WriteQueue>,
+    /// Whether a thread deletes; otherwise the thread that calls [`delete`](Self::delete) does.
     in_background: bool,
     work: Arc<(Mutex<Work>, Condvar)>,
 }
 
 #[derive(Default)]
 struct Work {
-    /// Numbers whose items are to go.
+    /// Numbers whose items are to be deleted.
     numbers: Vec<u64>,
-    /// Whether a thread is at work.
+    /// Whether the thread runs.
     runs: bool,
     /// Whether the store is closed: what is left is found at the next start.
     is_over: bool,
 }
 
-impl Sweeper {
-    pub(super) fn new(disk: Arc<Disk>, in_background: bool) -> Self {
-        Self { disk, in_background, work: Arc::default() }
+impl GarbageCollector {
+    pub(super) fn new(disk: Arc<Disk>, writes: Arc<WriteQueue>, in_background: bool) -> Self {
+        Self { disk, writes, in_background, work: Arc::default() }
     }
 
-    /// Clears away what is stored under numbers that no collection has.
-    pub(super) fn clear(&self, numbers: impl IntoIterator<Item = u64>) {
+    /// Deletes what is stored under numbers that no collection has.
+    pub(super) fn delete(&self, numbers: impl IntoIterator<Item = u64>) {
         let mut work = self.work.0.lock();
         work.numbers.extend(numbers);
         if work.numbers.is_empty() || work.runs {
@@ -45,28 +47,28 @@ impl Sweeper {
             let numbers = std::mem::take(&mut work.numbers);
             drop(work);
             for number in numbers {
-                if let Err(error) = self.clear_all(number) {
-                    tracing::warn!("what a deleted collection held is left to the next start: {error}");
+                if let Err(error) = self.delete_all(number) {
+                    tracing::warn!("the items of a deleted collection stay on the disk until the next start: {error}");
                 }
             }
             return;
         }
         work.runs = true;
-        let (disk, shared) = (Arc::clone(&self.disk), Arc::clone(&self.work));
-        let spawned = std::thread::Builder::new().name("sweep".to_owned()).spawn(move || run(&disk, &shared));
+        let (disk, writes, shared) = (Arc::clone(&self.disk), Arc::clone(&self.writes), Arc::clone(&self.work));
+        let spawned = std::thread::Builder::new().name("garbage".to_owned()).spawn(move || run(&disk, &writes, &shared));
         if let Err(error) = spawned {
             work.runs = false;
-            tracing::warn!("what deleted collections held is not cleared away, a thread cannot be started: {error}");
+            tracing::warn!("the items of deleted collections stay on the disk, a thread cannot be started: {error}");
         }
     }
 
-    fn clear_all(&self, number: u64) -> Result<(), Error> {
-        while self.disk.clear_some(number)? {}
+    fn delete_all(&self, number: u64) -> Result<(), Error> {
+        while self.disk.delete_some(&mut self.writes.lock(), number)? {}
         Ok(())
     }
 }
 
-impl Drop for Sweeper {
+impl Drop for GarbageCollector {
     /// Waits for the transaction that runs.
     fn drop(&mut self) {
         let mut work = self.work.0.lock();
@@ -78,7 +80,7 @@ impl Drop for Sweeper {
     }
 }
 
-/// Says that the thread has ended where it panics.
+/// Notes that the thread has ended where it panics.
 struct Running<'a>(&'a (Mutex<Work>, Condvar));
 
 impl Drop for Running<'_> {
@@ -90,27 +92,27 @@ impl Drop for Running<'_> {
     }
 }
 
-fn run(disk: &Disk, shared: &(Mutex<Work>, Condvar)) {
+fn run(disk: &Disk, writes: &WriteQueue, shared: &(Mutex<Work>, Condvar)) {
     let _running = Running(shared);
     let (work, changed) = shared;
     let mut locked = work.lock();
     let mut was_refused = false;
     while let Some(&number) = locked.numbers.last().filter(|_| !locked.is_over) {
         drop(locked);
-        let outcome = disk.clear_some(number);
+        let outcome = disk.delete_some(&mut writes.lock(), number);
         locked = work.lock();
         // Once, not every few seconds while a disk is full.
         if let Err(error) = &outcome
             && !was_refused
         {
-            tracing::warn!("what deleted collections held is not cleared away yet: {error}");
+            tracing::warn!("the items of deleted collections cannot be deleted yet: {error}");
         }
         was_refused = outcome.is_err();
         match outcome {
             Ok(true) => {}
             Ok(false) => locked.numbers.retain(|&other| other != number),
             Err(_) => {
-                changed.wait_for(&mut locked, PAUSE);
+                changed.wait_for(&mut locked, RETRY_INTERVAL);
             }
         }
     }

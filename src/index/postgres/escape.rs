@@ -1,7 +1,7 @@
-//! Text as the database keeps it: PostgreSQL's text and jsonb hold every character but U+0000, which ids, labels and
+//! Strings as the database keeps them: PostgreSQL's `text` and `jsonb` hold every character but U+0000, which ids, labels and
 //! metadata may have.
 //!
-//! U+0000 becomes U+0001 U+0001 and U+0001 becomes U+0001 U+0002. Two texts that differ stay different, and their order by
+//! U+0000 becomes U+0001 U+0001 and U+0001 becomes U+0001 U+0002. Two strings that differ stay different, and their order by
 //! bytes stays the same, so that conditions can be left to the database.
 
 use std::borrow::Cow;
@@ -19,7 +19,7 @@ pub(super) fn to_stored(text: &str) -> Cow<'_, str> {
     Cow::Owned(text.replace(ESCAPE, "\u{1}\u{2}").replace(NUL, "\u{1}\u{1}"))
 }
 
-/// The text whose stored form this is.
+/// The string whose stored form this is.
 pub(super) fn from_stored(stored: String) -> String {
     if !stored.contains(ESCAPE) {
         return stored;
@@ -35,7 +35,7 @@ pub(super) fn from_stored(stored: String) -> String {
     text
 }
 
-/// [`to_stored`] for every text in a JSON value.
+/// [`to_stored`] for every string in a JSON value.
 pub(super) fn json_to_stored(value: &Value) -> Value {
     match value {
         Value::String(text) => Value::String(to_stored(text).into_owned()),
@@ -45,7 +45,7 @@ pub(super) fn json_to_stored(value: &Value) -> Value {
     }
 }
 
-/// [`to_stored`] for every name and text in a JSON object.
+/// [`to_stored`] for every name and string in a JSON object.
 pub(super) fn object_to_stored(members: &Map<String, Value>) -> Map<String, Value> {
     members.iter().map(|(name, value)| (to_stored(name).into_owned(), json_to_stored(value))).collect()
 }
@@ -70,24 +70,24 @@ mod tests {
 
     use super::*;
 
-    /// All texts of up to four of the characters that matter.
-    fn texts() -> Vec<String> {
-        let mut texts = vec![String::new()];
+    /// All strings of up to four of the characters that matter.
+    fn strings() -> Vec<String> {
+        let mut strings = vec![String::new()];
         for length in 0..4 {
-            let longer: Vec<_> = texts.iter().filter(|text| text.chars().count() == length).cloned().collect();
-            texts.extend(longer.iter().flat_map(|text| ['\0', '\u{1}', '\u{2}', 'a'].map(|next| format!("{text}{next}"))));
+            let longer: Vec<_> = strings.iter().filter(|text| text.chars().count() == length).cloned().collect();
+            strings.extend(longer.iter().flat_map(|text| ['\0', '\u{1}', '\u{2}', 'a'].map(|next| format!("{text}{next}"))));
         }
-        texts
+        strings
     }
 
     #[test]
-    fn every_text_comes_back_and_keeps_its_place() {
-        let texts = texts();
-        for a in &texts {
+    fn every_string_comes_back_and_keeps_its_place() {
+        let strings = strings();
+        for a in &strings {
             let stored = to_stored(a);
             assert!(!stored.contains('\0'));
             assert_eq!(&from_stored(stored.clone().into_owned()), a);
-            for b in &texts {
+            for b in &strings {
                 assert_eq!(stored.cmp(&to_stored(b)), a.cmp(b), "{a:?} {b:?}");
             }
         }
