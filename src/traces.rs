@@ -1,4 +1,4 @@
-//! Traces for an OpenTelemetry collector: one span for each request, and below it one for each step of its way. They are sent by OTLP
+//! Traces for an OpenTelemetry collector: one span for each request, and child spans for its steps. They are sent by OTLP
 //! over HTTP, in protobuf.
 //!
 //! Unless [`Traces::start`] was called nothing is recorded, and what is written here costs next to nothing.
@@ -20,14 +20,14 @@ use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
 
 /// Name of this program's spans, and of its service unless `OTEL_SERVICE_NAME` or `OTEL_RESOURCE_ATTRIBUTES` say otherwise.
 pub const NAME: &str = "dino-server";
-/// Where collectors listen by convention.
+/// Path at which collectors listen by convention.
 const PATH: &str = "/v1/traces";
-/// Time for the collector to take a batch of spans.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Time for the last spans of a server that ends.
-const LAST_WORDS: Duration = Duration::from_secs(3);
-/// Bytes of a collector's answer that are read.
-const ANSWER: u64 = 1 << 20;
+/// Longest that the collector may take to accept a batch of spans.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait for the last spans when the server stops.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
+/// Most bytes of a collector's answer.
+const MAX_ANSWER: u64 = 1 << 20;
 
 /// Address of a collector.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +73,7 @@ impl Traces {
 
 impl Drop for Traces {
     fn drop(&mut self) {
-        if let Err(error) = self.0.shutdown_with_timeout(LAST_WORDS) {
+        if let Err(error) = self.0.shutdown_with_timeout(SHUTDOWN_TIMEOUT) {
             tracing::warn!("the last traces were not sent: {error}");
         }
     }
@@ -119,13 +119,14 @@ struct Client {
 impl Client {
     fn new() -> Self {
         // A refusal of the collector is an answer. One that sends elsewhere is not followed: the request carries the collector's key.
-        let config = ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).http_status_as_error(false).max_redirects(0).build();
+        let config =
+            ureq::Agent::config_builder().timeout_global(Some(EXPORT_TIMEOUT)).http_status_as_error(false).max_redirects(0).build();
         Self { agent: config.new_agent(), failing: AtomicBool::new(false) }
     }
 
     fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, ureq::Error> {
         let (head, mut body) = self.agent.run(request.map(|body| body.to_vec()))?.into_parts();
-        Ok(Response::from_parts(head, body.with_config().limit(ANSWER).read_to_vec()?.into()))
+        Ok(Response::from_parts(head, body.with_config().limit(MAX_ANSWER).read_to_vec()?.into()))
     }
 }
 

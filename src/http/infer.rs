@@ -58,7 +58,7 @@ pub(super) struct Inference {
 /// Decodes `pictures`, brings each to the model's input with `prepare`, and runs them.
 ///
 /// The first picture, by position, that cannot be read decides the answer, whichever fails first in time. Only some
-/// pictures are on their way at once: enough to keep the model busy, so that one large request neither fills the
+/// pictures are in work at once: enough to keep the model busy, so that one large request neither fills the
 /// memory nor holds back others.
 pub(super) async fn infer<P>(app: &App, served: &Arc<Served>, pictures: Vec<Bytes>, prepare: P) -> Result<Inference, Problem>
 where

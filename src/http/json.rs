@@ -1,6 +1,6 @@
 //! JSON bodies, read to the letter and within bounds.
 //!
-//! What is parsed never takes much more memory than the body. Values are read where they stand in the body, and only those that are
+//! What is parsed never takes much more memory than the body. Values are read in place in the body, and only those that are
 //! known are built: a member that is not known is refused at its name, lists are bounded as they are read, and depth and strings are
 //! measured before. A member that is null counts as one that is absent, whatever its type.
 

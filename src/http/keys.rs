@@ -40,7 +40,7 @@ use super::{
 const SHORTEST: usize = 16;
 /// Separators of keys in the environment, where lines are awkward.
 const SEPARATORS: [char; 2] = ['\n', ';'];
-/// Routes that need no key: whether the server lives, what it can do, and pages that hold nothing of anyone.
+/// Routes that need no key: health, the API document, and pages without data.
 const OPEN: [&str; 5] = ["/", "/healthz", "/readyz", "/metrics", "/openapi.json"];
 const MINUTE: f64 = 60.0;
 /// Largest limit, by the minute: far above what any machine can do, and a whole number in an f64.
@@ -106,7 +106,7 @@ impl FromStr for Keys {
 }
 
 impl Keys {
-    /// Whether there are none, so that everybody may do everything.
+    /// Whether there are none, so that every request is allowed.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -1,4 +1,4 @@
-//! What every request passes on its way to its handler, from the outside in: request id, log, panics, CORS, deadline, origin, key.
+//! The middleware before every handler, from the outside in: request id, log, panics, CORS, deadline, origin, key.
 
 use std::{any::Any, time::Duration};
 

@@ -84,7 +84,7 @@ pub struct Options {
     /// One API key may hold half of it.
     #[arg(long, env = "DINO_ANSWER_MEMORY", default_value = "1G", value_name = "BYTES", value_parser = flags::bytes_u64, help_heading = "Limits")]
     pub answer_memory: u64,
-    /// Most disk space for snapshots on their way, out and in, of all requests together; beyond it they are answered 429. One API key
+    /// Most disk space for temporary files of snapshots, sent and received, of all requests together; beyond it they are answered 429. One API key
     /// may hold half of it [default: twice --max-snapshot].
     #[arg(long, env = "DINO_SCRATCH_SPACE", value_name = "BYTES", value_parser = flags::bytes_u64, help_heading = "Limits")]
     pub scratch_space: Option<u64>,
@@ -146,7 +146,7 @@ impl Options {
         KeySource { given: self.api_keys.clone(), file: self.api_keys_file.clone() }
     }
 
-    /// Disk space in bytes for snapshots on their way.
+    /// Disk space in bytes for temporary files of snapshots.
     pub(super) fn scratch_space(&self) -> u64 {
         self.scratch_space.unwrap_or(self.max_snapshot.saturating_mul(2))
     }

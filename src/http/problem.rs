@@ -16,7 +16,7 @@ const MOST: usize = 600;
 /// How many of them are the last ones.
 const TAIL: usize = 200;
 
-/// Declares the error codes, each below the status that goes with it.
+/// Declares the error codes, each below its status.
 macro_rules! codes {
     ($($status:ident { $($(#[doc = $doc:literal])+ $code:ident,)+ })+) => {
         /// Every kind of error that the server answers with. Names and statuses are part of the public contract: a
@@ -32,7 +32,7 @@ macro_rules! codes {
             /// All of them, by status.
             pub(super) const ALL: &[Self] = &[$($(Self::$code,)+)+];
 
-            /// The HTTP status that goes with it, always the same.
+            /// Its HTTP status, always the same.
             pub fn status(self) -> StatusCode {
                 match self {
                     $($(Self::$code)|+ => StatusCode::$status,)+
@@ -169,7 +169,7 @@ codes! {
     }
 }
 
-/// One error on its way to the client.
+/// The answer to a request that failed.
 #[derive(Clone, Debug)]
 pub struct Problem {
     /// Kind and status.

@@ -1,4 +1,4 @@
-//! Budget that answers on their way share: memory, and the disk for snapshots. One API key may hold half of it.
+//! Budgets that all requests share: memory of answers, and disk space of snapshots. One API key may hold half of it.
 
 use std::{collections::HashMap, io, sync::Arc, time::Duration};
 
@@ -24,7 +24,7 @@ pub(super) struct Quota {
 pub(super) enum Budget {
     /// Memory of answers that were not read yet.
     Answers,
-    /// Files of snapshots on their way.
+    /// Temporary files of snapshots.
     Scratch,
 }
 
@@ -180,7 +180,7 @@ impl<W: io::Write> Metered<W> {
         self.full
     }
 
-    /// What was written to, and the reservation that goes with it.
+    /// The destination, and the reservation of what was written to it.
     pub(super) fn into_parts(self) -> (W, Reservation) {
         (self.out, self.reservation)
     }

@@ -43,7 +43,7 @@ pub struct State {
     pub(super) bodies: BodyMemory,
     /// The memory that answers share.
     pub(super) answers: Arc<Quota>,
-    /// The disk that snapshots on their way share.
+    /// Disk space for temporary files of snapshots.
     pub(super) scratch: Arc<Quota>,
     /// Threads for decoding, parsing and encoding: work whose size is that of what was sent or is answered.
     pub(super) pool: Pool,

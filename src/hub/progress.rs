@@ -1,4 +1,4 @@
-//! How far a file is, for those who watch.
+//! Progress bars of downloads, on a terminal.
 
 use std::io::{IsTerminal as _, stderr};
 

@@ -139,7 +139,7 @@ impl Served {
         self.batcher.waiting()
     }
 
-    /// Pictures of one request that should be on their way at once, to keep the workers busy and no more.
+    /// Pictures of one request that are in work at once: as many as keep the workers busy.
     pub fn max_in_flight(&self) -> usize {
         self.max_in_flight
     }

@@ -59,7 +59,7 @@ pub struct Options {
     /// of one picture, as they are on a CPU without --max-batch, have no room.
     #[arg(long, env = "DINO_MAX_BATCH_DELAY", default_value = "0", value_name = "SECONDS", value_parser = flags::seconds_or_none, help_heading = "Device")]
     pub max_batch_delay: Duration,
-    /// Length in pixels that the longer side of a picture gets before /segment looks at it.
+    /// Length in pixels to which /segment resizes the longer side of a picture.
     #[arg(long, env = "DINO_SEGMENT_SIZE", default_value_t = 480, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(1..=4096), help_heading = "Limits")]
     pub segment_size: u32,
 }

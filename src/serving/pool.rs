@@ -27,7 +27,7 @@ impl Pool {
 
     /// Waits for a permit, then for `work`.
     ///
-    /// When this future is dropped, work that has not begun never does, and work that has begun is told to stop: it ends at
+    /// When this future is dropped, work that has not begun is dropped, and work that has begun is cancelled: it ends at
     /// its next look at [`cancel`], and runs to its end where it does not look, as writes do that shall happen as a whole.
     ///
     /// # Errors
@@ -74,7 +74,7 @@ mod tests {
         });
         assert!(tokio::time::timeout(Duration::from_millis(50), endless).await.is_err());
         told.recv_timeout(Duration::from_secs(20)).unwrap();
-        // The permit is free again, and the next work is not told to stop.
+        // The permit is free again, and the next work is not cancelled.
         let began = Instant::now();
         assert_eq!(pool.run(cancel::is_cancelled).await, Ok(false));
         assert!(began.elapsed() < Duration::from_secs(20));

@@ -79,7 +79,7 @@ pub enum ReloadError {
     /// It cannot be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// Another one is on its way.
+    /// Another one is being loaded.
     #[error("another model is being loaded: try again when that is done")]
     Busy,
     /// It can be loaded, but does not run.
@@ -180,7 +180,7 @@ impl Registry {
     /// The model that has a head of that name: the one that is named, else the first.
     ///
     /// # Errors
-    /// When there is no such head; one that asks for a model that is not there hears that no model has it.
+    /// When there is no such head. Where the model itself is missing, the error says that no model has the head.
     pub fn with_head(&self, head: &str, model: Option<&str>) -> Result<Arc<Served>, UnknownHead> {
         let all = self.all();
         let candidates = || all.iter().filter(|served| model.is_none_or(|model| served.name() == model));

@@ -2,7 +2,7 @@
 //!
 //! A search, a map or the drawing of masks runs on a thread that may compute, for a future that waits for it. When that
 //! future is dropped, since its client has left or its deadline has passed, the thread's token is cancelled, and long loops
-//! look at it every now and then. Nothing has to be handed from function to function: the token belongs to the thread.
+//! look at it every now and then. No function needs a parameter for it: the token belongs to the thread.
 //! Loops that are spread over other threads take it along ([`current`]).
 //!
 //! What stops early returns something half done or an error. Neither is ever seen: the future that would have seen it is gone.

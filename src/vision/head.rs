@@ -78,7 +78,7 @@ pub struct LinearHead {
     bias: Array1<f32>,
 }
 
-/// Why a head is of no use.
+/// Why a head cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum HeadError {
     /// A file cannot be read or written.

@@ -43,7 +43,7 @@ pub fn default_sessions(device: Device, threads: usize) -> usize {
 }
 
 /// What one run may take: what the graph takes, where it takes nothing else; else `most` pictures of the size that the model's
-/// transform makes, or as many as the device is at its best with. A batch that waits for nothing.
+/// transform makes, or as many as the device runs fastest with. It waits for no further pictures.
 pub fn budget(device: Device, model: &Model, most: Option<usize>) -> Budget {
     let patch = model.manifest().patch_size;
     let patches_of = |(height, width)| ((height / patch) * (width / patch)) as usize;

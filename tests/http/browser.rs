@@ -42,7 +42,7 @@ pub(crate) struct Page {
     origin: String,
 }
 
-/// Opens the server's page and does with it what a test wants. In the end the browser has asked nobody but the server, and its console
+/// Opens the server's page and does with it what a test wants. At the end the browser has sent requests to the server alone, and its console
 /// holds no error but those that contain a text of `expected`.
 pub(crate) fn visit(server: &Server, expected: &[&str], test: impl FnOnce(&Page)) {
     visit_at(&format!("http://{}", server.address()), expected, test);

@@ -21,7 +21,7 @@ on_both_stores!(
     filters_hold_in_search_and_classify,
     a_vote_can_be_balanced,
     there_are_k_neighbours_while_k_items_live,
-    an_id_is_one_item_whoever_writes_it,
+    an_id_is_one_item_for_all_writers,
     a_body_is_taken_whole_or_not_at_all,
     another_model_is_refused_for_reading_and_writing,
     a_collection_moves_as_one_file,
@@ -265,7 +265,7 @@ fn there_are_k_neighbours_while_k_items_live(place: &Place) {
 }
 
 /// C19: one id twice in a body (the last one wins), and from many clients at once.
-fn an_id_is_one_item_whoever_writes_it(place: &Place) {
+fn an_id_is_one_item_for_all_writers(place: &Place) {
     let server = place.server(&[]);
     let twice = json!({ "items": [
         { "id": "other", "vector": axis(5) }, { "id": "x", "vector": axis(1), "labels": ["first"] }, { "id": "x", "vector": axis(2), "labels": ["last"] },

@@ -61,7 +61,7 @@ fn what_is_announced_is_not_set_aside() {
         assert!(grown < 320 << 20, "{} MB for 40 bytes", grown >> 20);
         std::thread::sleep(Duration::from_millis(50));
     }
-    // Nor do they shut anybody out.
+    // Nor do they keep other clients from connecting.
     server.embed(&picture);
 }
 
@@ -131,7 +131,7 @@ fn answers_that_are_known_early_reach_the_client() {
             let (answered, body) = send_all(&server, &head, in_chunks);
             assert!(answered == status && body.contains(code), "{head}: {answered} {body}");
         }
-        // Who waits to be told to send is told the answer alone.
+        // A client that waits for 100 Continue gets the answer alone.
         let mut waiting = connect(&server);
         write!(waiting, "{}expect: 100-continue\r\ncontent-length: {LARGE}\r\n\r\n", head.replace('\n', "\r\n")).unwrap();
         assert_eq!(answer_of(&mut waiting).0, status, "{head}");

@@ -38,7 +38,7 @@ pub(crate) fn tiny_model() -> PathBuf {
     root().join("tests/data/tiny-model")
 }
 
-/// `dino-server`, with none of the settings of whoever runs the tests. It finds ONNX Runtime by itself.
+/// `dino-server`, without the settings of the user who runs the tests. It finds ONNX Runtime by itself.
 pub(crate) fn program() -> Command {
     without_settings(Command::new(env!("CARGO_BIN_EXE_dino-server")))
 }
@@ -136,7 +136,7 @@ impl Server {
                     let _ = found.send(address[..end].to_owned());
                 }
                 let mut log = kept.lock().unwrap();
-                // A long flood writes more than anybody reads.
+                // A long flood writes more than is of use.
                 if log.len() > KEPT_LOG {
                     log.clear();
                 }

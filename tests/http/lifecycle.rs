@@ -112,7 +112,7 @@ fn what_cannot_be_served_is_said_in_one_sentence() {
     refuses(&serve(&[&quiet[..], &["--model", &named]].concat()), &["crop"]);
 }
 
-/// A server that comes to nothing: its graph is read from a pipe that nobody writes to.
+/// A server that never gets ready: it reads its graph from a pipe to which no process writes.
 fn never_starting() -> (tempfile::TempDir, std::process::Child) {
     let folder = tempfile::tempdir().unwrap();
     fs_err::copy(tiny_model().join("manifest.json"), folder.path().join("manifest.json")).unwrap();
@@ -275,7 +275,7 @@ fn a_client_that_leaves_takes_its_pictures_along() {
     drop(socket);
     let began = Instant::now();
     while inside() > 0 {
-        assert!(began.elapsed() < Duration::from_secs(10), "nobody noticed that the client left");
+        assert!(began.elapsed() < Duration::from_secs(10), "the server did not notice that the client left");
     }
 }
 

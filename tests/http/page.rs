@@ -89,7 +89,7 @@ fn the_first_look_shows_outline_vote_and_neighbours() {
         for method in ["ncut", "lost", "pca", "background"] {
             page.redraws("canvas", || page.set("method", method));
         }
-        // What people hear is what others see.
+        // Screen readers read the same words that the page shows.
         page.until("said.textContent == document.getElementById('outline-note').textContent");
     });
 }
@@ -197,7 +197,7 @@ fn a_server_without_collections_says_so() {
     });
 }
 
-/// Nobody is asked for a label that would be refused.
+/// The page asks for no label that the server would refuse.
 #[test]
 fn a_server_without_a_place_for_collections_is_not_taught() {
     let server = Server::start(&["--segment-size", "96"]);
@@ -307,7 +307,7 @@ fn every_screen_shows_all_of_it() {
         // The button turns what the system says.
         page.click("#theme");
         page.until("getComputedStyle(document.body).backgroundColor == 'rgb(18, 19, 24)'");
-        // Everything that can be used has a name for those who do not see it.
+        // Everything that can be used has a name for screen readers.
         let nameless = "[...document.querySelectorAll('button, select, input, canvas[tabindex], a')].filter(one => \
                         !(one.labels?.length || one.textContent.trim() || one.ariaLabel || one.querySelector('img[alt]:not([alt=\"\"])'))).map(one => one.outerHTML)";
         assert_eq!(page.value(nameless), json!([]));

@@ -34,7 +34,7 @@ impl Place {
         Self { outside, data, url }
     }
 
-    /// What a server is told: of a database, where to put snapshots on their way as well.
+    /// Flags of the server; with a database also the folder for temporary files of snapshots.
     pub(crate) fn flags(&self) -> Vec<&str> {
         let index = self.url.iter().flat_map(|url| ["--index", url]);
         index.chain(["--data-dir", &self.data]).collect()

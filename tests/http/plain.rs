@@ -254,7 +254,7 @@ fn files_that_are_no_vision_backbone_are_refused_with_the_reason() {
     fs_err::write(folder.join("preprocessor_config.json"), "{").unwrap();
     assert!(refusal(&file).contains("preprocessor_config.json"));
 
-    // A folder of somebody else's, named instead of its file.
+    // A folder of another program, named instead of its file.
     let said = refusal(&folder);
     assert!(said.contains("manifest.json") && said.contains("--model FILE.onnx"), "{said}");
 }
@@ -302,7 +302,7 @@ fn kernels_and_dimensions_that_cannot_be_do_not_stop_the_program() {
         let conv = Node { op_type: OpType::Conv, input, output: vec!["unread"], attribute: vec![strides], ..Node::default() };
         graph.node.insert(0, conv);
         fs_err::write(&file, onnx_rs::encode(&model)).unwrap();
-        // Whether ONNX Runtime minds is its own affair; where it does not, the patches are found without this kernel.
+        // ONNX Runtime may refuse the graph. Where it does not, the patches are found without this kernel.
         match Model::open(&file) {
             Ok(model) => assert_eq!(model.manifest().patch_size, 16, "{side}"),
             Err(error) => assert!(matches!(error, ModelError::Graph { .. } | ModelError::Run(_)), "{side}: {error}"),

@@ -226,7 +226,7 @@ fn a_statement_ends_when_its_caller_has_left() {
     wait_for("a statement waits for the table", || waiting() == 1);
     drop((first, second));
     wait_for("the statement has ended", || waiting() == 0);
-    wait_for("the connection is given up", || busy() == 0);
+    wait_for("the connection is closed", || busy() == 0);
     end(session);
     assert_eq!(server.get("/collections/c/items").ok().json()["items"], json!([]));
 }
@@ -263,7 +263,7 @@ fn a_collection_goes_at_once_while_others_use_its_table() {
     assert_eq!(server.put("/collections/c", &json!({})).status, 201);
     assert_eq!(count(&server), 0);
     server.post_json("/collections/c/items", &item).ok();
-    assert!(exists(), "somebody is still at it");
+    assert!(exists(), "a transaction still uses it");
     end(session);
     wait_for("cleared away", || !exists());
     assert_eq!(count(&server), 1);
@@ -526,7 +526,7 @@ fn a_database_that_will_not_do_is_refused_at_the_start() {
         assert_eq!(code, Some(1), "{error}");
         assert!(error.contains(words) && !error.contains("sEcret") && !error.contains("panicked"), "{words}: {error}");
     }
-    // Verbs do not wait for a database that nobody serves.
+    // Commands do not wait for a database without a server.
     let nobody = "postgres:///d?host=/nowhere&user=u&password=sEcret";
     let (code, error) = refusal(&["snapshot", "--index", nobody, "--out", "unwritten.dino"]);
     assert_eq!(code, Some(1));

@@ -1,4 +1,4 @@
-//! Clients that ask and do not read: what they hold is bounded, and given back.
+//! Clients that send requests and do not read the answers: the memory that they hold is bounded, and released.
 
 use std::{
     io::{Read, Write},

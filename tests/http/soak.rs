@@ -215,7 +215,7 @@ fn memory_is_flat_over_answered_requests() {
     let server = Server::start(&["--data-dir", folder.path().to_str().unwrap(), "--segment-size", "240"]);
     server.put("/collections/kept", &json!({"model": "tiny-model"}));
     let pictures: Vec<_> = (0..40).map(|i| png(&scene(20 + 7 * i, 300 - 7 * i, i))).collect();
-    // What is kept for good is kept by the first of them.
+    // Caches that are never freed are filled by the first of them.
     server.post("/collections/kept/items?id=0&labels=a", "image/png", &pictures[0]).ok();
     let asked = AtomicU64::new(0);
     let (begin, readings) = (Instant::now(), Mutex::new(Vec::new()));
@@ -261,7 +261,7 @@ fn a_flood_of_all_kinds_gets_the_promised_statuses_and_leaves_nothing_behind() {
     let (begin, end) = (Instant::now(), Duration::from_secs(seconds));
     let statuses: Mutex<BTreeMap<(&str, u16), u64>> = Mutex::default();
     let settled = thread::scope(|scope| {
-        // After a third of the time, when most that is kept for good has been allocated.
+        // After a third of the time, when most caches that are never freed have been allocated.
         let settled = scope.spawn(|| {
             thread::sleep(end / 3);
             flood.server.memory()

@@ -115,7 +115,7 @@ fn a_request_is_a_span_of_its_callers_trace_and_its_steps_lie_within() {
         assert!(step.start_time_unix_nano <= step.end_time_unix_nano && step.end_time_unix_nano <= embed.end_time_unix_nano, "{name}");
     }
     assert_eq!(attribute(named("infer"), "dino.model"), "tiny-model");
-    // Nobody's caller: a trace of its own.
+    // Without a parent in the request: a trace of its own.
     let segment = named("POST /segment");
     assert!(segment.parent_span_id.is_empty() && segment.trace_id != embed.trace_id);
     assert_eq!(attribute(segment, "http.response.status_code"), "422");
@@ -148,7 +148,7 @@ fn a_collector_that_sends_elsewhere_is_not_followed() {
 }
 
 #[test]
-fn a_collector_that_is_away_disturbs_nobody() {
+fn a_collector_that_is_away_delays_no_request() {
     let server = Server::start(&["--otlp", "http://127.0.0.1:1"]);
     let picture = png(&scene(60, 40, 1));
     for _ in 0..3 {

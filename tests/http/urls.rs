@@ -177,7 +177,7 @@ fn addresses_that_are_not_public_are_not_asked() {
     let answer = server.post_json("/embed", &json!({ "images": [host.url("/a.png")] }));
     let detail = answer.problem(400, "url_not_allowed")["detail"].to_string();
     assert!(!detail.contains("127.0.0.1") && !detail.contains("::1"), "{detail}");
-    // A host whose certificate nobody vouches for is not believed.
+    // A host whose certificate no known authority signed is refused.
     let server = Server::start(&["--url-hosts", &name, "--url-private"]);
     server.post_json("/embed", &json!({ "images": [host.url("/a.png")] })).problem(422, "url_not_fetched");
 }

@@ -142,7 +142,7 @@ fn cut_and_changed_files_get_an_answer() {
             fs_err::write(&file, &changed).unwrap();
             _ = read_all(&file);
         }
-        // The descriptions stand in the first kilobytes.
+        // The descriptions are in the first kilobytes.
         for at in (0..2000).step_by(9) {
             let mut changed = bytes.clone();
             changed[at] = changed[at].wrapping_add(128);

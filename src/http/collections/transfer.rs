@@ -54,15 +54,15 @@ const SLOWEST: f64 = 128.0 * 1024.0;
 /// When to try again after all places were taken.
 const BUSY: Duration = Duration::from_secs(5);
 
-/// What snapshots on their way share.
+/// Limits that all transfers of snapshots share.
 pub(in crate::http) struct Transfers {
     /// Threads of their own, so that other requests find theirs free.
     threads: Pool,
     /// Places for snapshots that are written: others wait.
     written: Places,
-    /// Places for snapshots that are received or wait for their turn: others are refused.
+    /// A permit for each snapshot that is received or waits to be restored: others are refused.
     received: Places,
-    /// The turn to restore: one at a time, since memory holds what is restored.
+    /// The right to restore: one at a time, since memory holds what is restored.
     turn: Arc<Semaphore>,
 }
 
@@ -126,11 +126,11 @@ pub(super) async fn snapshot(State(app): State<App>, PathOf(path): PathOf<Collec
     ];
     // The reservation goes when the file does.
     let chunks = ReaderStream::with_capacity(tokio::fs::File::from_std(file), 1 << 18);
-    let (begun, patience, mut sent) = (Instant::now(), app.limits.write, 0);
+    let (begun, timeout, mut sent) = (Instant::now(), app.limits.write, 0);
     // A client may not hold it for hours by taking little at a time: an error here closes the connection.
     let chunks = chunks.map(move |chunk| {
         let _held = &reservation;
-        if begun.elapsed() > allowed(patience, sent) {
+        if begun.elapsed() > allowed(timeout, sent) {
             return Err(std::io::Error::from(std::io::ErrorKind::TimedOut));
         }
         sent += chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);

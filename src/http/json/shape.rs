@@ -1,4 +1,4 @@
-//! The shape of a JSON text, measured before it is parsed.
+//! The shape of a JSON document, measured before it is parsed.
 
 use memchr::memchr2;
 

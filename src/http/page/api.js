@@ -25,7 +25,7 @@ export async function ask(path, options = {}) {
     }
     if (response.ok) return response;
     const problem = await response.json().catch(() => ({}));
-    // Someone may have entered one while this request was under way.
+    // A key may have been entered while this request was under way.
     if (response.status === 401 && (sent !== key() || await askForKey(problem))) continue;
     throw Object.assign(new Error(problem.detail ?? `The server answered ${response.status} ${response.statusText}.`), { code: problem.code });
   }

@@ -11,7 +11,7 @@ thread_local! {
 /// Runs `work`; `None` if it panicked.
 ///
 /// Decoders have had assertions that hostile bytes can trip. This is the last line of defence, not a way to report
-/// errors: the panic is not printed, since its text would be of the attacker's choosing and of no use to anyone else.
+/// errors: the panic is not printed, since its message would be of the attacker's choosing.
 pub(super) fn quietly<T>(work: impl FnOnce() -> T) -> Option<T> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {

@@ -149,7 +149,7 @@ pub struct Cost {
     pub knn_agreement: Option<f64>,
 }
 
-/// Why a manifest is of no use. Every variant names the file.
+/// Why a manifest cannot be used. Every variant names the file.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
     /// It cannot be read or written.

@@ -83,7 +83,7 @@ impl Binding {
 pub(super) enum Graph<'a> {
     /// The bytes of a file.
     Bytes(&'a [u8]),
-    /// The file at the path that goes with it, which may have its weights in others.
+    /// The file at this path, which may have its weights in other files.
     File,
 }
 
@@ -188,7 +188,7 @@ impl Session {
             feature_map: take(&outputs, names, "feature_map")?,
             last_blocks: take(&outputs, names, "last_blocks")?,
         };
-        // A graph may change its mind with the size; what reads these numbers counts on their shape.
+        // A graph may change its outputs with the size of its input; code that reads these numbers relies on their shape.
         let odd = outputs.shapes().find(|(name, shape)| !self.binding.form.fits(name, shape, batch, (height, width)));
         if let Some((name, shape)) = odd {
             return Err(failed(format!("output `{name}` has the shape {shape:?} for {batch} pictures of {height}x{width} pixels")));

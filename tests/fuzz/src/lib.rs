@@ -1,4 +1,4 @@
-//! What strangers hand to the programs. Each function takes any bytes and panics where a promise is broken; libFuzzer calls them
+//! The untrusted input of the programs. Each function takes any bytes and panics where a promise is broken; libFuzzer calls them
 //! (`make fuzz`), and `tests/mutations.rs` with mutated files of the tests, in every `make test`.
 
 pub mod seeds;

@@ -26,7 +26,7 @@ pub struct Args {
     /// Share of the attention's mass that a mask keeps.
     #[arg(long, default_value_t = 0.6)]
     threshold: f32,
-    /// Length in pixels that the longer side gets before the model looks at it. Larger is finer, and slower with the square.
+    /// Length in pixels to which the longer side is resized. Larger is finer, and slower with the square.
     #[arg(long, default_value_t = 480, value_parser = clap::value_parser!(u32).range(1..=4096))]
     image_size: u32,
     /// Write the sheets alone, OUT/NAME.sheet.png.

@@ -107,7 +107,7 @@ impl Backbone {
         self.exported.is_some()
     }
 
-    /// As many sessions as the device takes. Only those who embed files by themselves look at `pooling`.
+    /// As many sessions as the device takes. Only commands that embed files by themselves use `pooling`.
     ///
     /// # Errors
     /// If the model does not run.

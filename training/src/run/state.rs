@@ -96,7 +96,7 @@ impl Description {
     }
 }
 
-/// A float32 tensor on its way into a file.
+/// A float32 tensor that is written to a file.
 pub(crate) struct Values {
     shape: Vec<usize>,
     bytes: Vec<u8>,
