@@ -29,6 +29,7 @@ const SERVER: Walls = &[
 const VISION: Walls = &[
     ("cancel", &[]),
     ("cores", &[]),
+    ("links", &[]),
     ("pooling", &[]),
     ("unicode", &[]),
     ("vote", &[]),
@@ -37,7 +38,7 @@ const VISION: Walls = &[
     ("transform", &[]),
     ("lanczos", &["cancel"]),
     ("tsne", &["cancel", "lanczos"]),
-    ("model", &["cores", "pooling", "transform"]),
+    ("model", &["cores", "links", "pooling", "transform"]),
     ("embedding", &["model", "pooling"]),
     ("head", &["embedding", "model"]),
     ("segment", &["cancel", "lanczos", "model", "transform"]),

@@ -222,13 +222,18 @@ pub(crate) fn named_in(index: &str, bytes: &[u8], want: &Want) -> Result<Vec<Str
     #[derive(Deserialize)]
     struct File {
         name: String,
+        data: Option<Data>,
+    }
+    #[derive(Deserialize)]
+    struct Data {
+        name: String,
     }
     let names: BTreeSet<String> = match want {
         Want::Graph { precision } | Want::Either { precision } if index.ends_with(MANIFEST) => {
             let manifest: Manifest =
                 serde_json::from_slice(bytes).map_err(|error| format!("it is no manifest.json of a model folder: {error}"))?;
             match manifest.files.get(precision) {
-                Some(file) => BTreeSet::from([file.name.clone()]),
+                Some(file) => file.data.iter().map(|data| &data.name).chain([&file.name]).cloned().collect(),
                 // The program says what there is in place of it.
                 None => BTreeSet::new(),
             }

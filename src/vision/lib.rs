@@ -13,6 +13,7 @@ pub mod cores;
 pub mod embedding;
 pub mod head;
 mod lanczos;
+pub mod links;
 pub mod media;
 pub mod model;
 pub mod pooling;

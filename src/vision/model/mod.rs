@@ -4,6 +4,7 @@
 //! workers: a session runs one batch at a time and belongs to one worker.
 
 mod device;
+mod external_data;
 mod fingerprint;
 pub mod manifest;
 mod outputs;
@@ -25,8 +26,11 @@ pub use raw_session::RawSession;
 pub use runtime::RuntimeError;
 pub use session::{Session, SessionOptions};
 
+use crate::links;
 use crate::pooling::Pooling;
+use external_data::{DataFile, Loaded};
 use plain::Plain;
+use session::Graph;
 
 /// A model that has been read and checked, but not loaded.
 #[derive(Clone, Debug)]
@@ -69,6 +73,19 @@ pub enum ModelError {
         /// What it is.
         found: String,
     },
+    /// The weights that a graph keeps in another file cannot be had.
+    #[error("{} has its weights in `{name}`, and {reason}", path.display())]
+    Data {
+        /// The ONNX file.
+        path: PathBuf,
+        /// What it calls the other file.
+        name: String,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+    /// A file is a link to nothing.
+    #[error("{0}")]
+    Link(String),
     /// A plain ONNX file was replaced while it was being loaded.
     #[error("{} was written to while it was being loaded; load it again when it is whole", path.display())]
     Changed {
@@ -120,6 +137,9 @@ impl Model {
     /// [`ModelError::Manifest`] for a folder; for a file everything but [`ModelError::Hash`],
     /// [`ModelError::Changed`] and those of a caller.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
+        if let Some(reason) = [path, &path.join(Manifest::FILE_NAME)].into_iter().find_map(links::broken) {
+            return Err(ModelError::Link(reason));
+        }
         if path.is_file() {
             let (manifest, plain) = plain::inspect(path)?;
             return Ok(Self { path: path.to_owned(), manifest, plain: Some(plain) });
@@ -159,8 +179,11 @@ impl Model {
     /// Everything but [`ModelError::Input`], [`ModelError::Size`] and [`ModelError::Run`].
     pub fn sessions(&self, options: &SessionOptions, count: usize) -> Result<Vec<Session>, ModelError> {
         if let Some(plain) = &self.plain {
-            let sessions =
-                (0..count).map(|_| Session::of_file(&self.path, plain.binding.clone(), options)).collect::<Result<Vec<_>, _>>()?;
+            let loaded = if plain.linked && count > 0 { Some(Loaded::read(&self.path)?) } else { None };
+            let graph = loaded.as_ref().map_or(Graph::File, |loaded| Graph::Bytes { graph: &loaded.graph, data: &loaded.data });
+            let sessions = (0..count)
+                .map(|_| Session::of_file(graph, &self.path, plain.binding.clone(), options))
+                .collect::<Result<Vec<_>, _>>()?;
             // No sessions, nothing to be wrong about.
             if count > 0 && plain.sha256(&self.path)? != self.manifest.source.sha256 {
                 return Err(ModelError::Changed { path: self.path.clone() });
@@ -174,12 +197,22 @@ impl Model {
             available: files.keys().map(String::as_str).collect::<Vec<_>>().join(", "),
         })?;
         let path = self.path.join(&file.name);
-        let graph = fs::read(&path)?;
-        let found = sha256(&graph);
-        if !found.eq_ignore_ascii_case(&file.sha256) {
-            return Err(ModelError::Hash { path, expected: file.sha256.clone(), found });
+        if let Some(reason) = links::broken(&path) {
+            return Err(ModelError::Link(reason));
         }
-        (0..count).map(|_| Session::of_folder(&graph, &path, &self.manifest, options)).collect()
+        let graph = fs::read(&path)?;
+        let check = |path: &Path, found: String, expected: &str| {
+            let expected = expected.to_owned();
+            let same = found.eq_ignore_ascii_case(&expected);
+            if same { Ok(()) } else { Err(ModelError::Hash { path: path.to_owned(), expected, found }) }
+        };
+        check(&path, sha256(&graph), &file.sha256)?;
+        let data = file.data.iter().map(|data| DataFile::read(&path, &data.name)).collect::<Result<Vec<_>, _>>()?;
+        for (read, said) in data.iter().zip(&file.data) {
+            check(&self.path.join(&said.name), read.sha256(), &said.sha256)?;
+        }
+        let graph = Graph::Bytes { graph: &graph, data: &data };
+        (0..count).map(|_| Session::of_folder(graph, &path, &self.manifest, options)).collect()
     }
 
     /// What a collection's vectors depend on, as 32 hex digits: the weights' source, the pooling and the transform.

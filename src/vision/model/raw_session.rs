@@ -24,11 +24,20 @@ impl RawSession {
     /// # Errors
     /// [`ModelError::Graph`] and [`ModelError::Runtime`].
     pub fn of_bytes(graph: &[u8]) -> Result<Self, ModelError> {
-        Self::start(Graph::Bytes(graph), Path::new("the graph"))
+        Self::start(Graph::Bytes { graph, data: &[] }, Path::new("the graph"))
     }
 
-    pub(super) fn of_file(path: &Path) -> Result<Self, ModelError> {
-        Self::start(Graph::File, path)
+    /// Loads the file at `path`, whose weights may lie in others beside it, for a few runs: ONNX Runtime maps those weights into memory and
+    /// makes no copy of them in a faster form.
+    ///
+    /// # Errors
+    /// [`ModelError::Graph`] and [`ModelError::Runtime`].
+    pub fn of_mapped_file(path: &Path) -> Result<Self, ModelError> {
+        Self::start(Graph::Mapped, path)
+    }
+
+    pub(super) fn of_file(graph: Graph<'_>, path: &Path) -> Result<Self, ModelError> {
+        Self::start(graph, path)
     }
 
     fn start(graph: Graph<'_>, path: &Path) -> Result<Self, ModelError> {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 use half::f16;
 use ndarray::{Array, ArrayD, ArrayView4, Axis, Dimension, Slice};
@@ -9,6 +10,7 @@ use ort::ep::{self, ExecutionProvider};
 use ort::session::SessionOutputs;
 use ort::value::{DynValue, TensorRef};
 
+use super::external_data::DataFile;
 use super::outputs::OutputGeometry;
 use super::pinned::Pinned;
 use super::{Accelerator, Device, Manifest, ModelError, OUTPUTS, Outputs, Precision, runtime};
@@ -81,10 +83,12 @@ impl Binding {
 /// A graph that a session is started of.
 #[derive(Clone, Copy)]
 pub(super) enum Graph<'a> {
-    /// The bytes of a file.
-    Bytes(&'a [u8]),
+    /// The bytes of a file, and of those beside it that hold its weights.
+    Bytes { graph: &'a [u8], data: &'a [DataFile] },
     /// The file at this path, which may have its weights in other files.
     File,
+    /// The same, for a few runs: weights in other files stay there, mapped into memory, and are not copied into a faster form.
+    Mapped,
 }
 
 /// A loaded graph. It runs one batch at a time: give each worker one of its own.
@@ -103,16 +107,16 @@ impl fmt::Debug for Session {
 }
 
 impl Session {
-    /// Starts a session of `graph`, the bytes of the file at `path` of a model folder.
-    pub(super) fn of_folder(graph: &[u8], path: &Path, manifest: &Manifest, options: &SessionOptions) -> Result<Self, ModelError> {
-        let (inner, device) = start(Graph::Bytes(graph), path, INPUT, options)?;
+    /// Starts a session of `graph`, the file at `path` of a model folder.
+    pub(super) fn of_folder(graph: Graph<'_>, path: &Path, manifest: &Manifest, options: &SessionOptions) -> Result<Self, ModelError> {
+        let (inner, device) = start(graph, path, INPUT, options)?;
         let binding = Binding::of_folder(&inner, manifest).map_err(|reason| ModelError::Graph { path: path.to_owned(), reason })?;
         Ok(Self::new(inner, device, binding))
     }
 
     /// Starts a session of a plain ONNX file.
-    pub(super) fn of_file(path: &Path, binding: Binding, options: &SessionOptions) -> Result<Self, ModelError> {
-        let (inner, device) = start(Graph::File, path, &binding.input, options)?;
+    pub(super) fn of_file(graph: Graph<'_>, path: &Path, binding: Binding, options: &SessionOptions) -> Result<Self, ModelError> {
+        let (inner, device) = start(graph, path, &binding.input, options)?;
         Ok(Self::new(inner, device, binding))
     }
 
@@ -305,12 +309,21 @@ fn start_on(
     } else {
         builder
     };
+    let builder =
+        if matches!(graph, Graph::Mapped) { builder.with_prepacking(false).map_err(|error| rejected(error.into()))? } else { builder };
+    let builder = match graph {
+        Graph::Bytes { data, .. } => data.iter().try_fold(builder, |builder, file| {
+            let add = builder.with_external_initializer_file_in_memory(&file.name, Arc::clone(&file.bytes));
+            add.map_err(|error| rejected(error.into()))
+        })?,
+        Graph::File | Graph::Mapped => builder,
+    };
     let providers = device.providers(input, &options.accelerator);
     let mut builder =
         builder.with_execution_providers(providers).map_err(|error| ModelError::Device { device, reason: error.to_string() })?;
     match graph {
-        Graph::Bytes(bytes) => builder.commit_from_memory(bytes),
-        Graph::File => builder.commit_from_file(path),
+        Graph::Bytes { graph, .. } => builder.commit_from_memory(graph),
+        Graph::File | Graph::Mapped => builder.commit_from_file(path),
     }
     .map_err(rejected)
 }

@@ -42,6 +42,10 @@ pub struct Args {
     /// example 3,6,9,12.
     #[arg(long, value_name = "N,N,…", value_delimiter = ',')]
     layers: Vec<usize>,
+    /// Write the weights into a file beside each ONNX file (model.onnx_data), as happens by itself where they take more than the 2 GiB that
+    /// one ONNX file can hold.
+    #[arg(long)]
+    external_data: bool,
     /// Network of a training checkpoint to take; the teacher if this is left out.
     #[arg(long, value_enum)]
     key: Option<Key>,
@@ -67,6 +71,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         measured,
         last_blocks: LastBlocks::Exactly(args.last_blocks),
         layers: args.layers.clone(),
+        external_data: args.external_data,
     };
     let exported = export(&found.path, &args.out, &options).with_context(|| format!("cannot export {}", args.checkpoint))?;
     let report = &exported.report;

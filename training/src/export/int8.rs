@@ -5,8 +5,7 @@ use dino_vision::model::manifest::{Cost, Manifest};
 use ndarray::Axis;
 
 use super::{Error, pictures};
-use crate::export::onnx::{self, Plan, Rows};
-use crate::weights::Vit;
+use crate::export::onnx::{Plan, Rows};
 
 /// Tokens of each picture that the calibration sees.
 const TOKENS: usize = 12;
@@ -19,22 +18,21 @@ const STEP: usize = 16;
 /// At most one layer in this many goes back: beyond, 8 bits are hardly faster.
 const MOST: usize = 4;
 
-/// The transformer in a form for 8 bits, see [`onnx::fit`].
-pub(super) fn fit(vit: &Vit, manifest: &Manifest) -> Result<(Vit, Plan), Error> {
+/// Every so many tokens of a picture are looked at.
+pub(super) fn step(manifest: &Manifest) -> usize {
     let (height, width) = manifest.transform.output_size().unwrap_or((manifest.patch_size, manifest.patch_size));
     let patches = (height / manifest.patch_size) as usize * (width / manifest.patch_size) as usize;
-    let graph = onnx::encode_taps(vit, (patches / TOKENS).max(1))?;
-    let mut session = RawSession::of_bytes(&graph)?;
-    drop(graph);
+    (patches / TOKENS).max(1)
+}
+
+/// What the matrix products of the graph of [`onnx::taps`] read while it looks at the bundled pictures.
+pub(super) fn rows(mut taps: RawSession, manifest: &Manifest) -> Result<Rows, Error> {
     let mut rows = Rows::default();
     for input in pictures::for_calibration(&manifest.transform) {
-        let outputs = session.run(input.insert_axis(Axis(0)).view())?;
+        let outputs = taps.run(input.insert_axis(Axis(0)).view())?;
         rows.add(outputs);
     }
-    if !rows.are_finite() {
-        return Err(Error::NotFinite("its layers"));
-    }
-    Ok(onnx::fit(vit, &rows))
+    if rows.are_finite() { Ok(rows) } else { Err(Error::NotFinite("its layers".to_owned())) }
 }
 
 /// Whether nothing has to be given back.

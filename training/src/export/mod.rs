@@ -1,22 +1,21 @@
 //! Turns a checkpoint into a model folder.
 
 mod cost;
+mod folder;
 mod int8;
 pub mod onnx;
 mod pictures;
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use dino_vision::bulk;
-use dino_vision::model::manifest::{Cost, File, Manifest, Source};
-use dino_vision::model::{Device, Model, ModelError, Precision, SessionOptions};
-use ndarray::{Array, Array4, Dimension};
+use dino_vision::model::manifest::{Manifest, Source};
+use dino_vision::model::{ModelError, Precision};
 
 use crate::weights::{self, Backbone, Checkpoint, Positions, Report};
-use onnx::{Extras, Format};
-use pictures::Pictures;
+use folder::{Folder, write};
+use onnx::Extras;
 
 /// Why a checkpoint was not exported. Nothing is left at the place of the model folder in any case.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +31,10 @@ pub enum Error {
     DoesNotRun(#[from] ModelError),
     /// The graph was tried, and its answers are no numbers.
     #[error("the exported model answers NaN or infinite values in {0}, so the checkpoint is broken; nothing was written")]
-    NotFinite(&'static str),
+    NotFinite(String),
+    /// The checkpoint was read twice, and it was not the same.
+    #[error("{} was written to while it was exported; export it again when it is whole", .0.display())]
+    Changed(PathBuf),
     /// There are too few pictures to measure with.
     #[error("{place} has {found} pictures that can be read; at least {needed} are needed to measure with")]
     Pictures {
@@ -88,6 +90,8 @@ pub struct Options {
     pub last_blocks: LastBlocks,
     /// Blocks, from 1, all of whose tokens the graph gives beside its usual outputs.
     pub layers: Vec<usize>,
+    /// Whether the weights lie in a file beside the graph even where one ONNX file could hold all.
+    pub external_data: bool,
 }
 
 /// How many of the last blocks are asked for.
@@ -109,6 +113,7 @@ impl Default for Options {
             measured: Measured::Not,
             last_blocks: LastBlocks::UpTo(0),
             layers: Vec::new(),
+            external_data: false,
         }
     }
 }
@@ -142,6 +147,8 @@ pub struct Exported {
 
 /// Reads the checkpoint at `path` (see [`weights::load`]) and writes it as the model folder `out`.
 ///
+/// The weights are in memory once, in float32, while an ONNX file is written, and not at all while it is tried.
+///
 /// The folder appears complete or not at all. Of one that is already there, the files that an export writes are replaced, and the
 /// rest is kept; anything else is refused. The model is
 /// run once before it is accepted.
@@ -161,17 +168,11 @@ pub fn export(path: &Path, out: &Path, options: &Options) -> Result<Exported, Er
     let work = tempfile::Builder::new().prefix(".dino-export-").tempdir_in(parent)?;
     let folder = work.path().join("new");
 
-    let mut files = Files::new(&checkpoint, &folder, &extras)?;
-    files.manifest.source.hub.clone_from(&options.hub);
-    for precision in options.precisions.iter().copied() {
-        files.write(precision)?;
-    }
-    let mut notes = match &options.measured {
-        Measured::Not => Vec::new(),
-        Measured::Bundled => measure(&mut files, &Pictures::bundled(), work.path())?,
-        Measured::Folder(pictures) => measure(&mut files, &Pictures::list(pictures)?, work.path())?,
-    };
-    notes.extend(checkpoint.transform_note.clone());
+    let transform_note = checkpoint.transform_note.clone();
+    let report = checkpoint.report.clone();
+    let mut files = Folder::create(&folder, manifest(&checkpoint, &extras, options), options.external_data)?;
+    let mut notes = write(path, checkpoint, &extras, options, &mut files, work.path())?;
+    notes.extend(transform_note);
     let manifest = files.manifest;
 
     let mut kept = Vec::new();
@@ -186,7 +187,7 @@ pub fn export(path: &Path, out: &Path, options: &Options) -> Result<Exported, Er
     } else {
         fs_err::rename(&folder, out)?;
     }
-    Ok(Exported { folder: out.to_owned(), manifest, report: checkpoint.report, notes, kept })
+    Ok(Exported { folder: out.to_owned(), manifest, report, notes, kept })
 }
 
 /// What the graph gives beside its usual outputs, where the network has it.
@@ -213,13 +214,14 @@ fn extras(backbone: &Backbone, options: &Options) -> Result<Extras, Error> {
 
 /// Copies what lies in the folder `old` and is no export's into `new`: heads, for example. Returns its names, in their order.
 fn keep_others(old: &Path, new: &Path) -> Result<Vec<String>, Error> {
-    let written = [Precision::F32, Precision::F16, Precision::Int8].map(file_name);
+    let graphs = [Precision::F32, Precision::F16, Precision::Int8].map(file_name);
+    let written = graphs.into_iter().flat_map(|name| [name.to_owned(), onnx::data_name(name)]).collect::<Vec<_>>();
     let mut kept = Vec::new();
     for entry in walkdir::WalkDir::new(old).min_depth(1).sort_by_file_name() {
         let entry = entry.map_err(std::io::Error::from)?;
         let name = entry.path().strip_prefix(old).unwrap_or(entry.path());
         let top = name.components().next().and_then(|part| part.as_os_str().to_str()).unwrap_or_default();
-        if written.contains(&top) || top == Manifest::FILE_NAME {
+        if written.iter().any(|name| name == top) || top == Manifest::FILE_NAME {
             continue;
         }
         if entry.depth() == 1 {
@@ -237,111 +239,6 @@ fn keep_others(old: &Path, new: &Path) -> Result<Vec<String>, Error> {
     Ok(kept)
 }
 
-/// A model folder that is being written.
-struct Files<'a> {
-    checkpoint: &'a Checkpoint,
-    folder: &'a Path,
-    extras: &'a Extras,
-    manifest: Manifest,
-    /// The transformer in the form that is written in 8 bits.
-    int8: Option<(Backbone, onnx::Plan)>,
-}
-
-impl<'a> Files<'a> {
-    fn new(checkpoint: &'a Checkpoint, folder: &'a Path, extras: &'a Extras) -> Result<Self, Error> {
-        fs_err::create_dir(folder)?;
-        let mut manifest = manifest(checkpoint, BTreeMap::new());
-        manifest.last_blocks = extras.last_blocks as u32;
-        manifest.layers = extras.layers.iter().map(|layer| *layer as u32).collect();
-        Ok(Self { checkpoint, folder, extras, manifest, int8: None })
-    }
-
-    /// Writes the ONNX file of a precision, tries it, and writes the manifest with it.
-    fn write(&mut self, precision: Precision) -> Result<(), Error> {
-        let name = file_name(precision).to_owned();
-        let model = self.encode(precision)?;
-        fs_err::write(self.folder.join(&name), &model)?;
-        let file = File { name, sha256: dino_vision::model::sha256(&model), data: None, cost: None };
-        self.manifest.files.insert(precision.as_str().to_owned(), file);
-        self.save()?;
-        try_model(self.folder, &self.manifest, precision)
-    }
-
-    fn encode(&mut self, precision: Precision) -> Result<Vec<u8>, Error> {
-        let (backbone, format) = match (precision, &self.checkpoint.backbone) {
-            (Precision::F32, backbone) => (backbone, Format::F32),
-            (Precision::F16, backbone) => (backbone, Format::F16),
-            (Precision::Int8, Backbone::Resnet(_)) => return Err(onnx::Error::Int8Resnet.into()),
-            (Precision::Int8, Backbone::Vit(vit)) => {
-                if self.int8.is_none() {
-                    let (vit, plan) = int8::fit(vit, &self.manifest)?;
-                    self.int8 = Some((Backbone::Vit(vit), plan));
-                }
-                let (backbone, plan) = self.int8.as_ref().expect("it was just made");
-                (backbone, Format::Int8(plan))
-            }
-        };
-        Ok(onnx::encode(backbone, format, self.extras)?)
-    }
-
-    fn save(&self) -> Result<(), Error> {
-        let json = serde_json::to_vec_pretty(&self.manifest).map_err(std::io::Error::from)?;
-        Ok(fs_err::write(self.folder.join("manifest.json"), json)?)
-    }
-
-    /// Puts the cost of a precision into the manifest.
-    fn set_cost(&mut self, precision: Precision, cost: Cost) -> Result<(), Error> {
-        if let Some(file) = self.manifest.files.get_mut(precision.as_str()) {
-            file.cost = Some(cost);
-        }
-        self.save()
-    }
-}
-
-/// Puts the cost of each narrow precision into the manifest. Where 8 bits lose too much, the layers that lose most go back to
-/// float32. Returns what the user should know.
-fn measure(files: &mut Files<'_>, pictures: &Pictures, work: &Path) -> Result<Vec<String>, Error> {
-    let present = |precision: &Precision| files.manifest.files.contains_key(precision.as_str());
-    let narrow: Vec<_> = [Precision::F16, Precision::Int8].into_iter().filter(present).collect();
-    if narrow.is_empty() {
-        return Ok(Vec::new());
-    }
-    // The reference is needed even where it is not wanted.
-    let reference = if present(&Precision::F32) {
-        Cow::Borrowed(files.folder)
-    } else {
-        let folder = work.join("reference");
-        match Files::new(files.checkpoint, &folder, &Extras::default())?.write(Precision::F32) {
-            Err(Error::Graph(onnx::Error::TooLarge(_))) => {
-                return Ok(vec!["not measured: float32, which the others are compared with, does not fit into one file".to_owned()]);
-            }
-            written => written?,
-        }
-        Cow::Owned(folder)
-    };
-    let exact = pictures.embed(&reference, Precision::F32)?;
-    let mut notes = Vec::new();
-    for precision in narrow {
-        let mut cost = pictures.compare(&exact, &pictures.embed(files.folder, precision)?)?;
-        if precision == Precision::Int8 {
-            while !int8::is_enough(&cost) && files.int8.as_mut().is_some_and(|(_, plan)| int8::widen(plan)) {
-                files.write(precision)?;
-                cost = pictures.compare(&exact, &pictures.embed(files.folder, precision)?)?;
-            }
-            let kept = files.int8.as_ref().map_or(0, |(_, plan)| plan.floats());
-            if kept > 0 {
-                notes.push(format!("int8: {kept} matrix products stay in float32, because 8 bits lose too much in them"));
-            }
-            if !int8::is_enough(&cost) {
-                notes
-                    .push("int8 costs this model much of what it tells apart, see the figures: f16 or f32 is the better choice".to_owned());
-            }
-        }
-        files.set_cost(precision, cost)?;
-    }
-    Ok(notes)
-}
-
 /// Name of a precision's ONNX file.
 fn file_name(precision: Precision) -> &'static str {
     match precision {
@@ -351,7 +248,7 @@ fn file_name(precision: Precision) -> &'static str {
     }
 }
 
-fn manifest(checkpoint: &Checkpoint, files: BTreeMap<String, File>) -> Manifest {
+fn manifest(checkpoint: &Checkpoint, extras: &Extras, options: &Options) -> Manifest {
     let numbers = match &checkpoint.backbone {
         Backbone::Vit(vit) => [vit.patch_size, vit.dim, vit.blocks.len(), vit.heads, vit.registers()],
         // The feature map has one position for each 32 pixels.
@@ -373,8 +270,8 @@ fn manifest(checkpoint: &Checkpoint, files: BTreeMap<String, File>) -> Manifest 
         depth,
         heads,
         registers,
-        last_blocks: 0,
-        layers: Vec::new(),
+        last_blocks: extras.last_blocks as u32,
+        layers: extras.layers.iter().map(|layer| *layer as u32).collect(),
         static_size: None,
         position_interpolation: positions.to_owned(),
         transform: checkpoint.transform.clone(),
@@ -382,39 +279,9 @@ fn manifest(checkpoint: &Checkpoint, files: BTreeMap<String, File>) -> Manifest 
             file: checkpoint.file.clone(),
             layout: checkpoint.layout.to_owned(),
             sha256: checkpoint.sha256.clone(),
-            hub: None,
+            hub: options.hub.clone(),
         },
-        files,
+        files: BTreeMap::new(),
         made_by: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).to_owned(),
     }
-}
-
-/// Runs the model once on a picture of noise and refuses it if any answer is no number.
-fn try_model(folder: &Path, manifest: &Manifest, precision: Precision) -> Result<(), Error> {
-    let side = manifest.patch_size as usize;
-    // A pattern whose period the patches do not share, on a grid that is not square.
-    let pixels = Array4::from_shape_fn((1, 3, 2 * side, 3 * side), |(_, channel, row, column)| {
-        ((channel * 7919 + row * 104_729 + column * 1_299_709) % 1009) as f32 / 252.0 - 2.0
-    });
-    let options = SessionOptions { device: Device::Cpu, precision, ..SessionOptions::default() };
-    for mut session in Model::open(folder)?.sessions(&options, 1)? {
-        let outputs = session.run(pixels.view())?;
-        for (name, finite) in [
-            ("last_hidden_state", outputs.last_hidden_state.is_none_or(|array| finite(&array))),
-            ("attention", outputs.attention.is_none_or(|array| finite(&array))),
-            ("keys", outputs.keys.is_none_or(|array| finite(&array))),
-            ("embedding", outputs.embedding.is_none_or(|array| finite(&array))),
-            ("feature_map", outputs.feature_map.is_none_or(|array| finite(&array))),
-            ("last_blocks", outputs.last_blocks.is_none_or(|array| finite(&array))),
-        ] {
-            if !finite {
-                return Err(Error::NotFinite(name));
-            }
-        }
-    }
-    Ok(())
-}
-
-fn finite<D: Dimension>(array: &Array<f32, D>) -> bool {
-    array.iter().all(|number| number.is_finite())
 }

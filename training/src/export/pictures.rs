@@ -3,13 +3,12 @@
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
-use dino_vision::bulk::{self, Embedder, Worker, Workload, tree};
-use dino_vision::embedding::Pooling;
+use dino_vision::bulk::{self, tree};
 use dino_vision::media::{self, Limits};
+use dino_vision::model::RawSession;
 use dino_vision::model::manifest::Cost;
-use dino_vision::model::{Device, Model, Precision, SessionOptions};
 use include_dir::{Dir, include_dir};
-use ndarray::{Array2, Array3};
+use ndarray::{Array2, Array3, Axis};
 
 use dino_vision::transform::Transform;
 
@@ -67,25 +66,24 @@ impl Pictures {
     }
 
     /// The embedding of each picture; `None` for a file that is no picture.
-    pub(super) fn embed(&self, model: &Path, precision: Precision) -> Result<Vec<Option<Vec<f32>>>, Error> {
-        let options = SessionOptions { device: Device::Cpu, precision, ..SessionOptions::default() };
-        let mut embedder = Embedder::open(&Model::open(model)?, Pooling::Cls, &options, Workload::default())?;
-        let work = |worker: &mut Worker<'_>, index: usize| {
-            let bytes = self.pictures[index].source.read()?;
-            worker.embed(&bytes).map(|(_, vector)| vector)
+    pub(super) fn embed(&self, session: &mut RawSession, transform: &Transform) -> Result<Vec<Option<Vec<f32>>>, Error> {
+        let mut embed = |picture: &Picture| {
+            let bytes = match picture.source.read() {
+                Ok(bytes) => bytes,
+                Err(error) if error.is_of_file() => return Ok(None),
+                Err(error) => return Err(error.into()),
+            };
+            let Ok(picture) = media::decode(&bytes, &Limits::default()) else { return Ok(None) };
+            let outputs = session.run(transform.apply(&picture).insert_axis(Axis(0)).view())?;
+            // CLS, or what a convolutional network pooled.
+            let vector = match (outputs.get("last_hidden_state"), outputs.get("embedding")) {
+                (Some(tokens), _) => tokens.index_axis(Axis(1), 0).iter().copied().collect(),
+                (None, Some(pooled)) => pooled.iter().copied().collect(),
+                (None, None) => Vec::new(),
+            };
+            Ok(Some(vector))
         };
-        let mut vectors = Vec::new();
-        embedder.each(self.pictures.len(), work, |_, results| {
-            for result in results {
-                vectors.push(match result {
-                    Ok(vector) => Some(vector),
-                    Err(error) if error.is_of_file() => None,
-                    Err(error) => return Err(error),
-                });
-            }
-            Ok(())
-        })?;
-        Ok(vectors)
+        self.pictures.iter().map(&mut embed).collect()
     }
 
     /// Compares two answers of [`Self::embed`].

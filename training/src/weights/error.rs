@@ -8,6 +8,9 @@ pub enum Error {
     /// A file cannot be read.
     #[error(transparent)]
     Io(#[from] std::io::Error),
+    /// A file is a link to one that is gone.
+    #[error("{0}")]
+    Link(String),
     /// There is nothing at this path that is a checkpoint.
     #[error("no checkpoint in {path}: {reason}")]
     NotFound {

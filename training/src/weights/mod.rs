@@ -18,11 +18,13 @@ mod transform;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use dino_vision::links;
 use dino_vision::transform::Transform;
 use fs_err::File;
 use serde_json::Value as Json;
 
 pub use error::Error;
+pub(crate) use hash::hex;
 pub use spec::{Activation, Backbone, Block, Conv, Interpolation, Linear, Mlp, Norm, Positions, Resnet, Unit, Vit};
 pub use store::{Store, Tensor};
 pub use transform::TransformOptions;
@@ -130,6 +132,7 @@ pub fn open(path: &Path) -> Result<Store, Error> {
 }
 
 fn open_file(store: &mut Store, path: &Path) -> Result<(), Error> {
+    whole(path)?;
     let mut first = [0; 14];
     let length = File::open(path)?.take(14).read(&mut first)?;
     match first {
@@ -143,11 +146,13 @@ fn open_file(store: &mut Store, path: &Path) -> Result<(), Error> {
 
 /// The file to read for a path that may be a folder: a Hugging Face model, a training run, or a lone release file.
 fn locate(path: &Path) -> Result<PathBuf, Error> {
+    whole(path)?;
     if !path.is_dir() {
         return Ok(path.to_owned());
     }
     for name in ["model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin"] {
         let file = path.join(name);
+        whole(&file)?;
         if file.exists() {
             return Ok(file);
         }
@@ -174,12 +179,18 @@ fn locate(path: &Path) -> Result<PathBuf, Error> {
     }
 }
 
+/// Refuses a link to a file that is gone, which would otherwise count as a file that was never there.
+fn whole(path: &Path) -> Result<(), Error> {
+    links::broken(path).map_or(Ok(()), |reason| Err(Error::Link(reason)))
+}
+
 /// n of `checkpoint-n.safetensors`, the file that training writes. Unfinished files have other names.
 fn checkpoint_number(file: &Path) -> Option<u64> {
     file.file_name()?.to_str()?.strip_prefix("checkpoint-")?.strip_suffix(".safetensors")?.parse().ok()
 }
 
 fn read_json(path: &Path) -> Result<Option<Json>, Error> {
+    whole(path)?;
     if !path.is_file() {
         return Ok(None);
     }

@@ -68,6 +68,8 @@ impl Linear {
     pub fn stack(layers: Vec<Self>) -> Self {
         let biased = layers.iter().any(|layer| layer.bias.is_some());
         let mut all = Self { bias: biased.then(Vec::new), ..Self::default() };
+        // Growing would double the memory of large layers.
+        all.weight.data.reserve_exact(layers.iter().map(|layer| layer.weight.data.len()).sum());
         for layer in layers {
             let rows = layer.weight.shape.first().copied().unwrap_or(0);
             if all.weight.shape.is_empty() {

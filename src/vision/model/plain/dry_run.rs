@@ -9,6 +9,7 @@ use ort::value::{Outlet, TensorElementType, ValueType};
 
 use crate::model::ModelError;
 use crate::model::raw_session::RawSession;
+use crate::model::session::Graph;
 
 /// The graph's input as it is declared.
 pub(super) struct Input {
@@ -38,8 +39,8 @@ pub(super) struct DryRunOutputs {
 
 impl DryRun {
     /// Loads the graph.
-    pub(super) fn open(path: &Path) -> Result<Self, ModelError> {
-        let session = RawSession::of_file(path)?;
+    pub(super) fn open(graph: Graph<'_>, path: &Path) -> Result<Self, ModelError> {
+        let session = RawSession::of_file(graph, path)?;
         let input = input(&session.session).map_err(|reason| ModelError::Graph { path: path.to_owned(), reason })?;
         Ok(Self { session, input })
     }

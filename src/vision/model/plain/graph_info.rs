@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::io::Read;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use onnx_rs::ast::{Attribute, DataType, Graph, Model, Node, SparseTensor, TensorProto};
 use sha2::{Digest, Sha256};
 
+use super::super::external_data::beside;
 use super::super::fingerprint::hex;
 use super::super::{ModelError, Precision};
 
@@ -40,7 +41,7 @@ impl GraphInfo {
         let mut hash = Sha256::new_with_prefix(bytes);
         let mut files = Vec::new();
         for location in external(&model) {
-            let file = beside(path, location).map_err(&reject)?;
+            let file = beside(path, location).map_err(|reason| reject(format!("it has its weights in `{location}`, and {reason}")))?;
             hash_file(&file, &mut hash).map_err(|error| reject(format!("its weights are in {location}: {error}")))?;
             files.push(file);
         }
@@ -99,15 +100,6 @@ fn of_node<'a>(node: &'a Node<'a>, tensors: &mut Vec<&'a TensorProto<'a>>) {
 
 fn parts<'a>(sparse: &'a SparseTensor<'a>) -> impl Iterator<Item = &'a TensorProto<'a>> {
     sparse.values.iter().chain(&sparse.indices)
-}
-
-/// A file that an ONNX file names; only ones below the same folder are read.
-fn beside(path: &Path, location: &str) -> Result<PathBuf, String> {
-    let inside = !location.is_empty() && Path::new(location).components().all(|part| matches!(part, Component::Normal(_)));
-    if !inside {
-        return Err(format!("it says that its weights are in `{location}`, which does not lie beside it"));
-    }
-    Ok(path.parent().unwrap_or(Path::new("")).join(location))
 }
 
 fn hash_file(path: &Path, hash: &mut Sha256) -> std::io::Result<()> {

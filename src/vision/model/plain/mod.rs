@@ -12,7 +12,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::manifest::{File, Manifest, Source};
-use super::session::Binding;
+use super::external_data::{self, Loaded};
+use super::session::{Binding, Graph};
 use super::{ModelError, Precision};
 use dry_run::{DryRun, DryRunOutputs};
 use graph_info::GraphInfo;
@@ -35,6 +36,8 @@ pub(super) struct Plain {
     pub(super) precision: Precision,
     /// All of it in a sentence or two, for the user who started the program.
     pub(super) summary: String,
+    /// Whether some of its files are links, which ONNX Runtime refuses to follow.
+    pub(super) linked: bool,
     /// The other files that hold its weights.
     beside: Vec<PathBuf>,
 }
@@ -53,7 +56,13 @@ pub(super) fn inspect(path: &Path) -> Result<(Manifest, Plain), ModelError> {
     let bytes = graph_info::read(path)?;
     let mut prepared = InputTransform::find(path)?;
     // ONNX Runtime first: its parser bounds how deeply a file nests, ours does not.
-    let mut dry_run = DryRun::open(path)?;
+    let linked = external_data::is_linked(path, &bytes)?;
+    let mut dry_run = if linked {
+        let loaded = Loaded::read(path)?;
+        DryRun::open(Graph::Bytes { graph: &loaded.graph, data: &loaded.data }, path)?
+    } else {
+        DryRun::open(Graph::File, path)?
+    };
     let info = GraphInfo::of(path, &bytes)?;
     drop(bytes);
     let input = &dry_run.input;
@@ -111,7 +120,7 @@ pub(super) fn inspect(path: &Path) -> Result<(Manifest, Plain), ModelError> {
     let batches = if free_batch { "any number of pictures".to_owned() } else { format!("{batch} at a time") };
     let transform = serde_json::to_string(&manifest.transform).unwrap_or_default();
     let summary = format!("plain ONNX: {named}; {}; takes {sizes}, {batches}; transform {}: {transform}", mapping.summary, prepared.origin);
-    Ok((manifest, Plain { binding, precision: info.precision, summary, beside: info.beside }))
+    Ok((manifest, Plain { binding, precision: info.precision, summary, linked, beside: info.beside }))
 }
 
 /// Whether a dry run of this size stays within the limits.

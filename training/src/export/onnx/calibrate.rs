@@ -25,7 +25,7 @@ const WORTH_AN_OPERATOR: f64 = 0.2;
 pub struct Rows(BTreeMap<String, Vec<Array2<f32>>>);
 
 impl Rows {
-    /// Takes up what the graph of [`super::encode_taps`] gives for some pictures.
+    /// Takes up what the graph of [`super::taps`] gives for some pictures.
     pub fn add(&mut self, outputs: BTreeMap<String, ArrayD<f32>>) {
         for (name, rows) in outputs {
             let Some(name) = name.strip_prefix(super::TAP) else { continue };
@@ -88,9 +88,8 @@ impl Plan {
     }
 }
 
-/// The same transformer with its strength spread for 8 bits, and how its layers are to be written.
-pub fn fit(vit: &Vit, rows: &Rows) -> (Vit, Plan) {
-    let mut vit = vit.clone();
+/// Spreads the transformer's strength for 8 bits. Returns how its layers are to be written.
+pub fn fit(vit: &mut Vit, rows: &Rows) -> Plan {
     let (dim, count) = (vit.dim, vit.blocks.len());
     let fitted: Vec<_> =
         vit.blocks.par_iter_mut().enumerate().map(|(index, block)| fit_block(block, dim, |layer| rows.of(index, layer))).collect();
@@ -104,7 +103,7 @@ pub fn fit(vit: &Vit, rows: &Rows) -> (Vit, Plan) {
             plan.errors.insert(layer, error);
         }
     }
-    (vit, plan)
+    plan
 }
 
 type Layer = (&'static str, f64, Option<Vec<f32>>);

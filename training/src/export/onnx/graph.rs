@@ -1,11 +1,12 @@
 //! A small builder of ONNX graphs. Values are handles, names are made from the scope they are built in, and integer
 //! constants are shared.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use onnx_rs::ast::{
-    Attribute, AttributeType, DataType, Dimension, Graph as GraphProto, Model, Node as NodeProto, OpType, OperatorSetId, TensorProto,
-    TensorShape, TensorShapeDimension, TensorTypeProto, TypeProto, TypeValue, ValueInfo,
+    Attribute, AttributeType, DataType, Dimension, Graph as GraphProto, Model, Node as NodeProto, OpType, OperatorSetId, TensorShape,
+    TensorShapeDimension, TensorTypeProto, TypeProto, TypeValue, ValueInfo,
 };
 
 /// The operator set: the first with `LayerNormalization`, which every current runtime and most older ones know.
@@ -45,19 +46,43 @@ struct Node {
     attributes: Vec<(&'static str, Attr)>,
 }
 
-struct Constant {
+pub(super) struct Constant<'w> {
     value: Value,
-    data_type: Type,
-    shape: Vec<i64>,
-    bytes: Vec<u8>,
+    pub(super) data_type: Type,
+    pub(super) shape: Vec<i64>,
+    pub(super) payload: Payload<'w>,
 }
 
-/// A graph under construction.
+/// The little-endian bytes of a constant.
+pub(super) enum Payload<'w> {
+    /// Small ones are kept.
+    Kept(Vec<u8>),
+    /// Weights are made of the backbone's when they are written, so that there is no second copy of all of them.
+    Made { length: usize, make: Box<dyn Fn() -> Vec<u8> + 'w> },
+}
+
+impl Payload<'_> {
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Kept(bytes) => bytes.len(),
+            Self::Made { length, .. } => *length,
+        }
+    }
+
+    pub(super) fn bytes(&self) -> Cow<'_, [u8]> {
+        match self {
+            Self::Kept(bytes) => bytes.into(),
+            Self::Made { make, .. } => make().into(),
+        }
+    }
+}
+
+/// A graph under construction, of weights that live for `'w`.
 #[derive(Default)]
-pub(super) struct Graph {
+pub(super) struct Graph<'w> {
     names: Vec<String>,
     nodes: Vec<Node>,
-    constants: Vec<Constant>,
+    constants: Vec<Constant<'w>>,
     /// Small constants by type, number of axes and bytes.
     shared: HashMap<(u32, usize, Vec<u8>), Value>,
     taken: HashMap<String, usize>,
@@ -66,7 +91,7 @@ pub(super) struct Graph {
     scope: String,
 }
 
-impl Graph {
+impl<'w> Graph<'w> {
     /// Names that are made from here on start with `scope`.
     pub(super) fn enter(&mut self, scope: impl Into<String>) {
         self.scope = scope.into();
@@ -87,9 +112,25 @@ impl Graph {
 
     /// A constant of any type from its little-endian bytes.
     pub(super) fn constant(&mut self, name: &str, data_type: Type, shape: &[usize], bytes: Vec<u8>) -> Value {
+        self.put(name, data_type, shape, Payload::Kept(bytes))
+    }
+
+    /// A constant of the type whose elements have `width` bytes, which are made when it is written.
+    pub(super) fn made(
+        &mut self,
+        name: &str,
+        (data_type, width): (Type, usize),
+        shape: &[usize],
+        make: impl Fn() -> Vec<u8> + 'w,
+    ) -> Value {
+        let length = width * shape.iter().product::<usize>();
+        self.put(name, data_type, shape, Payload::Made { length, make: Box::new(make) })
+    }
+
+    fn put(&mut self, name: &str, data_type: Type, shape: &[usize], payload: Payload<'w>) -> Value {
         let value = self.named(self.path(name));
         let shape = shape.iter().map(|side| *side as i64).collect();
-        self.constants.push(Constant { value, data_type, shape, bytes });
+        self.constants.push(Constant { value, data_type, shape, payload });
         value
     }
 
@@ -231,22 +272,20 @@ impl Graph {
         if self.scope.is_empty() { String::new() } else { format!("{}{separator}", self.scope) }
     }
 
-    /// Bytes that the constants take, nearly the size of the file.
-    pub(super) fn size(&self) -> usize {
-        self.constants.iter().map(|constant| constant.bytes.len()).sum()
+    /// The constants with their names.
+    pub(super) fn constants(&self) -> impl Iterator<Item = (&str, &Constant<'w>)> {
+        self.constants.iter().map(|constant| (self.names[constant.value.0].as_str(), constant))
     }
 
-    /// The graph as an ONNX file.
-    pub(super) fn encode(&self, name: &str) -> Vec<u8> {
+    /// The graph without its constants as an ONNX file.
+    pub(super) fn encode(&self) -> Vec<u8> {
         let text = |value: &Value| self.names[value.0].as_str();
         let info =
             |(value, axes): &(Value, Vec<Axis>)| ValueInfo { name: text(value), r#type: Some(tensor_type(axes)), ..ValueInfo::default() };
         let node = |node| node_proto(node, text);
-        let tensor = |constant| tensor_proto(constant, text);
         let graph = GraphProto {
-            name,
+            name: "dino",
             node: self.nodes.iter().map(node).collect(),
-            initializer: self.constants.iter().map(tensor).collect(),
             input: self.inputs.iter().map(info).collect(),
             output: self.outputs.iter().map(info).collect(),
             ..GraphProto::default()
@@ -271,10 +310,6 @@ fn node_proto<'a>(node: &'a Node, text: impl Fn(&Value) -> &'a str) -> NodeProto
         attribute: node.attributes.iter().map(|(name, attribute)| attribute_proto(name, attribute)).collect(),
         ..NodeProto::default()
     }
-}
-
-fn tensor_proto<'a>(constant: &'a Constant, text: impl Fn(&Value) -> &'a str) -> TensorProto<'a> {
-    TensorProto::from_raw(text(&constant.value), constant.shape.clone(), constant.data_type, &constant.bytes)
 }
 
 fn attribute_proto<'a>(name: &'a str, attribute: &Attr) -> Attribute<'a> {

@@ -1,5 +1,7 @@
 //! The layers that graphs are made of.
 
+use std::borrow::Cow;
+
 use half::f16;
 
 use crate::weights::{Activation, Conv, Linear, Norm};
@@ -14,12 +16,29 @@ use super::{Format, TAP};
 ///   stream stay in float32.
 /// - `int8`: matrix products with a weight in 8 bits, see [`quantise`]. Everything else in float32.
 pub(super) struct Layers<'a> {
-    pub(super) graph: Graph,
+    pub(super) graph: Graph<'a>,
     format: Format<'a>,
     /// Every how many tokens what a layer reads is given as an output of its own; 0 for none.
     taps: usize,
     /// See [`Layers::one`].
     one: Option<Value>,
+}
+
+/// A factor of the first outputs of a layer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Scale {
+    pub(super) outputs: usize,
+    pub(super) factor: f32,
+}
+
+impl Scale {
+    /// Leaves all outputs as they are.
+    pub(super) const NONE: Self = Self { outputs: 0, factor: 1.0 };
+
+    /// Multiplies what belongs to these outputs, one number for each output.
+    pub(super) fn apply(self, numbers: &mut [f32]) {
+        numbers.iter_mut().take(self.outputs).for_each(|number| *number *= self.factor);
+    }
 }
 
 impl<'a> Layers<'a> {
@@ -58,17 +77,28 @@ impl<'a> Layers<'a> {
     }
 
     /// A weight in the type of matrix products.
-    fn weight(&mut self, name: &str, shape: &[usize], data: &[f32]) -> Value {
+    fn weight(&mut self, name: &str, shape: &[usize], data: &'a [f32]) -> Value {
+        self.made_weight(name, shape, move || Cow::Borrowed(data))
+    }
+
+    /// A weight in the type of matrix products, whose numbers are made when it is written.
+    fn made_weight(&mut self, name: &str, shape: &[usize], make: impl Fn() -> Cow<'a, [f32]> + 'a) -> Value {
         if self.is_half() {
-            let bytes = data.iter().flat_map(|number| f16::from_f32(*number).to_le_bytes()).collect();
-            self.graph.constant(name, Type::Float16, shape, bytes)
+            let half = move || make().iter().flat_map(|number| f16::from_f32(*number).to_le_bytes()).collect();
+            self.graph.made(name, (Type::Float16, 2), shape, half)
         } else {
-            self.graph.floats(name, shape, data)
+            let single = move || make().iter().flat_map(|number| number.to_le_bytes()).collect();
+            self.graph.made(name, (Type::Float, 4), shape, single)
         }
     }
 
     /// `x · Wᵀ + b`, narrow in and out.
-    pub(super) fn linear(&mut self, name: &str, x: Value, linear: &Linear, range: Range) -> Value {
+    pub(super) fn linear(&mut self, name: &str, x: Value, linear: &'a Linear, range: Range) -> Value {
+        self.scaled_linear(name, x, linear, range, Scale::NONE)
+    }
+
+    /// The same with some outputs multiplied by a factor.
+    pub(super) fn scaled_linear(&mut self, name: &str, x: Value, linear: &'a Linear, range: Range, scale: Scale) -> Value {
         let (out, input) = (linear.weight.shape[0], linear.weight.shape[1]);
         let path = self.graph.path(name);
         if self.taps > 0 {
@@ -79,29 +109,33 @@ impl<'a> Layers<'a> {
             && !plan.is_float(&path)
         {
             let one = self.one(x);
-            return quantise::linear(&mut self.graph, name, x, linear, range, plan.factors(&path), one);
+            return quantise::linear(&mut self.graph, name, x, linear, scale, range, plan.factors(&path), one);
         }
-        let transposed = transposed(&linear.weight.data, out, input);
-        let weight = self.weight(&format!("{name}.weight"), &[input, out], &transposed);
+        let transposed = move || {
+            let mut columns = transposed(&linear.weight.data, out, input);
+            for row in columns.chunks_exact_mut(out.max(1)) {
+                scale.apply(row);
+            }
+            Cow::Owned(columns)
+        };
+        let weight = self.made_weight(&format!("{name}.weight"), &[input, out], transposed);
         let product = self.graph.matmul(x, weight);
         match &linear.bias {
             Some(bias) => {
-                let bias = self.weight(&format!("{name}.bias"), &[out], bias);
+                let scaled = move || {
+                    let mut bias = bias.clone();
+                    scale.apply(&mut bias);
+                    Cow::Owned(bias)
+                };
+                let bias = self.made_weight(&format!("{name}.bias"), &[out], scaled);
                 self.graph.add(product, bias)
             }
             None => product,
         }
     }
 
-    /// A norm of float32 and the layer that reads it, narrow out.
-    pub(super) fn norm_and_linear(&mut self, names: [&str; 2], x: Value, norm: &Norm, eps: f32, linear: &Linear) -> Value {
-        let x = self.norm(names[0], x, norm, eps);
-        let x = self.narrow(x);
-        self.linear(names[1], x, linear, Range::Any)
-    }
-
     /// Layer norm over the last axis, in float32.
-    pub(super) fn norm(&mut self, name: &str, x: Value, norm: &Norm, eps: f32) -> Value {
+    pub(super) fn norm(&mut self, name: &str, x: Value, norm: &'a Norm, eps: f32) -> Value {
         let graph = &mut self.graph;
         let weight = graph.floats(&format!("{name}.weight"), &[norm.weight.len()], &norm.weight);
         let bias = graph.floats(&format!("{name}.bias"), &[norm.bias.len()], &norm.bias);
@@ -110,7 +144,7 @@ impl<'a> Layers<'a> {
     }
 
     /// The convolution with kernel and stride `side`, wide in and out: `[B, 3, H, W]` → `[B, D, H / side, W / side]`.
-    pub(super) fn patches(&mut self, pixels: Value, patch: &Linear, side: usize) -> Value {
+    pub(super) fn patches(&mut self, pixels: Value, patch: &'a Linear, side: usize) -> Value {
         let pixels = self.narrow(pixels);
         let mut inputs = vec![pixels, self.weight("weight", &patch.weight.shape, &patch.weight.data)];
         if let Some(bias) = &patch.bias {
@@ -122,7 +156,7 @@ impl<'a> Layers<'a> {
     }
 
     /// A padded convolution, narrow in and out.
-    pub(super) fn conv(&mut self, name: &str, x: Value, conv: &Conv) -> Value {
+    pub(super) fn conv(&mut self, name: &str, x: Value, conv: &'a Conv) -> Value {
         let shape = &conv.kernel.weight.shape;
         let mut inputs = vec![x, self.weight(&format!("{name}.weight"), shape, &conv.kernel.weight.data)];
         if let Some(bias) = &conv.kernel.bias {

@@ -1,6 +1,7 @@
 //! Writes a backbone as an ONNX graph of standard operators, for every batch and every picture size.
 
 mod calibrate;
+mod file;
 mod graph;
 mod layers;
 mod positions;
@@ -9,29 +10,26 @@ mod resnet;
 mod vit;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use crate::weights::{Backbone, Vit};
 
 pub use calibrate::{Plan, Rows, fit};
+pub use file::{Place, Places, Written, data_name};
 use layers::Layers;
-
-/// The most that a protobuf message, and so an ONNX file that needs no others, can hold.
-const LARGEST: usize = i32::MAX as usize;
 
 /// Why a backbone is not written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The weights do not fit into one file.
-    #[error(
-        "the weights take {0} bytes in this precision, more than the 2 GiB that one ONNX file can hold; f16 takes half of what f32 takes, int8 a quarter"
-    )]
-    TooLarge(usize),
     /// Integers are for matrix products only.
     #[error("int8 is for vision transformers; export this ResNet as f32 or f16")]
     Int8Resnet,
+    /// A file cannot be written.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
 }
 
-/// What the names of the outputs of [`encode_taps`] start with.
+/// What the names of the outputs of [`taps`] start with.
 const TAP: &str = "reads:";
 
 /// The number format of a graph's matrix products.
@@ -54,7 +52,18 @@ pub struct Extras {
     pub layers: BTreeSet<usize>,
 }
 
-/// The backbone as an ONNX file. Inputs and outputs are float32 in every precision, and those of a model folder:
+/// Where a graph is written to.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    /// The folder.
+    pub folder: &'a Path,
+    /// Name of the ONNX file.
+    pub name: &'a str,
+    /// Whether the weights lie in a file beside it even where one file could hold all.
+    pub external: bool,
+}
+
+/// Writes the backbone as an ONNX file. Inputs and outputs are float32 in every precision, and those of a model folder:
 ///
 /// - a vision transformer has `last_hidden_state` `[B, T, D]` after the final norm, `attention` `[B, heads, T]` (the last
 ///   block's CLS row after softmax) and `keys` `[B, patches, D]` (the last block's, bias included, before rotary
@@ -62,38 +71,42 @@ pub struct Extras {
 ///   and for each of their layers N `hidden_state_N` `[B, T, D]` (all tokens after block N and the final norm);
 /// - a residual network has `embedding` `[B, D]` and `feature_map` `[B, D, h, w]`.
 ///
+/// Beside the weights of the backbone no more than the largest of them is in memory.
+///
 /// # Errors
-/// See [`Error`]; nothing is built before it is known to fit.
-pub fn encode(backbone: &Backbone, format: Format<'_>, extras: &Extras) -> Result<Vec<u8>, Error> {
+/// See [`Error`].
+pub fn write(backbone: &Backbone, format: Format<'_>, extras: &Extras, target: Target<'_>) -> Result<Written, Error> {
+    let layers = build(backbone, format, extras)?;
+    Ok(file::write(&layers.graph, target.folder, target.name, target.external)?)
+}
+
+/// The same graph as an ONNX file without weights, which lie at `places` in the folder that it is put into. Runtimes map those into
+/// memory.
+///
+/// # Errors
+/// See [`Error`].
+pub fn referring(backbone: &Backbone, format: Format<'_>, extras: &Extras, places: &Places) -> Result<Vec<u8>, Error> {
+    let layers = build(backbone, format, extras)?;
+    Ok(file::referring(&layers.graph, places)?)
+}
+
+/// A transformer's graph in float32 that also gives what each matrix product reads, of every `step`th token from CLS on; for [`Rows`].
+/// Its weights lie at `places`, like those of [`referring`].
+///
+/// # Errors
+/// See [`Error`].
+pub fn taps(vit: &Vit, step: usize, places: &Places) -> Result<Vec<u8>, Error> {
+    let mut layers = Layers::new(Format::F32, step.max(1));
+    vit::build(vit, &mut layers, &Extras::default());
+    Ok(file::referring(&layers.graph, places)?)
+}
+
+fn build<'w>(backbone: &'w Backbone, format: Format<'w>, extras: &Extras) -> Result<Layers<'w>, Error> {
     let mut layers = Layers::new(format, 0);
     match backbone {
         Backbone::Vit(vit) => vit::build(vit, &mut layers, extras),
         Backbone::Resnet(_) if matches!(format, Format::Int8(_)) => return Err(Error::Int8Resnet),
         Backbone::Resnet(resnet) => resnet::build(resnet, &mut layers),
     }
-    finish(&layers)
-}
-
-/// A transformer's graph that also gives what each matrix product reads, of every `step`th token from CLS on; for [`Rows`].
-/// In float32, or, where that takes more than one file can hold, in 8 bits as they come.
-///
-/// # Errors
-/// [`Error::TooLarge`].
-pub fn encode_taps(vit: &Vit, step: usize) -> Result<Vec<u8>, Error> {
-    let build = |format| {
-        let mut layers = Layers::new(format, step.max(1));
-        vit::build(vit, &mut layers, &Extras::default());
-        finish(&layers)
-    };
-    let plain = Plan::default();
-    build(Format::F32).or_else(|_| build(Format::Int8(&plain)))
-}
-
-fn finish(layers: &Layers<'_>) -> Result<Vec<u8>, Error> {
-    let size = layers.graph.size();
-    // The nodes take well under a megabyte per thousand.
-    if size > LARGEST - (16 << 20) {
-        return Err(Error::TooLarge(size));
-    }
-    Ok(layers.graph.encode("dino"))
+    Ok(layers)
 }

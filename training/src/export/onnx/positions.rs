@@ -16,7 +16,7 @@ pub(super) struct Grid {
 }
 
 /// The table `[side, side, D]` resampled to the grid: `[1, rows · columns, D]`.
-pub(super) fn learned(graph: &mut Graph, grid: Grid, table: &Tensor, interpolation: Interpolation) -> Value {
+pub(super) fn learned(graph: &mut Graph<'_>, grid: Grid, table: &Tensor, interpolation: Interpolation) -> Value {
     let (side, dim) = (table.shape[0], table.shape[2]);
     let rows = Source::new(graph, grid.rows, side);
     let columns = Source::new(graph, grid.columns, side);
@@ -51,7 +51,7 @@ struct Source {
 }
 
 impl Source {
-    fn new(graph: &mut Graph, count: Value, length: usize) -> Self {
+    fn new(graph: &mut Graph<'_>, count: Value, length: usize) -> Self {
         let centres = centres(graph, count);
         let count = graph.cast(count, Type::Float);
         let side = graph.scalar(length as f32);
@@ -60,7 +60,7 @@ impl Source {
 
     /// `PyTorch`'s bicubic resampling without antialiasing, `[count, side]`: four taps with a = -0.75, of which those
     /// outside the table fall on its border. `native` marks the grid on which a scale factor is not used.
-    fn cubic(self, graph: &mut Graph, native: Option<Value>) -> Value {
+    fn cubic(self, graph: &mut Graph<'_>, native: Option<Value>) -> Value {
         let ratio = match native {
             // DINO adds 0.1 to the target size against rounding, and passes the quotient as the scale factor.
             Some(native) => {
@@ -96,7 +96,7 @@ impl Source {
 
     /// `PyTorch`'s bicubic resampling with antialiasing, `[count, side]`: a = -0.5, widened when the grid shrinks, weights
     /// inside the table scaled to sum 1.
-    fn antialiased(self, graph: &mut Graph) -> Value {
+    fn antialiased(self, graph: &mut Graph<'_>) -> Value {
         let ratio = graph.div(self.side, self.count);
         let one = graph.scalar(1.0);
         let width = graph.op("Max", &[ratio, one], &[]);
@@ -112,14 +112,14 @@ impl Source {
     }
 
     /// `offset`, `1 + offset`, … for each position of the table, `[side]`.
-    fn positions(self, graph: &mut Graph, offset: f32) -> Value {
+    fn positions(self, graph: &mut Graph<'_>, offset: f32) -> Value {
         let data: Vec<f32> = (0..self.length).map(|index| index as f32 + offset).collect();
         graph.floats("positions", &[self.length], &data)
     }
 }
 
 /// Keys' cubic convolution kernel (1981) with parameter `a` of each distance.
-fn cubic_kernel(graph: &mut Graph, distance: Value, a: f32) -> Value {
+fn cubic_kernel(graph: &mut Graph<'_>, distance: Value, a: f32) -> Value {
     let x = graph.op("Abs", &[distance], &[]);
     // |x| ≤ 1: ((a + 2)·x - (a + 3))·x² + 1
     let near = polynomial(graph, x, &[a + 2.0, -(a + 3.0), 0.0, 1.0]);
@@ -133,7 +133,7 @@ fn cubic_kernel(graph: &mut Graph, distance: Value, a: f32) -> Value {
 }
 
 /// Horner's scheme, highest power first.
-fn polynomial(graph: &mut Graph, x: Value, coefficients: &[f32]) -> Value {
+fn polynomial(graph: &mut Graph<'_>, x: Value, coefficients: &[f32]) -> Value {
     let mut value = graph.scalar(coefficients[0]);
     for coefficient in &coefficients[1..] {
         value = graph.mul(value, x);
@@ -146,7 +146,7 @@ fn polynomial(graph: &mut Graph, x: Value, coefficients: &[f32]) -> Value {
 }
 
 /// 0.5, 1.5, … `[count]`.
-fn centres(graph: &mut Graph, count: Value) -> Value {
+fn centres(graph: &mut Graph<'_>, count: Value) -> Value {
     let axes = graph.integers(&[0]);
     let limit = graph.op("Squeeze", &[count, axes], &[]);
     let [start, step] = [0, 1].map(|number| graph.index(number));
@@ -159,7 +159,7 @@ fn centres(graph: &mut Graph, count: Value) -> Value {
 /// Cosines and signed sines for rotary positions (DINOv3), `[1 + registers + patches, head_dim]`. CLS and registers are
 /// not rotated. The first half of the sines is negated, so that a rotation is `x · cos + swap(x) · sin`, where `swap`
 /// exchanges the halves of a head's channels.
-pub(super) fn rotary(graph: &mut Graph, grid: Grid, periods: &[f32], prefix: usize) -> [Value; 2] {
+pub(super) fn rotary(graph: &mut Graph<'_>, grid: Grid, periods: &[f32], prefix: usize) -> [Value; 2] {
     let quarter = periods.len();
     let speeds: Vec<f32> = periods.iter().map(|period| 2.0 * std::f32::consts::PI / period).collect();
     let speeds = graph.floats("rotary_speeds", &[1, quarter], &speeds);

@@ -10,7 +10,7 @@ use ndarray::{Array2, ArrayView2, Axis};
 use crate::weights::Linear;
 
 use super::graph::{Attr, Graph, Type, Value};
-use super::layers::transposed;
+use super::layers::{Scale, transposed};
 
 /// GELU is never less than -0.17 (its minimum is -0.16997, at -0.7518).
 const GELU_FLOOR: f32 = 0.17;
@@ -24,14 +24,25 @@ pub(super) enum Range {
     Gelu,
 }
 
-/// `x · Wᵀ + b` of float32 `x`. Each channel of `x` is divided by its factor, and its weights are multiplied by it. `one` is a one that
-/// is no constant.
-pub(super) fn linear(graph: &mut Graph, name: &str, x: Value, layer: &Linear, range: Range, factors: Option<&[f32]>, one: Value) -> Value {
+/// `x · Wᵀ + b` of float32 `x`, with outputs multiplied as `scale` says. Each channel of `x` is divided by its factor, and its weights are
+/// multiplied by it. `one` is a one that is no constant.
+#[expect(clippy::too_many_arguments, reason = "all that a layer is")]
+pub(super) fn linear<'w>(
+    graph: &mut Graph<'w>,
+    name: &str,
+    x: Value,
+    layer: &'w Linear,
+    scale: Scale,
+    range: Range,
+    factors: Option<&'w [f32]>,
+    one: Value,
+) -> Value {
     let (out, input) = (layer.weight.shape[0], layer.weight.shape[1]);
-    let (integers, steps) = match factors {
+    let quantise = move || match factors {
         Some(factors) => quantised(&scaled_columns(&layer.weight.data, factors), input),
         None => quantised(&layer.weight.data, input),
     };
+    let (integers, mut steps) = quantise();
     let mut bias = layer.bias.clone();
     if range == Range::Gelu {
         // The floor is added to every activation below and taken from every product here.
@@ -40,8 +51,11 @@ pub(super) fn linear(graph: &mut Graph, name: &str, x: Value, layer: &Linear, ra
         let shifts = integers.chunks_exact(input).zip(&steps).map(|(row, step)| step * sum(row));
         bias = Some(bias.unwrap_or_else(|| vec![0.0; out]).iter().zip(shifts).map(|(bias, shift)| bias - shift).collect());
     }
-    let integers = transposed(&integers, out, input).into_iter().map(i8::cast_unsigned).collect();
-    let weight = graph.constant(&format!("{name}.weight"), Type::Int8, &[input, out], integers);
+    drop(integers);
+    scale.apply(&mut steps);
+    bias.iter_mut().for_each(|bias| scale.apply(bias));
+    let make = move || transposed(&quantise().0, out, input).into_iter().map(i8::cast_unsigned).collect();
+    let weight = graph.made(&format!("{name}.weight"), (Type::Int8, 1), &[input, out], make);
     let steps = graph.floats(&format!("{name}.steps"), &[out], &steps);
 
     let shape = graph.op("Shape", &[x], &[]);
@@ -74,7 +88,7 @@ pub(super) fn linear(graph: &mut Graph, name: &str, x: Value, layer: &Linear, ra
 }
 
 /// Rows as unsigned bytes, the step of each row, and the byte that stands for zero.
-fn quantised_rows(graph: &mut Graph, rows: Value, range: Range) -> (Value, Value, Value) {
+fn quantised_rows(graph: &mut Graph<'_>, rows: Value, range: Range) -> (Value, Value, Value) {
     let (sizes, count, centre) = match range {
         Range::Any => (graph.op("Abs", &[rows], &[]), 127.0, 128),
         Range::Gelu => (rows, 255.0, 0),

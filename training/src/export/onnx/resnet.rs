@@ -6,7 +6,7 @@ use super::graph::{Attr, Axis, Value};
 use super::layers::Layers;
 
 /// Builds the graph: `pixel_values` `[B, 3, H, W]` → `embedding` `[B, D]` and `feature_map` `[B, D, h, w]`.
-pub(super) fn build(resnet: &Resnet, layers: &mut Layers<'_>) {
+pub(super) fn build<'w>(resnet: &'w Resnet, layers: &mut Layers<'w>) {
     let axes = ["batch", "height", "width", "rows", "columns"].map(Axis::Named);
     let pixels = layers.graph.input("pixel_values", &[axes[0], Axis::Fixed(3), axes[1], axes[2]]);
     layers.graph.enter("stem");
@@ -30,7 +30,7 @@ pub(super) fn build(resnet: &Resnet, layers: &mut Layers<'_>) {
     graph.output(x, "feature_map", &[axes[0], Axis::Fixed(resnet.dim), axes[3], axes[4]]);
 }
 
-fn unit(layers: &mut Layers<'_>, unit: &Unit, input: Value) -> Value {
+fn unit<'w>(layers: &mut Layers<'w>, unit: &'w Unit, input: Value) -> Value {
     let mut x = input;
     for (index, conv) in unit.convs.iter().enumerate() {
         if index > 0 {

@@ -4,13 +4,13 @@ use crate::weights::{Activation, Block, Mlp, Positions, Vit};
 
 use super::Extras;
 use super::graph::{Attr, Axis, Graph, Value};
-use super::layers::Layers;
+use super::layers::{Layers, Scale};
 use super::positions::{self, Grid};
 use super::quantise::Range;
 
 /// Builds the graph: `pixel_values` `[B, 3, H, W]` → `last_hidden_state`, `attention`, `keys` of the model folder, and what `extras`
 /// ask for.
-pub(super) fn build(vit: &Vit, layers: &mut Layers<'_>, extras: &Extras) {
+pub(super) fn build<'w>(vit: &'w Vit, layers: &mut Layers<'w>, extras: &Extras) {
     let dim = vit.dim as i64;
     let graph = &mut layers.graph;
     let axes = ["batch", "height", "width"].map(Axis::Named);
@@ -90,7 +90,7 @@ struct Seen {
     keys: Value,
 }
 
-fn block(layers: &mut Layers<'_>, vit: &Vit, block: &Block, tokens: Value, rotation: Option<[Value; 2]>) -> (Value, Seen) {
+fn block<'w>(layers: &mut Layers<'w>, vit: &'w Vit, block: &'w Block, tokens: Value, rotation: Option<[Value; 2]>) -> (Value, Seen) {
     let (mixed, seen) = attention(layers, vit, block, tokens, rotation);
     let mixed = layers.widen(mixed);
     let tokens = layers.graph.add(tokens, mixed);
@@ -99,15 +99,14 @@ fn block(layers: &mut Layers<'_>, vit: &Vit, block: &Block, tokens: Value, rotat
     (layers.graph.add(tokens, hidden), seen)
 }
 
-fn attention(layers: &mut Layers<'_>, vit: &Vit, block: &Block, tokens: Value, rotation: Option<[Value; 2]>) -> (Value, Seen) {
+fn attention<'w>(layers: &mut Layers<'w>, vit: &'w Vit, block: &'w Block, tokens: Value, rotation: Option<[Value; 2]>) -> (Value, Seen) {
     let (dim, heads) = (vit.dim as i64, vit.heads as i64);
     let head_dim = dim / heads;
     // The factor 1/√head_dim of the scores goes into the queries' weights.
-    let mut qkv = block.qkv.clone();
-    let mut factors = vec![1.0; 3 * vit.dim];
-    factors[..vit.dim].fill((head_dim as f32).sqrt().recip());
-    qkv.scale_outputs(&factors);
-    let qkv = layers.norm_and_linear(["norm1", "attn.qkv"], tokens, &block.norm1, vit.eps, &qkv);
+    let scale = Scale { outputs: vit.dim, factor: (head_dim as f32).sqrt().recip() };
+    let tokens = layers.norm("norm1", tokens, &block.norm1, vit.eps);
+    let tokens = layers.narrow(tokens);
+    let qkv = layers.scaled_linear("attn.qkv", tokens, &block.qkv, Range::Any, scale);
     let graph = &mut layers.graph;
     let parts = graph.split(qkv, -1, &[dim; 3]);
     let keys = parts[1];
@@ -135,9 +134,11 @@ fn attention(layers: &mut Layers<'_>, vit: &Vit, block: &Block, tokens: Value, r
     (layers.linear("attn.proj", mixed, &block.proj, Range::Any), Seen { attention, keys })
 }
 
-fn mlp(layers: &mut Layers<'_>, vit: &Vit, block: &Block, tokens: Value) -> Value {
+fn mlp<'w>(layers: &mut Layers<'w>, vit: &'w Vit, block: &'w Block, tokens: Value) -> Value {
     let (Mlp::Plain { input, output } | Mlp::Gated { input, output, .. }) = &block.mlp;
-    let hidden = layers.norm_and_linear(["norm2", "mlp.input"], tokens, &block.norm2, vit.eps, input);
+    let tokens = layers.norm("norm2", tokens, &block.norm2, vit.eps);
+    let tokens = layers.narrow(tokens);
+    let hidden = layers.linear("mlp.input", tokens, input, Range::Any);
     match &block.mlp {
         Mlp::Plain { .. } => {
             let hidden = layers.activation(hidden, Activation::Gelu);
@@ -154,7 +155,7 @@ fn mlp(layers: &mut Layers<'_>, vit: &Vit, block: &Block, tokens: Value) -> Valu
 }
 
 /// Rotary positions: `x · cos + swap(x) · sin`.
-fn rotate(graph: &mut Graph, x: Value, [cos, sin]: [Value; 2], head_dim: i64) -> Value {
+fn rotate(graph: &mut Graph<'_>, x: Value, [cos, sin]: [Value; 2], head_dim: i64) -> Value {
     let halves = graph.split(x, -1, &[head_dim / 2; 2]);
     let swapped = graph.concat(&[halves[1], halves[0]], -1);
     let straight = graph.mul(x, cos);
