@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Pooling {
-    /// The CLS token; of a ResNet its pooled features.
+    /// The CLS token; of a convolutional network its pooled features.
     #[default]
     Cls,
     /// The mean of the patch tokens, without CLS and registers.

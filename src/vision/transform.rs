@@ -146,6 +146,26 @@ impl Transform {
         self.normalise(&self.pixels(picture))
     }
 
+    /// The same transform for inputs of this (height, width): the kept part of the picture grows or shrinks with them. One that gives this
+    /// size already stays as it is.
+    #[must_use]
+    pub fn for_size(&self, size: (u32, u32)) -> Self {
+        let mut other = self.clone();
+        match (self.output_size(), self.resize) {
+            (Some(same), _) if same == size => {}
+            (Some((height, width)), Resize::Shorter(shorter)) => {
+                let growth = (f64::from(size.0) / f64::from(height)).max(f64::from(size.1) / f64::from(width));
+                other.resize = Resize::Shorter((f64::from(shorter) * growth).round() as u32);
+                other.crop = Some(size);
+            }
+            _ => {
+                other.resize = Resize::Exact(size.0, size.1);
+                other.crop = None;
+            }
+        }
+        other
+    }
+
     /// The input for a mask of the whole picture: no crop, stretched to whole patches (see [`PatchGrid::of_picture`]).
     /// `[3, rows * patch, columns * patch]`, normalised. `patch` is not zero.
     pub fn whole_picture(&self, picture: &RgbImage, longer_side: u32, patch: u32) -> (Array3<f32>, PatchGrid) {
@@ -272,6 +292,16 @@ mod tests {
         for (number, expected) in numbers.iter().zip([2.5, -1.6, -1.0 / 3.0]) {
             assert!((number - expected).abs() < 1e-6, "{numbers:?}");
         }
+    }
+
+    #[test]
+    fn a_transform_for_another_size_keeps_the_same_part() {
+        let usual = Transform { resize: Resize::Shorter(256), crop: Some((224, 224)), ..transform(1, None) };
+        assert_eq!(usual.for_size((224, 224)), usual);
+        let wide = usual.for_size((224, 448));
+        assert_eq!((wide.resize, wide.crop), (Resize::Shorter(512), Some((224, 448))));
+        let exact = Transform { resize: Resize::Exact(224, 224), crop: None, ..usual };
+        assert_eq!(exact.for_size((64, 96)).output_size(), Some((64, 96)));
     }
 
     #[test]

@@ -6,9 +6,9 @@ mod common;
 
 use std::path::Path;
 
-use common::{Tensors, array, assert_close, bundled_golden, heads, picture, run, session, tensors, write};
-use dino_train::export::{Error, Exported, LastBlocks, Options, export};
-use dino_vision::model::RawSession;
+use common::{Tensors, array, assert_close, bundled_golden, heads, picture, run, session, session_of, tensors, write};
+use dino_train::export::{Error, Exported, LastBlocks, Measured, Options, export};
+use dino_vision::model::{Precision, RawSession};
 use ndarray::{ArrayD, Axis, s};
 
 /// The golden DINO backbone.
@@ -72,4 +72,53 @@ fn blocks_that_are_not_there_are_refused_with_the_depth() {
     let asked = Options { layers: vec![1], ..Options::default() };
     let error = export(&resnet, &work.path().join("model"), &asked).unwrap_err().to_string();
     assert!(error.contains("--layers is for vision transformers"), "{error}");
+}
+
+#[test]
+fn a_graph_of_one_size_gives_what_the_free_one_gives() {
+    let golden = bundled_golden().join("checkpoints");
+    for name in ["pth-dino-backbone", "hf-dino-vit", "hf-dinov2", "hf-dinov2-registers", "hf-dinov3-vit", "pth-dino-resnet"] {
+        let work = tempfile::tempdir().unwrap();
+        let config = fs_err::read_to_string(golden.join(name).join("config.json")).is_ok();
+        let usual = if config { Options::default() } else { heads(4) };
+        let free = export(&golden.join(name), &work.path().join("free"), &usual).unwrap();
+        let patch = free.manifest.patch_size;
+        // Once the grid of the table, where the releases' code takes another way.
+        for size in [(3 * patch, 5 * patch), (7 * patch, 7 * patch), (2 * patch, patch)] {
+            let out = work.path().join(format!("{}x{}", size.0, size.1));
+            let fixed = export(&golden.join(name), &out, &Options { static_size: Some(size), ..usual.clone() }).unwrap();
+            assert_eq!(fixed.manifest.static_size, Some(size));
+            assert_eq!(fixed.manifest.transform.output_size(), Some(size));
+            let pixels = picture(size.0 as usize, size.1 as usize);
+            let (expected, found) = (run(&mut session(&free.folder), &pixels), run(&mut session(&fixed.folder), &pixels));
+            assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
+            for (output, expected) in &expected {
+                for (found, expected) in found[output].iter().zip(expected) {
+                    assert!(
+                        (found - expected).abs() <= 1e-5 * expected.abs().max(1.0),
+                        "{name} {size:?} {output}: {found}, not {expected}"
+                    );
+                }
+            }
+            let other = array(&picture(size.0 as usize, (size.1 + patch) as usize)).into_dimensionality().unwrap();
+            let error = session(&fixed.folder).run(other.view()).unwrap_err().to_string();
+            assert!(error.contains(&format!("{} x {} pixels alone", size.0, size.1)), "{error}");
+        }
+        let odd = Options { static_size: Some((patch, patch + 1)), ..usual };
+        let error = export(&golden.join(name), &work.path().join("odd"), &odd).unwrap_err().to_string();
+        assert!(error.contains("--static") && error.contains(&format!("multiple of {patch}")), "{error}");
+    }
+}
+
+#[test]
+fn all_precisions_take_one_size() {
+    let work = tempfile::tempdir().unwrap();
+    let precisions = vec![Precision::F32, Precision::F16, Precision::Int8];
+    let asked = Options { static_size: Some((24, 40)), precisions: precisions.clone(), measured: Measured::Bundled, ..Options::default() };
+    let exported = export_dino(work.path(), &dino(), asked).unwrap();
+    for precision in precisions {
+        let tokens = run(&mut session_of(&exported.folder, precision), &picture(24, 40)).remove("tokens").unwrap();
+        assert_eq!(tokens.shape()[1], 1 + 24 * 40 / 64);
+    }
+    assert!(exported.manifest.files["int8"].cost.unwrap().cosine_min > 0.9);
 }

@@ -259,15 +259,9 @@ fn heads_are_never_guessed_wrong() {
 fn other_families_are_refused_by_name() {
     let work = tempfile::tempdir().unwrap();
     let one = Tensor { shape: vec![1], data: vec![0.0] };
-    for (name, tensor) in [
-        ("XCiT", "patch_embed.proj.0.0.weight"),
-        ("ConvNeXt", "downsample_layers.0.0.weight"),
-        ("ConvNeXt", "stages.0.layers.0.depthwise_conv.weight"),
-    ] {
-        let tensors = Tensors::from([(tensor.to_owned(), one.clone())]);
-        let error = export_tensors(work.path(), &tensors, &Options::default()).unwrap_err();
-        assert!(error.to_string().contains(name), "{error}");
-    }
+    let tensors = Tensors::from([("patch_embed.proj.0.0.weight".to_owned(), one)]);
+    let error = export_tensors(work.path(), &tensors, &Options::default()).unwrap_err();
+    assert!(error.to_string().contains("XCiT"), "{error}");
 }
 
 /// Stacks queries, keys and values as the fused layouts do.

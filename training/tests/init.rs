@@ -114,7 +114,7 @@ fn what_does_not_fit_is_named_and_changes_nothing() {
     assert!(shallower.contains(&format!("extra: blocks.{}.attn.qkv.weight", native.depth - 1)), "{shallower}");
     let wider = refused(&fresh(VitConfig { dim: 2 * native.dim, ..native }), name);
     assert!(wider.contains("wrong shape: patch_embed.proj.weight is"), "{wider}");
-    assert!(refused(&fresh(native), "pth-dino-resnet").contains("holds a ResNet"));
+    assert!(refused(&fresh(native), "pth-dino-resnet").contains("--arch resnet18"));
     assert!(refused(&fresh(native), "hf-dinov2-registers").contains("register tokens"));
     let resnet = resnet_of("pth-dino-resnet");
     assert!(refused(&fresh(resnet), name).contains("holds no ResNet"));

@@ -36,10 +36,11 @@ pub struct Manifest {
     /// Version of this file's format, now 1.
     #[schemars(extend("const" = 1))]
     pub format: u32,
-    /// `vit` or `resnet`, with the family it comes from, for example `dino-vit`, `dinov2-vit`, `dinov3-vit`, `dino-resnet`.
+    /// `vit`, `resnet` or `convnext`, with the family it comes from, for example `dino-vit`, `dinov2-vit`, `dinov3-vit`, `dino-resnet`,
+    /// `dinov3-convnext`.
     #[schemars(length(min = 1, max = MOST_TEXT))]
     pub architecture: String,
-    /// Side of a patch in pixels; for a ResNet the stride of its feature map (32).
+    /// Side of a patch in pixels; for a convolutional network the stride of its feature map (32).
     #[schemars(range(min = 1, max = MOST_SIDE))]
     pub patch_size: u32,
     /// Dimension of the embedding.
@@ -48,7 +49,7 @@ pub struct Manifest {
     /// Number of blocks.
     #[schemars(range(min = 1, max = MOST_BLOCKS))]
     pub depth: u32,
-    /// Attention heads per block; 0 for a ResNet.
+    /// Attention heads per block; 0 for a convolutional network.
     #[schemars(range(max = MOST_DIM))]
     pub heads: u32,
     /// Register tokens between CLS and the patches.
@@ -230,7 +231,7 @@ impl Manifest {
 
     /// Whether it is a convolutional network: no patches, no CLS token, no attention.
     pub fn is_convolutional(&self) -> bool {
-        ["resnet", "convnet"].iter().any(|kind| self.architecture.contains(kind))
+        ["resnet", "convnet", "convnext"].iter().any(|kind| self.architecture.contains(kind))
     }
 
     fn check(&self) -> Result<(), Complaint> {

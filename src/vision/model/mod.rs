@@ -116,7 +116,7 @@ pub enum ModelError {
         /// Side of a patch.
         patch_size: usize,
     },
-    /// The pixels are not of the one size that a plain file takes. The caller's fault.
+    /// The pixels are not of the one size that the graph takes. The caller's fault.
     #[error("the model takes pictures of {} x {} pixels alone, not {} x {}", expected[0], expected[1], found[0], found[1])]
     Size {
         /// Height and width that were given.
@@ -157,9 +157,12 @@ impl Model {
         self.plain.as_ref().map(|plain| plain.summary.as_str())
     }
 
-    /// (height, width) of the pictures, where a plain ONNX file takes no others.
+    /// (height, width) of the pictures, where the graph takes no others.
     pub fn only_size(&self) -> Option<(u32, u32)> {
-        self.plain.as_ref()?.binding.size.map(|(height, width)| (height as u32, width as u32))
+        match &self.plain {
+            Some(plain) => plain.binding.size.map(|(height, width)| (height as u32, width as u32)),
+            None => self.manifest.static_size,
+        }
     }
 
     /// Number of pictures in each run, where a plain ONNX file takes no other. [`Session::run`] takes any number all the same.
@@ -181,9 +184,8 @@ impl Model {
         if let Some(plain) = &self.plain {
             let loaded = if plain.linked && count > 0 { Some(Loaded::read(&self.path)?) } else { None };
             let graph = loaded.as_ref().map_or(Graph::File, |loaded| Graph::Bytes { graph: &loaded.graph, data: &loaded.data });
-            let sessions = (0..count)
-                .map(|_| Session::of_file(graph, &self.path, plain.binding.clone(), options))
-                .collect::<Result<Vec<_>, _>>()?;
+            let sessions =
+                (0..count).map(|_| Session::of_file(graph, &self.path, plain.binding.clone(), options)).collect::<Result<Vec<_>, _>>()?;
             // No sessions, nothing to be wrong about.
             if count > 0 && plain.sha256(&self.path)? != self.manifest.source.sha256 {
                 return Err(ModelError::Changed { path: self.path.clone() });

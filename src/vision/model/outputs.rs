@@ -18,9 +18,9 @@ pub struct Outputs {
     pub attention: Option<Array3<f32>>,
     /// `[B, patches, D]`: keys of the last block, heads side by side.
     pub keys: Option<Array3<f32>>,
-    /// `[B, D]`: the pooled features of a ResNet.
+    /// `[B, D]`: the pooled features of a convolutional network; of a `ConvNeXt` behind its norm.
     pub embedding: Option<Array2<f32>>,
-    /// `[B, D, h, w]`: the feature map of a ResNet.
+    /// `[B, D, h, w]`: the feature map of a convolutional network; of a `ConvNeXt` behind its norm.
     pub feature_map: Option<Array4<f32>>,
     /// `[B, n, D]`: CLS after each of the last n blocks, normalised by the final norm, in the order of the blocks.
     pub last_blocks: Option<Array3<f32>>,

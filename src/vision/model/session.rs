@@ -76,7 +76,8 @@ impl Binding {
         if outputs.is_empty() {
             return Err(format!("it has none of the outputs {}", OUTPUTS.join(", ")));
         }
-        Ok(Self { input: INPUT.to_owned(), form: OutputGeometry::of(manifest), batch: None, size: None, half_input: false, outputs })
+        let size = manifest.static_size.map(|(height, width)| (height as usize, width as usize));
+        Ok(Self { input: INPUT.to_owned(), form: OutputGeometry::of(manifest), batch: None, size, half_input: false, outputs })
     }
 }
 

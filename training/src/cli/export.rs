@@ -42,6 +42,10 @@ pub struct Args {
     /// example 3,6,9,12.
     #[arg(long, value_name = "N,N,…", value_delimiter = ',')]
     layers: Vec<usize>,
+    /// Height and width in pixels of the only pictures that the model takes, with the positions of their patches folded into the graph: for
+    /// TensorRT and other runtimes that do not compute positions right, or slowly. The number of pictures stays free.
+    #[arg(long = "static", value_name = "H,W", value_parser = size, conflicts_with_all = ["size", "crop"])]
+    static_size: Option<(u32, u32)>,
     /// Write the weights into a file beside each ONNX file (model.onnx_data), as happens by itself where they take more than the 2 GiB that
     /// one ONNX file can hold.
     #[arg(long)]
@@ -71,6 +75,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         measured,
         last_blocks: LastBlocks::Exactly(args.last_blocks),
         layers: args.layers.clone(),
+        static_size: args.static_size,
         external_data: args.external_data,
     };
     let exported = export(&found.path, &args.out, &options).with_context(|| format!("cannot export {}", args.checkpoint))?;
@@ -116,4 +121,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+fn size(text: &str) -> Result<(u32, u32), String> {
+    let sides = text.split_once([',', 'x']).and_then(|(height, width)| Some((height.trim().parse().ok()?, width.trim().parse().ok()?)));
+    sides.ok_or_else(|| "expected height and width in pixels, such as 224,224".to_owned())
 }

@@ -110,7 +110,7 @@ pub(super) fn write(
         files.write(&backbone, Precision::F32, Format::F32, extras)?
     } else if bytes || pictures.is_some() {
         let reference = beside.insert(Folder::create(&work.join("reference"), files.manifest.clone(), files.external)?);
-        reference.write(&backbone, Precision::F32, Format::F32, &Extras::default())?
+        reference.write(&backbone, Precision::F32, Format::F32, &Extras { size: extras.size, ..Extras::default() })?
     } else {
         Places::new()
     };
@@ -120,7 +120,7 @@ pub(super) fn write(
     let taps = match &backbone {
         _ if !bytes => None,
         Backbone::Vit(vit) => Some(onnx::taps(vit, int8::step(&files.manifest), &places)?),
-        Backbone::Resnet(_) => return Err(onnx::Error::Int8Resnet.into()),
+        Backbone::Resnet(_) | Backbone::Convnext(_) => return Err(onnx::Error::Int8Convolutional.into()),
     };
     drop(backbone);
 

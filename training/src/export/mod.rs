@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use dino_vision::bulk;
 use dino_vision::model::manifest::{Manifest, Source};
 use dino_vision::model::{ModelError, Precision};
+use dino_vision::transform::MOST_SIDE;
 
 use crate::weights::{self, Backbone, Checkpoint, Positions, Report};
 use folder::{Folder, write};
@@ -64,6 +65,16 @@ pub enum Error {
         /// How many there are.
         depth: usize,
     },
+    /// Pictures of this size are no whole patches.
+    #[error("--static {height},{width}: each side has to be a multiple of {patch} pixels, which are one patch, and at most {MOST_SIDE}")]
+    StaticSize {
+        /// Height that was asked for.
+        height: usize,
+        /// Width that was asked for.
+        width: usize,
+        /// Side of a patch.
+        patch: usize,
+    },
     /// A setting is given to a network that it does not fit.
     #[error("{0} is for vision transformers; this convolutional network has no tokens: export it without")]
     NoBlocks(&'static str),
@@ -90,6 +101,8 @@ pub struct Options {
     pub last_blocks: LastBlocks,
     /// Blocks, from 1, all of whose tokens the graph gives beside its usual outputs.
     pub layers: Vec<usize>,
+    /// (height, width) in pixels of the only pictures that the graphs take; every multiple of the patch where this is absent.
+    pub static_size: Option<(u32, u32)>,
     /// Whether the weights lie in a file beside the graph even where one ONNX file could hold all.
     pub external_data: bool,
 }
@@ -113,6 +126,7 @@ impl Default for Options {
             measured: Measured::Not,
             last_blocks: LastBlocks::UpTo(0),
             layers: Vec::new(),
+            static_size: None,
             external_data: false,
         }
     }
@@ -160,8 +174,11 @@ pub fn export(path: &Path, out: &Path, options: &Options) -> Result<Exported, Er
     if occupied && Manifest::load(out).is_err() {
         return Err(Error::Occupied(out.to_owned()));
     }
-    let checkpoint = weights::load(path, &options.checkpoint)?;
+    let mut checkpoint = weights::load(path, &options.checkpoint)?;
     let extras = extras(&checkpoint.backbone, options)?;
+    if let Some(size) = options.static_size {
+        checkpoint.transform = checkpoint.transform.for_size(size);
+    }
 
     let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs_err::create_dir_all(parent)?;
@@ -190,11 +207,18 @@ pub fn export(path: &Path, out: &Path, options: &Options) -> Result<Exported, Er
     Ok(Exported { folder: out.to_owned(), manifest, report, notes, kept })
 }
 
-/// What the graph gives beside its usual outputs, where the network has it.
+/// What the graph is and gives beyond the usual, where the network has it.
 fn extras(backbone: &Backbone, options: &Options) -> Result<Extras, Error> {
+    let patch = patch_size(backbone);
+    let size = options.static_size.map(|(height, width)| (height as usize, width as usize));
+    if let Some((height, width)) = size
+        && ![height, width].iter().all(|side| (1..=MOST_SIDE as usize).contains(side) && side.is_multiple_of(patch))
+    {
+        return Err(Error::StaticSize { height, width, patch });
+    }
     let Backbone::Vit(vit) = backbone else {
         return match (options.last_blocks, options.layers.as_slice()) {
-            (LastBlocks::UpTo(_) | LastBlocks::Exactly(0), []) => Ok(Extras::default()),
+            (LastBlocks::UpTo(_) | LastBlocks::Exactly(0), []) => Ok(Extras { size, ..Extras::default() }),
             (_, []) => Err(Error::NoBlocks("--last-blocks")),
             _ => Err(Error::NoBlocks("--layers")),
         };
@@ -208,7 +232,7 @@ fn extras(backbone: &Backbone, options: &Options) -> Result<Extras, Error> {
     let layers: BTreeSet<usize> = options.layers.iter().copied().collect();
     match layers.iter().find(|layer| !(1..=depth).contains(*layer)) {
         Some(&asked) => Err(Error::Layer { asked, depth }),
-        None => Ok(Extras { last_blocks, layers }),
+        None => Ok(Extras { size, last_blocks, layers }),
     }
 }
 
@@ -248,31 +272,39 @@ fn file_name(precision: Precision) -> &'static str {
     }
 }
 
+/// Side of a patch; of a convolutional network the stride of its feature map.
+fn patch_size(backbone: &Backbone) -> usize {
+    match backbone {
+        Backbone::Vit(vit) => vit.patch_size,
+        Backbone::Resnet(_) | Backbone::Convnext(_) => 32,
+    }
+}
+
 fn manifest(checkpoint: &Checkpoint, extras: &Extras, options: &Options) -> Manifest {
     let numbers = match &checkpoint.backbone {
-        Backbone::Vit(vit) => [vit.patch_size, vit.dim, vit.blocks.len(), vit.heads, vit.registers()],
-        // The feature map has one position for each 32 pixels.
-        Backbone::Resnet(resnet) => [32, resnet.dim, resnet.stages.iter().map(Vec::len).sum(), 0, 0],
+        Backbone::Vit(vit) => [vit.dim, vit.blocks.len(), vit.heads, vit.registers()],
+        Backbone::Resnet(resnet) => [resnet.dim, resnet.stages.iter().map(Vec::len).sum(), 0, 0],
+        Backbone::Convnext(network) => [network.dim(), network.stages.iter().map(|stage| stage.blocks.len()).sum(), 0, 0],
     };
-    let [patch_size, dim, depth, heads, registers] = numbers.map(|number| number as u32);
+    let [dim, depth, heads, registers] = numbers.map(|number| number as u32);
     let positions = match &checkpoint.backbone {
         Backbone::Vit(vit) => match vit.positions {
             Positions::Learned { interpolation, .. } => interpolation.name(),
             Positions::Rotary { .. } => "rotary",
         },
-        Backbone::Resnet(_) => "none",
+        Backbone::Resnet(_) | Backbone::Convnext(_) => "none",
     };
     Manifest {
         format: 1,
         architecture: checkpoint.architecture.to_owned(),
-        patch_size,
+        patch_size: patch_size(&checkpoint.backbone) as u32,
         dim,
         depth,
         heads,
         registers,
         last_blocks: extras.last_blocks as u32,
         layers: extras.layers.iter().map(|layer| *layer as u32).collect(),
-        static_size: None,
+        static_size: options.static_size,
         position_interpolation: positions.to_owned(),
         transform: checkpoint.transform.clone(),
         source: Source {

@@ -115,7 +115,10 @@ fn read(config: &VitConfig, path: &Path, options: &Options, notes: &mut Vec<Stri
     };
     notes.extend(checkpoint.report.notes);
     let spec::Backbone::Vit(vit) = checkpoint.backbone else {
-        return Err(Error::Unsupported(format!("{} holds a ResNet: train it with --arch resnet18 or resnet50", path.display())));
+        return Err(Error::Unsupported(format!(
+            "{} holds a convolutional network: --init takes a ResNet with --arch resnet18 or resnet50, and no ConvNeXt",
+            path.display()
+        )));
     };
     if vit.heads != config.heads {
         return Err(Error::Unsupported(format!(

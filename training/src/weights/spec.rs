@@ -9,6 +9,8 @@ pub enum Backbone {
     Vit(Vit),
     /// A residual convolutional network.
     Resnet(Resnet),
+    /// A convolutional network of transformer-like blocks.
+    Convnext(Convnext),
 }
 
 /// A vision transformer: patches, a CLS token and registers, pre-norm blocks, a final norm.
@@ -209,4 +211,46 @@ pub struct Conv {
     pub stride: usize,
     /// Groups of channels.
     pub groups: usize,
+}
+
+/// A `ConvNeXt` (arXiv:2201.03545): four stages, whose cells are of 4, 8, 16 and 32 pixels.
+#[derive(Clone, Debug)]
+pub struct Convnext {
+    /// The stages in order.
+    pub stages: Vec<ConvnextStage>,
+    /// The final norm, of each cell and of their mean.
+    pub norm: Norm,
+    /// Epsilon of every layer norm.
+    pub eps: f32,
+}
+
+impl Convnext {
+    /// Channels of the last stage, D.
+    pub fn dim(&self) -> usize {
+        self.norm.weight.len()
+    }
+}
+
+/// A stage of a [`Convnext`].
+#[derive(Clone, Debug)]
+pub struct ConvnextStage {
+    /// The convolution that cuts out cells: weight `[C, in, k, k]`, stride k.
+    pub downsample: Linear,
+    /// The norm behind it in the first stage, before it in the others.
+    pub norm: Norm,
+    /// The blocks in order.
+    pub blocks: Vec<ConvnextBlock>,
+}
+
+/// A residual block: each channel's own convolution, a norm, and an MLP with GELU. The layer scale is folded into `output`.
+#[derive(Clone, Debug)]
+pub struct ConvnextBlock {
+    /// Weight `[C, 1, k, k]`.
+    pub depthwise: Conv,
+    /// Over the channels.
+    pub norm: Norm,
+    /// Weight `[4C, C]`.
+    pub input: Linear,
+    /// Weight `[C, 4C]`.
+    pub output: Linear,
 }

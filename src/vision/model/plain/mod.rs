@@ -11,8 +11,8 @@ mod output_mapping;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::manifest::{File, Manifest, Source};
 use super::external_data::{self, Loaded};
+use super::manifest::{File, Manifest, Source};
 use super::session::{Binding, Graph};
 use super::{ModelError, Precision};
 use dry_run::{DryRun, DryRunOutputs};

@@ -1,7 +1,9 @@
 //! Writes a backbone as an ONNX graph of standard operators, for every batch and every picture size.
 
 mod calibrate;
+mod convnext;
 mod file;
+mod folded;
 mod graph;
 mod layers;
 mod positions;
@@ -16,14 +18,15 @@ use crate::weights::{Backbone, Vit};
 
 pub use calibrate::{Plan, Rows, fit};
 pub use file::{Place, Places, Written, data_name};
+use graph::Axis;
 use layers::Layers;
 
 /// Why a backbone is not written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Integers are for matrix products only.
-    #[error("int8 is for vision transformers; export this ResNet as f32 or f16")]
-    Int8Resnet,
+    #[error("int8 is for vision transformers; export this convolutional network as f32 or f16")]
+    Int8Convolutional,
     /// A file cannot be written.
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -43,9 +46,11 @@ pub enum Format<'a> {
     Int8(&'a Plan),
 }
 
-/// What the graph of a vision transformer gives beside its usual outputs.
+/// What a graph is and gives beyond the usual.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Extras {
+    /// (height, width) in pixels of the pictures that it takes, in whole patches; it takes every such size where this is absent.
+    pub size: Option<(usize, usize)>,
     /// Blocks, counted from the last, whose CLS tokens it gives; at most the depth.
     pub last_blocks: usize,
     /// Blocks, from 1 to the depth, all of whose tokens it gives.
@@ -69,7 +74,7 @@ pub struct Target<'a> {
 ///   block's CLS row after softmax) and `keys` `[B, patches, D]` (the last block's, bias included, before rotary
 ///   positions), where `extras` ask for it `last_blocks` `[B, n, D]` (CLS after each of the last n blocks and the final norm),
 ///   and for each of their layers N `hidden_state_N` `[B, T, D]` (all tokens after block N and the final norm);
-/// - a residual network has `embedding` `[B, D]` and `feature_map` `[B, D, h, w]`.
+/// - a residual network and a `ConvNeXt` have `embedding` `[B, D]` and `feature_map` `[B, D, h, w]`.
 ///
 /// Beside the weights of the backbone no more than the largest of them is in memory.
 ///
@@ -101,12 +106,22 @@ pub fn taps(vit: &Vit, step: usize, places: &Places) -> Result<Vec<u8>, Error> {
     Ok(file::referring(&layers.graph, places)?)
 }
 
+/// The axes of `pixel_values`.
+fn input_axes(size: Option<(usize, usize)>) -> [Axis; 4] {
+    let [height, width] = match size {
+        Some((height, width)) => [height, width].map(Axis::Fixed),
+        None => ["height", "width"].map(Axis::Named),
+    };
+    [Axis::Named("batch"), Axis::Fixed(3), height, width]
+}
+
 fn build<'w>(backbone: &'w Backbone, format: Format<'w>, extras: &Extras) -> Result<Layers<'w>, Error> {
     let mut layers = Layers::new(format, 0);
     match backbone {
         Backbone::Vit(vit) => vit::build(vit, &mut layers, extras),
-        Backbone::Resnet(_) if matches!(format, Format::Int8(_)) => return Err(Error::Int8Resnet),
-        Backbone::Resnet(resnet) => resnet::build(resnet, &mut layers),
+        Backbone::Resnet(_) | Backbone::Convnext(_) if matches!(format, Format::Int8(_)) => return Err(Error::Int8Convolutional),
+        Backbone::Resnet(resnet) => resnet::build(resnet, &mut layers, extras.size),
+        Backbone::Convnext(network) => convnext::build(network, &mut layers, extras.size),
     }
     Ok(layers)
 }

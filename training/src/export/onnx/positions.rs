@@ -6,20 +6,31 @@
 
 use crate::weights::{Interpolation, Tensor};
 
+use super::folded;
 use super::graph::{Attr, Graph, Type, Value};
 
-/// The grid of patches: lengths as int64 of shape `[1]`.
+/// The grid of patches.
 #[derive(Clone, Copy)]
-pub(super) struct Grid {
-    pub(super) rows: Value,
-    pub(super) columns: Value,
+pub(super) enum Grid {
+    /// Of each picture's own size: lengths as int64 of shape `[1]`.
+    Free { rows: Value, columns: Value },
+    /// The same for all pictures: positions are computed when the graph is written.
+    Fixed { rows: usize, columns: usize },
 }
 
 /// The table `[side, side, D]` resampled to the grid: `[1, rows · columns, D]`.
-pub(super) fn learned(graph: &mut Graph<'_>, grid: Grid, table: &Tensor, interpolation: Interpolation) -> Value {
+pub(super) fn learned<'w>(graph: &mut Graph<'w>, grid: Grid, table: &'w Tensor, interpolation: Interpolation) -> Value {
     let (side, dim) = (table.shape[0], table.shape[2]);
-    let rows = Source::new(graph, grid.rows, side);
-    let columns = Source::new(graph, grid.columns, side);
+    let (rows, columns) = match grid {
+        Grid::Free { rows, columns } => (rows, columns),
+        Grid::Fixed { rows, columns } => {
+            let resample =
+                move || folded::learned(table, interpolation, rows, columns).iter().flat_map(|value| value.to_le_bytes()).collect();
+            return graph.made("positions", (Type::Float, 4), &[1, rows * columns, dim], resample);
+        }
+    };
+    let rows = Source::new(graph, rows, side);
+    let columns = Source::new(graph, columns, side);
     let native = match interpolation {
         Interpolation::ScaleFactor => {
             let both = [rows, columns].map(|source| graph.op("Equal", &[source.count, source.side], &[]));
@@ -161,11 +172,25 @@ fn centres(graph: &mut Graph<'_>, count: Value) -> Value {
 /// exchanges the halves of a head's channels.
 pub(super) fn rotary(graph: &mut Graph<'_>, grid: Grid, periods: &[f32], prefix: usize) -> [Value; 2] {
     let quarter = periods.len();
+    let (rows, columns) = match grid {
+        Grid::Free { rows, columns } => (rows, columns),
+        Grid::Fixed { rows, columns } => {
+            let shape = [prefix + rows * columns, 4 * quarter];
+            let turns = folded::rotary(periods, prefix, rows, columns);
+            return ["rotary_cosines", "rotary_sines"]
+                .into_iter()
+                .zip(turns)
+                .map(|(name, values)| graph.floats(name, &shape, &values))
+                .collect::<Vec<_>>()
+                .try_into()
+                .expect("two");
+        }
+    };
     let speeds: Vec<f32> = periods.iter().map(|period| 2.0 * std::f32::consts::PI / period).collect();
     let speeds = graph.floats("rotary_speeds", &[1, quarter], &speeds);
     let length = graph.integers(&[quarter as i64]);
-    let shape = graph.concat(&[grid.rows, grid.columns, length], 0);
-    let angles = [(grid.rows, [-1, 1, quarter as i64]), (grid.columns, [1, -1, quarter as i64])].map(|(count, axes)| {
+    let shape = graph.concat(&[rows, columns, length], 0);
+    let angles = [(rows, [-1, 1, quarter as i64]), (columns, [1, -1, quarter as i64])].map(|(count, axes)| {
         let centres = centres(graph, count);
         let count = graph.cast(count, Type::Float);
         let centres = graph.div(centres, count);

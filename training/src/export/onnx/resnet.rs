@@ -6,9 +6,9 @@ use super::graph::{Attr, Axis, Value};
 use super::layers::Layers;
 
 /// Builds the graph: `pixel_values` `[B, 3, H, W]` → `embedding` `[B, D]` and `feature_map` `[B, D, h, w]`.
-pub(super) fn build<'w>(resnet: &'w Resnet, layers: &mut Layers<'w>) {
-    let axes = ["batch", "height", "width", "rows", "columns"].map(Axis::Named);
-    let pixels = layers.graph.input("pixel_values", &[axes[0], Axis::Fixed(3), axes[1], axes[2]]);
+pub(super) fn build<'w>(resnet: &'w Resnet, layers: &mut Layers<'w>, size: Option<(usize, usize)>) {
+    let axes = ["batch", "rows", "columns"].map(Axis::Named);
+    let pixels = layers.graph.input("pixel_values", &super::input_axes(size));
     layers.graph.enter("stem");
     let pixels = layers.narrow(pixels);
     let x = layers.conv("conv", pixels, &resnet.stem);
@@ -27,7 +27,7 @@ pub(super) fn build<'w>(resnet: &'w Resnet, layers: &mut Layers<'w>) {
     let pooled = graph.op("GlobalAveragePool", &[x], &[]);
     let embedding = graph.reshape(pooled, &[0, -1]);
     graph.output(embedding, "embedding", &[axes[0], Axis::Fixed(resnet.dim)]);
-    graph.output(x, "feature_map", &[axes[0], Axis::Fixed(resnet.dim), axes[3], axes[4]]);
+    graph.output(x, "feature_map", &[axes[0], Axis::Fixed(resnet.dim), axes[1], axes[2]]);
 }
 
 fn unit<'w>(layers: &mut Layers<'w>, unit: &'w Unit, input: Value) -> Value {

@@ -13,8 +13,8 @@ use super::quantise::Range;
 pub(super) fn build<'w>(vit: &'w Vit, layers: &mut Layers<'w>, extras: &Extras) {
     let dim = vit.dim as i64;
     let graph = &mut layers.graph;
-    let axes = ["batch", "height", "width"].map(Axis::Named);
-    let pixels = graph.input("pixel_values", &[axes[0], Axis::Fixed(3), axes[1], axes[2]]);
+    let axes = super::input_axes(extras.size);
+    let pixels = graph.input("pixel_values", &axes);
 
     graph.enter("patch_embed");
     // [B, D, rows, columns]
@@ -22,7 +22,10 @@ pub(super) fn build<'w>(vit: &'w Vit, layers: &mut Layers<'w>, extras: &Extras) 
     let graph = &mut layers.graph;
     let shape = graph.op("Shape", &[patches], &[]);
     let batch = graph.slice(shape, 0, 0, 1);
-    let grid = Grid { rows: graph.slice(shape, 0, 2, 3), columns: graph.slice(shape, 0, 3, 4) };
+    let grid = match extras.size {
+        Some((height, width)) => Grid::Fixed { rows: height / vit.patch_size, columns: width / vit.patch_size },
+        None => Grid::Free { rows: graph.slice(shape, 0, 2, 3), columns: graph.slice(shape, 0, 3, 4) },
+    };
     // [B, patches, D]
     let patches = graph.reshape(patches, &[0, dim, -1]);
     let patches = graph.transpose(patches, &[0, 2, 1]);

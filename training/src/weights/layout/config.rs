@@ -27,6 +27,8 @@ const TIMM_RESNET: [&str; 11] = [
     "resnext101_64x4d",
     "tv_resnet50",
 ];
+/// timm's `ConvNeXt`s that are the paper's. Others differ in norms or activations.
+const TIMM_CONVNEXT: [&str; 4] = ["convnext_tiny", "convnext_small", "convnext_base", "convnext_large"];
 /// Arguments of a timm model that change no feature of its evaluation.
 const TIMM_ARGUMENTS: [&str; 10] = [
     "num_classes",
@@ -52,6 +54,7 @@ pub(super) fn check(config: &Json, names: Names) -> Result<(), Error> {
     let known = match names {
         Names::HuggingFace => HUGGING_FACE.contains(&kind),
         Names::HuggingFaceV3 => kind == "dinov3_vit",
+        Names::Convnext => kind == "dinov3_convnext",
         Names::Fused | Names::Resnet | Names::Refused(_) => true,
     };
     if known { Ok(()) } else { Err(refused(&format!("a `{kind}` (model_type)"))) }
@@ -61,6 +64,7 @@ fn check_timm(architecture: &str, arguments: &Json, names: Names) -> Result<(), 
     let known = match names {
         Names::Fused => is_known_vit(architecture),
         Names::Resnet => TIMM_RESNET.contains(&architecture),
+        Names::Convnext => TIMM_CONVNEXT.contains(&architecture.split('.').next().unwrap_or_default()),
         _ => true,
     };
     if !known {
@@ -81,7 +85,7 @@ fn is_known_vit(architecture: &str) -> bool {
 fn refused(what: &str) -> Error {
     Error::Unsupported(format!(
         "config.json says that this is {what}, whose mathematics is not known here: its tensors have known names, but the export would \
-         compute something else. If it is a plain ViT or ResNet all the same, move config.json aside"
+         compute something else. If it is a plain ViT, ResNet or ConvNeXt all the same, move config.json aside"
     ))
 }
 
@@ -122,6 +126,8 @@ mod tests {
         assert!(refused(json!({"architecture": "resnetblur50"}), Names::Resnet).contains("resnetblur50"));
         let arguments = json!({"architecture": "vit_small_patch16_224", "model_args": {"act_layer": "quick_gelu"}});
         assert!(refused(arguments, Names::Fused).contains("act_layer = \"quick_gelu\""));
+        assert!(refused(json!({"architecture": "convnext_zepto_rms"}), Names::Convnext).contains("convnext_zepto_rms"));
+        assert!(check(&json!({"architecture": "convnext_tiny"}), Names::Convnext).is_ok());
         assert!(refused(json!({"model_type": "ijepa"}), Names::HuggingFace).contains("ijepa"));
         let harmless = json!({"architecture": "vit_small_patch16_224", "model_args": {"img_size": 518, "num_classes": 0}});
         assert!(check(&harmless, Names::Fused).is_ok());

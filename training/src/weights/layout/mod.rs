@@ -3,6 +3,7 @@
 //! A name is a root ([`root`]) and the layout's own name: `teacher.module.backbone.` + `blocks.0.norm1.weight`.
 
 mod config;
+mod convnext;
 mod fused;
 mod huggingface;
 mod resnet;
@@ -39,6 +40,8 @@ enum Names {
     HuggingFaceV3,
     /// torchvision's residual networks.
     Resnet,
+    /// `ConvNeXt`, in Meta's, Hugging Face's and timm's names.
+    Convnext,
     /// Recognised, to be refused by this name.
     Refused(&'static str),
 }
@@ -50,15 +53,18 @@ const SIGNATURES: [(&str, Names); 8] = [
     ("embeddings.patch_embeddings.weight", Names::HuggingFaceV3),
     ("layer1.0.conv1.weight", Names::Resnet),
     ("patch_embed.proj.0.0.weight", Names::Refused("XCiT")),
-    ("downsample_layers.0.0.weight", Names::Refused("ConvNeXt")),
-    ("stages.0.layers.0.depthwise_conv.weight", Names::Refused("ConvNeXt")),
-    ("stages.0.blocks.0.conv_dw.weight", Names::Refused("ConvNeXt")),
+    ("downsample_layers.0.0.weight", Names::Convnext),
+    ("stages.0.layers.0.depthwise_conv.weight", Names::Convnext),
+    ("stages.0.blocks.0.conv_dw.weight", Names::Convnext),
 ];
 
 /// Finds the backbone in a store and reads it.
 pub(super) fn read(store: &Store, config: Option<&Json>, options: &Options) -> Result<Read, Error> {
     let mut notes = Vec::new();
-    let (root, names) = root::find(store, options, &mut notes)?;
+    let (mut root, names) = root::find(store, options, &mut notes)?;
+    if matches!(names, Names::Convnext) {
+        root = above_model(store, root);
+    }
     if let Some(config) = config {
         config::check(config, names)?;
     }
@@ -69,13 +75,22 @@ pub(super) fn read(store: &Store, config: Option<&Json>, options: &Options) -> R
         Names::HuggingFace => huggingface::read(scope, &hints),
         Names::HuggingFaceV3 => huggingface::read_v3(scope, &hints),
         Names::Resnet => resnet::read(scope),
+        Names::Convnext => convnext::read(scope, &facts),
         Names::Refused(name) => Err(Error::Unsupported(format!(
-            "this is a checkpoint of {name}, which is not supported: only vision transformers and ResNets are"
+            "this is a checkpoint of {name}, which is not supported: only vision transformers, ResNets and ConvNeXts are"
         ))),
     }?;
     read.transform = hints.transform;
     read.report.notes.splice(0..0, notes);
     Ok(read)
+}
+
+/// In the modules of transformers 5 a `ConvNeXt` is called `model`, and its final norm lies beside it.
+fn above_model(store: &Store, root: String) -> String {
+    match root.strip_suffix("model.") {
+        Some(above) if store.shape(&format!("{above}layer_norm.weight")).is_some() => above.to_owned(),
+        _ => root,
+    }
 }
 
 /// Every tensor of a torchvision ResNet under its own name, batch norms included; none where the store holds another network.
