@@ -3,7 +3,7 @@
 use super::super::Error;
 use super::super::scope::Scope;
 use super::super::spec::{Backbone, Conv, Convnext, ConvnextBlock, ConvnextStage, Linear};
-use super::{Facts, Read, is_harmless};
+use super::{Hints, Read, is_harmless};
 
 /// Epsilon of the norms of all releases.
 const EPS: f64 = 1e-6;
@@ -57,7 +57,7 @@ impl Dialect {
     }
 }
 
-pub(super) fn read(mut scope: Scope, facts: &Facts) -> Result<Read, Error> {
+pub(super) fn read(mut scope: Scope, hints: &Hints) -> Result<Read, Error> {
     let dialect = Dialect::of(&scope);
     let (mut stages, mut channels) = (Vec::new(), 3);
     for index in 0..4 {
@@ -66,8 +66,8 @@ pub(super) fn read(mut scope: Scope, facts: &Facts) -> Result<Read, Error> {
     let norm = scope.norm(dialect.norm, channels);
     // Meta's module keeps its final norm in a list too, beside places for those of other stages.
     let report = scope.finish(dialect.layout, |name| is_harmless(name) || name.starts_with("norms."))?;
-    let eps = facts.config_float("layer_norm_eps").unwrap_or(EPS) as f32;
-    if let Some(other) = facts.config.and_then(|config| config["hidden_act"].as_str()).filter(|name| *name != "gelu") {
+    let eps = hints.config_float("layer_norm_eps").unwrap_or(EPS) as f32;
+    if let Some(other) = hints.config.and_then(|config| config["hidden_act"].as_str()).filter(|name| *name != "gelu") {
         return Err(Error::Unsupported(format!("the activation {other} of config.json is not supported in a ConvNeXt, which has gelu")));
     }
     let backbone = Backbone::Convnext(Convnext { stages, norm, eps });

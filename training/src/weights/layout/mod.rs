@@ -75,7 +75,7 @@ pub(super) fn read(store: &Store, config: Option<&Json>, options: &Options) -> R
         Names::HuggingFace => huggingface::read(scope, &hints),
         Names::HuggingFaceV3 => huggingface::read_v3(scope, &hints),
         Names::Resnet => resnet::read(scope),
-        Names::Convnext => convnext::read(scope, &facts),
+        Names::Convnext => convnext::read(scope, &hints),
         Names::Refused(name) => Err(Error::Unsupported(format!(
             "this is a checkpoint of {name}, which is not supported: only vision transformers, ResNets and ConvNeXts are"
         ))),
