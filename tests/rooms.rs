@@ -43,7 +43,9 @@ const VISION: Walls = &[
     ("head", &["embedding", "model"]),
     ("segment", &["cancel", "lanczos", "model", "transform"]),
     ("workers", &["batch", "cores", "model"]),
-    ("bulk", &["batch", "cores", "embedding", "media", "model", "transform", "unicode", "workers"]),
+    ("agreement", &["batch", "model"]),
+    ("placement", &["agreement", "batch", "cores", "model", "workers"]),
+    ("bulk", &["batch", "cores", "embedding", "media", "model", "placement", "transform", "unicode"]),
 ];
 
 const TRAINING: Walls = &[

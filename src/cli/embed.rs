@@ -52,6 +52,9 @@ pub(crate) struct Args {
     /// Where the model runs: auto, cpu, cuda[:N] or tensorrt[:N].
     #[arg(long, env = "DINO_DEVICE", default_value = "auto")]
     device: Device,
+    /// Use a device although it does not compute what ONNX Runtime's CPU computes.
+    #[arg(long, env = "DINO_TRUST_DEVICE")]
+    trust_device: bool,
     /// Copies of the model that run side by side [default: one per core on a CPU, else 1].
     #[arg(long, env = "DINO_SESSIONS", value_name = "N", value_parser = dino_server::flags::positive)]
     sessions: Option<usize>,
@@ -176,7 +179,13 @@ fn embed(args: &Args, model: &Model, header: &Header, entries: &[Entry], parts: 
     if files.is_empty() {
         return Ok(());
     }
-    let options = SessionOptions { device: args.device, precision: args.precision, threads: args.threads, ..SessionOptions::default() };
+    let options = SessionOptions {
+        device: args.device,
+        precision: args.precision,
+        threads: args.threads,
+        trust_device: args.trust_device,
+        ..SessionOptions::default()
+    };
     let mut embedder = Embedder::open(model, args.pooling, &options, Workload { sessions: args.sessions, batch: args.batch })?;
     let progress = progress(entries.len());
     progress.set_position((entries.len() - files.len()) as u64);

@@ -60,6 +60,9 @@ pub(crate) struct Args {
     /// Where the model runs: auto, cpu, cuda[:N] or tensorrt[:N].
     #[arg(long, env = "DINO_DEVICE", default_value = "auto")]
     device: Device,
+    /// Use a device although it does not compute what ONNX Runtime's CPU computes.
+    #[arg(long, env = "DINO_TRUST_DEVICE")]
+    trust_device: bool,
 }
 
 #[expect(clippy::print_stdout, reason = "the result of the command")]
@@ -113,7 +116,8 @@ fn reembed(args: &Args, header: Header, mut items: Vec<NewItem>) -> anyhow::Resu
         Some(folder) => files(tree::list(folder)?.entries),
         None => HashMap::new(),
     };
-    let session = SessionOptions { device: args.device, precision: args.precision, ..SessionOptions::default() };
+    let session =
+        SessionOptions { device: args.device, precision: args.precision, trust_device: args.trust_device, ..SessionOptions::default() };
     let mut embedder = Embedder::open(&model, Pooling::Cls, &session, Workload::default())?;
     let spec = Spec {
         dim: embedder.dim(),

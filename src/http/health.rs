@@ -1,6 +1,6 @@
 //! `GET /healthz` and `GET /readyz`.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use axum::extract::State;
 use schemars::JsonSchema;
@@ -51,11 +51,24 @@ struct Model {
     /// Where it really runs.
     device: String,
     precision: String,
+    /// How near this device is to ONNX Runtime's CPU, on two pictures at the start; absent on that CPU itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agreement: Option<Agreement>,
     workers: usize,
     /// Workers that have run a picture.
     workers_ready: usize,
     /// Workers that have failed.
     workers_lost: usize,
+}
+
+/// How near the outputs of a device are to those of ONNX Runtime's CPU.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "DeviceAgreement")]
+struct Agreement {
+    /// Whether the cosines are as high as this precision has to reach. Where they are not, the device was trusted by `--trust-device`.
+    agrees: bool,
+    /// Lowest cosine of each output over the pictures; null where a number is not finite.
+    cosines: BTreeMap<&'static str, Option<f64>>,
 }
 
 /// Requests can be answered.
@@ -72,6 +85,14 @@ impl Model {
             name: served.name().into(),
             device: served.device().to_string(),
             precision: served.precision().to_string(),
+            agreement: served.agreement().map(|agreement| Agreement {
+                agrees: agreement.check().is_ok(),
+                cosines: agreement
+                    .outputs()
+                    .iter()
+                    .map(|output| (output.name, Some(output.cosine).filter(|cosine| cosine.is_finite())))
+                    .collect(),
+            }),
             workers: health.workers,
             workers_ready: health.ready,
             workers_lost: health.lost,

@@ -86,6 +86,13 @@ struct Loaded {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Compared {
+    model: String,
+    device: String,
+    output: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Items {
     collection: String,
     /// `indexed` by the graph, or `scanned` beside it.
@@ -135,6 +142,7 @@ struct Found {
     waiting: Family<Model, Gauge>,
     workers: Family<Workers, Gauge>,
     models: Family<Loaded, Gauge>,
+    agreement: Family<Compared, Ratio>,
     items: Family<Items, Gauge>,
     damaged: Family<Collection, Gauge>,
     age: Ratio,
@@ -276,6 +284,10 @@ impl Metrics {
                 found.workers.get_or_create(&Workers { model: name.clone(), state }).set(number as i64);
             }
             let (device, precision) = (served.device().to_string(), served.precision().to_string());
+            for output in served.agreement().iter().flat_map(|agreement| agreement.outputs()) {
+                let label = Compared { model: name.clone(), device: device.clone(), output: output.name };
+                found.agreement.get_or_create(&label).set(output.cosine);
+            }
             found.models.get_or_create(&Loaded { model: name, device, precision }).set(1);
         }
         let (listing, ready) = tokio::join!(self.list(app), health::check_store(app));
@@ -311,13 +323,18 @@ impl Found {
     /// Its gauges by name.
     fn registry(self) -> Registry {
         let mut registry = Registry::with_prefix("dino");
-        let Self { recall, inside, waiting, workers, models, items, damaged, age, .. } = self;
+        let Self { recall, inside, waiting, workers, models, agreement, items, damaged, age, .. } = self;
         let Self { store_ready, store_reachable, store_connections, store_failures, panics, .. } = self;
         registry.register("index_recall", "Recall of the index as it was last measured at /collections/{c}/recall", recall);
         registry.register("pictures_inside", "Pictures that wait, are decoded or run", inside);
         registry.register("queue_length", "Pictures that wait for a worker", waiting);
         registry.register("workers", "Workers of a model: ready, and lost", workers);
         registry.register("model_loaded", "Models, with the device that each really uses", models);
+        registry.register(
+            "device_agreement",
+            "Lowest cosine of a model's outputs to those of ONNX Runtime's CPU, as compared at the start; only of other devices",
+            agreement,
+        );
         registry.register("collection_items", "Items of a collection, indexed by a graph or scanned", items);
         registry.register("collection_items_damaged", "Stored items of a collection that cannot be read", damaged);
         registry.register("collections_age_seconds", "Age of what is said of collections, which grows while they cannot be listed", age);

@@ -16,6 +16,7 @@ use ndarray::Array3;
 
 use crate::traces::step;
 use dino_vision::{
+    agreement::Agreement,
     batch::{Batcher, Failure, Health},
     embedding::{self, EmbeddingError, Pooling},
     head::LinearHead,
@@ -38,6 +39,7 @@ pub struct Served {
     manifest: Manifest,
     fingerprint: String,
     device: Device,
+    agreement: Option<Agreement>,
     precision: Precision,
     outputs: Vec<&'static str>,
     only_size: Option<(u32, u32)>,
@@ -99,6 +101,11 @@ impl Served {
     /// Where it really runs.
     pub fn device(&self) -> Device {
         self.device
+    }
+
+    /// How near its device's outputs are to those of ONNX Runtime's CPU; `None` on that CPU itself.
+    pub fn agreement(&self) -> Option<&Agreement> {
+        self.agreement.as_ref()
     }
 
     /// Which of its files runs.

@@ -38,6 +38,10 @@ pub struct Options {
     /// Where models run: auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N.
     #[arg(long, env = "DINO_DEVICE", default_value = "auto", help_heading = "Device")]
     pub device: Device,
+    /// Serve on a device although it does not compute what ONNX Runtime's CPU computes. At the start every other device is compared with
+    /// it on two pictures, and refused where it differs.
+    #[arg(long, env = "DINO_TRUST_DEVICE", help_heading = "Device")]
+    pub trust_device: bool,
     /// Most memory of a GPU that each session takes for its arena (and TensorRT to try things out in), in bytes or with a unit; as
     /// much as there is, if left out.
     #[arg(long, env = "DINO_DEVICE_MEMORY", value_name = "BYTES", value_parser = flags::bytes, help_heading = "Device")]

@@ -11,7 +11,8 @@ use dino_hub::{Location, Want};
 use dino_vision::{
     batch::{Batcher, Budget},
     model::{Accelerator, Manifest, Model, ModelError, OUTPUTS, SessionOptions, Shapes},
-    workers::{SessionEngine, budget, default_sessions, usual_size},
+    placement::{Placement, Workload},
+    workers::{budget, usual_size},
 };
 
 /// Length of a fingerprint.
@@ -232,20 +233,16 @@ fn load(named: &Named<PathBuf>, options: &Options) -> Result<Served, LoadError> 
     let device = options.device;
     let shapes = shapes(&model, &budget(device, &model, options.max_batch), options.segment_size);
     let accelerator = Accelerator { shapes, ..options.accelerator() };
-    let mut session = SessionOptions { device, precision, threads: options.threads, accelerator };
-    let mut sessions = model.sessions(&session, 1).map_err(failed)?;
-    // What `auto` came to, so that all sessions of a model run in one place.
-    let device = sessions[0].device();
-    session.device = device;
-    let workers = options.sessions.unwrap_or_else(|| default_sessions(device, options.threads));
-    sessions.extend(model.sessions(&session, workers - 1).map_err(failed)?);
-    let outputs = OUTPUTS.into_iter().filter(|output| sessions[0].has_output(output)).collect();
+    let session = SessionOptions { device, precision, threads: options.threads, accelerator, trust_device: options.trust_device };
+    let workload = Workload { sessions: options.sessions, batch: options.max_batch };
+    let Placement { sessions, device, agreement, budget } = Placement::of(&model, &session, workload).map_err(failed)?;
+    let workers = sessions.len();
+    let outputs = OUTPUTS.into_iter().filter(|output| sessions[0].0.has_output(output)).collect();
 
     let fingerprint = model.fingerprint(COLLECTION_POOLING);
-    let budget = Budget { delay: options.max_batch_delay, ..budget(device, &model, options.max_batch) };
-    let engines = sessions.into_iter().map(SessionEngine).collect();
+    let budget = Budget { delay: options.max_batch_delay, ..budget };
     let warm_up = Array3::zeros((3, height as usize, width as usize));
-    let batcher = Batcher::start(name, engines, budget, &warm_up).map_err(|source| LoadError::Thread { name: name.clone(), source })?;
+    let batcher = Batcher::start(name, sessions, budget, &warm_up).map_err(|source| LoadError::Thread { name: name.clone(), source })?;
     tracing::info!(model = name, architecture = manifest.architecture, %device, %precision, workers, "loaded");
     Ok(Served {
         name: name.clone(),
@@ -253,6 +250,7 @@ fn load(named: &Named<PathBuf>, options: &Options) -> Result<Served, LoadError> 
         fingerprint,
         manifest,
         device,
+        agreement,
         precision,
         outputs,
         only_size: model.only_size(),

@@ -2,10 +2,12 @@
 //!
 //! Data flows one way: untrusted bytes become pixels in [`media`], pixels become the model's input in [`transform`], the outputs of
 //! [`model`] become vectors ([`embedding`]), votes ([`vote`]), classes ([`head`]), maps ([`tsne`]) or masks ([`segment`]). [`batch`] is
-//! the queue before a model's sessions, and [`bulk`] runs a whole folder of pictures through it.
+//! the queue before a model's sessions, [`placement`] starts these and compares their device with the CPU ([`agreement`]), and [`bulk`]
+//! runs a whole folder of pictures through it.
 
 #![deny(unsafe_code)]
 
+pub mod agreement;
 pub mod batch;
 pub mod bulk;
 pub mod cancel;
@@ -16,6 +18,7 @@ mod lanczos;
 pub mod links;
 pub mod media;
 pub mod model;
+pub mod placement;
 pub mod pooling;
 pub mod segment;
 pub mod transform;

@@ -61,6 +61,9 @@ pub(crate) struct Args {
     /// Where the model runs: auto, cpu, cuda[:N] or tensorrt[:N].
     #[arg(long, env = "DINO_DEVICE", default_value = "auto")]
     device: Device,
+    /// Use a device although it does not compute what ONNX Runtime's CPU computes.
+    #[arg(long, env = "DINO_TRUST_DEVICE")]
+    trust_device: bool,
     /// Pictures per class that keep a thumbnail; all of them if this is left out.
     #[arg(long, value_name = "N")]
     thumbnails: Option<usize>,

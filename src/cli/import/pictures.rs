@@ -77,7 +77,8 @@ pub(super) fn run(args: &Args, from: &Path, jobs: Jobs) -> anyhow::Result<()> {
     let tag = ModelTag { fingerprint: model.fingerprint(Pooling::Cls), precision: Some(model.precision(args.precision).to_string()) };
     let dim = Pooling::Cls.dim(model.manifest().dim as usize);
     let mut target = Target::open(args, Spec { dim, model: tag })?;
-    let session = SessionOptions { device: args.device, precision: args.precision, ..SessionOptions::default() };
+    let session =
+        SessionOptions { device: args.device, precision: args.precision, trust_device: args.trust_device, ..SessionOptions::default() };
     let mut embedder = Embedder::open(&model, Pooling::Cls, &session, Workload { sessions: args.sessions, batch: args.batch })?;
 
     let Jobs { all: jobs, skipped, described } = jobs;

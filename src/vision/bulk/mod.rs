@@ -21,8 +21,10 @@ use crate::cores;
 use crate::embedding::{self, EmbeddingError, Pooling};
 use crate::media::{self, DecodeError, Limits};
 use crate::model::{Model, ModelError, Outputs, SessionOptions};
+use crate::placement::Placement;
 use crate::transform::Transform;
-use crate::workers::{SessionEngine, budget, default_sessions};
+
+pub use crate::placement::Workload;
 
 /// Files between two visits of the sink: enough that workers rarely wait for each other, and few enough that an
 /// interrupted import loses little.
@@ -67,15 +69,6 @@ impl Error {
     }
 }
 
-/// How much runs at once; what is left out follows from the device, as in the server.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Workload {
-    /// Copies of the model: one per core on a CPU, else one.
-    pub sessions: Option<usize>,
-    /// Most pictures in one run: one on a CPU, where two sessions of one picture beat one session of two.
-    pub batch: Option<usize>,
-}
-
 /// A model with its sessions, behind the queue that the server has before them.
 pub struct Embedder {
     batcher: Batcher<Outputs>,
@@ -105,20 +98,15 @@ impl Embedder {
     /// Those of opening the model.
     pub fn open(model: &Model, pooling: Pooling, options: &SessionOptions, workload: Workload) -> Result<Self, ModelError> {
         let manifest = model.manifest();
-        let mut sessions = model.sessions(options, 1)?;
-        // What `auto` came to, so that all sessions run in one place.
-        let options = SessionOptions { device: sessions[0].device(), ..options.clone() };
-        let count = workload.sessions.unwrap_or_else(|| default_sessions(options.device, options.threads)).max(1);
-        sessions.extend(model.sessions(&options, count - 1)?);
+        let Placement { mut sessions, budget, .. } = Placement::of(model, options, workload)?;
+        let count = sessions.len();
         let side = WARMUP_PATCHES * manifest.patch_size;
         let (height, width) = model.only_size().or(manifest.transform.output_size()).unwrap_or((side, side));
         let warmup = Array3::zeros((3, height as usize, width as usize));
         // The queue would tell no more than that a worker is lost.
-        sessions[0].run(warmup.view().insert_axis(Axis(0)))?;
+        sessions[0].0.run(warmup.view().insert_axis(Axis(0)))?;
 
-        let budget = budget(options.device, model, workload.batch);
-        let engines = sessions.into_iter().map(SessionEngine).collect();
-        let batcher = Batcher::start("embed", engines, budget, &warmup)?;
+        let batcher = Batcher::start("embed", sessions, budget, &warmup)?;
         // A batch forms out of what waits while the one before runs.
         let workers = if budget.pictures == 1 { count } else { cores::available().max(2 * count * budget.pictures) };
         let recipe =

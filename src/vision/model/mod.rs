@@ -100,6 +100,14 @@ pub enum ModelError {
         /// What ONNX Runtime says.
         reason: String,
     },
+    /// The device computes something else than ONNX Runtime's CPU.
+    #[error("device {device} {reason}; use --device cpu, or --trust-device to take its answers all the same")]
+    Disagrees {
+        /// Where it ran.
+        device: Device,
+        /// What was found.
+        reason: String,
+    },
     /// ONNX Runtime does not accept the graph, or it has not the inputs and outputs of a vision backbone.
     #[error("{} is no model for this server: {reason}", path.display())]
     Graph {

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use ndarray::{Array, Array2, Array3, Array4, Axis, Dimension, RemoveAxis, Slice, concatenate};
+use ndarray::{Array, Array2, Array3, Array4, ArrayViewD, Axis, Dimension, RemoveAxis, Slice, concatenate};
 
 use super::Manifest;
 
@@ -68,17 +68,17 @@ impl OutputGeometry {
 }
 
 impl Outputs {
-    /// Name and shape of each output there is.
-    pub(super) fn shapes(&self) -> impl Iterator<Item = (&'static str, &[usize])> {
-        let shapes = [
-            self.last_hidden_state.as_ref().map(ndarray::ArrayBase::shape),
-            self.attention.as_ref().map(ndarray::ArrayBase::shape),
-            self.keys.as_ref().map(ndarray::ArrayBase::shape),
-            self.embedding.as_ref().map(ndarray::ArrayBase::shape),
-            self.feature_map.as_ref().map(ndarray::ArrayBase::shape),
-            self.last_blocks.as_ref().map(ndarray::ArrayBase::shape),
+    /// Name and numbers of each output there is.
+    pub(crate) fn arrays(&self) -> impl Iterator<Item = (&'static str, ArrayViewD<'_, f32>)> {
+        let arrays = [
+            self.last_hidden_state.as_ref().map(|array| array.view().into_dyn()),
+            self.attention.as_ref().map(|array| array.view().into_dyn()),
+            self.keys.as_ref().map(|array| array.view().into_dyn()),
+            self.embedding.as_ref().map(|array| array.view().into_dyn()),
+            self.feature_map.as_ref().map(|array| array.view().into_dyn()),
+            self.last_blocks.as_ref().map(|array| array.view().into_dyn()),
         ];
-        OUTPUTS.into_iter().zip(shapes).filter_map(|(name, shape)| Some((name, shape?)))
+        OUTPUTS.into_iter().zip(arrays).filter_map(|(name, array)| Some((name, array?)))
     }
 
     /// The outputs of some pictures of the batch.

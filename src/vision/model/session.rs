@@ -40,11 +40,19 @@ pub struct SessionOptions {
     pub threads: usize,
     /// What it may use of an accelerator.
     pub accelerator: Accelerator,
+    /// Whether an accelerator is used although it does not compute what ONNX Runtime's CPU computes.
+    pub trust_device: bool,
 }
 
 impl Default for SessionOptions {
     fn default() -> Self {
-        Self { device: Device::default(), precision: Precision::default(), threads: 1, accelerator: Accelerator::default() }
+        Self {
+            device: Device::default(),
+            precision: Precision::default(),
+            threads: 1,
+            accelerator: Accelerator::default(),
+            trust_device: false,
+        }
     }
 }
 
@@ -194,8 +202,9 @@ impl Session {
             last_blocks: take(&outputs, names, "last_blocks")?,
         };
         // A graph may change its outputs with the size of its input; code that reads these numbers relies on their shape.
-        let odd = outputs.shapes().find(|(name, shape)| !self.binding.form.fits(name, shape, batch, (height, width)));
-        if let Some((name, shape)) = odd {
+        let odd = outputs.arrays().find(|(name, array)| !self.binding.form.fits(name, array.shape(), batch, (height, width)));
+        if let Some((name, array)) = odd {
+            let shape = array.shape();
             return Err(failed(format!("output `{name}` has the shape {shape:?} for {batch} pictures of {height}x{width} pixels")));
         }
         Ok(outputs)

@@ -22,6 +22,9 @@ pub struct Running {
     /// Where the model runs: auto, cpu, cuda[:N] or tensorrt[:N].
     #[arg(long, default_value = "auto")]
     device: Device,
+    /// Use a device although it does not compute what ONNX Runtime's CPU computes.
+    #[arg(long)]
+    trust_device: bool,
     #[command(flatten)]
     reading: checkpoint::Args,
 }
@@ -64,7 +67,8 @@ impl Running {
     /// If it is neither, or is not fetched.
     pub fn open(&self, model: &Location, last_blocks: usize) -> anyhow::Result<Backbone> {
         let model = model.fetch(&Want::Either { precision: self.precision.to_string() })?.path;
-        let options = SessionOptions { device: self.device, precision: self.precision, ..SessionOptions::default() };
+        let Self { device, precision, trust_device, .. } = *self;
+        let options = SessionOptions { device, precision, trust_device, ..SessionOptions::default() };
         let checkpoint = self.reading.options(None);
         Backbone::open(&model, options, checkpoint, last_blocks)
     }

@@ -12,6 +12,7 @@ use dino_vision::bulk::{self, tree};
 use dino_vision::cores;
 use dino_vision::media::{self, Limits};
 use dino_vision::model::{Device, Manifest, Model, Precision, Session, SessionOptions};
+use dino_vision::placement::{Placement, Workload};
 use dino_vision::segment::{Head, Mask, Method, Object, Options, Patches, patch_at, segment, structure};
 use dino_vision::transform::{PatchGrid, Transform};
 use image::RgbImage;
@@ -58,6 +59,9 @@ pub struct Args {
     /// Where the model runs: auto, cpu, cuda[:N] or tensorrt[:N].
     #[arg(long, default_value = "auto")]
     device: Device,
+    /// Use a device although it does not compute what ONNX Runtime's CPU computes.
+    #[arg(long)]
+    trust_device: bool,
 }
 
 /// Runs the verb.
@@ -140,9 +144,9 @@ fn decode(path: &Path) -> anyhow::Result<RgbImage> {
 
 /// Runs the model over all pictures, and adds a row for each method, named `prefix` and method.
 fn measure(args: &Args, model: &Model, prefix: &str, pairs: &[(PathBuf, PathBuf)], tallies: &mut Tallies) -> anyhow::Result<()> {
-    let options =
-        SessionOptions { device: args.device, precision: args.precision, threads: cores::available(), ..SessionOptions::default() };
-    let mut session = model.sessions(&options, 1)?.remove(0);
+    let Args { device, precision, trust_device, .. } = *args;
+    let options = SessionOptions { device, precision, trust_device, threads: cores::available(), ..SessionOptions::default() };
+    let mut session = Placement::of(model, &options, Workload { sessions: Some(1), batch: None })?.sessions.remove(0).0;
     let Manifest { transform, patch_size, .. } = model.manifest();
     for (picture, mask) in pairs {
         let outcome = decode(picture).and_then(|picture| Ok((drawn::read(mask, picture.dimensions())?, picture)));
