@@ -13,7 +13,7 @@ endif
 # What `make` alone does.
 .DEFAULT_GOAL := help
 
-.PHONY: help check serve test soak fuzz lint cuda-check image-test supply-chain advisories onnxruntime postgres clients browser bench bench-train bench-model bench-segment bench-index screenshots
+.PHONY: help check serve test soak fuzz lint cuda-check image-test supply-chain advisories onnxruntime postgres clients browser openvino test-openvino bench bench-train bench-model bench-segment bench-index screenshots
 
 ## List the targets
 help:
@@ -38,7 +38,7 @@ else
 endif
 
 ## Run all tests
-test: clients browser onnxruntime postgres
+test: clients browser onnxruntime postgres test-openvino
 	cargo test --workspace
 
 ## Flood a server for ten minutes, then send 100,000 requests; reports memory and statuses
@@ -73,9 +73,10 @@ cuda-check:
 image-test:
 	docker/image-test.sh .cache/image
 
-## Measure the server beside ONNX Runtime alone and two Python servers
-bench: .cache/bench-serve/ready onnxruntime
+## Measure the server beside ONNX Runtime alone, OpenVINO and two Python servers
+bench: .cache/bench-serve/ready onnxruntime test-openvino
 	cargo build --release --workspace --bins
+	DINO_OPENVINO_LIBRARY=$(CURDIR)/.cache/test-openvino/libonnxruntime_providers_openvino_plugin.so \
 	.cache/bench-serve/bin/python tests/bench/serve.py --server target/release/dino-server --trainer target/release/dino-train \
 		--load target/release/load --limit target/release/limit --photo tests/photos/china.jpg
 
@@ -147,6 +148,14 @@ advisories: .cache/tools/ready
 ## Download the ONNX Runtime library into .cache
 onnxruntime:
 	ORT_DYLIB_PATH="$(OWN_RUNTIME)" docker/onnxruntime.sh .cache/onnxruntime
+
+## Download OpenVINO's plug-in for ONNX Runtime into .cache, where `--device auto` and `openvino` find it
+openvino:
+	docker/openvino.sh .cache/openvino
+
+# Where only the tests find it: a program that the user starts should not change its device after `make test`.
+test-openvino:
+	docker/openvino.sh .cache/test-openvino
 
 ## Download PostgreSQL with pgvector, for tests, into .cache
 postgres:

@@ -49,7 +49,8 @@ pub(crate) struct Args {
     /// Which of the model's files to run: f32, f16 or int8.
     #[arg(long, env = "DINO_PRECISION", default_value = "f32")]
     precision: Precision,
-    /// Where the model runs: auto, cpu, cuda[:N] or tensorrt[:N].
+    /// Where the model runs: auto (the fastest that is there), cpu, cuda[:N], tensorrt[:N], openvino[:CPU|GPU|NPU] or
+    /// plugin:PATH[:N].
     #[arg(long, env = "DINO_DEVICE", default_value = "auto")]
     device: Device,
     /// Use a device although it does not compute what ONNX Runtime's CPU computes.

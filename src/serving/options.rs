@@ -35,7 +35,8 @@ pub struct Options {
     /// Which of a model folder's files to run: f32, f16 or int8. An ONNX file that was exported elsewhere runs as it is.
     #[arg(long, env = "DINO_PRECISION", default_value = "f32", help_heading = "Models")]
     pub precision: Precision,
-    /// Where models run: auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N.
+    /// Where models run: auto (the fastest that is there, measured at the start), cpu, cuda, cuda:N, tensorrt, tensorrt:N,
+    /// openvino, `openvino:CPU|GPU|NPU`, plugin:PATH or plugin:PATH:N.
     #[arg(long, env = "DINO_DEVICE", default_value = "auto", help_heading = "Device")]
     pub device: Device,
     /// Serve on a device although it does not compute what ONNX Runtime's CPU computes. At the start every other device is compared with

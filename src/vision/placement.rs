@@ -1,13 +1,23 @@
 //! Where a model runs: its sessions on one device, which computes what ONNX Runtime's CPU computes.
 
+use std::time::{Duration, Instant};
+
+use ndarray::Axis;
+
 use crate::agreement::{Agreement, Reference};
 use crate::batch::{Budget, Engine, EngineError};
 use crate::cores;
-use crate::model::{Device, Model, ModelError, Outputs, Session, SessionOptions};
+use crate::model::{Device, Model, ModelError, Outputs, Precision, Session, SessionOptions, devices};
 use crate::workers::{SessionEngine, budget, default_sessions, usual_size};
 
 /// Patches along the side of the pictures that are compared, where the model's transform leaves every size as it is.
 const SIDE_PATCHES: u32 = 4;
+/// Time for which each device is measured. A run that has begun is finished.
+const MEASURED: Duration = Duration::from_millis(300);
+/// Most pictures in a run that is measured.
+const MEASURED_BATCH: usize = 8;
+/// Times that another device has to be faster than ONNX Runtime's CPU: less is noise, and its answers are rounded otherwise.
+const FASTER: f64 = 1.1;
 
 /// How much runs at once; what is left out follows from the device.
 #[derive(Clone, Copy, Debug, Default)]
@@ -34,45 +44,123 @@ impl Placement {
     /// Starts the sessions of a model. A device other than ONNX Runtime's CPU first runs two pictures as that CPU does: what it makes of
     /// them has to be the same. The model is loaded once more for that, for a moment.
     ///
+    /// Of [`Device::Auto`] becomes the fastest device that is there and computes what that CPU does, as measured in a few tenths of a second
+    /// on each; where there is no other, nothing is measured.
+    ///
     /// # Errors
     /// [`ModelError::Disagrees`], where the options do not trust the device; those of opening and of running the model.
     pub fn of(model: &Model, options: &SessionOptions, workload: Workload) -> Result<Self, ModelError> {
-        let mut sessions: Vec<_> = model.sessions(options, 1)?.into_iter().map(SessionEngine).collect();
-        // What `auto` came to, so that all sessions of a model run in one place.
-        let device = sessions[0].0.device();
-        let options = SessionOptions { device, ..options.clone() };
-        let budget = budget(device, model, workload.batch);
-        let agreement = match device {
-            Device::Cpu => None,
-            _ => Some(compare(model, &mut sessions[0], &options, budget.pictures)?),
-        };
-        let count = workload.sessions.unwrap_or_else(|| default_sessions(device, options.threads)).max(1);
-        sessions.extend(model.sessions(&options, count - 1)?.into_iter().map(SessionEngine));
-        Ok(Self { sessions, device, agreement, budget })
+        if options.device == Device::Auto {
+            return Self::fastest(model, options, workload);
+        }
+        let mut first = Candidate::start(model, options, workload)?;
+        if first.device != Device::Cpu {
+            let on_cpu = SessionOptions { device: Device::Cpu, threads: cores::available(), ..options.clone() };
+            let reference = Candidate::start(model, &on_cpu, workload)?.reference(model)?;
+            first.agree(&reference, model, options)?;
+        }
+        first.complete(model, options, workload)
+    }
+
+    fn fastest(model: &Model, options: &SessionOptions, workload: Workload) -> Result<Self, ModelError> {
+        let devices = devices()?;
+        let start = |device| Candidate::start(model, &SessionOptions { device, ..options.clone() }, workload);
+        let mut best = start(Device::Cpu)?;
+        if devices.len() == 1 {
+            return best.complete(model, options, workload);
+        }
+        let reference = best.reference(model)?;
+        let cpu = best.pictures_per_second(&reference, options, workload)?;
+        let (mut most, mut measured) = (cpu * FASTER, format!("cpu {cpu:.1}"));
+        for device in devices.into_iter().filter(|device| *device != Device::Cpu) {
+            let tried = start(device).and_then(|mut candidate| {
+                candidate.agree(&reference, model, options)?;
+                let rate = candidate.pictures_per_second(&reference, options, workload)?;
+                Ok((candidate, rate))
+            });
+            match tried {
+                Ok((candidate, rate)) => {
+                    measured.push_str(&format!(", {device} {rate:.1}"));
+                    if rate > most {
+                        (best, most) = (candidate, rate);
+                    }
+                }
+                Err(error) => tracing::info!(%device, %error, "not used"),
+            }
+        }
+        tracing::info!(pictures_per_second = measured, device = %best.device, "the fastest device was measured");
+        best.complete(model, options, workload)
     }
 }
 
-/// Compares the device of a session with ONNX Runtime's CPU. `batch`: most pictures that it runs at once.
-fn compare(model: &Model, session: &mut SessionEngine, options: &SessionOptions, batch: usize) -> Result<Agreement, ModelError> {
-    let on_cpu = SessionOptions { device: Device::Cpu, threads: cores::available(), ..options.clone() };
-    let mut cpu = SessionEngine(only(model.sessions(&on_cpu, 1)?)?);
-    let reference = Reference::of(&mut cpu, model.manifest(), compared_size(model)).map_err(failed)?;
-    drop(cpu);
-    agree(&reference, session, model, options, batch)
+/// A first session on a device that may be used.
+struct Candidate {
+    engine: SessionEngine,
+    device: Device,
+    budget: Budget,
+    agreement: Option<Agreement>,
+}
+
+impl Candidate {
+    fn start(model: &Model, options: &SessionOptions, workload: Workload) -> Result<Self, ModelError> {
+        let engine = SessionEngine(only(model.sessions(options, 1)?)?);
+        let device = engine.0.device();
+        Ok(Self { engine, device, budget: budget(device, model, workload.batch), agreement: None })
+    }
+
+    /// What it makes of two pictures.
+    fn reference(&mut self, model: &Model) -> Result<Reference, ModelError> {
+        Reference::of(&mut self.engine, model.manifest(), compared_size(model)).map_err(failed)
+    }
+
+    /// Refuses a device that computes something else, unless it is trusted.
+    fn agree(&mut self, reference: &Reference, model: &Model, options: &SessionOptions) -> Result<(), ModelError> {
+        let precision = model.precision(options.precision);
+        let agreement = agree(reference, &mut self.engine, self.device, precision, self.budget.pictures, options.trust_device)?;
+        self.agreement = Some(agreement);
+        Ok(())
+    }
+
+    /// What all sessions together would run, if each is as fast as this one.
+    fn pictures_per_second(&mut self, reference: &Reference, options: &SessionOptions, workload: Workload) -> Result<f64, ModelError> {
+        let pictures = reference.pictures();
+        let batch = self.budget.pictures.clamp(1, MEASURED_BATCH);
+        let indices: Vec<usize> = (0..batch).map(|index| index % pictures.len_of(Axis(0))).collect();
+        let pictures = pictures.select(Axis(0), &indices);
+        // A device may compile the graph anew for a batch of another length.
+        self.engine.run(pictures.view()).map_err(failed)?;
+        let (began, mut runs) = (Instant::now(), 0);
+        while runs == 0 || began.elapsed() < MEASURED {
+            self.engine.run(pictures.view()).map_err(failed)?;
+            runs += 1;
+        }
+        let sessions = workload.sessions.unwrap_or_else(|| default_sessions(self.device, options.threads)).max(1);
+        Ok((sessions * runs * batch) as f64 / began.elapsed().as_secs_f64())
+    }
+
+    /// The other sessions beside the first.
+    fn complete(self, model: &Model, options: &SessionOptions, workload: Workload) -> Result<Placement, ModelError> {
+        let Self { engine, device, budget, agreement } = self;
+        let options = SessionOptions { device, ..options.clone() };
+        let count = workload.sessions.unwrap_or_else(|| default_sessions(device, options.threads)).max(1);
+        let mut sessions = vec![engine];
+        sessions.extend(model.sessions(&options, count - 1)?.into_iter().map(SessionEngine));
+        Ok(Placement { sessions, device, agreement, budget })
+    }
 }
 
 /// Compares a device with what ONNX Runtime's CPU made of the pictures.
 fn agree<E: Engine<Output = Outputs>>(
     reference: &Reference,
     engine: &mut E,
-    model: &Model,
-    options: &SessionOptions,
+    device: Device,
+    precision: Precision,
     batch: usize,
+    trust_device: bool,
 ) -> Result<Agreement, ModelError> {
-    let device = options.device;
-    let agreement = reference.compare(engine, model.precision(options.precision), batch).map_err(failed)?;
+    let agreement = reference.compare(engine, precision, batch).map_err(failed)?;
     match agreement.check() {
-        Err(reason) if options.trust_device => {
+        Err(reason) if trust_device => {
             tracing::warn!(%device, "this device {reason}; --trust-device takes its answers all the same")
         }
         Err(reason) => return Err(ModelError::Disagrees { device, reason: reason.to_string() }),
@@ -102,7 +190,6 @@ mod tests {
     use ndarray::ArrayView4;
 
     use super::*;
-    use crate::model::Precision;
 
     /// A real session whose CLS tokens are changed afterwards.
     struct Wrong(SessionEngine, f32);
@@ -125,19 +212,17 @@ mod tests {
         let cpu = SessionOptions { device: Device::Cpu, ..SessionOptions::default() };
         let session = || SessionEngine(model.sessions(&cpu, 1).unwrap().remove(0));
         let reference = Reference::of(&mut session(), model.manifest(), compared_size(&model)).unwrap();
-        let options = SessionOptions { device: Device::Cuda(1), ..cpu.clone() };
-        let agree = |change, options: &SessionOptions| agree(&reference, &mut Wrong(session(), change), &model, options, 2);
+        let agree = |change, trusted| agree(&reference, &mut Wrong(session(), change), Device::Cuda(1), Precision::F32, 2, trusted);
 
-        let same = agree(0.0, &options).unwrap();
+        let same = agree(0.0, false).unwrap();
         assert!(same.cosine() > 0.999_999, "{same:?}");
-        let error = agree(50.0, &options).unwrap_err();
+        let error = agree(50.0, false).unwrap_err();
         let said = error.to_string();
         assert!(matches!(error, ModelError::Disagrees { device: Device::Cuda(1), .. }), "{said}");
         assert!(said.contains("device cuda:1 differs") && said.contains("--trust-device") && said.contains("0.999 is needed"), "{said}");
-        let trusted = SessionOptions { trust_device: true, ..options.clone() };
-        let figures = agree(50.0, &trusted).unwrap();
+        let figures = agree(50.0, true).unwrap();
         assert!(figures.cosine() < 0.9 && figures.check().is_err(), "{figures:?}");
-        let nan = agree(f32::NAN, &options).unwrap_err().to_string();
+        let nan = agree(f32::NAN, false).unwrap_err().to_string();
         assert!(nan.contains("not finite"), "{nan}");
     }
 

@@ -36,10 +36,7 @@ impl Engine for SessionEngine {
 /// On a CPU one session per core: two sessions of one thread answer more pictures than one session of two.
 pub fn default_sessions(device: Device, threads: usize) -> usize {
     let cores = cores::available();
-    match device {
-        Device::Cpu => (cores / threads).max(1),
-        _ => 1,
-    }
+    if device.is_cpu() { (cores / threads).max(1) } else { 1 }
 }
 
 /// What one run may take: what the graph takes, where it takes nothing else; else `most` pictures of the size that the model's
@@ -51,7 +48,7 @@ pub fn budget(device: Device, model: &Model, most: Option<usize>) -> Budget {
         // A run costs the same however few of its pictures are real.
         (Some(only), _) => (only, usize::MAX),
         (None, Some(most)) => (most, most.saturating_mul(usual_size(model).map_or(USUAL_PATCHES, patches_of))),
-        (None, None) if device == Device::Cpu => (1, usize::MAX),
+        (None, None) if device.is_cpu() => (1, usize::MAX),
         (None, None) => (ACCELERATOR_PICTURES, ACCELERATOR_PICTURES * USUAL_PATCHES),
     };
     // Of a graph that gives nothing for the parts of a picture, the size of its patches is not known.

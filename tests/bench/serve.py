@@ -105,10 +105,16 @@ class Bench:
         seconds_used, memory = usage(server.process.pid)
         return {**said, "cores": (seconds_used - before) / (time.monotonic() - began), "memory": memory}
 
-    def ours(self, precision):
+    def ours(self, precision, device="cpu"):
         port = free_port()
-        command = [self.args.server, "serve", "--model", f"vits={self.folder / 'model'}", "--precision", precision]
+        command = [self.args.server, "serve", "--model", f"vits={self.folder / 'model'}", "--precision", precision, "--device", device]
         return Server([*map(str, command), "--listen", f"127.0.0.1:{port}"], port, "/readyz"), None
+
+    def limit(self, precision, device):
+        """What ONNX Runtime reaches on a device without a server, in a process of its own."""
+        command = [self.args.limit, "--model", self.folder / "model", "--file", self.picture, "--precision", precision, "--device", device]
+        command += ["--seconds", self.args.seconds]
+        return json.loads(subprocess.run([*map(str, command)], check=True, capture_output=True, text=True).stdout)
 
     def peer(self, kind, model, processes, threads, batch):
         # Another one for each start: processes of the last one may still hold theirs.
@@ -146,12 +152,16 @@ def main():
         bench.make()
         limits = {}
         for precision in ("f32", "int8"):
-            command = [args.limit, "--model", bench.folder / "model", "--file", bench.picture, "--precision", precision, "--seconds", args.seconds]
-            limits[precision] = json.loads(subprocess.run([*map(str, command)], check=True, capture_output=True, text=True).stdout)
-            limit = limits[precision]
+            limit = limits[precision] = bench.limit(precision, "cpu")
             print(f"- {precision}: ONNX Runtime alone {limit['runtime']:.1f} pictures/s, with decoding and transform {limit['with_decoding']:.1f} (the limit)")
         print(f"- decoding and transform of the {bench.picture.stat().st_size // 1024} KB JPEG: {limits['f32']['prepare_ms']:.2f} ms of one core")
         candidates = {f"dino-server, {precision}": lambda precision=precision: bench.ours(precision) for precision in ("f32", "int8")}
+        try:
+            limit = bench.limit("f32", "openvino")
+            print(f"- OpenVINO alone {limit['runtime']:.1f} pictures/s, with decoding and transform {limit['with_decoding']:.1f}; lowest cosine to f32 {limit['cosine']:.6f}")
+            candidates["dino-server, f32 on OpenVINO"] = lambda: bench.ours("f32", "openvino")
+        except subprocess.CalledProcessError as error:
+            print(f"- OpenVINO is left out: {error.stderr.strip().splitlines()[-1]}")
         for kind in ("fastapi", "litserve"):
             for precision in ("f32", "int8"):
                 model = str(bench.models[precision])
@@ -182,6 +192,11 @@ def main():
             "int8 to its limit": lambda c: rate("dino-server, int8", c) / limits["int8"]["with_decoding"],
             "int8 to the better peer in f32": lambda c: rate("dino-server, int8", c) / better("f32", c),
             "int8 to the better peer in int8": lambda c: rate("dino-server, int8", c) / better("int8", c),
+            **(
+                {"f32 on OpenVINO to f32": lambda c: rate("dino-server, f32 on OpenVINO", c) / rate("dino-server, f32", c)}
+                if "dino-server, f32 on OpenVINO" in found
+                else {}
+            ),
             # A request waits for all that are before it: connections / rate.
             "f32: 99th percentile to what the queue implies": lambda c: found["dino-server, f32"][c]["p99_ms"] / (c / rate("dino-server, f32", c) * 1e3),
         }

@@ -26,6 +26,7 @@ mod map;
 mod markdown;
 mod metrics;
 mod openai;
+mod openvino;
 mod page;
 mod pictures;
 mod place;

@@ -58,7 +58,8 @@ pub(crate) struct Args {
     /// Precision to embed with; collections of one model mix them.
     #[arg(long, env = "DINO_PRECISION", default_value = "f32")]
     precision: Precision,
-    /// Where the model runs: auto, cpu, cuda[:N] or tensorrt[:N].
+    /// Where the model runs: auto (the fastest that is there), cpu, cuda[:N], tensorrt[:N], openvino[:CPU|GPU|NPU] or
+    /// plugin:PATH[:N].
     #[arg(long, env = "DINO_DEVICE", default_value = "auto")]
     device: Device,
     /// Use a device although it does not compute what ONNX Runtime's CPU computes.

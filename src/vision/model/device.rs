@@ -1,7 +1,7 @@
 //! What runs a graph, and in which precision.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use ort::ep::{self, ExecutionProviderDispatch};
@@ -46,18 +46,50 @@ impl FromStr for Precision {
     }
 }
 
+/// Kinds of hardware that OpenVINO runs on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Hardware {
+    /// The processor.
+    #[default]
+    Cpu,
+    /// A graphics processor.
+    Gpu,
+    /// A neural processor.
+    Npu,
+}
+
+impl Hardware {
+    /// Its name, as the flag writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cpu => "CPU",
+            Self::Gpu => "GPU",
+            Self::Npu => "NPU",
+        }
+    }
+}
+
 /// What runs the graph.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Device {
-    /// The first CUDA device where there is one, else the CPU.
+    /// The fastest of those that are there and compute what ONNX Runtime's CPU computes, as measured at the start.
     #[default]
     Auto,
-    /// The CPU.
+    /// ONNX Runtime's own code for the CPU.
     Cpu,
     /// The CUDA device of this number.
     Cuda(i32),
     /// TensorRT on the CUDA device of this number.
     TensorRt(i32),
+    /// OpenVINO's plug-in on this hardware.
+    OpenVino(Hardware),
+    /// A device of another plug-in.
+    Plugin {
+        /// The library, which stays loaded until the process ends.
+        library: &'static Path,
+        /// Which of the devices that it offers, from 0.
+        number: usize,
+    },
 }
 
 /// What a session may use of an accelerator. A CPU has none of it.
@@ -116,13 +148,18 @@ impl Accelerator {
 }
 
 impl Device {
-    /// What ONNX Runtime is asked for, to run a graph whose pixels are called `input`. Each fails where it cannot be had: silently
+    /// Whether the cores of this machine do the work.
+    pub fn is_cpu(self) -> bool {
+        matches!(self, Self::Cpu | Self::OpenVino(Hardware::Cpu))
+    }
+
+    /// What ONNX Runtime is asked for, beside the devices of plug-ins, to run a graph whose pixels are called `input`. Each fails where it cannot be had: silently
     /// running on the CPU instead would be a lie.
     pub(super) fn providers(self, input: &str, accelerator: &Accelerator) -> Vec<ExecutionProviderDispatch> {
         let cuda = |number| accelerator.cuda(number).error_on_failure();
         let tensorrt = |number| accelerator.tensorrt(number, input).error_on_failure();
         match self {
-            Self::Auto | Self::Cpu => Vec::new(),
+            Self::Auto | Self::Cpu | Self::OpenVino(_) | Self::Plugin { .. } => Vec::new(),
             Self::Cuda(number) => vec![cuda(number)],
             // What TensorRT does not take runs on the same device.
             Self::TensorRt(number) => vec![tensorrt(number), cuda(number)],
@@ -137,6 +174,8 @@ impl fmt::Display for Device {
             Self::Cpu => formatter.write_str("cpu"),
             Self::Cuda(number) => write!(formatter, "cuda:{number}"),
             Self::TensorRt(number) => write!(formatter, "tensorrt:{number}"),
+            Self::OpenVino(hardware) => write!(formatter, "openvino:{}", hardware.as_str()),
+            Self::Plugin { library, number } => write!(formatter, "plugin:{}:{number}", library.display()),
         }
     }
 }
@@ -145,6 +184,26 @@ impl FromStr for Device {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(plugin) = text.strip_prefix("plugin:") {
+            let (library, number) = match plugin.rsplit_once(':').map(|(library, number)| (library, number.parse())) {
+                Some((library, Ok(number))) => (library, number),
+                _ => (plugin, 0),
+            };
+            if library.is_empty() {
+                return Err("expected plugin:PATH or plugin:PATH:N, with the path of a library".to_owned());
+            }
+            // The library stays loaded until the process ends, and so does its path.
+            return Ok(Self::Plugin { library: Box::leak(PathBuf::from(library).into_boxed_path()), number });
+        }
+        if let Some(hardware) = text.strip_prefix("openvino") {
+            let known = [Hardware::Cpu, Hardware::Gpu, Hardware::Npu];
+            let named = hardware.strip_prefix(':').and_then(|name| known.into_iter().find(|kind| kind.as_str().eq_ignore_ascii_case(name)));
+            return match named {
+                Some(hardware) => Ok(Self::OpenVino(hardware)),
+                None if hardware.is_empty() => Ok(Self::OpenVino(Hardware::Cpu)),
+                None => Err(format!("unknown device `{text}`; OpenVINO's are openvino:CPU, openvino:GPU, openvino:NPU")),
+            };
+        }
         let (name, number) = match text.split_once(':') {
             Some((name, number)) => (name, number.parse().ok().filter(|number| *number >= 0)),
             None => (text, Some(0)),
@@ -154,14 +213,18 @@ impl FromStr for Device {
             ("cpu", _, false) => Ok(Self::Cpu),
             ("cuda", Some(number), _) => Ok(Self::Cuda(number)),
             ("tensorrt", Some(number), _) => Ok(Self::TensorRt(number)),
-            _ => Err(format!("unknown device `{text}`; known are auto, cpu, cuda, cuda:N, tensorrt, tensorrt:N")),
+            _ => Err(format!(
+                "unknown device `{text}`; known are auto, cpu, cuda[:N], tensorrt[:N], openvino[:CPU|GPU|NPU], plugin:PATH[:N]"
+            )),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Device, Precision};
+    use std::path::Path;
+
+    use super::{Device, Hardware, Precision};
 
     #[test]
     fn devices_parse_as_the_flag_writes_them() {
@@ -171,10 +234,28 @@ mod tests {
             ("cuda", Device::Cuda(0)),
             ("cuda:3", Device::Cuda(3)),
             ("tensorrt:1", Device::TensorRt(1)),
+            ("openvino", Device::OpenVino(Hardware::Cpu)),
+            ("openvino:gpu", Device::OpenVino(Hardware::Gpu)),
+            ("plugin:/a/lib.so", Device::Plugin { library: Path::new("/a/lib.so"), number: 0 }),
+            ("plugin:lib:x.so:2", Device::Plugin { library: Path::new("lib:x.so"), number: 2 }),
         ] {
             assert_eq!(text.parse(), Ok(device));
         }
-        for text in ["", "gpu", "cpu:0", "auto:1", "cuda:", "cuda:-1", "cuda:x", "CUDA"] {
+        for text in [
+            "",
+            "gpu",
+            "cpu:0",
+            "auto:1",
+            "cuda:",
+            "cuda:-1",
+            "cuda:x",
+            "CUDA",
+            "openvino:",
+            "openvino:0",
+            "openvinox",
+            "plugin:",
+            "plugin::1",
+        ] {
             assert!(text.parse::<Device>().is_err(), "{text}");
         }
         assert_eq!("int8".parse(), Ok(Precision::Int8));

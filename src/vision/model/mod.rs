@@ -10,6 +10,7 @@ pub mod manifest;
 mod outputs;
 mod pinned;
 mod plain;
+mod plugin;
 mod raw_session;
 pub mod runtime;
 mod session;
@@ -18,13 +19,13 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
-pub use device::{Accelerator, Device, Precision, Shapes};
+pub use device::{Accelerator, Device, Hardware, Precision, Shapes};
 pub use fingerprint::sha256;
 pub use manifest::{Manifest, ManifestError};
 pub use outputs::{OUTPUTS, Outputs};
 pub use raw_session::RawSession;
 pub use runtime::RuntimeError;
-pub use session::{Session, SessionOptions};
+pub use session::{Session, SessionOptions, devices};
 
 use crate::links;
 use crate::pooling::Pooling;

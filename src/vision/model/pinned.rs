@@ -20,10 +20,11 @@ pub(super) struct Pinned {
 }
 
 impl Pinned {
-    /// That of the device which the session runs on; `None` for a CPU, which reads all memory by itself.
+    /// That of the device which the session runs on; `None` for a CPU, which reads all memory by itself, and for plug-ins, whose
+    /// memory has no name here.
     pub(super) fn of(session: &Session, device: Device) -> ort::Result<Option<Self>> {
         match device {
-            Device::Auto | Device::Cpu => Ok(None),
+            Device::Auto | Device::Cpu | Device::OpenVino(_) | Device::Plugin { .. } => Ok(None),
             Device::Cuda(number) | Device::TensorRt(number) => Self::at(session, AllocationDevice::CUDA_PINNED, number).map(Some),
         }
     }

@@ -9,6 +9,10 @@ use ort::environment::Environment;
 const VARIABLE: &str = "ORT_DYLIB_PATH";
 /// The project's folder, as it was when this program was built.
 const PROJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+/// Environment variable with the path of OpenVINO's plug-in.
+const OPENVINO_VARIABLE: &str = "DINO_OPENVINO_LIBRARY";
+/// OpenVINO's plug-in, in the program's own folder or in the project's cache.
+const OPENVINO: &str = "openvino/libonnxruntime_providers_openvino_plugin.so";
 /// Where the Makefile puts the library, under the project's folder.
 const CACHED: &str = ".cache/onnxruntime";
 /// The library's name on this system.
@@ -81,26 +85,43 @@ fn library() -> (PathBuf, bool) {
     if let Some(path) = std::env::var_os(VARIABLE).filter(|path| !path.is_empty()) {
         return (path.into(), true);
     }
+    (installed(LIBRARY, &Path::new(CACHED).join(LIBRARY)).unwrap_or_else(|| LIBRARY.into()), false)
+}
+
+/// OpenVINO's plug-in: that of `DINO_OPENVINO_LIBRARY`, or one that lies where ONNX Runtime is searched for, but for the system's folders.
+///
+/// # Errors
+/// Where there is none: how to get it.
+pub(super) fn openvino_library() -> Result<PathBuf, String> {
+    if let Some(path) = std::env::var_os(OPENVINO_VARIABLE).filter(|path| !path.is_empty()) {
+        let path = PathBuf::from(path);
+        return if path.is_file() { Ok(path) } else { Err(format!("{OPENVINO_VARIABLE} names no file ({})", path.display())) };
+    }
+    installed(OPENVINO, &Path::new(".cache").join(OPENVINO))
+        .ok_or_else(|| format!("OpenVINO's plug-in was not found: run `make openvino`, or set {OPENVINO_VARIABLE} to its path"))
+}
+
+/// A library in the program's own folder, or in that of the project which the program was built in.
+fn installed(own: &str, in_project: &Path) -> Option<PathBuf> {
     let program = std::env::current_exe().and_then(|path| path.canonicalize()).unwrap_or_default();
     let project = Path::new(PROJECT).canonicalize().ok();
-    let beside = candidates(&program, project.as_deref()).into_iter().find(|path| path.is_file());
-    (beside.unwrap_or_else(|| LIBRARY.into()), false)
+    candidates(&program, project.as_deref(), own, in_project).into_iter().find(|path| path.is_file())
 }
 
 /// Where the library may lie for a program at `program`, before the system is asked; `project` is the folder that it was built in,
 /// where that is still there. Both without links, so that neither is another folder than it seems.
-fn candidates(program: &Path, project: Option<&Path>) -> Vec<PathBuf> {
-    let own = program.parent().filter(|folder| folder.is_absolute()).map(|folder| folder.join(LIBRARY));
+fn candidates(program: &Path, project: Option<&Path>, own: &str, in_project: &Path) -> Vec<PathBuf> {
+    let own = program.parent().filter(|folder| folder.is_absolute()).map(|folder| folder.join(own));
     // An installed program was built somewhere as well, in a folder that this machine's users may be free to make.
     let project = project.filter(|project| program.starts_with(project.join("target")));
-    own.into_iter().chain(project.map(|project| project.join(CACHED).join(LIBRARY))).collect()
+    own.into_iter().chain(project.map(|project| project.join(in_project))).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use std::path::{Path, PathBuf};
 
-    use super::{LIBRARY, RuntimeError, candidates};
+    use super::{CACHED, LIBRARY, RuntimeError, candidates};
 
     #[test]
     fn the_error_is_one_sentence_with_a_way_out() {
@@ -111,7 +132,8 @@ mod tests {
 
     #[test]
     fn only_the_programs_own_folder_and_its_build_tree_are_searched() {
-        let found = |program: &str, project: Option<&str>| candidates(Path::new(program), project.map(Path::new));
+        let in_project = Path::new(CACHED).join(LIBRARY);
+        let found = |program: &str, project: Option<&str>| candidates(Path::new(program), project.map(Path::new), LIBRARY, &in_project);
         let library = |folder: &str| PathBuf::from(folder).join(LIBRARY);
         let cached = library("/src/dino/.cache/onnxruntime");
         for profile in ["debug", "release", "debug/deps", "aarch64-unknown-linux-gnu/release"] {

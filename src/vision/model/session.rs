@@ -13,12 +13,14 @@ use ort::value::{DynValue, TensorRef};
 use super::external_data::DataFile;
 use super::outputs::OutputGeometry;
 use super::pinned::Pinned;
-use super::{Accelerator, Device, Manifest, ModelError, OUTPUTS, Outputs, Precision, runtime};
+use super::{Accelerator, Device, Hardware, Manifest, ModelError, OUTPUTS, Outputs, Precision, plugin, runtime};
 
 /// Name of the input of a model folder's graphs.
 const INPUT: &str = "pixel_values";
 /// With this option ONNX Runtime makes the weights of byte products unsigned, which costs a third of the speed: see [`clamps_bytes`].
 const EXACT_BYTES: (&str, &str) = ("session.x64quantprecision", "1");
+/// With this option ONNX Runtime refuses a graph of which it would have to run parts itself.
+const ALONE: (&str, &str) = ("session.disable_cpu_ep_fallback", "1");
 
 /// On x86 without VNNI, products of unsigned and signed bytes are added up in 16 bits, which clamp.
 fn clamps_bytes() -> bool {
@@ -31,7 +33,7 @@ fn clamps_bytes() -> bool {
 /// How sessions are started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionOptions {
-    /// What runs the graph.
+    /// What runs the graph. Of [`Device::Auto`] a session by itself makes the CPU; [`Placement`](crate::placement::Placement) measures.
     pub device: Device,
     /// Which file of the folder. A plain ONNX file has the one that it has.
     pub precision: Precision,
@@ -270,7 +272,8 @@ pub(super) fn start(
 ) -> Result<(ort::session::Session, Device), ModelError> {
     let start_on = |device| start_on(device, graph, path, input, options);
     match options.device {
-        Device::Auto => start_best(start_on),
+        // What is there is measured by the module `placement`.
+        Device::Auto => Ok((start_on(Device::Cpu)?, Device::Cpu)),
         // A graph that TensorRT takes in parts has inputs of its own between them, whose ranges are not known.
         Device::TensorRt(_) if options.accelerator.shapes.is_some() => match start_on(options.device) {
             Err(ModelError::Graph { reason, .. }) => {
@@ -284,19 +287,20 @@ pub(super) fn start(
     }
 }
 
-/// CUDA where the library has it and a device answers, else the CPU.
-fn start_best(
-    start_on: impl Fn(Device) -> Result<ort::session::Session, ModelError>,
-) -> Result<(ort::session::Session, Device), ModelError> {
-    runtime::environment()?;
+/// The devices of this machine that a graph may run on, ONNX Runtime's CPU first.
+///
+/// # Errors
+/// [`ModelError::Runtime`].
+pub fn devices() -> Result<Vec<Device>, ModelError> {
+    let environment = runtime::environment()?;
+    let mut devices = vec![Device::Cpu];
     if ep::CUDA::is_available().unwrap_or(false) {
-        let cuda = Device::Cuda(0);
-        match start_on(cuda) {
-            Ok(session) => return Ok((session, cuda)),
-            Err(error) => tracing::info!(%error, "no CUDA device, using the CPU"),
-        }
+        devices.push(Device::Cuda(0));
     }
-    Ok((start_on(Device::Cpu)?, Device::Cpu))
+    // Not a neural processor, which compiles a graph for minutes.
+    devices
+        .extend([Hardware::Gpu, Hardware::Cpu].into_iter().filter(|kind| plugin::has_openvino(environment, *kind)).map(Device::OpenVino));
+    Ok(devices)
 }
 
 fn start_on(
@@ -306,19 +310,41 @@ fn start_on(
     input: &str,
     options: &SessionOptions,
 ) -> Result<ort::session::Session, ModelError> {
+    match device {
+        // A plug-in leaves what it does not take to ONNX Runtime's CPU, and that may be everything.
+        Device::OpenVino(_) | Device::Plugin { .. } => match start_with(device, graph, path, input, options, true) {
+            Err(ModelError::Graph { reason, .. }) => {
+                tracing::warn!(%device, reason, "parts of this graph run on ONNX Runtime's CPU");
+                start_with(device, graph, path, input, options, false)
+            }
+            started => started,
+        },
+        _ => start_with(device, graph, path, input, options, false),
+    }
+}
+
+/// `alone`: whether a graph is refused that the device does not take whole.
+fn start_with(
+    device: Device,
+    graph: Graph<'_>,
+    path: &Path,
+    input: &str,
+    options: &SessionOptions,
+    alone: bool,
+) -> Result<ort::session::Session, ModelError> {
     let rejected = |error: ort::Error| ModelError::Graph { path: path.to_owned(), reason: error.to_string() };
-    let builder = ort::session::Session::builder(runtime::environment()?).map_err(rejected)?;
-    let builder = builder
+    let unusable = |reason: String| ModelError::Device { device, reason };
+    let environment = runtime::environment()?;
+    let mut builder = ort::session::Session::builder(environment)
+        .map_err(rejected)?
         .with_intra_threads(options.threads.max(1))
         .map_err(|error| rejected(error.into()))?
         // A pattern would be kept for every shape that ever came by, and masks come in all shapes.
         .with_memory_pattern(false)
         .map_err(|error| rejected(error.into()))?;
-    let builder = if clamps_bytes() {
-        builder.with_config_entry(EXACT_BYTES.0, EXACT_BYTES.1).map_err(|error| rejected(error.into()))?
-    } else {
-        builder
-    };
+    for (name, value) in [(clamps_bytes(), EXACT_BYTES), (alone, ALONE)].into_iter().filter_map(|(set, entry)| set.then_some(entry)) {
+        builder = builder.with_config_entry(name, value).map_err(|error| rejected(error.into()))?;
+    }
     let builder =
         if matches!(graph, Graph::Mapped) { builder.with_prepacking(false).map_err(|error| rejected(error.into()))? } else { builder };
     let builder = match graph {
@@ -328,9 +354,11 @@ fn start_on(
         })?,
         Graph::File | Graph::Mapped => builder,
     };
-    let providers = device.providers(input, &options.accelerator);
-    let mut builder =
-        builder.with_execution_providers(providers).map_err(|error| ModelError::Device { device, reason: error.to_string() })?;
+    let builder = match plugin::choose(environment, device, options.threads).map_err(unusable)? {
+        Some(chosen) => builder.with_devices([chosen.device], Some(&chosen.options)),
+        None => builder.with_execution_providers(device.providers(input, &options.accelerator)),
+    };
+    let mut builder = builder.map_err(|error| unusable(error.to_string()))?;
     match graph {
         Graph::Bytes { graph, .. } => builder.commit_from_memory(graph),
         Graph::File | Graph::Mapped => builder.commit_from_file(path),

@@ -1,7 +1,7 @@
 //! What a server can reach at most on this machine: ONNX Runtime alone on one picture's input over and over, and the same with the
 //! picture decoded and transformed each time, one session of one thread on each core. Prints one JSON line, for `make bench`.
 //!
-//! `limit --model FOLDER --file PICTURE [--precision int8] [--seconds S]`
+//! `limit --model FOLDER --file PICTURE [--precision int8] [--device openvino] [--seconds S]`
 
 #![expect(clippy::print_stdout, reason = "the measurement is the output")]
 
@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use dino_vision::media::{self, Limits};
 use dino_vision::model::{Device, Model, Precision, Session, SessionOptions, runtime};
+use dino_vision::placement::{Placement, Workload};
 use ndarray::{Array4, Axis};
 
 #[derive(Parser)]
@@ -25,6 +26,9 @@ struct Args {
     /// Which of the model's files
     #[arg(long, default_value = "f32")]
     precision: Precision,
+    /// What runs it
+    #[arg(long, default_value = "cpu")]
+    device: Device,
     /// Seconds for each measurement
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
@@ -35,9 +39,10 @@ fn main() -> Result<()> {
     unsafe { runtime::disable_telemetry() };
     let args = Args::parse();
     let model = Model::open(&args.model)?;
-    let options = SessionOptions { device: Device::Cpu, precision: args.precision, ..SessionOptions::default() };
-    let cores = std::thread::available_parallelism()?.get();
-    let mut sessions = model.sessions(&options, cores)?;
+    let options = SessionOptions { device: args.device, precision: args.precision, ..SessionOptions::default() };
+    // Sessions as the server lays them out.
+    let Placement { sessions, agreement, .. } = Placement::of(&model, &options, Workload::default())?;
+    let mut sessions: Vec<_> = sessions.into_iter().map(|engine| engine.0).collect();
     let bytes = fs_err::read(&args.file)?;
     let transform = &model.manifest().transform;
     let input = || -> Result<Array4<f32>> { Ok(transform.apply(&media::decode(&bytes, &Limits::default())?).insert_axis(Axis(0))) };
@@ -58,8 +63,20 @@ fn main() -> Result<()> {
         session.run(input()?.view())?;
         Ok(())
     })?;
-    println!("{}", serde_json::json!({ "runtime": raw, "with_decoding": whole, "prepare_ms": prepare }));
+    let memory = peak_memory().unwrap_or_default();
+    let cosine = agreement.map(|agreement| agreement.cosine());
+    println!(
+        "{}",
+        serde_json::json!({ "runtime": raw, "with_decoding": whole, "prepare_ms": prepare, "memory": memory, "cosine": cosine })
+    );
     Ok(())
+}
+
+/// Most bytes that this process has had in memory, where the system says it.
+fn peak_memory() -> Option<u64> {
+    let status = fs_err::read_to_string("/proc/self/status").ok()?;
+    let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.split_whitespace().next()?.parse::<u64>().ok()?;
+    Some(kilobytes * 1024)
 }
 
 /// Runs a second over all sessions at once.
