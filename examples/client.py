@@ -13,9 +13,9 @@ import urllib.request
 
 
 def classify(server: str, picture: pathlib.Path) -> str | None:
-    """The label that the neighbours in the collection `default` vote for."""
+    """The label that the neighbours in the collection `default` vote for, also where they are not like the picture."""
     headers = {"Content-Type": "application/octet-stream"}
-    request = urllib.request.Request(f"{server}/classify?k=5", picture.read_bytes(), headers)
+    request = urllib.request.Request(f"{server}/classify?k=5&min_similarity=0", picture.read_bytes(), headers)
     with urllib.request.urlopen(request) as response:
         return json.load(response)["results"][0]["label"]
 

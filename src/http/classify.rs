@@ -12,6 +12,7 @@ use super::{
     answer::Encoder,
     collections,
     infer::infer,
+    min_similarity,
     problem::{Code, Problem},
     response::{JsonBody, Timed},
     submission::Submission,
@@ -42,6 +43,9 @@ pub(super) struct Options {
     temperature: f64,
     /// Below it `label` is null, 0 to 1.
     min_score: f64,
+    /// Where the nearest neighbour is less similar, `label` is null, 0 to 1; 0 asks all. Without it the collection's own: of its items,
+    /// 5 % would be below it if they were new to it.
+    min_similarity: Option<f32>,
     /// Compare with every item, and do not ask the index.
     exact: bool,
     /// Width of the search in the index, 1 to 100000: larger is slower, and finds more.
@@ -61,6 +65,7 @@ impl Default for Options {
             k: DEFAULT_K,
             temperature: DEFAULT_TEMPERATURE,
             min_score: 0.0,
+            min_similarity: None,
             exact: false,
             ef: DEFAULT_EF,
             filter: None,
@@ -82,6 +87,7 @@ impl Options {
                 ("collection", self.collection != vote.collection),
                 ("k", self.k != vote.k),
                 ("temperature", (self.temperature - vote.temperature).abs() > 0.0),
+                ("min_similarity", self.min_similarity.is_some()),
                 ("exact", self.exact != vote.exact),
                 ("ef", self.ef != vote.ef),
                 ("filter", self.filter.is_some()),
@@ -93,6 +99,11 @@ impl Options {
         }
         if !(0.0..=1.0).contains(&self.min_score) {
             return refused(format!("min_score: must lie between 0 and 1, not {}", self.min_score));
+        }
+        if let Some(least) = self.min_similarity
+            && !(0.0..=1.0).contains(&least)
+        {
+            return refused(format!("min_similarity: must lie between 0 and 1, not {least}"));
         }
         Ok(())
     }
@@ -109,16 +120,21 @@ pub(super) struct Answer {
     #[serde(skip_serializing_if = "Option::is_none")]
     head: Option<String>,
     model: String,
+    /// What the similarity of each nearest neighbour was compared with, unless a head was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    min_similarity: Option<f32>,
     results: Vec<Classification>,
 }
 
 /// What the neighbours of one picture, or the head, say.
 #[derive(Serialize, JsonSchema)]
 struct Classification {
-    /// The best class, unless its score is under `min_score` or there was no vote.
+    /// The best class, unless its score is under `min_score`, `similarity` is under `min_similarity`, or there was no vote.
     label: Option<String>,
     /// Score of the best class, 0 without votes.
     score: f64,
+    /// Cosine of the nearest neighbour; null without neighbours.
+    similarity: Option<f32>,
     /// All classes with a vote, best first.
     classes: Vec<ClassScore<String>>,
     /// Nearest first; none with a head.
@@ -160,7 +176,12 @@ pub(super) async fn handle(State(app): State<App>, submission: Submission<Option
         Classifier::Collection(_) => collections::search_pool(&app),
         Classifier::Head(_) => &app.pool,
     };
+    let min_similarity = match (&classifier, options.min_similarity) {
+        (Classifier::Collection(collection), None) => Some(min_similarity::of(&app, collection).await?),
+        (_, given) => given,
+    };
     let (encoder, timing) = (Encoder::new(&app), inference.timing);
+    let options = Options { min_similarity, ..options };
     let voting = threads.run(move || encoder.json(&answer(&served, &classifier, &inference.inferred, &options)?));
     let answer = timed("vote", voting).await??;
     drop(lease);
@@ -175,7 +196,8 @@ enum Classifier {
 }
 
 fn answer(served: &Served, classifier: &Classifier, inferred: &[Inferred], options: &Options) -> Result<Answer, Problem> {
-    let mut answer = Answer { collection: None, head: None, model: served.name().into(), results: Vec::with_capacity(inferred.len()) };
+    let results = Vec::with_capacity(inferred.len());
+    let mut answer = Answer { collection: None, head: None, model: served.name().into(), min_similarity: options.min_similarity, results };
     match classifier {
         Classifier::Collection(collection) => {
             let search = Search { k: options.k, ef: options.ef, exact: options.exact, filter: options.filter.as_ref() };
@@ -210,6 +232,7 @@ fn classification_of(head: &LinearHead, probabilities: &[f64], options: &Options
     Classification {
         label: winner(&classes, options.min_score).cloned(),
         score: classes.first().map_or(0.0, |best| best.score),
+        similarity: None,
         classes,
         neighbors: Vec::new(),
     }
@@ -227,9 +250,14 @@ fn vote_of(neighbours: &[Neighbour], sizes: Option<&HashMap<String, usize>>, opt
         Some(sizes) => balanced_vote(ballots, options.temperature, |label| sizes.get(label).copied().unwrap_or_default()),
         None => vote(ballots, options.temperature),
     };
+    let similarity = neighbours.first().map(|nearest| nearest.similarity);
+    // 0 asks all: also those with a negative cosine.
+    let least = options.min_similarity.filter(|&least| least > 0.0);
+    let is_near = least.is_none_or(|least| similarity.is_some_and(|similarity| similarity >= least));
     Classification {
-        label: winner(&classes, options.min_score).cloned(),
+        label: winner(&classes, options.min_score).filter(|_| is_near).cloned(),
         score: classes.first().map_or(0.0, |best| best.score),
+        similarity,
         classes,
         neighbors: neighbours.iter().map(Hit::from).collect(),
     }

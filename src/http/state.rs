@@ -8,7 +8,7 @@ use std::{
 use axum::http::HeaderValue;
 
 use super::{
-    BodyLimits, BodyMemory, KeyRing, MapBuilder, Metrics, Options, OriginPolicy, Problem, StoreImages, Transfers,
+    BodyLimits, BodyMemory, KeyRing, MapBuilder, Metrics, MinSimilarities, Options, OriginPolicy, Problem, StoreImages, Transfers,
     health::STORE_FRESHNESS,
     quota::{Budget, Quota},
     single_flight::SingleFlight,
@@ -71,6 +71,8 @@ pub struct State {
     pub(super) segment_size: u32,
     /// Makes and caches the maps of collections.
     pub(super) maps: MapBuilder,
+    /// How similar the nearest item of a collection has to be, where a request does not say.
+    pub(super) min_similarities: MinSimilarities,
     /// What is counted.
     pub(super) metrics: Metrics,
     /// Whether `/metrics` is among the routes, and not on a port of its own.
@@ -135,6 +137,7 @@ impl State {
             },
             segment_size: registry.segment_size(),
             maps: MapBuilder::default(),
+            min_similarities: MinSimilarities::default(),
             metrics: Metrics::default(),
             serve_metrics: options.metrics_listen.is_none(),
             origin_policy: OriginPolicy::new(listen.is_loopback(), !keys.is_empty(), origins),

@@ -30,7 +30,7 @@ fn routes(picture: &str) -> Vec<(&'static str, Value, &'static [&'static str])> 
         (
             "/classify",
             json!({ "images": images, "collection": "c" }),
-            &["model", "head", "k", "temperature", "min_score", "exact", "ef", "filter", "balanced"],
+            &["model", "head", "k", "temperature", "min_score", "min_similarity", "exact", "ef", "filter", "balanced"],
         ),
         ("/segment", json!({ "images": images }), &["model", "method", "threshold", "head", "max_objects", "format", "refine"]),
         ("/similarity", json!({ "images": images, "points": [[1, 1]] }), &["model", "target", "format"]),

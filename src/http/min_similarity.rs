@@ -1,0 +1,103 @@
+//! The `min_similarity` of `/classify` where a request names none: measured per collection, and kept while it holds.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use tokio::time::timeout;
+
+use super::{App, collections::search_pool, problem::Problem, single_flight::SingleFlight};
+use crate::{
+    index::{Collection, CollectionName, MinSimilarity},
+    serving::{Panicked, Pool},
+};
+
+/// Longest wait of a request for a measurement, which goes on meanwhile.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// The value where there is none after that wait: it asks all.
+const ASKS_ALL: f32 = 0.0;
+/// Asking a database what a collection holds reads its whole table. It is asked again after so many times what that took, so that it is
+/// busy with it for a twentieth of the time at most; a folder answers in microseconds, and is asked for each request.
+const REST: u32 = 20;
+/// Most collections whose values are kept.
+const MOST_KEPT: usize = 1000;
+
+/// The values of collections, and the one thread that measures them: pictures and searches shall not wait for that.
+pub(super) struct MinSimilarities {
+    thread: Pool,
+    kept: Mutex<HashMap<CollectionName, Arc<Entry>>>,
+}
+
+impl Default for MinSimilarities {
+    fn default() -> Self {
+        Self { thread: Pool::new(1), kept: Mutex::default() }
+    }
+}
+
+/// The value of one collection.
+struct Entry {
+    /// The collection's number: one that is made again under the name has another.
+    number: u64,
+    known: Mutex<Option<Known>>,
+    /// Looks whether the value still holds, and measures it where it does not: once for all requests that come meanwhile.
+    renewal: SingleFlight<Result<f32, Problem>>,
+}
+
+#[derive(Clone, Copy)]
+struct Known {
+    measured: MinSimilarity,
+    /// Until then nothing need be asked.
+    good_until: Instant,
+}
+
+impl MinSimilarities {
+    fn entry(&self, collection: &dyn Collection) -> Arc<Entry> {
+        let (name, number) = (collection.name(), collection.number());
+        let mut kept = self.kept.lock();
+        if let Some(entry) = kept.get(name).filter(|entry| entry.number == number) {
+            return Arc::clone(entry);
+        }
+        if kept.len() >= MOST_KEPT {
+            // They are measured again when they are asked for.
+            kept.clear();
+        }
+        let entry = Arc::new(Entry { number, known: Mutex::default(), renewal: SingleFlight::new(Duration::ZERO) });
+        kept.insert(name.clone(), Arc::clone(&entry));
+        entry
+    }
+}
+
+/// The value of a collection: measured by leaving items out, or 0 while the first measurement takes longer than a request should wait.
+pub(super) async fn of(app: &App, collection: &Arc<dyn Collection>) -> Result<f32, Problem> {
+    let entry = app.min_similarities.entry(&**collection);
+    let known = *entry.known.lock();
+    if let Some(known) = known.filter(|known| Instant::now() < known.good_until) {
+        return Ok(known.measured.value);
+    }
+    let renewing = entry.renewal.get(|| renew(app.clone(), Arc::clone(&entry), Arc::clone(collection)));
+    match timeout(LONGEST_WAIT, renewing).await {
+        Ok(outcome) => outcome.ok_or(Panicked)?,
+        Err(_) => Ok(known.map_or(ASKS_ALL, |known| known.measured.value)),
+    }
+}
+
+/// Measures the value where it does not hold any more.
+async fn renew(app: App, entry: Arc<Entry>, collection: Arc<dyn Collection>) -> Result<f32, Problem> {
+    let asked = Arc::clone(&collection);
+    let (version, took) = search_pool(&app)
+        .run(move || {
+            let began = Instant::now();
+            asked.version().map(|version| (version, began.elapsed()))
+        })
+        .await??;
+    let known = *entry.known.lock();
+    let measured = match known.map(|known| known.measured).filter(|measured| measured.holds_for(version)) {
+        Some(measured) => measured,
+        None => app.min_similarities.thread.run(move || MinSimilarity::measure(&*collection)).await??,
+    };
+    *entry.known.lock() = Some(Known { measured, good_until: Instant::now() + took * REST });
+    Ok(measured.value)
+}
