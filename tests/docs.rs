@@ -54,6 +54,17 @@ fn commands_and_flags_of_the_server_exist() {
 }
 
 #[test]
+fn methods_of_segment_are_documented() {
+    let methods = dino_vision::segment::Method::ALL;
+    for document in ["docs/api.md", "docs/models.md"] {
+        let text = read(&root().join(document));
+        assert!(methods.iter().all(|method| text.contains(&format!("`{method}`"))), "{document} lacks one of {methods:?}");
+    }
+    let count = format!("| Masks without labels | {} methods |", methods.len());
+    assert!(read(&root().join("README.md")).contains(&count), "the README should say: {count}");
+}
+
+#[test]
 fn lines_of_the_readme_are_short() {
     for line in read(&root().join("README.md")).lines().filter(|line| !line.starts_with('|')) {
         assert!(line.chars().count() <= 125, "{line}");

@@ -185,6 +185,14 @@ mod tests {
         assert!(bytes < 256 << 10, "the page has grown to {bytes} bytes");
     }
 
+    #[test]
+    fn every_method_of_segment_can_be_chosen() {
+        for method in dino_vision::segment::Method::ALL {
+            assert!(text("index.html").contains(&format!("<option value=\"{method}\">")), "index.html: {method}");
+            assert!(text("outline.js").contains(&format!("\n  {method}: [")), "METHODS of outline.js: {method}");
+        }
+    }
+
     /// Every element that a script asks for by its id is on the page.
     #[test]
     fn scripts_and_page_agree_on_ids() {

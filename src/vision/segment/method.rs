@@ -56,6 +56,24 @@ impl Method {
             Self::Lost | Self::Pca => 0.0,
         }
     }
+
+    /// Whether a model with these outputs can serve the method; asked before a picture is decoded.
+    ///
+    /// # Errors
+    /// [`SegmentError::LacksOutput`].
+    pub fn check(self, outputs: &[&str]) -> Result<(), SegmentError> {
+        let need = |name| if outputs.contains(&name) { Ok(()) } else { Err(SegmentError::LacksOutput(name)) };
+        match self {
+            Self::Attention => need("attention"),
+            Self::Background => need("attention").and(need("keys")),
+            Self::Ncut | Self::Lost | Self::Pca => {
+                if outputs.contains(&"last_hidden_state") || outputs.contains(&"feature_map") {
+                    return Ok(());
+                }
+                need("keys")
+            }
+        }
+    }
 }
 
 impl fmt::Display for Method {
@@ -124,7 +142,7 @@ impl Options {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum SegmentError {
     /// The method is not one of ours.
-    #[error("unknown method `{0}`; known are attention, background, ncut, lost and pca")]
+    #[error("unknown method `{0}`; known are {known}", known = Method::ALL.map(Method::name).join(", "))]
     UnknownMethod(String),
     /// The head is not one of the words, and no number.
     #[error("unknown head `{0}`; known are mean, best, all and a number")]
@@ -292,4 +310,24 @@ fn dissimilarity(features: ArrayView2<'_, f32>, cells: &[bool]) -> f32 {
     let [outside, inside] = sums;
     let lengths = (inside.dot(&inside) * outside.dot(&outside)).sqrt();
     if lengths > 0.0 { (1.0 - inside.dot(&outside) / lengths).clamp(0.0, 1.0) } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Method, SegmentError};
+
+    #[test]
+    fn outputs_decide_which_methods_there_are() {
+        assert!(Method::Attention.check(&["attention"]).is_ok());
+        assert_eq!(Method::Background.check(&["attention"]), Err(SegmentError::LacksOutput("keys")));
+        assert!(Method::Ncut.check(&["embedding", "feature_map"]).is_ok());
+        assert!(Method::Lost.check(&["last_hidden_state"]).is_ok());
+        assert_eq!(Method::Pca.check(&["embedding"]), Err(SegmentError::LacksOutput("keys")));
+    }
+
+    #[test]
+    fn an_unknown_method_is_answered_with_the_known_ones() {
+        let error = "sam".parse::<Method>().unwrap_err().to_string();
+        assert_eq!(error, "unknown method `sam`; known are attention, background, ncut, lost, pca");
+    }
 }

@@ -2,7 +2,7 @@
 
 use ndarray::{ArrayView2, Axis, CowArray, Ix2, s};
 
-use super::{Method, SegmentError};
+use super::SegmentError;
 use crate::model::Outputs;
 use crate::transform::PatchGrid;
 
@@ -79,33 +79,13 @@ impl<'a> Patches<'a> {
     }
 }
 
-impl Method {
-    /// Whether a model with these outputs can serve the method; asked before a picture is decoded.
-    ///
-    /// # Errors
-    /// [`SegmentError::LacksOutput`].
-    pub fn check(self, outputs: &[&str]) -> Result<(), SegmentError> {
-        let need = |name| if outputs.contains(&name) { Ok(()) } else { Err(SegmentError::LacksOutput(name)) };
-        match self {
-            Self::Attention => need("attention"),
-            Self::Background => need("attention").and(need("keys")),
-            Self::Ncut | Self::Lost | Self::Pca => {
-                if outputs.contains(&"last_hidden_state") || outputs.contains(&"feature_map") {
-                    return Ok(());
-                }
-                need("keys")
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use ndarray::{Array3, Array4};
 
     use super::Patches;
     use crate::model::Outputs;
-    use crate::segment::{Method, SegmentError};
+    use crate::segment::SegmentError;
     use crate::transform::PatchGrid;
 
     const GRID: PatchGrid = PatchGrid { rows: 2, columns: 3 };
@@ -128,15 +108,6 @@ mod tests {
         let patches = Patches::of(&outputs, PatchGrid { rows: 9, columns: 9 });
         assert_eq!(patches.grid(), GRID);
         assert_eq!(patches.features().unwrap().row(4).to_vec(), [11.0, 111.0, 211.0, 311.0, 411.0]);
-    }
-
-    #[test]
-    fn outputs_decide_which_methods_there_are() {
-        assert!(Method::Attention.check(&["attention"]).is_ok());
-        assert_eq!(Method::Background.check(&["attention"]), Err(SegmentError::LacksOutput("keys")));
-        assert!(Method::Ncut.check(&["embedding", "feature_map"]).is_ok());
-        assert!(Method::Lost.check(&["last_hidden_state"]).is_ok());
-        assert_eq!(Method::Pca.check(&["embedding"]), Err(SegmentError::LacksOutput("keys")));
         assert!(Patches::of(&Outputs::default(), GRID).features().is_err());
     }
 }

@@ -45,7 +45,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     masks: PathBuf,
     /// Methods to measure.
-    #[arg(long, value_delimiter = ',', default_values = ["attention", "background", "ncut", "lost", "pca"], value_name = "METHOD,…")]
+    #[arg(long, value_delimiter = ',', default_values_t = Method::ALL, value_name = "METHOD,…")]
     method: Vec<Method>,
     /// Longer side in pixels at which the model sees a picture.
     #[arg(long, default_value_t = 480, value_parser = clap::value_parser!(u32).range(16..=4096))]
