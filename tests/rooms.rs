@@ -62,7 +62,7 @@ const TRAINING: Walls = &[
     ("dino", &["backbone", "exchange", "kernels", "ops"]),
     ("show", &["backbone", "files", "log"]),
     ("evaluate", &["backbone", "data", "files", "log", "show"]),
-    ("export", &["weights"]),
+    ("export", &["process", "weights"]),
     ("run", &["backbone", "data", "device", "dino", "evaluate", "exchange", "files", "kernels", "log", "ops", "show", "weights"]),
     ("finetune", &["backbone", "dino", "exchange", "files", "run"]),
     (

@@ -16,17 +16,44 @@ pub unsafe fn prepare() {
     keep_pages();
 }
 
+/// The crate has no name for it: `mi_option_purge_delay` of `mimalloc.h`.
+const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
+
 /// A step frees its tensors and allocates the same sizes again: freed pages stay in the process, on large pages where the system has
 /// them. Otherwise one tenth of a small model's step goes to page faults.
 #[expect(unsafe_code, reason = "the allocator's options are set through its C interface")]
 fn keep_pages() {
-    use libmimalloc_sys::{mi_option_large_os_pages, mi_option_set_default, mi_option_t};
-    /// The crate has no name for it: `mi_option_purge_delay` of `mimalloc.h`.
-    const PURGE_DELAY: mi_option_t = 15;
+    use libmimalloc_sys::{mi_option_large_os_pages, mi_option_set_default};
     // SAFETY: sets two numbers in the allocator's table of options.
     unsafe {
         mi_option_set_default(PURGE_DELAY, -1);
         mi_option_set_default(mi_option_large_os_pages, 1);
+    }
+}
+
+/// While this lives, freed memory goes back to the system at once: for work that needs much of it, once.
+pub(crate) struct FreedPagesReturn {
+    before: std::ffi::c_long,
+}
+
+impl FreedPagesReturn {
+    /// From here on.
+    #[expect(unsafe_code, reason = "the allocator's options are set through its C interface")]
+    pub(crate) fn begin() -> Self {
+        // SAFETY: reads and sets a number in the allocator's table of options.
+        unsafe {
+            let before = libmimalloc_sys::mi_option_get(PURGE_DELAY);
+            libmimalloc_sys::mi_option_set(PURGE_DELAY, 0);
+            Self { before }
+        }
+    }
+}
+
+impl Drop for FreedPagesReturn {
+    #[expect(unsafe_code, reason = "the allocator's options are set through its C interface")]
+    fn drop(&mut self) {
+        // SAFETY: sets a number in the allocator's table of options.
+        unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, self.before) }
     }
 }
 

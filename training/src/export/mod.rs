@@ -14,6 +14,7 @@ use dino_vision::model::manifest::{Manifest, Source};
 use dino_vision::model::{ModelError, Precision};
 use dino_vision::transform::MOST_SIDE;
 
+use crate::process::FreedPagesReturn;
 use crate::weights::{self, Backbone, Checkpoint, Positions, Report};
 use folder::{Folder, write};
 use onnx::Extras;
@@ -170,6 +171,7 @@ pub struct Exported {
 /// # Errors
 /// See [`Error`].
 pub fn export(path: &Path, out: &Path, options: &Options) -> Result<Exported, Error> {
+    let _pages = FreedPagesReturn::begin();
     let occupied = fs_err::read_dir(out).map_or(out.exists(), |mut entries| entries.next().is_some());
     if occupied && Manifest::load(out).is_err() {
         return Err(Error::Occupied(out.to_owned()));
