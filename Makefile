@@ -117,6 +117,17 @@ bench-index: onnxruntime .cache/bench-index/ready
 bench-segment: onnxruntime
 	cargo run --release --package dino-bench --no-default-features --bin segment_time
 
+## Compare exports with timm's and transformers' own networks of full size; an hour, 6 GB of disk; LARGE=1 also the largest, 14 GB of memory
+test-weights: .cache/weights/ready onnxruntime
+	cargo build --release --bin dino-train
+	.cache/weights/bin/python training/tests/libraries/compare.py --program target/release/dino-train \
+		--only "$(ONLY)" $(if $(LARGE),--large)
+
+.cache/weights/ready: training/tests/libraries/requirements.txt
+	python3 -m venv .cache/weights
+	.cache/weights/bin/pip install --quiet --requirement training/tests/libraries/requirements.txt
+	touch $@
+
 ## Draw the pictures of the web page in docs/
 screenshots: onnxruntime browser
 	cargo test --workspace --test http -- --ignored screenshots

@@ -5,7 +5,7 @@ use std::path::Path;
 use loopback_hub::{LoopbackHub, Repository};
 use serde_json::Value;
 
-use crate::harness::{Server, file, program, tiny_model};
+use crate::harness::{Server, file, program, root, tiny_model};
 
 fn by_name(hub: &LoopbackHub, home: &Path) -> std::process::Command {
     let mut command = program();
@@ -88,4 +88,34 @@ fn commands_take_names_too() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.contains("fetching model.onnx"), "{said}");
     assert!(out.is_file());
+}
+
+#[test]
+fn collections_are_imported_and_embedded_anew_by_name() {
+    let (hub, home) = (LoopbackHub::start(), tempfile::tempdir().unwrap());
+    hub.put("meta/tiny", Repository::of_folder(&tiny_model()));
+    hub.put("meta/demo", Repository::of_folder(&root().join("models/demo")));
+    let (images, data) = (home.path().join("images"), home.path().join("data"));
+    for label in ["flower", "china"] {
+        fs_err::create_dir_all(images.join(label)).unwrap();
+        fs_err::write(images.join(label).join("a.jpg"), file(&format!("photos/{label}.jpg"))).unwrap();
+    }
+    let run = |verb: &str, model: &str| {
+        let mut command = by_name(&hub, home.path());
+        command.args([verb, "--model", model, "--images", images.to_str().unwrap(), "--data-dir", data.to_str().unwrap()]);
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        said
+    };
+    let dim = |model: &str| {
+        let server = Server::launch(by_name(&hub, home.path()), &[model], &["--data-dir", data.to_str().unwrap()]).when_ready();
+        let collection = server.get("/collections/default").json();
+        assert_eq!(collection["count"], 2, "{collection}");
+        collection["dim"].as_u64().unwrap()
+    };
+    assert!(run("import", "hf://meta/tiny").contains("fetching model.onnx"));
+    let before = dim("hf://meta/tiny");
+    assert!(run("reembed", "hf://meta/demo").contains("fetching model.onnx"));
+    assert_ne!(dim("hf://meta/demo"), before);
 }

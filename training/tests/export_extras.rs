@@ -8,6 +8,7 @@ use std::path::Path;
 
 use common::{Tensors, array, assert_close, bundled_golden, heads, picture, run, session, session_of, tensors, write};
 use dino_train::export::{Error, Exported, LastBlocks, Measured, Options, export};
+use dino_train::weights::Interpolation;
 use dino_vision::model::{Precision, RawSession};
 use ndarray::{ArrayD, Axis, s};
 
@@ -121,4 +122,30 @@ fn all_precisions_take_one_size() {
         assert_eq!(tokens.shape()[1], 1 + 24 * 40 / 64);
     }
     assert!(exported.manifest.files["int8"].cost.unwrap().cosine_min > 0.9);
+}
+
+#[test]
+fn positions_are_resampled_as_the_flag_says() {
+    let work = tempfile::tempdir().unwrap();
+    let file = work.path().join("weights.safetensors");
+    write(&file, &dino(), &[]);
+    let mut options = heads(4);
+    let plain = export(&file, &work.path().join("plain"), &options).unwrap();
+    assert_eq!(plain.manifest.position_interpolation, "dino-bicubic-scale");
+    assert!(plain.report.notes.iter().any(|note| note.contains("--positions bicubic-antialias")), "{:?}", plain.report.notes);
+
+    options.checkpoint.positions = Some(Interpolation::Antialias);
+    let picked = export(&file, &work.path().join("picked"), &options).unwrap();
+    assert_eq!(picked.manifest.position_interpolation, "bicubic-antialias");
+    assert!(picked.report.notes.iter().all(|note| !note.contains("--positions")), "{:?}", picked.report.notes);
+    fs_err::write(work.path().join("config.json"), r#"{"architecture": "vit_tiny_patch8_224", "model_args": {"in_chans": 3}}"#).unwrap();
+    let timm = export(&file, &work.path().join("timm"), &heads(4)).unwrap();
+    let pixels = picture(24, 40);
+    let [picked, timm] = [&picked, &timm].map(|exported| run(&mut session(&exported.folder), &pixels));
+    assert_eq!(picked, timm);
+
+    let rotary = bundled_golden().join("checkpoints/hf-dinov3-vit");
+    options.checkpoint.heads = None;
+    let error = export(&rotary, &work.path().join("rotary"), &options).unwrap_err().to_string();
+    assert!(error.contains("--positions is for a learned table"), "{error}");
 }

@@ -346,6 +346,16 @@ fn folders_of_models_come_in_one_precision() {
 }
 
 #[test]
+fn folders_of_models_come_with_their_data_files() {
+    let house = House::new();
+    let manifest = json!({"files": {"f32": {"name": "model.onnx", "data": {"name": "model.onnx_data"}}}}).to_string();
+    let folder = Repository::new().file("manifest.json", manifest).file("model.onnx", weights(1)).file("model.onnx_data", weights(2));
+    house.hub.put("o/large", folder);
+    let model = house.with(&[], "hf://o/large", &graph("f32")).unwrap();
+    assert!(same(&model.path.join("model.onnx"), &weights(1)) && same(&model.path.join("model.onnx_data"), &weights(2)));
+}
+
+#[test]
 fn graphs_come_with_their_weights() {
     let house = House::new();
     let onnx = Repository::new().file("config.json", "{}").file("preprocessor_config.json", "{}");

@@ -84,7 +84,7 @@ impl Backbone {
         if is_folder(path) || path.extension().is_some_and(|end| end == "onnx") {
             anyhow::ensure!(
                 checkpoint == weights::Options::default(),
-                "{} says by itself how it is read: --heads, --prefix, --ignore, --size, --crop, --mean, --std and --interpolation are for checkpoints",
+                "{} says by itself how it is read: --heads, --prefix, --ignore, --positions, --size, --crop, --mean, --std and --interpolation are for checkpoints",
                 path.display()
             );
             let model = Model::open(path)?;

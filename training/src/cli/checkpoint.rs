@@ -25,6 +25,10 @@ pub(super) struct Args {
     heads: Option<usize>,
     #[command(flatten)]
     network: Network,
+    /// How a learned table of positions is resampled for other sizes of pictures: dino-bicubic-scale as the code of DINO and DINOv2 does it,
+    /// bicubic-size as transformers does, bicubic-antialias as timm does. The names of the tensors say it in most cases.
+    #[arg(long, value_name = "WAY", value_parser = positions)]
+    positions: Option<weights::Interpolation>,
     /// Length in pixels that the shorter side of a picture gets, in place of what the checkpoint's folder says.
     #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(1..=4096))]
     size: Option<u32>,
@@ -52,9 +56,23 @@ impl Network {
 impl Args {
     /// The same for the reader, with the network that `key` chooses.
     pub(super) fn options(&self, key: Option<Key>) -> weights::Options {
-        let Self { heads, ref network, size, crop, mean, std, interpolation } = *self;
-        weights::Options { heads, key, transform: TransformOptions { size, crop, mean, std, interpolation }, ..network.options() }
+        let Self { heads, ref network, positions, size, crop, mean, std, interpolation } = *self;
+        weights::Options {
+            heads,
+            key,
+            positions,
+            transform: TransformOptions { size, crop, mean, std, interpolation },
+            ..network.options()
+        }
     }
+}
+
+fn positions(text: &str) -> Result<weights::Interpolation, String> {
+    let known = weights::Interpolation::ALL;
+    known
+        .into_iter()
+        .find(|way| way.name() == text)
+        .ok_or_else(|| format!("known are {}", known.map(weights::Interpolation::name).join(", ")))
 }
 
 fn three(text: &str) -> Result<[f32; 3], String> {

@@ -52,6 +52,8 @@ pub struct Options {
     pub prefix: Option<String>,
     /// Tensors that are known not to belong to the backbone: a name, or what all their names begin with before a dot.
     pub ignore: Vec<String>,
+    /// How a learned table of positions is resampled, where the checkpoint does not say which library's way is meant.
+    pub positions: Option<Interpolation>,
     /// Settings of the evaluation transform in place of those that the checkpoint or its folder has.
     pub transform: TransformOptions,
 }

@@ -172,6 +172,9 @@ pub enum Interpolation {
 }
 
 impl Interpolation {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::ScaleFactor, Self::Size, Self::Antialias];
+
     /// The manifest's word for it.
     pub fn name(self) -> &'static str {
         match self {

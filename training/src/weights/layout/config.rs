@@ -30,7 +30,9 @@ const TIMM_RESNET: [&str; 11] = [
 /// timm's `ConvNeXt`s that are the paper's. Others differ in norms or activations.
 const TIMM_CONVNEXT: [&str; 4] = ["convnext_tiny", "convnext_small", "convnext_base", "convnext_large"];
 /// Arguments of a timm model that change no feature of its evaluation.
-const TIMM_ARGUMENTS: [&str; 10] = [
+const TIMM_ARGUMENTS: [&str; 11] = [
+    // Other numbers than 3 do not fit the tensors.
+    "in_chans",
     "num_classes",
     "img_size",
     "dynamic_img_size",
@@ -129,7 +131,7 @@ mod tests {
         assert!(refused(json!({"architecture": "convnext_zepto_rms"}), Names::Convnext).contains("convnext_zepto_rms"));
         assert!(check(&json!({"architecture": "convnext_tiny"}), Names::Convnext).is_ok());
         assert!(refused(json!({"model_type": "ijepa"}), Names::HuggingFace).contains("ijepa"));
-        let harmless = json!({"architecture": "vit_small_patch16_224", "model_args": {"img_size": 518, "num_classes": 0}});
+        let harmless = json!({"architecture": "vit_small_patch16_224", "model_args": {"img_size": 518, "num_classes": 0, "in_chans": 3}});
         assert!(check(&harmless, Names::Fused).is_ok());
         assert!(check(&json!({"model_type": "dinov2"}), Names::HuggingFace).is_ok());
         assert!(check(&json!({"architectures": ["ViTModel"]}), Names::HuggingFace).is_ok());

@@ -9,8 +9,8 @@ use super::super::spec::{Activation, Backbone, Block, Interpolation, Linear, Mlp
 use super::{Hints, Read, is_harmless, prefix, rotary_quarter, split_table};
 
 /// What sets one of these layouts apart.
-struct Dialect {
-    layout: &'static str,
+pub(super) struct Dialect {
+    pub(super) layout: &'static str,
     architecture: &'static str,
     eps: f32,
     registers: &'static str,
@@ -21,7 +21,7 @@ struct Dialect {
     cls_position: bool,
 }
 
-const DINO: Dialect = Dialect {
+pub(super) const DINO: Dialect = Dialect {
     layout: "dino-pth",
     architecture: "dino-vit",
     eps: 1e-6,

@@ -15,7 +15,7 @@ use dino_vision::transform::Transform;
 use serde_json::Value as Json;
 
 use super::scope::Scope;
-use super::spec::Backbone;
+use super::spec::{Backbone, Positions, Vit};
 use super::store::{Store, Tensor};
 use super::{Error, Key, Options, Report};
 pub(super) use root::side;
@@ -80,6 +80,19 @@ pub(super) fn read(store: &Store, config: Option<&Json>, options: &Options) -> R
             "this is a checkpoint of {name}, which is not supported: only vision transformers, ResNets and ConvNeXts are"
         ))),
     }?;
+    if let Some(asked) = options.positions {
+        match &mut read.backbone {
+            Backbone::Vit(Vit { positions: Positions::Learned { interpolation, .. }, .. }) => *interpolation = asked,
+            _ => return Err(Error::Unsupported("--positions is for a learned table of positions, and this network has none".to_owned())),
+        }
+    } else if matches!(names, Names::Fused) && read.layout == fused::DINO.layout && hints.own.is_empty() {
+        // timm's names are those of DINO, and its way of resampling is another.
+        read.report.notes.push(
+            "positions are resampled as DINO's own code does; if timm saved this file, give --positions bicubic-antialias, or save it with \
+             its config.json: both differ for all pictures but those of the training's size"
+                .to_owned(),
+        );
+    }
     read.transform = hints.transform;
     read.report.notes.splice(0..0, notes);
     Ok(read)
