@@ -28,7 +28,7 @@ use crate::{
 };
 use dino_vision::{
     cancel,
-    segment::{self, Head, Heatmap, Mask, Method, Object, Patches, PngError, Rle, SegmentError, Segmentation},
+    segment::{self, Head, Heatmap, Mask, MaskDefaults, Method, Object, Patches, PngError, Refine, Rle, SegmentError, Segmentation},
     transform::PatchGrid,
 };
 
@@ -53,27 +53,17 @@ enum Format {
     Heatmap,
 }
 
-/// What is done to the borders of masks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-enum Refine {
-    /// They lie along patches.
-    #[default]
-    None,
-    /// They follow the picture's edges.
-    Guided,
-}
-
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(rename = "SegmentOptions")]
 pub(super) struct Options {
     /// The model; without it the first one that is served.
     model: Option<String>,
-    /// How objects are found.
+    /// How objects are found. Without it as the model's folder says (`segment` in `manifest.json`), with the size, threshold and borders
+    /// that go with it; where it says nothing, `attention`.
     #[serde(deserialize_with = "method")]
-    #[schemars(schema_with = "method_names")]
-    method: Method,
+    #[schemars(schema_with = "method_names_or_null")]
+    method: Option<Method>,
     /// Where the method cuts; each has a default of its own.
     threshold: Option<f32>,
     /// Heads whose attention counts: `mean`, `best`, `all`, or the number of one.
@@ -83,19 +73,30 @@ pub(super) struct Options {
     /// Most masks of one picture, 1 to 1000.
     max_objects: usize,
     format: Format,
-    refine: Refine,
+    /// What is done to the borders of masks: `none` where a method is named.
+    refine: Option<Refine>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        let segment::Options { method, threshold, head, max_objects } = segment::Options::default();
-        Self { model: None, method, threshold, head, max_objects, format: Format::default(), refine: Refine::default() }
+        let segment::Options { threshold, head, max_objects, .. } = segment::Options::default();
+        Self { model: None, method: None, threshold, head, max_objects, format: Format::default(), refine: None }
     }
 }
 
+/// How the masks of one request are made.
+#[derive(Clone, Copy, Debug)]
+struct Wanted {
+    options: segment::Options,
+    /// Longer side in pixels that the model sees.
+    size: u32,
+    refine: Refine,
+    format: Format,
+}
+
 impl Options {
-    /// Refuses what can be known to fail before a picture is decoded.
-    fn check(&self, served: &Served, pictures: usize) -> Result<(), Problem> {
+    /// Refuses what can be known to fail before a picture is decoded. `most` is the largest size in pixels.
+    fn check(&self, served: &Served, pictures: usize, most: u32) -> Result<Wanted, Problem> {
         if !(1..=MAX_OBJECTS).contains(&self.max_objects) {
             let most = self.max_objects;
             return Err(Problem::new(Code::BadParameter, format!("max_objects: must lie between 1 and {MAX_OBJECTS}, not {most}")));
@@ -110,12 +111,23 @@ impl Options {
             );
             return Err(Problem::new(Code::BadParameter, detail));
         }
-        self.method.check(served.outputs()).map_err(|error| lacking(served, error))?;
-        Ok(self.wanted().check(served.manifest().heads as usize)?)
+        let wanted = self.wanted(served.manifest().segment.as_ref(), most);
+        wanted.options.method.check(served.outputs()).map_err(|error| lacking(served, error))?;
+        wanted.options.check(served.manifest().heads as usize)?;
+        Ok(wanted)
     }
 
-    fn wanted(&self) -> segment::Options {
-        segment::Options { method: self.method, threshold: self.threshold, head: self.head, max_objects: self.max_objects }
+    /// What is asked for, and else the model's own settings. A head is one of `attention`, so that naming one asks for that method.
+    fn wanted(&self, defaults: Option<&MaskDefaults>, most: u32) -> Wanted {
+        let defaults = defaults.filter(|_| self.method.is_none() && self.head == Head::Mean);
+        let method = self.method.or(defaults.map(|defaults| defaults.method)).unwrap_or_default();
+        let threshold = self.threshold.or(defaults.and_then(|defaults| defaults.threshold));
+        Wanted {
+            options: segment::Options { method, threshold, head: self.head, max_objects: self.max_objects },
+            size: defaults.map_or(most, |defaults| defaults.size.min(most)),
+            refine: self.refine.or(defaults.map(|defaults| defaults.refine)).unwrap_or_default(),
+            format: self.format,
+        }
     }
 }
 
@@ -125,12 +137,17 @@ fn lacking(served: &Served, error: SegmentError) -> Problem {
     problem
 }
 
-fn method<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Method, D::Error> {
-    Cow::<str>::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+fn method<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Method>, D::Error> {
+    let name = Option::<Cow<str>>::deserialize(deserializer)?;
+    name.map(|name| name.parse().map_err(de::Error::custom)).transpose()
+}
+
+fn method_names_or_null(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": ["string", "null"], "enum": Method::ALL.map(|method| Some(method.name())).into_iter().chain([None]).collect::<Vec<_>>() })
 }
 
 fn method_names(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "string", "enum": Method::ALL.map(Method::name), "default": Method::default().name() })
+    json_schema!({ "type": "string", "enum": Method::ALL.map(Method::name) })
 }
 
 fn head_names(_: &mut SchemaGenerator) -> Schema {
@@ -236,7 +253,7 @@ impl MediaTypes for MaskFile {
 pub(super) async fn handle(State(app): State<App>, headers: HeaderMap, submission: Submission<Options>) -> Result<Timed<Masks>, Problem> {
     let Submission { pictures, options, lease } = submission;
     let served = app.registry.get(options.model.as_deref())?;
-    options.check(&served, pictures.len())?;
+    let wanted = options.check(&served, pictures.len(), app.segment_size)?;
     let as_picture = wants_png(&headers);
     if as_picture && pictures.len() != 1 {
         return Err(Problem::new(
@@ -244,12 +261,11 @@ pub(super) async fn handle(State(app): State<App>, headers: HeaderMap, submissio
             "the mask itself (Accept: image/png) is the answer to one picture; ask for JSON, or send them one by one",
         ));
     }
-    let whole_picture = served.whole_picture(app.segment_size);
-    let refine = options.refine;
+    let whole_picture = served.whole_picture(wanted.size);
     let prepare = move |picture: &RgbImage| {
         let (input, grid) = whole_picture(picture);
         let structure = segment::structure(input.view(), grid);
-        let guide = (refine == Refine::Guided).then(|| segment::guide(picture));
+        let guide = wanted.refine.guide(picture);
         (input, (structure, guide))
     };
     let indexed = pictures.into_iter().enumerate().collect();
@@ -260,9 +276,9 @@ pub(super) async fn handle(State(app): State<App>, headers: HeaderMap, submissio
     let encoder = Encoder::new(&app);
     let draw = move || -> Result<Masks, Problem> {
         if as_picture {
-            as_png(&served, &inferred[0], &options).map(Either::Second)
+            as_png(&served, &inferred[0], &wanted).map(Either::Second)
         } else {
-            in_json(&served, &inferred, &options, &encoder).map(Either::First)
+            in_json(&served, &inferred, &wanted, &encoder).map(Either::First)
         }
     };
     let masks = timed("segment", app.drawing.run(draw)).await??;
@@ -277,9 +293,9 @@ fn wants_png(headers: &HeaderMap) -> bool {
     first.eq_ignore_ascii_case(PNG)
 }
 
-fn segmentation(served: &Served, Picture { inferred, structure, guide }: &Picture, options: &Options) -> Result<Segmentation, Problem> {
+fn segmentation(served: &Served, Picture { inferred, structure, guide }: &Picture, wanted: &Wanted) -> Result<Segmentation, Problem> {
     let patches = Patches::of(&inferred.outputs, served.grid(inferred));
-    let mut found = segment::segment(&patches, inferred.size, *structure, &options.wanted())?;
+    let mut found = segment::segment(&patches, inferred.size, *structure, &wanted.options)?;
     if let Some(guide) = guide {
         found.refine(guide);
     }
@@ -288,28 +304,28 @@ fn segmentation(served: &Served, Picture { inferred, structure, guide }: &Pictur
 
 /// The answer as a PNG file: the mask of the first object, white on black, black where there is none. So with every method: the
 /// colours of `pca` are in the JSON.
-fn as_png(served: &Served, picture: &Picture, options: &Options) -> Result<FileBody<MaskFile>, Problem> {
-    let Segmentation { objects, grid, .. } = segmentation(served, picture, options)?;
+fn as_png(served: &Served, picture: &Picture, wanted: &Wanted) -> Result<FileBody<MaskFile>, Problem> {
+    let Segmentation { objects, grid, .. } = segmentation(served, picture, wanted)?;
     let nothing = || Mask::new(vec![false; grid.len()], grid, picture.inferred.size);
     let file = objects.into_iter().next().map_or_else(nothing, |object| object.mask).png()?;
     Ok(FileBody::new(PNG, file))
 }
 
-fn in_json(served: &Served, pictures: &[Picture], options: &Options, encoder: &Encoder) -> Result<JsonBody<Answer>, Problem> {
-    let results = pictures.iter().map(|picture| result(served, picture, options)).collect::<Result<_, _>>()?;
+fn in_json(served: &Served, pictures: &[Picture], wanted: &Wanted, encoder: &Encoder) -> Result<JsonBody<Answer>, Problem> {
+    let results = pictures.iter().map(|picture| result(served, picture, wanted)).collect::<Result<_, _>>()?;
     let model = served.name().into();
     encoder.json(&Answer { model, results })
 }
 
-fn result(served: &Served, picture: &Picture, options: &Options) -> Result<Segmented, Problem> {
-    let Segmentation { objects, heads, components, grid } = segmentation(served, picture, options)?;
+fn result(served: &Served, picture: &Picture, wanted: &Wanted) -> Result<Segmented, Problem> {
+    let Segmentation { objects, heads, components, grid } = segmentation(served, picture, wanted)?;
     let (width, height) = picture.inferred.size;
-    let colours = (options.method == Method::Pca).then(|| segment::map_png(&components, grid, (width, height))).transpose()?;
+    let colours = (wanted.options.method == Method::Pca).then(|| segment::map_png(&components, grid, (width, height))).transpose()?;
     Ok(Segmented {
         width,
         height,
-        method: options.method.name(),
-        masks: objects.iter().map(|object| found(object, options.format, grid)).collect::<Result<_, Problem>>()?,
+        method: wanted.options.method.name(),
+        masks: objects.iter().map(|object| found(object, wanted.format, grid)).collect::<Result<_, Problem>>()?,
         heads: heads.iter().map(|head| Heatmap::new(head, grid)).collect(),
         colours: colours.map(|file| STANDARD.encode(file)),
     })

@@ -8,7 +8,7 @@ use crate::{
     pictures::{png, scene},
 };
 
-const METHODS: [&str; 5] = ["attention", "background", "ncut", "lost", "pca"];
+const METHODS: [&str; 6] = ["attention", "background", "ncut", "lost", "pca", "saliency"];
 
 fn halves(map: &Value) -> (usize, usize, Vec<f32>) {
     let side = |at: usize| usize::try_from(map["size"][at].as_u64().unwrap()).unwrap();

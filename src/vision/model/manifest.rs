@@ -8,6 +8,7 @@ use fs_err as fs;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::segment::MaskDefaults;
 use crate::transform::{MOST_SIDE, Resize, Transform};
 
 /// Bytes of the file; real ones have a few thousand.
@@ -72,6 +73,9 @@ pub struct Manifest {
     pub position_interpolation: String,
     /// The evaluation transform.
     pub transform: Transform,
+    /// How masks are best made, where that was measured: `/segment` without `method` follows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segment: Option<MaskDefaults>,
     /// The checkpoint that the weights come from.
     pub source: Source,
     /// One entry for each ONNX file, by precision (`f32`, `f16`, `int8`).
@@ -270,6 +274,7 @@ impl Manifest {
         let known = self.layers.iter().all(|layer| (1..=self.depth).contains(layer));
         require(ascending && known, "layers", &format!("must be numbers of blocks from 1 to {}, in ascending order", self.depth))?;
         self.check_transform()?;
+        self.segment.map_or(Ok(()), |segment| segment.check(self.heads as usize))?;
         require(is_sha256(&self.source.sha256), "source.sha256", "must be 64 hex digits")?;
         require(!self.files.is_empty(), "files", "must name at least one ONNX file")?;
         for (precision, file) in &self.files {

@@ -55,12 +55,11 @@ pub(super) fn parts(attention: ArrayView2<'_, f32>, grid: PatchGrid, threshold: 
     let mut found: Vec<(f32, Part)> = Vec::new();
     for weights in chosen(attention, head)? {
         let kept = head_cells(&weights, threshold);
-        let outside = mean(weights.iter().zip(&kept).filter(|(_, kept)| !**kept).map(|(weight, _)| *weight));
         let heat: Arc<[f32]> = weights.into();
         for cells in components(&kept, grid.columns) {
-            let inside: Vec<f32> = cells.iter().zip(heat.iter()).filter(|(cell, _)| **cell).map(|(_, weight)| *weight).collect();
-            let contrast = Some(contrast(mean(inside.iter().copied()), outside));
-            found.push((inside.iter().sum(), Part { cells, heat: heat.clone(), contrast }));
+            let mass = cells.iter().zip(heat.iter()).filter(|(cell, _)| **cell).map(|(_, weight)| *weight).sum();
+            let contrast = Some(contrast(heat.iter().copied(), &cells, &kept));
+            found.push((mass, Part { cells, heat: heat.clone(), contrast }));
         }
     }
     // Stable, so equal masses keep the order of heads and reading direction.
@@ -110,13 +109,17 @@ fn entropy(weights: ArrayView1<'_, f32>) -> f32 {
     weights.iter().map(|weight| weight / total).filter(|share| *share > 0.0).map(|share| -share * share.ln()).sum()
 }
 
-/// Mean of the values; 0 of none.
-fn mean(values: impl Iterator<Item = f32>) -> f32 {
-    let (count, sum) = values.fold((0, 0.0), |(count, sum), value| (count + 1, sum + value));
-    sum / f32::max(count as f32, 1.0)
-}
-
-fn contrast(inside: f32, outside: f32) -> f32 {
+/// (inside - outside) / (inside + outside) of the mean weight per patch of an object's `cells` and of what lies outside of all objects
+/// (not `kept`), 0 to 1.
+pub(super) fn contrast(weights: impl Iterator<Item = f32>, cells: &[bool], kept: &[bool]) -> f32 {
+    let [mut inside, mut outside] = [(0, 0.0_f32); 2];
+    for (weight, (cell, kept)) in weights.zip(cells.iter().zip(kept)) {
+        let side = if *cell { &mut inside } else { &mut outside };
+        if *cell || !*kept {
+            *side = (side.0 + 1, side.1 + weight);
+        }
+    }
+    let [inside, outside] = [inside, outside].map(|(count, sum)| sum / f32::max(count as f32, 1.0));
     ((inside - outside) / (inside + outside).max(f32::MIN_POSITIVE)).clamp(0.0, 1.0)
 }
 

@@ -6,16 +6,20 @@ use std::{fmt, iter};
 
 use image::RgbImage;
 use ndarray::{ArrayView2, Axis};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::affinity::normalised;
 use super::components::components;
 use super::distinct::Distinct;
-use super::{Head, LOST_PATCHES, Mask, Object, Patches, attention, background, lost, ncut, principal_components};
+use super::{Head, LOST_PATCHES, Mask, Object, Patches, attention, background, lost, ncut, principal_components, saliency};
 use crate::cancel;
 use crate::transform::PatchGrid;
 
 /// How objects are found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "MaskMethod")]
 pub enum Method {
     /// The patches that hold most of the CLS token's attention (DINO).
     #[default]
@@ -28,11 +32,13 @@ pub enum Method {
     Lost,
     /// One side of the first principal component.
     Pca,
+    /// What is looked at, lies in the middle, and does not resemble the border ([`saliency`](super::saliency())).
+    Saliency,
 }
 
 impl Method {
     /// All of them, the default first.
-    pub const ALL: [Self; 5] = [Self::Attention, Self::Background, Self::Ncut, Self::Lost, Self::Pca];
+    pub const ALL: [Self; 6] = [Self::Attention, Self::Background, Self::Ncut, Self::Lost, Self::Pca, Self::Saliency];
 
     /// Its name in requests and answers.
     pub fn name(self) -> &'static str {
@@ -42,18 +48,20 @@ impl Method {
             Self::Ncut => "ncut",
             Self::Lost => "lost",
             Self::Pca => "pca",
+            Self::Saliency => "saliency",
         }
     }
 
     /// The threshold where none is given: the papers' values. Attention: the share of its mass that is kept. Background and
     /// ncut: the cosine above which patches are similar. Lost: the least correlation with the seed, whose own is 1. Pca:
-    /// where the first component is cut, in standard deviations.
+    /// where the first component is cut, in standard deviations. Saliency: where the heat is cut, as a multiple of Otsu's cut.
     pub fn default_threshold(self) -> f32 {
         match self {
             Self::Attention => 0.6,
             Self::Background => 0.3,
             Self::Ncut => 0.2,
             Self::Lost | Self::Pca => 0.0,
+            Self::Saliency => 1.0,
         }
     }
 
@@ -66,7 +74,7 @@ impl Method {
         match self {
             Self::Attention => need("attention"),
             Self::Background => need("attention").and(need("keys")),
-            Self::Ncut | Self::Lost | Self::Pca => {
+            Self::Ncut | Self::Lost | Self::Pca | Self::Saliency => {
                 if outputs.contains(&"last_hidden_state") || outputs.contains(&"feature_map") {
                     return Ok(());
                 }
@@ -125,6 +133,7 @@ impl Options {
             Method::Attention => threshold > 0.0 && threshold <= 1.0,
             Method::Background | Method::Ncut | Method::Lost => (-1.0..=1.0).contains(&threshold),
             Method::Pca => (-100.0..=100.0).contains(&threshold),
+            Method::Saliency => threshold > 0.0 && threshold <= 100.0,
         };
         if !fits {
             return Err(SegmentError::Threshold { method, threshold });
@@ -167,6 +176,7 @@ pub enum SegmentError {
     #[error("threshold must {}, not {threshold}", match method {
         Method::Attention => "be above 0 and at most 1",
         Method::Pca => "lie between -100 and 100 for method pca",
+        Method::Saliency => "be above 0 and at most 100 for method saliency",
         _ => "lie between -1 and 1 for this method",
     })]
     Threshold {
@@ -192,8 +202,8 @@ pub enum SegmentError {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Segmentation {
     /// The objects: none empty, none twice (an intersection of more than 0.9 of the union), and none that is only what is left
-    /// of the picture beside an earlier one or all of them. Scores never rise. Attention: most mass first. Background and pca:
-    /// largest first. Ncut and lost: in the order in which they were cut out.
+    /// of the picture beside an earlier one or all of them. Scores never rise. Attention: most mass first. Background, pca and
+    /// saliency: largest first. Ncut and lost: in the order in which they were cut out.
     pub objects: Vec<Object>,
     /// For [`Head::All`], what each head attends to, one share per patch.
     pub heads: Vec<Vec<f32>>,
@@ -268,6 +278,20 @@ pub fn segment(patches: &Patches<'_>, size: (u32, u32), structure: f32, options:
             principal.first().map_or_else(Vec::new, |first| {
                 by_size(&first.iter().map(|value| *value > threshold).collect::<Vec<_>>(), first.as_slice().into(), grid)
             })
+        }
+        Method::Saliency => {
+            let attention = patches.attention().ok();
+            let heat = saliency::saliency(patches.features()?, attention, grid);
+            let cut = saliency::otsu(&heat) * threshold;
+            let kept: Vec<bool> = heat.iter().map(|value| *value > cut).collect();
+            let mut parts = by_size(&kept, heat.into(), grid);
+            // How much the object is looked at orders masks by their overlap with the truth better than any difference of features.
+            if let Some(attention) = attention.and_then(|heads| heads.mean_axis(Axis(0))) {
+                for part in &mut parts {
+                    part.contrast = Some(attention::contrast(attention.iter().copied(), &part.cells, &kept));
+                }
+            }
+            parts
         }
     };
 

@@ -20,6 +20,7 @@ mod affinity;
 mod attention;
 mod background;
 mod components;
+mod defaults;
 mod distinct;
 mod guided;
 mod heatmap;
@@ -31,6 +32,7 @@ mod patches;
 mod pca;
 mod polygons;
 mod rle;
+mod saliency;
 mod similarity;
 mod structure;
 
@@ -38,7 +40,8 @@ use std::sync::Arc;
 
 pub use attention::{Head, head_cells};
 pub use background::{Background, background};
-pub use guided::guide;
+pub use defaults::{MaskDefaults, MaskFigures};
+pub use guided::{Refine, guide};
 pub use heatmap::Heatmap;
 pub use lost::{Expansion, LOST_PATCHES, lost};
 pub use mask::{Mask, PngError, map_png, patch_at};
@@ -47,6 +50,7 @@ pub use ncut::{Cut, ncut};
 pub use patches::Patches;
 pub use pca::principal_components;
 pub use rle::Rle;
+pub use saliency::saliency;
 pub use similarity::similarity;
 pub use structure::structure;
 
@@ -56,12 +60,12 @@ pub struct Object {
     /// Where it is.
     pub mask: Mask,
     /// How far it stands out, between 0 and 1; close to 0 in a picture without an object. The picture's [`structure()`] times,
-    /// for [`Method::Attention`], the contrast (inside - outside) / (inside + outside) of the mean attention per patch,
+    /// for [`Method::Attention`] and [`Method::Saliency`], the contrast (inside - outside) / (inside + outside) of the mean attention per patch,
     /// outside being what no object covers; for the others, 1 minus the cosine between the mean features inside and outside.
     /// What lies around an object differs from it as much as it does from that: of such a difference a later object keeps the
     /// share of what the earlier ones left that it leaves in turn, and no score is above that of the object before.
     pub score: f32,
     /// What the method put its threshold to, one value per patch, row by row: attention (shares of its mass), 1 minus the
-    /// similarity to the background's seed, the cut's eigenvector, the correlation with the seed, or the first component.
+    /// similarity to the background's seed, the cut's eigenvector, the correlation with the seed, the first component, or the saliency.
     pub heat: Arc<[f32]>,
 }

@@ -307,6 +307,7 @@ fn manifest(checkpoint: &Checkpoint, extras: &Extras, options: &Options) -> Mani
         last_blocks: extras.last_blocks as u32,
         layers: extras.layers.iter().map(|layer| *layer as u32).collect(),
         static_size: options.static_size,
+        segment: None,
         position_interpolation: positions.to_owned(),
         transform: checkpoint.transform.clone(),
         source: Source {

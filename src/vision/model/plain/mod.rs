@@ -147,6 +147,7 @@ fn manifest(path: &Path, info: &GraphInfo, prepared: &InputTransform, mapping: &
         last_blocks: mapping.form.last_blocks as u32,
         layers: Vec::new(),
         static_size: None,
+        segment: None,
         position_interpolation: "unknown".to_owned(),
         transform: prepared.transform.clone(),
         source: Source { file: name, layout: "onnx".to_owned(), sha256: info.sha256.clone(), hub: None },
