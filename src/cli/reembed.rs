@@ -51,7 +51,7 @@ pub(crate) struct Args {
     /// Embed what has only a thumbnail from that; its vectors are worse than those of the picture.
     #[arg(long)]
     from_thumbnails: bool,
-    /// Leave out items whose picture cannot be had. Without it they end everything.
+    /// Leave out items without a usable picture. Without this flag the first of them ends the command.
     #[arg(long)]
     drop_missing: bool,
     /// Precision to embed with.

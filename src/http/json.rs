@@ -58,7 +58,7 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<App> for Strict<T> {
         if !is_announced {
             return Err(unannounced());
         }
-        // A large body takes its time, which other requests shall not wait for.
+        // A large body takes long to parse, which other requests must not wait for.
         let parsed = app.pool.run(move || (parse(&body, LONG), memory)).await?;
         parsed.0.map(Self)
     }

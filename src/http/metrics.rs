@@ -259,7 +259,7 @@ impl Metrics {
         });
         match timeout(LISTING, listing).await {
             Ok(Some(Some(listing))) => {
-                // Collections that are gone take their measurements along.
+                // The measurements of deleted collections are dropped.
                 let numbers: HashMap<&str, u64> = listing.collections.iter().map(|info| (info.name.as_str(), info.number)).collect();
                 self.recalls.lock().retain(|name, (number, _)| numbers.get(name.as_str()) == Some(number));
                 let mut listed = self.listed.lock();

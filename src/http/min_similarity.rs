@@ -19,13 +19,13 @@ use crate::{
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// The value where there is none after that wait: it asks all.
 const ASKS_ALL: f32 = 0.0;
-/// Asking a database what a collection holds reads its whole table. It is asked again after so many times what that took, so that it is
-/// busy with it for a twentieth of the time at most; a folder answers in microseconds, and is asked for each request.
+/// A database reads a whole table to answer whether a collection has changed. It is asked again after so many times as long as that
+/// took, so that it spends a twentieth of the time on it at most; a folder answers in microseconds, and is asked for each request.
 const REST: u32 = 20;
 /// Most collections whose values are kept.
 const MOST_KEPT: usize = 1000;
 
-/// The values of collections, and the one thread that measures them: pictures and searches shall not wait for that.
+/// Measures the values of collections on a thread of its own, which no picture and no search waits for, and caches them.
 pub(super) struct MinSimilarities {
     thread: Pool,
     kept: Mutex<HashMap<CollectionName, Arc<Entry>>>,
@@ -41,15 +41,15 @@ impl Default for MinSimilarities {
 struct Entry {
     /// The collection's number: one that is made again under the name has another.
     number: u64,
-    known: Mutex<Option<Known>>,
+    cached: Mutex<Option<CachedValue>>,
     /// Looks whether the value still holds, and measures it where it does not: once for all requests that come meanwhile.
     renewal: SingleFlight<Result<f32, Problem>>,
 }
 
 #[derive(Clone, Copy)]
-struct Known {
+struct CachedValue {
     measured: MinSimilarity,
-    /// Until then nothing need be asked.
+    /// Until then the collection is not asked whether it has changed.
     good_until: Instant,
 }
 
@@ -64,7 +64,7 @@ impl MinSimilarities {
             // They are measured again when they are asked for.
             kept.clear();
         }
-        let entry = Arc::new(Entry { number, known: Mutex::default(), renewal: SingleFlight::new(Duration::ZERO) });
+        let entry = Arc::new(Entry { number, cached: Mutex::default(), renewal: SingleFlight::new(Duration::ZERO) });
         kept.insert(name.clone(), Arc::clone(&entry));
         entry
     }
@@ -73,7 +73,7 @@ impl MinSimilarities {
 /// The value of a collection: measured by leaving items out, or 0 while the first measurement takes longer than a request should wait.
 pub(super) async fn of(app: &App, collection: &Arc<dyn Collection>) -> Result<f32, Problem> {
     let entry = app.min_similarities.entry(&**collection);
-    let known = *entry.known.lock();
+    let known = *entry.cached.lock();
     if let Some(known) = known.filter(|known| Instant::now() < known.good_until) {
         return Ok(known.measured.value);
     }
@@ -93,11 +93,11 @@ async fn renew(app: App, entry: Arc<Entry>, collection: Arc<dyn Collection>) -> 
             asked.version().map(|version| (version, began.elapsed()))
         })
         .await??;
-    let known = *entry.known.lock();
+    let known = *entry.cached.lock();
     let measured = match known.map(|known| known.measured).filter(|measured| measured.holds_for(version)) {
         Some(measured) => measured,
         None => app.min_similarities.thread.run(move || MinSimilarity::measure(&*collection)).await??,
     };
-    *entry.known.lock() = Some(Known { measured, good_until: Instant::now() + took * REST });
+    *entry.cached.lock() = Some(CachedValue { measured, good_until: Instant::now() + took * REST });
     Ok(measured.value)
 }

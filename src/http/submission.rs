@@ -58,9 +58,9 @@ pub struct Lease {
     memory: MemoryPermit,
 }
 
-/// The forms of a body.
+/// How a body carries its pictures.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Form {
+enum BodyFormat {
     Raw,
     Multipart,
     Json,
@@ -125,9 +125,9 @@ impl<O: DeserializeOwned + Send, J> FromRequest<App> for Upload<O, J> {
         let (form, options) = before_the_body(&parts, app)?;
         let (body, memory) = read(&parts, body, app.limits.body, &app.bodies).await?;
         let content = match form {
-            Form::Raw => Content::Pictures(vec![body], options),
-            Form::Json => Content::Json(JsonRequest { body, query: from_query(&parts.uri)? }),
-            Form::Multipart => {
+            BodyFormat::Raw => Content::Pictures(vec![body], options),
+            BodyFormat::Json => Content::Json(JsonRequest { body, query: from_query(&parts.uri)? }),
+            BodyFormat::Multipart => {
                 let most = app.limits.pictures;
                 // All of it is here: this never waits, but for the processor.
                 let split = move || futures::executor::block_on(from_multipart(parts, body, most));
@@ -164,7 +164,7 @@ impl<O: DeserializeOwned + Send + 'static> FromRequest<App> for Submission<O> {
         let most = app.limits.pictures;
         let (mut pictures, options) = match content {
             Content::Pictures(pictures, options) => (pictures.into_iter().map(ImageSource::from).collect(), options),
-            // Base64 of many megabytes takes its time, which other requests shall not wait for.
+            // Base64 of many megabytes takes long to decode, which other requests must not wait for.
             Content::Json(request) => app.pool.run(move || from_json(&request, most)).await??,
         };
         let mut lease = Lease::take(app, at_least_one(&pictures)?, memory)?;
@@ -182,11 +182,11 @@ pub(super) fn at_least_one<T>(pictures: &[T]) -> Result<usize, Problem> {
 }
 
 /// All that can be refused before the body is read: the form, the options in the query, a full queue.
-fn before_the_body<O: DeserializeOwned>(parts: &Parts, app: &App) -> Result<(Form, O), Problem> {
+fn before_the_body<O: DeserializeOwned>(parts: &Parts, app: &App) -> Result<(BodyFormat, O), Problem> {
     let form = form(&parts.headers)?;
     let options = from_query(&parts.uri)?;
     // JSON may hold no picture at all, which is known once it is parsed.
-    if form != Form::Json {
+    if form != BodyFormat::Json {
         // Only checked here: a client that sends slowly should not take part of the queue.
         drop(app.admission.admit(1)?);
     }
@@ -194,7 +194,7 @@ fn before_the_body<O: DeserializeOwned>(parts: &Parts, app: &App) -> Result<(For
 }
 
 /// Which form the headers announce.
-fn form(headers: &HeaderMap) -> Result<Form, Problem> {
+fn form(headers: &HeaderMap) -> Result<BodyFormat, Problem> {
     let refused = |what: String| {
         Problem::new(
             Code::UnsupportedMediaType,
@@ -210,9 +210,9 @@ fn form(headers: &HeaderMap) -> Result<Form, Problem> {
     };
     let kind: Option<Mime> = value.to_str().ok().and_then(|text| text.parse().ok());
     match kind.as_ref().map(|kind| (kind.type_(), kind.subtype())) {
-        Some((mime::IMAGE, _) | (mime::APPLICATION, mime::OCTET_STREAM)) => Ok(Form::Raw),
-        Some((mime::MULTIPART, mime::FORM_DATA)) => Ok(Form::Multipart),
-        Some((mime::APPLICATION, mime::JSON)) => Ok(Form::Json),
+        Some((mime::IMAGE, _) | (mime::APPLICATION, mime::OCTET_STREAM)) => Ok(BodyFormat::Raw),
+        Some((mime::MULTIPART, mime::FORM_DATA)) => Ok(BodyFormat::Multipart),
+        Some((mime::APPLICATION, mime::JSON)) => Ok(BodyFormat::Json),
         _ => Err(refused(format!("Content-Type {value:?} is not one of ours"))),
     }
 }

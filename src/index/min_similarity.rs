@@ -40,9 +40,9 @@ impl MinSimilarity {
         let asked = asked(collection.info()?.index.scanned);
         let sample = collection.sample(asked)?;
         let nearest = if sample.items.len() == sample.version.count {
-            within(&sample, collection.spec().dim)
+            nearest_in_sample(&sample, collection.spec().dim)
         } else {
-            searched(collection, &sample)?
+            nearest_by_search(collection, &sample)?
         };
         Ok(Self { value: quantile(nearest), version: sample.version })
     }
@@ -61,7 +61,7 @@ fn asked(scanned: usize) -> usize {
 }
 
 /// For each item of a sample that is the whole collection, the similarity of the nearest other one.
-fn within(sample: &Sample, dim: usize) -> Vec<f32> {
+fn nearest_in_sample(sample: &Sample, dim: usize) -> Vec<f32> {
     let Ok(vectors) = ArrayView2::from_shape((sample.items.len(), dim), &sample.vectors) else { return Vec::new() };
     let similarities = vectors.dot(&vectors.t());
     let nearest = similarities.rows().into_iter().enumerate().filter_map(|(own, row)| {
@@ -72,7 +72,7 @@ fn within(sample: &Sample, dim: usize) -> Vec<f32> {
 }
 
 /// For each item of a sample the similarity of the nearest other item of the collection.
-fn searched(collection: &dyn Collection, sample: &Sample) -> Result<Vec<f32>, Error> {
+fn nearest_by_search(collection: &dyn Collection, sample: &Sample) -> Result<Vec<f32>, Error> {
     let dim = collection.spec().dim;
     // The item itself is the nearest, or, of several copies, among the first.
     let search = Search { k: 2, ..Search::default() };

@@ -25,7 +25,7 @@ pub struct Sample {
     pub vectors: Vec<f32>,
 }
 
-/// Of a sample of `most` items, how many are the newest ones: what was just added shall be seen.
+/// Of a sample of `most` items, how many are the newest ones, so that new items show up.
 pub(super) fn newest_of(most: usize) -> usize {
     most / 10
 }

@@ -28,7 +28,7 @@ impl Pool {
     /// Waits for a permit, then for `work`.
     ///
     /// When this future is dropped, work that has not begun is dropped, and work that has begun is cancelled: it ends at
-    /// its next look at [`cancel`], and runs to its end where it does not look, as writes do that shall happen as a whole.
+    /// its next check of [`cancel`]. Work that has to happen as a whole, such as writes, does not check, and runs to its end.
     ///
     /// # Errors
     /// When `work` panicked.

@@ -23,7 +23,7 @@ pub(crate) struct Eigenpair {
 
 /// The largest eigenpair of `apply` among the vectors that are orthogonal to those of `fixed`, each of which has length 1
 /// and is an eigenvector itself. `None` where there is no such vector (`start` lies in the span of `fixed`), where numbers
-/// overflow, and where the caller does not wait any more ([`cancel`]).
+/// overflow, and where the request was cancelled ([`cancel`]).
 ///
 /// The answer lies in the span of what `apply` makes of `start`: components at which `start` and every image are zero
 /// stay zero.

@@ -47,7 +47,7 @@ pub enum Error {
     /// The principal components cannot be found.
     #[error("the features have no principal components; start from random places")]
     Components,
-    /// The caller does not wait any more.
+    /// The request was cancelled.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
     /// The system gives no thread.
@@ -121,7 +121,7 @@ pub fn map(mut features: Array2<f32>, options: &Options) -> Result<Array2<f32>, 
 }
 
 /// The `k` nearest others of each row, nearest first, by Euclidean distance between rows of length 1. Incomplete where the
-/// caller does not wait any more.
+/// request was cancelled.
 fn neighbours(features: &Array2<f32>, k: usize) -> Vec<Vec<Neighbor<f64>>> {
     let k = k.clamp(1, features.nrows() - 1);
     let token = cancel::current();

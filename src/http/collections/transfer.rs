@@ -107,7 +107,7 @@ pub(super) async fn snapshot(State(app): State<App>, PathOf(path): PathOf<Collec
         let (_, reservation) = out.into_parts();
         // A snapshot that cannot be restored must not look like one that can.
         snapshot::verify(file.path())?;
-        // What is open can be read after its name is gone, and never stays behind.
+        // An open file can be read after it was unlinked, and a crash leaves none behind.
         let file = file.reopen().map_err(Error::Io)?;
         let length = file.metadata().map_err(Error::Io)?.len();
         Ok((file, length, left_out, reservation))

@@ -65,7 +65,7 @@ pub(super) enum Change {
     Delete(Vec<String>),
 }
 
-/// What a change did: sequence numbers of the new versions in the order of the items, and of those that are gone.
+/// What a change did: sequence numbers of the new versions in the order of the items, and of the deleted or replaced ones.
 #[derive(Default)]
 pub(super) struct Written {
     pub(super) new: Vec<u64>,
@@ -217,7 +217,7 @@ impl Disk {
         })
     }
 
-    /// Vectors by id and sequence number, in that order; `None` where the item is gone or has another number by now.
+    /// Vectors by id and sequence number, in that order; `None` where the item was deleted or replaced.
     pub(super) fn vectors(&self, record: &Record, wanted: &[(&str, u64)]) -> Result<Vec<Option<Vec<f32>>>, Error> {
         self.read(|txn| {
             let table = txn.open_table(ITEMS)?;

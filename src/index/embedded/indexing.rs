@@ -122,7 +122,7 @@ impl EmbeddedCollection {
         self.layout.store(next);
     }
 
-    /// Deletes the saved graph of a collection that is gone, and ends the thread that builds one.
+    /// Deletes the saved graph of a deleted collection, and ends the thread that builds one.
     pub(super) fn retire(&self) {
         self.is_gone.store(true, Ordering::Release);
         self.forget_index();

@@ -23,12 +23,12 @@ const LOOKUP: usize = 64;
 const LOOKUPS: usize = 512;
 const LOOKUPS_PER_K: usize = 16;
 
-/// Rows that are compared between two looks at whether the caller still waits.
+/// Rows that are compared between two checks whether the request was cancelled.
 fn block_of(options: &Search<'_>) -> usize {
     if options.filter.is_some() { FILTERED } else { BLOCK }
 }
 
-/// Compares the query with every row of the segment. Ends early, with less than that, where the caller does not wait any more.
+/// Compares the query with every row of the segment. Ends early, with fewer rows, where the request was cancelled.
 pub(super) fn floats(segment: &Segment, floats: &[f32], query: &[f32], options: &Search<'_>, best: &mut Nearest) {
     let (k, block_rows, token) = (best.k, block_of(options), cancel::current());
     let part = |(start, rows): (usize, &[f32])| {

@@ -9,11 +9,11 @@ use super::rows::VectorData;
 use super::{Error, Filter, Neighbour, Search, scan};
 use dino_vision::cancel;
 
-/// Items that are compared with a filter before a search looks whether its caller still waits: one comparison may take a
+/// Items that are compared with a filter between two checks whether the request was cancelled: one comparison may take a
 /// millisecond.
 pub(super) const FILTERED: usize = 16;
 
-/// Gets vectors from the disk by id and sequence number; `None` for what is gone.
+/// Gets vectors from the disk by id and sequence number; `None` for what was deleted or replaced.
 pub(super) type Lookup<'a> = &'a (dyn Fn(&[(&str, u64)]) -> Result<Vec<Option<Vec<f32>>>, Error> + Sync);
 
 /// The neighbours of a normalised query `[dim]`, nearest first; whether they have pictures is not known here.

@@ -107,7 +107,7 @@ impl Builder {
         }
     }
 
-    /// Deletes those tables; whether all of them are gone, and its end is noted.
+    /// Deletes those tables. True where all of them are deleted and `dropping` is reset.
     fn clear(&self) -> Result<bool, Error> {
         for _ in 0..ATTEMPTS {
             let is_clear = self.database.run_in_background(async |connection| drop_orphans(connection).await)?;
@@ -217,7 +217,7 @@ async fn build(connection: &mut PgConnection, record: &Record, index: &str, defi
         return Ok(());
     }
     let start = Instant::now();
-    // What is left of a build that was broken off is not used, and in the way.
+    // An unfinished index of a build that broke off is not used, and its name is taken.
     for sql in [format!("DROP INDEX CONCURRENTLY IF EXISTS {index}"), format!("CREATE INDEX CONCURRENTLY {index} {definition}")] {
         sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await?;
     }

@@ -31,7 +31,7 @@ pub(super) fn is_worth_retrying(error: &Error) -> bool {
     ["40001", "40P01"].iter().any(|code| has_code(error, code))
 }
 
-/// Whether a table is gone.
+/// Whether a table was deleted.
 pub(super) fn is_missing_table(error: &Error) -> bool {
     has_code(error, NO_TABLE)
 }

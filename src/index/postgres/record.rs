@@ -173,7 +173,7 @@ impl Record {
         }
     }
 
-    /// A collection whose table is gone is gone.
+    /// A missing table means that the collection was deleted.
     pub(super) fn explain(&self, error: Error) -> Error {
         if is_missing_table(&error) { Error::NoCollection(self.name.to_string()) } else { error }
     }

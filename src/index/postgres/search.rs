@@ -35,7 +35,7 @@ pub(super) async fn search(
             return Ok(found);
         }
     }
-    // The index cannot be read in the way that stays allowed, the one over ids can.
+    // Bitmap scans stay allowed: the index over ids supports them, the one over vectors does not.
     nearest(connection, table, query, options, "SET LOCAL enable_indexscan = off", ", id").await
 }
 

@@ -44,7 +44,7 @@ pub(super) fn centred(features: ArrayView2<'_, f32>) -> Array2<f32> {
 
 /// Goes through the products of all pairs of rows once: `visit(first, block)`, where `block` is `[rows, n - first]`, the
 /// products of row `first + i` with row `first + j`. What lies left of it is its mirror image and is not computed. Ends early
-/// where the caller does not wait any more.
+/// where the request was cancelled.
 fn each_block(features: &Array2<f32>, mut visit: impl FnMut(usize, ArrayView2<'_, f32>)) {
     let count = features.nrows();
     let mut products = Array2::zeros((BLOCK.min(count), count));

@@ -241,7 +241,7 @@ pub(super) struct Part {
 /// `structure` is how much there is to see in the picture at all, 0 to 1, see [`structure`](super::structure()); 1 where it is
 /// not known. An object's score is this times how far the object stands out.
 ///
-/// Where the caller does not wait any more ([`cancel`]), it ends early with some of them.
+/// Where the request was cancelled ([`cancel`]), it ends early with some of them.
 ///
 /// # Errors
 /// [`SegmentError`].

@@ -7,7 +7,7 @@ use crate::index::embedded::rows::Rows;
 use crate::index::embedded::similarity::Similarity;
 use dino_vision::cancel;
 
-/// Nodes that a search goes through between two looks at whether its caller still waits.
+/// Nodes that a search visits between two checks whether the request was cancelled.
 const STRIDE: usize = 256;
 
 /// A node and its similarity to what is looked for. Ordered by similarity, nearer ones above; of equal ones the first row.
@@ -91,7 +91,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Up to `width` nodes near the query, the nearest first, found from `from` on (algorithm 2 of the paper). Ends early
-    /// where the caller does not wait any more.
+    /// where the request was cancelled.
     pub(super) fn search(&mut self, layer: &impl Layer, from: &[Found], width: usize) -> Vec<Found> {
         for &found in from {
             if self.is_fresh(found.node()) {
