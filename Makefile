@@ -75,10 +75,10 @@ image-test:
 
 ## Measure the server beside ONNX Runtime alone, OpenVINO and two Python servers
 bench: .cache/bench-serve/ready onnxruntime test-openvino
-	cargo build --release --workspace --bins
+	cargo build --profile dist --workspace --bins
 	DINO_OPENVINO_LIBRARY=$(CURDIR)/.cache/test-openvino/libonnxruntime_providers_openvino_plugin.so \
-	.cache/bench-serve/bin/python tests/bench/serve.py --server target/release/dino-server --trainer target/release/dino-train \
-		--load target/release/load --limit target/release/limit --photo tests/photos/china.jpg
+	.cache/bench-serve/bin/python tests/bench/serve.py --server target/dist/dino-server --trainer target/dist/dino-train \
+		--load target/dist/load --limit target/dist/limit --photo tests/photos/china.jpg
 
 .cache/bench-serve/ready: tests/bench/requirements.txt
 	python3 -m venv .cache/bench-serve
@@ -87,14 +87,14 @@ bench: .cache/bench-serve/ready onnxruntime test-openvino
 
 ## Measure training steps and augmentation beside PyTorch and torchvision
 bench-train: .cache/bench/ready
-	cargo build --release --workspace --bins
-	.cache/bench/bin/python training/bench/compare.py --step target/release/train_step \
-		--augment target/release/augment --pictures .cache/bench/pictures
+	cargo build --profile dist --workspace --bins
+	.cache/bench/bin/python training/bench/compare.py --step target/dist/train_step \
+		--augment target/dist/augment --pictures .cache/bench/pictures
 
 ## Measure the exported graph beside PyTorch's export, PyTorch and torch.compile, and int8 beside f32
 bench-model: .cache/bench/ready onnxruntime
-	cargo build --release --workspace --bins
-	.cache/bench/bin/python training/bench/model.py --program target/release/dino-train
+	cargo build --profile dist --workspace --bins
+	.cache/bench/bin/python training/bench/model.py --program target/dist/dino-train
 
 .cache/bench/ready: training/bench/requirements.txt
 	python3 -m venv .cache/bench
@@ -105,7 +105,7 @@ bench-model: .cache/bench/ready onnxruntime
 
 ## Measure collections beside hnswlib, faiss and usearch; half an hour, 4 GB of disk
 bench-index: onnxruntime .cache/bench-index/ready
-	cargo build --release --workspace --bins
+	cargo build --profile dist --workspace --bins
 	.cache/bench-index/bin/python tests/bench/index.py
 
 .cache/bench-index/ready: tests/bench/requirements-index.txt
@@ -115,7 +115,7 @@ bench-index: onnxruntime .cache/bench-index/ready
 
 ## Measure the methods of /segment
 bench-segment: onnxruntime
-	cargo run --release --package dino-bench --no-default-features --bin segment_time
+	cargo run --profile dist --package dino-bench --no-default-features --bin segment_time
 
 ## Compare exports with timm's and transformers' own networks of full size; an hour, 6 GB of disk; LARGE=1 also the largest, 14 GB of memory
 test-weights: .cache/weights/ready onnxruntime

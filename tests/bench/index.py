@@ -242,8 +242,8 @@ def main():
     if sys.argv[1:2] == ["flat"]:
         return measure_flat(sys.argv[2])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--example", type=Path, default="target/release/index_bench")
-    parser.add_argument("--server", type=Path, default="target/release/dino-server")
+    parser.add_argument("--example", type=Path, default="target/dist/index_bench")
+    parser.add_argument("--server", type=Path, default="target/dist/dino-server")
     parser.add_argument("--model", type=Path, default="models/demo")
     parser.add_argument("--pictures", type=Path, default="tests/data/caltech101-val", help="where the real vectors come from")
     parser.add_argument("--out", type=Path, default=".cache/bench-index")
