@@ -27,7 +27,7 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
     telemetry::start(log.log_format);
     // Until the server has ended.
     let _traces = log.otlp.as_ref().map(Traces::start).transpose().context("--otlp")?;
-    // The ports first: that one is taken should not come out after a minute of loading.
+    // The ports first, so that one that is in use is reported before models are loaded.
     let listeners = http::bind(&options.listen)?;
     let watch = options.metrics_listen.as_ref().map(http::bind).transpose()?;
     let keys = KeyRing::read(options.key_source()).map_err(|reason| {

@@ -1,9 +1,9 @@
-//! Which addresses lie in the public internet.
+//! Which addresses belong to the public internet.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// True for addresses of the public internet: none of this machine, of private or local networks, of cloud providers' metadata, and no
-/// IPv6 address that stands for one of those.
+/// IPv6 address that embeds one of those.
 ///
 /// After IANA's registries of special-purpose addresses.
 pub(crate) fn is_public(address: IpAddr) -> bool {

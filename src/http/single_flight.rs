@@ -24,7 +24,7 @@ impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
         Self { freshness, last: Mutex::new(None) }
     }
 
-    /// The outcome of `work`, which goes on where the caller does not wait for it; `None` where it panicked.
+    /// The outcome of `work`, which continues when the caller is dropped; `None` where it panicked.
     pub(super) async fn get<F>(&self, work: impl FnOnce() -> F) -> Option<T>
     where
         F: Future<Output = T> + Send + 'static,

@@ -113,9 +113,9 @@ pub enum Error {
         "{host} does not answer ({reason}), so {name} was not fetched: check the network; HF_ENDPOINT names another hub, HTTPS_PROXY a proxy"
     )]
     Unreachable {
-        /// Who does not answer.
+        /// The host that does not answer.
         host: String,
-        /// The last try.
+        /// Error of the last attempt.
         reason: String,
         /// What was to be fetched.
         name: String,

@@ -25,7 +25,7 @@ pub struct Registry {
     /// Replaced as a whole: a request that holds a model keeps it until it is answered.
     models: ArcSwap<Vec<Arc<Served>>>,
     options: Options,
-    /// Where each model lies on this machine; those of a hub were fetched at the start, and are not asked for again.
+    /// Path of each model on this machine; those of a hub were fetched at the start, and are not fetched again.
     places: Vec<Named<PathBuf>>,
     /// Held while a model is loaded again: one copy of one model at a time.
     reloading: Mutex<()>,

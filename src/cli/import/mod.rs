@@ -37,10 +37,10 @@ pub(crate) struct Args {
     /// Column of the items' ids [default: id, else the path].
     #[arg(long, value_name = "NAME", requires = "table")]
     id_column: Option<String>,
-    /// Column of the labels, of text or of lists of it [default: label or labels].
+    /// Column of the labels, of strings or of lists of them [default: label or labels].
     #[arg(long, value_name = "NAME", requires = "table")]
     label_column: Option<String>,
-    /// What stands between several labels in one cell, such as `;`. Without it a cell is one label.
+    /// Separator of several labels in one cell, such as `;`. Without it a cell is one label.
     #[arg(long, value_name = "TEXT", requires = "table", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     label_separator: Option<String>,
     /// Embed the pictures of a table that has vectors.
@@ -103,7 +103,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 #[expect(clippy::print_stderr, reason = "for the user of the command")]
 fn ignored(columns: &[String]) {
     if !columns.is_empty() {
-        eprintln!("left out columns that are neither text nor numbers, or that cannot be read: {}", columns.join(", "));
+        eprintln!("left out columns that are neither strings nor numbers, or that cannot be read: {}", columns.join(", "));
     }
 }
 

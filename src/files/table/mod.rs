@@ -24,7 +24,7 @@ pub struct Columns {
     pub id: Option<String>,
     /// Their labels: `label` or `labels`.
     pub label: Option<String>,
-    /// What stands between several labels of one cell; without it a cell is one label.
+    /// Separator of several labels of one cell; without it a cell is one label.
     pub separator: Option<String>,
 }
 
@@ -117,7 +117,7 @@ pub enum Error {
     Vectors(#[from] vectors::Error),
 }
 
-/// Opens a table. Of one with vectors the pictures are taken where `embed` says so.
+/// Opens a table. With `embed`, the vectors of one that has them are ignored, and its pictures embedded.
 ///
 /// # Errors
 /// See [`Error`]; all of a CSV file is checked, and of a Parquet file whatever is not vectors.

@@ -1,7 +1,7 @@
 //! Embeddings of an unfinished run: one small file for each batch of pictures, so that a run that was killed can be continued.
 //!
 //! A part is named by a hash over the settings and over the names, sizes and times of its files. Whatever changes makes
-//! another name, and is embedded anew. The folder of the parts stands beside the file that they become, with a dot before
+//! another name, and is embedded anew. The folder of the parts is beside the file that they become, with a dot before
 //! its name, and goes when that is complete.
 //!
 //! A part: length of the head (u64), head as JSON, then the vectors (f32), little-endian.

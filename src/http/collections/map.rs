@@ -134,7 +134,7 @@ fn make(maps: &MapBuilder, collection: &dyn Collection, points: usize) -> Result
     let places = match tsne::map(vectors, &tsne::Options::default()) {
         Ok(places) => fitted(&places),
         Err(tsne::Error::TooFew(_)) => Vec::new(),
-        // Items that are all the same lie in one place.
+        // Identical vectors have no principal components: all items get one point.
         Err(tsne::Error::Components) => vec![(0.5, 0.5); items.len()],
         Err(tsne::Error::Cancelled(error)) => return Err(error.into()),
         Err(error) => return Err(Problem::new(Code::Internal, error.to_string())),

@@ -114,7 +114,7 @@ pub(super) async fn snapshot(State(app): State<App>, PathOf(path): PathOf<Collec
     };
     let place = app.transfers.written.take(request_context::key().as_deref()).await;
     let write = move || {
-        // Held by the work, which goes on for a moment when its caller has left.
+        // Moved into the work, which continues for a moment after the request was cancelled.
         let _place = place;
         write()
     };
@@ -202,7 +202,7 @@ pub(super) async fn restore(
     let turn = app.transfers.turn.clone().acquire_owned().await.expect("this semaphore is never closed");
     let path = file.path().to_owned();
     let restore = move || -> Result<_, Error> {
-        // Held by the work, which goes on for a moment when its caller has left.
+        // Moved into the work, which continues for a moment after the request was cancelled.
         let _held = (place, turn, reservation);
         let mut snapshot = Snapshot::open(file.path())?;
         let spec = snapshot.header().spec.clone();
@@ -235,7 +235,7 @@ fn no_room(full: BudgetExceeded) -> Problem {
     Problem::new(Code::BodyTooLarge, detail)
 }
 
-/// Writes a body to a file as it arrives. It may take its time as a whole, but neither stand still nor creep.
+/// Writes a body to a file as it arrives. The whole may take long, but a body that stops or is too slow is refused.
 async fn receive(app: &App, store: &Arc<dyn Store>, body: Body) -> Result<(NamedTempFile, Reservation), Problem> {
     let mut chunks = body.into_data_stream();
     let idle = app.limits.body.time;

@@ -110,7 +110,7 @@ fn wait(children: &mut [Child], stop: &AtomicBool) -> Result<()> {
         thread::sleep(PAUSE);
     }
     let Some((first, _)) = failed else { return Ok(()) };
-    // Several may have ended between two looks: who was killed has caused it, and could not say so.
+    // Several may have ended between two checks. One that was killed is the cause, and printed no error itself.
     let killed = ended.iter().enumerate().find_map(|(rank, status)| Some((rank, status.as_ref()?.signal()?)));
     match killed {
         Some((rank, signal)) => {

@@ -117,7 +117,7 @@ pub enum Error {
         address: String,
         /// How long it waited.
         seconds: u64,
-        /// Who is not there.
+        /// The missing ranks.
         missing: Vec<usize>,
     },
     /// Rank 0 was started for another number of processes.

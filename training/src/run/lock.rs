@@ -22,14 +22,14 @@ pub enum Error {
     Io(#[from] std::io::Error),
 }
 
-/// The right to write in a folder, until it is dropped or the process ends in whatever way.
+/// The right to write in a folder, until it is dropped or the process ends, however it ends.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
 }
 
 impl Lock {
-    /// Takes the folder, or says who has it.
+    /// Locks the folder; the error names the process that holds it.
     ///
     /// # Errors
     /// When another run has it, or the lock file cannot be written.
