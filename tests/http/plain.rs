@@ -206,7 +206,7 @@ fn weights_beside_the_file_are_read_and_are_part_of_what_a_collection_depends_on
     assert_ne!(info(&serve(&file, &[]))["source_sha256"], hash);
     fs_err::remove_file(&weights).unwrap();
     let said = refusal(&file);
-    assert!(said.contains("model.onnx_data") && said.contains("does not exist"), "{said}");
+    assert!(said.contains("model.onnx_data is not there") && said.contains("copy it"), "{said}");
 }
 
 #[test]

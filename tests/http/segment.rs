@@ -4,7 +4,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{Server, file},
+    harness::{Server, file, tiny_model},
     pictures::{png, scene},
 };
 
@@ -132,4 +132,33 @@ fn a_point_is_most_similar_to_its_own_patch() {
     ask(json!({"points": [[600, 0]]})).problem(400, "bad_parameter");
     ask(json!({"points": []})).problem(400, "bad_parameter");
     ask(json!({"points": "here"})).problem(400, "bad_parameter");
+}
+
+#[test]
+fn a_model_of_one_size_masks_pictures_of_all_sizes() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["model.onnx", "manifest.json"] {
+        fs_err::copy(tiny_model().join(name), folder.path().join(name)).unwrap();
+    }
+    let path = folder.path().join("manifest.json");
+    let mut manifest: Value = serde_json::from_slice(&fs_err::read(&path).unwrap()).unwrap();
+    manifest["static_size"] = json!([224, 224]);
+    fs_err::write(&path, manifest.to_string()).unwrap();
+    let models = [format!("fixed={}", folder.path().display()), format!("free={}", tiny_model().display())];
+    // The free model is given the fixed one's size, on a picture that both stretch to the same square.
+    let server = Server::with_models(&[&models[0], &models[1]], &["--segment-size", "224"]);
+    let square = png(&scene(90, 90, 6));
+    let ask = |path: &str, model: &str, picture: &[u8]| {
+        let mut answer = server.post(&format!("{path}model={model}"), "image/png", picture).ok().json();
+        answer.as_object_mut().unwrap().remove("model");
+        answer
+    };
+    for path in ["/embed?", "/segment?format=rle&"] {
+        assert_eq!(ask(path, "fixed", &square), ask(path, "free", &square), "{path}");
+    }
+    for (width, height) in [(97, 43), (7, 7), (300, 9)] {
+        let answer = ask("/segment?format=rle&", "fixed", &png(&scene(width, height, 6)))["results"][0].clone();
+        assert_eq!((&answer["width"], &answer["height"]), (&json!(width), &json!(height)));
+        assert_eq!(answer["masks"][0]["rle"]["size"], json!([height, width]));
+    }
 }
