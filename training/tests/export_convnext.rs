@@ -1,7 +1,5 @@
 //! DINOv3's `ConvNeXt`, against what transformers answers with the same weights (`tests/data/convnext/make.py`).
 
-#![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
-
 mod common;
 
 use std::path::{Path, PathBuf};

@@ -1,7 +1,5 @@
 //! What a graph gives beside its usual outputs, when it is asked to.
 
-#![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
-
 mod common;
 
 use std::path::Path;

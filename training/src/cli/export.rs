@@ -38,15 +38,15 @@ pub struct Args {
     /// Blocks, counted from the last, whose CLS tokens the model gives too, for heads that `linear` trains on several.
     #[arg(long, value_name = "N", default_value_t = 0)]
     last_blocks: usize,
-    /// Numbers of blocks, from 1, all of whose tokens the model gives too, as the outputs hidden_state_N, for `/embed?layer=N`; for
+    /// Numbers of blocks, from 1, all of whose tokens the model gives too, as the outputs `hidden_state_N`, for `/embed?layer=N`; for
     /// example 3,6,9,12.
     #[arg(long, value_name = "N,N,…", value_delimiter = ',')]
     layers: Vec<usize>,
     /// Height and width in pixels of the only pictures that the model takes, with the positions of their patches folded into the graph: for
-    /// TensorRT and other runtimes that do not compute positions right, or slowly. The number of pictures stays free.
+    /// `TensorRT` and other runtimes that do not compute positions right, or slowly. The number of pictures stays free.
     #[arg(long = "static", value_name = "H,W", value_parser = size, conflicts_with_all = ["size", "crop"])]
     static_size: Option<(u32, u32)>,
-    /// Write the weights into a file beside each ONNX file (model.onnx_data), as happens by itself where they take more than the 2 GiB that
+    /// Write the weights into a file beside each ONNX file (`model.onnx_data`), as happens by itself where they take more than the 2 GiB that
     /// one ONNX file can hold.
     #[arg(long)]
     external_data: bool,

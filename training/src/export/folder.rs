@@ -20,7 +20,7 @@ const MAPPED: &str = "mapped.onnx";
 
 /// A model folder that is being written.
 pub(super) struct Folder {
-    folder: PathBuf,
+    path: PathBuf,
     external: bool,
     pub(super) manifest: Manifest,
     /// For each precision, a graph whose weights lie in its files.
@@ -29,15 +29,15 @@ pub(super) struct Folder {
 
 impl Folder {
     /// An empty folder.
-    pub(super) fn create(folder: &Path, manifest: Manifest, external: bool) -> Result<Self, Error> {
-        fs_err::create_dir(folder)?;
-        Ok(Self { folder: folder.to_owned(), external, manifest, graphs: BTreeMap::new() })
+    pub(super) fn create(path: &Path, manifest: Manifest, external: bool) -> Result<Self, Error> {
+        fs_err::create_dir(path)?;
+        Ok(Self { path: path.to_owned(), external, manifest, graphs: BTreeMap::new() })
     }
 
     /// Writes the ONNX file of a precision. Returns where its weights lie.
     fn write(&mut self, backbone: &Backbone, precision: Precision, format: Format<'_>, extras: &Extras) -> Result<Places, Error> {
         let name = file_name(precision);
-        let written = onnx::write(backbone, format, extras, Target { folder: &self.folder, name, external: self.external })?;
+        let written = onnx::write(backbone, format, extras, Target { folder: &self.path, name, external: self.external })?;
         let data = written.data.map(|sha256| Data { name: onnx::data_name(name), sha256 });
         let file = File { name: name.to_owned(), sha256: written.sha256, data, cost: None };
         self.manifest.files.insert(precision.as_str().to_owned(), file);
@@ -54,7 +54,7 @@ impl Folder {
 
     /// A session of a graph whose weights lie in the files of this folder.
     fn session(&self, graph: &[u8]) -> Result<RawSession, Error> {
-        let path = self.folder.join(MAPPED);
+        let path = self.path.join(MAPPED);
         fs_err::write(&path, graph)?;
         let session = RawSession::of_mapped_file(&path);
         fs_err::remove_file(&path)?;
@@ -63,7 +63,7 @@ impl Folder {
 
     fn save(&self) -> Result<(), Error> {
         let json = serde_json::to_vec_pretty(&self.manifest).map_err(std::io::Error::from)?;
-        Ok(fs_err::write(self.folder.join(Manifest::FILE_NAME), json)?)
+        Ok(fs_err::write(self.path.join(Manifest::FILE_NAME), json)?)
     }
 
     fn set_cost(&mut self, precision: Precision, cost: Cost) {

@@ -129,17 +129,14 @@ fn head(name: &str, constant: &Constant<'_>, outside: Option<&Place>) -> Vec<u8>
     }
     head.extend(number(DATA_TYPE, constant.data_type as u64));
     head.extend(bytes(NAME, name.as_bytes()));
-    match outside {
-        Some(Place { file, start, length }) => {
-            for (key, value) in [("location", file.clone()), ("offset", start.to_string()), ("length", length.to_string())] {
-                head.extend(bytes(EXTERNAL_DATA, &[bytes(1, key.as_bytes()), bytes(2, value.as_bytes())].concat()));
-            }
-            head.extend(number(DATA_LOCATION, EXTERNAL));
+    if let Some(Place { file, start, length }) = outside {
+        for (key, value) in [("location", file.clone()), ("offset", start.to_string()), ("length", length.to_string())] {
+            head.extend(bytes(EXTERNAL_DATA, &[bytes(1, key.as_bytes()), bytes(2, value.as_bytes())].concat()));
         }
-        None => {
-            head.extend(key(RAW_DATA));
-            head.extend(varint(constant.payload.len() as u64));
-        }
+        head.extend(number(DATA_LOCATION, EXTERNAL));
+    } else {
+        head.extend(key(RAW_DATA));
+        head.extend(varint(constant.payload.len() as u64));
     }
     head
 }

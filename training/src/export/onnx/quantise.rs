@@ -53,7 +53,9 @@ pub(super) fn linear<'w>(
     }
     drop(integers);
     scale.apply(&mut steps);
-    bias.iter_mut().for_each(|bias| scale.apply(bias));
+    if let Some(bias) = &mut bias {
+        scale.apply(bias);
+    }
     let make = move || transposed(&quantise().0, out, input).into_iter().map(i8::cast_unsigned).collect();
     let weight = graph.made(&format!("{name}.weight"), (Type::Int8, 1), &[input, out], make);
     let steps = graph.floats(&format!("{name}.steps"), &[out], &steps);
