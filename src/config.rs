@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::{
-    fetch, http,
+    embedding_cache, fetch, http,
     index::{self, IndexUrl},
     serving, telemetry,
 };
@@ -21,6 +21,9 @@ pub struct ServeArgs {
     /// The HTTP server.
     #[command(flatten)]
     pub http: http::Options,
+    /// The cache of embeddings.
+    #[command(flatten)]
+    pub cache: embedding_cache::Options,
     /// The collections.
     #[command(flatten)]
     pub collections: index::Options,

@@ -21,9 +21,10 @@ const SERVER: Walls = &[
     ("fetch", &["flags"]),
     ("files", &["encoding", "index"]),
     ("serving", &["flags", "traces"]),
-    ("http", &["encoding", "fetch", "flags", "index", "serving", "telemetry", "traces"]),
-    ("config", &["fetch", "http", "index", "serving", "telemetry"]),
-    ("cli", &["config", "encoding", "fetch", "files", "flags", "http", "index", "serving", "telemetry", "traces"]),
+    ("embedding_cache", &["flags"]),
+    ("http", &["embedding_cache", "encoding", "fetch", "flags", "index", "serving", "telemetry", "traces"]),
+    ("config", &["embedding_cache", "fetch", "http", "index", "serving", "telemetry"]),
+    ("cli", &["config", "embedding_cache", "encoding", "fetch", "files", "flags", "http", "index", "serving", "telemetry", "traces"]),
 ];
 
 const VISION: Walls = &[

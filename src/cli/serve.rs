@@ -6,6 +6,7 @@ use anyhow::Context;
 use dino_program::signals;
 use dino_server::{
     config::ServeArgs,
+    embedding_cache::EmbeddingCache,
     fetch::Fetcher,
     http::{self, App, Endpoint, KeyRing, ShutdownSignal, State, Timeouts},
     index::{self, Opening},
@@ -23,7 +24,7 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
     // Nothing has been answered yet that would have to be finished.
     let starting = signals::end_while_starting()?;
     args.check()?;
-    let ServeArgs { models, http: options, collections, urls, log } = args;
+    let ServeArgs { models, http: options, cache, collections, urls, log } = args;
     telemetry::start(log.log_format);
     // Until the server has ended.
     let _traces = log.otlp.as_ref().map(Traces::start).transpose().context("--otlp")?;
@@ -37,7 +38,8 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
     let fetcher = Fetcher::new(&urls, options.max_body).context("--url-ca")?;
     // Beside the models, which take their time too.
     let (store, opening) = collections.open(options.request_timeout)?;
-    let state = State::new(&options, keys, Registry::load(models)?, store, fetcher);
+    let embeddings = EmbeddingCache::open(&cache).context("--embedding-cache-dir")?;
+    let state = State::new(&options, keys, Registry::load(models)?, store, fetcher).with_embedding_cache(embeddings);
     let app = Arc::new(if log.otlp.is_some() { state.traced() } else { state });
     let timeouts = Timeouts { head: options.read_timeout, write: options.write_timeout, drain: options.request_timeout + ANSWER_TIME };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;

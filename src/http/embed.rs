@@ -1,6 +1,6 @@
 //! `POST /embed`: vectors of pictures.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use axum::{extract::State, http::HeaderName};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -12,14 +12,15 @@ use serde_json::json;
 use super::{
     App,
     answer::Encoder,
-    infer::infer,
+    embedded::{Embeddings, Tokens, embed},
     problem::{Code, Problem},
     response::{Either, FileBody, JsonBody, MediaTypes, Timed},
     submission::Submission,
 };
 use crate::{
+    embedding_cache::Embedded,
     encoding::{Dtype, Encoded, Values, npy_header},
-    serving::{Inferred, Served},
+    serving::Served,
     traces::timed,
 };
 use dino_vision::{
@@ -50,6 +51,10 @@ pub(super) struct Options {
     /// The model; without it the first one that is served.
     model: Option<String>,
     pooling: Pooling,
+    /// Number of the block, from 1, whose tokens become the vector, after the final norm; the last one if left out. Other ones have to be in
+    /// the model's folder (`dino-train export --layers`).
+    #[schemars(range(min = 1))]
+    layer: Option<u32>,
     /// Whether vectors are brought to length 1, after they were cut.
     normalize: bool,
     dtype: Dtype,
@@ -63,6 +68,7 @@ impl Default for Options {
         Self {
             model: None,
             pooling: Pooling::default(),
+            layer: None,
             normalize: true,
             dtype: Dtype::default(),
             encoding: Encoding::default(),
@@ -77,8 +83,8 @@ impl Options {
         Self { dimensions, ..Self::default() }
     }
 
-    /// Refuses what can be known to fail before a picture is decoded.
-    pub(super) fn check(&self, served: &Served) -> Result<(), Problem> {
+    /// Which tokens become the vectors. Refuses what can be known to fail before a picture is decoded.
+    pub(super) fn check(&self, served: &Served) -> Result<Tokens, Problem> {
         let dim = self.pooling.dim(served.manifest().dim as usize);
         if let Some(dimensions) = self.dimensions
             && !(1..=dim).contains(&dimensions)
@@ -92,8 +98,30 @@ impl Options {
                 "encoding: patches as int8 have a scale each, which npy and raw cannot hold; ask for json or base64",
             ));
         }
-        Ok(())
+        Ok(Tokens { pooling: self.pooling, layer: self.layer(served)? })
     }
+
+    /// The block whose tokens are pooled; `None` for the last one.
+    fn layer(&self, served: &Served) -> Result<Option<u32>, Problem> {
+        let depth = served.manifest().depth;
+        match self.layer {
+            Some(layer) if layer == 0 || (depth > 0 && layer > depth) => {
+                let known = if depth > 0 { format!(" to {depth}, its last one") } else { " on".to_owned() };
+                Err(Problem::new(Code::BadParameter, format!("layer: this model has blocks from 1{known}, and none of number {layer}")))
+            }
+            Some(layer) if layer == depth => Ok(None),
+            Some(layer) if !served.layers().contains(&layer) => {
+                Err(EmbeddingError::LacksLayer { layer, layers: served.layers().to_vec() }.into())
+            }
+            layer => Ok(layer),
+        }
+    }
+}
+
+/// The blocks that [`Options::layer`] may name.
+pub(super) fn layers(served: &Served) -> Vec<u32> {
+    let depth = Some(served.manifest().depth).filter(|depth| *depth > 0 && !served.layers().contains(depth));
+    served.layers().iter().copied().chain(depth).collect()
 }
 
 /// Errors beside those that any submission may end with.
@@ -102,22 +130,20 @@ pub(super) const ERRORS: &[Code] = &[Code::UnknownModel, Code::ModelLacksOutput]
 pub(super) async fn handle(State(app): State<App>, submission: Submission<Options>) -> Result<Timed<Vectors>, Problem> {
     let Submission { pictures, options, lease } = submission;
     let served = app.registry.get(options.model.as_deref())?;
-    options.check(&served)?;
-    let transform = served.manifest().transform.clone();
-    let inference = infer(&app, &served, pictures, move |picture| transform.apply(picture)).await?;
-    let (timing, inferred) = (inference.timing, inference.inferred);
+    let tokens = options.check(&served)?;
+    let Embeddings { pictures, timing } = embed(&app, &served, pictures, tokens).await?;
     let encoder = Encoder::new(&app);
-    let vectors = timed("encode", app.pool.run(move || answer(&served, &inferred, &options, &encoder))).await??;
+    let vectors = timed("encode", app.pool.run(move || answer(&served, &pictures, &options, &encoder))).await??;
     drop(lease);
     Ok(timing.with(vectors))
 }
 
 /// One picture's rows: `[1, D]`, or `[patches, D]`.
-pub(super) fn rows(served: &Served, inferred: &Inferred, options: &Options) -> Result<Array3<f32>, Problem> {
-    let mut rows = embedding::pool(&inferred.outputs, served.manifest().registers as usize, options.pooling)?;
-    if let Some(dimensions) = options.dimensions {
-        rows = embedding::cut(&rows, dimensions)?;
-    }
+pub(super) fn rows(embedded: &Embedded, options: &Options) -> Result<Array3<f32>, Problem> {
+    let mut rows = match options.dimensions {
+        Some(dimensions) => embedding::cut(&embedded.rows, dimensions)?,
+        None => embedded.rows.clone(),
+    };
     if options.normalize {
         embedding::normalise(&mut rows);
     }
@@ -141,10 +167,10 @@ impl MediaTypes for ArrayFile {
     const NAMES: &'static [&'static str] = &[NPY, RAW];
 }
 
-fn answer(served: &Served, inferred: &[Inferred], options: &Options, encoder: &Encoder) -> Result<Vectors, Problem> {
-    let pictures: Vec<_> = inferred.iter().map(|inferred| rows(served, inferred, options)).collect::<Result<_, _>>()?;
+fn answer(served: &Served, embedded: &[Arc<Embedded>], options: &Options, encoder: &Encoder) -> Result<Vectors, Problem> {
+    let pictures: Vec<_> = embedded.iter().map(|embedded| rows(embedded, options)).collect::<Result<_, _>>()?;
     match options.encoding {
-        Encoding::Json | Encoding::Base64 => as_json(served, inferred, options, &pictures, encoder).map(Either::First),
+        Encoding::Json | Encoding::Base64 => as_json(served, embedded, options, &pictures, encoder).map(Either::First),
         Encoding::Npy | Encoding::Raw => as_bytes(served, options, &pictures, encoder).map(Either::Second),
     }
 }
@@ -177,7 +203,7 @@ enum Scales {
 
 fn as_json(
     served: &Served,
-    inferred: &[Inferred],
+    embedded: &[Arc<Embedded>],
     options: &Options,
     pictures: &[Array3<f32>],
     encoder: &Encoder,
@@ -203,7 +229,7 @@ fn as_json(
         dtype: options.dtype,
         pooling: options.pooling,
         embeddings,
-        grid: patches.then(|| inferred.iter().map(|inferred| shape_of(served.grid(inferred))).collect()),
+        grid: patches.then(|| embedded.iter().map(|embedded| shape_of(embedded.grid)).collect()),
         scales: (options.dtype == Dtype::Int8).then_some(scales),
     })?;
     Ok(body)
@@ -311,7 +337,7 @@ fn listed<T: ToString>(values: &[T]) -> String {
 impl From<EmbeddingError> for Problem {
     fn from(error: EmbeddingError) -> Self {
         let code = match error {
-            EmbeddingError::LacksOutput { .. } => Code::ModelLacksOutput,
+            EmbeddingError::LacksOutput { .. } | EmbeddingError::LacksLayer { .. } => Code::ModelLacksOutput,
             EmbeddingError::Unknown(_) | EmbeddingError::Dimensions { .. } => Code::BadParameter,
         };
         Self::new(code, error.to_string())

@@ -68,7 +68,7 @@ struct Agreement {
     /// Whether the cosines are as high as this precision has to reach. Where they are not, the device was trusted by `--trust-device`.
     agrees: bool,
     /// Lowest cosine of each output over the pictures; null where a number is not finite.
-    cosines: BTreeMap<&'static str, Option<f64>>,
+    cosines: BTreeMap<String, Option<f64>>,
 }
 
 /// Requests can be answered.
@@ -90,7 +90,7 @@ impl Model {
                 cosines: agreement
                     .outputs()
                     .iter()
-                    .map(|output| (output.name, Some(output.cosine).filter(|cosine| cosine.is_finite())))
+                    .map(|output| (output.name.to_string(), Some(output.cosine).filter(|cosine| cosine.is_finite())))
                     .collect(),
             }),
             workers: health.workers,

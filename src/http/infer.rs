@@ -31,6 +31,8 @@ pub(super) struct Timing {
     transform: Duration,
     queue: Duration,
     infer: Duration,
+    /// Pictures whose embedding was known, and all, where there is a cache.
+    cached: Option<(usize, usize)>,
 }
 
 impl Timing {
@@ -39,11 +41,29 @@ impl Timing {
         Timed { timing: Some(self.header()), body }
     }
 
+    /// Adds the times of pictures that a model ran.
+    pub(super) fn add(&mut self, inferred: &[Inferred]) {
+        for picture in inferred {
+            self.decode += picture.decoded;
+            self.transform += picture.transformed;
+            self.queue += picture.waited;
+            self.infer += picture.ran;
+        }
+    }
+
+    /// That the embeddings of `known` of `all` pictures were known.
+    pub(super) fn count_cached(&mut self, known: usize, all: usize) {
+        self.cached = Some((known, all));
+    }
+
     /// As a `Server-Timing` header (milliseconds), which browsers show beside the request.
     pub(super) fn header(self) -> (HeaderName, HeaderValue) {
         let times = [self.decode, self.transform, self.queue, self.infer];
         let [decode, transform, queue, infer] = times.map(|time| time.as_secs_f64() * 1e3);
-        let value = format!("decode;dur={decode:.2}, transform;dur={transform:.2}, queue;dur={queue:.2}, infer;dur={infer:.2}");
+        let mut value = format!("decode;dur={decode:.2}, transform;dur={transform:.2}, queue;dur={queue:.2}, infer;dur={infer:.2}");
+        if let Some((known, all)) = self.cached {
+            value.push_str(&format!(", cache;desc=\"{known} of {all}\""));
+        }
         let value = HeaderValue::try_from(value).expect("digits and commas make a header value");
         (SERVER_TIMING, value)
     }
@@ -102,17 +122,12 @@ where
     request_context::set_inferred();
     app.metrics.inferred(served.name(), &inferred);
     let mut timing = Timing::default();
-    for picture in &inferred {
-        timing.decode += picture.decoded;
-        timing.transform += picture.transformed;
-        timing.queue += picture.waited;
-        timing.infer += picture.ran;
-    }
+    timing.add(&inferred);
     Ok((Inference { inferred, timing }, beside))
 }
 
 /// Takes what the pictures declare out of the budget of the caller's key, where that has one.
-async fn count_pixels(app: &App, pictures: &[(usize, Bytes)]) -> Result<(), Problem> {
+pub(super) async fn count_pixels(app: &App, pictures: &[(usize, Bytes)]) -> Result<(), Problem> {
     let Some(key) = request_context::key().filter(|key| key.counts_pixels()) else {
         return Ok(());
     };
@@ -125,7 +140,7 @@ async fn count_pixels(app: &App, pictures: &[(usize, Bytes)]) -> Result<(), Prob
 
 impl Problem {
     /// Says in words too which of several pictures is meant.
-    fn naming(mut self, index: usize, many: bool) -> Self {
+    pub(super) fn naming(mut self, index: usize, many: bool) -> Self {
         if many {
             self.detail = format!("picture {index}: {}", self.detail).into();
         }

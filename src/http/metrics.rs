@@ -89,7 +89,17 @@ struct Loaded {
 struct Compared {
     model: String,
     device: String,
-    output: &'static str,
+    output: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Looked {
+    source: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Kept {
+    place: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -143,6 +153,8 @@ struct Found {
     workers: Family<Workers, Gauge>,
     models: Family<Loaded, Gauge>,
     agreement: Family<Compared, Ratio>,
+    lookups: Family<Looked, Counter>,
+    kept: Family<Kept, Gauge>,
     items: Family<Items, Gauge>,
     damaged: Family<Collection, Gauge>,
     age: Ratio,
@@ -285,10 +297,23 @@ impl Metrics {
             }
             let (device, precision) = (served.device().to_string(), served.precision().to_string());
             for output in served.agreement().iter().flat_map(|agreement| agreement.outputs()) {
-                let label = Compared { model: name.clone(), device: device.clone(), output: output.name };
+                let label = Compared { model: name.clone(), device: device.clone(), output: output.name.to_string() };
                 found.agreement.get_or_create(&label).set(output.cosine);
             }
             found.models.get_or_create(&Loaded { model: name, device, precision }).set(1);
+        }
+        if let Some(cache) = &app.embeddings {
+            let counts = cache.counts();
+            for (source, count) in
+                [("memory", counts.memory), ("folder", counts.folder), ("shared", counts.shared), ("computed", counts.computed)]
+            {
+                found.lookups.get_or_create(&Looked { source }).inc_by(count);
+            }
+            for (place, bytes) in [("memory", Some(cache.memory_bytes())), ("folder", cache.folder_bytes())] {
+                if let Some(bytes) = bytes {
+                    found.kept.get_or_create(&Kept { place }).set(bytes as i64);
+                }
+            }
         }
         let (listing, ready) = tokio::join!(self.list(app), health::check_store(app));
         found.store_ready.set(i64::from(ready.is_ok()));
@@ -324,7 +349,7 @@ impl Found {
     fn registry(self) -> Registry {
         let mut registry = Registry::with_prefix("dino");
         let Self { recall, inside, waiting, workers, models, agreement, items, damaged, age, .. } = self;
-        let Self { store_ready, store_reachable, store_connections, store_failures, panics, .. } = self;
+        let Self { store_ready, store_reachable, store_connections, store_failures, panics, lookups, kept, .. } = self;
         registry.register("index_recall", "Recall of the index as it was last measured at /collections/{c}/recall", recall);
         registry.register("pictures_inside", "Pictures that wait, are decoded or run", inside);
         registry.register("queue_length", "Pictures that wait for a worker", waiting);
@@ -335,6 +360,12 @@ impl Found {
             "Lowest cosine of a model's outputs to those of ONNX Runtime's CPU, as compared at the start; only of other devices",
             agreement,
         );
+        registry.register(
+            "embedding_cache_lookups",
+            "Embeddings by where they came from: memory, the folder, another request that computed them (shared), or the model (computed)",
+            lookups,
+        );
+        registry.register("embedding_cache_bytes", "Bytes of the embeddings that are kept, in memory and in the folder", kept);
         registry.register("collection_items", "Items of a collection, indexed by a graph or scanned", items);
         registry.register("collection_items_damaged", "Stored items of a collection that cannot be read", damaged);
         registry.register("collections_age_seconds", "Age of what is said of collections, which grows while they cannot be listed", age);

@@ -8,6 +8,7 @@ mod classify;
 mod collections;
 mod docs;
 mod embed;
+mod embedded;
 mod health;
 mod infer;
 mod json;

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
-    App,
+    App, embed,
     parameters::{ModelPath, PathOf},
     problem::{Code, Problem},
     response::JsonBody,
@@ -35,6 +35,8 @@ struct ModelInfo {
     depth: u32,
     heads: u32,
     registers: u32,
+    /// Blocks that `/embed?layer=` takes, from 1.
+    layers: Vec<u32>,
     precision: String,
     device: String,
     /// Hash of the file that the weights come from.
@@ -61,6 +63,7 @@ pub(super) async fn list(State(app): State<App>) -> JsonBody<ModelList> {
                 depth: manifest.depth,
                 heads: manifest.heads,
                 registers: manifest.registers,
+                layers: embed::layers(served),
                 precision: served.precision().to_string(),
                 device: served.device().to_string(),
                 source_sha256: manifest.source.sha256.clone(),

@@ -3,6 +3,8 @@
 //! Where OpenAI takes text, a picture is given: a data URI, or plain base64. Vectors are the CLS token's, of length 1, as
 //! `/embed` gives them by default.
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -13,17 +15,14 @@ use super::{
     App,
     answer::Encoder,
     embed::{self, rows},
-    infer::infer,
+    embedded::{self, Embeddings},
     json,
     problem::{Code, Problem},
     remote::{self, ImageSource},
     response::{JsonBody, Timed},
     submission::{JsonUpload, Lease, at_least_one, picture_from_text, pictures_from_list},
 };
-use crate::{
-    serving::{Inferred, Served},
-    traces::timed,
-};
+use crate::{embedding_cache::Embedded, serving::Served, traces::timed};
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -121,14 +120,12 @@ async fn answer(app: &App, body: Body) -> Result<Timed<JsonBody<Answer>>, Proble
     let mut lease = Lease::take(app, at_least_one(&pictures)?, memory)?;
     let served = app.registry.get(options_of_request.model.as_deref())?;
     let options = embed::Options::cut_to(options_of_request.dimensions);
-    options.check(&served)?;
+    let tokens = options.check(&served)?;
     remote::fetch(app, pictures.iter_mut().enumerate(), &mut lease).await?;
     let pictures = pictures.into_iter().map(|source| source.bytes).collect();
-    let transform = served.manifest().transform.clone();
-    let inference = infer(app, &served, pictures, move |picture| transform.apply(picture)).await?;
-    let timing = inference.timing;
+    let Embeddings { pictures, timing } = embedded::embed(app, &served, pictures, tokens).await?;
     let encoder = Encoder::new(app);
-    let listing = move || encoder.json(&list(&served, &inference.inferred, &options, options_of_request.format)?);
+    let listing = move || encoder.json(&list(&served, &pictures, &options, options_of_request.format)?);
     let answer = timed("encode", app.pool.run(listing)).await??;
     drop(lease);
     Ok(timing.with(answer))
@@ -146,17 +143,17 @@ fn parse(body: &[u8], most: usize) -> Result<(Vec<ImageSource>, EmbeddingOptions
     Ok((pictures, EmbeddingOptions { model, format, dimensions }))
 }
 
-fn list(served: &Served, inferred: &[Inferred], options: &embed::Options, format: Format) -> Result<Answer, Problem> {
-    let entry = |(index, inferred): (usize, &Inferred)| {
-        let vector: Vec<f32> = rows(served, inferred, options)?.into_iter().collect();
+fn list(served: &Served, embedded: &[Arc<Embedded>], options: &embed::Options, format: Format) -> Result<Answer, Problem> {
+    let entry = |(index, embedded): (usize, &Arc<Embedded>)| {
+        let vector: Vec<f32> = rows(embedded, options)?.into_iter().collect();
         let embedding = match format {
             Format::Float => Vector::Float(vector),
             Format::Base64 => Vector::Base64(STANDARD.encode(vector.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>())),
         };
         Ok(Entry { object: "embedding", index, embedding })
     };
-    let data = inferred.iter().enumerate().map(entry).collect::<Result<_, Problem>>()?;
-    let tokens = |inferred: &Inferred| 1 + served.manifest().registers as usize + served.grid(inferred).len();
-    let tokens = inferred.iter().map(tokens).sum();
+    let data = embedded.iter().enumerate().map(entry).collect::<Result<_, Problem>>()?;
+    let tokens = |embedded: &Arc<Embedded>| 1 + served.manifest().registers as usize + embedded.grid.len();
+    let tokens = embedded.iter().map(tokens).sum();
     Ok(Answer { object: "list", data, model: served.name().into(), usage: Usage { prompt_tokens: tokens, total_tokens: tokens } })
 }

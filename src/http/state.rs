@@ -14,6 +14,7 @@ use super::{
     single_flight::SingleFlight,
 };
 use crate::{
+    embedding_cache::EmbeddingCache,
     fetch::Fetcher,
     index::Store,
     serving::{Pool, Registry},
@@ -73,6 +74,8 @@ pub struct State {
     pub(super) maps: MapBuilder,
     /// How similar the nearest item of a collection has to be, where a request does not say.
     pub(super) min_similarities: MinSimilarities,
+    /// Embeddings that were computed before, where they are kept.
+    pub(super) embeddings: Option<EmbeddingCache>,
     /// What is counted.
     pub(super) metrics: Metrics,
     /// Whether `/metrics` is among the routes, and not on a port of its own.
@@ -138,6 +141,7 @@ impl State {
             segment_size: registry.segment_size(),
             maps: MapBuilder::default(),
             min_similarities: MinSimilarities::default(),
+            embeddings: None,
             metrics: Metrics::default(),
             serve_metrics: options.metrics_listen.is_none(),
             origin_policy: OriginPolicy::new(listen.is_loopback(), !keys.is_empty(), origins),
@@ -148,6 +152,12 @@ impl State {
             started: Instant::now(),
             registry,
         }
+    }
+
+    /// The same server, which keeps embeddings.
+    #[must_use]
+    pub fn with_embedding_cache(self, embeddings: Option<EmbeddingCache>) -> Self {
+        Self { embeddings, ..self }
     }
 
     /// The same server, whose requests are recorded for a collector of traces.

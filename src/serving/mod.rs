@@ -42,6 +42,7 @@ pub struct Served {
     agreement: Option<Agreement>,
     precision: Precision,
     outputs: Vec<&'static str>,
+    layers: Vec<u32>,
     only_size: Option<(u32, u32)>,
     max_in_flight: usize,
     heads: BTreeMap<String, LinearHead>,
@@ -116,6 +117,24 @@ impl Served {
     /// Names of the outputs that its graph has.
     pub fn outputs(&self) -> &[&'static str] {
         &self.outputs
+    }
+
+    /// Blocks whose tokens its graph gives beside those of the last one.
+    pub fn layers(&self) -> &[u32] {
+        &self.layers
+    }
+
+    /// All that the embedding of a picture's bytes depends on: the weights, the transform and the program's way of decoding, the file and
+    /// the kind of device that run, and which tokens become the vector.
+    pub fn embedding_recipe(&self, pooling: Pooling, layer: Option<u32>) -> String {
+        let manifest = &self.manifest;
+        let file = manifest.files.get(self.precision.as_str());
+        let data = file.and_then(|file| file.data.as_ref()).map_or("", |data| &data.sha256);
+        let file = file.map_or("", |file| &file.sha256);
+        let (version, source) = (env!("CARGO_PKG_VERSION"), &manifest.source.sha256);
+        let transform = serde_json::to_string(&manifest.transform).expect("a transform is numbers and names");
+        let (device, precision, registers, patch) = (self.device.kind(), self.precision, manifest.registers, manifest.patch_size);
+        format!("{version} {source} {file} {data} {transform} {registers} {patch} {precision} {device} {pooling} {layer:?}")
     }
 
     /// What brings all of a picture to the model's input, with its patches: the longer side about `longer_side` pixels, or the one

@@ -239,6 +239,7 @@ fn load(named: &Named<PathBuf>, options: &Options) -> Result<Served, LoadError> 
     let workers = sessions.len();
     let outputs = OUTPUTS.into_iter().filter(|output| sessions[0].0.has_output(output)).collect();
 
+    let layers = sessions[0].0.layers();
     let fingerprint = model.fingerprint(COLLECTION_POOLING);
     let budget = Budget { delay: options.max_batch_delay, ..budget };
     let warm_up = Array3::zeros((3, height as usize, width as usize));
@@ -253,6 +254,7 @@ fn load(named: &Named<PathBuf>, options: &Options) -> Result<Served, LoadError> 
         agreement,
         precision,
         outputs,
+        layers,
         only_size: model.only_size(),
         max_in_flight: workers.saturating_mul(budget.pictures).saturating_mul(2),
         batcher,

@@ -32,6 +32,14 @@ pub enum EmbeddingError {
         /// Name of the ONNX output.
         output: &'static str,
     },
+    /// The model's graph does not give the tokens of this block.
+    #[error("layer {layer} is not among what this model gives ({}); export it with `dino-train export --layers {layer}`", listed(layers))]
+    LacksLayer {
+        /// Number of the block, from 1.
+        layer: u32,
+        /// Those that it gives beside the last one.
+        layers: Vec<u32>,
+    },
     /// An option's value is not one of those known.
     #[error(transparent)]
     Unknown(#[from] UnknownOption),
@@ -45,6 +53,12 @@ pub enum EmbeddingError {
     },
 }
 
+/// Numbers of blocks, in words.
+fn listed(layers: &[u32]) -> String {
+    let numbers: Vec<_> = layers.iter().map(|layer| format!("{layer}, ")).collect();
+    format!("{}the last one", numbers.concat())
+}
+
 /// `[B, rows, D]`: the pooled tokens of each picture, not yet normalised.
 ///
 /// `registers` is the number of register tokens between CLS and the patches (see
@@ -54,8 +68,23 @@ pub enum EmbeddingError {
 /// # Errors
 /// [`EmbeddingError::LacksOutput`].
 pub fn pool(outputs: &Outputs, registers: usize, pooling: Pooling) -> Result<Array3<f32>, EmbeddingError> {
+    pool_tokens(outputs.last_hidden_state.as_ref(), outputs, registers, pooling)
+}
+
+/// The same of the tokens after block `layer`, from 1; `None` is the last block.
+///
+/// # Errors
+/// [`EmbeddingError::LacksOutput`] and [`EmbeddingError::LacksLayer`].
+pub fn pool_layer(outputs: &Outputs, layer: Option<u32>, registers: usize, pooling: Pooling) -> Result<Array3<f32>, EmbeddingError> {
+    let Some(layer) = layer else { return pool(outputs, registers, pooling) };
+    let layers = || outputs.layers.keys().copied().collect();
+    let tokens = outputs.layers.get(&layer).ok_or_else(|| EmbeddingError::LacksLayer { layer, layers: layers() })?;
+    pool_tokens(Some(tokens), outputs, registers, pooling)
+}
+
+fn pool_tokens(tokens: Option<&Array3<f32>>, outputs: &Outputs, registers: usize, pooling: Pooling) -> Result<Array3<f32>, EmbeddingError> {
     let lacks = |output| EmbeddingError::LacksOutput { pooling, output };
-    let patches = || match (&outputs.last_hidden_state, &outputs.feature_map) {
+    let patches = || match (tokens, &outputs.feature_map) {
         (Some(tokens), _) => Ok(tokens.slice(s![.., 1 + registers.., ..]).to_owned()),
         (None, Some(map)) => {
             let (batch, dim, height, width) = map.dim();
@@ -66,7 +95,7 @@ pub fn pool(outputs: &Outputs, registers: usize, pooling: Pooling) -> Result<Arr
     };
     // An input of at least one patch has a mean.
     let mean = || patches().map(|patches| mean_row(patches.view()));
-    let cls = || match (&outputs.last_hidden_state, &outputs.embedding) {
+    let cls = || match (tokens, &outputs.embedding) {
         (Some(tokens), _) => Ok(tokens.slice(s![.., ..1, ..]).to_owned()),
         (None, Some(embedding)) => Ok(embedding.clone().insert_axis(Axis(1))),
         // A feature map that others exported alone: a residual network pools it by its mean.
@@ -113,13 +142,28 @@ pub fn cut(rows: &Array3<f32>, dimensions: usize) -> Result<Array3<f32>, Embeddi
 mod tests {
     use ndarray::{Array2, Array3, Array4, array};
 
-    use super::{EmbeddingError, Pooling, cut, normalise, pool};
+    use super::{EmbeddingError, Pooling, cut, normalise, pool, pool_layer};
     use crate::model::Outputs;
 
     /// One picture: CLS 1, a register 100, and patches 2 and 4 (first number; the second is ten times that).
     fn vit() -> Outputs {
         let tokens = array![[[1.0, 10.0], [100.0, 1000.0], [2.0, 20.0], [4.0, 40.0]]];
         Outputs { last_hidden_state: Some(tokens), ..Outputs::default() }
+    }
+
+    #[test]
+    fn a_layer_is_pooled_as_the_last_one_is() {
+        let mut outputs = vit();
+        let halves = outputs.last_hidden_state.as_ref().unwrap() / 2.0;
+        outputs.layers.insert(3, halves);
+        for pooling in [Pooling::Cls, Pooling::Mean, Pooling::ClsMean, Pooling::Patches] {
+            let (last, third) = (pool(&outputs, 1, pooling).unwrap(), pool_layer(&outputs, Some(3), 1, pooling).unwrap());
+            assert_eq!(last / 2.0, third);
+            assert_eq!(pool_layer(&outputs, None, 1, pooling), pool(&outputs, 1, pooling));
+        }
+        let error = pool_layer(&outputs, Some(2), 1, Pooling::Cls).unwrap_err();
+        assert_eq!(error, EmbeddingError::LacksLayer { layer: 2, layers: vec![3] });
+        assert!(error.to_string().contains("(3, the last one); export it with `dino-train export --layers 2`"), "{error}");
     }
 
     #[test]

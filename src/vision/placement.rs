@@ -158,7 +158,8 @@ fn agree<E: Engine<Output = Outputs>>(
     batch: usize,
     trust_device: bool,
 ) -> Result<Agreement, ModelError> {
-    let agreement = reference.compare(engine, precision, batch).map_err(failed)?;
+    let agreement = reference.compare(engine, precision, batch);
+    let agreement = agreement.map_err(|error| ModelError::Device { device, reason: format!("it fails on its first picture: {error}") })?;
     match agreement.check() {
         Err(reason) if trust_device => {
             tracing::warn!(%device, "this device {reason}; --trust-device takes its answers all the same")
@@ -190,6 +191,17 @@ mod tests {
     use ndarray::ArrayView4;
 
     use super::*;
+
+    /// A device that is there, and runs nothing.
+    struct Dead;
+
+    impl Engine for Dead {
+        type Output = Outputs;
+
+        fn run(&mut self, _: ArrayView4<'_, f32>) -> Result<Vec<Outputs>, EngineError> {
+            Err(EngineError("the context was lost".to_owned()))
+        }
+    }
 
     /// A real session whose CLS tokens are changed afterwards.
     struct Wrong(SessionEngine, f32);
@@ -224,6 +236,9 @@ mod tests {
         assert!(figures.cosine() < 0.9 && figures.check().is_err(), "{figures:?}");
         let nan = agree(f32::NAN, false).unwrap_err().to_string();
         assert!(nan.contains("not finite"), "{nan}");
+        // Trust does not help a device that gives nothing.
+        let dead = super::agree(&reference, &mut Dead, Device::Cuda(0), Precision::F32, 2, true).unwrap_err().to_string();
+        assert!(dead.contains("cuda:0 cannot be used") && dead.contains("the context was lost") && dead.contains("--device cpu"), "{dead}");
     }
 
     #[test]

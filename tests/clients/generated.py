@@ -58,6 +58,9 @@ assert typed(embed.sync(client=client, body=EmbedRequest(images=[text, text])), 
 assert typed(embed.sync(client=client, body=EmbedFilesBody(image=[raw(), raw()])), EmbedResponse).embeddings == [vector, vector]
 wide = typed(embed.sync(client=client, body=raw(), pooling=Pooling.CLS_MEAN), EmbedResponse)
 assert wide.dim == 2 * one.dim and wide.pooling == Pooling.CLS_MEAN, wide
+# The model has two blocks, and gives the tokens of the last one.
+assert typed(embed.sync(client=client, body=raw(), layer=2), EmbedResponse).embeddings == [vector]
+assert typed(embed.sync(client=client, body=EmbedRequest(images=[text], layer=1)), Problem).code == ErrorCode.MODEL_LACKS_OUTPUT
 problem = typed(embed.sync(client=client, body=raw(), model="none"), Problem)
 assert problem.code == ErrorCode.UNKNOWN_MODEL and problem.status == 404, problem
 

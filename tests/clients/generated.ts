@@ -10,7 +10,7 @@ const client = createClient<paths, "application/json" | "application/problem+jso
 const picture = readFileSync(path);
 const images = [picture.toString("base64")];
 
-const embedded = await client.POST("/embed", { body: { images, pooling: "cls_mean" } });
+const embedded = await client.POST("/embed", { body: { images, pooling: "cls_mean", layer: 2 } });
 const vectors: components["schemas"]["EmbedResponse"] | undefined = embedded.data;
 assert(vectors && embedded.response.status === 200, JSON.stringify(embedded.error));
 assert.equal((vectors.embeddings[0] as number[]).length, vectors.dim);

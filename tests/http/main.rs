@@ -5,6 +5,7 @@
 
 mod answers;
 mod browser;
+mod cache;
 mod clients;
 mod collections;
 mod deadlines;
@@ -20,6 +21,7 @@ mod hub;
 mod json;
 mod keys;
 mod kill;
+mod layer;
 mod lifecycle;
 mod map;
 #[path = "../markdown/mod.rs"]

@@ -148,6 +148,15 @@ impl Accelerator {
 }
 
 impl Device {
+    /// Its name without a number: devices of one kind compute the same.
+    pub fn kind(self) -> String {
+        match self {
+            Self::Cuda(_) => "cuda".to_owned(),
+            Self::TensorRt(_) => "tensorrt".to_owned(),
+            other => other.to_string(),
+        }
+    }
+
     /// Whether the cores of this machine do the work.
     pub fn is_cpu(self) -> bool {
         matches!(self, Self::Cpu | Self::OpenVino(Hardware::Cpu))

@@ -1,5 +1,7 @@
 //! What a graph computes.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use ndarray::{Array, Array2, Array3, Array4, ArrayViewD, Axis, Dimension, RemoveAxis, Slice, concatenate};
@@ -24,7 +26,17 @@ pub struct Outputs {
     pub feature_map: Option<Array4<f32>>,
     /// `[B, n, D]`: CLS after each of the last n blocks, normalised by the final norm, in the order of the blocks.
     pub last_blocks: Option<Array3<f32>>,
+    /// By number of the block, from 1: what `last_hidden_state` would be if it were the last one.
+    pub layers: BTreeMap<u32, Array3<f32>>,
 }
+
+/// The graph's name of a block's tokens.
+pub(super) fn layer_name(number: u32) -> String {
+    format!("{LAYER}{number}")
+}
+
+/// What names of blocks' tokens begin with.
+const LAYER: &str = "hidden_state_";
 
 /// What the shapes of a model's outputs follow from.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +67,7 @@ impl OutputGeometry {
         let patches = rows.saturating_mul(columns);
         let tokens = patches.saturating_add(1 + self.registers);
         let expected: &[usize] = match name {
+            _ if name.starts_with(LAYER) => &[batch, tokens, self.dim],
             "last_hidden_state" => &[batch, tokens, self.dim],
             "attention" => &[batch, self.heads, tokens],
             "keys" => &[batch, patches, self.dim],
@@ -69,7 +82,7 @@ impl OutputGeometry {
 
 impl Outputs {
     /// Name and numbers of each output there is.
-    pub(crate) fn arrays(&self) -> impl Iterator<Item = (&'static str, ArrayViewD<'_, f32>)> {
+    pub(crate) fn arrays(&self) -> impl Iterator<Item = (Cow<'static, str>, ArrayViewD<'_, f32>)> {
         let arrays = [
             self.last_hidden_state.as_ref().map(|array| array.view().into_dyn()),
             self.attention.as_ref().map(|array| array.view().into_dyn()),
@@ -78,7 +91,8 @@ impl Outputs {
             self.feature_map.as_ref().map(|array| array.view().into_dyn()),
             self.last_blocks.as_ref().map(|array| array.view().into_dyn()),
         ];
-        OUTPUTS.into_iter().zip(arrays).filter_map(|(name, array)| Some((name, array?)))
+        let layers = self.layers.iter().map(|(number, array)| (layer_name(*number).into(), array.view().into_dyn()));
+        OUTPUTS.into_iter().zip(arrays).filter_map(|(name, array)| Some((name.into(), array?))).chain(layers)
     }
 
     /// The outputs of some pictures of the batch.
@@ -92,6 +106,7 @@ impl Outputs {
             embedding: part(self.embedding.as_ref(), range),
             feature_map: part(self.feature_map.as_ref(), range),
             last_blocks: part(self.last_blocks.as_ref(), range),
+            layers: self.layers.iter().filter_map(|(number, array)| Some((*number, part(Some(array), range)?))).collect(),
         }
     }
 
@@ -104,6 +119,12 @@ impl Outputs {
             embedding: join(parts, |part| part.embedding.as_ref()),
             feature_map: join(parts, |part| part.feature_map.as_ref()),
             last_blocks: join(parts, |part| part.last_blocks.as_ref()),
+            layers: parts
+                .first()
+                .into_iter()
+                .flat_map(|first| first.layers.keys())
+                .filter_map(|number| Some((*number, join(parts, |part| part.layers.get(number))?)))
+                .collect(),
         }
     }
 }

@@ -11,7 +11,7 @@ use ort::session::SessionOutputs;
 use ort::value::{DynValue, TensorRef};
 
 use super::external_data::DataFile;
-use super::outputs::OutputGeometry;
+use super::outputs::{OutputGeometry, layer_name};
 use super::pinned::Pinned;
 use super::{Accelerator, Device, Hardware, Manifest, ModelError, OUTPUTS, Outputs, Precision, plugin, runtime};
 
@@ -73,6 +73,8 @@ pub(super) struct Binding {
     pub(super) half_input: bool,
     /// Our name of each output, and the graph's.
     pub(super) outputs: Vec<(&'static str, String)>,
+    /// The blocks whose tokens it gives, and its names of those.
+    pub(super) layers: Vec<(u32, String)>,
 }
 
 impl Binding {
@@ -87,7 +89,9 @@ impl Binding {
             return Err(format!("it has none of the outputs {}", OUTPUTS.join(", ")));
         }
         let size = manifest.static_size.map(|(height, width)| (height as usize, width as usize));
-        Ok(Self { input: INPUT.to_owned(), form: OutputGeometry::of(manifest), batch: None, size, half_input: false, outputs })
+        let layers = manifest.layers.iter().map(|number| (*number, layer_name(*number))).filter(|(_, name)| present(&name.as_str()));
+        let (layers, form) = (layers.collect(), OutputGeometry::of(manifest));
+        Ok(Self { input: INPUT.to_owned(), form, batch: None, size, half_input: false, outputs, layers })
     }
 }
 
@@ -149,6 +153,11 @@ impl Session {
         self.binding.outputs.iter().any(|(ours, _)| *ours == name)
     }
 
+    /// The blocks whose tokens the graph gives, in ascending order; the last one's are `last_hidden_state` as well.
+    pub fn layers(&self) -> Vec<u32> {
+        self.binding.layers.iter().map(|(number, _)| *number).collect()
+    }
+
     /// Runs a batch of normalised pixels, `[B, 3, H, W]`, with H and W multiples of the patch, or of the one size that a plain
     /// ONNX file takes. A graph that fixes B runs as often as it has to.
     ///
@@ -184,13 +193,13 @@ impl Session {
 
     fn run_graph(&mut self, pixels: ArrayView4<'_, f32>) -> Result<Outputs, ModelError> {
         let (batch, _, height, width) = pixels.dim();
-        let Binding { input, half_input, outputs: names, .. } = &self.binding;
+        let Binding { input, half_input, outputs: names, layers, .. } = &self.binding;
         // What outputs in pinned memory are borrowed from.
         let bound;
         let outputs = match &mut self.pinned {
             None => run(&mut self.inner, pixels, *half_input)?,
             Some(pinned) => {
-                let outputs = names.iter().map(|(_, theirs)| theirs.as_str());
+                let outputs = names.iter().map(|(_, theirs)| theirs.as_str()).chain(layers.iter().map(|(_, theirs)| theirs.as_str()));
                 bound = pinned.bind(&self.inner, input, pixels, *half_input, outputs).map_err(failed)?;
                 self.inner.run_binding(&bound).map_err(failed)?
             }
@@ -202,6 +211,11 @@ impl Session {
             embedding: take(&outputs, names, "embedding")?,
             feature_map: take(&outputs, names, "feature_map")?,
             last_blocks: take(&outputs, names, "last_blocks")?,
+            layers: layers
+                .iter()
+                .filter_map(|(number, name)| Some((*number, outputs.get(name)?)))
+                .map(|(number, value)| Ok((number, shaped(value, "a block's tokens")?)))
+                .collect::<Result<_, ModelError>>()?,
         };
         // A graph may change its outputs with the size of its input; code that reads these numbers relies on their shape.
         let odd = outputs.arrays().find(|(name, array)| !self.binding.form.fits(name, array.shape(), batch, (height, width)));
@@ -242,6 +256,11 @@ fn take<D: Dimension>(
     let Some(value) = names.iter().find(|(ours, _)| *ours == name).and_then(|(_, theirs)| outputs.get(theirs)) else {
         return Ok(None);
     };
+    shaped(value, name).map(Some)
+}
+
+/// A copy of a tensor with as many axes as `D` has.
+fn shaped<D: Dimension>(value: &DynValue, name: &str) -> Result<Array<f32, D>, ModelError> {
     let array = numbers(value)?;
     let array = match D::NDIM {
         // Some exporters leave the axes of a pooled feature map in place: [B, D, 1, 1].
@@ -251,8 +270,7 @@ fn take<D: Dimension>(
         }
         _ => array,
     };
-    let array = array.into_dimensionality::<D>().map_err(|error| failed(format!("output `{name}`: {error}")))?;
-    Ok(Some(array))
+    array.into_dimensionality::<D>().map_err(|error| failed(format!("output `{name}`: {error}")))
 }
 
 /// A copy of a tensor of 32 or 16 bits.

@@ -107,6 +107,7 @@ pub(super) fn inspect(path: &Path) -> Result<(Manifest, Plain), ModelError> {
     let free_size = !declared_size && mapping.has_patches() && holds(batch, other_height, other_width);
     let free_batch = declared_batch.is_none() && holds(2, height, width);
     let binding = Binding {
+        layers: Vec::new(),
         input: input_name,
         form: mapping.form,
         batch: (!free_batch).then_some(batch),
