@@ -64,12 +64,12 @@ static FILES: LazyLock<Vec<File>> = LazyLock::new(|| {
         "state.js": SCRIPT,
         "thumbnail.js": SCRIPT,
         "vote.js": SCRIPT,
-        "samples/coffee.jpg": JPEG,
-        "samples/ferry.jpg": JPEG,
-        "samples/flower.jpg": JPEG,
+        "samples/bonsai.jpg": JPEG,
+        "samples/dalmatian.jpg": JPEG,
         "samples/motorbike.jpg": JPEG,
+        "samples/piano.jpg": JPEG,
         "samples/rocket.jpg": JPEG,
-        "samples/sunflower.jpg": JPEG,
+        "samples/stop-sign.jpg": JPEG,
     };
     files.into()
 });
@@ -191,6 +191,18 @@ mod tests {
             assert!(text("index.html").contains(&format!("<option value=\"{method}\">")), "index.html: {method}");
             assert!(text("outline.js").contains(&format!("\n  {method}: [")), "METHODS of outline.js: {method}");
         }
+    }
+
+    /// What the page says of the demo model, and of the samples that it gets right, it says of this one alone.
+    #[test]
+    fn the_demo_model_is_known_by_its_hash() {
+        let manifest = fs_err::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo/manifest.json")).unwrap();
+        let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+        let hash = manifest["source"]["sha256"].as_str().unwrap();
+        assert!(
+            text("app.js").contains(&format!("\"{hash}\"")),
+            "for a new demo model change DEMO in app.js, and #demo-note in index.html"
+        );
     }
 
     /// Every element that a script asks for by its id is on the page.

@@ -2,14 +2,13 @@
 
 use std::path::PathBuf;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    browser::{Page, visit},
+    browser::visit,
     harness::{Server, file, root},
-    pictures::{png, scene},
+    pictures::{noise, png, scene},
 };
 
 const KEY: &str = "a-key-of-the-browser-tests";
@@ -52,7 +51,7 @@ fn files_of_the_page_are_sent_once_and_need_no_key() {
     fs_err::write(&keys, format!("page {KEY} full")).unwrap();
     let server = Server::start(&["--api-keys-file", keys.to_str().unwrap()]);
     for (path, kind) in
-        [("/", "text/html; charset=utf-8"), ("/page/app.js", "text/javascript; charset=utf-8"), ("/page/flower.jpg", "image/jpeg")]
+        [("/", "text/html; charset=utf-8"), ("/page/app.js", "text/javascript; charset=utf-8"), ("/page/rocket.jpg", "image/jpeg")]
     {
         let answer = server.get(path);
         assert_eq!(answer.ok().header("content-type"), kind);
@@ -71,12 +70,14 @@ fn the_first_look_shows_outline_vote_and_neighbours() {
     let (server, _folder) = with_collection(&[]);
     visit(&server, &[], |page| {
         page.is_settled();
-        page.until("document.querySelectorAll('#neighbours li').length == 10");
-        assert_eq!(page.value("document.querySelectorAll('#classes meter').length"), 4);
-        assert!(page.text("vote-note").contains("10 pictures"));
-        // Nine have a thumbnail, and it is loaded; the tenth shows a letter.
+        // Nine have a thumbnail, and it is loaded; the tenth is named.
+        page.until("document.querySelectorAll('#neighbours li').length == 9");
         page.until("[...document.querySelectorAll('#neighbours img')].filter(image => image.naturalWidth > 0).length == 9");
-        assert_eq!(page.value("document.querySelector('#neighbours .blank').textContent"), "b");
+        assert!(page.text("bare-neighbours").contains("without a picture: bare 0."), "{}", page.text("bare-neighbours"));
+        assert_eq!(page.value("document.querySelectorAll('#classes meter').length"), 4);
+        assert_eq!(page.text("vote-note"), "The vote of the 10 most similar of 10 pictures.");
+        // What is said of the demo model is said of no other.
+        assert_eq!(page.value("document.getElementById('demo-note').hidden"), true);
         assert!(page.text("outline-note").contains("of the picture"));
 
         // The mask is laid over the picture anew with each option.
@@ -84,6 +85,7 @@ fn the_first_look_shows_outline_vote_and_neighbours() {
         assert_eq!(page.text("kept"), "0.9");
         page.redraws("canvas", || page.set("method", "attention"));
         assert_eq!((page.text("meaning").as_str(), page.text("kept").as_str()), ("Share of attention kept", "0.6"));
+        page.click("#options summary");
         page.redraws("canvas", || page.click("#refine"));
         page.redraws("canvas", || page.set("objects", "5"));
         for method in ["ncut", "lost", "pca", "background"] {
@@ -91,6 +93,20 @@ fn the_first_look_shows_outline_vote_and_neighbours() {
         }
         // Screen readers read the same words that the page shows.
         page.until("said.textContent == document.getElementById('outline-note').textContent");
+
+        // While it is looked at, the picture says so.
+        page.run(
+            "window.shown = []; new MutationObserver(() => busy.hidden || shown.push(busy.textContent)).observe(busy, { attributes: true, childList: true })",
+            &json!([]),
+        );
+        page.redraws("canvas", || page.click("#samples button:nth-child(2)"));
+        page.is_settled();
+        page.until("shown.includes('Looking…') && busy.hidden");
+        // A neighbour can be asked about.
+        page.until("document.querySelectorAll('#neighbours button').length == 9");
+        page.click("#neighbours button");
+        page.until("/^\\d\\.jpg$/.test(document.getElementById('code').textContent.match(/@([^']+)/)[1])");
+        page.is_settled();
     });
 }
 
@@ -105,14 +121,16 @@ fn heads_and_similar_patches_are_shown_by_pointer_and_keyboard() {
         assert_eq!(page.value("document.querySelector('#heads [aria-pressed=true]').textContent"), "Head 2");
 
         page.redraws("canvas", || page.click("label:has([value=similarity])"));
-        page.until("document.getElementById('alike-note').textContent.includes('column')");
-        page.redraws("canvas", || page.run_at("canvas", 0.25, 0.75));
-        page.until("/column 6 of 20, row 1\\d of/.test(document.getElementById('alike-note').textContent)");
+        page.until("/^Click anywhere .* turns bright. Here it is \\d.* %/.test(document.getElementById('alike-note').textContent)");
+        page.redraws("canvas", || page.press_at(0.25, 0.75));
+        page.until("said.textContent.startsWith('Frame 25 % from the left, 75 % from the top')");
+        // From a patch to the middle of the next: there are twenty in a row.
         page.type_into("#canvas", RIGHT);
-        page.until("document.getElementById('alike-note').textContent.includes('column 7 of 20')");
-        let row = page.text("alike-note");
+        page.until("said.textContent.startsWith('Frame 32 % from the left, 7')");
+        let place = page.text("said");
         page.redraws("canvas", || page.type_into("#canvas", DOWN));
-        assert_ne!(page.text("alike-note"), row);
+        page.until("said.textContent.startsWith('Frame 32 % from the left, 8')");
+        assert_ne!(page.text("said"), place);
     });
 }
 
@@ -122,9 +140,9 @@ fn pictures_are_dropped_pasted_chosen_and_taken_from_the_samples() {
     visit(&server, &["422"], |page| {
         page.is_settled();
         let name = || page.value("document.getElementById('code').textContent.match(/@([^']+)/)[1]");
-        assert_eq!(name(), "flower.jpg");
+        assert_eq!(name(), "dalmatian.jpg");
         page.redraws("canvas", || page.click("#samples button:nth-child(4)"));
-        assert_eq!(name(), "rocket.jpg");
+        assert_eq!(name(), "bonsai.jpg");
 
         let (red, square) = (png(&scene(120, 80, 5)), png(&scene(90, 90, 7)));
         page.redraws("canvas", || page.hand_over("drop", &red, "dropped.png"));
@@ -140,7 +158,7 @@ fn pictures_are_dropped_pasted_chosen_and_taken_from_the_samples() {
 
         // A format that browsers do not show is looked at all the same.
         page.hand_over("drop", &file("photos/odd/photo.tiff"), "photo.tiff");
-        page.until("!document.getElementById('unseen').hidden && !canvas.ariaBusy");
+        page.until("document.getElementById('picture-note').textContent.includes('cannot show this format') && !canvas.ariaBusy");
         assert_eq!(page.text("view-error"), "");
         // What phones store is sent as JPEG where the browser reads it, and otherwise named.
         page.redraws("canvas", || page.hand_over("drop", &file("data/colour/flower.avif"), "IMG_1.avif"));
@@ -150,7 +168,13 @@ fn pictures_are_dropped_pasted_chosen_and_taken_from_the_samples() {
         page.until("document.getElementById('error').textContent.includes('reads HEIC. Export')");
         // What is no picture is said so, and the next one works.
         page.hand_over("drop", b"no picture at all", "notes.txt");
-        page.until("document.getElementById('view-error').textContent");
+        page.until("document.getElementById('view-error').textContent && !canvas.ariaBusy");
+        // Once, in place of all that was said before.
+        assert_eq!(page.value("[...document.querySelectorAll('.error')].filter(error => !error.hidden).length"), 1);
+        assert_eq!((page.text("outline-note"), page.text("vote-note"), page.text("verdict")), (String::new(), String::new(), "—".into()));
+        for gone in ["busy", "frame", "picture-note", "neighbour-card"] {
+            assert_eq!(page.value(&format!("document.getElementById('{gone}').hidden")), true, "{gone}");
+        }
         page.redraws("canvas", || page.click("#samples button:nth-child(2)"));
         page.until("document.getElementById('view-error').hidden");
         page.run("document.dispatchEvent(new DragEvent('drop', { dataTransfer: new DataTransfer(), cancelable: true }))", &json!([]));
@@ -163,15 +187,23 @@ fn a_label_teaches_the_collection_and_can_be_taken_back() {
     let (server, _folder) = with_collection(&[]);
     visit(&server, &[], |page| {
         page.is_settled();
-        page.type_into("#label", "dahlia");
+        page.redraws("map", || page.value("map.scrollIntoView({ block: 'center' })"));
+        page.until("document.getElementById('map-note').textContent.startsWith('10 pictures;')");
+        page.type_into("#label", "hot_dog");
         page.click("#add");
-        page.until("document.getElementById('taught').textContent.includes('dahlia')");
-        page.until("document.getElementById('classes').textContent.includes('dahlia')");
+        page.until("document.getElementById('taught').textContent.includes('“hot dog”')");
+        page.until("document.getElementById('classes').textContent.includes('hot dog')");
+        // Whatever the others vote for: this very picture is known now. It shows on the map.
+        assert_eq!(page.text("verdict"), "hot dog");
+        assert!(page.text("vote-note").starts_with("The same picture is in the collection under this label."));
+        page.until(
+            "document.getElementById('map-note').textContent.startsWith('11 pictures;') && document.getElementById('map-busy').hidden",
+        );
         assert_eq!(server.get("/collections/default").json()["count"], 11);
         assert!(page.value("voters.selectedOptions[0].textContent").as_str().unwrap().contains("11"));
         page.click("#taught button");
         page.until("document.getElementById('taught').textContent == 'Taken out again.'");
-        page.until("!document.getElementById('classes').textContent.includes('dahlia')");
+        page.until("!document.getElementById('classes').textContent.includes('hot dog')");
         assert_eq!(server.get("/collections/default").json()["count"], 10);
 
         // A collection of one's own, from nothing.
@@ -179,9 +211,85 @@ fn a_label_teaches_the_collection_and_can_be_taken_back() {
         page.until("document.getElementById('vote-note').textContent.includes('A new collection.')");
         page.run("document.getElementById('new-name').value = 'mine'", &json!([]));
         page.click("#add");
-        page.until("document.getElementById('verdict').textContent == 'dahlia'");
+        page.until("document.getElementById('verdict').textContent == 'hot dog'");
         assert_eq!(server.get("/collections/mine").json()["count"], 1);
         page.until("voters.value == 'mine'");
+        assert_eq!(page.value("voters.selectedOptions[0].textContent"), "mine (1 picture)");
+        page.until("document.getElementById('vote-note').textContent.endsWith('under this label.')");
+    });
+}
+
+#[test]
+fn what_the_collection_does_not_know_is_said_to_be_so() {
+    let (server, _folder) = with_collection(&[]);
+    visit(&server, &[], |page| {
+        page.is_settled();
+        page.click("#samples button:nth-child(5)");
+        page.until("document.getElementById('verdict').textContent == 'Nothing like it here'");
+        page.until(
+            "document.getElementById('vote-note').textContent.startsWith('The most similar of 10 pictures has a similarity of 0.7')",
+        );
+        // The nearest are shown, and no class.
+        assert_eq!(page.value("document.querySelectorAll('#classes li').length"), 0);
+        assert_eq!(page.value("document.getElementById('neighbour-card').hidden"), false);
+    });
+}
+
+#[test]
+fn a_server_that_is_away_leaves_nothing_stale_and_can_be_tried_again() {
+    let (server, _folder) = with_collection(&[]);
+    visit(&server, &["ERR_INTERNET_DISCONNECTED"], |page| {
+        page.is_settled();
+        let away = |is_away: bool| {
+            page.tell_browser("Network.enable", &json!({}));
+            let conditions = json!({ "offline": is_away, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1 });
+            page.tell_browser("Network.emulateNetworkConditions", &conditions);
+        };
+        let errors = || page.value("[...document.querySelectorAll('.error')].filter(error => !error.hidden).map(error => error.innerText)");
+        away(true);
+        page.hand_over("drop", &png(&scene(120, 80, 5)), "dropped.png");
+        page.until("document.getElementById('view-error').textContent.includes('cannot be reached') && !canvas.ariaBusy");
+        assert_eq!(errors().as_array().unwrap().len(), 1, "{}", errors());
+        assert_eq!((page.text("verdict"), page.text("outline-note")), ("—".into(), String::new()));
+        assert_eq!(page.value("document.getElementById('neighbour-card').hidden"), true);
+        away(false);
+        page.click("#view-error button");
+        page.until("verdict.textContent.length > 1 && document.getElementById('outline-note').textContent && !canvas.ariaBusy");
+        assert_eq!(errors(), json!([]));
+    });
+}
+
+#[test]
+fn large_pictures_are_sent_smaller_and_extreme_ones_are_scrolled() {
+    let (server, _folder) = with_collection(&[]);
+    visit(&server, &[], |page| {
+        page.is_settled();
+        page.hand_over("drop", &png(&noise(2600, 300, 1)), "large.png");
+        page.until("canvas.style.aspectRatio == '2048 / 236' && !canvas.ariaBusy");
+        let note = page.text("picture-note");
+        assert!(note.starts_with("Sent smaller than it is (2600 × 300 pixels, 2."), "{note}");
+
+        for (width, height) in [(1500, 10), (10, 1500)] {
+            page.hand_over("drop", &png(&scene(width, height, 3)), &format!("{width}.png"));
+            page.until(&format!("document.getElementById('code').textContent.includes('{width}.png') && !canvas.ariaBusy"));
+            let [wide, high] = ["canvas.clientWidth", "canvas.clientHeight"].map(|side| page.value(side).as_u64().unwrap());
+            assert!(wide >= 100 && high >= 100, "{wide} x {high}");
+            assert_eq!(page.value("[stage.tabIndex, document.documentElement.scrollWidth <= innerWidth]"), json!([0, true]));
+        }
+    });
+}
+
+#[test]
+fn on_a_phone_a_photo_can_be_taken_and_the_vote_follows_the_picture() {
+    let (server, _folder) = with_collection(&[]);
+    visit(&server, &[], |page| {
+        page.is_settled();
+        page.tell_browser("Emulation.setTouchEmulationEnabled", &json!({ "enabled": true }));
+        page.screen(390, 844, "light");
+        page.until("drop.innerText.includes('take or choose a photo') && !drop.innerText.includes('paste')");
+        page.value("scrollTo(0, 0)");
+        let top = page.value("document.getElementById('vote-card').getBoundingClientRect().top").as_f64().unwrap();
+        assert!(top < 844.0, "the vote begins at {top}");
     });
 }
 
@@ -218,7 +326,7 @@ fn the_map_shows_pictures_and_opens_them() {
         page.is_settled();
         page.redraws("map", || page.value("map.scrollIntoView({ block: 'center' })"));
         page.until("document.querySelectorAll('#legend button').length == 4");
-        assert!(page.text("map-note").starts_with("10 pictures."));
+        assert!(page.text("map-note").starts_with("10 pictures;"));
         // From picture to picture with the keyboard; each is shown and named.
         let mut seen = std::collections::BTreeSet::new();
         for key in [RIGHT, RIGHT, DOWN, RIGHT, "\u{E012}", "\u{E012}", "\u{E013}"] {
@@ -231,6 +339,12 @@ fn the_map_shows_pictures_and_opens_them() {
         page.type_into("#map", ENTER);
         page.until("/\\d\\.jpg/.test(document.getElementById('code').textContent)");
         page.redraws("map", || page.click("#legend button"));
+        // One without a picture says so beside it, and nothing goes wrong.
+        page.redraws("map", || page.click("#legend button"));
+        page.rests_on("document.getElementById('map-tip').textContent.includes('stored without a picture')");
+        let before = page.text("code");
+        page.type_into("#map", ENTER);
+        assert_eq!((page.text("code"), page.text("map-error")), (before, String::new()));
     });
 }
 
@@ -248,7 +362,7 @@ fn requests_to_copy_do_what_they_say() {
             ("embed", "embeddings"),
         ] {
             page.set("code-what", request);
-            let command = page.text("code").replace("'@flower.jpg'", "@src/http/page/samples/flower.jpg");
+            let command = page.text("code").replace("'@dalmatian.jpg'", "@src/http/page/samples/dalmatian.jpg");
             let output =
                 std::process::Command::new("sh").args(["-c", &format!("{command} --silent")]).current_dir(root()).output().unwrap();
             let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{command}: {error} {output:?}"));
@@ -293,7 +407,7 @@ fn every_screen_shows_all_of_it() {
     let (server, _folder) = with_collection(&[]);
     visit(&server, &[], |page| {
         page.is_settled();
-        for (width, height, scheme) in [(360, 740, "light"), (820, 1100, "dark"), (1600, 1000, "light")] {
+        for (width, height, scheme) in [(320, 740, "light"), (360, 740, "light"), (820, 1100, "dark"), (1600, 1000, "light")] {
             page.screen(width, height, scheme);
             for view in ["outline", "attention", "similarity"] {
                 page.click(&format!("label:has([value={view}])"));
@@ -312,82 +426,4 @@ fn every_screen_shows_all_of_it() {
                         !(one.labels?.length || one.textContent.trim() || one.ariaLabel || one.querySelector('img[alt]:not([alt=\"\"])'))).map(one => one.outerHTML)";
         assert_eq!(page.value(nameless), json!([]));
     });
-}
-
-/// Draws the pictures in `docs/`, for `make screenshots`. It checks nothing, so `make test` leaves it out: what it shows is held by the tests above.
-#[test]
-#[ignore = "no check: draws the pictures of docs/ for `make screenshots`"]
-fn screenshots() {
-    let folder = tempfile::tempdir().unwrap();
-    let data = folder.path().to_str().unwrap();
-    let mut restore = crate::harness::program();
-    restore.args(["restore", "--data-dir", data, "--from"]).arg(root().join("models/demo/gallery.dino"));
-    assert!(restore.status().unwrap().success());
-    let demo = format!("demo={}", root().join("models/demo").display());
-    let server = Server::with_models(&[&demo], &["--data-dir", data]);
-    visit(&server, &[], |page| {
-        for (name, width, height, scheme, view) in [
-            ("page", 1280, 860, "light", "outline"),
-            ("page-dark", 1280, 860, "dark", "similarity"),
-            ("page-phone", 390, 844, "light", "attention"),
-        ] {
-            page.screen(width, height, scheme);
-            page.is_settled();
-            if page.value("document.querySelector('[name=view]:checked').value") != view {
-                page.redraws("canvas", || page.click(&format!("label:has([value={view}])")));
-            }
-            page.until("[...document.querySelectorAll('#neighbours img')].every(image => image.complete)");
-            page.run("scrollTo(0, 0); document.activeElement.blur()", &json!([]));
-            page.picture(name);
-        }
-        page.screen(1280, 860, "dark");
-        page.redraws("map", || page.value("map.scrollIntoView({ block: 'center' })"));
-        page.until("document.getElementById('map-frame').classList.contains('ready')");
-        page.rests_on_a_picture();
-        page.picture("page-map");
-    });
-}
-
-impl Page {
-    /// Draws what the screen shows into `docs`.
-    fn picture(&self, name: &str) {
-        // What has just changed is on the screen two frames later.
-        self.must("/execute/async", &json!({ "script": "requestAnimationFrame(() => requestAnimationFrame(arguments[0]))", "args": [] }));
-        let options = json!({ "format": "webp", "quality": 80 });
-        let picture = self.tell_browser("Page.captureScreenshot", &options)["data"].as_str().unwrap().to_owned();
-        fs_err::write(root().join(format!("docs/{name}.webp")), STANDARD.decode(picture).unwrap()).unwrap();
-    }
-
-    /// Moves the pointer to a place of a canvas, in shares of its sides, and clicks on the picture's.
-    fn run_at(&self, id: &str, x: f64, y: f64) {
-        let kind = if id == "canvas" { "pointerdown" } else { "pointermove" };
-        let script = "const [id, x, y, kind] = arguments, canvas = document.getElementById(id), box = canvas.getBoundingClientRect(); \
-                      canvas.dispatchEvent(new PointerEvent(kind, { clientX: box.left + x * box.width, clientY: box.top + y * box.height, bubbles: true }));";
-        self.run(script, &json!([id, x, y, kind]));
-    }
-
-    /// Moves the pointer over the map, from its middle outwards, until it rests on an item whose picture is shown.
-    #[track_caller]
-    fn rests_on_a_picture(&self) {
-        for ring in 0..24 {
-            for step in 0..24 {
-                let (angle, away) = (f64::from(step) / 24.0 * std::f64::consts::TAU, f64::from(ring) / 48.0);
-                self.run_at("map", 0.5 + away * angle.cos(), 0.5 + away * angle.sin());
-                if self.value("!document.getElementById('map-tip').hidden && Boolean(document.querySelector('#map-tip img'))") == true {
-                    return self.until("document.querySelector('#map-tip img').naturalWidth > 0");
-                }
-            }
-        }
-        panic!("no item of the map has a picture");
-    }
-
-    /// Drops or pastes a file.
-    fn hand_over(&self, how: &str, content: &[u8], name: &str) {
-        let script = "const [how, content, name] = arguments, data = new DataTransfer(); \
-                      data.items.add(new File([Uint8Array.from(atob(content), byte => byte.charCodeAt(0))], name)); \
-                      const options = { bubbles: true, cancelable: true }; \
-                      document.body.dispatchEvent(how == 'drop' ? new DragEvent('drop', { dataTransfer: data, ...options }) \
-                                                                : new ClipboardEvent('paste', { clipboardData: data, ...options }));";
-        self.run(script, &json!([how, STANDARD.encode(content), name]));
-    }
 }

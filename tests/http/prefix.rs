@@ -63,7 +63,7 @@ fn the_page_works_below_a_path_that_a_proxy_cuts_off() {
     visit_at(&origin, &[], |page| {
         page.is_settled();
         // Vote, thumbnails, samples, outline and map are there.
-        page.until("document.querySelectorAll('#neighbours li').length == 10");
+        page.until("document.querySelectorAll('#neighbours li').length == 9");
         page.until("[...document.querySelectorAll('#neighbours img')].filter(image => image.naturalWidth > 0).length == 9");
         page.until("[...document.querySelectorAll('#samples img')].every(image => image.naturalWidth > 0)");
         page.value("map.scrollIntoView({ block: 'center' })");

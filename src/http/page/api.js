@@ -3,6 +3,8 @@
 import { $ } from "./dom.js";
 
 const KEPT = "dino-key";
+/** Statuses after which the same request may be answered: busy, not ready, too slow, or a proxy before a server that restarts. */
+const PASSING = [429, 502, 503, 504];
 let waitingForKey = null;
 
 /** The key of this tab; forgotten when the tab is closed. */
@@ -21,13 +23,14 @@ export async function ask(path, options = {}) {
       response = await fetch(address(path), { ...options, headers });
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      throw new Error("The server cannot be reached. Is it still running?");
+      throw Object.assign(new Error("The server cannot be reached. Is it still running?"), { mayPass: true });
     }
     if (response.ok) return response;
     const problem = await response.json().catch(() => ({}));
     // A key may have been entered while this request was under way.
     if (response.status === 401 && (sent !== key() || await askForKey(problem))) continue;
-    throw Object.assign(new Error(problem.detail ?? `The server answered ${response.status} ${response.statusText}.`), { code: problem.code });
+    const error = new Error(problem.detail ?? `The server answered ${response.status} ${response.statusText}.`);
+    throw Object.assign(error, { code: problem.code, mayPass: PASSING.includes(response.status) });
   }
 }
 

@@ -16,10 +16,14 @@ const VIEWS = { outline, attention, similarity };
 const CANVAS = {
   outline: "The picture; what stands out is light, the rest is dark.",
   attention: "The picture under a heat map of attention.",
-  similarity: "The picture under a heat map of what is like the framed patch. Arrow keys move the frame.",
+  similarity: "The picture under a heat map of what looks like the framed spot. Arrow keys move the frame.",
 };
 /** Which request is worth copying in each view. */
 const CODE = { outline: "segment", attention: "attention", similarity: "similarity" };
+/** Hash of the file that the weights of the demo model come from (`models/demo/manifest.json`). */
+const DEMO = "79dc2f715a343083a934ec47043614ddc162094bb200481ced69ee1877771cde";
+/** Files of more bytes are sent to the vote once the view was answered: what one refuses the other would, too. */
+const LARGE = 8 << 20;
 
 const view = () => document.querySelector("input[name=view]:checked").value;
 
@@ -33,29 +37,55 @@ function switchView() {
   canvas.classList.toggle("pick", name === "similarity");
   $("code-what").value = CODE[name];
   code.show();
-  if (state.picture) VIEWS[name].show();
+  if (state.picture) showView();
+}
+
+/** Shows the chosen view of the picture; false where the server did not answer it. */
+async function showView() {
+  const looked = stage.showBusy("Looking…");
+  try {
+    await VIEWS[view()].show();
+    complain("view-error", null);
+    return true;
+  } catch (error) {
+    if (error.name === "AbortError") return true;
+    // What was said of the picture before does not stay under an error.
+    stage.fail();
+    VIEWS[view()].forget();
+    complain("view-error", error, showPicture);
+    return false;
+  } finally {
+    looked();
+  }
 }
 
 async function showPicture() {
-  similarity.forget();
-  for (const note of ["outline-note", "alike-note"]) $(note).textContent = "Looking…";
-  $("canvas").setAttribute("aria-busy", "true");
-  await stage.show(state.picture);
-  await Promise.all([VIEWS[view()].show(), vote.show()]);
-  $("canvas").removeAttribute("aria-busy");
+  for (const shown of Object.values(VIEWS)) shown.forget();
+  const canvas = $("canvas"), { picture: shown } = state;
+  canvas.setAttribute("aria-busy", "true");
+  vote.wait();
+  await stage.show(shown);
+  if (shown.size > LARGE) {
+    if (await showView()) await vote.show();
+    else vote.clear();
+  } else {
+    await Promise.all([showView(), vote.show()]);
+  }
+  if (shown === state.picture) canvas.removeAttribute("aria-busy");
 }
 
 /** The server's name and models, in the head of the page. */
 function introduce(models) {
   const [first] = models;
   $("server").textContent = models.length === 1 ? `${first.id}: ${first.architecture}, ${first.precision} on ${first.device}` : `${models.length} models`;
+  $("demo-note").hidden = !(models.length === 1 && first.source_sha256 === DEMO);
   if (models.length < 2) return;
   $("model").replaceChildren(...models.map(({ id }) => element("option", { value: id, textContent: id })));
   $("model-row").hidden = false;
   $("model").onchange = () => {
     state.model = $("model").value;
     tell("model");
-    if (state.picture) VIEWS[view()].show();
+    if (state.picture) showView();
   };
 }
 
@@ -73,8 +103,8 @@ function theme() {
 
 theme();
 $("key-button").onclick = async () => { if (await askForKey()) location.reload(); };
-outline.start();
-similarity.start(() => view() === "similarity");
+outline.start(showView);
+similarity.start(() => view() === "similarity", showView);
 vote.start();
 map.start();
 code.start({ vote: vote.wanted, outline: outline.wanted, attention: attention.wanted, similarity: similarity.wanted });
@@ -89,5 +119,5 @@ try {
   introduce(await vote.refresh());
   await picture.start();
 } catch (error) {
-  complain("error", error);
+  complain("error", error, () => location.reload());
 }

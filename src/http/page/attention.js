@@ -1,6 +1,6 @@
 // The view "Attention": what each head of the last block looks at.
 
-import { $, complain, element, say } from "./dom.js";
+import { $, element, say } from "./dom.js";
 import { Latest, post } from "./api.js";
 import { drawn, numbers } from "./heat.js";
 import { lay, size, sized } from "./stage.js";
@@ -14,18 +14,15 @@ export const wanted = () => ({ model: state.model, head: "all", format: "heatmap
 
 export async function show() {
   const { picture } = state;
-  try {
-    const { results: [found] } = await post(path("/segment", wanted()), picture, latest.next());
-    if (picture !== state.picture) return;
-    sized(found.width, found.height);
-    const heads = found.heads.map(numbers);
-    offer([mean(heads), ...heads]);
-    complain("view-error", null);
-  } catch (error) {
-    if (error.name !== "AbortError") { lay(null); $("heads").replaceChildren(); }
-    complain("view-error", error);
-  }
+  const { results: [found] } = await post(path("/segment", wanted()), picture, latest.next());
+  if (picture !== state.picture) return;
+  sized(found.width, found.height);
+  const heads = found.heads.map(numbers);
+  offer([mean(heads), ...heads]);
 }
+
+/** Takes away what was shown of another picture. */
+export const forget = () => $("heads").replaceChildren();
 
 function mean(heads) {
   const { rows, columns, values } = heads[0];

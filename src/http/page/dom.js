@@ -14,15 +14,39 @@ export function say(text) {
   $("said").textContent = text;
 }
 
-/** Shows what went wrong, in the place that `where` names; an older message goes. */
-export function complain(where, error) {
+/** The errors that are to be seen, by their place. */
+const errors = new Map();
+
+/**
+ * Shows what went wrong in the place that `where` names; an older message there goes. `again` is offered as a button for errors that
+ * may pass. What goes wrong for several parts of the page in the same way is said once, in the topmost of their places.
+ */
+export function complain(where, error, again) {
   if (error?.name === "AbortError") return;
-  const box = $(where);
-  box.textContent = error?.message ?? "";
-  box.hidden = !error;
+  if (error) errors.set(where, { error, again });
+  else errors.delete(where);
+  const said = new Set();
+  for (const box of document.querySelectorAll(".error[id]")) {
+    const { error: shown, again: retry } = errors.get(box.id) ?? {};
+    const isShown = Boolean(shown) && !said.has(shown.message);
+    if (isShown) said.add(shown.message);
+    if (box.hidden === isShown || isShown && box.firstChild?.data !== shown.message) {
+      box.hidden = !isShown;
+      box.replaceChildren(...isShown ? [shown.message, ...shown.mayPass && retry ? [" ", retryButton(retry)] : []] : []);
+    }
+  }
+}
+
+function retryButton(retry) {
+  const button = element("button", { type: "button", className: "quiet", textContent: "Try again" });
+  button.onclick = retry;
+  return button;
 }
 
 export const percent = share => `${(100 * share).toFixed(share > 0 && share < 0.1 ? 1 : 0)} %`;
+
+/** A number with its noun: "1 picture", "5,494 pictures". */
+export const counted = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
 
 /** Runs `work` once nothing has called for it for `ms` milliseconds. */
 export function debounced(work, ms) {
@@ -33,5 +57,5 @@ export function debounced(work, ms) {
   };
 }
 
-/** A label that may break where its words are joined. */
-export const breakable = label => label.replaceAll(/[_\-/]/g, "$&\u200b");
+/** A label as people read it: it may break where its words are joined, and underscores are blanks. */
+export const readable = label => label.replaceAll("_", " ").replaceAll(/[-/]/g, "$&\u200b");

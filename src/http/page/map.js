@@ -1,13 +1,18 @@
 // A map of the collection: what the network finds alike lies close together. Labels only give the colours.
 
-import { $, complain, element } from "./dom.js";
-import { ask, json, Latest, post } from "./api.js";
-import { choose } from "./picture.js";
+import { $, complain, counted, element, readable } from "./dom.js";
+import { json, Latest, post } from "./api.js";
+import { chooseItem } from "./picture.js";
 import { on, path, state } from "./state.js";
-import { imagePath, thumbnail } from "./thumbnail.js";
+import { named, thumbnail } from "./thumbnail.js";
 
-/** Most labels that are named; rarer ones are grey. */
-const NAMED = 14;
+/** Colours of the most frequent labels, for light and dark: each hue once, light and dark ones in turn. Rarer labels are grey. */
+const INKS = [250, 45, 145, 325, 95, 205, 285, 20, 170, 70].map((hue, at) => {
+  const [light, dark] = at % 2 ? [0.72, 0.84] : [0.5, 0.68];
+  return `light-dark(oklch(${light} 0.14 ${hue}), oklch(${dark} 0.13 ${hue}))`;
+});
+/** How far from a pointer a point is met, in CSS pixels; one with a picture is met before one without. */
+const REACH = 18, NEAR = 9;
 const MARGIN = 22;
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
@@ -36,15 +41,17 @@ async function load() {
   isStale = false;
   const { collection } = state;
   if (!collection) return empty("A map needs a collection.");
-  empty(`Arranging “${collection}”… The first time takes a few seconds.`);
+  // The map of before what was just added stays until there is the new one.
+  if (map?.collection !== collection) empty("");
+  wait(map ? "Arranging it anew…" : `Arranging “${collection}”… The first time takes a few seconds.`);
   try {
     const found = await json(`/collections/${encodeURIComponent(collection)}/map`, { signal: latest.next() });
     if (collection !== state.collection) return;
+    wait("");
+    look(null);
     if (!found.points.length) return empty(`A map needs at least 5 pictures; “${collection}” has ${found.count}.`);
     map = found;
-    const { points, count } = map;
-    $("map-note").textContent = (points.length < count ? `${points.length.toLocaleString("en")} of ${count.toLocaleString("en")} pictures. ` : `${count} pictures. `)
-      + "Point at one to see it; click it to ask about it. With the keyboard: arrow keys and Enter.";
+    describe();
     legend();
     $("map-frame").classList.add("ready");
     complain("map-error", null);
@@ -53,8 +60,21 @@ async function load() {
   } catch (error) {
     if (error.name === "AbortError") return;
     empty("");
-    complain("map-error", error);
+    complain("map-error", error, () => { isStale = true; load(); });
   }
+}
+
+/** Words on the map while it is made. */
+function wait(words) {
+  $("map-busy").textContent = words;
+  $("map-busy").hidden = !words;
+}
+
+function describe() {
+  const { points, count } = map, bare = points.filter(({ has_image: hasImage }) => !hasImage).length;
+  $("map-note").textContent = `${points.length < count ? `${points.length.toLocaleString("en")} of ` : ""}${counted(count, "picture")}; those that look alike lie close together. `
+    + "Point at a dot to see its picture, click it to ask about it; with the keyboard: arrow keys and Enter."
+    + (bare ? ` Small dots (${bare.toLocaleString("en")}) were stored without a picture.` : "");
 }
 
 function empty(words) {
@@ -62,6 +82,7 @@ function empty(words) {
   $("map-note").textContent = words;
   $("legend").replaceChildren();
   complain("map-error", null);
+  wait("");
   look(null);
   map = null;
   near = [];
@@ -73,13 +94,13 @@ function empty(words) {
 function legend() {
   const counts = new Map();
   for (const { labels: [label] } of map.points) if (label !== undefined) counts.set(label, (counts.get(label) ?? 0) + 1);
-  const named = [...counts].sort((a, b) => b[1] - a[1]).slice(0, NAMED).map(([label]) => label);
-  const hue = at => Math.round(at * 360 / named.length);
-  colours = new Map(named.map((label, at) => [label, `light-dark(oklch(0.6 0.16 ${hue(at)}), oklch(0.76 0.14 ${hue(at)}))`]));
-  $("legend").replaceChildren(...named.map(label => {
+  const frequent = [...counts].sort((a, b) => b[1] - a[1]).slice(0, INKS.length).map(([label]) => label);
+  only = frequent.includes(only) ? only : null;
+  colours = new Map(frequent.map((label, at) => [label, INKS[at]]));
+  $("legend").replaceChildren(...frequent.map(label => {
     const dot = element("i");
     dot.style.background = colours.get(label);
-    const button = element("button", { type: "button", className: "chip", ariaPressed: "false" }, dot, label);
+    const button = element("button", { type: "button", className: "chip", ariaPressed: String(label === only) }, dot, readable(label));
     button.onclick = () => {
       only = only === label ? null : label;
       for (const other of $("legend").children) other.setAttribute("aria-pressed", other === button && only !== null);
@@ -108,13 +129,14 @@ function paint() {
   places = map.points.map(at);
   const radius = Math.min(5, Math.max(2.2, 90 / Math.sqrt(places.length)));
   const inks = new Map([...colours].map(([label, colour]) => [label, resolved(colour)])), grey = resolved("var(--soft)");
-  map.points.forEach(({ labels: [label] }, index) => {
+  map.points.forEach(({ labels: [label], has_image: hasImage }, index) => {
     pen.globalAlpha = only === null || only === label ? 0.85 : 0.08;
     pen.fillStyle = inks.get(label) ?? grey;
     if (!inks.has(label) && only === null) pen.globalAlpha = 0.35;
-    disc(pen, places[index], radius);
+    disc(pen, places[index], hasImage ? radius : radius * 0.55);
   });
   pen.globalAlpha = 1;
+  markTaught(pen);
   mark(pen);
   if (current !== null) ring(pen, places[current], radius + 3, resolved("var(--text)"));
 }
@@ -157,14 +179,34 @@ function mark(pen) {
   const weights = near.map(({ similarity }) => Math.exp((similarity - near[0].similarity) / 0.02));
   const sum = weights.reduce((a, b) => a + b);
   const place = [0, 1].map(axis => near.reduce((total, { id }, at) => total + weights[at] * places[index.get(id)][axis], 0) / sum);
-  pen.fillStyle = resolved("var(--mark)");
+  const label = state.taught.get(map.collection)?.get(near[0].id);
+  flag(pen, place, label === undefined ? "your picture" : `your picture: ${readable(label)}`);
+}
+
+/** What was added on this page, by name. */
+function markTaught(pen) {
+  const labels = state.taught.get(map.collection);
+  if (!labels?.size) return;
+  map.points.forEach(({ id }, at) => {
+    // The picture that lies just there has its own mark.
+    if (labels.has(id) && near[0]?.id !== id) flag(pen, places[at], readable(labels.get(id)));
+  });
+}
+
+/** A mark with words beside it, on the side where there is room. */
+function flag(pen, place, words) {
+  const [x, y] = place, ink = resolved("var(--mark)");
+  pen.fillStyle = ink;
   disc(pen, place, 6);
-  ring(pen, place, 10, resolved("var(--mark)"));
+  ring(pen, place, 10, ink);
   pen.font = `600 13px ${getComputedStyle(canvas).fontFamily}`;
   pen.lineWidth = 4;
   pen.strokeStyle = resolved("var(--card)");
-  pen.strokeText("your picture", place[0] + 15, place[1] + 4);
-  pen.fillText("your picture", place[0] + 15, place[1] + 4);
+  const isRight = x + 15 + pen.measureText(words).width < canvas.clientWidth;
+  pen.textAlign = isRight ? "left" : "right";
+  const at = [isRight ? x + 15 : x - 15, y + 4];
+  pen.strokeText(words, ...at);
+  pen.fillText(words, ...at);
 }
 
 /** Shows the point's picture and label beside it. */
@@ -175,8 +217,9 @@ function look(at) {
   tip.hidden = at === null;
   if (at === null) return paint();
   const point = map.points[at], [x, y] = places[at];
-  tip.replaceChildren(thumbnail(map.collection, point), element("strong", { textContent: point.labels.join(", ") || "no label" }),
-    element("span", { className: "soft", textContent: point.id }));
+  tip.replaceChildren(...point.has_image ? [thumbnail(map.collection, point)] : [], element("strong", { textContent: named(point) }),
+    element("span", { className: "soft", textContent: point.id }),
+    ...point.has_image ? [] : [element("span", { className: "soft", textContent: "stored without a picture" })]);
   const { width, height } = canvas.getBoundingClientRect();
   tip.style.left = `${Math.min(Math.max(x, 80), width - 80)}px`;
   tip.style.top = `${y}px`;
@@ -187,10 +230,11 @@ function look(at) {
 function nearest(event) {
   const box = canvas.getBoundingClientRect();
   const [x, y] = [event.clientX - box.left, event.clientY - box.top];
-  let best = null, distance = 18 ** 2;
+  let best = null, least = REACH;
   places.forEach((place, at) => {
-    const here = (place[0] - x) ** 2 + (place[1] - y) ** 2;
-    if (here < distance && (only === null || map.points[at].labels[0] === only)) [best, distance] = [at, here];
+    const { labels: [label], has_image: hasImage } = map.points[at];
+    const distance = Math.hypot(place[0] - x, place[1] - y) + (hasImage ? 0 : NEAR);
+    if (distance < least && (only === null || label === only)) [best, least] = [at, distance];
   });
   return best;
 }
@@ -207,18 +251,9 @@ function beside(at, [dx, dy]) {
   return best;
 }
 
-/** Makes the current point's picture the one that the page is about. */
-async function open() {
-  if (current === null) return;
-  const point = map.points[current];
-  if (!point.has_image) return complain("map-error", new Error(`“${point.id}” was stored without a picture.`));
-  try {
-    const picture = await (await ask(imagePath(map.collection, point.id))).blob();
-    choose(picture, point.id.split("/").pop());
-    $("stage-card").scrollIntoView({ behavior: "smooth" });
-  } catch (error) {
-    complain("map-error", error);
-  }
+/** Makes the current point's picture the one that the page is about; of one without a picture the tip says so. */
+function open() {
+  if (current !== null && map.points[current].has_image) chooseItem(map.collection, map.points[current].id);
 }
 
 export function start() {
@@ -240,6 +275,7 @@ export function start() {
     look(current === null ? 0 : beside(current, step));
   };
   on("voters", () => { isStale = true; load(); });
+  on("picture", () => { answer = null; near = []; paint(); });
   on("answer", found => { answer = found; hasLooked = true; locate(); paint(); load(); });
   new IntersectionObserver(([entry]) => { isSeen = entry.isIntersecting; load(); }, { rootMargin: "200px" }).observe(canvas);
   new ResizeObserver(paint).observe(canvas);

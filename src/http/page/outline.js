@@ -1,6 +1,6 @@
 // The view "Outline": masks of objects over the picture, with method, threshold and borders live.
 
-import { $, complain, debounced, percent, say } from "./dom.js";
+import { $, counted, debounced, percent, say } from "./dom.js";
 import { Latest, post } from "./api.js";
 import { lay, size, sized } from "./stage.js";
 import { path, state, tell } from "./state.js";
@@ -32,29 +32,30 @@ export const wanted = () => ({
 export async function show() {
   const { picture } = state;
   const options = wanted();
-  try {
-    const { results: [found] } = await post(path("/segment", options), picture, latest.next());
-    sized(found.width, found.height);
-    const masks = await Promise.all(found.masks.map(mask => stencil(mask.png)));
-    if (picture !== state.picture) return;
-    lay(masks.length ? (...stage) => draw(masks, ...stage) : null);
-    describe(found.masks, options.method);
-    complain("view-error", null);
-  } catch (error) {
-    if (error.name !== "AbortError") lay(null);
-    complain("view-error", error);
-  }
+  const { results: [found] } = await post(path("/segment", options), picture, latest.next());
+  const masks = await Promise.all(found.masks.map(mask => stencil(mask.png)));
+  if (picture !== state.picture) return;
+  sized(found.width, found.height);
+  lay(masks.length ? (...stage) => draw(masks, ...stage) : null);
+  describe(found.masks, options.method);
+}
+
+/** Takes away what was said of another picture. */
+export function forget() {
+  for (const note of ["outline-note", "method-note"]) $(note).textContent = "";
 }
 
 function describe(masks, method) {
   const note = $("outline-note");
   if (!masks.length) {
     note.textContent = "Nothing stands out here. Try another threshold or method.";
+    $("method-note").textContent = "";
   } else {
     const covered = masks.reduce((sum, mask) => sum + mask.area, 0) / (size.width * size.height);
     const best = Math.max(...masks.map(mask => mask.score));
-    note.textContent = `Shown: ${METHODS[method][4]}. ${masks.length === 1 ? "One object" : `${masks.length} objects`}, ${percent(covered)} of the picture, `
-      + (best < WEAK ? `but it hardly stands out (score ${best.toFixed(2)}).` : `score ${best.toFixed(2)}.`);
+    note.textContent = `Bright: what stands out, ${counted(masks.length, "object")}, ${percent(covered)} of the picture`
+      + (best < WEAK ? ". It hardly stands out, so the outline may be wrong." : ".");
+    $("method-note").textContent = `This method shows ${METHODS[method][4]}. Score ${best.toFixed(2)}: how far that stands out.`;
   }
   say(note.textContent);
 }
@@ -123,8 +124,9 @@ function choose() {
   $("kept").textContent = value;
 }
 
-export function start() {
-  const again = debounced(() => state.picture && show(), 80);
+/** `look` shows the view anew. */
+export function start(look) {
+  const again = debounced(() => state.picture && look(), 80);
   const changed = () => { $("kept").textContent = $("threshold").value; tell("request"); again(); };
   $("method").onchange = () => { choose(); changed(); };
   $("threshold").oninput = changed;

@@ -1,48 +1,48 @@
-// Choosing a picture: dropped, pasted, from the disk, or one of the samples.
+// Choosing a picture: dropped, pasted, from the disk, a stored one, or one of the samples.
 
 import { $, complain } from "./dom.js";
 import { ask } from "./api.js";
-import { readable } from "./convert.js";
+import { prepared } from "./convert.js";
+import { showBusy } from "./stage.js";
 import { state, tell } from "./state.js";
+import { imagePath } from "./thumbnail.js";
 
-/** Counts choices: a picture that was converted too late does not take the place of a newer one. */
+/** Counts choices: a picture that was prepared too late does not take the place of a newer one. */
 let choices = 0;
 
-/** Makes a picture the one that the page is about. */
-export async function choose(picture, name) {
+/** Makes a picture the one that the page is about; `find` answers it. `sample` is the button of a sample. */
+async function choose(find, name, sample = null) {
   const choice = ++choices;
   complain("error", null);
+  const looked = showBusy("Reading the picture…");
   try {
-    const [converted, itsName] = await readable(picture, name || picture.name || "photo.jpg");
+    const ready = await prepared(await find(), name);
     if (choice !== choices) return;
-    state.picture = converted;
-    state.name = itsName;
+    Object.assign(state, ready);
+    for (const other of $("samples").querySelectorAll("button")) other.setAttribute("aria-pressed", other === sample);
   } catch (error) {
-    if (choice === choices) complain("error", error);
+    if (choice === choices) complain("error", error, () => choose(find, name, sample));
     return;
+  } finally {
+    looked();
   }
   tell("picture");
 }
 
-async function chooseSample(button) {
+function chooseSample(button) {
   const [, file] = button.querySelector("img").getAttribute("src").match(/([^/]+)$/);
-  try {
-    const picture = await (await ask(`/page/${file}`)).blob();
-    mark(button);
-    await choose(picture, file);
-  } catch (error) {
-    complain("error", error);
-  }
+  return choose(async () => (await ask(`/page/${file}`)).blob(), file, button);
 }
 
-function mark(button) {
-  for (const sample of $("samples").querySelectorAll("button")) sample.setAttribute("aria-pressed", sample === button);
+/** Asks about the stored picture of an item. */
+export function chooseItem(collection, id) {
+  $("stage-card").scrollIntoView({ behavior: "smooth" });
+  return choose(async () => (await ask(imagePath(collection, id))).blob(), id.split("/").pop());
 }
 
 function take(files) {
   if (!files?.length) return complain("error", new Error("That was no file. Drop a picture from your disk."));
-  mark(null);
-  choose(files[0]);
+  choose(async () => files[0], files[0].name || "photo.jpg");
 }
 
 export function start() {

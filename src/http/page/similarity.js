@@ -1,12 +1,14 @@
 // The view "Alike": a patch, chosen by pointer or arrow keys, and what in the picture is like it.
 
-import { $, complain, debounced, say } from "./dom.js";
+import { $, debounced, percent, say } from "./dom.js";
 import { Latest, post } from "./api.js";
 import { drawn, numbers } from "./heat.js";
 import { lay, pixelAt, size } from "./stage.js";
 import { path, state, tell } from "./state.js";
 
 const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+/** Above this similarity a patch counts as like the chosen one. */
+const ALIKE = 0.6;
 const latest = new Latest();
 /** The chosen point in pixels of the picture; null before one is chosen. */
 let point = null;
@@ -21,22 +23,16 @@ export const wanted = () => ({ model: state.model, points: JSON.stringify([point
 export async function show() {
   const { picture } = state;
   const at = point ??= middle();
-  try {
-    const answer = await post(path("/similarity", wanted()), picture, latest.next());
-    if (picture !== state.picture) return;
-    const map = numbers(answer.maps[0].heatmap);
-    grid = map;
-    const [column, row] = cell(at);
-    lay((...stage) => { drawn(map)(...stage); frame(column, row, ...stage); });
-    const alike = map.values.filter(value => value > 0.6).length / map.values.length;
-    $("alike-note").textContent = `Bright: like the patch in the frame (column ${column + 1} of ${grid.columns}, row ${row + 1} of ${grid.rows}). `
-      + `${Math.round(100 * alike)} % of the picture is more than 0.6 alike.`;
-    say($("alike-note").textContent);
-    complain("view-error", null);
-  } catch (error) {
-    if (error.name !== "AbortError") lay(null);
-    complain("view-error", error);
-  }
+  const answer = await post(path("/similarity", wanted()), picture, latest.next());
+  if (picture !== state.picture) return;
+  const map = numbers(answer.maps[0].heatmap);
+  grid = map;
+  const [column, row] = cell(at);
+  lay((...stage) => { drawn(map)(...stage); frame(column, row, ...stage); });
+  const alike = percent(map.values.filter(value => value > ALIKE).length / map.values.length);
+  $("alike-note").textContent = `Click anywhere in the picture: what looks like the framed spot turns bright. Here it is ${alike} of the picture.`;
+  const place = ([x, y]) => `${percent(x / size.width)} from the left, ${percent(y / size.height)} from the top`;
+  say(`Frame ${place(at)}; ${alike} of the picture looks like it.`);
 }
 
 const cell = ([x, y]) => [Math.floor(x / size.width * grid.columns), Math.floor(y / size.height * grid.rows)];
@@ -54,11 +50,15 @@ function frame(column, row, pen, width, height) {
 }
 
 /** Another picture has other patches. */
-export const forget = () => { point = null; };
+export function forget() {
+  point = null;
+  $("alike-note").textContent = "Click anywhere in the picture: what looks like that spot turns bright.";
+}
 
-export function start(isShown) {
+/** `look` shows the view anew. */
+export function start(isShown, look) {
   const canvas = $("canvas");
-  const again = debounced(show, 40);
+  const again = debounced(look, 40);
   const move = to => { point = to; tell("request"); again(); };
   canvas.addEventListener("pointerdown", event => isShown() && state.picture && move(pixelAt(event)));
   canvas.addEventListener("keydown", event => {

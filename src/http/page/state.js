@@ -1,16 +1,20 @@
-// What the page is about: one picture, the model that looks at it, and who votes on it.
+// What the page is about: one picture, the model that looks at it, and the collection that names it.
 
 export const state = {
   /** The chosen File or Blob. */
   picture: null,
   /** Its name, for the requests to copy. */
   name: "photo.jpg",
+  /** What was done to it before it is sent, in words; empty where it is the file as it came. */
+  done: "",
   /** The model to use; null for the server's own choice. */
   model: null,
   /** The collection that votes, or null where a classifier does or there is none. */
   collection: null,
   /** The classifier that votes. */
   head: null,
+  /** The items that were added on this page, by collection: label by id. */
+  taught: new Map(),
 };
 
 /**

@@ -1,7 +1,7 @@
 // Stored pictures of items. They are fetched rather than linked: an `<img>` could not send a key.
 
 import { ask } from "./api.js";
-import { element } from "./dom.js";
+import { element, readable } from "./dom.js";
 
 /** Addresses of the pictures that were fetched, by path; the oldest go. */
 const fetched = new Map();
@@ -23,6 +23,9 @@ function address(path) {
   }
   return fetched.get(path);
 }
+
+/** An item's labels, or its id where it has none. */
+export const named = ({ id, labels }) => labels.length ? readable(labels.join(", ")) : id;
 
 /** An item's picture, or, for items that have none, a tile with its first letter. */
 export function thumbnail(collection, { id, labels, has_image: hasImage }) {

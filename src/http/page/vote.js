@@ -1,13 +1,18 @@
 // What the picture is: the vote of its neighbours, or of a classifier; and teaching it a new one.
 
-import { $, breakable, complain, element, percent, say } from "./dom.js";
+import { $, complain, counted, element, percent, readable, say } from "./dom.js";
 import { ask, json, Latest, post } from "./api.js";
+import { chooseItem } from "./picture.js";
 import { on, path, state, tell } from "./state.js";
-import { thumbnail } from "./thumbnail.js";
+import { named, thumbnail } from "./thumbnail.js";
 
 const NEW = "new:";
 /** Below this share of the vote the best class is a guess. */
 const UNSURE = 0.35;
+/** From this similarity on, a neighbour is the picture itself, apart from how it was stored. */
+const SAME = 0.9995;
+/** Most neighbours that are shown. */
+const SHOWN = 12;
 const latest = new Latest();
 let collections = [];
 /** Whether the server has a place to keep collections. */
@@ -24,7 +29,7 @@ export async function refresh(preferred) {
   const heads = models.flatMap(model => model.classifiers);
   const option = (value, text) => element("option", { value, textContent: text });
   $("voters").replaceChildren(
-    ...found.map(({ name, count }) => option(name, `${name} (${count.toLocaleString("en")})`)),
+    ...found.map(({ name, count }) => option(name, `${name} (${counted(count, "picture")})`)),
     ...heads.map(head => option(`head:${head}`, `classifier ${head}`)),
     ...kept ? [option(NEW, "a new collection…")] : [],
   );
@@ -43,6 +48,16 @@ function chosen() {
   tell("voters");
 }
 
+/** Says that the answer to another picture is under way. */
+export function wait() {
+  empty();
+  $("verdict").textContent = "Looking…";
+  $("vote-card").setAttribute("aria-busy", "true");
+}
+
+/** Takes away what was said of another picture. */
+export const clear = () => explain("");
+
 export async function show() {
   const { picture } = state;
   if (!picture) return;
@@ -57,40 +72,87 @@ export async function show() {
     render(answer);
   } catch (error) {
     if (error.name === "AbortError") return;
-    explain("");
-    complain("vote-error", error);
+    clear();
+    complain("vote-error", error, show);
   }
+}
+
+function empty() {
+  $("vote-card").removeAttribute("aria-busy");
+  $("classes").replaceChildren();
+  $("vote-note").textContent = "";
+  $("neighbours").replaceChildren();
+  $("neighbour-card").hidden = true;
+  complain("vote-error", null);
 }
 
 /** Words in place of an answer. */
 function explain(words) {
-  $("verdict").textContent = words ? "—" : "";
-  $("classes").replaceChildren();
+  empty();
+  $("verdict").textContent = "—";
   $("vote-note").textContent = words;
-  $("neighbours").replaceChildren();
-  $("neighbour-card").hidden = true;
-  complain("vote-error", null);
   tell("answer", null);
 }
 
 function render(answer) {
-  const { label, classes, neighbors } = answer.results[0];
-  const { count } = collections.find(one => one.name === answer.collection) ?? {};
-  if (!classes.length) return explain("This collection is empty. Give the picture a label below, and it is the first one in it.");
-  $("verdict").textContent = label === null ? "undecided" : classes[0].score < UNSURE ? `perhaps ${label}` : label;
-  $("classes").replaceChildren(...classes.slice(0, 5).map(({ label, score }) => {
-    const bar = element("meter", { value: score, min: 0, max: 1, ariaLabel: label });
-    return element("li", {}, element("span", { textContent: label }), element("span", { textContent: percent(score) }), bar);
+  const { classes, neighbors } = answer.results[0];
+  if (!classes.length && !neighbors.length) {
+    return explain("This collection is empty. Give the picture a label below, and it is the first one in it.");
+  }
+  const { words, why, isKnown } = verdict(answer);
+  $("vote-card").removeAttribute("aria-busy");
+  $("verdict").textContent = words;
+  $("classes").replaceChildren(...(isKnown ? classes : []).slice(0, 5).map(({ label, score }) => {
+    const bar = element("meter", { value: score, min: 0, max: 1, ariaLabel: readable(label) });
+    return element("li", {}, element("span", { textContent: readable(label) }), element("span", { textContent: percent(score) }), bar);
   }));
-  $("vote-note").textContent = answer.head ? "What a linear classifier on the features says."
-    : `Voted by the ${neighbors.length} most similar of ${(count ?? neighbors.length).toLocaleString("en")} pictures.`;
-  $("neighbours").replaceChildren(...neighbors.slice(0, 12).map(neighbour => element("li", {},
-    thumbnail(answer.collection, neighbour),
-    element("strong", { textContent: breakable(neighbour.labels.join(", ")) || "no label" }),
-    element("span", { className: "soft", textContent: `${neighbour.similarity.toFixed(2)} alike`, title: neighbour.id }))));
-  $("neighbour-card").hidden = !neighbors.length;
-  say(`It is: ${label ?? "undecided"}, ${percent(classes[0].score)}.`);
+  $("vote-note").textContent = why;
+  showNeighbours(answer.collection, neighbors);
+  say(`It is: ${words}. ${why}`);
   tell("answer", answer);
+}
+
+/** What the answer comes to, why, and whether the collection holds anything like the picture. */
+function verdict(answer) {
+  const { label, similarity, classes, neighbors } = answer.results[0];
+  const best = classes[0] && readable(classes[0].label);
+  const sure = !best ? "no label" : label === null ? "undecided" : classes[0].score < UNSURE ? `perhaps ${best}` : best;
+  if (answer.head) return { words: sure, why: "What a linear classifier on the features says.", isKnown: true };
+  const { count } = collections.find(one => one.name === answer.collection) ?? {};
+  if (label === null && similarity < answer.min_similarity) {
+    const nearest = count > 1 ? `The most similar of ${counted(count, "picture")}` : "The nearest picture";
+    const why = `${nearest} has a similarity of ${similarity.toFixed(2)}; what this collection knows has at least ${answer.min_similarity.toFixed(2)}.`;
+    return { words: "Nothing like it here", why, isKnown: false };
+  }
+  const voters = neighbors.length === 1 ? "The label of the only picture that was asked."
+    : `The vote of the ${neighbors.length} most similar of ${counted(count ?? neighbors.length, "picture")}.`;
+  const [nearest] = neighbors;
+  if (nearest.similarity >= SAME && nearest.labels.length) {
+    const why = `The same picture is in the collection under this label.${neighbors.length > 1 ? ` Above: ${lowered(voters)}` : ""}`;
+    return { words: readable(nearest.labels.join(", ")), why, isKnown: true };
+  }
+  return { words: sure, why: voters, isKnown: true };
+}
+
+const lowered = words => words[0].toLowerCase() + words.slice(1);
+
+/** The neighbours with a stored picture as buttons that ask about it; of the others a line. */
+function showNeighbours(collection, neighbors) {
+  const shown = neighbors.filter(({ has_image: hasImage }) => hasImage).slice(0, SHOWN);
+  const bare = neighbors.filter(({ has_image: hasImage }) => !hasImage).slice(0, SHOWN);
+  const like = ({ similarity }) => similarity.toFixed(2);
+  $("neighbours").replaceChildren(...shown.map(neighbour => {
+    const button = element("button", { type: "button", className: "neighbour", title: `${neighbour.id}: ask about this picture` },
+      thumbnail(collection, neighbour),
+      element("strong", { textContent: named(neighbour) }),
+      element("span", { className: "soft", textContent: `similarity ${like(neighbour)}` }));
+    button.onclick = () => chooseItem(collection, neighbour.id);
+    return element("li", {}, button);
+  }));
+  $("neighbours").hidden = !shown.length;
+  $("bare-neighbours").textContent = `${shown.length ? "Also near, s" : "S"}tored without a picture: ${bare.map(one => `${named(one)} ${like(one)}`).join(" · ")}`;
+  $("bare-neighbours").hidden = !bare.length;
+  $("neighbour-card").hidden = !neighbors.length;
 }
 
 /** Puts the picture into the collection under a label, and asks again. */
@@ -104,10 +166,13 @@ async function teach() {
     await ask(route, { method: "PUT", body, headers: { "Content-Type": "application/json" } });
   }
   const { ids: [id] } = await post(path(`${route}/items`, { labels: JSON.stringify([label]) }), state.picture);
+  if (!state.taught.has(collection)) state.taught.set(collection, new Map());
+  state.taught.get(collection).set(id, label);
   await refresh(collection);
   await show();
-  taught(`Added to ${collection} as “${label}”, and asked again.`, async () => {
+  taught(`Added to ${collection} as “${readable(label)}”, and asked again.`, async () => {
     await ask(`${route}/items/${encodeURIComponent(id)}`, { method: "DELETE" });
+    state.taught.get(collection).delete(id);
     await refresh(collection);
     await show();
     taught("Taken out again.");
@@ -121,11 +186,16 @@ function taught(words, undo) {
 }
 
 export function start() {
-  $("voters").onchange = () => { chosen(); show(); };
+  $("voters").onchange = () => {
+    chosen();
+    if (state.picture) wait();
+    show();
+  };
   $("teach").onsubmit = async event => {
     event.preventDefault();
     if (!state.picture) return complain("teach-error", new Error("Choose a picture first."));
-    $("add").disabled = true;
+    const add = $("add"), words = add.textContent;
+    Object.assign(add, { disabled: true, textContent: "Adding…" });
     $("taught").replaceChildren();
     complain("teach-error", null);
     try {
@@ -133,7 +203,7 @@ export function start() {
     } catch (error) {
       complain("teach-error", error);
     } finally {
-      $("add").disabled = false;
+      Object.assign(add, { disabled: false, textContent: words });
     }
   };
   on("picture", () => { $("taught").replaceChildren(); complain("teach-error", null); });

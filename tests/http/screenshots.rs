@@ -1,0 +1,55 @@
+//! The pictures of the page in `docs/`.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde_json::json;
+
+use crate::{
+    browser::{Page, visit},
+    harness::{Server, program, root},
+};
+
+/// Draws the pictures in `docs/`, for `make screenshots`. It checks nothing, so `make test` leaves it out: what it shows is held by the tests of `page`.
+#[test]
+#[ignore = "no check: draws the pictures of docs/ for `make screenshots`"]
+fn pictures_of_the_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().to_str().unwrap();
+    let mut restore = program();
+    restore.args(["restore", "--data-dir", data, "--from"]).arg(root().join("models/demo/gallery.dino"));
+    assert!(restore.status().unwrap().success());
+    let demo = format!("demo={}", root().join("models/demo").display());
+    let server = Server::with_models(&[&demo], &["--data-dir", data, "--request-timeout", "300"]);
+    visit(&server, &[], |page| {
+        for (name, width, height, scheme, view) in [
+            ("page", 1280, 860, "light", "outline"),
+            ("page-dark", 1280, 860, "dark", "similarity"),
+            ("page-phone", 390, 844, "light", "outline"),
+        ] {
+            page.screen(width, height, scheme);
+            page.is_settled();
+            if page.value("document.querySelector('[name=view]:checked').value") != view {
+                page.redraws("canvas", || page.click(&format!("label:has([value={view}])")));
+            }
+            page.until("busy.hidden");
+            page.until("[...document.querySelectorAll('#neighbours img')].every(image => image.complete)");
+            page.run("scrollTo(0, 0); document.activeElement.blur()", &json!([]));
+            page.picture(name);
+        }
+        page.screen(1280, 860, "dark");
+        page.redraws("map", || page.value("map.scrollIntoView({ block: 'center' })"));
+        page.until("document.getElementById('map-frame').classList.contains('ready')");
+        page.rests_on_a_picture();
+        page.picture("page-map");
+    });
+}
+
+impl Page {
+    /// Draws what the screen shows into `docs`.
+    fn picture(&self, name: &str) {
+        // What has just changed is on the screen two frames later.
+        self.must("/execute/async", &json!({ "script": "requestAnimationFrame(() => requestAnimationFrame(arguments[0]))", "args": [] }));
+        let options = json!({ "format": "webp", "quality": 80 });
+        let picture = self.tell_browser("Page.captureScreenshot", &options)["data"].as_str().unwrap().to_owned();
+        fs_err::write(root().join(format!("docs/{name}.webp")), STANDARD.decode(picture).unwrap()).unwrap();
+    }
+}
