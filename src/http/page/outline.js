@@ -1,6 +1,6 @@
 // The view "Outline": masks of objects over the picture, with method, threshold and borders live.
 
-import { $, counted, debounced, percent, say } from "./dom.js";
+import { $, debounced, percent, say } from "./dom.js";
 import { Latest, post } from "./api.js";
 import { lay, size, sized } from "./stage.js";
 import { path, state, tell } from "./state.js";
@@ -53,7 +53,7 @@ function describe(masks, method) {
   } else {
     const covered = masks.reduce((sum, mask) => sum + mask.area, 0) / (size.width * size.height);
     const best = Math.max(...masks.map(mask => mask.score));
-    note.textContent = `Bright: what stands out, ${counted(masks.length, "object")}, ${percent(covered)} of the picture`
+    note.textContent = `Bright: ${masks.length > 1 ? `${masks.length} objects that stand` : "what stands"} out, ${percent(covered)} of the picture`
       + (best < WEAK ? ". It hardly stands out, so the outline may be wrong." : ".");
     $("method-note").textContent = `This method shows ${METHODS[method][4]}. Score ${best.toFixed(2)}: how far that stands out.`;
   }
