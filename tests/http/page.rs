@@ -187,7 +187,7 @@ fn a_label_teaches_the_collection_and_can_be_taken_back() {
     let (server, _folder) = with_collection(&[]);
     visit(&server, &[], |page| {
         page.is_settled();
-        page.redraws("map", || page.value("map.scrollIntoView({ block: 'center' })"));
+        page.value("map.scrollIntoView({ block: 'center' })");
         page.until("document.getElementById('map-note').textContent.startsWith('10 pictures;')");
         page.type_into("#label", "hot_dog");
         page.click("#add");
@@ -324,7 +324,7 @@ fn the_map_shows_pictures_and_opens_them() {
     let (server, _folder) = with_collection(&[]);
     visit(&server, &[], |page| {
         page.is_settled();
-        page.redraws("map", || page.value("map.scrollIntoView({ block: 'center' })"));
+        page.value("map.scrollIntoView({ block: 'center' })");
         page.until("document.querySelectorAll('#legend button').length == 4");
         assert!(page.text("map-note").starts_with("10 pictures;"));
         // From picture to picture with the keyboard; each is shown and named.

@@ -36,7 +36,7 @@ fn pictures_of_the_page() {
             page.picture(name);
         }
         page.screen(1280, 860, "dark");
-        page.redraws("map", || page.value("map.scrollIntoView({ block: 'center' })"));
+        page.value("map.scrollIntoView({ block: 'center' })");
         page.until("document.getElementById('map-frame').classList.contains('ready')");
         page.rests_on_a_picture();
         page.picture("page-map");
