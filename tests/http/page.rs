@@ -80,7 +80,13 @@ fn the_first_look_shows_outline_vote_and_neighbours() {
         assert_eq!(page.value("document.getElementById('demo-note').hidden"), true);
         assert!(page.text("outline-note").contains("of the picture"));
 
-        // The mask is laid over the picture anew with each option.
+        // The mask is laid over the picture anew with each option. The model's own choice has no threshold.
+        assert_eq!(
+            page.value("[document.getElementById('method').value, document.getElementById('threshold-row').hidden]"),
+            json!(["", true])
+        );
+        assert!(page.text("method-note").starts_with("The method shows where the network looks."));
+        page.redraws("canvas", || page.set("method", "background"));
         page.redraws("canvas", || page.set("threshold", "0.9"));
         assert_eq!(page.text("kept"), "0.9");
         page.redraws("canvas", || page.set("method", "attention"));
@@ -88,7 +94,7 @@ fn the_first_look_shows_outline_vote_and_neighbours() {
         page.click("#options summary");
         page.redraws("canvas", || page.click("#refine"));
         page.redraws("canvas", || page.set("objects", "5"));
-        for method in ["ncut", "lost", "pca", "background"] {
+        for method in ["ncut", "lost", "pca", "saliency", "background"] {
             page.redraws("canvas", || page.set("method", method));
         }
         // Screen readers read the same words that the page shows.

@@ -12,6 +12,7 @@ const METHODS = {
   ncut: ["Alike above", -0.5, 0.95, 0.2, "one side of the cheapest cut through the picture"],
   lost: ["Like the seed above", -0.5, 0.95, 0, "what grows from the rarest patch"],
   pca: ["Cut at (deviations)", -2, 3, 0, "one side of the direction in which patches differ most"],
+  saliency: ["Times Otsu's cut", 0.2, 2, 1, "what the network looks at, lies towards the middle and does not resemble the border"],
 };
 /** Colours of contours, the first object's first. */
 const CONTOURS = ["#5ef0d0", "#ffd166", "#ff8fab", "#9db4ff", "#c8f169"];
@@ -20,24 +21,23 @@ const WEAK = 0.1;
 
 const latest = new Latest();
 
-/** The options of `/segment` as they are set. */
+/** The options of `/segment` as they are set; without a method the model's folder says how its masks are made best. */
 export const wanted = () => ({
   model: state.model,
-  method: $("method").value,
-  threshold: Number($("threshold").value),
+  method: $("method").value || null,
+  threshold: $("method").value ? Number($("threshold").value) : null,
   max_objects: Number($("objects").value),
   refine: $("refine").checked ? "guided" : null,
 });
 
 export async function show() {
   const { picture } = state;
-  const options = wanted();
-  const { results: [found] } = await post(path("/segment", options), picture, latest.next());
+  const { results: [found] } = await post(path("/segment", wanted()), picture, latest.next());
   const masks = await Promise.all(found.masks.map(mask => stencil(mask.png)));
   if (picture !== state.picture) return;
   sized(found.width, found.height);
   lay(masks.length ? (...stage) => draw(masks, ...stage) : null);
-  describe(found.masks, options.method);
+  describe(found.masks, found.method);
 }
 
 /** Takes away what was said of another picture. */
@@ -55,7 +55,7 @@ function describe(masks, method) {
     const best = Math.max(...masks.map(mask => mask.score));
     note.textContent = `Bright: ${masks.length > 1 ? `${masks.length} objects that stand` : "what stands"} out, ${percent(covered)} of the picture`
       + (best < WEAK ? ". It hardly stands out, so the outline may be wrong." : ".");
-    $("method-note").textContent = `This method shows ${METHODS[method][4]}. Score ${best.toFixed(2)}: how far that stands out.`;
+    $("method-note").textContent = `The method shows ${METHODS[method][4]}. Score ${best.toFixed(2)}: how far that stands out.`;
   }
   say(note.textContent);
 }
@@ -118,7 +118,10 @@ function contour(mask, width, height, line, colour) {
 
 /** Sets words and limits of the threshold for the chosen method. */
 function choose() {
-  const [meaning, min, max, value] = METHODS[$("method").value];
+  const method = $("method").value;
+  $("threshold-row").hidden = !method;
+  if (!method) return;
+  const [meaning, min, max, value] = METHODS[method];
   $("meaning").textContent = meaning;
   Object.assign($("threshold"), { min, max, value });
   $("kept").textContent = value;

@@ -33,7 +33,10 @@ pub fn requests() -> Vec<Vec<u8>> {
         json("/similarity", format!(r#"{{"images":["{pixel}","{pixel}"],"points":[[0,0]],"target":1}}"#)),
         json("/v1/embeddings", format!(r#"{{"input":["{pixel}"],"model":"tiny-model","dimensions":7}}"#)),
         json("/collections/c/search", format!(r#"{{"vector":[{vector}],"k":3,"filter":{filter}}}"#)),
-        json("/classify", format!(r#"{{"images":["{pixel}"],"collection":"c","k":5,"temperature":0.1,"min_similarity":0.5,"balanced":true}}"#)),
+        json(
+            "/classify",
+            format!(r#"{{"images":["{pixel}"],"collection":"c","k":5,"temperature":0.1,"min_similarity":0.5,"balanced":true}}"#),
+        ),
         with("/embed", "multipart/form-data; boundary=b", &parts),
     ];
     for path in ["/embed", "/segment?format=png", "/classify?collection=c", "/collections/c/items?id=x&labels=a"] {
