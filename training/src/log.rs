@@ -52,6 +52,9 @@ pub struct Line {
     /// What `feature_std` is where features spread evenly: 1/√dim.
     #[serde(default)]
     pub feature_std_even: f64,
+    /// KoLeo's part of the loss, with its weight, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub koleo: Option<f64>,
     /// Learning rate of the last step.
     pub lr: f64,
     /// Weight decay of the last step.
@@ -86,6 +89,9 @@ pub struct Sums {
     /// Sum of the features' standard deviations.
     #[serde(default)]
     pub feature_std: f64,
+    /// Sum of KoLeo's parts of the loss.
+    #[serde(default)]
+    pub koleo: f64,
     /// Wall time.
     pub seconds: f64,
 }

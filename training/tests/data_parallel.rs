@@ -74,6 +74,26 @@ fn two_processes_with_half_the_batch_and_micro_batches_give_what_the_whole_batch
 }
 
 #[test]
+fn balanced_outputs_and_features_apart_are_those_of_all_processes() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    pictures(&data, 18);
+    let run = |name: &str, more: &[&str]| {
+        let out = folder.path().join(name);
+        let parts = ["--centering", "sinkhorn_knopp", "--sinkhorn-queue", "32", "--koleo-loss-weight", "0.1", "--stem", "conv"];
+        succeeds(&data, &out, &[more, &parts].concat());
+        out
+    };
+    let whole = run("whole", &WHOLE);
+    let processes = run("processes", &["--processes", "2", "--batch-size", "4"]);
+    assert_same(&processes, &whole);
+    assert_eq!(tensors(&whole, "queue")[0].1.len(), 32 * 32);
+    // Half the batch has other neighbours and another balance: the test sees the difference.
+    let micro = run("micro-batches", &["--accumulate", "2", "--batch-size", "4"]);
+    assert!(losses(&micro).iter().zip(losses(&whole)).any(|(a, b)| (a - b).abs() > 1e-3 * b.abs()));
+}
+
+#[test]
 fn batch_norms_see_the_batch_of_all_processes() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");

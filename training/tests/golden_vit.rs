@@ -6,7 +6,6 @@ mod golden;
 
 use candle_core::{DType, Device, Tensor};
 use dino_train::backbone::vit::{Vit, VitConfig, entries};
-use dino_train::kernels::matmul::Precision;
 use golden::{Golden, TOLERANCE, compare};
 use rand::SeedableRng;
 
@@ -22,8 +21,7 @@ fn load(file: &Golden) -> Vit {
         dim: position.dim(2).unwrap(),
         depth,
         heads: file.get("native.attention").dim(1).unwrap(),
-        drop_path: 0.0,
-        precision: Precision::F32,
+        ..VitConfig::default()
     };
     let vit = Vit::new(config, &mut rand_chacha::ChaCha8Rng::seed_from_u64(0), &Device::Cpu).unwrap();
     for (group, entry) in entries(vit.groups()) {

@@ -42,8 +42,7 @@ fn vit(name: &str, expected: &Golden) -> VitConfig {
         dim: vit.dim,
         depth: vit.blocks.len(),
         heads: expected.get("native.attention").dim(1).unwrap(),
-        drop_path: 0.0,
-        precision: Precision::F32,
+        ..VitConfig::default()
     }
 }
 

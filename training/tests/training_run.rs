@@ -36,6 +36,23 @@ fn a_run_that_was_stopped_or_killed_goes_on_as_if_nothing_had_been() {
 }
 
 #[test]
+fn a_run_with_a_queue_of_outputs_goes_on_from_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    pictures(&data, 16);
+    let more = ["--epochs", "6", "--checkpoint-minutes", "0", "--centering", "sinkhorn_knopp", "--sinkhorn-queue", "20", "--stem", "conv"];
+    let (whole, broken) = (folder.path().join("whole"), folder.path().join("broken"));
+    assert!(run(&data, &whole, &more).status.success());
+    let mut child = command(&data, &broken, &more).spawn().unwrap();
+    let_it_work(&mut child, &broken, Duration::from_millis(20));
+    signal(&child, "KILL");
+    child.wait().unwrap();
+    let output = run(&data, &broken, &[&more[..], &["--resume"]].concat());
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(weights(&whole), weights(&broken), "every tensor of the last checkpoint is the same, bit by bit");
+}
+
+#[test]
 fn a_damaged_checkpoint_is_named_and_an_older_one_is_used() {
     let folder = tempfile::tempdir().unwrap();
     let (data, out) = (folder.path().join("data"), folder.path().join("run"));

@@ -4,11 +4,12 @@ pub(crate) mod batch_norm;
 pub mod parameters;
 pub mod positions;
 pub mod resnet;
+pub mod stem;
 pub mod vit;
 
 use std::sync::Arc;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor, bail};
 
 use self::parameters::{Group, Random};
 use self::resnet::{Resnet, ResnetConfig};
@@ -151,6 +152,21 @@ impl Backbone {
         match self {
             Self::Vit(vit) => vit.features(crops, pass),
             Self::Resnet(resnet) => resnet.features(crops, pass),
+        }
+    }
+
+    /// The same where patches of the first crops are masked: 1 in `masks` `[n, patches]`.
+    ///
+    /// # Errors
+    /// When the backbone has no mask token, shapes do not fit, or the device fails.
+    pub fn masked_features(&self, crops: &[Tensor], masks: Option<&Tensor>, pass: &mut Pass<'_>) -> Result<Tensor> {
+        match (self, masks) {
+            (_, None) => self.features(crops, pass),
+            (Self::Vit(vit), Some(masks)) => {
+                let (tokens, sequences) = vit.all_tokens(crops, Some(masks), pass)?;
+                tokens.index_select(&Tensor::from_vec(sequences.first_rows(), sequences.count(), tokens.device())?, 0)
+            }
+            (Self::Resnet(_), Some(_)) => bail!("a residual network has no patches to mask"),
         }
     }
 }

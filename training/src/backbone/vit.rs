@@ -1,8 +1,11 @@
 //! The vision transformer of the DINO paper: patches and a CLS token, learned positions, pre-norm blocks.
 
+use std::ops::Range;
+
 use candle_core::{Device, Result, Tensor, bail};
 
 use super::parameters::{Entry, Group, Init, Random};
+use super::stem::{self, Stem};
 use super::{Pass, positions};
 use crate::kernels::matmul::Precision;
 use crate::ops::block::{Block, DropPath, Sequences, Tokens};
@@ -24,8 +27,35 @@ pub struct VitConfig {
     pub heads: usize,
     /// Stochastic depth of the last block; it grows linearly from 0 in the first.
     pub drop_path: f64,
+    /// How patches are embedded.
+    pub stem: Stem,
+    /// Register tokens behind CLS (Darcet et al. 2024).
+    pub registers: usize,
+    /// First value of the factors of each branch's columns (layer scale; Touvron et al. 2021), where there are any.
+    pub layer_scale: Option<f32>,
+    /// Whether there is a token that takes the place of masked patches (iBOT).
+    pub mask_token: bool,
     /// Arithmetic of the linear layers.
     pub precision: Precision,
+}
+
+impl Default for VitConfig {
+    /// ViT-S/16 of the paper, without stochastic depth.
+    fn default() -> Self {
+        Self {
+            img_size: 224,
+            patch_size: 16,
+            dim: 384,
+            depth: 12,
+            heads: 6,
+            drop_path: 0.0,
+            stem: Stem::Patch,
+            registers: 0,
+            layer_scale: None,
+            mask_token: false,
+            precision: Precision::F32,
+        }
+    }
 }
 
 impl VitConfig {
@@ -56,6 +86,20 @@ const BLOCKS: usize = 4;
 pub struct Vit {
     config: VitConfig,
     groups: Vec<Group>,
+    places: Places,
+}
+
+/// Where the groups behind the blocks are. A transformer cut short has the places of the whole one.
+#[derive(Clone, Debug, Default)]
+struct Places {
+    /// Weight of the last norm; its bias follows.
+    norm: usize,
+    /// Convolutions of the stem.
+    stem: Range<usize>,
+    registers: Option<usize>,
+    mask_token: Option<usize>,
+    /// Layer scales of the first block; those of the others follow.
+    scales: Option<usize>,
 }
 
 impl Vit {
@@ -76,14 +120,16 @@ impl Vit {
         }
         let tokens = config.grid() * config.grid() + 1;
         // The patch embedding keeps the initialisation of PyTorch's convolutions: uniform in ± 1/√fan-in, biases too.
-        let fan_in = 3 * patch_size * patch_size;
+        let channels = config.stem.channels(patch_size, dim)?;
+        let (inputs, side) = config.stem.projection(patch_size, dim);
+        let fan_in = inputs * side * side;
         let bound = Init::Uniform(1.0 / (fan_in as f32).sqrt());
         let mut single =
             |name: &str, shape: &[usize], init| Group::new(vec![(format!("backbone.{name}"), shape.to_vec(), init)], random, device);
         let mut groups = vec![
             single("cls_token", &[1, 1, dim], Init::Normal(0.02))?,
             single("pos_embed", &[1, tokens, dim], Init::Normal(0.02))?,
-            single("patch_embed.proj.weight", &[dim, 3, patch_size, patch_size], bound)?,
+            single("patch_embed.proj.weight", &[dim, inputs, side, side], bound)?,
             single("patch_embed.proj.bias", &[dim], bound)?,
         ];
         for block in 0..depth {
@@ -97,10 +143,29 @@ impl Vit {
             });
             groups.push(Group::new(parameters.collect(), random, device)?);
         }
-        let mut single = |name: &str, init| Group::new(vec![(format!("backbone.{name}"), vec![dim], init)], random, device);
-        groups.push(single("norm.weight", Init::Constant(1.0))?);
-        groups.push(single("norm.bias", Init::Constant(0.0))?);
-        Ok(Self { config, groups })
+        let mut single =
+            |name: &str, shape: &[usize], init| Group::new(vec![(format!("backbone.{name}"), shape.to_vec(), init)], random, device);
+        let mut places = Places { norm: groups.len(), ..Places::default() };
+        groups.push(single("norm.weight", &[dim], Init::Constant(1.0))?);
+        groups.push(single("norm.bias", &[dim], Init::Constant(0.0))?);
+        if config.registers > 0 {
+            places.registers = Some(groups.len());
+            groups.push(single("register_tokens", &[1, config.registers, dim], Init::Normal(1e-6))?);
+        }
+        if config.mask_token {
+            places.mask_token = Some(groups.len());
+            groups.push(single("mask_token", &[1, dim], Init::Constant(0.0))?);
+        }
+        if let Some(first) = config.layer_scale {
+            places.scales = Some(groups.len());
+            for block in 0..depth {
+                let scale = |branch| (format!("backbone.blocks.{block}.ls{branch}.gamma"), vec![dim], Init::Constant(first));
+                groups.push(Group::new(vec![scale(1), scale(2)], random, device)?);
+            }
+        }
+        places.stem = groups.len()..groups.len() + channels.len();
+        groups.extend(stem::parameters(&channels, random, device)?);
+        Ok(Self { config, groups, places })
     }
 
     /// Sizes.
@@ -119,7 +184,7 @@ impl Vit {
     /// When the device fails.
     pub fn duplicate(&self) -> Result<Self> {
         let groups = Group::duplicate_all(&self.groups)?;
-        Ok(Self { config: self.config, groups })
+        Ok(Self { config: self.config, groups, places: self.places.clone() })
     }
 
     fn whole(&self, group: usize, track: bool) -> Result<Tensor> {
@@ -127,22 +192,74 @@ impl Vit {
         group.view(&group.flat(track), 0)
     }
 
-    /// Pictures `[n, 3, height, width]` to rows `[n * tokens, dim]` with CLS first and positions added, and the tokens of each.
-    fn embed(&self, pictures: &Tensor, track: bool) -> Result<(Tensor, usize)> {
-        let (n, channels, height, width) = pictures.dims4()?;
+    /// The parameters of a block, with its layer scales multiplied into the layers before them: the blocks themselves have none.
+    fn block(&self, index: usize, track: bool) -> Result<Tensor> {
+        let flat = self.groups[BLOCKS + index].flat(track);
+        let Some(scales) = self.places.scales else { return Ok(flat) };
+        let scales = self.groups[scales + index].flat(track);
+        let (dim, mut factors) = (self.config.dim, Vec::new());
+        for (name, shape) in self.config.block().parameters() {
+            let branch = match name {
+                "attn.proj.weight" | "attn.proj.bias" => 0,
+                "mlp.fc2.weight" | "mlp.fc2.bias" => 1,
+                _ => {
+                    factors.push(Tensor::ones(shape.iter().product::<usize>(), flat.dtype(), flat.device())?);
+                    continue;
+                }
+            };
+            let columns = shape.get(1).copied().unwrap_or(1);
+            factors.push(scales.narrow(0, branch * dim, dim)?.reshape((dim, 1))?.broadcast_as((dim, columns))?.flatten_all()?);
+        }
+        flat * Tensor::cat(&factors, 0)?
+    }
+
+    /// Pictures `[n, 3, height, width]` to patches `[n, rows * columns, dim]`, without the bias of the embedding.
+    fn patches(&self, pictures: &Tensor, track: bool) -> Result<Tensor> {
+        let (n, _, height, width) = pictures.dims4()?;
         let VitConfig { patch_size: p, dim, .. } = self.config;
+        let (h, w) = (height / p, width / p);
+        let rows = match self.config.stem {
+            Stem::Patch => pictures.reshape(&[n, 3, h, p, w, p][..])?.permute([0, 2, 4, 1, 3, 5])?.reshape((n * h * w, 3 * p * p))?,
+            Stem::Conv => {
+                let convolutions = &self.groups[self.places.stem.clone()];
+                let positions = stem::forward(pictures, convolutions, track, VitConfig::EPS, self.config.precision)?;
+                positions.reshape((n * h * w, dim))?
+            }
+        };
+        let weight = self.whole(PATCH_WEIGHT, track)?.reshape((dim, rows.dim(1)?))?;
+        linear(&rows, &weight, self.config.precision)?.reshape((n, h * w, dim))
+    }
+
+    /// Pictures `[n, 3, height, width]` to rows `[n * tokens, dim]`: CLS, registers and patches, with positions added, and the tokens
+    /// of each. Where `mask` `[n, patches]` is 1, the mask token takes the place of a patch.
+    fn embed(&self, pictures: &Tensor, mask: Option<&Tensor>, track: bool) -> Result<(Tensor, usize)> {
+        let (n, channels, height, width) = pictures.dims4()?;
+        let VitConfig { patch_size: p, dim, registers, .. } = self.config;
         let (h, w) = (height / p, width / p);
         if channels != 3 || h == 0 || w == 0 || height % p != 0 || width % p != 0 {
             bail!("pictures of shape {:?} cannot be cut into patches of {p} pixels", pictures.dims());
         }
-        let patches = pictures.reshape(&[n, 3, h, p, w, p][..])?.permute([0, 2, 4, 1, 3, 5])?.reshape((n * h * w, 3 * p * p))?;
-        let weight = self.whole(PATCH_WEIGHT, track)?.reshape((dim, 3 * p * p))?;
-        let rows = linear(&patches, &weight, self.config.precision)?.reshape((n, h * w, dim))?;
+        let rows = self.patches(pictures, track)?;
         let (cls_position, positions) = self.positions(h, w, track)?;
-        let rows = rows.broadcast_add(&positions.broadcast_add(&self.whole(PATCH_BIAS, track)?)?)?;
+        let bias = self.whole(PATCH_BIAS, track)?;
+        let rows = match (mask, self.places.mask_token) {
+            (None, _) => rows.broadcast_add(&positions.broadcast_add(&bias)?)?,
+            (Some(_), None) => bail!("a transformer without a mask token cannot mask patches"),
+            (Some(mask), Some(token)) => {
+                let mask = mask.reshape((n, h * w, 1))?;
+                let token = self.whole(token, track)?.reshape((1, 1, dim))?;
+                let kept = rows.broadcast_add(&bias)?.broadcast_mul(&(1.0 - &mask)?)?;
+                (kept + mask.broadcast_mul(&token)?)?.broadcast_add(&positions)?
+            }
+        };
         let cls = (self.whole(CLS, track)?.reshape((1, 1, dim))? + cls_position)?.broadcast_as((n, 1, dim))?;
-        let tokens = h * w + 1;
-        Ok((Tensor::cat(&[cls, rows], 1)?.reshape((n * tokens, dim))?, tokens))
+        let mut tokens = vec![cls];
+        if let Some(group) = self.places.registers {
+            tokens.push(self.whole(group, track)?.broadcast_as((n, registers, dim))?);
+        }
+        tokens.push(rows);
+        let count = 1 + registers + h * w;
+        Ok((Tensor::cat(&tokens, 1)?.reshape((n * count, dim))?, count))
     }
 
     /// Positions of CLS `[1, 1, dim]` and of an `h` x `w` grid `[1, h * w, dim]`.
@@ -160,20 +277,21 @@ impl Vit {
     }
 
     /// Crops of any sizes, each `[n, 3, height, width]`, to the residual stream before the last norm: rows packed one after another.
-    fn residual(&self, crops: &[Tensor], pass: &mut Pass<'_>, output: Tokens) -> Result<(Tensor, Sequences)> {
+    /// Patches of the first crops are masked by `masks`.
+    fn residual(&self, crops: &[Tensor], masks: Option<&Tensor>, pass: &mut Pass<'_>, output: Tokens) -> Result<(Tensor, Sequences)> {
         let track = pass.tracks();
         let mut rows = Vec::with_capacity(crops.len());
         let mut sequences = Sequences(Vec::with_capacity(crops.len()));
-        for crop in crops {
-            let (embedded, tokens) = self.embed(crop, track)?;
+        for (i, crop) in crops.iter().enumerate() {
+            let (embedded, tokens) = self.embed(crop, masks.filter(|_| i == 0), track)?;
             rows.push(embedded);
             sequences.0.push((crop.dim(0)?, tokens));
         }
         let mut x = if rows.len() == 1 { rows.swap_remove(0) } else { Tensor::cat(&rows, 0)? };
-        for (i, group) in self.groups[BLOCKS..BLOCKS + self.config.depth].iter().enumerate() {
+        for i in 0..self.config.depth {
             let drop = self.drop_path(i, sequences.count(), pass);
             let output = if i + 1 == self.config.depth { output } else { Tokens::All };
-            x = self.config.block().forward(&x, &group.flat(track), &sequences, drop.as_ref(), output)?;
+            x = self.config.block().forward(&x, &self.block(i, track)?, &sequences, drop.as_ref(), output)?;
         }
         Ok((x, sequences))
     }
@@ -191,8 +309,7 @@ impl Vit {
     }
 
     fn norm(&self, x: &Tensor, track: bool) -> Result<Tensor> {
-        let last = self.groups.len();
-        layer_norm(x, &self.whole(last - 2, track)?, &self.whole(last - 1, track)?, VitConfig::EPS)
+        layer_norm(x, &self.whole(self.places.norm, track)?, &self.whole(self.places.norm + 1, track)?, VitConfig::EPS)
     }
 
     /// Normalised CLS features of all crops, `[Σ n, dim]`, crop by crop.
@@ -200,8 +317,18 @@ impl Vit {
     /// # Errors
     /// When shapes do not fit, or the device fails.
     pub fn features(&self, crops: &[Tensor], pass: &mut Pass<'_>) -> Result<Tensor> {
-        let (x, _) = self.residual(crops, pass, Tokens::First)?;
+        let (x, _) = self.residual(crops, None, pass, Tokens::First)?;
         self.norm(&x, pass.tracks())
+    }
+
+    /// Normalised tokens of all crops, one row each, and how they lie: CLS, registers and patches of each picture, crop by crop. Patches
+    /// of the first crops are replaced where `masks` `[n, patches]` is 1.
+    ///
+    /// # Errors
+    /// When shapes do not fit, or the device fails.
+    pub fn all_tokens(&self, crops: &[Tensor], masks: Option<&Tensor>, pass: &mut Pass<'_>) -> Result<(Tensor, Sequences)> {
+        let (x, sequences) = self.residual(crops, masks, pass, Tokens::All)?;
+        Ok((self.norm(&x, pass.tracks())?, sequences))
     }
 
     /// All normalised tokens `[n, tokens, dim]` of pictures `[n, 3, height, width]`.
@@ -209,7 +336,7 @@ impl Vit {
     /// # Errors
     /// When shapes do not fit, or the device fails.
     pub fn tokens(&self, pictures: &Tensor) -> Result<Tensor> {
-        let (x, sequences) = self.residual(std::slice::from_ref(pictures), &mut Pass::Frozen, Tokens::All)?;
+        let (x, sequences) = self.residual(std::slice::from_ref(pictures), None, &mut Pass::Frozen, Tokens::All)?;
         self.norm(&x, false)?.reshape((sequences.count(), (), self.config.dim))
     }
 
@@ -218,13 +345,13 @@ impl Vit {
     /// # Errors
     /// When shapes do not fit, or the device fails.
     pub fn intermediate(&self, pictures: &Tensor, blocks: usize) -> Result<Tensor> {
-        let (x, sequences) = self.shallow(blocks).residual(std::slice::from_ref(pictures), &mut Pass::Frozen, Tokens::All)?;
+        let (x, sequences) = self.shallow(blocks).residual(std::slice::from_ref(pictures), None, &mut Pass::Frozen, Tokens::All)?;
         self.norm(&x, false)?.reshape((sequences.count(), (), self.config.dim))
     }
 
     /// This transformer up to a block, sharing its parameters.
     fn shallow(&self, blocks: usize) -> Self {
-        Self { config: VitConfig { depth: blocks.min(self.config.depth), ..self.config }, groups: self.groups.clone() }
+        Self { config: VitConfig { depth: blocks.min(self.config.depth), ..self.config }, ..self.clone() }
     }
 
     /// Attention weights of the last block, `[n, heads, tokens, tokens]`.
@@ -233,8 +360,8 @@ impl Vit {
     /// When shapes do not fit, or the device fails.
     pub fn last_attention(&self, pictures: &Tensor) -> Result<Tensor> {
         let Some(last) = self.config.depth.checked_sub(1) else { bail!("a transformer without blocks has no attention") };
-        let (x, sequences) = self.shallow(last).residual(std::slice::from_ref(pictures), &mut Pass::Frozen, Tokens::All)?;
-        let weights = self.config.block().attention_weights(&x, &self.groups[BLOCKS + last].flat(false), &sequences)?;
+        let (x, sequences) = self.shallow(last).residual(std::slice::from_ref(pictures), None, &mut Pass::Frozen, Tokens::All)?;
+        let weights = self.config.block().attention_weights(&x, &self.block(last, false)?, &sequences)?;
         Tensor::stack(&weights, 0)
     }
 }

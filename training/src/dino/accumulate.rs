@@ -1,7 +1,8 @@
 //! What one step learns from: gradients and statistics, added up over micro-batches and then over processes.
 //!
 //! All micro-batches of a step see the same weights and the same centre, and everything here is a mean over the pictures, so N of them
-//! over M processes give what one batch of all the pictures gives, up to rounding.
+//! over M processes give what one batch of all the pictures gives, up to rounding. (Sinkhorn-Knopp and KoLeo compare the pictures of a
+//! micro-batch, of all processes.)
 
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Result, Tensor};
@@ -11,16 +12,39 @@ use crate::exchange::{self, Exchange};
 use crate::kernels::reduce::{add, add_column_sums};
 use crate::ops::with_slice;
 
+/// Means of a step or of a part of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Means<T = f64> {
+    /// DINO's cross-entropy between teacher and student, in nats.
+    pub loss: T,
+    /// Entropy of the teacher's distributions, in nats.
+    pub teacher_entropy: T,
+    /// KoLeo's part of the loss, with its weight.
+    pub koleo: T,
+}
+
+impl<T> Means<T> {
+    fn into_array(self) -> [T; 3] {
+        [self.loss, self.teacher_entropy, self.koleo]
+    }
+}
+
+impl<T: Copy> From<[T; 3]> for Means<T> {
+    fn from([loss, teacher_entropy, koleo]: [T; 3]) -> Self {
+        Self { loss, teacher_entropy, koleo }
+    }
+}
+
 /// What one micro-batch adds.
 pub struct Share {
-    /// Mean loss, a scalar.
-    pub loss: Tensor,
-    /// Mean entropy of the teacher's distributions, in nats, a scalar.
-    pub teacher_entropy: Tensor,
-    /// Of the mean loss.
+    /// Scalars.
+    pub means: Means<Tensor>,
+    /// Of the whole loss.
     pub gradients: GradStore,
     /// The teacher's logits `[rows, k]`.
     pub logits: Tensor,
+    /// Whether the step wants them afterwards.
+    pub keep_logits: bool,
     /// The teacher's distributions `[rows, k]`.
     pub targets: Tensor,
     /// The teacher's CLS features `[rows, dim]`.
@@ -33,13 +57,13 @@ pub struct Accumulated {
     gradients: Option<GradStore>,
     batches: usize,
     rows: usize,
-    loss: f32,
-    entropy: f32,
+    scalars: [f32; 3],
+    kept: Vec<Tensor>,
     logits: Vec<f32>,
     targets: Vec<f32>,
     features: Vec<f32>,
     squares: Vec<f32>,
-    /// Sums of micro-batches that are still on another device: loss, entropy and the four column sums, one after another.
+    /// Sums of micro-batches that are still on another device: the scalars and the four column sums, one after another.
     pending: Vec<Tensor>,
 }
 
@@ -47,10 +71,8 @@ pub struct Accumulated {
 pub struct Averages {
     /// Of the mean loss.
     pub gradients: GradStore,
-    /// Mean loss.
-    pub loss: f64,
-    /// Mean entropy of the teacher's distributions, in nats.
-    pub teacher_entropy: f64,
+    /// Parts of the loss, and the teacher's entropy.
+    pub means: Means,
     /// Mean of the teacher's logits, one for each output.
     pub logits: Vec<f32>,
     /// Mean of the teacher's distributions, one for each output.
@@ -101,14 +123,18 @@ impl Accumulated {
                 })?;
             }
         }
-        if share.loss.device().is_cpu() {
-            self.loss += share.loss.to_scalar::<f32>()?;
-            self.entropy += share.teacher_entropy.to_scalar::<f32>()?;
+        if share.keep_logits {
+            self.kept.push(share.logits.clone());
+        }
+        let scalars = share.means.into_array();
+        if share.logits.device().is_cpu() {
+            for (sum, scalar) in self.scalars.iter_mut().zip(&scalars) {
+                *sum += scalar.to_scalar::<f32>()?;
+            }
         } else {
             // Not waited for here: the device has the backward pass and the update yet to do.
-            let scalars = [share.loss.reshape(1)?, share.teacher_entropy.reshape(1)?];
             let sums = [&share.logits, &share.targets, &features, &squares].map(|matrix| matrix.sum(0));
-            let parts = scalars.into_iter().map(Ok).chain(sums).collect::<Result<Vec<_>>>()?;
+            let parts = scalars.iter().map(|scalar| scalar.reshape(1)).chain(sums).collect::<Result<Vec<_>>>()?;
             self.pending.push(Tensor::cat(&parts, 0)?.detach());
         }
         let Some(sums) = &mut self.gradients else {
@@ -130,16 +156,24 @@ impl Accumulated {
     /// When the device fails.
     pub fn loss(&mut self) -> Result<f64> {
         self.fetch()?;
-        Ok(f64::from(self.loss) / self.batches.max(1) as f64)
+        let Means { loss, koleo, .. } = Means::from(self.scalars);
+        Ok(f64::from(loss + koleo) / self.batches.max(1) as f64)
+    }
+
+    /// The teacher's logits of the micro-batches that were to be kept, one batch after another.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn kept_logits(&self) -> Result<Option<Tensor>> {
+        if self.kept.is_empty() { Ok(None) } else { Tensor::cat(&self.kept, 0).map(Some) }
     }
 
     /// Adds what is pending on another device.
     fn fetch(&mut self) -> Result<()> {
         for sums in std::mem::take(&mut self.pending) {
             let sums = sums.to_vec1::<f32>()?;
-            let (scalars, mut values) = sums.split_at(2);
-            self.loss += scalars[0];
-            self.entropy += scalars[1];
+            let (scalars, mut values) = sums.split_at(self.scalars.len());
+            add(&mut self.scalars, scalars);
             for sums in [&mut self.logits, &mut self.targets, &mut self.features, &mut self.squares] {
                 let (columns, more) = values.split_at(sums.len());
                 add(sums, columns);
@@ -157,12 +191,13 @@ impl Accumulated {
         self.fetch()?;
         let world = exchange.world();
         let mut failed = vec![0.0; world];
-        failed[exchange.rank()] = f32::from(u8::from(!self.loss.is_finite()));
-        let mut scalars = vec![self.loss, self.entropy, f32::from(u8::from(stop))];
+        failed[exchange.rank()] = f32::from(u8::from(!self.scalars.iter().all(|sum| sum.is_finite())));
+        let (mut scalars, mut stops) = (self.scalars.to_vec(), vec![f32::from(u8::from(stop))]);
         let Some(mut gradients) = self.gradients.take() else { return Err(Error::Empty) };
         let share = 1.0 / (self.batches * world) as f64;
         if world > 1 {
-            let mut parts = [&mut failed, &mut scalars, &mut self.logits, &mut self.targets, &mut self.features, &mut self.squares];
+            let mut parts =
+                [&mut failed, &mut stops, &mut scalars, &mut self.logits, &mut self.targets, &mut self.features, &mut self.squares];
             exchange_all(&mut gradients, groups, &mut parts, share, exchange)?;
         } else if self.batches > 1 {
             for group in groups {
@@ -172,19 +207,22 @@ impl Accumulated {
                 }
             }
         }
+        let mut means = [0.0; 3];
+        for (mean, sum) in means.iter_mut().zip(&scalars) {
+            *mean = f64::from(*sum) * share;
+        }
         let rows = (self.rows * world) as f32;
         let mean = |sums: Vec<f32>| -> Vec<f32> { sums.into_iter().map(|sum| sum / rows).collect() };
         let (features, squares) = (mean(self.features), mean(self.squares));
         let deviations = features.iter().zip(&squares).map(|(mean, square)| f64::from(square - mean * mean).max(0.0).sqrt());
         Ok(Averages {
             gradients,
-            loss: f64::from(scalars[0]) * share,
-            teacher_entropy: f64::from(scalars[1]) * share,
+            means: means.into(),
             feature_std: deviations.sum::<f64>() / features.len().max(1) as f64,
             logits: mean(self.logits),
             distribution: mean(self.targets),
             failed: (0..world).filter(|rank| failed[*rank] > 0.0).collect(),
-            stop: scalars[2] > 0.0,
+            stop: stops[0] > 0.0,
         })
     }
 }
@@ -273,7 +311,8 @@ mod tests {
         let gradients = (group.var().sum_all().unwrap() * value).unwrap().backward().unwrap();
         let rows = |columns: usize| Tensor::full(value as f32, (2, columns), &Device::Cpu).unwrap();
         let scalar = |value: f64| Tensor::new(value as f32, &Device::Cpu).unwrap();
-        Share { loss: scalar(loss), teacher_entropy: scalar(1.0), gradients, logits: rows(3), targets: rows(3), features: rows(4) }
+        let means = Means { loss: scalar(loss), teacher_entropy: scalar(1.0), koleo: scalar(0.0) };
+        Share { means, gradients, logits: rows(3), keep_logits: false, targets: rows(3), features: rows(4) }
     }
 
     fn group() -> Group {
@@ -305,7 +344,7 @@ mod tests {
         for (averages, gradient) in averages {
             assert_eq!(gradient, [7.0; 5], "the mean of 1, 3, 11 and 13");
             assert_eq!((averages.logits, averages.distribution), (vec![7.0; 3], vec![7.0; 3]));
-            assert!((averages.loss - 5.0).abs() < 1e-6 && averages.stop && averages.failed.is_empty());
+            assert!((averages.means.loss - 5.0).abs() < 1e-6 && averages.stop && averages.failed.is_empty());
             assert!(averages.feature_std < 1e-3, "all features are the same: {}", averages.feature_std);
         }
     }

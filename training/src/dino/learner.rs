@@ -7,11 +7,13 @@ use candle_core::{Result, Tensor};
 
 use crate::backbone::Pass;
 use crate::backbone::parameters::{Group, Random};
-use crate::dino::accumulate::{self, Accumulated, Averages, Share};
-use crate::dino::loss::{DinoLoss, Value};
+use crate::dino::accumulate::{self, Accumulated, Averages, Means, Share};
+use crate::dino::koleo::koleo;
+use crate::dino::loss::{DinoLoss, TEACHER_VIEWS, Value};
 use crate::dino::network::Network;
 use crate::dino::optimizer::{Algorithm, Optimizer, Settings, moving_average};
 use crate::exchange::Exchange;
+use crate::ops::across;
 
 /// Student, teacher and everything that changes from step to step.
 #[derive(Debug)]
@@ -22,6 +24,8 @@ pub struct Learner {
     pub teacher: Network,
     /// Holds the centre.
     pub loss: DinoLoss,
+    /// Weight of the term that keeps features apart, 0 for none.
+    pub koleo_weight: f64,
     /// Holds the moments.
     pub optimizer: Optimizer,
     /// The processes that learn together.
@@ -42,10 +46,8 @@ pub struct Step {
 /// What one step did, over all processes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
-    /// Cross-entropy between teacher and student.
-    pub loss: f64,
-    /// Mean entropy of the teacher's distribution, in nats.
-    pub teacher_entropy: f64,
+    /// Parts of the loss, and the teacher's entropy.
+    pub means: Means,
     /// Mean of the teacher's distributions, one share for each output.
     pub distribution: Vec<f32>,
     /// Standard deviation of the teacher's L2-normalised CLS features over the pictures, averaged over dimensions: 1/√dim where
@@ -72,10 +74,23 @@ pub enum Error {
     Device(#[from] candle_core::Error),
 }
 
+/// The crops of a batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Views<'a> {
+    /// The two global views one after the other, `[2 * pictures, 3, h, w]`.
+    pub global: &'a Tensor,
+    /// The other views, if any.
+    pub local: Option<&'a Tensor>,
+    /// 1 where the student does not see a patch of the global views, `[2 * pictures, patches]`; 0 elsewhere.
+    pub masks: Option<&'a Tensor>,
+}
+
 /// Loss and gradients of one batch.
 pub struct Gradients {
-    /// The loss, and the teacher's entropy.
+    /// DINO's loss, and the teacher's entropy.
     pub value: Value,
+    /// KoLeo's part of the loss, a scalar.
+    pub koleo: Option<Tensor>,
     /// Of the student's variables.
     pub gradients: GradStore,
     /// The student's logits, crop by crop.
@@ -84,19 +99,27 @@ pub struct Gradients {
     pub teacher: Tensor,
     /// The teacher's CLS features, crop by crop.
     pub features: Tensor,
+    /// Whether the step wants the teacher's logits.
+    pub keep_logits: bool,
 }
 
 impl Gradients {
     /// What it adds to a step.
-    pub fn share(self) -> Share {
-        Share {
-            loss: self.value.loss.detach(),
-            teacher_entropy: self.value.teacher_entropy,
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn share(self) -> Result<Share> {
+        let none = self.value.teacher_entropy.zeros_like();
+        let koleo = self.koleo.map_or(none, Ok)?.detach();
+        let means = Means { loss: self.value.loss.detach(), teacher_entropy: self.value.teacher_entropy, koleo };
+        Ok(Share {
+            means,
             gradients: self.gradients,
             logits: self.teacher,
+            keep_logits: self.keep_logits,
             targets: self.value.targets,
             features: self.features,
-        }
+        })
     }
 }
 
@@ -109,38 +132,40 @@ impl Learner {
         let teacher = student.duplicate()?;
         let out = student.head.config().out;
         let device = student.groups().next().map_or(candle_core::Device::Cpu, |group| group.var().device().clone());
-        Ok(Self { student, teacher, loss: DinoLoss::new(out, &device)?, optimizer: Optimizer::new(algorithm), exchange })
+        let (loss, optimizer) = (DinoLoss::new(out, &device)?, Optimizer::new(algorithm));
+        Ok(Self { student, teacher, loss, koleo_weight: 0.0, optimizer, exchange })
     }
 
     /// Loss and gradients of one batch; changes nothing but the running statistics of batch norms.
     ///
-    /// `global` holds the two global views one after the other, `[2 * pictures, 3, h, w]`; `local` the other views, if any.
-    ///
     /// # Errors
-    /// When shapes do not fit, or the device fails.
-    pub fn gradients(&self, global: &Tensor, local: Option<&Tensor>, teacher_temp: f64, random: &mut dyn Random) -> Result<Gradients> {
+    /// When shapes do not fit, another process is lost, or the device fails.
+    pub fn gradients(&self, views: Views<'_>, teacher_temp: f64, random: &mut dyn Random) -> Result<Gradients> {
+        let Views { global, local, masks } = views;
         let features = self.teacher.backbone.features(std::slice::from_ref(global), &mut Pass::Teacher(&self.exchange))?;
         let teacher = self.teacher.head.forward(&features, &Pass::Teacher(&self.exchange))?;
         let crops: Vec<Tensor> = std::iter::once(global).chain(local).cloned().collect();
-        let student = self.student.forward(&crops, &mut Pass::Trained(random, &self.exchange))?;
-        let value = self.loss.evaluate(&student, &teacher, teacher_temp)?;
-        let gradients = value.loss.backward()?;
-        Ok(Gradients { value, gradients, student: student.detach(), teacher, features })
+        let pass = &mut Pass::Trained(random, &self.exchange);
+        let seen = self.student.backbone.masked_features(&crops, masks, pass)?;
+        let student = self.student.head.forward(&seen, pass)?;
+        let value = self.loss.evaluate(&student, &teacher, teacher_temp, &self.exchange)?;
+        let (mut whole, mut apart) = (value.loss.clone(), None);
+        if self.koleo_weight > 0.0 {
+            let koleo = (koleo(&seen.narrow(0, 0, global.dim(0)?)?, TEACHER_VIEWS, &self.exchange)? * self.koleo_weight)?;
+            whole = (whole + &koleo)?;
+            apart = Some(koleo);
+        }
+        let gradients = whole.backward()?;
+        let keep_logits = self.loss.queue.is_wanted();
+        Ok(Gradients { value, koleo: apart, gradients, student: student.detach(), teacher, features, keep_logits })
     }
 
     /// Adds one micro-batch to what a step learns from; see [`Learner::gradients`].
     ///
     /// # Errors
     /// When shapes do not fit, or the device fails.
-    pub fn add(
-        &self,
-        accumulated: &mut Accumulated,
-        global: &Tensor,
-        local: Option<&Tensor>,
-        teacher_temp: f64,
-        random: &mut dyn Random,
-    ) -> Result<()> {
-        let share = self.gradients(global, local, teacher_temp, random)?.share();
+    pub fn add(&self, accumulated: &mut Accumulated, views: Views<'_>, teacher_temp: f64, random: &mut dyn Random) -> Result<()> {
+        let share = self.gradients(views, teacher_temp, random)?.share()?;
         accumulated.add(share, &self.student.groups().collect::<Vec<_>>())
     }
 
@@ -150,7 +175,7 @@ impl Learner {
     /// # Errors
     /// When a loss is not finite, another process is lost, or the device fails; nothing was changed then.
     pub fn step(&mut self, mut accumulated: Accumulated, step: &Step, stop: bool) -> std::result::Result<Report, Error> {
-        let own = accumulated.loss()?;
+        let (own, logits) = (accumulated.loss()?, accumulated.kept_logits()?);
         let groups: Vec<&Group> = self.student.groups().collect();
         let averages = accumulated.average(&groups, &*self.exchange, stop)?;
         if !own.is_finite() {
@@ -159,11 +184,14 @@ impl Learner {
         if !averages.failed.is_empty() {
             return Err(Error::Elsewhere(averages.failed));
         }
-        // The centre last: a gradient that is not finite leaves it as it is.
+        // The centre and the queue last: a gradient that is not finite leaves them as they are.
         self.apply(&averages.gradients, step)?;
         self.loss.move_centre(&averages.logits)?;
-        let Averages { loss, teacher_entropy, distribution, feature_std, stop, .. } = averages;
-        Ok(Report { loss, teacher_entropy, distribution, feature_std, stop })
+        if let Some(logits) = logits {
+            self.loss.queue.push(&across::gather(&logits, &self.exchange)?)?;
+        }
+        let Averages { means, distribution, feature_std, stop, .. } = averages;
+        Ok(Report { means, distribution, feature_std, stop })
     }
 
     /// Moves the student by gradients, then the teacher after it.

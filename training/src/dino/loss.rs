@@ -1,11 +1,29 @@
 //! The DINO loss: the student's views against the teacher's centred and sharpened output (paper, section 3.1, algorithm 1).
 
-use candle_core::{Device, Result, Tensor};
+use std::sync::Arc;
 
+use candle_core::{Device, Result, Tensor};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use super::sinkhorn::{self, Queue};
+use crate::exchange::Exchange;
 use crate::ops::loss::cross_entropy;
 
 /// The two crops that the teacher sees.
 pub const TEACHER_VIEWS: usize = 2;
+
+/// How the teacher is kept from giving every picture the same output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum Centering {
+    /// a moving mean of its output is taken away, as in DINO
+    #[default]
+    Centering,
+    /// its outputs are balanced over the batch, as in SwAV and DINOv2
+    SinkhornKnopp,
+}
 
 /// Centre of the teacher's output, and the temperatures that do not change.
 #[derive(Clone, Debug)]
@@ -15,6 +33,10 @@ pub struct DinoLoss {
     pub student_temp: f64,
     /// Momentum of the centre.
     pub center_momentum: f64,
+    /// Whether there is a centre, or outputs are balanced over the batch.
+    pub centering: Centering,
+    /// Earlier outputs that count in the balance.
+    pub queue: Queue,
 }
 
 /// One evaluation of the loss.
@@ -33,7 +55,8 @@ impl DinoLoss {
     /// # Errors
     /// When the device fails.
     pub fn new(k: usize, device: &Device) -> Result<Self> {
-        Ok(Self { centre: Tensor::zeros((1, k), candle_core::DType::F32, device)?, student_temp: 0.1, center_momentum: 0.9 })
+        let centre = Tensor::zeros((1, k), candle_core::DType::F32, device)?;
+        Ok(Self { centre, student_temp: 0.1, center_momentum: 0.9, centering: Centering::default(), queue: Queue::default() })
     }
 
     /// The centre, `[1, k]`.
@@ -49,23 +72,35 @@ impl DinoLoss {
     /// Student logits `[views * pictures, k]` and teacher logits `[2 * pictures, k]`, view by view, to the loss.
     ///
     /// # Errors
-    /// When shapes do not fit, or the device fails.
-    pub fn evaluate(&self, student: &Tensor, teacher: &Tensor, teacher_temp: f64) -> Result<Value> {
-        let teacher = teacher.detach();
-        let logits = (teacher.broadcast_sub(&self.centre)? / teacher_temp)?;
-        let logits = logits.broadcast_sub(&logits.max_keepdim(1)?)?;
-        let logs = logits.broadcast_sub(&logits.exp()?.sum_keepdim(1)?.log()?)?;
-        let targets = logs.exp()?;
+    /// When shapes do not fit, another process is lost, or the device fails.
+    pub fn evaluate(&self, student: &Tensor, teacher: &Tensor, teacher_temp: f64, exchange: &Arc<dyn Exchange>) -> Result<Value> {
+        let (targets, logs) = self.targets(teacher, teacher_temp, exchange)?;
         let entropy = ((&targets * logs)?.sum_all()? / -(targets.dim(0)? as f64))?;
         let loss = cross_entropy(student, &targets, TEACHER_VIEWS, self.student_temp)?;
         Ok(Value { loss, teacher_entropy: entropy, targets })
     }
 
-    /// Moves the centre towards the mean of a step's teacher logits, one for each output.
+    /// The teacher's logits `[rows, k]` to its distributions and their logarithms.
+    fn targets(&self, teacher: &Tensor, teacher_temp: f64, exchange: &Arc<dyn Exchange>) -> Result<(Tensor, Tensor)> {
+        if self.centering == Centering::SinkhornKnopp {
+            let targets = sinkhorn::assign(teacher, &self.queue, teacher_temp, exchange)?;
+            let logs = targets.maximum(f64::from(f32::MIN_POSITIVE))?.log()?;
+            return Ok((targets, logs));
+        }
+        let logits = (teacher.detach().broadcast_sub(&self.centre)? / teacher_temp)?;
+        let logits = logits.broadcast_sub(&logits.max_keepdim(1)?)?;
+        let logs = logits.broadcast_sub(&logits.exp()?.sum_keepdim(1)?.log()?)?;
+        Ok((logs.exp()?, logs))
+    }
+
+    /// Moves the centre towards the mean of a step's teacher logits, one for each output; without a centre, nothing changes.
     ///
     /// # Errors
     /// When there are not as many as outputs, or the device fails.
     pub fn move_centre(&mut self, mean: &[f32]) -> Result<()> {
+        if self.centering == Centering::SinkhornKnopp {
+            return Ok(());
+        }
         let mean = Tensor::from_slice(mean, (1, mean.len()), self.centre.device())?;
         self.centre = ((&self.centre * self.center_momentum)? + (mean * (1.0 - self.center_momentum))?)?;
         Ok(())

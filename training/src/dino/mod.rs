@@ -2,8 +2,10 @@
 
 pub mod accumulate;
 pub mod head;
+pub mod koleo;
 pub mod learner;
 pub mod loss;
 pub mod network;
 pub mod optimizer;
 pub mod schedule;
+pub mod sinkhorn;

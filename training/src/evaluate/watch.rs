@@ -69,6 +69,10 @@ impl Watch {
             let pixels = Tensor::from_vec(pixels.into_raw_vec_and_offset().0, (1, 3, height, width), device)?;
             // [1, heads, T, T]: the row of the CLS token.
             let weights = backbone.last_attention(&pixels)?.squeeze(0)?.narrow(1, 0, 1)?.squeeze(1)?.contiguous()?;
+            // Registers stand between CLS and the patches.
+            let registers = backbone.config().registers;
+            let patches = weights.dim(1)? - 1 - registers;
+            let weights = Tensor::cat(&[weights.narrow(1, 0, 1)?, weights.narrow(1, 1 + registers, patches)?], 1)?;
             let (heads, tokens) = weights.dims2()?;
             let weights = Array2::from_shape_vec((heads, tokens), weights.flatten_all()?.to_vec1::<f32>()?)?;
             let attention = Attention::new(weights.view(), grid);

@@ -36,6 +36,15 @@ pub(crate) fn sum(values: &Tensor, exchange: &Arc<dyn Exchange>) -> Result<Tenso
     values.to_device(&Device::Cpu)?.contiguous()?.apply_op1(Sum(exchange.clone()))?.to_device(values.device())
 }
 
+/// The rows `[rows, columns]` of all processes, which have as many each, one process after another.
+///
+/// # Errors
+/// When another process is lost, or the device fails.
+pub(crate) fn gather(rows: &Tensor, exchange: &Arc<dyn Exchange>) -> Result<Tensor> {
+    let (rank, world, count) = (exchange.rank(), exchange.world(), rows.dim(0)?);
+    sum(&rows.pad_with_zeros(0, rank * count, (world - 1 - rank) * count)?, exchange)
+}
+
 #[derive(Debug)]
 struct Sum(Arc<dyn Exchange>);
 

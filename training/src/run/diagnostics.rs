@@ -101,8 +101,8 @@ impl Watch {
         for (mean, new) in self.mean.iter_mut().zip(&report.distribution) {
             *mean += NEWEST * (new - *mean);
         }
-        let (entropy, ln_k) = (report.teacher_entropy, (report.distribution.len() as f64).ln());
-        let signs = Signs { kl: report.loss - entropy, mean_entropy: self::entropy(&self.mean) };
+        let (entropy, ln_k) = (report.means.teacher_entropy, (report.distribution.len() as f64).ln());
+        let signs = Signs { kl: report.means.loss - entropy, mean_entropy: self::entropy(&self.mean) };
         // The student may still stray from a teacher that gives every picture the same features.
         let nothing_to_learn = signs.kl < NO_DIVERGENCE * ln_k || report.feature_std < ONE_FEATURE * self.feature_std_even;
         let looks = [entropy > UNIFORM * ln_k && nothing_to_learn, signs.mean_entropy < ONE_OUTPUT * ln_k];
@@ -129,9 +129,11 @@ fn entropy(distribution: &[f32]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dino::accumulate::Means;
 
     fn report(loss: f64, teacher_entropy: f64, distribution: Vec<f32>) -> Report {
-        Report { loss, teacher_entropy, distribution, feature_std: 0.1, stop: false }
+        let means = Means { loss, teacher_entropy, ..Means::default() };
+        Report { means, distribution, feature_std: 0.1, stop: false }
     }
 
     #[test]

@@ -10,10 +10,12 @@ mod preset;
 
 use crate::backbone::BackboneConfig;
 use crate::backbone::resnet::{Kind, ResnetConfig};
+use crate::backbone::stem::Stem;
 use crate::backbone::vit::VitConfig;
 use crate::data::augment::Augmentation;
 use crate::dino::head::HeadConfig;
 use crate::dino::learner::Step;
+use crate::dino::loss::Centering;
 use crate::dino::optimizer::{Algorithm, Settings};
 use crate::dino::schedule::{Cosine, TeacherTemperature};
 use crate::kernels::matmul::{Precision, has_bf16};
@@ -40,6 +42,9 @@ pub struct Recipe {
     /// Attention heads of a ViT, in place of the arch's own
     #[arg(long, help_heading = "Backbone")]
     pub heads: Option<usize>,
+    /// How a ViT embeds its patches
+    #[arg(long, value_enum, default_value_t = Recipe::default().stem, help_heading = "Backbone")]
+    pub stem: Stem,
     /// Stochastic depth of a ViT: share of the last block's branches that is dropped, less in earlier blocks
     #[arg(long, default_value_t = Recipe::default().drop_path_rate, help_heading = "Backbone")]
     pub drop_path_rate: f64,
@@ -76,6 +81,18 @@ pub struct Recipe {
     /// Momentum of the centre that is taken from the teacher's output. Towards 1 it lags behind, and one output may take all
     #[arg(long, default_value_t = Recipe::default().center_momentum, help_heading = "Teacher")]
     pub center_momentum: f64,
+
+    /// How the teacher's output is kept from being the same for all pictures
+    #[arg(long, value_enum, default_value_t = Recipe::default().centering, help_heading = "Teacher")]
+    pub centering: Centering,
+    /// Earlier outputs of the teacher that --centering `sinkhorn_knopp` balances with those of a step, 0 for none. Wanted where a step has
+    /// fewer global crops than the head has outputs: two to four times --out-dim
+    #[arg(long, default_value_t = Recipe::default().sinkhorn_queue, value_name = "N", help_heading = "Teacher")]
+    pub sinkhorn_queue: usize,
+
+    /// Weight of the term that keeps the features of different pictures apart (KoLeo), 0 for none. DINOv2 has 0.1
+    #[arg(long, default_value_t = Recipe::default().koleo_loss_weight, help_heading = "Loss")]
+    pub koleo_loss_weight: f64,
 
     /// Weight decay at the start. 0.04 works well for ViTs
     #[arg(long, default_value_t = Recipe::default().weight_decay, help_heading = "Optimisation")]
@@ -170,6 +187,7 @@ impl Default for Recipe {
             depth: None,
             heads: None,
             drop_path_rate: 0.1,
+            stem: Stem::Patch,
             out_dim: 65536,
             norm_last_layer: true,
             use_bn_in_head: false,
@@ -180,6 +198,9 @@ impl Default for Recipe {
             teacher_temp: 0.04,
             warmup_teacher_temp_epochs: 0,
             center_momentum: 0.9,
+            centering: Centering::Centering,
+            sinkhorn_queue: 0,
+            koleo_loss_weight: 0.0,
             weight_decay: 0.04,
             weight_decay_end: 0.4,
             clip_grad: 3.0,
@@ -284,6 +305,7 @@ impl Recipe {
             ("weight-decay", self.weight_decay),
             ("weight-decay-end", self.weight_decay_end),
             ("clip-grad", self.clip_grad),
+            ("koleo-loss-weight", self.koleo_loss_weight),
         ];
         for (name, value) in rates {
             ensure!(value >= 0.0 && value.is_finite(), "--{name} {value} must be a number of at least 0");
@@ -298,17 +320,25 @@ impl Recipe {
             self.precision != PrecisionChoice::Bf16 || has_bf16(),
             "--precision bf16 needs a processor that multiplies bfloat16 values (Intel AMX or AVX512-BF16), which this one does not: use auto or f32"
         );
+        ensure!(
+            self.sinkhorn_queue == 0 || self.centering == Centering::SinkhornKnopp,
+            "--sinkhorn-queue is for --centering sinkhorn_knopp: give both, or neither"
+        );
         self.check_backbone()
     }
 
     fn check_backbone(&self) -> Result<()> {
         match self.backbone() {
-            BackboneConfig::Vit(VitConfig { heads, depth, dim, .. }) => ensure!(
-                heads > 0 && depth > 0 && dim > 0 && dim.is_multiple_of(heads),
-                "a backbone of dim {dim}, depth {depth} and {heads} heads cannot be built: dim must be a multiple of heads"
-            ),
+            BackboneConfig::Vit(VitConfig { heads, depth, dim, patch_size, stem, .. }) => {
+                ensure!(
+                    heads > 0 && depth > 0 && dim > 0 && dim.is_multiple_of(heads),
+                    "a backbone of dim {dim}, depth {depth} and {heads} heads cannot be built: dim must be a multiple of heads"
+                );
+                stem.channels(patch_size, dim)?;
+            }
             BackboneConfig::Resnet(resnet) => {
                 let arch = self.arch;
+                ensure!(self.stem == Stem::Patch, "--stem is for ViTs: leave it out with --arch {arch}");
                 ensure!(
                     self.depth.is_none() && self.heads.is_none(),
                     "--depth and --heads are for ViTs: leave them out with --arch {arch}"
@@ -342,7 +372,9 @@ impl Recipe {
                 depth: self.depth.unwrap_or(depth),
                 heads: self.heads.unwrap_or(heads),
                 drop_path: self.drop_path_rate,
+                stem: self.stem,
                 precision,
+                ..VitConfig::default()
             })
         };
         let resnet = |kind, units| {
@@ -438,8 +470,9 @@ impl Recipe {
 }
 
 /// Settings that shape the tensors of a checkpoint, or the meaning of its step number: a run cannot go on with others.
-pub const FIXED: [&str; 13] = [
+pub const FIXED: [&str; 14] = [
     "arch",
+    "stem",
     "patch-size",
     "dim",
     "depth",

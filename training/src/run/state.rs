@@ -2,7 +2,7 @@
 //!
 //! A safetensors file of float32 tensors: `student.…`, `teacher.…` (names of the public code, running statistics of batch norms
 //! included), `optimizer.first.…`,
-//! `optimizer.second.…` and `center`. The metadata entry `dino` is JSON: sizes and transform for the exporter, progress, steps per
+//! `optimizer.second.…`, `center` and, where there is one, `queue`. The metadata entry `dino` is JSON: sizes and transform for the exporter, progress, steps per
 //! parameter and the recipe. Random numbers need no state: they follow from the seed and the step.
 
 use std::borrow::Cow;
@@ -150,6 +150,9 @@ pub fn save(path: &Path, learner: &Learner, description: &Description) -> Result
     }
     let centre = learner.loss.centre();
     tensors.push(("center".to_owned(), Values::new(centre.dims(), &centre.flatten_all()?.to_vec1::<f32>()?)));
+    if let Some(queue) = learner.loss.queue.logits() {
+        tensors.push(("queue".to_owned(), Values::new(queue.dims(), &queue.flatten_all()?.to_vec1::<f32>()?)));
+    }
     let metadata = HashMap::from([("dino".to_owned(), serde_json::to_string(description)?)]);
     let bytes = safetensors::serialize(tensors, Some(metadata))?;
     write_atomically(path, &bytes)
@@ -235,7 +238,11 @@ impl Stored {
         }
         let shape = learner.loss.centre().dims().to_vec();
         let device = learner.loss.centre().device().clone();
-        learner.loss.set_centre(Tensor::from_vec(values("center", Some(&shape))?, shape, &device)?);
+        learner.loss.set_centre(Tensor::from_vec(values("center", Some(&shape))?, shape.as_slice(), &device)?);
+        if tensors.names().contains(&"queue") {
+            let queue = values("queue", None)?;
+            learner.loss.queue.push(&Tensor::from_vec(queue, ((), shape[1]), &device)?)?;
+        }
         Ok(())
     }
 }

@@ -13,8 +13,9 @@ use candle_core::{Device, Tensor};
 use crate::data::loader::{self, Batch, Plan};
 use crate::data::pictures::Pictures;
 use crate::dino::accumulate::{self, Accumulated};
-use crate::dino::learner::{self, Learner, Step};
+use crate::dino::learner::{self, Learner, Step, Views};
 use crate::dino::network::Network;
+use crate::dino::sinkhorn::Queue;
 use crate::exchange::Exchange;
 use crate::files;
 use crate::log::{Line, Log, Sums};
@@ -115,6 +116,9 @@ pub fn train(recipe: &Recipe, options: &Options) -> Result<Outcome> {
     }
     let mut learner = Learner::new(student, recipe.optimizer, options.exchange.clone())?;
     learner.loss.center_momentum = recipe.center_momentum;
+    learner.loss.centering = recipe.centering;
+    learner.loss.queue = Queue::new(recipe.sinkhorn_queue);
+    learner.koleo_weight = recipe.koleo_loss_weight;
     let plan = Plan {
         augmentation: recipe.augmentation()?,
         batch: recipe.batch_size_per_gpu,
@@ -233,8 +237,9 @@ impl Run<'_> {
             progress.step(self.step, self.figures(&report, signs, &step));
             self.step += 1;
             self.sums.steps += 1;
-            self.sums.loss += report.loss;
-            self.sums.entropy += report.teacher_entropy;
+            self.sums.loss += report.means.loss;
+            self.sums.entropy += report.means.teacher_entropy;
+            self.sums.koleo += report.means.koleo;
             self.sums.mean_entropy += signs.mean_entropy;
             self.sums.feature_std += report.feature_std;
             self.stopping = report.stop;
@@ -304,6 +309,7 @@ impl Run<'_> {
         let stop = self.options.stop.load(Ordering::Relaxed);
         match self.learner.step(accumulated, step, stop) {
             Ok(report) => Ok(Some(report)),
+            Err(learner::Error::Device(error)) if lost_peer(&error).is_some() => Err(error).with_context(|| format!("step {}", self.step)),
             // Another process is to blame, not these pictures.
             Err(error @ (learner::Error::Elsewhere(_) | learner::Error::Sums(accumulate::Error::Exchange(_)))) => {
                 Err(error).with_context(|| format!("step {}", self.step))
@@ -326,7 +332,8 @@ impl Run<'_> {
         };
         let global = tensor(&batch.global, self.plan.augmentation.global_size)?;
         let local = if batch.local.is_empty() { None } else { Some(tensor(&batch.local, self.plan.augmentation.local_size)?) };
-        self.learner.add(accumulated, &global, local.as_ref(), teacher_temp, &mut random)
+        let views = Views { global: &global, local: local.as_ref(), masks: None };
+        self.learner.add(accumulated, views, teacher_temp, &mut random)
     }
 
     /// What the features' deviation is where they spread evenly.
@@ -336,8 +343,8 @@ impl Run<'_> {
 
     fn figures(&self, report: &learner::Report, signs: Signs, step: &Step) -> Figures {
         Figures {
-            loss: report.loss,
-            teacher_entropy: report.teacher_entropy,
+            loss: report.means.loss,
+            teacher_entropy: report.means.teacher_entropy,
             kl: signs.kl,
             spread: report.feature_std / self.feature_std_even(),
             lr: step.optimizer.lr,
@@ -360,6 +367,7 @@ impl Run<'_> {
             mean_entropy: mean(self.sums.mean_entropy),
             feature_std: mean(self.sums.feature_std),
             feature_std_even: self.feature_std_even(),
+            koleo: (self.recipe.koleo_loss_weight > 0.0).then(|| mean(self.sums.koleo)),
             lr: last.optimizer.lr,
             weight_decay: last.optimizer.weight_decay,
             momentum: last.momentum,

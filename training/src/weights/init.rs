@@ -5,9 +5,10 @@ use std::path::Path;
 
 use candle_core::Device;
 
-use super::spec::{self, Interpolation, Linear, Mlp, Norm, Positions};
+use super::spec::{self, Interpolation, Linear, Mlp, Norm, Positions, StemLevel};
 use super::{Options, Tensor, error, layout, load, locate, open};
 use crate::backbone::parameters::{Entry, Group};
+use crate::backbone::stem::Stem;
 use crate::backbone::vit::{Vit, VitConfig};
 use crate::backbone::{Backbone, BackboneConfig, positions};
 use crate::data::loader::generator;
@@ -99,7 +100,10 @@ pub fn vit(vit: spec::Vit, drop_path: f64, precision: Precision, device: &Device
         depth: vit.blocks.len(),
         heads: vit.heads,
         drop_path,
+        stem: if vit.stem.is_empty() { Stem::Patch } else { Stem::Conv },
+        registers: vit.registers(),
         precision,
+        ..VitConfig::default()
     };
     // Every value is replaced.
     let fresh = Vit::new(config, &mut generator(0, 0, 0, 0), device)?;
@@ -139,8 +143,8 @@ fn refused(what: &str) -> Error {
 }
 
 fn named(vit: spec::Vit, config: &VitConfig, notes: &mut Vec<String>) -> Result<Named, Error> {
-    if vit.registers() > 0 {
-        return Err(refused("register tokens"));
+    if vit.registers() != config.registers {
+        return Err(refused(&format!("{} register tokens where the run has {}", vit.registers(), config.registers)));
     }
     let Positions::Learned { table, interpolation } = vit.positions else { return Err(refused("rotary positions")) };
     if (vit.eps - VitConfig::EPS).abs() > 1e-9 {
@@ -150,7 +154,19 @@ fn named(vit: spec::Vit, config: &VitConfig, notes: &mut Vec<String>) -> Result<
     let mut named = Named::new();
     named.insert("pos_embed".to_owned(), position_table(table, config, interpolation, notes)?);
     // The prefix holds CLS with its position, so that this position is zero.
-    named.insert("cls_token".to_owned(), Tensor { shape: vec![1, 1, vit.dim], data: vit.prefix.data });
+    let mut cls = vit.prefix.data;
+    let registers = cls.split_off(vit.dim);
+    named.insert("cls_token".to_owned(), Tensor { shape: vec![1, 1, vit.dim], data: cls });
+    if config.registers > 0 {
+        named.insert("register_tokens".to_owned(), Tensor { shape: vec![1, config.registers, vit.dim], data: registers });
+    }
+    if config.mask_token {
+        named.insert("mask_token".to_owned(), Tensor { shape: vec![1, vit.dim], data: vec![0.0; vit.dim] });
+    }
+    for (level, StemLevel { kernel, norm: behind }) in vit.stem.into_iter().enumerate() {
+        named.insert(format!("patch_embed.stem.{level}.weight"), kernel.weight);
+        norm(&mut named, &format!("patch_embed.stem.{level}.norm"), behind);
+    }
     linear(&mut named, "patch_embed.proj", vit.patch);
     for (index, block) in vit.blocks.into_iter().enumerate() {
         let name = |part: &str| format!("blocks.{index}.{part}");
@@ -161,6 +177,12 @@ fn named(vit: spec::Vit, config: &VitConfig, notes: &mut Vec<String>) -> Result<
         let Mlp::Plain { input, output } = block.mlp else { return Err(refused("gated MLPs")) };
         linear(&mut named, &name("mlp.fc1"), input);
         linear(&mut named, &name("mlp.fc2"), output);
+        if config.layer_scale.is_some() {
+            // They are multiplied into the layers before them.
+            for scale in ["ls1.gamma", "ls2.gamma"] {
+                named.insert(name(scale), Tensor { shape: vec![vit.dim], data: vec![1.0; vit.dim] });
+            }
+        }
     }
     norm(&mut named, "norm", vit.norm);
     Ok(named)

@@ -24,7 +24,9 @@ pub struct Vit {
     pub heads: usize,
     /// Epsilon of every layer norm.
     pub eps: f32,
-    /// Patch embedding: weight `[D, 3, p, p]`.
+    /// Convolutions ahead of the patch embedding, each of stride 2 with a norm over channels and GELU behind it.
+    pub stem: Vec<StemLevel>,
+    /// Patch embedding: weight `[D, 3, p, p]`, or `[D, channels, 1, 1]` behind a stem.
     pub patch: Linear,
     /// CLS with its position, then the registers: `[1 + registers, D]`.
     pub prefix: Tensor,
@@ -95,6 +97,15 @@ pub struct Norm {
     pub weight: Vec<f32>,
     /// Shift.
     pub bias: Vec<f32>,
+}
+
+/// One convolution of a stem: weight `[out, in, 3, 3]`, without a bias.
+#[derive(Clone, Debug)]
+pub struct StemLevel {
+    /// The convolution.
+    pub kernel: Linear,
+    /// Norm over its channels.
+    pub norm: Norm,
 }
 
 /// One pre-norm transformer block. Layer scales are folded into `proj` and the last layer of `mlp`.

@@ -69,3 +69,13 @@ pub(crate) fn assert_can_fail<'a>(want: impl Iterator<Item = (&'a str, &'a Tenso
         }
     }
 }
+
+/// The first element off by more than the tolerance times the largest value of the tensor, as text.
+pub(crate) fn compare_relative(got: &[f32], want: &[f32]) -> Result<(), String> {
+    assert_eq!(got.len(), want.len());
+    let largest = want.iter().fold(0f32, |largest, value| largest.max(value.abs()));
+    match got.iter().zip(want).position(|(g, w)| (g - w).abs().is_nan() || (g - w).abs() > TOLERANCE * largest) {
+        Some(i) => Err(format!("element {i} is {}, not {} (the largest is {largest})", got[i], want[i])),
+        None => Ok(()),
+    }
+}

@@ -13,7 +13,7 @@ use dino_train::backbone::parameters::Random;
 use dino_train::backbone::vit::VitConfig;
 use dino_train::dino::accumulate::Accumulated;
 use dino_train::dino::head::HeadConfig;
-use dino_train::dino::learner::{Learner, Step};
+use dino_train::dino::learner::{Learner, Step, Views};
 use dino_train::dino::network::Network;
 use dino_train::dino::optimizer::{Algorithm, Settings};
 use dino_train::exchange::alone;
@@ -71,8 +71,8 @@ fn main() -> Result<()> {
         dim: args.dim,
         depth: args.depth,
         heads: args.heads,
-        drop_path: 0.0,
         precision,
+        ..VitConfig::default()
     };
     let head = HeadConfig {
         dim: args.dim,
@@ -96,9 +96,10 @@ fn main() -> Result<()> {
     for number in 0..args.warmup + args.steps {
         let since = Instant::now();
         let mut accumulated = Accumulated::default();
-        learner.add(&mut accumulated, &global, Some(&local), step.teacher_temp, &mut random)?;
+        let views = Views { global: &global, local: Some(&local), masks: None };
+        learner.add(&mut accumulated, views, step.teacher_temp, &mut random)?;
         let report = learner.step(accumulated, &step, false)?;
-        anyhow::ensure!(report.loss.is_finite(), "the loss is {}", report.loss);
+        anyhow::ensure!(report.means.loss.is_finite(), "the loss is {}", report.means.loss);
         if number >= args.warmup {
             seconds.push(since.elapsed().as_secs_f64());
         }

@@ -8,7 +8,6 @@ use rand::SeedableRng as _;
 
 use crate::backbone::vit::{Vit, VitConfig};
 use crate::export;
-use crate::kernels::matmul;
 
 /// The transformer as a model folder below `folder`.
 pub(super) fn untrained(manifest: &Manifest, folder: &Path) -> anyhow::Result<Model> {
@@ -18,8 +17,7 @@ pub(super) fn untrained(manifest: &Manifest, folder: &Path) -> anyhow::Result<Mo
         dim: manifest.dim as usize,
         depth: manifest.depth as usize,
         heads: manifest.heads as usize,
-        drop_path: 0.0,
-        precision: matmul::Precision::F32,
+        ..VitConfig::default()
     };
     let vit = Vit::new(config, &mut rand_chacha::ChaCha8Rng::seed_from_u64(0), &Device::Cpu)?;
     let mut tensors = std::collections::HashMap::new();

@@ -1,6 +1,6 @@
 //! The graph of a vision transformer.
 
-use crate::weights::{Activation, Block, Mlp, Positions, Vit};
+use crate::weights::{Activation, Block, Conv, Linear, Mlp, Norm, Positions, StemLevel, Vit};
 
 use super::Extras;
 use super::graph::{Attr, Axis, Graph, Value};
@@ -18,7 +18,11 @@ pub(super) fn build<'w>(vit: &'w Vit, layers: &mut Layers<'w>, extras: &Extras) 
 
     graph.enter("patch_embed");
     // [B, D, rows, columns]
-    let patches = layers.patches(pixels, &vit.patch, vit.patch_size);
+    let mut map = pixels;
+    for (level, StemLevel { kernel, norm }) in vit.stem.iter().enumerate() {
+        map = stem_level(layers, level, map, kernel, norm, vit.eps);
+    }
+    let patches = layers.patches(map, &vit.patch, vit.patch.weight.shape[2]);
     let graph = &mut layers.graph;
     let shape = graph.op("Shape", &[patches], &[]);
     let batch = graph.slice(shape, 0, 0, 1);
@@ -83,6 +87,20 @@ pub(super) fn build<'w>(vit: &'w Vit, layers: &mut Layers<'w>, extras: &Extras) 
         let graph = &mut layers.graph;
         graph.output(keys, "keys", &[axes[0], Axis::Named("patches"), Axis::Fixed(vit.dim)]);
     }
+}
+
+/// A convolution of the stem, wide in and out; the norm reads channels last.
+fn stem_level(layers: &mut Layers<'_>, level: usize, map: Value, kernel: &Linear, norm: &Norm, eps: f32) -> Value {
+    let map = layers.narrow(map);
+    let conv = Conv { kernel: kernel.clone(), stride: 2, groups: 1 };
+    let map = layers.conv(&format!("stem.{level}"), map, &conv);
+    let map = layers.widen(map);
+    let map = layers.graph.transpose(map, &[0, 2, 3, 1]);
+    let map = layers.norm(&format!("stem.{level}.norm"), map, norm, eps);
+    let map = layers.narrow(map);
+    let map = layers.activation(map, Activation::Gelu);
+    let map = layers.widen(map);
+    layers.graph.transpose(map, &[0, 3, 1, 2])
 }
 
 /// What a block lets one see.

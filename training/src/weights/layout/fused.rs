@@ -5,7 +5,7 @@
 
 use super::super::Error;
 use super::super::scope::Scope;
-use super::super::spec::{Activation, Backbone, Block, Interpolation, Linear, Mlp, Positions, Vit};
+use super::super::spec::{Activation, Backbone, Block, Interpolation, Linear, Mlp, Positions, StemLevel, Vit};
 use super::{Hints, Read, is_harmless, prefix, rotary_quarter, split_table};
 
 /// What sets one of these layouts apart.
@@ -63,14 +63,15 @@ pub(super) fn read(mut scope: Scope, hints: &Hints) -> Result<Read, Error> {
     if scope.has_any("cls_norm.") {
         return Err(Error::Unsupported("DINOv3 with a norm of its own for CLS (cls_norm) is not supported".to_owned()));
     }
-    let [dim, channels, patch_size, _] = scope.dims("patch_embed.proj.weight");
-    if channels != 3 && channels != 0 {
+    let [dim, channels, side, _] = scope.dims("patch_embed.proj.weight");
+    let stem = stem(&mut scope);
+    if channels != 3 && channels != 0 && stem.is_empty() {
         return Err(Error::Unsupported(format!("the backbone takes {channels} channels; only RGB is supported")));
     }
     let mut notes = Vec::new();
     let heads = hints.heads(dim, &mut notes)?;
     let patch = Linear {
-        weight: scope.take("patch_embed.proj.weight", &[dim, 3, patch_size, patch_size]),
+        weight: scope.take("patch_embed.proj.weight", &[dim, if stem.is_empty() { 3 } else { channels }, side, side]),
         bias: Some(scope.take("patch_embed.proj.bias", &[dim]).data),
     };
     let cls = scope.take("cls_token", &[1, 1, dim]);
@@ -93,8 +94,21 @@ pub(super) fn read(mut scope: Scope, hints: &Hints) -> Result<Read, Error> {
     let norm = scope.norm("norm", dim);
     let mut report = scope.finish(dialect.layout, is_harmless)?;
     report.notes = notes;
-    let vit = Vit { patch_size, dim, heads, eps: dialect.eps, patch, prefix, positions, blocks, norm };
+    let patch_size = side << stem.len();
+    let vit = Vit { patch_size, dim, heads, eps: dialect.eps, stem, patch, prefix, positions, blocks, norm };
     Ok(Read { backbone: Backbone::Vit(vit), layout: dialect.layout, architecture: dialect.architecture, transform: None, report })
+}
+
+/// The convolutions of this project's own stem, where there is one.
+fn stem(scope: &mut Scope) -> Vec<StemLevel> {
+    let (mut stem, mut inputs) = (Vec::new(), 3);
+    while let Some(&[outputs, ..]) = scope.shape(&format!("patch_embed.stem.{}.weight", stem.len())) {
+        let name = format!("patch_embed.stem.{}", stem.len());
+        let kernel = Linear { weight: scope.take(&format!("{name}.weight"), &[outputs, inputs, 3, 3]), bias: None };
+        stem.push(StemLevel { kernel, norm: scope.norm(&format!("{name}.norm"), outputs) });
+        inputs = outputs;
+    }
+    stem
 }
 
 /// Rotary periods: stored, or those of every public DINOv3 (base 100).

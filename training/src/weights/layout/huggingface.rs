@@ -17,7 +17,7 @@ struct Dialect {
     attention: [&'static str; 4],
     /// The layers of a plain MLP.
     mlp: [&'static str; 2],
-    /// Whether a gated MLP has the activation of `config.json`; that of `DINOv2` is always `SiLU`.
+    /// Whether a gated MLP has the activation of `config.json`; that of DINOv2 is always `SiLU`.
     gate_follows_config: bool,
     norm: &'static str,
     patches: &'static str,
@@ -120,7 +120,7 @@ fn build(mut scope: Scope, hints: &Hints, dialect: &Dialect) -> Result<Read, Err
     let mut report = scope.finish(dialect.layout, is_harmless)?;
     report.notes = notes;
     let eps = hints.config_float("layer_norm_eps").unwrap_or(dialect.eps) as f32;
-    let vit = Vit { patch_size, dim, heads, eps, patch, prefix, positions, blocks, norm };
+    let vit = Vit { patch_size, dim, heads, eps, stem: Vec::new(), patch, prefix, positions, blocks, norm };
     Ok(Read { backbone: Backbone::Vit(vit), layout: dialect.layout, architecture: dialect.architecture, transform: None, report })
 }
 

@@ -1,0 +1,151 @@
+//! Targets by the Sinkhorn-Knopp algorithm (Cuturi 2013; SwAV, Caron et al. 2020; DINOv2): all outputs are used equally over the pictures.
+
+use std::sync::Arc;
+
+use candle_core::{Result, Tensor};
+
+use crate::exchange::Exchange;
+use crate::ops::across;
+
+/// Rounds of balancing outputs and pictures.
+const ROUNDS: usize = 3;
+/// Least sum that is divided by: an output that no picture is near to would be divided by 0.
+const LEAST: f64 = 1e-30;
+
+/// Earlier outputs of the teacher, which make up for a batch of fewer pictures than outputs. The same in all processes.
+#[derive(Clone, Debug, Default)]
+pub struct Queue {
+    /// Most outputs that are kept, 0 for none.
+    capacity: usize,
+    kept: Option<Tensor>,
+}
+
+impl Queue {
+    /// Of at most `capacity` outputs.
+    pub fn new(capacity: usize) -> Self {
+        Self { capacity, kept: None }
+    }
+
+    /// Whether outputs are to be kept at all.
+    pub fn is_wanted(&self) -> bool {
+        self.capacity > 0
+    }
+
+    /// What it holds, `[outputs, k]`, the oldest first.
+    pub fn logits(&self) -> Option<&Tensor> {
+        self.kept.as_ref()
+    }
+
+    /// Adds the teacher's logits `[rows, k]` of all processes behind those it holds, and drops the oldest beyond its capacity.
+    ///
+    /// # Errors
+    /// When shapes do not fit, or the device fails.
+    pub fn push(&mut self, logits: &Tensor) -> Result<()> {
+        let all = match &self.kept {
+            Some(kept) => Tensor::cat(&[kept, logits], 0)?,
+            None => logits.clone(),
+        };
+        let rows = all.dim(0)?;
+        let kept = rows.min(self.capacity);
+        self.kept = if kept > 0 { Some(all.narrow(0, rows - kept, kept)?.contiguous()?.detach()) } else { None };
+        Ok(())
+    }
+}
+
+/// The teacher's logits `[rows, k]` to distributions `[rows, k]`, balanced over the rows of all processes and of the queue.
+///
+/// # Errors
+/// When another process is lost, or the device fails.
+pub fn assign(logits: &Tensor, queue: &Queue, temperature: f64, exchange: &Arc<dyn Exchange>) -> Result<Tensor> {
+    let logits = (logits.detach() / temperature)?;
+    let earlier = queue.logits().map(|earlier| earlier / temperature).transpose()?;
+    // One shift for all, so that no exponential overflows: a factor that the first round takes out.
+    let mut largest = across::gather(&logits.max_all()?.reshape((1, 1))?, exchange)?.max_all()?;
+    if let Some(earlier) = &earlier {
+        largest = largest.maximum(&earlier.max_all()?)?;
+    }
+    let shares = |logits: &Tensor| logits.broadcast_sub(&largest)?.exp();
+    let (mut own, mut earlier) = (shares(&logits)?, earlier.as_ref().map(shares).transpose()?);
+    let k = own.dim(1)? as f64;
+    for _ in 0..ROUNDS {
+        let mut used = across::sum(&own.sum_keepdim(0)?, exchange)?;
+        if let Some(earlier) = &earlier {
+            used = (used + earlier.sum_keepdim(0)?)?;
+        }
+        let used = (used.maximum(LEAST)? * k)?;
+        let balance = |shares: &Tensor| {
+            let shares = shares.broadcast_div(&used)?;
+            shares.broadcast_div(&shares.sum_keepdim(1)?.maximum(LEAST)?)
+        };
+        own = balance(&own)?;
+        earlier = earlier.as_ref().map(balance).transpose()?;
+    }
+    Ok(own)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use candle_core::Device;
+
+    use super::*;
+    use crate::exchange::alone;
+    use crate::exchange::tcp::Ring;
+
+    const K: usize = 6;
+
+    fn logits(rows: usize, seed: usize) -> Tensor {
+        let values: Vec<f32> = (0..rows * K).map(|i| (((i * 7919 + seed * 104_729) % 1000) as f32) / 1000.0).collect();
+        Tensor::from_vec(values, (rows, K), &Device::Cpu).unwrap()
+    }
+
+    fn assert_close(got: &Tensor, want: &Tensor) {
+        let flat = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        for (got, want) in flat(got).iter().zip(flat(want)) {
+            assert!((got - want).abs() < 1e-5, "{got}, not {want}");
+        }
+    }
+
+    #[test]
+    fn outputs_are_used_alike_and_rows_sum_to_one() {
+        let shares = assign(&logits(60, 1), &Queue::default(), 0.5, &alone()).unwrap();
+        for used in shares.sum(0).unwrap().to_vec1::<f32>().unwrap() {
+            assert!((used - 10.0).abs() < 0.5, "{used}");
+        }
+        for sum in shares.sum(1).unwrap().to_vec1::<f32>().unwrap() {
+            assert!((sum - 1.0).abs() < 1e-5, "{sum}");
+        }
+        let extreme = (logits(60, 1) * 1000.0).unwrap();
+        let shares = assign(&extreme, &Queue::default(), 0.04, &alone()).unwrap();
+        assert!(shares.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().all(|share| share.is_finite()));
+    }
+
+    #[test]
+    fn a_queue_counts_like_rows_of_the_batch_and_forgets_the_oldest() {
+        let (earlier, now) = (logits(7, 2), logits(5, 3));
+        let mut queue = Queue::new(7);
+        queue.push(&logits(4, 4)).unwrap();
+        queue.push(&earlier).unwrap();
+        let all = assign(&Tensor::cat(&[&earlier, &now], 0).unwrap(), &Queue::default(), 0.1, &alone()).unwrap();
+        assert_close(&assign(&now, &queue, 0.1, &alone()).unwrap(), &all.narrow(0, 7, 5).unwrap());
+    }
+
+    #[test]
+    fn two_processes_give_what_one_gives() {
+        let (all, earlier) = (logits(8, 5), logits(6, 6));
+        let mut queue = Queue::new(6);
+        queue.push(&earlier).unwrap();
+        let whole = assign(&all, &queue, 0.1, &alone()).unwrap();
+        let parts = std::thread::scope(|scope| {
+            let one = |exchange: Arc<dyn Exchange>| {
+                let own = all.narrow(0, 3 * exchange.rank(), 3 + 2 * exchange.rank()).unwrap();
+                assign(&own, &queue, 0.1, &exchange).unwrap()
+            };
+            let ring = Ring::between_threads(2, Duration::from_secs(20)).unwrap();
+            let running: Vec<_> = ring.into_iter().map(|exchange| scope.spawn(move || one(exchange))).collect();
+            running.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+        });
+        assert_close(&Tensor::cat(&parts, 0).unwrap(), &whole);
+    }
+}
