@@ -55,6 +55,9 @@ pub struct Line {
     /// KoLeo's part of the loss, with its weight, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub koleo: Option<f64>,
+    /// iBOT's part of the loss, with its weight, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ibot: Option<f64>,
     /// Learning rate of the last step.
     pub lr: f64,
     /// Weight decay of the last step.
@@ -92,6 +95,9 @@ pub struct Sums {
     /// Sum of KoLeo's parts of the loss.
     #[serde(default)]
     pub koleo: f64,
+    /// Sum of iBOT's parts of the loss.
+    #[serde(default)]
+    pub ibot: f64,
     /// Wall time.
     pub seconds: f64,
 }

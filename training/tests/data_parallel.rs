@@ -94,6 +94,30 @@ fn balanced_outputs_and_features_apart_are_those_of_all_processes() {
 }
 
 #[test]
+fn masks_and_the_loss_of_patches_are_those_of_all_processes() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    pictures(&data, 18);
+    let run = |name: &str, more: &[&str]| {
+        let out = folder.path().join(name);
+        let parts =
+            ["--method", "dinov2", "--ibot-separate-head", "true", "--koleo-loss-weight", "0", "--registers", "2", "--layer-scale", "0.5"];
+        succeeds(&data, &out, &[more, &parts].concat());
+        out
+    };
+    let whole = run("whole", &WHOLE);
+    for (name, more) in
+        [("processes", &["--processes", "2", "--batch-size", "4"][..]), ("lonely", &["--processes", "8", "--batch-size", "1"])]
+    {
+        let out = run(name, more);
+        assert_same(&out, &whole);
+        for ((_, a), (_, b)) in tensors(&out, "ibot_center").iter().zip(tensors(&whole, "ibot_center")) {
+            assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-4) && a.iter().any(|a| *a != 0.0));
+        }
+    }
+}
+
+#[test]
 fn batch_norms_see_the_batch_of_all_processes() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");

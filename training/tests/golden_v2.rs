@@ -6,11 +6,14 @@ mod golden;
 
 use candle_core::{DType, Device, Tensor};
 use dino_train::backbone::vit::VitConfig;
+use dino_train::dino::accumulate::Accumulated;
 use dino_train::dino::head::HeadConfig;
-use dino_train::dino::learner::{Gradients, Learner, Views};
+use dino_train::dino::ibot::Ibot;
+use dino_train::dino::learner::{Gradients, Learner, Step, Views};
 use dino_train::dino::loss::Centering;
+use dino_train::dino::masks::Masks;
 use dino_train::dino::network::Network;
-use dino_train::dino::optimizer::Algorithm;
+use dino_train::dino::optimizer::{Algorithm, Settings};
 use dino_train::exchange::alone;
 use dino_train::kernels::matmul::Precision;
 use golden::{Golden, TOLERANCE, compare_relative, compare_values};
@@ -54,7 +57,10 @@ fn learner(file: &Golden, description: &Value, case: &Value) -> Learner {
         norm_last_layer: false,
         precision: Precision::F32,
     };
-    let student = Network::new(backbone, head, &mut random(), &Device::Cpu).unwrap();
+    let mut student = Network::new(backbone, head, &mut random(), &Device::Cpu).unwrap();
+    if case["separate_head"] == true {
+        student = student.with_ibot_head(HeadConfig { out: size("ibot_out"), ..head }, &mut random(), &Device::Cpu).unwrap();
+    }
     let mut learner = Learner::new(student, Algorithm::Adamw, alone()).unwrap();
     for (network, name) in [(&learner.student, "student"), (&learner.teacher, "teacher")] {
         for (group, entry) in network.entries() {
@@ -63,10 +69,17 @@ fn learner(file: &Golden, description: &Value, case: &Value) -> Learner {
             group.set(entry, &golden::values(&tensor)).unwrap();
         }
     }
-    learner.loss.centering = serde_json::from_value(case["centering"].clone()).unwrap();
+    if case["losses"]["ibot"].is_number() {
+        let mut ibot = Ibot::new(1.0, learner.student.patch_head().config().out, &Device::Cpu).unwrap();
+        ibot.patches.set_centre(file.get("ibot_center").squeeze(0).unwrap());
+        learner.ibot = Some(ibot);
+    }
     learner.loss.set_centre(file.get("dino_center"));
-    learner.loss.student_temp = description["student_temp"].as_f64().unwrap();
-    learner.loss.center_momentum = description["center_momentum"].as_f64().unwrap();
+    for loss in std::iter::once(&mut learner.loss).chain(learner.ibot.as_mut().map(|ibot| &mut ibot.patches)) {
+        loss.centering = serde_json::from_value(case["centering"].clone()).unwrap();
+        loss.student_temp = description["student_temp"].as_f64().unwrap();
+        loss.center_momentum = description["center_momentum"].as_f64().unwrap();
+    }
     if case["losses"]["koleo"].is_number() {
         learner.koleo_weight = description["koleo_weight"].as_f64().unwrap();
     }
@@ -74,7 +87,10 @@ fn learner(file: &Golden, description: &Value, case: &Value) -> Learner {
 }
 
 fn gradients(learner: &Learner, file: &Golden, case: &Value) -> Gradients {
-    let (global, local, masks) = (file.get("global_crops"), file.get("local_crops"), file.get("masks"));
+    let (global, local) = (file.get("global_crops"), file.get("local_crops"));
+    let masked: Vec<Vec<f32>> = file.get("masks").to_vec2().unwrap();
+    let masked: Vec<Vec<bool>> = masked.iter().map(|mask| mask.iter().map(|masked| *masked > 0.0).collect()).collect();
+    let masks = Masks::new(&masked, &Device::Cpu).unwrap();
     let views = Views { global: &global, local: Some(&local), masks: Some(&masks) };
     learner.gradients(views, case["teacher_temp"].as_f64().unwrap(), &mut random()).unwrap()
 }
@@ -88,6 +104,11 @@ fn check(learner: &Learner, file: &Golden, case: &Value) -> Result<(), String> {
     let same = |what: &str, got: f32, want: f32| compare_values(&[got], &[want], TOLERANCE).map_err(|e| format!("{what}: {e}"));
     same("DINO", scalar(&batch.value.loss), term("dino_local") + term("dino_global"))?;
     same("KoLeo", batch.koleo.as_ref().map_or(0.0, scalar), losses["koleo"].as_f64().unwrap_or_default() as f32)?;
+    same("iBOT", batch.ibot.as_ref().map_or(0.0, |ibot| scalar(&ibot.loss)), losses["ibot"].as_f64().unwrap_or_default() as f32)?;
+    if let Some(ibot) = &batch.ibot {
+        let want = file.get("teacher_patch_probabilities");
+        compare_relative(&golden::values(&ibot.targets), &golden::values(&want)).map_err(|e| format!("targets of patches: {e}"))?;
+    }
     let want = file.get("teacher_probabilities");
     compare_relative(&golden::values(&batch.value.targets), &golden::values(&want)).map_err(|e| format!("targets: {e}"))?;
     for (group, entry) in learner.student.entries() {
@@ -99,35 +120,59 @@ fn check(learner: &Learner, file: &Golden, case: &Value) -> Result<(), String> {
     Ok(())
 }
 
+/// A case by its name: the learner, its tensors, and what is expected.
+fn case(name: &str) -> (Learner, Golden, Value) {
+    let (file, description) = (Golden::load(&format!("v2_{name}.safetensors")), description());
+    let case = description["cases"][name].clone();
+    (learner(&file, &description, &case), file, case)
+}
+
 #[test]
-fn golden_v2_dino_koleo_sinkhorn() {
-    let (file, description) = (Golden::load("v2_dino_koleo_sinkhorn.safetensors"), description());
-    let case = &description["cases"]["dino_koleo_sinkhorn"];
-    check(&learner(&file, &description, case), &file, case).unwrap();
+fn golden_v2_every_case() {
+    let description = description();
+    let cases = description["cases"].as_object().unwrap();
+    assert!(!cases.is_empty());
+    for name in cases.keys() {
+        let (mut learner, file, case) = case(name);
+        check(&learner, &file, &case).unwrap_or_else(|e| panic!("{name}: {e}"));
+        // What a step leaves behind: centres that moved, or that Sinkhorn-Knopp does not touch.
+        let mut accumulated = Accumulated::default();
+        let share = gradients(&learner, &file, &case).share().unwrap();
+        accumulated.add(share, &learner.student.groups().collect::<Vec<_>>()).unwrap();
+        let optimizer = Settings { lr: 0.0, weight_decay: 0.0, clip: 0.0, freeze_last_layer: false };
+        learner.step(accumulated, &Step { optimizer, momentum: 1.0, teacher_temp: 0.06 }, false).unwrap();
+        let after = |name: &str| {
+            let moved = format!("{name}.after");
+            golden::values(&file.get(if file.0.contains_key(&moved) { &moved } else { name }))
+        };
+        compare_values(&golden::values(learner.loss.centre()), &after("dino_center"), TOLERANCE).unwrap();
+        if let Some(ibot) = &learner.ibot {
+            compare_values(&golden::values(ibot.patches.centre()), &after("ibot_center"), TOLERANCE).unwrap();
+        }
+    }
 }
 
 /// Each part of the step is noticed when it is another.
 #[test]
 fn golden_v2_comparison_can_fail() {
-    let (file, description) = (Golden::load("v2_dino_koleo_sinkhorn.safetensors"), description());
-    let case = &description["cases"]["dino_koleo_sinkhorn"];
-    let fails = |change: &dyn Fn(&mut Learner), part: &str| {
-        let mut learner = learner(&file, &description, case);
+    let fails = |name: &str, change: &dyn Fn(&mut Learner), part: &str| {
+        let (mut learner, file, case) = case(name);
         change(&mut learner);
-        let error = check(&learner, &file, case).unwrap_err();
-        assert!(error.starts_with(part), "{error}");
+        let error = check(&learner, &file, &case).unwrap_err();
+        assert!(error.starts_with(part), "{name}: {error}");
     };
-    fails(&|learner| learner.loss.centering = Centering::Centering, "DINO");
-    fails(&|learner| learner.koleo_weight *= 1.01, "KoLeo");
-    fails(&|learner| learner.loss.student_temp *= 1.001, "DINO");
-    fails(
-        &|learner| {
-            let token = learner.student.groups().find(|group| group.entries()[0].name == "backbone.mask_token").unwrap();
-            token.var().set(&Tensor::ones(token.var().dims(), DType::F32, &Device::Cpu).unwrap()).unwrap();
-        },
-        "DINO",
-    );
+    fails("dino_koleo_sinkhorn", &|learner| learner.loss.centering = Centering::Centering, "DINO");
+    fails("dino_koleo_sinkhorn", &|learner| learner.koleo_weight *= 1.01, "KoLeo");
+    fails("dino_koleo_sinkhorn", &|learner| learner.loss.student_temp *= 1.001, "DINO");
+    let hide = |learner: &mut Learner| {
+        let token = learner.student.groups().find(|group| group.entries()[0].name == "backbone.mask_token").unwrap();
+        token.var().set(&Tensor::ones(token.var().dims(), DType::F32, &Device::Cpu).unwrap()).unwrap();
+    };
+    fails("dino_koleo_sinkhorn", &hide, "DINO");
+    fails("ibot_separate_sinkhorn", &|learner| learner.ibot.as_mut().unwrap().weight *= 1.001, "iBOT");
+    fails("ibot_shared_centering", &|learner| learner.ibot.as_mut().unwrap().patches.set_centre(learner.loss.centre().clone()), "iBOT");
     // A gradient that is off by a thousandth of the largest.
+    let (_, file, _) = case("dino_koleo_sinkhorn");
     let want = golden::values(&file.get("gradient.backbone.blocks.1.ls2.gamma"));
     for i in 0..want.len() {
         let mut moved = want.clone();

@@ -155,18 +155,31 @@ impl Backbone {
         }
     }
 
-    /// The same where patches of the first crops are masked: 1 in `masks` `[n, patches]`.
+    /// [`Backbone::features`], and those of some patches of the first crops: rows `[places, dim]` for places of crop and patch. Patches of
+    /// the first crops are replaced where `masks` `[n, patches]` is 1.
     ///
     /// # Errors
-    /// When the backbone has no mask token, shapes do not fit, or the device fails.
-    pub fn masked_features(&self, crops: &[Tensor], masks: Option<&Tensor>, pass: &mut Pass<'_>) -> Result<Tensor> {
-        match (self, masks) {
-            (_, None) => self.features(crops, pass),
-            (Self::Vit(vit), Some(masks)) => {
-                let (tokens, sequences) = vit.all_tokens(crops, Some(masks), pass)?;
-                tokens.index_select(&Tensor::from_vec(sequences.first_rows(), sequences.count(), tokens.device())?, 0)
-            }
-            (Self::Resnet(_), Some(_)) => bail!("a residual network has no patches to mask"),
+    /// When the backbone has no patches or no mask token, shapes do not fit, or the device fails.
+    pub fn features_at(
+        &self,
+        crops: &[Tensor],
+        masks: Option<&Tensor>,
+        places: &[(usize, usize)],
+        pass: &mut Pass<'_>,
+    ) -> Result<(Tensor, Tensor)> {
+        if masks.is_none() && places.is_empty() {
+            let features = self.features(crops, pass)?;
+            let none = Tensor::zeros((0, features.dim(1)?), features.dtype(), features.device())?;
+            return Ok((features, none));
         }
+        let Self::Vit(vit) = self else { bail!("a residual network has no patches to mask") };
+        let (tokens, sequences) = vit.all_tokens(crops, masks, pass)?;
+        let rows = |rows: Vec<u32>| match rows.len() {
+            0 => Tensor::zeros((0, vit.config().dim), tokens.dtype(), tokens.device()),
+            count => tokens.index_select(&Tensor::from_vec(rows, count, tokens.device())?, 0),
+        };
+        let (per_crop, first) = (sequences.0.first().map_or(0, |&(_, tokens)| tokens), 1 + vit.config().registers);
+        let patches = places.iter().map(|(crop, patch)| (crop * per_crop + first + patch) as u32);
+        Ok((rows(sequences.first_rows())?, rows(patches.collect())?))
     }
 }

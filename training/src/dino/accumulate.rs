@@ -21,17 +21,22 @@ pub struct Means<T = f64> {
     pub teacher_entropy: T,
     /// KoLeo's part of the loss, with its weight.
     pub koleo: T,
+    /// iBOT's part of the loss, with its weight.
+    pub ibot: T,
 }
 
+/// Scalars of [`Means`].
+const MEANS: usize = 4;
+
 impl<T> Means<T> {
-    fn into_array(self) -> [T; 3] {
-        [self.loss, self.teacher_entropy, self.koleo]
+    fn into_array(self) -> [T; MEANS] {
+        [self.loss, self.teacher_entropy, self.koleo, self.ibot]
     }
 }
 
-impl<T: Copy> From<[T; 3]> for Means<T> {
-    fn from([loss, teacher_entropy, koleo]: [T; 3]) -> Self {
-        Self { loss, teacher_entropy, koleo }
+impl<T> From<[T; MEANS]> for Means<T> {
+    fn from([loss, teacher_entropy, koleo, ibot]: [T; MEANS]) -> Self {
+        Self { loss, teacher_entropy, koleo, ibot }
     }
 }
 
@@ -45,6 +50,8 @@ pub struct Share {
     pub logits: Tensor,
     /// Whether the step wants them afterwards.
     pub keep_logits: bool,
+    /// The teacher's logits of masked patches `[masked, k]`, where there are such.
+    pub patch_logits: Option<Tensor>,
     /// The teacher's distributions `[rows, k]`.
     pub targets: Tensor,
     /// The teacher's CLS features `[rows, dim]`.
@@ -57,13 +64,16 @@ pub struct Accumulated {
     gradients: Option<GradStore>,
     batches: usize,
     rows: usize,
-    scalars: [f32; 3],
+    scalars: [f32; MEANS],
     kept: Vec<Tensor>,
     logits: Vec<f32>,
     targets: Vec<f32>,
     features: Vec<f32>,
     squares: Vec<f32>,
-    /// Sums of micro-batches that are still on another device: the scalars and the four column sums, one after another.
+    patches: Vec<f32>,
+    /// Masked patches.
+    patch_rows: f32,
+    /// Sums of micro-batches that are still on another device: the scalars and the column sums, one after another.
     pending: Vec<Tensor>,
 }
 
@@ -75,6 +85,8 @@ pub struct Averages {
     pub means: Means,
     /// Mean of the teacher's logits, one for each output.
     pub logits: Vec<f32>,
+    /// Mean of the teacher's logits of masked patches, one for each output; empty without them.
+    pub patch_logits: Vec<f32>,
     /// Mean of the teacher's distributions, one for each output.
     pub distribution: Vec<f32>,
     /// Standard deviation over the pictures of the L2-normalised features of the teacher, averaged over their dimensions.
@@ -109,12 +121,22 @@ impl Accumulated {
         self.rows += share.targets.dim(0)?;
         let features = share.features.broadcast_div(&share.features.sqr()?.sum_keepdim(1)?.sqrt()?.maximum(1e-12)?)?;
         let squares = features.sqr()?;
-        for (matrix, sums) in [
+        // A process may have no masked patches in a step.
+        let patches = match &share.patch_logits {
+            Some(logits) => {
+                self.patch_rows += logits.dim(0)? as f32;
+                self.patches.resize(logits.dim(1)?, 0.0);
+                Some(logits).filter(|logits| logits.elem_count() > 0)
+            }
+            None => None,
+        };
+        let matrices = [
             (&share.logits, &mut self.logits),
             (&share.targets, &mut self.targets),
             (&features, &mut self.features),
             (&squares, &mut self.squares),
-        ] {
+        ];
+        for (matrix, sums) in matrices.into_iter().chain(patches.map(|logits| (logits, &mut self.patches))) {
             sums.resize(matrix.dim(1)?, 0.0);
             if matrix.device().is_cpu() {
                 with_slice(matrix, |values| {
@@ -133,7 +155,8 @@ impl Accumulated {
             }
         } else {
             // Not waited for here: the device has the backward pass and the update yet to do.
-            let sums = [&share.logits, &share.targets, &features, &squares].map(|matrix| matrix.sum(0));
+            let matrices = [&share.logits, &share.targets, &features, &squares];
+            let sums = matrices.into_iter().chain(patches).map(|matrix| matrix.sum(0));
             let parts = scalars.iter().map(|scalar| scalar.reshape(1)).chain(sums).collect::<Result<Vec<_>>>()?;
             self.pending.push(Tensor::cat(&parts, 0)?.detach());
         }
@@ -156,8 +179,8 @@ impl Accumulated {
     /// When the device fails.
     pub fn loss(&mut self) -> Result<f64> {
         self.fetch()?;
-        let Means { loss, koleo, .. } = Means::from(self.scalars);
-        Ok(f64::from(loss + koleo) / self.batches.max(1) as f64)
+        let Means { loss, koleo, ibot, .. } = Means::from(self.scalars);
+        Ok(f64::from(loss + koleo + ibot) / self.batches.max(1) as f64)
     }
 
     /// The teacher's logits of the micro-batches that were to be kept, one batch after another.
@@ -174,7 +197,10 @@ impl Accumulated {
             let sums = sums.to_vec1::<f32>()?;
             let (scalars, mut values) = sums.split_at(self.scalars.len());
             add(&mut self.scalars, scalars);
-            for sums in [&mut self.logits, &mut self.targets, &mut self.features, &mut self.squares] {
+            for sums in [&mut self.logits, &mut self.targets, &mut self.features, &mut self.squares, &mut self.patches] {
+                if values.is_empty() {
+                    break;
+                }
                 let (columns, more) = values.split_at(sums.len());
                 add(sums, columns);
                 values = more;
@@ -192,12 +218,22 @@ impl Accumulated {
         let world = exchange.world();
         let mut failed = vec![0.0; world];
         failed[exchange.rank()] = f32::from(u8::from(!self.scalars.iter().all(|sum| sum.is_finite())));
+        let mut patch_rows = vec![self.patch_rows];
         let (mut scalars, mut stops) = (self.scalars.to_vec(), vec![f32::from(u8::from(stop))]);
         let Some(mut gradients) = self.gradients.take() else { return Err(Error::Empty) };
         let share = 1.0 / (self.batches * world) as f64;
         if world > 1 {
-            let mut parts =
-                [&mut failed, &mut stops, &mut scalars, &mut self.logits, &mut self.targets, &mut self.features, &mut self.squares];
+            let mut parts = [
+                &mut failed,
+                &mut stops,
+                &mut scalars,
+                &mut patch_rows,
+                &mut self.patches,
+                &mut self.logits,
+                &mut self.targets,
+                &mut self.features,
+                &mut self.squares,
+            ];
             exchange_all(&mut gradients, groups, &mut parts, share, exchange)?;
         } else if self.batches > 1 {
             for group in groups {
@@ -207,7 +243,7 @@ impl Accumulated {
                 }
             }
         }
-        let mut means = [0.0; 3];
+        let mut means = [0.0; MEANS];
         for (mean, sum) in means.iter_mut().zip(&scalars) {
             *mean = f64::from(*sum) * share;
         }
@@ -220,6 +256,7 @@ impl Accumulated {
             means: means.into(),
             feature_std: deviations.sum::<f64>() / features.len().max(1) as f64,
             logits: mean(self.logits),
+            patch_logits: self.patches.into_iter().map(|sum| sum / patch_rows[0].max(1.0)).collect(),
             distribution: mean(self.targets),
             failed: (0..world).filter(|rank| failed[*rank] > 0.0).collect(),
             stop: stops[0] > 0.0,
@@ -311,8 +348,8 @@ mod tests {
         let gradients = (group.var().sum_all().unwrap() * value).unwrap().backward().unwrap();
         let rows = |columns: usize| Tensor::full(value as f32, (2, columns), &Device::Cpu).unwrap();
         let scalar = |value: f64| Tensor::new(value as f32, &Device::Cpu).unwrap();
-        let means = Means { loss: scalar(loss), teacher_entropy: scalar(1.0), koleo: scalar(0.0) };
-        Share { means, gradients, logits: rows(3), keep_logits: false, targets: rows(3), features: rows(4) }
+        let means = Means { loss: scalar(loss), teacher_entropy: scalar(1.0), koleo: scalar(0.0), ibot: scalar(0.0) };
+        Share { means, gradients, logits: rows(3), keep_logits: false, patch_logits: None, targets: rows(3), features: rows(4) }
     }
 
     fn group() -> Group {

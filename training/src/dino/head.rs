@@ -46,23 +46,31 @@ impl Head {
     /// # Errors
     /// When the device fails.
     pub fn new(config: HeadConfig, random: &mut impl Random, device: &Device) -> Result<Self> {
+        Self::named("head", config, random, device)
+    }
+
+    /// The same with names of parameters below `name`.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn named(name: &str, config: HeadConfig, random: &mut impl Random, device: &Device) -> Result<Self> {
         let HeadConfig { dim, hidden, bottleneck, out, .. } = config;
         let mut groups = Vec::new();
         for (layer, (from, to)) in [(dim, hidden), (hidden, hidden), (hidden, bottleneck)].into_iter().enumerate() {
             // Places in the public code's list of layers: linear, batch norm if there are any, GELU.
             let place = layer * if config.batch_norm { 3 } else { 2 };
-            groups.push(single(&format!("mlp.{place}.weight"), &[to, from], Init::Normal(0.02), random, device)?);
-            groups.push(single(&format!("mlp.{place}.bias"), &[to], Init::Constant(0.0), random, device)?);
+            groups.push(single(&format!("{name}.mlp.{place}.weight"), &[to, from], Init::Normal(0.02), random, device)?);
+            groups.push(single(&format!("{name}.mlp.{place}.bias"), &[to], Init::Constant(0.0), random, device)?);
         }
         let mut buffers = Vec::new();
         for layer in 0..if config.batch_norm { LAYERS - 1 } else { 0 } {
-            let name = format!("head.mlp.{}", 3 * layer + 1);
+            let name = format!("{name}.mlp.{}", 3 * layer + 1);
             groups.push(batch_norm::parameters(&name, hidden, random, device)?);
             buffers.push(batch_norm::running(&name, hidden, random, device)?);
         }
-        groups.push(single("last_layer.weight_g", &[out, 1], Init::Constant(1.0), random, device)?);
+        groups.push(single(&format!("{name}.last_layer.weight_g"), &[out, 1], Init::Constant(1.0), random, device)?);
         let bound = Init::Uniform(1.0 / (bottleneck as f32).sqrt());
-        groups.push(single("last_layer.weight_v", &[out, bottleneck], bound, random, device)?);
+        groups.push(single(&format!("{name}.last_layer.weight_v"), &[out, bottleneck], bound, random, device)?);
         Ok(Self { config, groups, buffers })
     }
 
@@ -74,6 +82,12 @@ impl Head {
     /// All parameters, those of the last layer at the end.
     pub fn groups(&self) -> &[Group] {
         &self.groups
+    }
+
+    /// The parameters that are trained.
+    pub fn trained(&self) -> impl Iterator<Item = &Group> {
+        let norms = self.config.norm_last_layer.then(|| self.groups.len() - 2);
+        self.groups.iter().enumerate().filter(move |(index, _)| Some(*index) != norms).map(|(_, group)| group)
     }
 
     /// Running statistics of the batch norms: stored, not trained.
@@ -116,5 +130,5 @@ impl Head {
 }
 
 fn single(name: &str, shape: &[usize], init: Init, random: &mut impl Random, device: &Device) -> Result<Group> {
-    Group::new(vec![(format!("head.{name}"), shape.to_vec(), init)], random, device)
+    Group::new(vec![(name.to_owned(), shape.to_vec(), init)], random, device)
 }

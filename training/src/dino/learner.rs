@@ -1,4 +1,4 @@
-//! One step of DINO (paper, algorithm 1): both networks, the loss, the optimiser and the moving average.
+//! One step of DINO (paper, algorithm 1) or DINOv2: both networks, the loss, the optimiser and the moving average.
 
 use std::sync::Arc;
 
@@ -8,8 +8,10 @@ use candle_core::{Result, Tensor};
 use crate::backbone::Pass;
 use crate::backbone::parameters::{Group, Random};
 use crate::dino::accumulate::{self, Accumulated, Averages, Means, Share};
+use crate::dino::ibot::Ibot;
 use crate::dino::koleo::koleo;
 use crate::dino::loss::{DinoLoss, TEACHER_VIEWS, Value};
+use crate::dino::masks::Masks;
 use crate::dino::network::Network;
 use crate::dino::optimizer::{Algorithm, Optimizer, Settings, moving_average};
 use crate::exchange::Exchange;
@@ -26,6 +28,8 @@ pub struct Learner {
     pub loss: DinoLoss,
     /// Weight of the term that keeps features apart, 0 for none.
     pub koleo_weight: f64,
+    /// The loss of masked patches, where there is one.
+    pub ibot: Option<Ibot>,
     /// Holds the moments.
     pub optimizer: Optimizer,
     /// The processes that learn together.
@@ -81,8 +85,8 @@ pub struct Views<'a> {
     pub global: &'a Tensor,
     /// The other views, if any.
     pub local: Option<&'a Tensor>,
-    /// 1 where the student does not see a patch of the global views, `[2 * pictures, patches]`; 0 elsewhere.
-    pub masks: Option<&'a Tensor>,
+    /// Patches of the global views that the student does not see.
+    pub masks: Option<&'a Masks>,
 }
 
 /// Loss and gradients of one batch.
@@ -91,6 +95,8 @@ pub struct Gradients {
     pub value: Value,
     /// KoLeo's part of the loss, a scalar.
     pub koleo: Option<Tensor>,
+    /// iBOT's part of the loss, a scalar, where there is one.
+    pub ibot: Option<PatchValue>,
     /// Of the student's variables.
     pub gradients: GradStore,
     /// The student's logits, crop by crop.
@@ -103,20 +109,32 @@ pub struct Gradients {
     pub keep_logits: bool,
 }
 
+/// iBOT's side of a batch.
+pub struct PatchValue {
+    /// Its part of the loss, a scalar.
+    pub loss: Tensor,
+    /// The teacher's logits of the masked patches, `[masked, k]`.
+    pub teacher: Tensor,
+    /// The teacher's distributions, `[masked, k]`.
+    pub targets: Tensor,
+}
+
 impl Gradients {
     /// What it adds to a step.
     ///
     /// # Errors
     /// When the device fails.
     pub fn share(self) -> Result<Share> {
-        let none = self.value.teacher_entropy.zeros_like();
-        let koleo = self.koleo.map_or(none, Ok)?.detach();
-        let means = Means { loss: self.value.loss.detach(), teacher_entropy: self.value.teacher_entropy, koleo };
+        let none = self.value.teacher_entropy.zeros_like()?;
+        let koleo = self.koleo.map_or_else(|| none.clone(), |koleo| koleo.detach());
+        let ibot = self.ibot.as_ref().map_or(none, |ibot| ibot.loss.detach());
+        let means = Means { loss: self.value.loss.detach(), teacher_entropy: self.value.teacher_entropy, koleo, ibot };
         Ok(Share {
             means,
             gradients: self.gradients,
             logits: self.teacher,
             keep_logits: self.keep_logits,
+            patch_logits: self.ibot.map(|ibot| ibot.teacher),
             targets: self.value.targets,
             features: self.features,
         })
@@ -133,7 +151,7 @@ impl Learner {
         let out = student.head.config().out;
         let device = student.groups().next().map_or(candle_core::Device::Cpu, |group| group.var().device().clone());
         let (loss, optimizer) = (DinoLoss::new(out, &device)?, Optimizer::new(algorithm));
-        Ok(Self { student, teacher, loss, koleo_weight: 0.0, optimizer, exchange })
+        Ok(Self { student, teacher, loss, koleo_weight: 0.0, ibot: None, optimizer, exchange })
     }
 
     /// Loss and gradients of one batch; changes nothing but the running statistics of batch norms.
@@ -142,22 +160,40 @@ impl Learner {
     /// When shapes do not fit, another process is lost, or the device fails.
     pub fn gradients(&self, views: Views<'_>, teacher_temp: f64, random: &mut dyn Random) -> Result<Gradients> {
         let Views { global, local, masks } = views;
-        let features = self.teacher.backbone.features(std::slice::from_ref(global), &mut Pass::Teacher(&self.exchange))?;
-        let teacher = self.teacher.head.forward(&features, &Pass::Teacher(&self.exchange))?;
+        let pass = &mut Pass::Teacher(&self.exchange);
+        let places = masks.filter(|_| self.ibot.is_some()).map_or(&[][..], |masks| &masks.places);
+        let (features, patches) = self.teacher.backbone.features_at(std::slice::from_ref(global), None, places, pass)?;
+        let teacher = self.teacher.head.forward(&features, pass)?;
+        let teacher_patches = self.teacher.patch_logits(&patches, pass)?;
+
         let crops: Vec<Tensor> = std::iter::once(global).chain(local).cloned().collect();
         let pass = &mut Pass::Trained(random, &self.exchange);
-        let seen = self.student.backbone.masked_features(&crops, masks, pass)?;
+        let (seen, patches) = self.student.backbone.features_at(&crops, masks.map(|masks| &masks.tensor), places, pass)?;
         let student = self.student.head.forward(&seen, pass)?;
         let value = self.loss.evaluate(&student, &teacher, teacher_temp, &self.exchange)?;
-        let (mut whole, mut apart) = (value.loss.clone(), None);
+        let (mut whole, mut apart, mut ibot) = (value.loss.clone(), None, None);
         if self.koleo_weight > 0.0 {
             let koleo = (koleo(&seen.narrow(0, 0, global.dim(0)?)?, TEACHER_VIEWS, &self.exchange)? * self.koleo_weight)?;
             whole = (whole + &koleo)?;
             apart = Some(koleo);
         }
-        let gradients = whole.backward()?;
+        if let (Some(of_patches), Some(masks)) = (&self.ibot, masks) {
+            let logits = self.student.patch_logits(&patches, pass)?;
+            let (loss, targets) = of_patches.evaluate(&logits, &teacher_patches, masks, teacher_temp, &self.exchange)?;
+            whole = (whole + &loss)?;
+            ibot = Some(PatchValue { loss, teacher: teacher_patches, targets });
+        }
+        let mut gradients = whole.backward()?;
+        if ibot.is_some() {
+            // All processes exchange the same gradients, those without a masked patch too.
+            for group in self.student.patch_head().trained() {
+                if gradients.get(group.var()).is_none() {
+                    gradients.insert(group.var(), group.var().zeros_like()?);
+                }
+            }
+        }
         let keep_logits = self.loss.queue.is_wanted();
-        Ok(Gradients { value, koleo: apart, gradients, student: student.detach(), teacher, features, keep_logits })
+        Ok(Gradients { value, koleo: apart, ibot, gradients, student: student.detach(), teacher, features, keep_logits })
     }
 
     /// Adds one micro-batch to what a step learns from; see [`Learner::gradients`].
@@ -187,6 +223,9 @@ impl Learner {
         // The centre and the queue last: a gradient that is not finite leaves them as they are.
         self.apply(&averages.gradients, step)?;
         self.loss.move_centre(&averages.logits)?;
+        if let Some(ibot) = self.ibot.as_mut().filter(|_| !averages.patch_logits.is_empty()) {
+            ibot.patches.move_centre(&averages.patch_logits)?;
+        }
         if let Some(logits) = logits {
             self.loss.queue.push(&across::gather(&logits, &self.exchange)?)?;
         }

@@ -81,7 +81,7 @@ impl DinoLoss {
     }
 
     /// The teacher's logits `[rows, k]` to its distributions and their logarithms.
-    fn targets(&self, teacher: &Tensor, teacher_temp: f64, exchange: &Arc<dyn Exchange>) -> Result<(Tensor, Tensor)> {
+    pub(super) fn targets(&self, teacher: &Tensor, teacher_temp: f64, exchange: &Arc<dyn Exchange>) -> Result<(Tensor, Tensor)> {
         if self.centering == Centering::SinkhornKnopp {
             let targets = sinkhorn::assign(teacher, &self.queue, teacher_temp, exchange)?;
             let logs = targets.maximum(f64::from(f32::MIN_POSITIVE))?.log()?;

@@ -2,9 +2,11 @@
 
 pub mod accumulate;
 pub mod head;
+pub mod ibot;
 pub mod koleo;
 pub mod learner;
 pub mod loss;
+pub mod masks;
 pub mod network;
 pub mod optimizer;
 pub mod schedule;

@@ -52,7 +52,8 @@ impl Queue {
     }
 }
 
-/// The teacher's logits `[rows, k]` to distributions `[rows, k]`, balanced over the rows of all processes and of the queue.
+/// The teacher's logits `[rows, k]` to distributions `[rows, k]`, balanced over the rows of all processes, which may have different numbers
+/// of them or none, and of the queue.
 ///
 /// # Errors
 /// When another process is lost, or the device fails.
@@ -60,24 +61,26 @@ pub fn assign(logits: &Tensor, queue: &Queue, temperature: f64, exchange: &Arc<d
     let logits = (logits.detach() / temperature)?;
     let earlier = queue.logits().map(|earlier| earlier / temperature).transpose()?;
     // One shift for all, so that no exponential overflows: a factor that the first round takes out.
-    let mut largest = across::gather(&logits.max_all()?.reshape((1, 1))?, exchange)?.max_all()?;
+    let (rows, k) = logits.dims2()?;
+    let own = if rows > 0 { logits.max_all()?.reshape((1, 1))? } else { Tensor::full(f32::MIN, (1, 1), logits.device())? };
+    let mut largest = across::gather(&own, exchange)?.max_all()?;
     if let Some(earlier) = &earlier {
         largest = largest.maximum(&earlier.max_all()?)?;
     }
     let shares = |logits: &Tensor| logits.broadcast_sub(&largest)?.exp();
-    let (mut own, mut earlier) = (shares(&logits)?, earlier.as_ref().map(shares).transpose()?);
-    let k = own.dim(1)? as f64;
+    let (mut own, mut earlier) = (if rows > 0 { shares(&logits)? } else { logits.clone() }, earlier.as_ref().map(shares).transpose()?);
     for _ in 0..ROUNDS {
-        let mut used = across::sum(&own.sum_keepdim(0)?, exchange)?;
+        let sums = if rows > 0 { own.sum_keepdim(0)? } else { Tensor::zeros((1, k), logits.dtype(), logits.device())? };
+        let mut used = across::sum(&sums, exchange)?;
         if let Some(earlier) = &earlier {
             used = (used + earlier.sum_keepdim(0)?)?;
         }
-        let used = (used.maximum(LEAST)? * k)?;
+        let used = (used.maximum(LEAST)? * k as f64)?;
         let balance = |shares: &Tensor| {
             let shares = shares.broadcast_div(&used)?;
             shares.broadcast_div(&shares.sum_keepdim(1)?.maximum(LEAST)?)
         };
-        own = balance(&own)?;
+        own = if rows > 0 { balance(&own)? } else { own };
         earlier = earlier.as_ref().map(balance).transpose()?;
     }
     Ok(own)

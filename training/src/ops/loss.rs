@@ -1,4 +1,4 @@
-//! The cross-entropy between teacher and student over all pairs of different views, as one operator.
+//! The cross-entropy between teacher and student, as one operator: over all pairs of different views, or row by row.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
@@ -21,9 +21,47 @@ pub fn cross_entropy(student: &Tensor, targets: &Tensor, teacher_views: usize, t
     if !student.device().is_cpu() {
         return composed(student, targets, teacher_views, temperature);
     }
-    let pairs = pairs(rows / pictures, teacher_views);
-    let fused = Fused { targets: targets.detach(), pictures, teacher_views, pairs, scale: (1.0 / temperature) as f32 };
+    let weight = 1.0 / (pairs(rows / pictures, teacher_views) * pictures) as f64;
+    let others = |row: usize| (0..teacher_views).filter(move |t| *t != row / pictures).map(move |t| t * pictures + row % pictures);
+    let held_against = (0..rows).map(|row| others(row).collect()).collect();
+    let fused = Fused { targets: targets.detach(), held_against, weights: vec![weight; rows], scale: (1.0 / temperature) as f32 };
     student.contiguous()?.apply_op1(fused)?.squeeze(0)
+}
+
+/// Sum over rows of weight times `-Σ targets · log softmax(student / temperature)`, for `student` and `targets` `[rows, k]`.
+///
+/// # Errors
+/// When shapes do not fit, or the device fails.
+pub fn row_cross_entropy(student: &Tensor, targets: &Tensor, weights: &[f32], temperature: f64) -> Result<Tensor> {
+    let (rows, _) = student.dims2()?;
+    if student.dims() != targets.dims() || rows != weights.len() {
+        bail!("loss: student {:?}, targets {:?} and {} weights do not fit", student.dims(), targets.dims(), weights.len());
+    }
+    if rows == 0 {
+        return Tensor::zeros((), student.dtype(), student.device());
+    }
+    if !student.device().is_cpu() {
+        return row_composed(student, targets, weights, temperature);
+    }
+    let held_against = (0..rows).map(|row| vec![row]).collect();
+    let weights = weights.iter().copied().map(f64::from).collect();
+    let fused = Fused { targets: targets.detach(), held_against, weights, scale: (1.0 / temperature) as f32 };
+    student.contiguous()?.apply_op1(fused)?.squeeze(0)
+}
+
+/// [`row_cross_entropy`] out of candle's own operators.
+///
+/// # Errors
+/// When the device fails.
+pub fn row_composed(student: &Tensor, targets: &Tensor, weights: &[f32], temperature: f64) -> Result<Tensor> {
+    let weights = Tensor::from_slice(weights, (weights.len(), 1), student.device())?;
+    (log_softmax(student, temperature)? * targets)?.broadcast_mul(&weights)?.sum_all()?.neg()
+}
+
+fn log_softmax(student: &Tensor, temperature: f64) -> Result<Tensor> {
+    let logits = (student / temperature)?;
+    let logits = logits.broadcast_sub(&logits.max_keepdim(1)?.detach())?;
+    logits.broadcast_sub(&logits.exp()?.sum_keepdim(1)?.log()?)
 }
 
 fn pairs(views: usize, teacher_views: usize) -> usize {
@@ -37,9 +75,7 @@ fn pairs(views: usize, teacher_views: usize) -> usize {
 pub fn composed(student: &Tensor, targets: &Tensor, teacher_views: usize, temperature: f64) -> Result<Tensor> {
     let pictures = targets.dim(0)? / teacher_views;
     let views = student.dim(0)? / pictures;
-    let logits = (student / temperature)?;
-    let logits = logits.broadcast_sub(&logits.max_keepdim(1)?.detach())?;
-    let logs = logits.broadcast_sub(&logits.exp()?.sum_keepdim(1)?.log()?)?;
+    let logs = log_softmax(student, temperature)?;
     let mut total = Tensor::zeros((), student.dtype(), student.device())?;
     for teacher in 0..teacher_views {
         let target = targets.narrow(0, teacher * pictures, pictures)?;
@@ -52,18 +88,11 @@ pub fn composed(student: &Tensor, targets: &Tensor, teacher_views: usize, temper
 
 struct Fused {
     targets: Tensor,
-    pictures: usize,
-    teacher_views: usize,
-    pairs: usize,
+    /// Rows of the targets that each student row is held against.
+    held_against: Vec<Vec<usize>>,
+    /// What each student row counts.
+    weights: Vec<f64>,
     scale: f32,
-}
-
-impl Fused {
-    /// Rows of the targets that student row `row` is held against.
-    fn targets(&self, row: usize) -> impl Iterator<Item = usize> {
-        let (view, picture, pictures) = (row / self.pictures, row % self.pictures, self.pictures);
-        (0..self.teacher_views).filter(move |teacher| *teacher != view).map(move |teacher| teacher * pictures + picture)
-    }
 }
 
 impl CustomOp1 for Fused {
@@ -80,24 +109,26 @@ impl CustomOp1 for Fused {
                 .enumerate()
                 .map(|(row, logits)| {
                     let log_sum = log_sum_exp(logits, self.scale);
-                    self.targets(row).map(|t| f64::from(log_sum - self.scale * dot(logits, &targets[t * k..(t + 1) * k]))).sum::<f64>()
+                    let losses =
+                        self.held_against[row].iter().map(|t| f64::from(log_sum - self.scale * dot(logits, &targets[t * k..(t + 1) * k])));
+                    self.weights[row] * losses.sum::<f64>()
                 })
                 .collect())
         })?;
-        let loss = rows.iter().sum::<f64>() / (self.pairs * self.pictures) as f64;
-        Ok((CpuStorage::F32(vec![loss as f32]), Shape::from(1)))
+        Ok((CpuStorage::F32(vec![rows.iter().sum::<f64>() as f32]), Shape::from(1)))
     }
 
     fn bwd(&self, student: &Tensor, _loss: &Tensor, dloss: &Tensor) -> Result<Option<Tensor>> {
         let (_, k) = student.dims2()?;
-        let factor = dloss.to_vec1::<f32>()?[0] * self.scale / (self.pairs * self.pictures) as f32;
+        let all = dloss.to_vec1::<f32>()?[0] * self.scale;
         let mut gradient = vec![0.0; student.elem_count()];
         with_slice(student, |student| {
             with_slice(&self.targets, |targets| {
                 gradient.par_chunks_exact_mut(k).zip(student.par_chunks_exact(k)).enumerate().for_each(|(row, (out, logits))| {
-                    let count = self.targets(row).count() as f32;
+                    let (held_against, factor) = (&self.held_against[row], all * self.weights[row] as f32);
+                    let count = held_against.len() as f32;
                     scaled_softmax(logits, self.scale, log_sum_exp(logits, self.scale), factor * count, out);
-                    for t in self.targets(row) {
+                    for t in held_against {
                         subtract(out, &targets[t * k..(t + 1) * k], factor);
                     }
                 });
@@ -134,6 +165,26 @@ mod tests {
         for (g, w) in gradient.iter().zip(&want_gradient) {
             assert!((g - w).abs() < 1e-5, "{g}, not {w}");
         }
+    }
+
+    #[test]
+    fn rows_on_their_own_equal_the_composed_ones() {
+        let (rows, k) = (6, 11);
+        let student = Var::from_vec(values(rows * k, 3), (rows, k), &Device::Cpu).unwrap();
+        let targets = Tensor::from_vec(values(rows * k, 4), (rows, k), &Device::Cpu).unwrap().exp().unwrap();
+        let weights = [0.5, 0.0, 0.1, 0.2, 1.0, 0.3];
+        let targets = targets.broadcast_div(&targets.sum_keepdim(1).unwrap()).unwrap();
+        let run = |loss: Tensor| {
+            let gradients = loss.backward().unwrap();
+            let gradient = gradients.get(&student).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            std::iter::once(loss.to_scalar::<f32>().unwrap()).chain(gradient).collect::<Vec<_>>()
+        };
+        let got = run(row_cross_entropy(&student, &targets, &weights, 0.1).unwrap());
+        let want = run(row_composed(&student, &targets, &weights, 0.1).unwrap());
+        for (got, want) in got.iter().zip(&want) {
+            assert!((got - want).abs() < 1e-4 + 1e-4 * want.abs(), "{got}, not {want}");
+        }
+        assert!(row_cross_entropy(&student, &targets, &weights[1..], 0.1).is_err());
     }
 
     #[test]

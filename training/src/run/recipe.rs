@@ -14,10 +14,13 @@ use crate::backbone::stem::Stem;
 use crate::backbone::vit::VitConfig;
 use crate::data::augment::Augmentation;
 use crate::dino::head::HeadConfig;
-use crate::dino::learner::Step;
+use crate::dino::ibot::Ibot;
+use crate::dino::learner::{Learner, Step};
 use crate::dino::loss::Centering;
+use crate::dino::masks::Masking;
 use crate::dino::optimizer::{Algorithm, Settings};
 use crate::dino::schedule::{Cosine, TeacherTemperature};
+use crate::dino::sinkhorn::Queue;
 use crate::kernels::matmul::{Precision, has_bf16};
 pub use arch::Arch;
 pub use preset::Preset;
@@ -42,6 +45,12 @@ pub struct Recipe {
     /// Attention heads of a ViT, in place of the arch's own
     #[arg(long, help_heading = "Backbone")]
     pub heads: Option<usize>,
+    /// Register tokens of a ViT beside CLS. Four keep its attention free of outliers in large ones
+    #[arg(long, default_value_t = Recipe::default().registers, help_heading = "Backbone")]
+    pub registers: usize,
+    /// First value of factors on each branch of a ViT's blocks (layer scale), 0 for none. With --method dinov2 1e-5 where it is not given
+    #[arg(long, help_heading = "Backbone")]
+    pub layer_scale: Option<f32>,
     /// How a ViT embeds its patches
     #[arg(long, value_enum, default_value_t = Recipe::default().stem, help_heading = "Backbone")]
     pub stem: Stem,
@@ -90,9 +99,31 @@ pub struct Recipe {
     #[arg(long, default_value_t = Recipe::default().sinkhorn_queue, value_name = "N", help_heading = "Teacher")]
     pub sinkhorn_queue: usize,
 
-    /// Weight of the term that keeps the features of different pictures apart (KoLeo), 0 for none. DINOv2 has 0.1
-    #[arg(long, default_value_t = Recipe::default().koleo_loss_weight, help_heading = "Loss")]
-    pub koleo_loss_weight: f64,
+    /// What is learnt: dino compares whole pictures; dinov2 hides patches from the student as well, and asks it what the teacher says of them
+    #[arg(long, value_enum, default_value_t = Recipe::default().method, help_heading = "Loss")]
+    pub method: Method,
+    /// Weight of the term that keeps the features of different pictures apart (KoLeo), 0 for none. Where it is not given: 0.1 with --method
+    /// dinov2, else none
+    #[arg(long, help_heading = "Loss")]
+    pub koleo_loss_weight: Option<f64>,
+    /// Weight of the loss of hidden patches (iBOT) with --method dinov2, 0 for none
+    #[arg(long, default_value_t = Recipe::default().ibot_loss_weight, help_heading = "Loss")]
+    pub ibot_loss_weight: f64,
+    /// Give patches a head of their own. Wanted for large ViTs; one head for both is DINOv2's choice for small data
+    #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, value_parser = clap::builder::BoolishValueParser::new(), default_value_t = Recipe::default().ibot_separate_head, help_heading = "Loss")]
+    pub ibot_separate_head: bool,
+    /// Outputs of the patches' own head, in place of --out-dim
+    #[arg(long, help_heading = "Loss")]
+    pub ibot_out_dim: Option<usize>,
+    /// Share of the global crops whose patches are hidden at all
+    #[arg(long, default_value_t = Recipe::default().mask_probability, help_heading = "Loss")]
+    pub mask_probability: f64,
+    /// Least share of such a crop's patches that is hidden
+    #[arg(long, default_value_t = Recipe::default().mask_ratio_min, help_heading = "Loss")]
+    pub mask_ratio_min: f64,
+    /// Largest share of such a crop's patches that is hidden
+    #[arg(long, default_value_t = Recipe::default().mask_ratio_max, help_heading = "Loss")]
+    pub mask_ratio_max: f64,
 
     /// Weight decay at the start. 0.04 works well for ViTs
     #[arg(long, default_value_t = Recipe::default().weight_decay, help_heading = "Optimisation")]
@@ -159,6 +190,17 @@ pub struct Recipe {
     pub seed: u64,
 }
 
+/// What is learnt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum Method {
+    /// whole pictures, by all crops (Caron et al. 2021)
+    Dino,
+    /// whole pictures and hidden patches (Oquab et al. 2023)
+    Dinov2,
+}
+
 /// Arithmetic that can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
@@ -187,6 +229,8 @@ impl Default for Recipe {
             depth: None,
             heads: None,
             drop_path_rate: 0.1,
+            registers: 0,
+            layer_scale: None,
             stem: Stem::Patch,
             out_dim: 65536,
             norm_last_layer: true,
@@ -200,7 +244,14 @@ impl Default for Recipe {
             center_momentum: 0.9,
             centering: Centering::Centering,
             sinkhorn_queue: 0,
-            koleo_loss_weight: 0.0,
+            method: Method::Dino,
+            koleo_loss_weight: None,
+            ibot_loss_weight: 1.0,
+            ibot_separate_head: false,
+            ibot_out_dim: None,
+            mask_probability: 0.5,
+            mask_ratio_min: 0.1,
+            mask_ratio_max: 0.5,
             weight_decay: 0.04,
             weight_decay_end: 0.4,
             clip_grad: 3.0,
@@ -305,7 +356,9 @@ impl Recipe {
             ("weight-decay", self.weight_decay),
             ("weight-decay-end", self.weight_decay_end),
             ("clip-grad", self.clip_grad),
-            ("koleo-loss-weight", self.koleo_loss_weight),
+            ("koleo-loss-weight", self.koleo_loss_weight.unwrap_or(0.0)),
+            ("ibot-loss-weight", self.ibot_loss_weight),
+            ("layer-scale", f64::from(self.layer_scale.unwrap_or(0.0))),
         ];
         for (name, value) in rates {
             ensure!(value >= 0.0 && value.is_finite(), "--{name} {value} must be a number of at least 0");
@@ -324,6 +377,17 @@ impl Recipe {
             self.sinkhorn_queue == 0 || self.centering == Centering::SinkhornKnopp,
             "--sinkhorn-queue is for --centering sinkhorn_knopp: give both, or neither"
         );
+        let shares =
+            [("mask-probability", self.mask_probability), ("mask-ratio-min", self.mask_ratio_min), ("mask-ratio-max", self.mask_ratio_max)];
+        for (name, value) in shares {
+            ensure!((0.0..=1.0).contains(&value), "--{name} {value} must be from 0 to 1");
+        }
+        ensure!(self.mask_ratio_min <= self.mask_ratio_max, "--mask-ratio-min is above --mask-ratio-max: give the lower share first");
+        ensure!(self.ibot_out_dim != Some(0), "--ibot-out-dim must be at least 1");
+        ensure!(
+            self.ibot_out_dim.is_none() || self.ibot_head().is_some(),
+            "--ibot-out-dim is for --method dinov2 with --ibot-separate-head true"
+        );
         self.check_backbone()
     }
 
@@ -338,7 +402,8 @@ impl Recipe {
             }
             BackboneConfig::Resnet(resnet) => {
                 let arch = self.arch;
-                ensure!(self.stem == Stem::Patch, "--stem is for ViTs: leave it out with --arch {arch}");
+                let plain = self.stem == Stem::Patch && self.registers == 0 && self.layer_scale.is_none() && self.method == Method::Dino;
+                ensure!(plain, "--stem, --registers, --layer-scale and --method dinov2 are for ViTs: leave them out with --arch {arch}");
                 ensure!(
                     self.depth.is_none() && self.heads.is_none(),
                     "--depth and --heads are for ViTs: leave them out with --arch {arch}"
@@ -363,7 +428,7 @@ impl Recipe {
 
     /// Sizes of the backbone.
     pub fn backbone(&self) -> BackboneConfig {
-        let precision = self.precision.resolve();
+        let (precision, dinov2) = (self.precision.resolve(), self.method == Method::Dinov2);
         let vit = |dim: usize, depth, heads| {
             BackboneConfig::Vit(VitConfig {
                 img_size: self.global_crops_size,
@@ -373,8 +438,10 @@ impl Recipe {
                 heads: self.heads.unwrap_or(heads),
                 drop_path: self.drop_path_rate,
                 stem: self.stem,
+                registers: self.registers,
+                layer_scale: self.layer_scale.or(dinov2.then_some(1e-5)).filter(|first| *first > 0.0),
+                mask_token: dinov2,
                 precision,
-                ..VitConfig::default()
             })
         };
         let resnet = |kind, units| {
@@ -402,6 +469,38 @@ impl Recipe {
             norm_last_layer: self.norm_last_layer,
             precision: self.precision.resolve(),
         }
+    }
+
+    /// Sizes of the patches' own head, where they have one.
+    pub fn ibot_head(&self) -> Option<HeadConfig> {
+        let wanted = self.method == Method::Dinov2 && self.ibot_separate_head && self.ibot_loss_weight > 0.0;
+        wanted.then(|| HeadConfig { out: self.ibot_out_dim.unwrap_or(self.out_dim), ..self.head() })
+    }
+
+    /// How patches are hidden from the student, where they are.
+    pub fn masking(&self) -> Option<Masking> {
+        let masking = Masking { probability: self.mask_probability, low: self.mask_ratio_min, high: self.mask_ratio_max };
+        (self.method == Method::Dinov2).then_some(masking)
+    }
+
+    /// Gives a fresh learner the terms of the loss.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn set_losses(&self, learner: &mut Learner) -> candle_core::Result<()> {
+        learner.loss.center_momentum = self.center_momentum;
+        learner.loss.centering = self.centering;
+        learner.loss.queue = Queue::new(self.sinkhorn_queue);
+        let dinov2 = self.method == Method::Dinov2;
+        learner.koleo_weight = self.koleo_loss_weight.unwrap_or(if dinov2 { 0.1 } else { 0.0 });
+        if dinov2 && self.ibot_loss_weight > 0.0 {
+            let (k, device) = (learner.student.patch_head().config().out, learner.loss.centre().device().clone());
+            let mut ibot = Ibot::new(self.ibot_loss_weight, k, &device)?;
+            ibot.patches.center_momentum = self.center_momentum;
+            ibot.patches.centering = self.centering;
+            learner.ibot = Some(ibot);
+        }
+        Ok(())
     }
 
     /// Crops of each picture.
@@ -470,9 +569,14 @@ impl Recipe {
 }
 
 /// Settings that shape the tensors of a checkpoint, or the meaning of its step number: a run cannot go on with others.
-pub const FIXED: [&str; 14] = [
+pub const FIXED: [&str; 19] = [
     "arch",
+    "method",
     "stem",
+    "registers",
+    "layer-scale",
+    "ibot-separate-head",
+    "ibot-out-dim",
     "patch-size",
     "dim",
     "depth",

@@ -2,7 +2,7 @@
 //!
 //! A safetensors file of float32 tensors: `student.…`, `teacher.…` (names of the public code, running statistics of batch norms
 //! included), `optimizer.first.…`,
-//! `optimizer.second.…`, `center` and, where there is one, `queue`. The metadata entry `dino` is JSON: sizes and transform for the exporter, progress, steps per
+//! `optimizer.second.…`, `center` and, where there are such, `queue` and `ibot_center`. The metadata entry `dino` is JSON: sizes and transform for the exporter, progress, steps per
 //! parameter and the recipe. Random numbers need no state: they follow from the seed and the step.
 
 use std::borrow::Cow;
@@ -153,6 +153,10 @@ pub fn save(path: &Path, learner: &Learner, description: &Description) -> Result
     if let Some(queue) = learner.loss.queue.logits() {
         tensors.push(("queue".to_owned(), Values::new(queue.dims(), &queue.flatten_all()?.to_vec1::<f32>()?)));
     }
+    if let Some(ibot) = &learner.ibot {
+        let centre = ibot.patches.centre();
+        tensors.push(("ibot_center".to_owned(), Values::new(centre.dims(), &centre.flatten_all()?.to_vec1::<f32>()?)));
+    }
     let metadata = HashMap::from([("dino".to_owned(), serde_json::to_string(description)?)]);
     let bytes = safetensors::serialize(tensors, Some(metadata))?;
     write_atomically(path, &bytes)
@@ -242,6 +246,10 @@ impl Stored {
         if tensors.names().contains(&"queue") {
             let queue = values("queue", None)?;
             learner.loss.queue.push(&Tensor::from_vec(queue, ((), shape[1]), &device)?)?;
+        }
+        if let Some(ibot) = &mut learner.ibot {
+            let shape = ibot.patches.centre().dims().to_vec();
+            ibot.patches.set_centre(Tensor::from_vec(values("ibot_center", Some(&shape))?, shape, &device)?);
         }
         Ok(())
     }

@@ -14,8 +14,9 @@ use crate::data::loader::{self, Batch, Plan};
 use crate::data::pictures::Pictures;
 use crate::dino::accumulate::{self, Accumulated};
 use crate::dino::learner::{self, Learner, Step, Views};
+use crate::dino::loss::TEACHER_VIEWS;
+use crate::dino::masks::Masks;
 use crate::dino::network::Network;
-use crate::dino::sinkhorn::Queue;
 use crate::exchange::Exchange;
 use crate::files;
 use crate::log::{Line, Log, Sums};
@@ -75,9 +76,10 @@ pub enum Outcome {
 /// Steps under which a run learns next to nothing.
 const FEWEST_STEPS: usize = 3000;
 
-/// Random numbers of initial weights and of stochastic depth.
+/// Random numbers of initial weights, of stochastic depth and of masks.
 const WEIGHTS: u64 = 3;
 const DROP_PATH: u64 = 4;
+const MASKS: u64 = 5;
 
 /// Trains.
 ///
@@ -109,16 +111,16 @@ pub fn train(recipe: &Recipe, options: &Options) -> Result<Outcome> {
         None
     };
     let mut random = loader::generator(recipe.seed, WEIGHTS, 0, 0);
-    let student = Network::new(recipe.backbone(), recipe.head(), &mut random, &options.device)?;
+    let mut student = Network::new(recipe.backbone(), recipe.head(), &mut random, &options.device)?;
+    if let Some(head) = recipe.ibot_head() {
+        student = student.with_ibot_head(head, &mut random, &options.device)?;
+    }
     if let Some((path, reading)) = &options.init {
         let notes = init::initialise(&student.backbone, path, reading);
         notes.with_context(|| format!("--init {}", path.display()))?.iter().for_each(|note| tracing::info!("{note}"));
     }
     let mut learner = Learner::new(student, recipe.optimizer, options.exchange.clone())?;
-    learner.loss.center_momentum = recipe.center_momentum;
-    learner.loss.centering = recipe.centering;
-    learner.loss.queue = Queue::new(recipe.sinkhorn_queue);
-    learner.koleo_weight = recipe.koleo_loss_weight;
+    recipe.set_losses(&mut learner)?;
     let plan = Plan {
         augmentation: recipe.augmentation()?,
         batch: recipe.batch_size_per_gpu,
@@ -240,6 +242,7 @@ impl Run<'_> {
             self.sums.loss += report.means.loss;
             self.sums.entropy += report.means.teacher_entropy;
             self.sums.koleo += report.means.koleo;
+            self.sums.ibot += report.means.ibot;
             self.sums.mean_entropy += signs.mean_entropy;
             self.sums.feature_std += report.feature_std;
             self.stopping = report.stop;
@@ -332,8 +335,21 @@ impl Run<'_> {
         };
         let global = tensor(&batch.global, self.plan.augmentation.global_size)?;
         let local = if batch.local.is_empty() { None } else { Some(tensor(&batch.local, self.plan.augmentation.local_size)?) };
-        let views = Views { global: &global, local: local.as_ref(), masks: None };
+        let masks = self.masks(batch, epoch)?;
+        let views = Views { global: &global, local: local.as_ref(), masks: masks.as_ref() };
         self.learner.add(accumulated, views, teacher_temp, &mut random)
+    }
+
+    /// Patches that the student does not see: drawn for all pictures of the step, of which this batch has some.
+    fn masks(&self, batch: &Batch, epoch: usize) -> candle_core::Result<Option<Masks>> {
+        let Some(masking) = self.recipe.masking() else { return Ok(None) };
+        let side = self.recipe.global_crops_size / self.recipe.patch_size;
+        let step = batch.places.first().map_or(0, |place| place / self.per_step as u64);
+        let mut random = loader::generator(self.recipe.seed, MASKS, epoch as u64, step);
+        let all = masking.draw(TEACHER_VIEWS * self.per_step, (side, side), &mut random);
+        let places = batch.places.iter().map(|place| *place as usize % self.per_step);
+        let crops = (0..TEACHER_VIEWS).flat_map(|view| places.clone().map(move |place| view * self.per_step + place));
+        Masks::new(&crops.map(|crop| all[crop].clone()).collect::<Vec<_>>(), &self.options.device).map(Some)
     }
 
     /// What the features' deviation is where they spread evenly.
@@ -367,7 +383,8 @@ impl Run<'_> {
             mean_entropy: mean(self.sums.mean_entropy),
             feature_std: mean(self.sums.feature_std),
             feature_std_even: self.feature_std_even(),
-            koleo: (self.recipe.koleo_loss_weight > 0.0).then(|| mean(self.sums.koleo)),
+            koleo: (self.learner.koleo_weight > 0.0).then(|| mean(self.sums.koleo)),
+            ibot: self.learner.ibot.as_ref().map(|_| mean(self.sums.ibot)),
             lr: last.optimizer.lr,
             weight_decay: last.optimizer.weight_decay,
             momentum: last.momentum,

@@ -1,0 +1,47 @@
+//! iBOT's loss (Zhou et al. 2022): what the teacher says of patches that the student does not see.
+
+use std::sync::Arc;
+
+use candle_core::{Device, Result, Tensor};
+
+use super::loss::DinoLoss;
+use super::masks::Masks;
+use crate::exchange::Exchange;
+use crate::ops::loss::row_cross_entropy;
+
+/// The loss of masked patches, beside that of whole pictures.
+#[derive(Clone, Debug)]
+pub struct Ibot {
+    /// Weight beside DINO's loss.
+    pub weight: f64,
+    /// Temperatures, and the centre of the teacher's output for patches.
+    pub patches: DinoLoss,
+}
+
+impl Ibot {
+    /// A centre of zeros over `k` outputs.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn new(weight: f64, k: usize, device: &Device) -> Result<Self> {
+        Ok(Self { weight, patches: DinoLoss::new(k, device)? })
+    }
+
+    /// Student and teacher logits of the masked patches, `[masked, k]` each, to the loss with its weight: the mean over global crops of
+    /// the mean cross-entropy over a crop's masked patches. The teacher's distributions are the second.
+    ///
+    /// # Errors
+    /// When shapes do not fit, another process is lost, or the device fails.
+    pub fn evaluate(
+        &self,
+        student: &Tensor,
+        teacher: &Tensor,
+        masks: &Masks,
+        teacher_temp: f64,
+        exchange: &Arc<dyn Exchange>,
+    ) -> Result<(Tensor, Tensor)> {
+        let (targets, _) = self.patches.targets(teacher, teacher_temp, exchange)?;
+        let loss = row_cross_entropy(student, &targets, &masks.weights, self.patches.student_temp)?;
+        Ok(((loss * self.weight)?, targets))
+    }
+}
