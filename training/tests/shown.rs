@@ -62,6 +62,13 @@ fn last_checkpoint(run: &Path) -> Vec<u8> {
     names.into_iter().flat_map(|name| tensors.tensor(name).unwrap().data().to_vec()).collect()
 }
 
+/// What a checkpoint says of itself.
+fn description(checkpoint: &Path) -> Value {
+    let bytes = fs_err::read(checkpoint).unwrap();
+    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    serde_json::from_str(&header.metadata().as_ref().unwrap()["dino"]).unwrap()
+}
+
 fn names(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> = fs_err::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
@@ -101,7 +108,12 @@ fn a_run_that_is_watched_learns_the_same_and_shows_it() {
     for part in ["epoch 2</th><th>epoch 4", "k-NN, in percent", "<th>patch-size</th><td>8</td>", "a/0.png"] {
         assert!(report.contains(part), "{part}");
     }
-    assert!(names(&at("whole")).iter().any(|name| name.contains("tfevents")));
+    let kept = names(&at("whole"));
+    assert!(kept.iter().any(|name| name.contains("tfevents")));
+    assert_eq!(kept.iter().filter(|name| name.ends_with(".safetensors")).count(), 3, "the newest two, and the best: {kept:?}");
+    let best = description(&at("whole").join("best.safetensors"));
+    let best_epoch = if lines[3]["knn"]["top1"].as_f64() > lines[1]["knn"]["top1"].as_f64() { 3 } else { 1 };
+    assert_eq!(best["step"], lines[best_epoch]["step"], "{lines:?}");
     fs_err::remove_file(at("whole").join("report.html")).unwrap();
     succeed(dino_train("report", &[], &[("--run", &at("whole"))]));
     assert_eq!(fs_err::read_to_string(at("whole").join("report.html")).unwrap(), report);

@@ -1,4 +1,4 @@
-//! Convolutions ahead of the patches: their gradients, and what is exported.
+//! A transformer with a stem of convolutions, registers and layer scale: its gradients, and what is exported.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -27,7 +27,9 @@ fn vit() -> Vit {
         depth: 2,
         heads: 3,
         stem: Stem::Conv,
+        registers: 2,
         layer_scale: Some(0.5),
+        mask_token: true,
         ..VitConfig::default()
     };
     Vit::new(config, &mut random(), &Device::Cpu).unwrap()
@@ -87,7 +89,7 @@ fn the_exported_model_gives_the_trainers_features() {
         }
     }
     let checkpoint = folder.path().join("checkpoint.safetensors");
-    common::write(&checkpoint, &tensors, &[]);
+    common::write(&checkpoint, &tensors, &[("dino", r#"{"dim":24,"depth":2,"heads":3}"#)]);
     let exported = export::export(&checkpoint, &folder.path().join("model"), &common::heads(3)).unwrap();
     let mut session = session(&exported.folder);
     // The table's own size and another, with more rows than columns.

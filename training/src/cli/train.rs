@@ -53,11 +53,11 @@ pub struct Args {
     /// Minutes between checkpoints, beside the one after each epoch
     #[arg(long, default_value_t = 10.0)]
     checkpoint_minutes: f64,
-    /// Number of newest checkpoints that are kept
-    #[arg(long, default_value_t = 3)]
+    /// Number of newest checkpoints that are kept, beside the best by k-NN where --knn-every measures it
+    #[arg(long, default_value_t = 2)]
     keep_checkpoints: usize,
     /// Epochs between checkpoints that stay for good, 0 for none
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 0)]
     saveckp_freq: usize,
     /// Steps in a row after which a run that has collapsed is stopped, 0 for never
     #[arg(long, default_value_t = 500)]

@@ -202,7 +202,7 @@ impl Run<'_> {
                 FEWEST_STEPS.div_ceil(self.steps_per_epoch)
             );
         }
-        let mut progress = Progress::new(self.step, self.steps_per_epoch, epochs, self.per_step, self.recipe.out_dim, self.leads());
+        let mut progress = Progress::new(self.step, self.steps_per_epoch, epochs, self.per_step, self.leads());
         while self.step < epochs * self.steps_per_epoch {
             let epoch = self.step / self.steps_per_epoch;
             if !self.epoch(epoch, &mut progress)? {
@@ -267,27 +267,23 @@ impl Run<'_> {
         // All processes hold the same teacher: one looks at it.
         let knn = if self.leads() { self.observer.look(&self.learner.teacher.backbone, &self.options.device, epoch + 1)? } else { None };
         let line = Line { knn, ..self.line(epoch) };
-        progress.say(&format!(
-            "epoch {} of {}: loss {:.4}, teacher entropy {:.3} of {:.3}, KL {:.3}, feature deviation {:.4} of {:.4}, {:.1} images/s{}",
-            line.epoch,
-            self.recipe.epochs,
-            line.loss,
-            line.teacher_entropy,
-            line.ln_k,
-            line.kl,
-            line.feature_std,
-            line.feature_std_even,
-            line.images_per_second,
-            knn.map(|knn| format!(", {knn}")).unwrap_or_default()
-        ));
-        progress.show_knn(knn);
+        let spread = line.feature_std / line.feature_std_even;
+        let Line { loss, teacher_entropy, ln_k, kl, lr, images_per_second, .. } = line;
+        progress.epoch(line.epoch, Figures { loss, teacher_entropy, ln_k, kl, spread, lr, images_per_second }, knn);
         self.sums = Sums::default();
         if !self.leads() {
             return Ok(());
         }
+        let best = self.log.lines()?.iter().filter_map(|line| line.knn).map(|knn| knn.top1).fold(0.0, f64::max);
         self.log.append(&line)?;
         self.save()?;
-        self.keep_for_good(epoch)?;
+        let every = self.options.save_every_epochs;
+        if every > 0 && (epoch + 1).is_multiple_of(every) {
+            self.keep_as(&format!("epoch-{:04}.safetensors", epoch + 1))?;
+        }
+        if knn.is_some_and(|knn| knn.top1 > best) {
+            self.keep_as("best.safetensors")?;
+        }
         self.draw();
         self.observer.show(&line);
         Ok(())
@@ -352,6 +348,11 @@ impl Run<'_> {
         Masks::new(&crops.map(|crop| all[crop].clone()).collect::<Vec<_>>(), &self.options.device).map(Some)
     }
 
+    /// The highest entropy that the teacher's output can have.
+    fn ln_k(&self) -> f64 {
+        (self.recipe.out_dim as f64).ln()
+    }
+
     /// What the features' deviation is where they spread evenly.
     fn feature_std_even(&self) -> f64 {
         feature_std_even(self.recipe.head().dim)
@@ -362,6 +363,7 @@ impl Run<'_> {
             loss: report.means.loss,
             teacher_entropy: report.means.teacher_entropy,
             kl: signs.kl,
+            ln_k: self.ln_k(),
             spread: report.feature_std / self.feature_std_even(),
             lr: step.optimizer.lr,
             ..Figures::default()
@@ -377,7 +379,7 @@ impl Run<'_> {
             epoch: epoch + 1,
             step: self.step,
             loss,
-            ln_k: (self.recipe.out_dim as f64).ln(),
+            ln_k: self.ln_k(),
             teacher_entropy,
             kl: loss - teacher_entropy,
             mean_entropy: mean(self.sums.mean_entropy),
@@ -427,16 +429,14 @@ impl Run<'_> {
         }
     }
 
-    fn keep_for_good(&self, epoch: usize) -> Result<()> {
-        let every = self.options.save_every_epochs;
-        if every > 0 && (epoch + 1).is_multiple_of(every) {
-            let kept = self.options.out.join(format!("epoch-{:04}.safetensors", epoch + 1));
-            let newest = self.options.out.join(state::file_name(self.step));
-            // A link shares the bytes; where the file system has none, they are copied.
-            if !kept.exists() && fs_err::hard_link(&newest, &kept).is_err() {
-                fs_err::copy(&newest, &kept)?;
-            }
+    /// Keeps the newest checkpoint under a name that is not removed with the old ones.
+    fn keep_as(&self, name: &str) -> Result<()> {
+        let (kept, newest) = (self.options.out.join(name), self.options.out.join(state::file_name(self.step)));
+        let unfinished = self.options.out.join(format!(".unfinished-{name}"));
+        // A link shares the bytes; where the file system has none, they are copied.
+        if fs_err::hard_link(&newest, &unfinished).is_err() {
+            fs_err::copy(&newest, &unfinished)?;
         }
-        Ok(())
+        Ok(fs_err::rename(&unfinished, &kept)?)
     }
 }

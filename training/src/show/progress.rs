@@ -1,18 +1,21 @@
 //! What a person watches during a run: the bar on a terminal, and lines where there is none.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::log::Knn;
 
-/// Smoothed figures of the last steps.
+/// Figures of some steps: of the last ones, smoothed, or of an epoch.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Figures {
     /// Loss, in nats.
     pub loss: f64,
     /// Entropy of the teacher, in nats.
     pub teacher_entropy: f64,
+    /// The highest entropy that there can be.
+    pub ln_k: f64,
     /// Divergence between teacher and student, in nats.
     pub kl: f64,
     /// Standard deviation of the teacher's features, in shares of what it is where they spread evenly.
@@ -23,10 +26,19 @@ pub struct Figures {
     pub images_per_second: f64,
 }
 
+impl fmt::Display for Figures {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "loss {:.3}, teacher entropy {:.2} of {:.2}, KL {:.2}, feature spread {:.2}, lr {:.1e}, {:.1} images/s",
+            self.loss, self.teacher_entropy, self.ln_k, self.kl, self.spread, self.lr, self.images_per_second
+        )
+    }
+}
+
 /// A bar over the steps of the whole run.
 pub struct Progress {
     bar: ProgressBar,
-    ln_k: f64,
     steps_per_epoch: usize,
     epochs: usize,
     batch: usize,
@@ -42,25 +54,14 @@ const EVERY: Duration = Duration::from_mins(1);
 
 impl Progress {
     /// Starts at a step; `shown` is false in processes that leave the screen to another.
-    pub fn new(step: usize, steps_per_epoch: usize, epochs: usize, batch: usize, out_dim: usize, shown: bool) -> Self {
+    pub fn new(step: usize, steps_per_epoch: usize, epochs: usize, batch: usize, shown: bool) -> Self {
         let target = if shown { ProgressDrawTarget::stderr_with_hz(4) } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(Some((steps_per_epoch * epochs) as u64), target);
         let style = ProgressStyle::with_template("{bar:24} {percent:>3}% {msg}").map(|style| style.progress_chars("=> "));
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.set_position(step as u64);
         let now = Instant::now();
-        Self {
-            bar,
-            ln_k: (out_dim as f64).ln(),
-            steps_per_epoch,
-            epochs,
-            batch,
-            figures: Figures::default(),
-            started: now,
-            done: 0,
-            spoken: now,
-            knn: None,
-        }
+        Self { bar, steps_per_epoch, epochs, batch, figures: Figures::default(), started: now, done: 0, spoken: now, knn: None }
     }
 
     /// Shows a step that was taken.
@@ -74,23 +75,18 @@ impl Progress {
             teacher_entropy: blend(self.figures.teacher_entropy, new.teacher_entropy),
             kl: blend(self.figures.kl, new.kl),
             spread: blend(self.figures.spread, new.spread),
+            ln_k: new.ln_k,
             lr: new.lr,
             images_per_second: pace * self.batch as f64,
         };
         self.bar.set_position(step as u64 + 1);
         let left = (self.steps_per_epoch * self.epochs).saturating_sub(step + 1) as f64 / pace;
         let text = format!(
-            "epoch {}/{} loss {:.3} teacher entropy {:.2} (ln K {:.2}) KL {:.2} feature spread {:.2} lr {:.1e}{} {:.1} images/s, {} left",
+            "epoch {} of {}: {}{}, {} left",
             step / self.steps_per_epoch.max(1) + 1,
             self.epochs,
-            self.figures.loss,
-            self.figures.teacher_entropy,
-            self.ln_k,
-            self.figures.kl,
-            self.figures.spread,
-            self.figures.lr,
-            self.knn.map(|knn| format!(" {knn}")).unwrap_or_default(),
-            self.figures.images_per_second,
+            self.figures,
+            self.knn.map(|knn| format!(", {knn}")).unwrap_or_default(),
             indicatif::HumanDuration(Duration::from_secs_f64(left.min(1e9)))
         );
         if self.bar.is_hidden() && self.spoken.elapsed() > EVERY {
@@ -100,9 +96,13 @@ impl Progress {
         self.bar.set_message(text);
     }
 
-    /// Keeps k-NN figures on the bar, until there are newer ones.
-    pub fn show_knn(&mut self, knn: Option<Knn>) {
+    /// Tells what an epoch came to, counted from 1. Its k-NN figures stay on the bar until there are newer ones.
+    pub fn epoch(&mut self, epoch: usize, figures: Figures, knn: Option<Knn>) {
+        let knn_text = knn.map(|knn| format!(", {knn}")).unwrap_or_default();
+        self.say(&format!("epoch {epoch} of {}: {figures}{knn_text}", self.epochs));
         self.knn = knn.or(self.knn);
+        // The next line of this form is a minute away.
+        self.spoken = Instant::now();
     }
 
     /// The smoothed figures.

@@ -163,8 +163,8 @@ fn named(vit: spec::Vit, config: &VitConfig, notes: &mut Vec<String>) -> Result<
     if config.mask_token {
         named.insert("mask_token".to_owned(), Tensor { shape: vec![1, vit.dim], data: vec![0.0; vit.dim] });
     }
-    for (level, StemLevel { kernel, norm: behind }) in vit.stem.into_iter().enumerate() {
-        named.insert(format!("patch_embed.stem.{level}.weight"), kernel.weight);
+    for (level, StemLevel { convolution, norm: behind }) in vit.stem.into_iter().enumerate() {
+        named.insert(format!("patch_embed.stem.{level}.weight"), convolution.kernel.weight);
         norm(&mut named, &format!("patch_embed.stem.{level}.norm"), behind);
     }
     linear(&mut named, "patch_embed.proj", vit.patch);

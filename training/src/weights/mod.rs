@@ -26,8 +26,8 @@ use serde_json::Value as Json;
 pub use error::Error;
 pub(crate) use hash::hex;
 pub use spec::{
-    Activation, Backbone, Block, Conv, Convnext, ConvnextBlock, ConvnextStage, Interpolation, Linear, Mlp, Norm, Positions, Resnet, StemLevel,
-    Unit, Vit,
+    Activation, Backbone, Block, Conv, Convnext, ConvnextBlock, ConvnextStage, Interpolation, Linear, Mlp, Norm, Positions, Resnet,
+    StemLevel, Unit, Vit,
 };
 pub use store::{Store, Tensor};
 pub use transform::TransformOptions;

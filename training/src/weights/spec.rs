@@ -103,7 +103,7 @@ pub struct Norm {
 #[derive(Clone, Debug)]
 pub struct StemLevel {
     /// The convolution.
-    pub kernel: Linear,
+    pub convolution: Conv,
     /// Norm over its channels.
     pub norm: Norm,
 }

@@ -1,6 +1,6 @@
 //! The graph of a vision transformer.
 
-use crate::weights::{Activation, Block, Conv, Linear, Mlp, Norm, Positions, StemLevel, Vit};
+use crate::weights::{Activation, Block, Mlp, Positions, StemLevel, Vit};
 
 use super::Extras;
 use super::graph::{Attr, Axis, Graph, Value};
@@ -19,8 +19,8 @@ pub(super) fn build<'w>(vit: &'w Vit, layers: &mut Layers<'w>, extras: &Extras) 
     graph.enter("patch_embed");
     // [B, D, rows, columns]
     let mut map = pixels;
-    for (level, StemLevel { kernel, norm }) in vit.stem.iter().enumerate() {
-        map = stem_level(layers, level, map, kernel, norm, vit.eps);
+    for (level, stem) in vit.stem.iter().enumerate() {
+        map = stem_level(layers, level, map, stem, vit.eps);
     }
     let patches = layers.patches(map, &vit.patch, vit.patch.weight.shape[2]);
     let graph = &mut layers.graph;
@@ -90,13 +90,12 @@ pub(super) fn build<'w>(vit: &'w Vit, layers: &mut Layers<'w>, extras: &Extras) 
 }
 
 /// A convolution of the stem, wide in and out; the norm reads channels last.
-fn stem_level(layers: &mut Layers<'_>, level: usize, map: Value, kernel: &Linear, norm: &Norm, eps: f32) -> Value {
+fn stem_level<'w>(layers: &mut Layers<'w>, level: usize, map: Value, stem: &'w StemLevel, eps: f32) -> Value {
     let map = layers.narrow(map);
-    let conv = Conv { kernel: kernel.clone(), stride: 2, groups: 1 };
-    let map = layers.conv(&format!("stem.{level}"), map, &conv);
+    let map = layers.conv(&format!("stem.{level}"), map, &stem.convolution);
     let map = layers.widen(map);
     let map = layers.graph.transpose(map, &[0, 2, 3, 1]);
-    let map = layers.norm(&format!("stem.{level}.norm"), map, norm, eps);
+    let map = layers.norm(&format!("stem.{level}.norm"), map, &stem.norm, eps);
     let map = layers.narrow(map);
     let map = layers.activation(map, Activation::Gelu);
     let map = layers.widen(map);

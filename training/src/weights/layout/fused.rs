@@ -5,7 +5,7 @@
 
 use super::super::Error;
 use super::super::scope::Scope;
-use super::super::spec::{Activation, Backbone, Block, Interpolation, Linear, Mlp, Positions, StemLevel, Vit};
+use super::super::spec::{Activation, Backbone, Block, Conv, Interpolation, Linear, Mlp, Positions, StemLevel, Vit};
 use super::{Hints, Read, is_harmless, prefix, rotary_quarter, split_table};
 
 /// What sets one of these layouts apart.
@@ -39,6 +39,9 @@ fn dialect(scope: &Scope, hints: &Hints) -> Dialect {
     let timm = hints.config.is_some_and(|config| config["architecture"].is_string());
     if !scope.has("pos_embed") {
         return if scope.has("reg_token") { TIMM_V3 } else { DINOV3 };
+    }
+    if hints.trained_here {
+        return DINO;
     }
     let registers = scope.has("register_tokens") || scope.has("reg_token");
     // Meta's DINOv2 keeps the mask token of its training; timm drops it.
@@ -105,7 +108,8 @@ fn stem(scope: &mut Scope) -> Vec<StemLevel> {
     while let Some(&[outputs, ..]) = scope.shape(&format!("patch_embed.stem.{}.weight", stem.len())) {
         let name = format!("patch_embed.stem.{}", stem.len());
         let kernel = Linear { weight: scope.take(&format!("{name}.weight"), &[outputs, inputs, 3, 3]), bias: None };
-        stem.push(StemLevel { kernel, norm: scope.norm(&format!("{name}.norm"), outputs) });
+        let convolution = Conv { kernel, stride: 2, groups: 1 };
+        stem.push(StemLevel { convolution, norm: scope.norm(&format!("{name}.norm"), outputs) });
         inputs = outputs;
     }
     stem

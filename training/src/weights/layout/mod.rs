@@ -133,6 +133,8 @@ pub(super) struct Hints<'a> {
     /// (dim, depth, heads) as the checkpoint itself says them.
     own: Vec<(usize, usize, usize)>,
     transform: Option<Transform>,
+    /// Whether this project's trainer wrote it, whose positions are always interpolated as in DINO.
+    trained_here: bool,
 }
 
 impl<'a> Hints<'a> {
@@ -141,6 +143,7 @@ impl<'a> Hints<'a> {
         if let Some(text) = store.scalar("dino").and_then(Json::as_str) {
             let damaged = |reason: String| Error::Damaged { file: store.files()[0].clone(), reason };
             let json: Json = serde_json::from_str(text).map_err(|error| damaged(format!("its metadata: {error}")))?;
+            hints.trained_here = true;
             let number = |key: &str| json[key].as_u64().map(|value| value as usize);
             if let (Some(dim), Some(depth), Some(heads)) = (number("dim"), number("depth"), number("heads")) {
                 hints.own.push((dim, depth, heads));
