@@ -58,6 +58,9 @@ pub struct Line {
     /// iBOT's part of the loss, with its weight, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ibot: Option<f64>,
+    /// Gram anchoring's part of the loss, with its weight, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gram: Option<f64>,
     /// Learning rate of the last step.
     pub lr: f64,
     /// Weight decay of the last step.
@@ -98,6 +101,9 @@ pub struct Sums {
     /// Sum of iBOT's parts of the loss.
     #[serde(default)]
     pub ibot: f64,
+    /// Sum of Gram anchoring's parts of the loss.
+    #[serde(default)]
+    pub gram: f64,
     /// Wall time.
     pub seconds: f64,
 }

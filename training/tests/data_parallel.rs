@@ -98,23 +98,49 @@ fn masks_and_the_loss_of_patches_are_those_of_all_processes() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     pictures(&data, 18);
-    let run = |name: &str, more: &[&str]| {
-        let out = folder.path().join(name);
-        let parts =
-            ["--method", "dinov2", "--ibot-separate-head", "true", "--koleo-loss-weight", "0", "--registers", "2", "--layer-scale", "0.5"];
-        succeeds(&data, &out, &[more, &parts].concat());
-        out
-    };
-    let whole = run("whole", &WHOLE);
-    for (name, more) in
-        [("processes", &["--processes", "2", "--batch-size", "4"][..]), ("lonely", &["--processes", "8", "--batch-size", "1"])]
-    {
-        let out = run(name, more);
-        assert_same(&out, &whole);
-        for ((_, a), (_, b)) in tensors(&out, "ibot_center").iter().zip(tensors(&whole, "ibot_center")) {
-            assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-4) && a.iter().any(|a| *a != 0.0));
+    for centering in ["centering", "sinkhorn_knopp"] {
+        let run = |name: &str, more: &[&str]| {
+            let out = folder.path().join(format!("{centering}-{name}"));
+            let parts = "--method dinov2 --ibot-separate-head true --koleo-loss-weight 0 --registers 2 --layer-scale 0.5 --centering";
+            let parts: Vec<&str> = parts.split(' ').chain([centering]).collect();
+            succeeds(&data, &out, &[more, &parts].concat());
+            out
+        };
+        let whole = run("whole", &WHOLE);
+        let two = ["--processes", "2", "--batch-size", "4"];
+        // Some of eight have no masked patches.
+        let eight = ["--processes", "8", "--batch-size", "1"];
+        for (name, more) in [("two", two), ("eight", eight)] {
+            let out = run(name, &more);
+            assert_same(&out, &whole);
+            let (own, all) = (tensors(&out, "ibot_center"), tensors(&whole, "ibot_center"));
+            assert!(own[0].1.iter().zip(&all[0].1).all(|(a, b)| (a - b).abs() < 1e-4), "{own:?}, not {all:?}");
+            assert_eq!(all[0].1.iter().any(|centre| *centre != 0.0), centering == "centering");
         }
     }
+}
+
+#[test]
+fn patches_are_held_to_an_anchor() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, first) = (folder.path().join("data"), folder.path().join("first"));
+    pictures(&data, 16);
+    succeeds(&data, &first, &WHOLE);
+    let anchor = checkpoints(&first).pop().unwrap();
+    let held = |name: &str, weight: &str, more: &[&str]| {
+        let out = folder.path().join(name);
+        succeeds(&data, &out, &[&["--gram-loss-weight", weight, "--gram-anchor", anchor.to_str().unwrap()], more].concat());
+        out
+    };
+    let (whole, processes) = (held("whole", "1", &WHOLE), held("processes", "1", &["--processes", "2", "--batch-size", "4"]));
+    assert_same(&processes, &whole);
+    let last = |out: &Path| {
+        let log = std::fs::read_to_string(out.join("log.jsonl")).unwrap();
+        serde_json::from_str::<serde_json::Value>(log.lines().last().unwrap()).unwrap()["gram"].as_f64().unwrap()
+    };
+    assert!(last(&held("strong", "100", &WHOLE)) / 100.0 < last(&whole), "a larger weight holds them closer");
+    let alone = run(&data, &folder.path().join("alone"), &["--gram-loss-weight", "1"]);
+    assert!(text(&alone).contains("--gram-anchor"), "{}", text(&alone));
 }
 
 #[test]

@@ -4,9 +4,10 @@
 
 mod golden;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor, Var};
 use dino_train::backbone::vit::VitConfig;
 use dino_train::dino::accumulate::Accumulated;
+use dino_train::dino::gram::{Negatives, gram};
 use dino_train::dino::head::HeadConfig;
 use dino_train::dino::ibot::Ibot;
 use dino_train::dino::learner::{Gradients, Learner, Step, Views};
@@ -150,6 +151,34 @@ fn golden_v2_every_case() {
         compare_values(&golden::values(learner.loss.centre()), &after("dino_center"), TOLERANCE).unwrap();
         if let Some(ibot) = &learner.ibot {
             compare_values(&golden::values(ibot.patches.centre()), &after("ibot_center"), TOLERANCE).unwrap();
+        }
+    }
+}
+
+#[test]
+fn golden_v2_gram() {
+    let file = Golden::load("v2_gram.safetensors");
+    let (student, anchor) = (Var::from_tensor(&file.get("student")).unwrap(), file.get("anchor"));
+    let run = |across, negatives| {
+        let loss = gram(&student, &anchor, across, negatives).unwrap();
+        let gradients = loss.backward().unwrap();
+        (loss.to_scalar::<f32>().unwrap(), golden::values(gradients.get(&student).unwrap()))
+    };
+    let forms = [
+        ("image_plain", false, Negatives::Kept),
+        ("image_remove_neg", false, Negatives::Removed),
+        ("image_teacher_neg", false, Negatives::RemovedFromAnchor),
+        ("batch_remove_neg", true, Negatives::Removed),
+    ];
+    for (name, across, negatives) in forms {
+        let want = |part: &str| golden::values(&file.get(&format!("{name}.{part}")));
+        let (loss, gradient) = run(across, negatives);
+        compare_values(&[loss], &want("loss"), TOLERANCE).unwrap_or_else(|e| panic!("{name}: {e}"));
+        compare_relative(&gradient, &want("gradient")).unwrap_or_else(|e| panic!("{name}: {e}"));
+        // Every other form is noticed.
+        for (other, across, negatives) in forms.into_iter().filter(|(other, ..)| *other != name) {
+            let (loss, _) = run(across, negatives);
+            assert!(compare_values(&[loss], &want("loss"), TOLERANCE).is_err(), "{other} passes for {name}");
         }
     }
 }

@@ -155,6 +155,16 @@ impl Backbone {
         }
     }
 
+    /// Crop and patch of every patch of crops `[n, 3, height, width]`.
+    ///
+    /// # Errors
+    /// When the backbone has no patches, or shapes do not fit.
+    pub fn places(&self, crops: &Tensor) -> Result<Vec<(usize, usize)>> {
+        let Self::Vit(vit) = self else { bail!("a residual network has no patches") };
+        let ((n, _, height, width), side) = (crops.dims4()?, vit.config().patch_size);
+        Ok((0..n).flat_map(|crop| (0..(height / side) * (width / side)).map(move |patch| (crop, patch))).collect())
+    }
+
     /// [`Backbone::features`], and those of some patches of the first crops: rows `[places, dim]` for places of crop and patch. Patches of
     /// the first crops are replaced where `masks` `[n, patches]` is 1.
     ///

@@ -41,6 +41,9 @@ pub struct Args {
     /// How that checkpoint is read
     #[command(flatten)]
     network: super::checkpoint::Network,
+    /// Checkpoint of the same architecture that --gram-loss-weight holds patches to: an earlier one of the same run, or another run's.
+    #[arg(long, value_name = "FILE|DIR|HF", value_parser = dino_program::flags::location(), help_heading = "Loss")]
+    gram_anchor: Option<Location>,
     /// Go on from the newest checkpoint in --out
     #[arg(long)]
     resume: bool,
@@ -105,6 +108,7 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
         "--prefix and --ignore say how the checkpoint of --init is read"
     );
     let init = args.init.as_ref().map(|init| init.fetch(&Want::Weights)).transpose()?;
+    let gram_anchor = args.gram_anchor.as_ref().map(|anchor| anchor.fetch(&Want::Weights)).transpose()?.map(|found| found.path);
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
         // A second signal ends the program at once.
@@ -132,6 +136,7 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
         out: args.out.clone(),
         resume: args.resume,
         init: init.map(|found| (found.path, args.network.options())),
+        gram_anchor,
         workers: args.num_workers,
         cache: args.cache.saturating_mul(1 << 20) / neighbours,
         checkpoint_every: minutes(args.checkpoint_minutes, "--checkpoint-minutes")?,

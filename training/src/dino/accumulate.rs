@@ -23,20 +23,22 @@ pub struct Means<T = f64> {
     pub koleo: T,
     /// iBOT's part of the loss, with its weight.
     pub ibot: T,
+    /// Gram anchoring's part of the loss, with its weight.
+    pub gram: T,
 }
 
 /// Scalars of [`Means`].
-const MEANS: usize = 4;
+const MEANS: usize = 5;
 
 impl<T> Means<T> {
     fn into_array(self) -> [T; MEANS] {
-        [self.loss, self.teacher_entropy, self.koleo, self.ibot]
+        [self.loss, self.teacher_entropy, self.koleo, self.ibot, self.gram]
     }
 }
 
 impl<T> From<[T; MEANS]> for Means<T> {
-    fn from([loss, teacher_entropy, koleo, ibot]: [T; MEANS]) -> Self {
-        Self { loss, teacher_entropy, koleo, ibot }
+    fn from([loss, teacher_entropy, koleo, ibot, gram]: [T; MEANS]) -> Self {
+        Self { loss, teacher_entropy, koleo, ibot, gram }
     }
 }
 
@@ -179,8 +181,8 @@ impl Accumulated {
     /// When the device fails.
     pub fn loss(&mut self) -> Result<f64> {
         self.fetch()?;
-        let Means { loss, koleo, ibot, .. } = Means::from(self.scalars);
-        Ok(f64::from(loss + koleo + ibot) / self.batches.max(1) as f64)
+        let Means { loss, koleo, ibot, gram, .. } = Means::from(self.scalars);
+        Ok(f64::from(loss + koleo + ibot + gram) / self.batches.max(1) as f64)
     }
 
     /// The teacher's logits of the micro-batches that were to be kept, one batch after another.
@@ -348,7 +350,7 @@ mod tests {
         let gradients = (group.var().sum_all().unwrap() * value).unwrap().backward().unwrap();
         let rows = |columns: usize| Tensor::full(value as f32, (2, columns), &Device::Cpu).unwrap();
         let scalar = |value: f64| Tensor::new(value as f32, &Device::Cpu).unwrap();
-        let means = Means { loss: scalar(loss), teacher_entropy: scalar(1.0), koleo: scalar(0.0), ibot: scalar(0.0) };
+        let means = Means { loss: scalar(loss), teacher_entropy: scalar(1.0), koleo: scalar(0.0), ibot: scalar(0.0), gram: scalar(0.0) };
         Share { means, gradients, logits: rows(3), keep_logits: false, patch_logits: None, targets: rows(3), features: rows(4) }
     }
 

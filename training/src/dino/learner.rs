@@ -8,6 +8,7 @@ use candle_core::{Result, Tensor};
 use crate::backbone::Pass;
 use crate::backbone::parameters::{Group, Random};
 use crate::dino::accumulate::{self, Accumulated, Averages, Means, Share};
+use crate::dino::gram::{Gram, gram};
 use crate::dino::ibot::Ibot;
 use crate::dino::koleo::koleo;
 use crate::dino::loss::{DinoLoss, TEACHER_VIEWS, Value};
@@ -30,6 +31,8 @@ pub struct Learner {
     pub koleo_weight: f64,
     /// The loss of masked patches, where there is one.
     pub ibot: Option<Ibot>,
+    /// The term that holds patches to an anchor, where there is one.
+    pub gram: Option<Gram>,
     /// Holds the moments.
     pub optimizer: Optimizer,
     /// The processes that learn together.
@@ -97,6 +100,8 @@ pub struct Gradients {
     pub koleo: Option<Tensor>,
     /// iBOT's part of the loss, a scalar, where there is one.
     pub ibot: Option<PatchValue>,
+    /// Gram anchoring's part of the loss, a scalar, where there is one.
+    pub gram: Option<Tensor>,
     /// Of the student's variables.
     pub gradients: GradStore,
     /// The student's logits, crop by crop.
@@ -127,8 +132,9 @@ impl Gradients {
     pub fn share(self) -> Result<Share> {
         let none = self.value.teacher_entropy.zeros_like()?;
         let koleo = self.koleo.map_or_else(|| none.clone(), |koleo| koleo.detach());
-        let ibot = self.ibot.as_ref().map_or(none, |ibot| ibot.loss.detach());
-        let means = Means { loss: self.value.loss.detach(), teacher_entropy: self.value.teacher_entropy, koleo, ibot };
+        let ibot = self.ibot.as_ref().map_or_else(|| none.clone(), |ibot| ibot.loss.detach());
+        let gram = self.gram.map_or(none, |gram| gram.detach());
+        let means = Means { loss: self.value.loss.detach(), teacher_entropy: self.value.teacher_entropy, koleo, ibot, gram };
         Ok(Share {
             means,
             gradients: self.gradients,
@@ -151,7 +157,7 @@ impl Learner {
         let out = student.head.config().out;
         let device = student.groups().next().map_or(candle_core::Device::Cpu, |group| group.var().device().clone());
         let (loss, optimizer) = (DinoLoss::new(out, &device)?, Optimizer::new(algorithm));
-        Ok(Self { student, teacher, loss, koleo_weight: 0.0, ibot: None, optimizer, exchange })
+        Ok(Self { student, teacher, loss, koleo_weight: 0.0, ibot: None, gram: None, optimizer, exchange })
     }
 
     /// Loss and gradients of one batch; changes nothing but the running statistics of batch norms.
@@ -168,7 +174,17 @@ impl Learner {
 
         let crops: Vec<Tensor> = std::iter::once(global).chain(local).cloned().collect();
         let pass = &mut Pass::Trained(random, &self.exchange);
-        let (seen, patches) = self.student.backbone.features_at(&crops, masks.map(|masks| &masks.tensor), places, pass)?;
+        // Anchoring compares all patches of the global views.
+        let all = if self.gram.is_some() { self.student.backbone.places(global)? } else { Vec::new() };
+        let wanted = if all.is_empty() { places } else { &all };
+        let (seen, seen_patches) = self.student.backbone.features_at(&crops, masks.map(|masks| &masks.tensor), wanted, pass)?;
+        let patches = if all.is_empty() || places.is_empty() {
+            seen_patches.narrow(0, 0, places.len())?
+        } else {
+            let per_crop = all.len() / global.dim(0)?;
+            let rows = places.iter().map(|(crop, patch)| (crop * per_crop + patch) as u32).collect::<Vec<_>>();
+            seen_patches.index_select(&Tensor::from_vec(rows, places.len(), seen_patches.device())?, 0)?
+        };
         let student = self.student.head.forward(&seen, pass)?;
         let value = self.loss.evaluate(&student, &teacher, teacher_temp, &self.exchange)?;
         let (mut whole, mut apart, mut ibot) = (value.loss.clone(), None, None);
@@ -183,6 +199,10 @@ impl Learner {
             whole = (whole + &loss)?;
             ibot = Some(PatchValue { loss, teacher: teacher_patches, targets });
         }
+        let gram = self.gram.as_ref().map(|of| self.held_to_anchor(of, global, &seen_patches)).transpose()?;
+        if let Some(gram) = &gram {
+            whole = (whole + gram)?;
+        }
         let mut gradients = whole.backward()?;
         if ibot.is_some() {
             // All processes exchange the same gradients, those without a masked patch too.
@@ -193,7 +213,15 @@ impl Learner {
             }
         }
         let keep_logits = self.loss.queue.is_wanted();
-        Ok(Gradients { value, koleo: apart, ibot, gradients, student: student.detach(), teacher, features, keep_logits })
+        Ok(Gradients { value, koleo: apart, ibot, gram, gradients, student: student.detach(), teacher, features, keep_logits })
+    }
+
+    /// Gram anchoring's part of the loss, with its weight: all patches of the global views, by student and anchor.
+    fn held_to_anchor(&self, of: &Gram, global: &Tensor, patches: &Tensor) -> Result<Tensor> {
+        let places = of.anchor.places(global)?;
+        let (_, wanted) = of.anchor.features_at(std::slice::from_ref(global), None, &places, &mut Pass::Frozen)?;
+        let pictures = |rows: &Tensor| rows.reshape((global.dim(0)?, (), rows.dim(1)?));
+        gram(&pictures(patches)?, &pictures(&wanted)?, of.across, of.negatives)? * of.weight
     }
 
     /// Adds one micro-batch to what a step learns from; see [`Learner::gradients`].

@@ -87,6 +87,10 @@ impl DinoLoss {
             let logs = targets.maximum(f64::from(f32::MIN_POSITIVE))?.log()?;
             return Ok((targets, logs));
         }
+        // A process may have no masked patches.
+        if teacher.dim(0)? == 0 {
+            return Ok((teacher.clone(), teacher.clone()));
+        }
         let logits = (teacher.detach().broadcast_sub(&self.centre)? / teacher_temp)?;
         let logits = logits.broadcast_sub(&logits.max_keepdim(1)?)?;
         let logs = logits.broadcast_sub(&logits.exp()?.sum_keepdim(1)?.log()?)?;

@@ -1,6 +1,7 @@
 //! What is learnt and how (Caron et al. 2021): networks, projection head, loss, optimiser, schedules, and one step of them.
 
 pub mod accumulate;
+pub mod gram;
 pub mod head;
 pub mod ibot;
 pub mod koleo;

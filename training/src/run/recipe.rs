@@ -13,6 +13,7 @@ use crate::backbone::resnet::{Kind, ResnetConfig};
 use crate::backbone::stem::Stem;
 use crate::backbone::vit::VitConfig;
 use crate::data::augment::Augmentation;
+use crate::dino::gram::Negatives;
 use crate::dino::head::HeadConfig;
 use crate::dino::ibot::Ibot;
 use crate::dino::learner::{Learner, Step};
@@ -115,6 +116,15 @@ pub struct Recipe {
     /// Outputs of the patches' own head, in place of --out-dim
     #[arg(long, help_heading = "Loss")]
     pub ibot_out_dim: Option<usize>,
+    /// Weight of the term that keeps patches as similar to each other as --gram-anchor has them (Gram anchoring of DINOv3), 0 for none
+    #[arg(long, default_value_t = Recipe::default().gram_loss_weight, help_heading = "Loss")]
+    pub gram_loss_weight: f64,
+    /// Compare the patches of all crops of a batch there, not those of each crop alone
+    #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, value_parser = clap::builder::BoolishValueParser::new(), default_value_t = Recipe::default().gram_across_crops, help_heading = "Loss")]
+    pub gram_across_crops: bool,
+    /// What becomes of negative similarities there
+    #[arg(long, value_enum, default_value_t = Recipe::default().gram_negatives, help_heading = "Loss")]
+    pub gram_negatives: Negatives,
     /// Share of the global crops whose patches are hidden at all
     #[arg(long, default_value_t = Recipe::default().mask_probability, help_heading = "Loss")]
     pub mask_probability: f64,
@@ -249,6 +259,9 @@ impl Default for Recipe {
             ibot_loss_weight: 1.0,
             ibot_separate_head: false,
             ibot_out_dim: None,
+            gram_loss_weight: 0.0,
+            gram_across_crops: false,
+            gram_negatives: Negatives::Kept,
             mask_probability: 0.5,
             mask_ratio_min: 0.1,
             mask_ratio_max: 0.5,
@@ -358,6 +371,7 @@ impl Recipe {
             ("clip-grad", self.clip_grad),
             ("koleo-loss-weight", self.koleo_loss_weight.unwrap_or(0.0)),
             ("ibot-loss-weight", self.ibot_loss_weight),
+            ("gram-loss-weight", self.gram_loss_weight),
             ("layer-scale", f64::from(self.layer_scale.unwrap_or(0.0))),
         ];
         for (name, value) in rates {
@@ -402,8 +416,15 @@ impl Recipe {
             }
             BackboneConfig::Resnet(resnet) => {
                 let arch = self.arch;
-                let plain = self.stem == Stem::Patch && self.registers == 0 && self.layer_scale.is_none() && self.method == Method::Dino;
-                ensure!(plain, "--stem, --registers, --layer-scale and --method dinov2 are for ViTs: leave them out with --arch {arch}");
+                let plain = self.stem == Stem::Patch
+                    && self.registers == 0
+                    && self.layer_scale.is_none()
+                    && self.method == Method::Dino
+                    && self.gram_loss_weight == 0.0;
+                ensure!(
+                    plain,
+                    "--stem, --registers, --layer-scale, --gram-loss-weight and --method dinov2 are for ViTs: leave them out with --arch {arch}"
+                );
                 ensure!(
                     self.depth.is_none() && self.heads.is_none(),
                     "--depth and --heads are for ViTs: leave them out with --arch {arch}"

@@ -13,6 +13,7 @@ use candle_core::{Device, Tensor};
 use crate::data::loader::{self, Batch, Plan};
 use crate::data::pictures::Pictures;
 use crate::dino::accumulate::{self, Accumulated};
+use crate::dino::gram::Gram;
 use crate::dino::learner::{self, Learner, Step, Views};
 use crate::dino::loss::TEACHER_VIEWS;
 use crate::dino::masks::Masks;
@@ -42,6 +43,8 @@ pub struct Options {
     pub resume: bool,
     /// Checkpoint that a new run takes the weights of its backbones from, and how it is read.
     pub init: Option<(PathBuf, weights::Options)>,
+    /// Checkpoint of the same architecture that Gram anchoring holds patches to.
+    pub gram_anchor: Option<PathBuf>,
     /// Threads that decode and crop.
     pub workers: usize,
     /// Bytes of decoded pictures that are kept in memory.
@@ -121,6 +124,7 @@ pub fn train(recipe: &Recipe, options: &Options) -> Result<Outcome> {
     }
     let mut learner = Learner::new(student, recipe.optimizer, options.exchange.clone())?;
     recipe.set_losses(&mut learner)?;
+    learner.gram = gram(recipe, options, &learner)?;
     let plan = Plan {
         augmentation: recipe.augmentation()?,
         batch: recipe.batch_size_per_gpu,
@@ -151,6 +155,20 @@ pub fn train(recipe: &Recipe, options: &Options) -> Result<Outcome> {
     run.agree()?;
     run.restore()?;
     run.train()
+}
+
+/// Gram anchoring, where the recipe has it.
+fn gram(recipe: &Recipe, options: &Options, learner: &Learner) -> Result<Option<Gram>> {
+    let wanted = recipe.gram_loss_weight > 0.0;
+    ensure!(
+        wanted == options.gram_anchor.is_some(),
+        "--gram-anchor names the checkpoint that --gram-loss-weight holds patches to: give both, or neither"
+    );
+    let Some(path) = &options.gram_anchor else { return Ok(None) };
+    let anchor = learner.teacher.backbone.duplicate()?;
+    let notes = init::initialise(&anchor, path, &weights::Options::default());
+    notes.with_context(|| format!("--gram-anchor {}", path.display()))?.iter().for_each(|note| tracing::info!("{note}"));
+    Ok(Some(Gram { weight: recipe.gram_loss_weight, anchor, across: recipe.gram_across_crops, negatives: recipe.gram_negatives }))
 }
 
 struct Run<'a> {
@@ -243,6 +261,7 @@ impl Run<'_> {
             self.sums.entropy += report.means.teacher_entropy;
             self.sums.koleo += report.means.koleo;
             self.sums.ibot += report.means.ibot;
+            self.sums.gram += report.means.gram;
             self.sums.mean_entropy += signs.mean_entropy;
             self.sums.feature_std += report.feature_std;
             self.stopping = report.stop;
@@ -387,6 +406,7 @@ impl Run<'_> {
             feature_std_even: self.feature_std_even(),
             koleo: (self.learner.koleo_weight > 0.0).then(|| mean(self.sums.koleo)),
             ibot: self.learner.ibot.as_ref().map(|_| mean(self.sums.ibot)),
+            gram: self.learner.gram.as_ref().map(|_| mean(self.sums.gram)),
             lr: last.optimizer.lr,
             weight_decay: last.optimizer.weight_decay,
             momentum: last.momentum,

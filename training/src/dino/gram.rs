@@ -1,0 +1,60 @@
+//! Gram anchoring (DINOv3, Siméoni et al. 2025): patches stay as similar to each other as they were to an earlier teacher.
+
+use candle_core::{D, Result, Tensor};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use crate::backbone::Backbone;
+use crate::ops::unit_rows::scaled_unit_rows;
+
+/// Least norm that a feature is divided by.
+const EPS: f32 = 1e-12;
+
+/// Which similarities are compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum Negatives {
+    /// all as they are
+    #[default]
+    Kept,
+    /// negative ones count as 0, of both
+    Removed,
+    /// negative ones of the anchor count as 0
+    RemovedFromAnchor,
+}
+
+/// The term that holds patches to an anchor.
+#[derive(Clone, Debug)]
+pub struct Gram {
+    /// Weight beside DINO's loss.
+    pub weight: f64,
+    /// What the student's patches are held to; it is not trained.
+    pub anchor: Backbone,
+    /// Compare the patches of all crops of a batch, not those of each alone.
+    pub across: bool,
+    /// What becomes of negative similarities.
+    pub negatives: Negatives,
+}
+
+/// Patch features `[pictures, patches, dim]` of student and anchor to the mean squared difference of their cosine similarities, within
+/// each picture, or with `across` among the patches of all pictures.
+///
+/// # Errors
+/// When shapes do not fit, or the device fails.
+pub fn gram(student: &Tensor, anchor: &Tensor, across: bool, negatives: Negatives) -> Result<Tensor> {
+    let (own, mut wanted) = (similarities(student, across)?, similarities(&anchor.detach(), across)?);
+    if negatives != Negatives::Kept {
+        wanted = wanted.relu()?;
+    }
+    let own = if negatives == Negatives::Removed { own.relu()? } else { own };
+    (own - wanted)?.sqr()?.mean_all()
+}
+
+fn similarities(features: &Tensor, across: bool) -> Result<Tensor> {
+    let (pictures, patches, dim) = features.dims3()?;
+    let ones = Tensor::ones((pictures * patches, 1), features.dtype(), features.device())?;
+    let unit = scaled_unit_rows(&features.reshape((pictures * patches, dim))?, &ones, EPS)?;
+    let unit = if across { unit.unsqueeze(0)? } else { unit.reshape((pictures, patches, dim))? };
+    unit.matmul(&unit.transpose(D::Minus2, D::Minus1)?.contiguous()?)
+}
