@@ -1,4 +1,4 @@
-//! Filters as SQL. ValueSet and names are parameters, never part of the statement.
+//! Filters as SQL. Values and names are parameters, never part of the statement.
 //!
 //! No condition is ever NULL, so that `NOT` means the opposite.
 

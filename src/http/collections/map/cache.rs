@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc};
 use super::Map;
 use crate::index::{CollectionName, Version};
 
-/// MapBuilder by collection and number of points.
+/// Maps by collection and number of points.
 pub(super) struct MapCache {
     /// The one that was made last comes last.
     maps: VecDeque<CachedMap>,
