@@ -13,7 +13,7 @@ endif
 # What `make` alone does.
 .DEFAULT_GOAL := help
 
-.PHONY: help check serve test soak fuzz lint cuda-check image-test supply-chain advisories onnxruntime postgres clients browser openvino test-openvino bench bench-train bench-model bench-segment bench-index screenshots
+.PHONY: help check serve test soak fuzz lint cuda-check image-test supply-chain advisories onnxruntime postgres clients browser openvino test-openvino bench bench-models bench-train bench-model bench-segment bench-index screenshots
 
 ## List the targets
 help:
@@ -84,6 +84,12 @@ bench: .cache/bench-serve/ready onnxruntime test-openvino
 	python3 -m venv .cache/bench-serve
 	.cache/bench-serve/bin/pip install --quiet --requirement tests/bench/requirements.txt
 	touch $@
+
+## Measure the shapes of public backbones in f32, int8 and on OpenVINO
+bench-models: .cache/bench-serve/ready onnxruntime test-openvino
+	cargo build --release --workspace --bins
+	DINO_OPENVINO_LIBRARY=$(CURDIR)/.cache/test-openvino/libonnxruntime_providers_openvino_plugin.so \
+	.cache/bench-serve/bin/python tests/bench/models.py --trainer target/release/dino-train
 
 ## Measure training steps and augmentation beside PyTorch and torchvision
 bench-train: .cache/bench/ready

@@ -1,7 +1,9 @@
 """Speed and memory of public backbones' shapes, with random weights: ONNX Runtime in f32 and int8, and OpenVINO where it is there, each in a
-process of its own. Prints rows of a Markdown table.
+process of its own. On each core one session of one thread runs one picture after another, as in the server. Prints rows of a Markdown table.
 
-    python3 tests/bench/models.py --trainer target/release/dino-train --limit target/release/limit --photo tests/photos/china.jpg
+    .cache/bench-serve/bin/python tests/bench/models.py --trainer target/release/dino-train
+
+DINO_OPENVINO_LIBRARY names OpenVINO's plug-in, which `make openvino` fetches.
 """
 
 import argparse
@@ -11,6 +13,8 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from pathlib import Path
 
 # Name: channels, blocks, patch, side that the positions are of, names of which release.
@@ -67,15 +71,63 @@ def write(path, shapes):
         file.writelines(parts)
 
 
+def sessions(model, device):
+    """One for each core, laid out as by the server (src/vision/model/plugin.rs)."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    providers = {"providers": ["CPUExecutionProvider"]}
+    if device == "openvino":
+        onnxruntime.register_execution_provider_library("openvino", os.environ["DINO_OPENVINO_LIBRARY"])
+        found = [one for one in onnxruntime.get_ep_devices() if one.ep_name == "OpenVINOExecutionProvider" and one.device.type.name == "CPU"]
+        layout = {"CPU": {"NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": "1", "ENABLE_CPU_PINNING": "NO"}}
+        options.add_provider_for_devices(found, {"load_config": json.dumps(layout)})
+        providers = {}
+    return [onnxruntime.InferenceSession(str(model), sess_options=options, **providers) for _ in range(os.cpu_count())]
+
+
+def measure(model, device, seconds):
+    """Pictures a second, most bytes in memory, and the cosine of CLS to what the first measurement of the folder gave."""
+    import numpy
+
+    all_sessions = sessions(model, device)
+    picture = numpy.random.default_rng(0).standard_normal((1, 3, 224, 224), dtype=numpy.float32)
+    run = lambda session: session.run(["last_hidden_state"], {"pixel_values": picture})[0]  # noqa: E731
+    cls = [run(session) for session in all_sessions][0][0, 0]
+    until, counts = time.monotonic() + seconds, [0] * len(all_sessions)
+
+    def work(index):
+        while time.monotonic() < until:
+            run(all_sessions[index])
+            counts[index] += 1
+
+    began = time.monotonic()
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(len(all_sessions))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    rate = sum(counts) / (time.monotonic() - began)
+    reference = model.with_name("reference.npy")
+    if not reference.exists():
+        numpy.save(reference, cls)
+    exact = numpy.load(reference)
+    cosine = float(exact @ cls / (numpy.linalg.norm(exact) * numpy.linalg.norm(cls)))
+    memory = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
+    print(json.dumps({"rate": rate, "memory": memory, "cosine": cosine}))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trainer", type=Path, required=True)
-    parser.add_argument("--limit", type=Path, required=True)
-    parser.add_argument("--photo", type=Path, required=True)
+    parser.add_argument("--trainer", type=Path)
     parser.add_argument("--seconds", type=float, default=6)
     parser.add_argument("--only", default="", help="part of the names to measure")
+    parser.add_argument("--measure", nargs=2, metavar=("MODEL", "DEVICE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
-    print("| shape | f32, pictures/s | MB | int8, pictures/s | MB | OpenVINO, pictures/s | MB | its cosine |")
+    if args.measure:
+        return measure(Path(args.measure[0]), args.measure[1], args.seconds)
+    print("| shape | f32, pictures/s | MB | int8, pictures/s | MB | OpenVINO, pictures/s | MB | cosine of int8, OpenVINO |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for name, shape in SHAPES.items():
         if args.only not in name:
@@ -85,19 +137,19 @@ def main():
             write(weights, tensors(*shape))
             command = [args.trainer, "export", "--checkpoint", weights, "--out", model, "--precision", "f32", "--precision", "int8", "--unmeasured"]
             subprocess.run([*map(str, command)], check=True, stderr=subprocess.DEVNULL)
-            cells = []
-            for precision, device in [("f32", "cpu"), ("int8", "cpu"), ("f32", "openvino")]:
-                command = [args.limit, "--model", model, "--file", args.photo, "--precision", precision, "--device", device, "--seconds", args.seconds]
+            cells, cosines = [], []
+            for file, device in [("model.onnx", "cpu"), ("model.int8.onnx", "cpu"), ("model.onnx", "openvino")]:
+                command = [sys.executable, __file__, "--measure", model / file, device, "--seconds", args.seconds]
                 done = subprocess.run([*map(str, command)], capture_output=True, text=True)
                 if done.returncode:
-                    print(done.stderr, file=sys.stderr)
+                    print(done.stderr.strip().splitlines()[-1], file=sys.stderr)
                     cells += ["", ""]
                     continue
-                found = json.loads(done.stdout)
-                cells += [f"{found['runtime']:.1f}", f"{found['memory'] / 1e6:.0f}"]
-                if found["cosine"] is not None:
-                    cells.append(f"{found['cosine']:.5f}")
-            print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+                found = json.loads(done.stdout.strip().splitlines()[-1])
+                cells += [f"{found['rate']:.1f}", f"{found['memory'] / 1e6:.0f}"]
+                cosines.append(f"{found['cosine']:.5f}")
+            print(f"| {name} | " + " | ".join(cells) + f" | {', '.join(cosines[1:])} |", flush=True)
+    return None
 
 
 if __name__ == "__main__":
