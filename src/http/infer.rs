@@ -60,10 +60,8 @@ impl Timing {
     pub(super) fn header(self) -> (HeaderName, HeaderValue) {
         let times = [self.decode, self.transform, self.queue, self.infer];
         let [decode, transform, queue, infer] = times.map(|time| time.as_secs_f64() * 1e3);
-        let mut value = format!("decode;dur={decode:.2}, transform;dur={transform:.2}, queue;dur={queue:.2}, infer;dur={infer:.2}");
-        if let Some((known, all)) = self.cached {
-            value.push_str(&format!(", cache;desc=\"{known} of {all}\""));
-        }
+        let cache = self.cached.map_or_else(String::new, |(known, all)| format!(", cache;desc=\"{known} of {all}\""));
+        let value = format!("decode;dur={decode:.2}, transform;dur={transform:.2}, queue;dur={queue:.2}, infer;dur={infer:.2}{cache}");
         let value = HeaderValue::try_from(value).expect("digits and commas make a header value");
         (SERVER_TIMING, value)
     }

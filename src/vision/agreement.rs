@@ -173,7 +173,8 @@ impl OutputAgreement {
             cosine(&expected, &found)
         };
         let (from, to) = (length(&expected), length(&found));
-        Self { name, cosine, length: if from == to { 1.0 } else { to / from } }
+        let length = if from.total_cmp(&to).is_eq() { 1.0 } else { to / from };
+        Self { name, cosine, length }
     }
 
     fn worsen(&mut self, other: &Self) {
@@ -198,7 +199,7 @@ fn cosine(a: &ArrayViewD<'_, f32>, b: &ArrayViewD<'_, f32>) -> f64 {
     let product: f64 = a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
     let (a, b) = (length(a), length(b));
     // Nothing, on both sides or on one.
-    if a * b == 0.0 { f64::from(u8::from(a == b)) } else { product / (a * b) }
+    if a * b <= 0.0 { f64::from(u8::from(a <= 0.0 && b <= 0.0)) } else { product / (a * b) }
 }
 
 /// Waves in each channel, of another direction and length: smooth, and nowhere the same.

@@ -80,7 +80,7 @@ impl Placement {
             });
             match tried {
                 Ok((candidate, rate)) => {
-                    measured.push_str(&format!(", {device} {rate:.1}"));
+                    measured.extend([", ", &device.to_string(), &format!(" {rate:.1}")]);
                     if rate > most {
                         (best, most) = (candidate, rate);
                     }
@@ -162,7 +162,7 @@ fn agree<E: Engine<Output = Outputs>>(
     let agreement = agreement.map_err(|error| ModelError::Device { device, reason: format!("it fails on its first picture: {error}") })?;
     match agreement.check() {
         Err(reason) if trust_device => {
-            tracing::warn!(%device, "this device {reason}; --trust-device takes its answers all the same")
+            tracing::warn!(%device, "this device {reason}; --trust-device takes its answers all the same");
         }
         Err(reason) => return Err(ModelError::Disagrees { device, reason: reason.to_string() }),
         Ok(()) => tracing::info!(%device, cosine = agreement.cosine(), "computes what ONNX Runtime's CPU computes"),

@@ -84,7 +84,7 @@ fn answers_say_what_was_known() {
     let server = Server::start(&CACHE);
     let photo = file("photos/china.jpg");
     let timing = |pictures: &[Vec<u8>]| server.post_parts("/embed", pictures).ok().header("server-timing").to_owned();
-    assert!(timing(&[photo.clone()]).ends_with(r#"cache;desc="0 of 1""#));
+    assert!(timing(std::slice::from_ref(&photo)).ends_with(r#"cache;desc="0 of 1""#));
     let flower = file("photos/flower.jpg");
     let again = timing(&[flower, photo.clone()]);
     assert!(again.ends_with(r#"cache;desc="1 of 2""#), "{again}");

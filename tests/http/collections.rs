@@ -263,7 +263,7 @@ fn becomes(least: impl Fn() -> f32, is_right: &dyn Fn(f32) -> bool, what: &str) 
         if is_right(least) {
             return least;
         }
-        assert!(began.elapsed() < Duration::from_secs(60), "{what}: still {least}");
+        assert!(began.elapsed() < Duration::from_mins(1), "{what}: still {least}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

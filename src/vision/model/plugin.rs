@@ -44,7 +44,7 @@ pub(super) struct Chosen<'e> {
 ///
 /// # Errors
 /// Where the library cannot be loaded, or offers no such device: a sentence for the user who named it.
-pub(super) fn choose<'e>(environment: &'e Environment, device: Device, threads: usize) -> Result<Option<Chosen<'e>>, String> {
+pub(super) fn choose(environment: &Environment, device: Device, threads: usize) -> Result<Option<Chosen<'_>>, String> {
     let (offers, position) = match device {
         Device::Auto | Device::Cpu | Device::Cuda(_) | Device::TensorRt(_) => return Ok(None),
         Device::OpenVino(hardware) => {
@@ -105,7 +105,7 @@ fn load(environment: &Environment, library: &Path) -> Result<Vec<Offer>, String>
                 DeviceType::CPU => Some(Hardware::Cpu),
                 DeviceType::GPU => Some(Hardware::Gpu),
                 DeviceType::NPU => Some(Hardware::Npu),
-                _ => None,
+                DeviceType::FPGA => None,
             };
             Some(Offer {
                 provider,

@@ -41,7 +41,7 @@ impl Stem {
             bail!("--stem conv halves pictures until a patch is one position: --patch-size {patch_size} is no power of two");
         }
         let first = STRIDE.pow(levels as u32 - 1);
-        if dim % first != 0 {
+        if !dim.is_multiple_of(first) {
             bail!("--stem conv with --patch-size {patch_size} needs a dimension that is a multiple of {first}, not {dim}");
         }
         Ok((0..levels).map(|level| dim >> (levels - 1 - level)).collect())

@@ -199,7 +199,7 @@ impl Learner {
             whole = (whole + &loss)?;
             ibot = Some(PatchValue { loss, teacher: teacher_patches, targets });
         }
-        let gram = self.gram.as_ref().map(|of| self.held_to_anchor(of, global, &seen_patches)).transpose()?;
+        let gram = self.gram.as_ref().map(|of| Self::held_to_anchor(of, global, &seen_patches)).transpose()?;
         if let Some(gram) = &gram {
             whole = (whole + gram)?;
         }
@@ -217,7 +217,7 @@ impl Learner {
     }
 
     /// Gram anchoring's part of the loss, with its weight: all patches of the global views, by student and anchor.
-    fn held_to_anchor(&self, of: &Gram, global: &Tensor, patches: &Tensor) -> Result<Tensor> {
+    fn held_to_anchor(of: &Gram, global: &Tensor, patches: &Tensor) -> Result<Tensor> {
         let places = of.anchor.places(global)?;
         let (_, wanted) = of.anchor.features_at(std::slice::from_ref(global), None, &places, &mut Pass::Frozen)?;
         let pictures = |rows: &Tensor| rows.reshape((global.dim(0)?, (), rows.dim(1)?));

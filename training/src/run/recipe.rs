@@ -29,6 +29,7 @@ pub use preset::Preset;
 /// All settings of a run. In a TOML file they have the names of the flags, without the leading dashes.
 #[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct Recipe {
     /// Backbone to train: `vit_tiny`, `vit_small`, `vit_base`, resnet18 or resnet50. ViT-small with patch 16 is the best start; tiny is for
     /// small data and quick looks. Residual networks want another optimiser and weight decay: see --preset resnet50
