@@ -22,7 +22,7 @@ const BLOCK: usize = 128;
 /// border, less towards the border.
 ///
 /// `features` is `[patches, D]`, `attention` `[heads, patches]`; without attention the distance alone counts. The distance of a patch
-/// is 1 minus the mean cosine to the [`NEIGHBOURS`] border patches that resemble it most. All are 0 where the attention is not finite.
+/// is 1 minus the mean cosine to the five border patches that resemble it most. All are 0 where the attention is not finite.
 pub fn saliency(features: ArrayView2<'_, f32>, attention: Option<ArrayView2<'_, f32>>, grid: PatchGrid) -> Vec<f32> {
     let PatchGrid { rows, columns } = grid;
     let features = normalised(features);
