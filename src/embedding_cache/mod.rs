@@ -1,7 +1,7 @@
 //! Embeddings that were computed before, by the content of their pictures.
 //!
 //! An entry's [`Key`] is a hash of the picture's bytes and of all else that its vectors depend on. Entries are held in memory, within a
-//! bound, and where a folder is named on disk too ([`folder`]). Callers that ask for one key at once share one computation: the first
+//! bound, and where a folder is named on disk too (`folder`). Callers that ask for one key at once share one computation: the first
 //! computes, and the others wait. Where the first fails or leaves, the next one computes for itself.
 
 mod folder;

@@ -16,6 +16,7 @@ pub mod embedding;
 pub mod head;
 mod lanczos;
 pub mod links;
+pub mod mask_defaults;
 pub mod media;
 pub mod model;
 pub mod placement;

@@ -8,7 +8,7 @@ use fs_err as fs;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::segment::MaskDefaults;
+use crate::mask_defaults::MaskDefaults;
 use crate::transform::{MOST_SIDE, Resize, Transform};
 
 /// Bytes of the file; real ones have a few thousand.
@@ -274,7 +274,7 @@ impl Manifest {
         let known = self.layers.iter().all(|layer| (1..=self.depth).contains(layer));
         require(ascending && known, "layers", &format!("must be numbers of blocks from 1 to {}, in ascending order", self.depth))?;
         self.check_transform()?;
-        self.segment.map_or(Ok(()), |segment| segment.check(self.heads as usize))?;
+        self.segment.map_or(Ok(()), |segment| segment.check())?;
         require(is_sha256(&self.source.sha256), "source.sha256", "must be 64 hex digits")?;
         require(!self.files.is_empty(), "files", "must name at least one ONNX file")?;
         for (precision, file) in &self.files {

@@ -2,11 +2,10 @@
 
 use image::RgbImage;
 use image::imageops::{self, FilterType};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
 use super::Mask;
 use super::components::labels;
+use crate::mask_defaults::Refine;
 use crate::transform::PatchGrid;
 
 /// Longer side of a guide in pixels: it bounds time and memory, whatever the picture's size.
@@ -14,21 +13,7 @@ const LONGER_SIDE: u32 = 1024;
 /// Variance of brightness (0 to 1) that counts as an edge: about four grey levels.
 const EPSILON: f32 = 2.5e-4;
 
-/// What is done to the borders of masks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Refine {
-    /// They lie along patches.
-    #[default]
-    None,
-    /// They follow the picture's edges.
-    Guided,
-}
-
 impl Refine {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::None, Self::Guided];
-
     /// The picture that borders follow, where they do; see [`guide`].
     pub fn guide(self, picture: &RgbImage) -> Option<RgbImage> {
         (self == Self::Guided).then(|| guide(picture))

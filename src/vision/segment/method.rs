@@ -1,70 +1,21 @@
 //! The methods, their options, and how what they find becomes objects.
 
+use std::iter;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::{fmt, iter};
 
 use image::RgbImage;
 use ndarray::{ArrayView2, Axis};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
 use super::affinity::normalised;
 use super::components::components;
 use super::distinct::Distinct;
 use super::{Head, LOST_PATCHES, Mask, Object, Patches, attention, background, lost, ncut, principal_components, saliency};
 use crate::cancel;
+use crate::mask_defaults::Method;
 use crate::transform::PatchGrid;
 
-/// How objects are found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[schemars(rename = "MaskMethod")]
-pub enum Method {
-    /// The patches that hold most of the CLS token's attention (DINO).
-    #[default]
-    Attention,
-    /// What does not resemble the patch with the least attention (FOUND's seed).
-    Background,
-    /// The normalised cut of the patches (TokenCut).
-    Ncut,
-    /// What grows from the patch with the fewest similar ones (LOST).
-    Lost,
-    /// One side of the first principal component.
-    Pca,
-    /// What is looked at, lies in the middle, and does not resemble the border ([`saliency`](super::saliency())).
-    Saliency,
-}
-
 impl Method {
-    /// All of them, the default first.
-    pub const ALL: [Self; 6] = [Self::Attention, Self::Background, Self::Ncut, Self::Lost, Self::Pca, Self::Saliency];
-
-    /// Its name in requests and answers.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Attention => "attention",
-            Self::Background => "background",
-            Self::Ncut => "ncut",
-            Self::Lost => "lost",
-            Self::Pca => "pca",
-            Self::Saliency => "saliency",
-        }
-    }
-
-    /// The threshold where none is given: the papers' values. Attention: the share of its mass that is kept. Background and
-    /// ncut: the cosine above which patches are similar. Lost: the least correlation with the seed, whose own is 1. Pca:
-    /// where the first component is cut, in standard deviations. Saliency: where the heat is cut, as a multiple of Otsu's cut.
-    pub fn default_threshold(self) -> f32 {
-        match self {
-            Self::Attention => 0.6,
-            Self::Background => 0.3,
-            Self::Ncut => 0.2,
-            Self::Lost | Self::Pca => 0.0,
-            Self::Saliency => 1.0,
-        }
-    }
-
     /// Whether a model with these outputs can serve the method; asked before a picture is decoded.
     ///
     /// # Errors
@@ -81,12 +32,6 @@ impl Method {
                 need("keys")
             }
         }
-    }
-}
-
-impl fmt::Display for Method {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(self.name())
     }
 }
 
@@ -129,13 +74,7 @@ impl Options {
     /// [`SegmentError`].
     pub fn check(&self, heads: usize) -> Result<(), SegmentError> {
         let (method, threshold) = (self.method, self.threshold());
-        let fits = match method {
-            Method::Attention => threshold > 0.0 && threshold <= 1.0,
-            Method::Background | Method::Ncut | Method::Lost => (-1.0..=1.0).contains(&threshold),
-            Method::Pca => (-100.0..=100.0).contains(&threshold),
-            Method::Saliency => threshold > 0.0 && threshold <= 100.0,
-        };
-        if !fits {
+        if !method.takes(threshold) {
             return Err(SegmentError::Threshold { method, threshold });
         }
         match self.head {

@@ -20,7 +20,6 @@ mod affinity;
 mod attention;
 mod background;
 mod components;
-mod defaults;
 mod distinct;
 mod guided;
 mod heatmap;
@@ -38,14 +37,14 @@ mod structure;
 
 use std::sync::Arc;
 
+pub use crate::mask_defaults::{MaskDefaults, MaskFigures, Method, Refine};
 pub use attention::{Head, head_cells};
 pub use background::{Background, background};
-pub use defaults::{MaskDefaults, MaskFigures};
-pub use guided::{Refine, guide};
+pub use guided::guide;
 pub use heatmap::Heatmap;
 pub use lost::{Expansion, LOST_PATCHES, lost};
 pub use mask::{Mask, PngError, map_png, patch_at};
-pub use method::{Method, Options, SegmentError, Segmentation, segment};
+pub use method::{Options, SegmentError, Segmentation, segment};
 pub use ncut::{Cut, ncut};
 pub use patches::Patches;
 pub use pca::principal_components;
