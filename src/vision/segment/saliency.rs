@@ -81,16 +81,19 @@ pub(super) fn otsu(values: &[f32]) -> f32 {
     let total: f64 = counts.iter().sum();
     let mean = counts.iter().zip(0..).map(|(count, level)| count * f64::from(level)).sum::<f64>() / total;
     let (mut below, mut sum) = (0.0, 0.0);
-    let mut best = (f64::NEG_INFINITY, 0);
+    // The best variance between the classes, and the first and the last level that has it: between the classes there may be a gap.
+    let mut best = (f64::NEG_INFINITY, 0, 0);
     for (level, count) in counts.iter().enumerate().take(LEVELS - 1) {
         below += count / total;
         sum += count / total * level as f64;
         let between = (mean * below - sum).powi(2) / (below * (1.0 - below)).max(f64::MIN_POSITIVE);
         if between > best.0 {
-            best = (between, level);
+            best = (between, level, level);
+        } else if between >= best.0 {
+            best.2 = level;
         }
     }
-    low + width * (best.1 + 1) as f32
+    low + width * ((best.1 + best.2) as f32 / 2.0 + 1.0)
 }
 
 #[cfg(test)]

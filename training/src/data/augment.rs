@@ -68,7 +68,8 @@ impl Augmentation {
             planes.grey();
         }
         if random.random_bool(kind.blur) {
-            planes.blur(uniform(self.blur_sigma, random) as f32);
+            let (low, high) = (self.blur_sigma.0 as f32, self.blur_sigma.1 as f32);
+            planes.blur(if low < high { random.random_range(low..high) } else { low });
         }
         if random.random_bool(kind.solarise) {
             planes.solarise();
