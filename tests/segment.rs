@@ -186,7 +186,7 @@ fn plain_surfaces_gradients_and_noise_score_far_below_photos() {
         RgbImage::from_fn(320, 240, |x, y| Rgb([noise(x, y) as u8, noise(x + 400, y) as u8, noise(x, y + 400) as u8])),
         RgbImage::from_fn(320, 240, |x, y| Rgb([(118 + noise(x, y) % 20) as u8; 3])),
     ];
-    let photos = ["astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg"]
+    let photos = ["astronaut.png", "chelsea.png", "china.jpg", "coffee.png", "rocket.jpg"]
         .map(|name| image::open(root.join("tests/photos").join(name)).unwrap().into_rgb8());
     for method in Method::ALL {
         let nothing: Vec<f32> = nothing.iter().map(|picture| best(picture, method)).collect();

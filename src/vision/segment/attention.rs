@@ -58,7 +58,7 @@ pub(super) fn parts(attention: ArrayView2<'_, f32>, grid: PatchGrid, threshold: 
         let heat: Arc<[f32]> = weights.into();
         for cells in components(&kept, grid.columns) {
             let mass = cells.iter().zip(heat.iter()).filter(|(cell, _)| **cell).map(|(_, weight)| *weight).sum();
-            let contrast = Some(contrast(heat.iter().copied(), &cells, &kept));
+            let contrast = Some(contrast(heat.iter().copied(), &cells, &kept).max(0.0));
             found.push((mass, Part { cells, heat: heat.clone(), contrast }));
         }
     }
@@ -110,7 +110,7 @@ fn entropy(weights: ArrayView1<'_, f32>) -> f32 {
 }
 
 /// (inside - outside) / (inside + outside) of the mean weight per patch of an object's `cells` and of what lies outside of all objects
-/// (not `kept`), 0 to 1.
+/// (not `kept`), -1 to 1.
 pub(super) fn contrast(weights: impl Iterator<Item = f32>, cells: &[bool], kept: &[bool]) -> f32 {
     let [mut inside, mut outside] = [(0, 0.0_f32); 2];
     for (weight, (cell, kept)) in weights.zip(cells.iter().zip(kept)) {
@@ -120,7 +120,7 @@ pub(super) fn contrast(weights: impl Iterator<Item = f32>, cells: &[bool], kept:
         }
     }
     let [inside, outside] = [inside, outside].map(|(count, sum)| sum / f32::max(count as f32, 1.0));
-    ((inside - outside) / (inside + outside).max(f32::MIN_POSITIVE)).clamp(0.0, 1.0)
+    ((inside - outside) / (inside + outside).max(f32::MIN_POSITIVE)).clamp(-1.0, 1.0)
 }
 
 #[cfg(test)]

@@ -227,7 +227,9 @@ pub fn segment(patches: &Patches<'_>, size: (u32, u32), structure: f32, options:
             // How much the object is looked at orders masks by their overlap with the truth better than any difference of features.
             if let Some(attention) = attention.and_then(|heads| heads.mean_axis(Axis(0))) {
                 for part in &mut parts {
-                    part.contrast = Some(attention::contrast(attention.iter().copied(), &part.cells, &kept));
+                    let contrast = attention::contrast(attention.iter().copied(), &part.cells, &kept);
+                    // What differs from the border is an object even where it is looked at less than what surrounds it.
+                    part.contrast = Some(f32::midpoint(1.0, contrast));
                 }
             }
             parts

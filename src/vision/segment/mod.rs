@@ -59,8 +59,9 @@ pub struct Object {
     /// Where it is.
     pub mask: Mask,
     /// How far it stands out, between 0 and 1; close to 0 in a picture without an object. The picture's [`structure()`] times,
-    /// for [`Method::Attention`] and [`Method::Saliency`], the contrast (inside - outside) / (inside + outside) of the mean attention per patch,
-    /// outside being what no object covers; for the others, 1 minus the cosine between the mean features inside and outside.
+    /// for [`Method::Attention`], the contrast (inside - outside) / (inside + outside) of the mean attention per patch,
+    /// outside being what no object covers; for [`Method::Saliency`] with attention, half of 1 plus that contrast; for the others,
+    /// 1 minus the cosine between the mean features inside and outside.
     /// What lies around an object differs from it as much as it does from that: of such a difference a later object keeps the
     /// share of what the earlier ones left that it leaves in turn, and no score is above that of the object before.
     pub score: f32,
