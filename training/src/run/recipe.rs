@@ -1,12 +1,14 @@
 //! A training run's settings: the public script's flags under their own names, and ours.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 use clap::ValueEnum;
 use dino_vision::transform::{IMAGENET_MEAN, IMAGENET_STD, Interpolation, Resize, Transform};
 use serde::{Deserialize, Serialize};
 
 mod arch;
+mod check;
 mod preset;
+mod schedules;
 
 use crate::backbone::BackboneConfig;
 use crate::backbone::resnet::{Kind, ResnetConfig};
@@ -16,15 +18,15 @@ use crate::data::augment::Augmentation;
 use crate::dino::gram::Negatives;
 use crate::dino::head::HeadConfig;
 use crate::dino::ibot::Ibot;
-use crate::dino::learner::{Learner, Step};
+use crate::dino::learner::Learner;
 use crate::dino::loss::Centering;
 use crate::dino::masks::Masking;
-use crate::dino::optimizer::{Algorithm, Settings};
-use crate::dino::schedule::{Cosine, TeacherTemperature};
+use crate::dino::optimizer::Algorithm;
 use crate::dino::sinkhorn::Queue;
 use crate::kernels::matmul::{Precision, has_bf16};
 pub use arch::Arch;
 pub use preset::Preset;
+pub use schedules::Schedules;
 
 /// All settings of a run. In a TOML file they have the names of the flags, without the leading dashes.
 #[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
@@ -290,154 +292,7 @@ impl Default for Recipe {
     }
 }
 
-/// All schedules of a run.
-#[derive(Clone, Copy, Debug)]
-pub struct Schedules {
-    lr: Cosine,
-    weight_decay: Cosine,
-    momentum: Cosine,
-    temperature: TeacherTemperature,
-    clip: f64,
-    frozen_epochs: usize,
-    steps_per_epoch: usize,
-}
-
-impl Schedules {
-    /// What they say of a step, counted from the start of the run.
-    pub fn at(&self, step: usize) -> Step {
-        let epoch = step / self.steps_per_epoch.max(1);
-        Step {
-            optimizer: Settings {
-                lr: self.lr.at(step),
-                weight_decay: self.weight_decay.at(step),
-                clip: self.clip,
-                freeze_last_layer: epoch < self.frozen_epochs,
-            },
-            momentum: self.momentum.at(step),
-            teacher_temp: self.temperature.at(epoch),
-        }
-    }
-}
-
 impl Recipe {
-    /// Checks what one setting alone cannot show.
-    ///
-    /// # Errors
-    /// Names the setting, and what it should be.
-    pub fn check(&self) -> Result<()> {
-        for (name, size) in [("global-crops-size", self.global_crops_size), ("local-crops-size", self.local_crops_size)] {
-            let patch = if self.arch.is_resnet() { 1 } else { self.patch_size };
-            ensure!(patch > 0 && size >= patch && size.is_multiple_of(patch), "--{name} {size} is no multiple of --patch-size {patch}");
-            ensure!(size <= 4096, "--{name} {size} is more than 4096");
-        }
-        for (name, scale) in [("global-crops-scale", &self.global_crops_scale), ("local-crops-scale", &self.local_crops_scale)] {
-            let [low, high] = scale[..] else { bail!("--{name} takes two numbers") };
-            ensure!(
-                0.0 < low && low <= high && high <= 1.0,
-                "--{name} {low} {high}: two shares are wanted, the lower first, above 0 and at most 1"
-            );
-        }
-        let [low, high] = self.blur_sigma[..] else { bail!("--blur-sigma takes two numbers") };
-        // A crop's own side bounds the work of a blur.
-        ensure!(
-            0.0 < low && low <= high && high <= 64.0,
-            "--blur-sigma {low} {high}: two deviations are wanted, the lower first, above 0 and at most 64"
-        );
-        let positive = [
-            ("batch-size-per-gpu", self.batch_size_per_gpu),
-            ("accumulate", self.accumulate),
-            ("epochs", self.epochs),
-            ("out-dim", self.out_dim),
-            ("head-hidden-dim", self.head_hidden_dim),
-            ("head-bottleneck-dim", self.head_bottleneck_dim),
-        ];
-        for (name, value) in positive {
-            ensure!(value > 0, "--{name} must be at least 1");
-        }
-        ensure!(self.shrink != Some(0), "--shrink must be at least 1");
-        ensure!(self.local_crops_number <= 64, "--local-crops-number {} is more than 64", self.local_crops_number);
-        let temperatures = [("teacher-temp", self.teacher_temp), ("warmup-teacher-temp", self.warmup_teacher_temp)];
-        for (name, value) in temperatures {
-            ensure!(value > 0.0 && value.is_finite(), "--{name} {value} must be above 0");
-        }
-        for (name, value) in [("momentum-teacher", self.momentum_teacher), ("drop-path-rate", self.drop_path_rate)] {
-            ensure!((0.0..1.0).contains(&value), "--{name} {value} must be from 0 up to, but not, 1");
-        }
-        ensure!((0.0..=1.0).contains(&self.center_momentum), "--center-momentum {} must be from 0 to 1", self.center_momentum);
-        let rates = [
-            ("lr", self.lr),
-            ("min-lr", self.min_lr),
-            ("weight-decay", self.weight_decay),
-            ("weight-decay-end", self.weight_decay_end),
-            ("clip-grad", self.clip_grad),
-            ("koleo-loss-weight", self.koleo_loss_weight.unwrap_or(0.0)),
-            ("ibot-loss-weight", self.ibot_loss_weight),
-            ("gram-loss-weight", self.gram_loss_weight),
-            ("layer-scale", f64::from(self.layer_scale.unwrap_or(0.0))),
-        ];
-        for (name, value) in rates {
-            ensure!(value >= 0.0 && value.is_finite(), "--{name} {value} must be a number of at least 0");
-        }
-        ensure!(
-            self.warmup_epochs <= self.epochs,
-            "--warmup-epochs {} is more than --epochs {}: lower it",
-            self.warmup_epochs,
-            self.epochs
-        );
-        ensure!(
-            self.precision != PrecisionChoice::Bf16 || has_bf16(),
-            "--precision bf16 needs a processor that multiplies bfloat16 values (Intel AMX or AVX512-BF16), which this one does not: use auto or f32"
-        );
-        ensure!(
-            self.sinkhorn_queue == 0 || self.centering == Centering::SinkhornKnopp,
-            "--sinkhorn-queue is for --centering sinkhorn_knopp: give both, or neither"
-        );
-        let shares =
-            [("mask-probability", self.mask_probability), ("mask-ratio-min", self.mask_ratio_min), ("mask-ratio-max", self.mask_ratio_max)];
-        for (name, value) in shares {
-            ensure!((0.0..=1.0).contains(&value), "--{name} {value} must be from 0 to 1");
-        }
-        ensure!(self.mask_ratio_min <= self.mask_ratio_max, "--mask-ratio-min is above --mask-ratio-max: give the lower share first");
-        ensure!(self.ibot_out_dim != Some(0), "--ibot-out-dim must be at least 1");
-        ensure!(
-            self.ibot_out_dim.is_none() || self.ibot_head().is_some(),
-            "--ibot-out-dim is for --method dinov2 with --ibot-separate-head true"
-        );
-        self.check_backbone()
-    }
-
-    fn check_backbone(&self) -> Result<()> {
-        match self.backbone() {
-            BackboneConfig::Vit(VitConfig { heads, depth, dim, patch_size, stem, .. }) => {
-                ensure!(
-                    heads > 0 && depth > 0 && dim > 0 && dim.is_multiple_of(heads),
-                    "a backbone of dim {dim}, depth {depth} and {heads} heads cannot be built: dim must be a multiple of heads"
-                );
-                stem.channels(patch_size, dim)?;
-            }
-            BackboneConfig::Resnet(resnet) => {
-                let arch = self.arch;
-                let plain = self.stem == Stem::Patch
-                    && self.registers == 0
-                    && self.layer_scale.is_none()
-                    && self.method == Method::Dino
-                    && self.gram_loss_weight == 0.0;
-                ensure!(
-                    plain,
-                    "--stem, --registers, --layer-scale, --gram-loss-weight and --method dinov2 are for ViTs: leave them out with --arch {arch}"
-                );
-                ensure!(
-                    self.depth.is_none() && self.heads.is_none(),
-                    "--depth and --heads are for ViTs: leave them out with --arch {arch}"
-                );
-                let step = ResnetConfig { width: 1, ..resnet }.dim();
-                let dim = self.dim.unwrap_or(resnet.dim());
-                ensure!(dim > 0 && dim.is_multiple_of(step), "--dim {dim}: the dimension of a {arch} must be a multiple of {step}");
-            }
-        }
-        Ok(())
-    }
-
     /// With `auto` replaced by what it comes to on this machine, so that a change of machine is noticed.
     #[must_use]
     pub fn resolved(&self) -> Self {
@@ -555,30 +410,6 @@ impl Recipe {
         }
     }
 
-    /// Pictures of one step over all processes.
-    pub fn pictures_per_step(&self, processes: usize) -> usize {
-        self.batch_size_per_gpu.saturating_mul(self.accumulate).saturating_mul(processes)
-    }
-
-    /// Schedules over the run.
-    pub fn schedules(&self, steps_per_epoch: usize, processes: usize) -> Schedules {
-        let steps = self.epochs * steps_per_epoch;
-        let cosine = |base, last, warmup| Cosine { start: 0.0, base, last, warmup, steps };
-        Schedules {
-            lr: cosine(self.lr * self.pictures_per_step(processes) as f64 / 256.0, self.min_lr, self.warmup_epochs * steps_per_epoch),
-            weight_decay: cosine(self.weight_decay, self.weight_decay_end, 0),
-            momentum: cosine(self.momentum_teacher, 1.0, 0),
-            temperature: TeacherTemperature {
-                start: self.warmup_teacher_temp,
-                base: self.teacher_temp,
-                warmup: self.warmup_teacher_temp_epochs,
-            },
-            clip: self.clip_grad,
-            frozen_epochs: self.freeze_last_layer,
-            steps_per_epoch,
-        }
-    }
-
     /// Names of settings that differ from another recipe's, as `name: theirs -> ours`.
     pub fn differences(&self, other: &Self) -> Vec<(String, String)> {
         let table = |recipe: &Self| serde_json::to_value(recipe).ok().and_then(|v| v.as_object().cloned()).unwrap_or_default();
@@ -616,23 +447,6 @@ pub const FIXED: [&str; 19] = [
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_defaults_are_sound_and_bad_settings_are_named() {
-        Recipe::default().check().unwrap();
-        let bad = |change: fn(&mut Recipe)| {
-            let mut recipe = Recipe::default();
-            change(&mut recipe);
-            recipe.check().unwrap_err().to_string()
-        };
-        assert!(bad(|r| r.global_crops_size = 100).contains("--global-crops-size 100"));
-        assert!(bad(|r| r.local_crops_scale = vec![0.4, 0.05]).contains("--local-crops-scale"));
-        assert!(bad(|r| r.teacher_temp = 0.0).contains("--teacher-temp"));
-        assert!(bad(|r| r.heads = Some(5)).contains("heads"));
-        assert!(bad(|r| r.warmup_epochs = 200).contains("--warmup-epochs"));
-        assert!(bad(|r| r.shrink = Some(0)).contains("--shrink"));
-        assert!(bad(|r| r.lr = f64::NAN).contains("--lr"));
-    }
 
     #[test]
     fn every_fixed_setting_exists() {
