@@ -27,6 +27,7 @@ mod map;
 #[path = "../markdown/mod.rs"]
 mod markdown;
 mod metrics;
+mod min_similarity;
 mod openai;
 mod openvino;
 mod page;
