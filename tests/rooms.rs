@@ -62,9 +62,9 @@ const TRAINING: Walls = &[
     ("data", &[]),
     ("weights", &["backbone", "data", "kernels"]),
     ("dino", &["backbone", "exchange", "kernels", "ops"]),
-    ("show", &["backbone", "files", "log"]),
+    ("show", &["backbone", "files", "log", "protobuf"]),
     ("evaluate", &["backbone", "data", "files", "log", "show"]),
-    ("export", &["process", "weights"]),
+    ("export", &["process", "protobuf", "weights"]),
     ("run", &["backbone", "data", "device", "dino", "evaluate", "exchange", "files", "kernels", "log", "ops", "show", "weights"]),
     ("finetune", &["backbone", "dino", "exchange", "files", "run"]),
     (

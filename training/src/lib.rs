@@ -16,6 +16,7 @@ pub mod kernels;
 pub mod log;
 pub mod ops;
 pub mod process;
+pub mod protobuf;
 pub mod run;
 pub mod show;
 pub mod weights;

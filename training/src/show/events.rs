@@ -11,6 +11,7 @@ use anyhow::Result;
 use serde_json::Value;
 
 use crate::log::Line;
+use crate::protobuf::{key, message, varint_field};
 
 /// An open event file.
 #[derive(Debug)]
@@ -79,31 +80,6 @@ fn scalar(summary: &mut Vec<u8>, tag: &str, value: &Value) {
 fn checksum(bytes: &[u8]) -> [u8; 4] {
     const MASK: u32 = 0xa282_ead8;
     crc32c::crc32c(bytes).rotate_right(15).wrapping_add(MASK).to_le_bytes()
-}
-
-/// The key of a protobuf field: its number, and how its value is written.
-fn key(field: u64, wire: u64) -> Vec<u8> {
-    varint(field << 3 | wire)
-}
-
-fn varint_field(field: u64, value: u64) -> Vec<u8> {
-    [key(field, 0), varint(value)].concat()
-}
-
-/// A field with a length: text, or a message.
-fn message(field: u64, content: &[u8]) -> Vec<u8> {
-    [key(field, 2), varint(content.len() as u64), content.to_vec()].concat()
-}
-
-/// Seven bits a byte, lowest first.
-fn varint(mut value: u64) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    while value >= 0x80 {
-        bytes.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    bytes.push(value as u8);
-    bytes
 }
 
 #[cfg(test)]

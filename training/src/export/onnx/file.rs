@@ -11,6 +11,7 @@ use fs_err::File;
 use sha2::{Digest as _, Sha256};
 
 use super::graph::{Constant, Graph};
+use crate::protobuf::{self, field_of, header, varint_field};
 use crate::weights::hex;
 
 /// The most that a Protocol Buffers message, and so an ONNX file that needs no other, can hold, less what the nodes take.
@@ -90,15 +91,13 @@ fn encode(graph: &Graph<'_>, file: &str, outside: &Places, sink: &mut Sink<impl 
         .zip(&heads)
         .map(|((name, constant), head)| head.len() + if outside.contains_key(name) { 0 } else { constant.payload.len() })
         .collect();
-    let framed: usize = lengths.iter().map(|length| key(INITIALIZER).len() + varint(*length as u64).len() + length).sum();
+    let framed: usize = lengths.iter().map(|length| header(INITIALIZER, *length as u64).len() + length).sum();
     sink.put(&message[..key_at])?;
-    sink.put(&key(GRAPH))?;
-    sink.put(&varint((inner.len() + framed) as u64))?;
+    sink.put(&header(GRAPH, (inner.len() + framed) as u64))?;
     sink.put(&message[inner.clone()])?;
     let mut places = Places::new();
     for (((name, constant), head), length) in graph.constants().zip(&heads).zip(lengths) {
-        sink.put(&key(INITIALIZER))?;
-        sink.put(&varint(length as u64))?;
+        sink.put(&header(INITIALIZER, length as u64))?;
         sink.put(head)?;
         if !outside.contains_key(name) {
             places.insert(name.to_owned(), Place { file: file.to_owned(), start: sink.position, length: constant.payload.len() });
@@ -125,77 +124,22 @@ const EXTERNAL: u64 = 1;
 fn head(name: &str, constant: &Constant<'_>, outside: Option<&Place>) -> Vec<u8> {
     let mut head = Vec::new();
     for side in &constant.shape {
-        head.extend(number(DIMS, *side as u64));
+        head.extend(varint_field(DIMS, *side as u64));
     }
-    head.extend(number(DATA_TYPE, constant.data_type as u64));
-    head.extend(bytes(NAME, name.as_bytes()));
+    head.extend(varint_field(DATA_TYPE, constant.data_type as u64));
+    head.extend(protobuf::message(NAME, name.as_bytes()));
     if let Some(Place { file, start, length }) = outside {
         for (key, value) in [("location", file.clone()), ("offset", start.to_string()), ("length", length.to_string())] {
-            head.extend(bytes(EXTERNAL_DATA, &[bytes(1, key.as_bytes()), bytes(2, value.as_bytes())].concat()));
+            head.extend(protobuf::message(
+                EXTERNAL_DATA,
+                &[protobuf::message(1, key.as_bytes()), protobuf::message(2, value.as_bytes())].concat(),
+            ));
         }
-        head.extend(number(DATA_LOCATION, EXTERNAL));
+        head.extend(varint_field(DATA_LOCATION, EXTERNAL));
     } else {
-        head.extend(key(RAW_DATA));
-        head.extend(varint(constant.payload.len() as u64));
+        head.extend(header(RAW_DATA, constant.payload.len() as u64));
     }
     head
-}
-
-/// Where the key of a field of bytes starts in a message, and where its content is.
-fn field_of(message: &[u8], field: u64) -> Option<(usize, std::ops::Range<usize>)> {
-    let mut at = 0;
-    while at < message.len() {
-        let start = at;
-        let key = read_varint(message, &mut at)?;
-        match key & 7 {
-            0 => _ = read_varint(message, &mut at)?,
-            2 => {
-                let length = read_varint(message, &mut at)? as usize;
-                if key >> 3 == field {
-                    return Some((start, at..at + length));
-                }
-                at += length;
-            }
-            _ => return None,
-        }
-    }
-    None
-}
-
-fn read_varint(message: &[u8], at: &mut usize) -> Option<u64> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let byte = *message.get(*at)?;
-        *at += 1;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            return Some(value);
-        }
-    }
-    None
-}
-
-fn varint(mut value: u64) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    while value >= 0x80 {
-        bytes.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    bytes.push(value as u8);
-    bytes
-}
-
-/// The key of a field of bytes.
-fn key(field: u64) -> Vec<u8> {
-    varint(field << 3 | 2)
-}
-
-fn bytes(field: u64, content: &[u8]) -> Vec<u8> {
-    [key(field), varint(content.len() as u64), content.to_vec()].concat()
-}
-
-fn number(field: u64, value: u64) -> Vec<u8> {
-    [varint(field << 3), varint(value)].concat()
 }
 
 /// What is written to, with the hash and the number of the bytes.
