@@ -13,12 +13,12 @@ use super::checkpoint;
 use crate::export::LastBlocks;
 use crate::{export, weights};
 
-/// The flags that say how a backbone is run.
-#[derive(Clone, Debug, clap::Args)]
-pub struct Running {
+/// The flags that say where a model runs, and in which precision.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct DeviceArgs {
     /// Precision to run with.
     #[arg(long, default_value = "f32")]
-    precision: Precision,
+    pub precision: Precision,
     /// Where the model runs: auto (the fastest that is there), cpu, cuda[:N], tensorrt[:N], openvino[:CPU|GPU|NPU] or
     /// plugin:PATH[:N].
     #[arg(long, default_value = "auto")]
@@ -26,6 +26,21 @@ pub struct Running {
     /// Use a device although it does not compute what ONNX Runtime's CPU computes.
     #[arg(long)]
     trust_device: bool,
+}
+
+impl DeviceArgs {
+    /// Sessions as they say.
+    pub fn options(&self) -> SessionOptions {
+        let Self { device, precision, trust_device } = *self;
+        SessionOptions { device, precision, trust_device, ..SessionOptions::default() }
+    }
+}
+
+/// The flags that say how a backbone is run.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Running {
+    #[command(flatten)]
+    device: DeviceArgs,
     #[command(flatten)]
     reading: checkpoint::Args,
 }
@@ -67,11 +82,9 @@ impl Running {
     /// # Errors
     /// If it is neither, or is not fetched.
     pub fn open(&self, model: &Location, last_blocks: usize) -> anyhow::Result<Backbone> {
-        let model = model.fetch(&Want::Either { precision: self.precision.to_string() })?.path;
-        let Self { device, precision, trust_device, .. } = *self;
-        let options = SessionOptions { device, precision, trust_device, ..SessionOptions::default() };
+        let model = model.fetch(&Want::Either { precision: self.device.precision.to_string() })?.path;
         let checkpoint = self.reading.options(None);
-        Backbone::open(&model, options, checkpoint, last_blocks)
+        Backbone::open(&model, self.device.options(), checkpoint, last_blocks)
     }
 }
 

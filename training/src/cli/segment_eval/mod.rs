@@ -13,13 +13,14 @@ use dino_vision::bulk::names::Finder;
 use dino_vision::bulk::{self, tree};
 use dino_vision::cores;
 use dino_vision::media::{self, Limits};
-use dino_vision::model::{Device, Manifest, Model, Precision, Session, SessionOptions};
+use dino_vision::model::{Manifest, Model, Session, SessionOptions};
 use dino_vision::placement::{Placement, Workload};
 use dino_vision::segment::Method;
 use image::RgbImage;
 
 use self::untrained::untrained;
 use self::view::{View, centred_box};
+use super::backbone::DeviceArgs;
 use crate::evaluate::drawn;
 use crate::evaluate::segmentation::{Figures, Prediction, Tally, Truth};
 
@@ -55,16 +56,8 @@ pub struct Args {
     /// Measure beside them a centred box, contrast of colours, and an untrained transformer of the model's shape.
     #[arg(long)]
     baselines: bool,
-    /// Precision to run the model in.
-    #[arg(long, default_value = "f32")]
-    precision: Precision,
-    /// Where the model runs: auto (the fastest that is there), cpu, cuda[:N], tensorrt[:N], openvino[:CPU|GPU|NPU] or
-    /// plugin:PATH[:N].
-    #[arg(long, default_value = "auto")]
-    device: Device,
-    /// Use a device although it does not compute what ONNX Runtime's CPU computes.
-    #[arg(long)]
-    trust_device: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 /// Runs the verb.
@@ -74,7 +67,7 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let pairs = pairs(args)?;
     let mut tallies = Tallies::default();
-    let path = args.model.fetch(&Want::Graph { precision: args.precision.to_string() })?.path;
+    let path = args.model.fetch(&Want::Graph { precision: args.device.precision.to_string() })?.path;
     let model = Model::open(&path)?;
     if args.recommend {
         return recommend::run(args, &model, &path, &pairs);
@@ -165,8 +158,7 @@ fn decode(path: &Path) -> anyhow::Result<RgbImage> {
 }
 
 fn session(args: &Args, model: &Model) -> anyhow::Result<Session> {
-    let Args { device, precision, trust_device, .. } = *args;
-    let options = SessionOptions { device, precision, trust_device, threads: cores::available(), ..SessionOptions::default() };
+    let options = SessionOptions { threads: cores::available(), ..args.device.options() };
     Ok(Placement::of(model, &options, Workload { sessions: Some(1), batch: None })?.sessions.remove(0).0)
 }
 
