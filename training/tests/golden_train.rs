@@ -7,27 +7,19 @@ mod golden;
 use candle_core::{Device, Tensor};
 use dino_train::backbone::vit::VitConfig;
 use dino_train::dino::accumulate::Accumulated;
-use dino_train::dino::head::HeadConfig;
 use dino_train::dino::learner::{Learner, Step, Views};
 use dino_train::dino::network::Network;
 use dino_train::dino::optimizer::{Algorithm, Settings};
 use dino_train::dino::schedule::Cosine;
 use dino_train::exchange::alone;
-use dino_train::kernels::matmul::Precision;
 use golden::{Golden, TOLERANCE, compare, compare_values};
-use rand::SeedableRng;
 use serde_json::Value;
 
 /// AdamW turns the rounding noise of a gradient that is truly zero, that of the keys' bias, into steps.
 const KEY_BIAS_TOLERANCE: f32 = 5e-3;
 
 fn description() -> Value {
-    let path = golden::folder().join("golden.json");
-    serde_json::from_str(&std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))).unwrap()
-}
-
-fn random() -> rand_chacha::ChaCha8Rng {
-    rand_chacha::ChaCha8Rng::seed_from_u64(0)
+    golden::description("golden.json")
 }
 
 fn learner(file: &Golden, description: &Value) -> Learner {
@@ -40,16 +32,8 @@ fn learner(file: &Golden, description: &Value) -> Learner {
         heads: size("heads"),
         ..VitConfig::default()
     };
-    let head = HeadConfig {
-        dim: size("dim"),
-        hidden: size("hidden"),
-        bottleneck: size("bottleneck"),
-        out: size("out"),
-        batch_norm: false,
-        norm_last_layer: false,
-        precision: Precision::F32,
-    };
-    let student = Network::new(backbone, head, &mut random(), &Device::Cpu).unwrap();
+    let head = golden::head(size);
+    let student = Network::new(backbone, head, &mut golden::random(), &Device::Cpu).unwrap();
     for (group, entry) in student.entries() {
         let tensor = file.get(&format!("student.init.{}", entry.name));
         assert_eq!(tensor.dims(), entry.shape, "{}", entry.name);
@@ -103,8 +87,9 @@ fn golden_train_steps() {
     for (i, expected) in steps.iter().enumerate() {
         let (global, local) = crops(&file, i);
         let step = step(&description, i);
-        let batch =
-            learner.gradients(Views { global: &global, local: Some(&local), masks: None }, step.teacher_temp, &mut random()).unwrap();
+        let batch = learner
+            .gradients(Views { global: &global, local: Some(&local), masks: None }, step.teacher_temp, &mut golden::random())
+            .unwrap();
         let loss = batch.value.loss.to_scalar::<f32>().unwrap();
         compare_values(&[loss], &[expected["loss"].as_f64().unwrap() as f32], TOLERANCE).unwrap_or_else(|e| panic!("loss {i}: {e}"));
         let entropy = batch.value.teacher_entropy.to_scalar::<f32>().unwrap();

@@ -16,18 +16,11 @@ use dino_train::dino::masks::Masks;
 use dino_train::dino::network::Network;
 use dino_train::dino::optimizer::{Algorithm, Settings};
 use dino_train::exchange::alone;
-use dino_train::kernels::matmul::Precision;
 use golden::{Golden, TOLERANCE, compare_relative, compare_values};
-use rand::SeedableRng;
 use serde_json::Value;
 
 fn description() -> Value {
-    let path = golden::folder().join("golden_v2.json");
-    serde_json::from_str(&std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))).unwrap()
-}
-
-fn random() -> rand_chacha::ChaCha8Rng {
-    rand_chacha::ChaCha8Rng::seed_from_u64(0)
+    golden::description("golden_v2.json")
 }
 
 /// The name of a parameter in the golden files.
@@ -49,18 +42,10 @@ fn learner(file: &Golden, description: &Value, case: &Value) -> Learner {
         mask_token: true,
         ..VitConfig::default()
     };
-    let head = HeadConfig {
-        dim: size("dim"),
-        hidden: size("hidden"),
-        bottleneck: size("bottleneck"),
-        out: size("out"),
-        batch_norm: false,
-        norm_last_layer: false,
-        precision: Precision::F32,
-    };
-    let mut student = Network::new(backbone, head, &mut random(), &Device::Cpu).unwrap();
+    let head = golden::head(size);
+    let mut student = Network::new(backbone, head, &mut golden::random(), &Device::Cpu).unwrap();
     if case["separate_head"] == true {
-        student = student.with_ibot_head(HeadConfig { out: size("ibot_out"), ..head }, &mut random(), &Device::Cpu).unwrap();
+        student = student.with_ibot_head(HeadConfig { out: size("ibot_out"), ..head }, &mut golden::random(), &Device::Cpu).unwrap();
     }
     let mut learner = Learner::new(student, Algorithm::Adamw, alone()).unwrap();
     for (network, name) in [(&learner.student, "student"), (&learner.teacher, "teacher")] {
@@ -93,7 +78,7 @@ fn gradients(learner: &Learner, file: &Golden, case: &Value) -> Gradients {
     let masked: Vec<Vec<bool>> = masked.iter().map(|mask| mask.iter().map(|masked| *masked > 0.0).collect()).collect();
     let masks = Masks::new(&masked, &Device::Cpu).unwrap();
     let views = Views { global: &global, local: Some(&local), masks: Some(&masks) };
-    learner.gradients(views, case["teacher_temp"].as_f64().unwrap(), &mut random()).unwrap()
+    learner.gradients(views, case["teacher_temp"].as_f64().unwrap(), &mut golden::random()).unwrap()
 }
 
 /// The first thing in which a batch differs from a case.

@@ -5,6 +5,10 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use candle_core::{DType, Device, Tensor};
+use dino_train::dino::head::HeadConfig;
+use dino_train::kernels::matmul::Precision;
+use rand::SeedableRng as _;
+use serde_json::Value;
 
 /// Absolute and relative tolerance.
 pub(crate) const TOLERANCE: f32 = 1e-4;
@@ -12,6 +16,30 @@ pub(crate) const TOLERANCE: f32 = 1e-4;
 /// The folder of golden files: `DINO_GOLDEN`, else the repository's copy.
 pub(crate) fn folder() -> PathBuf {
     std::env::var_os("DINO_GOLDEN").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/golden"), PathBuf::from)
+}
+
+/// What the file `name` says of the golden tensors.
+pub(crate) fn description(name: &str) -> Value {
+    let path = folder().join(name);
+    serde_json::from_str(&std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))).unwrap()
+}
+
+/// Fresh weights, which the golden ones replace.
+pub(crate) fn random() -> rand_chacha::ChaCha8Rng {
+    rand_chacha::ChaCha8Rng::seed_from_u64(0)
+}
+
+/// The head that a description's `size`s give.
+pub(crate) fn head(size: impl Fn(&str) -> usize) -> HeadConfig {
+    HeadConfig {
+        dim: size("dim"),
+        hidden: size("hidden"),
+        bottleneck: size("bottleneck"),
+        out: size("out"),
+        batch_norm: false,
+        norm_last_layer: false,
+        precision: Precision::F32,
+    }
 }
 
 /// The tensors of one file.

@@ -11,6 +11,7 @@ use clap::Parser;
 use dino_train::data::augment::Augmentation;
 use dino_train::data::loader::generator;
 use dino_train::data::pictures::Pictures;
+use dino_train::run::recipe::Recipe;
 
 #[derive(Parser)]
 struct Args {
@@ -24,14 +25,8 @@ struct Args {
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    let augmentation = Augmentation {
-        global_size: 224,
-        global_scale: (0.4, 1.0),
-        local_crops: 8,
-        local_size: 96,
-        local_scale: (0.05, 0.4),
-        blur_sigma: (0.1, 2.0),
-    };
+    // The public script's crops.
+    let augmentation = Recipe::default().augmentation()?;
     println!("{}", serde_json::json!({ "cached": speed(&args, &augmentation, 4 << 30)?, "decoded": speed(&args, &augmentation, 0)? }));
     Ok(())
 }
