@@ -52,6 +52,7 @@ const VISION: Walls = &[
 
 const TRAINING: Walls = &[
     ("process", &[]),
+    ("protobuf", &[]),
     ("files", &[]),
     ("kernels", &[]),
     ("exchange", &[]),
