@@ -81,16 +81,23 @@ impl Folder {
         let path = self.file(key);
         // Before memory is taken: what is larger was not written here.
         let length = std::fs::metadata(&path).ok()?.len();
-        let bytes = if length <= self.most { fs::read(&path) } else { Err(io::Error::other("it is larger than the folder may be")) };
-        match bytes.and_then(|bytes| decode(key, &bytes).ok_or_else(|| io::Error::other("it is damaged"))) {
-            Ok(embedded) => Some(embedded),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "an entry of the cache of embeddings is left out and removed");
-                self.remove(&File { path, bytes: length, modified: SystemTime::UNIX_EPOCH });
-                None
+        let decoded = if length > self.most {
+            None
+        } else {
+            match fs::read(&path) {
+                Ok(bytes) => decode(key, &bytes),
+                Err(error) => {
+                    // The entry may be whole, and read another time.
+                    tracing::warn!(path = %path.display(), %error, "an entry of the cache of embeddings cannot be read");
+                    return None;
+                }
             }
+        };
+        if decoded.is_none() {
+            tracing::warn!(path = %path.display(), "a damaged entry of the cache of embeddings is removed");
+            self.remove(&File { path, bytes: length, modified: SystemTime::UNIX_EPOCH });
         }
+        decoded
     }
 
     /// Keeps an entry. A disk that does not take it costs the entry, and a line in the log.

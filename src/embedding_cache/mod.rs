@@ -18,7 +18,10 @@ use std::{
 
 use dino_vision::transform::PatchGrid;
 use ndarray::Array3;
-use quick_cache::{Weighter, sync::Cache};
+use quick_cache::{
+    DefaultHashBuilder, OptionsBuilder, Weighter,
+    sync::{Cache, DefaultLifecycle},
+};
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
@@ -97,6 +100,11 @@ impl Embedded {
     }
 }
 
+/// Least share of the memory that a part of the cache with a lock of its own has: all patches of a large picture fit.
+const LEAST_SHARD: u64 = 128 << 20;
+/// Most such parts.
+const MOST_SHARDS: u64 = 64;
+
 /// Counts an entry by its memory.
 #[derive(Clone)]
 struct Bytes;
@@ -121,7 +129,12 @@ impl EmbeddingCache {
     fn new(bytes: u64, folder: Option<Arc<Folder>>) -> Self {
         let entries = (bytes / USUAL).clamp(1, MOST_RESERVED) as usize;
         let writes = Arc::new(Semaphore::new(MOST_WRITES));
-        Self { memory: Cache::with_weighter(entries, bytes, Bytes), folder, writes, counts: std::array::from_fn(|_| AtomicU64::new(0)) }
+        // The bound is divided among the shards, and an entry has to fit into one.
+        let shards = (bytes / LEAST_SHARD).clamp(1, MOST_SHARDS) as usize;
+        let options = OptionsBuilder::new().estimated_items_capacity(entries).weight_capacity(bytes).shards(shards).build();
+        let options = options.expect("capacities are given");
+        let memory = Cache::with_options(options, Bytes, DefaultHashBuilder::default(), DefaultLifecycle::default());
+        Self { memory, folder, writes, counts: std::array::from_fn(|_| AtomicU64::new(0)) }
     }
 
     /// The embedding of this key, and where it came from; `compute` makes it where it is not known. A failure is that of this caller alone.

@@ -46,7 +46,7 @@ pub(super) async fn embed(app: &App, served: &Arc<Served>, pictures: Vec<Bytes>,
         app,
         served,
         tokens,
-        recipe: served.embedding_recipe(tokens.pooling, tokens.layer).into(),
+        recipe: app.embeddings.as_ref().map(|_| served.embedding_recipe(tokens.pooling, tokens.layer)).unwrap_or_default().into(),
         deadline: request_context::deadline().unwrap_or_else(|| Instant::now() + app.limits.time),
     };
     let embedder = &embedder;

@@ -9,14 +9,18 @@ use std::{
 use parking_lot::Mutex;
 use tokio::time::timeout;
 
-use super::{App, collections::search_pool, problem::Problem, single_flight::SingleFlight};
+use super::{App, collections::search_pool, problem::Problem, request_context, single_flight::SingleFlight};
 use crate::{
     index::{Collection, CollectionName, MinSimilarity},
     serving::{Panicked, Pool},
 };
 
-/// Longest wait of a request for a measurement, which goes on meanwhile.
+/// Longest wait of a request for a collection's first measurement, which goes on meanwhile; at most half of the time that it has left.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// The same where there is an earlier value.
+const SHORT_WAIT: Duration = Duration::from_millis(200);
+/// How long a value is used for other content of about the same size: items may have been replaced.
+const INEXACT_FOR: Duration = Duration::from_mins(5);
 /// The value where there is none after that wait: it asks all.
 const ASKS_ALL: f32 = 0.0;
 /// A database reads a whole table to answer whether a collection has changed. It is asked again after so many times as long as that
@@ -49,6 +53,7 @@ struct Entry {
 #[derive(Clone, Copy)]
 struct CachedValue {
     measured: MinSimilarity,
+    measured_at: Instant,
     /// Until then the collection is not asked whether it has changed.
     good_until: Instant,
 }
@@ -60,9 +65,11 @@ impl MinSimilarities {
         if let Some(entry) = kept.get(name).filter(|entry| entry.number == number) {
             return Arc::clone(entry);
         }
-        if kept.len() >= MOST_KEPT {
-            // They are measured again when they are asked for.
-            kept.clear();
+        if kept.len() >= MOST_KEPT
+            && let Some(any) = kept.keys().next().cloned()
+        {
+            // It is measured again when it is asked for.
+            kept.remove(&any);
         }
         let entry = Arc::new(Entry { number, cached: Mutex::default(), renewal: SingleFlight::new(Duration::ZERO) });
         kept.insert(name.clone(), Arc::clone(&entry));
@@ -78,7 +85,10 @@ pub(super) async fn of(app: &App, collection: &Arc<dyn Collection>) -> Result<f3
         return Ok(known.measured.value);
     }
     let renewing = entry.renewal.get(|| renew(app.clone(), Arc::clone(&entry), Arc::clone(collection)));
-    match timeout(LONGEST_WAIT, renewing).await {
+    let left =
+        request_context::deadline().map_or(app.limits.time, |deadline| deadline.saturating_duration_since(tokio::time::Instant::now()));
+    let longest = if known.is_some() { SHORT_WAIT } else { LONGEST_WAIT.min(left / 2) };
+    match timeout(longest, renewing).await {
         Ok(outcome) => outcome.ok_or(Panicked)?,
         Err(_) => Ok(known.map_or(ASKS_ALL, |known| known.measured.value)),
     }
@@ -94,10 +104,13 @@ async fn renew(app: App, entry: Arc<Entry>, collection: Arc<dyn Collection>) -> 
         })
         .await??;
     let known = *entry.cached.lock();
-    let measured = match known.map(|known| known.measured).filter(|measured| measured.holds_for(version)) {
-        Some(measured) => measured,
-        None => app.min_similarities.thread.run(move || MinSimilarity::measure(&*collection)).await??,
+    let holds = |known: &CachedValue| {
+        known.measured.is_exact(version) || (known.measured.holds_for(version) && known.measured_at.elapsed() < INEXACT_FOR)
     };
-    *entry.cached.lock() = Some(CachedValue { measured, good_until: Instant::now() + took * REST });
+    let (measured, measured_at) = match known.filter(holds) {
+        Some(CachedValue { measured, measured_at, .. }) => (measured, measured_at),
+        None => (app.min_similarities.thread.run(move || MinSimilarity::measure(&*collection)).await??, Instant::now()),
+    };
+    *entry.cached.lock() = Some(CachedValue { measured, measured_at, good_until: Instant::now() + took * REST });
     Ok(measured.value)
 }

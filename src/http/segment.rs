@@ -69,7 +69,7 @@ pub(super) struct Options {
     /// Heads whose attention counts: `mean`, `best`, `all`, or the number of one.
     #[serde(deserialize_with = "head")]
     #[schemars(schema_with = "head_names")]
-    head: Head,
+    head: Option<Head>,
     /// Most masks of one picture, 1 to 1000.
     max_objects: usize,
     format: Format,
@@ -79,8 +79,8 @@ pub(super) struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        let segment::Options { threshold, head, max_objects, .. } = segment::Options::default();
-        Self { model: None, method: None, threshold, head, max_objects, format: Format::default(), refine: None }
+        let segment::Options { threshold, max_objects, .. } = segment::Options::default();
+        Self { model: None, method: None, threshold, head: None, max_objects, format: Format::default(), refine: None }
     }
 }
 
@@ -119,11 +119,11 @@ impl Options {
 
     /// What is asked for, and else the model's own settings. A head is one of `attention`, so that naming one asks for that method.
     fn wanted(&self, defaults: Option<&MaskDefaults>, most: u32) -> Wanted {
-        let defaults = defaults.filter(|_| self.method.is_none() && self.head == Head::Mean);
+        let defaults = defaults.filter(|_| self.method.is_none() && self.head.is_none());
         let method = self.method.or(defaults.map(|defaults| defaults.method)).unwrap_or_default();
         let threshold = self.threshold.or(defaults.and_then(|defaults| defaults.threshold));
         Wanted {
-            options: segment::Options { method, threshold, head: self.head, max_objects: self.max_objects },
+            options: segment::Options { method, threshold, head: self.head.unwrap_or_default(), max_objects: self.max_objects },
             size: defaults.map_or(most, |defaults| defaults.size.min(most)),
             refine: self.refine.or(defaults.map(|defaults| defaults.refine)).unwrap_or_default(),
             format: self.format,
@@ -155,22 +155,22 @@ fn head_names(_: &mut SchemaGenerator) -> Schema {
 }
 
 /// A head's number may be written as a number or, as in a query, as a string.
-fn head<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Head, D::Error> {
+fn head<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Head>, D::Error> {
     struct HeadVisitor;
 
     impl Visitor<'_> for HeadVisitor {
-        type Value = Head;
+        type Value = Option<Head>;
 
         fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
             formatter.write_str("mean, best, all or the number of a head")
         }
 
-        fn visit_str<E: de::Error>(self, text: &str) -> Result<Head, E> {
-            text.parse().map_err(E::custom)
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Option<Head>, E> {
+            text.parse().map(Some).map_err(E::custom)
         }
 
-        fn visit_u64<E: de::Error>(self, number: u64) -> Result<Head, E> {
-            usize::try_from(number).map(Head::Number).map_err(E::custom)
+        fn visit_u64<E: de::Error>(self, number: u64) -> Result<Option<Head>, E> {
+            usize::try_from(number).map(|number| Some(Head::Number(number))).map_err(E::custom)
         }
     }
 

@@ -121,8 +121,19 @@ impl<O: DeserializeOwned + Send, J> FromRequest<App> for Upload<O, J> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
+        Self::read(request, app, false).await
+    }
+}
+
+impl<O: DeserializeOwned + Send, J> Upload<O, J> {
+    /// Reads a request, whose JSON holds pictures in any case where it `needs_pictures`.
+    async fn read(request: Request, app: &App, needs_pictures: bool) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
-        let (form, options) = before_the_body(&parts, app)?;
+        let form = form(&parts.headers)?;
+        let options = from_query(&parts.uri)?;
+        if needs_pictures || form != BodyFormat::Json {
+            check_queue(app)?;
+        }
         let (body, memory) = read(&parts, body, app.limits.body, &app.bodies).await?;
         let content = match form {
             BodyFormat::Raw => Content::Pictures(vec![body], options),
@@ -143,6 +154,7 @@ impl<J> FromRequest<App> for JsonUpload<J> {
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
+        check_encoding(&parts.headers)?;
         let is_announced = json::is_announced(&parts.headers).map_err(|mut problem| {
             problem.detail = format!("{}; /embed takes pictures as they are", problem.detail).into();
             problem
@@ -151,6 +163,7 @@ impl<J> FromRequest<App> for JsonUpload<J> {
             return Err(json::unannounced());
         }
         let NoOptions {} = from_query(&parts.uri)?;
+        check_queue(app)?;
         let (body, memory) = read(&parts, body, app.limits.body, &app.bodies).await?;
         Ok(Self { body, memory, json: PhantomData })
     }
@@ -160,7 +173,7 @@ impl<O: DeserializeOwned + Send + 'static> FromRequest<App> for Submission<O> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        let Upload { content, memory, .. } = Upload::<O, WithImages<O>>::from_request(request, app).await?;
+        let Upload { content, memory, .. } = Upload::<O, WithImages<O>>::read(request, app, true).await?;
         let most = app.limits.pictures;
         let (mut pictures, options) = match content {
             Content::Pictures(pictures, options) => (pictures.into_iter().map(ImageSource::from).collect(), options),
@@ -181,16 +194,11 @@ pub(super) fn at_least_one<T>(pictures: &[T]) -> Result<usize, Problem> {
     }
 }
 
-/// All that can be refused before the body is read: the form, the options in the query, a full queue.
-fn before_the_body<O: DeserializeOwned>(parts: &Parts, app: &App) -> Result<(BodyFormat, O), Problem> {
-    let form = form(&parts.headers)?;
-    let options = from_query(&parts.uri)?;
-    // JSON may hold no picture at all, which is known once it is parsed.
-    if form != BodyFormat::Json {
-        // Only checked here: a client that sends slowly should not take part of the queue.
-        drop(app.admission.admit(1)?);
-    }
-    Ok((form, options))
+/// Refuses a picture that the queue has no place for, before the body is read. It takes no place: a client that sends slowly should not
+/// hold one.
+fn check_queue(app: &App) -> Result<(), Problem> {
+    drop(app.admission.admit(1)?);
+    Ok(())
 }
 
 /// Which form the headers announce.

@@ -47,11 +47,16 @@ impl MinSimilarity {
         Ok(Self { value: quantile(nearest), version: sample.version })
     }
 
+    /// Whether it is that of just what the collection holds now.
+    pub fn is_exact(&self, now: Version) -> bool {
+        self.version == now
+    }
+
     /// Whether it need not be measured anew for what the collection holds now: it is the same or, of 200 items and more, about as many.
     pub fn holds_for(&self, now: Version) -> bool {
         let (before, after) = (self.version.count, now.count);
         let is_large = before.min(after) >= MOST_ASKED;
-        self.version == now || (is_large && self.version.collection == now.collection && before.abs_diff(after) < before.div_ceil(10))
+        self.is_exact(now) || (is_large && self.version.collection == now.collection && before.abs_diff(after) < before.div_ceil(10))
     }
 }
 

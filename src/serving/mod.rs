@@ -143,10 +143,7 @@ impl Served {
         let (transform, patch, only_size) = (self.manifest.transform.clone(), self.manifest.patch_size, self.only_size);
         move |picture| match only_size {
             None => transform.whole_picture(picture, longer_side, patch),
-            Some((height, width)) => {
-                let grid = PatchGrid { rows: (height / patch) as usize, columns: (width / patch) as usize };
-                (transform.stretched(picture, height, width), grid)
-            }
+            Some(size) => transform.whole_picture_of_size(picture, size, patch),
         }
     }
 

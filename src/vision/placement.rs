@@ -70,11 +70,13 @@ impl Placement {
             return best.complete(model, options, workload);
         }
         let reference = best.reference(model)?;
+        // Trust is for a device that is named: what differs from the CPU is never the choice of `auto`.
+        let untrusted = SessionOptions { trust_device: false, ..options.clone() };
         let cpu = best.pictures_per_second(&reference, options, workload)?;
         let (mut most, mut measured) = (cpu * FASTER, format!("cpu {cpu:.1}"));
         for device in devices.into_iter().filter(|device| *device != Device::Cpu) {
             let tried = start(device).and_then(|mut candidate| {
-                candidate.agree(&reference, model, options)?;
+                candidate.agree(&reference, model, &untrusted)?;
                 let rate = candidate.pictures_per_second(&reference, options, workload)?;
                 Ok((candidate, rate))
             });

@@ -173,8 +173,14 @@ impl Transform {
         (self.stretched(picture, grid.rows as u32 * patch, grid.columns as u32 * patch), grid)
     }
 
+    /// The same for a model that takes pictures of one size (height, width) alone.
+    pub fn whole_picture_of_size(&self, picture: &RgbImage, (height, width): (u32, u32), patch: u32) -> (Array3<f32>, PatchGrid) {
+        let grid = PatchGrid { rows: (height / patch) as usize, columns: (width / patch) as usize };
+        (self.stretched(picture, height, width), grid)
+    }
+
     /// All of a picture as `[3, height, width]`, bicubic, normalised.
-    pub fn stretched(&self, picture: &RgbImage, height: u32, width: u32) -> Array3<f32> {
+    fn stretched(&self, picture: &RgbImage, height: u32, width: u32) -> Array3<f32> {
         let (x, y) = (Window::whole(picture.width(), width), Window::whole(picture.height(), height));
         self.normalise(&resample(picture, &x, &y, Interpolation::Bicubic))
     }

@@ -38,7 +38,7 @@ struct Job {
     outcome: Arc<Mutex<Option<Result<usize, Error>>>>,
 }
 
-/// Frees a change durable, then visible, and returns the number of items that it replaced or deleted.
+/// Makes a change durable, then visible, and returns the number of items that it replaced or deleted.
 pub(super) fn write(collection: &Arc<EmbeddedCollection>, change: Change) -> Result<usize, Error> {
     let queue = &collection.writes;
     let outcome = Arc::new(Mutex::new(None));

@@ -142,7 +142,7 @@ impl Disk {
         }
     }
 
-    /// Frees the tables of an empty database.
+    /// Makes the tables of an empty database.
     pub(super) fn initialise(database: &Database) -> Result<(), Failure> {
         let txn = database.begin_write()?;
         txn.open_table(COLLECTIONS)?;
@@ -177,12 +177,12 @@ impl Disk {
         })
     }
 
-    /// Frees one change durable.
+    /// Makes one change durable.
     pub(super) fn write_one(&self, _: &mut Writer, name: &CollectionName, record: &Record, change: &Change) -> Result<Written, Error> {
         self.write(change.space(), |txn| self.apply(txn, name, record, change))
     }
 
-    /// Frees changes durable in one step. Each fails or succeeds by itself, unless the database fails.
+    /// Makes changes durable in one step. Each fails or succeeds by itself, unless the database fails.
     pub(super) fn write_many(
         &self,
         _: &mut Writer,
@@ -389,7 +389,7 @@ fn needed_by(items: &[NewItem]) -> Space {
     Space::Needs(items.iter().map(bytes).sum::<usize>() as u64)
 }
 
-/// Frees an empty database beside `path` and moves it there, so that a crash never leaves half of one under its name.
+/// Makes an empty database beside `path` and moves it there, so that a crash never leaves half of one under its name.
 fn create(folder: &Path, path: &Path) -> Result<(), Error> {
     let temporary = tempfile::Builder::new().prefix(".store-").tempfile_in(folder)?.into_temp_path();
     let fail = |failure: Failure| failure.at(path);

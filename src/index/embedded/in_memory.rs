@@ -19,7 +19,7 @@ fn open(backend: &(impl StorageBackend + Clone)) -> Open {
     Box::new(move || Disk::builder().create_with_backend(backend.clone()).map_err(|error| Error::database(Path::new(PATH), error)))
 }
 
-/// Frees an empty database.
+/// Makes an empty database.
 pub(super) fn make(backend: &(impl StorageBackend + Clone)) -> Disk {
     Disk::initialise(&open(backend)().unwrap()).unwrap_or_else(|_| panic!("a database in memory can be made"));
     disk(backend)

@@ -173,7 +173,7 @@ impl EmbeddedStore {
         Ok((collection, true))
     }
 
-    /// Frees a collection that holds exactly `items`, in one step.
+    /// Makes a collection that holds exactly `items`, in one step.
     ///
     /// # Errors
     /// [`Error::Exists`] where it exists and `existing` says so, and those of [`Collection::upsert`] and of `items`.

@@ -32,6 +32,8 @@ impl DataFile {
         let file = place(path, name)?;
         let mut source = fs::File::open(&file)?;
         let length = source.metadata()?.len() as usize;
+        // An error where there is no such memory: an `Arc` would end the program.
+        Vec::<u8>::new().try_reserve_exact(length).map_err(std::io::Error::from)?;
         // Room for all of it at once, and no second copy.
         let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, length).collect();
         source.read_exact(Arc::get_mut(&mut bytes).expect("it is shared with nothing yet"))?;

@@ -190,13 +190,15 @@ impl Model {
     /// # Errors
     /// Everything but [`ModelError::Input`], [`ModelError::Size`] and [`ModelError::Run`].
     pub fn sessions(&self, options: &SessionOptions, count: usize) -> Result<Vec<Session>, ModelError> {
+        if count == 0 {
+            return Ok(Vec::new());
+        }
         if let Some(plain) = &self.plain {
-            let loaded = if plain.linked && count > 0 { Some(Loaded::read(&self.path)?) } else { None };
+            let loaded = if plain.linked { Some(Loaded::read(&self.path)?) } else { None };
             let graph = loaded.as_ref().map_or(Graph::File, |loaded| Graph::Bytes { graph: &loaded.graph, data: &loaded.data });
             let sessions =
                 (0..count).map(|_| Session::of_file(graph, &self.path, plain.binding.clone(), options)).collect::<Result<Vec<_>, _>>()?;
-            // No sessions, nothing to be wrong about.
-            if count > 0 && plain.sha256(&self.path)? != self.manifest.source.sha256 {
+            if plain.sha256(&self.path)? != self.manifest.source.sha256 {
                 return Err(ModelError::Changed { path: self.path.clone() });
             }
             return Ok(sessions);

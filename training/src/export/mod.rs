@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use dino_vision::bulk;
 use dino_vision::model::manifest::{Manifest, Source};
-use dino_vision::model::{ModelError, Precision};
+use dino_vision::model::{Model, ModelError, Precision};
 use dino_vision::transform::MOST_SIDE;
 
 use crate::process::FreedPagesReturn;
@@ -193,6 +193,8 @@ pub fn export(path: &Path, out: &Path, options: &Options) -> Result<Exported, Er
     let mut notes = write(path, checkpoint, &extras, options, &mut files, work.path())?;
     notes.extend(transform_note);
     let manifest = files.manifest;
+    // What the server does when it starts: what is refused there takes no place here.
+    Model::open(&folder)?;
 
     let mut kept = Vec::new();
     if occupied {

@@ -28,7 +28,7 @@ impl Disk {
         self.write(needed_by(items), |txn| put(txn, number, items))
     }
 
-    /// Frees a collection of what is stored under `number` (or an empty one under a new number), in place of the one that is there if `existing` allows it.
+    /// Makes a collection of what is stored under `number` (or an empty one under a new number), in place of the one that is there if `existing` allows it.
     /// Returns the record of the new one, and the number whose items belong to no collection any more.
     pub(in super::super) fn enter(
         &self,

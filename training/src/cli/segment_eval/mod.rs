@@ -13,7 +13,7 @@ use dino_vision::bulk::names::Finder;
 use dino_vision::bulk::{self, tree};
 use dino_vision::cores;
 use dino_vision::media::{self, Limits};
-use dino_vision::model::{Manifest, Model, Session, SessionOptions};
+use dino_vision::model::{Model, Session, SessionOptions};
 use dino_vision::placement::{Placement, Workload};
 use dino_vision::segment::Method;
 use image::RgbImage;
@@ -165,11 +165,10 @@ fn session(args: &Args, model: &Model) -> anyhow::Result<Session> {
 /// Runs the model over all pictures, and adds a row for each method, named `prefix` and method.
 fn measure(args: &Args, model: &Model, prefix: &str, pairs: &[(PathBuf, PathBuf)], tallies: &mut Tallies) -> anyhow::Result<()> {
     let mut session = session(args, model)?;
-    let Manifest { transform, patch_size, .. } = model.manifest();
     for (picture, mask) in pairs {
         let scene = scene(picture);
         let Some((truth, picture)) = read(picture, mask) else { continue };
-        let view = View::new(&mut session, &picture, transform, args.segment_size, *patch_size)?;
+        let view = View::new(&mut session, model, &picture, args.segment_size)?;
         for method in &args.method {
             for (name, prediction) in view.predictions(*method, &truth)? {
                 tallies.add(format!("{prefix}{name}"), &scene, &truth, &prediction);

@@ -32,8 +32,7 @@ pub(super) fn run(args: &Args, model: &Model, folder: &Path, pairs: &[(PathBuf, 
     let mut centred = Tally::default();
     let mut session = session(args, model)?;
     let outputs: Vec<&str> = OUTPUTS.into_iter().filter(|output| session.has_output(output)).collect();
-    let mut candidates = candidates(model.manifest(), &args.method, &outputs);
-    let Manifest { transform, patch_size, .. } = model.manifest();
+    let mut candidates = candidates(model, &args.method, &outputs);
     let mut pictures = 0;
     for (path, mask) in pairs {
         let Some((truth, picture)) = read(path, mask) else { continue };
@@ -42,7 +41,7 @@ pub(super) fn run(args: &Args, model: &Model, folder: &Path, pairs: &[(PathBuf, 
         centred.add(&scene, &truth, &centred_box(picture.dimensions()));
         // Candidates of one size follow one another, and one inference serves them all.
         for same_size in candidates.chunk_by_mut(|a, b| a.defaults.size == b.defaults.size) {
-            let view = View::new(&mut session, &picture, transform, same_size[0].defaults.size, *patch_size)?;
+            let view = View::new(&mut session, model, &picture, same_size[0].defaults.size)?;
             for Candidate { defaults, tally } in same_size {
                 let MaskDefaults { method, threshold, refine, .. } = *defaults;
                 let mut found = view.segment(&Options { method, threshold, ..Options::default() })?;
@@ -53,12 +52,13 @@ pub(super) fn run(args: &Args, model: &Model, folder: &Path, pairs: &[(PathBuf, 
             }
         }
     }
+    ensure!(pictures > 0, "no picture and its mask could be read");
     let usual = |candidate: &&Candidate| {
         let MaskDefaults { method, size, threshold, refine, .. } = candidate.defaults;
         method == Method::Attention && size == USUAL && threshold.is_none() && refine == Refine::None
     };
     let attention = candidates.iter().find(usual).map(|candidate| 100.0 * candidate.tally.jaccard());
-    let best = best(&candidates).context("no picture and its mask could be read")?;
+    let best = best(&candidates).context("the model has the outputs of none of the methods")?;
     let jaccard = 100.0 * best.tally.jaccard();
     let figures = MaskFigures { pictures, jaccard, centred_box: 100.0 * centred.jaccard(), attention };
     print(&candidates, &centred, pictures);
@@ -70,11 +70,12 @@ pub(super) fn run(args: &Args, model: &Model, folder: &Path, pairs: &[(PathBuf, 
 }
 
 /// Everything that is tried, by size.
-fn candidates(manifest: &Manifest, methods: &[Method], outputs: &[&str]) -> Vec<Candidate> {
+fn candidates(model: &Model, methods: &[Method], outputs: &[&str]) -> Vec<Candidate> {
+    let manifest = model.manifest();
     let own = manifest.transform.output_size().map_or(USUAL, |(height, width)| height.max(width));
     let scaled = SCALES.map(|scale| (f64::from(own) * scale).round() as u32);
     let mut sizes: Vec<u32> = scaled.into_iter().filter(|size| *size <= USUAL.max(own)).chain([USUAL]).collect();
-    if let Some((height, width)) = manifest.static_size {
+    if let Some((height, width)) = model.only_size() {
         sizes = vec![height.max(width)];
     }
     sizes.sort_unstable();

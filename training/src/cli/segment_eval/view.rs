@@ -2,9 +2,9 @@
 
 use std::iter::zip;
 
-use dino_vision::model::{Outputs, Session};
+use dino_vision::model::{Manifest, Model, Outputs, Session};
 use dino_vision::segment::{Head, Mask, Method, Object, Options, Patches, Segmentation, patch_at, segment, structure};
-use dino_vision::transform::{PatchGrid, Transform};
+use dino_vision::transform::PatchGrid;
 use image::RgbImage;
 use ndarray::{Array3, Axis};
 
@@ -21,8 +21,13 @@ pub(super) struct View {
 }
 
 impl View {
-    pub(super) fn new(session: &mut Session, picture: &RgbImage, transform: &Transform, side: u32, patch: u32) -> anyhow::Result<Self> {
-        let (input, grid) = transform.whole_picture(picture, side, patch);
+    /// As the server looks at a whole picture: its longer side about `side` pixels, or the one size that the model takes.
+    pub(super) fn new(session: &mut Session, model: &Model, picture: &RgbImage, side: u32) -> anyhow::Result<Self> {
+        let Manifest { transform, patch_size, .. } = model.manifest();
+        let (input, grid) = match model.only_size() {
+            None => transform.whole_picture(picture, side, *patch_size),
+            Some(size) => transform.whole_picture_of_size(picture, size, *patch_size),
+        };
         let outputs = session.run(input.view().insert_axis(Axis(0)))?;
         Ok(Self { input, grid, size: picture.dimensions(), outputs })
     }
