@@ -258,7 +258,8 @@ impl Accumulated {
             means: means.into(),
             feature_std: deviations.sum::<f64>() / features.len().max(1) as f64,
             logits: mean(self.logits),
-            patch_logits: self.patches.into_iter().map(|sum| sum / patch_rows[0].max(1.0)).collect(),
+            // None where nothing was masked: a centre does not move by that.
+            patch_logits: self.patches.into_iter().filter(|_| patch_rows[0] > 0.0).map(|sum| sum / patch_rows[0]).collect(),
             distribution: mean(self.targets),
             failed: (0..world).filter(|rank| failed[*rank] > 0.0).collect(),
             stop: stops[0] > 0.0,

@@ -10,8 +10,12 @@ use crate::ops::unit_rows::scaled_unit_rows;
 
 /// Added to differences, distances and norms, as in the public code.
 const EPS: f64 = 1e-8;
-/// Distance of two unit vectors below which they count as copies: 1/distance is the gradient, and two equal pictures would drown all others.
-const COPIES: f64 = 1e-2;
+/// Share of the mean distance to the nearest neighbour below which two features count as copies: 1/distance is the gradient, and two
+/// equal pictures would drown all others. It is relative, since all features are close together when a network with small layer scales
+/// starts, and where it collapses.
+const COPIES: f64 = 0.05;
+/// Bounds of the distance that this comes to.
+const COPIES_BETWEEN: (f64, f64) = (1e-6, 1e-2);
 
 /// Features `[crops * pictures, dim]`, crop by crop, to the sum over crops of the mean of -ln(distance to the nearest neighbour), of unit
 /// vectors and over the pictures of all processes. Copies add a constant, and no gradient.
@@ -39,7 +43,9 @@ fn nearest(unit: &Tensor) -> Result<Tensor> {
     let itself = (Tensor::eye(own.dim(0)?, own.dtype(), own.device())? * 3.0)?;
     let neighbours = (own.matmul(&own.t()?)? - itself)?.argmax(1)?;
     let differences = ((unit - unit.index_select(&neighbours, 0)?)? + EPS)?;
-    let distances = differences.sqr()?.sum(1)?.sqrt()?.maximum(COPIES)?;
+    let distances = differences.sqr()?.sum(1)?.sqrt()?;
+    let copies = (distances.detach().mean_all()? * COPIES)?.clamp(COPIES_BETWEEN.0, COPIES_BETWEEN.1)?;
+    let distances = distances.maximum(&copies.broadcast_as(distances.shape())?)?;
     (distances + EPS)?.log()?.mean_all()?.neg()
 }
 
@@ -77,6 +83,16 @@ mod tests {
         assert!(loss.is_finite() && largest(&gradient) <= 3.0 * largest(&apart), "{loss}: {gradient:?}");
         let (loss, gradient) = run(&rows.narrow(0, 0, 2).unwrap(), &alone());
         assert!(loss.is_finite() && gradient.iter().all(|g| *g == 0.0), "one picture has no neighbour: {gradient:?}");
+    }
+
+    #[test]
+    fn features_that_are_all_close_together_are_driven_apart() {
+        let rows = features(1).broadcast_as((8, 5)).unwrap();
+        for scale in [1e-2, 1e-3, 1e-4] {
+            let close = (&rows + (features(8) * scale).unwrap()).unwrap();
+            let (loss, gradient) = run(&close, &alone());
+            assert!(loss.is_finite() && gradient.chunks(5).all(|row| row.iter().any(|g| g.abs() > 0.1)), "{scale}: {loss}: {gradient:?}");
+        }
     }
 
     #[test]

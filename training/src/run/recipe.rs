@@ -99,7 +99,7 @@ pub struct Recipe {
     #[arg(long, value_enum, default_value_t = Recipe::default().centering, help_heading = "Teacher")]
     pub centering: Centering,
     /// Earlier outputs of the teacher that --centering `sinkhorn_knopp` balances with those of a step, 0 for none. Wanted where a step has
-    /// fewer global crops than the head has outputs: two to four times --out-dim
+    /// fewer global crops than the head has outputs: two to four times --out-dim. Each takes 4 bytes x --out-dim, in checkpoints too
     #[arg(long, default_value_t = Recipe::default().sinkhorn_queue, value_name = "N", help_heading = "Teacher")]
     pub sinkhorn_queue: usize,
 
@@ -422,12 +422,13 @@ impl Recipe {
 }
 
 /// Settings that shape the tensors of a checkpoint, or the meaning of its step number: a run cannot go on with others.
-pub const FIXED: [&str; 19] = [
+pub const FIXED: [&str; 20] = [
     "arch",
     "method",
     "stem",
     "registers",
     "layer-scale",
+    "ibot-loss-weight",
     "ibot-separate-head",
     "ibot-out-dim",
     "patch-size",

@@ -2,7 +2,7 @@
 
 mod start;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -157,6 +157,9 @@ pub fn train(recipe: &Recipe, options: &Options) -> Result<Outcome> {
     run.train()
 }
 
+/// The checkpoint with the best k-NN accuracy so far, in a run's folder.
+const BEST: &str = "best.safetensors";
+
 /// Gram anchoring, where the recipe has it.
 fn gram(recipe: &Recipe, options: &Options, learner: &Learner) -> Result<Option<Gram>> {
     let wanted = recipe.gram_loss_weight > 0.0;
@@ -165,6 +168,16 @@ fn gram(recipe: &Recipe, options: &Options, learner: &Learner) -> Result<Option<
         "--gram-anchor names the checkpoint that --gram-loss-weight holds patches to: give both, or neither"
     );
     let Some(path) = &options.gram_anchor else { return Ok(None) };
+    let is_own = |folder: Option<&Path>| {
+        folder.and_then(|folder| folder.canonicalize().ok()).is_some_and(|folder| options.out.canonicalize().is_ok_and(|out| out == folder))
+    };
+    let changes = is_own(Some(path)) || (path.ends_with(BEST) && is_own(path.parent()));
+    ensure!(
+        !changes,
+        "--gram-anchor {}: name one checkpoint of the run, for example checkpoint-00001000.safetensors: the newest and the best are others \
+         each time that a run goes on",
+        path.display()
+    );
     let anchor = learner.teacher.backbone.duplicate()?;
     let notes = init::initialise(&anchor, path, &weights::Options::default());
     notes.with_context(|| format!("--gram-anchor {}", path.display()))?.iter().for_each(|note| tracing::info!("{note}"));
@@ -301,7 +314,7 @@ impl Run<'_> {
             self.keep_as(&format!("epoch-{:04}.safetensors", epoch + 1))?;
         }
         if knn.is_some_and(|knn| knn.top1 > best) {
-            self.keep_as("best.safetensors")?;
+            self.keep_as(BEST)?;
         }
         self.draw();
         self.observer.show(&line);

@@ -10,6 +10,9 @@ use crate::backbone::vit::VitConfig;
 use crate::dino::loss::Centering;
 use crate::kernels::matmul::has_bf16;
 
+/// Bytes of a queue of outputs.
+const LARGEST_QUEUE: usize = 8 << 30;
+
 impl Recipe {
     /// Checks what one setting alone cannot show.
     ///
@@ -94,7 +97,37 @@ impl Recipe {
             self.ibot_out_dim.is_none() || self.ibot_head().is_some(),
             "--ibot-out-dim is for --method dinov2 with --ibot-separate-head true"
         );
+        self.check_losses()?;
         self.check_backbone()
+    }
+
+    /// Settings of terms of the loss that the run does not have.
+    fn check_losses(&self) -> Result<()> {
+        let default = Self::default();
+        let masking = |recipe: &Self| {
+            [recipe.ibot_loss_weight, recipe.mask_probability, recipe.mask_ratio_min, recipe.mask_ratio_max].map(f64::to_bits)
+        };
+        ensure!(
+            self.method == Method::Dinov2 || (masking(self) == masking(&default) && !self.ibot_separate_head),
+            "--ibot-loss-weight, --ibot-separate-head and the --mask-… settings are for --method dinov2: leave them out, or give it"
+        );
+        ensure!(
+            self.method != Method::Dinov2 || !self.use_bn_in_head,
+            "--use-bn-in-head true is for --method dino: of DINOv2's masked patches a process may have none to norm"
+        );
+        ensure!(
+            self.gram_loss_weight > 0.0 || (!self.gram_across_crops && self.gram_negatives == default.gram_negatives),
+            "--gram-across-crops and --gram-negatives are for --gram-loss-weight above 0 with --gram-anchor"
+        );
+        let queue = self.sinkhorn_queue.saturating_mul(self.out_dim).saturating_mul(size_of::<f32>());
+        ensure!(
+            queue <= LARGEST_QUEUE,
+            "--sinkhorn-queue {} of --out-dim {} numbers each would take {} GB of memory and of every checkpoint: lower one of them",
+            self.sinkhorn_queue,
+            self.out_dim,
+            queue / 1_000_000_000
+        );
+        Ok(())
     }
 
     fn check_backbone(&self) -> Result<()> {
@@ -148,6 +181,12 @@ mod tests {
         assert!(bad(|r| r.heads = Some(5)).contains("heads"));
         assert!(bad(|r| r.warmup_epochs = 200).contains("--warmup-epochs"));
         assert!(bad(|r| r.shrink = Some(0)).contains("--shrink"));
+        assert!(bad(|r| r.mask_probability = 0.9).contains("--method dinov2"));
+        assert!(bad(|r| r.ibot_separate_head = true).contains("--method dinov2"));
+        assert!(bad(|r| (r.method, r.use_bn_in_head) = (Method::Dinov2, true)).contains("--use-bn-in-head"));
+        assert!(bad(|r| r.gram_across_crops = true).contains("--gram-loss-weight"));
+        let queue = bad(|r| (r.centering, r.sinkhorn_queue) = (Centering::SinkhornKnopp, 131_072));
+        assert!(queue.contains("34 GB"), "{queue}");
         assert!(bad(|r| r.lr = f64::NAN).contains("--lr"));
     }
 }
