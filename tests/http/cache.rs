@@ -150,7 +150,7 @@ fn a_folder_serves_the_next_start_and_damaged_files_are_computed_again() {
     assert_eq!(third.embed(&photo), expected);
     assert_eq!((lookups(&third, "folder"), lookups(&third, "computed")), (0, 1));
     let log = third.log();
-    assert!(log.contains("an entry of the cache of embeddings is left out and removed"), "{log}");
+    assert!(log.contains("a damaged entry of the cache of embeddings is removed"), "{log}");
 }
 
 #[test]
