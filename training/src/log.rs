@@ -148,6 +148,19 @@ impl Log {
         write_atomically(&self.path, text.as_bytes())
     }
 
+    /// Keeps the lines of an earlier run that left no checkpoint under another name: a run that starts has a log of its own.
+    ///
+    /// # Errors
+    /// When the file cannot be renamed.
+    pub fn set_aside(&self) -> Result<()> {
+        if self.path.exists() {
+            let old = self.path.with_extension("old.jsonl");
+            fs_err::rename(&self.path, &old)?;
+            tracing::warn!("{} is of an earlier run without a checkpoint: it is now {}", self.path.display(), old.display());
+        }
+        Ok(())
+    }
+
     /// Adds a line.
     ///
     /// # Errors

@@ -63,7 +63,7 @@ fn main() -> ExitCode {
         Verb::Export(args) => cli::export::run(args),
         Verb::Knn(args) => cli::knn::run(args),
         Verb::Linear(args) => cli::linear::run(args),
-        Verb::Finetune(args) => cli::finetune::run(args),
+        Verb::Finetune(args) => cli::finetune::run(args, matches.subcommand_matches("finetune").unwrap_or(&matches)),
         Verb::Attention(args) => cli::attention::run(args),
         Verb::Tsne(args) => cli::tsne::run(args),
         Verb::Report(args) => cli::report::run(args),
@@ -74,7 +74,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
-            ExitCode::FAILURE
+            // What the parser cannot tell is wrong usage too.
+            if error.is::<cli::Usage>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }

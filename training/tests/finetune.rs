@@ -116,6 +116,14 @@ fn a_run_learns_goes_on_exactly_and_ends_in_a_model_with_its_head() {
     let log = fs_err::read_to_string(at("broken").join("log.jsonl")).unwrap();
     assert_eq!(log.lines().count(), 4, "one line for each epoch");
 
+    // A short run need not know of the warm-up that comes with the settings.
+    let mut short = Command::new(env!("CARGO_BIN_EXE_dino-train"));
+    short.arg("finetune").arg("--model").arg(golden("pth-dino-backbone/dino_vit_pretrain.pth")).args(["--heads", "4"]);
+    short.arg("--train").arg(&train).arg("--val").arg(&val).arg("--out").arg(at("short"));
+    let short = short.args(["--batch-size", "4", "--epochs", "1", "--resume", "auto"]).output().unwrap();
+    succeed(&short);
+    assert!(String::from_utf8_lossy(&short.stderr).contains("the warm-up of 5 epochs is cut to the 1 of the run"));
+
     let model = dino_vision::model::Model::open(&at("whole/model")).unwrap();
     let head = LinearHead::load(&at("whole/model/heads/finetuned")).unwrap();
     head.check_model(model.manifest(), &model.fingerprint(dino_vision::embedding::Pooling::Cls)).unwrap();

@@ -174,6 +174,6 @@ fn nothing_to_evaluate_fails_and_wrong_usage_is_told() {
     assert_eq!(knn(&[], &[]).status.code(), Some(2));
     assert_eq!(knn(&[], &[("--model", &model())]).status.code(), Some(2));
     let features = golden().join("knn.safetensors");
-    assert_eq!(knn(&["--k", "0"], &[("--features", &features)]).status.code(), Some(1));
+    assert_eq!(knn(&["--k", "0"], &[("--features", &features)]).status.code(), Some(2));
     assert_eq!(knn(&["--k", "x"], &[("--features", &features)]).status.code(), Some(2));
 }

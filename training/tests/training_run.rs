@@ -36,6 +36,37 @@ fn a_run_that_was_stopped_or_killed_goes_on_as_if_nothing_had_been() {
 }
 
 #[test]
+fn resume_auto_starts_goes_on_and_leaves_no_lines_of_another_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, out) = (folder.path().join("data"), folder.path().join("run"));
+    pictures(&data, 8);
+    let epochs = || -> Vec<u64> {
+        let log = std::fs::read_to_string(out.join("log.jsonl")).unwrap();
+        log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["epoch"].as_u64().unwrap()).collect()
+    };
+    let auto = |epochs: &str| {
+        let output = run(&data, &out, &["--epochs", epochs, "--resume", "auto"]);
+        assert!(output.status.success(), "{}", text(&output));
+        text(&output)
+    };
+    assert!(auto("1").contains("starts at its beginning"));
+    assert!(auto("2").contains("going on from"));
+    assert_eq!(epochs(), [1, 2]);
+    // A run that is done stays as it is.
+    let before = weights(&out);
+    auto("2");
+    assert_eq!((epochs(), weights(&out)), (vec![1, 2], before));
+    for how in [&["--resume"][..], &["--resume", "auto"], &[]] {
+        for checkpoint in checkpoints(&out) {
+            std::fs::remove_file(checkpoint).unwrap();
+        }
+        let output = run(&data, &out, &[&["--epochs", "2"], how].concat());
+        assert!(output.status.success(), "{}", text(&output));
+        assert_eq!(epochs(), [1, 2], "{how:?}");
+    }
+}
+
+#[test]
 fn a_run_with_a_queue_of_outputs_goes_on_from_it() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
@@ -196,7 +227,7 @@ fn settings_come_from_the_file_and_flags_count_more() {
     assert!((log["teacher_temp"].as_f64().unwrap() - 0.05).abs() < 1e-9 && (log["ln_k"].as_f64().unwrap() - 32f64.ln()).abs() < 1e-9);
     std::fs::write(&config, "epoch = 3\n").unwrap();
     let output = run(&data, &folder.path().join("other"), &["--config", config.to_str().unwrap()]);
-    assert_eq!(output.status.code(), Some(1), "an unknown setting is not ignored");
+    assert_eq!(output.status.code(), Some(2), "an unknown setting is not ignored");
     assert!(text(&output).contains("epoch"), "{}", text(&output));
     let output = run(&data, &out, &["--teacher-temp", "warm"]);
     assert_eq!(output.status.code(), Some(2), "wrong usage");

@@ -24,7 +24,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Share of the attention's mass that a mask keeps.
-    #[arg(long, default_value_t = 0.6)]
+    #[arg(long, value_parser = dino_program::flags::part::<f32>, default_value_t = 0.6)]
     threshold: f32,
     /// Length in pixels to which the longer side is resized. Larger is finer, and slower with the square.
     #[arg(long, default_value_t = 480, value_parser = clap::value_parser!(u32).range(1..=4096))]
@@ -42,7 +42,6 @@ const PART: u32 = 240;
 /// # Errors
 /// Where no picture can be read, the model gives no attention, or a file cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    ensure!(args.threshold > 0.0 && args.threshold <= 1.0, "--threshold is above 0 and at most 1, not {}", args.threshold);
     let files = files(&args.images)?;
     let backbone = args.backbone.open(0)?;
     ensure!(

@@ -21,7 +21,7 @@ pub(super) struct Network {
 #[group(skip)]
 pub(super) struct Args {
     /// Attention heads, where the checkpoint does not say them and they are not one for each 64 channels.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_parser = dino_program::flags::at_least_one(), value_name = "N")]
     heads: Option<usize>,
     #[command(flatten)]
     network: Network,

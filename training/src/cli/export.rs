@@ -40,7 +40,7 @@ pub struct Args {
     last_blocks: usize,
     /// Numbers of blocks, from 1, all of whose tokens the model gives too, as the outputs `hidden_state_N`, for `/embed?layer=N`; for
     /// example 3,6,9,12.
-    #[arg(long, value_name = "N,N,…", value_delimiter = ',')]
+    #[arg(long, value_parser = dino_program::flags::at_least_one(), value_name = "N,N,…", value_delimiter = ',')]
     layers: Vec<usize>,
     /// Height and width in pixels of the only pictures that the model takes, with the positions of their patches folded into the graph: for
     /// `TensorRT` and other runtimes that do not compute positions right, or slowly. The number of pictures stays free.

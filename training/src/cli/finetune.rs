@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use candle_core::{Device, Tensor};
+use clap::ArgMatches;
 use dino_hub::{Location, Want};
 use dino_vision::embedding::Pooling;
 use dino_vision::head::{Description, LinearHead, Tokens};
@@ -20,6 +21,9 @@ use rand::seq::SliceRandom;
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
+use super::resume::Resume;
+use super::usage::Usage;
+use super::warmup;
 use crate::backbone::Pass;
 use crate::data::augment::random_resized_crop;
 use crate::data::labelled::Labelled;
@@ -30,6 +34,7 @@ use crate::export;
 use crate::files;
 use crate::finetune::{self, Classifier, Progress, Settings, Stored};
 use crate::kernels::matmul::{Precision, has_bf16};
+use crate::log::Log;
 use crate::run::state;
 use crate::show::progress;
 use crate::weights::{self, Backbone, init};
@@ -50,9 +55,9 @@ pub struct Args {
     /// Folder of the run: checkpoints that `export` reads, log.jsonl, and at the end a model folder with the classifier in it.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Go on from the newest checkpoint in --out.
-    #[arg(long)]
-    resume: bool,
+    /// Go on from the newest checkpoint in --out, or start where it holds none. `--resume` alone means auto.
+    #[arg(long, value_enum, value_name = "auto", num_args = 0..=1, default_missing_value = "auto")]
+    resume: Option<Resume>,
     #[command(flatten)]
     reading: super::checkpoint::Args,
     /// Decoded pictures are kept in memory up to this many megabytes.
@@ -77,23 +82,25 @@ const HEAD: &str = "finetuned";
 ///
 /// # Errors
 /// When the checkpoint cannot be trained further, settings do not fit, or a file cannot be written.
-pub fn run(args: &Args) -> Result<()> {
-    args.settings.check()?;
+pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
+    let mut settings = args.settings.clone();
+    warmup::cut(&mut settings.warmup_epochs, settings.epochs, matches);
+    settings.check().map_err(Usage)?;
     let checkpoint = args.model.fetch(&Want::Weights)?.path;
     let loaded = weights::load(&checkpoint, &args.reading.options(None))?;
     let Backbone::Vit(vit) = loaded.backbone else { bail!("{} is a ResNet: finetune trains vision transformers", args.model) };
     let precision = if has_bf16() { Precision::Bf16 } else { Precision::F32 };
     let mut notes = loaded.report.notes;
-    let backbone = init::vit(vit, args.settings.drop_path, precision, &Device::Cpu, &mut notes).with_context(|| args.model.to_string())?;
+    let backbone = init::vit(vit, settings.drop_path, precision, &Device::Cpu, &mut notes).with_context(|| args.model.to_string())?;
     for note in notes.into_iter().chain(loaded.transform_note) {
         tracing::info!("{note}");
     }
     let (train, val) = Labelled::train_and_val(&args.train, args.cache.saturating_mul(1 << 20), &args.val)?;
-    let mut random = generator(args.settings.seed, WEIGHTS, 0, 0);
+    let mut random = generator(settings.seed, WEIGHTS, 0, 0);
     let classifier = Classifier::new(backbone, train.classes().len(), &mut random, &Device::Cpu)?;
     let names: Vec<&str> = (0..train.len()).map(|index| train.name(index)).collect();
     let progress = Progress {
-        settings: args.settings.clone(),
+        settings,
         epochs_done: 0,
         classes: train.classes().to_vec(),
         pictures: sha256(names.join("\0").as_bytes()),
@@ -125,13 +132,15 @@ impl Run<'_> {
     fn restore(&mut self) -> Result<()> {
         let out = self.args.out.display();
         let found = state::list(&self.args.out)?;
-        if !self.args.resume {
-            ensure!(found.is_empty(), "{out} already holds checkpoints: add --resume to go on, or choose another --out");
-            return Ok(());
-        }
+        ensure!(
+            self.args.resume.is_some() || found.is_empty(),
+            "{out} already holds checkpoints: add --resume to go on, or choose another --out"
+        );
         let Some(newest) = found.last() else {
-            tracing::info!("{out} holds no checkpoint: the run starts at its beginning");
-            return Ok(());
+            if self.args.resume.is_some() {
+                tracing::info!("{out} holds no checkpoint: the run starts at its beginning");
+            }
+            return Log::new(&self.args.out).set_aside();
         };
         let stored = Stored::open(newest)?;
         let (old, new) = (&stored.progress, &self.progress);
@@ -166,7 +175,7 @@ impl Run<'_> {
     }
 
     fn train(&mut self, stop: &AtomicBool) -> Result<()> {
-        let epochs = self.args.settings.epochs;
+        let epochs = self.progress.settings.epochs;
         let mut figures = None;
         while self.progress.epochs_done < epochs {
             let epoch = self.progress.epochs_done;
@@ -203,7 +212,7 @@ impl Run<'_> {
 
     /// Mean loss of an epoch, nothing if it was stopped.
     fn epoch(&mut self, epoch: usize, stop: &AtomicBool) -> Result<Option<f64>> {
-        let settings = &self.args.settings;
+        let settings = &self.progress.settings;
         let mut order: Vec<usize> = (0..self.train.len()).collect();
         order.shuffle(&mut generator(settings.seed, ORDER, epoch as u64, 0));
         let steps_per_epoch = order.len().div_ceil(settings.batch_size);
@@ -243,7 +252,7 @@ impl Run<'_> {
     fn measure(&self) -> Result<Figures> {
         let order: Vec<usize> = (0..self.val.len()).collect();
         let (mut features, mut classes) = (Vec::new(), Vec::new());
-        for chosen in order.chunks(self.args.settings.batch_size) {
+        for chosen in order.chunks(self.progress.settings.batch_size) {
             let crop = |picture: &RgbImage, _| self.transform.pixels(picture);
             let Some((pixels, shape, own)) = batch(&self.val, chosen, &self.transform, crop) else { continue };
             let pixels = Tensor::from_vec(pixels, shape, &Device::Cpu)?;
@@ -278,7 +287,7 @@ impl Run<'_> {
             tokens: Tokens { n_last_blocks: 1, avgpool_patchtokens: false },
             model_fingerprint: Model::open(&folder)?.fingerprint(Pooling::Cls),
             weights_sha256: String::new(),
-            training: json!({"top1": figures.top1, "top5": figures.top5, "mean_class": figures.mean_class, "settings": self.args.settings}),
+            training: json!({"top1": figures.top1, "top5": figures.top5, "mean_class": figures.mean_class, "settings": self.progress.settings}),
             made_by: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).to_owned(),
         };
         LinearHead::new(description, weight, bias).save(&folder.join("heads").join(HEAD))?;

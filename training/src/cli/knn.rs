@@ -35,10 +35,10 @@ pub struct Args {
     #[arg(long, value_name = "FILE.safetensors", conflicts_with_all = ["model", "train", "val"])]
     features: Option<PathBuf>,
     /// Numbers of neighbours to measure with. On small sets 10 or 20 are best.
-    #[arg(long, value_delimiter = ',', default_values_t = [10, 20, 100, 200], value_name = "K,…")]
+    #[arg(long, value_parser = dino_program::flags::at_least_one(), value_delimiter = ',', default_values_t = [10, 20, 100, 200], value_name = "K,…")]
     k: Vec<usize>,
     /// Temperature of the vote. The paper's value suits normalised features of any backbone.
-    #[arg(long, default_value_t = DEFAULT_TEMPERATURE)]
+    #[arg(long, value_parser = dino_program::flags::above_zero::<f64>, default_value_t = DEFAULT_TEMPERATURE)]
     temperature: f64,
     #[command(flatten)]
     running: Running,
@@ -49,12 +49,10 @@ pub struct Args {
 /// # Errors
 /// Where there is nothing readable to evaluate, or the model does not run.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    ensure!(args.temperature.is_finite() && args.temperature > 0.0, "--temperature is above 0, not {}", args.temperature);
     let mut ks = args.k.clone();
     // A k that is asked for twice is answered once.
     let mut seen = BTreeSet::new();
     ks.retain(|&k| seen.insert(k));
-    ensure!(!seen.contains(&0), "--k is at least 1");
 
     let (train, val) = match (&args.features, &args.model, &args.train, &args.val) {
         (Some(file), ..) => read_features(file).with_context(|| file.display().to_string())?,

@@ -31,20 +31,20 @@ pub struct Args {
     val: PathBuf,
     /// CLS tokens of this many last blocks, side by side. The paper takes 4 with ViT-S and 1 with ViT-B [default: 4 of a checkpoint,
     /// else what the model folder gives, which is 1 unless it was exported with --last-blocks].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_parser = dino_program::flags::at_least_one(), value_name = "N")]
     n_last_blocks: Option<usize>,
     /// Add the mean of the last block's patch tokens. The paper does with ViT-B.
     #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, default_value_t = false)]
     avgpool_patchtokens: bool,
     /// Epochs of training.
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, value_parser = dino_program::flags::at_least_one(), default_value_t = 100)]
     epochs: usize,
     /// Pictures of a batch.
-    #[arg(long, visible_alias = "batch-size-per-gpu", default_value_t = 128)]
+    #[arg(long, value_parser = dino_program::flags::at_least_one(), visible_alias = "batch-size-per-gpu", default_value_t = 128)]
     batch_size: usize,
     /// Learning rates for a batch of 256, each with a classifier of its own; the best on val is reported. The public script's single
     /// rate is 0.001; which is best depends on the backbone.
-    #[arg(long, value_delimiter = ',', default_values_t = [1e-3, 3e-3, 1e-2, 3e-2, 1e-1], value_name = "LR,…")]
+    #[arg(long, value_parser = dino_program::flags::above_zero::<f64>, value_delimiter = ',', default_values_t = [1e-3, 3e-3, 1e-2, 3e-2, 1e-1], value_name = "LR,…")]
     lr: Vec<f64>,
     /// Embed V augmented views of each picture once and go through them in turn, instead of new views in every epoch: as many times
     /// faster as V goes into --epochs, and nearly as good. 0 embeds the pictures once, without augmentation.
@@ -70,9 +70,6 @@ const ORDER: u64 = 7;
 /// # Errors
 /// Where there is nothing readable to evaluate, or the model does not run or does not give the blocks.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    ensure!(args.epochs > 0 && args.batch_size > 0, "--epochs and --batch-size are at least 1");
-    ensure!(args.lr.iter().all(|lr| lr.is_finite() && *lr > 0.0), "--lr takes numbers above 0");
-    ensure!(args.n_last_blocks != Some(0), "--n-last-blocks is at least 1");
     let backbone = args.backbone.open(args.n_last_blocks.unwrap_or(4))?;
     let tokens = tokens(args, &backbone)?;
     let cache = args.cache.saturating_mul(1 << 20);

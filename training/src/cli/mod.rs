@@ -10,6 +10,11 @@ mod launch;
 pub mod linear;
 pub mod public;
 pub mod report;
+mod resume;
 pub mod segment_eval;
 pub mod train;
 pub mod tsne;
+mod usage;
+mod warmup;
+
+pub use usage::Usage;

@@ -7,14 +7,16 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::ArgMatches;
-use clap::parser::ValueSource;
 
-use super::launch;
 use super::public::{self, Public};
+use super::resume::Resume;
+use super::usage::Usage;
+use super::{launch, warmup};
 use crate::exchange;
 use crate::process;
 use crate::run::observer;
 use crate::run::recipe::{Preset, Recipe};
+use crate::run::state;
 use crate::run::trainer::{self, Options, Outcome};
 use crate::weights;
 use dino_hub::{Location, Want};
@@ -44,9 +46,10 @@ pub struct Args {
     /// Checkpoint of the same architecture that --gram-loss-weight holds patches to: an earlier one of the same run, or another run's.
     #[arg(long, value_name = "FILE|DIR|HF", value_parser = dino_program::flags::location(), help_heading = "Loss")]
     gram_anchor: Option<Location>,
-    /// Go on from the newest checkpoint in --out
-    #[arg(long)]
-    resume: bool,
+    /// Go on from the newest checkpoint in --out, or start where it holds none: the same command line for the first start and for each
+    /// restart of a job. `--resume` alone means auto
+    #[arg(long, value_enum, value_name = "auto", num_args = 0..=1, default_missing_value = "auto")]
+    resume: Option<Resume>,
     /// Threads that decode and crop pictures
     #[arg(long, default_value_t = 2)]
     num_workers: usize,
@@ -54,7 +57,7 @@ pub struct Args {
     #[arg(long, default_value_t = 2048, value_name = "MB")]
     cache: usize,
     /// Minutes between checkpoints, beside the one after each epoch
-    #[arg(long, default_value_t = 10.0)]
+    #[arg(long, value_parser = dino_program::flags::from_zero::<f64>, default_value_t = 10.0)]
     checkpoint_minutes: f64,
     /// Number of newest checkpoints that are kept, beside the best by k-NN where --knn-every measures it
     #[arg(long, default_value_t = 2)]
@@ -70,10 +73,10 @@ pub struct Args {
     device: String,
     /// Processes of this machine that train together, each on --batch-size-per-gpu pictures and its share of the cores. For several
     /// machines, start one process each with torchrun, or with the environment variables that it sets
-    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(long, value_parser = dino_program::flags::at_least_one(), default_value_t = 1, value_name = "N")]
     processes: usize,
     /// Minutes that a process waits for another before it gives up
-    #[arg(long, default_value_t = 10.0)]
+    #[arg(long, value_parser = dino_program::flags::above_zero::<f64>, default_value_t = 10.0)]
     exchange_minutes: f64,
     /// Epochs between k-NN figures of the teacher (k = 20), 0 for none
     #[arg(long, default_value_t = 0, value_name = "N", help_heading = "What the run shows")]
@@ -101,13 +104,12 @@ pub struct Args {
 /// # Errors
 /// When settings do not fit, or training fails.
 pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
-    let recipe = resolve(args, matches)?;
+    let recipe = resolve(args, matches).map_err(Usage)?;
+    recipe.check().map_err(Usage)?;
+    // A run that goes on has weights of its own: a restarted job does not need the hub.
+    let goes_on = args.resume.is_some() && !state::list(&args.out)?.is_empty();
     // Before the signals are caught: a download has no checkpoint to write.
-    ensure!(
-        args.init.is_some() || args.network.options() == weights::Options::default(),
-        "--prefix and --ignore say how the checkpoint of --init is read"
-    );
-    let init = args.init.as_ref().map(|init| init.fetch(&Want::Weights)).transpose()?;
+    let init = args.init.as_ref().filter(|_| !goes_on).map(|init| init.fetch(&Want::Weights)).transpose()?;
     let gram_anchor = args.gram_anchor.as_ref().map(|anchor| anchor.fetch(&Want::Weights)).transpose()?.map(|found| found.path);
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
@@ -119,8 +121,6 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
     signal_hook::flag::register(signal_hook::consts::SIGUSR1, Arc::clone(&stop))?;
     // The processes that a launcher starts have the same arguments, and these variables.
     if args.processes != 1 && std::env::var_os("WORLD_SIZE").is_none() {
-        ensure!(args.processes > 0, "--processes must be at least 1");
-        recipe.check()?;
         return launch::run(args.processes, &stop);
     }
     // The processes of a machine share its cores and its memory.
@@ -134,7 +134,7 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
     let options = Options {
         data: args.data.clone(),
         out: args.out.clone(),
-        resume: args.resume,
+        resume: args.resume.is_some(),
         init: init.map(|found| (found.path, args.network.options())),
         gram_anchor,
         workers: args.num_workers,
@@ -175,6 +175,10 @@ fn minutes(minutes: f64, flag: &'static str) -> Result<Duration> {
 /// The preset's settings, then the file's, then the flags that were given.
 fn resolve(args: &Args, matches: &ArgMatches) -> Result<Recipe> {
     args.public.check()?;
+    ensure!(
+        args.init.is_some() || args.network.options() == weights::Options::default(),
+        "--prefix and --ignore say how the checkpoint of --init is read"
+    );
     let mut settings = toml::Table::new();
     if let Some(preset) = args.preset {
         settings.extend(table(preset.text())?);
@@ -182,9 +186,8 @@ fn resolve(args: &Args, matches: &ArgMatches) -> Result<Recipe> {
     if let Some(path) = &args.config {
         settings.extend(table(&fs_err::read_to_string(path)?).with_context(|| path.display().to_string())?);
     }
-    let is_given = |name: &str| matches.value_source(&name.replace('-', "_")) == Some(ValueSource::CommandLine);
     for (name, value) in toml::Table::try_from(&args.recipe)? {
-        if is_given(&name) {
+        if warmup::is_given(matches, &name) {
             settings.insert(name, value);
         }
     }
@@ -193,11 +196,7 @@ fn resolve(args: &Args, matches: &ArgMatches) -> Result<Recipe> {
     }
     let source = args.config.as_ref().map_or_else(|| "settings".to_owned(), |path| path.display().to_string());
     let mut recipe: Recipe = settings.try_into().context(source)?;
-    // Who shortens a run need not know of the warm-up that comes with its settings.
-    if is_given("epochs") && !is_given("warmup-epochs") && recipe.warmup_epochs > recipe.epochs {
-        tracing::info!("the warm-up of {} epochs is cut to the {} of the run", recipe.warmup_epochs, recipe.epochs);
-        recipe.warmup_epochs = recipe.epochs;
-    }
+    warmup::cut(&mut recipe.warmup_epochs, recipe.epochs, matches);
     Ok(recipe)
 }
 

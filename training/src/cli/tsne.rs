@@ -19,20 +19,22 @@ use crate::show::scatter::Scatter;
 
 /// Random numbers of the start.
 const STARTS: u64 = 8;
+/// What the legend calls pictures in no class folder; they have no class in the list of places.
+const UNKNOWN: &str = "no class";
 
 /// Draw the features of pictures as a map on which like lies beside like, coloured by class.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
     backbone: BackboneArgs,
-    /// Pictures: folders directly below DIR are classes.
+    /// Pictures. Folders directly below DIR are classes, which have colours; none are needed.
     #[arg(long, value_name = "DIR")]
     images: PathBuf,
     /// Picture to write; the places go beside it, into a file of the same name that ends in .json.
     #[arg(long, value_name = "FILE.svg|FILE.png")]
     out: PathBuf,
     /// Effective number of neighbours of each picture.
-    #[arg(long, default_value_t = tsne::Options::default().perplexity)]
+    #[arg(long, value_parser = dino_program::flags::from_one::<f32>, default_value_t = tsne::Options::default().perplexity)]
     perplexity: f32,
     /// Steps of gradient descent.
     #[arg(long, default_value_t = tsne::Options::default().steps)]
@@ -49,7 +51,7 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let kind = args.out.extension().and_then(|kind| kind.to_str()).unwrap_or_default().to_ascii_lowercase();
     ensure!(kind == "svg" || kind == "png", "--out {} ends neither in .svg nor in .png", args.out.display());
-    let pictures = Labelled::open(&args.images, 0, &[])?;
+    let pictures = Labelled::open_any(&args.images, 0, UNKNOWN)?;
     let mut embedder = args.backbone.open(0)?.embedder(Pooling::Cls)?;
     let tokens = Tokens { n_last_blocks: 1, avgpool_patchtokens: false };
     let batch = features::all("embed", &mut embedder, &pictures, View::Evaluation, tokens)?;
@@ -73,7 +75,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         .rows()
         .into_iter()
         .zip(batch.classes.iter().zip(&titles))
-        .map(|(place, (&class, file))| json!({"x": place[0], "y": place[1], "class": names[class as usize], "file": file}))
+        .map(|(place, (&class, file))| {
+            let class = Some(&names[class as usize]).filter(|name| *name != UNKNOWN);
+            json!({"x": place[0], "y": place[1], "class": class, "file": file})
+        })
         .collect();
     let list = args.out.with_extension("json");
     fs_err::write(&list, serde_json::to_string(&points)?)?;

@@ -1,6 +1,5 @@
-//! Pictures whose classes are known: the folders directly below a root are the classes.
+//! Pictures whose classes are known: by the folders directly below a root, or by what is beside them in tar files.
 
-use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
@@ -16,41 +15,75 @@ pub struct Labelled {
     pictures: Pictures,
     /// Number of the picture, and of its class.
     items: Vec<(usize, u32)>,
-    /// Pictures in no class folder.
+    /// Pictures of no class.
     loose: usize,
     classes: Vec<String>,
 }
 
 impl Labelled {
     /// Lists a folder; up to `cache` bytes of decoded pictures stay in memory. Classes have the numbers of `known`, further ones follow
-    /// in the order of their names. Pictures in no class folder are left out and named.
+    /// in the order of their names. Pictures of no class are left out and named.
     ///
     /// # Errors
-    /// When there is no folder, or no picture in a class folder.
+    /// When there is no folder, no picture, or no picture has a class.
     pub fn open(root: &Path, cache: usize, known: &[String]) -> Result<Self, Error> {
-        let pictures = Pictures::open(root, None, cache)?;
-        // Names that look the same are one class, whatever Unicode form a file system gives them.
-        let found: BTreeSet<Cow<'_, str>> = (0..pictures.len()).filter_map(|index| pictures.class(index)).map(nfc).collect();
+        let labelled = Self::list(root, cache, known)?;
+        if labelled.items.is_empty() {
+            return Err(Error::NoClasses { root: root.to_owned(), count: labelled.loose });
+        }
+        let found: BTreeSet<u32> = labelled.items.iter().map(|item| item.1).collect();
         if let [only] = found.iter().collect::<Vec<_>>()[..] {
             tracing::warn!(
-                "all pictures of {} are of one class, {only:?}; are the folders of the classes one further down?",
-                root.display()
+                "all pictures of {} are of one class, {:?}; are the folders of the classes one further down?",
+                root.display(),
+                labelled.classes[*only as usize]
             );
         }
+        if let Some(first) = labelled.first_loose() {
+            let more = if labelled.loose > 1 { format!(" (and {} more)", labelled.loose - 1) } else { String::new() };
+            tracing::warn!("skipped {}: it is in no class folder{more}", labelled.pictures.name(first));
+        }
+        Ok(labelled)
+    }
+
+    /// Lists a folder whose pictures need no class: those without one are of a last class, `unknown`.
+    ///
+    /// # Errors
+    /// When there is no folder, or no picture.
+    pub fn open_any(root: &Path, cache: usize, unknown: &str) -> Result<Self, Error> {
+        let mut labelled = Self::list(root, cache, &[])?;
+        if labelled.loose > 0 {
+            let number = labelled.classes.len() as u32;
+            labelled.classes.push(unknown.to_owned());
+            let mut classes = vec![number; labelled.pictures.len()];
+            labelled.items.iter().for_each(|&(index, class)| classes[index] = class);
+            labelled.items = classes.into_iter().enumerate().collect();
+            labelled.loose = 0;
+        }
+        Ok(labelled)
+    }
+
+    fn list(root: &Path, cache: usize, known: &[String]) -> Result<Self, Error> {
+        let pictures = Pictures::open(root, None, cache)?;
+        // Names that look the same are one class, whatever Unicode form a file system gives them.
+        let names: Vec<Option<String>> =
+            (0..pictures.len()).map(|index| pictures.class(index).map(|name| nfc(&name).into_owned())).collect();
+        let found: BTreeSet<&String> = names.iter().flatten().collect();
         let mut classes = known.to_vec();
         let is_known = |name: &str| known.iter().any(|known| nfc(known) == name);
-        classes.extend(found.into_iter().map(Cow::into_owned).filter(|name| !is_known(name)));
+        classes.extend(found.into_iter().filter(|name| !is_known(name)).cloned());
         let numbers: HashMap<String, u32> = classes.iter().map(|name| nfc(name).into_owned()).zip(0..).collect();
-        let mut items = Vec::with_capacity(pictures.len());
-        for index in 0..pictures.len() {
-            let Some(name) = pictures.class(index) else {
-                tracing::warn!("skipped {}: it is in no class folder", pictures.name(index));
-                continue;
-            };
-            items.extend(numbers.get(nfc(name).as_ref()).map(|&number| (index, number)));
-        }
+        let class_of = |(index, name): (usize, Option<String>)| Some((index, *numbers.get(&name?)?));
+        let items: Vec<(usize, u32)> = names.into_iter().enumerate().filter_map(class_of).collect();
         let loose = pictures.len() - items.len();
-        if items.is_empty() { Err(Error::Empty(root.to_owned())) } else { Ok(Self { pictures, items, loose, classes }) }
+        Ok(Self { pictures, items, loose, classes })
+    }
+
+    /// The first picture of no class.
+    fn first_loose(&self) -> Option<usize> {
+        let ends_before = |(place, item): (usize, &(usize, u32))| (item.0 > place).then_some(place);
+        let first = self.items.iter().enumerate().find_map(ends_before).unwrap_or(self.items.len());
+        (first < self.pictures.len()).then_some(first)
     }
 
     /// A folder to learn from, of which up to `cache` bytes are kept, and one to measure with. Classes of the second that the first has

@@ -2,6 +2,8 @@
 
 pub mod augment;
 pub mod colour;
+mod companions;
+mod compressed;
 pub mod labelled;
 pub mod loader;
 pub mod pictures;

@@ -1,5 +1,7 @@
 //! The pictures below a folder, in files and in tar files, decoded on demand and kept in memory while they fit.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -12,7 +14,8 @@ use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer
 use image::RgbImage;
 use rayon::prelude::*;
 
-use super::shards;
+use super::compressed::{self, Compression};
+use super::{companions, shards};
 
 /// File name endings that are taken for pictures, as names without one are; what a file really is, its bytes say.
 const ENDINGS: [&str; 9] = ["jpg", "jpeg", "png", "gif", "webp", "bmp", "tif", "tiff", "jfif"];
@@ -29,6 +32,25 @@ pub enum Error {
     /// It cannot be listed.
     #[error(transparent)]
     Unreadable(std::io::Error),
+    /// It is a tar file that members cannot be read from where they lie.
+    #[error("{path} is a tar file compressed by {}: unpack it with {} first, pictures are read where they lie in plain tar files", .kind.by, .kind.undo)]
+    Compressed {
+        /// The file.
+        path: PathBuf,
+        /// How it is compressed.
+        kind: Compression,
+    },
+    /// There are pictures, and no classes.
+    #[error(
+        "{root} holds {count} pictures and no classes: put those of each class into a folder of its name directly below {root}, or, in tar \
+         files, a .cls or .json that names the class beside each picture"
+    )]
+    NoClasses {
+        /// The folder.
+        root: PathBuf,
+        /// Its pictures.
+        count: usize,
+    },
     /// It holds no pictures.
     #[error("{0} holds no pictures (files that end in .jpg, .png, .webp, .gif, .bmp or .tiff, at any depth, or in .tar files)")]
     Empty(PathBuf),
@@ -69,9 +91,22 @@ struct Slot {
     name: String,
     /// Where in the name the path inside of the tar file begins; 0 for a file.
     inside: usize,
+    /// What is beside it in its tar file and names its class.
+    companion: Option<Companion>,
     kept: OnceLock<Arc<RgbImage>>,
     broken: AtomicBool,
 }
+
+/// A small member of a tar file that names the class of a picture.
+#[derive(Clone, Copy, Debug)]
+struct Companion {
+    offset: u64,
+    len: u64,
+    is_json: bool,
+}
+
+/// Longest companion that is read, in bytes.
+const LONGEST_COMPANION: u64 = 1 << 20;
 
 impl Pictures {
     /// Lists a folder, or the tar files of a pattern. Pictures are reduced to `shrink` pixels on their shorter side, if larger, when they
@@ -88,6 +123,18 @@ impl Pictures {
             }
             let (files, others): (Vec<_>, Vec<_>) =
                 listing.entries.into_iter().partition(|entry| is_picture(&entry.path) || shards::is_pattern(&entry.path));
+            let (packed, others): (Vec<_>, Vec<_>) = others.into_iter().partition(|entry| compressed::by_name(&entry.path).is_some());
+            for (entry, kind) in packed.iter().filter_map(|entry| Some((entry, compressed::by_name(&entry.path)?))) {
+                let error = Error::Compressed { path: entry.path.clone(), kind };
+                if files.is_empty() {
+                    return Err(error);
+                }
+                tracing::warn!("left out: {error}");
+            }
+            let masks = companions::masks(&files.iter().map(|entry| entry.id.as_str()).collect::<Vec<_>>());
+            let mut masks = masks.into_iter();
+            let (masks, files): (Vec<_>, Vec<_>) = files.into_iter().partition(|_| masks.next() == Some(true));
+            tell_masks(masks.iter().map(|entry| entry.id.as_str()));
             if let Some(other) = others.first() {
                 tracing::info!(
                     "left out {} files whose names do not end like those of pictures, the first of them {}",
@@ -95,8 +142,10 @@ impl Pictures {
                     other.id
                 );
             }
-            left_out = listing.skipped.len() + others.len();
+            left_out = listing.skipped.len() + packed.len() + masks.len() + others.len();
             files.into_iter().map(|entry| (entry.id, entry.path)).collect()
+        } else if let Some(kind) = compressed::by_name(root).filter(|_| root.is_file() || root.to_string_lossy().contains('{')) {
+            return Err(Error::Compressed { path: root.to_owned(), kind });
         } else if let Some(pattern) = root.to_str().filter(|_| shards::is_pattern(root)) {
             let files = shards::expand(pattern).map_err(Error::Pattern)?;
             files.into_iter().map(|path| (path.file_name().unwrap_or_default().to_string_lossy().into_owned(), path)).collect()
@@ -104,8 +153,8 @@ impl Pictures {
             return Err(Error::NoFolder(root.to_owned()));
         };
         // Tar files are read through to their ends, many at a time.
-        let slots: Result<Vec<Vec<Slot>>, std::io::Error> = files.into_par_iter().map(|(name, path)| slots(name, path)).collect();
-        let slots: Vec<Slot> = slots.map_err(Error::Unreadable)?.into_iter().flatten().collect();
+        let slots: Result<Vec<Vec<Slot>>, Error> = files.into_par_iter().map(|(name, path)| slots(name, path)).collect();
+        let slots: Vec<Slot> = slots?.into_iter().flatten().collect();
         if slots.is_empty() {
             return Err(Error::Empty(root.to_owned()));
         }
@@ -127,12 +176,20 @@ impl Pictures {
         &self.slots[index].name
     }
 
-    /// The folder that says what a picture shows: the uppermost one, inside of the tar file where it has one there.
-    pub fn class(&self, index: usize) -> Option<&str> {
-        let Slot { name, inside, .. } = &self.slots[index];
+    /// What a picture shows: as the `.cls` or `.json` beside it in its tar file says, else the uppermost folder, inside of the tar file where
+    /// it has one there.
+    pub fn class(&self, index: usize) -> Option<Cow<'_, str>> {
+        let Slot { name, inside, source, companion, .. } = &self.slots[index];
+        if let (Some(companion), Source::Member { shard, .. }) = (companion, source) {
+            let bytes = shards::read(shard, companion.offset, companion.len).ok();
+            let read = if companion.is_json { companions::of_json } else { companions::of_cls };
+            if let Some(class) = bytes.and_then(|bytes| read(&bytes)) {
+                return Some(Cow::Owned(class));
+            }
+        }
         let (outside, inside) = name.split_at(*inside);
         // The path of the tar file ends in a slash.
-        uppermost(inside).or_else(|| uppermost(outside.strip_suffix('/')?))
+        uppermost(inside).or_else(|| uppermost(outside.strip_suffix('/')?)).map(Cow::Borrowed)
     }
 
     /// SHA-256 over all names, in hex.
@@ -189,24 +246,48 @@ fn uppermost(path: &str) -> Option<&str> {
     path.trim_start_matches("./").trim_start_matches('/').split_once('/').map(|(folder, _)| folder)
 }
 
-/// The pictures of a file: those in it if it is a tar file, else itself.
-fn slots(name: String, path: PathBuf) -> std::io::Result<Vec<Slot>> {
-    let slot = |name, inside, source| Slot { name, inside, source, kept: OnceLock::new(), broken: AtomicBool::new(false) };
-    if !shards::is_pattern(&path) {
-        return Ok(vec![slot(name, 0, Source::File(path))]);
+fn tell_masks<'a>(mut masks: impl ExactSizeIterator<Item = &'a str>) {
+    let count = masks.len();
+    if let Some(first) = masks.next() {
+        tracing::info!("left out {count} masks beside pictures, the first of them {first}");
     }
-    let (members, damage) = shards::index(&path)?;
+}
+
+/// The pictures of a file: those in it if it is a tar file, else itself.
+fn slots(name: String, path: PathBuf) -> Result<Vec<Slot>, Error> {
+    let slot =
+        |name, inside, source, companion| Slot { name, inside, source, companion, kept: OnceLock::new(), broken: AtomicBool::new(false) };
+    if !shards::is_pattern(&path) {
+        return Ok(vec![slot(name, 0, Source::File(path), None)]);
+    }
+    if let Some(kind) = compressed::by_content(&path).map_err(Error::Unreadable)? {
+        return Err(Error::Compressed { path, kind });
+    }
+    let (mut members, damage) = shards::index(&path).map_err(Error::Unreadable)?;
     if let Some(reason) = damage {
         tracing::warn!("{name} is damaged after {} members ({reason}): the rest of it is left out", members.len());
     }
     let shard: Arc<Path> = path.into();
-    let pictures = members.into_iter().filter(|member| is_picture(Path::new(&member.name)));
-    Ok(pictures
-        .map(|member| {
-            let source = Source::Member { shard: Arc::clone(&shard), offset: member.offset, len: member.len };
-            slot(format!("{name}/{}", member.name), name.len() + 1, source)
-        })
-        .collect())
+    members.retain(|member| !companions::is_hidden(&member.name));
+    let mut beside: HashMap<&str, Companion> = HashMap::new();
+    for member in members.iter().filter(|member| member.len <= LONGEST_COMPANION) {
+        let key = companions::key(&member.name);
+        let companion = |is_json| Companion { offset: member.offset, len: member.len, is_json };
+        match &member.name[key.len()..] {
+            ".cls" => _ = beside.insert(key, companion(false)),
+            // A .cls says nothing but the class.
+            ".json" => _ = beside.entry(key).or_insert(companion(true)),
+            _ => {}
+        }
+    }
+    let pictures: Vec<&shards::Member> = members.iter().filter(|member| is_picture(Path::new(&member.name))).collect();
+    let masks = companions::masks(&pictures.iter().map(|member| member.name.as_str()).collect::<Vec<_>>());
+    let of_member = |member: &shards::Member| {
+        let source = Source::Member { shard: Arc::clone(&shard), offset: member.offset, len: member.len };
+        let companion = beside.get(companions::key(&member.name)).copied();
+        slot(format!("{name}/{}", member.name), name.len() + 1, source, companion)
+    };
+    Ok(pictures.iter().zip(masks).filter(|(_, is_mask)| !is_mask).map(|(member, _)| of_member(member)).collect())
 }
 
 fn is_picture(path: &Path) -> bool {

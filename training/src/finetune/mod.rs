@@ -24,34 +24,34 @@ pub use state::{Progress, Stored, file_name, save};
 #[serde(rename_all = "kebab-case")]
 pub struct Settings {
     /// Epochs of the run.
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, value_parser = dino_program::flags::at_least_one(), default_value_t = 100)]
     pub epochs: usize,
     /// Pictures of a batch.
-    #[arg(long, visible_alias = "batch-size-per-gpu", default_value_t = 64)]
+    #[arg(long, value_parser = dino_program::flags::at_least_one(), visible_alias = "batch-size-per-gpu", default_value_t = 64)]
     pub batch_size: usize,
     /// Highest learning rate for a batch of 256 pictures: it is scaled by batch / 256.
-    #[arg(long, default_value_t = 1e-3)]
+    #[arg(long, value_parser = dino_program::flags::from_zero::<f64>, default_value_t = 1e-3)]
     pub lr: f64,
     /// Learning rate at the end of the cosine, not scaled.
-    #[arg(long, default_value_t = 1e-6)]
+    #[arg(long, value_parser = dino_program::flags::from_zero::<f64>, default_value_t = 1e-6)]
     pub min_lr: f64,
     /// Epochs of linear warm-up.
     #[arg(long, default_value_t = 5)]
     pub warmup_epochs: usize,
     /// Factor of the learning rate from each block to the one before it: early blocks change little. 1 for one rate.
-    #[arg(long, default_value_t = 0.65)]
+    #[arg(long, value_parser = dino_program::flags::part::<f64>, default_value_t = 0.65)]
     pub layer_decay: f64,
     /// Weight decay of all but biases, norms, CLS and positions.
-    #[arg(long, default_value_t = 0.05)]
+    #[arg(long, value_parser = dino_program::flags::from_zero::<f64>, default_value_t = 0.05)]
     pub weight_decay: f64,
     /// Stochastic depth: share of the last block's branches that is dropped, less in earlier blocks.
-    #[arg(long, default_value_t = 0.1)]
+    #[arg(long, value_parser = dino_program::flags::below_one::<f64>, default_value_t = 0.1)]
     pub drop_path: f64,
     /// Share of the target that is spread over all classes.
-    #[arg(long, default_value_t = 0.1)]
+    #[arg(long, value_parser = dino_program::flags::below_one::<f64>, default_value_t = 0.1)]
     pub smoothing: f64,
     /// Mixes pictures in pairs, with shares from Beta(A, A); 0 for none. 0.8 is usual for long runs on much data.
-    #[arg(long, value_name = "A", default_value_t = 0.0)]
+    #[arg(long, value_parser = dino_program::flags::from_zero::<f64>, value_name = "A", default_value_t = 0.0)]
     pub mixup: f64,
     /// Decides the first weights of the classifier, the order of pictures, all crops and what is dropped.
     #[arg(long, default_value_t = 0)]

@@ -38,32 +38,32 @@ pub struct Recipe {
     #[arg(long, default_value_t = Recipe::default().arch, help_heading = "Backbone")]
     pub arch: Arch,
     /// Side of a patch of a ViT in pixels. Smaller patches give better features and finer masks, and cost with the square
-    #[arg(long, default_value_t = Recipe::default().patch_size, help_heading = "Backbone")]
+    #[arg(long, value_parser = dino_program::flags::at_least_one(), default_value_t = Recipe::default().patch_size, help_heading = "Backbone")]
     pub patch_size: usize,
     /// Dimension of the features, in place of the arch's own. A ResNet is made narrower or wider by it
-    #[arg(long, help_heading = "Backbone")]
+    #[arg(long, value_parser = dino_program::flags::at_least_one(), help_heading = "Backbone")]
     pub dim: Option<usize>,
     /// Number of blocks of a ViT, in place of the arch's own
-    #[arg(long, help_heading = "Backbone")]
+    #[arg(long, value_parser = dino_program::flags::at_least_one(), help_heading = "Backbone")]
     pub depth: Option<usize>,
     /// Attention heads of a ViT, in place of the arch's own
-    #[arg(long, help_heading = "Backbone")]
+    #[arg(long, value_parser = dino_program::flags::at_least_one(), help_heading = "Backbone")]
     pub heads: Option<usize>,
     /// Register tokens of a ViT beside CLS. Four keep its attention free of outliers in large ones
     #[arg(long, default_value_t = Recipe::default().registers, help_heading = "Backbone")]
     pub registers: usize,
     /// First value of factors on each branch of a ViT's blocks (layer scale), 0 for none. With --method dinov2 1e-5 where it is not given
-    #[arg(long, help_heading = "Backbone")]
+    #[arg(long, value_parser = dino_program::flags::from_zero::<f32>, help_heading = "Backbone")]
     pub layer_scale: Option<f32>,
     /// How a ViT embeds its patches
     #[arg(long, value_enum, default_value_t = Recipe::default().stem, help_heading = "Backbone")]
     pub stem: Stem,
     /// Stochastic depth of a ViT: share of the last block's branches that is dropped, less in earlier blocks
-    #[arg(long, default_value_t = Recipe::default().drop_path_rate, help_heading = "Backbone")]
+    #[arg(long, value_parser = dino_program::flags::below_one::<f64>, default_value_t = Recipe::default().drop_path_rate, help_heading = "Backbone")]
     pub drop_path_rate: f64,
 
     /// Dimension of the head's output. Large values work well for large and varied data
-    #[arg(long, default_value_t = Recipe::default().out_dim, help_heading = "Head")]
+    #[arg(long, value_parser = dino_program::flags::at_least_one(), default_value_t = Recipe::default().out_dim, help_heading = "Head")]
     pub out_dim: usize,
     /// Keep the norms of the head's last layer at 1. More stable; false can do better with a small ViT
     #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, value_parser = clap::builder::BoolishValueParser::new(), default_value_t = Recipe::default().norm_last_layer, help_heading = "Head")]
@@ -72,27 +72,27 @@ pub struct Recipe {
     #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, value_parser = clap::builder::BoolishValueParser::new(), default_value_t = Recipe::default().use_bn_in_head, help_heading = "Head")]
     pub use_bn_in_head: bool,
     /// Columns of the head's hidden layers
-    #[arg(long, default_value_t = Recipe::default().head_hidden_dim, help_heading = "Head")]
+    #[arg(long, value_parser = dino_program::flags::at_least_one(), default_value_t = Recipe::default().head_hidden_dim, help_heading = "Head")]
     pub head_hidden_dim: usize,
     /// Columns of the head's bottleneck
-    #[arg(long, default_value_t = Recipe::default().head_bottleneck_dim, help_heading = "Head")]
+    #[arg(long, value_parser = dino_program::flags::at_least_one(), default_value_t = Recipe::default().head_bottleneck_dim, help_heading = "Head")]
     pub head_bottleneck_dim: usize,
 
     /// First momentum of the teacher, raised to 1 by a cosine. Use a higher one with small batches: 0.9995 for 256 pictures
-    #[arg(long, default_value_t = Recipe::default().momentum_teacher, help_heading = "Teacher")]
+    #[arg(long, value_parser = dino_program::flags::below_one::<f64>, default_value_t = Recipe::default().momentum_teacher, help_heading = "Teacher")]
     pub momentum_teacher: f64,
     /// Temperature of the teacher at the start. Lower it if the loss does not fall
-    #[arg(long, default_value_t = Recipe::default().warmup_teacher_temp, help_heading = "Teacher")]
+    #[arg(long, value_parser = dino_program::flags::above_zero::<f64>, default_value_t = Recipe::default().warmup_teacher_temp, help_heading = "Teacher")]
     pub warmup_teacher_temp: f64,
     /// Temperature of the teacher after its warm-up. Above 0.07 training tends to be unstable; start with 0.04
-    #[arg(long, default_value_t = Recipe::default().teacher_temp, help_heading = "Teacher")]
+    #[arg(long, value_parser = dino_program::flags::above_zero::<f64>, default_value_t = Recipe::default().teacher_temp, help_heading = "Teacher")]
     pub teacher_temp: f64,
     /// Epochs over which the teacher's temperature rises
     #[arg(long, default_value_t = Recipe::default().warmup_teacher_temp_epochs, help_heading = "Teacher")]
     pub warmup_teacher_temp_epochs: usize,
 
     /// Momentum of the centre that is taken from the teacher's output. Towards 1 it lags behind, and one output may take all
-    #[arg(long, default_value_t = Recipe::default().center_momentum, help_heading = "Teacher")]
+    #[arg(long, value_parser = dino_program::flags::share::<f64>, default_value_t = Recipe::default().center_momentum, help_heading = "Teacher")]
     pub center_momentum: f64,
 
     /// How the teacher's output is kept from being the same for all pictures
@@ -108,19 +108,19 @@ pub struct Recipe {
     pub method: Method,
     /// Weight of the term that keeps the features of different pictures apart (KoLeo), 0 for none. Where it is not given: 0.1 with --method
     /// dinov2, else none
-    #[arg(long, help_heading = "Loss")]
+    #[arg(long, value_parser = dino_program::flags::from_zero::<f64>, help_heading = "Loss")]
     pub koleo_loss_weight: Option<f64>,
     /// Weight of the loss of hidden patches (iBOT) with --method dinov2, 0 for none
-    #[arg(long, default_value_t = Recipe::default().ibot_loss_weight, help_heading = "Loss")]
+    #[arg(long, value_parser = dino_program::flags::from_zero::<f64>, default_value_t = Recipe::default().ibot_loss_weight, help_heading = "Loss")]
     pub ibot_loss_weight: f64,
     /// Give patches a head of their own. Wanted for large ViTs; one head for both is DINOv2's choice for small data
     #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, value_parser = clap::builder::BoolishValueParser::new(), default_value_t = Recipe::default().ibot_separate_head, help_heading = "Loss")]
     pub ibot_separate_head: bool,
     /// Outputs of the patches' own head, in place of --out-dim
-    #[arg(long, help_heading = "Loss")]
+    #[arg(long, value_parser = dino_program::flags::at_least_one(), help_heading = "Loss")]
     pub ibot_out_dim: Option<usize>,
     /// Weight of the term that keeps patches as similar to each other as --gram-anchor has them (Gram anchoring of DINOv3), 0 for none
-    #[arg(long, default_value_t = Recipe::default().gram_loss_weight, help_heading = "Loss")]
+    #[arg(long, value_parser = dino_program::flags::from_zero::<f64>, default_value_t = Recipe::default().gram_loss_weight, help_heading = "Loss")]
     pub gram_loss_weight: f64,
     /// Compare the patches of all crops of a batch there, not those of each crop alone
     #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, value_parser = clap::builder::BoolishValueParser::new(), default_value_t = Recipe::default().gram_across_crops, help_heading = "Loss")]
@@ -129,44 +129,44 @@ pub struct Recipe {
     #[arg(long, value_enum, default_value_t = Recipe::default().gram_negatives, help_heading = "Loss")]
     pub gram_negatives: Negatives,
     /// Share of the global crops whose patches are hidden at all
-    #[arg(long, default_value_t = Recipe::default().mask_probability, help_heading = "Loss")]
+    #[arg(long, value_parser = dino_program::flags::share::<f64>, default_value_t = Recipe::default().mask_probability, help_heading = "Loss")]
     pub mask_probability: f64,
     /// Least share of such a crop's patches that is hidden
-    #[arg(long, default_value_t = Recipe::default().mask_ratio_min, help_heading = "Loss")]
+    #[arg(long, value_parser = dino_program::flags::share::<f64>, default_value_t = Recipe::default().mask_ratio_min, help_heading = "Loss")]
     pub mask_ratio_min: f64,
     /// Largest share of such a crop's patches that is hidden
-    #[arg(long, default_value_t = Recipe::default().mask_ratio_max, help_heading = "Loss")]
+    #[arg(long, value_parser = dino_program::flags::share::<f64>, default_value_t = Recipe::default().mask_ratio_max, help_heading = "Loss")]
     pub mask_ratio_max: f64,
 
     /// Weight decay at the start. 0.04 works well for ViTs
-    #[arg(long, default_value_t = Recipe::default().weight_decay, help_heading = "Optimisation")]
+    #[arg(long, value_parser = dino_program::flags::from_zero::<f64>, default_value_t = Recipe::default().weight_decay, help_heading = "Optimisation")]
     pub weight_decay: f64,
     /// Weight decay at the end of its cosine. A larger decay late in training helps ViTs
-    #[arg(long, default_value_t = Recipe::default().weight_decay_end, help_heading = "Optimisation")]
+    #[arg(long, value_parser = dino_program::flags::from_zero::<f64>, default_value_t = Recipe::default().weight_decay_end, help_heading = "Optimisation")]
     pub weight_decay_end: f64,
     /// Largest norm of each parameter's gradient, 0 for none. Helps larger ViTs with larger learning rates
-    #[arg(long, default_value_t = Recipe::default().clip_grad, help_heading = "Optimisation")]
+    #[arg(long, value_parser = dino_program::flags::from_zero::<f64>, default_value_t = Recipe::default().clip_grad, help_heading = "Optimisation")]
     pub clip_grad: f64,
     /// Pictures of a batch, in each process
-    #[arg(long, visible_alias = "batch-size", default_value_t = Recipe::default().batch_size_per_gpu, help_heading = "Optimisation")]
+    #[arg(long, value_parser = dino_program::flags::at_least_one(), visible_alias = "batch-size", default_value_t = Recipe::default().batch_size_per_gpu, help_heading = "Optimisation")]
     pub batch_size_per_gpu: usize,
     /// Batches whose gradients are added up for one step: as a batch that is so many times as large, in the memory of one
-    #[arg(long, default_value_t = Recipe::default().accumulate, help_heading = "Optimisation")]
+    #[arg(long, value_parser = dino_program::flags::at_least_one(), default_value_t = Recipe::default().accumulate, help_heading = "Optimisation")]
     pub accumulate: usize,
     /// Epochs of the run; the schedules are laid out over them
-    #[arg(long, default_value_t = Recipe::default().epochs, help_heading = "Optimisation")]
+    #[arg(long, value_parser = dino_program::flags::at_least_one(), default_value_t = Recipe::default().epochs, help_heading = "Optimisation")]
     pub epochs: usize,
     /// Epochs at the start in which the head's last layer stays as it is. Raise it if the loss does not fall
     #[arg(long, default_value_t = Recipe::default().freeze_last_layer, help_heading = "Optimisation")]
     pub freeze_last_layer: usize,
     /// Highest learning rate for a batch of 256 pictures: it is scaled by the pictures of a step / 256
-    #[arg(long, default_value_t = Recipe::default().lr, help_heading = "Optimisation")]
+    #[arg(long, value_parser = dino_program::flags::from_zero::<f64>, default_value_t = Recipe::default().lr, help_heading = "Optimisation")]
     pub lr: f64,
     /// Epochs of linear warm-up of the learning rate
     #[arg(long, default_value_t = Recipe::default().warmup_epochs, help_heading = "Optimisation")]
     pub warmup_epochs: usize,
     /// Learning rate at the end of the cosine, not scaled
-    #[arg(long, default_value_t = Recipe::default().min_lr, help_heading = "Optimisation")]
+    #[arg(long, value_parser = dino_program::flags::from_zero::<f64>, default_value_t = Recipe::default().min_lr, help_heading = "Optimisation")]
     pub min_lr: f64,
     /// Optimiser
     #[arg(long, value_enum, default_value_t = Recipe::default().optimizer, help_heading = "Optimisation")]
@@ -176,26 +176,26 @@ pub struct Recipe {
     pub precision: PrecisionChoice,
 
     /// Share of the picture's area that a global crop covers, lowest and highest. With --local-crops-number 0 use 0.14 1
-    #[arg(long, num_args = 2, value_names = ["LOW", "HIGH"], default_values_t = Recipe::default().global_crops_scale, help_heading = "Crops")]
+    #[arg(long, value_parser = dino_program::flags::part::<f64>, num_args = 2, value_names = ["LOW", "HIGH"], default_values_t = Recipe::default().global_crops_scale, help_heading = "Crops")]
     pub global_crops_scale: Vec<f64>,
     /// Side of the two global crops in pixels; also the size that the position table is made for
-    #[arg(long, default_value_t = Recipe::default().global_crops_size, help_heading = "Crops")]
+    #[arg(long, value_parser = dino_program::flags::at_least_one(), default_value_t = Recipe::default().global_crops_size, help_heading = "Crops")]
     pub global_crops_size: usize,
     /// Number of local crops, 0 for none
     #[arg(long, default_value_t = Recipe::default().local_crops_number, help_heading = "Crops")]
     pub local_crops_number: usize,
     /// Share of the picture's area that a local crop covers, lowest and highest
-    #[arg(long, num_args = 2, value_names = ["LOW", "HIGH"], default_values_t = Recipe::default().local_crops_scale, help_heading = "Crops")]
+    #[arg(long, value_parser = dino_program::flags::part::<f64>, num_args = 2, value_names = ["LOW", "HIGH"], default_values_t = Recipe::default().local_crops_scale, help_heading = "Crops")]
     pub local_crops_scale: Vec<f64>,
     /// Side of the local crops in pixels
-    #[arg(long, default_value_t = Recipe::default().local_crops_size, help_heading = "Crops")]
+    #[arg(long, value_parser = dino_program::flags::at_least_one(), default_value_t = Recipe::default().local_crops_size, help_heading = "Crops")]
     pub local_crops_size: usize,
     /// Deviation of the Gaussian blur in pixels of a crop, lowest and highest. The default is the public script's, for crops of 224
     /// pixels: with smaller crops lower it by as much, or little is left to see (0.1 0.4 for crops of 48)
-    #[arg(long, num_args = 2, value_names = ["LOW", "HIGH"], default_values_t = Recipe::default().blur_sigma, help_heading = "Crops")]
+    #[arg(long, value_parser = dino_program::flags::above_zero::<f64>, num_args = 2, value_names = ["LOW", "HIGH"], default_values_t = Recipe::default().blur_sigma, help_heading = "Crops")]
     pub blur_sigma: Vec<f64>,
     /// Reduce pictures to this many pixels on their shorter side when they are read. Saves time and memory with small crops
-    #[arg(long, help_heading = "Crops")]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..), help_heading = "Crops")]
     pub shrink: Option<u32>,
 
     /// Decides the initial weights, the order of pictures and all crops

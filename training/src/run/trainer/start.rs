@@ -54,12 +54,13 @@ impl Run<'_> {
     fn newest(&self) -> Result<Option<(PathBuf, Stored)>> {
         let out = self.options.out.display();
         let mut found = state::list(&self.options.out)?;
-        if !self.options.resume {
-            ensure!(found.is_empty(), "{out} already holds checkpoints: add --resume to go on, or choose another --out");
-            return Ok(None);
-        }
+        let resume = self.options.resume;
+        ensure!(resume || found.is_empty(), "{out} already holds checkpoints: add --resume to go on, or choose another --out");
         if found.is_empty() {
-            tracing::info!("{out} holds no checkpoint: the run starts at its beginning");
+            if resume {
+                tracing::info!("{out} holds no checkpoint: the run starts at its beginning");
+            }
+            self.log.set_aside()?;
             return Ok(None);
         }
         let mut unusable = Vec::new();
