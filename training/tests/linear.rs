@@ -124,5 +124,5 @@ fn blocks_that_a_model_does_not_give_are_refused_with_a_way_out() {
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("--last-blocks 2"), "{}", text(&output.stderr));
     let output = linear(&["--lr=-1"], &[("--model", &model), ("--train", &train), ("--val", &train)]);
-    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
 }
