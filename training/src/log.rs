@@ -20,11 +20,74 @@ pub struct Knn {
     pub top5: f64,
     /// Top-1 averaged over classes.
     pub mean_class: f64,
+    /// Pictures that were classified, 0 in logs of earlier versions.
+    #[serde(default)]
+    pub pictures: usize,
 }
 
 impl fmt::Display for Knn {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "k-NN {:.1} % (mean over classes {:.1} %)", self.top1, self.mean_class)
+    }
+}
+
+/// How often two crops of a picture find each other: what can be measured without classes.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Agreement {
+    /// Pictures, each with two crops.
+    pub pictures: usize,
+    /// Share of the first crops whose nearest second crop is of the same picture, in percent.
+    pub agreement: f64,
+}
+
+impl fmt::Display for Agreement {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "crops of one picture that find each other {:.1} %", self.agreement)
+    }
+}
+
+/// What the features of a backbone can do.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Measured {
+    /// Where there are classes.
+    Knn(Knn),
+    /// Where there are none.
+    Agreement(Agreement),
+}
+
+impl Measured {
+    /// The one figure that runs are compared by, in percent.
+    pub fn figure(&self) -> f64 {
+        match self {
+            Self::Knn(knn) => knn.top1,
+            Self::Agreement(agreement) => agreement.agreement,
+        }
+    }
+
+    /// What the figure is of.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Knn(_) => "k-NN top-1",
+            Self::Agreement(_) => "agreement of crops",
+        }
+    }
+
+    /// Pictures that it was measured on.
+    pub fn pictures(&self) -> usize {
+        match self {
+            Self::Knn(knn) => knn.pictures,
+            Self::Agreement(agreement) => agreement.pictures,
+        }
+    }
+}
+
+impl fmt::Display for Measured {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Knn(knn) => knn.fmt(formatter),
+            Self::Agreement(agreement) => agreement.fmt(formatter),
+        }
     }
 }
 
@@ -78,6 +141,19 @@ pub struct Line {
     /// k-NN figures of the teacher, where it was time for them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub knn: Option<Knn>,
+    /// Agreement of crops of the teacher, in place of k-NN where there are no classes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agreement: Option<Agreement>,
+    /// What the weights that the run began with could do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<Measured>,
+}
+
+impl Line {
+    /// What the teacher could do after this epoch, where it was measured.
+    pub fn measured(&self) -> Option<Measured> {
+        self.knn.map(Measured::Knn).or(self.agreement.map(Measured::Agreement))
+    }
 }
 
 /// Sums over the part of an epoch that is done; kept in checkpoints, so that an interrupted epoch has one true line.

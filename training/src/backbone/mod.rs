@@ -1,6 +1,7 @@
 //! Backbones: pictures to features.
 
 pub(crate) mod batch_norm;
+mod lora;
 pub mod parameters;
 pub mod positions;
 pub mod resnet;
@@ -122,6 +123,45 @@ impl Backbone {
         match self {
             Self::Vit(vit) => vit.groups(),
             Self::Resnet(resnet) => resnet.groups(),
+        }
+    }
+
+    /// Low-rank adapters, where there are some: they are trained, and [`Backbone::groups`] stay as they are but for the mask token.
+    pub fn adapters(&self) -> &[Group] {
+        match self {
+            Self::Vit(vit) => vit.adapters(),
+            Self::Resnet(_) => &[],
+        }
+    }
+
+    /// The value of each of [`Backbone::groups`] as the backbone computes with it, adapters merged.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn merged(&self) -> Result<Vec<Tensor>> {
+        match self {
+            Self::Vit(vit) => vit.merged(),
+            Self::Resnet(resnet) => Ok(resnet.groups().iter().map(|group| group.flat(false)).collect()),
+        }
+    }
+
+    /// With fresh low-rank adapters.
+    ///
+    /// # Errors
+    /// When it is no transformer, or the device fails.
+    pub fn with_adapters(self, rank: usize, random: &mut impl Random, device: &Device) -> Result<Self> {
+        match self {
+            Self::Vit(vit) => Ok(Self::Vit(vit.with_adapters(rank, random, device)?)),
+            Self::Resnet(_) => bail!("a residual network has no low-rank adapters"),
+        }
+    }
+
+    /// Without adapters, as if there had never been any.
+    #[must_use]
+    pub fn without_adapters(self) -> Self {
+        match self {
+            Self::Vit(vit) => Self::Vit(vit.without_adapters()),
+            Self::Resnet(resnet) => Self::Resnet(resnet),
         }
     }
 

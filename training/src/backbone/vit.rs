@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use candle_core::{Device, Result, Tensor, bail};
 
+use super::lora::Lora;
 use super::parameters::{Entry, Group, Init, Random};
 use super::stem::{self, Stem};
 use super::{Pass, positions};
@@ -87,6 +88,7 @@ pub struct Vit {
     config: VitConfig,
     groups: Vec<Group>,
     places: Places,
+    lora: Option<Lora>,
 }
 
 /// Where the groups behind the blocks are. A transformer cut short has the places of the whole one.
@@ -165,7 +167,40 @@ impl Vit {
         }
         places.stem = groups.len()..groups.len() + channels.len();
         groups.extend(stem::parameters(&channels, random, device)?);
-        Ok(Self { config, groups, places })
+        Ok(Self { config, groups, places, lora: None })
+    }
+
+    /// With fresh low-rank adapters: they and the mask token are trained, and nothing else is.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn with_adapters(self, rank: usize, random: &mut impl Random, device: &Device) -> Result<Self> {
+        let lora = Lora::new(&self.config.block(), self.config.depth, rank, random, device)?;
+        Ok(Self { lora: Some(lora), ..self })
+    }
+
+    /// Without adapters.
+    #[must_use]
+    pub fn without_adapters(self) -> Self {
+        Self { lora: None, ..self }
+    }
+
+    /// Low-rank adapters, where there are some.
+    pub fn adapters(&self) -> &[Group] {
+        self.lora.as_ref().map_or(&[], Lora::groups)
+    }
+
+    /// The value of each group with adapters merged into it.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn merged(&self) -> Result<Vec<Tensor>> {
+        let blocks = BLOCKS..BLOCKS + self.config.depth;
+        let value = |(index, group): (usize, &Group)| match &self.lora {
+            Some(lora) if blocks.contains(&index) => lora.merged(&self.config.block(), index - BLOCKS, &group.flat(false), false),
+            _ => Ok(group.flat(false)),
+        };
+        self.groups.iter().enumerate().map(value).collect()
     }
 
     /// Sizes.
@@ -184,17 +219,24 @@ impl Vit {
     /// When the device fails.
     pub fn duplicate(&self) -> Result<Self> {
         let groups = Group::duplicate_all(&self.groups)?;
-        Ok(Self { config: self.config, groups, places: self.places.clone() })
+        let lora = self.lora.as_ref().map(Lora::duplicate).transpose()?;
+        Ok(Self { config: self.config, groups, places: self.places.clone(), lora })
     }
 
     fn whole(&self, group: usize, track: bool) -> Result<Tensor> {
+        // Beside adapters, the mask token alone is trained: checkpoints come without one.
+        let track = track && (self.lora.is_none() || Some(group) == self.places.mask_token);
         let group = &self.groups[group];
         group.view(&group.flat(track), 0)
     }
 
     /// The parameters of a block, with its layer scales multiplied into the layers before them: the blocks themselves have none.
     fn block(&self, index: usize, track: bool) -> Result<Tensor> {
-        let flat = self.groups[BLOCKS + index].flat(track);
+        let group = &self.groups[BLOCKS + index];
+        let (flat, track) = match &self.lora {
+            Some(lora) => (lora.merged(&self.config.block(), index, &group.flat(false), track)?, false),
+            None => (group.flat(track), track),
+        };
         let Some(scales) = self.places.scales else { return Ok(flat) };
         let scales = self.groups[scales + index].flat(track);
         let (dim, mut factors) = (self.config.dim, Vec::new());

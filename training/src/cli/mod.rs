@@ -12,6 +12,7 @@ pub mod public;
 pub mod report;
 mod resume;
 pub mod segment_eval;
+mod shape;
 pub mod train;
 pub mod tsne;
 mod usage;

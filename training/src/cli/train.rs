@@ -11,11 +11,11 @@ use clap::ArgMatches;
 use super::public::{self, Public};
 use super::resume::Resume;
 use super::usage::Usage;
-use super::{launch, warmup};
+use super::{launch, shape, warmup};
 use crate::exchange;
 use crate::process;
 use crate::run::observer;
-use crate::run::recipe::{Preset, Recipe};
+use crate::run::recipe::{Method, Preset, Recipe};
 use crate::run::state;
 use crate::run::trainer::{self, Options, Outcome};
 use crate::weights;
@@ -37,7 +37,9 @@ pub struct Args {
     #[arg(long, value_name = "FILE.toml")]
     config: Option<PathBuf>,
     /// Start both backbones from the weights of a checkpoint: a public release, or another run; `hf://OWNER/NAME[@REVISION][/FILE]` names
-    /// one on a model hub. A run that goes on has its own
+    /// one on a model hub. Its sizes count where --arch is not given, and with --method dinov2 the settings of --preset `continue_dinov2`
+    /// where neither --preset nor --config is. The run measures what the weights can do before its first step, and after each epoch whether
+    /// its teacher can do more. A run that goes on has its own
     #[arg(long, value_name = "FILE|DIR|HF", value_parser = dino_program::flags::location())]
     init: Option<Location>,
     /// How that checkpoint is read
@@ -78,7 +80,11 @@ pub struct Args {
     /// Minutes that a process waits for another before it gives up
     #[arg(long, value_parser = dino_program::flags::above_zero::<f64>, default_value_t = 10.0)]
     exchange_minutes: f64,
-    /// Epochs between k-NN figures of the teacher (k = 20), 0 for none
+    /// Evaluations in a row below what the weights of --init could do after which the run is ended, 0 for never
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    stop_below: usize,
+    /// Epochs between k-NN figures of the teacher (k = 20), 0 for none. With --init every epoch where it is not given, on up to 5,000
+    /// pictures of --data; where they have no classes, it is measured how often two crops of a picture find each other
     #[arg(long, default_value_t = 0, value_name = "N", help_heading = "What the run shows")]
     knn_every: usize,
     /// Gallery of the k-NN figures, classes as folders. Without it every fifth picture of --data is classified by the others
@@ -104,12 +110,23 @@ pub struct Args {
 /// # Errors
 /// When settings do not fit, or training fails.
 pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
-    let recipe = resolve(args, matches).map_err(Usage)?;
-    recipe.check().map_err(Usage)?;
+    let mut settings = settings(args, matches).map_err(Usage)?;
     // A run that goes on has weights of its own: a restarted job does not need the hub.
     let goes_on = args.resume.is_some() && !state::list(&args.out)?.is_empty();
     // Before the signals are caught: a download has no checkpoint to write.
     let init = args.init.as_ref().filter(|_| !goes_on).map(|init| init.fetch(&Want::Weights)).transpose()?;
+    if !settings.contains_key("arch") {
+        let own = match &init {
+            _ if goes_on => shape::of_run(&args.out)?,
+            Some(found) => shape::of_checkpoint(&found.path, &args.network.options())?,
+            None => toml::Table::new(),
+        };
+        for (name, value) in own {
+            settings.entry(name).or_insert(value);
+        }
+    }
+    let recipe = resolve(settings, args, matches).map_err(Usage)?;
+    recipe.check().map_err(Usage)?;
     let gram_anchor = args.gram_anchor.as_ref().map(|anchor| anchor.fetch(&Want::Weights)).transpose()?.map(|found| found.path);
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
@@ -144,10 +161,12 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
         save_every_epochs: args.saveckp_freq,
         shown: observer::Options {
             knn_every: args.knn_every,
+            compares: false,
             knn_folders: args.knn_train.clone().zip(args.knn_val.clone()),
             pictures_every: args.pictures_every,
             watch: args.watch.clone(),
         },
+        stop_below: args.stop_below,
         exchange: exchange::from_environment(&device, exchange_timeout)?,
         device,
         collapse_steps: args.collapse_steps,
@@ -163,7 +182,7 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
                 "to serve it: dino-train export --checkpoint {out} --out {out}-model, then dino-server serve --model {out}-model"
             );
         }
-        Outcome::Stopped => {}
+        Outcome::Judged | Outcome::Stopped => {}
     }
     Ok(())
 }
@@ -173,14 +192,21 @@ fn minutes(minutes: f64, flag: &'static str) -> Result<Duration> {
 }
 
 /// The preset's settings, then the file's, then the flags that were given.
-fn resolve(args: &Args, matches: &ArgMatches) -> Result<Recipe> {
+fn settings(args: &Args, matches: &ArgMatches) -> Result<toml::Table> {
     args.public.check()?;
     ensure!(
         args.init.is_some() || args.network.options() == weights::Options::default(),
         "--prefix and --ignore say how the checkpoint of --init is read"
     );
     let mut settings = toml::Table::new();
-    if let Some(preset) = args.preset {
+    let goes_on_from_weights = args.init.is_some() && args.config.is_none() && args.recipe.method == Method::Dinov2;
+    let preset = args.preset.or_else(|| {
+        goes_on_from_weights.then(|| {
+            tracing::info!("settings are those of --preset continue_dinov2, and the flags that are given");
+            Preset::ContinueDinov2
+        })
+    });
+    if let Some(preset) = preset {
         settings.extend(table(preset.text())?);
     }
     if let Some(path) = &args.config {
@@ -194,9 +220,19 @@ fn resolve(args: &Args, matches: &ArgMatches) -> Result<Recipe> {
     if let Some(use_fp16) = args.public.use_fp16 {
         settings.insert("precision".to_owned(), public::precision(use_fp16));
     }
+    Ok(settings)
+}
+
+/// The recipe of settings.
+fn resolve(settings: toml::Table, args: &Args, matches: &ArgMatches) -> Result<Recipe> {
     let source = args.config.as_ref().map_or_else(|| "settings".to_owned(), |path| path.display().to_string());
     let mut recipe: Recipe = settings.try_into().context(source)?;
     warmup::cut(&mut recipe.warmup_epochs, recipe.epochs, matches);
+    warmup::cut_freeze(&mut recipe.freeze_backbone_epochs, recipe.epochs, matches);
+    ensure!(
+        args.init.is_some() || args.resume.is_some() || (recipe.lora_rank == 0 && recipe.freeze_backbone_epochs == 0),
+        "--lora-rank and --freeze-backbone-epochs keep the weights of --init: give it, or leave them out"
+    );
     Ok(recipe)
 }
 
@@ -225,7 +261,16 @@ mod tests {
     fn recipe(flags: &[&str]) -> Recipe {
         let line = [&["train", "--data", "pictures", "--out", "run"], flags].concat();
         let matches = Line::command().try_get_matches_from(line).unwrap();
-        resolve(&Line::from_arg_matches(&matches).unwrap().args, &matches).unwrap()
+        let args = Line::from_arg_matches(&matches).unwrap().args;
+        resolve(settings(&args, &matches).unwrap(), &args, &matches).unwrap()
+    }
+
+    #[test]
+    fn going_on_from_weights_has_settings_of_its_own_and_flags_count_more() {
+        let going_on = recipe(&["--init", "weights.pth", "--method", "dinov2", "--epochs", "1", "--layer-decay", "0.5"]);
+        assert!(going_on.lr < Recipe::default().lr && going_on.layer_decay == 0.5, "{going_on:?}");
+        assert_eq!((going_on.warmup_epochs, going_on.freeze_backbone_epochs), (1, 0), "cut to the run");
+        assert_eq!(recipe(&["--init", "weights.pth"]), Recipe::default());
     }
 
     #[test]

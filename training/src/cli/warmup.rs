@@ -16,3 +16,11 @@ pub(super) fn cut(warmup: &mut usize, epochs: usize, matches: &ArgMatches) {
         *warmup = epochs;
     }
 }
+
+/// Cuts the epochs with a frozen backbone in the same way: one epoch at least is for the backbone.
+pub(super) fn cut_freeze(frozen: &mut usize, epochs: usize, matches: &ArgMatches) {
+    if is_given(matches, "epochs") && !is_given(matches, "freeze-backbone-epochs") && *frozen > 0 && *frozen >= epochs {
+        *frozen = epochs.saturating_sub(1);
+        tracing::info!("the backbone is frozen for {frozen} of the {epochs} epochs of the run");
+    }
+}

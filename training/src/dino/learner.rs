@@ -35,6 +35,8 @@ pub struct Learner {
     pub gram: Option<Gram>,
     /// Holds the moments.
     pub optimizer: Optimizer,
+    /// Train the heads alone; the backbones stay as they are.
+    pub freeze_backbone: bool,
     /// The processes that learn together.
     pub exchange: Arc<dyn Exchange>,
 }
@@ -153,11 +155,13 @@ impl Learner {
     /// # Errors
     /// When the device fails.
     pub fn new(student: Network, algorithm: Algorithm, exchange: Arc<dyn Exchange>) -> Result<Self> {
-        let teacher = student.duplicate()?;
+        let mut teacher = student.duplicate()?;
+        // It follows the student's merged weights.
+        teacher.backbone = teacher.backbone.without_adapters();
         let out = student.head.config().out;
         let device = student.groups().next().map_or(candle_core::Device::Cpu, |group| group.var().device().clone());
         let (loss, optimizer) = (DinoLoss::new(out, &device)?, Optimizer::new(algorithm));
-        Ok(Self { student, teacher, loss, koleo_weight: 0.0, ibot: None, gram: None, optimizer, exchange })
+        Ok(Self { student, teacher, loss, koleo_weight: 0.0, ibot: None, gram: None, optimizer, freeze_backbone: false, exchange })
     }
 
     /// Loss and gradients of one batch; changes nothing but the running statistics of batch norms.
@@ -173,11 +177,16 @@ impl Learner {
         let teacher_patches = self.teacher.patch_logits(&patches, pass)?;
 
         let crops: Vec<Tensor> = std::iter::once(global).chain(local).cloned().collect();
-        let pass = &mut Pass::Trained(random, &self.exchange);
         // Anchoring compares all patches of the global views.
         let all = if self.gram.is_some() { self.student.backbone.places(global)? } else { Vec::new() };
         let wanted = if all.is_empty() { places } else { &all };
-        let (seen, seen_patches) = self.student.backbone.features_at(&crops, masks.map(|masks| &masks.tensor), wanted, pass)?;
+        let masked = masks.map(|masks| &masks.tensor);
+        let (seen, seen_patches) = if self.freeze_backbone {
+            self.student.backbone.features_at(&crops, masked, wanted, &mut Pass::Teacher(&self.exchange))?
+        } else {
+            self.student.backbone.features_at(&crops, masked, wanted, &mut Pass::Trained(random, &self.exchange))?
+        };
+        let pass = &mut Pass::Trained(random, &self.exchange);
         let patches = if all.is_empty() || places.is_empty() {
             seen_patches.narrow(0, 0, places.len())?
         } else {
@@ -230,7 +239,7 @@ impl Learner {
     /// When shapes do not fit, or the device fails.
     pub fn add(&self, accumulated: &mut Accumulated, views: Views<'_>, teacher_temp: f64, random: &mut dyn Random) -> Result<()> {
         let share = self.gradients(views, teacher_temp, random)?.share()?;
-        accumulated.add(share, &self.student.groups().collect::<Vec<_>>())
+        accumulated.add(share, &self.student.trained().collect::<Vec<_>>())
     }
 
     /// One training step from all its micro-batches, together with the other processes: the student, the teacher, the centre.
@@ -240,7 +249,7 @@ impl Learner {
     /// When a loss is not finite, another process is lost, or the device fails; nothing was changed then.
     pub fn step(&mut self, mut accumulated: Accumulated, step: &Step, stop: bool) -> std::result::Result<Report, Error> {
         let (own, logits) = (accumulated.loss()?, accumulated.kept_logits()?);
-        let groups: Vec<&Group> = self.student.groups().collect();
+        let groups: Vec<&Group> = self.student.trained().collect();
         let averages = accumulated.average(&groups, &*self.exchange, stop)?;
         if !own.is_finite() {
             return Err(Error::NotFinite(own));
@@ -266,10 +275,14 @@ impl Learner {
     /// # Errors
     /// When the device fails.
     pub fn apply(&mut self, gradients: &GradStore, step: &Step) -> Result<()> {
-        let groups: Vec<&Group> = self.student.groups().collect();
+        let groups: Vec<&Group> = self.student.trained().collect();
         self.optimizer.step(&groups, gradients, &step.optimizer)?;
-        for (teacher, student) in self.teacher.groups().zip(self.student.groups()) {
-            moving_average(teacher, student, step.momentum)?;
+        let frozen = if self.freeze_backbone { self.teacher.backbone.groups().len() } else { 0 };
+        for (teacher, student) in self.teacher.groups().zip(self.student.moving()?).skip(frozen) {
+            // The average of two equal numbers may be another by rounding.
+            if let Some(student) = student {
+                moving_average(teacher, &student, step.momentum)?;
+            }
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ pub mod gram;
 pub mod head;
 pub mod ibot;
 pub mod koleo;
+pub mod layer_decay;
 pub mod learner;
 pub mod loss;
 pub mod masks;

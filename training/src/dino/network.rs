@@ -17,6 +17,11 @@ pub struct Network {
     pub ibot_head: Option<Head>,
 }
 
+/// Whether a group holds the linear layers of a transformer block.
+fn is_block(group: &Group) -> bool {
+    group.entries().iter().any(|entry| entry.name.ends_with("attn.qkv.weight"))
+}
+
 impl Network {
     /// Fresh parameters.
     ///
@@ -32,6 +37,50 @@ impl Network {
     /// When the device fails.
     pub fn with_ibot_head(self, head: HeadConfig, random: &mut impl Random, device: &Device) -> Result<Self> {
         Ok(Self { ibot_head: Some(Head::named("ibot_head", head, random, device)?), ..self })
+    }
+
+    /// With fresh low-rank adapters of the backbone.
+    ///
+    /// # Errors
+    /// When the backbone is no transformer, or the device fails.
+    pub fn with_adapters(self, rank: usize, random: &mut impl Random, device: &Device) -> Result<Self> {
+        Ok(Self { backbone: self.backbone.with_adapters(rank, random, device)?, ..self })
+    }
+
+    /// What is trained: without adapters all groups, with adapters those that have a gradient.
+    pub fn trained(&self) -> impl Iterator<Item = &Group> {
+        self.groups().chain(self.backbone.adapters())
+    }
+
+    /// Of a network with adapters: the groups that [`Network::merged`] changes, and the adapters.
+    pub fn own_groups(&self) -> impl Iterator<Item = &Group> {
+        let adapters = self.backbone.adapters();
+        let blocks = self.backbone.groups().iter().filter(|group| !adapters.is_empty() && is_block(group));
+        blocks.chain(adapters)
+    }
+
+    /// [`Network::merged`], with none for what training does not change: beside adapters that is all of the backbone but its blocks and the
+    /// mask token.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn moving(&self) -> Result<Vec<Option<Tensor>>> {
+        let has_adapters = !self.backbone.adapters().is_empty();
+        let moves = |group: &Group| {
+            let name = group.entries().first().map_or("", |entry| entry.name.as_str());
+            !has_adapters || !name.starts_with("backbone.") || is_block(group) || name == "backbone.mask_token"
+        };
+        Ok(self.groups().zip(self.merged()?).map(|(group, value)| moves(group).then_some(value)).collect())
+    }
+
+    /// The value of each of [`Network::groups`] as the network computes with it, adapters merged.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn merged(&self) -> Result<Vec<Tensor>> {
+        let mut values = self.backbone.merged()?;
+        values.extend(self.heads().flat_map(Head::groups).map(|group| group.flat(false)));
+        Ok(values)
     }
 
     /// The same values in variables of their own.

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use self::device::DeviceMoments;
 use crate::backbone::parameters::{Entry, Group};
+use crate::dino::layer_decay::LayerDecay;
 use crate::kernels::{adam, momentum};
 use crate::ops::{slice, with_slice};
 
@@ -69,6 +70,8 @@ pub enum Algorithm {
 #[derive(Debug, Default)]
 pub struct Optimizer {
     algorithm: Algorithm,
+    /// Learning rates by layer.
+    pub layer_decay: LayerDecay,
     /// By parameter name. Those of parameters on another device have their steps alone here.
     moments: HashMap<String, Moments>,
     /// Of groups on another device, by the name of their first parameter.
@@ -79,6 +82,12 @@ impl Optimizer {
     /// Without moments yet.
     pub fn new(algorithm: Algorithm) -> Self {
         Self { algorithm, ..Self::default() }
+    }
+
+    /// The settings of a group, whose parameters are all of one layer.
+    fn settings_of(&self, group: &Group, settings: &Settings) -> Settings {
+        let multiplier = group.entries().first().map_or(1.0, |first| self.layer_decay.multiplier(&first.name));
+        Settings { lr: settings.lr * multiplier, ..*settings }
     }
 
     /// How it steps.
@@ -123,6 +132,7 @@ impl Optimizer {
             trained.partition(|(group, _)| self.algorithm == Algorithm::Adamw && !group.var().device().is_cpu());
         self.step_on_device(&on_device, settings)?;
         for (group, gradient) in here {
+            let settings = &self.settings_of(group, settings);
             for entry in group.entries().iter().filter(|entry| !settings.freezes(entry)) {
                 let moments = self.moments.entry(entry.name.clone()).or_default();
                 update(self.algorithm, group, entry, gradient, moments, settings)?;
@@ -160,8 +170,9 @@ impl Optimizer {
                 // They are on the device from now on.
                 (moments.first, moments.second) = (Vec::new(), Vec::new());
             }
+            let settings = self.settings_of(group, settings);
             if let Some(moments) = self.on_device.get_mut(name) {
-                moments.step(group, gradient, &squares, steps, settings)?;
+                moments.step(group, gradient, &squares, steps, &settings)?;
             }
         }
         Ok(())
@@ -277,11 +288,11 @@ impl InplaceOp1 for Step<'_> {
 ///
 /// # Errors
 /// When the device fails.
-pub fn moving_average(teacher: &Group, student: &Group, momentum: f64) -> Result<()> {
+pub fn moving_average(teacher: &Group, student: &Tensor, momentum: f64) -> Result<()> {
     if teacher.var().device().is_cpu() {
-        return teacher.var().inplace_op2(student.var(), &Average { momentum: momentum as f32 });
+        return teacher.var().inplace_op2(student, &Average { momentum: momentum as f32 });
     }
-    teacher.var().set(&((teacher.var().as_detached_tensor() * momentum)? + (student.var().as_detached_tensor() * (1.0 - momentum))?)?)
+    teacher.var().set(&((teacher.var().as_detached_tensor() * momentum)? + (student * (1.0 - momentum))?)?)
 }
 
 struct Average {

@@ -1,5 +1,6 @@
 //! Measures what a backbone has learnt.
 
+pub mod agreement;
 pub mod attention;
 pub mod drawn;
 pub mod features;

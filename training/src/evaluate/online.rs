@@ -52,29 +52,42 @@ struct Set {
     kept: Vec<OnceLock<Option<RgbImage>>>,
 }
 
+impl Set {
+    fn new(pictures: &Arc<Labelled>, chosen: Vec<usize>, transform: &Transform) -> Result<Self> {
+        let (height, width) = transform.output_size().context("the evaluation transform has no fixed size")?;
+        let kept = chosen.len().min(KEPT / (3 * height * width).max(1) as usize);
+        Ok(Self { pictures: Arc::clone(pictures), chosen, kept: (0..kept).map(|_| OnceLock::new()).collect() })
+    }
+}
+
 impl Online {
     /// Opens a gallery and queries; without them every fifth picture of `data` is classified by the others.
     ///
     /// # Errors
     /// When a folder is missing or has no class folders, or the transform gives no fixed size.
     pub fn open(folders: Option<(PathBuf, PathBuf)>, data: &Path, transform: Transform) -> Result<Self> {
-        let (height, width) = transform.output_size().context("the evaluation transform has no fixed size")?;
-        let set = |pictures: &Arc<Labelled>, chosen: Vec<usize>| {
-            let kept = chosen.len().min(KEPT / (3 * height * width).max(1) as usize);
-            Set { pictures: Arc::clone(pictures), chosen, kept: (0..kept).map(|_| OnceLock::new()).collect() }
-        };
-        let (gallery, queries) = if let Some((train, val)) = folders {
+        if let Some((train, val)) = folders {
             let train = Arc::new(Labelled::open(&train, 0, &[])?);
             let val = Arc::new(Labelled::open(&val, 0, train.classes())?);
-            (set(&train, (0..train.len()).collect()), set(&val, (0..val.len()).collect()))
-        } else {
-            let all =
-                Labelled::open(data, 0, &[]).context("--knn-every needs classes: folders below --data, or --knn-train and --knn-val")?;
-            let (val, train): (Vec<usize>, Vec<usize>) = (0..all.len()).partition(|index| index % SPLIT == 0);
-            ensure!(!train.is_empty(), "--knn-every needs more than one picture in the class folders of {}", data.display());
-            let all = Arc::new(all);
-            (set(&all, train), set(&all, val))
-        };
+            let gallery = Set::new(&train, (0..train.len()).collect(), &transform)?;
+            let queries = Set::new(&val, (0..val.len()).collect(), &transform)?;
+            return Ok(Self { transform, gallery, queries });
+        }
+        let all = Labelled::open(data, 0, &[]).context("--knn-every needs classes: folders below --data, or --knn-train and --knn-val")?;
+        Self::split(&Arc::new(all), usize::MAX, transform)
+    }
+
+    /// Every fifth picture is classified by the others; of more than `most` pictures some are taken, spread over all.
+    ///
+    /// # Errors
+    /// When there is one picture alone, or the transform gives no fixed size.
+    pub fn split(all: &Arc<Labelled>, most: usize, transform: Transform) -> Result<Self> {
+        let count = all.len().min(most);
+        let chosen = (0..count).map(|place| (place, (place as u128 * all.len() as u128 / count as u128) as usize));
+        let (val, train): (Vec<_>, Vec<_>) = chosen.partition(|(place, _)| place % SPLIT == 0);
+        ensure!(!train.is_empty(), "k-NN figures need more than one picture in class folders");
+        let set = |part: Vec<(usize, usize)>| Set::new(all, part.into_iter().map(|(_, index)| index).collect(), &transform);
+        let (gallery, queries) = (set(train)?, set(val)?);
         Ok(Self { transform, gallery, queries })
     }
 
@@ -95,7 +108,8 @@ impl Online {
         let k = DEFAULT_K.min(train.len());
         let knn::Report(report) = knn::evaluate(&train, &val, &[k], DEFAULT_TEMPERATURE)?;
         let (_, figures) = report.first().context("one k, one line")?;
-        Ok((Knn { k, top1: figures.top1, top5: figures.top5, mean_class: figures.mean_class }, queries))
+        let (top1, top5, mean_class) = (figures.top1, figures.top5, figures.mean_class);
+        Ok((Knn { k, top1, top5, mean_class, pictures: val.len() }, queries))
     }
 
     fn embed(&self, set: &Set, backbone: &Backbone, device: &Device) -> Result<Embedded> {

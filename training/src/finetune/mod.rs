@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::backbone::Pass;
 use crate::backbone::parameters::{Group, Init, Random};
 use crate::backbone::vit::Vit;
+use crate::dino::layer_decay::LayerDecay;
 use crate::dino::optimizer::{self, Optimizer};
 use crate::dino::schedule::Cosine;
 use crate::exchange;
@@ -152,20 +153,14 @@ impl Classifier {
         let gradients = loss.backward()?;
         let depth = self.backbone.config().depth;
         let Self { backbone, head, optimizer } = self;
+        optimizer.layer_decay = LayerDecay { rate: settings.layer_decay, depth, ..LayerDecay::default() };
         for (index, group) in backbone.groups().iter().chain([&*head]).enumerate() {
-            let lr = lr * settings.layer_decay.powi((depth + 1 - layer(index, depth)) as i32);
             // CLS and positions.
             let weight_decay = if index < 2 { 0.0 } else { settings.weight_decay };
             optimizer.step(&[group], &gradients, &optimizer::Settings { lr, weight_decay, clip: 0.0, freeze_last_layer: false })?;
         }
         Ok(value)
     }
-}
-
-/// The layer of a group for its learning rate: 0 is in front of the blocks, `depth + 1` behind them.
-fn layer(group: usize, depth: usize) -> usize {
-    const BEFORE: usize = 4;
-    (group + 1).saturating_sub(BEFORE).min(depth + 1)
 }
 
 /// Mean over the rows of -Σ target · log softmax(logit).
@@ -205,13 +200,6 @@ mod tests {
     use rand::SeedableRng;
 
     use super::*;
-
-    #[test]
-    fn layers_count_from_the_patches_to_the_head() {
-        // Four groups, three blocks, two of the norm, the head.
-        let layers: Vec<usize> = (0..10).map(|group| layer(group, 3)).collect();
-        assert_eq!(layers, [0, 0, 0, 0, 1, 2, 3, 4, 4, 4]);
-    }
 
     #[test]
     fn smoothed_and_mixed_targets_sum_to_one() {

@@ -8,3 +8,4 @@ pub mod recipe;
 pub mod report;
 pub mod state;
 pub mod trainer;
+pub mod verdict;

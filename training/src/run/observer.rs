@@ -1,6 +1,7 @@
 //! What a run shows of itself at the end of an epoch: figures, pictures, event files and the report. None of it changes what is learnt.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use candle_core::Device;
@@ -8,11 +9,12 @@ use dino_vision::transform::Transform;
 use dino_vision::tsne;
 
 use crate::backbone::Backbone;
+use crate::data::labelled::Labelled;
+use crate::evaluate::agreement::Crops;
 use crate::evaluate::online::{Embedded, Online};
 use crate::evaluate::watch::Watch;
 use crate::files::write_atomically;
-use crate::log::Knn;
-use crate::log::Line;
+use crate::log::{Line, Measured};
 use crate::run::report::{self, Run};
 use crate::show::events::Events;
 use crate::show::scatter::Scatter;
@@ -22,6 +24,8 @@ use crate::show::scatter::Scatter;
 pub struct Options {
     /// Epochs between k-NN figures, 0 for none.
     pub knn_every: usize,
+    /// Measure in each epoch what the features can do, by k-NN where there are classes: for a run that is compared with its first weights.
+    pub compares: bool,
     /// Gallery and queries; without them every fifth picture of the training folder is classified by the others.
     pub knn_folders: Option<(PathBuf, PathBuf)>,
     /// Epochs between pictures of the attention and of the features, 0 for none.
@@ -29,6 +33,9 @@ pub struct Options {
     /// Picture or folder whose attention is drawn; without it, some of the training folder.
     pub watch: Option<PathBuf>,
 }
+
+/// Most pictures of the k-NN figures that nothing but a comparison asks for.
+const COMPARED: usize = 5000;
 
 /// Points of the map of features, and its steps.
 const POINTS: usize = 3000;
@@ -41,6 +48,8 @@ pub struct Observer {
     run: PathBuf,
     epochs: usize,
     online: Option<Online>,
+    /// In place of k-NN where there are no classes.
+    crops: Option<Crops>,
     watch: Option<Watch>,
     events: Option<Events>,
 }
@@ -51,22 +60,42 @@ impl Observer {
     /// # Errors
     /// When a folder is missing, or has no pictures.
     pub fn open(options: Options, run: &Path, data: &Path, epochs: usize, transform: &Transform) -> Result<Self> {
-        let online = match options.knn_every {
-            0 => None,
-            _ => Some(Online::open(options.knn_folders.clone(), data, transform.clone())?),
-        };
+        let (mut online, mut crops) = (None, None);
+        if options.knn_every > 0 || options.knn_folders.is_some() && options.compares {
+            online = Some(Online::open(options.knn_folders.clone(), data, transform.clone())?);
+        } else if options.compares {
+            const UNKNOWN: &str = "";
+            let all = Arc::new(Labelled::open_any(data, 0, UNKNOWN)?);
+            let classes = all.classes();
+            if classes.len() > 1 && classes.last().is_some_and(|last| last != UNKNOWN) {
+                online = Some(Online::split(&all, COMPARED, transform.clone())?);
+            } else {
+                crops = Some(Crops::new(&all, transform.clone())?);
+            }
+        }
         let watch = match options.pictures_every {
             0 => None,
             _ => Some(Watch::open(options.watch.as_deref().unwrap_or(data), transform.clone())?),
         };
-        Ok(Self { options, run: run.to_owned(), epochs, online, watch, events: None })
+        Ok(Self { options, run: run.to_owned(), epochs, online, crops, watch, events: None })
+    }
+
+    /// What the features of a backbone can do, where the run measures it.
+    ///
+    /// # Errors
+    /// When no picture can be read, or the device fails.
+    pub fn measure(&self, backbone: &Backbone, device: &Device) -> Result<Option<Measured>> {
+        if let Some(online) = &self.online {
+            return Ok(Some(Measured::Knn(online.measure(backbone, device)?.0)));
+        }
+        self.crops.as_ref().map(|crops| Ok(Measured::Agreement(crops.measure(backbone, device)?))).transpose()
     }
 
     /// Figures and pictures of the backbone after epoch `epoch`, counted from 1, where it is time for them.
     ///
     /// # Errors
     /// When no picture can be read, the device fails, or a picture cannot be written.
-    pub fn look(&self, backbone: &Backbone, device: &Device, epoch: usize) -> Result<Option<Knn>> {
+    pub fn look(&self, backbone: &Backbone, device: &Device, epoch: usize) -> Result<Option<Measured>> {
         let due = |every: usize| every > 0 && (epoch.is_multiple_of(every) || epoch == self.epochs);
         let folder = self.run.join(report::PICTURES);
         let pictures = due(self.options.pictures_every);
@@ -74,12 +103,16 @@ impl Observer {
         if pictures && let (Some(watch), Some(vit)) = (&self.watch, backbone.vit()) {
             watch.draw(vit, device, epoch, &folder)?;
         }
-        let Some(online) = self.online.as_ref().filter(|_| due(self.options.knn_every) || pictures) else { return Ok(None) };
+        let every = if self.options.knn_every == 0 && self.options.compares { 1 } else { self.options.knn_every };
+        if let Some(crops) = self.crops.as_ref().filter(|_| due(every)) {
+            return Ok(Some(Measured::Agreement(crops.measure(backbone, device)?)));
+        }
+        let Some(online) = self.online.as_ref().filter(|_| due(every) || pictures) else { return Ok(None) };
         let (knn, queries) = online.measure(backbone, device)?;
         if pictures {
             draw_map(queries, online.classes(), &folder)?;
         }
-        Ok(Some(knn))
+        Ok(Some(Measured::Knn(knn)))
     }
 
     /// Passes a line of the log on, and writes the report anew. A run does not end for what it shows of itself.

@@ -168,6 +168,20 @@ pub struct Recipe {
     /// Learning rate at the end of the cosine, not scaled
     #[arg(long, value_parser = dino_program::flags::from_zero::<f64>, default_value_t = Recipe::default().min_lr, help_heading = "Optimisation")]
     pub min_lr: f64,
+    /// Factor of the learning rate from each block of a ViT to the one before it, 1 for one rate: early blocks change little. 0.75 to 0.9
+    /// to go on from public weights
+    #[arg(long, value_parser = dino_program::flags::part::<f64>, default_value_t = Recipe::default().layer_decay, help_heading = "Optimisation")]
+    pub layer_decay: f64,
+    /// Further factor of the learning rate of a ViT's patch embedding; DINOv2 takes 0.2
+    #[arg(long, value_parser = dino_program::flags::from_zero::<f64>, default_value_t = Recipe::default().patch_embed_lr_mult, help_heading = "Optimisation")]
+    pub patch_embed_lr_mult: f64,
+    /// Epochs at the start in which the heads alone are trained. The backbone has its own warm-up of --warmup-epochs then
+    #[arg(long, default_value_t = Recipe::default().freeze_backbone_epochs, help_heading = "Optimisation")]
+    pub freeze_backbone_epochs: usize,
+    /// Train low-rank adapters of this rank on the linear layers of a ViT's blocks (LoRA) in place of the backbone, 0 for none. They are
+    /// merged into the teacher as it is averaged. They want a learning rate some ten times as high
+    #[arg(long, default_value_t = Recipe::default().lora_rank, help_heading = "Optimisation")]
+    pub lora_rank: usize,
     /// Optimiser
     #[arg(long, value_enum, default_value_t = Recipe::default().optimizer, help_heading = "Optimisation")]
     pub optimizer: Algorithm,
@@ -278,6 +292,10 @@ impl Default for Recipe {
             lr: 5e-4,
             warmup_epochs: 10,
             min_lr: 1e-6,
+            layer_decay: 1.0,
+            patch_embed_lr_mult: 1.0,
+            freeze_backbone_epochs: 0,
+            lora_rank: 0,
             optimizer: Algorithm::Adamw,
             precision: PrecisionChoice::F32,
             global_crops_scale: vec![0.4, 1.0],
@@ -422,7 +440,7 @@ impl Recipe {
 }
 
 /// Settings that shape the tensors of a checkpoint, or the meaning of its step number: a run cannot go on with others.
-pub const FIXED: [&str; 20] = [
+pub const FIXED: [&str; 21] = [
     "arch",
     "method",
     "stem",
@@ -439,6 +457,7 @@ pub const FIXED: [&str; 20] = [
     "norm-last-layer",
     "use-bn-in-head",
     "optimizer",
+    "lora-rank",
     "head-hidden-dim",
     "head-bottleneck-dim",
     "global-crops-size",

@@ -10,8 +10,9 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 use crate::files::write_atomically;
-use crate::log::{Line, Log};
+use crate::log::{Line, Log, Measured};
 use crate::run::state;
+use crate::run::verdict::Verdict;
 use crate::show::scatter::escape;
 
 mod chart;
@@ -24,6 +25,9 @@ pub const FILE: &str = "report.html";
 pub const PICTURES: &str = "pictures";
 /// The map of features in it.
 pub const MAP: &str = "tsne.svg";
+
+/// Name of the line that shows what the first weights could do.
+const BASELINE: &str = "before the run";
 
 const STYLE: &str = include_str!("report/style.css");
 /// Most epochs whose attention is shown, spread over the run.
@@ -103,7 +107,8 @@ impl Run {
             let figure = format!("{:.1} / {:.1} %", knn.top1, knn.mean_class);
             figures.push((format!("best k-NN top-1 / mean over classes, epoch {epoch}"), figure));
         }
-        let mut html = "<dl class=\"figures\">".to_owned();
+        let verdict = Verdict::of(&self.lines).map(|verdict| format!("<p>So far {}.</p>\n", verdict.sentence()));
+        let mut html = verdict.unwrap_or_default() + "<dl class=\"figures\">";
         for (name, figure) in figures {
             let _ = write!(html, "<div><dt>{name}</dt><dd>{figure}</dd></div>");
         }
@@ -130,8 +135,20 @@ impl Run {
                 note: "Of the teacher; neighbours vote for a class.",
                 curves: vec![
                     curve("top-1", |line| line.knn.map(|knn| knn.top1)),
-                    curve("top-5", |line| line.knn.map(|knn| knn.top5)),
+                    if self.lines.iter().any(|line| line.baseline.is_some()) {
+                        curve(BASELINE, |line| line.baseline.filter(|baseline| matches!(baseline, Measured::Knn(_))).map(|b| b.figure()))
+                    } else {
+                        curve("top-5", |line| line.knn.map(|knn| knn.top5))
+                    },
                     curve("mean over classes", |line| line.knn.map(|knn| knn.mean_class)),
+                ],
+            },
+            Chart {
+                title: "Crops of one picture that find each other, in percent",
+                note: "Of the teacher, among those of other pictures.",
+                curves: vec![
+                    curve("agreement", |line| line.agreement.map(|agreement| agreement.agreement)),
+                    curve(BASELINE, |line| line.baseline.filter(|b| matches!(b, Measured::Agreement(_))).map(|b| b.figure())),
                 ],
             },
             Chart {

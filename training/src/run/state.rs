@@ -1,7 +1,7 @@
 //! The trainer's own checkpoint: everything that a run needs to go on as if it had not stopped.
 //!
 //! A safetensors file of float32 tensors: `student.…`, `teacher.…` (names of the public code, running statistics of batch norms
-//! included), `optimizer.first.…`,
+//! included; of a student with low-rank adapters those with the adapters merged, and its own as `lora.…`), `optimizer.first.…`,
 //! `optimizer.second.…`, `center` and, where there are such, `queue` and `ibot_center`. The metadata entry `dino` is JSON: sizes and transform for the exporter, progress, steps per
 //! parameter and the recipe. Random numbers need no state: they follow from the seed and the step.
 
@@ -20,7 +20,7 @@ use crate::backbone::parameters::{Entry, Group};
 use crate::dino::learner::Learner;
 use crate::dino::optimizer::{Algorithm, Moments};
 use crate::files::write_atomically;
-use crate::log::Sums;
+use crate::log::{Measured, Sums};
 use crate::run::recipe::Recipe;
 
 /// Pixels by positions of a residual network's last map.
@@ -62,6 +62,9 @@ pub struct Description {
     /// The part of the epoch that is done.
     #[serde(default)]
     pub epoch_so_far: Sums,
+    /// What the weights that the run began with could do.
+    #[serde(default)]
+    pub baseline: Option<Measured>,
 }
 
 fn one() -> usize {
@@ -92,6 +95,7 @@ impl Description {
             processes: 1,
             pictures: None,
             epoch_so_far: Sums::default(),
+            baseline: None,
         }
     }
 }
@@ -126,6 +130,19 @@ impl View for Values {
     }
 }
 
+/// Where the weights of a student are that its adapters are added to, and the adapters.
+const LORA: &str = "lora";
+
+/// Adds the parameters of a group, whose flat values are given.
+fn add_group(tensors: &mut Vec<(String, Values)>, network: &str, group: &Group, values: &Tensor) -> Result<()> {
+    let flat: Vec<f32> = values.flatten_all()?.to_vec1()?;
+    for entry in group.entries() {
+        let values = &flat[entry.offset..entry.offset + entry.len()];
+        tensors.push((format!("{network}.{}", entry.name), Values::new(&entry.shape, values)));
+    }
+    Ok(())
+}
+
 /// Writes a checkpoint so that a file of that name is whole or not there: a temporary file, synchronised, then renamed.
 ///
 /// # Errors
@@ -133,13 +150,13 @@ impl View for Values {
 pub fn save(path: &Path, learner: &Learner, description: &Description) -> Result<()> {
     let mut tensors = Vec::new();
     for (network, name) in [(&learner.student, "student"), (&learner.teacher, "teacher")] {
-        for group in network.groups().chain(network.buffers()) {
-            let flat: Vec<f32> = group.var().flatten_all()?.to_vec1()?;
-            for entry in group.entries() {
-                let values = &flat[entry.offset..entry.offset + entry.len()];
-                tensors.push((format!("{name}.{}", entry.name), Values::new(&entry.shape, values)));
-            }
+        let buffers = network.buffers().map(|group| (group, group.flat(false)));
+        for (group, value) in network.groups().zip(network.merged()?).chain(buffers) {
+            add_group(&mut tensors, name, group, &value)?;
         }
+    }
+    for group in learner.student.own_groups() {
+        add_group(&mut tensors, LORA, group, &group.flat(false))?;
     }
     let moments = learner.optimizer.moments()?;
     for (name, moments) in &moments {
@@ -230,6 +247,9 @@ impl Stored {
             for group in network.groups().chain(network.buffers()) {
                 restore_group(group, |entry| values(&format!("{name}.{}", entry.name), Some(&entry.shape)))?;
             }
+        }
+        for group in learner.student.own_groups() {
+            restore_group(group, |entry| values(&format!("{LORA}.{}", entry.name), Some(&entry.shape)))?;
         }
         let has_second = learner.optimizer.algorithm() == Algorithm::Adamw;
         for (name, &steps) in &self.description.optimizer_steps {

@@ -18,9 +18,9 @@ use crate::dino::learner::{self, Learner, Step, Views};
 use crate::dino::loss::TEACHER_VIEWS;
 use crate::dino::masks::Masks;
 use crate::dino::network::Network;
-use crate::exchange::Exchange;
+use crate::exchange::{self, Exchange};
 use crate::files;
-use crate::log::{Line, Log, Sums};
+use crate::log::{Line, Log, Measured, Sums};
 use crate::ops::across::lost_peer;
 use crate::run::diagnostics::{Signs, Watch, feature_std_even};
 use crate::run::lock::Lock;
@@ -28,6 +28,7 @@ use crate::run::observer::{self, Observer};
 use crate::run::random::PerPicture;
 use crate::run::recipe::{PrecisionChoice, Recipe, Schedules};
 use crate::run::state::{self, Description};
+use crate::run::verdict::Verdict;
 use crate::show::plot;
 use crate::show::progress::{Figures, Progress};
 use crate::weights::{self, init};
@@ -57,6 +58,8 @@ pub struct Options {
     pub save_every_epochs: usize,
     /// What the run shows of itself.
     pub shown: observer::Options,
+    /// Evaluations in a row below what the first weights could do after which a run is ended, 0 for never.
+    pub stop_below: usize,
     /// Where tensors live.
     pub device: Device,
     /// The other processes of the run.
@@ -72,6 +75,8 @@ pub struct Options {
 pub enum Outcome {
     /// All epochs are done.
     Finished,
+    /// The run has ended, by its last epoch or below its first weights, and it was said whether it helped.
+    Judged,
     /// A signal came; a checkpoint was written.
     Stopped,
 }
@@ -118,6 +123,9 @@ pub fn train(recipe: &Recipe, options: &Options) -> Result<Outcome> {
     if let Some(head) = recipe.ibot_head() {
         student = student.with_ibot_head(head, &mut random, &options.device)?;
     }
+    if recipe.lora_rank > 0 {
+        student = student.with_adapters(recipe.lora_rank, &mut random, &options.device)?;
+    }
     if let Some((path, reading)) = &options.init {
         let notes = init::initialise(&student.backbone, path, reading);
         notes.with_context(|| format!("--init {}", path.display()))?.iter().for_each(|note| tracing::info!("{note}"));
@@ -133,7 +141,8 @@ pub fn train(recipe: &Recipe, options: &Options) -> Result<Outcome> {
         seed: recipe.seed,
         workers: options.workers,
     };
-    let shown = if rank == 0 { options.shown.clone() } else { observer::Options::default() };
+    let mut shown = if rank == 0 { options.shown.clone() } else { observer::Options::default() };
+    shown.compares = rank == 0 && start::compares(options);
     let mut run = Run {
         recipe,
         options,
@@ -151,13 +160,15 @@ pub fn train(recipe: &Recipe, options: &Options) -> Result<Outcome> {
         watch: Watch::new(options.collapse_steps, recipe.head().dim),
         sums: Sums::default(),
         saved: (Instant::now(), None),
+        baseline: None,
     };
     run.agree()?;
     run.restore()?;
+    run.measure_first_weights()?;
     run.train()
 }
 
-/// The checkpoint with the best k-NN accuracy so far, in a run's folder.
+/// The checkpoint whose teacher could do most so far, in a run's folder.
 const BEST: &str = "best.safetensors";
 
 /// Gram anchoring, where the recipe has it.
@@ -207,6 +218,8 @@ struct Run<'a> {
     sums: Sums,
     /// When, and at which step, a checkpoint was last written.
     saved: (Instant, Option<usize>),
+    /// What the weights that the run began with could do; rank 0 alone knows it.
+    baseline: Option<Measured>,
 }
 
 impl Run<'_> {
@@ -234,7 +247,7 @@ impl Run<'_> {
             );
         }
         let mut progress = Progress::new(self.step, self.steps_per_epoch, epochs, self.per_step, self.leads());
-        while self.step < epochs * self.steps_per_epoch {
+        while self.step < epochs * self.steps_per_epoch && !self.ends_below()? {
             let epoch = self.step / self.steps_per_epoch;
             if !self.epoch(epoch, &mut progress)? {
                 self.save()?;
@@ -250,11 +263,40 @@ impl Run<'_> {
         if self.leads() {
             self.draw();
         }
+        let judged = self.judge(&progress)?;
         let broken = self.pictures.broken();
         if broken > 0 {
             progress.say(&format!("{broken} of {} files could not be read", self.pictures.len()));
         }
-        Ok(Outcome::Finished)
+        Ok(if judged { Outcome::Judged } else { Outcome::Finished })
+    }
+
+    /// Whether the run has stayed below its first weights for too long: rank 0 knows, and tells the others.
+    fn ends_below(&self) -> Result<bool> {
+        let most = self.options.stop_below;
+        let ends = self.leads() && most > 0 && Verdict::below(&self.log.lines()?) >= most;
+        Ok(exchange::hand_out(&*self.options.exchange, vec![u8::from(ends); usize::from(self.leads())])?.first() == Some(&1))
+    }
+
+    /// Says whether the run helped, where it is known.
+    fn judge(&self, progress: &Progress) -> Result<bool> {
+        let lines = if self.leads() { self.log.lines()? } else { Vec::new() };
+        let Some(verdict) = Verdict::of(&lines) else { return Ok(false) };
+        let out = self.options.out.display();
+        if self.step < self.recipe.epochs * self.steps_per_epoch {
+            progress.say(&format!(
+                "the run ends after epoch {}: it was below the weights that it began with in {} evaluations in a row (--stop-below)",
+                self.step / self.steps_per_epoch,
+                self.options.stop_below
+            ));
+        }
+        let next = if verdict.helped() {
+            format!("dino-train export --checkpoint {out}/{BEST} --out {out}-model")
+        } else {
+            "dino-train export of the checkpoint that --init named, or a lower --lr or --layer-decay in another --out".to_owned()
+        };
+        progress.say(&format!("{}. Next: {next}", verdict.sentence()));
+        Ok(true)
     }
 
     /// The steps of an epoch that are left; false if the run was told to stop before its last.
@@ -265,6 +307,8 @@ impl Run<'_> {
         let mut batches = loader::epoch(&self.pictures, self.plan, epoch, first * accumulate..self.steps_per_epoch * accumulate);
         loop {
             let step = self.schedules.at(self.step);
+            self.learner.freeze_backbone = self.schedules.freezes_backbone(self.step);
+            self.learner.optimizer.layer_decay = self.schedules.layer_decay(self.step);
             let Some(report) = self.take(&mut batches, epoch, &step)? else { break };
             let signs = self.watch.look(&report)?;
             progress.step(self.step, self.figures(&report, signs, &step));
@@ -297,23 +341,28 @@ impl Run<'_> {
     /// Logs an epoch, then writes its checkpoint: a line without its checkpoint is taken out by the next run.
     fn end_epoch(&mut self, epoch: usize, progress: &mut Progress) -> Result<()> {
         // All processes hold the same teacher: one looks at it.
-        let knn = if self.leads() { self.observer.look(&self.learner.teacher.backbone, &self.options.device, epoch + 1)? } else { None };
-        let line = Line { knn, ..self.line(epoch) };
+        let backbone = &self.learner.teacher.backbone;
+        let measured = if self.leads() { self.observer.look(backbone, &self.options.device, epoch + 1)? } else { None };
+        let line = match measured {
+            Some(Measured::Knn(knn)) => Line { knn: Some(knn), ..self.line(epoch) },
+            Some(Measured::Agreement(agreement)) => Line { agreement: Some(agreement), ..self.line(epoch) },
+            None => self.line(epoch),
+        };
         let spread = line.feature_std / line.feature_std_even;
         let Line { loss, teacher_entropy, ln_k, kl, lr, images_per_second, .. } = line;
-        progress.epoch(line.epoch, Figures { loss, teacher_entropy, ln_k, kl, spread, lr, images_per_second }, knn);
+        progress.epoch(line.epoch, Figures { loss, teacher_entropy, ln_k, kl, spread, lr, images_per_second }, measured);
         self.sums = Sums::default();
         if !self.leads() {
             return Ok(());
         }
-        let best = self.log.lines()?.iter().filter_map(|line| line.knn).map(|knn| knn.top1).fold(0.0, f64::max);
+        let best = self.log.lines()?.iter().filter_map(Line::measured).map(|measured| measured.figure()).fold(0.0, f64::max);
         self.log.append(&line)?;
         self.save()?;
         let every = self.options.save_every_epochs;
         if every > 0 && (epoch + 1).is_multiple_of(every) {
             self.keep_as(&format!("epoch-{:04}.safetensors", epoch + 1))?;
         }
-        if knn.is_some_and(|knn| knn.top1 > best) {
+        if measured.is_some_and(|measured| measured.figure() > best) {
             self.keep_as(BEST)?;
         }
         self.draw();
@@ -428,6 +477,8 @@ impl Run<'_> {
             seconds,
             broken_pictures: self.pictures.broken(),
             knn: None,
+            agreement: None,
+            baseline: self.baseline,
         }
     }
 
@@ -442,6 +493,7 @@ impl Run<'_> {
                 processes: self.plan.world,
                 pictures: Some(self.fingerprint.clone()),
                 epoch_so_far: self.sums,
+                baseline: self.baseline,
                 ..Description::new(self.recipe, &self.learner, self.step, self.steps_per_epoch)
             };
             state::save(&path, &self.learner, &description)?;

@@ -8,7 +8,8 @@ use plotters::prelude::*;
 use crate::files::write_atomically;
 use crate::log::Line;
 
-/// Draws loss, teacher entropy and ln K over the epochs: an entropy that falls to 0 or rises to ln K is a collapse.
+/// Draws loss, teacher entropy and ln K over the epochs: an entropy that falls to 0 or rises to ln K is a collapse. Below, where it was
+/// measured, what the teacher could do, beside what the first weights could.
 ///
 /// # Errors
 /// When the picture cannot be written.
@@ -16,7 +17,8 @@ pub fn curves(points: &[Line], picture: &Path) -> Result<()> {
     let Some(last) = points.last() else { return Ok(()) };
     let top = points.iter().fold(last.ln_k, |top, p| top.max(p.loss)) * 1.05;
     let mut svg = String::new();
-    draw(&mut svg, points, (last.epoch as f64).max(2.0), top).map_err(|e| anyhow!("{}: {e}", picture.display()))?;
+    let epochs = (last.epoch as f64).max(2.0);
+    draw(&mut svg, points, epochs, top).map_err(|e| anyhow!("{}: {e}", picture.display()))?;
     write_atomically(picture, svg.as_bytes())
 }
 
@@ -24,8 +26,14 @@ pub fn curves(points: &[Line], picture: &Path) -> Result<()> {
 type Series = (&'static str, RGBColor, fn(&Line) -> f64);
 
 fn draw(svg: &mut String, points: &[Line], epochs: f64, top: f64) -> Result<(), Box<dyn std::error::Error>> {
-    let area = SVGBackend::with_string(svg, (720, 360)).into_drawing_area();
-    area.fill(&WHITE)?;
+    const HEIGHT: u32 = 360;
+    let measured = points.iter().any(|line| line.measured().is_some());
+    let whole = SVGBackend::with_string(svg, (720, if measured { 2 * HEIGHT } else { HEIGHT })).into_drawing_area();
+    whole.fill(&WHITE)?;
+    let (area, below) = whole.split_vertically(HEIGHT);
+    if measured {
+        draw_measured(&below, points, epochs)?;
+    }
     let mut chart =
         ChartBuilder::on(&area).margin(12).x_label_area_size(36).y_label_area_size(44).build_cartesian_2d(1.0..epochs, 0.0..top)?;
     chart.configure_mesh().x_desc("epoch").y_desc("nats").light_line_style(BLACK.mix(0.04)).bold_line_style(BLACK.mix(0.1)).draw()?;
@@ -42,6 +50,43 @@ fn draw(svg: &mut String, points: &[Line], epochs: f64, top: f64) -> Result<(), 
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
     }
     chart.configure_series_labels().position(SeriesLabelPosition::LowerLeft).background_style(WHITE).border_style(BLACK.mix(0.2)).draw()?;
-    area.present()?;
+    whole.present()?;
+    Ok(())
+}
+
+/// What the teacher could do after each epoch, in percent, and the line of the first weights.
+fn draw_measured<D: DrawingBackend>(
+    area: &DrawingArea<D, plotters::coord::Shift>,
+    points: &[Line],
+    epochs: f64,
+) -> Result<(), Box<dyn std::error::Error>>
+where
+    D::ErrorType: 'static,
+{
+    let teacher: Vec<(f64, f64)> = points.iter().filter_map(|line| Some((line.epoch as f64, line.measured()?.figure()))).collect();
+    let baseline = points.iter().rev().find_map(|line| line.baseline);
+    let name = points.iter().find_map(Line::measured).map_or("", |measured| measured.name());
+    let all = || teacher.iter().map(|point| point.1).chain(baseline.map(|baseline| baseline.figure()));
+    let (low, high) = all().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
+    let margin = ((high - low) * 0.1).max(1.0);
+    let mut chart = ChartBuilder::on(area)
+        .margin(12)
+        .x_label_area_size(36)
+        .y_label_area_size(44)
+        .build_cartesian_2d(1.0..epochs, low - margin..high + margin)?;
+    chart.configure_mesh().x_desc("epoch").y_desc("percent").light_line_style(BLACK.mix(0.04)).bold_line_style(BLACK.mix(0.1)).draw()?;
+    let colour = RGBColor(0, 90, 181);
+    chart
+        .draw_series(LineSeries::new(teacher, colour.stroke_width(2)))?
+        .label(name)
+        .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
+    if let Some(baseline) = baseline {
+        let grey = RGBColor(110, 110, 110);
+        chart
+            .draw_series(LineSeries::new([(1.0, baseline.figure()), (epochs, baseline.figure())], grey.stroke_width(2)))?
+            .label("before the run")
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], grey.stroke_width(2)));
+    }
+    chart.configure_series_labels().position(SeriesLabelPosition::LowerLeft).background_style(WHITE).border_style(BLACK.mix(0.2)).draw()?;
     Ok(())
 }

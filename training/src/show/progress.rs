@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::log::Knn;
+use crate::log::Measured;
 
 /// Figures of some steps: of the last ones, smoothed, or of an epoch.
 #[derive(Clone, Copy, Debug, Default)]
@@ -46,7 +46,7 @@ pub struct Progress {
     started: Instant,
     done: usize,
     spoken: Instant,
-    knn: Option<Knn>,
+    measured: Option<Measured>,
 }
 
 /// How often a line is written where no bar can be shown.
@@ -61,7 +61,7 @@ impl Progress {
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.set_position(step as u64);
         let now = Instant::now();
-        Self { bar, steps_per_epoch, epochs, batch, figures: Figures::default(), started: now, done: 0, spoken: now, knn: None }
+        Self { bar, steps_per_epoch, epochs, batch, figures: Figures::default(), started: now, done: 0, spoken: now, measured: None }
     }
 
     /// Shows a step that was taken.
@@ -86,7 +86,7 @@ impl Progress {
             step / self.steps_per_epoch.max(1) + 1,
             self.epochs,
             self.figures,
-            self.knn.map(|knn| format!(", {knn}")).unwrap_or_default(),
+            self.measured.map(|measured| format!(", {measured}")).unwrap_or_default(),
             indicatif::HumanDuration(Duration::from_secs_f64(left.min(1e9)))
         );
         if self.bar.is_hidden() && self.spoken.elapsed() > EVERY {
@@ -96,11 +96,11 @@ impl Progress {
         self.bar.set_message(text);
     }
 
-    /// Tells what an epoch came to, counted from 1. Its k-NN figures stay on the bar until there are newer ones.
-    pub fn epoch(&mut self, epoch: usize, figures: Figures, knn: Option<Knn>) {
-        let knn_text = knn.map(|knn| format!(", {knn}")).unwrap_or_default();
-        self.say(&format!("epoch {epoch} of {}: {figures}{knn_text}", self.epochs));
-        self.knn = knn.or(self.knn);
+    /// Tells what an epoch came to, counted from 1. What was measured stays on the bar until there is something newer.
+    pub fn epoch(&mut self, epoch: usize, figures: Figures, measured: Option<Measured>) {
+        let text = measured.map(|measured| format!(", {measured}")).unwrap_or_default();
+        self.say(&format!("epoch {epoch} of {}: {figures}{text}", self.epochs));
+        self.measured = measured.or(self.measured);
         // The next line of this form is a minute away.
         self.spoken = Instant::now();
     }

@@ -98,6 +98,7 @@ impl Recipe {
             "--ibot-out-dim is for --method dinov2 with --ibot-separate-head true"
         );
         self.check_losses()?;
+        self.check_going_on()?;
         self.check_backbone()
     }
 
@@ -130,6 +131,22 @@ impl Recipe {
         Ok(())
     }
 
+    /// Settings of runs that go on from the weights of others.
+    fn check_going_on(&self) -> Result<()> {
+        ensure!(self.layer_decay > 0.0 && self.layer_decay <= 1.0, "--layer-decay {} must be above 0 and at most 1", self.layer_decay);
+        let patch_embed = self.patch_embed_lr_mult;
+        ensure!(patch_embed >= 0.0 && patch_embed.is_finite(), "--patch-embed-lr-mult {patch_embed} must be a number of at least 0");
+        ensure!(
+            self.freeze_backbone_epochs == 0 || self.freeze_backbone_epochs < self.epochs,
+            "--freeze-backbone-epochs {} leaves the backbone none of the {} epochs: lower it",
+            self.freeze_backbone_epochs,
+            self.epochs
+        );
+        let dim = self.backbone().dim();
+        ensure!(self.lora_rank <= dim, "--lora-rank {} is more than the backbone's dimension, {dim}", self.lora_rank);
+        Ok(())
+    }
+
     fn check_backbone(&self) -> Result<()> {
         match self.backbone() {
             BackboneConfig::Vit(VitConfig { heads, depth, dim, patch_size, stem, .. }) => {
@@ -145,10 +162,13 @@ impl Recipe {
                     && self.registers == 0
                     && self.layer_scale.is_none()
                     && self.method == Method::Dino
-                    && self.gram_loss_weight == 0.0;
+                    && self.gram_loss_weight == 0.0
+                    && self.lora_rank == 0
+                    && self.layer_decay >= 1.0;
                 ensure!(
                     plain,
-                    "--stem, --registers, --layer-scale, --gram-loss-weight and --method dinov2 are for ViTs: leave them out with --arch {arch}"
+                    "--stem, --registers, --layer-scale, --gram-loss-weight, --layer-decay, --lora-rank and --method dinov2 are for ViTs: leave them \
+                     out with --arch {arch}"
                 );
                 ensure!(
                     self.depth.is_none() && self.heads.is_none(),
@@ -187,6 +207,8 @@ mod tests {
         assert!(bad(|r| r.gram_across_crops = true).contains("--gram-loss-weight"));
         let queue = bad(|r| (r.centering, r.sinkhorn_queue) = (Centering::SinkhornKnopp, 131_072));
         assert!(queue.contains("34 GB"), "{queue}");
+        assert!(bad(|r| r.freeze_backbone_epochs = 100).contains("--freeze-backbone-epochs"));
+        assert!(bad(|r| (r.arch, r.lora_rank) = (crate::run::recipe::Arch::Resnet18, 4)).contains("--lora-rank"));
         assert!(bad(|r| r.lr = f64::NAN).contains("--lr"));
     }
 }

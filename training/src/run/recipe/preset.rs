@@ -18,6 +18,9 @@ pub enum Preset {
     /// ResNet-50, 100 epochs of SGD
     #[value(name = "resnet50")]
     Resnet50,
+    /// DINOv2's training with small steps, to go on from public weights: for --init
+    #[value(name = "continue_dinov2")]
+    ContinueDinov2,
 }
 
 impl Preset {
@@ -28,6 +31,7 @@ impl Preset {
             Self::VitSmall16Boosted => include_str!("../../../recipes/vit_small_16_boosted.toml"),
             Self::VitBase8 => include_str!("../../../recipes/vit_base_8.toml"),
             Self::Resnet50 => include_str!("../../../recipes/resnet50.toml"),
+            Self::ContinueDinov2 => include_str!("../../../recipes/continue_dinov2.toml"),
         }
     }
 }

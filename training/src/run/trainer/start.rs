@@ -5,13 +5,34 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
 
-use super::Run;
+use super::{Options, Run};
 use crate::dino::network::Network;
 use crate::exchange;
 use crate::run::recipe::{FIXED, Recipe};
 use crate::run::state::{self, Description, Stored};
 
+/// Whether the run measures its teacher against the weights that it begins, or began, with.
+pub(super) fn compares(options: &Options) -> bool {
+    let newest = state::list(&options.out).ok().and_then(|found| Stored::describe(found.last()?).ok());
+    match newest.filter(|_| options.resume) {
+        Some(description) => description.baseline.is_some(),
+        None => options.init.is_some(),
+    }
+}
+
 impl Run<'_> {
+    /// Before the first step: what the weights that the run begins with can do.
+    pub(super) fn measure_first_weights(&mut self) -> Result<()> {
+        if !self.leads() || self.step > 0 || self.options.init.is_none() {
+            return Ok(());
+        }
+        self.baseline = self.observer.measure(&self.learner.teacher.backbone, &self.options.device)?;
+        if let Some(baseline) = self.baseline {
+            tracing::info!("before the first step, on {} pictures: {baseline}", baseline.pictures());
+        }
+        Ok(())
+    }
+
     /// Makes sure that all processes have the settings and the pictures of rank 0.
     pub(super) fn agree(&self) -> Result<()> {
         let own = serde_json::to_vec(&(self.recipe, &self.fingerprint))?;
@@ -45,6 +66,11 @@ impl Run<'_> {
                 let values = Tensor::from_slice(&values, values.len(), student.var().device())?;
                 student.var().set(&values)?;
                 teacher.var().set(&values)?;
+            }
+            for adapter in self.learner.student.backbone.adapters() {
+                let mut values: Vec<f32> = adapter.var().flatten_all()?.to_vec1()?;
+                exchange.broadcast(bytemuck::cast_slice_mut(&mut values))?;
+                adapter.var().set(&Tensor::from_slice(&values, values.len(), adapter.var().device())?)?;
             }
         }
         Ok(())
@@ -85,6 +111,7 @@ impl Run<'_> {
         self.step = stored.description.step;
         self.sums = stored.description.epoch_so_far;
         self.saved.1 = Some(self.step);
+        self.baseline = stored.description.baseline;
         if self.leads() {
             self.log.go_back_to(self.step)?;
         }

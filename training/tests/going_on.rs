@@ -1,0 +1,203 @@
+//! Runs that go on from the weights of others: what they measure, when they end, what they leave alone, and what they say.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod runs;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use image::{Rgb, RgbImage};
+use runs::{checkpoints, pictures, run, tensors, text, weights};
+use serde_json::Value;
+
+/// Pictures of classes that differ in colour.
+fn classes(folder: &Path) {
+    for class in 0..3_u32 {
+        let folder = folder.join(format!("class-{class}"));
+        fs_err::create_dir_all(&folder).unwrap();
+        for i in 0..6 {
+            let pixel = |x: u32, y: u32| Rgb([class as u8 * 80, 255 - class as u8 * 80, ((x * (i + 3) + y * 7) % 256) as u8]);
+            RgbImage::from_fn(40 + i % 3, 44, pixel).save(folder.join(format!("{i}.png"))).unwrap();
+        }
+    }
+}
+
+/// The weights to go on from: a run of this trainer, of a small ViT.
+fn weights_of_others(folder: &Path) {
+    pictures(&folder.join("first-data"), 12);
+    let output = run(&folder.join("first-data"), &folder.join("first"), &["--epochs", "2"]);
+    assert!(output.status.success(), "{}", text(&output));
+}
+
+/// A run that goes on from them, whose sizes are not given.
+fn go_on(folder: &Path, data: &str, out: &str, more: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dino-train"));
+    command.arg("train").arg("--init").arg(folder.join("first")).args(["--method", "dinov2"]);
+    command.arg("--data").arg(folder.join(data)).arg("--out").arg(folder.join(out));
+    let settings = [
+        ["--out-dim", "32"],
+        ["--head-hidden-dim", "16"],
+        ["--head-bottleneck-dim", "8"],
+        ["--local-crops-number", "2"],
+        ["--batch-size", "4"],
+        ["--epochs", "3"],
+        ["--lr", "0.02"],
+        ["--precision", "f32"],
+    ];
+    for pair in settings.iter().filter(|pair| !more.contains(&pair[0])) {
+        command.args(pair);
+    }
+    command.args(more).output().unwrap()
+}
+
+fn log(run: &Path) -> Vec<Value> {
+    fs_err::read_to_string(run.join("log.jsonl")).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Tensors of a network's backbone in the newest checkpoint.
+fn backbone(run: &Path, network: &str) -> BTreeMap<String, Vec<f32>> {
+    let prefix = format!("{network}.backbone.");
+    tensors(run, &prefix).into_iter().map(|(name, values)| (name[prefix.len()..].to_owned(), values)).collect()
+}
+
+#[test]
+fn a_run_from_weights_measures_them_first_and_says_whether_it_helped() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    weights_of_others(folder.path());
+    classes(&at("data"));
+    let output = go_on(folder.path(), "data", "run", &[]);
+    let said = text(&output);
+    assert!(output.status.success(), "{said}");
+    for part in [
+        "settings are those of --preset continue_dinov2",
+        "the backbone is that of the checkpoint",
+        "before the first step, on 4 pictures: k-NN",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let lines = log(&at("run"));
+    assert_eq!(lines.len(), 3);
+    assert!(lines.iter().all(|line| line["baseline"] == lines[0]["baseline"] && line["knn"]["top1"].is_number()), "{lines:?}");
+    // The first epoch trains the heads alone, so that the teacher is what it was.
+    assert_eq!(lines[0]["knn"], lines[0]["baseline"]);
+    assert_eq!(
+        said.matches("the run helped: k-NN top-1 went from").count() + said.matches("the run did not help: the best of 3").count(),
+        1,
+        "{said}"
+    );
+    assert!(said.contains("Next: dino-train export"), "{said}");
+    assert!(at("run/best.safetensors").is_file());
+    let curves = fs_err::read_to_string(at("run/curves.svg")).unwrap();
+    let report = fs_err::read_to_string(at("run/report.html")).unwrap();
+    assert!(curves.contains("before the run") && report.contains("before the run") && report.contains("So far the run"));
+    let (first, last) = (backbone(&at("first"), "teacher"), backbone(&at("run"), "teacher"));
+    assert_eq!(first["cls_token"].len(), 24, "the sizes of the checkpoint");
+    assert!(first.iter().any(|(name, values)| *values != last[name]), "behind its frozen epoch the backbone is trained");
+}
+
+#[test]
+fn a_backbone_stays_as_it_is_while_it_is_frozen() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    weights_of_others(folder.path());
+    pictures(&at("data"), 12);
+    let frozen = ["--epochs", "4", "--freeze-backbone-epochs", "3", "--keep-checkpoints", "9"];
+    let output = go_on(folder.path(), "data", "run", &frozen);
+    assert!(output.status.success(), "{}", text(&output));
+    // The checkpoint behind the third epoch is the last with a frozen backbone.
+    fs_err::remove_file(checkpoints(&at("run")).pop().unwrap()).unwrap();
+    let first = backbone(&at("first"), "teacher");
+    for network in ["teacher", "student"] {
+        let held = backbone(&at("run"), network);
+        for (name, values) in &first {
+            assert_eq!(values, &held[name], "{network} {name}");
+        }
+    }
+    let heads = |network: &str| tensors(&at("run"), &format!("{network}.head."));
+    assert_ne!(heads("student"), heads("teacher"), "the head is trained");
+}
+
+#[test]
+fn a_run_that_stays_below_its_first_weights_ends_and_stays_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    weights_of_others(folder.path());
+    pictures(&at("data"), 16);
+    // Steps that no weights survive.
+    let harm = ["--lr", "9", "--layer-decay", "1", "--momentum-teacher", "0", "--freeze-backbone-epochs", "0", "--warmup-epochs", "0"];
+    let harm = [&harm[..], &["--epochs", "30", "--collapse-steps", "0", "--stop-below", "3"]].concat();
+    let output = go_on(folder.path(), "data", "run", &harm);
+    let said = text(&output);
+    assert!(output.status.success(), "{said}");
+    let lines = log(&at("run"));
+    let baseline = lines[0]["baseline"]["agreement"].as_f64().unwrap();
+    let below: Vec<bool> = lines.iter().map(|line| line["agreement"]["agreement"].as_f64().unwrap() < baseline).collect();
+    assert!(lines.len() < 30 && below.ends_with(&[true; 3]), "{below:?}");
+    assert!(said.contains("in 3 evaluations in a row (--stop-below)"), "{said}");
+    // A job that is started again does not go on with it.
+    let output = go_on(folder.path(), "data", "run", &[&harm[..], &["--resume", "auto"]].concat());
+    assert!(output.status.success() && text(&output).contains("(--stop-below)"), "{}", text(&output));
+    assert_eq!(log(&at("run")).len(), lines.len());
+}
+
+#[test]
+fn adapters_are_merged_into_the_teacher_and_go_on_exactly() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    weights_of_others(folder.path());
+    pictures(&at("data"), 12);
+    let lora = ["--lora-rank", "3", "--freeze-backbone-epochs", "0", "--stop-below", "0"];
+    for out in ["whole", "broken"] {
+        let output = go_on(folder.path(), "data", out, &lora);
+        assert!(output.status.success(), "{}", text(&output));
+    }
+    let (first, base) = (backbone(&at("first"), "teacher"), backbone(&at("whole"), "lora"));
+    let (student, teacher) = (backbone(&at("whole"), "student"), backbone(&at("whole"), "teacher"));
+    for name in ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"] {
+        let name = |part: &str| format!("blocks.1.{name}.{part}");
+        let weight = name("weight");
+        assert_eq!(first[&weight], base[&weight], "the weights themselves stay");
+        assert_ne!(student[&weight], base[&weight]);
+        assert_ne!(teacher[&weight], base[&weight]);
+        // The student's are W + B A.
+        let (a, b) = (&base[&name("lora_a")], &base[&name("lora_b")]);
+        let (inputs, rank) = (a.len() / 3, 3);
+        for (place, (merged, weight)) in student[&weight].iter().zip(&base[&weight]).enumerate() {
+            let (row, column) = (place / inputs, place % inputs);
+            let delta: f32 = (0..rank).map(|at| b[row * rank + at] * a[at * inputs + column]).sum();
+            assert!((merged - weight - delta).abs() < 1e-5, "{merged} {weight} {delta}");
+        }
+    }
+    for name in ["norm.weight", "cls_token", "pos_embed", "blocks.0.norm1.weight", "blocks.0.attn.qkv.bias"] {
+        assert_eq!(first[name], teacher[name], "{name}");
+    }
+    fs_err::remove_file(checkpoints(&at("broken")).pop().unwrap()).unwrap();
+    let output = go_on(folder.path(), "data", "broken", &[&lora[..], &["--resume", "auto"]].concat());
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(weights(&at("whole")), weights(&at("broken")), "bit by bit");
+    let export = |key: &str, out: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dino-train"));
+        command.args(["export", "--unmeasured", "--key", key]).arg("--checkpoint").arg(at("whole")).arg("--out").arg(at(out));
+        command.output().unwrap()
+    };
+    for (key, out) in [("teacher", "teacher-model"), ("student", "student-model")] {
+        let output = export(key, out);
+        assert!(output.status.success(), "{}", text(&output));
+    }
+}
+
+#[test]
+fn two_processes_go_on_as_one_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    weights_of_others(folder.path());
+    pictures(&at("data"), 12);
+    let more = ["--lora-rank", "2", "--centering", "centering", "--stop-below", "5"];
+    for (out, flags) in [("one", &["--batch-size", "4"][..]), ("two", &["--batch-size", "2", "--processes", "2"])] {
+        let output = go_on(folder.path(), "data", out, &[&more[..], flags].concat());
+        assert!(output.status.success(), "{}", text(&output));
+    }
+    runs::assert_same(&at("two"), &at("one"));
+}
