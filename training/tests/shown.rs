@@ -162,7 +162,7 @@ fn attention_is_drawn_for_every_picture_that_can_be_read() {
     succeed(dino_train("attention", &["--sheets-only"], &[("--model", &model), ("--images", &photo), ("--out", &sheet)]));
     assert_eq!(names(&sheet), ["chelsea.png.sheet.png"]);
     let refused = dino_train("attention", &["--threshold", "0"], &[("--model", &model), ("--images", &photo), ("--out", &sheet)]);
-    assert_eq!(refused.status.code(), Some(1));
+    assert_eq!(refused.status.code(), Some(2));
 }
 
 #[test]
