@@ -97,6 +97,27 @@ fn a_run_from_weights_measures_them_first_and_says_whether_it_helped() {
     assert!(first.iter().any(|(name, values)| *values != last[name]), "behind its frozen epoch the backbone is trained");
 }
 
+/// DINOv2's releases, as Hugging Face has them: patches of 14, layer scale, registers.
+#[test]
+fn releases_of_dinov2_are_gone_on_with_and_their_best_teacher_is_exported() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    pictures(&at("data"), 8);
+    for name in ["hf-dinov2", "hf-dinov2-registers"] {
+        let release = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/checkpoints").join(name);
+        std::os::unix::fs::symlink(release, at("first")).unwrap();
+        let output = go_on(folder.path(), "data", name, &["--epochs", "2"]);
+        let said = text(&output);
+        assert!(output.status.success(), "{said}");
+        assert!(said.contains("crops of one picture that find each other"), "{said}");
+        fs_err::remove_file(at("first")).unwrap();
+        let mut export = Command::new(env!("CARGO_BIN_EXE_dino-train"));
+        export.args(["export", "--unmeasured", "--checkpoint"]).arg(at(name).join("best.safetensors")).arg("--out").arg(at("model"));
+        let output = export.output().unwrap();
+        assert!(output.status.success(), "{}", text(&output));
+    }
+}
+
 #[test]
 fn a_backbone_stays_as_it_is_while_it_is_frozen() {
     let folder = tempfile::tempdir().unwrap();

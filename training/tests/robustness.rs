@@ -37,6 +37,10 @@ const SMALL: [&str; 20] = [
 
 /// Step of the newest checkpoint, which has to be whole.
 fn newest_step(out: &Path) -> Option<usize> {
+    // On a busy machine the first kill comes before the folder.
+    if !out.is_dir() {
+        return None;
+    }
     let newest = checkpoints(out).pop()?;
     let bytes = std::fs::read(&newest).unwrap();
     let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
