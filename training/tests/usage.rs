@@ -7,6 +7,9 @@ fn dino_train(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_dino-train")).args(arguments).output().unwrap()
 }
 
+/// A command line, and flags with values that it cannot have.
+type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)]);
+
 #[test]
 fn values_out_of_range_are_wrong_usage() {
     let train = ["train", "--data", "nowhere", "--out", "nowhere/run"];
@@ -14,7 +17,7 @@ fn values_out_of_range_are_wrong_usage() {
     let knn = [&["knn", "--model", "nowhere"][..], &pictures].concat();
     let linear = [&["linear", "--model", "nowhere"][..], &pictures].concat();
     let finetune = [&["finetune", "--model", "nowhere", "--out", "nowhere/run"][..], &pictures].concat();
-    let cases: [(&[&str], &[(&str, &str)]); 7] = [
+    let cases: [Case<'_>; 7] = [
         (
             &train,
             &[

@@ -178,7 +178,7 @@ pub struct Recipe {
     /// Epochs at the start in which the heads alone are trained. The backbone has its own warm-up of --warmup-epochs then
     #[arg(long, default_value_t = Recipe::default().freeze_backbone_epochs, help_heading = "Optimisation")]
     pub freeze_backbone_epochs: usize,
-    /// Train low-rank adapters of this rank on the linear layers of a ViT's blocks (LoRA) in place of the backbone, 0 for none. They are
+    /// Train low-rank adapters of this rank on the linear layers of a ViT's blocks (low-rank adaptation) in place of the backbone, 0 for none. They are
     /// merged into the teacher as it is averaged. They want a learning rate some ten times as high
     #[arg(long, default_value_t = Recipe::default().lora_rank, help_heading = "Optimisation")]
     pub lora_rank: usize,

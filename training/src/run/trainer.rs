@@ -239,7 +239,8 @@ impl Run<'_> {
             self.learner.student.groups().map(|group| group.var().elem_count()).sum::<usize>()
         );
         let steps = epochs * self.steps_per_epoch;
-        if self.leads() && steps < FEWEST_STEPS {
+        // Weights that know something already need fewer.
+        if self.leads() && steps < FEWEST_STEPS && self.baseline.is_none() {
             tracing::warn!(
                 "{steps} steps are too few: under some {FEWEST_STEPS} nothing is learnt, whatever the epochs. Raise --epochs to {}, or take \
                  smaller steps with a lower --batch-size-per-gpu",
