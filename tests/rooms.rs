@@ -68,11 +68,12 @@ const TRAINING: Walls = &[
     ("export", &["process", "protobuf", "weights"]),
     ("run", &["backbone", "data", "device", "dino", "evaluate", "exchange", "files", "kernels", "log", "ops", "show", "weights"]),
     ("finetune", &["backbone", "dino", "exchange", "files", "run"]),
+    ("distill", &["backbone", "dino", "exchange", "finetune"]),
     (
         "cli",
         &[
-            "backbone", "data", "device", "evaluate", "exchange", "export", "files", "finetune", "kernels", "log", "process", "run",
-            "show", "weights",
+            "backbone", "data", "device", "distill", "evaluate", "exchange", "export", "files", "finetune", "kernels", "log", "process",
+            "run", "show", "weights",
         ],
     ),
 ];

@@ -7,6 +7,7 @@ pub mod cli;
 pub mod data;
 pub mod device;
 pub mod dino;
+pub mod distill;
 pub mod evaluate;
 pub mod exchange;
 pub mod export;

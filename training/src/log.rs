@@ -224,6 +224,33 @@ impl Log {
         write_atomically(&self.path, text.as_bytes())
     }
 
+    /// Keeps the lines up to an epoch, whatever they hold beside it: what comes later is trained again.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub fn keep_epochs(&self, epochs: usize) -> Result<()> {
+        if !self.path.exists() {
+            return Ok(());
+        }
+        let text = fs_err::read_to_string(&self.path)?;
+        let known = |line: &&str| {
+            let epoch = serde_json::from_str::<serde_json::Value>(line).ok().and_then(|line| line["epoch"].as_u64());
+            epoch.is_some_and(|epoch| epoch as usize <= epochs)
+        };
+        let kept: String = text.lines().filter(known).flat_map(|line| [line, "\n"]).collect();
+        write_atomically(&self.path, kept.as_bytes())
+    }
+
+    /// Adds a line of any form.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn append_json(&self, line: &serde_json::Value) -> Result<()> {
+        let mut file = fs_err::OpenOptions::new().create(true).append(true).open(&self.path)?;
+        file.write_all(format!("{line}\n").as_bytes())?;
+        Ok(())
+    }
+
     /// Keeps the lines of an earlier run that left no checkpoint under another name: a run that starts has a log of its own.
     ///
     /// # Errors

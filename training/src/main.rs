@@ -28,6 +28,7 @@ enum Verb {
     Knn(cli::knn::Args),
     Linear(cli::linear::Args),
     Finetune(Box<cli::finetune::Args>),
+    Distill(Box<cli::distill::Args>),
     Attention(cli::attention::Args),
     Tsne(cli::tsne::Args),
     Report(cli::report::Args),
@@ -54,8 +55,8 @@ fn main() -> ExitCode {
         .without_time()
         .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| level.into()))
         .init();
-    // `train` and `finetune` end by themselves at a signal: they save a checkpoint first.
-    if !matches!(cli.verb, Verb::Train(_) | Verb::Finetune(_)) {
+    // These end by themselves at a signal: they save a checkpoint first.
+    if !matches!(cli.verb, Verb::Train(_) | Verb::Finetune(_) | Verb::Distill(_)) {
         dino_program::signals::end_as_process_1();
     }
     let result = match &cli.verb {
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         Verb::Knn(args) => cli::knn::run(args),
         Verb::Linear(args) => cli::linear::run(args),
         Verb::Finetune(args) => cli::finetune::run(args, matches.subcommand_matches("finetune").unwrap_or(&matches)),
+        Verb::Distill(args) => cli::distill::run(args, matches.subcommand_matches("distill").unwrap_or(&matches)),
         Verb::Attention(args) => cli::attention::run(args),
         Verb::Tsne(args) => cli::tsne::run(args),
         Verb::Report(args) => cli::report::run(args),

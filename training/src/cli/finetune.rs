@@ -1,7 +1,5 @@
 //! `dino-train finetune`: a backbone and a classifier, trained together with labels.
 
-use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +17,7 @@ use image::RgbImage;
 use ndarray::Array2;
 use rand::seq::SliceRandom;
 use rayon::prelude::*;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::resume::Resume;
 use super::usage::Usage;
@@ -99,13 +97,7 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
     let mut random = generator(settings.seed, WEIGHTS, 0, 0);
     let classifier = Classifier::new(backbone, train.classes().len(), &mut random, &Device::Cpu)?;
     let names: Vec<&str> = (0..train.len()).map(|index| train.name(index)).collect();
-    let progress = Progress {
-        settings,
-        epochs_done: 0,
-        classes: train.classes().to_vec(),
-        pictures: sha256(names.join("\0").as_bytes()),
-        optimizer_steps: BTreeMap::default(),
-    };
+    let progress = Progress { settings, epochs_done: 0, classes: train.classes().to_vec(), pictures: sha256(names.join("\0").as_bytes()) };
     fs_err::create_dir_all(&args.out)?;
     files::remove_unfinished(&args.out)?;
     let stop = Arc::new(AtomicBool::new(false));
@@ -140,9 +132,9 @@ impl Run<'_> {
             if self.args.resume.is_some() {
                 tracing::info!("{out} holds no checkpoint: the run starts at its beginning");
             }
-            return Log::new(&self.args.out).set_aside();
+            return self.log().set_aside();
         };
-        let stored = Stored::open(newest)?;
+        let stored: Stored<Progress> = Stored::open(newest)?;
         let (old, new) = (&stored.progress, &self.progress);
         ensure!(
             old.settings == new.settings,
@@ -155,23 +147,13 @@ impl Run<'_> {
         );
         stored.restore(&mut self.classifier)?;
         self.progress = stored.progress;
-        // What a later epoch wrote that is trained again is taken out.
-        let log = self.log();
-        if log.is_file() {
-            let text = fs_err::read_to_string(&log)?;
-            let known = |line: &&str| {
-                let epoch = serde_json::from_str::<Value>(line).ok().and_then(|line| line["epoch"].as_u64());
-                epoch.is_some_and(|epoch| epoch as usize <= self.progress.epochs_done)
-            };
-            let kept: String = text.lines().filter(known).flat_map(|line| [line, "\n"]).collect();
-            files::write_atomically(&log, kept.as_bytes())?;
-        }
+        self.log().keep_epochs(self.progress.epochs_done)?;
         tracing::info!("going on from {} (epoch {})", newest.display(), self.progress.epochs_done);
         Ok(())
     }
 
-    fn log(&self) -> PathBuf {
-        self.args.out.join("log.jsonl")
+    fn log(&self) -> Log {
+        Log::new(&self.args.out)
     }
 
     fn train(&mut self, stop: &AtomicBool) -> Result<()> {
@@ -192,8 +174,7 @@ impl Run<'_> {
                 "images_per_second": self.train.len() as f64 / seconds, "seconds": seconds,
             });
             tracing::info!("epoch {} of {epochs}: loss {loss:.4}, top-1 {:.2} % on val", epoch + 1, measured.top1);
-            let mut log = fs_err::OpenOptions::new().create(true).append(true).open(self.log())?;
-            log.write_all(format!("{line}\n").as_bytes())?;
+            self.log().append_json(&line)?;
             self.progress.epochs_done += 1;
             self.save()?;
             if stop.load(Ordering::Relaxed) && epoch + 1 < epochs {
@@ -266,9 +247,9 @@ impl Run<'_> {
     }
 
     /// Writes a checkpoint, then removes all but the newest.
-    fn save(&self) -> Result<()> {
+    fn save(&mut self) -> Result<()> {
         let path = self.args.out.join(finetune::file_name(self.progress.epochs_done));
-        finetune::save(&path, &self.classifier, &self.transform, &self.progress)?;
+        finetune::save(&path, &mut self.classifier, &self.transform, &self.progress)?;
         for old in state::list(&self.args.out)?.iter().rev().skip(KEPT) {
             fs_err::remove_file(old)?;
         }

@@ -3,6 +3,7 @@
 pub mod attention;
 pub mod backbone;
 mod checkpoint;
+pub mod distill;
 pub mod export;
 pub mod finetune;
 pub mod knn;

@@ -89,6 +89,19 @@ pub fn random_resized_crop(picture: &RgbImage, (height, width): (u32, u32), rand
     crop
 }
 
+/// [`random_resized_crop`] of one window at two sizes `(height, width)`: what a student and its teacher see.
+pub fn paired_crops(picture: &RgbImage, sizes: [(u32, u32); 2], scale: (f64, f64), random: &mut impl rand::Rng) -> [RgbImage; 2] {
+    let window = window(picture.dimensions(), scale, random);
+    let flip = random.random_bool(0.5);
+    sizes.map(|(height, width)| {
+        let mut crop = resample_with(FilterType::Bilinear, picture, window, width, height);
+        if flip {
+            image::imageops::flip_horizontal_in_place(&mut crop);
+        }
+        crop
+    })
+}
+
 /// `ColorJitter(0.4, 0.4, 0.2, 0.1)`: the four changes in random order.
 fn jitter(planes: &mut Planes, random: &mut impl rand::Rng) {
     let brightness = random.random_range(0.6..1.4);

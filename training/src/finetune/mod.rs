@@ -18,7 +18,7 @@ use crate::dino::optimizer::{self, Optimizer};
 use crate::dino::schedule::Cosine;
 use crate::exchange;
 
-pub use state::{Progress, Stored, file_name, save};
+pub use state::{Progress, Stored, Trained, file_name, save};
 
 /// Settings of a run; those that have another value in a resumed run are refused.
 #[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
@@ -102,6 +102,20 @@ pub struct Classifier {
     pub optimizer: Optimizer,
 }
 
+impl Trained for Classifier {
+    fn backbone(&self) -> &Vit {
+        &self.backbone
+    }
+
+    fn head(&self) -> &Group {
+        &self.head
+    }
+
+    fn optimizer(&mut self) -> &mut Optimizer {
+        &mut self.optimizer
+    }
+}
+
 impl Classifier {
     /// A fresh classifier on a backbone.
     ///
@@ -114,11 +128,6 @@ impl Classifier {
             ("classifier.bias".to_owned(), vec![classes], Init::Constant(0.0)),
         ];
         Ok(Self { backbone, head: Group::new(parameters, random, device)?, optimizer: Optimizer::default() })
-    }
-
-    /// All parameters, the classifier's last.
-    pub fn groups(&self) -> impl Iterator<Item = &Group> {
-        self.backbone.groups().iter().chain([&self.head])
     }
 
     /// Weights `[classes, D]` and biases `[classes]`.

@@ -1,4 +1,5 @@
-//! The checkpoint of a fine-tuning run: one that `export` reads, with what is needed to go on.
+//! The checkpoint of a run that trains one transformer with heads on it, by labels or after a teacher: one that `export` reads, with what is
+//! needed to go on.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -7,10 +8,13 @@ use anyhow::{Context as _, Result, ensure};
 use candle_core::Tensor;
 use dino_vision::transform::Transform;
 use safetensors::SafeTensors;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{Classifier, Settings};
-use crate::dino::optimizer::Moments;
+use super::Settings;
+use crate::backbone::parameters::Group;
+use crate::backbone::vit::Vit;
+use crate::dino::optimizer::{Moments, Optimizer};
 use crate::files::write_atomically;
 use crate::run::state::Values;
 
@@ -27,28 +31,38 @@ pub struct Progress {
     pub classes: Vec<String>,
     /// SHA-256 over the names of the training pictures.
     pub pictures: String,
-    /// Steps that each parameter has taken.
-    pub optimizer_steps: BTreeMap<String, u64>,
+}
+
+/// What is trained: a backbone, heads on it, and their optimiser.
+pub trait Trained {
+    /// The backbone.
+    fn backbone(&self) -> &Vit;
+    /// Heads on it.
+    fn head(&self) -> &Group;
+    /// Holds the moments.
+    fn optimizer(&mut self) -> &mut Optimizer;
 }
 
 /// What the metadata says, in the words that the exporter reads.
 #[derive(Serialize, Deserialize)]
-struct Description {
+struct Description<P> {
     format: u32,
     dim: usize,
     depth: usize,
     heads: usize,
     transform: Transform,
-    finetune: Progress,
+    /// Steps that each parameter has taken.
+    optimizer_steps: BTreeMap<String, u64>,
+    progress: P,
 }
 
 /// Writes a checkpoint; a file of that name is whole or not there.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn save(path: &Path, classifier: &Classifier, transform: &Transform, progress: &Progress) -> Result<()> {
+pub fn save<P: Serialize>(path: &Path, trained: &mut impl Trained, transform: &Transform, progress: &P) -> Result<()> {
     let mut tensors = Vec::new();
-    for group in classifier.groups() {
+    for group in trained.backbone().groups().iter().chain([trained.head()]) {
         let flat: Vec<f32> = group.var().flatten_all()?.to_vec1()?;
         for entry in group.entries() {
             // What evaluates is called the teacher, as in training.
@@ -56,60 +70,62 @@ pub fn save(path: &Path, classifier: &Classifier, transform: &Transform, progres
             tensors.push((name, Values::new(&entry.shape, &flat[entry.offset..entry.offset + entry.len()])));
         }
     }
-    let moments = classifier.optimizer.moments()?;
+    let moments = trained.optimizer().moments()?;
     for (name, moments) in &moments {
         tensors.push((format!("optimizer.first.{name}"), Values::new(&[moments.first.len()], &moments.first)));
         tensors.push((format!("optimizer.second.{name}"), Values::new(&[moments.second.len()], &moments.second)));
     }
-    let config = classifier.backbone.config();
-    let mut progress = progress.clone();
-    progress.optimizer_steps = classifier.optimizer.steps().map(|(name, steps)| (name.clone(), steps)).collect();
+    drop(moments);
+    let optimizer_steps = trained.optimizer().steps().map(|(name, steps)| (name.clone(), steps)).collect();
+    let config = trained.backbone().config();
     let description = Description {
         format: 1,
         dim: config.dim,
         depth: config.depth,
         heads: config.heads,
         transform: transform.clone(),
-        finetune: progress,
+        optimizer_steps,
+        progress,
     };
     let metadata = HashMap::from([("dino".to_owned(), serde_json::to_string(&description)?)]);
     write_atomically(path, &safetensors::serialize(tensors, Some(metadata))?)
 }
 
 /// A checkpoint read back.
-pub struct Stored {
+pub struct Stored<P> {
     bytes: Vec<u8>,
+    optimizer_steps: BTreeMap<String, u64>,
     /// How far the run was.
-    pub progress: Progress,
+    pub progress: P,
 }
 
-impl Stored {
+impl<P: DeserializeOwned> Stored<P> {
     /// Reads a file.
     ///
     /// # Errors
-    /// When it is no whole checkpoint of a fine-tuning run.
+    /// When it is no whole checkpoint of such a run.
     pub fn open(path: &Path) -> Result<Self> {
         let bytes = fs_err::read(path)?;
         SafeTensors::deserialize(&bytes).with_context(|| format!("{} is damaged", path.display()))?;
         let (_, header) = SafeTensors::read_metadata(&bytes)?;
         let text = header.metadata().as_ref().and_then(|metadata| metadata.get("dino"));
         let text = text.with_context(|| format!("{} was not written by dino-train", path.display()))?;
-        let description: Description =
-            serde_json::from_str(text).with_context(|| format!("{} is no checkpoint of a fine-tuning run", path.display()))?;
-        Ok(Self { bytes, progress: description.finetune })
+        let description: Description<P> =
+            serde_json::from_str(text).with_context(|| format!("{} is a checkpoint of another kind of run", path.display()))?;
+        Ok(Self { bytes, optimizer_steps: description.optimizer_steps, progress: description.progress })
     }
 
-    /// Copies everything into a classifier of the same sizes.
+    /// Copies everything into networks of the same sizes.
     ///
     /// # Errors
     /// When a tensor is missing or of another size.
-    pub fn restore(&self, classifier: &mut Classifier) -> Result<()> {
+    pub fn restore(&self, trained: &mut impl Trained) -> Result<()> {
         let tensors = SafeTensors::deserialize(&self.bytes)?;
         let values = |name: &str| -> Result<Vec<f32>> {
             let tensor = tensors.tensor(name).with_context(|| format!("tensor {name} is missing"))?;
             Ok(tensor.data().as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
         };
-        for group in classifier.groups() {
+        for group in trained.backbone().groups().iter().chain([trained.head()]) {
             let mut flat = Vec::with_capacity(group.var().elem_count());
             for entry in group.entries() {
                 let own = if entry.name.starts_with("backbone.") { format!("teacher.{}", entry.name) } else { entry.name.clone() };
@@ -118,10 +134,10 @@ impl Stored {
             ensure!(flat.len() == group.var().elem_count(), "the checkpoint is of a backbone of another size");
             group.var().set(&Tensor::from_vec(flat, group.var().elem_count(), group.var().device())?)?;
         }
-        for (name, &steps) in &self.progress.optimizer_steps {
+        for (name, &steps) in &self.optimizer_steps {
             let moments =
                 Moments { steps, first: values(&format!("optimizer.first.{name}"))?, second: values(&format!("optimizer.second.{name}"))? };
-            classifier.optimizer.set_moments(name, moments);
+            trained.optimizer().set_moments(name, moments);
         }
         Ok(())
     }

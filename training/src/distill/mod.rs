@@ -1,0 +1,214 @@
+//! Distillation: a small transformer learns the CLS and patch tokens of a frozen teacher.
+//!
+//! As AM-RADIO does it with one teacher (Ranzinger et al. 2024, section 3.3): a linear head for CLS and one for patches bring the student's
+//! tokens to the teacher's columns; CLS is held by cosine, patches by cosine and smooth L1.
+
+use candle_core::{Device, Result, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::backbone::Pass;
+use crate::backbone::parameters::{Group, Init, Random};
+use crate::backbone::vit::Vit;
+use crate::dino::optimizer::{self, Optimizer};
+use crate::dino::schedule::Cosine;
+use crate::exchange;
+use crate::finetune::Trained;
+
+/// Settings of a run; those that have another value in a resumed run are refused.
+#[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Settings {
+    /// Epochs of the run.
+    #[arg(long, value_parser = dino_program::flags::at_least_one(), default_value_t = 100)]
+    pub epochs: usize,
+    /// Pictures of a batch.
+    #[arg(long, value_parser = dino_program::flags::at_least_one(), visible_alias = "batch-size-per-gpu", default_value_t = 64)]
+    pub batch_size: usize,
+    /// Highest learning rate for a batch of 256 pictures: it is scaled by batch / 256.
+    #[arg(long, value_parser = dino_program::flags::from_zero::<f64>, default_value_t = 1e-3)]
+    pub lr: f64,
+    /// Learning rate at the end of the cosine, not scaled.
+    #[arg(long, value_parser = dino_program::flags::from_zero::<f64>, default_value_t = 1e-6)]
+    pub min_lr: f64,
+    /// Epochs of linear warm-up.
+    #[arg(long, default_value_t = 5)]
+    pub warmup_epochs: usize,
+    /// Weight decay of all but biases and norms.
+    #[arg(long, value_parser = dino_program::flags::from_zero::<f64>, default_value_t = 0.02)]
+    pub weight_decay: f64,
+    /// Largest norm of each parameter's gradient, 0 for none.
+    #[arg(long, value_parser = dino_program::flags::from_zero::<f64>, default_value_t = 3.0)]
+    pub clip_grad: f64,
+    /// Weight of the loss of patches beside that of CLS, 0 for none.
+    #[arg(long, value_parser = dino_program::flags::from_zero::<f64>, default_value_t = 1.0)]
+    pub patch_loss_weight: f64,
+    /// Share of smooth L1 in the loss of patches; the rest is their cosine.
+    #[arg(long, value_parser = dino_program::flags::share::<f64>, default_value_t = 0.1)]
+    pub smooth_l1_share: f64,
+    /// Least share of a picture's area that a crop covers.
+    #[arg(long, value_parser = dino_program::flags::part::<f64>, default_value_t = 0.2)]
+    pub crop_scale: f64,
+    /// Decides the first weights, the order of pictures and all crops.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+}
+
+impl Settings {
+    /// Checks what one setting alone cannot show.
+    ///
+    /// # Errors
+    /// Names the setting, and what it should be.
+    pub fn check(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            self.warmup_epochs <= self.epochs,
+            "--warmup-epochs {} is more than --epochs {}: lower it",
+            self.warmup_epochs,
+            self.epochs
+        );
+        Ok(())
+    }
+
+    fn lr_at(&self, step: usize, steps_per_epoch: usize) -> f64 {
+        let base = self.lr * self.batch_size as f64 / 256.0;
+        let steps = self.epochs * steps_per_epoch;
+        Cosine { start: self.min_lr.min(base), base, last: self.min_lr, warmup: self.warmup_epochs * steps_per_epoch, steps }.at(step)
+    }
+}
+
+/// How far a run is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Its settings.
+    pub settings: Settings,
+    /// Epochs that are done.
+    pub epochs_done: usize,
+    /// Fingerprint of the teacher.
+    pub teacher: String,
+    /// SHA-256 over the names of the pictures.
+    pub pictures: String,
+}
+
+/// Means over the pictures of a step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Means {
+    /// What is made small.
+    pub loss: f64,
+    /// Cosine between the student's CLS, brought to the teacher's columns, and the teacher's.
+    pub cls_cosine: f64,
+    /// The same of patches.
+    pub patch_cosine: f64,
+}
+
+/// A student with its heads, and their optimiser.
+#[derive(Debug)]
+pub struct Student {
+    backbone: Vit,
+    /// `cls.weight` `[teacher, D]`, `cls.bias`, `patch.weight` and `patch.bias`.
+    head: Group,
+    optimizer: Optimizer,
+}
+
+/// Names of the heads, in the order of their parameters.
+const HEADS: [&str; 2] = ["cls", "patch"];
+/// Added to squared norms.
+const EPS: f64 = 1e-12;
+
+impl Student {
+    /// Fresh heads on a backbone, for a teacher of `teacher` columns.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn new(backbone: Vit, teacher: usize, random: &mut impl Random, device: &Device) -> Result<Self> {
+        let dim = backbone.config().dim;
+        let parameters = HEADS.into_iter().flat_map(|name| {
+            [
+                (format!("distill_head.{name}.weight"), vec![teacher, dim], Init::Normal(0.02)),
+                (format!("distill_head.{name}.bias"), vec![teacher], Init::Constant(0.0)),
+            ]
+        });
+        Ok(Self { head: Group::new(parameters.collect(), random, device)?, backbone, optimizer: Optimizer::default() })
+    }
+
+    /// One step on pictures `[n, 3, h, w]` after the teacher's CLS `[n, T]` and patches `[n, patches, T]`.
+    ///
+    /// # Errors
+    /// When the loss is not finite, shapes do not fit, or the device fails.
+    pub fn step(
+        &mut self,
+        pictures: &Tensor,
+        (cls, patches): (&Tensor, &Tensor),
+        settings: &Settings,
+        (step, steps_per_epoch): (usize, usize),
+        random: &mut dyn Random,
+    ) -> anyhow::Result<Means> {
+        let (n, per_picture, columns) = patches.dims3()?;
+        let pass = &mut Pass::Trained(random, &exchange::alone());
+        let (tokens, _) = self.backbone.all_tokens(std::slice::from_ref(pictures), None, pass)?;
+        let (dim, prefix) = (self.backbone.config().dim, 1 + self.backbone.config().registers);
+        let tokens = tokens.reshape((n, prefix + per_picture, dim))?;
+        let flat = self.head.flat(true);
+        let head = |rows: &Tensor, number: usize| -> Result<Tensor> {
+            let (weight, bias) = (self.head.view(&flat, 2 * number)?, self.head.view(&flat, 2 * number + 1)?);
+            rows.matmul(&weight.t()?)?.broadcast_add(&bias)
+        };
+        let seen_cls = head(&tokens.narrow(1, 0, 1)?.reshape((n, dim))?, 0)?;
+        let seen_patches = head(&tokens.narrow(1, prefix, per_picture)?.reshape((n * per_picture, dim))?, 1)?;
+        let patches = patches.reshape((n * per_picture, columns))?;
+        let (cls_cosine, patch_cosine) = (cosine(&seen_cls, cls)?, cosine(&seen_patches, &patches)?);
+        let smooth = smooth_l1(&seen_patches, &patches)?;
+        let share = settings.smooth_l1_share;
+        let of_patches = (((1.0 - &patch_cosine)? * (1.0 - share))? + (smooth * share)?)?;
+        let loss = ((1.0 - &cls_cosine)? + (of_patches * settings.patch_loss_weight)?)?;
+        let scalar = |tensor: &Tensor| Ok::<f64, candle_core::Error>(tensor.to_scalar::<f32>()?.into());
+        let means = Means { loss: scalar(&loss)?, cls_cosine: scalar(&cls_cosine)?, patch_cosine: scalar(&patch_cosine)? };
+        anyhow::ensure!(means.loss.is_finite(), "the loss is {}: lower --lr, or warm it up over more epochs", means.loss);
+        let gradients = loss.backward()?;
+        let lr = settings.lr_at(step, steps_per_epoch);
+        let Settings { weight_decay, clip_grad: clip, .. } = *settings;
+        let groups: Vec<&Group> = self.backbone.groups().iter().chain([&self.head]).collect();
+        self.optimizer.step(&groups, &gradients, &optimizer::Settings { lr, weight_decay, clip, freeze_last_layer: false })?;
+        Ok(means)
+    }
+}
+
+impl Trained for Student {
+    fn backbone(&self) -> &Vit {
+        &self.backbone
+    }
+
+    fn head(&self) -> &Group {
+        &self.head
+    }
+
+    fn optimizer(&mut self) -> &mut Optimizer {
+        &mut self.optimizer
+    }
+}
+
+/// Mean cosine between the rows of two matrices.
+fn cosine(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let squares = |x: &Tensor| x.sqr()?.sum(1)? + EPS;
+    ((a * b)?.sum(1)? / (squares(a)? * squares(b)?)?.sqrt()?)?.mean_all()
+}
+
+/// Mean of d² / 2 where |d| < 1, else |d| - 1/2, over all differences d.
+fn smooth_l1(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let distance = (a - b)?.abs()?;
+    let near = distance.minimum(1.0)?;
+    (((near.sqr()? * 0.5)? + distance)? - near)?.mean_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losses_are_those_of_their_formulas() {
+        let matrix = |rows: &[[f32; 2]]| Tensor::new(rows.as_flattened(), &Device::Cpu).unwrap().reshape((rows.len(), 2)).unwrap();
+        let value = |tensor: Tensor| tensor.to_scalar::<f32>().unwrap();
+        let (a, b) = (matrix(&[[1.0, 0.0], [3.0, 4.0]]), matrix(&[[1.0, 1.0], [3.0, 4.0]]));
+        assert!((value(cosine(&a, &b).unwrap()) - f32::midpoint(0.5_f32.sqrt(), 1.0)).abs() < 1e-6);
+        let (a, b) = (matrix(&[[0.0, 0.0]]), matrix(&[[0.5, -3.0]]));
+        assert!((value(smooth_l1(&a, &b).unwrap()) - f32::midpoint(0.125, 2.5)).abs() < 1e-6);
+    }
+}

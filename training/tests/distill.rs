@@ -1,0 +1,93 @@
+//! Distillation as a program: the student comes to give the teacher's features, goes on exactly, and is exported like any other.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod runs;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use runs::{checkpoints, pictures, text, weights};
+use serde_json::Value;
+
+fn teacher() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/tiny-model")
+}
+
+fn distill(data: &Path, out: &Path, more: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dino-train"));
+    command.arg("distill").arg("--teacher").arg(teacher()).arg("--data").arg(data).arg("--out").arg(out);
+    let settings = [
+        ["--arch", "vit_tiny"],
+        ["--dim", "24"],
+        ["--depth", "2"],
+        ["--heads", "2"],
+        // Other patches than the teacher's 8: it sees larger crops.
+        ["--patch-size", "4"],
+        ["--crop-size", "16"],
+        ["--batch-size", "4"],
+        ["--epochs", "6"],
+        ["--warmup-epochs", "1"],
+        ["--lr", "0.3"],
+    ];
+    for pair in settings.iter().filter(|pair| !more.contains(&pair[0])) {
+        command.args(pair);
+    }
+    command.args(more).output().unwrap()
+}
+
+fn log(run: &Path) -> Vec<Value> {
+    fs_err::read_to_string(run.join("log.jsonl")).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn a_student_comes_near_its_teacher_goes_on_exactly_and_is_exported() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    pictures(&at("data"), 12);
+    let output = distill(&at("data"), &at("whole"), &[]);
+    assert!(output.status.success(), "{}", text(&output));
+    let lines = log(&at("whole"));
+    let figure = |line: &Value, name: &str| line[name].as_f64().unwrap();
+    assert_eq!(lines.len(), 6);
+    assert!(figure(&lines[5], "loss") < 0.7 * figure(&lines[0], "loss"), "{lines:?}");
+    for name in ["cls_cosine", "patch_cosine"] {
+        assert!(figure(&lines[5], name) > figure(&lines[0], name), "{lines:?}");
+    }
+    let last: Value = serde_json::from_slice(output.stdout.trim_ascii_end()).unwrap();
+    assert_eq!(last["loss"], lines[5]["loss"]);
+
+    assert!(distill(&at("data"), &at("broken"), &["--resume", "auto"]).status.success());
+    fs_err::remove_file(checkpoints(&at("broken")).pop().unwrap()).unwrap();
+    assert_eq!(distill(&at("data"), &at("broken"), &[]).status.code(), Some(1), "a run is not begun over another");
+    let refused = distill(&at("data"), &at("broken"), &["--resume", "--seed", "3"]);
+    assert!(text(&refused).contains("other settings"), "{}", text(&refused));
+    let output = distill(&at("data"), &at("broken"), &["--resume", "auto"]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(weights(&at("whole")), weights(&at("broken")), "bit by bit");
+    assert_eq!(log(&at("broken")).len(), 6);
+
+    let mut export = Command::new(env!("CARGO_BIN_EXE_dino-train"));
+    export.args(["export", "--unmeasured", "--checkpoint"]).arg(at("whole")).arg("--out").arg(at("model"));
+    let output = export.output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    let manifest: Value = serde_json::from_slice(&fs_err::read(at("model/manifest.json")).unwrap()).unwrap();
+    assert_eq!((&manifest["dim"], &manifest["patch_size"], &manifest["heads"]), (&24.into(), &4.into(), &2.into()));
+}
+
+#[test]
+fn students_and_teachers_that_do_not_fit_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    pictures(&at("data"), 4);
+    for (flags, named) in [
+        (&["--arch", "resnet18", "--dim", "512"][..], "students are vision transformers"),
+        (&["--crop-size", "18"], "no multiple"),
+        (&["--epochs", "2", "--warmup-epochs", "3"], "--warmup-epochs 3"),
+        (&["--smooth-l1-share", "2"], "--smooth-l1-share"),
+    ] {
+        let flags: Vec<&str> = flags.to_vec();
+        let output = distill(&at("data"), &at("run"), &flags);
+        assert_eq!(output.status.code(), Some(2), "{flags:?}: {}", text(&output));
+        assert!(text(&output).contains(named), "{flags:?}: {}", text(&output));
+    }
+}
