@@ -44,6 +44,7 @@ const VISION: Walls = &[
     ("embedding", &["model", "pooling"]),
     ("head", &["embedding", "model"]),
     ("segment", &["cancel", "lanczos", "mask_defaults", "model", "transform"]),
+    ("anomaly", &["cancel", "lanczos", "segment", "transform"]),
     ("workers", &["batch", "cores", "model"]),
     ("agreement", &["batch", "model"]),
     ("placement", &["agreement", "batch", "cores", "model", "workers"]),

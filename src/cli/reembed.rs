@@ -112,6 +112,11 @@ impl fmt::Display for Missing {
 
 #[expect(clippy::print_stderr, reason = "for the user of the command")]
 fn reembed(args: &Args, header: Header, mut items: Vec<NewItem>) -> anyhow::Result<(Header, Vec<NewItem>)> {
+    anyhow::ensure!(
+        header.spec.patches().is_none(),
+        "collection {} holds patches: make another one (PUT /collections/{{name}} with \"kind\": \"patches\") and send its pictures again",
+        header.name
+    );
     let model = open_model(&args.model, args.precision)?;
     let files: HashMap<String, PathBuf> = match &args.images {
         Some(folder) => files(tree::list(folder)?.entries),
@@ -120,10 +125,10 @@ fn reembed(args: &Args, header: Header, mut items: Vec<NewItem>) -> anyhow::Resu
     let session =
         SessionOptions { device: args.device, precision: args.precision, trust_device: args.trust_device, ..SessionOptions::default() };
     let mut embedder = Embedder::open(&model, Pooling::Cls, &session, Workload::default())?;
-    let spec = Spec {
-        dim: embedder.dim(),
-        model: ModelTag { fingerprint: model.fingerprint(Pooling::Cls), precision: Some(model.precision(args.precision).to_string()) },
-    };
+    let spec = Spec::pictures(
+        embedder.dim(),
+        ModelTag { fingerprint: model.fingerprint(Pooling::Cls), precision: Some(model.precision(args.precision).to_string()) },
+    );
     let progress = progress(items.len());
     let work = |worker: &mut Worker<'_>, index: usize| {
         let vector = picture(&items[index], &files, args.from_thumbnails).map(|picture| embed(worker, &picture));

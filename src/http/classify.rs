@@ -164,7 +164,7 @@ pub(super) async fn handle(State(app): State<App>, submission: Submission<Option
         Classifier::Head(head.clone())
     } else {
         collections::check_total_bounds(pictures.len(), options.k, options.ef)?;
-        Classifier::Collection(collections::find(&app, &options.collection).await?)
+        Classifier::Collection(collections::find_pictures(&app, &options.collection).await?)
     };
     let served = match &classifier {
         Classifier::Head(head) => app.registry.with_head(head, options.model.as_deref())?,

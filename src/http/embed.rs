@@ -98,27 +98,27 @@ impl Options {
                 "encoding: patches as int8 have a scale each, which npy and raw cannot hold; ask for json or base64",
             ));
         }
-        Ok(Tokens { pooling: self.pooling, layer: self.layer(served)? })
-    }
-
-    /// The block whose tokens are pooled; `None` for the last one.
-    fn layer(&self, served: &Served) -> Result<Option<u32>, Problem> {
-        let depth = served.manifest().depth;
-        match self.layer {
-            Some(layer) if layer == 0 || (depth > 0 && layer > depth) => {
-                let known = if depth > 0 { format!(" to {depth}, its last one") } else { " on".to_owned() };
-                Err(Problem::new(Code::BadParameter, format!("layer: this model has blocks from 1{known}, and none of number {layer}")))
-            }
-            Some(layer) if layer == depth => Ok(None),
-            Some(layer) if !served.layers().contains(&layer) => {
-                Err(EmbeddingError::LacksLayer { layer, layers: served.layers().to_vec() }.into())
-            }
-            layer => Ok(layer),
-        }
+        Ok(Tokens { pooling: self.pooling, layer: check_layer(served, self.layer)? })
     }
 }
 
-/// The blocks that [`Options::layer`] may name.
+/// The block whose tokens are asked for; `None` for the last one.
+pub(super) fn check_layer(served: &Served, layer: Option<u32>) -> Result<Option<u32>, Problem> {
+    let depth = served.manifest().depth;
+    match layer {
+        Some(layer) if layer == 0 || (depth > 0 && layer > depth) => {
+            let known = if depth > 0 { format!(" to {depth}, its last one") } else { " on".to_owned() };
+            Err(Problem::new(Code::BadParameter, format!("layer: this model has blocks from 1{known}, and none of number {layer}")))
+        }
+        Some(layer) if layer == depth => Ok(None),
+        Some(layer) if !served.layers().contains(&layer) => {
+            Err(EmbeddingError::LacksLayer { layer, layers: served.layers().to_vec() }.into())
+        }
+        layer => Ok(layer),
+    }
+}
+
+/// The blocks that `layer` may name.
 pub(super) fn layers(served: &Served) -> Vec<u32> {
     let depth = Some(served.manifest().depth).filter(|depth| *depth > 0 && !served.layers().contains(depth));
     served.layers().iter().copied().chain(depth).collect()

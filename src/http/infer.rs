@@ -99,14 +99,28 @@ where
     P: Fn(&RgbImage) -> (Array3<f32>, X) + Clone + Send + 'static,
     X: Send + 'static,
 {
+    infer_each(app, served, pictures, |_| prepare.clone()).await
+}
+
+/// As [`infer_indexed`], with a way of its own to prepare each of them, by its place in `pictures`.
+pub(super) async fn infer_each<P, X>(
+    app: &App,
+    served: &Arc<Served>,
+    pictures: Vec<(usize, Bytes)>,
+    prepare: impl Fn(usize) -> P,
+) -> Result<(Inference, Vec<X>), Problem>
+where
+    P: FnOnce(&RgbImage) -> (Array3<f32>, X) + Send + 'static,
+    X: Send + 'static,
+{
     let deadline = request_context::deadline().unwrap_or_else(|| Instant::now() + app.limits.time);
     let limits = app.limits.media;
     let many = pictures.len() > 1;
     request_context::set_model(served.name());
     count_pixels(app, &pictures).await?;
-    let (inferred, beside): (Vec<Inferred>, Vec<X>) = stream::iter(pictures)
-        .map(|(index, bytes)| {
-            let prepare = prepare.clone();
+    let (inferred, beside): (Vec<Inferred>, Vec<X>) = stream::iter(pictures.into_iter().enumerate())
+        .map(|(place, (index, bytes))| {
+            let prepare = prepare(place);
             async move {
                 let outcome = served.infer(&app.pool, bytes, limits, prepare, deadline).await;
                 outcome.map_err(|error| Problem::from(error).at(index).naming(index, many))

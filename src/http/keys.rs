@@ -347,7 +347,7 @@ fn changes_something(method: &Method, path: &str) -> bool {
     let reads = ["/embed", "/classify", "/segment", "/similarity", "/v1/embeddings"];
     match *method {
         Method::GET | Method::HEAD | Method::OPTIONS => false,
-        Method::POST => !(reads.contains(&path) || path.ends_with("/search") || path.ends_with("/snapshot")),
+        Method::POST => !(reads.contains(&path) || ["/search", "/anomaly", "/snapshot"].iter().any(|end| path.ends_with(end))),
         _ => true,
     }
 }
@@ -430,6 +430,7 @@ mod tests {
             (Method::GET, "/collections/{collection}/items", false),
             (Method::POST, "/embed", false),
             (Method::POST, "/collections/{collection}/search", false),
+            (Method::POST, "/collections/{collection}/anomaly", false),
             (Method::POST, "/collections/{collection}/items", true),
             (Method::POST, "/collections/{collection}/items/{id}", true),
             (Method::POST, "/collections/{collection}/restore", true),

@@ -5,7 +5,8 @@ use std::collections::{HashMap, HashSet};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Error, Items};
+use super::{Error, Items, Kind, Spec};
+use dino_vision::anomaly::{MAX_STORED, PatchSet};
 use dino_vision::unicode::nfc;
 
 /// Longest id and longest label, in bytes.
@@ -44,6 +45,8 @@ pub struct NewItem {
     pub vector: Vec<f32>,
     /// A small JPEG of the picture. `None` also removes the one that an earlier version of the item had.
     pub thumbnail: Option<Vec<u8>>,
+    /// The [stored form](PatchSet::to_bytes) of its patches, in a collection of patches and only there.
+    pub patches: Option<Vec<u8>>,
 }
 
 /// An item as it is stored.
@@ -55,6 +58,26 @@ pub struct StoredItem {
     pub vector: Vec<f32>,
 }
 
+/// What is stored of an item beside its vector.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Attached<'a> {
+    /// A small JPEG, or the file that it was made of.
+    pub picture: Option<&'a [u8]>,
+    /// The [stored form](PatchSet::to_bytes) of its patches.
+    pub patches: Option<&'a [u8]>,
+}
+
+/// An item of a collection of patches.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredPatches {
+    /// Tells versions of the item apart.
+    pub stamp: u64,
+    /// Id, labels and metadata.
+    pub item: Item,
+    /// Its patches.
+    pub patches: PatchSet,
+}
+
 /// A stored item that cannot be read. It is skipped, and kept as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damaged {
@@ -62,6 +85,13 @@ pub struct Damaged {
     pub id: String,
     /// What was found.
     pub reason: String,
+}
+
+impl NewItem {
+    /// Bytes that are stored beside its vector.
+    pub(super) fn attached(&self) -> usize {
+        [&self.thumbnail, &self.patches].into_iter().flatten().map(Vec::len).sum()
+    }
 }
 
 impl Item {
@@ -195,13 +225,29 @@ pub(super) fn normalise(vector: &mut [f32], dim: usize, owner: impl FnOnce() -> 
     Ok(())
 }
 
+/// Whether an item has the patches that its collection asks for, and no others.
+pub(super) fn check_patches(patches: Option<&[u8]>, spec: &Spec) -> Result<(), String> {
+    match (patches, spec.kind) {
+        (None, Kind::Pictures) => Ok(()),
+        (Some(patches), Kind::Patches(_)) if patches.len() > MAX_STORED => {
+            Err(format!("the patches of a picture have at most {MAX_STORED} bytes, these have {}", patches.len()))
+        }
+        (Some(patches), Kind::Patches(_)) => PatchSet::from_bytes(patches, spec.dim).map(drop),
+        (None, Kind::Patches(_)) => Err("it has no patches, which its collection holds: send the picture".to_owned()),
+        (Some(_), Kind::Pictures) => Err("it has patches, which its collection does not hold".to_owned()),
+    }
+}
+
 /// Checks and normalises items, and keeps the last one of each id.
-pub(super) fn prepare(items: Vec<NewItem>, dim: usize) -> Result<Vec<NewItem>, Error> {
+pub(super) fn prepare(items: Vec<NewItem>, spec: &Spec) -> Result<Vec<NewItem>, Error> {
     let mut last: HashMap<String, usize> = HashMap::with_capacity(items.len());
     let mut prepared: Vec<NewItem> = Vec::with_capacity(items.len());
     for mut new in items {
         new.item.check()?;
-        normalise(&mut new.vector, dim, || format!("item {:?}", new.item.id))?;
+        normalise(&mut new.vector, spec.dim, || format!("item {:?}", new.item.id))?;
+        if let Err(reason) = check_patches(new.patches.as_deref(), spec) {
+            return Err(Error::InvalidItem { id: new.item.id, reason });
+        }
         if new.thumbnail.as_ref().is_some_and(|jpeg| jpeg.len() > MAX_THUMBNAIL) {
             let reason = format!("a stored picture has at most {MAX_THUMBNAIL} bytes");
             return Err(Error::InvalidItem { id: new.item.id, reason });
@@ -229,7 +275,7 @@ pub(super) fn next_part(items: &mut Items<'_>) -> Result<Vec<NewItem>, Error> {
     while part.len() < PART_ITEMS && bytes < PART_BYTES {
         let Some(new) = items.next() else { break };
         let new = new?;
-        bytes += new.item.weight() + new.vector.len() * 4 + new.thumbnail.as_ref().map_or(0, Vec::len);
+        bytes += new.item.weight() + new.vector.len() * 4 + new.attached();
         part.push(new);
     }
     Ok(part)

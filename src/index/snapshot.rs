@@ -5,9 +5,10 @@
 //! | bytes | content |
 //! | --- | --- |
 //! | 8 | `DINOSNAP` |
-//! | 4 | version, now 1 |
+//! | 4 | version: 1, or 2 for a collection of patches |
 //! | 4 + n | length, then [`Header`] as JSON |
 //! | per item: 4 + n, 4 · dim, 4 + n | length, then [`Item`] as JSON; the vector as f32; length (0 for none), then the JPEG |
+//! | in version 2 after it: 4 + n | length, then the [patches](dino_vision::anomaly::PatchSet::to_bytes) |
 //! | 4 | 0, the end of the items |
 //! | 32 | SHA-256 of everything before |
 //!
@@ -20,11 +21,17 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::item::{Damaged, Item, MAX_JSON, MAX_STRING, MAX_THUMBNAIL, NewItem, prepare, vector_from_bytes, vector_to_bytes};
+use dino_vision::anomaly::MAX_STORED;
+
+use super::item::{
+    Attached, Damaged, Item, MAX_JSON, MAX_STRING, MAX_THUMBNAIL, NewItem, check_patches, prepare, vector_from_bytes, vector_to_bytes,
+};
 use super::{Collection, CollectionName, Error, MAX_DIM, ModelTag, OnExisting, Spec, Store};
 
 const MAGIC: &[u8; 8] = b"DINOSNAP";
 const VERSION: u32 = 1;
+/// The version that patches are written in: earlier programs refuse it.
+const PATCHES_VERSION: u32 = 2;
 /// Length of the checksum at the end.
 const SUM: u64 = 32;
 /// Largest header, in bytes.
@@ -48,8 +55,10 @@ pub fn write(collection: &dyn Collection, out: impl Write) -> Result<Vec<Damaged
     let header = Header { name: collection.name().clone(), spec: collection.spec().clone() };
     let mut out = Writer::begin(&header, out)?;
     let mut left_out = Vec::new();
-    let damaged = collection.export(&mut |stored, picture| match stored.item.check_stored_form() {
-        Ok(()) => out.item(&stored.item, &stored.vector, picture),
+    let spec = collection.spec();
+    let check = |item: &Item, patches: Option<&[u8]>| item.check_stored_form().and_then(|()| check_patches(patches, spec));
+    let damaged = collection.export(&mut |stored, attached| match check(&stored.item, attached.patches) {
+        Ok(()) => out.item(&stored.item, &stored.vector, attached),
         Err(reason) => {
             left_out.push(Damaged { id: stored.item.id.clone(), reason });
             Ok(())
@@ -89,11 +98,11 @@ pub fn save(collection: &dyn Collection, path: &Path) -> Result<Vec<Damaged>, Er
 /// # Errors
 /// Those of an upsert of the items, and of writing.
 pub fn save_items(header: &Header, items: Vec<NewItem>, path: &Path) -> Result<(), Error> {
-    let items = prepare(items, header.spec.dim)?;
+    let items = prepare(items, &header.spec)?;
     save_with(path, |out| {
         let mut out = Writer::begin(header, out)?;
-        for NewItem { item, vector, thumbnail } in &items {
-            out.item(item, vector, thumbnail.as_deref())?;
+        for NewItem { item, vector, thumbnail, patches } in &items {
+            out.item(item, vector, Attached { picture: thumbnail.as_deref(), patches: patches.as_deref() })?;
         }
         Ok(out.end()?)
     })
@@ -174,7 +183,7 @@ impl Iterator for Snapshot<'_> {
         if self.is_over {
             return None;
         }
-        let item = self.reader.item(self.header.spec.dim).transpose();
+        let item = self.reader.item(&self.header.spec).transpose();
         self.is_over = !matches!(item, Some(Ok(_)));
         item
     }
@@ -190,15 +199,18 @@ impl<W: Write> Writer<W> {
     fn begin(header: &Header, out: W) -> std::io::Result<Self> {
         let mut writer = Self { out, sum: Sha256::new() };
         writer.bytes(MAGIC)?;
-        writer.bytes(&VERSION.to_le_bytes())?;
+        let version = if header.spec.patches().is_some() { PATCHES_VERSION } else { VERSION };
+        writer.bytes(&version.to_le_bytes())?;
         writer.block(&serde_json::to_vec(header)?)?;
         Ok(writer)
     }
 
-    fn item(&mut self, item: &Item, vector: &[f32], picture: Option<&[u8]>) -> std::io::Result<()> {
+    /// Patches are there in a collection of patches, and only there.
+    fn item(&mut self, item: &Item, vector: &[f32], attached: Attached<'_>) -> std::io::Result<()> {
         self.block(&item.to_stored_form()?)?;
         self.bytes(&vector_to_bytes(vector))?;
-        self.block(picture.unwrap_or_default())
+        self.block(attached.picture.unwrap_or_default())?;
+        attached.patches.map_or(Ok(()), |patches| self.block(patches))
     }
 
     fn end(mut self) -> std::io::Result<()> {
@@ -225,21 +237,23 @@ struct Reader<'a> {
     file: BufReader<fs_err::File>,
     /// Bytes before the checksum that were not read yet.
     left: u64,
+    version: u32,
 }
 
 impl<'a> Reader<'a> {
     fn open(path: &'a Path) -> Result<Self, Error> {
         let file = fs_err::File::open(path)?;
         let size = file.metadata()?.len();
-        let mut reader = Self { path, file: BufReader::new(file), left: size.saturating_sub(SUM) };
+        let mut reader = Self { path, file: BufReader::new(file), left: size.saturating_sub(SUM), version: VERSION };
         if reader.bytes(MAGIC.len()).ok().as_deref() != Some(MAGIC) {
             return Err(reader.damaged("it is no snapshot of a collection"));
         }
         let version = reader.number()?;
-        if version != VERSION {
-            let detail = format!("this snapshot has version {version}, this program reads {VERSION}: use a newer one");
+        if ![VERSION, PATCHES_VERSION].contains(&version) {
+            let detail = format!("this snapshot has version {version}, this program reads up to {PATCHES_VERSION}: use a newer one");
             return Err(Error::Unsupported { path: path.to_owned(), detail });
         }
+        reader.version = version;
         Ok(reader)
     }
 
@@ -273,6 +287,9 @@ impl<'a> Reader<'a> {
         if !is_plain(fingerprint) || !precision.as_deref().is_none_or(is_plain) {
             return Err(self.damaged("the name of its model has control characters or is too long"));
         }
+        if header.spec.patches().is_some() != (self.version == PATCHES_VERSION) {
+            return Err(self.damaged("its version does not go with what it says that it holds"));
+        }
         match header.spec.dim {
             1..=MAX_DIM => Ok(header),
             dim => Err(self.damaged(format!("it says that its vectors have {dim} dimensions"))),
@@ -280,15 +297,16 @@ impl<'a> Reader<'a> {
     }
 
     /// The next item with its vector `[dim]`; `None` at the end, after which there must be nothing more.
-    fn item(&mut self, dim: usize) -> Result<Option<NewItem>, Error> {
+    fn item(&mut self, spec: &Spec) -> Result<Option<NewItem>, Error> {
         let json = self.block(MAX_JSON)?;
         if json.is_empty() {
             return if self.left == 0 { Ok(None) } else { Err(self.damaged("there is more after its end")) };
         }
         let item = Item::from_stored_form(&json).map_err(|reason| self.damaged(reason))?;
-        let vector = vector_from_bytes(&self.bytes(dim * 4)?);
+        let vector = vector_from_bytes(&self.bytes(spec.dim * 4)?);
         let picture = self.block(MAX_THUMBNAIL)?;
-        Ok(Some(NewItem { item, vector, thumbnail: (!picture.is_empty()).then_some(picture) }))
+        let patches = spec.patches().map(|_| self.block(MAX_STORED)).transpose()?;
+        Ok(Some(NewItem { item, vector, thumbnail: (!picture.is_empty()).then_some(picture), patches }))
     }
 
     fn block(&mut self, most: usize) -> Result<Vec<u8>, Error> {

@@ -1,5 +1,7 @@
 //! What is fixed when a collection is created.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::{CollectionName, Error};
@@ -25,9 +27,119 @@ pub struct Spec {
     pub dim: usize,
     /// The model that makes them.
     pub model: ModelTag,
+    /// What is stored of each item.
+    #[serde(flatten)]
+    pub kind: Kind,
+}
+
+/// What is stored of each item.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(from = "KindFields", into = "KindFields")]
+#[schemars(!from, !into, with = "KindFields")]
+pub enum Kind {
+    /// One vector of the picture.
+    #[default]
+    Pictures,
+    /// The vectors of all its patches, and their mean as its vector.
+    Patches(PatchOptions),
+}
+
+/// How pictures become patches, and how many of them are compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PatchOptions {
+    /// Most patches that a picture is compared with; a coreset keeps to it.
+    pub max_patches: usize,
+    /// Number of the block whose tokens they are, from 1; `None` for the last one.
+    pub layer: Option<u32>,
+    /// Longer side in pixels at which the model sees a picture.
+    pub size: u32,
+}
+
+impl PatchOptions {
+    /// Default of `max_patches`: with 384 dimensions 40 MB.
+    pub const MAX_PATCHES: usize = 100_000;
+    /// Default of `size`.
+    pub const SIZE: u32 = 480;
+}
+
+/// As it is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "CollectionKind")]
+pub enum KindName {
+    /// One vector of each picture, for classes and searches.
+    #[default]
+    Pictures,
+    /// The vectors of all its patches, for anomalies.
+    Patches,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, schemars::JsonSchema)]
+struct KindFields {
+    /// What is stored of each item.
+    #[serde(default)]
+    kind: KindName,
+    /// Of patches, most that a picture is compared with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max_patches: Option<usize>,
+    /// Of patches, the block whose tokens they are; the last one where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    layer: Option<u32>,
+    /// Of patches, the longer side in pixels at which the model sees a picture.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    size: Option<u32>,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pictures => formatter.write_str("pictures"),
+            Self::Patches(PatchOptions { max_patches, layer, size }) => {
+                let layer = layer.map_or_else(String::new, |layer| format!(", layer {layer}"));
+                write!(formatter, "patches (max_patches {max_patches}, size {size}{layer})")
+            }
+        }
+    }
+}
+
+impl From<KindFields> for Kind {
+    fn from(KindFields { kind, max_patches, layer, size }: KindFields) -> Self {
+        match kind {
+            KindName::Pictures => Self::Pictures,
+            KindName::Patches => Self::Patches(PatchOptions {
+                max_patches: max_patches.unwrap_or(PatchOptions::MAX_PATCHES),
+                layer,
+                size: size.unwrap_or(PatchOptions::SIZE),
+            }),
+        }
+    }
+}
+
+impl From<Kind> for KindFields {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Pictures => Self { kind: KindName::Pictures, max_patches: None, layer: None, size: None },
+            Kind::Patches(PatchOptions { max_patches, layer, size }) => {
+                Self { kind: KindName::Patches, max_patches: Some(max_patches), layer, size: Some(size) }
+            }
+        }
+    }
 }
 
 impl Spec {
+    /// A collection of pictures.
+    pub fn pictures(dim: usize, model: ModelTag) -> Self {
+        Self { dim, model, kind: Kind::Pictures }
+    }
+
+    /// How its pictures become patches, where it holds patches.
+    pub fn patches(&self) -> Option<PatchOptions> {
+        match self.kind {
+            Kind::Pictures => None,
+            Kind::Patches(options) => Some(options),
+        }
+    }
+
     /// Refuses dimensions that no store takes.
     pub(super) fn check_dim(&self) -> Result<(), Error> {
         if self.dim == 0 || self.dim > MAX_DIM {
@@ -55,6 +167,9 @@ impl Spec {
         self.check_model(name, &wanted.model.fingerprint)?;
         if self.dim != wanted.dim {
             return Err(Error::Conflict(format!("collection {name} has {} dimensions, not {}", self.dim, wanted.dim)));
+        }
+        if self.kind != wanted.kind {
+            return Err(Error::Conflict(format!("collection {name} holds {}, not {}: use another name", self.kind, wanted.kind)));
         }
         Ok(())
     }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use tempfile::NamedTempFile;
 
 use super::{
-    CollectionName, Connections, Damaged, Error, Filter, Info, Loading, Neighbour, NewItem, OnExisting, Page, Recall, Sample, Search, Spec,
-    StoredItem, Version,
+    Attached, CollectionName, Connections, Damaged, Error, Filter, Info, Loading, Neighbour, NewItem, OnExisting, Page, Recall, Sample,
+    Search, Spec, StoredItem, StoredPatches, Version,
 };
 
 /// A store of collections.
@@ -130,7 +130,13 @@ pub trait Collection: Send + Sync {
     /// little as its collection does.
     fn sample(&self, most: usize) -> Result<Sample, Error>;
 
-    /// Calls `visit` with every item of one moment and its picture, ordered by id. An error of `visit` ends it. Returns the items
+    /// Id and stamp of every item, older ones first: a version of an item has a stamp that no other version of it has.
+    fn stamps(&self) -> Result<Vec<(String, u64)>, Error>;
+
+    /// The patches of items of a collection of patches. Those that do not exist, and those that cannot be read, are left out.
+    fn patches(&self, ids: &[&str]) -> Result<Vec<StoredPatches>, Error>;
+
+    /// Calls `visit` with every item of one moment and what is attached to it, ordered by id. An error of `visit` ends it. Returns the items
     /// that cannot be read, which are skipped.
     fn export(&self, visit: &mut Visit<'_>) -> Result<Vec<Damaged>, Error>;
 
@@ -146,8 +152,8 @@ pub trait Collection: Send + Sync {
 /// Items one after the other, or why there are no more.
 pub type Items<'a> = dyn Iterator<Item = Result<NewItem, Error>> + 'a;
 
-/// Takes an item and its stored picture.
-pub type Visit<'a> = dyn FnMut(&StoredItem, Option<&[u8]>) -> std::io::Result<()> + 'a;
+/// Takes an item and what is stored beside its vector.
+pub type Visit<'a> = dyn FnMut(&StoredItem, Attached<'_>) -> std::io::Result<()> + 'a;
 
 /// What a collection answers for an item that it does not have.
 pub(super) fn no_item(collection: &CollectionName, id: &str) -> Error {

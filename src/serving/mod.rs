@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use image::RgbImage;
-use ndarray::Array3;
+use ndarray::{Array2, Array3, Axis};
 
 use crate::traces::step;
 use dino_vision::{
@@ -180,6 +180,29 @@ impl Served {
     pub fn collection_vector(&self, inferred: &Inferred) -> Result<Vec<f32>, EmbeddingError> {
         let vector = embedding::pool(&inferred.outputs, self.manifest.registers as usize, COLLECTION_POOLING)?;
         Ok(vector.into_flat().to_vec())
+    }
+
+    /// The patch tokens `[patches, dim]` of a picture that was inferred, after the block `layer` or the last one, and their grid: of a
+    /// convolutional network the cells of its feature map.
+    ///
+    /// # Errors
+    /// When the model lacks the output or the layer.
+    pub fn patches(&self, inferred: &Inferred, layer: Option<u32>) -> Result<(Array2<f32>, PatchGrid), EmbeddingError> {
+        let tokens = embedding::pool_layer(&inferred.outputs, layer, self.manifest.registers as usize, Pooling::Patches)?;
+        let grid = match (&inferred.outputs.last_hidden_state, &inferred.outputs.feature_map) {
+            (None, Some(map)) => PatchGrid { rows: map.dim().2, columns: map.dim().3 },
+            _ => self.grid(inferred),
+        };
+        Ok((tokens.index_axis_move(Axis(0), 0), grid))
+    }
+
+    /// Most patches of a picture whose longer side becomes about `longer_side` pixels.
+    pub fn most_patches(&self, longer_side: u32) -> usize {
+        let patch = self.manifest.patch_size.max(1);
+        match self.only_size {
+            None => PatchGrid::of_picture((1, 1), longer_side, patch).len(),
+            Some((height, width)) => ((height / patch) * (width / patch)) as usize,
+        }
     }
 
     /// Decodes one picture, brings it to the model's input `[3, H, W]` with `prepare`, and runs it. What `prepare` makes

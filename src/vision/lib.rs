@@ -1,13 +1,14 @@
 //! Everything that the server and the trainer share: it knows neither HTTP nor training.
 //!
 //! Data flows one way: untrusted bytes become pixels in [`media`], pixels become the model's input in [`transform`], the outputs of
-//! [`model`] become vectors ([`embedding`]), votes ([`vote`]), classes ([`head`]), maps ([`tsne`]) or masks ([`segment`]). [`batch`] is
+//! [`model`] become vectors ([`embedding`]), votes ([`vote`]), classes ([`head`]), maps ([`tsne`]), masks ([`segment`]) or anomalies ([`anomaly`]). [`batch`] is
 //! the queue before a model's sessions, [`placement`] starts these and compares their device with the CPU ([`agreement`]), and [`bulk`]
 //! runs a whole folder of pictures through it.
 
 #![deny(unsafe_code)]
 
 pub mod agreement;
+pub mod anomaly;
 pub mod batch;
 pub mod bulk;
 pub mod cancel;

@@ -218,7 +218,7 @@ fn number_formats_and_encodings_agree() {
 fn gallery(folder: &std::path::Path, vectors: &[(String, &str, Vec<f32>)]) {
     let fingerprint = Model::open(&tiny_model()).unwrap().fingerprint(Pooling::Cls);
     let store = EmbeddedStore::open(folder, IndexOptions::default()).unwrap();
-    let spec = Spec { dim: DIM, model: ModelTag { fingerprint, precision: None } };
+    let spec = Spec::pictures(DIM, ModelTag { fingerprint, precision: None });
     let name: CollectionName = "default".parse().unwrap();
     let (collection, _) = store.create(&name, spec).unwrap();
     let items = vectors
@@ -227,6 +227,7 @@ fn gallery(folder: &std::path::Path, vectors: &[(String, &str, Vec<f32>)]) {
             item: Item { id: id.clone(), labels: vec![(*label).into()], ..Item::default() },
             vector: vector.clone(),
             thumbnail: Some(id.as_bytes().to_vec()),
+            patches: None,
         })
         .collect();
     collection.upsert(items).unwrap();
@@ -288,7 +289,7 @@ fn a_collection_of_another_model_is_refused() {
     let data = tempfile::tempdir().unwrap();
     {
         let store = EmbeddedStore::open(data.path(), IndexOptions::default()).unwrap();
-        let spec = Spec { dim: DIM, model: ModelTag { fingerprint: "of another".into(), precision: None } };
+        let spec = Spec::pictures(DIM, ModelTag { fingerprint: "of another".into(), precision: None });
         store.create(&"default".parse().unwrap(), spec).unwrap();
     }
     let server = Server::with_data(data.path());

@@ -109,6 +109,12 @@ fn the_examples_of_the_api_guide_run() {
 }
 
 #[test]
+fn the_examples_of_the_patches_guide_run() {
+    let run = follow("docs/patches.md");
+    assert!(run > 2, "{run} blocks");
+}
+
+#[test]
 fn the_examples_of_the_python_guide_run() {
     let run = follow("docs/python.md");
     assert!(run > 1, "{run} blocks");

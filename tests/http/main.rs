@@ -31,6 +31,7 @@ mod min_similarity;
 mod openai;
 mod openvino;
 mod page;
+mod patches;
 mod pictures;
 mod place;
 mod plain;

@@ -36,7 +36,7 @@ fn vector(number: usize) -> Vec<f32> {
 
 fn items(count: usize) -> impl Iterator<Item = NewItem> {
     let item = |number: usize| Item { id: format!("{number:06}"), labels: vec![format!("{}", number % 9)], ..Item::default() };
-    (0..count).map(move |number| NewItem { item: item(number), vector: vector(number), thumbnail: None })
+    (0..count).map(move |number| NewItem { item: item(number), vector: vector(number), thumbnail: None, patches: None })
 }
 
 /// A data folder with a collection of so many items, and a small one beside it.
@@ -45,7 +45,7 @@ fn folder(large: usize) -> tempfile::TempDir {
     let options = IndexOptions { exact_below: usize::MAX, build_in_background: false, ..IndexOptions::default() };
     let store = EmbeddedStore::open(folder.path(), options).unwrap();
     let fingerprint = Model::open(&tiny_model()).unwrap().fingerprint(Pooling::Cls);
-    let spec = Spec { dim: DIM, model: ModelTag { fingerprint, precision: None } };
+    let spec = Spec::pictures(DIM, ModelTag { fingerprint, precision: None });
     for (name, count) in [("large", large), ("other", 20)] {
         let (collection, _) = store.create(&name.parse().unwrap(), spec.clone()).unwrap();
         collection.upsert(items(count).collect()).unwrap();

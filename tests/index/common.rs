@@ -17,7 +17,7 @@ pub(crate) fn name(name: &str) -> CollectionName {
 }
 
 pub(crate) fn spec(dim: usize) -> Spec {
-    Spec { dim, model: ModelTag { fingerprint: "model-a".into(), precision: Some("f32".into()) } }
+    Spec::pictures(dim, ModelTag { fingerprint: "model-a".into(), precision: Some("f32".into()) })
 }
 
 /// A store in `folder` and its collection `c`.
@@ -57,7 +57,7 @@ pub(crate) fn unit(mut vector: Vec<f32>) -> Vec<f32> {
 
 pub(crate) fn item(id: impl Into<String>, label: &str, vector: Vec<f32>) -> NewItem {
     let item = Item { id: id.into(), labels: vec![label.into()], ..Item::default() };
-    NewItem { item, vector, thumbnail: None }
+    NewItem { item, vector, thumbnail: None, patches: None }
 }
 
 pub(crate) fn filter(json: serde_json::Value) -> Filter {

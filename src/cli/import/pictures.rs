@@ -76,7 +76,7 @@ pub(super) fn run(args: &Args, from: &Path, jobs: Jobs) -> anyhow::Result<()> {
     let model = open_model(path, args.precision)?;
     let tag = ModelTag { fingerprint: model.fingerprint(Pooling::Cls), precision: Some(model.precision(args.precision).to_string()) };
     let dim = Pooling::Cls.dim(model.manifest().dim as usize);
-    let mut target = Target::open(args, Spec { dim, model: tag })?;
+    let mut target = Target::open(args, Spec::pictures(dim, tag))?;
     let session =
         SessionOptions { device: args.device, precision: args.precision, trust_device: args.trust_device, ..SessionOptions::default() };
     let mut embedder = Embedder::open(&model, Pooling::Cls, &session, Workload { sessions: args.sessions, batch: args.batch })?;
@@ -142,7 +142,7 @@ fn embed(
     match worker.embed(&bytes) {
         Ok((picture, vector)) => {
             let thumbnail = thumbnail.then(|| media::thumbnail(&picture));
-            Outcome::New(Box::new(NewItem { item, vector, thumbnail }))
+            Outcome::New(Box::new(NewItem { item, vector, thumbnail, patches: None }))
         }
         Err(error) if error.is_of_file() => Outcome::Skipped(error.to_string()),
         Err(error) => Outcome::Failed(error.into()),
@@ -155,7 +155,7 @@ fn describe(collection: &dyn Collection, item: Item) -> Outcome {
         Ok(stored) if stored.item == item => Outcome::Unchanged,
         Ok(stored) => {
             let thumbnail = collection.thumbnail(&item.id).ok();
-            Outcome::New(Box::new(NewItem { item, vector: stored.vector, thumbnail }))
+            Outcome::New(Box::new(NewItem { item, vector: stored.vector, thumbnail, patches: None }))
         }
         Err(error) => Outcome::Failed(error.into()),
     }

@@ -15,7 +15,7 @@ pub(super) fn run(args: &Args, file: &Path, mut vectors: Vectors) -> anyhow::Res
     check(args, file, &vectors.header)?;
     ignored(&vectors.ignored);
     let Header { dim, fingerprint, precision, .. } = vectors.header.clone();
-    let mut target = Target::open(args, Spec { dim, model: ModelTag { fingerprint, precision: Some(precision) } })?;
+    let mut target = Target::open(args, Spec::pictures(dim, ModelTag { fingerprint, precision: Some(precision) }))?;
     let progress = progress(vectors.count);
     let stored = target.store.collection(&args.collection).ok();
     while let Some((rows, skipped)) = vectors.next_batch()? {
@@ -36,7 +36,7 @@ pub(super) fn run(args: &Args, file: &Path, mut vectors: Vectors) -> anyhow::Res
             }
             // A picture that is stored already keeps its thumbnail.
             let thumbnail = stored.as_ref().filter(|_| known).and_then(|collection| collection.thumbnail(&item.id).ok());
-            items.push(NewItem { item, vector, thumbnail });
+            items.push(NewItem { item, vector, thumbnail, patches: None });
         }
         target.store(items)?;
     }

@@ -26,11 +26,11 @@ use super::{
         response::{FileBody, JsonBody, MediaTypes, Timed},
         submission::{Content, Lease, Upload},
     },
-    find, model_of,
+    find, model_of, patches,
     upsert::{Body, ItemContent, Query, Upsert},
 };
 use crate::{
-    index::{Collection, Filter, Item, MAX_PAGE, MAX_THUMBNAIL, NewItem, checksum},
+    index::{Collection, Filter, Item, MAX_PAGE, MAX_THUMBNAIL, NewItem, PatchOptions, checksum},
     serving::{Inferred, Served},
     traces::timed,
 };
@@ -64,7 +64,15 @@ pub(super) async fn upsert(
         }
     };
     let pictures = upsert.items.iter().filter(|(_, content)| matches!(content, ItemContent::Picture(_))).count();
-    let mut lease = Lease::take(&app, pictures, memory)?;
+    let patches = collection.spec().patches();
+    let turns = patches::turns(&upsert);
+    if let Some(options) = patches {
+        let served = model_of(&app, &*collection, upsert.model.as_deref())?;
+        patches::check(&app, &upsert, &served, options)?;
+    } else if upsert.rotations {
+        return Err(Problem::new(Code::BadParameter, "rotations: belongs to collections of patches; leave it out"));
+    }
+    let mut lease = Lease::take(&app, pictures * turns, memory)?;
     // For vectors that came ready made these say which model made them.
     if let Some(model) = &upsert.model {
         collection.check_model(&app.registry.fingerprint(model)?)?;
@@ -74,7 +82,11 @@ pub(super) async fn upsert(
         collection.check_model(&fingerprint).map_err(|error| Problem::from(error).at(index))?;
     }
     remote::fetch(&app, upsert.pictures_mut(), &mut lease).await?;
-    let embedded = if pictures > 0 { embed(&app, &*collection, upsert).await? } else { Embedded::ready_made(upsert) };
+    let embedded = match patches {
+        Some(options) => embed_patches(&app, &*collection, upsert, options).await?,
+        None if pictures > 0 => embed(&app, &*collection, upsert).await?,
+        None => Embedded::ready_made(upsert),
+    };
     let Embedded { items, timing } = embedded;
     let ids = items.iter().map(|new| new.item.id.clone()).collect();
     timed("store", app.disk.run(move || collection.upsert(items))).await??;
@@ -91,7 +103,7 @@ struct Embedded {
 impl Embedded {
     fn ready_made(upsert: Upsert) -> Self {
         let item = |(item, content)| match content {
-            ItemContent::Vector(vector) => Some(NewItem { item, vector, thumbnail: None }),
+            ItemContent::Vector(vector) => Some(NewItem { item, vector, thumbnail: None, patches: None }),
             ItemContent::Picture(_) => None,
         };
         Self { items: upsert.items.into_iter().filter_map(item).collect(), timing: None }
@@ -124,6 +136,16 @@ async fn embed(app: &App, collection: &dyn Collection, upsert: Upsert) -> Result
     Ok(Embedded { items, timing })
 }
 
+/// Makes patches of the pictures of an upsert with the collection's model.
+async fn embed_patches(app: &App, collection: &dyn Collection, upsert: Upsert, options: PatchOptions) -> Result<Embedded, Problem> {
+    let served = model_of(app, collection, upsert.model.as_deref())?;
+    let (inference, thumbnails) = patches::infer(app, &served, &upsert, options).await?;
+    let (timing, keep) = (Some(inference.timing.header()), app.store_images);
+    let inferred: Vec<_> = inference.inferred.into_iter().zip(thumbnails).collect();
+    let items = app.drawing.run(move || patches::finish(&served, upsert, &inferred, options, keep)).await??;
+    Ok(Embedded { items, timing })
+}
+
 fn finish(
     served: &Served,
     upsert: Upsert,
@@ -131,14 +153,14 @@ fn finish(
     keep: StoreImages,
 ) -> Result<Vec<NewItem>, Problem> {
     let finish = |(mut item, content): (Item, ItemContent)| match content {
-        ItemContent::Vector(vector) => Ok(NewItem { item, vector, thumbnail: None }),
+        ItemContent::Vector(vector) => Ok(NewItem { item, vector, thumbnail: None, patches: None }),
         ItemContent::Picture(ImageSource { bytes, .. }) => {
             let (inferred, small) = inferred.next().ok_or_else(|| Problem::new(Code::Internal, "a picture has no answer of the model"))?;
             let vector = served.collection_vector(&inferred)?;
             item.source = Some(checksum::of_bytes(&bytes));
             let original = keep == StoreImages::Original && bytes.len() <= MAX_THUMBNAIL;
             let thumbnail = if original { Some(bytes.to_vec()) } else { small };
-            Ok(NewItem { item, vector, thumbnail })
+            Ok(NewItem { item, vector, thumbnail, patches: None })
         }
     };
     upsert.items.into_iter().map(finish).collect()

@@ -4,12 +4,16 @@
 //! | --- | --- |
 //! | `/collections`, `/collections/{c}`, `…/recall` | here |
 //! | `…/map` | `map` |
-//! | `…/items` and below | `items`; what an upsert holds: `upsert` |
+//! | `…/items` and below | `items`; what an upsert holds: `upsert`; its patches: `patches` |
+//! | `…/anomaly` | `anomaly`; the patches in memory: `patch_banks` |
 //! | `…/search` | `search` |
 //! | `…/snapshot`, `…/restore` | `transfer` |
 
+mod anomaly;
 mod items;
 mod map;
+mod patch_banks;
+mod patches;
 mod search;
 mod transfer;
 mod upsert;
@@ -24,10 +28,11 @@ use axum::{extract::State, response::NoContent};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub(super) use self::{map::MapBuilder, transfer::Transfers};
+pub(super) use self::{map::MapBuilder, patch_banks::PatchBanks, transfer::Transfers};
 use super::{
     App,
     answer::Encoder,
+    embed::check_layer,
     json::Strict,
     openapi::operation::{Tag, describe},
     parameters::{CollectionPath, PathOf, QueryOf},
@@ -35,9 +40,10 @@ use super::{
     response::{Ensured, JsonBody},
 };
 use crate::{
-    index::{Collection, CollectionName, DEFAULT_EF, Error, Info, ModelTag, Recall, Spec, Store},
+    index::{Collection, CollectionName, DEFAULT_EF, Error, Info, Kind, KindName, ModelTag, PatchOptions, Recall, Spec, Store},
     serving::{COLLECTION_POOLING, Pool, Served},
 };
+use dino_vision::embedding::{EmbeddingError, Pooling};
 
 /// Most neighbours: an answer lists them all.
 const MAX_K: usize = 10_000;
@@ -92,6 +98,13 @@ pub(super) fn routes() -> ApiRouter<App> {
             post_with(search::handle, describe("search", Collections, "The nearest items to pictures or to a vector", search::ERRORS)),
         )
         .api_route(
+            "/collections/{collection}/anomaly",
+            post_with(
+                anomaly::handle,
+                describe("detect_anomalies", Collections, "How far pictures are from good ones, and where", anomaly::ERRORS),
+            ),
+        )
+        .api_route(
             "/collections/{collection}/snapshot",
             post_with(transfer::snapshot, describe("snapshot_collection", Collections, "A collection as one file", ERRORS)),
         )
@@ -131,6 +144,22 @@ pub(super) async fn find(app: &App, name: &str) -> Result<Arc<dyn Collection>, P
     }
     let store = store.clone();
     Ok(app.disk.run(move || store.collection(&name)).await??)
+}
+
+/// Finds a collection whose items have a vector of their picture.
+pub(super) async fn find_pictures(app: &App, name: &str) -> Result<Arc<dyn Collection>, Problem> {
+    let collection = find(app, name).await?;
+    match collection.spec().kind {
+        Kind::Pictures => Ok(collection),
+        Kind::Patches(_) => {
+            let name = collection.name();
+            let detail = format!(
+                "collection {name} holds patches, which have no classes and are not searched: ask POST /collections/{name}/anomaly, or \
+                 use a collection of pictures"
+            );
+            Err(Problem::new(Code::BadParameter, detail))
+        }
+    }
 }
 
 /// Where searches run: among those that wait, or among those that compute.
@@ -227,10 +256,59 @@ async fn one(State(app): State<App>, PathOf(path): PathOf<CollectionPath>) -> Re
 pub(super) struct NewCollection {
     /// Model whose vectors it will hold; the default one if left out.
     model: Option<String>,
+    /// What is stored of each item.
+    kind: KindName,
+    /// Of patches, most that pictures are compared with, chosen so that the others are near them: 100000 without it, at most 1000000.
+    max_patches: Option<usize>,
+    /// Of patches, the block whose tokens they are, from 1; the last one without it.
+    layer: Option<u32>,
+    /// Of patches, the longer side in pixels at which the model sees pictures, at most `--segment-size`, which it is without it.
+    size: Option<u32>,
+}
+
+/// Most patches that one collection may be asked to hold in memory.
+const MAX_PATCHES: usize = 1_000_000;
+/// Most numbers of a byte each that these may come to.
+const MAX_PATCH_BYTES: usize = 1 << 30;
+
+impl NewCollection {
+    /// What is stored of each item. Refuses what no model could fill, and what would take too much memory.
+    fn kind(&self, served: &Served, segment_size: u32) -> Result<Kind, Problem> {
+        let refused = |why: String| Err(Problem::new(Code::BadParameter, why));
+        let patch_options = [("max_patches", self.max_patches.is_some()), ("layer", self.layer.is_some()), ("size", self.size.is_some())];
+        if self.kind == KindName::Pictures {
+            return match patch_options.iter().find(|(_, given)| *given) {
+                Some((name, _)) => {
+                    refused(format!("{name}: belongs to collections of patches; add \"kind\": \"patches\", or leave it out"))
+                }
+                None => Ok(Kind::Pictures),
+            };
+        }
+        let layer = check_layer(served, self.layer)?;
+        if !served.outputs().iter().any(|output| ["last_hidden_state", "feature_map"].contains(output)) {
+            return Err(EmbeddingError::LacksOutput { pooling: Pooling::Patches, output: "last_hidden_state" }.into());
+        }
+        let (patch, size) = (served.manifest().patch_size.max(1), self.size.unwrap_or(segment_size));
+        if !(patch..=segment_size.max(patch)).contains(&size) {
+            return refused(format!(
+                "size: must lie between {patch}, a patch of this model, and {segment_size} (--segment-size), not {size}"
+            ));
+        }
+        let (least, dim) = (served.most_patches(size), served.manifest().dim as usize);
+        let most = MAX_PATCHES.min(MAX_PATCH_BYTES / dim.max(1));
+        let max_patches = self.max_patches.unwrap_or(PatchOptions::MAX_PATCHES.min(most));
+        if !(least..=most).contains(&max_patches) {
+            return refused(format!(
+                "max_patches: must lie between {least}, the patches of one picture, and {most}, which take {} MB; not {max_patches}",
+                most * dim >> 20
+            ));
+        }
+        Ok(Kind::Patches(PatchOptions { max_patches, layer, size }))
+    }
 }
 
 /// Errors of making a collection.
-const CREATE_ERRORS: &[Code] = &[Code::UnknownModel, Code::ModelMismatch, Code::StoreFailed];
+const CREATE_ERRORS: &[Code] = &[Code::UnknownModel, Code::ModelMismatch, Code::ModelLacksOutput, Code::StoreFailed];
 
 /// Makes a collection, or finds that it is there already.
 async fn create(
@@ -242,7 +320,9 @@ async fn create(
     let store = store(&app, &name)?.clone();
     let served = app.registry.get(new.model.as_deref())?;
     let model = ModelTag { fingerprint: served.fingerprint().into(), precision: Some(served.precision().to_string()) };
-    let spec = Spec { dim: COLLECTION_POOLING.dim(served.manifest().dim as usize), model };
+    let kind = new.kind(&served, app.segment_size)?;
+    // Tokens of patches are as long as that of a picture.
+    let spec = Spec { dim: COLLECTION_POOLING.dim(served.manifest().dim as usize), model, kind };
     let (collection, new) = app.disk.run(move || store.create(&name, spec)).await??;
     let info = info(&app, collection).await?;
     Ok(if new { Ensured::Created(info) } else { Ensured::Found(info) })
@@ -252,7 +332,9 @@ async fn create(
 async fn remove(State(app): State<App>, PathOf(path): PathOf<CollectionPath>) -> Result<NoContent, Problem> {
     let name: CollectionName = path.collection.parse()?;
     let store = store(&app, &name)?.clone();
-    app.disk.run(move || store.remove(&name)).await??;
+    let removed = name.clone();
+    app.disk.run(move || store.remove(&removed)).await??;
+    app.patch_banks.forget(&name);
     Ok(NoContent)
 }
 

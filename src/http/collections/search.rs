@@ -23,7 +23,7 @@ use super::{
         response::{JsonBody, Timed},
         submission::{Content, JsonRequest, Lease, Upload, at_least_one, picture_from_text},
     },
-    check_search_bounds, check_total_bounds, find, model_of, search_pool,
+    check_search_bounds, check_total_bounds, find_pictures, model_of, search_pool,
 };
 use crate::{
     index::{Collection, DEFAULT_EF, Filter, MAX_DIM, Neighbour, Search},
@@ -126,7 +126,7 @@ pub(super) async fn handle(
     PathOf(path): PathOf<CollectionPath>,
     upload: Upload<Options, Body>,
 ) -> Result<Timed<JsonBody<Answer<'static>>>, Problem> {
-    let collection = find(&app, &path.collection).await?;
+    let collection = find_pictures(&app, &path.collection).await?;
     let (mut query, options) = match upload.content {
         Content::Pictures(pictures, options) => (Query::Pictures(pictures.into_iter().map(ImageSource::from).collect()), options),
         Content::Json(request) => app.pool.run(move || from_json(&request)).await??,

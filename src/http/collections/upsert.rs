@@ -27,6 +27,8 @@ pub(super) struct Upsert {
     pub(super) model: Option<String>,
     /// Models that single items say they come from, each with the position of the first such item.
     pub(super) named: BTreeMap<String, usize>,
+    /// Whether the patches of each picture's rotations are stored with it.
+    pub(super) rotations: bool,
     pub(super) items: Vec<(Item, ItemContent)>,
 }
 
@@ -52,12 +54,12 @@ impl Upsert {
             ..Item::default()
         };
         let items = pictures.into_iter().map(|picture| (item(), ItemContent::Picture(picture.into()))).collect();
-        Ok(Self { model: query.model, named: BTreeMap::new(), items })
+        Ok(Self { model: query.model, named: BTreeMap::new(), rotations: query.rotations, items })
     }
 
     /// The items of a JSON body with at most so many pictures, one by one, and what they take counted.
     pub(super) fn from_json(request: &JsonRequest, most: usize, meter: &mut Meter) -> Result<Self, Problem> {
-        let (Body { model, items: list }, []) = json::parse_beside(&request.body, &request.query, &["items"], [])?;
+        let (Body { model, rotations, items: list }, []) = json::parse_beside(&request.body, &request.query, &["items"], [])?;
         let (mut items, mut named, mut pictures) = (Vec::new(), BTreeMap::new(), 0);
         json::each(list, |index, element| {
             let (item, content, model, taken) = read_item(element).map_err(|problem| problem.in_item(index))?;
@@ -83,7 +85,7 @@ impl Upsert {
         if items.is_empty() {
             return Err(Problem::new(Code::BadParameter, "items: the list is empty"));
         }
-        Ok(Self { model, named, items })
+        Ok(Self { model, named, rotations, items })
     }
 }
 
@@ -157,6 +159,9 @@ pub(in crate::http) struct Body<'a> {
     /// The model to embed pictures with, or the one that made all vectors; it has to be that of the collection.
     #[serde(default)]
     model: Option<String>,
+    /// In a collection of patches: store those of the picture turned by 45, 90, … 315 degrees too. Each counts as a picture.
+    #[serde(default)]
+    rotations: bool,
     /// At least one.
     #[serde(borrow)]
     #[schemars(with = "Vec<BodyItem<'static>>")]
@@ -233,6 +238,8 @@ pub(in crate::http) struct Query {
     labels: Vec<String>,
     /// Of all pictures, not beside JSON: an object.
     metadata: Map<String, Value>,
+    /// In a collection of patches: store those of the picture turned by 45, 90, … 315 degrees too. Each counts as a picture.
+    rotations: bool,
 }
 
 impl TryFrom<Vec<(String, String)>> for Query {
@@ -240,7 +247,7 @@ impl TryFrom<Vec<(String, String)>> for Query {
 
     fn try_from(pairs: Vec<(String, String)>) -> Result<Self, String> {
         let mut query = Self::default();
-        let mut metadata = None;
+        let (mut metadata, mut rotations) = (None, None);
         for (name, value) in pairs {
             match name.as_str() {
                 "id" => query.ids.push(value),
@@ -255,13 +262,20 @@ impl TryFrom<Vec<(String, String)>> for Query {
                     );
                 }
                 "model" if query.model.is_none() => query.model = Some(value),
-                "metadata" | "model" => return Err(format!("duplicate field `{name}`")),
+                "rotations" if rotations.is_none() => {
+                    let given = value
+                        .parse()
+                        .map_err(|_| format!("rotations: expected true or false, not {:?}", value.get(..64).unwrap_or(&value)))?;
+                    rotations = Some(given);
+                }
+                "metadata" | "model" | "rotations" => return Err(format!("duplicate field `{name}`")),
                 _ => {
                     let name: String = name.chars().take(64).collect();
-                    return Err(format!("unknown field `{name}`, expected one of `id`, `labels`, `metadata`, `model`"));
+                    return Err(format!("unknown field `{name}`, expected one of `id`, `labels`, `metadata`, `model`, `rotations`"));
                 }
             }
         }
+        query.rotations = rotations.unwrap_or_default();
         query.metadata = metadata.map(|metadata| metadata.members).unwrap_or_default();
         Ok(query)
     }

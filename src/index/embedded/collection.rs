@@ -20,8 +20,8 @@ use super::recall::recall;
 use super::sample::{sample, version};
 use super::search::search;
 use super::{
-    Collection, CollectionName, Error, Filter, IndexOptions, IndexState, Info, Neighbour, Page, Recall, Sample, Search, Spec, VectorFormat,
-    Version, Visit, no_item,
+    Collection, CollectionName, Error, Filter, IndexOptions, IndexState, Info, Neighbour, Page, Recall, Sample, Search, Spec,
+    StoredPatches, VectorFormat, Version, Visit, no_item,
 };
 use dino_vision::cancel;
 
@@ -159,7 +159,7 @@ impl Collection for EmbeddedCollection {
     }
 
     fn upsert(&self, items: Vec<NewItem>) -> Result<(), Error> {
-        let items = prepare(items, self.record.spec.dim)?;
+        let items = prepare(items, &self.record.spec)?;
         if items.is_empty() {
             return Ok(());
         }
@@ -247,6 +247,21 @@ impl Collection for EmbeddedCollection {
             }
         }
         Ok(sample)
+    }
+
+    fn stamps(&self) -> Result<Vec<(String, u64)>, Error> {
+        let layout = self.layout.load();
+        let mut stamps = Vec::with_capacity(layout.len());
+        for segment in &layout.0 {
+            let rows = &segment.rows;
+            stamps.extend(segment.live_rows().map(|row| (rows.items[row].id.clone(), rows.sequences[row])));
+        }
+        stamps.sort_unstable_by_key(|&(_, sequence)| sequence);
+        Ok(stamps)
+    }
+
+    fn patches(&self, ids: &[&str]) -> Result<Vec<StoredPatches>, Error> {
+        self.disk.patches(&self.record, ids)
     }
 
     fn export(&self, visit: &mut Visit<'_>) -> Result<Vec<Damaged>, Error> {

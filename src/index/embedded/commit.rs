@@ -176,7 +176,7 @@ mod tests {
 
     fn item(id: usize, label: &str) -> NewItem {
         let item = Item { id: id.to_string(), labels: vec![label.into()], ..Item::default() };
-        NewItem { item, vector: vec![1.0, 0.0], thumbnail: None }
+        NewItem { item, vector: vec![1.0, 0.0], thumbnail: None, patches: None }
     }
 
     /// A filter is evaluated while another thread holds the lock, and then on what was written meanwhile.
@@ -185,7 +185,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let options = IndexOptions { build_in_background: false, ..IndexOptions::default() };
         let store = EmbeddedStore::open(folder.path(), options).unwrap();
-        let spec = Spec { dim: 2, model: ModelTag { fingerprint: "m".into(), precision: None } };
+        let spec = Spec::pictures(2, ModelTag { fingerprint: "m".into(), precision: None });
         let (collection, _) = store.create(&"c".parse().unwrap(), spec).unwrap();
         collection.upsert((0..200).map(|id| item(id, "drop")).collect()).unwrap();
         let filter = Filter::from_json(&json!({"field": "label", "eq": "drop"})).unwrap();

@@ -9,12 +9,16 @@ use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use redb::{Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use dino_vision::anomaly::PatchSet;
+use redb::{
+    AccessGuard, Builder, Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError,
+    WriteTransaction,
+};
 use serde::{Deserialize, Serialize};
 
 use super::handle::{Handle, Open, Space};
 use super::item::{Damaged, Item, NewItem, StoredItem, vector_from_bytes, vector_to_bytes};
-use super::{CollectionName, Error, Spec};
+use super::{Attached, CollectionName, Error, Spec, StoredPatches};
 
 /// Name of the database in the data folder.
 const FILE: &str = "store.redb";
@@ -28,6 +32,8 @@ const ITEMS: TableDefinition<(u64, &str), RowValue> = TableDefinition::new("item
 type RowValue = (u64, &'static [u8], &'static [u8]);
 /// (collection number, id) → JPEG.
 const THUMBNAILS: TableDefinition<(u64, &str), &[u8]> = TableDefinition::new("thumbnails");
+/// (collection number, id) → the stored form of its patches. The first write makes it: stores of earlier versions have none.
+const PATCHES: TableDefinition<(u64, &str), &[u8]> = TableDefinition::new("patches");
 /// [`FORMAT_KEY`] and [`NEXT_KEY`].
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 /// Version of these tables.
@@ -272,16 +278,35 @@ impl Disk {
         })
     }
 
+    /// The patches of items. Those that do not exist are left out; those that cannot be read too, and named in the log.
+    pub(super) fn patches(&self, record: &Record, ids: &[&str]) -> Result<Vec<StoredPatches>, Error> {
+        self.read(|txn| {
+            let Some(patches) = patches_table(txn)? else { return Ok(Vec::new()) };
+            let items = txn.open_table(ITEMS)?;
+            let mut found = Vec::with_capacity(ids.len());
+            for &id in ids {
+                let key = (record.number, id);
+                let (Some(row), Some(bytes)) = (items.get(key)?, patches.get(key)?) else { continue };
+                let read = row_of(record, id, row.value()).map_err(|Damaged { reason, .. }| reason);
+                match read.and_then(|row| Ok((row, PatchSet::from_bytes(bytes.value(), record.spec.dim)?))) {
+                    Ok((Row { sequence, stored }, patches)) => found.push(StoredPatches { stamp: sequence, item: stored.item, patches }),
+                    Err(reason) => tracing::error!(id, "an item is damaged and left out: {reason}"),
+                }
+            }
+            Ok(found)
+        })
+    }
+
     /// Hands every item of one moment, with its picture, to `visit`, ordered by id as bytes. Returns those that cannot be read, which
     /// are skipped.
     pub(super) fn export(
         &self,
         record: &Record,
-        mut visit: impl FnMut(&StoredItem, Option<&[u8]>) -> std::io::Result<()>,
+        mut visit: impl FnMut(&StoredItem, Attached<'_>) -> std::io::Result<()>,
     ) -> Result<Vec<Damaged>, Error> {
         self.read(|txn| {
             let mut damaged = Vec::new();
-            let thumbnails = txn.open_table(THUMBNAILS)?;
+            let (thumbnails, patches) = (txn.open_table(THUMBNAILS)?, patches_table(txn)?);
             for entry in txn.open_table(ITEMS)?.range::<(u64, &str)>(all_of(record.number))? {
                 let (key, row) = entry?;
                 let row = match row_of(record, key.value().1, row.value()) {
@@ -292,7 +317,9 @@ impl Disk {
                     }
                 };
                 let jpeg = thumbnails.get(key.value())?;
-                visit(&row.stored, jpeg.as_ref().map(redb::AccessGuard::value)).map_err(Error::Io)?;
+                let patches = patches.as_ref().map(|patches| patches.get(key.value())).transpose()?.flatten();
+                let (picture, patches) = (jpeg.as_ref().map(AccessGuard::value), patches.as_ref().map(AccessGuard::value));
+                visit(&row.stored, Attached { picture, patches }).map_err(Error::Io)?;
             }
             Ok(damaged)
         })
@@ -385,7 +412,7 @@ fn row_of(record: &Record, id: &str, row: (u64, &[u8], &[u8])) -> Result<Row, Da
 
 /// The space that items take.
 fn needed_by(items: &[NewItem]) -> Space {
-    let bytes = |new: &NewItem| ITEM_OVERHEAD + new.vector.len() * 4 + new.thumbnail.as_ref().map_or(0, Vec::len);
+    let bytes = |new: &NewItem| ITEM_OVERHEAD + new.vector.len() * 4 + new.attached();
     Space::Needs(items.iter().map(bytes).sum::<usize>() as u64)
 }
 
@@ -406,7 +433,7 @@ fn put(txn: &WriteTransaction, collection: u64, items: &[NewItem]) -> Result<Wri
     let first = take_numbers(txn, items.len() as u64)?;
     let (mut rows, mut thumbnails) = (txn.open_table(ITEMS)?, txn.open_table(THUMBNAILS)?);
     let mut written = Written::default();
-    for (sequence, NewItem { item, vector, thumbnail }) in (first..).zip(items) {
+    for (sequence, NewItem { item, vector, thumbnail, patches }) in (first..).zip(items) {
         let key = (collection, item.id.as_str());
         let json = item.to_stored_form().map_err(|error| Error::InvalidItem { id: item.id.clone(), reason: error.to_string() })?;
         let bytes = vector_to_bytes(vector);
@@ -417,20 +444,33 @@ fn put(txn: &WriteTransaction, collection: u64, items: &[NewItem]) -> Result<Wri
             Some(jpeg) => drop(thumbnails.insert(key, jpeg.as_slice())?),
             None => drop(thumbnails.remove(key)?),
         }
+        // Those of an earlier version are replaced: all items of a collection have some, or none has.
+        if let Some(patches) = patches {
+            txn.open_table(PATCHES)?.insert(key, patches.as_slice())?;
+        }
     }
     Ok(written)
 }
 
 /// Deletes items; those that do not exist are none of the replaced.
 fn take_out(txn: &WriteTransaction, collection: u64, ids: &[String]) -> Result<Written, Failure> {
-    let (mut rows, mut thumbnails) = (txn.open_table(ITEMS)?, txn.open_table(THUMBNAILS)?);
+    let (mut rows, mut thumbnails, mut patches) = (txn.open_table(ITEMS)?, txn.open_table(THUMBNAILS)?, txn.open_table(PATCHES)?);
     let mut written = Written::default();
     for id in ids {
         let key = (collection, id.as_str());
         written.replaced.extend(rows.remove(key)?.map(|row| row.value().0));
         thumbnails.remove(key)?;
+        patches.remove(key)?;
     }
     Ok(written)
+}
+
+/// The patches, where any were ever stored.
+fn patches_table(txn: &ReadTransaction) -> Result<Option<ReadOnlyTable<(u64, &'static str), &'static [u8]>>, Failure> {
+    match txn.open_table(PATCHES) {
+        Err(TableError::TableDoesNotExist(_)) => Ok(None),
+        table => Ok(Some(table?)),
+    }
 }
 
 /// The keys of all items of a collection.

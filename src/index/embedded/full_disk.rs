@@ -55,13 +55,18 @@ impl StorageBackend for Device {
 
 fn collection(device: &Device) -> Arc<EmbeddedCollection> {
     let disk = in_memory::make(device);
-    let spec = Spec { dim: 2, model: ModelTag { fingerprint: "m".into(), precision: None } };
+    let spec = Spec::pictures(2, ModelTag { fingerprint: "m".into(), precision: None });
     disk.enter(&mut Writer::default(), &"c".parse().unwrap(), spec, None, OnExisting::Refuse).unwrap();
     in_memory::load(disk)
 }
 
 fn item(id: &str) -> Vec<NewItem> {
-    vec![NewItem { item: Item { id: id.into(), ..Item::default() }, vector: vec![1.0, 2.0], thumbnail: Some(vec![1; 100_000]) }]
+    vec![NewItem {
+        item: Item { id: id.into(), ..Item::default() },
+        vector: vec![1.0, 2.0],
+        thumbnail: Some(vec![1; 100_000]),
+        patches: None,
+    }]
 }
 
 #[test]

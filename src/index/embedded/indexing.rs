@@ -223,12 +223,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let options = IndexOptions { exact_below: 1, build_in_background: false, ..IndexOptions::default() };
         let store = EmbeddedStore::open(folder.path(), options).unwrap();
-        let spec = Spec { dim: 2, model: ModelTag { fingerprint: "m".into(), precision: None } };
+        let spec = Spec::pictures(2, ModelTag { fingerprint: "m".into(), precision: None });
         let (collection, _) = store.create(&"c".parse().unwrap(), spec).unwrap();
         let item = |id: &str, vector: [f32; 2]| NewItem {
             item: Item { id: id.into(), ..Item::default() },
             vector: vector.into(),
             thumbnail: None,
+            patches: None,
         };
         collection.upsert(vec![item("a", [1.0, 0.0])]).unwrap();
         let building = collection.builder.begin(&collection.building).unwrap();

@@ -38,7 +38,7 @@ pub use store::EmbeddedStore;
 #[cfg(test)]
 use super::ModelTag;
 use super::{
-    Collection, CollectionName, Error, Filter, IndexOptions, IndexState, Info, Items, Loading, Neighbour, OnExisting, Page, Recall, Sample,
-    Search, Spec, Store, VectorFormat, Version, Visit, checksum, info, item, page, recall::RecallCounter, sample::newest_of,
-    store::no_item,
+    Attached, Collection, CollectionName, Error, Filter, IndexOptions, IndexState, Info, Items, Loading, Neighbour, OnExisting, Page,
+    Recall, Sample, Search, Spec, Store, StoredPatches, VectorFormat, Version, Visit, checksum, info, item, page, recall::RecallCounter,
+    sample::newest_of, store::no_item,
 };

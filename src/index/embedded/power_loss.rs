@@ -121,6 +121,7 @@ fn random_change(collection: &Arc<EmbeddedCollection>, number: usize, rng: &mut 
                 item: Item { id: id(rng), labels: vec![format!("{number}")], ..Item::default() },
                 vector: (0..DIM).map(|_| rng.random::<f32>() + 0.1).collect(),
                 thumbnail: rng.random_bool(0.2).then(|| vec![7; rng.random_range(1..20_000)]),
+                patches: None,
             };
             let items = (0..rng.random_range(1..8)).map(|_| item(rng)).collect();
             collection.upsert(items).unwrap();
@@ -139,7 +140,7 @@ fn random_change(collection: &Arc<EmbeddedCollection>, number: usize, rng: &mut 
 fn the_power_may_fail_at_any_moment() {
     let mut rng = StdRng::seed_from_u64(8);
     let recorder = Recorder::default();
-    let spec = Spec { dim: DIM, model: ModelTag { fingerprint: "m".into(), precision: None } };
+    let spec = Spec::pictures(DIM, ModelTag { fingerprint: "m".into(), precision: None });
     let disk = in_memory::make(&recorder);
     disk.enter(&mut Writer::default(), &"c".parse().unwrap(), spec, None, OnExisting::Refuse).unwrap();
     drop(disk);

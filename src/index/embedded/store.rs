@@ -221,7 +221,7 @@ fn fill(parts: &Parts, spec: &Spec, number: u64, items: &mut Items<'_>) -> Resul
     let mut rows = Rows::with_capacity(spec.dim, 0, parts.options.vectors);
     let mut gone = Vec::new();
     loop {
-        let part = prepare(next_part(items)?, spec.dim)?;
+        let part = prepare(next_part(items)?, spec)?;
         if part.is_empty() {
             break;
         }

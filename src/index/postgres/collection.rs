@@ -10,11 +10,15 @@ use super::super::item::{NewItem, StoredItem, prepare};
 use super::super::page::{PageBuilder, check_page};
 use super::super::recall::RecallCounter;
 use super::super::store::{Visit, no_item};
-use super::super::{Collection, CollectionName, Damaged, Error, Filter, Info, Neighbour, Page, Recall, Sample, Search, Spec, Version};
+use super::super::{
+    Attached, Collection, CollectionName, Damaged, Error, Filter, Info, Neighbour, Page, Recall, Sample, Search, Spec, StoredPatches,
+    Version,
+};
 use super::approximate::Builder;
 use super::database::Database;
 use super::escape::{from_stored, to_stored};
 use super::filter::{label_forms, push_where};
+use super::patches::{patches, stamps};
 use super::record::Record;
 use super::sample::{sample, version};
 use super::search::{ITEM, item, search};
@@ -82,12 +86,12 @@ impl Collection for PostgresCollection {
     }
 
     fn upsert(&self, items: Vec<NewItem>) -> Result<(), Error> {
-        let dim = self.record.spec.dim;
-        let items = prepare(items, dim)?;
+        let spec = &self.record.spec;
+        let items = prepare(items, spec)?;
         if items.is_empty() {
             return Ok(());
         }
-        self.write(async |connection, table| write::insert(connection, table, dim, &items).await)?;
+        self.write(async |connection, table| write::insert(connection, table, spec, &items).await)?;
         self.builder.note(&self.record, items.len());
         Ok(())
     }
@@ -216,9 +220,18 @@ impl Collection for PostgresCollection {
         self.read(async |connection, record| sample(connection, record, most).await)
     }
 
+    fn stamps(&self) -> Result<Vec<(String, u64)>, Error> {
+        self.read(async |connection, record| stamps(connection, record).await)
+    }
+
+    fn patches(&self, ids: &[&str]) -> Result<Vec<StoredPatches>, Error> {
+        self.read(async |connection, record| patches(connection, record, ids).await)
+    }
+
     fn export(&self, visit: &mut Visit<'_>) -> Result<Vec<Damaged>, Error> {
         self.database.run_long(async |connection| {
-            let sql = format!("SELECT {ITEM}, embedding::real[] AS vector, picture FROM {} ORDER BY id", self.record.table());
+            let column = if self.record.spec.patches().is_some() { "patches" } else { "NULL::bytea AS patches" };
+            let sql = format!("SELECT {ITEM}, embedding::real[] AS vector, picture, {column} FROM {} ORDER BY id", self.record.table());
             let mut damaged = Vec::new();
             // One statement sees one moment.
             let mut rows = sqlx::query(AssertSqlSafe(sql)).fetch(connection);
@@ -230,7 +243,8 @@ impl Collection for PostgresCollection {
                     }
                     item => item?,
                 };
-                visit(&StoredItem { item, vector: row.try_get("vector")? }, row.try_get("picture")?)?;
+                let attached = Attached { picture: row.try_get("picture")?, patches: row.try_get("patches")? };
+                visit(&StoredItem { item, vector: row.try_get("vector")? }, attached)?;
             }
             Ok(damaged)
         })

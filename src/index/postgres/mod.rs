@@ -9,6 +9,7 @@
 //! | `schema`, `migrations/` | the tables |
 //! | `record` | collections by name |
 //! | `collection`, `write`, `search`, `filter`, `escape` | the items of one |
+//! | `patches` | the patches of items |
 //! | `sample` | some of its items, and the version of its content |
 //! | `damage` | which of its items cannot be read |
 //! | `approximate` | when it gets an index; deleting tables of deleted collections |
@@ -21,6 +22,7 @@ mod database;
 mod error;
 mod escape;
 mod filter;
+mod patches;
 mod record;
 mod sample;
 mod schema;
@@ -178,11 +180,11 @@ impl Store for PostgresStore {
             }
             let record = Record::make(&mut transaction, name, &spec).await?;
             loop {
-                let part = prepare(next_part(items)?, spec.dim)?;
+                let part = prepare(next_part(items)?, &spec)?;
                 if part.is_empty() {
                     break;
                 }
-                write::insert(&mut transaction, &record.table(), spec.dim, &part).await?;
+                write::insert(&mut transaction, &record.table(), &spec, &part).await?;
             }
             // The old collection is removed last: it is read and written until then, and transactions that read it go on.
             if existing == OnExisting::Replace {

@@ -3,10 +3,11 @@
 use std::collections::{HashMap, HashSet};
 
 use sqlx::postgres::PgRow;
+use sqlx::types::Json;
 use sqlx::{AssertSqlSafe, FromRow, PgConnection, QueryBuilder, Row};
 
 use super::super::info::DamagedItems;
-use super::super::{CollectionName, Error, IndexState, Info, ModelTag, Spec};
+use super::super::{CollectionName, Error, IndexState, Info, Kind, ModelTag, Spec};
 use super::damage;
 use super::error::{is_locked, is_missing_table};
 
@@ -18,7 +19,7 @@ const MAX_INLINE_DIM: usize = 1536;
 const MOST_COUNTED: usize = 500;
 
 /// Columns of a [`Record`].
-const SELECT: &str = "SELECT name, number, dim, fingerprint, precision, created, \
+const SELECT: &str = "SELECT name, number, dim, fingerprint, precision, created, kind, \
      EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass('dino_items_' || number || '_hnsw') AND indisvalid) AS indexed, \
      EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass('dino_items_' || number || '_damaged') AND indisvalid) AS names_damaged \
      FROM dino_collections";
@@ -42,11 +43,12 @@ impl FromRow<'_, PgRow> for Record {
     fn from_row(row: &PgRow) -> sqlx::Result<Self> {
         let name: String = row.try_get("name")?;
         let name = name.parse().map_err(|error: Error| sqlx::Error::Decode(error.into()))?;
+        let kind: Option<Json<Kind>> = row.try_get("kind")?;
         let model = ModelTag { fingerprint: row.try_get("fingerprint")?, precision: row.try_get("precision")? };
         Ok(Self {
             name,
             number: row.try_get("number")?,
-            spec: Spec { dim: row.try_get::<i32, _>("dim")? as usize, model },
+            spec: Spec { dim: row.try_get::<i32, _>("dim")? as usize, model, kind: kind.map_or(Kind::Pictures, |Json(kind)| kind) },
             created: row.try_get::<i64, _>("created")? as u64,
             indexed: row.try_get("indexed")?,
             names_damaged: row.try_get("names_damaged")?,
@@ -74,10 +76,13 @@ impl Record {
         let record = Self { name: name.clone(), number, spec: spec.clone(), created: created as u64, indexed: false, names_damaged: true };
         let (table, dim) = (record.table(), spec.dim);
         let storage = if dim <= MAX_INLINE_DIM { "PLAIN" } else { "EXTERNAL" };
+        // Bytes of vectors are not compressed: that would take time and save nothing.
+        let [patches, stored] =
+            if spec.patches().is_some() { [", patches bytea", ", ALTER patches SET STORAGE EXTERNAL"] } else { [""; 2] };
         let sql = format!(
             "CREATE TABLE {table} (id text COLLATE \"C\" PRIMARY KEY, labels text[] NOT NULL, metadata jsonb NOT NULL, source text, \
-             embedding vector({dim}) NOT NULL, picture bytea); \
-             ALTER TABLE {table} ALTER embedding SET STORAGE {storage}, ALTER picture SET STORAGE EXTERNAL; \
+             embedding vector({dim}) NOT NULL, picture bytea{patches}); \
+             ALTER TABLE {table} ALTER embedding SET STORAGE {storage}, ALTER picture SET STORAGE EXTERNAL{stored}; \
              CREATE INDEX {table}_labels ON {table} USING gin (labels); CREATE INDEX {} {}",
             record.damaged_index(),
             damage::index_over(&record)
@@ -88,9 +93,9 @@ impl Record {
 
     /// Gives a new collection its name; false where that is taken.
     pub(super) async fn insert(&self, connection: &mut PgConnection) -> Result<bool, Error> {
-        let Spec { dim, model } = &self.spec;
+        let Spec { dim, model, kind } = &self.spec;
         let inserted = sqlx::query(
-            "INSERT INTO dino_collections (name, number, dim, fingerprint, precision, created) VALUES ($1, $2, $3, $4, $5, $6) \
+            "INSERT INTO dino_collections (name, number, dim, fingerprint, precision, created, kind) VALUES ($1, $2, $3, $4, $5, $6, $7) \
              ON CONFLICT (name) DO NOTHING",
         )
         .bind(self.name.as_str())
@@ -99,6 +104,7 @@ impl Record {
         .bind(&model.fingerprint)
         .bind(&model.precision)
         .bind(self.created as i64)
+        .bind((*kind != Kind::Pictures).then_some(Json(*kind)))
         .execute(connection)
         .await?;
         Ok(inserted.rows_affected() == 1)

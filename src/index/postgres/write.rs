@@ -3,8 +3,8 @@
 use sqlx::types::Json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use super::super::Error;
 use super::super::item::NewItem;
+use super::super::{Error, Spec};
 use super::escape::{object_to_stored, to_stored};
 
 /// Most items of one statement.
@@ -13,7 +13,7 @@ const MOST_ITEMS: usize = 500;
 const MOST_BYTES: usize = 32 << 20;
 
 /// Stores items with normalised vectors `[dim]` and distinct ids, all of them or none.
-pub(super) async fn insert(connection: &mut PgConnection, table: &str, dim: usize, items: &[NewItem]) -> Result<(), Error> {
+pub(super) async fn insert(connection: &mut PgConnection, table: &str, spec: &Spec, items: &[NewItem]) -> Result<(), Error> {
     // Sorted, so that two transactions with the same ids lock them in the same order, which rules out a deadlock.
     let mut items: Vec<&NewItem> = items.iter().collect();
     items.sort_unstable_by(|a, b| a.item.id.cmp(&b.item.id));
@@ -21,7 +21,7 @@ pub(super) async fn insert(connection: &mut PgConnection, table: &str, dim: usiz
     let mut rest = items.as_slice();
     while !rest.is_empty() {
         let (part, later) = rest.split_at(statement_length(rest));
-        insert_part(&mut transaction, table, dim, part).await?;
+        insert_part(&mut transaction, table, spec, part).await?;
         rest = later;
     }
     transaction.commit().await?;
@@ -32,29 +32,33 @@ pub(super) async fn insert(connection: &mut PgConnection, table: &str, dim: usiz
 fn statement_length(items: &[&NewItem]) -> usize {
     let mut bytes = 0;
     let fits = |new: &&&NewItem| {
-        bytes += new.thumbnail.as_ref().map_or(0, Vec::len);
+        bytes += new.attached();
         bytes <= MOST_BYTES
     };
     items.iter().take(MOST_ITEMS).take_while(fits).count().max(1)
 }
 
-async fn insert_part(connection: &mut PgConnection, table: &str, dim: usize, items: &[&NewItem]) -> Result<(), Error> {
+async fn insert_part(connection: &mut PgConnection, table: &str, spec: &Spec, items: &[&NewItem]) -> Result<(), Error> {
+    // The tables of other collections have no such column.
+    let has_patches = spec.patches().is_some();
+    let [column, update] = if has_patches { [", patches", ", patches = excluded.patches"] } else { [""; 2] };
     let sql = format!(
-        "INSERT INTO {table} (id, labels, metadata, source, embedding, picture) \
+        "INSERT INTO {table} (id, labels, metadata, source, embedding, picture{column}) \
          SELECT id, ARRAY(SELECT jsonb_array_elements_text(labels)), metadata, source, \
-                ($6::real[])[(place - 1) * $7 + 1 : place * $7]::vector, picture \
-         FROM unnest($1::text[], $2::jsonb[], $3::jsonb[], $4::text[], $5::bytea[]) WITH ORDINALITY \
-              AS new (id, labels, metadata, source, picture, ordinality), \
+                ($6::real[])[(place - 1) * $7 + 1 : place * $7]::vector, picture{column} \
+         FROM unnest($1::text[], $2::jsonb[], $3::jsonb[], $4::text[], $5::bytea[], $8::bytea[]) WITH ORDINALITY \
+              AS new (id, labels, metadata, source, picture, patches, ordinality), \
               LATERAL (SELECT ordinality::integer) AS at (place) \
          ORDER BY place \
          ON CONFLICT (id) DO UPDATE SET labels = excluded.labels, metadata = excluded.metadata, source = excluded.source, \
-              embedding = excluded.embedding, picture = excluded.picture"
+              embedding = excluded.embedding, picture = excluded.picture{update}"
     );
     let ids: Vec<_> = items.iter().map(|new| to_stored(&new.item.id)).collect();
     let labels: Vec<_> = items.iter().map(|new| Json(new.item.labels.iter().map(|label| to_stored(label)).collect::<Vec<_>>())).collect();
     let metadata: Vec<_> = items.iter().map(|new| Json(object_to_stored(&new.item.metadata))).collect();
     let sources: Vec<_> = items.iter().map(|new| new.item.source.as_deref().map(to_stored)).collect();
     let pictures: Vec<_> = items.iter().map(|new| new.thumbnail.as_deref()).collect();
+    let patches: Vec<_> = items.iter().map(|new| new.patches.as_deref()).collect();
     let vectors: Vec<f32> = items.iter().flat_map(|new| new.vector.iter().copied()).collect();
     sqlx::query(AssertSqlSafe(sql))
         .bind(ids)
@@ -63,7 +67,8 @@ async fn insert_part(connection: &mut PgConnection, table: &str, dim: usize, ite
         .bind(sources)
         .bind(pictures)
         .bind(vectors)
-        .bind(dim as i32)
+        .bind(spec.dim as i32)
+        .bind(patches)
         .execute(connection)
         .await?;
     Ok(())

@@ -66,7 +66,7 @@ mod tests {
     fn the_oldest_maps_go_before_the_bound_is_passed() {
         let folder = tempfile::tempdir().unwrap();
         let store = EmbeddedStore::open(folder.path(), IndexOptions::default()).unwrap();
-        let spec = Spec { dim: 2, model: ModelTag { fingerprint: "x".into(), precision: None } };
+        let spec = Spec::pictures(2, ModelTag { fingerprint: "x".into(), precision: None });
         let (collection, _) = Store::create(&store, &"a".parse().unwrap(), spec).unwrap();
         let version = collection.version().unwrap();
         let mut cache = MapCache::new(64_000);

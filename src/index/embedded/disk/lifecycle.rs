@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use redb::ReadableTable;
 
-use super::{COLLECTIONS, Disk, ITEMS, Record, THUMBNAILS, Writer, Written, all_of, needed_by, put, take_numbers};
+use super::{COLLECTIONS, Disk, ITEMS, PATCHES, Record, THUMBNAILS, Writer, Written, all_of, needed_by, put, take_numbers};
 use crate::index::embedded::handle::Space;
 use crate::index::item::NewItem;
 use crate::index::{CollectionName, Error, OnExisting, Spec};
@@ -73,18 +73,19 @@ impl Disk {
                     return Ok(false);
                 }
             }
-            let mut thumbnails = txn.open_table(THUMBNAILS)?;
-            let (mut pictures, mut bytes) = (0, 0);
-            // Entries that the iterator is not asked for stay.
-            for entry in thumbnails.extract_from_if(all_of(number), |_, _| true)? {
-                (pictures, bytes) = (pictures + 1, bytes + entry?.1.value().len());
-                if pictures == MAX_DELETED || bytes >= MAX_DELETED_BYTES {
-                    return Ok(true);
+            let (mut deleted, mut bytes) = (0, 0);
+            for table in [THUMBNAILS, PATCHES] {
+                // Entries that the iterator is not asked for stay.
+                for entry in txn.open_table(table)?.extract_from_if(all_of(number), |_, _| true)? {
+                    (deleted, bytes) = (deleted + 1, bytes + entry?.1.value().len());
+                    if deleted == MAX_DELETED || bytes >= MAX_DELETED_BYTES {
+                        return Ok(true);
+                    }
                 }
             }
             let mut items = txn.open_table(ITEMS)?;
             let deleted = items.extract_from_if(all_of(number), |_, _| true)?.take(MAX_DELETED).map(|entry| entry.map(drop));
-            // Pictures before items: `orphans` finds a number by its items.
+            // Pictures and patches before items: `orphans` finds a number by its items.
             Ok(deleted.collect::<Result<Vec<()>, _>>()?.len() == MAX_DELETED)
         })
     }
@@ -118,9 +119,9 @@ mod tests {
         let writer = &mut Writer::default();
         let folder = tempfile::tempdir().unwrap();
         let disk = Disk::open(folder.path(), false).unwrap();
-        let spec = Spec { dim: 1, model: ModelTag { fingerprint: "m".into(), precision: None } };
+        let spec = Spec::pictures(1, ModelTag { fingerprint: "m".into(), precision: None });
         let number = disk.reserve(writer).unwrap();
-        let item = NewItem { item: Item { id: "x".into(), ..Item::default() }, vector: vec![1.0], thumbnail: Some(vec![7]) };
+        let item = NewItem { item: Item { id: "x".into(), ..Item::default() }, vector: vec![1.0], thumbnail: Some(vec![7]), patches: None };
         disk.fill(writer, number, &[item]).unwrap();
         let (record, _) = disk.enter(writer, &"c".parse().unwrap(), spec, Some(number), OnExisting::Refuse).unwrap();
         assert!(!disk.delete_some(writer, number).unwrap());
@@ -136,11 +137,12 @@ mod tests {
         let writer = &mut Writer::default();
         let folder = tempfile::tempdir().unwrap();
         let open = || Disk::open(folder.path(), false).unwrap();
-        let spec = Spec { dim: 1, model: ModelTag { fingerprint: "m".into(), precision: None } };
+        let spec = Spec::pictures(1, ModelTag { fingerprint: "m".into(), precision: None });
         let item = |i: usize| NewItem {
             item: Item { id: format!("{i}"), ..Item::default() },
             vector: vec![1.0],
             thumbnail: i.is_multiple_of(2).then(|| vec![7; 10]),
+            patches: None,
         };
         let items: Vec<_> = (0..2500).map(item).collect();
         let disk = open();

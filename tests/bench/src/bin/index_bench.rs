@@ -280,11 +280,11 @@ fn options(vectors: VectorFormat) -> IndexOptions {
 }
 
 fn spec(dim: usize) -> Spec {
-    Spec { dim, model: ModelTag { fingerprint: "measured".into(), precision: None } }
+    Spec::pictures(dim, ModelTag { fingerprint: "measured".into(), precision: None })
 }
 
 fn item(id: usize, vector: Vec<f32>) -> NewItem {
-    NewItem { item: Item { id: id.to_string(), ..Item::default() }, vector, thumbnail: None }
+    NewItem { item: Item { id: id.to_string(), ..Item::default() }, vector, thumbnail: None, patches: None }
 }
 
 fn fill(store: &EmbeddedStore, rows: &[Vec<f32>]) -> Result<Arc<EmbeddedCollection>> {

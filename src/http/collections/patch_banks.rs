@@ -1,0 +1,88 @@
+//! The patches of collections in memory, each as a request last needed it.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+
+use super::super::{App, problem::Problem};
+use crate::{
+    index::{Collection, CollectionName, PatchBank},
+    serving::{Panicked, Pool},
+};
+
+/// Most collections whose patches are kept. Those of others are read from the store when they are asked for.
+const MOST_KEPT: usize = 16;
+
+/// Keeps banks, and brings them up to date on threads of their own: reading a large collection for the first time takes long.
+pub(in crate::http) struct PatchBanks {
+    threads: Pool,
+    kept: Mutex<HashMap<CollectionName, Arc<Entry>>>,
+    /// Counts the requests, to tell which bank was used last.
+    clock: AtomicU64,
+}
+
+struct Entry {
+    number: u64,
+    used: AtomicU64,
+    /// Held while the bank is brought up to date, by a task that no request owns. Requests for it wait in turn, so that each sees what
+    /// was stored before it came.
+    bank: tokio::sync::Mutex<Arc<PatchBank>>,
+}
+
+impl PatchBanks {
+    /// So many are brought up to date at a time.
+    pub(in crate::http) fn new(threads: usize) -> Self {
+        Self { threads: Pool::new(threads), kept: Mutex::default(), clock: AtomicU64::new(0) }
+    }
+
+    /// Frees the memory of a collection.
+    pub(super) fn forget(&self, name: &CollectionName) {
+        self.kept.lock().remove(name);
+    }
+
+    fn entry(&self, collection: &dyn Collection, empty: PatchBank) -> Arc<Entry> {
+        let now = self.clock.fetch_add(1, Ordering::Relaxed);
+        let mut kept = self.kept.lock();
+        if let Some(entry) = kept.get(collection.name()).filter(|entry| entry.number == empty.number) {
+            entry.used.store(now, Ordering::Relaxed);
+            return Arc::clone(entry);
+        }
+        if kept.len() >= MOST_KEPT
+            && let Some(oldest) = kept.iter().min_by_key(|(_, entry)| entry.used.load(Ordering::Relaxed)).map(|(name, _)| name.clone())
+        {
+            kept.remove(&oldest);
+        }
+        let number = empty.number;
+        let entry = Arc::new(Entry { number, used: AtomicU64::new(now), bank: tokio::sync::Mutex::new(Arc::new(empty)) });
+        kept.insert(collection.name().clone(), Arc::clone(&entry));
+        entry
+    }
+}
+
+/// The patches of a collection, with all that was stored before this was called. `empty` is a bank for them. Reading goes on where the
+/// caller leaves meanwhile: the next one finds more of it done.
+pub(super) async fn of(app: &App, collection: &Arc<dyn Collection>, empty: PatchBank) -> Result<Arc<PatchBank>, Problem> {
+    let entry = app.patch_banks.entry(&**collection, empty.clone());
+    let renewing = renew(app.clone(), entry, Arc::clone(collection), empty);
+    tokio::spawn(renewing).await.map_err(|_| Panicked)?
+}
+
+async fn renew(app: App, entry: Arc<Entry>, collection: Arc<dyn Collection>, empty: PatchBank) -> Result<Arc<PatchBank>, Problem> {
+    let mut kept = entry.bank.lock().await;
+    // Taken out, so that it is changed in place where no request compares with it; an empty one stays should the thread panic.
+    let mut bank = std::mem::replace(&mut *kept, Arc::new(empty));
+    let refresh = move || {
+        let outcome = PatchBank::refresh(&mut bank, &*collection);
+        (bank, outcome)
+    };
+    let (bank, outcome) = app.patch_banks.threads.run(refresh).await?;
+    *kept = Arc::clone(&bank);
+    outcome?;
+    Ok(bank)
+}

@@ -1,0 +1,136 @@
+//! From pictures to patches, as collections of patches hold them.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use image::RgbImage;
+use ndarray::{Array2, Array3};
+
+use super::{
+    super::{
+        App, StoreImages,
+        infer::{Inference, infer_each},
+        problem::{Code, Problem},
+    },
+    upsert::{ItemContent, Upsert},
+};
+use crate::{
+    index::{ANOMALOUS, Item, MAX_THUMBNAIL, NORMAL, NewItem, PatchOptions, checksum},
+    serving::{Inferred, Served},
+};
+use dino_vision::{
+    anomaly::{PatchSet, ROTATIONS, Rows, foreground, rotated},
+    media,
+    transform::PatchGrid,
+};
+
+/// Most patches of all pictures of a body together, rotations included: their vectors are in memory at once.
+const MAX_BODY_PATCHES: usize = 65_536;
+
+/// How many pictures each of an upsert becomes.
+pub(super) fn turns(upsert: &Upsert) -> usize {
+    if upsert.rotations { ROTATIONS } else { 1 }
+}
+
+/// Refuses what a collection of patches cannot hold, and more than a body may hold, before a picture is decoded.
+pub(super) fn check(app: &App, upsert: &Upsert, served: &Served, options: PatchOptions) -> Result<(), Problem> {
+    for (index, (item, content)) in upsert.items.iter().enumerate() {
+        let has = |label: &str| item.labels.iter().any(|own| own == label);
+        let refused = |why: &str| Err(Problem::new(Code::BadParameter, format!("items[{index}]: {why}")).at(index));
+        if matches!(content, ItemContent::Vector(_)) {
+            return refused("this collection holds patches, which a vector has none of: send the picture as `image`");
+        }
+        if has(NORMAL) && has(ANOMALOUS) {
+            return refused("the labels `normal` and `anomalous` exclude each other");
+        }
+    }
+    check_size(app, upsert.items.len() * turns(upsert), served, options)
+}
+
+/// Refuses more pictures, rotations counted, than a body may hold for their patches.
+pub(super) fn check_size(app: &App, pictures: usize, served: &Served, options: PatchOptions) -> Result<(), Problem> {
+    let each = served.most_patches(options.size).max(1);
+    let most = app.limits.pictures.min((MAX_BODY_PATCHES / each).max(1));
+    if pictures > most {
+        let detail = format!(
+            "{pictures} pictures of up to {each} patches, each rotation counted, and a request may hold {most} \
+             (--max-pictures {}, {MAX_BODY_PATCHES} patches): send the others in further requests",
+            app.limits.pictures
+        );
+        return Err(Problem::new(Code::TooManyPictures, detail));
+    }
+    Ok(())
+}
+
+/// The tokens `[patches, dim]` of a picture, and their grid.
+pub(super) fn features(served: &Served, inferred: &Inferred, options: PatchOptions) -> Result<(Array2<f32>, PatchGrid), Problem> {
+    let (features, grid) = served.patches(inferred, options.layer)?;
+    if features.iter().all(|value| value.is_finite()) {
+        Ok((features, grid))
+    } else {
+        Err(Problem::new(Code::InferenceFailed, "the model gave numbers that are not finite"))
+    }
+}
+
+/// The rows of tokens.
+pub(super) fn rows(features: &Array2<f32>) -> Rows {
+    let mut rows = Rows::new(features.ncols());
+    features.rows().into_iter().for_each(|row| rows.push(row.iter().copied()));
+    rows
+}
+
+/// What became of the pictures of an upsert: their inference, and a thumbnail where one is kept.
+pub(super) type Inferences = (Inference, Vec<Option<Vec<u8>>>);
+
+/// Runs the pictures of an upsert, each followed by its rotations.
+pub(super) async fn infer(app: &App, served: &Arc<Served>, upsert: &Upsert, options: PatchOptions) -> Result<Inferences, Problem> {
+    let (turns, keep) = (turns(upsert), app.store_images);
+    let mut pictures: Vec<(usize, Bytes)> = Vec::new();
+    for (position, (_, content)) in upsert.items.iter().enumerate() {
+        if let ItemContent::Picture(source) = content {
+            pictures.extend(std::iter::repeat_n((position, source.bytes.clone()), turns));
+        }
+    }
+    let whole_picture = served.whole_picture(options.size);
+    let sizes: Vec<usize> = pictures.iter().map(|(_, bytes)| bytes.len()).collect();
+    let prepare = |place: usize| {
+        let (whole_picture, turn, bytes) = (whole_picture.clone(), place % turns, sizes[place]);
+        move |picture: &RgbImage| -> (Array3<f32>, Option<Vec<u8>>) {
+            let shrinks = match keep {
+                StoreImages::None => false,
+                StoreImages::Thumbnail => true,
+                StoreImages::Original => bytes > MAX_THUMBNAIL,
+            };
+            let (input, _) = if turn == 0 { whole_picture(picture) } else { whole_picture(&rotated(picture, turn)) };
+            (input, (turn == 0 && shrinks).then(|| media::thumbnail(picture)))
+        }
+    };
+    infer_each(app, served, pictures, prepare).await
+}
+
+/// The items of an upsert whose pictures were run.
+pub(super) fn finish(
+    served: &Served,
+    upsert: Upsert,
+    inferred: &[(Inferred, Option<Vec<u8>>)],
+    options: PatchOptions,
+    keep: StoreImages,
+) -> Result<Vec<NewItem>, Problem> {
+    let views = inferred.chunks_exact(turns(&upsert));
+    let finish = |((mut item, content), views): ((Item, ItemContent), &[(Inferred, Option<Vec<u8>>)])| {
+        let ItemContent::Picture(source) = content else {
+            return Err(Problem::new(Code::Internal, "a vector came where pictures were asked for"));
+        };
+        let (own, grid) = features(served, &views[0].0, options)?;
+        let foreground = foreground(own.view(), grid);
+        let mut set = PatchSet { grid, foreground, rows: rows(&own) };
+        for (view, _) in &views[1..] {
+            features(served, view, options)?.0.rows().into_iter().for_each(|row| set.rows.push(row.iter().copied()));
+        }
+        item.source = Some(checksum::of_bytes(&source.bytes));
+        let original = keep == StoreImages::Original && source.bytes.len() <= MAX_THUMBNAIL;
+        let thumbnail = if original { Some(source.bytes.to_vec()) } else { views[0].1.clone() };
+        Ok(NewItem { item, vector: set.mean(), thumbnail, patches: Some(set.to_bytes()) })
+    };
+    upsert.items.into_iter().zip(views).map(finish).collect()
+}

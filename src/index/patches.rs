@@ -1,0 +1,73 @@
+//! The patches of a collection in memory, brought up to date with what is stored.
+//!
+//! A store keeps all patches of all items. A [`Bank`] holds what pictures are compared with, and is made of them: it asks which versions
+//! of which items there are, and reads those alone that it does not know. So one collection may be written through several servers, and
+//! each of them compares with what was acknowledged before it was asked.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::{Collection, Error, Item};
+use dino_vision::anomaly::Bank;
+use dino_vision::cancel;
+
+/// Label of an item that is known to be good, as items without a label are taken to be.
+pub const NORMAL: &str = "normal";
+/// Label of an item that is known to be anomalous: other pictures are not compared with it, and it refines the threshold.
+pub const ANOMALOUS: &str = "anomalous";
+
+/// Items whose patches are read at once: those of a picture with its rotations have some megabytes.
+const READ: usize = 8;
+
+/// The bank of one collection.
+#[derive(Clone, Debug)]
+pub struct PatchBank {
+    /// Number of the collection: one that is made again under its name has another.
+    pub number: u64,
+    /// Its patches.
+    pub bank: Bank,
+}
+
+impl PatchBank {
+    /// An empty bank for a collection of patches; `None` for one of pictures.
+    pub fn of(collection: &dyn Collection) -> Option<Self> {
+        let options = collection.spec().patches()?;
+        Some(Self { number: collection.number(), bank: Bank::new(collection.spec().dim, options.max_patches) })
+    }
+
+    /// Removes what is not stored any more, and adds what is new, older items before newer ones. Other holders of the bank keep theirs
+    /// as it is.
+    ///
+    /// Where the bank holds only some of the patches, it is made anew after an item was deleted or replaced: what that stood for would be
+    /// missing.
+    ///
+    /// # Errors
+    /// Those of the collection. Then some of it is done, and the next call goes on.
+    pub fn refresh(this: &mut Arc<Self>, collection: &dyn Collection) -> Result<(), Error> {
+        let stored = collection.stamps()?;
+        let stamps: HashMap<&str, u64> = stored.iter().map(|(id, stamp)| (id.as_str(), *stamp)).collect();
+        let is_gone = |id: &&str| stamps.get(id).copied() != this.bank.stamp(id);
+        let gone: Vec<String> = this.bank.ids().filter(is_gone).map(str::to_owned).collect();
+        if !gone.is_empty() {
+            let bank = &mut Arc::make_mut(this).bank;
+            let removed = if bank.is_thinned() { Err(None) } else { bank.remove(gone.iter().map(String::as_str)).map_err(Some) };
+            if let Err(cancelled) = removed {
+                // After a cancellation half of what the others know would be out of date.
+                *bank = Self::of(collection).map_or_else(|| Bank::new(collection.spec().dim, 0), |empty| empty.bank);
+                cancelled.map_or(Ok(()), Err)?;
+            }
+        }
+        let missing: Vec<&str> = stored.iter().map(|(id, _)| id.as_str()).filter(|id| this.bank.stamp(id).is_none()).collect();
+        for ids in missing.chunks(READ) {
+            cancel::check()?;
+            for found in collection.patches(ids)? {
+                Arc::make_mut(this).bank.add(&found.item.id, found.stamp, is_anomalous(&found.item), &found.patches)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_anomalous(item: &Item) -> bool {
+    item.labels.iter().any(|label| label == ANOMALOUS)
+}

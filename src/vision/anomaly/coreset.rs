@@ -1,0 +1,93 @@
+//! A bound on the number of stored patches: the incremental form of greedy k-centre.
+//!
+//! Chosen rows are farther than a radius from each other, and every other row is near a chosen one. A new row is chosen where it is
+//! farther than the radius from all of them; where that makes too many, the radius grows and the chosen rows are chosen from anew
+//! (Charikar et al., Incremental clustering and dynamic information retrieval, 1997). What was not chosen is never looked at again.
+
+use super::products::{Left, Right};
+use super::scan::{Hit, Options, Owners, scan};
+use super::{Rows, scan};
+use crate::cancel::Cancelled;
+
+/// Rows that are chosen from at once.
+const BLOCK: usize = 256;
+/// Rows whose nearest others say how much the radius has to grow.
+const SAMPLE: usize = 512;
+/// Smallest radius: what is nearer is the same.
+const SMALLEST: f32 = 1e-4;
+/// Factor by which the radius grows until few enough are left.
+const GROWTH: f32 = 1.25;
+/// Share of the bound that is kept, in percent: choosing anew at every new picture would take too long.
+const KEPT: usize = 75;
+
+/// Numbers of the candidates that are farther than `radius` (1 - cosine) from what is chosen already and from each other, the first
+/// before the later ones. `nearest` says for each how near it is to what is chosen already.
+pub(super) fn separate(candidates: &Rows, nearest: &[Hit], radius: f32) -> Result<Vec<usize>, Cancelled> {
+    let limit = 1.0 - radius;
+    let (mut chosen, mut rows, mut tile) = (Vec::new(), Rows::new(candidates.dim()), Vec::new());
+    for start in (0..candidates.len()).step_by(BLOCK) {
+        let far: Vec<usize> = (start..(start + BLOCK).min(candidates.len())).filter(|&at| nearest[at].cosine < limit).collect();
+        let block = candidates.select(far.iter().copied());
+        let before = scan::scan(&block, &rows, Options::default())?.of_queries;
+        Right::new(&block, 0..block.len()).cosines(&Left::new(&block, 0..block.len()), &mut tile);
+        let mut own: Vec<usize> = Vec::new();
+        for (at, hit) in before.iter().enumerate() {
+            if hit.cosine < limit && own.iter().all(|other| tile[at * block.len() + other] < limit) {
+                own.push(at);
+            }
+        }
+        for at in own {
+            rows.push_from(&block, at);
+            chosen.push(far[at]);
+        }
+    }
+    Ok(chosen)
+}
+
+/// Numbers of the rows that are left of more than `most`, in their order, and the radius that they are apart.
+pub(super) fn thinned(rows: &Rows, radius: f32, most: usize) -> Result<(Vec<usize>, f32), Cancelled> {
+    let mut radius = (radius * GROWTH).max(typical_distance(rows)?).max(SMALLEST);
+    let mut kept: Vec<usize> = (0..rows.len()).collect();
+    loop {
+        let left = rows.select(kept.iter().copied());
+        let chosen = separate(&left, &vec![Hit::NOTHING; left.len()], radius)?;
+        kept = chosen.into_iter().map(|at| kept[at]).collect();
+        if kept.len() * 100 <= most * KEPT || kept.len() <= 1 {
+            return Ok((kept, radius));
+        }
+        radius *= GROWTH;
+    }
+}
+
+/// The median distance of rows to their nearest other row, of a sample.
+fn typical_distance(rows: &Rows) -> Result<f32, Cancelled> {
+    let sampled: Vec<u32> = (0..rows.len()).step_by(rows.len().div_ceil(SAMPLE).max(1)).map(|row| row as u32).collect();
+    let numbers: Vec<u32> = (0..rows.len() as u32).collect();
+    let sample = rows.select(sampled.iter().map(|&row| row as usize));
+    let options = Options { owners: Some(Owners { queries: &sampled, rows: &numbers }), of_rows: false };
+    let mut distances: Vec<f32> = scan(&sample, rows, options)?.of_queries.iter().map(|hit| scan::distance(hit.cosine)).collect();
+    distances.sort_unstable_by(f32::total_cmp);
+    Ok(distances.get(distances.len() / 2).copied().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scan::tests::scattered;
+    use super::*;
+
+    #[test]
+    fn what_is_left_is_apart_and_covers_the_rest() {
+        let rows = scattered(2000, 6, 3);
+        let (kept, radius) = thinned(&rows, 0.0, 1000).unwrap();
+        assert!(kept.len() <= 750 && kept.len() > 100 && kept.is_sorted(), "{} at {radius}", kept.len());
+        let left = rows.select(kept.iter().copied());
+        let cosines = scan(&rows, &left, Options::default()).unwrap().of_queries;
+        assert!(cosines.iter().all(|hit| hit.cosine > 1.0 - 4.0 * radius));
+        let owners: Vec<u32> = (0..left.len() as u32).collect();
+        let options = Options { owners: Some(Owners { queries: &owners, rows: &owners }), of_rows: false };
+        assert!(scan(&left, &left, options).unwrap().of_queries.iter().all(|hit| hit.cosine < 1.0 - radius));
+        // Copies are one.
+        let copies = rows.select((0..18).map(|at| at % 3));
+        assert_eq!(thinned(&copies, 0.0, 10).unwrap().0, [0, 1, 2]);
+    }
+}

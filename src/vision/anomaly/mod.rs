@@ -1,0 +1,36 @@
+//! Anomaly detection by patches: how far each patch of a picture is from everything that good pictures hold.
+//!
+//! The method is AnomalyDINO (Damm et al., <https://arxiv.org/abs/2405.14529>). The distance of a patch is 1 minus the cosine to the
+//! nearest stored patch ([`Bank`]); the score of a picture is the mean of its largest 1 % ([`mean_of_largest`]); the map is that of the
+//! distances, enlarged to the picture and smoothed ([`enlarged`]).
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `rows`, `products`, `scan` | vectors as bytes, their products, and the nearest of each |
+//! | `patch_set` | the patches of one picture, and their stored form |
+//! | `bank`, `coreset`, `leave_one_out` | the patches of all good pictures; the bound on their number; the threshold |
+//! | `score`, `map`, `regions` | from distances to a score, a map, and regions of patches |
+//! | `foreground`, `rotate` | the two options of the paper: masking by the first principal component, and rotated pictures |
+
+mod bank;
+mod coreset;
+mod foreground;
+mod leave_one_out;
+mod map;
+mod patch_set;
+mod products;
+mod regions;
+mod rotate;
+mod rows;
+mod scan;
+mod score;
+
+pub use bank::{Bank, Nearest};
+pub use foreground::foreground;
+pub use map::{AnomalyMap, enlarged};
+pub use patch_set::{MAX_STORED, PatchSet};
+pub use regions::{Region, labels, regions};
+pub use rotate::{ROTATIONS, rotated};
+pub use rows::Rows;
+pub use scan::distances_of_floats;
+pub use score::{DEFAULT_TOP, mean_of_largest};

@@ -1,0 +1,297 @@
+//! Collections of patches, and how far a picture is from the good ones: the same on both stores.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use image::{Rgb, RgbImage};
+use serde_json::{Value, json};
+
+use crate::{
+    harness::Server,
+    pictures::{noise, png},
+    place::{Place, on_both_stores},
+};
+
+on_both_stores!(
+    good_pictures_say_what_is_odd,
+    labels_refine_the_threshold,
+    patches_are_kept_through_restarts_and_snapshots,
+    a_bound_is_kept_and_deleting_forgets,
+    rotations_are_good_too,
+    pictures_that_come_together_are_all_known,
+    what_cannot_be_is_refused_with_what_to_do,
+);
+
+/// A server with the collection of patches `p`.
+fn server(place: &Place) -> Server {
+    let server = Server::start(&place.flags());
+    made(&server, &json!({ "kind": "patches", "size": 64 }));
+    server
+}
+
+fn made(server: &Server, body: &Value) -> Value {
+    let made = server.put("/collections/p", body);
+    assert!([200, 201].contains(&made.status), "{}", made.text());
+    made.json()
+}
+
+/// A texture that differs a little from picture to picture.
+fn texture(number: u32) -> RgbImage {
+    let noise = noise(64, 64, u64::from(number) + 1);
+    RgbImage::from_fn(64, 64, |x, y| {
+        let stripe = if (x / 4 + y / 4) % 2 == 0 { 180 } else { 60 };
+        Rgb(noise.get_pixel(x, y).0.map(|value| stripe + value / 16))
+    })
+}
+
+/// The texture with something that is not of it.
+fn scratched(number: u32) -> RgbImage {
+    let mut picture = texture(number);
+    for (x, y) in (40..56).flat_map(|x| (8..20).map(move |y| (x, y))) {
+        picture.put_pixel(x, y, Rgb([250, 10, 10]));
+    }
+    picture
+}
+
+#[track_caller]
+fn add(server: &Server, id: &str, query: &str, picture: &RgbImage) {
+    server.post(&format!("/collections/p/items?id={id}{query}"), "image/png", &png(picture)).ok();
+}
+
+#[track_caller]
+fn ask(server: &Server, query: &str, picture: &RgbImage) -> Value {
+    server.post(&format!("/collections/p/anomaly{query}"), "image/png", &png(picture)).ok().json()["results"][0].clone()
+}
+
+#[track_caller]
+fn score(server: &Server, picture: &RgbImage) -> f64 {
+    ask(server, "", picture)["score"].as_f64().unwrap()
+}
+
+fn good_pictures_say_what_is_odd(place: &Place) {
+    let server = server(place);
+    let info = server.get("/collections/p").ok().json();
+    assert_eq!((&info["kind"], &info["max_patches"], &info["size"]), (&json!("patches"), &json!(100_000), &json!(64)));
+    assert!(info["layer"].is_null());
+    let nothing = ask(&server, "", &texture(0));
+    assert_eq!([&nothing["score"], &nothing["threshold"], &nothing["is_anomalous"]], [&Value::Null; 3]);
+    assert_eq!((&nothing["nearest"], &nothing["width"]), (&json!([]), &json!(64)));
+
+    add(&server, "0", "", &texture(0));
+    let one = ask(&server, "", &texture(0));
+    assert_eq!((&one["score"], &one["threshold"], &one["is_anomalous"]), (&json!(0.0), &Value::Null, &Value::Null));
+    assert_eq!(one["nearest"][0]["id"], "0");
+    assert!(one["nearest"][0]["similarity"].as_f64().unwrap() > 0.9999);
+
+    // Each picture counts for the next answer.
+    (1..5).for_each(|number| add(&server, &number.to_string(), "", &texture(number)));
+    let odd = ask(&server, "", &scratched(20));
+    let (threshold, score_of_odd) = (odd["threshold"].as_f64().unwrap(), odd["score"].as_f64().unwrap());
+    assert!(odd["is_anomalous"] == true && score_of_odd > 1.5 * threshold && threshold > 0.0, "{odd}");
+    assert_eq!(score(&server, &texture(3)), 0.0);
+
+    // The score is the mean of the largest hundredth of the distances: of fewer than 200 patches the largest.
+    let distances: Vec<Vec<f64>> = serde_json::from_value(odd["distances"].clone()).unwrap();
+    let largest = distances.iter().flatten().copied().fold(0.0, f64::max);
+    assert!((largest - score_of_odd).abs() < 1e-6, "{largest} {score_of_odd}");
+    // It lies where the scratch is.
+    let (rows, columns) = (distances.len(), distances[0].len());
+    let peak =
+        (0..rows * columns).max_by(|&a, &b| distances[a / columns][a % columns].total_cmp(&distances[b / columns][b % columns])).unwrap();
+    let (x, y) = ((peak % columns) * 64 / columns, (peak / columns) * 64 / rows);
+    assert!((32..56).contains(&x) && y < 24, "{x} {y}");
+    let mean = ask(&server, "?top=1", &scratched(20))["score"].as_f64().unwrap();
+    let expected = distances.iter().flatten().sum::<f64>() / (rows * columns) as f64;
+    assert!((mean - expected).abs() < 1e-5, "{mean} {expected}");
+
+    let heatmap = ask(&server, "?format=heatmap", &scratched(20));
+    assert_eq!((&heatmap["heatmap"]["size"], &heatmap["distances"]), (&json!([rows, columns]), &Value::Null));
+    let drawn = ask(&server, &format!("?format=png&threshold={}", largest / 4.0), &scratched(20));
+    let map = image::load_from_memory(&STANDARD.decode(drawn["map"]["png"].as_str().unwrap()).unwrap()).unwrap().to_luma8();
+    assert_eq!(map.dimensions(), (64, 64));
+    let region = &drawn["masks"][0];
+    let mask = image::load_from_memory(&STANDARD.decode(region["png"].as_str().unwrap()).unwrap()).unwrap().to_luma8();
+    assert_eq!(mask.pixels().filter(|pixel| pixel.0[0] == 255).count() as u64, region["area"].as_u64().unwrap());
+    assert!(mask.get_pixel(48, 12).0[0] == 255 && map.get_pixel(48, 12).0[0] > map.get_pixel(10, 56).0[0], "{}", region["bbox"]);
+    assert!((region["score"].as_f64().unwrap() - largest).abs() < 1e-6 && drawn["map"]["scale"].as_f64().unwrap() < largest);
+
+    // A threshold of the request's own; several pictures at once, in their order.
+    assert_eq!(ask(&server, "?threshold=2", &scratched(20))["is_anomalous"], false);
+    let both = server.post_parts("/collections/p/anomaly?masking=true", &[png(&texture(9)), png(&scratched(9))]).ok().json();
+    let scores: Vec<f64> = (0..2).map(|at| both["results"][at]["score"].as_f64().unwrap()).collect();
+    assert!(scores[0] < scores[1], "{scores:?}");
+
+    // The picture that is added is known; deleted, it is forgotten.
+    add(&server, "odd", "&labels=normal", &scratched(20));
+    assert_eq!(score(&server, &scratched(20)), 0.0);
+    assert_eq!(server.delete("/collections/p/items/odd").status, 204);
+    assert_eq!(ask(&server, "", &scratched(20)), odd);
+}
+
+fn labels_refine_the_threshold(place: &Place) {
+    let server = server(place);
+    (0..4).for_each(|number| add(&server, &number.to_string(), "", &texture(number)));
+    let before = ask(&server, "", &scratched(9));
+    let (score, threshold) = (before["score"].as_f64().unwrap(), before["threshold"].as_f64().unwrap());
+    add(&server, "bad", "&labels=anomalous", &scratched(9));
+    let after = ask(&server, "", &scratched(9));
+    // It is no good picture: the score stays, and the line lies between.
+    assert_eq!(after["score"].as_f64().unwrap(), score);
+    let line = after["threshold"].as_f64().unwrap();
+    assert!((line - f64::midpoint(score, threshold)).abs() < 1e-5 && after["is_anomalous"] == true, "{line}");
+    // Told that it is good after all.
+    add(&server, "bad", "&labels=normal", &scratched(9));
+    assert_eq!(self::score(&server, &scratched(9)), 0.0);
+    let filter = json!({ "filter": { "field": "label", "eq": "normal" } });
+    assert_eq!(server.post_json("/collections/p/items/delete", &filter).ok().json()["deleted"], 1);
+    assert_eq!(ask(&server, "", &scratched(9)), before);
+}
+
+fn patches_are_kept_through_restarts_and_snapshots(place: &Place) {
+    let server = server(place);
+    (0..3).for_each(|number| add(&server, &number.to_string(), "", &texture(number)));
+    let before = ask(&server, "", &scratched(7));
+    server.signal("-KILL");
+    drop(server);
+    let server = self::server(place);
+    assert_eq!(ask(&server, "", &scratched(7)), before);
+    add(&server, "3", "", &texture(3));
+    let more = ask(&server, "", &scratched(7));
+    let snapshot = server.post("/collections/p/snapshot", "application/json", b"").ok().body.clone();
+    server.delete("/collections/p/items/2");
+    assert_ne!(ask(&server, "", &scratched(7)), more);
+    let restored = server.post("/collections/p/restore?replace=true", "application/octet-stream", &snapshot);
+    assert_eq!(
+        (restored.status, &restored.json()["kind"], &restored.json()["count"]),
+        (201, &json!("patches"), &json!(4)),
+        "{}",
+        restored.text()
+    );
+    assert_eq!(ask(&server, "", &scratched(7)), more);
+
+    // In another store, by the command line too.
+    let (file, other) = (place.file("p.dino"), place.another());
+    fs_err::write(&file, &snapshot).unwrap();
+    let told = crate::harness::program().arg("restore").arg("--from").arg(&file).args(other.store()).output().unwrap();
+    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+    let elsewhere = Server::start(&other.flags());
+    assert_eq!(ask(&elsewhere, "", &scratched(7)), more);
+    let mut cut = snapshot;
+    let at = cut.len() / 2;
+    cut[at] ^= 1;
+    server.post("/collections/p/restore?replace=true", "application/octet-stream", &cut).problem(422, "bad_snapshot");
+    // Gone with the collection, and not there when it is made again.
+    assert_eq!(server.delete("/collections/p").status, 204);
+    made(&server, &json!({ "kind": "patches", "size": 64 }));
+    assert_eq!(ask(&server, "", &texture(0))["score"], Value::Null);
+}
+
+fn a_bound_is_kept_and_deleting_forgets(place: &Place) {
+    let server = Server::start(&place.flags());
+    // Two pictures' patches: the tiny model has patches of 8 pixels.
+    let info = made(&server, &json!({ "kind": "patches", "size": 64, "max_patches": 128 }));
+    assert_eq!(info["max_patches"], 128);
+    (0..8).for_each(|number| add(&server, &number.to_string(), "", &texture(number)));
+    let (good, odd) = (ask(&server, "", &texture(30)), ask(&server, "", &scratched(30)));
+    assert!(odd["score"].as_f64().unwrap() > 1.5 * good["score"].as_f64().unwrap(), "{good} {odd}");
+    assert!(odd["is_anomalous"] == true, "{odd}");
+    add(&server, "odd", "", &scratched(30));
+    let known = score(&server, &scratched(30));
+    assert!(known < odd["score"].as_f64().unwrap() / 2.0, "{known}");
+    server.delete("/collections/p/items/odd");
+    assert!(score(&server, &scratched(30)) > 2.0 * known);
+    server.put("/collections/p", &json!({ "kind": "patches", "size": 64, "max_patches": 200 })).problem(409, "model_mismatch");
+    server.put("/collections/p", &json!({})).problem(409, "model_mismatch");
+}
+
+fn rotations_are_good_too(place: &Place) {
+    let server = server(place);
+    // A gradient with a mark: turned by a quarter, it is another picture.
+    let picture =
+        RgbImage::from_fn(64, 64, |x, y| if x < 20 && y < 12 { Rgb([250, 0, 0]) } else { Rgb([(x * 3) as u8, 80, (y * 2) as u8]) });
+    let turned = RgbImage::from_fn(64, 64, |x, y| *picture.get_pixel(63 - y, x));
+    add(&server, "0", "", &picture);
+    let before = score(&server, &turned);
+    add(&server, "0", "&rotations=true", &picture);
+    let after = score(&server, &turned);
+    assert!(after < before / 2.0 && score(&server, &picture) == 0.0, "{before} {after}");
+    let item = json!({ "items": [{ "id": "1", "image": STANDARD.encode(png(&turned)) }], "rotations": true });
+    server.post_json("/collections/p/items", &item).ok();
+    // The picture alone is left out and scored, not its rotations.
+    assert!(ask(&server, "", &turned)["threshold"].as_f64().unwrap() <= before);
+}
+
+fn pictures_that_come_together_are_all_known(place: &Place) {
+    let server = &server(place);
+    std::thread::scope(|scope| {
+        for worker in 0..4 {
+            scope.spawn(move || {
+                for number in (worker * 4)..(worker * 4 + 4) {
+                    add(server, &number.to_string(), "", &texture(number));
+                    // Acknowledged, so known.
+                    assert_eq!(score(server, &texture(number)), 0.0);
+                    if number % 4 == 3 {
+                        assert_eq!(server.delete(&format!("/collections/p/items/{number}")).status, 204);
+                    }
+                }
+            });
+        }
+    });
+    for number in 0..16 {
+        assert_eq!(score(server, &texture(number)) == 0.0, number % 4 != 3, "{number}");
+    }
+    // As if they had come one by one.
+    let threshold = ask(server, "", &texture(40))["threshold"].clone();
+    for id in 0..16 {
+        server.delete(&format!("/collections/p/items/{id}"));
+    }
+    (0..16).filter(|number| number % 4 != 3).for_each(|number| add(server, &number.to_string(), "", &texture(number)));
+    assert_eq!(ask(server, "", &texture(40))["threshold"], threshold);
+}
+
+fn what_cannot_be_is_refused_with_what_to_do(place: &Place) {
+    let server = server(place);
+    made(&server, &json!({ "kind": "patches", "size": 64 }));
+    server.put("/collections/c", &json!({}));
+    let picture = png(&texture(0));
+    let says = |problem: Value, words: &str| assert!(problem["detail"].as_str().unwrap().contains(words), "{problem}");
+    says(server.post("/classify?collection=p", "image/png", &picture).problem(400, "bad_parameter"), "ask POST /collections/p/anomaly");
+    says(server.post("/collections/p/search", "image/png", &picture).problem(400, "bad_parameter"), "ask POST /collections/p/anomaly");
+    says(server.post("/collections/c/anomaly", "image/png", &picture).problem(400, "bad_parameter"), "\"kind\": \"patches\"");
+    server.post("/collections/none/anomaly", "image/png", &picture).problem(404, "unknown_collection");
+    let vector = json!({ "items": [{ "id": "x", "vector": vec![1.0; 32] }] });
+    let refused = server.post_json("/collections/p/items", &vector).problem(400, "bad_parameter");
+    assert_eq!(refused["index"], 0);
+    says(refused, "send the picture as `image`");
+    says(
+        server.post("/collections/p/items?labels=normal,anomalous", "image/png", &picture).problem(400, "bad_parameter"),
+        "exclude each other",
+    );
+    server.post("/collections/c/items?rotations=true", "image/png", &picture).problem(400, "bad_parameter");
+    server.post("/collections/p/items?rotations=maybe", "image/png", &picture).problem(400, "bad_parameter");
+    // Nine pictures with their rotations are more than 64.
+    let many = vec![picture.clone(); 9];
+    says(server.post_parts("/collections/p/items?rotations=true", &many).problem(413, "too_many_pictures"), "may hold 64");
+    for query in ["top=0", "top=1.1", "top=NaN", "threshold=-1", "threshold=inf", "format=gif", "masking=perhaps", "k=1"] {
+        server.post(&format!("/collections/p/anomaly?{query}"), "image/png", &picture).problem(400, "bad_parameter");
+    }
+    for body in [
+        json!({ "kind": "others" }),
+        json!({ "max_patches": 100 }),
+        json!({ "layer": 1 }),
+        json!({ "size": 64 }),
+        json!({ "kind": "patches", "max_patches": 1 }),
+        json!({ "kind": "patches", "max_patches": 1_000_001 }),
+        json!({ "kind": "patches", "size": 1 }),
+        json!({ "kind": "patches", "size": 481 }),
+        json!({ "kind": "patches", "layer": 0 }),
+    ] {
+        server.put("/collections/q", &body).problem(400, "bad_parameter");
+    }
+    server.put("/collections/q", &json!({ "kind": "patches", "layer": 1 })).problem(422, "model_lacks_output");
+    server.post("/collections/p/anomaly", "image/png", b"no picture").problem(422, "unknown_format");
+    assert_eq!(server.get("/collections/p").ok().json()["count"], 0);
+    // Items are listed and got as others are.
+    add(&server, "x", "", &texture(0));
+    let item = server.get("/collections/p/items/x").ok().json();
+    assert_eq!(item["vector"].as_array().unwrap().len(), 32);
+    assert_eq!(server.get("/collections/p/items/x/image").ok().header("content-type"), "image/jpeg");
+}
