@@ -33,6 +33,7 @@ enum Verb {
     Tsne(cli::tsne::Args),
     Report(cli::report::Args),
     SegmentEval(cli::segment_eval::Args),
+    AnomalyEval(cli::anomaly_eval::Args),
     /// Write shell completions or manual pages.
     #[command(subcommand)]
     Manual(Manual),
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
         Verb::Tsne(args) => cli::tsne::run(args),
         Verb::Report(args) => cli::report::run(args),
         Verb::SegmentEval(args) => cli::segment_eval::run(args),
+        Verb::AnomalyEval(args) => cli::anomaly_eval::run(args),
         Verb::Manual(manual) => manual.write(Cli::command()).map_err(Into::into),
     };
     match result {

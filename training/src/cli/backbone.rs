@@ -6,7 +6,9 @@ use anyhow::Context as _;
 use dino_hub::{Location, Want};
 use dino_vision::bulk::{Embedder, Workload};
 use dino_vision::embedding::Pooling;
-use dino_vision::model::{Device, Model, Precision, SessionOptions};
+use dino_vision::cores;
+use dino_vision::model::{Device, Model, Precision, Session, SessionOptions};
+use dino_vision::placement::{self, Placement};
 use tempfile::TempDir;
 
 use super::checkpoint;
@@ -131,6 +133,16 @@ impl Backbone {
     /// If the model does not run.
     pub fn embedder(&self, pooling: Pooling) -> anyhow::Result<Embedder> {
         Ok(Embedder::open(&self.model, pooling, &self.options, Workload::default())?)
+    }
+
+    /// One session that uses all cores.
+    ///
+    /// # Errors
+    /// If the model does not run.
+    pub fn session(&self) -> anyhow::Result<Session> {
+        let options = SessionOptions { threads: cores::available(), ..self.options.clone() };
+        let mut placed = Placement::of(&self.model, &options, placement::Workload { sessions: Some(1), batch: None })?;
+        Ok(placed.sessions.remove(0).0)
     }
 }
 

@@ -1,5 +1,6 @@
 //! One module for each verb of the command line.
 
+pub mod anomaly_eval;
 pub mod attention;
 pub mod backbone;
 mod checkpoint;

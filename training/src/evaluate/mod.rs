@@ -1,6 +1,7 @@
 //! Measures what a backbone has learnt.
 
 pub mod agreement;
+pub mod anomaly;
 pub mod attention;
 pub mod drawn;
 pub mod features;

@@ -1,0 +1,215 @@
+//! `dino-train anomaly-eval`: anomaly detection from good pictures alone, measured.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail, ensure};
+use dino_vision::anomaly::{DEFAULT_TOP, ROTATIONS, distances_of_floats, enlarged, foreground, mean_of_largest, rotated};
+use dino_vision::bulk::names::Finder;
+use dino_vision::bulk::{self, tree};
+use dino_vision::embedding::{Pooling, pool_layer};
+use dino_vision::media::{self, Limits};
+use dino_vision::model::{Manifest, Session};
+use dino_vision::transform::PatchGrid;
+use image::RgbImage;
+use ndarray::{Array2, ArrayView2, Axis, concatenate};
+use serde::Serialize;
+
+use super::backbone::{Backbone, BackboneArgs};
+use crate::evaluate::anomaly::{Pixels, auroc};
+use crate::evaluate::drawn;
+
+/// Folder of the test pictures that are good.
+const GOOD: &str = "good";
+
+/// Compare pictures with good ones as `POST /collections/{c}/anomaly` does, and measure how well the scores and maps tell what is
+/// anomalous. The folders are those of `MVTec AD`: `train/good`, `test/good` and a folder for each kind of defect beside it, and
+/// `ground_truth`. Patches are compared as floats, where a collection holds bytes.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    backbone: BackboneArgs,
+    /// Good pictures to compare with.
+    #[arg(long, value_name = "DIR")]
+    normal: PathBuf,
+    /// Pictures to measure with: good ones in the folder `good`, anomalous ones in the others.
+    #[arg(long, value_name = "DIR")]
+    test: PathBuf,
+    /// Masks of the anomalous ones, below DIR as the pictures are below theirs, with the same names ending in `_mask.png` or `.png`,
+    /// white on black. Without it only the scores of whole pictures are measured.
+    #[arg(long, value_name = "DIR")]
+    masks: Option<PathBuf>,
+    /// Longer side in pixels at which the model sees a picture.
+    #[arg(long, default_value_t = 480, value_parser = clap::value_parser!(u32).range(16..=4096))]
+    segment_size: u32,
+    /// Compare with good pictures turned by 45, 90, … 315 degrees too.
+    #[arg(long)]
+    rotations: bool,
+    /// Leave out the background of the test pictures, by the first principal component.
+    #[arg(long)]
+    masking: bool,
+    /// Share of the patches, those with the largest distances, that make a score.
+    #[arg(long, default_value_t = DEFAULT_TOP)]
+    top: f64,
+}
+
+/// Between 0 and 1.
+#[derive(Debug, Serialize)]
+struct Report {
+    /// Area under the receiver operating characteristic of the pictures' scores.
+    image_auroc: f64,
+    /// The same of the pixels of the maps; null without masks.
+    pixel_auroc: Option<f64>,
+    /// Per-region overlap up to 0.3 of the good pixels; null without masks.
+    pro: Option<f64>,
+    /// Good pictures that were compared with.
+    normal: usize,
+    /// Pictures that were measured with.
+    pictures: usize,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// Where there are no pictures of both kinds, or the model does not run.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    ensure!(args.top > 0.0 && args.top <= 1.0, "--top is above 0 and at most 1, not {}", args.top);
+    let test = Test::list(args)?;
+    let backbone = args.backbone.open(1)?;
+    let mut eye = Eye { session: backbone.session()?, backbone: &backbone, side: args.segment_size };
+    let (stored, normal) = stored(args, &mut eye)?;
+    let (mut scores, mut pixels) = (Vec::new(), Pixels::default());
+    for Picture { path, is_anomalous, mask } in &test.0 {
+        let Some((picture, drawn)) = read(path, mask.as_deref()) else { continue };
+        let (features, grid) = eye.look(&picture)?;
+        let mut distances = distances_of_floats(unit(features.view()).view(), stored.view())?;
+        if args.masking {
+            let flags = foreground(features.view(), grid);
+            distances.iter_mut().zip(flags).filter(|(_, is_foreground)| !is_foreground).for_each(|(distance, _)| *distance = 0.0);
+        }
+        scores.push((mean_of_largest(&distances, args.top), *is_anomalous));
+        if args.masks.is_some() {
+            let width = picture.width() as usize;
+            let drawn = drawn.unwrap_or_else(|| vec![false; width * picture.height() as usize]);
+            pixels.add(&enlarged(&distances, grid, picture.dimensions()).values, &drawn, width);
+        }
+    }
+    let Some(image_auroc) = auroc(&scores) else {
+        bail!("{} has no readable pictures of both kinds: good ones in {GOOD}, and others", args.test.display())
+    };
+    print(&Report { image_auroc, pixel_auroc: pixels.auroc(), pro: pixels.pro(), normal, pictures: scores.len() })
+}
+
+#[expect(clippy::print_stdout, reason = "the result of the command")]
+fn print(report: &Report) -> anyhow::Result<()> {
+    let or_none = |figure: Option<f64>| figure.map_or_else(|| "-".to_owned(), |figure| format!("{figure:.4}"));
+    println!("{} pictures against {} good ones", report.pictures, report.normal);
+    println!("image AUROC {:.4}    pixel AUROC {}    PRO {}", report.image_auroc, or_none(report.pixel_auroc), or_none(report.pro));
+    println!("{}", serde_json::to_string(report)?);
+    Ok(())
+}
+
+/// A picture to measure with.
+struct Picture {
+    path: PathBuf,
+    is_anomalous: bool,
+    mask: Option<PathBuf>,
+}
+
+struct Test(Vec<Picture>);
+
+impl Test {
+    fn list(args: &Args) -> anyhow::Result<Self> {
+        let (mut pictures, finder) = (Vec::new(), Finder::default());
+        for entry in tree::list(&args.test)?.entries {
+            let Some(class) = entry.class else {
+                tracing::warn!("left out {}: it is in no folder of {}", entry.path.display(), args.test.display());
+                continue;
+            };
+            let is_anomalous = class != GOOD;
+            let mask = match args.masks.as_deref().filter(|_| is_anomalous) {
+                Some(masks) => Some(mask_of(&entry.path, &args.test, masks, &finder)?),
+                None => None,
+            };
+            pictures.push(Picture { path: entry.path, is_anomalous, mask });
+        }
+        ensure!(!pictures.is_empty(), "{} has no pictures in folders: good ones are in {GOOD}", args.test.display());
+        Ok(Self(pictures))
+    }
+}
+
+/// The mask of an anomalous picture.
+fn mask_of(picture: &Path, test: &Path, masks: &Path, finder: &Finder) -> anyhow::Result<PathBuf> {
+    let stem = picture.strip_prefix(test).unwrap_or(picture).with_extension("").into_os_string();
+    let named = |end: &str| {
+        let mut name = stem.clone();
+        name.push(end);
+        masks.join(name)
+    };
+    let found = [named("_mask.png"), named(".png")].into_iter().find_map(|mask| finder.find(&mask)).filter(|mask| mask.is_file());
+    found.with_context(|| format!("{} has no mask: looked for {}", picture.display(), named("_mask.png").display()))
+}
+
+/// A picture with what was drawn over it; `None` after a warning where one of them cannot be read.
+fn read(picture: &Path, mask: Option<&Path>) -> Option<(RgbImage, Option<Vec<bool>>)> {
+    let read = || -> anyhow::Result<_> {
+        let picture = decode(picture)?;
+        let drawn = mask.map(|mask| drawn::read(mask, picture.dimensions())).transpose()?;
+        Ok((picture, drawn.map(|drawn| drawn.pixels)))
+    };
+    read().inspect_err(|error| tracing::warn!("skipped {error:#}")).ok()
+}
+
+fn decode(path: &Path) -> anyhow::Result<RgbImage> {
+    let read = || Ok::<_, bulk::Error>(media::decode(&bulk::read(path)?, &Limits::default())?);
+    read().with_context(|| path.display().to_string())
+}
+
+/// The patches of all good pictures, each of length 1, and the number of pictures.
+fn stored(args: &Args, eye: &mut Eye<'_>) -> anyhow::Result<(Array2<f32>, usize)> {
+    let (mut parts, mut count) = (Vec::new(), 0);
+    for entry in tree::list(&args.normal)?.entries {
+        let Some((picture, _)) = read(&entry.path, None) else { continue };
+        count += 1;
+        for turn in 0..if args.rotations { ROTATIONS } else { 1 } {
+            parts.push(unit(eye.look(&rotated(&picture, turn))?.0.view()));
+        }
+    }
+    ensure!(count > 0, "{} has no readable picture", args.normal.display());
+    let views: Vec<_> = parts.iter().map(Array2::view).collect();
+    Ok((concatenate(Axis(0), &views)?, count))
+}
+
+/// Rows of length 1; a row of zeros stays as it is.
+fn unit(features: ArrayView2<'_, f32>) -> Array2<f32> {
+    let mut rows = features.to_owned();
+    for mut row in rows.rows_mut() {
+        let length = row.dot(&row).sqrt();
+        row /= length.max(f32::MIN_POSITIVE);
+    }
+    rows
+}
+
+/// A model that looks at whole pictures.
+struct Eye<'a> {
+    session: Session,
+    backbone: &'a Backbone,
+    side: u32,
+}
+
+impl Eye<'_> {
+    /// The patch tokens `[patches, dim]` of a picture, and their grid.
+    fn look(&mut self, picture: &RgbImage) -> anyhow::Result<(Array2<f32>, PatchGrid)> {
+        let Manifest { transform, patch_size, registers, .. } = self.backbone.model.manifest();
+        let (input, grid) = match self.backbone.model.only_size() {
+            None => transform.whole_picture(picture, self.side, *patch_size),
+            Some(size) => transform.whole_picture_of_size(picture, size, *patch_size),
+        };
+        let outputs = self.session.run(input.view().insert_axis(Axis(0)))?;
+        let features = pool_layer(&outputs, None, *registers as usize, Pooling::Patches)?.index_axis_move(Axis(0), 0);
+        let grid = match (&outputs.last_hidden_state, &outputs.feature_map) {
+            (None, Some(map)) => PatchGrid { rows: map.dim().2, columns: map.dim().3 },
+            _ => grid,
+        };
+        Ok((features, grid))
+    }
+}

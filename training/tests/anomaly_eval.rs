@@ -1,0 +1,76 @@
+//! The anomaly evaluation as a program, on folders like those of `MVTec` AD.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use image::{GrayImage, Luma};
+use serde_json::Value;
+use tempfile::TempDir;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// Wood: four good pictures to compare with, one good and one scratched to measure with, and the mask of the scratch.
+fn wood() -> TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    let copy = |name: &str, to: &str| {
+        let to = folder.path().join(to);
+        fs_err::create_dir_all(to.parent().expect("a folder")).expect("made");
+        fs_err::copy(root().join("tests/data/anomaly").join(name), to).expect("copied");
+    };
+    for number in 1..5 {
+        copy(&format!("wood-{number}.jpg"), &format!("train/good/{number}.jpg"));
+    }
+    copy("wood-new.jpg", "test/good/000.jpg");
+    copy("wood-scratched.jpg", "test/scratch/000.jpg");
+    let masks = folder.path().join("ground_truth/scratch");
+    fs_err::create_dir_all(&masks).expect("made");
+    let mask = GrayImage::from_fn(112, 112, |x, y| Luma([if (28..84).contains(&x) && (44..74).contains(&y) { 255 } else { 0 }]));
+    mask.save(masks.join("000_mask.png")).expect("saved");
+    folder
+}
+
+fn evaluate(folder: &Path, flags: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dino-train"));
+    command.arg("anomaly-eval").arg("--model").arg(root().join("models/demo")).args(["--segment-size", "112"]);
+    command.arg("--normal").arg(folder.join("train/good")).arg("--test").arg(folder.join("test")).args(flags);
+    command.output().expect("the program starts")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The last line of stdout.
+fn report(output: &Output) -> Value {
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    serde_json::from_str(text(&output.stdout).lines().last().expect("a line")).expect("JSON")
+}
+
+#[test]
+fn a_scratch_on_wood_is_told_from_wood() {
+    let folder = wood();
+    let masks = folder.path().join("ground_truth");
+    let found = report(&evaluate(folder.path(), &["--masks", masks.to_str().expect("a string")]));
+    assert_eq!((&found["image_auroc"], &found["normal"], &found["pictures"]), (&1.0.into(), &4.into(), &2.into()));
+    let figure = |name: &str| found[name].as_f64().expect("a number");
+    assert!(figure("pixel_auroc") > 0.9 && figure("pro") > 0.7, "{found}");
+    let without = report(&evaluate(folder.path(), &["--rotations", "--masking"]));
+    assert!(without["pixel_auroc"].is_null() && without["pro"].is_null() && without["image_auroc"].is_number(), "{without}");
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let folder = wood();
+    let fails = |flags: &[&str], words: &str| {
+        let output = evaluate(folder.path(), flags);
+        assert!(output.status.code() == Some(1) && text(&output.stderr).contains(words), "{}", text(&output.stderr));
+    };
+    fails(&["--top", "0"], "--top is above 0");
+    fs_err::remove_file(folder.path().join("ground_truth/scratch/000_mask.png")).expect("removed");
+    let masks = folder.path().join("ground_truth");
+    fails(&["--masks", masks.to_str().expect("a string")], "000.jpg has no mask");
+    fs_err::remove_dir_all(folder.path().join("test/scratch")).expect("removed");
+    fails(&[], "both kinds");
+}
