@@ -52,7 +52,8 @@ fn report(output: &Output) -> Value {
 fn a_scratch_on_wood_is_told_from_wood() {
     let folder = wood();
     let masks = folder.path().join("ground_truth");
-    let found = report(&evaluate(folder.path(), &["--masks", masks.to_str().expect("a string")]));
+    let found = report(&evaluate(folder.path(), &["--baselines", "--masks", masks.to_str().expect("a string")]));
+    assert!(found["untrained"]["pro"].is_number(), "{found}");
     assert_eq!((&found["image_auroc"], &found["normal"], &found["pictures"]), (&1.0.into(), &4.into(), &2.into()));
     let figure = |name: &str| found[name].as_f64().expect("a number");
     assert!(figure("pixel_auroc") > 0.9 && figure("pro") > 0.7, "{found}");

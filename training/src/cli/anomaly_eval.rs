@@ -8,13 +8,14 @@ use dino_vision::bulk::names::Finder;
 use dino_vision::bulk::{self, tree};
 use dino_vision::embedding::{Pooling, pool_layer};
 use dino_vision::media::{self, Limits};
-use dino_vision::model::{Manifest, Session};
+use dino_vision::model::{Manifest, Model, Session};
 use dino_vision::transform::PatchGrid;
 use image::RgbImage;
 use ndarray::{Array2, ArrayView2, Axis, concatenate};
 use serde::Serialize;
 
-use super::backbone::{Backbone, BackboneArgs};
+use super::backbone::BackboneArgs;
+use super::segment_eval::untrained::untrained;
 use crate::evaluate::anomaly::{Pixels, auroc};
 use crate::evaluate::drawn;
 
@@ -50,21 +51,34 @@ pub struct Args {
     /// Share of the patches, those with the largest distances, that make a score.
     #[arg(long, default_value_t = DEFAULT_TOP)]
     top: f64,
+    /// Measure beside it an untrained transformer of the model's shape.
+    #[arg(long)]
+    baselines: bool,
+}
+
+/// The last line of the output.
+#[derive(Debug, Serialize)]
+struct Report {
+    #[serde(flatten)]
+    figures: Figures,
+    /// Good pictures that were compared with.
+    normal: usize,
+    /// Pictures that were measured with.
+    pictures: usize,
+    /// Those of an untrained transformer, where they were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    untrained: Option<Figures>,
 }
 
 /// Between 0 and 1.
-#[derive(Debug, Serialize)]
-struct Report {
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Figures {
     /// Area under the receiver operating characteristic of the pictures' scores.
     image_auroc: f64,
     /// The same of the pixels of the maps; null without masks.
     pixel_auroc: Option<f64>,
     /// Per-region overlap up to 0.3 of the good pixels; null without masks.
     pro: Option<f64>,
-    /// Good pictures that were compared with.
-    normal: usize,
-    /// Pictures that were measured with.
-    pictures: usize,
 }
 
 /// Runs the verb.
@@ -75,8 +89,21 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     ensure!(args.top > 0.0 && args.top <= 1.0, "--top is above 0 and at most 1, not {}", args.top);
     let test = Test::list(args)?;
     let backbone = args.backbone.open(1)?;
-    let mut eye = Eye { session: backbone.session()?, backbone: &backbone, side: args.segment_size };
-    let (stored, normal) = stored(args, &mut eye)?;
+    let (figures, normal, pictures) = measure(args, &test, &mut Eye::open(&backbone.model, backbone.session_of(&backbone.model)?, args))?;
+    let untrained = if args.baselines {
+        ensure!(!backbone.model.manifest().is_convolutional(), "--baselines: the model is no transformer");
+        let folder = tempfile::tempdir()?;
+        let model = untrained(backbone.model.manifest(), folder.path()).context("the untrained transformer")?;
+        Some(measure(args, &test, &mut Eye::open(&model, backbone.session_of(&model)?, args))?.0)
+    } else {
+        None
+    };
+    print(&Report { figures, normal, pictures, untrained })
+}
+
+/// Figures of one model, and how many pictures they are of.
+fn measure(args: &Args, test: &Test, eye: &mut Eye<'_>) -> anyhow::Result<(Figures, usize, usize)> {
+    let (stored, normal) = stored(args, eye)?;
     let (mut scores, mut pixels) = (Vec::new(), Pixels::default());
     for Picture { path, is_anomalous, mask } in &test.0 {
         let Some((picture, drawn)) = read(path, mask.as_deref()) else { continue };
@@ -96,14 +123,18 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let Some(image_auroc) = auroc(&scores) else {
         bail!("{} has no readable pictures of both kinds: good ones in {GOOD}, and others", args.test.display())
     };
-    print(&Report { image_auroc, pixel_auroc: pixels.auroc(), pro: pixels.pro(), normal, pictures: scores.len() })
+    Ok((Figures { image_auroc, pixel_auroc: pixels.auroc(), pro: pixels.pro() }, normal, scores.len()))
 }
 
 #[expect(clippy::print_stdout, reason = "the result of the command")]
 fn print(report: &Report) -> anyhow::Result<()> {
     let or_none = |figure: Option<f64>| figure.map_or_else(|| "-".to_owned(), |figure| format!("{figure:.4}"));
     println!("{} pictures against {} good ones", report.pictures, report.normal);
-    println!("image AUROC {:.4}    pixel AUROC {}    PRO {}", report.image_auroc, or_none(report.pixel_auroc), or_none(report.pro));
+    let rows = [("", Some(report.figures)), ("untrained: ", report.untrained)];
+    for (name, figures) in rows.into_iter().filter_map(|(name, figures)| Some((name, figures?))) {
+        let (pixels, pro) = (or_none(figures.pixel_auroc), or_none(figures.pro));
+        println!("{name}image AUROC {:.4}    pixel AUROC {pixels}    PRO {pro}", figures.image_auroc);
+    }
     println!("{}", serde_json::to_string(report)?);
     Ok(())
 }
@@ -175,7 +206,7 @@ fn stored(args: &Args, eye: &mut Eye<'_>) -> anyhow::Result<(Array2<f32>, usize)
         }
     }
     ensure!(count > 0, "{} has no readable picture", args.normal.display());
-    let views: Vec<_> = parts.iter().map(Array2::view).collect();
+    let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
     Ok((concatenate(Axis(0), &views)?, count))
 }
 
@@ -192,15 +223,19 @@ fn unit(features: ArrayView2<'_, f32>) -> Array2<f32> {
 /// A model that looks at whole pictures.
 struct Eye<'a> {
     session: Session,
-    backbone: &'a Backbone,
+    model: &'a Model,
     side: u32,
 }
 
-impl Eye<'_> {
+impl<'a> Eye<'a> {
+    fn open(model: &'a Model, session: Session, args: &Args) -> Self {
+        Self { session, model, side: args.segment_size }
+    }
+
     /// The patch tokens `[patches, dim]` of a picture, and their grid.
     fn look(&mut self, picture: &RgbImage) -> anyhow::Result<(Array2<f32>, PatchGrid)> {
-        let Manifest { transform, patch_size, registers, .. } = self.backbone.model.manifest();
-        let (input, grid) = match self.backbone.model.only_size() {
+        let Manifest { transform, patch_size, registers, .. } = self.model.manifest();
+        let (input, grid) = match self.model.only_size() {
             None => transform.whole_picture(picture, self.side, *patch_size),
             Some(size) => transform.whole_picture_of_size(picture, size, *patch_size),
         };

@@ -5,8 +5,8 @@ use std::path::Path;
 use anyhow::Context as _;
 use dino_hub::{Location, Want};
 use dino_vision::bulk::{Embedder, Workload};
-use dino_vision::embedding::Pooling;
 use dino_vision::cores;
+use dino_vision::embedding::Pooling;
 use dino_vision::model::{Device, Model, Precision, Session, SessionOptions};
 use dino_vision::placement::{self, Placement};
 use tempfile::TempDir;
@@ -135,13 +135,13 @@ impl Backbone {
         Ok(Embedder::open(&self.model, pooling, &self.options, Workload::default())?)
     }
 
-    /// One session that uses all cores.
+    /// One session that uses all cores, of this model or of another one that is run in its place.
     ///
     /// # Errors
     /// If the model does not run.
-    pub fn session(&self) -> anyhow::Result<Session> {
+    pub fn session_of(&self, model: &Model) -> anyhow::Result<Session> {
         let options = SessionOptions { threads: cores::available(), ..self.options.clone() };
-        let mut placed = Placement::of(&self.model, &options, placement::Workload { sessions: Some(1), batch: None })?;
+        let mut placed = Placement::of(model, &options, placement::Workload { sessions: Some(1), batch: None })?;
         Ok(placed.sessions.remove(0).0)
     }
 }

@@ -1,7 +1,7 @@
 //! `dino-train segment-eval`: masks against those that people drew.
 
 mod recommend;
-mod untrained;
+pub(super) mod untrained;
 mod view;
 
 use std::collections::BTreeMap;

@@ -10,7 +10,7 @@ use crate::backbone::vit::{Vit, VitConfig};
 use crate::export;
 
 /// The transformer as a model folder below `folder`.
-pub(super) fn untrained(manifest: &Manifest, folder: &Path) -> anyhow::Result<Model> {
+pub(in crate::cli) fn untrained(manifest: &Manifest, folder: &Path) -> anyhow::Result<Model> {
     let config = VitConfig {
         img_size: manifest.transform.output_size().map_or(224, |(height, _)| height as usize),
         patch_size: manifest.patch_size as usize,
