@@ -292,11 +292,11 @@ impl Run<'_> {
             ));
         }
         let next = if verdict.helped() {
-            format!("dino-train export --checkpoint {out}/{BEST} --out {out}-model")
+            format!("export it with dino-train export --checkpoint {out}/{BEST} --out {out}-model")
         } else {
-            "dino-train export of the checkpoint that --init named, or a lower --lr or --layer-decay in another --out".to_owned()
+            "export those weights (the checkpoint of --init), or try a lower --lr or --layer-decay in another --out".to_owned()
         };
-        progress.say(&format!("{}. Next: {next}", verdict.sentence()));
+        progress.say(&format!("{}: {next}", verdict.sentence()));
         Ok(true)
     }
 
