@@ -4,3 +4,8 @@
 pub mod shard;
 pub mod table;
 pub mod vectors;
+
+/// What a build without the feature `parquet` answers to the name of a Parquet file.
+#[cfg(not(feature = "parquet"))]
+pub const NO_PARQUET: &str =
+    "this program was built without its feature `parquet` (`make serve` leaves it out), which `cargo build --release` includes";

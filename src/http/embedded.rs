@@ -3,14 +3,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
 use tokio::time::Instant;
 
 use super::{
     App,
-    infer::{Timing, count_pixels},
+    infer::{Timing, deadline, in_order},
     problem::{Code, Problem},
-    request_context,
 };
 use crate::{
     embedding_cache::{Embedded, Key, Source},
@@ -38,24 +36,14 @@ pub(super) struct Tokens {
 /// Embeds `pictures`. As of [`infer`](super::infer::infer), the first one that cannot be read decides the answer, and only some are on
 /// their way at once.
 pub(super) async fn embed(app: &App, served: &Arc<Served>, pictures: Vec<Bytes>, tokens: Tokens) -> Result<Embeddings, Problem> {
-    let many = pictures.len() > 1;
-    let pictures: Vec<_> = pictures.into_iter().enumerate().collect();
-    request_context::set_model(served.name());
-    count_pixels(app, &pictures).await?;
     let embedder = Embedder {
         app,
         served,
         tokens,
         recipe: app.embeddings.as_ref().map(|_| served.embedding_recipe(tokens.pooling, tokens.layer)).unwrap_or_default().into(),
-        deadline: request_context::deadline().unwrap_or_else(|| Instant::now() + app.limits.time),
+        deadline: deadline(app),
     };
-    let embedder = &embedder;
-    let found: Vec<Found> = stream::iter(pictures)
-        .map(|(index, bytes)| async move { embedder.find(bytes).await.map_err(|problem| problem.at(index).naming(index, many)) })
-        .buffered(served.max_in_flight())
-        .try_collect()
-        .await?;
-    request_context::set_inferred();
+    let found = in_order(app, served, pictures.into_iter().enumerate().collect(), |_, bytes| embedder.find(bytes)).await?;
     let mut timing = Timing::default();
     if app.embeddings.is_some() {
         timing.count_cached(found.iter().filter(|found| found.ran.is_none()).count(), found.len());

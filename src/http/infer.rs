@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::http::{HeaderName, HeaderValue};
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, TryFutureExt, TryStreamExt, stream};
 use image::RgbImage;
 use ndarray::Array3;
 use tokio::time::Instant;
@@ -113,33 +113,47 @@ where
     P: FnOnce(&RgbImage) -> (Array3<f32>, X) + Send + 'static,
     X: Send + 'static,
 {
-    let deadline = request_context::deadline().unwrap_or_else(|| Instant::now() + app.limits.time);
-    let limits = app.limits.media;
-    let many = pictures.len() > 1;
-    request_context::set_model(served.name());
-    count_pixels(app, &pictures).await?;
-    let (inferred, beside): (Vec<Inferred>, Vec<X>) = stream::iter(pictures.into_iter().enumerate())
-        .map(|(place, (index, bytes))| {
-            let prepare = prepare(place);
-            async move {
-                let outcome = served.infer(&app.pool, bytes, limits, prepare, deadline).await;
-                outcome.map_err(|error| Problem::from(error).at(index).naming(index, many))
-            }
-        })
-        .buffered(served.max_in_flight())
-        .try_collect::<Vec<_>>()
-        .await?
-        .into_iter()
-        .unzip();
-    request_context::set_inferred();
+    let deadline = deadline(app);
+    let run = |place, bytes| {
+        let prepare = prepare(place);
+        async move { Ok(served.infer(&app.pool, bytes, app.limits.media, prepare, deadline).await?) }
+    };
+    let (inferred, beside): (Vec<Inferred>, Vec<X>) = in_order(app, served, pictures, run).await?.into_iter().unzip();
     app.metrics.inferred(served.name(), &inferred);
     let mut timing = Timing::default();
     timing.add(&inferred);
     Ok((Inference { inferred, timing }, beside))
 }
 
+/// When this request has to be answered.
+pub(super) fn deadline(app: &App) -> Instant {
+    request_context::deadline().unwrap_or_else(|| Instant::now() + app.limits.time)
+}
+
+/// What `work` makes of each picture, which it gets with its place in `pictures`, in their order. As [`infer`] says, the first picture that fails decides, and only some are in work at once.
+pub(super) async fn in_order<T, F>(
+    app: &App,
+    served: &Served,
+    pictures: Vec<(usize, Bytes)>,
+    work: impl Fn(usize, Bytes) -> F,
+) -> Result<Vec<T>, Problem>
+where
+    F: Future<Output = Result<T, Problem>>,
+{
+    let many = pictures.len() > 1;
+    request_context::set_model(served.name());
+    count_pixels(app, &pictures).await?;
+    let done = stream::iter(pictures.into_iter().enumerate())
+        .map(|(place, (index, bytes))| work(place, bytes).map_err(move |problem| problem.at(index).naming(index, many)))
+        .buffered(served.max_in_flight())
+        .try_collect()
+        .await?;
+    request_context::set_inferred();
+    Ok(done)
+}
+
 /// Takes what the pictures declare out of the budget of the caller's key, where that has one.
-pub(super) async fn count_pixels(app: &App, pictures: &[(usize, Bytes)]) -> Result<(), Problem> {
+async fn count_pixels(app: &App, pictures: &[(usize, Bytes)]) -> Result<(), Problem> {
     let Some(key) = request_context::key().filter(|key| key.counts_pixels()) else {
         return Ok(());
     };
@@ -152,7 +166,7 @@ pub(super) async fn count_pixels(app: &App, pictures: &[(usize, Bytes)]) -> Resu
 
 impl Problem {
     /// Says in words too which of several pictures is meant.
-    pub(super) fn naming(mut self, index: usize, many: bool) -> Self {
+    fn naming(mut self, index: usize, many: bool) -> Self {
         if many {
             self.detail = format!("picture {index}: {}", self.detail).into();
         }

@@ -1,12 +1,13 @@
 //! The `min_similarity` of `/classify` where a request names none: measured per collection, and kept while it holds.
 
 use std::{
-    collections::HashMap,
+    convert::Infallible,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
+use quick_cache::sync::Cache;
 use tokio::time::timeout;
 
 use super::{App, collections::search_pool, problem::Problem, request_context, single_flight::SingleFlight};
@@ -32,19 +33,18 @@ const MOST_KEPT: usize = 1000;
 /// Measures the values of collections on a thread of its own, which no picture and no search waits for, and caches them.
 pub(super) struct MinSimilarities {
     thread: Pool,
-    kept: Mutex<HashMap<CollectionName, Arc<Entry>>>,
+    /// By name and number: a collection that is made again under a name has another number. What has no place is measured again.
+    kept: Cache<(CollectionName, u64), Arc<Entry>>,
 }
 
 impl Default for MinSimilarities {
     fn default() -> Self {
-        Self { thread: Pool::new(1), kept: Mutex::default() }
+        Self { thread: Pool::new(1), kept: Cache::new(MOST_KEPT) }
     }
 }
 
 /// The value of one collection.
 struct Entry {
-    /// The collection's number: one that is made again under the name has another.
-    number: u64,
     cached: Mutex<Option<CachedValue>>,
     /// Looks whether the value still holds, and measures it where it does not: once for all requests that come meanwhile.
     renewal: SingleFlight<Result<f32, Problem>>,
@@ -60,19 +60,8 @@ struct CachedValue {
 
 impl MinSimilarities {
     fn entry(&self, collection: &dyn Collection) -> Arc<Entry> {
-        let (name, number) = (collection.name(), collection.number());
-        let mut kept = self.kept.lock();
-        if let Some(entry) = kept.get(name).filter(|entry| entry.number == number) {
-            return Arc::clone(entry);
-        }
-        if kept.len() >= MOST_KEPT
-            && let Some(any) = kept.keys().next().cloned()
-        {
-            // It is measured again when it is asked for.
-            kept.remove(&any);
-        }
-        let entry = Arc::new(Entry { number, cached: Mutex::default(), renewal: SingleFlight::new(Duration::ZERO) });
-        kept.insert(name.clone(), Arc::clone(&entry));
+        let unmeasured = || Ok::<_, Infallible>(Arc::new(Entry { cached: Mutex::default(), renewal: SingleFlight::new(Duration::ZERO) }));
+        let Ok(entry) = self.kept.get_or_insert_with(&(collection.name().clone(), collection.number()), unmeasured);
         entry
     }
 }

@@ -112,7 +112,7 @@ pub enum Error {
     Unsuitable(String),
     /// The database refused to do something; the source says why.
     #[error("the database of the collections: {0}")]
-    Sql(Box<sqlx::Error>),
+    Sql(Box<dyn std::error::Error + Send + Sync>),
     /// The operating system refused to read or write. The message of the source names the path.
     #[error(transparent)]
     Io(#[from] std::io::Error),

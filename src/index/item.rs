@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use super::{Error, Items, Kind, Spec};
 use dino_vision::anomaly::{MAX_STORED, PatchSet};
 use dino_vision::unicode::nfc;
+use dino_vision::unit_rows;
 
 /// Longest id and longest label, in bytes.
 pub const MAX_STRING: usize = 512;
@@ -209,8 +210,7 @@ pub(super) fn normalise(vector: &mut [f32], dim: usize, owner: impl FnOnce() -> 
     if let Some(at) = vector.iter().position(|x| !x.is_finite()) {
         return refuse(format!("number {at} of the vector is {}, only finite numbers can be compared", vector[at]));
     }
-    // In f64 neither the square of the largest f32 overflows nor that of the smallest vanishes.
-    let length = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
+    let length = unit_rows::length(&*vector);
     if length == 0.0 {
         return refuse("the vector is all zeros, it has no direction to compare".to_owned());
     }

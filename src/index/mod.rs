@@ -1,7 +1,7 @@
 //! Collections of labelled vectors: where they are kept, exact and approximate search, and the k-NN vote.
 //!
 //! A [`Store`] hands out [`Collection`]s. There are two: [`EmbeddedStore`], a folder that one process has open, and
-//! [`PostgresStore`], a database that several servers share.
+//! `PostgresStore`, a database that several servers share (feature `postgres`).
 //! [`dino_vision::vote`] turns the neighbours that a search finds into class scores, and a [`snapshot`] carries a collection elsewhere.
 
 mod bounded;
@@ -17,6 +17,7 @@ mod name;
 mod options;
 mod page;
 mod patches;
+#[cfg(feature = "postgres")]
 mod postgres;
 mod recall;
 mod sample;
@@ -25,6 +26,8 @@ pub mod snapshot;
 mod spec;
 mod store;
 mod value_set;
+#[cfg(not(feature = "postgres"))]
+mod without_postgres;
 
 pub use bounded::Bounded;
 pub use embedded::{EmbeddedCollection, EmbeddedStore, Similarity};
@@ -38,9 +41,12 @@ pub use name::CollectionName;
 pub use options::{Opening, Options, StoreOptions};
 pub use page::{MAX_PAGE, Page};
 pub use patches::{ANOMALOUS, NORMAL, PatchBank};
+#[cfg(feature = "postgres")]
 pub use postgres::{IndexUrl, PostgresCollection, PostgresOptions, PostgresStore};
 pub use recall::Recall;
 pub use sample::{Sample, Version};
 pub use search::{DEFAULT_EF, Neighbour, Search};
 pub use spec::{Kind, KindName, MAX_DIM, ModelTag, OnExisting, PatchOptions, Spec};
 pub use store::{Collection, Items, Store, Visit};
+#[cfg(not(feature = "postgres"))]
+pub use without_postgres::IndexUrl;

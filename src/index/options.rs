@@ -10,9 +10,14 @@ use std::{
 use clap::Args;
 use tokio::sync::oneshot;
 
-use super::{EmbeddedStore, Error, IndexOptions, IndexUrl, PostgresOptions, PostgresStore, Store, VectorFormat};
+use super::{EmbeddedStore, Error, IndexOptions, IndexUrl, Store, VectorFormat};
+#[cfg(feature = "postgres")]
+use super::{PostgresOptions, PostgresStore};
 
+/// Default of `--index-connections`. PostgreSQL's own default is to serve 100, from all servers together.
+const CONNECTIONS: u32 = 8;
 /// Longest that one statement of a command may take. Whole collections are read and written without a limit.
+#[cfg(feature = "postgres")]
 const COMMAND_TIMEOUT: Duration = Duration::from_mins(10);
 
 /// Flags that all programs share which open collections; each can also be set in the environment.
@@ -53,10 +58,12 @@ impl StoreOptions {
     /// not by a thread beside it.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] without a folder and a database, and those of [`EmbeddedStore::open`] and [`PostgresStore::open`].
+    /// [`Error::InvalidParameter`] without a folder and a database, and those of [`EmbeddedStore::open`] and `PostgresStore::open`.
     pub fn open(&self) -> Result<Box<dyn Store>, Error> {
         let index = IndexOptions { build_in_background: false, ..self.index_options(true) };
         if let Some(url) = &self.index {
+            url.check()?;
+            #[cfg(feature = "postgres")]
             return Ok(Box::new(PostgresStore::open(url, self.postgres_options(index, 1, COMMAND_TIMEOUT))?));
         }
         let folder = self.data_dir.as_ref().ok_or_else(|| Error::InvalidParameter("give --data-dir DIR or --index URL".to_owned()))?;
@@ -67,6 +74,7 @@ impl StoreOptions {
         IndexOptions { exact_below: self.exact_below, progress, vectors: self.vectors, ..IndexOptions::default() }
     }
 
+    #[cfg(feature = "postgres")]
     fn postgres_options(&self, index: IndexOptions, connections: u32, timeout: Duration) -> PostgresOptions {
         PostgresOptions { index, connections, timeout, scratch: self.data_dir.clone().unwrap_or_else(std::env::temp_dir) }
     }
@@ -80,7 +88,7 @@ pub struct Options {
     #[command(flatten)]
     pub store: StoreOptions,
     /// Most connections to the database of the collections.
-    #[arg(long, env = "DINO_INDEX_CONNECTIONS", default_value_t = PostgresOptions::CONNECTIONS, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000), help_heading = "Collections")]
+    #[arg(long, env = "DINO_INDEX_CONNECTIONS", default_value_t = CONNECTIONS, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000), help_heading = "Collections")]
     pub index_connections: u32,
 }
 
@@ -103,15 +111,20 @@ impl Options {
     ///
     /// # Errors
     /// What can be told at once: a folder in use, a URL that cannot be right.
+    #[cfg_attr(not(feature = "postgres"), expect(unused_variables, reason = "only databases have statements"))]
     pub fn open(&self, timeout: Duration) -> Result<(Option<Arc<dyn Store>>, Opening), Error> {
         let (done, opening) = oneshot::channel();
         let opening = Opening(opening);
         let index = self.store.index_options(stderr().is_terminal());
         if let Some(url) = &self.store.index {
-            let options = self.store.postgres_options(index, self.index_connections, timeout);
-            let store = PostgresStore::open_when_reachable(url, options)?;
-            let _ = done.send(Ok(()));
-            return Ok((Some(Arc::new(store)), opening));
+            url.check()?;
+            #[cfg(feature = "postgres")]
+            {
+                let options = self.store.postgres_options(index, self.index_connections, timeout);
+                let store = PostgresStore::open_when_reachable(url, options)?;
+                let _ = done.send(Ok(()));
+                return Ok((Some(Arc::new(store)), opening));
+            }
         }
         let Some(folder) = &self.store.data_dir else {
             let _ = done.send(Ok(()));

@@ -77,11 +77,13 @@ impl ValueSet {
             }
     }
 
+    #[cfg(any(test, feature = "postgres"))]
     pub(super) fn strings(&self) -> &[String] {
         &self.strings
     }
 
     /// All values but the strings.
+    #[cfg(any(test, feature = "postgres"))]
     pub(super) fn others(&self) -> impl Iterator<Item = Value> + '_ {
         let integers = self.integers.iter().filter_map(|&whole| Number::from_i128(whole)).map(Value::Number);
         let floats = self.floats.iter().filter_map(|&float| Number::from_f64(float)).map(Value::Number);

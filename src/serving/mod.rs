@@ -141,10 +141,7 @@ impl Served {
     /// size that the model takes.
     pub fn whole_picture(&self, longer_side: u32) -> impl Fn(&RgbImage) -> (Array3<f32>, PatchGrid) + Clone + Send + use<> {
         let (transform, patch, only_size) = (self.manifest.transform.clone(), self.manifest.patch_size, self.only_size);
-        move |picture| match only_size {
-            None => transform.whole_picture(picture, longer_side, patch),
-            Some(size) => transform.whole_picture_of_size(picture, size, patch),
-        }
+        move |picture| transform.whole_picture_within(picture, only_size, longer_side, patch)
     }
 
     /// The classifiers on its features, by name.

@@ -8,6 +8,7 @@ use ndarray::{Array4, ArrayViewD, Axis, stack};
 
 use crate::batch::{Engine, EngineError};
 use crate::model::{Manifest, Outputs, Precision};
+use crate::unit_rows;
 
 /// Cosines that f32 and bf16 have to reach. Rounding to bf16 costs 1e-4, a wrong layer 0.1 and more.
 const LEAST: f64 = 0.999;
@@ -172,7 +173,7 @@ impl OutputAgreement {
         } else {
             cosine(&expected, &found)
         };
-        let (from, to) = (length(&expected), length(&found));
+        let (from, to) = (unit_rows::length(&expected), unit_rows::length(&found));
         let length = if from.total_cmp(&to).is_eq() { 1.0 } else { to / from };
         Self { name, cosine, length }
     }
@@ -191,13 +192,9 @@ fn lower(a: f64, b: f64) -> f64 {
     if a.is_nan() || b.is_nan() { f64::NAN } else { a.min(b) }
 }
 
-fn length(array: &ArrayViewD<'_, f32>) -> f64 {
-    array.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt()
-}
-
 fn cosine(a: &ArrayViewD<'_, f32>, b: &ArrayViewD<'_, f32>) -> f64 {
     let product: f64 = a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
-    let (a, b) = (length(a), length(b));
+    let (a, b) = (unit_rows::length(a), unit_rows::length(b));
     // Nothing, on both sides or on one.
     if a * b <= 0.0 { f64::from(u8::from(a <= 0.0 && b <= 0.0)) } else { product / (a * b) }
 }

@@ -20,6 +20,7 @@ use ndarray::{Array3, ArrayView3, Axis, concatenate, s};
 
 use crate::model::Outputs;
 pub use crate::pooling::{Pooling, UnknownOption};
+use crate::unit_rows;
 
 /// Why there is no embedding.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -121,7 +122,7 @@ pub fn normalise(rows: &mut Array3<f32>) {
     const SMALLEST: f32 = 1e-12;
 
     for mut row in rows.rows_mut() {
-        let length = row.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt() as f32;
+        let length = unit_rows::length(&row) as f32;
         row /= length.max(SMALLEST);
     }
 }

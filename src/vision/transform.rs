@@ -173,8 +173,15 @@ impl Transform {
         (self.stretched(picture, grid.rows as u32 * patch, grid.columns as u32 * patch), grid)
     }
 
-    /// The same for a model that takes pictures of one size (height, width) alone.
-    pub fn whole_picture_of_size(&self, picture: &RgbImage, (height, width): (u32, u32), patch: u32) -> (Array3<f32>, PatchGrid) {
+    /// The same for a model that may take pictures of one size (height, width) alone.
+    pub fn whole_picture_within(
+        &self,
+        picture: &RgbImage,
+        only_size: Option<(u32, u32)>,
+        longer_side: u32,
+        patch: u32,
+    ) -> (Array3<f32>, PatchGrid) {
+        let Some((height, width)) = only_size else { return self.whole_picture(picture, longer_side, patch) };
         let grid = PatchGrid { rows: (height / patch) as usize, columns: (width / patch) as usize };
         (self.stretched(picture, height, width), grid)
     }

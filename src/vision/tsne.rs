@@ -10,6 +10,7 @@ use rayon::prelude::*;
 
 use crate::cancel::{self, Cancelled};
 use crate::lanczos::{largest, start};
+use crate::unit_rows;
 
 /// How a map is made.
 #[derive(Clone, Debug, PartialEq)]
@@ -74,13 +75,7 @@ pub fn map(mut features: Array2<f32>, options: &Options) -> Result<Array2<f32>, 
     if options.perplexity.is_nan() || options.perplexity < 1.0 {
         return Err(Error::Perplexity(options.perplexity));
     }
-    for (row, mut feature) in features.axis_iter_mut(Axis(0)).enumerate() {
-        let length = feature.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
-        if !length.is_finite() || length == 0.0 {
-            return Err(Error::Feature(row));
-        }
-        feature.mapv_inplace(|x| (f64::from(x) / length) as f32);
-    }
+    unit_rows::scale(&mut features).map_err(Error::Feature)?;
     let perplexity = options.perplexity.min((count - 1) as f32 / 3.0);
     let neighbours = neighbours(&features, (3.0 * perplexity) as usize);
     cancel::check()?;

@@ -17,7 +17,6 @@ pub mod kernels;
 pub mod log;
 pub mod ops;
 pub mod process;
-pub mod protobuf;
 pub mod run;
 pub mod show;
 pub mod weights;

@@ -70,6 +70,19 @@ fn a_data_file_that_is_not_the_exported_one_is_named() {
     fs::write(&data, &bytes[..bytes.len() / 2]).unwrap();
     assert!(matches!(refusal(&folder), ModelError::Hash { path, .. } if path == data));
 
+    let manifest = folder.join("manifest.json");
+    let whole = fs::read(&manifest).unwrap();
+    let mut without: serde_json::Value = serde_json::from_slice(&whole).unwrap();
+    without["files"]["f32"].as_object_mut().unwrap().remove("data").unwrap();
+    fs::write(&manifest, without.to_string()).unwrap();
+    fs::write(&data, &bytes).unwrap();
+    let error = refusal(&folder);
+    assert!(
+        matches!(&error, ModelError::Data { name, reason, .. } if name == "model.onnx_data" && reason.contains("does not list")),
+        "{error}"
+    );
+    fs::write(&manifest, &whole).unwrap();
+
     fs::remove_file(&data).unwrap();
     let error = refusal(&folder).to_string();
     assert!(error.contains("model.onnx_data is not there") && error.contains("copy it"), "{error}");

@@ -161,6 +161,12 @@ fn attention_is_drawn_for_every_picture_that_can_be_read() {
     let photo = root().join("tests/photos/chelsea.png");
     succeed(dino_train("attention", &["--sheets-only"], &[("--model", &model), ("--images", &photo), ("--out", &sheet)]));
     assert_eq!(names(&sheet), ["chelsea.png.sheet.png"]);
+    // A model of one size takes the whole picture in that size.
+    let (checkpoint, fixed, sheet) =
+        (root().join("tests/golden/checkpoints/hf-dinov2"), folder.path().join("fixed"), folder.path().join("fixed-sheets"));
+    succeed(dino_train("export", &["--static", "28,56"], &[("--checkpoint", &checkpoint), ("--out", &fixed)]));
+    succeed(dino_train("attention", &["--sheets-only"], &[("--model", &fixed), ("--images", &photo), ("--out", &sheet)]));
+    assert_eq!(names(&sheet), ["chelsea.png.sheet.png"]);
     let refused = dino_train("attention", &["--threshold", "0"], &[("--model", &model), ("--images", &photo), ("--out", &sheet)]);
     assert_eq!(refused.status.code(), Some(2));
 }

@@ -1,6 +1,7 @@
 //! `dino-server import`: a folder or a table becomes a collection.
 
 mod pictures;
+#[cfg(feature = "parquet")]
 mod vectors;
 
 use std::collections::HashMap;
@@ -8,9 +9,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use clap::builder::{PathBufValueParser, TypedValueParser as _};
 use dino_hub::Location;
 use dino_server::files::table::{self, Columns, Table};
-use dino_server::index::{Collection, CollectionName, Error, Item, NewItem, Spec, Store};
+use dino_server::index::{Collection, CollectionName, Error, NewItem, Spec, Store};
 use dino_vision::bulk::tree;
 use dino_vision::model::{Device, Precision};
 use indicatif::ProgressBar;
@@ -29,7 +31,7 @@ pub(crate) struct Args {
     images: Option<PathBuf>,
     /// Table (.csv, .tsv, either of them with .gz, or .parquet, with column names) of pictures, or a .parquet that `embed` wrote, whose vectors are taken as they are.
     /// Paths begin at the table's own folder unless --images is given. Columns without a meaning become metadata.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = PathBufValueParser::new().try_map(table::supported))]
     table: Option<PathBuf>,
     /// Column of the paths [default: path, `file_name`, filename, file or image].
     #[arg(long, value_name = "NAME", requires = "table")]
@@ -88,6 +90,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     };
     match (&args.table, &args.images) {
         (Some(file), images) => match table::open(file, &columns, args.embed)? {
+            #[cfg(feature = "parquet")]
             Table::Vectors(found) => vectors::run(args, file, *found),
             Table::Pictures(found) => {
                 ignored(&found.ignored);
@@ -114,7 +117,6 @@ struct Target<'a> {
     spec: Spec,
     /// Id and source of what is there already.
     present: HashMap<String, Option<String>>,
-    force: bool,
     counts: Counts,
 }
 
@@ -136,12 +138,7 @@ impl<'a> Target<'a> {
             Err(Error::NoCollection(_)) => HashMap::new(),
             Err(error) => return Err(error.into()),
         };
-        Ok(Self { store, name: &args.collection, spec, present, force: args.force, counts: Counts::default() })
-    }
-
-    /// Whether this very picture is stored under this id.
-    fn has(&self, item: &Item) -> bool {
-        item.source.is_some() && self.present.get(&item.id) == Some(&item.source)
+        Ok(Self { store, name: &args.collection, spec, present, counts: Counts::default() })
     }
 
     fn skip(&mut self, progress: &ProgressBar, what: &str, reason: &str) {

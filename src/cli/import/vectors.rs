@@ -25,9 +25,10 @@ pub(super) fn run(args: &Args, file: &Path, mut vectors: Vectors) -> anyhow::Res
         }
         let mut items = Vec::with_capacity(rows.len());
         for (item, vector) in rows {
-            let known = target.has(&item);
+            // Whether this very picture is stored under this id.
+            let known = item.source.is_some() && target.present.get(&item.id) == Some(&item.source);
             let unchanged = match &stored {
-                Some(collection) if known && !target.force => collection.get(&item.id)?.item == item,
+                Some(collection) if known && !args.force => collection.get(&item.id)?.item == item,
                 _ => false,
             };
             if unchanged {

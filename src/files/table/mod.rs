@@ -3,7 +3,9 @@
 //! A CSV file may be compressed with gzip. One column has the paths, others may have ids and labels; all that is left becomes metadata.
 
 mod csv;
+#[cfg(feature = "parquet")]
 mod json;
+#[cfg(feature = "parquet")]
 mod parquet;
 
 use std::collections::HashMap;
@@ -13,6 +15,7 @@ use crate::files::vectors;
 use crate::index::{Item, MAX_STRING};
 use dino_vision::bulk::names;
 
+#[cfg(feature = "parquet")]
 pub use parquet::{VectorBatch, VectorRow, Vectors};
 
 /// Columns with a meaning of their own; `None` takes the usual names where the table has them.
@@ -44,6 +47,7 @@ pub enum Table {
     /// Pictures to embed.
     Pictures(Pictures),
     /// Vectors that `embed` made.
+    #[cfg(feature = "parquet")]
     Vectors(Box<Vectors>),
 }
 
@@ -69,6 +73,10 @@ pub enum Error {
     /// Its name says nothing of its format.
     #[error("{}: a table ends in .csv, .tsv or .parquet (the first two may have .gz behind)", .0.display())]
     Kind(PathBuf),
+    /// It is Parquet, which this build does not read.
+    #[cfg(not(feature = "parquet"))]
+    #[error("{}: {}", .0.display(), super::NO_PARQUET)]
+    NoParquet(PathBuf),
     /// The file is not of its format.
     #[error("{}: {reason}", path.display())]
     Format {
@@ -121,14 +129,49 @@ pub enum Error {
 ///
 /// # Errors
 /// See [`Error`]; all of a CSV file is checked, and of a Parquet file whatever is not vectors.
+#[cfg_attr(not(feature = "parquet"), expect(unused_variables, reason = "only Parquet holds vectors"))]
 pub fn open(path: &Path, columns: &Columns, embed: bool) -> Result<Table, Error> {
+    match format(path)? {
+        Format::Separated { separator, is_compressed } => csv::read(path, columns, separator, is_compressed).map(Table::Pictures),
+        #[cfg(feature = "parquet")]
+        Format::Parquet => parquet::open(path, columns, embed),
+    }
+}
+
+/// Refuses the name of a table that this build cannot read, before anything else is done.
+///
+/// # Errors
+/// `Error::NoParquet`, which exists only without the feature `parquet`.
+pub fn supported(path: PathBuf) -> Result<PathBuf, Error> {
+    match format(&path) {
+        #[cfg(not(feature = "parquet"))]
+        Err(error @ Error::NoParquet(_)) => Err(error),
+        _ => Ok(path),
+    }
+}
+
+/// How a table is written.
+enum Format {
+    Separated {
+        separator: u8,
+        is_compressed: bool,
+    },
+    #[cfg(feature = "parquet")]
+    Parquet,
+}
+
+/// What the name of a table says.
+fn format(path: &Path) -> Result<Format, Error> {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_ascii_lowercase();
     let plain = name.strip_suffix(".gz").unwrap_or(&name);
     let is_compressed = plain.len() < name.len();
     match plain.rsplit_once('.').map(|(_, ending)| ending) {
-        Some("csv") => csv::read(path, columns, b',', is_compressed).map(Table::Pictures),
-        Some("tsv") => csv::read(path, columns, b'\t', is_compressed).map(Table::Pictures),
-        Some("parquet") if !is_compressed => parquet::open(path, columns, embed),
+        Some("csv") => Ok(Format::Separated { separator: b',', is_compressed }),
+        Some("tsv") => Ok(Format::Separated { separator: b'\t', is_compressed }),
+        #[cfg(feature = "parquet")]
+        Some("parquet") if !is_compressed => Ok(Format::Parquet),
+        #[cfg(not(feature = "parquet"))]
+        Some("parquet") if !is_compressed => Err(Error::NoParquet(path.to_owned())),
         _ => Err(Error::Kind(path.to_owned())),
     }
 }
@@ -153,12 +196,6 @@ struct Places {
     path: usize,
     id: Option<usize>,
     label: Option<usize>,
-}
-
-impl Places {
-    fn all(&self) -> impl Iterator<Item = usize> {
-        [Some(self.path), self.id, self.label].into_iter().flatten()
-    }
 }
 
 impl Columns {

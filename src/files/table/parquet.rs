@@ -38,6 +38,12 @@ pub struct Vectors {
     named_by_path: HashMap<String, usize>,
 }
 
+impl Places {
+    fn all(&self) -> impl Iterator<Item = usize> {
+        [Some(self.path), self.id, self.label].into_iter().flatten()
+    }
+}
+
 struct Rows {
     path: PathBuf,
     columns: Columns,
@@ -187,9 +193,9 @@ impl Rows {
 
 /// The columns that become metadata.
 fn metadata<'a>(schema: &'a Schema, places: &Places) -> impl Iterator<Item = (usize, &'a Field)> {
-    let taken = [Some(places.path), places.id, places.label];
+    let taken: Vec<usize> = places.all().collect();
     let fields = schema.fields().iter().map(AsRef::as_ref).enumerate();
-    fields.filter(move |(column, field)| !taken.contains(&Some(*column)) && !is_of_vectors(field.name()))
+    fields.filter(move |(column, field)| !taken.contains(column) && !is_of_vectors(field.name()))
 }
 
 /// Rows that can be stored, and the numbers of those that cannot, with the reason.

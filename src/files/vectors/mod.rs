@@ -5,6 +5,7 @@
 //! metadata, beside `FILE.npy` the object `dino` of `FILE.npy.json`.
 
 mod npy;
+#[cfg(feature = "parquet")]
 mod parquet;
 pub mod parts;
 
@@ -20,7 +21,17 @@ use crate::encoding::{Dtype, Encoded};
 use dino_vision::embedding::{Pooling, normalise};
 use parts::Parts;
 
-pub use parquet::{EMBEDDING, LABEL, PATH, SHA256, header_of};
+#[cfg(feature = "parquet")]
+pub use parquet::header_of;
+
+/// Column of the paths below the folder.
+pub const PATH: &str = "path";
+/// Column of the classes.
+pub const LABEL: &str = "label";
+/// Column of the files' SHA-256, in hex.
+pub const SHA256: &str = "sha256";
+/// Column of the vectors: lists of one fixed length; the rows of a picture with several follow each other.
+pub const EMBEDDING: &str = "embedding";
 
 /// Version of [`Header`] and of the columns.
 const FORMAT: u32 = 1;
@@ -31,6 +42,7 @@ const HEADER: &str = "dino";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// A Parquet file.
+    #[cfg(feature = "parquet")]
     Parquet(PathBuf),
     /// A NumPy array, with its rows' paths in a JSON file beside it.
     Npy(PathBuf),
@@ -42,7 +54,10 @@ impl FromStr for Target {
     fn from_str(text: &str) -> Result<Self, String> {
         let path = PathBuf::from(text);
         match path.extension().and_then(|ending| ending.to_str()) {
+            #[cfg(feature = "parquet")]
             Some("parquet") => Ok(Self::Parquet(path)),
+            #[cfg(not(feature = "parquet"))]
+            Some("parquet") => Err(super::NO_PARQUET.to_owned()),
             Some("npy") => Ok(Self::Npy(path)),
             _ => Err("the name has to end in .parquet or .npy".to_owned()),
         }
@@ -121,7 +136,9 @@ impl Target {
     /// The file of the embeddings.
     pub fn path(&self) -> &Path {
         match self {
-            Self::Parquet(path) | Self::Npy(path) => path,
+            #[cfg(feature = "parquet")]
+            Self::Parquet(path) => path,
+            Self::Npy(path) => path,
         }
     }
 
@@ -134,6 +151,7 @@ impl Target {
             return Ok(None);
         }
         let header = match self {
+            #[cfg(feature = "parquet")]
             Self::Parquet(path) => header_of(path)?,
             Self::Npy(path) => npy::header_of(path)?,
         };
@@ -146,6 +164,7 @@ impl Target {
     /// Those of reading the parts and writing.
     pub fn write(&self, header: &Header, parts: &Parts) -> Result<(), Error> {
         match self {
+            #[cfg(feature = "parquet")]
             Self::Parquet(path) => replace(path, |out| parquet::write(path, header, parts, out)),
             Self::Npy(path) => npy::write(path, header, parts),
         }

@@ -17,17 +17,9 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::schema::types::ColumnPath;
 
 use super::parts::{Parts, Row};
-use super::{Error, HEADER, Header, encoded, parse_header};
+use super::{EMBEDDING, Error, HEADER, Header, LABEL, PATH, SHA256, encoded, parse_header};
 use crate::encoding::{Dtype, Encoded, Values};
 
-/// Column of the paths below the folder.
-pub const PATH: &str = "path";
-/// Column of the classes.
-pub const LABEL: &str = "label";
-/// Column of the files' SHA-256, in hex.
-pub const SHA256: &str = "sha256";
-/// Column of the vectors: lists of one fixed length; the rows of a picture with several follow each other.
-pub const EMBEDDING: &str = "embedding";
 /// Column of int8: what each row of numbers is to be multiplied with.
 const SCALES: &str = "scales";
 /// Numbers in one row group, which is held in memory until it is complete.

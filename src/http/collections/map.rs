@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use ndarray::Array2;
-use parking_lot::Mutex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -30,17 +29,17 @@ use dino_vision::tsne;
 /// Most items on a map: time grows with their number, and memory with its square.
 const MAX_POINTS: usize = 3000;
 /// Memory of the maps that are kept, in bytes: labels may make one of them large.
-const MAX_CACHED: usize = 64 << 20;
+const MAX_CACHED: u64 = 64 << 20;
 
 /// Makes maps on a thread of its own and caches them. A map takes a core for seconds: on the pool, pictures would wait for it.
 pub(crate) struct MapBuilder {
     thread: Pool,
-    cache: Mutex<MapCache>,
+    cache: MapCache,
 }
 
 impl Default for MapBuilder {
     fn default() -> Self {
-        Self { thread: Pool::new(1), cache: Mutex::new(MapCache::new(MAX_CACHED)) }
+        Self { thread: Pool::new(1), cache: MapCache::new(MAX_CACHED) }
     }
 }
 
@@ -48,7 +47,7 @@ impl MapBuilder {
     /// The map that was made of just what the collection holds.
     fn find(&self, collection: &dyn Collection, points: usize) -> Result<Option<Arc<Map>>, Error> {
         let now = collection.version()?;
-        Ok(self.cache.lock().find(collection.name(), points, now))
+        Ok(self.cache.find(collection.name(), points, now))
     }
 }
 
@@ -144,7 +143,7 @@ fn make(maps: &MapBuilder, collection: &dyn Collection, points: usize) -> Result
         Point { id, labels, x, y, has_image: *has_picture }
     });
     let map = Arc::new(Map { collection: collection.name().to_string(), count: version.count, points: points_of.collect() });
-    maps.cache.lock().insert(collection.name(), points, version, &map);
+    maps.cache.insert(collection.name(), points, version, &map);
     Ok(map)
 }
 

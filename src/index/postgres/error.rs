@@ -42,5 +42,7 @@ pub(super) fn is_locked(error: &Error) -> bool {
 }
 
 fn has_code(error: &Error, wanted: &str) -> bool {
-    matches!(error, Error::Sql(source) if source.as_database_error().and_then(sqlx::error::DatabaseError::code).is_some_and(|code| code == wanted))
+    let Error::Sql(source) = error else { return false };
+    let code = source.downcast_ref().and_then(sqlx::Error::as_database_error).and_then(sqlx::error::DatabaseError::code);
+    code.is_some_and(|code| code == wanted)
 }

@@ -68,11 +68,6 @@ pub struct PostgresOptions {
     pub scratch: PathBuf,
 }
 
-impl PostgresOptions {
-    /// Default of `connections`. PostgreSQL's own default is to serve 100, from all servers together.
-    pub const CONNECTIONS: u32 = 8;
-}
-
 impl PostgresStore {
     /// Connects, and brings the tables to the version of this program.
     ///

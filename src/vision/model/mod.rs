@@ -185,7 +185,8 @@ impl Model {
     }
 
     /// Loads the file of the precision once, checks its hash, and starts `count` sessions of it. A plain ONNX file, which may have
-    /// its weights in others, is hashed after the sessions were started: they have the weights of the fingerprint, or are refused.
+    /// its weights in others, is hashed after the sessions were started, unless it was read for them: they have the weights of the
+    /// fingerprint, or are refused.
     ///
     /// # Errors
     /// Everything but [`ModelError::Input`], [`ModelError::Size`] and [`ModelError::Run`].
@@ -194,12 +195,16 @@ impl Model {
             return Ok(Vec::new());
         }
         if let Some(plain) = &self.plain {
+            let changed = || ModelError::Changed { path: self.path.clone() };
             let loaded = if plain.linked { Some(Loaded::read(&self.path)?) } else { None };
+            if loaded.as_ref().is_some_and(|loaded| loaded.sha256() != self.manifest.source.sha256) {
+                return Err(changed());
+            }
             let graph = loaded.as_ref().map_or(Graph::File, |loaded| Graph::Bytes { graph: &loaded.graph, data: &loaded.data });
             let sessions =
                 (0..count).map(|_| Session::of_file(graph, &self.path, plain.binding.clone(), options)).collect::<Result<Vec<_>, _>>()?;
-            if plain.sha256(&self.path)? != self.manifest.source.sha256 {
-                return Err(ModelError::Changed { path: self.path.clone() });
+            if loaded.is_none() && plain.sha256(&self.path)? != self.manifest.source.sha256 {
+                return Err(changed());
             }
             return Ok(sessions);
         }
@@ -220,6 +225,11 @@ impl Model {
             if same { Ok(()) } else { Err(ModelError::Hash { path: path.to_owned(), expected, found }) }
         };
         check(&path, sha256(&graph), &file.sha256)?;
+        let listed = |name: &String| file.data.iter().any(|data| data.name == *name);
+        if let Some(name) = external_data::names(&path, &graph)?.into_iter().find(|name| !listed(name)) {
+            let reason = "manifest.json does not list that file, so that its hash cannot be checked: export the model again".to_owned();
+            return Err(ModelError::Data { path, name, reason });
+        }
         let data = file.data.iter().map(|data| DataFile::read(&path, &data.name)).collect::<Result<Vec<_>, _>>()?;
         for (read, said) in data.iter().zip(&file.data) {
             check(&self.path.join(&said.name), read.sha256(), &said.sha256)?;

@@ -1,7 +1,8 @@
 //! Resampling of the part of a picture that is kept, as Pillow does it.
 
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::images::{TypedImage, TypedImageRef};
+use fast_image_resize::pixels::U8x3;
+use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
 
 use super::Interpolation;
@@ -83,10 +84,11 @@ fn pass(
     interpolation: Interpolation,
 ) -> RgbImage {
     const WHY: &str = "buffers have the size of their pictures, and windows lie inside";
-    let source = ImageRef::new(picture.width(), picture.height(), picture.as_raw(), PixelType::U8x3).expect(WHY);
+    // With a type of pixels, code for the other types is not compiled: it would be half of this crate's code.
+    let source = TypedImageRef::<U8x3>::from_buffer(picture.width(), picture.height(), picture.as_raw()).expect(WHY);
     let mut result = RgbImage::new(width, height);
-    let mut target = Image::from_slice_u8(width, height, result.as_mut(), PixelType::U8x3).expect(WHY);
+    let mut target = TypedImage::<U8x3>::from_buffer(width, height, result.as_mut()).expect(WHY);
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(interpolation.filter())).crop(left, top, from_width, from_height);
-    Resizer::new().resize(&source, &mut target, &options).expect(WHY);
+    Resizer::new().resize_typed(&source, &mut target, &options).expect(WHY);
     result
 }

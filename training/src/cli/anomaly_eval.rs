@@ -235,10 +235,7 @@ impl<'a> Eye<'a> {
     /// The patch tokens `[patches, dim]` of a picture, and their grid.
     fn look(&mut self, picture: &RgbImage) -> anyhow::Result<(Array2<f32>, PatchGrid)> {
         let Manifest { transform, patch_size, registers, .. } = self.model.manifest();
-        let (input, grid) = match self.model.only_size() {
-            None => transform.whole_picture(picture, self.side, *patch_size),
-            Some(size) => transform.whole_picture_of_size(picture, size, *patch_size),
-        };
+        let (input, grid) = transform.whole_picture_within(picture, self.model.only_size(), self.side, *patch_size);
         let outputs = self.session.run(input.view().insert_axis(Axis(0)))?;
         let features = pool_layer(&outputs, None, *registers as usize, Pooling::Patches)?.index_axis_move(Axis(0), 0);
         let grid = match (&outputs.last_hidden_state, &outputs.feature_map) {

@@ -6,6 +6,7 @@ use anyhow::{Context as _, bail, ensure};
 use dino_vision::bulk::{self, Worker, tree};
 use dino_vision::embedding::Pooling;
 use dino_vision::media::{self, Limits};
+use dino_vision::model::Model;
 use ndarray::Axis;
 
 use super::backbone::BackboneArgs;
@@ -26,7 +27,8 @@ pub struct Args {
     /// Share of the attention's mass that a mask keeps.
     #[arg(long, value_parser = dino_program::flags::part::<f32>, default_value_t = 0.6)]
     threshold: f32,
-    /// Length in pixels to which the longer side is resized. Larger is finer, and slower with the square.
+    /// Length in pixels to which the longer side is resized. Larger is finer, and slower with the square. A model of one size (exported
+    /// with --static) sees the whole picture in that size.
     #[arg(long, default_value_t = 480, value_parser = clap::value_parser!(u32).range(1..=4096))]
     image_size: u32,
     /// Write the sheets alone, OUT/NAME.sheet.png.
@@ -50,11 +52,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         args.backbone.model
     );
     let mut embedder = backbone.embedder(Pooling::Cls)?;
-    let patch = backbone.model.manifest().patch_size;
     let bar = progress::bar(files.len(), "draw");
     let work = |worker: &mut Worker<'_>, index: usize| {
         let (path, name) = &files[index];
-        let drawn = draw(args, worker, patch, path, name);
+        let drawn = draw(args, worker, &backbone.model, path, name);
         bar.inc(1);
         drawn
     };
@@ -94,10 +95,11 @@ fn files(images: &Path) -> anyhow::Result<Vec<(PathBuf, String)>> {
     Ok(vec![(images.to_owned(), name.to_owned())])
 }
 
-fn draw(args: &Args, worker: &mut Worker<'_>, patch: u32, path: &Path, name: &str) -> anyhow::Result<()> {
+fn draw(args: &Args, worker: &mut Worker<'_>, model: &Model, path: &Path, name: &str) -> anyhow::Result<()> {
     let bytes = bulk::read(path)?;
     let picture = media::decode(&bytes, &Limits::default()).map_err(bulk::Error::from)?;
-    let (pixels, grid) = worker.transform().whole_picture(&picture, args.image_size, patch);
+    let patch = model.manifest().patch_size;
+    let (pixels, grid) = worker.transform().whole_picture_within(&picture, model.only_size(), args.image_size, patch);
     let outputs = worker.run(pixels).map_err(bulk::Error::from)?;
     let Some(attention) = outputs.attention else { bail!("this model does not give its attention: export it from its checkpoint") };
     let attention = Attention::new(attention.index_axis(Axis(0), 0), grid);

@@ -9,8 +9,9 @@ use std::sync::{Arc, OnceLock};
 use dino_vision::bulk::tree;
 use dino_vision::media::{self, Limits};
 use dino_vision::model::sha256;
-use fast_image_resize::images::Image;
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::images::{TypedImage, TypedImageRef};
+use fast_image_resize::pixels::U8x3;
+use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
 use rayon::prelude::*;
 
@@ -312,10 +313,14 @@ pub(super) fn resample(picture: &RgbImage, window: (f64, f64, f64, f64), width: 
 
 /// The same by any antialiased filter.
 pub(super) fn resample_with(filter: FilterType, picture: &RgbImage, window: (f64, f64, f64, f64), width: u32, height: u32) -> RgbImage {
-    let mut target = Image::new(width, height, PixelType::U8x3);
-    let source = fast_image_resize::images::ImageRef::new(picture.width(), picture.height(), picture.as_raw(), PixelType::U8x3);
+    let mut result = RgbImage::new(width, height);
+    // With a type of pixels, code for the other types is not compiled.
+    let source = TypedImageRef::<U8x3>::from_buffer(picture.width(), picture.height(), picture.as_raw());
+    let target = TypedImage::<U8x3>::from_buffer(width, height, result.as_mut());
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter)).crop(window.0, window.1, window.2, window.3);
-    let done = source.map(|source| Resizer::new().resize(&source, &mut target, &options));
-    debug_assert!(matches!(done, Ok(Ok(()))), "the window lies inside the picture");
-    RgbImage::from_raw(width, height, target.into_vec()).unwrap_or_else(|| RgbImage::new(width, height))
+    if let (Ok(source), Ok(mut target)) = (source, target) {
+        let done = Resizer::new().resize_typed(&source, &mut target, &options);
+        debug_assert!(done.is_ok(), "the window lies inside the picture");
+    }
+    result
 }

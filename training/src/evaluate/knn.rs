@@ -3,8 +3,9 @@
 
 use std::collections::{BTreeSet, BinaryHeap};
 
+use dino_vision::unit_rows;
 use dino_vision::vote::vote;
-use ndarray::{Array2, ArrayView2, Axis, s};
+use ndarray::{Array2, ArrayView2, s};
 use rayon::prelude::*;
 use serde::ser::{Serialize, Serializer};
 
@@ -76,13 +77,7 @@ impl Features {
         if vectors.is_empty() {
             return Err(Error::Empty(name));
         }
-        for (row, mut vector) in vectors.axis_iter_mut(Axis(0)).enumerate() {
-            let length = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
-            if !length.is_finite() || length == 0.0 {
-                return Err(Error::Feature { name, row });
-            }
-            vector.mapv_inplace(|x| (f64::from(x) / length) as f32);
-        }
+        unit_rows::scale(&mut vectors).map_err(|row| Error::Feature { name, row })?;
         let distinct = classes.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
         Ok(Self { vectors, classes, distinct })
     }

@@ -11,7 +11,7 @@ use anyhow::Result;
 use serde_json::Value;
 
 use crate::log::Line;
-use crate::protobuf::{key, message, varint_field};
+use dino_vision::protobuf::{key, message, varint_field};
 
 /// An open event file.
 #[derive(Debug)]

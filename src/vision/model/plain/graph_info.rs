@@ -1,14 +1,12 @@
 //! What the file itself says, without running it: where its weights are, and what they look like.
 
-use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
-use onnx_rs::ast::{Attribute, DataType, Graph, Model, Node, SparseTensor, TensorProto};
+use onnx_rs::ast::{Attribute, DataType, Graph, Node};
 use sha2::{Digest, Sha256};
 
-use super::super::external_data::beside;
 use super::super::fingerprint::hex;
 use super::super::{ModelError, Precision};
 
@@ -19,10 +17,6 @@ const MOST_BYTES: u64 = 1 << 31;
 
 /// What a plain ONNX file says of itself.
 pub(super) struct GraphInfo {
-    /// SHA-256 over the file and, after it, the files that hold its weights.
-    pub(super) sha256: String,
-    /// The other files that hold its weights.
-    pub(super) beside: Vec<PathBuf>,
     /// Type of most of its weights.
     pub(super) precision: Precision,
     /// Side of the patches, from the convolution that cuts them out.
@@ -32,22 +26,13 @@ pub(super) struct GraphInfo {
 }
 
 impl GraphInfo {
-    /// Looks into `bytes`, the file at `path` that ONNX Runtime has accepted, and reads those beside it that hold its weights.
+    /// Looks into `bytes`, the file at `path` that ONNX Runtime has accepted.
     pub(super) fn of(path: &Path, bytes: &[u8]) -> Result<Self, ModelError> {
         let reject = |reason: String| ModelError::Graph { path: path.to_owned(), reason };
         let model =
             onnx_rs::parse(bytes).map_err(|error| reject(format!("it is no ONNX file, or a damaged or truncated one ({error})")))?;
         let graph = model.graph.as_ref().ok_or_else(|| reject("it is no ONNX file, or a truncated one (it holds no graph)".to_owned()))?;
-        let mut hash = Sha256::new_with_prefix(bytes);
-        let mut files = Vec::new();
-        for location in external(&model) {
-            let file = beside(path, location).map_err(|reason| reject(format!("it has its weights in `{location}`, and {reason}")))?;
-            hash_file(&file, &mut hash).map_err(|error| reject(format!("its weights are in {location}: {error}")))?;
-            files.push(file);
-        }
         Ok(Self {
-            sha256: hex(&hash.finalize()),
-            beside: files,
             precision: precision(graph),
             patch: patch(graph),
             made_by: format!("{} {}", model.producer_name, model.producer_version).trim().chars().take(100).collect(),
@@ -69,37 +54,13 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, ModelError> {
 pub(super) fn sha256(path: &Path, beside: &[PathBuf]) -> std::io::Result<String> {
     let mut hash = Sha256::new();
     hash_file(path, &mut hash)?;
+    sha256_after(hash, beside)
+}
+
+/// As [`sha256`], where the file itself went into the hash already.
+pub(super) fn sha256_after(mut hash: Sha256, beside: &[PathBuf]) -> std::io::Result<String> {
     beside.iter().try_for_each(|file| hash_file(file, &mut hash))?;
     Ok(hex(&hash.finalize()))
-}
-
-/// Names of the other files that hold weights.
-fn external<'a>(model: &'a Model<'a>) -> BTreeSet<&'a str> {
-    let mut tensors = Vec::new();
-    model.graph.iter().for_each(|graph| of_graph(graph, &mut tensors));
-    model.functions.iter().flat_map(|function| &function.node).for_each(|node| of_node(node, &mut tensors));
-    let entries = tensors.into_iter().flat_map(TensorProto::external_data);
-    entries.filter(|entry| entry.key == "location").map(|entry| entry.value).collect()
-}
-
-/// Collects the tensors of a graph and of all graphs in it.
-fn of_graph<'a>(graph: &'a Graph<'a>, tensors: &mut Vec<&'a TensorProto<'a>>) {
-    tensors.extend(&graph.initializer);
-    tensors.extend(graph.sparse_initializer.iter().flat_map(parts));
-    graph.node.iter().for_each(|node| of_node(node, tensors));
-}
-
-fn of_node<'a>(node: &'a Node<'a>, tensors: &mut Vec<&'a TensorProto<'a>>) {
-    for attribute in &node.attribute {
-        tensors.extend(attribute.t.iter().chain(&attribute.tensors));
-        tensors.extend(attribute.sparse_tensor.iter().chain(&attribute.sparse_tensors).flat_map(parts));
-        attribute.g.iter().for_each(|graph| of_graph(graph, tensors));
-        attribute.graphs.iter().for_each(|graph| of_graph(graph, tensors));
-    }
-}
-
-fn parts<'a>(sparse: &'a SparseTensor<'a>) -> impl Iterator<Item = &'a TensorProto<'a>> {
-    sparse.values.iter().chain(&sparse.indices)
 }
 
 fn hash_file(path: &Path, hash: &mut Sha256) -> std::io::Result<()> {

@@ -11,6 +11,8 @@ mod output_mapping;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest as _, Sha256};
+
 use super::external_data::{self, Loaded};
 use super::manifest::{File, Manifest, Source};
 use super::session::{Binding, Graph};
@@ -55,13 +57,17 @@ pub(super) fn inspect(path: &Path) -> Result<(Manifest, Plain), ModelError> {
     // Read before it is loaded: what is written to it from here on changes the hash that the sessions are compared with.
     let bytes = graph_info::read(path)?;
     let mut prepared = InputTransform::find(path)?;
-    // ONNX Runtime first: its parser bounds how deeply a file nests, ours does not.
-    let linked = external_data::is_linked(path, &bytes)?;
-    let mut dry_run = if linked {
-        let loaded = Loaded::read(path)?;
-        DryRun::open(Graph::Bytes { graph: &loaded.graph, data: &loaded.data }, path)?
+    let beside = external_data::places(path, &bytes)?;
+    let linked = !beside.is_empty() && (path.is_symlink() || beside.iter().any(|file| file.is_symlink()));
+    // ONNX Runtime before `GraphInfo`: its parser bounds how deeply a file nests, that of onnx-rs does not.
+    let (mut dry_run, bytes, sha256) = if linked {
+        let loaded = Loaded::of(path, bytes)?;
+        let dry_run = DryRun::open(Graph::Bytes { graph: &loaded.graph, data: &loaded.data }, path)?;
+        let sha256 = loaded.sha256();
+        (dry_run, loaded.graph, sha256)
     } else {
-        DryRun::open(Graph::File, path)?
+        let sha256 = graph_info::sha256_after(Sha256::new_with_prefix(&bytes), &beside)?;
+        (DryRun::open(Graph::File, path)?, bytes, sha256)
     };
     let info = GraphInfo::of(path, &bytes)?;
     drop(bytes);
@@ -116,12 +122,12 @@ pub(super) fn inspect(path: &Path) -> Result<(Manifest, Plain), ModelError> {
         outputs: mapping.outputs.clone(),
     };
 
-    let manifest = manifest(path, &info, &prepared, &mapping);
+    let manifest = manifest(path, sha256, &info, &prepared, &mapping);
     let sizes = if free_size { format!("all multiples of {patch} pixels") } else { format!("{height}x{width} pixels alone") };
     let batches = if free_batch { "any number of pictures".to_owned() } else { format!("{batch} at a time") };
     let transform = serde_json::to_string(&manifest.transform).unwrap_or_default();
     let summary = format!("plain ONNX: {named}; {}; takes {sizes}, {batches}; transform {}: {transform}", mapping.summary, prepared.origin);
-    Ok((manifest, Plain { binding, precision: info.precision, summary, linked, beside: info.beside }))
+    Ok((manifest, Plain { binding, precision: info.precision, summary, linked, beside }))
 }
 
 /// Whether a dry run of this size stays within the limits.
@@ -134,9 +140,9 @@ fn side(length: Option<usize>, free: &str) -> String {
 }
 
 /// What a manifest would say. Depth and heads are not known, and 0.
-fn manifest(path: &Path, info: &GraphInfo, prepared: &InputTransform, mapping: &OutputMapping) -> Manifest {
+fn manifest(path: &Path, sha256: String, info: &GraphInfo, prepared: &InputTransform, mapping: &OutputMapping) -> Manifest {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let file = File { name: name.clone(), sha256: info.sha256.clone(), data: None, cost: None };
+    let file = File { name: name.clone(), sha256: sha256.clone(), data: None, cost: None };
     Manifest {
         format: Manifest::FORMAT,
         architecture: mapping.architecture.to_owned(),
@@ -151,7 +157,7 @@ fn manifest(path: &Path, info: &GraphInfo, prepared: &InputTransform, mapping: &
         segment: None,
         position_interpolation: "unknown".to_owned(),
         transform: prepared.transform.clone(),
-        source: Source { file: name, layout: "onnx".to_owned(), sha256: info.sha256.clone(), hub: None },
+        source: Source { file: name, layout: "onnx".to_owned(), sha256, hub: None },
         files: BTreeMap::from([(info.precision.to_string(), file)]),
         made_by: info.made_by.clone(),
     }

@@ -24,10 +24,7 @@ impl View {
     /// As the server looks at a whole picture: its longer side about `side` pixels, or the one size that the model takes.
     pub(super) fn new(session: &mut Session, model: &Model, picture: &RgbImage, side: u32) -> anyhow::Result<Self> {
         let Manifest { transform, patch_size, .. } = model.manifest();
-        let (input, grid) = match model.only_size() {
-            None => transform.whole_picture(picture, side, *patch_size),
-            Some(size) => transform.whole_picture_of_size(picture, size, *patch_size),
-        };
+        let (input, grid) = transform.whole_picture_within(picture, model.only_size(), side, *patch_size);
         let outputs = session.run(input.view().insert_axis(Axis(0)))?;
         Ok(Self { input, grid, size: picture.dimensions(), outputs })
     }

@@ -7,11 +7,11 @@ use std::collections::HashMap;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
+use dino_vision::protobuf::{self, fields, header, varint_field};
 use fs_err::File;
 use sha2::{Digest as _, Sha256};
 
 use super::graph::{Constant, Graph};
-use crate::protobuf::{self, field_of, header, varint_field};
 use crate::weights::hex;
 
 /// The most that a Protocol Buffers message, and so an ONNX file that needs no other, can hold, less what the nodes take.
@@ -84,7 +84,8 @@ fn write_data(graph: &Graph<'_>, folder: &Path, file: &str, places: &mut Places)
 /// Writes the message. Constants that are not `outside` are written too, and it returns where, as places in `file`.
 fn encode(graph: &Graph<'_>, file: &str, outside: &Places, sink: &mut Sink<impl Write>) -> io::Result<Places> {
     let message = graph.encode();
-    let (key_at, inner) = field_of(&message, GRAPH).expect("a model has a graph");
+    let graph_field = fields(&message).filter_map(Result::ok).find(|field| field.number == GRAPH).expect("a model has a graph");
+    let (key_at, inner) = (graph_field.start, graph_field.content);
     let heads: Vec<_> = graph.constants().map(|(name, constant)| head(name, constant, outside.get(name))).collect();
     let lengths: Vec<_> = graph
         .constants()
