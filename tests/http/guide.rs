@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::harness::{Server, program, python, root};
+use crate::harness::{Server, python, root};
 use crate::markdown::{Block, blocks};
 
 /// What an answer in a guide leaves out.
@@ -15,12 +15,7 @@ const LEFT_OUT: &str = "…";
 fn demo() -> (TempDir, Server) {
     let folder = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink(root().join("tests"), folder.path().join("tests")).unwrap();
-    let data = folder.path().join("data");
-    let gallery = root().join("models/demo/gallery.dino");
-    let restored = program().arg("restore").arg("--from").arg(gallery).arg("--data-dir").arg(&data).output().unwrap();
-    assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
-    let model = format!("demo={}", root().join("models/demo").display());
-    let server = Server::with_models(&[&model], &["--data-dir", data.to_str().unwrap()]);
+    let server = Server::demo(&folder.path().join("data"), &[]);
     (folder, server)
 }
 

@@ -91,6 +91,16 @@ impl Server {
         Self::without_waiting(models, flags).when_ready()
     }
 
+    /// The demo model with its gallery, which is restored into `data` first: what `make serve` starts.
+    pub(crate) fn demo(data: &Path, flags: &[&str]) -> Self {
+        let demo = root().join("models/demo");
+        let restored = program().arg("restore").arg("--from").arg(demo.join("gallery.dino")).arg("--data-dir").arg(data).output().unwrap();
+        assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+        let mut all = vec!["--data-dir", data.to_str().unwrap()];
+        all.extend(flags);
+        Self::with_models(&[&format!("demo={}", demo.display())], &all)
+    }
+
     /// The server once it is ready.
     pub(crate) fn when_ready(self) -> Self {
         let server = self;

@@ -14,6 +14,7 @@ mod early;
 mod end_to_end;
 mod faults;
 mod formats;
+mod forty_pictures;
 mod graphs;
 mod guide;
 mod harness;

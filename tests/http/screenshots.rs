@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::{
     browser::{Page, visit},
-    harness::{Server, program, root},
+    harness::{Server, root},
 };
 
 /// Draws the pictures in `docs/`, for `make screenshots`. It checks nothing, so `make test` leaves it out: what it shows is held by the tests of `page`.
@@ -13,12 +13,7 @@ use crate::{
 #[ignore = "no check: draws the pictures of docs/ for `make screenshots`"]
 fn pictures_of_the_page() {
     let folder = tempfile::tempdir().unwrap();
-    let data = folder.path().to_str().unwrap();
-    let mut restore = program();
-    restore.args(["restore", "--data-dir", data, "--from"]).arg(root().join("models/demo/gallery.dino"));
-    assert!(restore.status().unwrap().success());
-    let demo = format!("demo={}", root().join("models/demo").display());
-    let server = Server::with_models(&[&demo], &["--data-dir", data, "--request-timeout", "300"]);
+    let server = Server::demo(folder.path(), &["--request-timeout", "300"]);
     visit(&server, &[], |page| {
         for (name, width, height, scheme, view) in [
             ("page", 1280, 860, "light", "outline"),

@@ -16,7 +16,7 @@ use crate::export::LastBlocks;
 use crate::{export, weights};
 
 /// The flags that say where a model runs, and in which precision.
-#[derive(Clone, Copy, Debug, clap::Args)]
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
 pub struct DeviceArgs {
     /// Precision to run with.
     #[arg(long, default_value = "f32")]
@@ -31,6 +31,11 @@ pub struct DeviceArgs {
 }
 
 impl DeviceArgs {
+    /// The fastest device that computes what the CPU does.
+    pub fn auto(precision: Precision) -> Self {
+        Self { precision, ..Self::default() }
+    }
+
     /// Sessions as they say.
     pub fn options(&self) -> SessionOptions {
         let Self { device, precision, trust_device } = *self;

@@ -10,7 +10,8 @@ use dino_vision::model::Precision;
 use crate::export::{LastBlocks, Measured, Options, export};
 use crate::weights::Key;
 
-use super::checkpoint;
+use super::backbone::DeviceArgs;
+use super::{checkpoint, segment_eval};
 
 /// Turn a checkpoint of this project or of a public release into a model folder.
 #[derive(Debug, clap::Args)]
@@ -30,6 +31,10 @@ pub struct Args {
     /// The figures go into the manifest.
     #[arg(long, value_name = "DIR")]
     pictures: Option<PathBuf>,
+    /// Masks of --pictures, below DIR as the pictures are below theirs (see `segment-eval --masks`): how masks are best made with the model
+    /// is measured with them and written into its manifest, as `segment-eval --recommend` does. `/segment` without `method` follows it.
+    #[arg(long, value_name = "DIR", requires = "pictures")]
+    masks: Option<PathBuf>,
     /// Do not measure what f16 and int8 cost, which takes a while with large models.
     #[arg(long, conflicts_with = "pictures")]
     unmeasured: bool,
@@ -66,6 +71,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         None if args.unmeasured => Measured::Not,
         None => Measured::Bundled,
     };
+    // Before anything is downloaded or written.
+    let masks = args.pictures.as_ref().zip(args.masks.as_ref()).map(|(images, masks)| segment_eval::pairs(images, masks)).transpose()?;
     let found = args.checkpoint.fetch(&Want::Weights)?;
     let hub = found.name.as_ref().map(ToString::to_string);
     let options = Options {
@@ -119,6 +126,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
                 cost.top10_overlap,
             );
         }
+    }
+    if let Some(pairs) = masks {
+        let precision = args.precisions.first().copied().unwrap_or_default();
+        segment_eval::recommend(&exported.folder, &pairs, &DeviceArgs::auto(precision))?;
     }
     Ok(())
 }

@@ -65,12 +65,12 @@ pub struct Args {
 /// # Errors
 /// Where there is no picture with a mask, or the model does not run.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let pairs = pairs(args)?;
+    let pairs = pairs(&args.images, &args.masks)?;
     let mut tallies = Tallies::default();
     let path = args.model.fetch(&Want::Graph { precision: args.device.precision.to_string() })?.path;
     let model = Model::open(&path)?;
     if args.recommend {
-        return recommend::run(args, &model, &path, &pairs);
+        return recommend::run(&model, &path, &args.method, &args.device, &pairs);
     }
     measure(args, &model, "", &pairs, &mut tallies)?;
     if args.baselines {
@@ -83,6 +83,14 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         }
     }
     print(&tallies, pairs.len())
+}
+
+/// Measures how masks are best made with the model in `folder`, by pictures and their masks ([`pairs`]), and writes it into its manifest.
+///
+/// # Errors
+/// Where no picture can be read, or the model does not run.
+pub(super) fn recommend(folder: &Path, pairs: &[(PathBuf, PathBuf)], device: &DeviceArgs) -> anyhow::Result<()> {
+    recommend::run(&Model::open(folder)?, folder, &Method::ALL, device, pairs)
 }
 
 /// Sums by row of the table, in the order of their first picture.
@@ -115,26 +123,33 @@ fn print(tallies: &Tallies, count: usize) -> anyhow::Result<()> {
 }
 
 /// Pictures with their masks, by path.
-fn pairs(args: &Args) -> anyhow::Result<Vec<(PathBuf, PathBuf)>> {
+///
+/// # Errors
+/// Where a folder cannot be read, or no picture has a mask.
+pub(super) fn pairs(images: &Path, masks: &Path) -> anyhow::Result<Vec<(PathBuf, PathBuf)>> {
     let mut pairs = Vec::new();
     let finder = Finder::default();
-    for entry in tree::list(&args.images)?.entries {
-        let relative = entry.path.strip_prefix(&args.images).unwrap_or(&entry.path);
+    for entry in tree::list(images)?.entries {
+        let relative = entry.path.strip_prefix(images).unwrap_or(&entry.path);
         let stem = relative.with_extension("");
         let named = |end: &str| {
             let mut name = stem.clone().into_os_string();
             name.push(end);
-            args.masks.join(name)
+            masks.join(name)
         };
-        let masks = [named("_mask.png"), named(".png")].into_iter().filter_map(|mask| finder.find(&mask));
-        let mask = masks.into_iter().find(|mask| mask.is_file() && *mask != entry.path);
+        let mut found = [named("_mask.png"), named(".png")].into_iter().filter_map(|mask| finder.find(&mask));
+        let mask = found.find(|mask| mask.is_file() && *mask != entry.path);
         pairs.extend(mask.map(|mask| (entry.path.clone(), mask)));
     }
     if let (count, Some(first)) = finder.found() {
         tracing::warn!("found {count} masks under another Unicode form of their name, the first: {}", first.display());
     }
-    let (images, masks) = (args.images.display(), args.masks.display());
-    ensure!(!pairs.is_empty(), "no picture of {images} has a mask in {masks}: masks are named NAME.png or NAME_mask.png");
+    ensure!(
+        !pairs.is_empty(),
+        "no picture of {} has a mask in {}: masks are named NAME.png or NAME_mask.png",
+        images.display(),
+        masks.display()
+    );
     Ok(pairs)
 }
 
@@ -157,14 +172,14 @@ fn decode(path: &Path) -> anyhow::Result<RgbImage> {
     read().with_context(|| path.display().to_string())
 }
 
-fn session(args: &Args, model: &Model) -> anyhow::Result<Session> {
-    let options = SessionOptions { threads: cores::available(), ..args.device.options() };
+fn session(device: &DeviceArgs, model: &Model) -> anyhow::Result<Session> {
+    let options = SessionOptions { threads: cores::available(), ..device.options() };
     Ok(Placement::of(model, &options, Workload { sessions: Some(1), batch: None })?.sessions.remove(0).0)
 }
 
 /// Runs the model over all pictures, and adds a row for each method, named `prefix` and method.
 fn measure(args: &Args, model: &Model, prefix: &str, pairs: &[(PathBuf, PathBuf)], tallies: &mut Tallies) -> anyhow::Result<()> {
-    let mut session = session(args, model)?;
+    let mut session = session(&args.device, model)?;
     for (picture, mask) in pairs {
         let scene = scene(picture);
         let Some((truth, picture)) = read(picture, mask) else { continue };

@@ -7,7 +7,8 @@ use dino_vision::model::{Manifest, Model, OUTPUTS};
 use dino_vision::segment::{MaskDefaults, MaskFigures, Method, Options, Refine};
 
 use super::view::{View, centred_box, prediction};
-use super::{Args, read, scene, session};
+use super::{read, scene, session};
+use crate::cli::backbone::DeviceArgs;
 use crate::evaluate::segmentation::Tally;
 
 /// Sizes beside 480 pixels, by the size that the model was made for: weak models see objects best that are not much larger than in
@@ -23,16 +24,22 @@ struct Candidate {
 }
 
 /// Measures all candidates, prints the best of each method, and writes the best of all into the manifest in `folder`.
-pub(super) fn run(args: &Args, model: &Model, folder: &Path, pairs: &[(PathBuf, PathBuf)]) -> anyhow::Result<()> {
+pub(super) fn run(
+    model: &Model,
+    folder: &Path,
+    methods: &[Method],
+    device: &DeviceArgs,
+    pairs: &[(PathBuf, PathBuf)],
+) -> anyhow::Result<()> {
     ensure!(
         folder.join(Manifest::FILE_NAME).is_file(),
         "--recommend writes into the manifest.json of a model folder, and {} has none",
         folder.display()
     );
     let mut centred = Tally::default();
-    let mut session = session(args, model)?;
+    let mut session = session(device, model)?;
     let outputs: Vec<&str> = OUTPUTS.into_iter().filter(|output| session.has_output(output)).collect();
-    let mut candidates = candidates(model, &args.method, &outputs);
+    let mut candidates = candidates(model, methods, &outputs);
     let mut pictures = 0;
     for (path, mask) in pairs {
         let Some((truth, picture)) = read(path, mask) else { continue };
