@@ -23,7 +23,7 @@ pub enum Method {
     Lost,
     /// One side of the first principal component.
     Pca,
-    /// What is looked at, lies in the middle, and does not resemble the border.
+    /// What lies towards the middle and does not resemble the border.
     Saliency,
 }
 

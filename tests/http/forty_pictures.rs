@@ -54,7 +54,12 @@ fn the_readme_says_how_many_of_forty_pictures_the_demo_gets_right() {
         let found = overlap(&gray(server.post_with("/segment", &headers, &bytes).ok().body), &truth);
         outlined += usize::from(found >= OVERLAP);
         let mark = |is: bool| if is { "yes" } else { "no " };
-        println!("{name:<16} {:<14} {} mask {found:.2} {}", result["label"].as_str().unwrap_or("none"), mark(is_right), mark(found >= OVERLAP));
+        println!(
+            "{name:<16} {:<14} {} mask {found:.2} {}",
+            result["label"].as_str().unwrap_or("none"),
+            mark(is_right),
+            mark(found >= OVERLAP)
+        );
     }
     println!("named as a person would: {named} of 40, of the {classes} with a class {of_classes}; outlined by half or more: {outlined}");
 
@@ -62,7 +67,9 @@ fn the_readme_says_how_many_of_forty_pictures_the_demo_gets_right() {
     let readme = readme.split_whitespace().collect::<Vec<_>>().join(" ");
     let said = |before: &str, after: &str| {
         let (_, rest) = readme.split_once(before).unwrap_or_else(|| panic!("README: {before:?} is missing"));
-        rest.split_once(after).and_then(|(number, _)| number.trim().parse::<usize>().ok()).unwrap_or_else(|| panic!("README: {before:?} … {after:?}"))
+        rest.split_once(after)
+            .and_then(|(number, _)| number.trim().parse::<usize>().ok())
+            .unwrap_or_else(|| panic!("README: {before:?} … {after:?}"))
     };
     for (measured, quoted) in [
         (named, said("it names", "of 40 pictures")),

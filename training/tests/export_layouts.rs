@@ -10,6 +10,7 @@ use common::torch::save_state;
 use common::{Tensors, array, assert_close, bundled_golden, heads, read, reading, run, session, tensors, write};
 use dino_train::export::{Error, Exported, Options, export};
 use dino_train::weights::{self, Error as Misread, Key, Tensor};
+use dino_vision::segment::Method;
 use dino_vision::transform::{Resize, Transform};
 
 /// The tensors of the public DINO `.pth` file.
@@ -381,10 +382,14 @@ fn the_transform_is_read_given_or_said_to_be_assumed() {
 #[test]
 fn metas_dinov2_names() {
     // Off the native grid its own code passes a scale factor, which Hugging Face's does not.
-    assert_outputs(&meta_dinov2("hf-dinov2"), "hf-dinov2", &["native"], "dinov2-pth");
+    let without = assert_outputs(&meta_dinov2("hf-dinov2"), "hf-dinov2", &["native"], "dinov2-pth");
+    assert_eq!(without.manifest.segment, None);
     assert_outputs(&meta_dinov2("hf-dinov2-swiglu"), "hf-dinov2-swiglu", &["native"], "dinov2-pth");
     let cases = ["native", "small", "wide"];
-    assert_outputs(&meta_dinov2("hf-dinov2-registers"), "hf-dinov2-registers", &cases, "dinov2-registers-pth");
+    let with = assert_outputs(&meta_dinov2("hf-dinov2-registers"), "hf-dinov2-registers", &cases, "dinov2-registers-pth");
+    // The publications' choice, with no figures of ours.
+    let masks = with.manifest.segment.unwrap();
+    assert_eq!((masks.method, masks.figures), (Method::Ncut, None));
 }
 
 #[test]

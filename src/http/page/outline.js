@@ -12,7 +12,7 @@ const METHODS = {
   ncut: ["Alike above", -0.5, 0.95, 0.2, "one side of the cheapest cut through the picture"],
   lost: ["Like the seed above", -0.5, 0.95, 0, "what grows from the rarest patch"],
   pca: ["Cut at (deviations)", -2, 3, 0, "one side of the direction in which patches differ most"],
-  saliency: ["Times Otsu's cut", 0.2, 2, 1, "what the network looks at, lies towards the middle and does not resemble the border"],
+  saliency: ["Times Otsu's cut", 0.2, 2, 1, "what lies towards the middle and does not resemble the border"],
 };
 /** Colours of contours, the first object's first. */
 const CONTOURS = ["#5ef0d0", "#ffd166", "#ff8fab", "#9db4ff", "#c8f169"];

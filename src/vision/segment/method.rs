@@ -219,18 +219,12 @@ pub fn segment(patches: &Patches<'_>, size: (u32, u32), structure: f32, options:
             })
         }
         Method::Saliency => {
-            let attention = patches.attention().ok();
-            let heat = saliency::saliency(patches.features()?, attention, grid);
+            let heat: Arc<[f32]> = saliency::saliency(patches.features()?, grid).into();
             let cut = saliency::otsu(&heat) * threshold;
             let kept: Vec<bool> = heat.iter().map(|value| *value > cut).collect();
-            let mut parts = by_size(&kept, heat.into(), grid);
-            // How much the object is looked at orders masks by their overlap with the truth better than any difference of features.
-            if let Some(attention) = attention.and_then(|heads| heads.mean_axis(Axis(0))) {
-                for part in &mut parts {
-                    let contrast = attention::contrast(attention.iter().copied(), &part.cells, &kept);
-                    // What differs from the border is an object even where it is looked at less than what surrounds it.
-                    part.contrast = Some(f32::midpoint(1.0, contrast));
-                }
+            let mut parts = by_size(&kept, Arc::clone(&heat), grid);
+            for part in &mut parts {
+                part.contrast = Some(saliency::score(&heat, &part.cells, &kept, grid));
             }
             parts
         }

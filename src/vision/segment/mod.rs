@@ -20,6 +20,7 @@ mod affinity;
 mod attention;
 mod background;
 mod components;
+mod diffusion;
 mod distinct;
 mod guided;
 mod heatmap;
@@ -60,7 +61,7 @@ pub struct Object {
     pub mask: Mask,
     /// How far it stands out, between 0 and 1; close to 0 in a picture without an object. The picture's [`structure()`] times,
     /// for [`Method::Attention`], the contrast (inside - outside) / (inside + outside) of the mean attention per patch,
-    /// outside being what no object covers; for [`Method::Saliency`] with attention, half of 1 plus that contrast; for the others,
+    /// outside being what no object covers; for [`Method::Saliency`], the share of the heat's variance between the two, times the share of its box that the object fills; for the others,
     /// 1 minus the cosine between the mean features inside and outside.
     /// What lies around an object differs from it as much as it does from that: of such a difference a later object keeps the
     /// share of what the earlier ones left that it leaves in turn, and no score is above that of the object before.

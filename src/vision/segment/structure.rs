@@ -7,12 +7,15 @@ use crate::transform::PatchGrid;
 /// Variance of patch colours at which half of them is believed, in units of the normalised input (about seven grey levels).
 const HALF_VARIANCE: f64 = 0.015;
 
+/// What photos have at least, before it counts as 1: among them it says nothing of how good a mask is.
+const PHOTO: f64 = 0.6;
+
 /// How much structure of the size of objects there is in a model's input `[3, H, W]`, 0 to 1.
 ///
 /// Methods find *some* foreground in every picture, also in a grey one. What tells a picture with an object are its colours,
 /// averaged over each patch, less the best fitting polynomial of second degree over the picture (so that light and shade
 /// that change smoothly do not count): how far they vary, times how far neighbouring patches vary together (Moran's I, which
-/// is 0 for noise). Near 0 for a plain surface, a gradient and noise; about a half and more for photos.
+/// is 0 for noise). Near 0 for a plain surface, a gradient and noise; 1 for photos.
 pub fn structure(input: ArrayView3<'_, f32>, grid: PatchGrid) -> f32 {
     let (channels, height, width) = input.dim();
     if grid.is_empty() || height < grid.rows || width < grid.columns {
@@ -44,7 +47,7 @@ pub fn structure(input: ArrayView3<'_, f32>, grid: PatchGrid) -> f32 {
         return 0.0;
     }
     let together = (pairs / neighbours / variance).clamp(0.0, 1.0);
-    let structure = together * variance / (variance + HALF_VARIANCE);
+    let structure = (together * variance / (variance + HALF_VARIANCE) / PHOTO).min(1.0);
     if structure.is_finite() { structure as f32 } else { 0.0 }
 }
 

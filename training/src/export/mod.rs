@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use dino_vision::bulk;
 use dino_vision::model::manifest::{Manifest, Source};
 use dino_vision::model::{Model, ModelError, Precision};
+use dino_vision::segment::{MaskDefaults, Method, Refine};
 use dino_vision::transform::MOST_SIDE;
 
 use crate::process::FreedPagesReturn;
@@ -284,6 +285,16 @@ fn patch_size(backbone: &Backbone) -> usize {
     }
 }
 
+/// How masks are best made with public weights, where their publications say so.
+///
+/// DINO's is the attention, as for all models that say nothing. Of DINOv2 and DINOv3 the attention of the last block outlines little;
+/// `TokenCut` is what DINOv3's authors discover objects with (Siméoni et al. 2025, 6.1.4). Without registers, DINOv2's patches have
+/// outliers that every method stumbles over (Darcet et al. 2024).
+fn published_masks(architecture: &str, registers: u32) -> Option<MaskDefaults> {
+    let is_known = matches!((architecture, registers), ("dinov3-vit", _) | ("dinov2-vit", 1..));
+    is_known.then_some(MaskDefaults { method: Method::Ncut, size: 480, threshold: None, refine: Refine::None, figures: None })
+}
+
 fn manifest(checkpoint: &Checkpoint, extras: &Extras, options: &Options) -> Manifest {
     let numbers = match &checkpoint.backbone {
         Backbone::Vit(vit) => [vit.dim, vit.blocks.len(), vit.heads, vit.registers()],
@@ -309,7 +320,7 @@ fn manifest(checkpoint: &Checkpoint, extras: &Extras, options: &Options) -> Mani
         last_blocks: extras.last_blocks as u32,
         layers: extras.layers.iter().map(|layer| *layer as u32).collect(),
         static_size: options.static_size,
-        segment: None,
+        segment: published_masks(checkpoint.architecture, registers),
         position_interpolation: positions.to_owned(),
         transform: checkpoint.transform.clone(),
         source: Source {
