@@ -300,7 +300,7 @@ impl NewCollection {
         if !(least..=most).contains(&max_patches) {
             return refused(format!(
                 "max_patches: must lie between {least}, the patches of one picture, and {most}, which take {} MB; not {max_patches}",
-                most * dim >> 20
+                (most * dim) >> 20
             ));
         }
         Ok(Kind::Patches(PatchOptions { max_patches, layer, size }))

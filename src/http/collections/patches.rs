@@ -108,16 +108,19 @@ pub(super) async fn infer(app: &App, served: &Arc<Served>, upsert: &Upsert, opti
     infer_each(app, served, pictures, prepare).await
 }
 
+/// A picture, or a rotation of it, that was run, and its thumbnail where one is kept.
+pub(super) type View = (Inferred, Option<Vec<u8>>);
+
 /// The items of an upsert whose pictures were run.
 pub(super) fn finish(
     served: &Served,
     upsert: Upsert,
-    inferred: &[(Inferred, Option<Vec<u8>>)],
+    inferred: &[View],
     options: PatchOptions,
     keep: StoreImages,
 ) -> Result<Vec<NewItem>, Problem> {
     let views = inferred.chunks_exact(turns(&upsert));
-    let finish = |((mut item, content), views): ((Item, ItemContent), &[(Inferred, Option<Vec<u8>>)])| {
+    let finish = |((mut item, content), views): ((Item, ItemContent), &[View])| {
         let ItemContent::Picture(source) = content else {
             return Err(Problem::new(Code::Internal, "a vector came where pictures were asked for"));
         };

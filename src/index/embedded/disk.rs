@@ -34,6 +34,7 @@ type RowValue = (u64, &'static [u8], &'static [u8]);
 const THUMBNAILS: TableDefinition<(u64, &str), &[u8]> = TableDefinition::new("thumbnails");
 /// (collection number, id) → the stored form of its patches. The first write makes it: stores of earlier versions have none.
 const PATCHES: TableDefinition<(u64, &str), &[u8]> = TableDefinition::new("patches");
+type PatchesTable = ReadOnlyTable<(u64, &'static str), &'static [u8]>;
 /// [`FORMAT_KEY`] and [`NEXT_KEY`].
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 /// Version of these tables.
@@ -466,7 +467,7 @@ fn take_out(txn: &WriteTransaction, collection: u64, ids: &[String]) -> Result<W
 }
 
 /// The patches, where any were ever stored.
-fn patches_table(txn: &ReadTransaction) -> Result<Option<ReadOnlyTable<(u64, &'static str), &'static [u8]>>, Failure> {
+fn patches_table(txn: &ReadTransaction) -> Result<Option<PatchesTable>, Failure> {
     match txn.open_table(PATCHES) {
         Err(TableError::TableDoesNotExist(_)) => Ok(None),
         table => Ok(Some(table?)),

@@ -112,8 +112,8 @@ impl Bank {
         Ok(scan(queries, &self.normal.rows, Options::default())?.of_queries.into_iter().map(nearest).collect())
     }
 
-    /// The score from which on a picture is anomalous, see [`leave_one_out`](super::leave_one_out). `None` with fewer than two good
-    /// pictures.
+    /// The score above which a picture is anomalous: the largest that a good picture would have if it were new; or, where some are known
+    /// to be anomalous, between theirs and those of the good ones. `None` with fewer than two good pictures.
     ///
     /// `top` is the share of the patches that make a score; with `masked` those of the background count as 0.
     pub fn threshold(&self, top: f64, masked: bool) -> Option<f32> {

@@ -41,7 +41,9 @@ impl Pixels {
         assert_eq!(map.len(), drawn.len(), "one flag per pixel");
         let (labels, count) = labels(drawn, width);
         let mut sizes = vec![0_u32; count as usize + 1];
-        labels.iter().for_each(|&label| sizes[label as usize] += 1);
+        for &label in &labels {
+            sizes[label as usize] += 1;
+        }
         self.regions += count as usize;
         let share = |label: u32| if label == 0 { 0.0 } else { 1.0 / sizes[label as usize] as f32 };
         self.pixels.extend(map.iter().zip(labels).map(|(&score, label)| (score, share(label))));
@@ -67,9 +69,9 @@ impl Pixels {
             let point = (wrong as f64 / good as f64, (found / self.regions as f64).min(1.0));
             if point.0 > PRO_LIMIT {
                 let at_limit = before.1 + (point.1 - before.1) * (PRO_LIMIT - before.0) / (point.0 - before.0);
-                return Some((area + (before.1 + at_limit) / 2.0 * (PRO_LIMIT - before.0)) / PRO_LIMIT);
+                return Some((area + f64::midpoint(before.1, at_limit) * (PRO_LIMIT - before.0)) / PRO_LIMIT);
             }
-            area += (before.1 + point.1) / 2.0 * (point.0 - before.0);
+            area += f64::midpoint(before.1, point.1) * (point.0 - before.0);
             before = point;
         }
         Some((area + before.1 * (PRO_LIMIT - before.0)) / PRO_LIMIT)
