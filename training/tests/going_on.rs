@@ -83,7 +83,7 @@ fn a_run_from_weights_measures_them_first_and_says_whether_it_helped() {
     // The first epoch trains the heads alone, so that the teacher is what it was.
     assert_eq!(lines[0]["knn"], lines[0]["baseline"]);
     assert_eq!(
-        said.matches("the run helped: k-NN top-1 went from").count() + said.matches("the run did not help: the best of 3").count(),
+        said.matches("helped: k-NN top-1 went from").count() + said.matches("the run did not help: the best of 3").count(),
         1,
         "{said}"
     );

@@ -52,12 +52,11 @@ impl Verdict {
                 "the run did not help: {evaluations} has {name} {best:.1} %, and the weights that it began with have {before:.1} %"
             );
         }
-        let doubt = if best - before > chance {
-            String::new()
-        } else {
-            format!(", which may be chance (a figure over {pictures} pictures is off by up to {chance:.1} points)")
-        };
-        format!("the run helped: {name} went from {before:.1} % to {best:.1} % in epoch {epoch}{doubt}")
+        let change = format!("{name} went from {before:.1} % to {best:.1} % in epoch {epoch}");
+        if best - before > chance {
+            return format!("the run helped: {change}");
+        }
+        format!("the run may have helped: {change}, within the {chance:.1} points that a figure over {pictures} pictures is off by chance")
     }
 }
 
@@ -84,7 +83,8 @@ mod tests {
         assert_eq!(Verdict::of(&lines(&[f64::NAN])), None);
         let said = |figures: &[f64]| Verdict::of(&lines(figures)).unwrap().sentence();
         assert_eq!(said(&[40.0, 70.0, f64::NAN, 70.0]), "the run helped: agreement of crops went from 50.0 % to 70.0 % in epoch 2");
-        assert!(said(&[51.0]).ends_with("which may be chance (a figure over 400 pictures is off by up to 4.9 points)"));
+        assert!(said(&[51.0]).ends_with("within the 4.9 points that a figure over 400 pictures is off by chance"));
+        assert!(said(&[51.0]).starts_with("the run may have helped: agreement of crops went from 50.0 % to 51.0 % in epoch 1, "));
         assert!(said(&[40.0, 50.0]).starts_with("the run did not help: the best of 2 evaluations has agreement of crops 50.0 %"));
         let below = |figures: &[f64]| Verdict::below(&lines(figures));
         assert_eq!((below(&[40.0, 60.0, 49.0, f64::NAN, 48.0]), below(&[40.0, 50.0]), below(&[])), (2, 0, 0));
