@@ -37,7 +37,9 @@ fn parquet_files_are_refused_before_anything_is_read_or_written() {
 #[test]
 fn databases_are_refused_without_their_passwords() {
     let url = "postgres://user:sEcret@localhost/db";
-    for arguments in [&["serve", "--model", MODEL, "--index", url], &["import", "--table", "t.csv", "--index", url, "--model", MODEL][..]] {
+    for arguments in
+        [&["serve", "--model", MODEL, "--index", url], &["import", "--images", "tests/photos", "--index", url, "--model", MODEL][..]]
+    {
         let stderr = refused(arguments, 1);
         assert!(stderr.contains("feature `postgres`") && !stderr.contains("sEcret"), "{stderr}");
     }
