@@ -65,7 +65,7 @@ static FILES: LazyLock<Vec<File>> = LazyLock::new(|| {
         "thumbnail.js": SCRIPT,
         "vote.js": SCRIPT,
         "samples/bonsai.jpg": JPEG,
-        "samples/dalmatian.jpg": JPEG,
+        "samples/sunflower.jpg": JPEG,
         "samples/motorbike.jpg": JPEG,
         "samples/piano.jpg": JPEG,
         "samples/rocket.jpg": JPEG,

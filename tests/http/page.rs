@@ -24,7 +24,7 @@ pub(crate) fn with_collection(flags: &[&str]) -> (Server, TempDir) {
     all.extend(flags);
     let server = Server::start(&all);
     assert_eq!(server.put("/collections/default", &json!({})).status, 201);
-    let classes = ["sunflower", "ketch", "minaret"];
+    let classes = ["Motorbikes", "ketch", "minaret"];
     for class in classes {
         let picture = image::load_from_memory(&file(&format!("data/caltech101-val/{class}/{}", first_in(class)))).unwrap().into_rgb8();
         for turn in 0..3 {
@@ -146,7 +146,7 @@ fn pictures_are_dropped_pasted_chosen_and_taken_from_the_samples() {
     visit(&server, &["422"], |page| {
         page.is_settled();
         let name = || page.value("document.getElementById('code').textContent.match(/@([^']+)/)[1]");
-        assert_eq!(name(), "dalmatian.jpg");
+        assert_eq!(name(), "motorbike.jpg");
         page.redraws("canvas", || page.click("#samples button:nth-child(4)"));
         assert_eq!(name(), "bonsai.jpg");
 
@@ -233,7 +233,7 @@ fn what_the_collection_does_not_know_is_said_to_be_so() {
         page.click("#samples button:nth-child(5)");
         page.until("document.getElementById('verdict').textContent == 'Nothing like it here'");
         page.until(
-            "document.getElementById('vote-note').textContent.startsWith('The most similar of 10 pictures has a similarity of 0.7')",
+            "document.getElementById('vote-note').textContent.startsWith('The most similar of 10 pictures has a similarity of 0.8')",
         );
         // The nearest are shown, and no class.
         assert_eq!(page.value("document.querySelectorAll('#classes li').length"), 0);
@@ -368,7 +368,7 @@ fn requests_to_copy_do_what_they_say() {
             ("embed", "embeddings"),
         ] {
             page.set("code-what", request);
-            let command = page.text("code").replace("'@dalmatian.jpg'", "@src/http/page/samples/dalmatian.jpg");
+            let command = page.text("code").replace("'@motorbike.jpg'", "@src/http/page/samples/motorbike.jpg");
             let output =
                 std::process::Command::new("sh").args(["-c", &format!("{command} --silent")]).current_dir(root()).output().unwrap();
             let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{command}: {error} {output:?}"));
