@@ -234,9 +234,7 @@ fn what_the_collection_does_not_know_is_said_to_be_so() {
         page.is_settled();
         page.click("#samples button:nth-child(5)");
         page.until("document.getElementById('verdict').textContent == 'Nothing like it here'");
-        page.until(
-            "document.getElementById('vote-note').textContent.startsWith('The most similar of 9 pictures has a similarity of 0.8')",
-        );
+        page.until("document.getElementById('vote-note').textContent.startsWith('The most similar of 9 pictures has a similarity of 0.8')");
         // The nearest are shown, and no class.
         assert_eq!(page.value("document.querySelectorAll('#classes li').length"), 0);
         assert_eq!(page.value("document.getElementById('neighbour-card').hidden"), false);
