@@ -157,11 +157,14 @@ async fn count_pixels(app: &App, pictures: &[(usize, Bytes)]) -> Result<(), Prob
     let Some(key) = request_context::key().filter(|key| key.counts_pixels()) else {
         return Ok(());
     };
+    key.spend_pixels(declared_pixels(app, pictures.iter().map(|(_, bytes)| bytes.clone()).collect()).await?)
+}
+
+/// The pixels that the headers of pictures declare, together. One that cannot be read counts as none: it is refused when it is decoded.
+pub(super) async fn declared_pixels(app: &App, pictures: Vec<Bytes>) -> Result<u64, Problem> {
     let limits = app.limits.media;
-    let pictures: Vec<_> = pictures.iter().map(|(_, bytes)| bytes.clone()).collect();
-    // What cannot be read costs nothing, and is refused right after this.
     let area = move |bytes: &Bytes| media::dimensions(bytes, &limits).map_or(0, |(width, height)| u64::from(width) * u64::from(height));
-    key.spend_pixels(app.pool.run(move || pictures.iter().map(area).sum()).await?)
+    Ok(app.pool.run(move || pictures.iter().map(area).sum()).await?)
 }
 
 impl Problem {

@@ -26,13 +26,20 @@ pub struct PatchBank {
     pub number: u64,
     /// Its patches.
     pub bank: Bank,
+    /// Items whose patches could not be read, with their stamps: they are asked for again once they were written anew.
+    unreadable: HashMap<String, u64>,
 }
 
 impl PatchBank {
     /// An empty bank for a collection of patches; `None` for one of pictures.
     pub fn of(collection: &dyn Collection) -> Option<Self> {
         let options = collection.spec().patches()?;
-        Some(Self { number: collection.number(), bank: Bank::new(collection.spec().dim, options.max_patches) })
+        Some(Self::empty(collection.number(), collection.spec().dim, options.max_patches))
+    }
+
+    /// An empty bank for patches `[dim]` of the collection of this number, of which it keeps `most`.
+    pub fn empty(number: u64, dim: usize, most: usize) -> Self {
+        Self { number, bank: Bank::new(dim, most), unreadable: HashMap::new() }
     }
 
     /// Removes what is not stored any more, and adds what is new, older items before newer ones. Other holders of the bank keep theirs
@@ -49,19 +56,29 @@ impl PatchBank {
         let is_gone = |id: &&str| stamps.get(id).copied() != this.bank.stamp(id);
         let gone: Vec<String> = this.bank.ids().filter(is_gone).map(str::to_owned).collect();
         if !gone.is_empty() {
-            let bank = &mut Arc::make_mut(this).bank;
-            let removed = if bank.is_thinned() { Err(None) } else { bank.remove(gone.iter().map(String::as_str)).map_err(Some) };
+            let gone = gone.iter().map(String::as_str);
+            let removed = if this.bank.is_thinned() { Err(None) } else { Arc::make_mut(this).bank.remove(gone).map_err(Some) };
             if let Err(cancelled) = removed {
                 // After a cancellation half of what the others know would be out of date.
-                *bank = Self::of(collection).map_or_else(|| Bank::new(collection.spec().dim, 0), |empty| empty.bank);
+                let most = collection.spec().patches().map_or(0, |options| options.max_patches);
+                *this = Arc::new(Self::empty(this.number, collection.spec().dim, most));
                 cancelled.map_or(Ok(()), Err)?;
             }
         }
-        let missing: Vec<&str> = stored.iter().map(|(id, _)| id.as_str()).filter(|id| this.bank.stamp(id).is_none()).collect();
+        if this.unreadable.iter().any(|(id, stamp)| stamps.get(id.as_str()) != Some(stamp)) {
+            Arc::make_mut(this).unreadable.retain(|id, stamp| stamps.get(id.as_str()) == Some(stamp));
+        }
+        let is_missing = |id: &&str| this.bank.stamp(id).is_none() && !this.unreadable.contains_key(*id);
+        let missing: Vec<&str> = stored.iter().map(|(id, _)| id.as_str()).filter(is_missing).collect();
         for ids in missing.chunks(READ) {
             cancel::check()?;
             for found in collection.patches(ids)? {
                 Arc::make_mut(this).bank.add(&found.item.id, found.stamp, is_anomalous(&found.item), &found.patches)?;
+            }
+            for &id in ids {
+                if this.bank.stamp(id).is_none() {
+                    Arc::make_mut(this).unreadable.insert(id.to_owned(), stamps[id]);
+                }
             }
         }
         Ok(())

@@ -202,6 +202,11 @@ impl Served {
         }
     }
 
+    /// The longer side in pixels of what the model sees of pictures whose longer side becomes about `longer_side`.
+    pub fn input_side(&self, longer_side: u32) -> u32 {
+        self.only_size.map_or(longer_side, |(height, width)| height.max(width))
+    }
+
     /// Decodes one picture, brings it to the model's input `[3, H, W]` with `prepare`, and runs it. What `prepare` makes
     /// beside the input is handed through.
     ///

@@ -174,6 +174,18 @@ fn patches_are_kept_through_restarts_and_snapshots(place: &Place) {
     assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
     let elsewhere = Server::start(&other.flags());
     assert_eq!(ask(&elsewhere, "", &scratched(7)), more);
+    // A server with smaller pictures refuses to restore it, and to use what was stored with larger ones.
+    let third = place.another();
+    let smaller = Server::start(&[&third.flags()[..], &["--segment-size", "32"]].concat());
+    let refused = smaller.post("/collections/p/restore", "application/octet-stream", &snapshot).problem(422, "bad_snapshot");
+    assert!(refused["detail"].as_str().unwrap().contains("the snapshot: size: "), "{refused}");
+    drop(smaller);
+    drop(elsewhere);
+    let elsewhere = Server::start(&[&other.flags()[..], &["--segment-size", "32"]].concat());
+    for route in ["anomaly", "items"] {
+        let refused = elsewhere.post(&format!("/collections/p/{route}"), "image/png", &png(&texture(0))).problem(400, "bad_parameter");
+        assert!(refused["detail"].as_str().unwrap().contains("--segment-size"), "{refused}");
+    }
     let mut cut = snapshot;
     let at = cut.len() / 2;
     cut[at] ^= 1;
@@ -267,6 +279,9 @@ fn what_cannot_be_is_refused_with_what_to_do(place: &Place) {
     );
     server.post("/collections/c/items?rotations=true", "image/png", &picture).problem(400, "bad_parameter");
     server.post("/collections/p/items?rotations=maybe", "image/png", &picture).problem(400, "bad_parameter");
+    // Six megapixels each: one map may be drawn, not six of them.
+    let large = vec![png(&RgbImage::new(3000, 2000)); 6];
+    says(server.post_parts("/collections/p/anomaly?format=png", &large).problem(400, "bad_parameter"), "36000000 pixels together");
     // Nine pictures with their rotations are more than 64.
     let many = vec![picture.clone(); 9];
     says(server.post_parts("/collections/p/items?rotations=true", &many).problem(413, "too_many_pictures"), "may hold 64");

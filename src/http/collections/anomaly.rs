@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
 use ndarray::Array2;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,7 @@ use super::{
     super::{
         App,
         answer::Encoder,
-        infer::infer,
+        infer::{declared_pixels, infer},
         parameters::{CollectionPath, PathOf},
         problem::{Code, Problem},
         response::{JsonBody, Timed},
@@ -32,7 +33,8 @@ use dino_vision::{
     transform::PatchGrid,
 };
 
-/// Most pixels of a picture whose map is drawn: a map takes four bytes for each, twice.
+/// Most pixels of all pictures of a request whose maps are drawn. A map takes four bytes for each, twice, and up to 17 files are made of
+/// it, which stay in memory until the answer is sent.
 const MAX_MAP_PIXELS: u64 = 32_000_000;
 /// Most regions of one picture.
 const MAX_REGIONS: usize = 16;
@@ -166,6 +168,7 @@ pub(super) const ERRORS: &[Code] = &[
     Code::UnknownModel,
     Code::UnknownCollection,
     Code::ModelMismatch,
+    Code::DimensionMismatch,
     Code::ModelLacksOutput,
     Code::QueueFull,
     Code::ItemDamaged,
@@ -186,11 +189,15 @@ pub(super) async fn handle(
         return Err(Problem::new(Code::BadParameter, detail));
     };
     let served = model_of(&app, &*collection, options.model.as_deref())?;
-    patches::check_size(&app, pictures.len(), &served, how)?;
-    let bank = timed("load", patch_banks::of(&app, &collection, empty)).await?;
+    patches::check_size(&app, pictures.len(), &served, collection.spec(), how)?;
+    if options.format == Format::Png {
+        check_map_pixels(&app, &pictures).await?;
+    }
     let whole_picture = served.whole_picture(how.size);
     let inference = infer(&app, &served, pictures, move |picture| whole_picture(picture).0).await?;
     let (inferred, timing, encoder) = (inference.inferred, inference.timing, Encoder::new(&app));
+    // Not before inference: a bank that a request holds is copied where it is written to meanwhile.
+    let bank = timed("load", patch_banks::of(&app, &collection, empty)).await?;
     let name = collection.name().to_string();
     let comparing = app.drawing.run(move || {
         let threshold = options.threshold.or_else(|| bank.bank.threshold(options.top, options.masking));
@@ -201,6 +208,19 @@ pub(super) async fn handle(
     let answer = timed("compare", comparing).await??;
     drop(lease);
     Ok(timing.with(answer))
+}
+
+/// Refuses maps that are together too large to draw, by what the pictures declare. Those that cannot be read are refused later.
+async fn check_map_pixels(app: &App, pictures: &[Bytes]) -> Result<(), Problem> {
+    let pixels = declared_pixels(app, pictures.to_vec()).await?;
+    if pixels > MAX_MAP_PIXELS {
+        let detail = format!(
+            "format: maps of {pixels} pixels together are too large to draw, at most {MAX_MAP_PIXELS} in a request: send fewer or smaller \
+             pictures, or ask for heatmap"
+        );
+        return Err(Problem::new(Code::BadParameter, detail));
+    }
+    Ok(())
 }
 
 /// What the pictures of one request are compared with, and how.
@@ -268,11 +288,6 @@ impl Compare<'_> {
 
     /// The map of the picture's own size, and the regions of patches beyond the threshold.
     fn drawn(&self, distances: &Distances<'_>, size: (u32, u32)) -> Result<(Option<Map>, Option<Vec<FoundRegion>>), Problem> {
-        let pixels = u64::from(size.0) * u64::from(size.1);
-        if pixels > MAX_MAP_PIXELS {
-            let detail = format!("format: a map of {pixels} pixels is too large to draw, at most {MAX_MAP_PIXELS}: ask for heatmap");
-            return Err(Problem::new(Code::BadParameter, detail));
-        }
         let map = enlarged(&distances.values, distances.grid, size);
         cancel::check()?;
         let scale = map.largest().max(self.threshold.unwrap_or_default());

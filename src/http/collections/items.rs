@@ -68,7 +68,7 @@ pub(super) async fn upsert(
     let turns = patches::turns(&upsert);
     if let Some(options) = patches {
         let served = model_of(&app, &*collection, upsert.model.as_deref())?;
-        patches::check(&app, &upsert, &served, options)?;
+        patches::check(&app, &upsert, &served, collection.spec(), options)?;
     } else if upsert.rotations {
         return Err(Problem::new(Code::BadParameter, "rotations: belongs to collections of patches; leave it out"));
     }

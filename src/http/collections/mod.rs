@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `/collections`, `/collections/{c}`, `…/recall` | here |
 //! | `…/map` | `map` |
-//! | `…/items` and below | `items`; what an upsert holds: `upsert`; its patches: `patches` |
+//! | `…/items` and below | `items`; what an upsert holds: `upsert`; its patches: `patches`, and their bounds: `patch_bounds` |
 //! | `…/anomaly` | `anomaly`; the patches in memory: `patch_banks` |
 //! | `…/search` | `search` |
 //! | `…/snapshot`, `…/restore` | `transfer` |
@@ -13,6 +13,7 @@ mod anomaly;
 mod items;
 mod map;
 mod patch_banks;
+mod patch_bounds;
 mod patches;
 mod search;
 mod transfer;
@@ -32,7 +33,6 @@ pub(super) use self::{map::MapBuilder, patch_banks::PatchBanks, transfer::Transf
 use super::{
     App,
     answer::Encoder,
-    embed::check_layer,
     json::Strict,
     openapi::operation::{Tag, describe},
     parameters::{CollectionPath, PathOf, QueryOf},
@@ -43,7 +43,6 @@ use crate::{
     index::{Collection, CollectionName, DEFAULT_EF, Error, Info, Kind, KindName, ModelTag, PatchOptions, Recall, Spec, Store},
     serving::{COLLECTION_POOLING, Pool, Served},
 };
-use dino_vision::embedding::{EmbeddingError, Pooling};
 
 /// Most neighbours: an answer lists them all.
 const MAX_K: usize = 10_000;
@@ -266,11 +265,6 @@ pub(super) struct NewCollection {
     size: Option<u32>,
 }
 
-/// Most patches that one collection may be asked to hold in memory.
-const MAX_PATCHES: usize = 1_000_000;
-/// Most numbers of a byte each that these may come to.
-const MAX_PATCH_BYTES: usize = 1 << 30;
-
 impl NewCollection {
     /// What is stored of each item. Refuses what no model could fill, and what would take too much memory.
     fn kind(&self, served: &Served, segment_size: u32) -> Result<Kind, Problem> {
@@ -284,26 +278,13 @@ impl NewCollection {
                 None => Ok(Kind::Pictures),
             };
         }
-        let layer = check_layer(served, self.layer)?;
-        if !served.outputs().iter().any(|output| ["last_hidden_state", "feature_map"].contains(output)) {
-            return Err(EmbeddingError::LacksOutput { pooling: Pooling::Patches, output: "last_hidden_state" }.into());
-        }
-        let (patch, size) = (served.manifest().patch_size.max(1), self.size.unwrap_or(segment_size));
-        if !(patch..=segment_size.max(patch)).contains(&size) {
-            return refused(format!(
-                "size: must lie between {patch}, a patch of this model, and {segment_size} (--segment-size), not {size}"
-            ));
-        }
-        let (least, dim) = (served.most_patches(size), served.manifest().dim as usize);
-        let most = MAX_PATCHES.min(MAX_PATCH_BYTES / dim.max(1));
-        let max_patches = self.max_patches.unwrap_or(PatchOptions::MAX_PATCHES.min(most));
-        if !(least..=most).contains(&max_patches) {
-            return refused(format!(
-                "max_patches: must lie between {least}, the patches of one picture, and {most}, which take {} MB; not {max_patches}",
-                (most * dim) >> 20
-            ));
-        }
-        Ok(Kind::Patches(PatchOptions { max_patches, layer, size }))
+        let layer = patch_bounds::check_outputs(served, self.layer)?;
+        let size = self.size.unwrap_or(segment_size);
+        let dim = COLLECTION_POOLING.dim(served.manifest().dim as usize);
+        let max_patches = self.max_patches.unwrap_or(PatchOptions::MAX_PATCHES.min(patch_bounds::most_patches(dim)));
+        let options = PatchOptions { max_patches, layer, size };
+        patch_bounds::check_memory(options, dim, Some(served), segment_size)?;
+        Ok(Kind::Patches(options))
     }
 }
 

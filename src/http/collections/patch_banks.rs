@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -18,6 +18,8 @@ use crate::{
 
 /// Most collections whose patches are kept. Those of others are read from the store when they are asked for.
 const MOST_KEPT: usize = 16;
+/// Most memory of all of them together, in bytes. The one that was used last stays, even where it takes more alone.
+const MAX_BYTES: usize = 4 << 30;
 
 /// Keeps banks, and brings them up to date on threads of their own: reading a large collection for the first time takes long.
 pub(in crate::http) struct PatchBanks {
@@ -30,6 +32,8 @@ pub(in crate::http) struct PatchBanks {
 struct Entry {
     number: u64,
     used: AtomicU64,
+    /// Memory of the bank, as of when it was last brought up to date.
+    bytes: AtomicUsize,
     /// Held while the bank is brought up to date, by a task that no request owns. Requests for it wait in turn, so that each sees what
     /// was stored before it came.
     bank: tokio::sync::Mutex<Arc<PatchBank>>,
@@ -53,15 +57,38 @@ impl PatchBanks {
             entry.used.store(now, Ordering::Relaxed);
             return Arc::clone(entry);
         }
-        if kept.len() >= MOST_KEPT
-            && let Some(oldest) = kept.iter().min_by_key(|(_, entry)| entry.used.load(Ordering::Relaxed)).map(|(name, _)| name.clone())
-        {
-            kept.remove(&oldest);
+        while kept.len() >= MOST_KEPT {
+            remove_oldest(&mut kept);
         }
         let number = empty.number;
-        let entry = Arc::new(Entry { number, used: AtomicU64::new(now), bank: tokio::sync::Mutex::new(Arc::new(empty)) });
+        let entry = Arc::new(Entry {
+            number,
+            used: AtomicU64::new(now),
+            bytes: AtomicUsize::new(0),
+            bank: tokio::sync::Mutex::new(Arc::new(empty)),
+        });
         kept.insert(collection.name().clone(), Arc::clone(&entry));
         entry
+    }
+
+    /// Notes what a bank takes, and frees those that were used least recently, until all together are within the bound.
+    fn note(&self, entry: &Entry, bytes: usize) {
+        entry.bytes.store(bytes, Ordering::Relaxed);
+        trim(&mut self.kept.lock(), MAX_BYTES);
+    }
+}
+
+/// Removes entries, the least recently used first, until they take `most` bytes or one is left.
+fn trim(kept: &mut HashMap<CollectionName, Arc<Entry>>, most: usize) {
+    while kept.len() > 1 && kept.values().map(|entry| entry.bytes.load(Ordering::Relaxed)).sum::<usize>() > most {
+        remove_oldest(kept);
+    }
+}
+
+fn remove_oldest(kept: &mut HashMap<CollectionName, Arc<Entry>>) {
+    let oldest = kept.iter().min_by_key(|(_, entry)| entry.used.load(Ordering::Relaxed)).map(|(name, _)| name.clone());
+    if let Some(oldest) = oldest {
+        kept.remove(&oldest);
     }
 }
 
@@ -83,6 +110,38 @@ async fn renew(app: App, entry: Arc<Entry>, collection: Arc<dyn Collection>, emp
     };
     let (bank, outcome) = app.patch_banks.threads.run(refresh).await?;
     *kept = Arc::clone(&bank);
+    app.patch_banks.note(&entry, bank.bank.bytes());
     outcome?;
     Ok(bank)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_least_recently_used_banks_are_freed_first() {
+        let mut kept = HashMap::new();
+        for (name, used, bytes) in [("a", 3, 40), ("b", 1, 40), ("c", 2, 40)] {
+            let bank = PatchBank::empty(0, 8, 10);
+            let entry = Entry {
+                number: 0,
+                used: AtomicU64::new(used),
+                bytes: AtomicUsize::new(bytes),
+                bank: tokio::sync::Mutex::new(Arc::new(bank)),
+            };
+            kept.insert(name.parse::<CollectionName>().unwrap(), Arc::new(entry));
+        }
+        let names = |kept: &HashMap<CollectionName, Arc<Entry>>| {
+            let mut names: Vec<String> = kept.keys().map(ToString::to_string).collect();
+            names.sort();
+            names
+        };
+        trim(&mut kept, 120);
+        assert_eq!(names(&kept), ["a", "b", "c"]);
+        trim(&mut kept, 100);
+        assert_eq!(names(&kept), ["a", "c"]);
+        trim(&mut kept, 10);
+        assert_eq!(names(&kept), ["a"]);
+    }
 }

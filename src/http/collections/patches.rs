@@ -12,14 +12,15 @@ use super::{
         infer::{Inference, infer_each},
         problem::{Code, Problem},
     },
+    patch_bounds,
     upsert::{ItemContent, Upsert},
 };
 use crate::{
-    index::{ANOMALOUS, Item, MAX_THUMBNAIL, NORMAL, NewItem, PatchOptions, checksum},
+    index::{ANOMALOUS, Item, MAX_THUMBNAIL, NORMAL, NewItem, PatchOptions, Spec, checksum},
     serving::{Inferred, Served},
 };
 use dino_vision::{
-    anomaly::{PatchSet, ROTATIONS, Rows, foreground, rotated},
+    anomaly::{MAX_STORED, PatchSet, ROTATIONS, Rows, foreground, rotated},
     media,
     transform::PatchGrid,
 };
@@ -33,7 +34,7 @@ pub(super) fn turns(upsert: &Upsert) -> usize {
 }
 
 /// Refuses what a collection of patches cannot hold, and more than a body may hold, before a picture is decoded.
-pub(super) fn check(app: &App, upsert: &Upsert, served: &Served, options: PatchOptions) -> Result<(), Problem> {
+pub(super) fn check(app: &App, upsert: &Upsert, served: &Served, spec: &Spec, options: PatchOptions) -> Result<(), Problem> {
     for (index, (item, content)) in upsert.items.iter().enumerate() {
         let has = |label: &str| item.labels.iter().any(|own| own == label);
         let refused = |why: &str| Err(Problem::new(Code::BadParameter, format!("items[{index}]: {why}")).at(index));
@@ -44,11 +45,28 @@ pub(super) fn check(app: &App, upsert: &Upsert, served: &Served, options: PatchO
             return refused("the labels `normal` and `anomalous` exclude each other");
         }
     }
-    check_size(app, upsert.items.len() * turns(upsert), served, options)
+    check_size(app, upsert.items.len() * turns(upsert), served, spec, options)?;
+    check_stored(turns(upsert), served, spec, options)
 }
 
-/// Refuses more pictures, rotations counted, than a body may hold for their patches.
-pub(super) fn check_size(app: &App, pictures: usize, served: &Served, options: PatchOptions) -> Result<(), Problem> {
+/// Refuses a picture whose patches, with those of its rotations, would be too long to store.
+fn check_stored(turns: usize, served: &Served, spec: &Spec, options: PatchOptions) -> Result<(), Problem> {
+    let each = served.most_patches(options.size);
+    let bytes = PatchSet::stored_length(each, each * turns, spec.dim);
+    if bytes <= MAX_STORED {
+        return Ok(());
+    }
+    let without = if turns > 1 { "leave out `rotations`, or " } else { "" };
+    let detail = format!(
+        "a picture of up to {each} patches in {turns} rotations takes {bytes} bytes, and at most {MAX_STORED} are stored: {without}make a \
+         collection with a smaller `size`"
+    );
+    Err(Problem::new(Code::BadParameter, detail))
+}
+
+/// Refuses a collection that this server cannot use, and more pictures, rotations counted, than a body may hold for their patches.
+pub(super) fn check_size(app: &App, pictures: usize, served: &Served, spec: &Spec, options: PatchOptions) -> Result<(), Problem> {
+    patch_bounds::check_use(spec, options, served, app.segment_size)?;
     let each = served.most_patches(options.size).max(1);
     let most = app.limits.pictures.min((MAX_BODY_PATCHES / each).max(1));
     if pictures > most {
@@ -92,6 +110,8 @@ pub(super) async fn infer(app: &App, served: &Arc<Served>, upsert: &Upsert, opti
         }
     }
     let whole_picture = served.whole_picture(options.size);
+    // Turned at twice the size that the model sees: turning 50 million pixels would take seconds, and the model would see no more.
+    let side = served.input_side(options.size).saturating_mul(2);
     let sizes: Vec<usize> = pictures.iter().map(|(_, bytes)| bytes.len()).collect();
     let prepare = |place: usize| {
         let (whole_picture, turn, bytes) = (whole_picture.clone(), place % turns, sizes[place]);
@@ -101,7 +121,7 @@ pub(super) async fn infer(app: &App, served: &Arc<Served>, upsert: &Upsert, opti
                 StoreImages::Thumbnail => true,
                 StoreImages::Original => bytes > MAX_THUMBNAIL,
             };
-            let (input, _) = if turn == 0 { whole_picture(picture) } else { whole_picture(&rotated(picture, turn)) };
+            let (input, _) = if turn == 0 { whole_picture(picture) } else { whole_picture(&rotated(&media::within(picture, side), turn)) };
             (input, (turn == 0 && shrinks).then(|| media::thumbnail(picture)))
         }
     };

@@ -33,11 +33,11 @@ use super::{
         response::{Created, FileBody, JsonBody, MediaTypes},
         write_deadline::allowed,
     },
-    find, info, store,
+    find, info, patch_bounds, store,
 };
 use crate::{
     index::{
-        CollectionName, Error, Info, OnExisting, Store,
+        CollectionName, Error, Info, OnExisting, Spec, Store,
         snapshot::{self, Snapshot},
     },
     serving::Pool,
@@ -201,20 +201,32 @@ pub(super) async fn restore(
     // Not before all of it is here: a slow sender does not hold up other restores.
     let turn = app.transfers.turn.clone().acquire_owned().await.expect("this semaphore is never closed");
     let path = file.path().to_owned();
-    let restore = move || -> Result<_, Error> {
+    let checking = app.clone();
+    let restore = move || -> Result<_, Problem> {
         // Moved into the work, which continues for a moment after the request was cancelled.
         let _held = (place, turn, reservation);
-        let mut snapshot = Snapshot::open(file.path())?;
+        let mut snapshot = Snapshot::open(file.path()).map_err(|error| bad_snapshot(error, &path))?;
         let spec = snapshot.header().spec.clone();
+        check_spec(&checking, &spec)?;
         let mut items = snapshot.by_ref().map(|item| cancel::check().map_err(Error::from).and(item));
         let outcome = store.create_with(&name, spec, &mut items, existing);
         if let Err(Error::Cancelled(_)) = outcome {
             tracing::info!(collection = %name, "a restore was cancelled: its client has disconnected");
         }
-        outcome
+        outcome.map_err(|error| bad_snapshot(error, &path))
     };
-    let collection = app.transfers.threads.run(restore).await?.map_err(|error| bad_snapshot(error, &path))?;
+    let collection = app.transfers.threads.run(restore).await??;
     Ok(Created(info(&app, collection).await?))
+}
+
+/// Refuses a snapshot of patches that this server could not compare with. The bounds of a model that is not served are checked when it is.
+fn check_spec(app: &App, spec: &Spec) -> Result<(), Problem> {
+    let Some(options) = spec.patches() else { return Ok(()) };
+    let served = app.registry.all().iter().find(|served| served.fingerprint() == spec.model.fingerprint).cloned();
+    let checked = served.as_ref().map_or(Ok(()), |served| patch_bounds::check_dim(spec.dim, served));
+    checked
+        .and_then(|()| patch_bounds::check_memory(options, spec.dim, served.as_deref(), app.segment_size))
+        .map_err(|problem| Problem::new(Code::BadSnapshot, format!("the snapshot: {}", problem.detail)))
 }
 
 fn check_length(headers: &HeaderMap, most: u64) -> Result<(), Problem> {

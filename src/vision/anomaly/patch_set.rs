@@ -39,6 +39,11 @@ impl PatchSet {
         bytes
     }
 
+    /// Length in bytes of the [stored form](Self::to_bytes) of `all` patches `[dim]`, of which `own` are those of the grid.
+    pub fn stored_length(own: usize, all: usize, dim: usize) -> usize {
+        all.saturating_mul(dim).saturating_add(own.div_ceil(8) + HEADER)
+    }
+
     /// What is stored, or why it cannot be read. Its length is compared with what it says before memory is taken.
     ///
     /// # Errors
@@ -90,6 +95,7 @@ mod tests {
         let grid = PatchGrid { rows: 3, columns: 4 };
         let set = PatchSet { grid, foreground: (0..12).map(|at| at % 3 == 0).collect(), rows };
         let bytes = set.to_bytes();
+        assert_eq!(bytes.len(), PatchSet::stored_length(12, 14, 3));
         assert_eq!(PatchSet::from_bytes(&bytes, 3).unwrap(), set);
         for cut in [0, 5, 12, 14, bytes.len() - 1] {
             assert!(PatchSet::from_bytes(&bytes[..cut], 3).is_err(), "{cut}");

@@ -40,7 +40,7 @@ use colour::{Pixels, Profile};
 pub use error::DecodeError;
 pub use format::Format;
 use header::Header;
-pub use thumbnail::{THUMBNAIL_SIDE, thumbnail};
+pub use thumbnail::{THUMBNAIL_SIDE, thumbnail, within};
 
 /// Bytes of the widest pixel that is kept as it is stored: RGBA of 16 bits.
 const WIDEST_PIXEL: u64 = 8;

@@ -1,5 +1,7 @@
 //! Small copies of pictures, to show beside an item.
 
+use std::borrow::Cow;
+
 use image::RgbImage;
 use image::codecs::jpeg::JpegEncoder;
 
@@ -10,14 +12,22 @@ const QUALITY: u8 = 85;
 
 /// `picture` as a JPEG whose longer side has [`THUMBNAIL_SIDE`] pixels, or its own number where it is smaller.
 pub fn thumbnail(picture: &RgbImage) -> Vec<u8> {
-    let (width, height) = picture.dimensions();
-    let scale = f64::from(THUMBNAIL_SIDE) / f64::from(width.max(height));
-    let side = |length: u32| ((f64::from(length) * scale).round() as u32).max(1);
-    let small = if scale < 1.0 { &image::imageops::thumbnail(picture, side(width), side(height)) } else { picture };
+    let small = within(picture, THUMBNAIL_SIDE);
     let mut jpeg = Vec::new();
     let encoder = JpegEncoder::new_with_quality(&mut jpeg, QUALITY);
     small.write_with_encoder(encoder).expect("a small picture fits into a JPEG in memory");
     jpeg
+}
+
+/// The picture, shrunk where its longer side has more than `longest` pixels.
+pub fn within(picture: &RgbImage, longest: u32) -> Cow<'_, RgbImage> {
+    let (width, height) = picture.dimensions();
+    let scale = f64::from(longest) / f64::from(width.max(height));
+    if scale >= 1.0 {
+        return Cow::Borrowed(picture);
+    }
+    let side = |length: u32| ((f64::from(length) * scale).round() as u32).max(1);
+    Cow::Owned(image::imageops::thumbnail(picture, side(width), side(height)))
 }
 
 #[cfg(test)]
