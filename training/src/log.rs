@@ -73,6 +73,11 @@ impl Measured {
         }
     }
 
+    /// Whether both were measured in the same way, on as many pictures: others say nothing of each other.
+    pub fn is_comparable(&self, other: &Self) -> bool {
+        self.name() == other.name() && self.pictures() == other.pictures()
+    }
+
     /// Pictures that it was measured on.
     pub fn pictures(&self) -> usize {
         match self {

@@ -217,6 +217,38 @@ fn adapters_are_merged_into_the_teacher_and_go_on_exactly() {
 }
 
 #[test]
+fn adapters_leave_a_stem_of_convolutions_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    pictures(&at("first-data"), 12);
+    let output = run(&at("first-data"), &at("first"), &["--epochs", "1", "--stem", "conv"]);
+    assert!(output.status.success(), "{}", text(&output));
+    let lora = ["--epochs", "1", "--lora-rank", "2", "--freeze-backbone-epochs", "0", "--stop-below", "0"];
+    let output = go_on(folder.path(), "first-data", "run", &lora);
+    assert!(output.status.success(), "{}", text(&output));
+    let first = backbone(&at("first"), "teacher");
+    let stem: Vec<&String> = first.keys().filter(|name| name.contains("stem") || name.starts_with("patch_embed")).collect();
+    assert!(stem.len() > 2, "{:?}", first.keys());
+    for network in ["student", "teacher"] {
+        let after = backbone(&at("run"), network);
+        assert!(stem.iter().all(|name| after[*name] == first[*name]), "{network}");
+    }
+}
+
+#[test]
+fn adapters_need_weights_to_adapt() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    pictures(&at("data"), 8);
+    let output = run(&at("data"), &at("run"), &["--epochs", "1", "--lora-rank", "2", "--method", "dinov2", "--resume", "auto"]);
+    let said = text(&output);
+    assert!(
+        output.status.code() == Some(2) && said.contains("--lora-rank and --freeze-backbone-epochs keep the weights of --init"),
+        "{said}"
+    );
+}
+
+#[test]
 fn two_processes_go_on_as_one_does() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);

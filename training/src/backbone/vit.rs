@@ -264,6 +264,8 @@ impl Vit {
             Stem::Patch => pictures.reshape(&[n, 3, h, p, w, p][..])?.permute([0, 2, 4, 1, 3, 5])?.reshape((n * h * w, 3 * p * p))?,
             Stem::Conv => {
                 let convolutions = &self.groups[self.places.stem.clone()];
+                // With adapters the stem stands still, as all that they do not adapt.
+                let track = track && self.lora.is_none();
                 let positions = stem::forward(pictures, convolutions, track, VitConfig::EPS, self.config.precision)?;
                 positions.reshape((n * h * w, dim))?
             }

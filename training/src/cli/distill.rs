@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use candle_core::{Device, Tensor};
 use clap::ArgMatches;
 use dino_hub::{Location, Want};
@@ -124,7 +124,13 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
         notes.with_context(|| format!("--init {location}"))?.iter().for_each(|note| tracing::info!("{note}"));
     }
     let student = Student::new(backbone, teacher.dim, &mut random, &Device::Cpu)?;
-    let progress = Progress { settings, epochs_done: 0, teacher: teacher.fingerprint.clone(), pictures: pictures.fingerprint() };
+    let progress = Progress {
+        settings,
+        epochs_done: 0,
+        teacher: teacher.fingerprint.clone(),
+        pictures: pictures.fingerprint(),
+        student: format!("{config:?}"),
+    };
     fs_err::create_dir_all(&args.out)?;
     let _lock = Lock::take(&args.out)?;
     files::remove_unfinished(&args.out)?;
@@ -210,11 +216,22 @@ impl Run<'_> {
             self.args.resume.is_some() || found.is_empty(),
             "{out} already holds checkpoints: add --resume to go on, or choose another --out"
         );
-        let Some(newest) = found.last() else { return self.log().set_aside() };
-        let stored: Stored<Progress> = Stored::open(newest)?;
+        if found.is_empty() {
+            return self.log().set_aside();
+        }
+        let whole = |path: &PathBuf| match Stored::<Progress>::open(path) {
+            Ok(stored) => Some((path.clone(), stored)),
+            Err(error) => {
+                tracing::warn!("{error:#}: an older checkpoint is tried");
+                None
+            }
+        };
+        let Some((newest, stored)) = found.iter().rev().find_map(whole) else {
+            bail!("none of the {} checkpoints in {out} can be used: move them away to start anew", found.len())
+        };
         ensure!(
             Progress { epochs_done: 0, ..stored.progress.clone() } == self.progress,
-            "{out} was begun with other settings, another teacher or other pictures: give the old ones, or choose another --out ({})",
+            "{out} was begun with other settings, another student or teacher, or other pictures: give the old ones, or choose another --out ({})",
             serde_json::to_string(&stored.progress.settings)?
         );
         stored.restore(&mut self.student)?;

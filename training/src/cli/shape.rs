@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use toml::Table;
 
-use crate::run::state::{self, Stored};
+use crate::run::state;
 use crate::weights::{self, Backbone, Positions};
 
 /// Settings that follow from a checkpoint.
@@ -18,8 +18,7 @@ const CROPS: (usize, usize) = (224, 96);
 /// # Errors
 /// When the folder cannot be read.
 pub(super) fn of_run(out: &Path) -> Result<Table> {
-    let newest = state::list(out)?.pop().and_then(|newest| Stored::describe(&newest).ok());
-    let Some(recipe) = newest.map(|description| description.recipe) else { return Ok(Table::new()) };
+    let Some(recipe) = state::newest_description(out)?.map(|description| description.recipe) else { return Ok(Table::new()) };
     let settings = Table::try_from(recipe)?;
     Ok(settings.into_iter().filter(|(name, _)| NAMES.contains(&name.as_str())).collect())
 }

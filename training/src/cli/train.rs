@@ -125,7 +125,7 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
             settings.entry(name).or_insert(value);
         }
     }
-    let recipe = resolve(settings, args, matches).map_err(Usage)?;
+    let recipe = resolve(settings, args, matches, goes_on).map_err(Usage)?;
     recipe.check().map_err(Usage)?;
     let gram_anchor = args.gram_anchor.as_ref().map(|anchor| anchor.fetch(&Want::Weights)).transpose()?.map(|found| found.path);
     let stop = Arc::new(AtomicBool::new(false));
@@ -223,14 +223,14 @@ fn settings(args: &Args, matches: &ArgMatches) -> Result<toml::Table> {
     Ok(settings)
 }
 
-/// The recipe of settings.
-fn resolve(settings: toml::Table, args: &Args, matches: &ArgMatches) -> Result<Recipe> {
+/// The recipe of settings; `goes_on` where the run has a checkpoint.
+fn resolve(settings: toml::Table, args: &Args, matches: &ArgMatches, goes_on: bool) -> Result<Recipe> {
     let source = args.config.as_ref().map_or_else(|| "settings".to_owned(), |path| path.display().to_string());
     let mut recipe: Recipe = settings.try_into().context(source)?;
     warmup::cut(&mut recipe.warmup_epochs, recipe.epochs, matches);
     warmup::cut_freeze(&mut recipe.freeze_backbone_epochs, recipe.epochs, matches);
     ensure!(
-        args.init.is_some() || args.resume.is_some() || (recipe.lora_rank == 0 && recipe.freeze_backbone_epochs == 0),
+        args.init.is_some() || goes_on || (recipe.lora_rank == 0 && recipe.freeze_backbone_epochs == 0),
         "--lora-rank and --freeze-backbone-epochs keep the weights of --init: give it, or leave them out"
     );
     Ok(recipe)
@@ -262,7 +262,7 @@ mod tests {
         let line = [&["train", "--data", "pictures", "--out", "run"], flags].concat();
         let matches = Line::command().try_get_matches_from(line).unwrap();
         let args = Line::from_arg_matches(&matches).unwrap().args;
-        resolve(settings(&args, &matches).unwrap(), &args, &matches).unwrap()
+        resolve(settings(&args, &matches).unwrap(), &args, &matches, false).unwrap()
     }
 
     #[test]

@@ -11,6 +11,9 @@ const MASKS: [&str; 5] = ["mask", "masks", "seg", "segmentation", "gt"];
 /// Fields of a `.json` that name a class, the most telling first.
 const FIELDS: [&str; 6] = ["class_name", "label_name", "class", "label", "cls", "category"];
 
+/// Longest name of a class in bytes: one is kept for each picture.
+const LONGEST: usize = 255;
+
 /// What a path shares with the others of its sample: its folder and its name up to the first dot.
 pub(super) fn key(path: &str) -> &str {
     let name = path.rfind('/').map_or(0, |slash| slash + 1);
@@ -38,14 +41,14 @@ pub(super) fn masks(names: &[&str]) -> Vec<bool> {
 /// The class in the bytes of a `.cls`.
 pub(super) fn of_cls(bytes: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(bytes).ok()?.trim();
-    (!text.is_empty() && !text.contains('\n')).then(|| text.to_owned())
+    (!text.is_empty() && text.len() <= LONGEST && !text.contains('\n')).then(|| text.to_owned())
 }
 
 /// The class in the bytes of a `.json`: a string or a whole number in one of the usual fields.
 pub(super) fn of_json(bytes: &[u8]) -> Option<String> {
     let Value::Object(fields) = serde_json::from_slice(bytes).ok()? else { return None };
     FIELDS.iter().find_map(|field| match fields.get(*field)? {
-        Value::String(name) if !name.trim().is_empty() => Some(name.trim().to_owned()),
+        Value::String(name) if !name.trim().is_empty() && name.len() <= LONGEST => Some(name.trim().to_owned()),
         Value::Number(number) if number.is_i64() || number.is_u64() => Some(number.to_string()),
         _ => None,
     })

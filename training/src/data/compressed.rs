@@ -48,5 +48,7 @@ pub(super) fn by_name(path: &Path) -> Option<Compression> {
 pub(super) fn by_content(path: &Path) -> io::Result<Option<Compression>> {
     let mut first = Vec::new();
     File::open(path)?.take(6).read_to_end(&mut first)?;
-    Ok(KINDS.iter().find(|kind| first.starts_with(kind.magic)).map(Compression::from))
+    // The name of a tar's first member may begin with the letters of bzip2, whose first block begins with digits of pi.
+    let is_block = first.get(4..6).is_some_and(|block| block == b"1A");
+    Ok(KINDS.iter().find(|kind| first.starts_with(kind.magic) && (kind.name != "bzip2" || is_block)).map(Compression::from))
 }

@@ -86,6 +86,8 @@ pub struct Progress {
     pub teacher: String,
     /// SHA-256 over the names of the pictures.
     pub pictures: String,
+    /// The student's shape, and the crops that it sees.
+    pub student: String,
 }
 
 /// Means over the pictures of a step.

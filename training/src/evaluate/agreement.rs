@@ -17,6 +17,8 @@ use crate::log::Agreement;
 
 /// Most pictures that are looked at, spread over all.
 const PICTURES: usize = 512;
+/// Most bytes that their crops take: they stay in memory for the whole run.
+const CROP_BYTES: usize = 256 << 20;
 /// Crops of a batch.
 const BATCH: usize = 64;
 /// Purpose of the random numbers of crops: the same in each evaluation and each run.
@@ -35,7 +37,8 @@ impl Crops {
     /// # Errors
     /// When fewer than two can be read.
     pub fn new(pictures: &Arc<Labelled>, transform: Transform) -> Result<Self> {
-        let count = pictures.len().min(PICTURES);
+        let side = transform.output_size().map_or(1, |(height, width)| height as usize * width as usize);
+        let count = pictures.len().min(PICTURES).min((CROP_BYTES / (2 * 3 * side.max(1))).max(2));
         let crops = |place: usize| {
             let index = place * pictures.len() / count;
             let picture = pictures.get(index)?;

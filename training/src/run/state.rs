@@ -290,6 +290,14 @@ pub fn file_name(step: usize) -> String {
     format!("checkpoint-{step:08}.safetensors")
 }
 
+/// The description of the newest checkpoint that can be read in a run's folder, which is what a run goes on from; none without one.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub fn newest_description(run: &Path) -> Result<Option<Description>> {
+    Ok(list(run)?.iter().rev().find_map(|path| Stored::describe(path).ok()))
+}
+
 /// The run's checkpoints, oldest first.
 ///
 /// # Errors

@@ -356,7 +356,9 @@ impl Run<'_> {
         if !self.leads() {
             return Ok(());
         }
-        let best = self.log.lines()?.iter().filter_map(Line::measured).map(|measured| measured.figure()).fold(0.0, f64::max);
+        // Of lines that were measured in another way, before the run went on with other pictures, none counts.
+        let like = |other: &Measured| measured.is_some_and(|measured| measured.is_comparable(other));
+        let best = self.log.lines()?.iter().filter_map(Line::measured).filter(like).map(|measured| measured.figure()).fold(0.0, f64::max);
         self.log.append(&line)?;
         self.save()?;
         let every = self.options.save_every_epochs;
@@ -513,6 +515,18 @@ impl Run<'_> {
         if let Err(error) = drawn {
             tracing::warn!("{error:#}");
         }
+    }
+
+    /// Keeps the newest checkpoint as the best where its epoch is: a run that was killed after it was written may not have.
+    fn keep_newest_if_best(&self) -> Result<()> {
+        let lines = self.log.lines()?;
+        let Some((last, earlier)) = lines.split_last() else { return Ok(()) };
+        let Some(newest) = last.measured().filter(|_| last.step == self.step) else { return Ok(()) };
+        let is_beaten = |other: &Measured| other.is_comparable(&newest) && other.figure() >= newest.figure();
+        if earlier.iter().filter_map(Line::measured).any(|other| is_beaten(&other)) {
+            return Ok(());
+        }
+        self.keep_as(BEST)
     }
 
     /// Keeps the newest checkpoint under a name that is not removed with the old ones.

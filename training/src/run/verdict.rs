@@ -14,10 +14,13 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// By the lines of a log; none without a baseline, or before the first evaluation.
+    /// By the lines of a log that measured what the baseline did; none without a baseline, or before the first evaluation.
     pub fn of(lines: &[Line]) -> Option<Self> {
         let baseline = lines.last()?.baseline?;
-        let measured = || lines.iter().filter_map(|line| Some((line.epoch, line.measured()?)));
+        let measured = || {
+            let all = lines.iter().filter_map(|line| Some((line.epoch, line.measured()?)));
+            all.filter(|(_, measured)| measured.is_comparable(&baseline))
+        };
         // Of equal ones the first.
         let best = measured().reduce(|best, new| if new.1.figure() > best.1.figure() { new } else { best })?;
         Some(Self { baseline, best, count: measured().count() })
@@ -26,14 +29,18 @@ impl Verdict {
     /// Evaluations in a row, up to the last one, below what the first weights could do.
     pub fn below(lines: &[Line]) -> usize {
         let Some(baseline) = lines.last().and_then(|line| line.baseline) else { return 0 };
-        lines.iter().rev().filter_map(Line::measured).take_while(|measured| measured.figure() < baseline.figure()).count()
+        let measured = lines.iter().rev().filter_map(Line::measured).filter(|measured| measured.is_comparable(&baseline));
+        measured.take_while(|measured| measured.figure() < baseline.figure()).count()
     }
 
-    /// By how much a figure of so many pictures may be off by chance, in points: 95 % of the time it is less.
+    /// By how much two figures over so many pictures may differ by chance, in points: 95 % of the time it is less. The pictures are the
+    /// same in both, which makes it less still; that the best of several epochs is taken makes it more.
     fn chance(&self) -> f64 {
-        let share = (self.baseline.figure() / 100.0).clamp(0.0, 1.0);
         let count = self.baseline.pictures().max(1) as f64;
-        100.0 * 1.96 * (share * (1.0 - share) / count).sqrt()
+        let mean = (self.baseline.figure() + self.best.1.figure()) / 200.0;
+        // Also where no picture, or each one, is right.
+        let share = (mean.clamp(0.0, 1.0) * count + 1.0) / (count + 2.0);
+        100.0 * 1.96 * (2.0 * share * (1.0 - share) / count).sqrt()
     }
 
     /// Whether the best teacher is better than the first weights.
@@ -56,7 +63,9 @@ impl Verdict {
         if best - before > chance {
             return format!("the run helped: {change}");
         }
-        format!("the run may have helped: {change}, within the {chance:.1} points that a figure over {pictures} pictures is off by chance")
+        format!(
+            "the run may have helped: {change}, within the {chance:.1} points by which two figures over {pictures} pictures differ by chance"
+        )
     }
 }
 
@@ -83,7 +92,7 @@ mod tests {
         assert_eq!(Verdict::of(&lines(&[f64::NAN])), None);
         let said = |figures: &[f64]| Verdict::of(&lines(figures)).unwrap().sentence();
         assert_eq!(said(&[40.0, 70.0, f64::NAN, 70.0]), "the run helped: agreement of crops went from 50.0 % to 70.0 % in epoch 2");
-        assert!(said(&[51.0]).ends_with("within the 4.9 points that a figure over 400 pictures is off by chance"));
+        assert!(said(&[51.0]).ends_with("within the 6.9 points by which two figures over 400 pictures differ by chance"));
         assert!(said(&[51.0]).starts_with("the run may have helped: agreement of crops went from 50.0 % to 51.0 % in epoch 1, "));
         assert!(said(&[40.0, 50.0]).starts_with("the run did not help: the best of 2 evaluations has agreement of crops 50.0 %"));
         let below = |figures: &[f64]| Verdict::below(&lines(figures));

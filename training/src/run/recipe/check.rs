@@ -164,10 +164,11 @@ impl Recipe {
                     && self.method == Method::Dino
                     && self.gram_loss_weight == 0.0
                     && self.lora_rank == 0
-                    && self.layer_decay >= 1.0;
+                    && self.layer_decay >= 1.0
+                    && self.patch_embed_lr_mult >= 1.0;
                 ensure!(
                     plain,
-                    "--stem, --registers, --layer-scale, --gram-loss-weight, --layer-decay, --lora-rank and --method dinov2 are for ViTs: leave them \
+                    "--stem, --registers, --layer-scale, --gram-loss-weight, --layer-decay, --patch-embed-lr-mult, --lora-rank and --method dinov2 are for ViTs: leave them \
                      out with --arch {arch}"
                 );
                 ensure!(

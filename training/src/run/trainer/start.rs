@@ -13,7 +13,7 @@ use crate::run::state::{self, Description, Stored};
 
 /// Whether the run measures its teacher against the weights that it begins, or began, with.
 pub(super) fn compares(options: &Options) -> bool {
-    let newest = state::list(&options.out).ok().and_then(|found| Stored::describe(found.last()?).ok());
+    let newest = state::newest_description(&options.out).ok().flatten();
     match newest.filter(|_| options.resume) {
         Some(description) => description.baseline.is_some(),
         None => options.init.is_some(),
@@ -114,6 +114,7 @@ impl Run<'_> {
         self.baseline = stored.description.baseline;
         if self.leads() {
             self.log.go_back_to(self.step)?;
+            self.keep_newest_if_best()?;
         }
         tracing::info!("going on from {} (epoch {}, step {})", path.display(), self.step / self.steps_per_epoch, self.step);
         Ok(())
