@@ -229,8 +229,8 @@ mod tests {
         let diagonal = cells("#....#....#....#");
         let heat: Vec<f32> = diagonal.iter().map(|inside| if *inside { 1.0 } else { 0.1 }).collect();
         assert!((score(&heat, &diagonal, &diagonal, grid) - 0.25).abs() < 1e-6);
-        assert_eq!(score(&heat, &[true; 16], &[true; 16], grid), 0.0);
-        assert_eq!(score(&[f32::NAN; 16], &square, &square, grid), 0.0);
+        assert!(score(&heat, &[true; 16], &[true; 16], grid) < 1e-9);
+        assert!(score(&[f32::NAN; 16], &square, &square, grid) < 1e-9);
     }
 
     #[test]

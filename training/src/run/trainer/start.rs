@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
 
-use super::{Options, Run};
+use super::{BEST, Options, Run};
 use crate::dino::network::Network;
 use crate::exchange;
 use crate::run::recipe::{FIXED, Recipe};
@@ -83,6 +83,11 @@ impl Run<'_> {
         let resume = self.options.resume;
         ensure!(resume || found.is_empty(), "{out} already holds checkpoints: add --resume to go on, or choose another --out");
         if found.is_empty() {
+            // The new run's would replace it.
+            ensure!(
+                !self.options.out.join(BEST).exists(),
+                "{out} holds {BEST} of a run, and no checkpoint to go on from: choose another --out, or move it away"
+            );
             if resume {
                 tracing::info!("{out} holds no checkpoint: the run starts at its beginning");
             }
