@@ -1,6 +1,7 @@
 //! Collections of patches, and how far a picture is from the good ones: the same on both stores.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use dino_server::index::{EmbeddedStore, IndexOptions, Kind, ModelTag, PatchOptions, Spec, Store, snapshot};
 use image::{Rgb, RgbImage};
 use serde_json::{Value, json};
 
@@ -18,6 +19,7 @@ on_both_stores!(
     rotations_are_good_too,
     pictures_that_come_together_are_all_known,
     what_cannot_be_is_refused_with_what_to_do,
+    forged_snapshots_are_refused,
 );
 
 /// A server with the collection of patches `p`.
@@ -309,4 +311,36 @@ fn what_cannot_be_is_refused_with_what_to_do(place: &Place) {
     let item = server.get("/collections/p/items/x").ok().json();
     assert_eq!(item["vector"].as_array().unwrap().len(), 32);
     assert_eq!(server.get("/collections/p/items/x/image").ok().header("content-type"), "image/jpeg");
+}
+
+/// Snapshots that name the served model, and ask for what was never made with it.
+fn forged_snapshots_are_refused(place: &Place) {
+    let server = server(place);
+    let fingerprint = server.get("/collections/p").ok().json()["model"]["fingerprint"].as_str().unwrap().to_owned();
+    let folder = tempfile::tempdir().unwrap();
+    let store = EmbeddedStore::open(folder.path(), IndexOptions::default()).unwrap();
+    let forged = [
+        ("dim", 16, PatchOptions { max_patches: 1000, layer: None, size: 64 }, "16 dimensions"),
+        ("size", 32, PatchOptions { max_patches: 1_000_000, layer: None, size: 40_000 }, "not 40000"),
+        ("many", 32, PatchOptions { max_patches: 1_000_000_000, layer: None, size: 64 }, "not 1000000000"),
+    ];
+    for (name, dim, options, words) in forged {
+        let model = ModelTag { fingerprint: fingerprint.clone(), precision: None };
+        let (collection, _) = Store::create(&store, &name.parse().unwrap(), Spec { dim, model, kind: Kind::Patches(options) }).unwrap();
+        let mut file = Vec::new();
+        snapshot::write(&*collection, &mut file).unwrap();
+        let refused = server.post("/collections/q/restore", "application/octet-stream", &file).problem(422, "bad_snapshot");
+        assert!(refused["detail"].as_str().unwrap().contains(words), "{refused}");
+        // By the command line it comes into the store without a model; then it cannot be used.
+        let (path, other) = (folder.path().join(name), place.another());
+        fs_err::write(&path, &file).unwrap();
+        let told = crate::harness::program().arg("restore").arg("--from").arg(&path).args(other.store()).output().unwrap();
+        assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+        let elsewhere = Server::start(&other.flags());
+        let (status, code) = if name == "dim" { (409, "dimension_mismatch") } else { (400, "bad_parameter") };
+        for route in ["anomaly", "items"] {
+            let refused = elsewhere.post(&format!("/collections/{name}/{route}"), "image/png", &png(&texture(0))).problem(status, code);
+            assert!(refused["detail"].as_str().unwrap().contains(words), "{refused}");
+        }
+    }
 }
