@@ -24,7 +24,7 @@ const LEVELS: usize = 64;
 const BLOCK: usize = 128;
 
 /// How much each patch stands out, at least 0: its distance to the border, less towards the border, averaged over the patches that are
-/// near and alike ([`diffusion`]). `features` is `[patches, D]`.
+/// near and alike. `features` is `[patches, D]`.
 ///
 /// The distance of a patch is 1 minus the mean cosine to the five border patches that resemble it most, of features that are smoothed
 /// over neighbouring patches. Patches whose features are not finite have 0.
