@@ -1,7 +1,6 @@
 //! `dino-train distill`: a small student learns the features of a frozen teacher.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -19,6 +18,7 @@ use serde_json::json;
 
 use super::backbone::DeviceArgs;
 use super::resume::Resume;
+use super::stop;
 use super::usage::Usage;
 use super::warmup;
 use crate::backbone::vit::Vit;
@@ -86,8 +86,6 @@ pub struct Args {
 const ORDER: u64 = 15;
 const CROPS: u64 = 16;
 const WEIGHTS: u64 = 17;
-/// Checkpoints that are kept.
-const KEPT: usize = 2;
 
 /// Runs the verb.
 ///
@@ -95,8 +93,8 @@ const KEPT: usize = 2;
 /// When teacher and student do not fit, settings do not, or a file cannot be written.
 pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
     let mut settings = args.settings.clone();
-    warmup::cut(&mut settings.warmup_epochs, settings.epochs, matches);
-    settings.check().map_err(Usage)?;
+    warmup::cut(&mut settings.schedule.warmup_epochs, settings.schedule.epochs, matches);
+    settings.schedule.check().map_err(Usage)?;
     let recipe = Recipe {
         arch: args.arch,
         patch_size: args.patch_size,
@@ -134,12 +132,7 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
     fs_err::create_dir_all(&args.out)?;
     let _lock = Lock::take(&args.out)?;
     files::remove_unfinished(&args.out)?;
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
-        // A second signal ends the program at once.
-        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&stop))?;
-        signal_hook::flag::register(signal, Arc::clone(&stop))?;
-    }
+    let stop = stop::on_signals()?;
     let mut run = Run { args, transform: recipe.transform(), teacher, pictures, student, progress };
     run.restore()?;
     run.train(&stop)
@@ -211,23 +204,8 @@ impl Run<'_> {
 
     fn restore(&mut self) -> Result<()> {
         let out = self.args.out.display();
-        let found = state::list(&self.args.out)?;
-        ensure!(
-            self.args.resume.is_some() || found.is_empty(),
-            "{out} already holds checkpoints: add --resume to go on, or choose another --out"
-        );
-        if found.is_empty() {
+        let Some((newest, stored)) = state::newest(&self.args.out, self.args.resume.is_some(), Stored::<Progress>::open)? else {
             return self.log().set_aside();
-        }
-        let whole = |path: &PathBuf| match Stored::<Progress>::open(path) {
-            Ok(stored) => Some((path.clone(), stored)),
-            Err(error) => {
-                tracing::warn!("{error:#}: an older checkpoint is tried");
-                None
-            }
-        };
-        let Some((newest, stored)) = found.iter().rev().find_map(whole) else {
-            bail!("none of the {} checkpoints in {out} can be used: move them away to start anew", found.len())
         };
         ensure!(
             Progress { epochs_done: 0, ..stored.progress.clone() } == self.progress,
@@ -242,7 +220,7 @@ impl Run<'_> {
     }
 
     fn train(&mut self, stop: &AtomicBool) -> Result<()> {
-        let epochs = self.progress.settings.epochs;
+        let epochs = self.progress.settings.schedule.epochs;
         let mut last = None;
         while self.progress.epochs_done < epochs {
             let (epoch, started) = (self.progress.epochs_done, Instant::now());
@@ -277,10 +255,10 @@ impl Run<'_> {
         let settings = self.progress.settings.clone();
         let mut order: Vec<usize> = (0..self.pictures.len()).collect();
         order.shuffle(&mut generator(settings.seed, ORDER, epoch as u64, 0));
-        let steps_per_epoch = order.len().div_ceil(settings.batch_size);
-        let bar = progress::bar(order.len(), &format!("epoch {}/{}", epoch + 1, settings.epochs));
+        let steps_per_epoch = order.len().div_ceil(settings.schedule.batch_size);
+        let bar = progress::bar(order.len(), &format!("epoch {}/{}", epoch + 1, settings.schedule.epochs));
         let (mut sums, mut rows) = (Means::default(), 0);
-        for (number, chosen) in order.chunks(settings.batch_size).enumerate() {
+        for (number, chosen) in order.chunks(settings.schedule.batch_size).enumerate() {
             let Some((seen, taught, count)) = self.batch(chosen, epoch) else { continue };
             let (cls, patches) = self.teacher.features(taught, count)?;
             let side = self.args.crop_size;
@@ -320,14 +298,8 @@ impl Run<'_> {
         (!crops.is_empty()).then_some((seen, taught, crops.len()))
     }
 
-    /// Writes a checkpoint, then removes all but the newest.
     fn save(&mut self) -> Result<()> {
-        let path = self.args.out.join(finetune::file_name(self.progress.epochs_done));
-        finetune::save(&path, &mut self.student, &self.transform, &self.progress)?;
-        for old in state::list(&self.args.out)?.iter().rev().skip(KEPT) {
-            fs_err::remove_file(old)?;
-        }
-        Ok(())
+        finetune::save(&self.args.out, self.progress.epochs_done, &mut self.student, &self.transform, &self.progress)
     }
 }
 

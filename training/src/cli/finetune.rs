@@ -1,7 +1,6 @@
 //! `dino-train finetune`: a backbone and a classifier, trained together with labels.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -20,6 +19,7 @@ use rayon::prelude::*;
 use serde_json::json;
 
 use super::resume::Resume;
+use super::stop;
 use super::usage::Usage;
 use super::warmup;
 use crate::backbone::Pass;
@@ -33,6 +33,7 @@ use crate::files;
 use crate::finetune::{self, Classifier, Progress, Settings, Stored};
 use crate::kernels::matmul::{Precision, has_bf16};
 use crate::log::Log;
+use crate::run::lock::Lock;
 use crate::run::state;
 use crate::show::progress;
 use crate::weights::{self, Backbone, init};
@@ -71,8 +72,6 @@ const CROPS: u64 = 10;
 const WEIGHTS: u64 = 11;
 const DROP_PATH: u64 = 12;
 const MIXUP: u64 = 13;
-/// Checkpoints that are kept.
-const KEPT: usize = 2;
 /// Name of the classifier in the model folder.
 const HEAD: &str = "finetuned";
 
@@ -82,8 +81,8 @@ const HEAD: &str = "finetuned";
 /// When the checkpoint cannot be trained further, settings do not fit, or a file cannot be written.
 pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
     let mut settings = args.settings.clone();
-    warmup::cut(&mut settings.warmup_epochs, settings.epochs, matches);
-    settings.check().map_err(Usage)?;
+    warmup::cut(&mut settings.schedule.warmup_epochs, settings.schedule.epochs, matches);
+    settings.schedule.check().map_err(Usage)?;
     let checkpoint = args.model.fetch(&Want::Weights)?.path;
     let loaded = weights::load(&checkpoint, &args.reading.options(None))?;
     let Backbone::Vit(vit) = loaded.backbone else { bail!("{} is a ResNet: finetune trains vision transformers", args.model) };
@@ -99,13 +98,9 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
     let names: Vec<&str> = (0..train.len()).map(|index| train.name(index)).collect();
     let progress = Progress { settings, epochs_done: 0, classes: train.classes().to_vec(), pictures: sha256(names.join("\0").as_bytes()) };
     fs_err::create_dir_all(&args.out)?;
+    let _lock = Lock::take(&args.out)?;
     files::remove_unfinished(&args.out)?;
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
-        // A second signal ends the program at once.
-        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&stop))?;
-        signal_hook::flag::register(signal, Arc::clone(&stop))?;
-    }
+    let stop = stop::on_signals()?;
     let mut run = Run { args, transform: loaded.transform, train, val, classifier, progress };
     run.restore()?;
     run.train(&stop)
@@ -123,18 +118,9 @@ struct Run<'a> {
 impl Run<'_> {
     fn restore(&mut self) -> Result<()> {
         let out = self.args.out.display();
-        let found = state::list(&self.args.out)?;
-        ensure!(
-            self.args.resume.is_some() || found.is_empty(),
-            "{out} already holds checkpoints: add --resume to go on, or choose another --out"
-        );
-        let Some(newest) = found.last() else {
-            if self.args.resume.is_some() {
-                tracing::info!("{out} holds no checkpoint: the run starts at its beginning");
-            }
+        let Some((newest, stored)) = state::newest(&self.args.out, self.args.resume.is_some(), Stored::<Progress>::open)? else {
             return self.log().set_aside();
         };
-        let stored: Stored<Progress> = Stored::open(newest)?;
         let (old, new) = (&stored.progress, &self.progress);
         ensure!(
             old.settings == new.settings,
@@ -157,7 +143,7 @@ impl Run<'_> {
     }
 
     fn train(&mut self, stop: &AtomicBool) -> Result<()> {
-        let epochs = self.progress.settings.epochs;
+        let epochs = self.progress.settings.schedule.epochs;
         let mut figures = None;
         while self.progress.epochs_done < epochs {
             let epoch = self.progress.epochs_done;
@@ -196,10 +182,10 @@ impl Run<'_> {
         let settings = &self.progress.settings;
         let mut order: Vec<usize> = (0..self.train.len()).collect();
         order.shuffle(&mut generator(settings.seed, ORDER, epoch as u64, 0));
-        let steps_per_epoch = order.len().div_ceil(settings.batch_size);
+        let steps_per_epoch = order.len().div_ceil(settings.schedule.batch_size);
         let bar = progress::bar(order.len(), "train");
         let (mut loss, mut rows) = (0.0, 0);
-        for (number, chosen) in order.chunks(settings.batch_size).enumerate() {
+        for (number, chosen) in order.chunks(settings.schedule.batch_size).enumerate() {
             let step = epoch * steps_per_epoch + number;
             let crop = |picture: &RgbImage, index: usize| {
                 let size = self.transform.output_size().unwrap_or((picture.height(), picture.width()));
@@ -214,13 +200,13 @@ impl Run<'_> {
             }
             let pixels = Tensor::from_vec(pixels, shape, &Device::Cpu)?;
             let targets = Tensor::from_vec(targets, (classes.len(), count), &Device::Cpu)?;
-            let lr = settings.lr_at(step, steps_per_epoch);
+            let lr = settings.schedule.lr_at(step, steps_per_epoch);
             let mut random = generator(settings.seed, DROP_PATH, step as u64, 0);
             let value = self.classifier.step(&pixels, &targets, settings, lr, &mut random).with_context(|| format!("step {step}"))?;
             loss += value * classes.len() as f64;
             rows += classes.len();
             bar.inc(chosen.len() as u64);
-            bar.set_prefix(format!("epoch {}/{} loss {:.3}", epoch + 1, settings.epochs, loss / rows as f64));
+            bar.set_prefix(format!("epoch {}/{} loss {:.3}", epoch + 1, settings.schedule.epochs, loss / rows as f64));
             if stop.load(Ordering::Relaxed) && number + 1 < steps_per_epoch {
                 return Ok(None);
             }
@@ -233,7 +219,7 @@ impl Run<'_> {
     fn measure(&self) -> Result<Figures> {
         let order: Vec<usize> = (0..self.val.len()).collect();
         let (mut features, mut classes) = (Vec::new(), Vec::new());
-        for chosen in order.chunks(self.progress.settings.batch_size) {
+        for chosen in order.chunks(self.progress.settings.schedule.batch_size) {
             let crop = |picture: &RgbImage, _| self.transform.pixels(picture);
             let Some((pixels, shape, own)) = batch(&self.val, chosen, &self.transform, crop) else { continue };
             let pixels = Tensor::from_vec(pixels, shape, &Device::Cpu)?;
@@ -246,14 +232,8 @@ impl Run<'_> {
         Ok(Probe::from_weights(weight, bias, 0.0).figures(features.view(), &classes))
     }
 
-    /// Writes a checkpoint, then removes all but the newest.
     fn save(&mut self) -> Result<()> {
-        let path = self.args.out.join(finetune::file_name(self.progress.epochs_done));
-        finetune::save(&path, &mut self.classifier, &self.transform, &self.progress)?;
-        for old in state::list(&self.args.out)?.iter().rev().skip(KEPT) {
-            fs_err::remove_file(old)?;
-        }
-        Ok(())
+        finetune::save(&self.args.out, self.progress.epochs_done, &mut self.classifier, &self.transform, &self.progress)
     }
 
     /// The model folder of the last checkpoint, with the classifier in it.

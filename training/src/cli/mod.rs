@@ -15,6 +15,7 @@ pub mod report;
 mod resume;
 pub mod segment_eval;
 mod shape;
+mod stop;
 pub mod train;
 pub mod tsne;
 mod usage;

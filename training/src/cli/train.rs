@@ -1,8 +1,6 @@
 //! `dino-train train`.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -11,7 +9,7 @@ use clap::ArgMatches;
 use super::public::{self, Public};
 use super::resume::Resume;
 use super::usage::Usage;
-use super::{launch, shape, warmup};
+use super::{launch, shape, stop, warmup};
 use crate::exchange;
 use crate::process;
 use crate::run::observer;
@@ -128,14 +126,7 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
     let recipe = resolve(settings, args, matches, goes_on).map_err(Usage)?;
     recipe.check().map_err(Usage)?;
     let gram_anchor = args.gram_anchor.as_ref().map(|anchor| anchor.fetch(&Want::Weights)).transpose()?.map(|found| found.path);
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
-        // A second signal ends the program at once.
-        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&stop))?;
-        signal_hook::flag::register(signal, Arc::clone(&stop))?;
-    }
-    // Also what schedulers send some time before they end a job.
-    signal_hook::flag::register(signal_hook::consts::SIGUSR1, Arc::clone(&stop))?;
+    let stop = stop::on_signals()?;
     // The processes that a launcher starts have the same arguments, and these variables.
     if args.processes != 1 && std::env::var_os("WORLD_SIZE").is_none() {
         return launch::run(args.processes, &stop);

@@ -10,29 +10,17 @@ use crate::backbone::Pass;
 use crate::backbone::parameters::{Group, Init, Random};
 use crate::backbone::vit::Vit;
 use crate::dino::optimizer::{self, Optimizer};
-use crate::dino::schedule::Cosine;
 use crate::exchange;
-use crate::finetune::Trained;
+use crate::finetune::{Schedule, Trained};
 
 /// Settings of a run; those that have another value in a resumed run are refused.
 #[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Settings {
-    /// Epochs of the run.
-    #[arg(long, value_parser = dino_program::flags::at_least_one(), default_value_t = 100)]
-    pub epochs: usize,
-    /// Pictures of a batch.
-    #[arg(long, value_parser = dino_program::flags::at_least_one(), visible_alias = "batch-size-per-gpu", default_value_t = 64)]
-    pub batch_size: usize,
-    /// Highest learning rate for a batch of 256 pictures: it is scaled by batch / 256.
-    #[arg(long, value_parser = dino_program::flags::from_zero::<f64>, default_value_t = 1e-3)]
-    pub lr: f64,
-    /// Learning rate at the end of the cosine, not scaled.
-    #[arg(long, value_parser = dino_program::flags::from_zero::<f64>, default_value_t = 1e-6)]
-    pub min_lr: f64,
-    /// Epochs of linear warm-up.
-    #[arg(long, default_value_t = 5)]
-    pub warmup_epochs: usize,
+    /// Length and learning rates.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub schedule: Schedule,
     /// Weight decay of all but biases and norms.
     #[arg(long, value_parser = dino_program::flags::from_zero::<f64>, default_value_t = 0.02)]
     pub weight_decay: f64,
@@ -51,28 +39,6 @@ pub struct Settings {
     /// Decides the first weights, the order of pictures and all crops.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-}
-
-impl Settings {
-    /// Checks what one setting alone cannot show.
-    ///
-    /// # Errors
-    /// Names the setting, and what it should be.
-    pub fn check(&self) -> anyhow::Result<()> {
-        anyhow::ensure!(
-            self.warmup_epochs <= self.epochs,
-            "--warmup-epochs {} is more than --epochs {}: lower it",
-            self.warmup_epochs,
-            self.epochs
-        );
-        Ok(())
-    }
-
-    fn lr_at(&self, step: usize, steps_per_epoch: usize) -> f64 {
-        let base = self.lr * self.batch_size as f64 / 256.0;
-        let steps = self.epochs * steps_per_epoch;
-        Cosine { start: self.min_lr.min(base), base, last: self.min_lr, warmup: self.warmup_epochs * steps_per_epoch, steps }.at(step)
-    }
 }
 
 /// How far a run is.
@@ -165,7 +131,7 @@ impl Student {
         let means = Means { loss: scalar(&loss)?, cls_cosine: scalar(&cls_cosine)?, patch_cosine: scalar(&patch_cosine)? };
         anyhow::ensure!(means.loss.is_finite(), "the loss is {}: lower --lr, or warm it up over more epochs", means.loss);
         let gradients = loss.backward()?;
-        let lr = settings.lr_at(step, steps_per_epoch);
+        let lr = settings.schedule.lr_at(step, steps_per_epoch);
         let Settings { weight_decay, clip_grad: clip, .. } = *settings;
         let groups: Vec<&Group> = self.backbone.groups().iter().chain([&self.head]).collect();
         self.optimizer.step(&groups, &gradients, &optimizer::Settings { lr, weight_decay, clip, freeze_last_layer: false })?;

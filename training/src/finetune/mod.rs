@@ -3,6 +3,7 @@
 //! As `DeiT` (Touvron et al. 2021) trains, with the layer-wise learning rates of `BEiT` (Bao et al. 2022, appendix): AdamW, a warm-up and a
 //! cosine, stochastic depth, label smoothing, and mixup where it is asked for.
 
+mod schedule;
 mod state;
 
 use candle_core::{D, Device, Result, Tensor};
@@ -15,30 +16,19 @@ use crate::backbone::parameters::{Group, Init, Random};
 use crate::backbone::vit::Vit;
 use crate::dino::layer_decay::LayerDecay;
 use crate::dino::optimizer::{self, Optimizer};
-use crate::dino::schedule::Cosine;
 use crate::exchange;
 
+pub use schedule::Schedule;
 pub use state::{Progress, Stored, Trained, file_name, save};
 
 /// Settings of a run; those that have another value in a resumed run are refused.
 #[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Settings {
-    /// Epochs of the run.
-    #[arg(long, value_parser = dino_program::flags::at_least_one(), default_value_t = 100)]
-    pub epochs: usize,
-    /// Pictures of a batch.
-    #[arg(long, value_parser = dino_program::flags::at_least_one(), visible_alias = "batch-size-per-gpu", default_value_t = 64)]
-    pub batch_size: usize,
-    /// Highest learning rate for a batch of 256 pictures: it is scaled by batch / 256.
-    #[arg(long, value_parser = dino_program::flags::from_zero::<f64>, default_value_t = 1e-3)]
-    pub lr: f64,
-    /// Learning rate at the end of the cosine, not scaled.
-    #[arg(long, value_parser = dino_program::flags::from_zero::<f64>, default_value_t = 1e-6)]
-    pub min_lr: f64,
-    /// Epochs of linear warm-up.
-    #[arg(long, default_value_t = 5)]
-    pub warmup_epochs: usize,
+    /// Length and learning rates.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub schedule: Schedule,
     /// Factor of the learning rate from each block to the one before it: early blocks change little. 1 for one rate.
     #[arg(long, value_parser = dino_program::flags::part::<f64>, default_value_t = 0.65)]
     pub layer_decay: f64,
@@ -57,38 +47,6 @@ pub struct Settings {
     /// Decides the first weights of the classifier, the order of pictures, all crops and what is dropped.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-}
-
-impl Settings {
-    /// Checks each setting.
-    ///
-    /// # Errors
-    /// Names the setting, and what it should be.
-    pub fn check(&self) -> anyhow::Result<()> {
-        use anyhow::ensure;
-        ensure!(self.epochs > 0 && self.batch_size > 0, "--epochs and --batch-size are at least 1");
-        ensure!(
-            self.warmup_epochs <= self.epochs,
-            "--warmup-epochs {} is more than --epochs {}: lower it",
-            self.warmup_epochs,
-            self.epochs
-        );
-        for (name, value) in [("lr", self.lr), ("min-lr", self.min_lr), ("weight-decay", self.weight_decay), ("mixup", self.mixup)] {
-            ensure!(value >= 0.0 && value.is_finite(), "--{name} {value} must be a number of at least 0");
-        }
-        ensure!(self.layer_decay > 0.0 && self.layer_decay <= 1.0, "--layer-decay {} must be above 0 and at most 1", self.layer_decay);
-        for (name, value) in [("drop-path", self.drop_path), ("smoothing", self.smoothing)] {
-            ensure!((0.0..1.0).contains(&value), "--{name} {value} must be from 0 up to, but not, 1");
-        }
-        Ok(())
-    }
-
-    /// Learning rate at a step, without the factor of a layer.
-    pub fn lr_at(&self, step: usize, steps_per_epoch: usize) -> f64 {
-        let base = self.lr * self.batch_size as f64 / 256.0;
-        let steps = self.epochs * steps_per_epoch;
-        Cosine { start: self.min_lr.min(base), base, last: self.min_lr, warmup: self.warmup_epochs * steps_per_epoch, steps }.at(step)
-    }
 }
 
 /// A backbone with a classifier, and their optimiser.

@@ -16,7 +16,7 @@ use crate::backbone::parameters::Group;
 use crate::backbone::vit::Vit;
 use crate::dino::optimizer::{Moments, Optimizer};
 use crate::files::write_atomically;
-use crate::run::state::Values;
+use crate::run::state::{self, Values};
 
 pub use crate::run::state::file_name;
 
@@ -56,11 +56,14 @@ struct Description<P> {
     progress: P,
 }
 
-/// Writes a checkpoint; a file of that name is whole or not there.
+/// Checkpoints that are kept.
+const KEPT: usize = 2;
+
+/// Writes the checkpoint behind an epoch into a run's folder, whole or not at all, then removes all but the newest.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn save<P: Serialize>(path: &Path, trained: &mut impl Trained, transform: &Transform, progress: &P) -> Result<()> {
+pub fn save<P: Serialize>(out: &Path, epochs: usize, trained: &mut impl Trained, transform: &Transform, progress: &P) -> Result<()> {
     let mut tensors = Vec::new();
     for group in trained.backbone().groups().iter().chain([trained.head()]) {
         let flat: Vec<f32> = group.var().flatten_all()?.to_vec1()?;
@@ -88,7 +91,11 @@ pub fn save<P: Serialize>(path: &Path, trained: &mut impl Trained, transform: &T
         progress,
     };
     let metadata = HashMap::from([("dino".to_owned(), serde_json::to_string(&description)?)]);
-    write_atomically(path, &safetensors::serialize(tensors, Some(metadata))?)
+    write_atomically(&out.join(file_name(epochs)), &safetensors::serialize(tensors, Some(metadata))?)?;
+    for old in state::list(out)?.iter().rev().skip(KEPT) {
+        fs_err::remove_file(old)?;
+    }
+    Ok(())
 }
 
 /// A checkpoint read back.

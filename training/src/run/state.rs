@@ -290,6 +290,38 @@ pub fn file_name(step: usize) -> String {
     format!("checkpoint-{step:08}.safetensors")
 }
 
+/// The newest checkpoint of a run's folder that `open` finds whole, with its path; none where it holds none. Newer ones that are not whole
+/// get another name, so that they are neither tried again nor counted.
+///
+/// # Errors
+/// When there are checkpoints although the run is not to go on, or none of them is whole.
+pub fn newest<T>(run: &Path, goes_on: bool, open: impl Fn(&Path) -> Result<T>) -> Result<Option<(PathBuf, T)>> {
+    let (out, found) = (run.display(), list(run)?);
+    ensure!(goes_on || found.is_empty(), "{out} already holds checkpoints: add --resume to go on, or choose another --out");
+    if found.is_empty() {
+        if goes_on {
+            tracing::info!("{out} holds no checkpoint: the run starts at its beginning");
+        }
+        return Ok(None);
+    }
+    let mut damaged = Vec::new();
+    for path in found.into_iter().rev() {
+        match open(&path) {
+            Ok(opened) => {
+                for path in damaged {
+                    fs_err::rename(&path, path.with_extension("damaged"))?;
+                }
+                return Ok(Some((path, opened)));
+            }
+            Err(error) => {
+                tracing::warn!("{error:#}: an older checkpoint is tried");
+                damaged.push(path);
+            }
+        }
+    }
+    bail!("none of the {} checkpoints in {out} can be used: move them away to start anew", damaged.len())
+}
+
 /// The description of the newest checkpoint that can be read in a run's folder, which is what a run goes on from; none without one.
 ///
 /// # Errors

@@ -78,36 +78,18 @@ impl Run<'_> {
 
     /// The newest checkpoint that is whole, where the run is to go on and has one.
     fn newest(&self) -> Result<Option<(PathBuf, Stored)>> {
-        let out = self.options.out.display();
-        let mut found = state::list(&self.options.out)?;
-        let resume = self.options.resume;
-        ensure!(resume || found.is_empty(), "{out} already holds checkpoints: add --resume to go on, or choose another --out");
-        if found.is_empty() {
+        let out = &self.options.out;
+        let found = state::newest(out, self.options.resume, Stored::open)?;
+        if found.is_none() {
             // The new run's would replace it.
             ensure!(
-                !self.options.out.join(BEST).exists(),
-                "{out} holds {BEST} of a run, and no checkpoint to go on from: choose another --out, or move it away"
+                !out.join(BEST).exists(),
+                "{} holds {BEST} of a run, and no checkpoint to go on from: choose another --out, or move it away",
+                out.display()
             );
-            if resume {
-                tracing::info!("{out} holds no checkpoint: the run starts at its beginning");
-            }
             self.log.set_aside()?;
-            return Ok(None);
         }
-        let mut unusable = Vec::new();
-        while let Some(path) = found.pop() {
-            match Stored::open(&path) {
-                Ok(stored) => {
-                    set_aside(&unusable)?;
-                    return Ok(Some((path, stored)));
-                }
-                Err(error) => {
-                    tracing::warn!("{error:#}: an older checkpoint is tried");
-                    unusable.push(path);
-                }
-            }
-        }
-        bail!("none of the {} checkpoints in {out} can be used: move them away to start anew", unusable.len())
+        Ok(found)
     }
 
     fn go_on_from(&mut self, path: &Path, stored: &Stored) -> Result<()> {
@@ -153,12 +135,4 @@ impl Run<'_> {
         );
         Ok(())
     }
-}
-
-/// Gives checkpoints that cannot be used another name, so that they are neither tried again nor counted.
-fn set_aside(paths: &[PathBuf]) -> Result<()> {
-    for path in paths {
-        fs_err::rename(path, path.with_extension("damaged"))?;
-    }
-    Ok(())
 }
