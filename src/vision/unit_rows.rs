@@ -1,6 +1,6 @@
 //! Vectors of length 1, whose products are cosines.
 
-use ndarray::{Array2, Axis};
+use ndarray::{Array2, ArrayView2, Axis};
 
 /// Length of a vector. In f64 neither the square of the largest f32 overflows nor that of the smallest vanishes.
 pub fn length<'a>(vector: impl IntoIterator<Item = &'a f32>) -> f64 {
@@ -22,11 +22,23 @@ pub fn scale(rows: &mut Array2<f32>) -> Result<(), usize> {
     Ok(())
 }
 
+/// The rows, scaled to length 1; one that has no direction stays as it is.
+pub fn scaled(rows: ArrayView2<'_, f32>) -> Array2<f32> {
+    let mut rows = rows.to_owned();
+    for mut row in rows.rows_mut() {
+        let length = length(&row);
+        if length.is_finite() && length > 0.0 {
+            row.mapv_inplace(|x| (f64::from(x) / length) as f32);
+        }
+    }
+    rows
+}
+
 #[cfg(test)]
 mod tests {
     use ndarray::array;
 
-    use super::scale;
+    use super::{scale, scaled};
 
     #[test]
     fn rows_of_every_size_get_length_1() {
@@ -34,6 +46,11 @@ mod tests {
         scale(&mut rows).unwrap();
         let half = 0.5_f32.sqrt();
         assert_eq!(rows, array![[0.6, -0.8], [half, half], [1.0, 0.0]]);
+    }
+
+    #[test]
+    fn rows_without_a_direction_stay_where_none_is_needed() {
+        assert_eq!(scaled(array![[3.0, -4.0], [0.0, 0.0]].view()), array![[0.6, -0.8], [0.0, 0.0]]);
     }
 
     #[test]

@@ -5,17 +5,18 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail, ensure};
 use dino_vision::anomaly::{DEFAULT_TOP, ROTATIONS, distances_of_floats, enlarged, foreground, mean_of_largest, rotated};
 use dino_vision::bulk::names::Finder;
-use dino_vision::bulk::{self, tree};
+use dino_vision::bulk::tree;
 use dino_vision::embedding::{Pooling, pool_layer};
-use dino_vision::media::{self, Limits};
 use dino_vision::model::{Manifest, Model, Session};
 use dino_vision::transform::PatchGrid;
+use dino_vision::unit_rows;
 use image::RgbImage;
-use ndarray::{Array2, ArrayView2, Axis, concatenate};
+use ndarray::{Array2, Axis, concatenate};
 use serde::Serialize;
 
 use super::backbone::BackboneArgs;
 use super::segment_eval::untrained::untrained;
+use super::segment_eval::{decode, mask_of};
 use crate::evaluate::anomaly::{Pixels, auroc};
 use crate::evaluate::drawn;
 
@@ -49,7 +50,7 @@ pub struct Args {
     #[arg(long)]
     masking: bool,
     /// Share of the patches, those with the largest distances, that make a score.
-    #[arg(long, default_value_t = DEFAULT_TOP)]
+    #[arg(long, value_parser = dino_program::flags::part::<f64>, default_value_t = DEFAULT_TOP)]
     top: f64,
     /// Measure beside it an untrained transformer of the model's shape.
     #[arg(long)]
@@ -86,7 +87,6 @@ struct Figures {
 /// # Errors
 /// Where there are no pictures of both kinds, or the model does not run.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    ensure!(args.top > 0.0 && args.top <= 1.0, "--top is above 0 and at most 1, not {}", args.top);
     let test = Test::list(args)?;
     let backbone = args.backbone.open(1)?;
     let (figures, normal, pictures) = measure(args, &test, &mut Eye::open(&backbone.model, backbone.session_of(&backbone.model)?, args))?;
@@ -108,7 +108,7 @@ fn measure(args: &Args, test: &Test, eye: &mut Eye<'_>) -> anyhow::Result<(Figur
     for Picture { path, is_anomalous, mask } in &test.0 {
         let Some((picture, drawn)) = read(path, mask.as_deref()) else { continue };
         let (features, grid) = eye.look(&picture)?;
-        let mut distances = distances_of_floats(unit(features.view()).view(), stored.view())?;
+        let mut distances = distances_of_floats(unit_rows::scaled(features.view()).view(), stored.view())?;
         if args.masking {
             let flags = foreground(features.view(), grid);
             distances.iter_mut().zip(flags).filter(|(_, is_foreground)| !is_foreground).for_each(|(distance, _)| *distance = 0.0);
@@ -158,7 +158,10 @@ impl Test {
             };
             let is_anomalous = class != GOOD;
             let mask = match args.masks.as_deref().filter(|_| is_anomalous) {
-                Some(masks) => Some(mask_of(&entry.path, &args.test, masks, &finder)?),
+                Some(masks) => {
+                    let mask = mask_of(&entry.path, &args.test, masks, &finder);
+                    Some(mask.with_context(|| format!("{} has no mask below {}", entry.path.display(), masks.display()))?)
+                }
                 None => None,
             };
             pictures.push(Picture { path: entry.path, is_anomalous, mask });
@@ -166,18 +169,6 @@ impl Test {
         ensure!(!pictures.is_empty(), "{} has no pictures in folders: good ones are in {GOOD}", args.test.display());
         Ok(Self(pictures))
     }
-}
-
-/// The mask of an anomalous picture.
-fn mask_of(picture: &Path, test: &Path, masks: &Path, finder: &Finder) -> anyhow::Result<PathBuf> {
-    let stem = picture.strip_prefix(test).unwrap_or(picture).with_extension("").into_os_string();
-    let named = |end: &str| {
-        let mut name = stem.clone();
-        name.push(end);
-        masks.join(name)
-    };
-    let found = [named("_mask.png"), named(".png")].into_iter().find_map(|mask| finder.find(&mask)).filter(|mask| mask.is_file());
-    found.with_context(|| format!("{} has no mask: looked for {}", picture.display(), named("_mask.png").display()))
 }
 
 /// A picture with what was drawn over it; `None` after a warning where one of them cannot be read.
@@ -190,11 +181,6 @@ fn read(picture: &Path, mask: Option<&Path>) -> Option<(RgbImage, Option<Vec<boo
     read().inspect_err(|error| tracing::warn!("skipped {error:#}")).ok()
 }
 
-fn decode(path: &Path) -> anyhow::Result<RgbImage> {
-    let read = || Ok::<_, bulk::Error>(media::decode(&bulk::read(path)?, &Limits::default())?);
-    read().with_context(|| path.display().to_string())
-}
-
 /// The patches of all good pictures, each of length 1, and the number of pictures.
 fn stored(args: &Args, eye: &mut Eye<'_>) -> anyhow::Result<(Array2<f32>, usize)> {
     let (mut parts, mut count) = (Vec::new(), 0);
@@ -202,22 +188,12 @@ fn stored(args: &Args, eye: &mut Eye<'_>) -> anyhow::Result<(Array2<f32>, usize)
         let Some((picture, _)) = read(&entry.path, None) else { continue };
         count += 1;
         for turn in 0..if args.rotations { ROTATIONS } else { 1 } {
-            parts.push(unit(eye.look(&rotated(&picture, turn))?.0.view()));
+            parts.push(unit_rows::scaled(eye.look(&rotated(&picture, turn))?.0.view()));
         }
     }
     ensure!(count > 0, "{} has no readable picture", args.normal.display());
     let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
     Ok((concatenate(Axis(0), &views)?, count))
-}
-
-/// Rows of length 1; a row of zeros stays as it is.
-fn unit(features: ArrayView2<'_, f32>) -> Array2<f32> {
-    let mut rows = features.to_owned();
-    for mut row in rows.rows_mut() {
-        let length = row.dot(&row).sqrt();
-        row /= length.max(f32::MIN_POSITIVE);
-    }
-    rows
 }
 
 /// A model that looks at whole pictures.

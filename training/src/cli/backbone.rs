@@ -36,6 +36,14 @@ impl DeviceArgs {
         Self { precision, ..Self::default() }
     }
 
+    /// One session of a model that uses all cores, on the device that they name or the fastest; it is compared with the CPU.
+    ///
+    /// # Errors
+    /// If the model does not run, or computes something else than on the CPU.
+    pub fn session(&self, model: &Model) -> anyhow::Result<Session> {
+        one_session(model, self.options())
+    }
+
     /// Sessions as they say.
     pub fn options(&self) -> SessionOptions {
         let Self { device, precision, trust_device } = *self;
@@ -145,10 +153,13 @@ impl Backbone {
     /// # Errors
     /// If the model does not run.
     pub fn session_of(&self, model: &Model) -> anyhow::Result<Session> {
-        let options = SessionOptions { threads: cores::available(), ..self.options.clone() };
-        let mut placed = Placement::of(model, &options, placement::Workload { sessions: Some(1), batch: None })?;
-        Ok(placed.sessions.remove(0).0)
+        one_session(model, self.options.clone())
     }
+}
+
+fn one_session(model: &Model, options: SessionOptions) -> anyhow::Result<Session> {
+    let options = SessionOptions { threads: cores::available(), ..options };
+    Ok(Placement::of(model, &options, placement::Workload { sessions: Some(1), batch: None })?.sessions.remove(0).0)
 }
 
 fn is_folder(path: &Path) -> bool {

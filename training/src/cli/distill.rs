@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use candle_core::{Device, Tensor};
 use clap::ArgMatches;
 use dino_hub::{Location, Want};
@@ -152,8 +152,7 @@ struct Teacher {
 impl Teacher {
     /// Opens a transformer for crops of `grid` patches a side.
     fn open(args: &Args, grid: usize) -> Result<Self> {
-        let options = args.device.options();
-        let path = args.teacher.fetch(&Want::Graph { precision: options.precision.to_string() })?.path;
+        let path = args.teacher.fetch(&Want::Graph { precision: args.device.precision.to_string() })?.path;
         let model = Model::open(&path)?;
         let manifest = model.manifest();
         ensure!(
@@ -161,7 +160,7 @@ impl Teacher {
             "{} is a convolutional network: the teacher has to give the tokens of patches, as a vision transformer does",
             args.teacher
         );
-        let session = model.sessions(&options, 1)?.pop().context("one session")?;
+        let session = args.device.session(&model)?;
         Ok(Self {
             session,
             transform: manifest.transform.clone(),

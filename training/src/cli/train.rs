@@ -59,7 +59,7 @@ pub struct Args {
     /// Minutes between checkpoints, beside the one after each epoch
     #[arg(long, value_parser = dino_program::flags::from_zero::<f64>, default_value_t = 10.0)]
     checkpoint_minutes: f64,
-    /// Number of newest checkpoints that are kept, beside the best by k-NN where --knn-every measures it
+    /// Number of newest checkpoints that are kept, beside the best, where --knn-every or --init has the teacher measured
     #[arg(long, default_value_t = 2)]
     keep_checkpoints: usize,
     /// Epochs between checkpoints that stay for good, 0 for none
@@ -179,7 +179,7 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
 }
 
 fn minutes(minutes: f64, flag: &'static str) -> Result<Duration> {
-    Duration::try_from_secs_f64(minutes * 60.0).context(flag)
+    Ok(Duration::try_from_secs_f64(minutes * 60.0).context(flag).map_err(Usage)?)
 }
 
 /// The preset's settings, then the file's, then the flags that were given.
@@ -220,6 +220,10 @@ fn resolve(settings: toml::Table, args: &Args, matches: &ArgMatches, goes_on: bo
     let mut recipe: Recipe = settings.try_into().context(source)?;
     warmup::cut(&mut recipe.warmup_epochs, recipe.epochs, matches);
     warmup::cut_freeze(&mut recipe.freeze_backbone_epochs, recipe.epochs, matches);
+    ensure!(
+        (recipe.gram_loss_weight > 0.0) == args.gram_anchor.is_some(),
+        "--gram-anchor names the checkpoint that --gram-loss-weight holds patches to: give both, or neither"
+    );
     ensure!(
         args.init.is_some() || goes_on || (recipe.lora_rank == 0 && recipe.freeze_backbone_epochs == 0),
         "--lora-rank and --freeze-backbone-epochs keep the weights of --init: give it, or leave them out"

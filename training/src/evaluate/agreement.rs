@@ -5,8 +5,9 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 use candle_core::{Device, Tensor};
 use dino_vision::transform::Transform;
+use dino_vision::unit_rows;
 use image::RgbImage;
-use ndarray::{Array2, Axis};
+use ndarray::Array2;
 use rayon::prelude::*;
 
 use crate::backbone::{Backbone, Pass};
@@ -77,11 +78,6 @@ impl Crops {
             features.extend(rows.to_device(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?);
         }
         let rows = self.views[view].len();
-        let mut features = Array2::from_shape_vec((rows, features.len() / rows), features)?;
-        for mut row in features.axis_iter_mut(Axis(0)) {
-            let length = row.dot(&row).sqrt().max(f32::MIN_POSITIVE);
-            row /= length;
-        }
-        Ok(features)
+        Ok(unit_rows::scaled(Array2::from_shape_vec((rows, features.len() / rows), features)?.view()))
     }
 }

@@ -304,7 +304,7 @@ pub fn newest<T>(run: &Path, goes_on: bool, open: impl Fn(&Path) -> Result<T>) -
         }
         return Ok(None);
     }
-    let mut damaged = Vec::new();
+    let mut damaged: Vec<PathBuf> = Vec::new();
     for path in found.into_iter().rev() {
         match open(&path) {
             Ok(opened) => {

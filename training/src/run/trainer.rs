@@ -173,11 +173,6 @@ const BEST: &str = "best.safetensors";
 
 /// Gram anchoring, where the recipe has it.
 fn gram(recipe: &Recipe, options: &Options, learner: &Learner) -> Result<Option<Gram>> {
-    let wanted = recipe.gram_loss_weight > 0.0;
-    ensure!(
-        wanted == options.gram_anchor.is_some(),
-        "--gram-anchor names the checkpoint that --gram-loss-weight holds patches to: give both, or neither"
-    );
     let Some(path) = &options.gram_anchor else { return Ok(None) };
     let is_own = |folder: Option<&Path>| {
         folder.and_then(|folder| folder.canonicalize().ok()).is_some_and(|folder| options.out.canonicalize().is_ok_and(|out| out == folder))
@@ -356,18 +351,13 @@ impl Run<'_> {
         if !self.leads() {
             return Ok(());
         }
-        // Of lines that were measured in another way, before the run went on with other pictures, none counts.
-        let like = |other: &Measured| measured.is_some_and(|measured| measured.is_comparable(other));
-        let best = self.log.lines()?.iter().filter_map(Line::measured).filter(like).map(|measured| measured.figure()).fold(0.0, f64::max);
         self.log.append(&line)?;
         self.save()?;
         let every = self.options.save_every_epochs;
         if every > 0 && (epoch + 1).is_multiple_of(every) {
             self.keep_as(&format!("epoch-{:04}.safetensors", epoch + 1))?;
         }
-        if measured.is_some_and(|measured| measured.figure() > best) {
-            self.keep_as(BEST)?;
-        }
+        self.keep_newest_if_best()?;
         self.draw();
         self.observer.show(&line);
         Ok(())
@@ -517,7 +507,8 @@ impl Run<'_> {
         }
     }
 
-    /// Keeps the newest checkpoint as the best where its epoch is: a run that was killed after it was written may not have.
+    /// Keeps the newest checkpoint as the best where its epoch is, among those that were measured in the same way. Also when a run goes on:
+    /// it may have been killed between the two.
     fn keep_newest_if_best(&self) -> Result<()> {
         let lines = self.log.lines()?;
         let Some((last, earlier)) = lines.split_last() else { return Ok(()) };

@@ -11,10 +11,8 @@ use anyhow::{Context as _, ensure};
 use dino_hub::{Location, Want};
 use dino_vision::bulk::names::Finder;
 use dino_vision::bulk::{self, tree};
-use dino_vision::cores;
 use dino_vision::media::{self, Limits};
-use dino_vision::model::{Model, Session, SessionOptions};
-use dino_vision::placement::{Placement, Workload};
+use dino_vision::model::Model;
 use dino_vision::segment::Method;
 use image::RgbImage;
 
@@ -130,15 +128,7 @@ pub(super) fn pairs(images: &Path, masks: &Path) -> anyhow::Result<Vec<(PathBuf,
     let mut pairs = Vec::new();
     let finder = Finder::default();
     for entry in tree::list(images)?.entries {
-        let relative = entry.path.strip_prefix(images).unwrap_or(&entry.path);
-        let stem = relative.with_extension("");
-        let named = |end: &str| {
-            let mut name = stem.clone().into_os_string();
-            name.push(end);
-            masks.join(name)
-        };
-        let mut found = [named("_mask.png"), named(".png")].into_iter().filter_map(|mask| finder.find(&mask));
-        let mask = found.find(|mask| mask.is_file() && *mask != entry.path);
+        let mask = mask_of(&entry.path, images, masks, &finder).filter(|mask| *mask != entry.path);
         pairs.extend(mask.map(|mask| (entry.path.clone(), mask)));
     }
     if let (count, Some(first)) = finder.found() {
@@ -151,6 +141,17 @@ pub(super) fn pairs(images: &Path, masks: &Path) -> anyhow::Result<Vec<(PathBuf,
         masks.display()
     );
     Ok(pairs)
+}
+
+/// The mask of a picture of `images`: the file in `masks` at the same place whose name ends in `_mask.png`, or `.png`.
+pub(super) fn mask_of(picture: &Path, images: &Path, masks: &Path, finder: &Finder) -> Option<PathBuf> {
+    let stem = masks.join(picture.strip_prefix(images).unwrap_or(picture).with_extension(""));
+    let named = |end: &str| {
+        let mut name = stem.clone().into_os_string();
+        name.push(end);
+        PathBuf::from(name)
+    };
+    [named("_mask.png"), named(".png")].into_iter().filter_map(|mask| finder.find(&mask)).find(|mask| mask.is_file())
 }
 
 /// A picture with its mask; `None` after a warning where one of them cannot be read.
@@ -167,19 +168,15 @@ fn scene(picture: &Path) -> String {
     picture.with_file_name(name).display().to_string()
 }
 
-fn decode(path: &Path) -> anyhow::Result<RgbImage> {
+/// Decodes a file; the error names it.
+pub(super) fn decode(path: &Path) -> anyhow::Result<RgbImage> {
     let read = || Ok::<_, bulk::Error>(media::decode(&bulk::read(path)?, &Limits::default())?);
     read().with_context(|| path.display().to_string())
 }
 
-fn session(device: &DeviceArgs, model: &Model) -> anyhow::Result<Session> {
-    let options = SessionOptions { threads: cores::available(), ..device.options() };
-    Ok(Placement::of(model, &options, Workload { sessions: Some(1), batch: None })?.sessions.remove(0).0)
-}
-
 /// Runs the model over all pictures, and adds a row for each method, named `prefix` and method.
 fn measure(args: &Args, model: &Model, prefix: &str, pairs: &[(PathBuf, PathBuf)], tallies: &mut Tallies) -> anyhow::Result<()> {
-    let mut session = session(&args.device, model)?;
+    let mut session = args.device.session(model)?;
     for (picture, mask) in pairs {
         let scene = scene(picture);
         let Some((truth, picture)) = read(picture, mask) else { continue };

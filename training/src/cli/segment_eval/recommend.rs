@@ -7,7 +7,7 @@ use dino_vision::model::{Manifest, Model, OUTPUTS};
 use dino_vision::segment::{MaskDefaults, MaskFigures, Method, Options, Refine};
 
 use super::view::{View, centred_box, prediction};
-use super::{read, scene, session};
+use super::{read, scene};
 use crate::cli::backbone::DeviceArgs;
 use crate::evaluate::segmentation::Tally;
 
@@ -37,7 +37,7 @@ pub(super) fn run(
         folder.display()
     );
     let mut centred = Tally::default();
-    let mut session = session(device, model)?;
+    let mut session = device.session(model)?;
     let outputs: Vec<&str> = OUTPUTS.into_iter().filter(|output| session.has_output(output)).collect();
     let mut candidates = candidates(model, methods, &outputs);
     let mut pictures = 0;
