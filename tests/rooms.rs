@@ -70,7 +70,7 @@ const TRAINING: Walls = &[
     ("export", &["process", "weights"]),
     ("run", &["backbone", "data", "device", "dino", "evaluate", "exchange", "files", "kernels", "log", "ops", "show", "weights"]),
     ("finetune", &["backbone", "dino", "exchange", "files", "run"]),
-    ("distill", &["backbone", "dino", "exchange", "finetune"]),
+    ("distill", &["backbone", "dino", "exchange", "finetune", "run"]),
     (
         "cli",
         &[

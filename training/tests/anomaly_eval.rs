@@ -1,10 +1,12 @@
 //! The anomaly evaluation as a program, on folders like those of `MVTec` AD.
 
+mod program;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use image::{GrayImage, Luma};
-use serde_json::Value;
+use program::{report, text};
 use tempfile::TempDir;
 
 fn root() -> PathBuf {
@@ -36,16 +38,6 @@ fn evaluate(folder: &Path, flags: &[&str]) -> Output {
     command.arg("anomaly-eval").arg("--model").arg(root().join("models/demo")).args(["--segment-size", "112"]);
     command.arg("--normal").arg(folder.join("train/good")).arg("--test").arg(folder.join("test")).args(flags);
     command.output().expect("the program starts")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// The last line of stdout.
-fn report(output: &Output) -> Value {
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    serde_json::from_str(text(&output.stdout).lines().last().expect("a line")).expect("JSON")
 }
 
 #[test]

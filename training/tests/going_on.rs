@@ -8,8 +8,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use image::{Rgb, RgbImage};
-use runs::{checkpoints, pictures, run, tensors, text, weights};
-use serde_json::Value;
+use runs::{checkpoints, export, log, pictures, run, tensors, text, weights, with_defaults};
 
 /// Pictures of classes that differ in colour.
 fn classes(folder: &Path) {
@@ -35,24 +34,10 @@ fn go_on(folder: &Path, data: &str, out: &str, more: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dino-train"));
     command.arg("train").arg("--init").arg(folder.join("first")).args(["--method", "dinov2"]);
     command.arg("--data").arg(folder.join(data)).arg("--out").arg(folder.join(out));
-    let settings = [
-        ["--out-dim", "32"],
-        ["--head-hidden-dim", "16"],
-        ["--head-bottleneck-dim", "8"],
-        ["--local-crops-number", "2"],
-        ["--batch-size", "4"],
-        ["--epochs", "3"],
-        ["--lr", "0.02"],
-        ["--precision", "f32"],
-    ];
-    for pair in settings.iter().filter(|pair| !more.contains(&pair[0])) {
-        command.args(pair);
-    }
-    command.args(more).output().unwrap()
-}
-
-fn log(run: &Path) -> Vec<Value> {
-    fs_err::read_to_string(run.join("log.jsonl")).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    let settings = "--out-dim 32 --head-hidden-dim 16 --head-bottleneck-dim 8 --local-crops-number 2 --batch-size 4 --epochs 3 --lr 0.02 \
+                    --precision f32";
+    with_defaults(&mut command, settings, more);
+    command.output().unwrap()
 }
 
 /// Tensors of a network's backbone in the newest checkpoint.
@@ -111,10 +96,7 @@ fn releases_of_dinov2_are_gone_on_with_and_their_best_teacher_is_exported() {
         assert!(output.status.success(), "{said}");
         assert!(said.contains("crops of one picture that find each other"), "{said}");
         fs_err::remove_file(at("first")).unwrap();
-        let mut export = Command::new(env!("CARGO_BIN_EXE_dino-train"));
-        export.args(["export", "--unmeasured", "--checkpoint"]).arg(at(name).join("best.safetensors")).arg("--out").arg(at("model"));
-        let output = export.output().unwrap();
-        assert!(output.status.success(), "{}", text(&output));
+        export(&at(name).join("best.safetensors"), &at("model"), &[]);
     }
 }
 
@@ -205,14 +187,8 @@ fn adapters_are_merged_into_the_teacher_and_go_on_exactly() {
     let output = go_on(folder.path(), "data", "broken", &[&lora[..], &["--resume", "auto"]].concat());
     assert!(output.status.success(), "{}", text(&output));
     assert_eq!(weights(&at("whole")), weights(&at("broken")), "bit by bit");
-    let export = |key: &str, out: &str| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_dino-train"));
-        command.args(["export", "--unmeasured", "--key", key]).arg("--checkpoint").arg(at("whole")).arg("--out").arg(at(out));
-        command.output().unwrap()
-    };
     for (key, out) in [("teacher", "teacher-model"), ("student", "student-model")] {
-        let output = export(key, out);
-        assert!(output.status.success(), "{}", text(&output));
+        export(&at("whole"), &at(out), &["--key", key]);
     }
 }
 

@@ -1,9 +1,12 @@
 //! The k-NN evaluation as a program: the golden figures, and small folders with all that is found in the wild.
 
+mod program;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use image::{Rgb, RgbImage};
+use program::{report, text};
 use serde_json::Value;
 
 fn root() -> PathBuf {
@@ -25,16 +28,6 @@ fn knn(arguments: &[&str], paths: &[(&str, &Path)]) -> Output {
         command.arg(flag).arg(path);
     }
     command.output().expect("the program starts")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// The last line of stdout.
-fn report(output: &Output) -> Value {
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    serde_json::from_str(text(&output.stdout).lines().last().expect("a line")).expect("JSON")
 }
 
 fn assert_percent(found: &Value, expected: f64) {

@@ -1,14 +1,16 @@
 //! The linear evaluation: its classifier against PyTorch's, and the program on small folders.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod program;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use dino_train::evaluate::linear::{Probe, cosine, step_all};
 use image::{Rgb, RgbImage};
 use ndarray::{Array1, Array2, Axis};
+use program::{report, text};
 use safetensors::SafeTensors;
-use serde_json::Value;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -63,15 +65,6 @@ fn linear(arguments: &[&str], paths: &[(&str, &Path)]) -> Output {
         command.arg(flag).arg(path);
     }
     command.output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn report(output: &Output) -> Value {
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    serde_json::from_str(text(&output.stdout).lines().last().unwrap()).unwrap()
 }
 
 /// Classes that differ in colour.

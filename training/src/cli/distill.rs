@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use candle_core::{Device, Tensor};
 use clap::ArgMatches;
 use dino_hub::{Location, Want};
@@ -127,7 +127,7 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
         epochs_done: 0,
         teacher: teacher.fingerprint.clone(),
         pictures: pictures.fingerprint(),
-        student: format!("{config:?}"),
+        student: recipe.clone(),
     };
     fs_err::create_dir_all(&args.out)?;
     let _lock = Lock::take(&args.out)?;
@@ -206,9 +206,12 @@ impl Run<'_> {
         let Some((newest, stored)) = state::newest(&self.args.out, self.args.resume.is_some(), Stored::<Progress>::open)? else {
             return self.log().set_aside();
         };
+        if let Some((name, change)) = self.progress.student.differences(&stored.progress.student).first() {
+            bail!("{out} was begun with another student, --{name} ({change}): give the old one, or choose another --out");
+        }
         ensure!(
             Progress { epochs_done: 0, ..stored.progress.clone() } == self.progress,
-            "{out} was begun with other settings, another student or teacher, or other pictures: give the old ones, or choose another --out ({})",
+            "{out} was begun with other settings, another teacher or other pictures: give the old ones, or choose another --out ({})",
             serde_json::to_string(&stored.progress.settings)?
         );
         stored.restore(&mut self.student)?;

@@ -12,6 +12,7 @@ use crate::backbone::vit::Vit;
 use crate::dino::optimizer::{self, Optimizer};
 use crate::exchange;
 use crate::finetune::{Schedule, Trained};
+use crate::run::recipe::Recipe;
 
 /// Settings of a run; those that have another value in a resumed run are refused.
 #[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
@@ -52,8 +53,8 @@ pub struct Progress {
     pub teacher: String,
     /// SHA-256 over the names of the pictures.
     pub pictures: String,
-    /// The student's shape, and the crops that it sees.
-    pub student: String,
+    /// The student, and the crops that it sees.
+    pub student: Recipe,
 }
 
 /// Means over the pictures of a step.

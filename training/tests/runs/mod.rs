@@ -7,6 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use image::{Rgb, RgbImage};
+use serde_json::Value;
 
 /// Noise of a few colours: pictures that differ.
 pub(crate) fn picture(seed: u32, width: u32, height: u32) -> RgbImage {
@@ -35,14 +36,31 @@ pub(crate) fn command(data: &Path, out: &Path, more: &[&str]) -> Command {
     let settings = "--arch vit_tiny --dim 24 --depth 2 --heads 2 --patch-size 8 --out-dim 32 --head-hidden-dim 16 --head-bottleneck-dim 8 \
                     --global-crops-size 32 --local-crops-size 16 --local-crops-number 2 --batch-size 4 --epochs 4 --warmup-epochs 1 \
                     --drop-path-rate 0.1 --lr 0.02 --seed 5";
+    with_defaults(&mut command, settings, more);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Adds flags, and of `settings` those that they do not replace: a flag given twice is an error.
+pub(crate) fn with_defaults(command: &mut Command, settings: &str, flags: &[&str]) {
     let settings: Vec<&str> = settings.split_whitespace().collect();
-    // A flag given twice is an error: those of the test replace the common ones.
-    let given = |name: &str| more.contains(&name);
-    for pair in settings.chunks(2).filter(|pair| !given(pair[0])) {
+    for pair in settings.chunks(2).filter(|pair| !flags.contains(&pair[0])) {
         command.args(pair);
     }
-    command.args(more).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
+    command.args(flags);
+}
+
+/// The lines of a run's log.
+pub(crate) fn log(run: &Path) -> Vec<Value> {
+    fs_err::read_to_string(run.join("log.jsonl")).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Exports a checkpoint without measuring it.
+pub(crate) fn export(checkpoint: &Path, out: &Path, flags: &[&str]) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dino-train"));
+    command.args(["export", "--unmeasured", "--checkpoint"]).arg(checkpoint).arg("--out").arg(out).args(flags);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
 }
 
 /// The same, to its end.
