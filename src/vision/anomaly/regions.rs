@@ -1,8 +1,6 @@
 //! Regions of a picture: patches above a threshold that touch, also at their corners.
 
-use std::mem;
-
-use crate::segment::Mask;
+use crate::segment::{Mask, components};
 use crate::transform::PatchGrid;
 
 /// A region of a picture.
@@ -36,28 +34,7 @@ pub fn regions(distances: &[f32], grid: PatchGrid, size: (u32, u32), threshold: 
 /// The number of each cell's region, from 1, in reading order of their first cells; 0 for cells that are not set. Then how many
 /// regions there are. Cells touch at sides and corners.
 pub fn labels(cells: &[bool], width: usize) -> (Vec<u32>, u32) {
-    let (mut left, mut labels, mut count) = (cells.to_vec(), vec![0; cells.len()], 0);
-    let mut border = Vec::new();
-    for start in 0..left.len() {
-        if !mem::take(&mut left[start]) {
-            continue;
-        }
-        count += 1;
-        border.push(start);
-        while let Some(cell) = border.pop() {
-            labels[cell] = count;
-            let (row, column) = (cell / width, cell % width);
-            for row in row.saturating_sub(1)..=row + 1 {
-                for column in column.saturating_sub(1)..=(column + 1).min(width - 1) {
-                    let next = row * width + column;
-                    if left.get_mut(next).is_some_and(mem::take) {
-                        border.push(next);
-                    }
-                }
-            }
-        }
-    }
-    (labels, count)
+    components::labels(cells, width, true)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::mem;
 /// Splits the set cells of a grid into parts that are connected side by side, in reading order of their first cell.
 /// Each part is a set on the same grid.
 pub(super) fn components(cells: &[bool], columns: usize) -> Vec<Vec<bool>> {
-    let (labels, count) = labels(cells, columns);
+    let (labels, count) = labels(cells, columns, false);
     (1..=count).map(|part| labels.iter().map(|label| *label == part).collect()).collect()
 }
 
@@ -13,43 +13,41 @@ pub(super) fn components(cells: &[bool], columns: usize) -> Vec<Vec<bool>> {
 pub(super) fn component(cells: &[bool], columns: usize, seed: usize) -> Vec<bool> {
     let mut left = cells.to_vec();
     let mut part = vec![false; cells.len()];
-    take(&mut left, columns, seed, |cell| part[cell] = true);
+    take(&mut left, columns, seed, false, |cell| part[cell] = true);
     part
 }
 
 /// The number of each cell's part, from 1, in reading order of their first cells; 0 for cells that are not set. Then how
-/// many parts there are.
-pub(super) fn labels(cells: &[bool], columns: usize) -> (Vec<u32>, u32) {
+/// many parts there are. With `corners` cells that touch at a corner are connected too.
+pub(crate) fn labels(cells: &[bool], columns: usize, corners: bool) -> (Vec<u32>, u32) {
     let mut left = cells.to_vec();
     let mut labels = vec![0; cells.len()];
     let mut count = 0;
     for start in 0..left.len() {
         if left[start] {
             count += 1;
-            take(&mut left, columns, start, |cell| labels[cell] = count);
+            take(&mut left, columns, start, corners, |cell| labels[cell] = count);
         }
     }
     (labels, count)
 }
 
 /// Takes the part around `start` out of `left`.
-fn take(left: &mut [bool], columns: usize, start: usize, mut visit: impl FnMut(usize)) {
+fn take(left: &mut [bool], columns: usize, start: usize, corners: bool, mut visit: impl FnMut(usize)) {
     let mut border = Vec::new();
     if mem::take(&mut left[start]) {
         border.push(start);
     }
     while let Some(cell) = border.pop() {
         visit(cell);
-        let column = cell % columns;
-        let neighbours = [
-            cell.checked_sub(columns),
-            Some(cell + columns).filter(|below| *below < left.len()),
-            (column > 0).then(|| cell - 1),
-            (column + 1 < columns).then_some(cell + 1),
-        ];
-        for neighbour in neighbours.into_iter().flatten() {
-            if mem::take(&mut left[neighbour]) {
-                border.push(neighbour);
+        let (row, column) = (cell / columns, cell % columns);
+        for row in row.saturating_sub(1)..=row + 1 {
+            for column in column.saturating_sub(1)..=(column + 1).min(columns - 1) {
+                let next = row * columns + column;
+                let is_beside = corners || row == cell / columns || column == cell % columns;
+                if is_beside && left.get_mut(next).is_some_and(mem::take) {
+                    border.push(next);
+                }
             }
         }
     }

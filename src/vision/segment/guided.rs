@@ -76,7 +76,7 @@ fn luma([red, green, blue]: [u8; 3]) -> f32 {
 /// Turns connected parts of cells of this value that have fewer than `least` cells.
 fn turn_small_parts(cells: &mut [bool], columns: usize, least: usize, value: bool) {
     let chosen: Vec<bool> = cells.iter().map(|cell| *cell == value).collect();
-    let (labels, count) = labels(&chosen, columns);
+    let (labels, count) = labels(&chosen, columns, false);
     let mut sizes = vec![0_usize; count as usize + 1];
     for label in &labels {
         sizes[*label as usize] += 1;

@@ -19,7 +19,7 @@
 mod affinity;
 mod attention;
 mod background;
-mod components;
+pub(crate) mod components;
 mod diffusion;
 mod distinct;
 mod guided;

@@ -19,7 +19,7 @@ pub(super) fn polygons(cells: &[bool], xs: &[u32], ys: &[u32]) -> Vec<Vec<u32>> 
     let lines = |kept: &[usize], lines: &[u32]| kept.iter().map(|at| lines[*at]).chain(lines.last().copied()).collect::<Vec<_>>();
     let (xs, ys) = (lines(&columns, xs), lines(&rows, ys));
 
-    let (labels, count) = super::components::labels(&cells, columns.len());
+    let (labels, count) = super::components::labels(&cells, columns.len(), false);
     let mut outlines = vec![Vec::new(); count as usize];
     let mut holes = vec![Vec::new(); count as usize];
     for (cell, ring) in rings(&cells, columns.len(), &xs, &ys) {
@@ -173,7 +173,7 @@ mod tests {
             let cells: Vec<bool> = (0..columns * rows).map(|_| next() % 10 < share).collect();
             let found = polygons(&cells, &lines(columns), &lines(rows));
             assert_eq!(fill(&found, columns, rows), cells, "round {round}: {found:?}");
-            assert_eq!(found.len(), crate::segment::components::labels(&cells, columns).1 as usize);
+            assert_eq!(found.len(), crate::segment::components::labels(&cells, columns, false).1 as usize);
         }
     }
 }
