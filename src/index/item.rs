@@ -232,7 +232,7 @@ pub(super) fn check_patches(patches: Option<&[u8]>, spec: &Spec) -> Result<(), S
         (Some(patches), Kind::Patches(_)) if patches.len() > MAX_STORED => {
             Err(format!("the patches of a picture have at most {MAX_STORED} bytes, these have {}", patches.len()))
         }
-        (Some(patches), Kind::Patches(_)) => PatchSet::from_bytes(patches, spec.dim).map(drop),
+        (Some(patches), Kind::Patches(_)) => PatchSet::check(patches, spec.dim),
         (None, Kind::Patches(_)) => Err("it has no patches, which its collection holds: send the picture".to_owned()),
         (Some(_), Kind::Pictures) => Err("it has patches, which its collection does not hold".to_owned()),
     }

@@ -42,27 +42,28 @@ impl PatchBank {
         Self { number, bank: Bank::new(dim, most), unreadable: HashMap::new() }
     }
 
+    fn clear(this: &mut Arc<Self>, collection: &dyn Collection) {
+        let most = collection.spec().patches().map_or(0, |options| options.max_patches);
+        *this = Arc::new(Self::empty(this.number, collection.spec().dim, most));
+    }
+
     /// Removes what is not stored any more, and adds what is new, older items before newer ones. Other holders of the bank keep theirs
     /// as it is.
     ///
-    /// Where the bank holds only some of the patches, it is made anew after an item was deleted or replaced: what that stood for would be
-    /// missing.
+    /// Where the bank holds only some of the patches, it is made anew after a good item was deleted or replaced: what that stood for would
+    /// be missing.
     ///
     /// # Errors
-    /// Those of the collection. Then some of it is done, and the next call goes on.
+    /// Those of the collection. Then some of it is done, and the next call goes on, or begins anew.
     pub fn refresh(this: &mut Arc<Self>, collection: &dyn Collection) -> Result<(), Error> {
         let stored = collection.stamps()?;
         let stamps: HashMap<&str, u64> = stored.iter().map(|(id, stamp)| (id.as_str(), *stamp)).collect();
         let is_gone = |id: &&str| stamps.get(id).copied() != this.bank.stamp(id);
         let gone: Vec<String> = this.bank.ids().filter(is_gone).map(str::to_owned).collect();
         if !gone.is_empty() {
-            let gone = gone.iter().map(String::as_str);
-            let removed = if this.bank.is_thinned() { Err(None) } else { Arc::make_mut(this).bank.remove(gone).map_err(Some) };
-            if let Err(cancelled) = removed {
-                // After a cancellation half of what the others know would be out of date.
-                let most = collection.spec().patches().map_or(0, |options| options.max_patches);
-                *this = Arc::new(Self::empty(this.number, collection.spec().dim, most));
-                cancelled.map_or(Ok(()), Err)?;
+            let can_remove = gone.iter().all(|id| this.bank.can_remove(id));
+            if !can_remove || Arc::make_mut(this).bank.remove(gone.iter().map(String::as_str)).is_err() {
+                Self::clear(this, collection);
             }
         }
         if this.unreadable.iter().any(|(id, stamp)| stamps.get(id.as_str()) != Some(stamp)) {
@@ -73,7 +74,8 @@ impl PatchBank {
         for ids in missing.chunks(READ) {
             cancel::check()?;
             for found in collection.patches(ids)? {
-                Arc::make_mut(this).bank.add(&found.item.id, found.stamp, is_anomalous(&found.item), &found.patches)?;
+                let added = Arc::make_mut(this).bank.add(&found.item.id, found.stamp, is_anomalous(&found.item), &found.patches);
+                added.inspect_err(|_| Self::clear(this, collection))?;
             }
             for &id in ids {
                 if this.bank.stamp(id).is_none() {

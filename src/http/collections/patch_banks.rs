@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use super::super::{App, problem::Problem};
 use crate::{
-    index::{Collection, CollectionName, PatchBank},
+    index::{Collection, CollectionName, Error, PatchBank, Version},
     serving::{Panicked, Pool},
 };
 
@@ -35,8 +35,8 @@ struct Entry {
     /// Memory of the bank, as of when it was last brought up to date.
     bytes: AtomicUsize,
     /// Held while the bank is brought up to date, by a task that no request owns. Requests for it wait in turn, so that each sees what
-    /// was stored before it came.
-    bank: tokio::sync::Mutex<Arc<PatchBank>>,
+    /// was stored before it came. Beside it the version of the collection that it holds: the same one need not be looked at again.
+    bank: tokio::sync::Mutex<(Arc<PatchBank>, Option<Version>)>,
 }
 
 impl PatchBanks {
@@ -65,7 +65,7 @@ impl PatchBanks {
             number,
             used: AtomicU64::new(now),
             bytes: AtomicUsize::new(0),
-            bank: tokio::sync::Mutex::new(Arc::new(empty)),
+            bank: tokio::sync::Mutex::new((Arc::new(empty), None)),
         });
         kept.insert(collection.name().clone(), Arc::clone(&entry));
         entry
@@ -103,16 +103,26 @@ pub(super) async fn of(app: &App, collection: &Arc<dyn Collection>, empty: Patch
 async fn renew(app: App, entry: Arc<Entry>, collection: Arc<dyn Collection>, empty: PatchBank) -> Result<Arc<PatchBank>, Problem> {
     let mut kept = entry.bank.lock().await;
     // Taken out, so that it is changed in place where no request compares with it; an empty one stays should the thread panic.
-    let mut bank = std::mem::replace(&mut *kept, Arc::new(empty));
+    let (mut bank, known) = std::mem::replace(&mut *kept, (Arc::new(empty), None));
     let refresh = move || {
-        let outcome = PatchBank::refresh(&mut bank, &*collection);
+        let outcome = brought_up_to_date(&mut bank, known, &*collection);
         (bank, outcome)
     };
     let (bank, outcome) = app.patch_banks.threads.run(refresh).await?;
-    *kept = Arc::clone(&bank);
+    *kept = (Arc::clone(&bank), outcome.as_ref().ok().copied());
     app.patch_banks.note(&entry, bank.bank.bytes());
     outcome?;
     Ok(bank)
+}
+
+/// Brings a bank of the version `known` up to date, and returns the version that it has then. What is written meanwhile makes that an old
+/// one, and the next request looks again.
+fn brought_up_to_date(bank: &mut Arc<PatchBank>, known: Option<Version>, collection: &dyn Collection) -> Result<Version, Error> {
+    let now = collection.version()?;
+    if known != Some(now) {
+        PatchBank::refresh(bank, collection)?;
+    }
+    Ok(now)
 }
 
 #[cfg(test)]
@@ -128,7 +138,7 @@ mod tests {
                 number: 0,
                 used: AtomicU64::new(used),
                 bytes: AtomicUsize::new(bytes),
-                bank: tokio::sync::Mutex::new(Arc::new(bank)),
+                bank: tokio::sync::Mutex::new((Arc::new(bank), None)),
             };
             kept.insert(name.parse::<CollectionName>().unwrap(), Arc::new(entry));
         }

@@ -4,7 +4,7 @@
 //! that the threshold needs (`leave_one_out`). Pictures that are known to be anomalous are no part of what is compared with; they are
 //! kept for the threshold.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::leave_one_out::{Best, Scored};
 use super::scan::{Hit, NONE, Options, Owners, distance, scan};
@@ -22,9 +22,10 @@ pub struct Bank {
     radius: f32,
     normal: Block,
     anomalous: Block,
-    pictures: HashMap<String, Picture>,
-    /// Ids by the numbers of pictures.
-    ids: HashMap<u32, String>,
+    /// By their numbers.
+    pictures: HashMap<u32, Picture>,
+    /// Numbers of the pictures by their ids.
+    numbers: HashMap<String, u32>,
     next: u32,
 }
 
@@ -40,7 +41,7 @@ struct Block {
 
 #[derive(Clone, Debug)]
 struct Picture {
-    number: u32,
+    id: String,
     /// Which version of the picture this is.
     stamp: u64,
     scored: Scored,
@@ -64,7 +65,7 @@ impl Bank {
             normal: Block::new(dim),
             anomalous: Block::new(dim),
             pictures: HashMap::new(),
-            ids: HashMap::new(),
+            numbers: HashMap::new(),
             next: 0,
         }
     }
@@ -85,19 +86,24 @@ impl Bank {
         [&self.normal, &self.anomalous].map(|block| block.rows.bytes() + 8 * block.owners.len()).iter().sum::<usize>() + scored
     }
 
-    /// Whether only some of the patches are kept. Then a picture cannot be removed: what it stood for would be missing.
-    pub fn is_thinned(&self) -> bool {
-        self.radius > 0.0
+    /// Whether a picture can be removed: a good one cannot once only some of the patches are kept, since what it stood for would be
+    /// missing.
+    pub fn can_remove(&self, id: &str) -> bool {
+        self.radius == 0.0 || self.picture(id).is_none_or(|picture| picture.scored.is_anomalous)
     }
 
     /// The version of a picture that is here.
     pub fn stamp(&self, id: &str) -> Option<u64> {
-        self.pictures.get(id).map(|picture| picture.stamp)
+        self.picture(id).map(|picture| picture.stamp)
     }
 
     /// Ids of all pictures.
     pub fn ids(&self) -> impl Iterator<Item = &str> {
-        self.pictures.keys().map(String::as_str)
+        self.numbers.keys().map(String::as_str)
+    }
+
+    fn picture(&self, id: &str) -> Option<&Picture> {
+        self.pictures.get(self.numbers.get(id)?)
     }
 
     /// For each of `queries` the nearest stored patch; `None` where there is none.
@@ -107,7 +113,7 @@ impl Bank {
     pub fn nearest(&self, queries: &Rows) -> Result<Vec<Option<Nearest<'_>>>, Cancelled> {
         let nearest = |hit: Hit| {
             let owner = self.normal.owners.get(hit.row as usize)?;
-            Some(Nearest { similarity: hit.cosine, id: self.ids.get(owner)? })
+            Some(Nearest { similarity: hit.cosine, id: &self.pictures.get(owner)?.id })
         };
         Ok(scan(queries, &self.normal.rows, Options::default())?.of_queries.into_iter().map(nearest).collect())
     }
@@ -120,16 +126,18 @@ impl Bank {
         leave_one_out::threshold(self.pictures.values().map(|picture| &picture.scored), top, masked)
     }
 
-    /// Adds a picture that is not here yet. `stamp` tells versions of it apart. After an error nothing has changed.
+    /// Adds a picture that is not here yet. `stamp` tells versions of it apart.
     ///
     /// # Errors
-    /// [`Cancelled`].
+    /// [`Cancelled`]: then what is here has to be made anew.
     pub fn add(&mut self, id: &str, stamp: u64, is_anomalous: bool, set: &PatchSet) -> Result<(), Cancelled> {
         let (own, all) = (set.grid.len(), set.rows.len());
         let keeps_all = self.radius == 0.0;
         let both = Options { of_rows: keeps_all && !is_anomalous, ..Options::default() };
-        let found = scan(&set.rows, &self.normal.rows, both)?;
-        let best = found.of_queries[..own].iter().map(|hit| self.best(*hit)).collect();
+        // Rotations of an anomalous picture say nothing.
+        let asked = if is_anomalous { &set.rows.select(0..own) } else { &set.rows };
+        let found = scan(asked, &self.normal.rows, both)?;
+        let best = found.of_queries[..own].iter().map(|hit| self.normal.nearest(*hit)).collect();
         let scored = Scored { is_anomalous, best, foreground: set.foreground.clone() };
         if is_anomalous {
             // Beyond the bound its distances stay what they are now.
@@ -138,22 +146,14 @@ impl Bank {
             self.anomalous.extend(&set.rows, 0..kept, own, number);
             return Ok(());
         }
-        let (chosen, of_rows) = if keeps_all {
-            ((0..all).collect(), found.of_rows)
-        } else {
-            let chosen = coreset::separate(&set.rows, &found.of_queries, self.radius)?;
-            let rows = set.rows.select(chosen.iter().copied());
-            (chosen, scan(&rows, &self.normal.rows, Options { of_rows: true, ..Options::default() })?.of_rows)
-        };
-        let rows = set.rows.select(chosen.iter().copied());
-        let of_anomalous = scan(&rows, &self.anomalous.rows, Options { of_rows: true, ..Options::default() })?.of_rows;
+        let of_rows = Options { of_rows: true, ..Options::default() };
+        let chosen: Vec<usize> = if keeps_all { (0..all).collect() } else { coreset::separate(&set.rows, &found.of_queries, self.radius)? };
+        let rows = if keeps_all { &set.rows } else { &set.rows.select(chosen.iter().copied()) };
+        let of_normal = if keeps_all { found.of_rows } else { scan(rows, &self.normal.rows, of_rows)?.of_rows };
+        let of_anomalous = scan(rows, &self.anomalous.rows, of_rows)?.of_rows;
         let number = self.enter(id, stamp, scored);
-        for (block, cosines) in [(&self.normal, of_rows), (&self.anomalous, of_anomalous)] {
-            for ((owner, patch), cosine) in block.owners.iter().zip(&block.patches).zip(cosines) {
-                if let Some(best) = best_of(&mut self.pictures, &self.ids, *owner, *patch) {
-                    best.offer(Best { cosine, of: number });
-                }
-            }
+        for (block, cosines) in [(&self.normal, of_normal), (&self.anomalous, of_anomalous)] {
+            block.offer(&mut self.pictures, &cosines, number);
         }
         self.normal.extend(&set.rows, chosen, own, number);
         self.thin()
@@ -165,20 +165,26 @@ impl Bank {
     /// [`Cancelled`]: then they are removed, and what remains has to be made anew.
     ///
     /// # Panics
-    /// Where the bank [is thinned](Self::is_thinned).
+    /// Where one of them [cannot be removed](Self::can_remove).
     pub fn remove<'a>(&mut self, ids: impl IntoIterator<Item = &'a str>) -> Result<(), Cancelled> {
-        assert!(!self.is_thinned(), "what a removed picture stood for is not here");
-        let gone: Vec<u32> = ids.into_iter().filter_map(|id| self.pictures.remove(id)).map(|picture| picture.number).collect();
+        let mut gone = HashSet::new();
+        for id in ids {
+            assert!(self.can_remove(id), "what a removed picture stood for is not here");
+            gone.extend(self.numbers.remove(id));
+        }
         if gone.is_empty() {
             return Ok(());
         }
-        let gone: std::collections::HashSet<u32> = gone.into_iter().collect();
-        self.ids.retain(|number, _| !gone.contains(number));
+        self.pictures.retain(|number, _| !gone.contains(number));
         for block in [&mut self.normal, &mut self.anomalous] {
             block.retain(|owner| !gone.contains(&owner));
         }
         // Patches whose nearest was one of a removed picture ask again.
-        self.ask_again(|best| gone.contains(&best.of))
+        let Self { normal, anomalous, pictures, .. } = self;
+        for block in [&*normal, &*anomalous] {
+            block.ask_again(pictures, normal, |best| gone.contains(&best.of))?;
+        }
+        Ok(())
     }
 
     /// Brings the number of patches below its bound, where it is above.
@@ -187,64 +193,31 @@ impl Bank {
             return Ok(());
         }
         let (kept, radius) = coreset::thinned(&self.normal.rows, self.radius, self.most)?;
-        let mut left = Block::new(self.normal.rows.dim());
-        left.rows = self.normal.rows.select(kept.iter().copied());
-        left.owners = kept.iter().map(|&row| self.normal.owners[row]).collect();
-        left.patches = kept.iter().map(|&row| self.normal.patches[row]).collect();
+        let left = self.normal.select(&kept);
         let all = std::mem::replace(&mut self.normal, left);
         self.radius = radius;
+        let Self { normal, anomalous, pictures, .. } = self;
         // Also of those that are not kept: their distances are known from here on, if not their patches.
-        self.ask_again_in(&all, |_| true)?;
-        let anomalous = std::mem::replace(&mut self.anomalous, Block::new(all.rows.dim()));
-        let asked = self.ask_again_in(&anomalous, |_| true);
-        self.anomalous = anomalous;
-        asked
-    }
-
-    fn ask_again(&mut self, which: impl Fn(&Best) -> bool) -> Result<(), Cancelled> {
-        for is_normal in [true, false] {
-            let block = if is_normal { self.normal.clone() } else { self.anomalous.clone() };
-            self.ask_again_in(&block, &which)?;
+        for block in [&all, &*anomalous] {
+            block.ask_again(pictures, normal, |_| true)?;
         }
         Ok(())
-    }
-
-    /// Looks up the nearest patch of another picture for those patches of `block` whose earlier one is `which`.
-    fn ask_again_in(&mut self, block: &Block, which: impl Fn(&Best) -> bool) -> Result<(), Cancelled> {
-        let places = block.owners.iter().zip(&block.patches).enumerate();
-        let asked: Vec<usize> = places
-            .filter(|(_, (owner, patch))| best_of(&mut self.pictures, &self.ids, **owner, **patch).is_some_and(|best| which(best)))
-            .map(|(row, _)| row)
-            .collect();
-        let queries: Vec<u32> = asked.iter().map(|&row| block.owners[row]).collect();
-        let rows = block.rows.select(asked.iter().copied());
-        let owners = Owners { queries: &queries, rows: &self.normal.owners };
-        let found = scan(&rows, &self.normal.rows, Options { owners: Some(owners), of_rows: false })?;
-        for (row, hit) in asked.into_iter().zip(found.of_queries) {
-            let known = self.best(hit);
-            if let Some(best) = best_of(&mut self.pictures, &self.ids, block.owners[row], block.patches[row]) {
-                *best = known;
-            }
-        }
-        Ok(())
-    }
-
-    fn best(&self, hit: Hit) -> Best {
-        Best { cosine: hit.cosine, of: self.normal.owners.get(hit.row as usize).copied().unwrap_or(u32::MAX) }
     }
 
     fn enter(&mut self, id: &str, stamp: u64, scored: Scored) -> u32 {
         let number = self.next;
         self.next += 1;
-        self.ids.insert(number, id.to_owned());
-        self.pictures.insert(id.to_owned(), Picture { number, stamp, scored });
+        self.numbers.insert(id.to_owned(), number);
+        self.pictures.insert(number, Picture { id: id.to_owned(), stamp, scored });
         number
     }
 }
 
-/// What is known of a patch, unless it is one of a rotation.
-fn best_of<'a>(pictures: &'a mut HashMap<String, Picture>, ids: &HashMap<u32, String>, owner: u32, patch: u32) -> Option<&'a mut Best> {
-    pictures.get_mut(ids.get(&owner)?)?.scored.best.get_mut(patch as usize)
+impl Picture {
+    /// What is known of a patch; none for one of a rotation.
+    fn best(&mut self, patch: u32) -> Option<&mut Best> {
+        self.scored.best.get_mut(patch as usize)
+    }
 }
 
 impl Block {
@@ -261,13 +234,53 @@ impl Block {
         }
     }
 
-    fn retain(&mut self, stays: impl Fn(u32) -> bool) {
-        let kept: Vec<usize> = (0..self.owners.len()).filter(|&row| stays(self.owners[row])).collect();
-        *self = Self {
+    fn select(&self, kept: &[usize]) -> Self {
+        Self {
             rows: self.rows.select(kept.iter().copied()),
             owners: kept.iter().map(|&row| self.owners[row]).collect(),
             patches: kept.iter().map(|&row| self.patches[row]).collect(),
-        };
+        }
+    }
+
+    fn retain(&mut self, stays: impl Fn(u32) -> bool) {
+        let kept: Vec<usize> = (0..self.owners.len()).filter(|&row| stays(self.owners[row])).collect();
+        *self = self.select(&kept);
+    }
+
+    /// The row that was found, as what is nearest to another.
+    fn nearest(&self, hit: Hit) -> Best {
+        Best { cosine: hit.cosine, of: self.owners.get(hit.row as usize).copied().unwrap_or(u32::MAX) }
+    }
+
+    /// Tells each row's picture the cosine of the nearest patch of the picture `of`. Rows of one picture follow one another.
+    fn offer(&self, pictures: &mut HashMap<u32, Picture>, cosines: &[f32], of: u32) {
+        let mut first = 0;
+        for run in self.owners.chunk_by(|a, b| a == b) {
+            let rows = first..first + run.len();
+            first = rows.end;
+            let Some(picture) = pictures.get_mut(&run[0]) else { continue };
+            for row in rows {
+                if let Some(best) = picture.best(self.patches[row]) {
+                    best.offer(Best { cosine: cosines[row], of });
+                }
+            }
+        }
+    }
+
+    /// Looks up the nearest patch of another picture in `normal` for those rows whose earlier one is `which`.
+    fn ask_again(&self, pictures: &mut HashMap<u32, Picture>, normal: &Self, which: impl Fn(&Best) -> bool) -> Result<(), Cancelled> {
+        let mut known = |row: usize| pictures.get_mut(&self.owners[row])?.best(self.patches[row]).copied();
+        let asked: Vec<usize> = (0..self.owners.len()).filter(|&row| known(row).is_some_and(|best| which(&best))).collect();
+        let queries: Vec<u32> = asked.iter().map(|&row| self.owners[row]).collect();
+        let owners = Owners { queries: &queries, rows: &normal.owners };
+        let rows = self.rows.select(asked.iter().copied());
+        let found = scan(&rows, &normal.rows, Options { owners: Some(owners), of_rows: false })?;
+        for (row, hit) in asked.into_iter().zip(found.of_queries) {
+            if let Some(best) = pictures.get_mut(&self.owners[row]).and_then(|picture| picture.best(self.patches[row])) {
+                *best = normal.nearest(hit);
+            }
+        }
+        Ok(())
     }
 }
 

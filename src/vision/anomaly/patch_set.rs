@@ -27,6 +27,33 @@ pub struct PatchSet {
     pub rows: Rows,
 }
 
+/// The stored form, taken apart.
+struct Parts<'a> {
+    grid: PatchGrid,
+    /// The foreground, eight patches in a byte.
+    bits: &'a [u8],
+    codes: &'a [u8],
+}
+
+impl<'a> Parts<'a> {
+    fn of(bytes: &'a [u8], dim: usize) -> Result<Self, String> {
+        let (header, rest) = bytes.split_at_checked(HEADER).ok_or("its patches are cut")?;
+        if header[0] != VERSION {
+            return Err(format!("its patches have the form {}, this program reads {VERSION}", header[0]));
+        }
+        let [rows, columns, patches] =
+            [1, 5, 9].map(|at| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]) as usize);
+        let own = rows.checked_mul(columns).filter(|&own| own > 0 && own <= patches).ok_or("its patches are no whole grid")?;
+        let bits = own.div_ceil(8);
+        let wanted = patches.checked_mul(dim).and_then(|codes| codes.checked_add(bits));
+        if wanted != Some(rest.len()) {
+            return Err(format!("its patches have {} bytes, which is not what they say", bytes.len()));
+        }
+        let (bits, codes) = rest.split_at(bits);
+        Ok(Self { grid: PatchGrid { rows, columns }, bits, codes })
+    }
+}
+
 impl PatchSet {
     /// The stored form.
     pub fn to_bytes(&self) -> Vec<u8> {
@@ -44,31 +71,24 @@ impl PatchSet {
         all.saturating_mul(dim).saturating_add(own.div_ceil(8) + HEADER)
     }
 
+    /// Whether the bytes are the stored form of patches `[dim]`.
+    ///
+    /// # Errors
+    /// Why they are not, in words.
+    pub fn check(bytes: &[u8], dim: usize) -> Result<(), String> {
+        Parts::of(bytes, dim).map(drop)
+    }
+
     /// What is stored, or why it cannot be read. Its length is compared with what it says before memory is taken.
     ///
     /// # Errors
     /// In words.
     pub fn from_bytes(bytes: &[u8], dim: usize) -> Result<Self, String> {
-        let (header, rest) = bytes.split_at_checked(HEADER).ok_or("its patches are cut")?;
-        if header[0] != VERSION {
-            return Err(format!("its patches have the form {}, this program reads {VERSION}", header[0]));
-        }
-        let [rows, columns, patches] =
-            [1, 5, 9].map(|at| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]) as usize);
-        let own = rows.checked_mul(columns).filter(|&own| own > 0 && own <= patches).ok_or("its patches are no whole grid")?;
-        let bits = own.div_ceil(8);
-        let wanted = patches.checked_mul(dim).and_then(|codes| codes.checked_add(bits));
-        if wanted != Some(rest.len()) {
-            return Err(format!("its patches have {} bytes, which is not what they say", bytes.len()));
-        }
-        let (bits, codes) = rest.split_at(bits);
+        let Parts { grid, bits, codes } = Parts::of(bytes, dim)?;
         // -128 is never written, and its products could overflow the sums of the fast kernel.
         let codes = codes.iter().map(|&code| (code as i8).max(-127)).collect();
-        Ok(Self {
-            grid: PatchGrid { rows, columns },
-            foreground: (0..own).map(|at| bits[at / 8] >> (at % 8) & 1 == 1).collect(),
-            rows: Rows::of_codes(dim, codes),
-        })
+        let foreground = (0..grid.len()).map(|at| bits[at / 8] >> (at % 8) & 1 == 1).collect();
+        Ok(Self { grid, foreground, rows: Rows::of_codes(dim, codes) })
     }
 
     /// The mean of the picture's own patches, each of length 1 before: the vector that stands for the picture where one is asked for.
