@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use dino_vision::media;
 
 use super::{KeySource, Keys, Listen};
-use crate::flags;
+use crate::{flags, index::MAX_THUMBNAIL};
 
 /// Flags of the HTTP server; each can also be set in the environment.
 #[derive(Args, Clone, Debug)]
@@ -102,6 +102,22 @@ pub enum StoreImages {
     Thumbnail,
     /// The file as it was sent, if it has at most 16 MiB; else a small JPEG.
     Original,
+}
+
+impl StoreImages {
+    /// Whether a picture in a file of these bytes is kept smaller than it is.
+    pub(super) fn shrinks(self, bytes: &[u8]) -> bool {
+        match self {
+            Self::None => false,
+            Self::Thumbnail => true,
+            Self::Original => bytes.len() > MAX_THUMBNAIL,
+        }
+    }
+
+    /// What is kept: the file, or what was made of it.
+    pub(super) fn kept(self, bytes: &[u8], smaller: Option<Vec<u8>>) -> Option<Vec<u8>> {
+        if self == Self::Original && !self.shrinks(bytes) { Some(bytes.to_vec()) } else { smaller }
+    }
 }
 
 /// Limits that do not go together.

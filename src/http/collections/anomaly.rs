@@ -105,8 +105,8 @@ pub(in crate::http) struct Answer {
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Anomaly")]
 struct Found {
-    /// Mean of the largest distances of its patches, each 1 minus the cosine to the nearest stored patch: 0 for a copy of a stored
-    /// picture, at most 2. Null where nothing is stored.
+    /// Mean of the largest distances of its patches, each 1 minus the cosine to the nearest stored patch: 0 for a copy of a good
+    /// stored picture while all patches are kept, at most 2. Null where nothing is stored.
     score: Option<f32>,
     /// The score above which a picture is anomalous; null with fewer than two good pictures.
     threshold: Option<f32>,

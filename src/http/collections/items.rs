@@ -1,6 +1,8 @@
 //! `…/items`: upsert, get, page through, delete.
 
 use aide::OperationOutput;
+use std::sync::Arc;
+
 use axum::{
     extract::State,
     http::{HeaderName, HeaderValue, Method, Uri, header},
@@ -30,7 +32,7 @@ use super::{
     upsert::{Body, ItemContent, Query, Upsert},
 };
 use crate::{
-    index::{Collection, Filter, Item, MAX_PAGE, MAX_THUMBNAIL, NewItem, PatchOptions, checksum},
+    index::{Collection, Filter, Item, MAX_PAGE, NewItem, PatchOptions, checksum},
     serving::{Inferred, Served},
     traces::timed,
 };
@@ -64,14 +66,19 @@ pub(super) async fn upsert(
         }
     };
     let pictures = upsert.items.iter().filter(|(_, content)| matches!(content, ItemContent::Picture(_))).count();
-    let patches = collection.spec().patches();
     let turns = patches::turns(&upsert);
-    if let Some(options) = patches {
-        let served = model_of(&app, &*collection, upsert.model.as_deref())?;
-        patches::check(&app, &upsert, &served, collection.spec(), options)?;
-    } else if upsert.rotations {
-        return Err(Problem::new(Code::BadParameter, "rotations: belongs to collections of patches; leave it out"));
-    }
+    // What was checked here is what runs: the model may be reloaded while pictures are fetched.
+    let patches = match collection.spec().patches() {
+        Some(options) => {
+            let served = model_of(&app, &*collection, upsert.model.as_deref())?;
+            patches::check(&app, &upsert, &served, collection.spec(), options)?;
+            Some((served, options))
+        }
+        None if upsert.rotations => {
+            return Err(Problem::new(Code::BadParameter, "rotations: belongs to collections of patches; leave it out"));
+        }
+        None => None,
+    };
     let mut lease = Lease::take(&app, pictures * turns, memory)?;
     // For vectors that came ready made these say which model made them.
     if let Some(model) = &upsert.model {
@@ -83,7 +90,7 @@ pub(super) async fn upsert(
     }
     remote::fetch(&app, upsert.pictures_mut(), &mut lease).await?;
     let embedded = match patches {
-        Some(options) => embed_patches(&app, &*collection, upsert, options).await?,
+        Some((served, options)) => embed_patches(&app, served, upsert, options).await?,
         None if pictures > 0 => embed(&app, &*collection, upsert).await?,
         None => Embedded::ready_made(upsert),
     };
@@ -120,11 +127,7 @@ async fn embed(app: &App, collection: &dyn Collection, upsert: Upsert) -> Result
         }
     }
     let keep = app.store_images;
-    let shrink = match keep {
-        StoreImages::None => false,
-        StoreImages::Thumbnail => true,
-        StoreImages::Original => pictures.iter().any(|(_, bytes)| bytes.len() > MAX_THUMBNAIL),
-    };
+    let shrink = pictures.iter().any(|(_, bytes)| keep.shrinks(bytes));
     let transform = served.manifest().transform.clone();
     let prepare = move |picture: &RgbImage| -> (Array3<f32>, Option<Vec<u8>>) {
         (transform.apply(picture), shrink.then(|| media::thumbnail(picture)))
@@ -136,9 +139,8 @@ async fn embed(app: &App, collection: &dyn Collection, upsert: Upsert) -> Result
     Ok(Embedded { items, timing })
 }
 
-/// Makes patches of the pictures of an upsert with the collection's model.
-async fn embed_patches(app: &App, collection: &dyn Collection, upsert: Upsert, options: PatchOptions) -> Result<Embedded, Problem> {
-    let served = model_of(app, collection, upsert.model.as_deref())?;
+/// Makes patches of the pictures of an upsert.
+async fn embed_patches(app: &App, served: Arc<Served>, upsert: Upsert, options: PatchOptions) -> Result<Embedded, Problem> {
     let (inference, thumbnails) = patches::infer(app, &served, &upsert, options).await?;
     let (timing, keep) = (Some(inference.timing.header()), app.store_images);
     let inferred: Vec<_> = inference.inferred.into_iter().zip(thumbnails).collect();
@@ -158,9 +160,7 @@ fn finish(
             let (inferred, small) = inferred.next().ok_or_else(|| Problem::new(Code::Internal, "a picture has no answer of the model"))?;
             let vector = served.collection_vector(&inferred)?;
             item.source = Some(checksum::of_bytes(&bytes));
-            let original = keep == StoreImages::Original && bytes.len() <= MAX_THUMBNAIL;
-            let thumbnail = if original { Some(bytes.to_vec()) } else { small };
-            Ok(NewItem { item, vector, thumbnail, patches: None })
+            Ok(NewItem { item, vector, thumbnail: keep.kept(&bytes, small), patches: None })
         }
     };
     upsert.items.into_iter().map(finish).collect()

@@ -257,7 +257,8 @@ pub(super) struct NewCollection {
     model: Option<String>,
     /// What is stored of each item.
     kind: KindName,
-    /// Of patches, most that pictures are compared with, chosen so that the others are near them: 100000 without it, at most 1000000.
+    /// Of patches, most that pictures are compared with, chosen so that the others are near them: 100000 without it, at most 1000000,
+    /// and 1 GiB of them.
     max_patches: Option<usize>,
     /// Of patches, the block whose tokens they are, from 1; the last one without it.
     layer: Option<u32>,

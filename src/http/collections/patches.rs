@@ -16,7 +16,7 @@ use super::{
     upsert::{ItemContent, Upsert},
 };
 use crate::{
-    index::{ANOMALOUS, Item, MAX_THUMBNAIL, NORMAL, NewItem, PatchOptions, Spec, checksum},
+    index::{ANOMALOUS, Item, NORMAL, NewItem, PatchOptions, Spec, checksum},
     serving::{Inferred, Served},
 };
 use dino_vision::{
@@ -112,15 +112,10 @@ pub(super) async fn infer(app: &App, served: &Arc<Served>, upsert: &Upsert, opti
     let whole_picture = served.whole_picture(options.size);
     // Turned at twice the size that the model sees: turning 50 million pixels would take seconds, and the model would see no more.
     let side = served.input_side(options.size).saturating_mul(2);
-    let sizes: Vec<usize> = pictures.iter().map(|(_, bytes)| bytes.len()).collect();
+    let shrinks: Vec<bool> = pictures.iter().map(|(_, bytes)| keep.shrinks(bytes)).collect();
     let prepare = |place: usize| {
-        let (whole_picture, turn, bytes) = (whole_picture.clone(), place % turns, sizes[place]);
+        let (whole_picture, turn, shrinks) = (whole_picture.clone(), place % turns, shrinks[place]);
         move |picture: &RgbImage| -> (Array3<f32>, Option<Vec<u8>>) {
-            let shrinks = match keep {
-                StoreImages::None => false,
-                StoreImages::Thumbnail => true,
-                StoreImages::Original => bytes > MAX_THUMBNAIL,
-            };
             let (input, _) = if turn == 0 { whole_picture(picture) } else { whole_picture(&rotated(&media::within(picture, side), turn)) };
             (input, (turn == 0 && shrinks).then(|| media::thumbnail(picture)))
         }
@@ -151,8 +146,7 @@ pub(super) fn finish(
             features(served, view, options)?.0.rows().into_iter().for_each(|row| set.rows.push(row.iter().copied()));
         }
         item.source = Some(checksum::of_bytes(&source.bytes));
-        let original = keep == StoreImages::Original && source.bytes.len() <= MAX_THUMBNAIL;
-        let thumbnail = if original { Some(source.bytes.to_vec()) } else { views[0].1.clone() };
+        let thumbnail = keep.kept(&source.bytes, views[0].1.clone());
         Ok(NewItem { item, vector: set.mean(), thumbnail, patches: Some(set.to_bytes()) })
     };
     upsert.items.into_iter().zip(views).map(finish).collect()
