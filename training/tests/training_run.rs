@@ -4,7 +4,7 @@ mod runs;
 
 use std::time::Duration;
 
-use runs::{checkpoints, command, let_it_work, losses, picture, pictures, run, signal, text, weights};
+use runs::{checkpoints, command, export, let_it_work, losses, picture, pictures, run, signal, text, weights};
 
 #[test]
 fn a_run_that_was_stopped_or_killed_goes_on_as_if_nothing_had_been() {
@@ -81,6 +81,32 @@ fn a_run_with_a_queue_of_outputs_goes_on_from_it() {
     let output = run(&data, &broken, &[&more[..], &["--resume"]].concat());
     assert!(output.status.success(), "{}", text(&output));
     assert_eq!(weights(&whole), weights(&broken), "every tensor of the last checkpoint is the same, bit by bit");
+}
+
+#[test]
+fn the_last_epochs_have_larger_crops_and_resume_exactly() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    pictures(&data, 8);
+    let (plain, whole, broken) = (folder.path().join("plain"), folder.path().join("whole"), folder.path().join("broken"));
+    let last = ["--epochs", "4", "--final-epochs", "2", "--final-global-crops-size", "48"];
+    assert!(run(&data, &whole, &last).status.success());
+    assert!(run(&data, &plain, &["--epochs", "4", "--keep-checkpoints", "9"]).status.success());
+    let (of_whole, of_plain) = (losses(&whole), losses(&plain));
+    assert_eq!(of_whole[..2], of_plain[..2], "the first epochs are those of a run without");
+    assert!(of_whole[2..].iter().zip(&of_plain[2..]).all(|(a, b)| a != b), "{of_whole:?} {of_plain:?}");
+    // A run of small crops goes on with larger ones.
+    std::fs::create_dir(&broken).unwrap();
+    let after_two = checkpoints(&plain).into_iter().find(|path| path.ends_with("checkpoint-00000004.safetensors")).unwrap();
+    std::fs::copy(&after_two, broken.join(after_two.file_name().unwrap())).unwrap();
+    let output = run(&data, &broken, &[&last[..], &["--resume"]].concat());
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(weights(&broken), weights(&whole), "every tensor of the last checkpoint is the same, bit by bit");
+    // The model is exported for the size that it was trained with last.
+    export(&whole, &folder.path().join("model"), &[]);
+    let manifest = std::fs::read(folder.path().join("model/manifest.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    assert_eq!(manifest["transform"]["crop"], serde_json::json!([48, 48]));
 }
 
 #[test]

@@ -133,7 +133,7 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
     let _lock = Lock::take(&args.out)?;
     files::remove_unfinished(&args.out)?;
     let stop = stop::on_signals()?;
-    let mut run = Run { args, transform: recipe.transform(), teacher, pictures, student, progress };
+    let mut run = Run { args, transform: recipe.transform(0), teacher, pictures, student, progress };
     run.restore()?;
     run.train(&stop)
 }

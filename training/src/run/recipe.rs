@@ -204,6 +204,16 @@ pub struct Recipe {
     /// Side of the local crops in pixels
     #[arg(long, value_parser = dino_program::flags::at_least_one(), default_value_t = Recipe::default().local_crops_size, help_heading = "Crops")]
     pub local_crops_size: usize,
+    /// Last epochs, of --epochs, that are trained with larger crops: most is learnt from small crops at a fraction of the time, and the
+    /// features are then used at the larger size (Zhang et al. 2025, `FastDINOv2`). 0 for none
+    #[arg(long, default_value_t = Recipe::default().final_epochs, help_heading = "Crops")]
+    pub final_epochs: usize,
+    /// Side of the global crops in the last --final-epochs; twice --global-crops-size where it is not given
+    #[arg(long, value_parser = dino_program::flags::at_least_one(), help_heading = "Crops")]
+    pub final_global_crops_size: Option<usize>,
+    /// Side of the local crops in the last --final-epochs; twice --local-crops-size where it is not given
+    #[arg(long, value_parser = dino_program::flags::at_least_one(), help_heading = "Crops")]
+    pub final_local_crops_size: Option<usize>,
     /// Deviation of the Gaussian blur in pixels of a crop, lowest and highest. The default is the public script's, for crops of 224
     /// pixels: with smaller crops lower it by as much, or little is left to see (0.1 0.4 for crops of 48)
     #[arg(long, value_parser = dino_program::flags::above_zero::<f64>, num_args = 2, value_names = ["LOW", "HIGH"], default_values_t = Recipe::default().blur_sigma, help_heading = "Crops")]
@@ -303,6 +313,9 @@ impl Default for Recipe {
             local_crops_number: 8,
             local_crops_scale: vec![0.05, 0.4],
             local_crops_size: 96,
+            final_epochs: 0,
+            final_global_crops_size: None,
+            final_local_crops_size: None,
             blur_sigma: vec![0.1, 2.0],
             shrink: None,
             seed: 0,
@@ -398,26 +411,37 @@ impl Recipe {
         Ok(())
     }
 
-    /// Crops of each picture.
+    /// Sides of the global and of the local crops in an epoch, counted from 0.
+    pub fn crop_sizes(&self, epoch: usize) -> (usize, usize) {
+        let (global, local) = (self.global_crops_size, self.local_crops_size);
+        if self.final_epochs == 0 || epoch + self.final_epochs < self.epochs {
+            (global, local)
+        } else {
+            (self.final_global_crops_size.unwrap_or(2 * global), self.final_local_crops_size.unwrap_or(2 * local))
+        }
+    }
+
+    /// Crops of each picture in an epoch, counted from 0.
     ///
     /// # Errors
     /// When a scale does not have two numbers.
-    pub fn augmentation(&self) -> Result<Augmentation> {
+    pub fn augmentation(&self, epoch: usize) -> Result<Augmentation> {
         let pair = |scale: &[f64]| Some((*scale.first()?, *scale.get(1)?));
+        let (global, local) = self.crop_sizes(epoch);
         Ok(Augmentation {
-            global_size: self.global_crops_size as u32,
+            global_size: global as u32,
             global_scale: pair(&self.global_crops_scale).context("--global-crops-scale takes two numbers")?,
             local_crops: self.local_crops_number,
-            local_size: self.local_crops_size as u32,
+            local_size: local as u32,
             local_scale: pair(&self.local_crops_scale).context("--local-crops-scale takes two numbers")?,
             blur_sigma: pair(&self.blur_sigma).context("--blur-sigma takes two numbers")?,
         })
     }
 
-    /// The evaluation transform of what is trained: the paper's 256 / 224 ratio of shorter side to crop. A ResNet's crop is the
-    /// nearest that its last map divides evenly.
-    pub fn transform(&self) -> Transform {
-        let crop = self.global_crops_size as u32;
+    /// The evaluation transform of what has been trained up to an epoch, counted from 0: the paper's 256 / 224 ratio of shorter side to
+    /// crop. A ResNet's crop is the nearest that its last map divides evenly.
+    pub fn transform(&self, epoch: usize) -> Transform {
+        let crop = self.crop_sizes(epoch).0 as u32;
         let crop = if self.arch.is_resnet() { ((crop + 16) / 32).max(1) * 32 } else { crop };
         Transform {
             resize: Resize::Shorter((f64::from(crop) * 256.0 / 224.0).round() as u32),
@@ -474,6 +498,18 @@ mod tests {
         for name in FIXED {
             assert!(table.get(name).is_some(), "{name}");
         }
+    }
+
+    #[test]
+    fn the_last_epochs_have_larger_crops() {
+        let recipe = Recipe { epochs: 10, global_crops_size: 48, local_crops_size: 24, patch_size: 8, ..Recipe::default() };
+        assert_eq!([0, 9, 10].map(|epoch| recipe.crop_sizes(epoch)), [(48, 24); 3]);
+        let recipe = Recipe { final_epochs: 3, ..recipe };
+        assert_eq!([0, 6, 7, 10].map(|epoch| recipe.crop_sizes(epoch)), [(48, 24), (48, 24), (96, 48), (96, 48)]);
+        assert_eq!(recipe.transform(6).crop, Some((48, 48)));
+        assert_eq!(recipe.transform(7).crop, Some((96, 96)));
+        let recipe = Recipe { final_global_crops_size: Some(64), ..recipe };
+        assert_eq!(recipe.crop_sizes(9), (64, 48));
     }
 
     #[test]

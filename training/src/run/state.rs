@@ -87,7 +87,7 @@ impl Description {
             depth: backbone.depth(),
             heads,
             img_size,
-            transform: recipe.transform(),
+            transform: recipe.transform(step.saturating_sub(1) / steps_per_epoch.max(1)),
             step,
             steps_per_epoch,
             optimizer_steps: learner.optimizer.steps().map(|(name, steps)| (name.clone(), steps)).collect(),

@@ -134,7 +134,7 @@ pub fn train(recipe: &Recipe, options: &Options) -> Result<Outcome> {
     recipe.set_losses(&mut learner)?;
     learner.gram = gram(recipe, options, &learner)?;
     let plan = Plan {
-        augmentation: recipe.augmentation()?,
+        augmentation: recipe.augmentation(0)?,
         batch: recipe.batch_size_per_gpu,
         rank,
         world,
@@ -154,7 +154,8 @@ pub fn train(recipe: &Recipe, options: &Options) -> Result<Outcome> {
         fingerprint: pictures.fingerprint(),
         pictures,
         log: Log::new(&options.out),
-        observer: Observer::open(shown, &options.out, &options.data, recipe.epochs, &recipe.transform())?,
+        // At the size of the last epochs from the first on: figures that are compared are measured alike.
+        observer: Observer::open(shown, &options.out, &options.data, recipe.epochs, &recipe.transform(recipe.epochs))?,
         step: 0,
         stopping: false,
         watch: Watch::new(options.collapse_steps, recipe.head().dim),
@@ -300,6 +301,7 @@ impl Run<'_> {
         let (first, end) = (self.step % self.steps_per_epoch, (epoch + 1) * self.steps_per_epoch);
         let (mut since, before) = (Instant::now(), self.step);
         let accumulate = self.recipe.accumulate;
+        self.plan.augmentation = self.recipe.augmentation(epoch)?;
         let mut batches = loader::epoch(&self.pictures, self.plan, epoch, first * accumulate..self.steps_per_epoch * accumulate);
         loop {
             let step = self.schedules.at(self.step);
@@ -413,7 +415,7 @@ impl Run<'_> {
     /// Patches that the student does not see: drawn for all pictures of the step, of which this batch has some.
     fn masks(&self, batch: &Batch, epoch: usize) -> candle_core::Result<Option<Masks>> {
         let Some(masking) = self.recipe.masking() else { return Ok(None) };
-        let side = self.recipe.global_crops_size / self.recipe.patch_size;
+        let side = self.recipe.crop_sizes(epoch).0 / self.recipe.patch_size;
         let step = batch.places.first().map_or(0, |place| place / self.per_step as u64);
         let mut random = loader::generator(self.recipe.seed, MASKS, epoch as u64, step);
         let all = masking.draw(TEACHER_VIEWS * self.per_step, (side, side), &mut random);

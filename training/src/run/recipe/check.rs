@@ -19,7 +19,14 @@ impl Recipe {
     /// # Errors
     /// Names the setting, and what it should be.
     pub fn check(&self) -> Result<()> {
-        for (name, size) in [("global-crops-size", self.global_crops_size), ("local-crops-size", self.local_crops_size)] {
+        let (global, local) = self.crop_sizes(self.epochs);
+        let sizes = [
+            ("global-crops-size", self.global_crops_size),
+            ("local-crops-size", self.local_crops_size),
+            ("final-global-crops-size", global),
+            ("final-local-crops-size", local),
+        ];
+        for (name, size) in sizes {
             let patch = if self.arch.is_resnet() { 1 } else { self.patch_size };
             ensure!(patch > 0 && size >= patch && size.is_multiple_of(patch), "--{name} {size} is no multiple of --patch-size {patch}");
             ensure!(size <= 4096, "--{name} {size} is more than 4096");
@@ -48,6 +55,16 @@ impl Recipe {
         for (name, value) in positive {
             ensure!(value > 0, "--{name} must be at least 1");
         }
+        ensure!(
+            self.final_epochs <= self.epochs,
+            "--final-epochs {} is more than the {} of --epochs, of which they are the last",
+            self.final_epochs,
+            self.epochs
+        );
+        ensure!(
+            self.final_epochs > 0 || (self.final_global_crops_size.is_none() && self.final_local_crops_size.is_none()),
+            "--final-global-crops-size and --final-local-crops-size are those of the last --final-epochs: give these too"
+        );
         ensure!(self.shrink != Some(0), "--shrink must be at least 1");
         ensure!(self.local_crops_number <= 64, "--local-crops-number {} is more than 64", self.local_crops_number);
         let temperatures = [("teacher-temp", self.teacher_temp), ("warmup-teacher-temp", self.warmup_teacher_temp)];
@@ -196,6 +213,9 @@ mod tests {
             change(&mut recipe);
             recipe.check().unwrap_err().to_string()
         };
+        assert!(bad(|r| r.final_epochs = 101).contains("--final-epochs 101"));
+        assert!(bad(|r| r.final_global_crops_size = Some(448)).contains("--final-epochs"));
+        assert!(bad(|r| (r.final_epochs, r.final_local_crops_size) = (1, Some(100))).contains("--final-local-crops-size 100"));
         assert!(bad(|r| r.global_crops_size = 100).contains("--global-crops-size 100"));
         assert!(bad(|r| r.local_crops_scale = vec![0.4, 0.05]).contains("--local-crops-scale"));
         assert!(bad(|r| r.teacher_temp = 0.0).contains("--teacher-temp"));
