@@ -7,8 +7,9 @@ use std::sync::{Arc, Weak};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
-use super::commit::{self, WriteQueue};
-use super::disk::{Change, Disk, Record};
+use super::commit::{Target, WriteQueue};
+use super::delete_where::delete_where;
+use super::disk::{Change, Disk, Record, Written};
 use super::graph_files::GraphFiles;
 use super::indexing::{BuildClaim, Builder};
 use super::info::DamagedItems;
@@ -17,6 +18,7 @@ use super::layout::Layout;
 use super::load::load;
 use super::page::{PageBuilder, check_page};
 use super::recall::recall;
+use super::rows::Rows;
 use super::sample::{sample, version};
 use super::search::search;
 use super::{
@@ -103,8 +105,13 @@ impl EmbeddedCollection {
         self.len() == 0
     }
 
+    /// Makes a change durable, then visible, and returns the number of items that it replaced or deleted.
+    fn write(&self, change: Change) -> Result<usize, Error> {
+        self.writes.write(&self.disk, self.me(), change)
+    }
+
     /// Items that were stored again or deleted are not damaged any more.
-    pub(super) fn forget_damage<'a>(&self, ids: impl Iterator<Item = &'a str>) {
+    fn forget_damage<'a>(&self, ids: impl Iterator<Item = &'a str>) {
         let mut damaged = self.damaged.lock();
         if !damaged.is_empty() {
             for id in ids {
@@ -116,6 +123,30 @@ impl EmbeddedCollection {
     /// Itself.
     pub(super) fn me(&self) -> Arc<Self> {
         self.me.upgrade().expect("the caller holds it")
+    }
+}
+
+impl Target for EmbeddedCollection {
+    fn stored_as(&self) -> (&CollectionName, &Record) {
+        (&self.name, &self.record)
+    }
+
+    fn publish(&self, change: Change, written: &Written) -> usize {
+        let items = match change {
+            Change::Upsert(items) => items,
+            Change::Delete(ids) => {
+                self.forget_damage(ids.iter().map(String::as_str));
+                Vec::new()
+            }
+        };
+        self.forget_damage(items.iter().map(|new| new.item.id.as_str()));
+        let mut rows = Rows::with_capacity(self.record.spec.dim, items.len(), self.options.vectors);
+        for (&sequence, new) in written.new.iter().zip(items) {
+            rows.push(sequence, Arc::new(new.item), &new.vector);
+        }
+        let _writing = self.writing.lock();
+        self.layout.store(Arc::new(self.layout.load().changed(&written.replaced, rows, self.options.exact_below)));
+        written.replaced.len()
     }
 }
 
@@ -163,19 +194,19 @@ impl Collection for EmbeddedCollection {
         if items.is_empty() {
             return Ok(());
         }
-        commit::write(&self.me(), Change::Upsert(items))?;
+        self.write(Change::Upsert(items))?;
         self.build_in_background();
         Ok(())
     }
 
     fn delete(&self, id: &str) -> Result<(), Error> {
-        let deleted = commit::write(&self.me(), Change::Delete(vec![id.to_owned()]))?;
+        let deleted = self.write(Change::Delete(vec![id.to_owned()]))?;
         self.build_in_background();
         if deleted == 0 { Err(no_item(&self.name, id)) } else { Ok(()) }
     }
 
     fn delete_where(&self, filter: &Filter) -> Result<usize, Error> {
-        let deleted = commit::delete_where(self, filter)?;
+        let deleted = delete_where(self, filter)?;
         self.build_in_background();
         Ok(deleted)
     }

@@ -7,13 +7,17 @@ use std::sync::Arc;
 
 use parking_lot::{FairMutex, FairMutexGuard, Mutex};
 
-use super::collection::EmbeddedCollection;
-use super::disk::{Change, Writer, Written};
-use super::item::Item;
-use super::layout::Layout;
-use super::rows::Rows;
-use super::{Error, Filter};
-use dino_vision::cancel;
+use super::disk::{Change, Disk, Record, Writer, Written};
+use super::{CollectionName, Error};
+
+/// A collection whose changes are made durable.
+pub(super) trait Target: Send + Sync {
+    /// Its name and record on the disk.
+    fn stored_as(&self) -> (&CollectionName, &Record);
+
+    /// Shows readers a change that is durable, and returns the number of items that it replaced or deleted.
+    fn publish(&self, change: Change, written: &Written) -> usize;
+}
 
 /// The writes of all collections of a store.
 #[derive(Default)]
@@ -25,181 +29,48 @@ pub(super) struct WriteQueue {
     writer: FairMutex<Writer>,
 }
 
+struct Job {
+    target: Arc<dyn Target>,
+    change: Change,
+    outcome: Arc<Mutex<Option<Result<usize, Error>>>>,
+}
+
 impl WriteQueue {
     /// Waits for the right to write: one transaction runs at a time.
     pub(super) fn lock(&self) -> FairMutexGuard<'_, Writer> {
         self.writer.lock()
     }
-}
 
-struct Job {
-    collection: Arc<EmbeddedCollection>,
-    change: Change,
-    outcome: Arc<Mutex<Option<Result<usize, Error>>>>,
-}
-
-/// Makes a change durable, then visible, and returns the number of items that it replaced or deleted.
-pub(super) fn write(collection: &Arc<EmbeddedCollection>, change: Change) -> Result<usize, Error> {
-    let queue = &collection.writes;
-    let outcome = Arc::new(Mutex::new(None));
-    queue.waiting.lock().push(Job { collection: Arc::clone(collection), change, outcome: Arc::clone(&outcome) });
-    let mut writer = queue.lock();
-    if outcome.lock().is_none() {
-        let jobs = std::mem::take(&mut *queue.waiting.lock());
-        write_all(&mut writer, jobs);
-    }
-    drop(writer);
-    // The thread that took the job panicked before it set the outcome.
-    outcome.lock().take().unwrap_or_else(|| Err(Error::Io(std::io::Error::other("the thread that wrote this ended"))))
-}
-
-/// Deletes every item that passes `filter`, all at once, and returns their number.
-///
-/// A filter may take long. So it is evaluated without the lock, in several passes over what was written meanwhile, and with the lock
-/// only on the few rows that are left.
-pub(super) fn delete_where(collection: &EmbeddedCollection, filter: &Filter) -> Result<usize, Error> {
-    let matches = match_unlocked(collection, filter)?;
-    delete_matches(collection, filter, matches)
-}
-
-/// Evaluates the filter on all but the last few rows, without the lock.
-fn match_unlocked(collection: &EmbeddedCollection, filter: &Filter) -> Result<Matches, Error> {
-    let mut matches = Matches::default();
-    for _ in 0..MAX_PASSES {
-        let layout = collection.layout.load_full();
-        if matches.extend(&layout, filter)? <= FEW_ROWS {
-            break;
+    /// Makes a change durable, then visible, and returns the number of items that it replaced or deleted.
+    pub(super) fn write(&self, disk: &Disk, target: Arc<dyn Target>, change: Change) -> Result<usize, Error> {
+        let outcome = Arc::new(Mutex::new(None));
+        self.waiting.lock().push(Job { target, change, outcome: Arc::clone(&outcome) });
+        let mut writer = self.lock();
+        if outcome.lock().is_none() {
+            let jobs = std::mem::take(&mut *self.waiting.lock());
+            write_all(disk, &mut writer, jobs);
         }
-    }
-    Ok(matches)
-}
-
-/// Evaluates the filter on the rows that are left, and deletes all that passed.
-fn delete_matches(collection: &EmbeddedCollection, filter: &Filter, mut matches: Matches) -> Result<usize, Error> {
-    let mut writer = collection.writes.lock();
-    let layout = collection.layout.load_full();
-    matches.extend(&layout, filter)?;
-    let change = Change::Delete(matches.live_ids(&layout));
-    let written = collection.disk.write_one(&mut writer, &collection.name, &collection.record, &change)?;
-    Ok(publish(collection, change, &written))
-}
-
-/// Most passes without the lock. Each is over what was written during the one before.
-const MAX_PASSES: usize = 8;
-/// Rows that are few enough for a pass with the lock. Also the rows between two checks whether the request was cancelled.
-const FEW_ROWS: usize = 64;
-
-/// The rows on which a filter was evaluated so far.
-#[derive(Default)]
-struct Matches {
-    /// It was evaluated on every version of an item up to this number.
-    newest: u64,
-    /// Those that passed, with their sequence numbers.
-    passed: Vec<(u64, Arc<Item>)>,
-}
-
-impl Matches {
-    /// Evaluates the filter on the rows that came since the last pass, and returns their number.
-    ///
-    /// # Errors
-    /// [`Error::Cancelled`].
-    fn extend(&mut self, layout: &Layout, filter: &Filter) -> Result<usize, Error> {
-        let (known, mut count) = (self.newest, 0);
-        for segment in &layout.0 {
-            let first = segment.rows.sequences.partition_point(|&sequence| sequence <= known);
-            for row in (first..segment.rows.len()).filter(|&row| !segment.dead[row]) {
-                if count % FEW_ROWS == 0 {
-                    cancel::check()?;
-                }
-                count += 1;
-                let (sequence, item) = (segment.rows.sequences[row], &segment.rows.items[row]);
-                self.newest = self.newest.max(sequence);
-                if filter.passes(item) {
-                    self.passed.push((sequence, Arc::clone(item)));
-                }
-            }
-        }
-        Ok(count)
-    }
-
-    /// Ids of what passed and was not replaced or deleted since.
-    fn live_ids(self, layout: &Layout) -> Vec<String> {
-        let alive = |sequence: u64| layout.0.iter().any(|segment| segment.rows.row_of(sequence).is_some_and(|row| !segment.dead[row]));
-        self.passed.into_iter().filter(|&(sequence, _)| alive(sequence)).map(|(_, item)| item.id.clone()).collect()
+        drop(writer);
+        // The thread that took the job panicked before it set the outcome.
+        outcome.lock().take().unwrap_or_else(|| Err(Error::Io(std::io::Error::other("the thread that wrote this ended"))))
     }
 }
 
-fn write_all(writer: &mut Writer, jobs: Vec<Job>) {
-    let Some(first) = jobs.first() else { return };
-    let changes: Vec<_> = jobs.iter().map(|job| (&job.collection.name, &job.collection.record, &job.change)).collect();
-    let disk = &first.collection.disk;
+fn write_all(disk: &Disk, writer: &mut Writer, jobs: Vec<Job>) {
+    let changes: Vec<_> = jobs
+        .iter()
+        .map(|job| {
+            let (name, record) = job.target.stored_as();
+            (name, record, &job.change)
+        })
+        .collect();
     let written = match disk.write_many(writer, &changes) {
         Ok(written) => written,
         // One by one, so that a change that the database refuses does not fail the others.
         Err(_) => changes.iter().map(|(name, record, change)| disk.write_one(writer, name, record, change)).collect(),
     };
     for (job, written) in jobs.into_iter().zip(written) {
-        let outcome = written.map(|written| publish(&job.collection, job.change, &written));
+        let outcome = written.map(|written| job.target.publish(job.change, &written));
         *job.outcome.lock() = Some(outcome);
-    }
-}
-
-/// Shows readers what is on the disk now.
-fn publish(collection: &EmbeddedCollection, change: Change, written: &Written) -> usize {
-    let items = match change {
-        Change::Upsert(items) => items,
-        Change::Delete(ids) => {
-            collection.forget_damage(ids.iter().map(String::as_str));
-            Vec::new()
-        }
-    };
-    collection.forget_damage(items.iter().map(|new| new.item.id.as_str()));
-    let mut rows = Rows::with_capacity(collection.record.spec.dim, items.len(), collection.options.vectors);
-    for (&sequence, new) in written.new.iter().zip(items) {
-        rows.push(sequence, Arc::new(new.item), &new.vector);
-    }
-    let _writing = collection.writing.lock();
-    collection.layout.store(Arc::new(collection.layout.load().changed(&written.replaced, rows, collection.options.exact_below)));
-    written.replaced.len()
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::mpsc;
-    use std::time::Duration;
-
-    use serde_json::json;
-
-    use super::super::{Collection, EmbeddedStore, IndexOptions, ModelTag, Spec};
-    use super::*;
-    use crate::index::NewItem;
-
-    fn item(id: usize, label: &str) -> NewItem {
-        let item = Item { id: id.to_string(), labels: vec![label.into()], ..Item::default() };
-        NewItem { item, vector: vec![1.0, 0.0], thumbnail: None, patches: None }
-    }
-
-    /// A filter is evaluated while another thread holds the lock, and then on what was written meanwhile.
-    #[test]
-    fn a_write_does_not_wait_for_a_filter() {
-        let folder = tempfile::tempdir().unwrap();
-        let options = IndexOptions { build_in_background: false, ..IndexOptions::default() };
-        let store = EmbeddedStore::open(folder.path(), options).unwrap();
-        let spec = Spec::pictures(2, ModelTag { fingerprint: "m".into(), precision: None });
-        let (collection, _) = store.create(&"c".parse().unwrap(), spec).unwrap();
-        collection.upsert((0..200).map(|id| item(id, "drop")).collect()).unwrap();
-        let filter = Filter::from_json(&json!({"field": "label", "eq": "drop"})).unwrap();
-        let writer = collection.writes.lock();
-        let (done, outcome) = mpsc::channel();
-        let (asked, asked_for) = (Arc::clone(&collection), filter.clone());
-        let deciding = std::thread::spawn(move || done.send(match_unlocked(&asked, &asked_for)).unwrap());
-        let matches = outcome.recv_timeout(Duration::from_secs(30)).expect("the filter waits for the lock").unwrap();
-        deciding.join().unwrap();
-        assert_eq!(matches.passed.len(), 200);
-        drop(writer);
-
-        // What was replaced meanwhile by something that does not pass stays.
-        collection.upsert(vec![item(7, "keep"), item(1000, "keep"), item(1001, "drop")]).unwrap();
-        assert_eq!((delete_matches(&collection, &filter, matches).unwrap(), collection.len()), (200, 2));
     }
 }

@@ -6,6 +6,7 @@
 mod codes;
 mod collection;
 mod commit;
+mod delete_where;
 mod disk;
 mod file_identity;
 #[cfg(test)]
