@@ -153,6 +153,30 @@ fn data_flows_one_way() {
     check("training/src", "dino_train", TRAINING);
 }
 
+/// The two stores know the traits and types of `index`, and nothing of each other.
+#[test]
+fn stores_do_not_use_each_other() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/index");
+    for (store, other) in [("embedded", "postgres"), ("postgres", "embedded")] {
+        for entry in walkdir::WalkDir::new(root.join(store)).into_iter().map(Result::unwrap) {
+            if entry.path().extension().is_some_and(|end| end == "rs") {
+                let text = fs_err::read_to_string(entry.path()).unwrap();
+                assert!(!text.contains(&format!("{other}::")), "{} uses {other}", entry.path().display());
+            }
+        }
+    }
+}
+
+#[test]
+fn each_room_has_its_place_in_the_tables() {
+    let text = fs_err::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("ARCHITECTURE.md")).unwrap();
+    let rows: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("| `")?.split(" | ").next()).collect();
+    let missing = [SERVER, VISION, TRAINING].into_iter().flatten().map(|(room, _)| *room);
+    let missing: Vec<&str> =
+        missing.filter(|room| !rows.iter().any(|row| row.split(", `").any(|name| name == format!("{room}`")))).collect();
+    assert!(missing.is_empty(), "ARCHITECTURE.md has no row for {missing:?}");
+}
+
 #[test]
 fn a_group_of_imports_is_read_whole() {
     let text = "use crate::{\n    a::{self, b, c::{d}},\n    e,\n};\nlet x = crate::f::g(); // crate::h\n    // crate::i\nother_crate::j;";
@@ -170,7 +194,7 @@ fn crates_depend_one_way() {
     };
     for (manifest, absent) in [
         ("training/Cargo.toml", ["dino-server", "axum", "sqlx", "redb"].as_slice()),
-        ("src/vision/Cargo.toml", &["dino-server", "dino-program", "dino-train", "axum", "ureq", "clap"]),
+        ("src/vision/Cargo.toml", &["dino-server", "dino-program", "dino-train", "dino-hub", "axum", "ureq", "clap"]),
         ("src/program/Cargo.toml", &["dino-server", "dino-vision", "dino-train"]),
         ("src/hub/Cargo.toml", &["dino-server", "dino-vision", "dino-train", "axum", "ort", "clap"]),
         ("Cargo.toml", &["dino-train", "candle"]),
