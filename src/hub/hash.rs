@@ -48,10 +48,10 @@ impl Hash {
     pub(crate) fn measure(&self, path: &Path) -> io::Result<Self> {
         let mut file = fs::File::open(path)?;
         Ok(match self {
-            Self::Sha256(_) => Self::Sha256(hex(&digest(Sha256::new(), &mut file)?)),
+            Self::Sha256(_) => Self::Sha256(hex::encode(digest(Sha256::new(), &mut file)?)),
             Self::Git(_) => {
                 let header = format!("blob {}\0", file.metadata()?.len());
-                Self::Git(hex(&digest(Sha1::new_with_prefix(header), &mut file)?))
+                Self::Git(hex::encode(digest(Sha1::new_with_prefix(header), &mut file)?))
             }
         })
     }
@@ -67,14 +67,6 @@ fn digest<D: Digest>(mut hash: D, file: &mut impl Read) -> io::Result<Vec<u8>> {
             Err(error) => return Err(error),
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
 }
 
 #[cfg(test)]

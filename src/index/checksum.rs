@@ -1,6 +1,5 @@
 //! SHA-256 in hex.
 
-use std::fmt::Write as _;
 use std::io::Read;
 use std::path::Path;
 
@@ -8,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 /// SHA-256 of bytes, in hex.
 pub fn of_bytes(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
+    hex::encode(Sha256::digest(bytes))
 }
 
 /// SHA-256 of a file, in hex, read piece by piece.
@@ -21,7 +20,7 @@ pub fn of_file(path: &Path) -> std::io::Result<String> {
     let mut buffer = vec![0; 1 << 16];
     loop {
         match file.read(&mut buffer)? {
-            0 => return Ok(hex(&hasher.finalize())),
+            0 => return Ok(hex::encode(hasher.finalize())),
             read => hasher.update(&buffer[..read]),
         }
     }
@@ -41,7 +40,7 @@ impl<W: std::io::Write> Summing<W> {
     /// What was written to, and the SHA-256 in hex of all that was.
     pub(crate) fn finish(mut self) -> std::io::Result<(W, String)> {
         self.out.flush()?;
-        Ok((self.out, hex(&self.hasher.finalize())))
+        Ok((self.out, hex::encode(self.hasher.finalize())))
     }
 }
 
@@ -55,11 +54,4 @@ impl<W: std::io::Write> std::io::Write for Summing<W> {
     fn flush(&mut self) -> std::io::Result<()> {
         self.out.flush()
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut hex, byte| {
-        write!(hex, "{byte:02x}").expect("a String takes everything");
-        hex
-    })
 }

@@ -64,7 +64,7 @@ impl Loaded {
     pub(super) fn sha256(&self) -> String {
         let mut hash = Sha256::new_with_prefix(&self.graph);
         self.data.iter().for_each(|file| hash.update(&file.bytes));
-        fingerprint::hex(&hash.finalize())
+        hex::encode(hash.finalize())
     }
 }
 

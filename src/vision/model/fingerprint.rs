@@ -1,7 +1,5 @@
 //! Hashes that say which weights, and which vectors, belong together.
 
-use std::fmt::Write;
-
 use sha2::{Digest, Sha256};
 
 use super::Manifest;
@@ -9,14 +7,7 @@ use crate::pooling::Pooling;
 
 /// SHA-256 in hex, as manifests write it.
 pub fn sha256(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
-}
-
-pub(super) fn hex(digest: &[u8]) -> String {
-    digest.iter().fold(String::with_capacity(2 * digest.len()), |mut hex, byte| {
-        write!(hex, "{byte:02x}").expect("text takes every write");
-        hex
-    })
+    hex::encode(Sha256::digest(bytes))
 }
 
 /// See [`Model::fingerprint`](super::Model::fingerprint).

@@ -1,6 +1,5 @@
 //! SHA-256 of files that need not fit into memory, in hex.
 
-use std::fmt::Write as _;
 use std::io::{self, BufRead as _, BufReader};
 use std::path::PathBuf;
 
@@ -23,15 +22,7 @@ pub(crate) fn of_files(files: &[PathBuf]) -> io::Result<String> {
             reader.consume(count);
         }
     }
-    Ok(hex(&hash.finalize()))
-}
-
-/// Bytes in hex.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        _ = write!(text, "{byte:02x}");
-        text
-    })
+    Ok(hex::encode(hash.finalize()))
 }
 
 #[cfg(test)]

@@ -24,7 +24,6 @@ use fs_err::File;
 use serde_json::Value as Json;
 
 pub use error::Error;
-pub(crate) use hash::hex;
 pub use spec::{
     Activation, Backbone, Block, Conv, Convnext, ConvnextBlock, ConvnextStage, Interpolation, Linear, Mlp, Norm, Positions, Resnet,
     StemLevel, Unit, Vit,

@@ -7,7 +7,6 @@ use fs_err as fs;
 use onnx_rs::ast::{Attribute, DataType, Graph, Node};
 use sha2::{Digest, Sha256};
 
-use super::super::fingerprint::hex;
 use super::super::{ModelError, Precision};
 
 /// Side of the largest patch that a convolution is believed to cut out.
@@ -60,7 +59,7 @@ pub(super) fn sha256(path: &Path, beside: &[PathBuf]) -> std::io::Result<String>
 /// As [`sha256`], where the file itself went into the hash already.
 pub(super) fn sha256_after(mut hash: Sha256, beside: &[PathBuf]) -> std::io::Result<String> {
     beside.iter().try_for_each(|file| hash_file(file, &mut hash))?;
-    Ok(hex(&hash.finalize()))
+    Ok(hex::encode(hash.finalize()))
 }
 
 fn hash_file(path: &Path, hash: &mut Sha256) -> std::io::Result<()> {

@@ -12,7 +12,6 @@ use fs_err::File;
 use sha2::{Digest as _, Sha256};
 
 use super::graph::{Constant, Graph};
-use crate::weights::hex;
 
 /// The most that a Protocol Buffers message, and so an ONNX file that needs no other, can hold, less what the nodes take.
 const LARGEST: usize = i32::MAX as usize - (16 << 20);
@@ -164,5 +163,5 @@ impl<W: Write> Sink<W> {
 
 fn finish(mut sink: Sink<BufWriter<File>>) -> io::Result<String> {
     sink.inner.flush()?;
-    Ok(hex(&sink.hash.finalize()))
+    Ok(hex::encode(sink.hash.finalize()))
 }
