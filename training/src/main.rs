@@ -34,6 +34,7 @@ enum Verb {
     Report(cli::report::Args),
     SegmentEval(cli::segment_eval::Args),
     AnomalyEval(cli::anomaly_eval::Args),
+    VideoEval(cli::video_eval::Args),
     /// Write shell completions or manual pages.
     #[command(subcommand)]
     Manual(Manual),
@@ -72,6 +73,7 @@ fn main() -> ExitCode {
         Verb::Report(args) => cli::report::run(args),
         Verb::SegmentEval(args) => cli::segment_eval::run(args),
         Verb::AnomalyEval(args) => cli::anomaly_eval::run(args),
+        Verb::VideoEval(args) => cli::video_eval::run(args),
         Verb::Manual(manual) => manual.write(Cli::command()).map_err(Into::into),
     };
     match result {

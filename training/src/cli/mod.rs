@@ -19,6 +19,7 @@ mod stop;
 pub mod train;
 pub mod tsne;
 mod usage;
+pub mod video_eval;
 mod warmup;
 
 pub use usage::Usage;

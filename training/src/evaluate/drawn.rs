@@ -85,18 +85,40 @@ fn indices(bytes: &[u8]) -> anyhow::Result<Option<(Vec<[u8; 4]>, Vec<u8>)>> {
     if info.color_type != png::ColorType::Indexed {
         return Ok(None);
     }
-    let (width, depth) = (info.width as usize, info.bit_depth as usize);
     let colours = info.palette.clone().context("its palette is missing")?;
     let alphas = info.trns.clone().unwrap_or_default();
     let alpha = |index: usize| alphas.get(index).copied().unwrap_or(255);
     let palette = colours.as_chunks::<3>().0.iter().enumerate().map(|(index, &[r, g, b])| [r, g, b, alpha(index)]).collect();
+    Ok(Some((palette, unpacked(&mut reader)?)))
+}
+
+/// Size (width, height) and values of a PNG file of palette indices or of greys of at most 8 bits, as they are stored; `None` of others.
+/// The size that its header declares is not checked.
+///
+/// # Errors
+/// Where the file is damaged.
+pub(super) fn stored(bytes: &[u8]) -> anyhow::Result<Option<((u32, u32), Vec<u8>)>> {
+    if Format::sniff(bytes)? != Format::Png {
+        return Ok(None);
+    }
+    let mut decoder = png::Decoder::new(Cursor::new(bytes));
+    decoder.set_transformations(png::Transformations::IDENTITY);
+    let mut reader = decoder.read_info()?;
+    let png::Info { color_type, bit_depth, width, height, .. } = *reader.info();
+    let is_plain = matches!(color_type, png::ColorType::Indexed | png::ColorType::Grayscale) && bit_depth != png::BitDepth::Sixteen;
+    if is_plain { Ok(Some(((width, height), unpacked(&mut reader)?))) } else { Ok(None) }
+}
+
+/// The values of a picture of one channel of at most 8 bits.
+fn unpacked(reader: &mut png::Reader<Cursor<&[u8]>>) -> anyhow::Result<Vec<u8>> {
+    let (width, depth) = (reader.info().width as usize, reader.info().bit_depth as usize);
     let mut packed = vec![0; reader.output_buffer_size().context("the mask is too large")?];
     let frame = reader.next_frame(&mut packed)?;
     let of_row = |row: &[u8]| -> Vec<u8> {
         let at = |x: usize| row[x * depth / 8] >> (8 - depth - x * depth % 8) & ((1_u16 << depth) - 1) as u8;
         (0..width).map(at).collect()
     };
-    Ok(Some((palette, packed[..frame.buffer_size()].chunks_exact(frame.line_size).flat_map(of_row).collect())))
+    Ok(packed[..frame.buffer_size()].chunks_exact(frame.line_size).flat_map(of_row).collect())
 }
 
 fn of_palette(palette: &[[u8; 4]], indices: &[u8]) -> anyhow::Result<Vec<Pixel>> {

@@ -1,0 +1,24 @@
+//! The pictures of a folder, in the order of their names.
+
+use std::path::{Path, PathBuf};
+
+/// Extensions of the files that are taken for pictures where others may lie beside them.
+pub const PICTURES: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
+
+/// The files directly in a folder with one of these extensions, by name. Names that begin with a dot are left out.
+///
+/// # Errors
+/// Where it cannot be read.
+pub fn listed(folder: &Path, extensions: &[&str]) -> std::io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs_err::read_dir(folder)? {
+        let path = entry?.path();
+        let is_wanted = path.extension().is_some_and(|end| extensions.iter().any(|extension| end.eq_ignore_ascii_case(extension)));
+        let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        if is_wanted && !is_hidden {
+            files.push(path);
+        }
+    }
+    files.sort_unstable();
+    Ok(files)
+}

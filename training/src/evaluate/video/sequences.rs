@@ -1,0 +1,76 @@
+//! Videos as folders of frames and masks: DAVIS 2017, or a folder with `frames` and `masks` for each sequence.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, ensure};
+
+use crate::evaluate::files;
+
+/// Extension of masks.
+const MASKS: [&str; 1] = ["png"];
+
+/// A video with masks of some of its frames.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sequence {
+    /// Its name.
+    pub name: String,
+    /// Its frames in order, at least one.
+    pub frames: Vec<PathBuf>,
+    /// The masks of frames by their number. The first frame has one.
+    pub masks: BTreeMap<usize, PathBuf>,
+}
+
+impl Sequence {
+    /// The masks that are measured with: not those of the first frame, which is given, and of the last.
+    pub fn measured(&self) -> impl Iterator<Item = (usize, &Path)> {
+        let last = self.masks.keys().next_back().copied();
+        self.masks.iter().skip(1).filter(move |(frame, _)| Some(**frame) != last).map(|(frame, path)| (*frame, path.as_path()))
+    }
+}
+
+/// The sequences below `root`, in DAVIS's order of the file `ImageSets/2017/SET.txt`, or by name.
+///
+/// # Errors
+/// Where there is none, or one lacks the mask of its first frame.
+pub fn list(root: &Path, set: &str) -> anyhow::Result<Vec<Sequence>> {
+    let davis = root.join("JPEGImages/480p");
+    if davis.is_dir() {
+        let names = fs_err::read_to_string(root.join("ImageSets/2017").join(set).with_extension("txt"))?;
+        let named = |name: &str| sequence(name, &davis.join(name), &root.join("Annotations/480p").join(name));
+        let sequences = names.lines().map(str::trim).filter(|name| !name.is_empty()).map(named).collect::<anyhow::Result<Vec<_>>>()?;
+        ensure!(!sequences.is_empty(), "{set}.txt of {} names no sequence", root.join("ImageSets/2017").display());
+        return Ok(sequences);
+    }
+    let mut names: Vec<String> = Vec::new();
+    for entry in fs_err::read_dir(root)? {
+        let entry = entry?;
+        if entry.path().join("frames").is_dir() {
+            names.push(entry.file_name().into_string().ok().with_context(|| format!("{}: its name is not UTF-8", entry.path().display()))?);
+        }
+    }
+    ensure!(
+        !names.is_empty(),
+        "{} holds no video: DAVIS has JPEGImages/480p, Annotations/480p and ImageSets/2017/{set}.txt; other videos are folders with frames and masks",
+        root.display()
+    );
+    names.sort_unstable();
+    names.iter().map(|name| sequence(name, &root.join(name).join("frames"), &root.join(name).join("masks"))).collect()
+}
+
+fn sequence(name: &str, frames: &Path, masks: &Path) -> anyhow::Result<Sequence> {
+    let files = files::listed(frames, &files::PICTURES)?;
+    ensure!(!files.is_empty(), "{} holds no frames ({})", frames.display(), files::PICTURES.join(", "));
+    let mut by_stem: BTreeMap<OsString, PathBuf> =
+        files::listed(masks, &MASKS)?.into_iter().filter_map(|mask| Some((mask.file_stem()?.to_owned(), mask))).collect();
+    let masks_of: BTreeMap<usize, PathBuf> =
+        files.iter().enumerate().filter_map(|(at, frame)| Some((at, by_stem.remove(frame.file_stem()?)?))).collect();
+    ensure!(
+        masks_of.contains_key(&0),
+        "{} has no mask in {}: the labels of the first frame are carried on",
+        files[0].display(),
+        masks.display()
+    );
+    Ok(Sequence { name: name.to_owned(), frames: files, masks: masks_of })
+}

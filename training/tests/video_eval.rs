@@ -1,0 +1,134 @@
+//! The evaluation on videos as a program, on videos painted for it.
+
+mod program;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use image::{GrayImage, Luma, Rgb, RgbImage};
+use program::{report, text};
+use serde_json::Value;
+
+const FRAMES: u32 = 6;
+
+/// A red and a blue square that move over grey noise, frame by frame, and their numbers; of one object its mask is white.
+fn paint(frames: &Path, masks: &Path, objects: u32) {
+    fs_err::create_dir_all(frames).expect("made");
+    fs_err::create_dir_all(masks).expect("made");
+    for frame in 0..FRAMES {
+        let object = |x: u32, y: u32| {
+            let inside = |left: u32, top: u32| (left..left + 40).contains(&x) && (top..top + 40).contains(&y);
+            if inside(16 + 4 * frame, 16) {
+                1
+            } else if objects == 2 && inside(96, 64 + 3 * frame) {
+                2
+            } else {
+                0
+            }
+        };
+        let noise = |x: u32, y: u32| ((x * 31 + y * 17 + (x * y) % 13 + frame * 7) % 23) as u8;
+        let picture = RgbImage::from_fn(192, 128, |x, y| match object(x, y) {
+            0 => Rgb([100 + noise(x, y); 3]),
+            1 => Rgb([220, noise(x, y), 30]),
+            _ => Rgb([20, noise(x, y), 230]),
+        });
+        let value = |object: u8| if objects == 1 { object * 255 } else { object };
+        picture.save(frames.join(format!("{frame:05}.png"))).expect("saved");
+        GrayImage::from_fn(192, 128, |x, y| Luma([value(object(x, y))])).save(masks.join(format!("{frame:05}.png"))).expect("saved");
+    }
+}
+
+fn evaluate(data: &Path, flags: &[&str]) -> Output {
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/demo");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dino-train"));
+    command.arg("video-eval").arg("--model").arg(model).args(["--image-size", "128"]).arg("--data").arg(data).args(flags);
+    command.output().expect("the program starts")
+}
+
+fn figure(report: &Value, name: &str) -> f64 {
+    report[name].as_f64().unwrap_or_else(|| panic!("{name}: {report}"))
+}
+
+#[test]
+fn squares_are_followed_and_their_masks_written() {
+    let folder = tempfile::tempdir().expect("a folder");
+    paint(&folder.path().join("two/frames"), &folder.path().join("two/masks"), 2);
+    paint(&folder.path().join("one/frames"), &folder.path().join("one/masks"), 1);
+    let out = folder.path().join("found");
+    let found = report(&evaluate(folder.path(), &["--out", out.to_str().expect("a string")]));
+    let objects: Vec<&String> = found["sequences"].as_object().expect("objects").keys().collect();
+    assert_eq!(objects, ["one_1", "two_1", "two_2"]);
+    assert_eq!(found["frames"], 2 * (FRAMES - 2), "neither the first nor the last frame is measured");
+    assert!(figure(&found, "J-Mean") > 0.6 && figure(&found, "J-Recall") > 0.9, "{found}");
+    let mean = f64::midpoint(figure(&found, "J-Mean"), figure(&found, "F-Mean"));
+    assert!((figure(&found, "J&F-Mean") - mean).abs() < 1e-9, "{found}");
+    for name in ["J-Decay", "F-Recall", "F-Decay"] {
+        assert!(found[name].is_number() && found["sequences"]["two_2"][name].is_number(), "{found}");
+    }
+    // The masks have the numbers of the first one, which is written as it is.
+    let numbers = |name: &str| {
+        let decoder = png::Decoder::new(std::io::BufReader::new(fs_err::File::open(out.join(name)).expect("written")));
+        let mut decoder = decoder;
+        decoder.set_transformations(png::Transformations::IDENTITY);
+        let mut reader = decoder.read_info().expect("a header");
+        assert_eq!(reader.info().color_type, png::ColorType::Indexed);
+        let mut values = vec![0; reader.output_buffer_size().expect("a size")];
+        reader.next_frame(&mut values).expect("pixels");
+        let distinct: std::collections::BTreeSet<u8> = values.into_iter().collect();
+        distinct.into_iter().collect::<Vec<u8>>()
+    };
+    assert_eq!(numbers("two/00000.png"), [0, 1, 2]);
+    assert_eq!(numbers("two/00005.png"), [0, 1, 2]);
+    assert_eq!(numbers("one/00003.png"), [0, 255]);
+    // Other settings give other masks.
+    let wide = report(&evaluate(folder.path(), &["--size-mask-neighborhood", "0", "--topk", "1000"]));
+    assert!((figure(&wide, "J-Mean") - figure(&found, "J-Mean")).abs() > 1e-4, "{wide}");
+}
+
+#[test]
+fn davis_is_read_as_it_is_unpacked() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |path: &str| folder.path().join(path);
+    paint(&at("JPEGImages/480p/goat"), &at("Annotations/480p/goat"), 2);
+    paint(&at("JPEGImages/480p/cows"), &at("Annotations/480p/cows"), 1);
+    fs_err::create_dir_all(at("ImageSets/2017")).expect("made");
+    fs_err::write(at("ImageSets/2017/val.txt"), "goat\n").expect("written");
+    fs_err::write(at("ImageSets/2017/train.txt"), "cows\n").expect("written");
+    let objects = |flags: &[&str]| {
+        let found = report(&evaluate(folder.path(), flags));
+        found["sequences"].as_object().expect("objects").keys().cloned().collect::<Vec<String>>()
+    };
+    assert_eq!(objects(&[]), ["goat_1", "goat_2"]);
+    assert_eq!(objects(&["--set", "train"]), ["cows_1"]);
+}
+
+#[test]
+fn what_cannot_be_measured_is_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let fails = |code: i32, flags: &[&str], words: &str| {
+        let output = evaluate(folder.path(), flags);
+        assert!(output.status.code() == Some(code) && text(&output.stderr).contains(words), "{words}: {}", text(&output.stderr));
+    };
+    fails(1, &[], "holds no video");
+    let masks = folder.path().join("one/masks");
+    paint(&folder.path().join("one/frames"), &masks, 1);
+    fails(2, &["--topk", "0"], "--topk");
+    fails(2, &["--image-size", "1"], "--image-size");
+    let mask = |frame: u32| -> PathBuf { masks.join(format!("{frame:05}.png")) };
+    GrayImage::new(10, 10).save(mask(1)).expect("saved");
+    fails(1, &[], "00001.png: the mask is of (10, 10)");
+    RgbImage::new(192, 128).save(mask(0)).expect("saved");
+    fails(1, &[], "with a palette");
+    GrayImage::new(192, 128).save(mask(0)).expect("saved");
+    fails(1, &[], "has no object");
+    fs_err::remove_file(mask(0)).expect("removed");
+    fails(1, &[], "has no mask");
+    for frame in 1..FRAMES {
+        fs_err::remove_file(mask(frame)).expect("removed");
+    }
+    GrayImage::from_pixel(192, 128, Luma([1])).save(mask(0)).expect("saved");
+    fails(1, &[], "no masks to measure with");
+    let out = folder.path().join("found");
+    let found = report(&evaluate(folder.path(), &["--out", out.to_str().expect("a string")]));
+    assert!(found["J-Mean"].is_null() && out.join("one/00005.png").is_file(), "{found}");
+}
