@@ -4,9 +4,9 @@
 //! farther than the radius from all of them; where that makes too many, the radius grows and the chosen rows are chosen from anew
 //! (Charikar et al., Incremental clustering and dynamic information retrieval, 1997). What was not chosen is never looked at again.
 
-use super::products::{Left, Right};
 use super::scan::{Hit, Options, Owners, scan};
 use super::{Rows, scan};
+use crate::byte_rows::{Left, Right};
 use crate::cancel::Cancelled;
 
 /// Rows that are chosen from at once.

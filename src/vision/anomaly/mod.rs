@@ -6,7 +6,7 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `rows`, `products`, `scan` | vectors as bytes, their products, and the nearest of each |
+//! | `scan` | of vectors [as bytes](crate::byte_rows), the nearest of each |
 //! | `patch_set` | the patches of one picture, and their stored form |
 //! | `bank`, `coreset`, `leave_one_out` | the patches of all good pictures; the bound on their number; the threshold |
 //! | `score`, `map`, `regions` | from distances to a score, a map, and regions of patches |
@@ -18,19 +18,17 @@ mod foreground;
 mod leave_one_out;
 mod map;
 mod patch_set;
-mod products;
 mod regions;
 mod rotate;
-mod rows;
 mod scan;
 mod score;
 
+pub use crate::byte_rows::Rows;
 pub use bank::{Bank, Nearest};
 pub use foreground::foreground;
 pub use map::{AnomalyMap, enlarged};
 pub use patch_set::{MAX_STORED, PatchSet};
 pub use regions::{Region, labels, regions};
 pub use rotate::{ROTATIONS, rotated};
-pub use rows::Rows;
 pub use scan::distances_of_floats;
 pub use score::{DEFAULT_TOP, mean_of_largest};

@@ -4,7 +4,7 @@ use ndarray::{ArrayView2, s};
 use rayon::prelude::*;
 
 use super::Rows;
-use super::products::{Left, Right};
+use crate::byte_rows::{Left, Right};
 use crate::cancel::{self, Cancelled};
 
 /// Rows of one block: its products with a picture's patches stay in the second cache.

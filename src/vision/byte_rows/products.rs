@@ -13,7 +13,7 @@ use super::Rows;
 const LANES: usize = 64;
 
 /// The rows of a matrix product's left side.
-pub(super) struct Left {
+pub(crate) struct Left {
     /// `[rows, width]`, four codes in each.
     words: Vec<i32>,
     /// 128 times the sum of each row's codes: what adding 128 to the codes of the other side adds to a product.
@@ -23,7 +23,7 @@ pub(super) struct Left {
 }
 
 /// A block of rows as the right side.
-pub(super) struct Right {
+pub(crate) struct Right {
     /// `[blocks of 64 rows, width, 4, 16]`, four codes of a row in each, plus 128.
     words: Vec<[u8; 64]>,
     floats: Option<Array2<f32>>,
@@ -31,7 +31,7 @@ pub(super) struct Right {
 }
 
 impl Left {
-    pub(super) fn new(rows: &Rows, part: Range<usize>) -> Self {
+    pub(crate) fn new(rows: &Rows, part: Range<usize>) -> Self {
         let scales = rows.scales()[part.clone()].to_vec();
         if !has_byte_products() {
             return Self { words: Vec::new(), offsets: Vec::new(), floats: Some(floats(rows, part)), scales };
@@ -48,13 +48,13 @@ impl Left {
         Self { words, offsets, floats: None, scales }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.scales.len()
     }
 }
 
 impl Right {
-    pub(super) fn new(rows: &Rows, part: Range<usize>) -> Self {
+    pub(crate) fn new(rows: &Rows, part: Range<usize>) -> Self {
         let scales = rows.scales()[part.clone()].to_vec();
         if !has_byte_products() {
             return Self { words: Vec::new(), floats: Some(floats(rows, part)), scales };
@@ -71,12 +71,12 @@ impl Right {
         Self { words, floats: None, scales }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.scales.len()
     }
 
     /// Cosines `[left, self.len()]`, in `out`.
-    pub(super) fn cosines(&self, left: &Left, out: &mut Vec<f32>) {
+    pub(crate) fn cosines(&self, left: &Left, out: &mut Vec<f32>) {
         out.clear();
         out.resize(left.len() * self.len(), 0.0);
         match (&left.floats, &self.floats) {
@@ -164,7 +164,7 @@ mod vnni {
 
     /// Products of `ROWS` rows `[ROWS, width]` with 64 rows `[width, 4]`. The sums stay in registers.
     #[target_feature(enable = "avx512f,avx512vnni")]
-    pub(super) fn products<const ROWS: usize>(rows: &[i32], others: &[[u8; 64]], out: &mut [[i32; LANES]; ROWS]) {
+    pub(crate) fn products<const ROWS: usize>(rows: &[i32], others: &[[u8; 64]], out: &mut [[i32; LANES]; ROWS]) {
         let width = rows.len() / ROWS;
         let mut sums = [[_mm512_setzero_si512(); 4]; ROWS];
         for (at, others) in others.as_chunks::<4>().0.iter().enumerate() {
@@ -203,7 +203,7 @@ mod vnni {
 #[cfg(test)]
 mod tests {
     use super::{Left, Right, cosine, floats};
-    use crate::anomaly::Rows;
+    use crate::byte_rows::Rows;
 
     fn rows(count: usize, dim: usize, step: usize) -> Rows {
         Rows::of_codes(dim, (0..count * dim).map(|at| ((at * step + at / 7) % 255) as u8 as i8).map(|code| code.max(-127)).collect())

@@ -20,7 +20,7 @@ impl Rows {
     }
 
     /// Rows whose codes `[rows, dim]` these are.
-    pub(super) fn of_codes(dim: usize, codes: Vec<i8>) -> Self {
+    pub(crate) fn of_codes(dim: usize, codes: Vec<i8>) -> Self {
         let scales = codes.chunks_exact(dim.max(1)).map(scale).collect();
         Self { dim, codes, scales }
     }
@@ -58,31 +58,40 @@ impl Rows {
         self.scales.push(scale(&self.codes[start..]));
     }
 
+    /// The cosine of two rows; 0 with a row of zeros.
+    pub(crate) fn cosine(&self, a: usize, b: usize) -> f32 {
+        let product = |a: &[i8], b: &[i8]| a.iter().zip(b).map(|(&a, &b)| i32::from(a) * i32::from(b)).map(f64::from).sum::<f64>();
+        let (a, b) = (self.codes(a), self.codes(b));
+        // So equal rows have exactly 1.
+        let lengths = (product(a, a) * product(b, b)).sqrt();
+        if lengths == 0.0 { 0.0 } else { (product(a, b) / lengths) as f32 }
+    }
+
     /// Adds a row of others of the same dimension.
-    pub(super) fn push_from(&mut self, other: &Self, row: usize) {
+    pub(crate) fn push_from(&mut self, other: &Self, row: usize) {
         self.codes.extend_from_slice(other.codes(row));
         self.scales.push(other.scales[row]);
     }
 
     /// The rows of these numbers.
-    pub(super) fn select(&self, rows: impl IntoIterator<Item = usize>) -> Self {
+    pub(crate) fn select(&self, rows: impl IntoIterator<Item = usize>) -> Self {
         let mut selected = Self::new(self.dim);
         rows.into_iter().for_each(|row| selected.push_from(self, row));
         selected
     }
 
     /// The codes `[dim]` of a row.
-    pub(super) fn codes(&self, row: usize) -> &[i8] {
+    pub(crate) fn codes(&self, row: usize) -> &[i8] {
         &self.codes[row * self.dim..(row + 1) * self.dim]
     }
 
     /// All codes, `[rows, dim]`.
-    pub(super) fn all_codes(&self) -> &[i8] {
+    pub(crate) fn all_codes(&self) -> &[i8] {
         &self.codes
     }
 
     /// 1 / length of each row.
-    pub(super) fn scales(&self) -> &[f32] {
+    pub(crate) fn scales(&self) -> &[f32] {
         &self.scales
     }
 }
