@@ -13,7 +13,7 @@ endif
 # What `make` alone does.
 .DEFAULT_GOAL := help
 
-.PHONY: help check serve test soak fuzz lint cuda-check image-test supply-chain advisories onnxruntime postgres clients browser openvino test-openvino bench bench-models bench-train bench-model bench-segment bench-anomaly bench-index screenshots
+.PHONY: help check serve test soak fuzz lint cuda-check image-test supply-chain advisories onnxruntime postgres clients browser openvino test-openvino bench bench-models bench-train bench-model bench-segment bench-anomaly bench-duplicates bench-index screenshots
 
 ## List the targets
 help:
@@ -131,6 +131,10 @@ bench-segment: onnxruntime
 ## Measure what /anomaly takes beside inference
 bench-anomaly:
 	cargo run --profile dist --package dino-bench --no-default-features --bin anomaly_time
+
+## Measure what /duplicates takes for 100,000 items
+bench-duplicates:
+	cargo run --profile dist --package dino-bench --no-default-features --bin duplicates_time
 
 ## Compare exports with timm's and transformers' own networks of full size; an hour, 6 GB of disk; LARGE=1 also the largest, 14 GB of memory
 test-weights: .cache/weights/ready onnxruntime

@@ -27,6 +27,7 @@ enum Verb {
     Snapshot(cli::snapshot::Args),
     Restore(cli::restore::Args),
     Reembed(cli::reembed::Args),
+    Duplicates(cli::duplicates::Args),
     /// Print the OpenAPI document of this version.
     Openapi,
     /// Print the JSON Schema of a model folder's manifest.json.
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         Verb::Import(args) => cli::import::run(&args),
         Verb::Snapshot(args) => cli::snapshot::run(&args),
         Verb::Restore(args) => cli::restore::run(&args),
+        Verb::Duplicates(args) => cli::duplicates::run(&args),
         Verb::Openapi => cli::schema::print(&dino_server::http::openapi()),
         Verb::ManifestSchema => cli::schema::print(&dino_vision::model::Manifest::schema()),
         Verb::Reembed(args) => cli::reembed::run(&args),

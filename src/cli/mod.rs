@@ -1,5 +1,6 @@
 //! One file per verb.
 
+pub(crate) mod duplicates;
 pub(crate) mod embed;
 pub(crate) mod healthcheck;
 pub(crate) mod import;
@@ -34,8 +35,13 @@ pub(crate) fn open_model(location: &Location, precision: Precision) -> anyhow::R
 
 /// A bar for so many pictures to embed.
 pub(crate) fn progress(count: usize) -> ProgressBar {
-    let style = ProgressStyle::with_template("embedding [{bar:30}] {pos}/{len} {per_sec} {eta}").expect("a fixed template");
-    ProgressBar::new(count as u64).with_style(style)
+    bar("embedding", count)
+}
+
+/// A bar for so many steps of something.
+pub(crate) fn bar(what: &'static str, count: usize) -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg} [{bar:30}] {pos}/{len} {per_sec} {eta}").expect("a fixed template");
+    ProgressBar::new(count as u64).with_style(style).with_message(what)
 }
 
 /// Names a file or row that is left out.

@@ -1,8 +1,9 @@
-//! The commands that read many pictures, as programs: `import`, `embed`, `snapshot`, `restore`.
+//! The commands that read many pictures, as programs: `import`, `embed`, `duplicates`, `snapshot`, `restore`.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests, as the tests themselves")]
 
 mod common;
+mod duplicates;
 mod embed;
 mod import;
 mod table;

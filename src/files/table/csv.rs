@@ -31,7 +31,7 @@ pub(super) fn read(path: &Path, columns: &Columns, delimiter: u8, is_compressed:
             id: places.id.map_or_else(String::new, |column| record[column].to_owned()),
             labels: places.label.map_or_else(Vec::new, |column| columns.split(&record[column])),
             metadata: values.map(|(column, kind)| (names[*column].to_owned(), kind.value(&record[*column]))).collect(),
-            source: None,
+            ..Item::default()
         };
         pictures.add(row, &record[places.path], item);
     }

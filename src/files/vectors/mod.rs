@@ -9,13 +9,13 @@ mod npy;
 mod parquet;
 pub mod parts;
 
-use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use ndarray::Array3;
 use serde::{Deserialize, Serialize};
 
+use super::replace;
 use super::shard::Shard;
 use crate::encoding::{Dtype, Encoded};
 use dino_vision::embedding::{Pooling, normalise};
@@ -191,20 +191,4 @@ fn parse_header(path: &Path, json: &str) -> Result<Header, Error> {
         FORMAT => serde_json::from_str(json).map_err(malformed),
         found => Err(Error::Version { path: path.to_owned(), found }),
     }
-}
-
-/// Writes a file beside `path` and moves it there once it is complete and on the disk.
-fn replace(path: &Path, write: impl FnOnce(&mut BufWriter<&mut std::fs::File>) -> Result<(), Error>) -> Result<(), Error> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new().prefix(".embed-").tempfile_in(folder)?;
-    let mut out = BufWriter::new(file.as_file_mut());
-    write(&mut out)?;
-    out.flush()?;
-    drop(out);
-    // Temporary files are private; this is an ordinary one.
-    #[cfg(unix)]
-    file.as_file().set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
-    file.as_file().sync_all()?;
-    file.persist(path).map_err(|error| error.error)?;
-    Ok(())
 }
