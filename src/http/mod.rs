@@ -51,7 +51,7 @@ use axum::{
 };
 
 use body::{BodyLimits, BodyMemory};
-use collections::{MapBuilder, PatchBanks, Transfers};
+use collections::{DuplicateFinder, MapBuilder, PatchBanks, Transfers};
 pub use keys::{Key, KeyRing, KeySource, Keys};
 pub use listen::{Listen, bind};
 use metrics::Metrics;

@@ -8,8 +8,8 @@ use std::{
 use axum::http::HeaderValue;
 
 use super::{
-    BodyLimits, BodyMemory, KeyRing, MapBuilder, Metrics, MinSimilarities, Options, OriginPolicy, PatchBanks, Problem, StoreImages,
-    Transfers,
+    BodyLimits, BodyMemory, DuplicateFinder, KeyRing, MapBuilder, Metrics, MinSimilarities, Options, OriginPolicy, PatchBanks, Problem,
+    StoreImages, Transfers,
     health::STORE_FRESHNESS,
     quota::{Budget, Quota},
     single_flight::SingleFlight,
@@ -73,6 +73,8 @@ pub struct State {
     pub(super) segment_size: u32,
     /// Makes and caches the maps of collections.
     pub(super) maps: MapBuilder,
+    /// Compares the items of collections with each other, and keeps what it found.
+    pub(super) duplicates: DuplicateFinder,
     /// The patches of collections of patches, in memory.
     pub(super) patch_banks: PatchBanks,
     /// How similar the nearest item of a collection has to be, where a request does not say.
@@ -143,6 +145,7 @@ impl State {
             },
             segment_size: registry.segment_size(),
             maps: MapBuilder::default(),
+            duplicates: DuplicateFinder::default(),
             patch_banks: PatchBanks::new(cores),
             min_similarities: MinSimilarities::default(),
             embeddings: None,

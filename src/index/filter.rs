@@ -370,7 +370,7 @@ mod tests {
         let metadata =
             json!({ "year": 2021, "score": 0.5, "tags": ["red", 3], "a": { "b": "deep" }, "x.y": true, "none": null, "big": u64::MAX });
         let Value::Object(metadata) = metadata else { unreachable!() };
-        Item { id: "pets/1.jpg".into(), labels: vec!["cat".into(), "pet".into()], metadata, source: None }
+        Item { id: "pets/1.jpg".into(), labels: vec!["cat".into(), "pet".into()], metadata, ..Item::default() }
     }
 
     fn passes(filter: &Value) -> bool {
@@ -425,7 +425,7 @@ mod tests {
         let (composed, decomposed) = ("Tür", "Tu\u{308}r");
         for (stored, other) in [(composed, decomposed), (decomposed, composed)] {
             let Value::Object(metadata) = json!({ "x": stored, "list": [1, stored] }) else { unreachable!() };
-            let mut item = Item { id: stored.into(), labels: vec![stored.into()], metadata, source: None };
+            let mut item = Item { id: stored.into(), labels: vec![stored.into()], metadata, ..Item::default() };
             item.check().unwrap();
             for filter in [
                 json!({ "field": "label", "eq": other }),

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::{Error, Items, Kind, Spec};
 use dino_vision::anomaly::{MAX_STORED, PatchSet};
+use dino_vision::duplicates::Fingerprint;
 use dino_vision::unicode::nfc;
 use dino_vision::unit_rows;
 
@@ -35,6 +36,31 @@ pub struct Item {
     /// SHA-256 in hex of the file that the vector was made of, where that is known; lets an import skip what it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
+    /// What its copies are known by. None of an item that came as a vector, or was stored by a version that made none.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "fingerprint")]
+    pub fingerprint: Option<Box<Fingerprint>>,
+}
+
+/// Fingerprints in the JSON of an item: base64. One that cannot be read, such as that of another version, counts as none.
+mod fingerprint {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::Fingerprint;
+
+    #[expect(clippy::ref_option, reason = "serde calls it so")]
+    pub(super) fn serialize<S: Serializer>(fingerprint: &Option<Box<Fingerprint>>, serializer: S) -> Result<S::Ok, S::Error> {
+        match fingerprint {
+            Some(fingerprint) => serializer.serialize_str(&STANDARD.encode(fingerprint.to_bytes())),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<Fingerprint>>, D::Error> {
+        let text = Option::<String>::deserialize(deserializer)?;
+        Ok(text.and_then(|text| Fingerprint::from_bytes(&STANDARD.decode(text).ok()?)).map(Box::new))
+    }
 }
 
 /// An item as it is passed to [`Collection::upsert`](super::Collection::upsert).
@@ -99,7 +125,8 @@ impl Item {
     /// About how much memory it takes, in bytes: a number of two characters in the metadata takes sixteen times that.
     pub(super) fn weight(&self) -> usize {
         let labels: usize = self.labels.iter().map(|label| size_of::<String>() + label.len()).sum();
-        size_of::<Self>() + self.id.len() + labels + weight_of(&self.metadata)
+        let fingerprint = self.fingerprint.as_ref().map_or(0, |_| size_of::<Fingerprint>());
+        size_of::<Self>() + fingerprint + self.id.len() + labels + weight_of(&self.metadata)
     }
 
     /// Refuses what breaks a limit, composes labels (NFC) and drops repeated ones (the first stays).

@@ -47,6 +47,6 @@ pub use recall::Recall;
 pub use sample::{Sample, Version};
 pub use search::{DEFAULT_EF, Neighbour, Search};
 pub use spec::{Kind, KindName, MAX_DIM, ModelTag, OnExisting, PatchOptions, Spec};
-pub use store::{Collection, Items, Store, Visit};
+pub use store::{Collection, Items, Store, Visit, VisitVector};
 #[cfg(not(feature = "postgres"))]
 pub use without_postgres::IndexUrl;

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use tempfile::NamedTempFile;
 
 use super::{
-    Attached, CollectionName, Connections, Damaged, Error, Filter, Info, Loading, Neighbour, NewItem, OnExisting, Page, Recall, Sample,
-    Search, Spec, StoredItem, StoredPatches, Version,
+    Attached, CollectionName, Connections, Damaged, Error, Filter, Info, Item, Loading, Neighbour, NewItem, OnExisting, Page, Recall,
+    Sample, Search, Spec, StoredItem, StoredPatches, Version,
 };
 
 /// A store of collections.
@@ -136,6 +136,10 @@ pub trait Collection: Send + Sync {
     /// The patches of items of a collection of patches. Those that do not exist, and those that cannot be read, are left out.
     fn patches(&self, ids: &[&str]) -> Result<Vec<StoredPatches>, Error>;
 
+    /// Calls `visit` with every item that passes `filter` and its vector `[dim]` of length 1, in no particular order, and says of which
+    /// version they are. An error of `visit` ends it. Items that cannot be read are left out.
+    fn scan(&self, filter: Option<&Filter>, visit: &mut VisitVector<'_>) -> Result<Version, Error>;
+
     /// Calls `visit` with every item of one moment and what is attached to it, ordered by id. An error of `visit` ends it. Returns the items
     /// that cannot be read, which are skipped.
     fn export(&self, visit: &mut Visit<'_>) -> Result<Vec<Damaged>, Error>;
@@ -154,6 +158,9 @@ pub type Items<'a> = dyn Iterator<Item = Result<NewItem, Error>> + 'a;
 
 /// Takes an item and what is stored beside its vector.
 pub type Visit<'a> = dyn FnMut(&StoredItem, Attached<'_>) -> std::io::Result<()> + 'a;
+
+/// Takes an item and its vector.
+pub type VisitVector<'a> = dyn FnMut(&Item, &[f32]) -> Result<(), Error> + 'a;
 
 /// What a collection answers for an item that it does not have.
 pub(super) fn no_item(collection: &CollectionName, id: &str) -> Error {

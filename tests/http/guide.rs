@@ -110,6 +110,12 @@ fn the_examples_of_the_patches_guide_run() {
 }
 
 #[test]
+fn the_examples_of_the_guide_to_near_copies_run() {
+    let run = follow("docs/duplicates.md");
+    assert!(run > 2, "{run} blocks");
+}
+
+#[test]
 fn the_examples_of_the_python_guide_run() {
     let run = follow("docs/python.md");
     assert!(run > 1, "{run} blocks");

@@ -9,6 +9,7 @@ mod cache;
 mod clients;
 mod collections;
 mod deadlines;
+mod duplicates;
 mod durable;
 mod early;
 mod end_to_end;

@@ -10,6 +10,7 @@ use dino_server::index::{Collection, Item, MAX_STRING, ModelTag, NewItem, Spec, 
 use dino_vision::bulk::names::{self, Finder};
 use dino_vision::bulk::tree::Listing;
 use dino_vision::bulk::{self, Embedder, Worker, Workload};
+use dino_vision::duplicates::Fingerprint;
 use dino_vision::embedding::Pooling;
 use dino_vision::media;
 use dino_vision::model::SessionOptions;
@@ -141,6 +142,7 @@ fn embed(
     }
     match worker.embed(&bytes) {
         Ok((picture, vector)) => {
+            let item = Item { fingerprint: Some(Box::new(Fingerprint::of(&picture))), ..item };
             let thumbnail = thumbnail.then(|| media::thumbnail(&picture));
             Outcome::New(Box::new(NewItem { item, vector, thumbnail, patches: None }))
         }
@@ -152,8 +154,11 @@ fn embed(
 /// What is stored of a picture that has not changed, under its labels and metadata of today.
 fn describe(collection: &dyn Collection, item: Item) -> Outcome {
     match collection.get(&item.id) {
-        Ok(stored) if stored.item == item => Outcome::Unchanged,
         Ok(stored) => {
+            let item = Item { fingerprint: stored.item.fingerprint.clone(), ..item };
+            if stored.item == item {
+                return Outcome::Unchanged;
+            }
             let thumbnail = collection.thumbnail(&item.id).ok();
             Outcome::New(Box::new(NewItem { item, vector: stored.vector, thumbnail, patches: None }))
         }

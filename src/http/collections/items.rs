@@ -29,7 +29,7 @@ use super::{
         submission::{Content, Lease, Upload},
     },
     find, model_of, patches,
-    upsert::{Body, ItemContent, Query, Upsert},
+    upsert::{Body, ItemContent, Kept, Query, Upsert},
 };
 use crate::{
     index::{Collection, Filter, Item, MAX_PAGE, NewItem, PatchOptions, checksum},
@@ -129,21 +129,19 @@ async fn embed(app: &App, collection: &dyn Collection, upsert: Upsert) -> Result
     let keep = app.store_images;
     let shrink = pictures.iter().any(|(_, bytes)| keep.shrinks(bytes));
     let transform = served.manifest().transform.clone();
-    let prepare = move |picture: &RgbImage| -> (Array3<f32>, Option<Vec<u8>>) {
-        (transform.apply(picture), shrink.then(|| media::thumbnail(picture)))
-    };
-    let (inference, small) = infer_indexed(app, &served, pictures, prepare).await?;
+    let prepare = move |picture: &RgbImage| -> (Array3<f32>, Kept) { (transform.apply(picture), Kept::of(picture, shrink)) };
+    let (inference, kept) = infer_indexed(app, &served, pictures, prepare).await?;
     let timing = Some(inference.timing.header());
-    let inferred = inference.inferred.into_iter().zip(small);
+    let inferred = inference.inferred.into_iter().zip(kept);
     let items = app.pool.run(move || finish(&served, upsert, inferred, keep)).await??;
     Ok(Embedded { items, timing })
 }
 
 /// Makes patches of the pictures of an upsert.
 async fn embed_patches(app: &App, served: Arc<Served>, upsert: Upsert, options: PatchOptions) -> Result<Embedded, Problem> {
-    let (inference, thumbnails) = patches::infer(app, &served, &upsert, options).await?;
+    let (inference, kept) = patches::infer(app, &served, &upsert, options).await?;
     let (timing, keep) = (Some(inference.timing.header()), app.store_images);
-    let inferred: Vec<_> = inference.inferred.into_iter().zip(thumbnails).collect();
+    let inferred: Vec<_> = inference.inferred.into_iter().zip(kept).collect();
     let items = app.drawing.run(move || patches::finish(&served, upsert, &inferred, options, keep)).await??;
     Ok(Embedded { items, timing })
 }
@@ -151,16 +149,17 @@ async fn embed_patches(app: &App, served: Arc<Served>, upsert: Upsert, options: 
 fn finish(
     served: &Served,
     upsert: Upsert,
-    mut inferred: impl Iterator<Item = (Inferred, Option<Vec<u8>>)>,
+    mut inferred: impl Iterator<Item = (Inferred, Kept)>,
     keep: StoreImages,
 ) -> Result<Vec<NewItem>, Problem> {
     let finish = |(mut item, content): (Item, ItemContent)| match content {
         ItemContent::Vector(vector) => Ok(NewItem { item, vector, thumbnail: None, patches: None }),
         ItemContent::Picture(ImageSource { bytes, .. }) => {
-            let (inferred, small) = inferred.next().ok_or_else(|| Problem::new(Code::Internal, "a picture has no answer of the model"))?;
+            let (inferred, kept) = inferred.next().ok_or_else(|| Problem::new(Code::Internal, "a picture has no answer of the model"))?;
             let vector = served.collection_vector(&inferred)?;
             item.source = Some(checksum::of_bytes(&bytes));
-            Ok(NewItem { item, vector, thumbnail: keep.kept(&bytes, small), patches: None })
+            item.fingerprint = Some(kept.fingerprint);
+            Ok(NewItem { item, vector, thumbnail: keep.kept(&bytes, kept.thumbnail), patches: None })
         }
     };
     upsert.items.into_iter().map(finish).collect()
@@ -183,7 +182,7 @@ pub(in crate::http) struct ItemResponse {
 
 impl ItemResponse {
     fn new(item: Item, vector: Option<Vec<f32>>) -> Self {
-        let Item { id, labels, metadata, source } = item;
+        let Item { id, labels, metadata, source, fingerprint: _ } = item;
         Self { id, labels, metadata, source, vector }
     }
 }

@@ -4,12 +4,14 @@
 //! | --- | --- |
 //! | `/collections`, `/collections/{c}`, `…/recall` | here |
 //! | `…/map` | `map` |
+//! | `…/duplicates` | `duplicates`; what was found is kept by `duplicates/finder` |
 //! | `…/items` and below | `items`; what an upsert holds: `upsert`; its patches: `patches`, and their bounds: `patch_bounds` |
 //! | `…/anomaly` | `anomaly`; the patches in memory: `patch_banks` |
 //! | `…/search` | `search` |
 //! | `…/snapshot`, `…/restore` | `transfer` |
 
 mod anomaly;
+mod duplicates;
 mod items;
 mod map;
 mod patch_banks;
@@ -29,7 +31,7 @@ use axum::{extract::State, response::NoContent};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub(super) use self::{map::MapBuilder, patch_banks::PatchBanks, transfer::Transfers};
+pub(super) use self::{duplicates::DuplicateFinder, map::MapBuilder, patch_banks::PatchBanks, transfer::Transfers};
 use super::{
     App,
     answer::Encoder,
@@ -91,6 +93,13 @@ pub(super) fn routes() -> ApiRouter<App> {
         .api_route(
             "/collections/{collection}/map",
             get_with(map::handle, describe("map_collection", Collections, "Items on a plane, like beside like (t-SNE)", ERRORS)),
+        )
+        .api_route(
+            "/collections/{collection}/duplicates",
+            get_with(
+                duplicates::handle,
+                describe("find_duplicates", Collections, "Groups of items with the same pixels, or of the same scene", duplicates::ERRORS),
+            ),
         )
         .api_route(
             "/collections/{collection}/search",

@@ -13,7 +13,7 @@ use super::{
         problem::{Code, Problem},
     },
     patch_bounds,
-    upsert::{ItemContent, Upsert},
+    upsert::{ItemContent, Kept, Upsert},
 };
 use crate::{
     index::{ANOMALOUS, Item, NORMAL, NewItem, PatchOptions, Spec, checksum},
@@ -97,8 +97,8 @@ pub(super) fn rows(features: &Array2<f32>) -> Rows {
     rows
 }
 
-/// What became of the pictures of an upsert: their inference, and a thumbnail where one is kept.
-pub(super) type Inferences = (Inference, Vec<Option<Vec<u8>>>);
+/// What became of the pictures of an upsert: their inference, and what else is kept of those that are no rotations.
+pub(super) type Inferences = (Inference, Vec<Option<Kept>>);
 
 /// Runs the pictures of an upsert, each followed by its rotations.
 pub(super) async fn infer(app: &App, served: &Arc<Served>, upsert: &Upsert, options: PatchOptions) -> Result<Inferences, Problem> {
@@ -115,16 +115,18 @@ pub(super) async fn infer(app: &App, served: &Arc<Served>, upsert: &Upsert, opti
     let shrinks: Vec<bool> = pictures.iter().map(|(_, bytes)| keep.shrinks(bytes)).collect();
     let prepare = |place: usize| {
         let (whole_picture, turn, shrinks) = (whole_picture.clone(), place % turns, shrinks[place]);
-        move |picture: &RgbImage| -> (Array3<f32>, Option<Vec<u8>>) {
-            let (input, _) = if turn == 0 { whole_picture(picture) } else { whole_picture(&rotated(&media::within(picture, side), turn)) };
-            (input, (turn == 0 && shrinks).then(|| media::thumbnail(picture)))
+        move |picture: &RgbImage| -> (Array3<f32>, Option<Kept>) {
+            if turn > 0 {
+                return (whole_picture(&rotated(&media::within(picture, side), turn)).0, None);
+            }
+            (whole_picture(picture).0, Some(Kept::of(picture, shrinks)))
         }
     };
     infer_each(app, served, pictures, prepare).await
 }
 
-/// A picture, or a rotation of it, that was run, and its thumbnail where one is kept.
-pub(super) type View = (Inferred, Option<Vec<u8>>);
+/// A picture that was run with what else is kept of it, or a rotation of it.
+pub(super) type View = (Inferred, Option<Kept>);
 
 /// The items of an upsert whose pictures were run.
 pub(super) fn finish(
@@ -146,7 +148,9 @@ pub(super) fn finish(
             features(served, view, options)?.0.rows().into_iter().for_each(|row| set.rows.push(row.iter().copied()));
         }
         item.source = Some(checksum::of_bytes(&source.bytes));
-        let thumbnail = keep.kept(&source.bytes, views[0].1.clone());
+        let (fingerprint, thumbnail) = views[0].1.clone().map(|kept| (kept.fingerprint, kept.thumbnail)).unzip();
+        item.fingerprint = fingerprint;
+        let thumbnail = keep.kept(&source.bytes, thumbnail.flatten());
         Ok(NewItem { item, vector: set.mean(), thumbnail, patches: Some(set.to_bytes()) })
     };
     upsert.items.into_iter().zip(views).map(finish).collect()

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use image::RgbImage;
 use schemars::JsonSchema;
 use serde::{
     Deserialize, Deserializer,
@@ -20,6 +21,7 @@ use super::super::{
     submission::{JsonRequest, at_least_one, picture_from_text, too_many},
 };
 use crate::index::{Bounded, Item, MAX_DIM};
+use dino_vision::{duplicates::Fingerprint, media};
 
 /// The items of an upsert that are not embedded yet, at least one.
 pub(super) struct Upsert {
@@ -36,6 +38,23 @@ pub(super) struct Upsert {
 pub(super) enum ItemContent {
     Picture(ImageSource),
     Vector(Vec<f32>),
+}
+
+/// What is kept of a picture that becomes an item, beside what the model makes of it.
+#[derive(Clone)]
+pub(super) struct Kept {
+    /// What its copies are known by.
+    pub(super) fingerprint: Box<Fingerprint>,
+    /// A small JPEG, where one is stored.
+    pub(super) thumbnail: Option<Vec<u8>>,
+}
+
+impl Kept {
+    /// That of a picture, `with_thumbnail` or without.
+    pub(super) fn of(picture: &RgbImage, with_thumbnail: bool) -> Self {
+        let thumbnail = with_thumbnail.then(|| media::thumbnail(picture));
+        Self { fingerprint: Box::new(Fingerprint::of(picture)), thumbnail }
+    }
 }
 
 impl Upsert {
@@ -120,7 +139,7 @@ fn read_item(element: &RawValue) -> Result<(Item, ItemContent, Option<String>, u
     // The model's name twice: as a key among those that are named, in a node of their own.
     let of_model = model.as_ref().map_or(0, |model| 2 * model.len() + 128);
     let texts = id.len() + of_model + labels.iter().map(|label| size_of::<String>() + label.len()).sum::<usize>();
-    let item = Item { id, labels, metadata: members, source: None };
+    let item = Item { id, labels, metadata: members, ..Item::default() };
     Ok((item, content, model, ITEM + of_content + memory + texts))
 }
 

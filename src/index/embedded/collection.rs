@@ -20,10 +20,11 @@ use super::page::{PageBuilder, check_page};
 use super::recall::recall;
 use super::rows::Rows;
 use super::sample::{sample, version};
+use super::scan_all::scan_all;
 use super::search::search;
 use super::{
     Collection, CollectionName, Error, Filter, IndexOptions, IndexState, Info, Neighbour, Page, Recall, Sample, Search, Spec,
-    StoredPatches, VectorFormat, Version, Visit, no_item,
+    StoredPatches, VectorFormat, Version, Visit, VisitVector, no_item,
 };
 use dino_vision::cancel;
 
@@ -293,6 +294,12 @@ impl Collection for EmbeddedCollection {
 
     fn patches(&self, ids: &[&str]) -> Result<Vec<StoredPatches>, Error> {
         self.disk.patches(&self.record, ids)
+    }
+
+    fn scan(&self, filter: Option<&Filter>, visit: &mut VisitVector<'_>) -> Result<Version, Error> {
+        let layout = self.layout.load_full();
+        scan_all(&layout, filter, &|rows| self.disk.vectors(&self.record, rows), visit)?;
+        Ok(version(&self.record, &layout))
     }
 
     fn export(&self, visit: &mut Visit<'_>) -> Result<Vec<Damaged>, Error> {

@@ -27,6 +27,7 @@ mod reserve;
 mod rows;
 mod sample;
 mod scan;
+mod scan_all;
 mod search;
 mod similarity;
 mod splitmix;
@@ -40,6 +41,6 @@ pub use store::EmbeddedStore;
 use super::ModelTag;
 use super::{
     Attached, Collection, CollectionName, Error, Filter, IndexOptions, IndexState, Info, Items, Loading, Neighbour, OnExisting, Page,
-    Recall, Sample, Search, Spec, Store, StoredPatches, VectorFormat, Version, Visit, checksum, info, item, page, recall::RecallCounter,
-    sample::newest_of, store::no_item,
+    Recall, Sample, Search, Spec, Store, StoredPatches, VectorFormat, Version, Visit, VisitVector, checksum, info, item, page,
+    recall::RecallCounter, sample::newest_of, store::no_item,
 };

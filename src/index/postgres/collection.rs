@@ -9,7 +9,7 @@ use sqlx::{AssertSqlSafe, PgConnection, Postgres, QueryBuilder, Row};
 use super::super::item::{NewItem, StoredItem, prepare};
 use super::super::page::{PageBuilder, check_page};
 use super::super::recall::RecallCounter;
-use super::super::store::{Visit, no_item};
+use super::super::store::{Visit, VisitVector, no_item};
 use super::super::{
     Attached, Collection, CollectionName, Damaged, Error, Filter, Info, Neighbour, Page, Recall, Sample, Search, Spec, StoredPatches,
     Version,
@@ -226,6 +226,27 @@ impl Collection for PostgresCollection {
 
     fn patches(&self, ids: &[&str]) -> Result<Vec<StoredPatches>, Error> {
         self.read(async |connection, record| patches(connection, record, ids).await)
+    }
+
+    fn scan(&self, filter: Option<&Filter>, visit: &mut VisitVector<'_>) -> Result<Version, Error> {
+        let token = cancel::current();
+        self.database.run_long(async |connection| {
+            // Before the items: what is written in between makes the mark an old one, and the next request looks again.
+            let version = version(connection, &self.record).await.map_err(|error| self.record.explain(error))?;
+            let mut sql = QueryBuilder::<Postgres>::new(format!("SELECT {ITEM}, embedding::real[] AS vector FROM {}", self.record.table()));
+            push_where(&mut sql, filter);
+            let mut rows = sql.build().fetch(connection);
+            while let Some(row) = rows.try_next().await.map_err(|error| self.record.explain(error.into()))? {
+                if token.is_cancelled() {
+                    return Err(Cancelled.into());
+                }
+                match item(&row) {
+                    Err(Error::DamagedItem { id, reason }) => tracing::error!(id, "an item is damaged and left out: {reason}"),
+                    item => visit(&item?, &row.try_get::<Vec<f32>, _>("vector")?)?,
+                }
+            }
+            Ok(version)
+        })
     }
 
     fn export(&self, visit: &mut Visit<'_>) -> Result<Vec<Damaged>, Error> {

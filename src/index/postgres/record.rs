@@ -21,7 +21,8 @@ const MOST_COUNTED: usize = 500;
 /// Columns of a [`Record`].
 const SELECT: &str = "SELECT name, number, dim, fingerprint, precision, created, kind, \
      EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass('dino_items_' || number || '_hnsw') AND indisvalid) AS indexed, \
-     EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass('dino_items_' || number || '_damaged') AND indisvalid) AS names_damaged \
+     EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass('dino_items_' || number || '_damaged') AND indisvalid) AS names_damaged, \
+     EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('dino_items_' || number) AND attname = 'fingerprint') AS has_fingerprints \
      FROM dino_collections";
 
 /// A collection as the database knows it.
@@ -37,6 +38,8 @@ pub(super) struct Record {
     pub(super) indexed: bool,
     /// Whether there is a finished index over its damaged items.
     pub(super) names_damaged: bool,
+    /// Whether its table has a column for what copies are known by.
+    pub(super) has_fingerprints: bool,
 }
 
 impl FromRow<'_, PgRow> for Record {
@@ -52,6 +55,7 @@ impl FromRow<'_, PgRow> for Record {
             created: row.try_get::<i64, _>("created")? as u64,
             indexed: row.try_get("indexed")?,
             names_damaged: row.try_get("names_damaged")?,
+            has_fingerprints: row.try_get("has_fingerprints")?,
         })
     }
 }
@@ -66,22 +70,30 @@ impl Record {
     /// The collection of that name, if there is one.
     pub(super) async fn find(connection: &mut PgConnection, name: &CollectionName) -> Result<Option<Self>, Error> {
         let mut sql = QueryBuilder::new(SELECT);
-        Ok(sql.push(" WHERE name = ").push_bind(name.as_str()).build_query_as().fetch_optional(connection).await?)
+        let found: Option<Self> =
+            sql.push(" WHERE name = ").push_bind(name.as_str()).build_query_as().fetch_optional(&mut *connection).await?;
+        if let Some(record) = found.as_ref().filter(|record| !record.has_fingerprints) {
+            // A server of an earlier version has made it since the tables were brought to this one.
+            let sql = format!("ALTER TABLE IF EXISTS {} ADD COLUMN IF NOT EXISTS fingerprint bytea", record.table());
+            sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await?;
+        }
+        Ok(found)
     }
 
     /// Makes the table of a new collection, which has no name yet.
     pub(super) async fn make(connection: &mut PgConnection, name: &CollectionName, spec: &Spec) -> Result<Self, Error> {
         let (number, created): (i64, i64) =
             sqlx::query_as("SELECT nextval('dino_numbers'), extract(epoch FROM now())::bigint").fetch_one(&mut *connection).await?;
-        let record = Self { name: name.clone(), number, spec: spec.clone(), created: created as u64, indexed: false, names_damaged: true };
-        let (table, dim) = (record.table(), spec.dim);
+        let (name, spec, created) = (name.clone(), spec.clone(), created as u64);
+        let record = Self { name, number, spec, created, indexed: false, names_damaged: true, has_fingerprints: true };
+        let (table, dim) = (record.table(), record.spec.dim);
         let storage = if dim <= MAX_INLINE_DIM { "PLAIN" } else { "EXTERNAL" };
         // Bytes of vectors are not compressed: that would take time and save nothing.
         let [patches, stored] =
-            if spec.patches().is_some() { [", patches bytea", ", ALTER patches SET STORAGE EXTERNAL"] } else { [""; 2] };
+            if record.spec.patches().is_some() { [", patches bytea", ", ALTER patches SET STORAGE EXTERNAL"] } else { [""; 2] };
         let sql = format!(
             "CREATE TABLE {table} (id text COLLATE \"C\" PRIMARY KEY, labels text[] NOT NULL, metadata jsonb NOT NULL, source text, \
-             embedding vector({dim}) NOT NULL, picture bytea{patches}); \
+             embedding vector({dim}) NOT NULL, picture bytea, fingerprint bytea{patches}); \
              ALTER TABLE {table} ALTER embedding SET STORAGE {storage}, ALTER picture SET STORAGE EXTERNAL{stored}; \
              CREATE INDEX {table}_labels ON {table} USING gin (labels); CREATE INDEX {} {}",
             record.damaged_index(),

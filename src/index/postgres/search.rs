@@ -10,9 +10,10 @@ use super::super::item::{Item, set_of};
 use super::super::{Error, Neighbour, Search};
 use super::escape::{from_stored, object_from_stored};
 use super::filter::push_where;
+use dino_vision::duplicates::Fingerprint;
 
 /// Columns of an [`Item`].
-pub(super) const ITEM: &str = "id, labels, metadata, source";
+pub(super) const ITEM: &str = "id, labels, metadata, source, fingerprint";
 /// Whether there is a stored picture.
 pub(super) const PICTURED: &str = "picture IS NOT NULL AS pictured";
 /// Widest search that pgvector's index takes. Where that is too narrow for `k`, it goes on by itself.
@@ -90,10 +91,12 @@ pub(super) fn item(row: &PgRow) -> Result<Item, Error> {
         metadata => metadata?,
     };
     let source: Option<String> = row.try_get("source")?;
+    let fingerprint: Option<Vec<u8>> = row.try_get("fingerprint")?;
     Ok(Item {
         id: from_stored(row.try_get("id")?),
         labels: set_of(labels.into_iter().map(from_stored).collect()),
         metadata: object_from_stored(metadata),
         source: source.map(from_stored),
+        fingerprint: fingerprint.and_then(|bytes| Fingerprint::from_bytes(&bytes)).map(Box::new),
     })
 }

@@ -43,15 +43,15 @@ async fn insert_part(connection: &mut PgConnection, table: &str, spec: &Spec, it
     let has_patches = spec.patches().is_some();
     let [column, update] = if has_patches { [", patches", ", patches = excluded.patches"] } else { [""; 2] };
     let sql = format!(
-        "INSERT INTO {table} (id, labels, metadata, source, embedding, picture{column}) \
+        "INSERT INTO {table} (id, labels, metadata, source, embedding, picture, fingerprint{column}) \
          SELECT id, ARRAY(SELECT jsonb_array_elements_text(labels)), metadata, source, \
-                ($6::real[])[(place - 1) * $7 + 1 : place * $7]::vector, picture{column} \
-         FROM unnest($1::text[], $2::jsonb[], $3::jsonb[], $4::text[], $5::bytea[], $8::bytea[]) WITH ORDINALITY \
-              AS new (id, labels, metadata, source, picture, patches, ordinality), \
+                ($6::real[])[(place - 1) * $7 + 1 : place * $7]::vector, picture, fingerprint{column} \
+         FROM unnest($1::text[], $2::jsonb[], $3::jsonb[], $4::text[], $5::bytea[], $8::bytea[], $9::bytea[]) WITH ORDINALITY \
+              AS new (id, labels, metadata, source, picture, patches, fingerprint, ordinality), \
               LATERAL (SELECT ordinality::integer) AS at (place) \
          ORDER BY place \
          ON CONFLICT (id) DO UPDATE SET labels = excluded.labels, metadata = excluded.metadata, source = excluded.source, \
-              embedding = excluded.embedding, picture = excluded.picture{update}"
+              embedding = excluded.embedding, picture = excluded.picture, fingerprint = excluded.fingerprint{update}"
     );
     let ids: Vec<_> = items.iter().map(|new| to_stored(&new.item.id)).collect();
     let labels: Vec<_> = items.iter().map(|new| Json(new.item.labels.iter().map(|label| to_stored(label)).collect::<Vec<_>>())).collect();
@@ -59,6 +59,7 @@ async fn insert_part(connection: &mut PgConnection, table: &str, spec: &Spec, it
     let sources: Vec<_> = items.iter().map(|new| new.item.source.as_deref().map(to_stored)).collect();
     let pictures: Vec<_> = items.iter().map(|new| new.thumbnail.as_deref()).collect();
     let patches: Vec<_> = items.iter().map(|new| new.patches.as_deref()).collect();
+    let fingerprints: Vec<_> = items.iter().map(|new| new.item.fingerprint.as_ref().map(|fingerprint| fingerprint.to_bytes())).collect();
     let vectors: Vec<f32> = items.iter().flat_map(|new| new.vector.iter().copied()).collect();
     sqlx::query(AssertSqlSafe(sql))
         .bind(ids)
@@ -69,6 +70,7 @@ async fn insert_part(connection: &mut PgConnection, table: &str, spec: &Spec, it
         .bind(vectors)
         .bind(spec.dim as i32)
         .bind(patches)
+        .bind(fingerprints)
         .execute(connection)
         .await?;
     Ok(())

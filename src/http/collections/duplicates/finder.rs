@@ -1,0 +1,167 @@
+//! Compares the items of a collection once for all requests that ask for it, and keeps what was found.
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use quick_cache::{
+    DefaultHashBuilder, OptionsBuilder, Weighter,
+    sync::{Cache, DefaultLifecycle},
+};
+
+use super::{
+    super::super::{App, problem::Problem, single_flight::SingleFlight},
+    Report,
+};
+use crate::{
+    index::{Collection, CollectionName, Error, Filter, Version},
+    serving::Pool,
+};
+use dino_vision::duplicates::{Candidate, Candidates, Options};
+
+/// Most items that are compared with each other: the time grows with the square of their number.
+pub(super) const MOST_ITEMS: usize = 500_000;
+/// Most memory of their vectors, in bytes.
+const MOST_VECTORS: usize = 1 << 30;
+/// Memory of what is kept, in bytes: the largest report has that many items, with ids of 512 bytes.
+const MOST_KEPT: u64 = 640 * MOST_ITEMS as u64;
+/// Collections with their options that may be compared or kept at once, as it is expected.
+const USUAL_COUNT: usize = 100;
+/// How long the pages after the first are those of the same report, whatever is written meanwhile.
+const PAGED_FOR: Duration = Duration::from_mins(10);
+
+/// What is compared: a collection that is made again under a name has another number.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    pub(super) collection: CollectionName,
+    pub(super) number: u64,
+    /// The bits of the least cosine; none where pixels alone are compared.
+    pub(super) min_similarity: Option<u32>,
+    /// Hash of the filter's JSON.
+    pub(super) filter: Option<String>,
+}
+
+/// What was found, and in what.
+#[derive(Clone)]
+struct Kept {
+    version: Version,
+    found_at: Instant,
+    report: Arc<Report>,
+}
+
+/// Counts a report by its memory.
+#[derive(Clone)]
+struct Bytes;
+
+impl Weighter<Key, Kept> for Bytes {
+    fn weight(&self, _: &Key, kept: &Kept) -> u64 {
+        kept.report.bytes() as u64
+    }
+}
+
+/// A comparison that may be running.
+pub(super) struct Flight {
+    run: SingleFlight<Result<Arc<Report>, Problem>>,
+    /// How much of it is done, in percent.
+    percent: AtomicU32,
+}
+
+impl Flight {
+    /// How much of the comparison that runs is done, in percent.
+    pub(super) fn percent(&self) -> u32 {
+        self.percent.load(Ordering::Relaxed)
+    }
+}
+
+/// Compares on a thread of its own: one collection at a time.
+pub(crate) struct DuplicateFinder {
+    thread: Pool,
+    flights: Cache<Key, Arc<Flight>>,
+    kept: Cache<Key, Kept, Bytes>,
+}
+
+impl Default for DuplicateFinder {
+    fn default() -> Self {
+        // With one shard the largest report may take all of it.
+        let options = OptionsBuilder::new().estimated_items_capacity(USUAL_COUNT).weight_capacity(MOST_KEPT).shards(1).build();
+        let options = options.expect("capacities are given");
+        let kept = Cache::with_options(options, Bytes, DefaultHashBuilder::default(), DefaultLifecycle::default());
+        Self { thread: Pool::new(1), flights: Cache::new(USUAL_COUNT), kept }
+    }
+}
+
+impl DuplicateFinder {
+    /// What was found in just this version.
+    pub(super) fn find(&self, key: &Key, now: Version) -> Option<Arc<Report>> {
+        self.kept.get(key).filter(|kept| kept.version == now).map(|kept| kept.report)
+    }
+
+    /// What the first page was of, if that was not long ago.
+    pub(super) fn find_for_next_page(&self, key: &Key) -> Option<Arc<Report>> {
+        self.kept.get(key).filter(|kept| kept.found_at.elapsed() < PAGED_FOR).map(|kept| kept.report)
+    }
+
+    /// The comparison of these items.
+    pub(super) fn flight(&self, key: &Key) -> Arc<Flight> {
+        let new = || Ok::<_, Infallible>(Arc::new(Flight { run: SingleFlight::new(Duration::ZERO), percent: AtomicU32::new(0) }));
+        let Ok(flight) = self.flights.get_or_insert_with(key, new);
+        flight
+    }
+}
+
+/// Waits for the comparison, which goes on where the caller leaves.
+pub(super) async fn compare(
+    app: &App,
+    flight: &Arc<Flight>,
+    key: &Key,
+    collection: &Arc<dyn Collection>,
+    filter: Option<Filter>,
+) -> Option<Result<Arc<Report>, Problem>> {
+    flight
+        .run
+        .get(|| {
+            let (app, flight, key, collection) = (app.clone(), Arc::clone(flight), key.clone(), Arc::clone(collection));
+            async move {
+                let inside = app.clone();
+                let outcome = app.duplicates.thread.run(move || make(&inside.duplicates, &flight, key, &*collection, filter.as_ref()));
+                outcome.await.unwrap_or_else(|panicked| Err(panicked.into()))
+            }
+        })
+        .await
+}
+
+fn make(
+    finder: &DuplicateFinder,
+    flight: &Flight,
+    key: Key,
+    collection: &dyn Collection,
+    filter: Option<&Filter>,
+) -> Result<Arc<Report>, Problem> {
+    flight.percent.store(0, Ordering::Relaxed);
+    // The request that had the thread before may have made it.
+    if let Some(report) = finder.find(&key, collection.version()?) {
+        return Ok(report);
+    }
+    let dim = collection.spec().dim;
+    let most = MOST_ITEMS.min(MOST_VECTORS / dim.max(1));
+    let mut candidates = Candidates::new(Some(dim));
+    let version = collection.scan(filter, &mut |item, vector| {
+        if candidates.len() == most {
+            let reason = format!("more than {most} items would be compared with each other: give a `filter` that fewer pass");
+            return Err(Error::InvalidParameter(reason));
+        }
+        let (source, fingerprint) = (item.source.as_deref(), item.fingerprint.as_deref());
+        candidates.push(Candidate { id: &item.id, source, fingerprint, vector });
+        Ok(())
+    })?;
+    let options = Options { min_similarity: key.min_similarity.map(f32::from_bits) };
+    let found = candidates.compare(options, &|share| flight.percent.store((share * 100.0) as u32, Ordering::Relaxed))?;
+    let report = Arc::new(Report::new(&candidates, &found.groups));
+    finder.kept.insert(key, Kept { version, found_at: Instant::now(), report: Arc::clone(&report) });
+    Ok(report)
+}
