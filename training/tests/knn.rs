@@ -170,3 +170,33 @@ fn nothing_to_evaluate_fails_and_wrong_usage_is_told() {
     assert_eq!(knn(&["--k", "0"], &[("--features", &features)]).status.code(), Some(2));
     assert_eq!(knn(&["--k", "x"], &[("--features", &features)]).status.code(), Some(2));
 }
+
+#[test]
+fn val_pictures_that_are_in_train_are_counted_and_named_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let (train, val) = (folder.path().join("train"), folder.path().join("val"));
+    let photo = |name: &str| image::load_from_memory(&fs_err::read(root().join("tests/photos").join(name)).unwrap()).unwrap().into_rgb8();
+    let save = |path: PathBuf, picture: &RgbImage| {
+        fs_err::create_dir_all(path.parent().unwrap()).unwrap();
+        picture.save(path).unwrap();
+    };
+    for (class, names) in [("thing", ["coffee.png", "rocket.jpg"]), ("animal", ["chelsea.png", "astronaut.png"])] {
+        names.iter().enumerate().for_each(|(at, name)| save(train.join(class).join(format!("{at}.png")), &photo(name)));
+    }
+    let half = |picture: RgbImage| image::imageops::thumbnail(&picture, picture.width() / 2, picture.height() / 2);
+    save(val.join("thing/copy.jpg"), &half(photo("coffee.png")));
+    save(val.join("animal/copy.png"), &photo("chelsea.png"));
+    save(val.join("thing/other.png"), &photo("china.jpg"));
+    let output = knn(&["--k", "1,2"], &[("--model", &model()), ("--train", &train), ("--val", &val)]);
+    let stderr = text(&output.stderr);
+    let found = report(&output);
+    assert_eq!((&found["k1"]["val_copies"], &found["k2"]["val_copies"]), (&2.into(), &2.into()));
+    assert_eq!(stderr.matches("2 of 3 pictures of val have the same pixels").count(), 1, "{stderr}");
+    for pair in ["val/thing/copy.jpg is train/thing/0.png", "val/animal/copy.png is train/animal/0.png"] {
+        assert_eq!(stderr.matches(pair).count(), 1, "{stderr}");
+    }
+    fs_err::remove_file(val.join("thing/copy.jpg")).unwrap();
+    fs_err::remove_file(val.join("animal/copy.png")).unwrap();
+    let output = knn(&["--k", "1"], &[("--model", &model()), ("--train", &train), ("--val", &val)]);
+    assert_eq!((&report(&output)["k1"]["val_copies"], text(&output.stderr).contains("same pixels")), (&0.into(), false));
+}

@@ -11,10 +11,13 @@ use dino_vision::head::Tokens;
 use dino_vision::vote::DEFAULT_TEMPERATURE;
 use ndarray::Array2;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use serde::{Serialize, Serializer as _};
 
 use super::backbone::Running;
 use crate::data::labelled::Labelled;
+use crate::evaluate::copies::{self, Named};
 use crate::evaluate::features::{self, View};
+use crate::evaluate::figures::Figures;
 use crate::evaluate::knn::{Features, Report, evaluate};
 
 /// Classify the pictures of one folder by their nearest neighbours in another. The figures are the paper's; they need no
@@ -54,39 +57,79 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let mut seen = BTreeSet::new();
     ks.retain(|&k| seen.insert(k));
 
-    let (train, val) = match (&args.features, &args.model, &args.train, &args.val) {
-        (Some(file), ..) => read_features(file).with_context(|| file.display().to_string())?,
+    let (train, val, copies) = match (&args.features, &args.model, &args.train, &args.val) {
+        (Some(file), ..) => {
+            let (train, val) = read_features(file).with_context(|| file.display().to_string())?;
+            (train, val, None)
+        }
         (None, Some(model), Some(train), Some(val)) => embed(args, model, train, val)?,
         _ => bail!("either --features, or --model with --train and --val"),
     };
     for k in ks.iter().filter(|&&k| k > train.len()) {
         tracing::warn!("k = {k} is more than there are pictures in train: all {} are used", train.len());
     }
-    print(&evaluate(&train, &val, &ks, args.temperature)?, val.len())
+    if let Some(copies) = copies.as_ref().filter(|copies| !copies.is_empty()) {
+        warn_of(copies, val.len());
+    }
+    print(&evaluate(&train, &val, &ks, args.temperature)?, val.len(), copies.map(|copies| copies.len()))
+}
+
+/// What is printed as JSON of each k: those who read the last line expect nothing but them in it.
+#[derive(Serialize)]
+struct Printed<'a> {
+    #[serde(flatten)]
+    figures: &'a Figures,
+    /// Pictures of val with the same pixels as one of train; none where features alone were given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    val_copies: Option<usize>,
+}
+
+/// Pairs that are named.
+const NAMED_COPIES: usize = 3;
+
+fn warn_of(copies: &[(String, String)], count: usize) {
+    let named: Vec<String> = copies.iter().take(NAMED_COPIES).map(|(val, train)| format!("{val} is {train}")).collect();
+    let more = if copies.len() > NAMED_COPIES { format!(" (and {} more)", copies.len() - NAMED_COPIES) } else { String::new() };
+    tracing::warn!(
+        "{} of {count} pictures of val have the same pixels as a picture of train, which makes the figures too good: {}{more}",
+        copies.len(),
+        named.join(", ")
+    );
 }
 
 #[expect(clippy::print_stdout, reason = "the result of the command")]
-fn print(report: &Report, count: usize) -> anyhow::Result<()> {
+fn print(report: &Report, count: usize, val_copies: Option<usize>) -> anyhow::Result<()> {
     println!("{count} pictures    top-1    top-5    mean over classes");
     for (k, figures) in &report.0 {
         println!("k = {k:<8} {:8.2} {:8.2} {:8.2}", figures.top1, figures.top5, figures.mean_class);
     }
-    println!("{}", serde_json::to_string(report)?);
+    let printed: Vec<_> = report.0.iter().map(|(k, figures)| (format!("k{k}"), Printed { figures, val_copies })).collect();
+    let mut json = Vec::new();
+    serde_json::Serializer::new(&mut json).collect_map(printed)?;
+    println!("{}", String::from_utf8(json)?);
     Ok(())
 }
 
-/// Features of both folders, through the same sessions as the server's.
-fn embed(args: &Args, model: &Location, train: &Path, val: &Path) -> anyhow::Result<(Features, Features)> {
+/// Names of a picture of val and of the picture of train that it is a copy of.
+type Copies = Vec<(String, String)>;
+
+/// Features of both folders, through the same sessions as the server's, and which pictures are in both.
+fn embed(args: &Args, model: &Location, train: &Path, val: &Path) -> anyhow::Result<(Features, Features, Option<Copies>)> {
     let mut embedder = args.running.open(model, 0)?.embedder(Pooling::Cls)?;
     let (train, val) = Labelled::train_and_val(train, 0, val)?;
-    Ok((embed_set(&mut embedder, "train", &train)?, embed_set(&mut embedder, "val", &val)?))
+    let (train, of_train) = embed_set(&mut embedder, "train", &train)?;
+    let (val, of_val) = embed_set(&mut embedder, "val", &val)?;
+    let copies = copies::of(&of_val, &of_train)?;
+    Ok((train, val, Some(copies)))
 }
 
-fn embed_set(embedder: &mut Embedder, name: &'static str, pictures: &Labelled) -> anyhow::Result<Features> {
+fn embed_set(embedder: &mut Embedder, name: &'static str, pictures: &Labelled) -> anyhow::Result<(Features, Named)> {
     let batch = features::all(name, embedder, pictures, View::Evaluation, Tokens { n_last_blocks: 1, avgpool_patchtokens: false })?;
     tracing::info!("{name}: {} pictures, {} skipped", batch.classes.len(), pictures.skipped());
     ensure!(!batch.classes.is_empty(), "none of the pictures of {name} could be read");
-    Ok(Features::new(name, batch.features, batch.classes)?)
+    let names = batch.pictures.iter().map(|&picture| format!("{name}/{}", pictures.name(picture))).collect();
+    let named = Named { names, fingerprints: batch.fingerprints };
+    Ok((Features::new(name, batch.features, batch.classes)?, named))
 }
 
 /// The two sets of a safetensors file.

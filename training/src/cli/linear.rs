@@ -157,6 +157,7 @@ fn steps(args: &Args, rest: Option<Batch>, new: Batch, share: f64, probes: &mut 
         features: all.features.slice(s![full.., ..]).to_owned(),
         classes: all.classes[full..].to_vec(),
         pictures: all.pictures[full..].to_vec(),
+        fingerprints: Vec::new(),
     }
 }
 

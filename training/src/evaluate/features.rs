@@ -1,6 +1,7 @@
 //! Features of labelled pictures, through the same sessions as the server's.
 
 use dino_vision::bulk::{self, Embedder, Worker};
+use dino_vision::duplicates::Fingerprint;
 use dino_vision::head::Tokens;
 use image::RgbImage;
 use ndarray::{Array2, Axis};
@@ -37,7 +38,12 @@ pub struct Batch {
     pub classes: Vec<u32>,
     /// The picture of each row.
     pub pictures: Vec<usize>,
+    /// What copies of each picture are known by; none of augmented views.
+    pub fingerprints: Vec<Fingerprint>,
 }
+
+/// A picture's features, and what its copies are known by.
+type Row = (Vec<f32>, Option<Fingerprint>);
 
 /// Embeds the pictures of `order`, and hands their features to `sink` in that order, some hundreds at a time. Pictures that cannot be
 /// read are left out.
@@ -52,7 +58,7 @@ pub fn stream(
     tokens: Tokens,
     mut sink: impl FnMut(Batch),
 ) -> Result<(), bulk::Error> {
-    let work = |worker: &mut Worker<'_>, at: usize| -> Result<Option<Vec<f32>>, bulk::Error> {
+    let work = |worker: &mut Worker<'_>, at: usize| -> Result<Option<Row>, bulk::Error> {
         let index = order[at];
         let Some(picture) = pictures.get(index) else { return Ok(None) };
         let pixels = match view {
@@ -64,13 +70,16 @@ pub fn stream(
         };
         let outputs = worker.run(pixels)?;
         let features = tokens.of(&outputs, worker.registers())?;
-        Ok(Some(features.index_axis_move(Axis(0), 0).to_vec()))
+        let fingerprint = (view == View::Evaluation).then(|| Fingerprint::of(&picture));
+        Ok(Some((features.index_axis_move(Axis(0), 0).to_vec(), fingerprint)))
     };
     embedder.each(order.len(), work, |range, rows| {
         let (mut features, mut classes, mut read) = (Vec::new(), Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
+        let mut fingerprints = Vec::new();
         for (&index, row) in order[range].iter().zip(rows) {
-            if let Some(row) = row? {
+            if let Some((row, fingerprint)) = row? {
                 features.extend(row);
+                fingerprints.extend(fingerprint);
                 classes.push(pictures.class(index));
                 read.push(index);
             }
@@ -78,7 +87,7 @@ pub fn stream(
         if !classes.is_empty() {
             let shape = (classes.len(), features.len() / classes.len());
             let features = Array2::from_shape_vec(shape, features).expect("rows of one length");
-            sink(Batch { features, classes, pictures: read });
+            sink(Batch { features, classes, pictures: read, fingerprints });
         }
         Ok(())
     })
@@ -107,10 +116,11 @@ pub fn all(what: &str, embedder: &mut Embedder, pictures: &Labelled, view: View,
     let views: Vec<_> = parts.iter().map(|part| part.features.view()).collect();
     let features =
         if views.is_empty() { Array2::zeros((0, 0)) } else { ndarray::concatenate(Axis(0), &views).expect("rows of one length") };
-    let (mut classes, mut read) = (Vec::new(), Vec::new());
+    let (mut classes, mut read, mut fingerprints) = (Vec::new(), Vec::new(), Vec::new());
     for part in parts {
         classes.extend(part.classes);
         read.extend(part.pictures);
+        fingerprints.extend(part.fingerprints);
     }
-    Ok(Batch { features, classes, pictures: read })
+    Ok(Batch { features, classes, pictures: read, fingerprints })
 }

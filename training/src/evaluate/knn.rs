@@ -7,7 +7,6 @@ use dino_vision::unit_rows;
 use dino_vision::vote::vote;
 use ndarray::{Array2, ArrayView2, s};
 use rayon::prelude::*;
-use serde::ser::{Serialize, Serializer};
 
 use super::figures::Figures;
 
@@ -93,15 +92,9 @@ impl Features {
     }
 }
 
-/// Figures by k, in the order that was asked for. As JSON: `{"k10":{"top1":…},…}`.
+/// Figures by k, in the order that was asked for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report(pub Vec<(usize, Figures)>);
-
-impl Serialize for Report {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|(k, figures)| (format!("k{k}"), figures)))
-    }
-}
 
 /// Classifies `val` by its neighbours in `train`, once for each of `ks`.
 ///

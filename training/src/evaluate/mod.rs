@@ -3,6 +3,7 @@
 pub mod agreement;
 pub mod anomaly;
 pub mod attention;
+pub mod copies;
 pub mod drawn;
 pub mod features;
 pub mod figures;
