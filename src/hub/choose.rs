@@ -166,7 +166,7 @@ impl Files<'_> {
             let places: Vec<_> = [Some(folder), above].into_iter().flatten().map(|place| format!("{place}{config}")).collect();
             match places.iter().find(|place| self.held.contains(*place)) {
                 Some(place) => plan.files.push(place.clone()),
-                None => plan.absent.push(config.to_owned()),
+                None => plan.absent.extend(places),
             }
         }
         if !matches!(want, Want::Weights) && base.ends_with(".onnx") {
@@ -287,6 +287,13 @@ mod tests {
         );
         // What lies at the top is not read for a file in a folder, and not fetched for it.
         takes("hf://o/n/b/x.ckpt", &Want::Weights, &["b/x.ckpt", "config.json"], "b/x.ckpt", &["b/x.ckpt"]);
+        // Absent is what was looked for, and never what is there under another folder.
+        let absent = |want: &Want, held: &[&str]| choose(&format!("hf://o/n/{}", held[0]), want, held).unwrap().absent;
+        assert_eq!(
+            absent(&Want::Weights, &["b/x.ckpt", "config.json", "preprocessor_config.json"]),
+            ["b/config.json", "b/preprocessor_config.json"]
+        );
+        assert_eq!(absent(&graph("f32"), &["onnx/x.onnx", "config.json"]), ["onnx/preprocessor_config.json", "preprocessor_config.json"]);
         let both = ["config.json", "model.safetensors", "model.safetensors.index.json"];
         takes("hf://o/n", &Want::Weights, &both, "", &["config.json", "model.safetensors.index.json"]);
         takes("hf://o/n/b", &Want::Weights, &["b/config.json", "b/model.safetensors"], "b", &["b/config.json", "b/model.safetensors"]);

@@ -279,6 +279,9 @@ fn redirect(url: &Url, response: &Response<Body>) -> Result<Option<Url>, Failure
 fn bare(url: &Url) -> String {
     let mut url = url.clone();
     url.set_query(None);
+    url.set_fragment(None);
+    // They fail for addresses that can have none.
+    let _ = (url.set_username(""), url.set_password(None));
     url.into()
 }
 

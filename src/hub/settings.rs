@@ -136,13 +136,15 @@ fn is_true(value: &str) -> bool {
 
 /// The hub at this address.
 fn endpoint(text: &str) -> Result<Url, Error> {
-    let wrong = |reason: &str| Error::Setting { variable: "HF_ENDPOINT", reason: format!("is {text:?}, {reason}; write https://HOST") };
-    let mut url = Url::parse(text.trim().trim_end_matches('/')).map_err(|_| wrong("and no address"))?;
+    // A user, a password or a query may be a secret, and is not repeated.
+    let shown = if text.contains(['@', '?', '#']) { "has".to_owned() } else { format!("is {text:?},") };
+    let wrong = |reason: &str| Error::Setting { variable: "HF_ENDPOINT", reason: format!("{shown} {reason}; write https://HOST") };
+    let mut url = Url::parse(text.trim().trim_end_matches('/')).map_err(|_| wrong("no address of a web server"))?;
     if !["https", "http"].contains(&url.scheme()) || url.host().is_none() {
-        return Err(wrong("and no address of a web server"));
+        return Err(wrong("no address of a web server"));
     }
     if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
-        return Err(wrong("with more than a host and a path; a token belongs into HF_TOKEN"));
+        return Err(wrong("more than a host and a path; a token belongs into HF_TOKEN"));
     }
     let path = url.path().trim_end_matches('/').to_owned();
     url.set_path(&path);
@@ -250,6 +252,10 @@ mod tests {
         assert_eq!(endpoint("https://mirror.example/hf//").unwrap(), "https://mirror.example/hf");
         for bad in ["mirror.example", "ftp://x", "https://user:secret@x", "https://x?y", "https://"] {
             assert!(endpoint(bad).unwrap_err().to_string().contains("HF_ENDPOINT"), "{bad}");
+        }
+        for secret in ["https://user:geheim@x", "https://geheim@x", "https://x?token=geheim", "x y://user:geheim@", "https://x#geheim"] {
+            let error = endpoint(secret).unwrap_err().to_string();
+            assert!(error.contains("HF_TOKEN") == !secret.starts_with("x y") && !error.contains("geheim"), "{error}");
         }
     }
 

@@ -15,6 +15,7 @@
 
 mod preprocessor;
 mod resample;
+mod timm;
 
 use image::{RgbImage, imageops};
 use ndarray::Array3;

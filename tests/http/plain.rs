@@ -98,6 +98,25 @@ fn a_file_of_transformers_answers_as_its_preprocessor_says_and_names_what_it_lac
     server.post_json("/similarity", &json!({"images": [base64(&picture)], "points": [[3, 4]]})).ok();
 }
 
+#[test]
+fn timms_configuration_one_folder_up_says_how_pictures_are_prepared() {
+    let folder = tempfile::tempdir().unwrap();
+    fs_err::create_dir(folder.path().join("onnx")).unwrap();
+    let file = written(&folder.path().join("onnx"), &Sketch::default(), None);
+    let Transform { mean, std, .. } = small_transform();
+    let timm = json!({"architecture": "vit_small_patch16_224", "pretrained_cfg": {
+        "input_size": [3, 32, 32], "crop_pct": 0.8, "interpolation": "bilinear", "mean": mean, "std": std}});
+    fs_err::write(folder.path().join("config.json"), timm.to_string()).unwrap();
+    let server = serve(&file, &[]);
+    let log = server.log_with("plain ONNX");
+    assert!(log.contains("config.json") && !log.contains("DINO's own"), "{log}");
+    let picture = scene(90, 60, 3);
+    assert_same(&embedded(&server, &picture), &cls_of(&picture, &small_transform()), 1e-4);
+    // What timm would refuse, too.
+    fs_err::write(folder.path().join("config.json"), r#"{"pretrained_cfg": {"input_size": [3, 32, 32], "crop_mode": "border"}}"#).unwrap();
+    assert!(reason(&file).contains("crop_mode is \"border\""), "{}", reason(&file));
+}
+
 fn base64(picture: &RgbImage) -> String {
     use base64::Engine as _;
     base64::engine::general_purpose::STANDARD.encode(png(picture))

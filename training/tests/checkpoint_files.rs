@@ -87,6 +87,21 @@ fn shards_are_one_checkpoint() {
     assert_eq!(store.names().count(), all.len());
     assert!(all.iter().all(|(name, tensor)| store.read(name).unwrap() == *tensor));
 
+    // Tied weights are in both; what is not the same is no copy.
+    let (name, tensor) = second.first_key_value().map(|(name, tensor)| (name.clone(), tensor.clone())).unwrap();
+    let mut tied = first.clone();
+    tied.insert(name.clone(), tensor);
+    write(&work.path().join("a.safetensors"), &tied, &[]);
+    assert_eq!(open(&index).unwrap().names().count(), all.len());
+    tied.get_mut(&name).unwrap().data[0] += 1.0;
+    write(&work.path().join("a.safetensors"), &tied, &[]);
+    let error = open(&index).unwrap_err().to_string();
+    assert!(error.contains(&format!("tensor {name} is there twice")), "{error}");
+    write(&work.path().join("a.safetensors"), &first, &[]);
+
+    fs_err::write(&index, r#"{"weight_map": {"x": "c.safetensors"}}"#).unwrap();
+    let error = open(&index).unwrap_err().to_string();
+    assert!(error.contains("model.safetensors.index.json") && error.contains("it names c.safetensors"), "{error}");
     fs_err::write(&index, r#"{"weight_map": {"x": "../a.safetensors"}}"#).unwrap();
     assert!(open(&index).unwrap_err().to_string().contains("not a plain file name"));
     fs_err::write(&index, r#"{"weight_map": {"x": "a.safetensors"}}"#).unwrap();

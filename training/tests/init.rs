@@ -12,6 +12,7 @@ use dino_train::backbone::vit::VitConfig;
 use dino_train::backbone::{Backbone, BackboneConfig, Pass};
 use dino_train::kernels::matmul::Precision;
 use dino_train::weights::{Options, init};
+use dino_vision::transform::Transform;
 use golden::{Golden, TOLERANCE, compare};
 use rand::SeedableRng;
 
@@ -49,7 +50,8 @@ fn vit(name: &str, expected: &Golden) -> VitConfig {
 const RESNET: ResnetConfig = ResnetConfig { kind: Kind::Bottleneck, units: [2, 1, 1, 2], width: 8, precision: Precision::F32 };
 
 fn resnet_of(name: &str) -> ResnetConfig {
-    let dino_train::weights::Backbone::Resnet(resnet) = dino_train::weights::load(&folder(name), &Options::default()).unwrap().backbone
+    let dino_train::weights::Backbone::Resnet(resnet) =
+        dino_train::weights::load(&folder(name), &Options::default(), &Transform::evaluation()).unwrap().backbone
     else {
         panic!("{name} is no ResNet")
     };
@@ -62,7 +64,7 @@ fn golden_transformers_answer_as_their_checkpoints() {
     for name in ["pth-dino-backbone", "pth-dino-full-checkpoint", "hf-dino-vit"] {
         let expected = expected(name);
         let backbone = fresh(vit(name, &expected));
-        init::initialise(&backbone, &folder(name), &Options::default()).unwrap();
+        init::initialise(&backbone, &folder(name), &Options::default(), &Transform::evaluation()).unwrap();
         let tokens = backbone.vit().unwrap().tokens(&expected.get("native.input")).unwrap();
         compare(&tokens, &expected.get("native.tokens"), TOLERANCE).unwrap_or_else(|e| panic!("{name}: {e}"));
     }
@@ -73,11 +75,37 @@ fn golden_residual_networks_answer_as_their_checkpoints() {
     let name = "pth-dino-resnet";
     let expected = expected(name);
     let backbone = fresh(resnet_of(name));
-    init::initialise(&backbone, &folder(name), &Options::default()).unwrap();
+    init::initialise(&backbone, &folder(name), &Options::default(), &Transform::evaluation()).unwrap();
     for size in ["native", "wide"] {
         let features = backbone.features(&[expected.get(&format!("{size}.input"))], &mut Pass::Frozen).unwrap();
         compare(&features, &expected.get(&format!("{size}.embedding")), TOLERANCE).unwrap_or_else(|e| panic!("{size}: {e}"));
     }
+}
+
+#[test]
+fn a_residual_network_is_read_as_export_reads_it() {
+    let backbone = fresh(resnet_of("pth-dino-resnet"));
+    let store = dino_train::weights::open(&folder("pth-dino-resnet").join("dino_resnet_pretrain.pth")).unwrap();
+    let work = tempfile::tempdir().unwrap();
+    let mut tensors: std::collections::HashMap<String, Tensor> = store
+        .names()
+        .filter(|name| !name.ends_with("num_batches_tracked"))
+        .map(|name| (format!("student_ema.{name}"), store.read(name).unwrap()))
+        .map(|(name, tensor)| (name, Tensor::from_vec(tensor.data, tensor.shape, &Device::Cpu).unwrap()))
+        .collect();
+    let gate = Tensor::zeros(8, candle_core::DType::F32, &Device::Cpu).unwrap();
+    tensors.insert("student_ema.layer1.0.gate.weight".to_owned(), gate.clone());
+    tensors.insert("other.layer1.0.conv1.weight".to_owned(), gate);
+    candle_core::safetensors::save(&tensors, work.path().join("model.safetensors")).unwrap();
+    let options =
+        |prefix: &str, ignore: &str| Options { prefix: Some(prefix.to_owned()), ignore: vec![ignore.to_owned()], ..Options::default() };
+    let from =
+        |options: &Options| init::initialise(&backbone, work.path(), options, &Transform::evaluation()).map_err(|error| error.to_string());
+    assert!(from(&Options { prefix: Some("student_ema".to_owned()), ..Options::default() }).unwrap_err().contains("layer1.0.gate.weight"));
+    assert!(from(&options("student_ema", "nosuch")).unwrap_err().contains("--ignore nosuch"));
+    from(&options("student_ema", "layer1.0.gate")).unwrap();
+    fs_err::write(work.path().join("config.json"), r#"{"architecture": "resnetblur50"}"#).unwrap();
+    assert!(from(&options("student_ema", "layer1.0.gate")).unwrap_err().contains("resnetblur50"));
 }
 
 #[test]
@@ -87,7 +115,7 @@ fn positions_are_resampled_to_the_pictures_of_the_run() {
     let native = vit(name, &expected);
     let side = expected.get("small.input").dim(3).unwrap();
     let backbone = fresh(VitConfig { img_size: side, ..native });
-    let notes = init::initialise(&backbone, &folder(name), &Options::default()).unwrap();
+    let notes = init::initialise(&backbone, &folder(name), &Options::default(), &Transform::evaluation()).unwrap();
     assert!(notes.iter().any(|note| note.contains("resampled")), "{notes:?}");
     // At the size of the run the table needs no resampling, and gives what the release gives there.
     let tokens = backbone.vit().unwrap().tokens(&expected.get("small.input")).unwrap();
@@ -101,7 +129,7 @@ fn what_does_not_fit_is_named_and_changes_nothing() {
     let native = vit(name, &expected);
     let refused = |backbone: &Backbone, name: &str| {
         let before: Vec<Tensor> = backbone.groups().iter().map(|group| group.var().copy().unwrap()).collect();
-        let said = init::initialise(backbone, &folder(name), &Options::default()).unwrap_err().to_string();
+        let said = init::initialise(backbone, &folder(name), &Options::default(), &Transform::evaluation()).unwrap_err().to_string();
         for (group, before) in backbone.groups().iter().zip(&before) {
             assert_eq!(golden::values(group.var()), golden::values(before));
         }

@@ -102,7 +102,13 @@ fn the_exported_model_gives_the_trainers_features() {
     // A run can start from it.
     let other = Vit::new(*vit.config(), &mut rand_chacha::ChaCha8Rng::seed_from_u64(9), &Device::Cpu).unwrap();
     let reading = common::heads(3).checkpoint;
-    dino_train::weights::init::initialise(&dino_train::backbone::Backbone::Vit(other.clone()), &checkpoint, &reading).unwrap();
+    dino_train::weights::init::initialise(
+        &dino_train::backbone::Backbone::Vit(other.clone()),
+        &checkpoint,
+        &reading,
+        &dino_vision::transform::Transform::evaluation(),
+    )
+    .unwrap();
     let features = |vit: &Vit| vit.tokens(&pixels(&picture(32, 32))).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
     for (got, want) in features(&other).iter().zip(features(&vit)) {
         assert!((got - want).abs() < 1e-4, "{got}, not {want}");

@@ -114,6 +114,18 @@ fn a_model_lies_in_the_cache_as_the_library_has_it() {
 }
 
 #[test]
+fn what_another_folder_has_is_not_marked_absent() {
+    let house = House::new();
+    let repository = small().file("preprocessor_config.json", "{}").file("sub/x.pth", weights(1));
+    house.hub.put(ID, repository.clone());
+    house.weights(&format!("{NAME}/sub/x.pth")).unwrap();
+    let absent = house.cached(".no_exist").join(repository.commit());
+    for config in ["config.json", "preprocessor_config.json"] {
+        assert!(absent.join("sub").join(config).exists() && !absent.join(config).exists(), "{config}");
+    }
+}
+
+#[test]
 fn a_new_commit_shares_what_stayed_the_same() {
     let house = House::new();
     let old = house.weights(NAME).unwrap();
@@ -437,6 +449,12 @@ fn redirects_have_an_end() {
     let other = House::new();
     other.hub.fail("resolve", 100, Fault::Redirect("file:///etc/passwd".to_owned()));
     says(other.weights(NAME), &["no web server"]);
+    // What a store's address holds beside its place may be a secret.
+    let signed = House::new();
+    let to = signed.hub.endpoint().replace("http://", "http://user:geheim@") + "/facebook/dinov2-small/resolve/main/around?token=geheim";
+    signed.hub.fail("resolve", 100, Fault::Redirect(to));
+    let error = signed.weights(NAME).unwrap_err().to_string();
+    assert!(error.contains("redirects") && !error.contains("geheim"), "{error}");
 }
 
 #[test]

@@ -54,6 +54,8 @@ pub struct Args {
     /// Checkpoint that the student starts from, of the student's sizes.
     #[arg(long, value_name = "FILE|DIR|HF", value_parser = dino_program::flags::location())]
     init: Option<Location>,
+    #[command(flatten)]
+    network: super::checkpoint::Network,
     /// The student: `vit_tiny`, `vit_small` or `vit_base`.
     #[arg(long, default_value_t = Arch::VitSmall)]
     arch: Arch,
@@ -112,13 +114,16 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
         return Err(Usage(anyhow::anyhow!("--arch {}: students are vision transformers", args.arch)).into());
     };
     recipe.check().map_err(|error| Usage(error.context("the student (--crop-size is its --global-crops-size)")))?;
+    if args.init.is_none() && args.network.options() != weights::Options::default() {
+        return Err(Usage(anyhow::anyhow!("--prefix and --ignore say how the checkpoint of --init is read")).into());
+    }
     let teacher = Teacher::open(args, config.grid())?;
     let pictures = Pictures::open(&args.data, None, args.cache.saturating_mul(1 << 20))?;
     let mut random = generator(settings.seed, WEIGHTS, 0, 0);
     let backbone = Vit::new(config, &mut random, &Device::Cpu)?;
     if let Some(location) = &args.init {
         let path = location.fetch(&Want::Weights)?.path;
-        let notes = init::initialise(&Backbone::Vit(backbone.clone()), &path, &weights::Options::default());
+        let notes = init::initialise(&Backbone::Vit(backbone.clone()), &path, &args.network.options(), &recipe.transform());
         notes.with_context(|| format!("--init {location}"))?.iter().for_each(|note| tracing::info!("{note}"));
     }
     let student = Student::new(backbone, teacher.dim, &mut random, &Device::Cpu)?;

@@ -144,7 +144,8 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
         out: args.out.clone(),
         resume: args.resume.is_some(),
         init: init.map(|found| (found.path, args.network.options())),
-        gram_anchor,
+        // The flags are for one of the two: --init, where it is there.
+        gram_anchor: gram_anchor.map(|path| (path, if args.init.is_some() { weights::Options::default() } else { args.network.options() })),
         workers: args.num_workers,
         cache: args.cache.saturating_mul(1 << 20) / neighbours,
         checkpoint_every: minutes(args.checkpoint_minutes, "--checkpoint-minutes")?,
@@ -186,8 +187,8 @@ fn minutes(minutes: f64, flag: &'static str) -> Result<Duration> {
 fn settings(args: &Args, matches: &ArgMatches) -> Result<toml::Table> {
     args.public.check()?;
     ensure!(
-        args.init.is_some() || args.network.options() == weights::Options::default(),
-        "--prefix and --ignore say how the checkpoint of --init is read"
+        args.init.is_some() || args.gram_anchor.is_some() || args.network.options() == weights::Options::default(),
+        "--prefix and --ignore say how the checkpoint of --init is read, or without it that of --gram-anchor"
     );
     let mut settings = toml::Table::new();
     let goes_on_from_weights = args.init.is_some() && args.config.is_none() && args.recipe.method == Method::Dinov2;

@@ -44,8 +44,8 @@ pub struct Options {
     pub resume: bool,
     /// Checkpoint that a new run takes the weights of its backbones from, and how it is read.
     pub init: Option<(PathBuf, weights::Options)>,
-    /// Checkpoint of the same architecture that Gram anchoring holds patches to.
-    pub gram_anchor: Option<PathBuf>,
+    /// Checkpoint of the same architecture that Gram anchoring holds patches to, and how it is read.
+    pub gram_anchor: Option<(PathBuf, weights::Options)>,
     /// Threads that decode and crop.
     pub workers: usize,
     /// Bytes of decoded pictures that are kept in memory.
@@ -127,7 +127,7 @@ pub fn train(recipe: &Recipe, options: &Options) -> Result<Outcome> {
         student = student.with_adapters(recipe.lora_rank, &mut random, &options.device)?;
     }
     if let Some((path, reading)) = &options.init {
-        let notes = init::initialise(&student.backbone, path, reading);
+        let notes = init::initialise(&student.backbone, path, reading, &recipe.transform());
         notes.with_context(|| format!("--init {}", path.display()))?.iter().for_each(|note| tracing::info!("{note}"));
     }
     let mut learner = Learner::new(student, recipe.optimizer, options.exchange.clone())?;
@@ -174,7 +174,7 @@ const BEST: &str = "best.safetensors";
 
 /// Gram anchoring, where the recipe has it.
 fn gram(recipe: &Recipe, options: &Options, learner: &Learner) -> Result<Option<Gram>> {
-    let Some(path) = &options.gram_anchor else { return Ok(None) };
+    let Some((path, reading)) = &options.gram_anchor else { return Ok(None) };
     let is_own = |folder: Option<&Path>| {
         folder.and_then(|folder| folder.canonicalize().ok()).is_some_and(|folder| options.out.canonicalize().is_ok_and(|out| out == folder))
     };
@@ -186,7 +186,7 @@ fn gram(recipe: &Recipe, options: &Options, learner: &Learner) -> Result<Option<
         path.display()
     );
     let anchor = learner.teacher.backbone.duplicate()?;
-    let notes = init::initialise(&anchor, path, &weights::Options::default());
+    let notes = init::initialise(&anchor, path, reading, &recipe.transform());
     notes.with_context(|| format!("--gram-anchor {}", path.display()))?.iter().for_each(|note| tracing::info!("{note}"));
     Ok(Some(Gram { weight: recipe.gram_loss_weight, anchor, across: recipe.gram_across_crops, negatives: recipe.gram_negatives }))
 }

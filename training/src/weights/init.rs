@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::Device;
+use dino_vision::transform::Transform;
 
 use super::spec::{self, Interpolation, Linear, Mlp, Norm, Positions, StemLevel};
 use super::{Options, Tensor, error, layout, load, locate, open};
@@ -44,21 +45,52 @@ pub enum Error {
 /// Tensors under the names that the public code gives them inside a backbone.
 type Named = BTreeMap<String, Tensor>;
 
-/// Fills `backbone` from the checkpoint at `path`, of any layout that [`load`] reads, and returns what the user should know.
+/// Fills `backbone` from the checkpoint at `path`, of any layout that [`load`] reads, and returns what the user should know. `pixels` is how
+/// the run prepares pictures.
 ///
 /// # Errors
 /// See [`Error`].
-pub fn initialise(backbone: &Backbone, path: &Path, options: &Options) -> Result<Vec<String>, Error> {
-    let mut notes = Vec::new();
-    let tensors = match backbone.config() {
-        BackboneConfig::Vit(config) => read(&config, path, options, &mut notes)?,
-        BackboneConfig::Resnet(_) => {
-            let store = open(&locate(path)?)?;
-            layout::resnet_tensors(&store, options.key)?
-                .ok_or_else(|| Error::Unsupported(format!("{} holds no ResNet, which --arch asks for", path.display())))?
+pub fn initialise(backbone: &Backbone, path: &Path, options: &Options, pixels: &Transform) -> Result<Vec<String>, Error> {
+    let config = backbone.config();
+    let checkpoint = match (load(path, options), &config) {
+        // The checkpoint does not say, so the run does.
+        (Err(super::Error::Heads(_)), BackboneConfig::Vit(config)) => {
+            load(path, &Options { heads: Some(config.heads), ..options.clone() })?
+        }
+        // No ResNet has heads.
+        (Err(super::Error::Heads(_)), BackboneConfig::Resnet(_)) => return Err(no_resnet(path)),
+        (read, _) => read?,
+    };
+    let mut notes = checkpoint.report.notes;
+    let tensors = match (checkpoint.backbone, config) {
+        (spec::Backbone::Vit(vit), BackboneConfig::Vit(config)) => {
+            if vit.heads != config.heads {
+                let (theirs, ours) = (vit.heads, config.heads);
+                let reason = format!("{} has {theirs} heads, the backbone of this run {ours}: give --heads {theirs}", path.display());
+                return Err(Error::Unsupported(reason));
+            }
+            named(vit, &config, &mut notes)?
+        }
+        (spec::Backbone::Resnet(_), BackboneConfig::Resnet(_)) => layout::resnet_tensors(&open(&locate(path)?)?, options)?,
+        (_, BackboneConfig::Resnet(_)) => return Err(no_resnet(path)),
+        (_, BackboneConfig::Vit(_)) => {
+            return Err(Error::Unsupported(format!(
+                "{} holds a convolutional network: --init takes a ResNet with --arch resnet18 or resnet50, and no ConvNeXt",
+                path.display()
+            )));
         }
     };
     assign(backbone, tensors)?;
+    let Transform { mean, std, .. } = checkpoint.transform;
+    if checkpoint.transform_note.is_none() && (mean, std) != (pixels.mean, pixels.std) {
+        tracing::warn!(
+            "the weights of {} are made for pixels of mean {mean:?} and deviation {std:?}, and this run trains with {:?} and {:?}: expect them \
+             to be worse at first",
+            path.display(),
+            pixels.mean,
+            pixels.std
+        );
+    }
     Ok(notes)
 }
 
@@ -111,29 +143,8 @@ pub fn vit(vit: spec::Vit, drop_path: f64, precision: Precision, device: &Device
     Ok(fresh)
 }
 
-fn read(config: &VitConfig, path: &Path, options: &Options, notes: &mut Vec<String>) -> Result<Named, Error> {
-    let checkpoint = match load(path, options) {
-        // The checkpoint does not say, so the run does.
-        Err(super::Error::Heads(_)) => load(path, &Options { heads: Some(config.heads), ..options.clone() })?,
-        other => other?,
-    };
-    notes.extend(checkpoint.report.notes);
-    let spec::Backbone::Vit(vit) = checkpoint.backbone else {
-        return Err(Error::Unsupported(format!(
-            "{} holds a convolutional network: --init takes a ResNet with --arch resnet18 or resnet50, and no ConvNeXt",
-            path.display()
-        )));
-    };
-    if vit.heads != config.heads {
-        return Err(Error::Unsupported(format!(
-            "{} has {} heads, the backbone of this run {}: give --heads {}",
-            path.display(),
-            vit.heads,
-            config.heads,
-            vit.heads
-        )));
-    }
-    named(vit, config, notes)
+fn no_resnet(path: &Path) -> Error {
+    Error::Unsupported(format!("{} holds no ResNet, which --arch asks for", path.display()))
 }
 
 fn refused(what: &str) -> Error {

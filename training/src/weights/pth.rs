@@ -193,12 +193,11 @@ impl Walk<'_> {
             Value::Dict(items) => return self.visit_items(name, items, depth),
             Value::Object { class, args, items, state } => {
                 if let Some(view) = self.tensor(name, *class, *args)? {
-                    self.store.tensors.insert(name.to_owned(), view);
-                    return Ok(());
+                    return self.store.insert(name, view);
                 }
                 if let Some((module, function)) = heap.global(*class)
-                    && module.starts_with("torch.")
-                    && function.starts_with("_rebuild_")
+                    && (module.starts_with("torch.") && function.starts_with("_rebuild_")
+                        || module.starts_with("numpy.") && function == "_reconstruct")
                 {
                     let reason = format!(
                         "is saved by {module}.{function}, which is not read: save it as a plain float32, float16 or bfloat16 tensor"

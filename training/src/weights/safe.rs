@@ -38,9 +38,7 @@ pub(super) fn add(store: &mut Store, path: &Path) -> Result<(), Error> {
     for (name, info) in metadata.tensors() {
         let start = 8 + header + info.data_offsets.0 as u64;
         let view = View::whole(index, info.dtype, start, info.shape.clone());
-        if store.tensors.insert(name.clone(), view).is_some() {
-            return Err(damaged(format!("tensor {name} is in two files")));
-        }
+        store.insert(name, view)?;
     }
     for (key, value) in metadata.metadata().iter().flatten() {
         store.scalars.insert(key.clone(), Json::String(value.clone()));
@@ -63,9 +61,14 @@ pub(super) fn add_sharded(store: &mut Store, index: &Path) -> Result<(), Error> 
     }
     let folder = index.parent().unwrap_or(Path::new("."));
     for shard in shards {
-        open_file(store, &folder.join(shard))?;
+        let path = folder.join(shard);
+        if !path.exists() && !path.is_symlink() {
+            return Err(damaged(format!("it names {shard}, which is not beside it: fetch or copy all files that it names")));
+        }
+        open_file(store, &path)?;
     }
-    if let Some(lost) = map.keys().find(|name| !store.tensors.contains_key(*name)) {
+    let there: BTreeSet<&str> = store.names().collect();
+    if let Some(lost) = map.keys().find(|name| !there.contains(name.as_str())) {
         return Err(damaged(format!("tensor {lost} is in none of the files it names")));
     }
     Ok(())

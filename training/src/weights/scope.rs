@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::layout::side;
+use super::layout::{side, wrapper_side};
 use super::spec::{Linear, Norm};
 use super::store::{Store, Tensor};
 use super::{Error, Report};
@@ -31,7 +31,7 @@ impl<'a> Scope<'a> {
         let root = root.to_owned();
         // `teacher.` of `teacher.backbone.`
         let parent = root.trim_end_matches('.').rfind('.').map_or("", |at| &root[..=at]);
-        let is_of_other_network = |name: &str| side(name) != side(&root);
+        let is_of_other_network = |name: &str| wrapper_side(name) != side(&root);
         let mut names = BTreeMap::new();
         let mut beside = Vec::new();
         for name in store.names() {
@@ -82,7 +82,8 @@ impl<'a> Scope<'a> {
             let wrong = format!("{} is {shape:?}, {N} axes are needed", self.names[name]);
             self.wrong.insert(wrong);
         } else {
-            self.missing.insert(format!("{}{name}", self.root));
+            // Notes that it is missing, or why it cannot be read.
+            self.take(name, &[]);
         }
         [0; N]
     }
@@ -100,20 +101,17 @@ impl<'a> Scope<'a> {
         if self.has(name) {
             return self.optional(name, shape).unwrap_or_default();
         }
-        let full = format!("{}{name}", self.root);
-        match self.store.why_unreadable(&full) {
-            Some(reason) => self.wrong.insert(format!("{full} {reason}")),
-            None => self.missing.insert(full),
-        };
+        self.missing.insert(format!("{}{name}", self.root));
         Tensor::default()
     }
 
     /// Takes a tensor that may be absent.
     pub(super) fn optional(&mut self, name: &str, shape: &[usize]) -> Option<Tensor> {
         let full = self.names.get(name)?.clone();
-        let found = self.store.shape(&full)?;
         self.used.insert(name.to_owned());
-        if found != shape {
+        if let Some(reason) = self.store.why_no_weight(&full) {
+            self.wrong.insert(format!("{full} {reason}"));
+        } else if let Some(found) = self.store.shape(&full).filter(|found| *found != shape) {
             self.wrong.insert(format!("{full} is {found:?}, the layout needs {shape:?}"));
         }
         // Nothing more is read once it is clear that the checkpoint does not fit.
@@ -168,6 +166,17 @@ impl<'a> Scope<'a> {
         Norm { weight, bias }
     }
 
+    /// All tensors as they are, without those that are left out.
+    pub(super) fn tensors(&self, is_harmless: impl Fn(&str) -> bool) -> Result<BTreeMap<String, Tensor>, Error> {
+        let kept = self.names.iter().filter(|(name, full)| !is_harmless(name) && !self.is_ignored(name, full));
+        kept.map(|(name, full)| Ok((name.clone(), self.store.read(full)?))).collect()
+    }
+
+    /// Whether the user knows a tensor not to belong to the backbone.
+    fn is_ignored(&self, name: &str, full: &str) -> bool {
+        self.ignored.iter().any(|ignored| [name, full].iter().any(|name| is_at_or_below(name, ignored)))
+    }
+
     /// Ends the reading: an error that names everything that did not fit, or what was used and what was not.
     pub(super) fn finish(self, layout: &'static str, is_harmless: impl Fn(&str) -> bool) -> Result<Report, Error> {
         if !self.missing.is_empty() || !self.wrong.is_empty() {
@@ -181,9 +190,17 @@ impl<'a> Scope<'a> {
         }
         let mut report = Report { used: self.used.len(), unneeded: Vec::new(), notes: Vec::new() };
         let mut unused = Vec::new();
-        for (name, full) in self.names.iter().filter(|(name, _)| !self.used.contains(*name)) {
-            let is_ignored = self.ignored.iter().any(|ignored| [name, full].iter().any(|name| is_at_or_below(name, ignored)));
-            let list = if is_ignored || is_harmless(name) { &mut report.unneeded } else { &mut unused };
+        let left: Vec<_> = self.names.iter().filter(|(name, _)| !self.used.contains(*name)).collect();
+        for ignored in self.ignored {
+            let inside = left.iter().any(|(name, full)| [name, full].iter().any(|name| is_at_or_below(name, ignored)));
+            let taken = |full: &str| self.used.iter().any(|name| self.names[name] == full);
+            if !inside && !self.store.names().any(|full| is_at_or_below(full, ignored) && !taken(full)) {
+                let reason = "names no tensor that would be left out: there is none by that name, or the backbone uses it";
+                return Err(Error::Unsupported(format!("--ignore {ignored} {reason}")));
+            }
+        }
+        for (name, full) in left {
+            let list = if self.is_ignored(name, full) || is_harmless(name) { &mut report.unneeded } else { &mut unused };
             list.push(full.to_owned());
         }
         if !unused.is_empty() {

@@ -25,7 +25,7 @@ pub struct Tensor {
 }
 
 /// Where a tensor lies: a view (offset, strides) of a storage, which is a run of bytes of a file.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct View {
     /// Index into [`Store::files`].
     pub(super) file: usize,
@@ -53,9 +53,32 @@ pub struct Store {
 }
 
 impl Store {
-    /// Names of all tensors in order.
+    /// Adds a tensor. One that two files have, as tied weights in two shards, has to be the same in both.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] where a name stands for two tensors.
+    pub(super) fn insert(&mut self, name: &str, view: View) -> Result<(), Error> {
+        let Some(first) = self.tensors.get(name).cloned() else {
+            self.tensors.insert(name.to_owned(), view);
+            return Ok(());
+        };
+        if first == view {
+            return Ok(());
+        }
+        let file = self.files[view.file].clone();
+        // Copies within one file are not compared: there may be any number of them.
+        let mut is_same = first.file != view.file && first.dtype == view.dtype && first.shape == view.shape;
+        if is_same {
+            let old = self.read(name)?;
+            self.tensors.insert(name.to_owned(), view);
+            is_same = self.read(name)? == old;
+        }
+        if is_same { Ok(()) } else { Err(Error::Damaged { file, reason: format!("tensor {name} is there twice, and not the same") }) }
+    }
+
+    /// Names of all tensors, of those that cannot be read too.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.tensors.keys().map(String::as_str)
+        self.tensors.keys().chain(self.unreadable.keys()).map(String::as_str)
     }
 
     /// Shape of a tensor.
@@ -68,9 +91,15 @@ impl Store {
         self.scalars.get(path)
     }
 
-    /// Why a tensor that is there cannot be read.
-    pub(super) fn why_unreadable(&self, name: &str) -> Option<&str> {
-        self.unreadable.get(name).map(String::as_str)
+    /// Why a tensor that is there cannot be a weight, to be said behind its name.
+    pub(super) fn why_no_weight(&self, name: &str) -> Option<String> {
+        if let Some(reason) = self.unreadable.get(name) {
+            return Some(reason.clone());
+        }
+        let dtype = self.tensors.get(name)?.dtype;
+        // Integers are counters, or weights that mean something only with scales that the layout does not know.
+        let is_float = matches!(dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16);
+        (!is_float).then(|| format!("holds {dtype:?}, which weights are not read from: save it as float32, float16 or bfloat16"))
     }
 
     /// The files that the checkpoint consists of.
@@ -93,7 +122,8 @@ impl Store {
     /// have no plain conversion (8-bit floats, complex numbers).
     pub fn read(&self, name: &str) -> Result<Tensor, Error> {
         let Some(view) = self.tensors.get(name) else {
-            return Err(Error::Unsupported(format!("there is no tensor {name}")));
+            let reason = self.unreadable.get(name).map_or("is not there", String::as_str);
+            return Err(Error::Unsupported(format!("tensor {name} {reason}")));
         };
         let file = &self.files[view.file];
         let damaged = |reason: &str| Error::Damaged { file: file.clone(), reason: format!("tensor {name}: {reason}") };

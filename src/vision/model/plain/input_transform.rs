@@ -9,8 +9,10 @@ use crate::transform::{Resize, Transform};
 
 /// File in which Hugging Face's tools keep the transform.
 const PREPROCESSOR: &str = "preprocessor_config.json";
-/// Bytes that such a file may have; real ones have a few hundred.
-const MOST_BYTES: u64 = 1 << 20;
+/// File in which timm keeps it.
+const CONFIG: &str = "config.json";
+/// Bytes that such a file may have; real ones have a few hundred, and a megabyte with the names of many classes.
+const MOST_BYTES: u64 = 8 << 20;
 
 /// A transform, and where it comes from in words.
 pub(super) struct InputTransform {
@@ -19,22 +21,28 @@ pub(super) struct InputTransform {
 }
 
 impl InputTransform {
-    /// Reads `preprocessor_config.json` beside the file, or one folder up where transformers.js has it; else the transform that
-    /// DINO is evaluated with.
+    /// Reads `preprocessor_config.json` or timm's `config.json` beside the file, or one folder up where transformers.js has them; else the
+    /// transform that DINO is evaluated with.
     pub(super) fn find(path: &Path) -> Result<Self, ModelError> {
         let folder = path.parent().unwrap_or(Path::new(""));
         // Only the folder `onnx` is part of a larger whole; what lies above other folders belongs to other programs.
         let above = folder.parent().filter(|_| folder.file_name().is_some_and(|name| name == "onnx"));
-        let found = [Some(folder), above].into_iter().flatten().map(|folder| folder.join(PREPROCESSOR)).find(|file| file.is_file());
-        let Some(file) = found else {
-            return Ok(Self { transform: Transform::evaluation(), origin: format!("no {PREPROCESSOR} found, so DINO's own") });
-        };
-        let reject = |reason: String| ModelError::Graph { path: path.to_owned(), reason: format!("{}: {reason}", file.display()) };
-        if fs_err::metadata(&file)?.len() > MOST_BYTES {
-            return Err(reject("it is longer than a mebibyte".to_owned()));
+        let places: Vec<_> = [Some(folder), above].into_iter().flatten().collect();
+        let candidates = [PREPROCESSOR, CONFIG].into_iter().flat_map(|name| places.iter().map(move |place| place.join(name)));
+        for file in candidates.filter(|file| file.is_file()) {
+            let reject = |reason: String| ModelError::Graph { path: path.to_owned(), reason: format!("{}: {reason}", file.display()) };
+            if fs_err::metadata(&file)?.len() > MOST_BYTES {
+                return Err(reject(format!("it is longer than {} MiB", MOST_BYTES >> 20)));
+            }
+            let json: Json = serde_json::from_str(&fs_err::read_to_string(&file)?).map_err(|error| reject(error.to_string()))?;
+            let read = if file.ends_with(PREPROCESSOR) { Some(Transform::from_preprocessor(&json)) } else { Transform::from_timm(&json) };
+            if let Some(transform) = read {
+                return Ok(Self { transform: transform.map_err(reject)?, origin: format!("from {}", file.display()) });
+            }
         }
-        let json: Json = serde_json::from_str(&fs_err::read_to_string(&file)?).map_err(|error| reject(error.to_string()))?;
-        Ok(Self { transform: Transform::from_preprocessor(&json).map_err(reject)?, origin: format!("from {}", file.display()) })
+        let origin = format!("no {PREPROCESSOR} and no {CONFIG} of timm's found, so DINO's own");
+        tracing::warn!(path = %path.display(), "nothing beside the file says how pictures are prepared: DINO's own way is assumed");
+        Ok(Self { transform: Transform::evaluation(), origin })
     }
 
     /// (height, width) of the model's input. Crops to a square where the pictures would else differ in size.

@@ -66,10 +66,7 @@ pub(super) fn read(mut scope: Scope, hints: &Hints) -> Result<Read, Error> {
     let norm = scope.norm(dialect.norm, channels);
     // Meta's module keeps its final norm in a list too, beside places for those of other stages.
     let report = scope.finish(dialect.layout, |name| is_harmless(name) || name.starts_with("norms."))?;
-    let eps = hints.config_float("layer_norm_eps").unwrap_or(EPS) as f32;
-    if let Some(other) = hints.config.and_then(|config| config["hidden_act"].as_str()).filter(|name| *name != "gelu") {
-        return Err(Error::Unsupported(format!("the activation {other} of config.json is not supported in a ConvNeXt, which has gelu")));
-    }
+    let eps = hints.config.eps()?.unwrap_or(EPS) as f32;
     let backbone = Backbone::Convnext(Convnext { stages, norm, eps });
     Ok(Read { backbone, layout: dialect.layout, architecture: "dinov3-convnext", transform: None, report })
 }

@@ -17,8 +17,6 @@ pub(super) struct Dialect {
     /// Names of the layer scales inside a block.
     scales: [&'static str; 2],
     interpolation: Interpolation,
-    /// Whether the position table has a row for CLS.
-    cls_position: bool,
 }
 
 pub(super) const DINO: Dialect = Dialect {
@@ -28,41 +26,52 @@ pub(super) const DINO: Dialect = Dialect {
     registers: "register_tokens",
     scales: ["ls1.gamma", "ls2.gamma"],
     interpolation: Interpolation::ScaleFactor,
-    cls_position: true,
 };
 const DINOV2: Dialect = Dialect { layout: "dinov2-pth", architecture: "dinov2-vit", ..DINO };
 const DINOV3: Dialect = Dialect { layout: "dinov3-pth", architecture: "dinov3-vit", eps: 1e-5, registers: "storage_tokens", ..DINO };
-const TIMM: Dialect = Dialect { layout: "timm-dino", interpolation: Interpolation::Antialias, ..DINO };
+const TIMM: Dialect = Dialect { layout: "timm-dino", registers: "reg_token", interpolation: Interpolation::Antialias, ..DINO };
 const TIMM_V3: Dialect = Dialect { layout: "timm-dinov3", registers: "reg_token", scales: ["gamma_1", "gamma_2"], ..DINOV3 };
 
-fn dialect(scope: &Scope, hints: &Hints) -> Dialect {
-    let timm = hints.config.is_some_and(|config| config["architecture"].is_string());
+fn dialect(scope: &Scope, hints: &Hints) -> Result<Dialect, Error> {
+    let timm = hints.config.is_timms();
     if !scope.has("pos_embed") {
-        return if scope.has("reg_token") { TIMM_V3 } else { DINOV3 };
+        let is_rotary = ["rope_embed.periods", DINOV3.registers, TIMM_V3.registers].iter().any(|name| scope.has(name));
+        // A network without any position has the same tensors as one whose positions are rotary.
+        if !is_rotary && hints.config.rope_base()?.is_none() {
+            return Err(Error::Unsupported(
+                "there is no table of positions (pos_embed), and nothing that says that they are rotary as DINOv3's (rope_embed.periods,                  registers, or rope_theta in config.json)"
+                    .to_owned(),
+            ));
+        }
+        return Ok(if scope.has(TIMM_V3.registers) { TIMM_V3 } else { DINOV3 });
     }
     if hints.trained_here {
-        return DINO;
+        return Ok(DINO);
     }
     let registers = scope.has("register_tokens") || scope.has("reg_token");
     // Meta's DINOv2 keeps the mask token of its training; timm drops it.
-    match (scope.has_any("blocks.0.ls1."), scope.has("mask_token") && !timm) {
+    Ok(match (scope.has_any("blocks.0.ls1."), scope.has("mask_token") && !timm) {
         (true, true) if registers => Dialect { layout: "dinov2-registers-pth", interpolation: Interpolation::Antialias, ..DINOV2 },
         (true, true) => DINOV2,
-        (true, false) => Dialect {
-            layout: "timm-dinov2",
-            architecture: "dinov2-vit",
-            registers: "reg_token",
-            // With registers, timm's table covers the patches alone, and CLS has none.
-            cls_position: !scope.has("reg_token"),
-            ..TIMM
-        },
+        (true, false) => Dialect { layout: "timm-dinov2", architecture: "dinov2-vit", ..TIMM },
         (false, _) if timm => TIMM,
         (false, _) => DINO,
-    }
+    })
+}
+
+/// How many rows of a table of positions may be those of CLS and of registers: timm has them for CLS, for none, or for all (`no_embed_class`).
+fn prefix_rows(dialect: &Dialect, hints: &Hints, registers: usize) -> Result<Vec<usize>, Error> {
+    Ok(match hints.config.flag("no_embed_class")? {
+        _ if !dialect.layout.starts_with("timm") => vec![1],
+        Some(true) => vec![0],
+        Some(false) => vec![1 + registers],
+        None if registers == 0 => vec![1],
+        None => vec![0, 1 + registers],
+    })
 }
 
 pub(super) fn read(mut scope: Scope, hints: &Hints) -> Result<Read, Error> {
-    let dialect = dialect(&scope, hints);
+    let dialect = dialect(&scope, hints)?;
     if scope.has_any("cls_norm.") {
         return Err(Error::Unsupported("DINOv3 with a norm of its own for CLS (cls_norm) is not supported".to_owned()));
     }
@@ -72,7 +81,8 @@ pub(super) fn read(mut scope: Scope, hints: &Hints) -> Result<Read, Error> {
         return Err(Error::Unsupported(format!("the backbone takes {channels} channels; only RGB is supported")));
     }
     let mut notes = Vec::new();
-    let heads = hints.heads(dim, &mut notes)?;
+    let stored = scope.shape("rope_embed.periods").and_then(|shape| shape.first().copied());
+    let heads = hints.heads(dim, stored, &mut notes)?;
     let patch = Linear {
         weight: scope.take("patch_embed.proj.weight", &[dim, if stem.is_empty() { 3 } else { channels }, side, side]),
         bias: Some(scope.take("patch_embed.proj.bias", &[dim]).data),
@@ -86,19 +96,36 @@ pub(super) fn read(mut scope: Scope, hints: &Hints) -> Result<Read, Error> {
         _ => None,
     };
     let (prefix, positions) = if scope.has("pos_embed") {
-        let (cls_position, table) = split_table(&mut scope, "pos_embed", dialect.cls_position, dim);
+        let rows = prefix_rows(&dialect, hints, registers.as_ref().map_or(0, |registers| registers.shape.get(1).copied().unwrap_or(0)))?;
+        let (prefix_positions, table) = split_table(&mut scope, "pos_embed", &rows, dim);
         let positions = Positions::Learned { table, interpolation: dialect.interpolation };
-        (prefix(&cls, &cls_position, registers, dim), positions)
+        (prefix(&cls, &prefix_positions, registers, dim), positions)
     } else {
-        (prefix(&cls, &[], registers, dim), Positions::Rotary { periods: periods(&mut scope, rotary_quarter(dim, heads)?) })
+        (prefix(&cls, &[], registers, dim), Positions::Rotary { periods: periods(&mut scope, hints, rotary_quarter(dim, heads)?)? })
     };
-    let depth = scope.count("blocks", hints.depth(dim).or(Some(1)));
-    let blocks = (0..depth).map(|index| block(&mut scope, &format!("blocks.{index}"), dim, &dialect)).collect();
+    let depth = scope.count("blocks", hints.depth(dim)?.or(Some(1)));
+    let gate = match hints.config.activation()? {
+        Some(said) if hints.config.is_timms() => said,
+        _ => Activation::Silu,
+    };
+    let blocks: Vec<_> = (0..depth).map(|index| block(&mut scope, &format!("blocks.{index}"), dim, gate, &dialect)).collect();
+    // timm's giant DINOv2s have SiLU by their names; others get it from arguments that config.json need not repeat.
+    let by_name = hints.config.architecture.as_ref().is_some_and(|name| name.contains("dinov"));
+    if hints.config.is_timms()
+        && !by_name
+        && hints.config.activation()?.is_none()
+        && matches!(blocks[..], [Block { mlp: Mlp::Gated { .. }, .. }, ..])
+    {
+        notes.push(
+            "the gates of its MLPs are taken to be SiLU, as those of SwiGLUPacked are: config.json does not say act_layer".to_owned(),
+        );
+    }
     let norm = scope.norm("norm", dim);
     let mut report = scope.finish(dialect.layout, is_harmless)?;
     report.notes = notes;
     let patch_size = side << stem.len();
-    let vit = Vit { patch_size, dim, heads, eps: dialect.eps, stem, patch, prefix, positions, blocks, norm };
+    let eps = hints.config.eps()?.map_or(dialect.eps, |eps| eps as f32);
+    let vit = Vit { patch_size, dim, heads, eps, stem, patch, prefix, positions, blocks, norm };
     Ok(Read { backbone: Backbone::Vit(vit), layout: dialect.layout, architecture: dialect.architecture, transform: None, report })
 }
 
@@ -115,12 +142,10 @@ fn stem(scope: &mut Scope) -> Vec<StemLevel> {
     stem
 }
 
-/// Rotary periods: stored, or those of every public DINOv3 (base 100).
-fn periods(scope: &mut Scope, quarter: usize) -> Vec<f32> {
-    match scope.optional("rope_embed.periods", &[quarter]) {
-        Some(periods) => periods.data,
-        None => rotary_periods(100.0, quarter),
-    }
+/// Rotary periods: stored, or of the base that the configuration says, or that of every public DINOv3 (100).
+fn periods(scope: &mut Scope, hints: &Hints, quarter: usize) -> Result<Vec<f32>, Error> {
+    let base = hints.config.rope_base()?.unwrap_or(100.0);
+    Ok(scope.optional("rope_embed.periods", &[quarter]).map_or_else(|| rotary_periods(base, quarter), |periods| periods.data))
 }
 
 /// base^(i / n) for i in 0..n, where n is a quarter of a head's channels.
@@ -128,12 +153,12 @@ pub(super) fn rotary_periods(base: f64, quarter: usize) -> Vec<f32> {
     (0..quarter).map(|index| base.powf(index as f64 / quarter as f64) as f32).collect()
 }
 
-fn block(scope: &mut Scope, name: &str, dim: usize, dialect: &Dialect) -> Block {
+fn block(scope: &mut Scope, name: &str, dim: usize, gate: Activation, dialect: &Dialect) -> Block {
     let norm1 = scope.norm(&format!("{name}.norm1"), dim);
     let qkv = qkv(scope, &format!("{name}.attn"), dim);
     let mut proj = scope.linear_maybe_biased(&format!("{name}.attn.proj"), dim, dim);
     let norm2 = scope.norm(&format!("{name}.norm2"), dim);
-    let mut mlp = mlp(scope, &format!("{name}.mlp"), dim);
+    let mut mlp = mlp(scope, &format!("{name}.mlp"), dim, gate);
     let (Mlp::Plain { output, .. } | Mlp::Gated { output, .. }) = &mut mlp;
     for (layer, scale) in [&mut proj, output].into_iter().zip(dialect.scales) {
         if let Some(scale) = scope.all_or_none(&format!("{name}.{scale}"), &[dim]) {
@@ -154,13 +179,24 @@ fn qkv(scope: &mut Scope, name: &str, dim: usize) -> Linear {
     }
     let query = scope.all_or_none(&format!("{name}.q_bias"), &[dim]);
     let value = scope.all_or_none(&format!("{name}.v_bias"), &[dim]);
-    if let (Some(query), Some(value)) = (query, value) {
-        qkv.bias = Some([query.data, vec![0.0; dim], value.data].concat());
+    match (query, value) {
+        (Some(query), Some(value)) => {
+            if qkv.bias.is_some() {
+                scope.reject(&format!("{name}.q_bias"), "is there beside a bias of qkv: which of them counts is not known");
+            }
+            qkv.bias = Some([query.data, vec![0.0; dim], value.data].concat());
+        }
+        (None, None) => {}
+        (query, _) => {
+            let [there, lacking] = if query.is_some() { ["q_bias", "v_bias"] } else { ["v_bias", "q_bias"] };
+            scope.reject(&format!("{name}.{there}"), &format!("is there without {lacking}"));
+        }
     }
     qkv
 }
 
-fn mlp(scope: &mut Scope, name: &str, dim: usize) -> Mlp {
+/// `packed_gate` is the activation where timm packs a gate, which follows the network's; that of the others is always `SiLU`.
+fn mlp(scope: &mut Scope, name: &str, dim: usize, packed_gate: Activation) -> Mlp {
     let gated = |input, output| Mlp::Gated { input, activation: Activation::Silu, output };
     // DINOv2's SwiGLU has one matrix for gate and value, DINOv3's and timm's have two.
     if scope.has(&format!("{name}.w12.weight")) {
@@ -181,7 +217,7 @@ fn mlp(scope: &mut Scope, name: &str, dim: usize) -> Mlp {
         && 2 * half == width
     {
         let input = scope.linear(&format!("{name}.fc1"), width, dim);
-        return gated(input, scope.linear(&format!("{name}.fc2"), dim, half));
+        return Mlp::Gated { input, activation: packed_gate, output: scope.linear(&format!("{name}.fc2"), dim, half) };
     }
     let input = scope.linear(&format!("{name}.fc1"), width, dim);
     Mlp::Plain { input, output: scope.linear(&format!("{name}.fc2"), dim, width) }

@@ -88,11 +88,16 @@ fn build(mut scope: Scope, hints: &Hints, dialect: &Dialect) -> Result<Read, Err
         return Err(Error::Unsupported(format!("the backbone takes {channels} channels; only RGB is supported")));
     }
     let mut notes = Vec::new();
-    if !hints.config_fits(dim) {
-        notes.push("there is no config.json beside the weights that fits them; the values of the public releases are used".to_owned());
+    if !hints.config.is_there() {
+        notes.push("there is no config.json beside the weights; the values of the public releases are used".to_owned());
     }
-    let heads = hints.heads(dim, &mut notes)?;
-    let activation = activation(hints)?;
+    let heads = hints.heads(dim, None, &mut notes)?;
+    let activation = match hints.config.activation()? {
+        // The default of transformers; without a configuration, the releases' own.
+        None if hints.config.is_there() => Activation::Gelu,
+        said => said.unwrap_or(Activation::Silu),
+    };
+    check_biases(&mut scope, hints, dialect)?;
     let patch = Linear {
         weight: scope.take(&format!("{}.weight", dialect.patches), &[dim, 3, patch_size, patch_size]),
         bias: Some(scope.take(&format!("{}.bias", dialect.patches), &[dim]).data),
@@ -106,34 +111,47 @@ fn build(mut scope: Scope, hints: &Hints, dialect: &Dialect) -> Result<Read, Err
         _ => None,
     };
     let (prefix, positions) = if dialect.layout == DINOV3.layout {
-        let base = hints.config_float("rope_theta").unwrap_or(100.0);
+        let base = hints.config.rope_base()?.unwrap_or(100.0);
         (prefix(&cls, &[], registers, dim), Positions::Rotary { periods: rotary_periods(base, rotary_quarter(dim, heads)?) })
     } else {
-        let (cls_position, table) = split_table(&mut scope, "embeddings.position_embeddings", true, dim);
+        let (cls_position, table) = split_table(&mut scope, "embeddings.position_embeddings", &[1], dim);
         let positions = Positions::Learned { table, interpolation: dialect.interpolation };
         (prefix(&cls, &cls_position, registers, dim), positions)
     };
-    let depth = scope.count(dialect.list, hints.depth(dim).or(Some(1)));
+    let depth = scope.count(dialect.list, hints.depth(dim)?.or(Some(1)));
     let blocks = (0..depth).map(|index| block(&mut scope, &format!("{}.{index}", dialect.list), dim, activation, dialect));
     let blocks = blocks.collect();
     let norm = scope.norm(dialect.norm, dim);
     let mut report = scope.finish(dialect.layout, is_harmless)?;
     report.notes = notes;
-    let eps = hints.config_float("layer_norm_eps").unwrap_or(dialect.eps) as f32;
+    let eps = hints.config.eps()?.unwrap_or(dialect.eps) as f32;
     let vit = Vit { patch_size, dim, heads, eps, stem: Vec::new(), patch, prefix, positions, blocks, norm };
     Ok(Read { backbone: Backbone::Vit(vit), layout: dialect.layout, architecture: dialect.architecture, transform: None, report })
 }
 
-fn activation(hints: &Hints) -> Result<Option<Activation>, Error> {
-    match hints.config.and_then(|config| config["hidden_act"].as_str()) {
-        None => Ok(None),
-        Some("gelu") => Ok(Some(Activation::Gelu)),
-        Some("silu" | "swish") => Ok(Some(Activation::Silu)),
-        Some(other) => Err(Error::Unsupported(format!("the activation {other} of config.json is not supported"))),
+/// Refuses biases that the configuration does not have: transformers leaves them out. Those that it has and the tensors lack are drawn anew.
+fn check_biases(scope: &mut Scope, hints: &Hints, dialect: &Dialect) -> Result<(), Error> {
+    let [query, key, value, output] = dialect.attention;
+    for (setting, layer) in [
+        ("qkv_bias", query),
+        ("qkv_bias", key),
+        ("qkv_bias", value),
+        ("query_bias", query),
+        ("key_bias", key),
+        ("value_bias", value),
+        ("proj_bias", output),
+        ("mlp_bias", dialect.mlp[0]),
+        ("mlp_bias", dialect.mlp[1]),
+    ] {
+        let name = format!("{}.0.{layer}.bias", dialect.list);
+        if let Some(said) = hints.config.flag(setting)?.filter(|said| *said != scope.has(&name)) {
+            scope.reject(&name, &format!("is {}there, and {setting} of config.json is {said}", if said { "not " } else { "" }));
+        }
     }
+    Ok(())
 }
 
-fn block(scope: &mut Scope, name: &str, dim: usize, activation: Option<Activation>, dialect: &Dialect) -> Block {
+fn block(scope: &mut Scope, name: &str, dim: usize, activation: Activation, dialect: &Dialect) -> Block {
     let [norm1, norm2] = dialect.norms.map(|norm| scope.norm(&format!("{name}.{norm}"), dim));
     let [query, key, value, output] = dialect.attention.map(|layer| format!("{name}.{layer}"));
     let qkv = [query, key, value].map(|layer| scope.linear_maybe_biased(&layer, dim, dim));
@@ -148,7 +166,7 @@ fn block(scope: &mut Scope, name: &str, dim: usize, activation: Option<Activatio
     Block { norm1, qkv: Linear::stack(qkv.into()), proj, norm2, mlp }
 }
 
-fn mlp(scope: &mut Scope, name: &str, dim: usize, activation: Option<Activation>, dialect: &Dialect) -> Mlp {
+fn mlp(scope: &mut Scope, name: &str, dim: usize, activation: Activation, dialect: &Dialect) -> Mlp {
     let width = |scope: &mut Scope, layer: &str| -> usize {
         let [width, _] = scope.dims(&format!("{layer}.weight"));
         width
@@ -165,13 +183,10 @@ fn mlp(scope: &mut Scope, name: &str, dim: usize, activation: Option<Activation>
         let width = width(scope, &gate);
         let parts = [gate, format!("{name}.mlp.up_proj")].map(|layer| scope.linear_maybe_biased(&layer, width, dim));
         let output = scope.linear_maybe_biased(&format!("{name}.mlp.down_proj"), dim, width);
-        let activation = activation.filter(|_| dialect.gate_follows_config).unwrap_or(Activation::Silu);
+        let activation = if dialect.gate_follows_config { activation } else { Activation::Silu };
         return Mlp::Gated { input: Linear::stack(parts.into()), activation, output };
     }
     let [first, second] = dialect.mlp.map(|layer| format!("{name}.{layer}"));
-    if activation == Some(Activation::Silu) {
-        scope.reject(&format!("{first}.weight"), "is of a plain MLP, which has GELU here, and hidden_act of config.json is silu");
-    }
     let width = width(scope, &first);
     let input = scope.linear_maybe_biased(&first, width, dim);
     Mlp::Plain { input, output: scope.linear_maybe_biased(&second, dim, width) }

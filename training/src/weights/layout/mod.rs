@@ -8,6 +8,7 @@ mod fused;
 mod huggingface;
 mod resnet;
 mod root;
+mod timm;
 
 use std::collections::BTreeMap;
 
@@ -17,8 +18,9 @@ use serde_json::Value as Json;
 use super::scope::Scope;
 use super::spec::{Backbone, Positions, Vit};
 use super::store::{Store, Tensor};
-use super::{Error, Key, Options, Report};
-pub(super) use root::side;
+use super::{Error, Options, Report};
+use config::Config;
+pub(super) use root::{side, wrapper_side};
 
 /// What reading a layout gives.
 pub(super) struct Read {
@@ -65,9 +67,7 @@ pub(super) fn read(store: &Store, config: Option<&Json>, options: &Options) -> R
     if matches!(names, Names::Convnext) {
         root = above_model(store, root);
     }
-    if let Some(config) = config {
-        config::check(config, names)?;
-    }
+    let config = Config::read(config, store, names)?;
     let scope = Scope::new(store, &root, &options.ignore)?;
     let hints = Hints::gather(store, config, options)?;
     let mut read = match names {
@@ -80,6 +80,7 @@ pub(super) fn read(store: &Store, config: Option<&Json>, options: &Options) -> R
             "this is a checkpoint of {name}, which is not supported: only vision transformers, ResNets and ConvNeXts are"
         ))),
     }?;
+    hints.config.check(&read.backbone)?;
     if let Some(asked) = options.positions {
         match &mut read.backbone {
             Backbone::Vit(Vit { positions: Positions::Learned { interpolation, .. }, .. }) => *interpolation = asked,
@@ -106,29 +107,16 @@ fn above_model(store: &Store, root: String) -> String {
     }
 }
 
-/// Every tensor of a torchvision ResNet under its own name, batch norms included; none where the store holds another network.
-pub(super) fn resnet_tensors(store: &Store, key: Option<Key>) -> Result<Option<BTreeMap<String, Tensor>>, Error> {
-    let (root, names) = root::find(store, &Options { key, ..Options::default() }, &mut Vec::new())?;
-    if !matches!(names, Names::Resnet) {
-        return Ok(None);
-    }
-    let mut tensors = BTreeMap::new();
-    let mut broken = Vec::new();
-    for full in store.names() {
-        let Some(name) = full.strip_prefix(&root).filter(|name| !is_harmless(name)) else { continue };
-        let tensor = store.read(full)?;
-        if tensor.data.iter().any(|value| !value.is_finite()) {
-            broken.push(full.to_owned());
-        }
-        tensors.insert(name.to_owned(), tensor);
-    }
-    if broken.is_empty() { Ok(Some(tensors)) } else { Err(Error::NotFinite(broken)) }
+/// Every tensor of a torchvision ResNet that [`read`] reads, under its own name, batch norms included.
+pub(super) fn resnet_tensors(store: &Store, options: &Options) -> Result<BTreeMap<String, Tensor>, Error> {
+    let (root, _) = root::find(store, options, &mut Vec::new())?;
+    Scope::new(store, &root, &options.ignore)?.tensors(is_harmless)
 }
 
 /// What is known beside the tensors, from flags, `config.json`, the checkpoint's metadata and the arguments of DINO's script.
 #[derive(Default)]
-pub(super) struct Hints<'a> {
-    config: Option<&'a Json>,
+pub(super) struct Hints {
+    config: Config,
     heads: Option<usize>,
     /// (dim, depth, heads) as the checkpoint itself says them.
     own: Vec<(usize, usize, usize)>,
@@ -137,8 +125,8 @@ pub(super) struct Hints<'a> {
     trained_here: bool,
 }
 
-impl<'a> Hints<'a> {
-    fn gather(store: &Store, config: Option<&'a Json>, options: &Options) -> Result<Self, Error> {
+impl Hints {
+    fn gather(store: &Store, config: Config, options: &Options) -> Result<Self, Error> {
         let mut hints = Self { config, heads: options.heads, ..Self::default() };
         if let Some(text) = store.scalar("dino").and_then(Json::as_str) {
             let damaged = |reason: String| Error::Damaged { file: store.files()[0].clone(), reason };
@@ -163,45 +151,41 @@ impl<'a> Hints<'a> {
         Ok(hints)
     }
 
-    /// A number of `config.json`.
-    fn config(&self, key: &str) -> Option<usize> {
-        self.config?[key].as_u64().map(|value| value as usize)
-    }
-
-    /// A number of `config.json`.
-    fn config_float(&self, key: &str) -> Option<f64> {
-        self.config?[key].as_f64()
-    }
-
-    /// Whether `config.json` speaks of a network of this width.
-    fn config_fits(&self, dim: usize) -> bool {
-        self.config("hidden_size") == Some(dim)
-    }
-
     /// Number of blocks, where something beside the tensors says it.
-    fn depth(&self, dim: usize) -> Option<usize> {
-        if self.config_fits(dim) {
-            return self.config("num_hidden_layers");
-        }
-        self.own.iter().find(|own| own.0 == dim).map(|own| own.1)
+    fn depth(&self, dim: usize) -> Result<Option<usize>, Error> {
+        Ok(self.config.depth(dim)?.or(self.own.iter().find(|own| own.0 == dim).map(|own| own.1)))
     }
 
-    /// Attention heads of a network of width `dim`: that of --heads, that of the configuration where it fits the tensors, else
-    /// one for each 64 channels, as in every public release.
-    fn heads(&self, dim: usize, notes: &mut Vec<String>) -> Result<usize, Error> {
+    /// Attention heads of a network of width `dim`: that of --heads, that of the configuration, that of rotary `periods` in the tensors,
+    /// that of the checkpoint's own arguments where they fit the tensors, else one for each 64 channels, as in most public releases.
+    fn heads(&self, dim: usize, periods: Option<usize>, notes: &mut Vec<String>) -> Result<usize, Error> {
         // The scope has noted that the width is unknown, and its error says more.
         if dim == 0 {
             return Ok(1);
         }
-        let fits = |heads: usize| heads > 0 && dim.is_multiple_of(heads);
+        let fits = |heads: &usize| *heads > 0 && dim.is_multiple_of(*heads);
         if let Some(heads) = self.heads {
             let error = || Error::Heads(format!("--heads {heads} does not divide the width {dim}"));
-            return fits(heads).then_some(heads).ok_or_else(error);
+            return Some(heads).filter(fits).ok_or_else(error);
         }
-        let config = self.config("num_attention_heads").filter(|_| self.config_fits(dim));
-        let own = self.own.iter().find(|own| own.0 == dim).map(|own| own.2);
-        if let Some(heads) = config.or(own).filter(|heads| fits(*heads)) {
+        // Each period turns a pair of channels, by rows and by columns.
+        let of_periods = periods.map(|periods| dim / (4 * periods).max(1)).filter(fits);
+        let said = self.config.heads(dim)?;
+        if let (Some(periods), Some(heads)) = (of_periods, said)
+            && periods != heads
+        {
+            return Err(Error::Unsupported(format!(
+                "rope_embed.periods are those of {periods} heads, and config.json says {heads}: say which with --heads N"
+            )));
+        }
+        let own = self.own.iter().find(|own| own.0 == dim).map(|own| own.2).filter(fits);
+        if let Some(heads) = said.or(of_periods).or(own) {
             return Ok(heads);
+        }
+        if ODD_WIDTHS.contains(&dim) && periods.is_none() {
+            let reason =
+                format!("nothing says how many heads there are, and public releases {dim} channels wide have other heads than of 64");
+            return Err(Error::Heads(reason));
         }
         if dim.is_multiple_of(64) {
             notes.push(format!("{} heads are assumed, one for each 64 channels (--heads N overrides)", dim / 64));
@@ -211,18 +195,26 @@ impl<'a> Hints<'a> {
     }
 }
 
-/// Splits a position table `[1, tokens, D]` into CLS's row (if `with_cls`) and the patches' `[side, side, D]`.
-fn split_table(scope: &mut Scope, name: &str, with_cls: bool, dim: usize) -> (Vec<f32>, Tensor) {
+/// Widths of the releases of ViT-H, giant and gigantic, and of DINOv3 ViT-7B: they have 16 or 32 heads. DINOv3's H+ is as wide as ViT-H
+/// and has 20.
+const ODD_WIDTHS: [usize; 4] = [1280, 1408, 1664, 4096];
+
+/// Splits a position table `[1, tokens, D]` into the rows of CLS (and of the registers), and the patches' `[side, side, D]`. Of the numbers
+/// of such rows that may be, the first is taken that leaves a square.
+fn split_table(scope: &mut Scope, name: &str, rows: &[usize], dim: usize) -> (Vec<f32>, Tensor) {
     let [_, tokens, _] = scope.dims(name);
-    let patches = tokens.saturating_sub(usize::from(with_cls));
+    let is_square = |patches: usize| patches > 0 && patches.isqrt().pow(2) == patches;
+    let square = rows.iter().copied().find(|rows| tokens.checked_sub(*rows).is_some_and(is_square));
+    let rows = square.unwrap_or(rows[0]);
+    let patches = tokens.saturating_sub(rows);
     let side = patches.isqrt();
     let mut table = scope.take(name, &[1, tokens, dim]);
-    if tokens > 0 && (side == 0 || side * side != patches) {
+    if tokens > 0 && square.is_none() {
         scope.reject(name, &format!("holds positions of {patches} patches, which is no square"));
     }
-    let cls = if with_cls { table.data.drain(..dim.min(table.data.len())).collect() } else { Vec::new() };
+    let prefix = table.data.drain(..(rows * dim).min(table.data.len())).collect();
     table.shape = vec![side, side, dim];
-    (cls, table)
+    (prefix, table)
 }
 
 /// A quarter of a head's channels: rotary positions turn pairs of them, half by rows and half by columns.
@@ -236,13 +228,13 @@ fn rotary_quarter(dim: usize, heads: usize) -> Result<usize, Error> {
     Ok(head_dim / 4)
 }
 
-/// CLS with its position, then the registers, as one `[1 + registers, D]`.
-fn prefix(cls: &Tensor, cls_position: &[f32], registers: Option<Tensor>, dim: usize) -> Tensor {
+/// CLS, then the registers, with those of their positions that there are, as one `[1 + registers, D]`.
+fn prefix(cls: &Tensor, positions: &[f32], registers: Option<Tensor>, dim: usize) -> Tensor {
     let mut data = cls.data.clone();
-    for (value, position) in data.iter_mut().zip(cls_position) {
+    data.extend(registers.into_iter().flat_map(|registers| registers.data));
+    for (value, position) in data.iter_mut().zip(positions) {
         *value += position;
     }
-    data.extend(registers.into_iter().flat_map(|registers| registers.data));
     Tensor { shape: vec![data.len() / dim.max(1), dim], data }
 }
 

@@ -99,6 +99,14 @@ pub(in crate::weights) fn side(root: &str) -> Option<Key> {
     })
 }
 
+/// The teacher or the student, where the wrappers ahead of a tensor's name say one: those of `student.head.weight` do, those of
+/// `blocks.0.attn.teacher_scale` do not.
+pub(in crate::weights) fn wrapper_side(name: &str) -> Option<Key> {
+    let (wrappers, _) = name.rsplit_once('.')?;
+    let is_wrapper = |part: &&str| USUAL.contains(part) || side(part).is_some();
+    wrappers.split('.').take_while(is_wrapper).find_map(side)
+}
+
 fn list<'a>(roots: impl Iterator<Item = &'a &'a str>) -> String {
     let quoted: Vec<String> = roots.map(|root| format!("`{root}`")).collect();
     quoted.join(", ")
