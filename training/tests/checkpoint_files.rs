@@ -211,8 +211,8 @@ fn what_cannot_be_read_is_named_with_the_reason() {
     // 8-bit floats are saved by another function, complex numbers in a storage of their own.
     let eight_bits = Pickle::new().raw(b"}(").text("patch_embed.proj.weight").tensor("0", &[4, 3, 1, 1]).text("cls_token");
     let eight_bits = eight_bits.global("torch._utils", "_rebuild_tensor_v3").raw(b")R").text("norm.weight");
-    let pickle = eight_bits.view("ComplexFloatStorage", "1", 1, 0, &[1], &[1]).raw(b"u").end();
-    save(&file, &pickle, &[("0".to_owned(), vec![0; 48]), ("1".to_owned(), vec![0; 8])]);
+    let pickle = eight_bits.view("ComplexFloatStorage", "1", 1, 0, &[1], &[1]).text("pos_embed").tensor("2", &[1, 5, 4]).raw(b"u").end();
+    save(&file, &pickle, &[("0".to_owned(), vec![0; 48]), ("1".to_owned(), vec![0; 8]), ("2".to_owned(), vec![0; 80])]);
     let options = dino_train::weights::Options { heads: Some(1), ..Default::default() };
     let error = dino_train::weights::load(&file, &options).unwrap_err().to_string();
     assert!(

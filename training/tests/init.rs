@@ -50,8 +50,7 @@ fn vit(name: &str, expected: &Golden) -> VitConfig {
 const RESNET: ResnetConfig = ResnetConfig { kind: Kind::Bottleneck, units: [2, 1, 1, 2], width: 8, precision: Precision::F32 };
 
 fn resnet_of(name: &str) -> ResnetConfig {
-    let dino_train::weights::Backbone::Resnet(resnet) =
-        dino_train::weights::load(&folder(name), &Options::default(), &Transform::evaluation()).unwrap().backbone
+    let dino_train::weights::Backbone::Resnet(resnet) = dino_train::weights::load(&folder(name), &Options::default()).unwrap().backbone
     else {
         panic!("{name} is no ResNet")
     };

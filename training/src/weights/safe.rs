@@ -38,7 +38,7 @@ pub(super) fn add(store: &mut Store, path: &Path) -> Result<(), Error> {
     for (name, info) in metadata.tensors() {
         let start = 8 + header + info.data_offsets.0 as u64;
         let view = View::whole(index, info.dtype, start, info.shape.clone());
-        store.insert(name, view)?;
+        store.insert(&name, view)?;
     }
     for (key, value) in metadata.metadata().iter().flatten() {
         store.scalars.insert(key.clone(), Json::String(value.clone()));

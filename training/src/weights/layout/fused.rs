@@ -6,7 +6,7 @@
 use super::super::Error;
 use super::super::scope::Scope;
 use super::super::spec::{Activation, Backbone, Block, Conv, Interpolation, Linear, Mlp, Positions, StemLevel, Vit};
-use super::{Hints, Read, is_harmless, prefix, rotary_quarter, split_table};
+use super::{Hints, Read, is_harmless, prefix, registers, rotary_quarter, split_table};
 
 /// What sets one of these layouts apart.
 pub(super) struct Dialect {
@@ -39,7 +39,7 @@ fn dialect(scope: &Scope, hints: &Hints) -> Result<Dialect, Error> {
         // A network without any position has the same tensors as one whose positions are rotary.
         if !is_rotary && hints.config.rope_base()?.is_none() {
             return Err(Error::Unsupported(
-                "there is no table of positions (pos_embed), and nothing that says that they are rotary as DINOv3's (rope_embed.periods,                  registers, or rope_theta in config.json)"
+                "there is no table of positions (pos_embed), and nothing that says that they are rotary as DINOv3's (rope_embed.periods, registers, or rope_theta in config.json)"
                     .to_owned(),
             ));
         }
@@ -88,13 +88,7 @@ pub(super) fn read(mut scope: Scope, hints: &Hints) -> Result<Read, Error> {
         bias: Some(scope.take("patch_embed.proj.bias", &[dim]).data),
     };
     let cls = scope.take("cls_token", &[1, 1, dim]);
-    let registers = match scope.shape(dialect.registers) {
-        Some([_, count, _]) => {
-            let count = *count;
-            Some(scope.take(dialect.registers, &[1, count, dim]))
-        }
-        _ => None,
-    };
+    let registers = registers(&mut scope, dialect.registers, dim);
     let (prefix, positions) = if scope.has("pos_embed") {
         let rows = prefix_rows(&dialect, hints, registers.as_ref().map_or(0, |registers| registers.shape.get(1).copied().unwrap_or(0)))?;
         let (prefix_positions, table) = split_table(&mut scope, "pos_embed", &rows, dim);

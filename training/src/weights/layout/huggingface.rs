@@ -4,7 +4,7 @@ use super::super::Error;
 use super::super::scope::Scope;
 use super::super::spec::{Activation, Backbone, Block, Interpolation, Linear, Mlp, Positions, Vit};
 use super::fused::rotary_periods;
-use super::{Hints, Read, is_harmless, prefix, rotary_quarter, split_table};
+use super::{Hints, Read, is_harmless, prefix, registers, rotary_quarter, split_table};
 
 /// Names inside a block, and what depends on the model beside them.
 struct Dialect {
@@ -103,13 +103,7 @@ fn build(mut scope: Scope, hints: &Hints, dialect: &Dialect) -> Result<Read, Err
         bias: Some(scope.take(&format!("{}.bias", dialect.patches), &[dim]).data),
     };
     let cls = scope.take("embeddings.cls_token", &[1, 1, dim]);
-    let registers = match scope.shape("embeddings.register_tokens") {
-        Some([_, count, _]) => {
-            let count = *count;
-            Some(scope.take("embeddings.register_tokens", &[1, count, dim]))
-        }
-        _ => None,
-    };
+    let registers = registers(&mut scope, "embeddings.register_tokens", dim);
     let (prefix, positions) = if dialect.layout == DINOV3.layout {
         let base = hints.config.rope_base()?.unwrap_or(100.0);
         (prefix(&cls, &[], registers, dim), Positions::Rotary { periods: rotary_periods(base, rotary_quarter(dim, heads)?) })

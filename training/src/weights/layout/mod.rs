@@ -228,6 +228,14 @@ fn rotary_quarter(dim: usize, heads: usize) -> Result<usize, Error> {
     Ok(head_dim / 4)
 }
 
+/// Register tokens `[1, registers, D]`, where there are some.
+fn registers(scope: &mut Scope, name: &str, dim: usize) -> Option<Tensor> {
+    scope.has(name).then(|| {
+        let [_, count, _] = scope.dims(name);
+        scope.take(name, &[1, count, dim])
+    })
+}
+
 /// CLS, then the registers, with those of their positions that there are, as one `[1 + registers, D]`.
 fn prefix(cls: &Tensor, positions: &[f32], registers: Option<Tensor>, dim: usize) -> Tensor {
     let mut data = cls.data.clone();
