@@ -280,8 +280,9 @@ impl Config {
         }
         if let Some(ratio) = self.number("mlp_ratio")? {
             let hidden = (vit.dim as f64 * ratio) as usize;
-            // A plain MLP, or timm's packed gate; transformers' gate in whole eights; timm's two layers of a gate.
-            if ![hidden, (hidden * 2 / 3 + 7) / 8 * 16, 2 * hidden].contains(&rows) {
+            // Of a gate: timm's packed one, transformers' in whole eights, or timm's two layers.
+            let gated = [hidden, (hidden * 2 / 3 + 7) / 8 * 16, 2 * hidden];
+            if !(if is_gated { gated.contains(&rows) } else { hidden == rows }) {
                 return Err(wrong(
                     "mlp_ratio",
                     &format!("{ratio}, and the MLPs of the tensors have {rows} rows at a width of {}", vit.dim),

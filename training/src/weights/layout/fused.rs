@@ -82,7 +82,7 @@ pub(super) fn read(mut scope: Scope, hints: &Hints) -> Result<Read, Error> {
     }
     let mut notes = Vec::new();
     let stored = scope.shape("rope_embed.periods").and_then(|shape| shape.first().copied());
-    let heads = hints.heads(dim, stored, &mut notes)?;
+    let heads = hints.heads(dim, (!scope.has("pos_embed"), stored), &mut notes)?;
     let patch = Linear {
         weight: scope.take("patch_embed.proj.weight", &[dim, if stem.is_empty() { 3 } else { channels }, side, side]),
         bias: Some(scope.take("patch_embed.proj.bias", &[dim]).data),

@@ -91,7 +91,7 @@ fn build(mut scope: Scope, hints: &Hints, dialect: &Dialect) -> Result<Read, Err
     if !hints.config.is_there() {
         notes.push("there is no config.json beside the weights; the values of the public releases are used".to_owned());
     }
-    let heads = hints.heads(dim, None, &mut notes)?;
+    let heads = hints.heads(dim, (dialect.layout == DINOV3.layout, None), &mut notes)?;
     let activation = match hints.config.activation()? {
         // The default of transformers; without a configuration, the releases' own.
         None if hints.config.is_there() => Activation::Gelu,

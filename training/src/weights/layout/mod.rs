@@ -158,7 +158,7 @@ impl Hints {
 
     /// Attention heads of a network of width `dim`: that of --heads, that of the configuration, that of rotary `periods` in the tensors,
     /// that of the checkpoint's own arguments where they fit the tensors, else one for each 64 channels, as in most public releases.
-    fn heads(&self, dim: usize, periods: Option<usize>, notes: &mut Vec<String>) -> Result<usize, Error> {
+    fn heads(&self, dim: usize, (is_rotary, periods): (bool, Option<usize>), notes: &mut Vec<String>) -> Result<usize, Error> {
         // The scope has noted that the width is unknown, and its error says more.
         if dim == 0 {
             return Ok(1);
@@ -182,7 +182,7 @@ impl Hints {
         if let Some(heads) = said.or(of_periods).or(own) {
             return Ok(heads);
         }
-        if ODD_WIDTHS.contains(&dim) && periods.is_none() {
+        if ODD_WIDTHS.contains(&dim) && !(is_rotary && dim == 1280) {
             let reason =
                 format!("nothing says how many heads there are, and public releases {dim} channels wide have other heads than of 64");
             return Err(Error::Heads(reason));
@@ -195,8 +195,8 @@ impl Hints {
     }
 }
 
-/// Widths of the releases of ViT-H, giant and gigantic, and of DINOv3 ViT-7B: they have 16 or 32 heads. DINOv3's H+ is as wide as ViT-H
-/// and has 20.
+/// Widths of the releases of ViT-H, giant and gigantic, and of DINOv3 ViT-7B: they have 16 or 32 heads. DINOv3's H+, whose positions are
+/// rotary, is as wide as ViT-H and has 20.
 const ODD_WIDTHS: [usize; 4] = [1280, 1408, 1664, 4096];
 
 /// Splits a position table `[1, tokens, D]` into the rows of CLS (and of the registers), and the patches' `[side, side, D]`. Of the numbers
