@@ -123,7 +123,7 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
     let backbone = Vit::new(config, &mut random, &Device::Cpu)?;
     if let Some(location) = &args.init {
         let path = location.fetch(&Want::Weights)?.path;
-        let notes = init::initialise(&Backbone::Vit(backbone.clone()), &path, &args.network.options(), &recipe.transform());
+        let notes = init::initialise(&Backbone::Vit(backbone.clone()), &path, &args.network.options(), &recipe.transform(0));
         notes.with_context(|| format!("--init {location}"))?.iter().for_each(|note| tracing::info!("{note}"));
     }
     let student = Student::new(backbone, teacher.dim, &mut random, &Device::Cpu)?;

@@ -127,7 +127,7 @@ pub fn train(recipe: &Recipe, options: &Options) -> Result<Outcome> {
         student = student.with_adapters(recipe.lora_rank, &mut random, &options.device)?;
     }
     if let Some((path, reading)) = &options.init {
-        let notes = init::initialise(&student.backbone, path, reading, &recipe.transform());
+        let notes = init::initialise(&student.backbone, path, reading, &recipe.transform(0));
         notes.with_context(|| format!("--init {}", path.display()))?.iter().for_each(|note| tracing::info!("{note}"));
     }
     let mut learner = Learner::new(student, recipe.optimizer, options.exchange.clone())?;
@@ -186,7 +186,7 @@ fn gram(recipe: &Recipe, options: &Options, learner: &Learner) -> Result<Option<
         path.display()
     );
     let anchor = learner.teacher.backbone.duplicate()?;
-    let notes = init::initialise(&anchor, path, reading, &recipe.transform());
+    let notes = init::initialise(&anchor, path, reading, &recipe.transform(0));
     notes.with_context(|| format!("--gram-anchor {}", path.display()))?.iter().for_each(|note| tracing::info!("{note}"));
     Ok(Some(Gram { weight: recipe.gram_loss_weight, anchor, across: recipe.gram_across_crops, negatives: recipe.gram_negatives }))
 }
