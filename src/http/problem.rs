@@ -274,7 +274,8 @@ impl IntoResponse for Problem {
             Code::Internal | Code::InferenceFailed | Code::StoreFailed | Code::ItemDamaged => {
                 tracing::error!(?code, %detail, "request failed");
             }
-            Code::NotReady | Code::StoreUnreachable | Code::DeadlinePassed => tracing::warn!(?code, %detail, "request failed"),
+            // `NotReady` is what every start answers for a while; a worker that is lost later has its own line in the log.
+            Code::StoreUnreachable | Code::DeadlinePassed => tracing::warn!(?code, %detail, "request failed"),
             _ => tracing::debug!(?code, %detail, "request refused"),
         }
         let body = Body {

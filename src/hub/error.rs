@@ -18,6 +18,12 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// There is nothing at a path, which may be a name on a hub without its scheme.
+    #[error("{path} does not exist: check the path; did you mean hf://{path}?")]
+    NoSuchPath {
+        /// What was given.
+        path: String,
+    },
     /// An environment variable has a value that cannot be.
     #[error("{variable} {reason}")]
     Setting {

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::{Error, Hub, Name, Settings, Want};
+use crate::{Error, Hub, Name, SCHEME, Settings, Want};
 
 /// A model or a checkpoint: on this machine, or on a hub.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,10 +40,15 @@ impl Location {
     /// the first time, under which licence. Blocks meanwhile.
     ///
     /// # Errors
-    /// [`Error`]; never for a path.
+    /// [`Error`]; for a path only [`Error::NoSuchPath`].
     pub fn fetch(&self, want: &Want) -> Result<Found, Error> {
         let name = match self {
-            Self::Path(path) => return Ok(Found { path: path.clone(), name: None }),
+            Self::Path(path) => {
+                return match without_scheme(path) {
+                    Some(path) => Err(Error::NoSuchPath { path }),
+                    None => Ok(Found { path: path.clone(), name: None }),
+                };
+            }
             Self::Hub(name) => name,
         };
         let fetched = Hub::new(Settings::from_env()?)?.fetch(name, want)?;
@@ -53,6 +58,13 @@ impl Location {
         }
         Ok(Found { path: fetched.path, name: Some(fetched.name) })
     }
+}
+
+/// A path to nothing that would be OWNER/NAME on a hub with `hf://` before it. A link to a file that is gone is no such path.
+fn without_scheme(path: &Path) -> Option<String> {
+    let text = path.to_str()?;
+    let name: Name = format!("{SCHEME}{text}").parse().ok()?;
+    (name.file().is_none() && path.symlink_metadata().is_err()).then(|| text.to_owned())
 }
 
 impl From<&Path> for Location {
@@ -72,7 +84,7 @@ impl fmt::Display for Location {
 
 #[cfg(test)]
 mod tests {
-    use super::Location;
+    use super::{Location, without_scheme};
 
     #[test]
     fn only_names_of_hubs_are_none_of_paths() {
@@ -82,5 +94,14 @@ mod tests {
             assert!(matches!(Location::of(path.into()), Ok(Location::Path(_))), "{path}");
         }
         assert!(of("hf://o").is_err());
+    }
+
+    #[test]
+    fn only_a_path_to_nothing_may_be_a_name() {
+        assert_eq!(without_scheme("facebook/dinov2-small@main".as_ref()).as_deref(), Some("facebook/dinov2-small@main"));
+        // A folder of this crate, paths of other lengths, and others that no hub has.
+        for path in ["tests/fetch.rs", "none", "o/n/file.pth", "/o/n", "./o/n", "../o/n"] {
+            assert_eq!(without_scheme(path.as_ref()), None, "{path}");
+        }
     }
 }

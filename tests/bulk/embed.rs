@@ -221,6 +221,15 @@ fn a_killed_run_goes_on_and_ends_in_the_same_file() {
         assert!(!before.is_empty());
         // A part that is not whole is no part.
         fs_err::write(half_done.join(".part-torn"), "half").unwrap();
+        // One that was cut is named, with what to do.
+        let (part, _) = &before[0];
+        let bytes = fs_err::read(part).unwrap();
+        fs_err::write(part, &bytes[..4]).unwrap();
+        let output = embed(&images, &out, &[]);
+        assert_eq!(output.status.code(), Some(1));
+        let said = text(&output.stderr);
+        assert!(said.contains(&format!("{}: it is damaged: delete it", part.display())), "{said}");
+        fs_err::write(part, bytes).unwrap();
         let mut again = start();
         let status = again.wait().unwrap();
         assert!(status.success());

@@ -72,6 +72,9 @@ fn what_cannot_be_served_is_said_at_the_start() {
     let (code, said) = start("hf://meta");
     assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("hf://OWNER/NAME[@REVISION][/FILE]"), "{said}");
+    let (code, said) = start("meta/weights");
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("meta/weights does not exist") && said.contains("did you mean hf://meta/weights?"), "{said}");
 }
 
 #[test]

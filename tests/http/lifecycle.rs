@@ -43,6 +43,8 @@ fn a_server_says_what_it_runs() {
     let models = server.get("/v1/models").ok().json();
     assert_eq!((&models["data"][0]["id"], &models["data"][0]["dim"]), (&"tiny-model".into(), &32.into()));
     assert_eq!(server.get("/readyz").ok().json()["status"], "ready");
+    // That /readyz was asked before is no fault.
+    assert!(!server.log().contains("NotReady"), "{}", server.log());
     let page = server.get("/");
     assert_eq!(page.ok().header("content-type"), "text/html; charset=utf-8");
     let page = page.text();

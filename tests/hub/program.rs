@@ -1,31 +1,51 @@
-//! Serves the repositories of a folder, `OWNER/NAME` below it, until its input ends. The first line of its output is its address.
+//! Serves the repositories of a folder, `OWNER/NAME` below it, until it is stopped (Ctrl-C). The first line of its output is its address.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "it is a program: its output says where it listens")]
 
-use std::io::Read as _;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::thread;
 
 use loopback_hub::{LoopbackHub, Repository};
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
-    let (Some(root), port) = (arguments.next(), arguments.next()) else {
-        eprintln!("usage: loopback-hub FOLDER [PORT]");
-        return ExitCode::from(2);
+    let (Some(root), port) = (arguments.next(), arguments.next().map_or(Ok(0), |port| port.parse())) else {
+        return usage("the folder is missing");
     };
-    let hub = LoopbackHub::listen(port.and_then(|port| port.parse().ok()).unwrap_or(0));
-    for owner in folders(Path::new(&root)) {
-        for name in folders(&owner) {
-            let id = name.strip_prefix(&root).expect("it lies below").display().to_string();
-            hub.put(&id, Repository::of_folder(&name));
-        }
+    let Ok(port) = port else { return usage("the port is no number from 0 to 65535") };
+    let models = match models(Path::new(&root)) {
+        Ok(models) => models,
+        Err(error) => return usage(&error.to_string()),
+    };
+    let hub = LoopbackHub::listen(port);
+    for (id, folder) in models {
+        hub.put(&id, Repository::of_folder(&folder));
     }
     println!("{}", hub.endpoint());
-    let _ = std::io::stdin().read_to_end(&mut Vec::new());
-    ExitCode::SUCCESS
+    loop {
+        thread::park();
+    }
 }
 
-fn folders(parent: &Path) -> Vec<std::path::PathBuf> {
-    let entries = fs_err::read_dir(parent).expect("the folder can be read");
-    entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| path.is_dir()).collect()
+fn usage(wrong: &str) -> ExitCode {
+    eprintln!("error: {wrong}\nusage: loopback-hub FOLDER [PORT], where FOLDER holds OWNER/NAME/FILE");
+    ExitCode::from(2)
+}
+
+/// OWNER/NAME of each repository below `root`, and its folder.
+fn models(root: &Path) -> io::Result<Vec<(String, PathBuf)>> {
+    let mut models = Vec::new();
+    for owner in folders(root)? {
+        for folder in folders(&owner)? {
+            let id = folder.strip_prefix(root).unwrap_or(&folder).display().to_string();
+            models.push((id, folder));
+        }
+    }
+    Ok(models)
+}
+
+fn folders(parent: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = fs_err::read_dir(parent)?.collect::<io::Result<Vec<_>>>()?;
+    Ok(entries.into_iter().map(|entry| entry.path()).filter(|path| path.is_dir()).collect())
 }

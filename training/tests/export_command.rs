@@ -48,6 +48,21 @@ fn a_checkpoint_that_does_not_fit_ends_with_one_and_names_what_is_missing() {
 }
 
 #[test]
+fn what_is_no_checkpoint_is_said_with_what_to_do() {
+    let work = tempfile::tempdir().unwrap();
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/tiny-model");
+    for (checkpoint, wanted) in [
+        (model, "it is a model folder, which was exported already: serve it"),
+        ("facebook/dinov2-small", "did you mean hf://facebook/dinov2-small?"),
+    ] {
+        let (output, said) = export(Path::new(checkpoint), &work.path().join("model"), &[]);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(wanted), "{said}");
+    }
+    assert!(!work.path().join("model").exists());
+}
+
+#[test]
 fn wrong_usage_ends_with_two() {
     let (output, said) = export(Path::new("x"), Path::new("y"), &["--precision", "f8"]);
     assert_eq!(output.status.code(), Some(2), "{said}");
@@ -69,6 +84,7 @@ fn exporting_over_a_model_folder_keeps_what_is_not_the_exports() {
     let (output, said) = export(&weights, &out, &["--heads", "4"]);
     assert_eq!(output.status.code(), Some(0), "{said}");
     assert!(said.contains("kept, as they were in the folder: NOTES.md, heads;"), "{said}");
+    assert!(said.contains("removed from the folder, as this export does not write them: model.int8.onnx"), "{said}");
     assert_eq!(fs_err::read(out.join("heads/objects/head.safetensors")).unwrap(), b"200 seconds of work");
     assert!(out.join("NOTES.md").exists() && out.join("model.onnx").exists() && !out.join("model.int8.onnx").exists());
 }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Error;
 
-/// Largest head of a part that is believed, in bytes: paths of a batch are far shorter.
+/// Most bytes that the head of a part may have: those of a batch are far shorter, so a longer one is damage.
 const MAX_HEAD: u64 = 64 << 20;
 /// Held by the process that is at work.
 const LOCK: &str = "lock";
@@ -94,7 +94,7 @@ impl Parts {
         self.path(index).is_file()
     }
 
-    /// Keeps a part, for good once this returns.
+    /// Keeps a part. It is on the disk under its name once this returns.
     ///
     /// # Errors
     /// Those of writing.
@@ -108,25 +108,26 @@ impl Parts {
         file.write_all(&bytes)?;
         file.as_file().sync_all()?;
         file.persist(self.path(index)).map_err(|error| error.error)?;
-        Ok(())
+        File::open(&self.folder)?.sync_all()
     }
 
     /// A part that was made.
     ///
     /// # Errors
-    /// [`Error::Format`] where it is damaged.
+    /// [`Error::Format`] where it is damaged or cut, [`Error::Io`] where it cannot be read.
     pub fn load(&self, index: usize) -> Result<Part, Error> {
         let path = self.path(index);
         let mut file = File::open(&path)?;
         let damaged = || Error::format(&path, "it is damaged: delete it, and this goes on without it");
+        let cut = |error: io::Error| if error.kind() == ErrorKind::UnexpectedEof { damaged() } else { error.into() };
         let mut length = [0; 8];
-        file.read_exact(&mut length)?;
+        file.read_exact(&mut length).map_err(cut)?;
         let (length, size) = (u64::from_le_bytes(length), file.metadata()?.len());
         if length > MAX_HEAD || length > size {
             return Err(damaged());
         }
         let mut head = vec![0; length as usize];
-        file.read_exact(&mut head)?;
+        file.read_exact(&mut head).map_err(cut)?;
         let head: Head = serde_json::from_slice(&head).map_err(|_| damaged())?;
         if (head.numbers as u64).checked_mul(4) != Some(size - 8 - length) {
             return Err(damaged());
@@ -171,7 +172,8 @@ mod tests {
         assert_eq!(parts.load(1).unwrap(), part);
         let file = folder.path().join(".v.parquet.parts/b");
         let whole = fs_err::read(&file).unwrap();
-        for end in [9, whole.len() / 2, whole.len() - 1] {
+        // Of 4 bytes not even the length of the head is whole; with a head as long as the file says, the file ends in it.
+        for end in [0, 4, 9, 60, whole.len() / 2, whole.len() - 1] {
             fs_err::write(&file, &whole[..end]).unwrap();
             assert!(matches!(parts.load(1), Err(Error::Format { .. })), "cut at {end}");
         }

@@ -93,14 +93,14 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     if !report.unneeded.is_empty() {
         let shown = report.unneeded.iter().take(8).map(String::as_str).collect::<Vec<_>>().join(", ");
         let more = if report.unneeded.len() > 8 { ", …" } else { "" };
-        tracing::info!("left out, not part of the backbone: {} tensors ({shown}{more})", report.unneeded.len());
+        tracing::info!("left out, not part of the backbone: {} ({shown}{more})", tensors(report.unneeded.len()));
     }
     let manifest = &exported.manifest;
     tracing::info!(
-        "{} of {}: {} tensors used, {} left out; {} with {} channels, {} blocks, {} heads, patches of {}; written to {}",
+        "{} of {}: {} used, {} left out; {} with {} channels, {} blocks, {} heads, patches of {}; written to {}",
         manifest.source.layout,
         manifest.source.file,
-        report.used,
+        tensors(report.used),
         report.unneeded.len(),
         manifest.architecture,
         manifest.dim,
@@ -114,6 +114,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     }
     if !exported.kept.is_empty() {
         tracing::warn!("kept, as they were in the folder: {}; heads fit the weights that they were trained on", exported.kept.join(", "));
+    }
+    if !exported.removed.is_empty() {
+        tracing::warn!("removed from the folder, as this export does not write them: {}", exported.removed.join(", "));
     }
     for (precision, file) in &manifest.files {
         if let Some(cost) = &file.cost {
@@ -132,6 +135,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         segment_eval::recommend(&exported.folder, &pairs, &DeviceArgs::auto(precision))?;
     }
     Ok(())
+}
+
+fn tensors(count: usize) -> String {
+    format!("{count} tensor{}", if count == 1 { "" } else { "s" })
 }
 
 fn size(text: &str) -> Result<(u32, u32), String> {

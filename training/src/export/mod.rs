@@ -159,6 +159,8 @@ pub struct Exported {
     pub notes: Vec<String>,
     /// What lay in the folder and is no export's: it was kept.
     pub kept: Vec<String>,
+    /// Files of an earlier export in the folder that this one does not write: they were removed.
+    pub removed: Vec<String>,
 }
 
 /// Reads the checkpoint at `path` (see [`weights::load`]) and writes it as the model folder `out`.
@@ -197,9 +199,10 @@ pub fn export(path: &Path, out: &Path, options: &Options) -> Result<Exported, Er
     // What the server does when it starts: what is refused there takes no place here.
     Model::open(&folder)?;
 
-    let mut kept = Vec::new();
+    let (mut kept, mut removed) = (Vec::new(), Vec::new());
     if occupied {
         kept = keep_others(out, &folder)?;
+        removed = files_of_exports().filter(|name| out.join(name).exists() && !folder.join(name).exists()).collect();
         let old = work.path().join("old");
         fs_err::rename(out, &old)?;
         if let Err(error) = fs_err::rename(&folder, out) {
@@ -209,7 +212,7 @@ pub fn export(path: &Path, out: &Path, options: &Options) -> Result<Exported, Er
     } else {
         fs_err::rename(&folder, out)?;
     }
-    Ok(Exported { folder: out.to_owned(), manifest, report, notes, kept })
+    Ok(Exported { folder: out.to_owned(), manifest, report, notes, kept, removed })
 }
 
 /// What the graph is and gives beyond the usual, where the network has it.
@@ -243,8 +246,7 @@ fn extras(backbone: &Backbone, options: &Options) -> Result<Extras, Error> {
 
 /// Copies what lies in the folder `old` and is no export's into `new`: heads, for example. Returns its names, in their order.
 fn keep_others(old: &Path, new: &Path) -> Result<Vec<String>, Error> {
-    let graphs = [Precision::F32, Precision::F16, Precision::Int8].map(file_name);
-    let written = graphs.into_iter().flat_map(|name| [name.to_owned(), onnx::data_name(name)]).collect::<Vec<_>>();
+    let written: Vec<String> = files_of_exports().collect();
     let mut kept = Vec::new();
     for entry in walkdir::WalkDir::new(old).min_depth(1).sort_by_file_name() {
         let entry = entry.map_err(std::io::Error::from)?;
@@ -266,6 +268,12 @@ fn keep_others(old: &Path, new: &Path) -> Result<Vec<String>, Error> {
         }
     }
     Ok(kept)
+}
+
+/// Names of the ONNX files, and of their weights, that exports write.
+fn files_of_exports() -> impl Iterator<Item = String> {
+    let graphs = [Precision::F32, Precision::F16, Precision::Int8].map(file_name);
+    graphs.into_iter().flat_map(|name| [name.to_owned(), onnx::data_name(name)])
 }
 
 /// Name of a precision's ONNX file.

@@ -19,6 +19,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use dino_vision::links;
+use dino_vision::model::manifest::Manifest;
 use dino_vision::transform::Transform;
 use fs_err::File;
 use serde_json::Value as Json;
@@ -172,6 +173,13 @@ fn locate(path: &Path) -> Result<PathBuf, Error> {
     files.retain(|file| file.extension().is_some_and(|kind| kind == "pth" || kind == "pt" || kind == "ckpt"));
     match files.as_slice() {
         [file] => Ok(file.clone()),
+        [] if path.join(Manifest::FILE_NAME).is_file() => Err(Error::NotFound {
+            path: path.to_owned(),
+            reason:
+                "it is a model folder, which was exported already: serve it (dino-server serve --model), or give the checkpoint that it \
+                     was made from"
+                    .to_owned(),
+        }),
         [] => Err(Error::NotFound {
             path: path.to_owned(),
             reason: "no model.safetensors, pytorch_model.bin, checkpoint-*.safetensors, .pth, .pt or .ckpt file is in it".to_owned(),
