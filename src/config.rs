@@ -1,6 +1,6 @@
 //! Flags and environment of `serve`.
 //!
-//! Each room has options of its own, which say what its flags are; here they come together, and what no room can see alone is checked.
+//! Each module has options of its own, which say what its flags are; here they come together, and what no module can see alone is checked.
 
 use std::time::Duration;
 

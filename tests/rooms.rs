@@ -69,7 +69,7 @@ const TRAINING: Walls = &[
     ("dino", &["backbone", "exchange", "kernels", "ops"]),
     ("show", &["backbone", "files", "log"]),
     ("evaluate", &["backbone", "data", "files", "log", "show"]),
-    ("export", &["process", "weights"]),
+    ("export", &["process", "show", "weights"]),
     ("run", &["backbone", "data", "device", "dino", "evaluate", "exchange", "files", "kernels", "log", "ops", "show", "weights"]),
     ("finetune", &["backbone", "dino", "exchange", "files", "run"]),
     ("distill", &["backbone", "dino", "exchange", "finetune", "run"]),

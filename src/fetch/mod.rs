@@ -212,9 +212,9 @@ impl Fetcher {
         let (mut picture, mut chunk) = (Vec::new(), vec![0; CHUNK]);
         loop {
             cancel::check().map_err(|error| FetchError::Failed(error.to_string()))?;
-            let count = body.read(&mut chunk).map_err(|error| FetchError::Failed(error.to_string()))?;
+            let count = body.read(&mut chunk).map_err(|error| failed(&error.into()))?;
             if count == 0 {
-                // Without what it grew by in advance.
+                // A vector reserves more than it holds; the picture is kept without that.
                 return Ok(picture.into_boxed_slice().into());
             }
             if picture.len() + count > self.bytes {

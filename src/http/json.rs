@@ -36,7 +36,7 @@ const MAX_DEPTH: usize = 128;
 const MAX_STRING: usize = 4096;
 /// Longest name of a member in bytes, as it is written. Errors say where they are, and so repeat it.
 const MAX_NAME: usize = 4096;
-/// As much of an error's words is written at all, in bytes: more than an escaped string of [`MAX_STRING`]. An answer repeats less of it.
+/// Most bytes of an error's message that are formatted: more than an escaped string of [`MAX_STRING`]. An answer repeats less of it.
 const CLIPPED: usize = 1 << 16;
 /// Longest name of a member that is not known and that an error repeats, in characters.
 const MAX_UNKNOWN: usize = 64;
@@ -129,7 +129,7 @@ fn object<'de, T: Deserialize<'de>>(
 
 /// `k: invalid type…`, or just the reason where it names the option itself.
 fn words(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
-    // Both may hold what was sent.
+    // Path and reason may both repeat long strings of the request.
     let (path, reason) = (clipped(error.path()), clipped(error.inner()));
     // `.` is the whole body, `?` a member whose name was refused, which the reason repeats.
     if path == "." || path == "?" {

@@ -203,7 +203,7 @@ impl Download<'_> {
         if needed.saturating_add(SPARE) <= free {
             return Ok(());
         }
-        Err(self.no_room(partial, needed, format!("{} are free", HumanBytes(free))))
+        Err(self.no_room(partial, needed, format!("{} are free, of which {} stay free for others", HumanBytes(free), HumanBytes(SPARE))))
     }
 
     fn no_room(&self, partial: &Path, needed: u64, free: String) -> Error {

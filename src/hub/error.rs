@@ -201,8 +201,15 @@ pub enum Error {
         folder: PathBuf,
     },
     /// The cache cannot be read or written.
-    #[error("{0}; HF_HUB_CACHE names another folder for the cache")]
-    Io(#[from] io::Error),
+    #[error("{0}: set HF_HUB_CACHE to a folder that you can write")]
+    Io(io::Error),
+}
+
+/// The message has the reason already: it is no source, which programs would print once more.
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
 }
 
 impl Error {

@@ -228,14 +228,19 @@ impl Client {
             Some(token) => {
                 format!("the account of the token from {} has no access yet, or the token may not read gated repositories", token.origin())
             }
-            None => format!("then make a token of that account at {}/settings/tokens and set HF_TOKEN to it", self.endpoint()),
+            None => {
+                format!(
+                    "then log in with `hf auth login`, or set HF_TOKEN to a token of that account ({}/settings/tokens)",
+                    self.endpoint()
+                )
+            }
         }
     }
 
     fn token_for_private(&self) -> String {
         match &self.settings.token {
             Some(token) => format!("the token from {} may not read it", token.origin()),
-            None => "for a private one set HF_TOKEN".to_owned(),
+            None => "if the repository is private, log in with `hf auth login` or set HF_TOKEN".to_owned(),
         }
     }
 }

@@ -18,7 +18,7 @@ impl Progress {
     pub(crate) fn start(name: &str, have: u64, size: Option<u64>, bars: bool) -> Self {
         if !bars || !stderr().is_terminal() {
             let size = size.map(|size| format!(", {}", HumanBytes(size))).unwrap_or_default();
-            let rest = if have == 0 { String::new() } else { format!(", from byte {have} on") };
+            let rest = if have == 0 { String::new() } else { format!(", continuing after {}", HumanBytes(have)) };
             tracing::info!("fetching {name}{size}{rest}");
             return Self { bar: ProgressBar::hidden() };
         }

@@ -137,8 +137,11 @@ fn is_true(value: &str) -> bool {
 /// The hub at this address.
 fn endpoint(text: &str) -> Result<Url, Error> {
     // A user, a password or a query may be a secret, and is not repeated.
-    let shown = if text.contains(['@', '?', '#']) { "has".to_owned() } else { format!("is {text:?},") };
+    let shown = if text.contains(['@', '?', '#']) { "has".to_owned() } else { format!("is {text:?} and has") };
     let wrong = |reason: &str| Error::Setting { variable: "HF_ENDPOINT", reason: format!("{shown} {reason}; write https://HOST") };
+    if !text.contains("://") {
+        return Err(wrong("no https://"));
+    }
     let mut url = Url::parse(text.trim().trim_end_matches('/')).map_err(|_| wrong("no address of a web server"))?;
     if !["https", "http"].contains(&url.scheme()) || url.host().is_none() {
         return Err(wrong("no address of a web server"));
@@ -257,6 +260,7 @@ mod tests {
             let error = endpoint(secret).unwrap_err().to_string();
             assert!(error.contains("HF_TOKEN") == !secret.starts_with("x y") && !error.contains("geheim"), "{error}");
         }
+        assert!(endpoint("huggingface.co").unwrap_err().to_string().contains("has no https://"));
     }
 
     #[test]

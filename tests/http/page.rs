@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use dino_vision::segment::Method;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -94,7 +95,8 @@ fn the_first_look_shows_outline_vote_and_neighbours() {
         page.click("#options summary");
         page.redraws("canvas", || page.click("#refine"));
         page.redraws("canvas", || page.set("objects", "5"));
-        for method in ["ncut", "lost", "pca", "saliency", "background"] {
+        // Attention is chosen already.
+        for method in Method::ALL.into_iter().map(Method::name).filter(|name| *name != "attention") {
             page.redraws("canvas", || page.set("method", method));
         }
         // Screen readers read the same words that the page shows.

@@ -1,6 +1,7 @@
 //! `/segment` in all methods and formats, and `/similarity`.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use dino_vision::segment::Method;
 use serde_json::{Value, json};
 
 use crate::{
@@ -8,7 +9,10 @@ use crate::{
     pictures::{png, scene},
 };
 
-const METHODS: [&str; 6] = ["attention", "background", "ncut", "lost", "pca", "saliency"];
+/// Names of all methods.
+fn methods() -> impl Iterator<Item = &'static str> {
+    Method::ALL.into_iter().map(Method::name)
+}
 
 fn halves(map: &Value) -> (usize, usize, Vec<f32>) {
     let side = |at: usize| usize::try_from(map["size"][at].as_u64().unwrap()).unwrap();
@@ -41,7 +45,7 @@ fn filled(polygons: &Value, width: u32, height: u32) -> Vec<bool> {
 #[test]
 fn all_methods_answer_in_all_formats_at_the_pictures_size() {
     let server = Server::start(&["--segment-size", "120"]);
-    for method in METHODS {
+    for method in methods() {
         for (width, height) in [(97, 43), (7, 7), (300, 9), (1, 1)] {
             let picture = png(&scene(width, height, 6));
             let ask = |format: &str| {
@@ -85,7 +89,7 @@ fn each_head_has_a_map_and_pca_has_colours() {
     let pca = server.post("/segment?method=pca", "image/png", &coffee).ok().json()["results"][0].clone();
     let colours = decoded(&pca["colours"]);
     assert_eq!((colours.width(), colours.height(), colours.color()), (600, 400, image::ColorType::Rgb8));
-    for method in METHODS {
+    for method in methods() {
         let path = format!("/segment?method={method}");
         let drawn = server.post_with(&path, &[("content-type", "image/png"), ("accept", "image/png")], &coffee);
         let json = server.post(&path, "image/png", &coffee).ok().json();

@@ -122,7 +122,7 @@ fn a_run_learns_goes_on_exactly_and_ends_in_a_model_with_its_head() {
     short.arg("--train").arg(&train).arg("--val").arg(&val).arg("--out").arg(at("short"));
     let short = short.args(["--batch-size", "4", "--epochs", "1", "--resume", "auto"]).output().unwrap();
     succeed(&short);
-    assert!(String::from_utf8_lossy(&short.stderr).contains("the warm-up of 5 epochs is cut to the 1 of the run"));
+    assert!(String::from_utf8_lossy(&short.stderr).contains("the warm-up is cut from 5 epochs to 0, because the run has 1"));
 
     let model = dino_vision::model::Model::open(&at("whole/model")).unwrap();
     let head = LinearHead::load(&at("whole/model/heads/finetuned")).unwrap();

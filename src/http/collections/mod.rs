@@ -228,7 +228,7 @@ pub(super) fn check_total_bounds(queries: usize, k: usize, ef: usize) -> Result<
 #[derive(Serialize, JsonSchema)]
 struct CollectionList {
     collections: Vec<Info>,
-    /// Whether there is a place to keep any.
+    /// Whether this server keeps collections: false without `--data-dir` and without `--index`.
     kept: bool,
     /// Those that are not loaded yet.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -266,8 +266,8 @@ pub(super) struct NewCollection {
     model: Option<String>,
     /// What is stored of each item.
     kind: KindName,
-    /// Of patches, most that pictures are compared with, chosen so that the others are near them: 100000 without it, at most 1000000,
-    /// and 1 GiB of them.
+    /// Of patches, the most that are kept to compare pictures with: a coreset, which leaves no other patch far from a kept one. 100000 if
+    /// left out, at most 1000000, and at most 1 GiB.
     max_patches: Option<usize>,
     /// Of patches, the block whose tokens they are, from 1; the last one without it.
     layer: Option<u32>,

@@ -263,7 +263,7 @@ fn gated_and_private_repositories_say_what_to_do() {
     let get = |token: &str, name: &str| house.with(&[("HF_TOKEN", token)], name, &Want::Weights);
     says(get("", "hf://meta/gated"), &["is gated", &page, "settings/tokens", "HF_TOKEN"]);
     says(get(STRANGER, "hf://meta/gated"), &["is gated", &page, "token from HF_TOKEN has no access yet"]);
-    says(get("", "hf://me/private"), &["has no repository me/private", "private", "set HF_TOKEN"]);
+    says(get("", "hf://me/private"), &["has no repository me/private", "if the repository is private", "hf auth login", "set HF_TOKEN"]);
     says(get(STRANGER, "hf://me/private"), &["has no repository me/private", "the token from HF_TOKEN may not read it"]);
     says(get("hf_old", "hf://me/private"), &["does not accept the token from HF_TOKEN", "settings/tokens"]);
     says(get("", "hf://me/nothing"), &["has no repository me/nothing"]);

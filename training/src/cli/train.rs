@@ -265,15 +265,18 @@ mod tests {
     fn going_on_from_weights_has_settings_of_its_own_and_flags_count_more() {
         let going_on = recipe(&["--init", "weights.pth", "--method", "dinov2", "--epochs", "1", "--layer-decay", "0.5"]);
         assert!(going_on.lr < Recipe::default().lr && (going_on.layer_decay - 0.5).abs() < 1e-9, "{going_on:?}");
-        assert_eq!((going_on.warmup_epochs, going_on.freeze_backbone_epochs), (1, 0), "cut to the run");
+        assert_eq!((going_on.warmup_epochs, going_on.freeze_backbone_epochs), (0, 0), "cut to the run");
         assert_eq!(recipe(&["--init", "weights.pth"]), Recipe::default());
     }
 
     #[test]
     fn a_warm_up_that_was_not_asked_for_fits_the_run() {
         let short = recipe(&["--epochs", "1"]);
-        assert_eq!(short.warmup_epochs, 1);
+        assert_eq!(short.warmup_epochs, 0);
         short.check().unwrap();
+        let step = short.schedules(1, 1).at(0);
+        assert!(step.optimizer.lr > 0.0, "the only step learns");
+        assert_eq!(recipe(&["--epochs", "4"]).warmup_epochs, 3);
         assert_eq!(recipe(&["--epochs", "30"]).warmup_epochs, Recipe::default().warmup_epochs);
         // One that was asked for is refused where it does not fit.
         assert!(recipe(&["--epochs", "1", "--warmup-epochs", "2"]).check().unwrap_err().to_string().contains("--warmup-epochs 2"));

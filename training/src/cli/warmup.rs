@@ -8,12 +8,13 @@ pub(super) fn is_given(matches: &ArgMatches, name: &str) -> bool {
     matches.value_source(&name.replace('-', "_")) == Some(ValueSource::CommandLine)
 }
 
-/// Cuts a warm-up that comes from defaults or settings to the epochs that were asked for: who shortens a run need not know of it. One that
-/// was asked for stays, and is refused later where it does not fit.
+/// Cuts a warm-up that comes from defaults or settings, so that one of the epochs of `--epochs` is trained at the full rate: a run that is
+/// all warm-up hardly learns, and of one step not at all. A warm-up from the command line stays, and is refused later where it does not fit.
 pub(super) fn cut(warmup: &mut usize, epochs: usize, matches: &ArgMatches) {
-    if is_given(matches, "epochs") && !is_given(matches, "warmup-epochs") && *warmup > epochs {
-        tracing::info!("the warm-up of {warmup} epochs is cut to the {epochs} of the run");
-        *warmup = epochs;
+    if is_given(matches, "epochs") && !is_given(matches, "warmup-epochs") && *warmup > 0 && *warmup >= epochs {
+        let fits = epochs.saturating_sub(1);
+        tracing::info!("the warm-up is cut from {warmup} epochs to {fits}, because the run has {epochs}");
+        *warmup = fits;
     }
 }
 

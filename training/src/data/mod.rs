@@ -2,9 +2,9 @@
 
 pub mod augment;
 pub mod colour;
-mod companions;
 mod compressed;
 pub mod labelled;
 pub mod loader;
 pub mod pictures;
 mod shards;
+mod sidecars;

@@ -16,7 +16,7 @@ use image::RgbImage;
 use rayon::prelude::*;
 
 use super::compressed::{self, Compression};
-use super::{companions, shards};
+use super::{shards, sidecars};
 
 /// File name endings that are taken for pictures, as names without one are; what a file really is, its bytes say.
 const ENDINGS: [&str; 9] = ["jpg", "jpeg", "png", "gif", "webp", "bmp", "tif", "tiff", "jfif"];
@@ -93,20 +93,20 @@ struct Slot {
     /// Where in the name the path inside of the tar file begins; 0 for a file.
     inside: usize,
     /// What is beside it in its tar file and names its class.
-    companion: Option<Companion>,
+    sidecar: Option<Sidecar>,
     kept: OnceLock<Arc<RgbImage>>,
     broken: AtomicBool,
 }
 
 /// A small member of a tar file that names the class of a picture.
 #[derive(Clone, Copy, Debug)]
-struct Companion {
+struct Sidecar {
     offset: u64,
     len: u64,
     is_json: bool,
 }
 
-/// Longest companion that is read, in bytes.
+/// Longest sidecar that is read, in bytes.
 const LONGEST_COMPANION: u64 = 1 << 20;
 
 impl Pictures {
@@ -132,7 +132,7 @@ impl Pictures {
                 }
                 tracing::warn!("left out: {error}");
             }
-            let masks = companions::masks(&files.iter().map(|entry| entry.id.as_str()).collect::<Vec<_>>());
+            let masks = sidecars::masks(&files.iter().map(|entry| entry.id.as_str()).collect::<Vec<_>>());
             let mut masks = masks.into_iter();
             let (masks, files): (Vec<_>, Vec<_>) = files.into_iter().partition(|_| masks.next() == Some(true));
             tell_masks(masks.iter().map(|entry| entry.id.as_str()));
@@ -180,10 +180,10 @@ impl Pictures {
     /// What a picture shows: as the `.cls` or `.json` beside it in its tar file says, else the uppermost folder, inside of the tar file where
     /// it has one there.
     pub fn class(&self, index: usize) -> Option<Cow<'_, str>> {
-        let Slot { name, inside, source, companion, .. } = &self.slots[index];
-        if let (Some(companion), Source::Member { shard, .. }) = (companion, source) {
-            let bytes = shards::read(shard, companion.offset, companion.len).ok();
-            let read = if companion.is_json { companions::of_json } else { companions::of_cls };
+        let Slot { name, inside, source, sidecar, .. } = &self.slots[index];
+        if let (Some(sidecar), Source::Member { shard, .. }) = (sidecar, source) {
+            let bytes = shards::read(shard, sidecar.offset, sidecar.len).ok();
+            let read = if sidecar.is_json { sidecars::of_json } else { sidecars::of_cls };
             if let Some(class) = bytes.and_then(|bytes| read(&bytes)) {
                 return Some(Cow::Owned(class));
             }
@@ -257,7 +257,7 @@ fn tell_masks<'a>(mut masks: impl ExactSizeIterator<Item = &'a str>) {
 /// The pictures of a file: those in it if it is a tar file, else itself.
 fn slots(name: String, path: PathBuf) -> Result<Vec<Slot>, Error> {
     let slot =
-        |name, inside, source, companion| Slot { name, inside, source, companion, kept: OnceLock::new(), broken: AtomicBool::new(false) };
+        |name, inside, source, sidecar| Slot { name, inside, source, sidecar, kept: OnceLock::new(), broken: AtomicBool::new(false) };
     if !shards::is_pattern(&path) {
         return Ok(vec![slot(name, 0, Source::File(path), None)]);
     }
@@ -269,24 +269,24 @@ fn slots(name: String, path: PathBuf) -> Result<Vec<Slot>, Error> {
         tracing::warn!("{name} is damaged after {} members ({reason}): the rest of it is left out", members.len());
     }
     let shard: Arc<Path> = path.into();
-    members.retain(|member| !companions::is_hidden(&member.name));
-    let mut beside: HashMap<&str, Companion> = HashMap::new();
+    members.retain(|member| !sidecars::is_hidden(&member.name));
+    let mut beside: HashMap<&str, Sidecar> = HashMap::new();
     for member in members.iter().filter(|member| member.len <= LONGEST_COMPANION) {
-        let key = companions::key(&member.name);
-        let companion = |is_json| Companion { offset: member.offset, len: member.len, is_json };
+        let key = sidecars::key(&member.name);
+        let sidecar = |is_json| Sidecar { offset: member.offset, len: member.len, is_json };
         match &member.name[key.len()..] {
-            ".cls" => _ = beside.insert(key, companion(false)),
+            ".cls" => _ = beside.insert(key, sidecar(false)),
             // A .cls says nothing but the class.
-            ".json" => _ = beside.entry(key).or_insert(companion(true)),
+            ".json" => _ = beside.entry(key).or_insert(sidecar(true)),
             _ => {}
         }
     }
     let pictures: Vec<&shards::Member> = members.iter().filter(|member| is_picture(Path::new(&member.name))).collect();
-    let masks = companions::masks(&pictures.iter().map(|member| member.name.as_str()).collect::<Vec<_>>());
+    let masks = sidecars::masks(&pictures.iter().map(|member| member.name.as_str()).collect::<Vec<_>>());
     let of_member = |member: &shards::Member| {
         let source = Source::Member { shard: Arc::clone(&shard), offset: member.offset, len: member.len };
-        let companion = beside.get(companions::key(&member.name)).copied();
-        slot(format!("{name}/{}", member.name), name.len() + 1, source, companion)
+        let sidecar = beside.get(sidecars::key(&member.name)).copied();
+        slot(format!("{name}/{}", member.name), name.len() + 1, source, sidecar)
     };
     Ok(pictures.iter().zip(masks).filter(|(_, is_mask)| !is_mask).map(|(member, _)| of_member(member)).collect())
 }

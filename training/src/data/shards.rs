@@ -1,6 +1,6 @@
 //! Samples in tar files, as `WebDataset` lays them out: members are indexed once, then read where they lie.
 //!
-//! A member that is a picture is a sample; what lies beside it may name its class ([`super::companions`]).
+//! A member that is a picture is a sample; what lies beside it may name its class ([`super::sidecars`]).
 
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;

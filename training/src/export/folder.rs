@@ -80,8 +80,8 @@ struct Reference {
 }
 
 impl Reference {
-    fn cost(&self, session: &mut RawSession, manifest: &Manifest) -> Result<Cost, Error> {
-        self.pictures.compare(&self.exact, &self.pictures.embed(session, &manifest.transform)?)
+    fn cost(&self, session: &mut RawSession, manifest: &Manifest, precision: Precision) -> Result<Cost, Error> {
+        self.pictures.compare(&self.exact, &self.pictures.embed(session, &manifest.transform, precision)?)
     }
 }
 
@@ -128,14 +128,14 @@ pub(super) fn write(
     if single || pictures.is_some() {
         let mut session = beside.as_ref().unwrap_or(files).tried(Precision::F32)?;
         if let Some(pictures) = pictures {
-            let exact = pictures.embed(&mut session, &files.manifest.transform)?;
+            let exact = pictures.embed(&mut session, &files.manifest.transform, Precision::F32)?;
             reference = Some(Reference { pictures, exact });
         }
     }
     if half {
         let mut session = files.tried(Precision::F16)?;
         if let Some(reference) = &reference {
-            let cost = reference.cost(&mut session, &files.manifest)?;
+            let cost = reference.cost(&mut session, &files.manifest, Precision::F16)?;
             files.set_cost(Precision::F16, cost);
         }
     }
@@ -160,7 +160,7 @@ fn write_int8(files: &mut Folder, vit: Vit, mut plan: Plan, extras: &Extras, ref
         files.write(&backbone, Precision::Int8, Format::Int8(&plan), extras)?;
         let mut session = files.tried(Precision::Int8)?;
         let Some(reference) = reference else { return Ok(notes) };
-        let cost = reference.cost(&mut session, &files.manifest)?;
+        let cost = reference.cost(&mut session, &files.manifest, Precision::Int8)?;
         files.set_cost(Precision::Int8, cost);
         let enough = int8::is_enough(&cost);
         if !enough && int8::widen(&mut plan) {

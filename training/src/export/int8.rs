@@ -6,6 +6,7 @@ use ndarray::Axis;
 
 use super::{Error, pictures};
 use crate::export::onnx::{Plan, Rows};
+use crate::show::progress;
 
 /// Tokens of each picture that the calibration sees.
 const TOKENS: usize = 12;
@@ -28,10 +29,15 @@ pub(super) fn step(manifest: &Manifest) -> usize {
 /// What the matrix products of the graph of [`onnx::taps`] read while it looks at the bundled pictures.
 pub(super) fn rows(mut taps: RawSession, manifest: &Manifest) -> Result<Rows, Error> {
     let mut rows = Rows::default();
-    for input in pictures::for_calibration(&manifest.transform) {
+    let inputs = pictures::for_calibration(&manifest.transform);
+    tracing::info!("calibrating int8 on {} pictures", inputs.len());
+    let bar = progress::bar(inputs.len(), "calibrate int8");
+    for input in inputs {
         let outputs = taps.run(input.insert_axis(Axis(0)).view())?;
         rows.add(outputs);
+        bar.inc(1);
     }
+    bar.finish_and_clear();
     if rows.are_finite() { Ok(rows) } else { Err(Error::NotFinite("its layers".to_owned())) }
 }
 

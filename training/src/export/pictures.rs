@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use dino_vision::bulk::{self, tree};
 use dino_vision::media::{self, Limits};
-use dino_vision::model::RawSession;
 use dino_vision::model::manifest::Cost;
+use dino_vision::model::{Precision, RawSession};
 use include_dir::{Dir, include_dir};
 use ndarray::{Array2, Array3, Axis};
 
@@ -14,6 +14,7 @@ use dino_vision::transform::Transform;
 
 use super::Error;
 use super::cost::{self, FEWEST};
+use crate::show::progress;
 
 /// One picture of each of a hundred classes of Caltech-101, the shorter side 128 pixels.
 static BUNDLED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../tests/data/caltech101-val");
@@ -66,7 +67,14 @@ impl Pictures {
     }
 
     /// The embedding of each picture; `None` for a file that is no picture.
-    pub(super) fn embed(&self, session: &mut RawSession, transform: &Transform) -> Result<Vec<Option<Vec<f32>>>, Error> {
+    pub(super) fn embed(
+        &self,
+        session: &mut RawSession,
+        transform: &Transform,
+        precision: Precision,
+    ) -> Result<Vec<Option<Vec<f32>>>, Error> {
+        tracing::info!("measuring {precision} on {} pictures", self.pictures.len());
+        let bar = progress::bar(self.pictures.len(), &format!("measure {precision}"));
         let mut embed = |picture: &Picture| {
             let bytes = match picture.source.read() {
                 Ok(bytes) => bytes,
@@ -83,7 +91,9 @@ impl Pictures {
             };
             Ok(Some(vector))
         };
-        self.pictures.iter().map(&mut embed).collect()
+        let answers = self.pictures.iter().map(&mut embed).inspect(|_| bar.inc(1)).collect();
+        bar.finish_and_clear();
+        answers
     }
 
     /// Compares two answers of [`Self::embed`].
@@ -106,7 +116,7 @@ impl Pictures {
 }
 
 /// The bundled pictures for calibration, as inputs `[3, H, W]` of a model.
-pub(super) fn for_calibration(transform: &Transform) -> impl Iterator<Item = Array3<f32>> {
+pub(super) fn for_calibration(transform: &Transform) -> impl ExactSizeIterator<Item = Array3<f32>> {
     bundled().step_by(CALIBRATION).map(|(_, bytes)| {
         let picture = media::decode(bytes, &Limits::default()).expect("the bundled pictures are whole, which a test checks");
         transform.apply(&picture)
@@ -114,7 +124,7 @@ pub(super) fn for_calibration(transform: &Transform) -> impl Iterator<Item = Arr
 }
 
 /// Class and bytes of each bundled picture, in one order everywhere.
-fn bundled() -> impl Iterator<Item = (Option<String>, &'static [u8])> {
+fn bundled() -> impl ExactSizeIterator<Item = (Option<String>, &'static [u8])> {
     let mut files: Vec<_> = BUNDLED.dirs().flat_map(Dir::files).collect();
     files.sort_by_key(|file| file.path());
     files.into_iter().map(|file| {

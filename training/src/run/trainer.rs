@@ -238,8 +238,9 @@ impl Run<'_> {
         // Weights that know something already need fewer.
         if self.leads() && steps < FEWEST_STEPS && self.baseline.is_none() {
             tracing::warn!(
-                "{steps} steps are too few: under some {FEWEST_STEPS} nothing is learnt, whatever the epochs. Raise --epochs to {}, or take \
-                 smaller steps with a lower --batch-size-per-gpu",
+                "{steps} steps are few: from scratch and with the default settings a run usually learns nothing in under {FEWEST_STEPS}. Raise \
+                 --epochs to {}, take smaller steps with a lower --batch-size-per-gpu, or start from public weights \
+                 (--init hf://facebook/dinov2-small --method dinov2)",
                 FEWEST_STEPS.div_ceil(self.steps_per_epoch)
             );
         }

@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn classes_are_read_from_companions() {
+    fn classes_are_read_from_sidecars() {
         assert_eq!(of_cls(b" 7\n").as_deref(), Some("7"));
         assert_eq!((of_cls(b""), of_cls(b"a\nb"), of_cls(&[0xff])), (None, None, None));
         assert_eq!(of_json(br#"{"label": 3, "class_name": "cat"}"#).as_deref(), Some("cat"));

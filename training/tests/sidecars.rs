@@ -48,13 +48,13 @@ fn shard(file: &Path, members: &[(String, Vec<u8>)]) {
     builder.finish().unwrap();
 }
 
-/// Samples of a shard: pictures in a row, each with what `companion` puts beside it.
-fn samples(per_class: u32, companion: impl Fn(usize) -> (&'static str, String)) -> Vec<(String, Vec<u8>)> {
+/// Samples of a shard: pictures in a row, each with what `sidecar` puts beside it.
+fn samples(per_class: u32, sidecar: impl Fn(usize) -> (&'static str, String)) -> Vec<(String, Vec<u8>)> {
     let mut members = Vec::new();
     for number in 0..per_class {
         for class in 0..CLASSES.len() {
             let key = format!("{:06}", number as usize * CLASSES.len() + class);
-            let (ending, content) = companion(class);
+            let (ending, content) = sidecar(class);
             members.push((format!("{key}.{ending}"), content.into_bytes()));
             members.push((format!("{key}.png"), picture(class as u32, number)));
         }
@@ -63,7 +63,7 @@ fn samples(per_class: u32, companion: impl Fn(usize) -> (&'static str, String)) 
 }
 
 #[test]
-fn companions_in_shards_name_the_classes() {
+fn sidecars_in_shards_name_the_classes() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     for (set, per_class) in [("train", 3), ("val", 2)] {
