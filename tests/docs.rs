@@ -62,6 +62,8 @@ fn methods_of_segment_are_documented() {
     }
     let count = format!("| Masks without labels | {} methods |", methods.len());
     assert!(read(&root().join("README.md")).contains(&count), "the README should say: {count}");
+    let count = format!("| Masks | {} methods on DINO's features", methods.len());
+    assert!(read(&root().join("docs/comparison.md")).contains(&count), "docs/comparison.md should say: {count}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
-//! Which rooms of each crate may use which: data flows one way, and a new circle fails here.
+//! Which modules of each crate may use which: data flows one way, and a new circle fails here.
 //!
-//! A room is a file or a folder directly in a crate's source. Its line names all rooms of the same crate that it uses.
+//! A module is a file or a folder directly in a crate's source. Its line names all modules of the same crate that it uses.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
 
@@ -9,10 +9,10 @@ use std::{
     path::Path,
 };
 
-/// Room, and the rooms that it may use. `main` and `lib` put the others together.
-type Walls = &'static [(&'static str, &'static [&'static str])];
+/// Module, and the modules that it may use. `main` and `lib` put the others together.
+type Layers = &'static [(&'static str, &'static [&'static str])];
 
-const SERVER: Walls = &[
+const SERVER: Layers = &[
     ("traces", &[]),
     ("flags", &[]),
     ("encoding", &[]),
@@ -27,7 +27,7 @@ const SERVER: Walls = &[
     ("cli", &["config", "embedding_cache", "encoding", "fetch", "files", "flags", "http", "index", "serving", "telemetry", "traces"]),
 ];
 
-const VISION: Walls = &[
+const VISION: Layers = &[
     ("cancel", &[]),
     ("cores", &[]),
     ("links", &[]),
@@ -55,7 +55,7 @@ const VISION: Walls = &[
     ("bulk", &["batch", "cores", "embedding", "media", "model", "placement", "transform", "unicode"]),
 ];
 
-const TRAINING: Walls = &[
+const TRAINING: Layers = &[
     ("process", &[]),
     ("files", &[]),
     ("kernels", &[]),
@@ -123,9 +123,9 @@ fn used(text: &str, own_name: &str) -> BTreeSet<String> {
     found
 }
 
-fn check(source: &str, own_name: &str, walls: Walls) {
+fn check(source: &str, own_name: &str, layers: Layers) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(source);
-    let mut rooms: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut modules: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for entry in walkdir::WalkDir::new(&root).into_iter().map(Result::unwrap) {
         let path = entry.path().strip_prefix(&root).unwrap();
         let Some(first) = path.iter().next().and_then(|part| part.to_str()) else { continue };
@@ -134,16 +134,16 @@ fn check(source: &str, own_name: &str, walls: Walls) {
             continue;
         }
         let text = fs_err::read_to_string(entry.path()).unwrap();
-        rooms.entry(first.trim_end_matches(".rs").to_owned()).or_default().extend(used(&text, own_name));
+        modules.entry(first.trim_end_matches(".rs").to_owned()).or_default().extend(used(&text, own_name));
     }
-    let names: BTreeSet<String> = rooms.keys().cloned().collect();
-    let listed: BTreeSet<String> = walls.iter().map(|(room, _)| (*room).to_owned()).collect();
-    assert_eq!(names, listed, "the rooms of {source} are those of its list in tests/rooms.rs");
-    for (at, (room, allowed)) in walls.iter().enumerate() {
-        let earlier = |other: &&str| walls[..at].iter().any(|(room, _)| room == other);
-        assert!(allowed.iter().all(earlier), "{source}: the list of `{room}` names a room that comes after it: a circle");
-        for other in rooms[*room].iter().filter(|other| *other != room && names.contains(*other)) {
-            assert!(allowed.contains(&other.as_str()), "{source}: `{room}` uses `{other}`, which tests/rooms.rs does not allow");
+    let names: BTreeSet<String> = modules.keys().cloned().collect();
+    let listed: BTreeSet<String> = layers.iter().map(|(module, _)| (*module).to_owned()).collect();
+    assert_eq!(names, listed, "the modules of {source} are those of its list in tests/rooms.rs");
+    for (at, (module, allowed)) in layers.iter().enumerate() {
+        let earlier = |other: &&str| layers[..at].iter().any(|(module, _)| module == other);
+        assert!(allowed.iter().all(earlier), "{source}: the list of `{module}` names a module that comes after it: a circle");
+        for other in modules[*module].iter().filter(|other| *other != module && names.contains(*other)) {
+            assert!(allowed.contains(&other.as_str()), "{source}: `{module}` uses `{other}`, which tests/rooms.rs does not allow");
         }
     }
 }
@@ -173,9 +173,9 @@ fn stores_do_not_use_each_other() {
 fn each_room_has_its_place_in_the_tables() {
     let text = fs_err::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("ARCHITECTURE.md")).unwrap();
     let rows: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("| `")?.split(" | ").next()).collect();
-    let missing = [SERVER, VISION, TRAINING].into_iter().flatten().map(|(room, _)| *room);
+    let missing = [SERVER, VISION, TRAINING].into_iter().flatten().map(|(module, _)| *module);
     let missing: Vec<&str> =
-        missing.filter(|room| !rows.iter().any(|row| row.split(", `").any(|name| name == format!("{room}`")))).collect();
+        missing.filter(|module| !rows.iter().any(|row| row.split(", `").any(|name| name == format!("{module}`")))).collect();
     assert!(missing.is_empty(), "ARCHITECTURE.md has no row for {missing:?}");
 }
 
