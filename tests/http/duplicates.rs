@@ -1,5 +1,7 @@
 //! `GET /collections/{c}/duplicates`: copies, scenes, and the pages of both.
 
+use std::fmt::Write;
+
 use image::{DynamicImage, Rgb, RgbImage, imageops};
 use serde_json::{Value, json};
 
@@ -113,7 +115,11 @@ fn copies_are_found_and_what_is_alike_is_no_copy(place: &Place) {
 }
 
 fn encoded(filter: &Value) -> String {
-    filter.to_string().bytes().map(|byte| format!("%{byte:02X}")).collect()
+    let mut text = String::new();
+    for byte in filter.to_string().bytes() {
+        write!(text, "%{byte:02X}").unwrap();
+    }
+    text
 }
 
 /// Items whose vectors lie at angles in a plane, in degrees.

@@ -29,14 +29,11 @@ pub(super) fn unite(fingerprints: &[Option<Fingerprint>], forest: &mut Forest) -
     let mut distinct = Vec::new();
     for (item, fingerprint) in (0..).zip(fingerprints) {
         let Some(fingerprint) = fingerprint.filter(|fingerprint| !fingerprint.is_flat()) else { continue };
-        match firsts.get(&fingerprint) {
-            Some(&first) => {
-                forest.unite(first, item);
-            }
-            None => {
-                firsts.insert(fingerprint, item);
-                distinct.push((fingerprint, item));
-            }
+        let first = *firsts.entry(fingerprint).or_insert(item);
+        if first == item {
+            distinct.push((fingerprint, item));
+        } else {
+            forest.unite(first, item);
         }
     }
     drop(firsts);

@@ -100,9 +100,10 @@ impl Fingerprint {
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(STORED);
         bytes.push(VERSION);
-        self.hash.iter().for_each(|word| bytes.extend(word.to_le_bytes()));
+        bytes.extend(self.hash.iter().flat_map(|word| word.to_le_bytes()));
         bytes.extend(self.colours);
-        [self.width, self.height].iter().for_each(|side| bytes.extend(side.to_le_bytes()));
+        bytes.extend(self.width.to_le_bytes());
+        bytes.extend(self.height.to_le_bytes());
         bytes
     }
 

@@ -27,11 +27,13 @@ fn main() -> Result<()> {
             centre = (0..DIM).map(|_| random.random::<f32>() - 0.5).collect();
         }
         if number % COPIED == 1 {
-            vector.iter_mut().for_each(|x| *x += 0.05 * (random.random::<f32>() - 0.5));
+            for x in &mut vector {
+                *x += 0.05 * (random.random::<f32>() - 0.5);
+            }
             stored[1] ^= 3;
         } else {
             vector = centre.iter().map(|x| x + 0.5 * (random.random::<f32>() - 0.5)).collect();
-            stored[1..33].iter_mut().for_each(|byte| *byte = random.random());
+            random.fill(&mut stored[1..33]);
         }
         let fingerprint = Fingerprint::from_bytes(&stored);
         candidates.push(Candidate {
