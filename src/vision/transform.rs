@@ -13,6 +13,7 @@
 //! assert_eq!((grid.rows, grid.columns), (20, 30));
 //! ```
 
+mod fit;
 mod preprocessor;
 mod resample;
 mod timm;
@@ -22,6 +23,7 @@ use ndarray::Array3;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use fit::{fit_within, fitting_size};
 use resample::{Window, resample};
 
 /// Longest side of a model's input, in pixels, that a file beside a model may ask for.

@@ -35,6 +35,8 @@ enum Verb {
     SegmentEval(cli::segment_eval::Args),
     AnomalyEval(cli::anomaly_eval::Args),
     VideoEval(cli::video_eval::Args),
+    CopyEval(cli::copy_eval::Args),
+    RetrievalEval(cli::retrieval_eval::Args),
     /// Write shell completions or manual pages.
     #[command(subcommand)]
     Manual(Manual),
@@ -74,6 +76,8 @@ fn main() -> ExitCode {
         Verb::SegmentEval(args) => cli::segment_eval::run(args),
         Verb::AnomalyEval(args) => cli::anomaly_eval::run(args),
         Verb::VideoEval(args) => cli::video_eval::run(args),
+        Verb::CopyEval(args) => cli::copy_eval::run(args),
+        Verb::RetrievalEval(args) => cli::retrieval_eval::run(args),
         Verb::Manual(manual) => manual.write(Cli::command()).map_err(Into::into),
     };
     match result {

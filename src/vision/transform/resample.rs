@@ -56,6 +56,11 @@ impl Window {
         }
     }
 
+    /// From the first pixel on.
+    pub(super) fn part(length: f64, output: u32) -> Self {
+        Self { start: 0.0, length, output, padding: 0 }
+    }
+
     pub(super) fn whole(source: u32, output: u32) -> Self {
         Self { start: 0.0, length: f64::from(source), output, padding: 0 }
     }

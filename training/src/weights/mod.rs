@@ -8,6 +8,7 @@ mod hash;
 pub mod init;
 mod layout;
 mod pickle;
+pub mod plain_pickle;
 mod pth;
 mod safe;
 mod scope;

@@ -1,0 +1,61 @@
+//! One vector for each picture of a list, however it is made.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, ensure};
+use dino_vision::bulk::{self, Embedder, Worker};
+use dino_vision::media::{self, Limits};
+use image::RgbImage;
+use ndarray::Array2;
+
+use crate::show::progress;
+
+/// What is done about a picture that cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unreadable {
+    /// Figures need all of them: it ends the evaluation.
+    Fails,
+    /// It is left out, and named.
+    IsSkipped,
+}
+
+/// Rows `[pictures, dim]` that `describe` makes; a bar says how far they are with `what`.
+///
+/// # Errors
+/// Where a picture cannot be read that is needed, none can, or the model fails.
+pub fn rows(
+    what: &str,
+    embedder: &mut Embedder,
+    paths: &[PathBuf],
+    unreadable: Unreadable,
+    describe: impl Fn(&mut Worker<'_>, &RgbImage) -> anyhow::Result<Vec<f32>> + Sync,
+) -> anyhow::Result<Array2<f32>> {
+    let bar = progress::bar(paths.len(), what);
+    let work = |worker: &mut Worker<'_>, at: usize| {
+        let row = read(&paths[at]).map(|picture| describe(worker, &picture).with_context(|| paths[at].display().to_string()));
+        bar.inc(1);
+        row
+    };
+    let (mut numbers, mut count) = (Vec::new(), 0_usize);
+    embedder.each(paths.len(), work, |_, rows| {
+        for row in rows {
+            match row {
+                Ok(row) => {
+                    numbers.extend(row?);
+                    count += 1;
+                }
+                Err(error) if unreadable == Unreadable::IsSkipped => bar.suspend(|| tracing::warn!("skipped {error:#}")),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    })?;
+    bar.finish_and_clear();
+    ensure!(count > 0, "none of the {} pictures of {what} could be read", paths.len());
+    Ok(Array2::from_shape_vec((count, numbers.len() / count), numbers)?)
+}
+
+fn read(path: &Path) -> anyhow::Result<RgbImage> {
+    let decode = || Ok::<_, bulk::Error>(media::decode(&bulk::read(path)?, &Limits::default())?);
+    decode().with_context(|| path.display().to_string())
+}
