@@ -132,3 +132,26 @@ fn what_cannot_be_measured_is_named() {
     let found = report(&evaluate(folder.path(), &["--out", out.to_str().expect("a string")]));
     assert!(found["J-Mean"].is_null() && out.join("one/00005.png").is_file(), "{found}");
 }
+
+#[test]
+fn attention_over_a_video_is_a_video() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (frames, out) = (folder.path().join("frames"), folder.path().join("drawn"));
+    paint(&frames, &folder.path().join("masks"), 1);
+    let draw = |flags: &[&str]| {
+        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/demo");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dino-train"));
+        command.args(["attention", "--image-size", "96", "--fps", "12.5"]).arg("--model").arg(model).arg("--video").arg(&frames);
+        command.arg("--out").arg(&out).args(flags).output().expect("the program starts")
+    };
+    let output = draw(&[]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let video = fs_err::read(out.join("video.avi")).expect("written");
+    let frames_of = video.windows(10).filter(|bytes| bytes[..4] == *b"00dc" && bytes[8..] == [0xff, 0xd8]).count();
+    assert_eq!((&video[..4], &video[8..12], frames_of), (&b"RIFF"[..], &b"AVI "[..], FRAMES as usize));
+    assert_eq!(image::image_dimensions(out.join("attn-00003.png")).expect("a picture"), (192, 128));
+    assert_eq!(draw(&["--sheets-only"]).status.code(), Some(2));
+    RgbImage::new(50, 50).save(frames.join("00009.png")).expect("saved");
+    let output = draw(&[]);
+    assert!(output.status.code() == Some(1) && text(&output.stderr).contains("00009.png has (50, 50) pixels"), "{}", text(&output.stderr));
+}

@@ -1,5 +1,7 @@
 //! `dino-train attention`: pictures of where a backbone looks.
 
+mod video;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
@@ -7,10 +9,12 @@ use dino_vision::bulk::{self, Worker, tree};
 use dino_vision::embedding::Pooling;
 use dino_vision::media::{self, Limits};
 use dino_vision::model::Model;
+use image::RgbImage;
 use ndarray::Axis;
 
 use super::backbone::BackboneArgs;
 use crate::evaluate::attention::Attention;
+use crate::evaluate::files;
 use crate::show::progress;
 
 /// Draw the last block's attention over pictures: a heat map and a mask for each head, and a sheet of all of them.
@@ -19,9 +23,17 @@ pub struct Args {
     #[command(flatten)]
     backbone: BackboneArgs,
     /// A picture, or a folder of pictures at any depth.
-    #[arg(long, value_name = "FILE|DIR")]
-    images: PathBuf,
-    /// Folder to write to: for each picture a folder of its name with head-N.png, mask-N.png, overlay-N.png and sheet.png.
+    #[arg(long, value_name = "FILE|DIR", required_unless_present = "video")]
+    images: Option<PathBuf>,
+    /// A folder of frames of one size, in the order of their names: the mean over the heads of each is drawn, and OUT/video.avi shows them
+    /// one after another.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["images", "sheets_only"])]
+    video: Option<PathBuf>,
+    /// Frames in a second of the video.
+    #[arg(long, value_name = "N", requires = "video", value_parser = dino_program::flags::above_zero::<f64>, default_value_t = 30.0)]
+    fps: f64,
+    /// Folder to write to: for each picture a folder of its name with head-N.png, mask-N.png, overlay-N.png and sheet.png; of a video
+    /// video.avi and attn-NAME.png for each frame.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Share of the attention's mass that a mask keeps.
@@ -44,7 +56,11 @@ const PART: u32 = 240;
 /// # Errors
 /// Where no picture can be read, the model gives no attention, or a file cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let files = files(&args.images)?;
+    let files = match (&args.images, &args.video) {
+        (Some(images), _) => files(images)?,
+        (None, Some(frames)) => self::frames(frames)?,
+        (None, None) => bail!("either --images or --video"),
+    };
     let backbone = args.backbone.open(0)?;
     ensure!(
         !backbone.model.manifest().is_convolutional(),
@@ -52,6 +68,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         args.backbone.model
     );
     let mut embedder = backbone.embedder(Pooling::Cls)?;
+    if args.video.is_some() {
+        return video::draw(args, &mut embedder, &backbone.model, &files);
+    }
     let bar = progress::bar(files.len(), "draw");
     let work = |worker: &mut Worker<'_>, index: usize| {
         let (path, name) = &files[index];
@@ -95,7 +114,16 @@ fn files(images: &Path) -> anyhow::Result<Vec<(PathBuf, String)>> {
     Ok(vec![(images.to_owned(), name.to_owned())])
 }
 
-fn draw(args: &Args, worker: &mut Worker<'_>, model: &Model, path: &Path, name: &str) -> anyhow::Result<()> {
+/// The frames of a video, and their names without what stands behind the dot.
+fn frames(folder: &Path) -> anyhow::Result<Vec<(PathBuf, String)>> {
+    let paths = files::listed(folder, &files::PICTURES)?;
+    ensure!(!paths.is_empty(), "{} holds no frames ({})", folder.display(), files::PICTURES.join(", "));
+    let name = |path: &Path| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(paths.into_iter().map(|path| (path.clone(), name(&path))).collect())
+}
+
+/// A picture and its attention.
+fn look(args: &Args, worker: &mut Worker<'_>, model: &Model, path: &Path) -> anyhow::Result<(RgbImage, Attention)> {
     let bytes = bulk::read(path)?;
     let picture = media::decode(&bytes, &Limits::default()).map_err(bulk::Error::from)?;
     let patch = model.manifest().patch_size;
@@ -103,6 +131,11 @@ fn draw(args: &Args, worker: &mut Worker<'_>, model: &Model, path: &Path, name: 
     let outputs = worker.run(pixels).map_err(bulk::Error::from)?;
     let Some(attention) = outputs.attention else { bail!("this model does not give its attention: export it from its checkpoint") };
     let attention = Attention::new(attention.index_axis(Axis(0), 0), grid);
+    Ok((picture, attention))
+}
+
+fn draw(args: &Args, worker: &mut Worker<'_>, model: &Model, path: &Path, name: &str) -> anyhow::Result<()> {
+    let (picture, attention) = look(args, worker, model, path)?;
     let sheet = attention.sheet(&picture, args.threshold, PART);
     if args.sheets_only {
         let path = args.out.join(format!("{name}.sheet.png"));
@@ -121,6 +154,6 @@ fn draw(args: &Args, worker: &mut Worker<'_>, model: &Model, path: &Path, name: 
     Ok(())
 }
 
-fn write(picture: &image::RgbImage, path: &Path) -> anyhow::Result<()> {
+fn write(picture: &RgbImage, path: &Path) -> anyhow::Result<()> {
     picture.save_with_format(path, image::ImageFormat::Png).with_context(|| path.display().to_string())
 }
