@@ -60,7 +60,7 @@ const TRAINING: Layers = &[
     ("files", &[]),
     ("kernels", &[]),
     ("exchange", &[]),
-    ("device", &["process"]),
+    ("device", &["exchange"]),
     ("log", &["files"]),
     ("ops", &["exchange", "kernels"]),
     ("backbone", &["exchange", "kernels", "ops"]),

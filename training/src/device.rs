@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use candle_core::Device;
 
-use crate::process;
+use crate::exchange::launcher::Launched;
 
 /// The device of this name: `cpu`, `cuda` (the first GPU, or the one of this process's number on its machine) or `cuda:N`.
 ///
@@ -12,7 +12,7 @@ use crate::process;
 pub fn open(name: &str) -> Result<Device> {
     let number = match name {
         "cpu" => return Ok(Device::Cpu),
-        "cuda" => process::variable("LOCAL_RANK").unwrap_or(0),
+        "cuda" => Launched::from_environment()?.map_or(0, |launched| launched.local_rank),
         _ => name
             .strip_prefix("cuda:")
             .and_then(|n| n.parse().ok())

@@ -70,8 +70,3 @@ unsafe fn leave_threads_to_rayon() {
         unsafe { std::env::set_var(THREADS, "1") };
     }
 }
-
-/// A number that the environment gives, as torchrun does.
-pub(crate) fn variable(name: &str) -> Option<usize> {
-    std::env::var(name).ok()?.trim().parse().ok()
-}

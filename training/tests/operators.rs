@@ -115,7 +115,7 @@ fn batch_norm_over_two_processes_equals_that_over_the_whole_batch() {
         };
         let whole = gradients(&x, &weights, alone());
         let parts: Vec<_> = std::thread::scope(|scope| {
-            let ring = Ring::between_threads(2, Duration::from_secs(20)).unwrap();
+            let ring = Ring::between_threads(2, None, Duration::from_secs(20)).unwrap();
             let one = |e: Arc<dyn Exchange>| gradients(&part(&x, e.rank()), &part(&weights, e.rank()), e);
             let running: Vec<_> = ring.into_iter().map(|e| scope.spawn(move || one(e))).collect();
             running.into_iter().map(|thread| thread.join().unwrap()).collect()

@@ -11,7 +11,7 @@ use super::resume::Resume;
 use super::usage::Usage;
 use super::{launch, shape, stop, warmup};
 use crate::exchange;
-use crate::process;
+use crate::exchange::launcher::Launched;
 use crate::run::observer;
 use crate::run::recipe::{Method, Preset, Recipe};
 use crate::run::state;
@@ -127,12 +127,13 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
     recipe.check().map_err(Usage)?;
     let gram_anchor = args.gram_anchor.as_ref().map(|anchor| anchor.fetch(&Want::Weights)).transpose()?.map(|found| found.path);
     let stop = stop::on_signals()?;
+    let launched = Launched::from_environment()?;
     // The processes that a launcher starts have the same arguments, and these variables.
-    if args.processes != 1 && std::env::var_os("WORLD_SIZE").is_none() {
+    if args.processes != 1 && launched.is_none() {
         return launch::run(args.processes, &stop);
     }
     // The processes of a machine share its cores and its memory.
-    let neighbours = process::variable("LOCAL_WORLD_SIZE").unwrap_or(1).max(1);
+    let neighbours = launched.map_or(1, |launched| launched.local_world);
     if neighbours > 1 && std::env::var_os("RAYON_NUM_THREADS").is_none() {
         let cores = dino_vision::cores::available();
         rayon::ThreadPoolBuilder::new().num_threads((cores / neighbours).max(1)).build_global()?;

@@ -363,7 +363,7 @@ mod tests {
     #[test]
     fn means_are_over_all_batches_of_all_processes() {
         let averages = std::thread::scope(|scope| {
-            let running: Vec<_> = Ring::between_threads(2, Duration::from_secs(20))
+            let running: Vec<_> = Ring::between_threads(2, None, Duration::from_secs(20))
                 .unwrap()
                 .into_iter()
                 .map(|exchange| {
@@ -392,7 +392,7 @@ mod tests {
     #[test]
     fn a_loss_that_is_not_finite_is_known_to_all() {
         let failed = std::thread::scope(|scope| {
-            let running: Vec<_> = Ring::between_threads(3, Duration::from_secs(20))
+            let running: Vec<_> = Ring::between_threads(3, None, Duration::from_secs(20))
                 .unwrap()
                 .into_iter()
                 .map(|exchange| {

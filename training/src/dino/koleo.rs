@@ -102,7 +102,7 @@ mod tests {
         let part = |crop: usize, process: usize| all.narrow(0, 6 * crop + 3 * process, 3).unwrap();
         let (loss, gradient) = run(&all, &alone());
         let parts = std::thread::scope(|scope| {
-            let ring = Ring::between_threads(2, Duration::from_secs(20)).unwrap();
+            let ring = Ring::between_threads(2, None, Duration::from_secs(20)).unwrap();
             let one = |exchange: Arc<dyn Exchange>| {
                 let own = Tensor::cat(&[part(0, exchange.rank()), part(1, exchange.rank())], 0).unwrap();
                 run(&own, &exchange)

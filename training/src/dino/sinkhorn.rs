@@ -145,7 +145,7 @@ mod tests {
                 let own = all.narrow(0, 3 * exchange.rank(), 3 + 2 * exchange.rank()).unwrap();
                 assign(&own, &queue, 0.1, &exchange).unwrap()
             };
-            let ring = Ring::between_threads(2, Duration::from_secs(20)).unwrap();
+            let ring = Ring::between_threads(2, None, Duration::from_secs(20)).unwrap();
             let running: Vec<_> = ring.into_iter().map(|exchange| scope.spawn(move || one(exchange))).collect();
             running.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
         });

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, T
 use std::time::{Duration, Instant};
 
 use super::Error;
+use super::channel::{Channel, Secret};
 
 /// First word of every greeting: name and version of the protocol.
 const MAGIC: u32 = 0x6469_6e01;
@@ -29,46 +30,6 @@ pub struct Place {
 }
 
 impl Place {
-    /// What `RANK`, `WORLD_SIZE`, `MASTER_ADDR` and `MASTER_PORT` say; none where there is no `WORLD_SIZE`.
-    ///
-    /// # Errors
-    /// When a variable is missing or makes no sense.
-    pub fn from_environment() -> Result<Option<Self>, Error> {
-        Self::from_variables(|name| std::env::var(name).ok())
-    }
-
-    fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, Error> {
-        let number = |name: &'static str, wanted: &str| {
-            let value = variable(name).unwrap_or_default();
-            let error = |value| Error::Setting { name, value, wanted: wanted.to_owned() };
-            value.trim().parse::<usize>().map_err(|_| error(value))
-        };
-        if variable("WORLD_SIZE").is_none() {
-            return Ok(None);
-        }
-        let world = number("WORLD_SIZE", "the number of processes is wanted")?;
-        let rank = number("RANK", "this process's number is wanted, from 0 up to, but not, WORLD_SIZE")?;
-        if rank >= world {
-            let wanted = format!("with WORLD_SIZE={world}, a number below {world} is wanted");
-            return Err(Error::Setting { name: "RANK", value: rank.to_string(), wanted });
-        }
-        if world == 1 {
-            return Ok(Some(Self { rank, world, address: Ipv4Addr::LOCALHOST.to_string(), port: 0 }));
-        }
-        let wanted = "a port from 1 to 65534 is wanted, the same for all processes";
-        let port = number("MASTER_PORT", wanted)?;
-        // Newer versions of torchrun keep this port for a store of their own.
-        let port = port + usize::from(variable("TORCHELASTIC_USE_AGENT_STORE").is_some_and(|value| value == "True"));
-        let port = u16::try_from(port).ok().filter(|port| *port > 0);
-        let port = port.ok_or_else(|| Error::Setting {
-            name: "MASTER_PORT",
-            value: variable("MASTER_PORT").unwrap_or_default(),
-            wanted: wanted.to_owned(),
-        })?;
-        let address = variable("MASTER_ADDR").filter(|address| !address.is_empty());
-        Ok(Some(Self { rank, world, address: address.unwrap_or_else(|| Ipv4Addr::LOCALHOST.to_string()), port }))
-    }
-
     fn network(&self, what: impl Into<String>, source: std::io::Error) -> Error {
         Error::Network { rank: self.rank, what: what.into(), source }
     }
@@ -84,14 +45,17 @@ impl Place {
 #[derive(Debug)]
 pub(super) struct Neighbours {
     /// From the process before this one.
-    pub(super) previous: TcpStream,
+    pub(super) previous: Channel,
     /// To the process after this one.
-    pub(super) next: TcpStream,
+    pub(super) next: Channel,
 }
 
 /// Brings all processes together, in a ring.
-pub(super) fn meet(place: &Place, timeout: Duration) -> Result<Neighbours, Error> {
+pub(super) fn meet(place: &Place, secret: Option<&Secret>, timeout: Duration) -> Result<Neighbours, Error> {
     let master = place.resolve()?;
+    if secret.is_none() && !master.ip().is_loopback() {
+        return Err(Error::NoSecret { address: place.address.clone() });
+    }
     // What is reached over loopback listens there alone.
     let listen = match (place.rank, master.ip()) {
         (0, ip) if ip.is_loopback() => master,
@@ -103,25 +67,42 @@ pub(super) fn meet(place: &Place, timeout: Duration) -> Result<Neighbours, Error
         let advice = if e.kind() == ErrorKind::AddrInUse { " (choose another MASTER_PORT)" } else { "" };
         place.network(format!("listen on {listen}{advice}"), e)
     })?;
-    meet_at(place, listener, master, timeout)
+    meet_at(place, secret, listener, master, timeout)
 }
 
 /// [`meet`] with a listener that exists already; that of rank 0 is at `master`.
-pub(super) fn meet_at(place: &Place, listener: TcpListener, master: SocketAddr, timeout: Duration) -> Result<Neighbours, Error> {
+pub(super) fn meet_at(
+    place: &Place,
+    secret: Option<&Secret>,
+    listener: TcpListener,
+    master: SocketAddr,
+    timeout: Duration,
+) -> Result<Neighbours, Error> {
     let deadline = Instant::now() + timeout;
     listener.set_nonblocking(true).map_err(|e| place.network("listen", e))?;
-    let next = if place.rank == 0 { host(place, &listener, deadline, timeout)? } else { call(place, &listener, master, deadline)? };
-    let mut forward = connect(place, next, deadline)?;
-    greet(&mut forward, place, 0).map_err(|e| place.network(format!("greet {next}"), e))?;
+    let next = match place.rank {
+        0 => host(place, secret, &listener, deadline, timeout)?,
+        _ => call(place, secret, &listener, master, deadline)?,
+    };
     let before = (place.rank + place.world - 1) % place.world;
     let missing = || place.network(format!("wait for a call of rank {before}"), ErrorKind::TimedOut.into());
-    let previous = loop {
-        let (stream, caller) = accept(&listener, deadline).ok_or_else(missing)?;
-        if caller.rank == before && caller.world == place.world {
-            break stream;
-        }
-    };
-    Ok(Neighbours { previous, next: forward })
+    // Both at once: each call waits until it is answered, and in a ring all call.
+    let (forward, previous) = std::thread::scope(|scope| {
+        let calling = scope.spawn(|| {
+            let mut forward = connect(place, secret, next, deadline)?;
+            greet(&mut forward, place, 0).map_err(|e| place.network(format!("greet {next}"), e))?;
+            Ok::<_, Error>(forward)
+        });
+        let previous = loop {
+            match accept(&listener, secret, deadline) {
+                Some((stream, caller)) if caller.rank == before && caller.world == place.world => break Ok(stream),
+                Some(_) => {}
+                None => break Err(missing()),
+            }
+        };
+        (calling.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), previous)
+    });
+    Ok(Neighbours { previous: previous?, next: forward? })
 }
 
 fn unspecified(ip: IpAddr) -> IpAddr {
@@ -129,15 +110,15 @@ fn unspecified(ip: IpAddr) -> IpAddr {
 }
 
 /// Rank 0 waits for all others, then tells each where the one after it listens.
-fn host(place: &Place, listener: &TcpListener, deadline: Instant, timeout: Duration) -> Result<SocketAddr, Error> {
-    let mut callers: Vec<Option<(TcpStream, SocketAddr)>> = (1..place.world).map(|_| None).collect();
+fn host(place: &Place, secret: Option<&Secret>, listener: &TcpListener, deadline: Instant, timeout: Duration) -> Result<SocketAddr, Error> {
+    let mut callers: Vec<Option<(Channel, SocketAddr)>> = (1..place.world).map(|_| None).collect();
     while callers.iter().any(Option::is_none) {
-        let Some((mut stream, caller)) = accept(listener, deadline) else {
+        let Some((mut stream, caller)) = accept(listener, secret, deadline) else {
             let missing = (1..place.world).zip(&callers).filter(|(_, c)| c.is_none()).map(|(rank, _)| rank).collect();
             let address = format!("{}:{}", place.address, place.port);
             return Err(Error::Missing { world: place.world, address, seconds: timeout.as_secs(), missing });
         };
-        let from = stream.peer_addr().map_err(|e| place.network("answer a call", e))?;
+        let from = stream.stream().peer_addr().map_err(|e| place.network("answer a call", e))?;
         if caller.world != place.world {
             tracing::warn!("a process at {from} was started for {} processes, not {}: it was sent away", caller.world, place.world);
             // It may be gone already.
@@ -159,12 +140,18 @@ fn host(place: &Place, listener: &TcpListener, deadline: Instant, timeout: Durat
 }
 
 /// Another rank calls rank 0, says where it listens, and is told where the one after it listens.
-fn call(place: &Place, listener: &TcpListener, master: SocketAddr, deadline: Instant) -> Result<SocketAddr, Error> {
+fn call(
+    place: &Place,
+    secret: Option<&Secret>,
+    listener: &TcpListener,
+    master: SocketAddr,
+    deadline: Instant,
+) -> Result<SocketAddr, Error> {
     let port = listener.local_addr().map_err(|e| place.network("listen", e))?.port();
-    let mut stream = connect(place, master, deadline)?;
+    let mut stream = connect(place, secret, master, deadline)?;
     greet(&mut stream, place, port).map_err(|e| place.network(format!("greet rank 0 at {master}"), e))?;
     let left = deadline.saturating_duration_since(Instant::now()).max(PAUSE);
-    stream.set_read_timeout(Some(left)).map_err(|e| place.network("wait for rank 0", e))?;
+    stream.stream().set_read_timeout(Some(left)).map_err(|e| place.network("wait for rank 0", e))?;
     let lost = |source| Error::Lost { rank: place.rank, peer: 0, source };
     let [_, world] = read_words(&mut stream).and_then(|words: [u32; 2]| known(words[0]).map(|()| words)).map_err(lost)?;
     if world as usize != place.world {
@@ -190,16 +177,20 @@ struct Caller {
 }
 
 /// The next connection of a process of this run; `None` at the deadline. Other connections are closed.
-fn accept(listener: &TcpListener, deadline: Instant) -> Option<(TcpStream, Caller)> {
+fn accept(listener: &TcpListener, secret: Option<&Secret>, deadline: Instant) -> Option<(Channel, Caller)> {
     while Instant::now() < deadline {
-        let Ok((mut stream, from)) = listener.accept() else {
+        let Ok((stream, from)) = listener.accept() else {
             std::thread::sleep(PAUSE);
             continue;
         };
-        let said = stream.set_nonblocking(false).and_then(|()| stream.set_read_timeout(Some(GREETING)));
-        match said.and_then(|()| read_words(&mut stream)).and_then(|words: [u32; 4]| known(words[0]).map(|()| words)) {
-            Ok([_, world, rank, port]) => {
-                return Some((stream, Caller { world: world as usize, rank: rank as usize, port: port as u16 }));
+        let set = stream.set_nonblocking(false).and_then(|()| stream.set_read_timeout(Some(GREETING)));
+        let greeted = set.and_then(|()| Channel::answered(stream, secret)).and_then(|mut channel| {
+            let words: [u32; 4] = read_words(&mut channel)?;
+            known(words[0]).map(|()| (channel, words))
+        });
+        match greeted {
+            Ok((channel, [_, world, rank, port])) => {
+                return Some((channel, Caller { world: world as usize, rank: rank as usize, port: port as u16 }));
             }
             Err(error) => tracing::warn!("{from} connected and is no process of this run ({error}): it was sent away"),
         }
@@ -208,11 +199,15 @@ fn accept(listener: &TcpListener, deadline: Instant) -> Option<(TcpStream, Calle
 }
 
 /// Connects, again and again while the other one is not there yet.
-fn connect(place: &Place, to: SocketAddr, deadline: Instant) -> Result<TcpStream, Error> {
+fn connect(place: &Place, secret: Option<&Secret>, to: SocketAddr, deadline: Instant) -> Result<Channel, Error> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now()).max(PAUSE);
         match TcpStream::connect_timeout(&to, left) {
-            Ok(stream) => return Ok(stream),
+            Ok(stream) => {
+                let set = stream.set_read_timeout(Some(left));
+                let channel = set.and_then(|()| Channel::called(stream, secret));
+                return channel.map_err(|source| place.network(format!("connect to {to}"), source));
+            }
             Err(source) if Instant::now() >= deadline => return Err(place.network(format!("connect to {to}"), source)),
             Err(_) => std::thread::sleep(PAUSE),
         }
@@ -224,11 +219,11 @@ fn known(magic: u32) -> std::io::Result<()> {
     if magic == MAGIC { Ok(()) } else { Err(error()) }
 }
 
-fn greet(stream: &mut TcpStream, place: &Place, port: u16) -> std::io::Result<()> {
+fn greet(stream: &mut Channel, place: &Place, port: u16) -> std::io::Result<()> {
     write_words(stream, &[MAGIC, place.world as u32, place.rank as u32, u32::from(port)])
 }
 
-fn write_address(stream: &mut TcpStream, world: usize, address: Option<&SocketAddr>) -> std::io::Result<()> {
+fn write_address(stream: &mut Channel, world: usize, address: Option<&SocketAddr>) -> std::io::Result<()> {
     let mut words = [MAGIC, world as u32, 0, 0, 0, 0, 0];
     if let Some(address) = address {
         let octets = match address.ip() {
@@ -243,11 +238,11 @@ fn write_address(stream: &mut TcpStream, world: usize, address: Option<&SocketAd
     write_words(stream, &words)
 }
 
-fn write_words(stream: &mut TcpStream, words: &[u32]) -> std::io::Result<()> {
+fn write_words(stream: &mut Channel, words: &[u32]) -> std::io::Result<()> {
     stream.write_all(&words.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<u8>>())
 }
 
-fn read_words<const N: usize>(stream: &mut TcpStream) -> std::io::Result<[u32; N]> {
+fn read_words<const N: usize>(stream: &mut Channel) -> std::io::Result<[u32; N]> {
     let mut words = [0; N];
     for word in &mut words {
         let mut bytes = [0; 4];
@@ -255,37 +250,4 @@ fn read_words<const N: usize>(stream: &mut TcpStream) -> std::io::Result<[u32; N
         *word = u32::from_ne_bytes(bytes);
     }
     Ok(words)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn place(variables: &[(&str, &str)]) -> Result<Option<Place>, Error> {
-        Place::from_variables(|name| variables.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned()))
-    }
-
-    #[test]
-    fn torchruns_variables_are_read() {
-        assert_eq!(place(&[("RANK", "3")]).unwrap(), None);
-        let all = [("WORLD_SIZE", "4"), ("RANK", "3"), ("MASTER_PORT", "29500"), ("MASTER_ADDR", "node1")];
-        assert_eq!(place(&all).unwrap(), Some(Place { rank: 3, world: 4, address: "node1".to_owned(), port: 29500 }));
-        let agent = [&all[..], &[("TORCHELASTIC_USE_AGENT_STORE", "True")]].concat();
-        assert_eq!(place(&agent).unwrap().unwrap().port, 29501, "torchrun holds its own port");
-        assert_eq!(place(&all[..3]).unwrap().unwrap().address, "127.0.0.1", "loopback unless told otherwise");
-    }
-
-    #[test]
-    fn variables_that_make_no_sense_are_named() {
-        for (variables, name) in [
-            (&[("WORLD_SIZE", "two")][..], "WORLD_SIZE"),
-            (&[("WORLD_SIZE", "2")], "RANK"),
-            (&[("WORLD_SIZE", "2"), ("RANK", "2"), ("MASTER_PORT", "1")], "RANK"),
-            (&[("WORLD_SIZE", "2"), ("RANK", "1")], "MASTER_PORT"),
-            (&[("WORLD_SIZE", "2"), ("RANK", "1"), ("MASTER_PORT", "65536")], "MASTER_PORT"),
-        ] {
-            let said = place(variables).unwrap_err().to_string();
-            assert!(said.contains(&format!("variable {name} is")), "{said}");
-        }
-    }
 }

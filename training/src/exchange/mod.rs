@@ -1,9 +1,11 @@
 //! What the processes of a data-parallel run tell each other.
 //!
 //! [`Exchange`] is all that training knows of the other processes. [`Alone`] is a run of one process, [`tcp::Ring`] joins several
-//! over TCP, on one machine or on several; with the feature `nccl` GPUs sum through NCCL. Who takes part is told by the variables that torchrun sets: `RANK`, `WORLD_SIZE`,
-//! `MASTER_ADDR` and `MASTER_PORT`.
+//! over TCP, on one machine or on several; with the feature `nccl` GPUs sum through NCCL.
+//! [`launcher`] reads from the environment who takes part.
 
+pub mod channel;
+pub mod launcher;
 mod meeting;
 #[cfg(feature = "nccl")]
 pub mod nccl;
@@ -98,6 +100,16 @@ pub enum Error {
         /// What it should hold.
         wanted: String,
     },
+    /// The processes are on several machines, and have no secret.
+    #[error(
+        "rank 0 is at {address}, on another machine or open to others: set {} to the same string of at least 16 characters for all \
+         processes, for example of `openssl rand -hex 16`",
+        channel::SECRET
+    )]
+    NoSecret {
+        /// Of rank 0.
+        address: String,
+    },
     /// This process cannot listen, or not reach another.
     #[error("rank {rank} cannot {what}")]
     Network {
@@ -163,14 +175,14 @@ pub enum Error {
     Device(#[from] candle_core::Error),
 }
 
-/// The exchange that the environment asks for: that of torchrun's variables, else a run of one process. Processes that train on GPUs
+/// The exchange that the environment asks for: that of the processes that a launcher started, else a run of one process. Processes that train on GPUs
 /// sum there, where the program was built for it.
 ///
 /// # Errors
 /// When the variables make no sense, or not all processes come together within `timeout`.
 pub fn from_environment(device: &Device, timeout: Duration) -> Result<Arc<dyn Exchange>, Error> {
-    Ok(match Place::from_environment()? {
-        Some(place) if place.world > 1 => join(tcp::Ring::join(&place, timeout)?, device)?,
+    Ok(match launcher::Launched::from_environment()?.map(|launched| launched.place) {
+        Some(place) if place.world > 1 => join(tcp::Ring::join(&place, channel::Secret::from_environment()?.as_ref(), timeout)?, device)?,
         _ => Arc::new(Alone),
     })
 }

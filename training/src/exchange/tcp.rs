@@ -3,15 +3,16 @@
 //! A sum is a reduce-scatter and an all-gather: each process sends and receives `2 (n - 1) / n` times the values, whatever their number n.
 //! One process adds up each part, in the order of the ring, and hands its bits to all.
 //!
-//! Messages are neither encrypted nor signed: run it on a network that you trust.
+//! Messages are encrypted and signed where the run has a secret ([`super::channel`]). Without one, processes meet on one machine alone.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use super::channel::{Channel, Secret};
 use super::meeting::{self, Neighbours, Place};
 use super::{Error, Exchange};
 
@@ -26,8 +27,8 @@ pub struct Ring {
 
 #[derive(Debug)]
 struct Connections {
-    previous: TcpStream,
-    next: TcpStream,
+    previous: Channel,
+    next: Channel,
     /// Number of messages so far: both ends count the same.
     messages: u64,
     /// What was received last.
@@ -39,15 +40,15 @@ impl Ring {
     ///
     /// # Errors
     /// When they do not come together in time.
-    pub fn join(place: &Place, timeout: Duration) -> Result<Self, Error> {
-        Self::new(place, meeting::meet(place, timeout)?, timeout)
+    pub fn join(place: &Place, secret: Option<&Secret>, timeout: Duration) -> Result<Self, Error> {
+        Self::new(place, meeting::meet(place, secret, timeout)?, timeout)
     }
 
-    /// Joins `world` threads of this process, for tests. Element i is for the thread of rank i.
+    /// Joins `world` threads of this process, for tests, with a secret or without. Element i is for the thread of rank i.
     ///
     /// # Errors
     /// When loopback cannot be used.
-    pub fn between_threads(world: usize, timeout: Duration) -> Result<Vec<Arc<dyn Exchange>>, Error> {
+    pub fn between_threads(world: usize, secret: Option<&Secret>, timeout: Duration) -> Result<Vec<Arc<dyn Exchange>>, Error> {
         if world < 2 {
             return Ok(vec![Arc::new(super::Alone)]);
         }
@@ -62,7 +63,11 @@ impl Ring {
             .zip(listeners)
             .map(|(rank, listener)| {
                 let place = Place { rank, world, address: master.ip().to_string(), port: master.port() };
-                thread::spawn(move || Self::new(&place, meeting::meet_at(&place, listener, master, timeout)?, timeout))
+                let secret = secret.cloned();
+                thread::spawn(move || {
+                    let neighbours = meeting::meet_at(&place, secret.as_ref(), listener, master, timeout)?;
+                    Self::new(&place, neighbours, timeout)
+                })
             })
             .collect();
         joining
@@ -73,7 +78,7 @@ impl Ring {
 
     fn new(place: &Place, neighbours: Neighbours, timeout: Duration) -> Result<Self, Error> {
         let Neighbours { previous, next } = neighbours;
-        for stream in [&previous, &next] {
+        for stream in [previous.stream(), next.stream()] {
             let set = stream.set_nodelay(true).and_then(|()| stream.set_read_timeout(Some(timeout)));
             set.and_then(|()| stream.set_write_timeout(Some(timeout))).map_err(|source| Error::Network {
                 rank: place.rank,
@@ -117,7 +122,7 @@ impl Ring {
         take: impl Fn(&mut f32, f32),
     ) -> Result<(), Error> {
         let Connections { previous, next, messages, received } = connections;
-        let next = &*next;
+        let forward = Arc::clone(next.stream());
         let target = self.part(values.len(), receive);
         received.resize(target.len(), 0.0);
         let outgoing = &values[self.part(values.len(), send)];
@@ -129,7 +134,7 @@ impl Ring {
             let read = read(previous, number, bytemuck::cast_slice_mut(received));
             if read.is_err() {
                 // Nothing more will come of this: it ends a write that no process reads, and tells the next one.
-                let _ = next.shutdown(std::net::Shutdown::Both);
+                let _ = forward.shutdown(std::net::Shutdown::Both);
             }
             (sending.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), read)
         });
@@ -179,12 +184,12 @@ impl Exchange for Ring {
 }
 
 /// A message: its number, its length, its bytes.
-fn write(mut stream: &TcpStream, number: u64, bytes: &[u8]) -> std::io::Result<()> {
+fn write(stream: &mut Channel, number: u64, bytes: &[u8]) -> std::io::Result<()> {
     stream.write_all(bytemuck::cast_slice(&[number, bytes.len() as u64]))?;
     stream.write_all(bytes)
 }
 
-fn read(stream: &mut TcpStream, number: u64, bytes: &mut [u8]) -> std::io::Result<()> {
+fn read(stream: &mut Channel, number: u64, bytes: &mut [u8]) -> std::io::Result<()> {
     let mut head = [0_u64; 2];
     stream.read_exact(bytemuck::cast_slice_mut(&mut head))?;
     if head != [number, bytes.len() as u64] {
@@ -195,6 +200,7 @@ fn read(stream: &mut TcpStream, number: u64, bytes: &mut [u8]) -> std::io::Resul
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpStream;
     use std::time::Instant;
 
     use super::*;
@@ -215,10 +221,11 @@ mod tests {
 
     #[test]
     fn all_processes_hold_the_same_bits_of_the_sum() {
-        for world in [1, 2, 3, 4] {
+        let secret = Secret::new("0123456789abcdef").unwrap();
+        for (world, secret) in [(1, None), (2, None), (3, None), (4, None), (3, Some(&secret))] {
             // Shorter than the ring, not divisible by it, and longer than the buffers of a socket.
             for len in [0, 1, 2, 5, 1000, 3_000_001] {
-                let sums = each(Ring::between_threads(world, TIMEOUT).unwrap(), |exchange| {
+                let sums = each(Ring::between_threads(world, secret, TIMEOUT).unwrap(), |exchange| {
                     let mut sum = values(exchange.rank(), len);
                     exchange.sum(&mut sum).unwrap();
                     sum
@@ -237,7 +244,7 @@ mod tests {
 
     #[test]
     fn everyone_gets_what_the_first_one_has() {
-        let got = each(Ring::between_threads(3, TIMEOUT).unwrap(), |exchange| {
+        let got = each(Ring::between_threads(3, None, TIMEOUT).unwrap(), |exchange| {
             let mut bytes = vec![exchange.rank() as u8 + 7; 1_000_001];
             exchange.broadcast(&mut bytes).unwrap();
             exchange.barrier().unwrap();
@@ -248,7 +255,7 @@ mod tests {
 
     #[test]
     fn a_process_that_ends_is_named_at_once() {
-        let said = each(Ring::between_threads(3, TIMEOUT).unwrap(), |exchange| {
+        let said = each(Ring::between_threads(3, None, TIMEOUT).unwrap(), |exchange| {
             let started = Instant::now();
             exchange.barrier().unwrap();
             if exchange.rank() == 1 {
@@ -264,7 +271,7 @@ mod tests {
 
     #[test]
     fn a_process_that_is_silent_is_given_up() {
-        let said = each(Ring::between_threads(2, Duration::from_millis(300)).unwrap(), |exchange| {
+        let said = each(Ring::between_threads(2, None, Duration::from_millis(300)).unwrap(), |exchange| {
             if exchange.rank() == 1 {
                 thread::sleep(Duration::from_secs(1));
                 return String::new();
@@ -276,7 +283,7 @@ mod tests {
 
     #[test]
     fn processes_that_do_different_things_are_told() {
-        let said = each(Ring::between_threads(2, TIMEOUT).unwrap(), |exchange| {
+        let said = each(Ring::between_threads(2, None, TIMEOUT).unwrap(), |exchange| {
             exchange.sum(&mut vec![1.0; 10 + 2 * exchange.rank()]).map_err(|e| e.to_string())
         });
         assert!(said.iter().any(|said| said.as_ref().is_err_and(|e| e.contains("not in step"))), "{said:?}");
@@ -289,9 +296,9 @@ mod tests {
         let place = |rank, world| Place { rank, world, address: master.ip().to_string(), port: master.port() };
         let (first, other) = (place(0, 3), place(1, 2));
         let timeout = Duration::from_millis(1500);
-        let host = thread::spawn(move || meeting::meet_at(&first, listener, master, timeout).unwrap_err().to_string());
+        let host = thread::spawn(move || meeting::meet_at(&first, None, listener, master, timeout).unwrap_err().to_string());
         TcpStream::connect(master).unwrap().write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
-        let said = Ring::join(&other, TIMEOUT).unwrap_err().to_string();
+        let said = Ring::join(&other, None, TIMEOUT).unwrap_err().to_string();
         assert!(said.contains("WORLD_SIZE=2, but rank 0 with 3"), "{said}");
         let said = host.join().unwrap();
         assert!(said.contains("[1, 2]"), "{said}");
