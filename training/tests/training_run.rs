@@ -19,7 +19,12 @@ fn a_run_that_was_stopped_or_killed_goes_on_as_if_nothing_had_been() {
 
     let broken = folder.path().join("broken");
     for (round, how) in ["TERM", "KILL", "TERM", "KILL", "KILL"].into_iter().enumerate() {
+        let before = if broken.is_dir() { checkpoints(&broken).pop() } else { None };
         let mut child = command(&data, &broken, &more).arg("--resume").spawn().unwrap();
+        // Until it has gone on from the last one.
+        while child.try_wait().unwrap().is_none() && (!broken.is_dir() || checkpoints(&broken).pop() == before) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let_it_work(&mut child, &broken, Duration::from_millis(7 * round as u64));
         signal(&child, how);
         let status = child.wait().unwrap();
