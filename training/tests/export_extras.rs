@@ -147,3 +147,74 @@ fn positions_are_resampled_as_the_flag_says() {
     let error = export(&rotary, &work.path().join("rotary"), &options).unwrap_err().to_string();
     assert!(error.contains("--positions is for a learned table"), "{error}");
 }
+
+/// Pictures of a few random colours, which differ.
+fn pictures(folder: &Path, count: u32) {
+    fs_err::create_dir_all(folder).unwrap();
+    for number in 0..count {
+        let colour =
+            |cell: u32, channel: u32| ((number * 7919 + cell * 104_729 + channel * 1_299_709 + 17).wrapping_mul(2_654_435_761) >> 24) as u8;
+        let picture = image::RgbImage::from_fn(48, 48, |x, y| {
+            let cell = x / 16 + 3 * (y / 16);
+            image::Rgb([0, 1, 2].map(|channel| colour(cell, channel)))
+        });
+        picture.save(folder.join(format!("{number:03}.png"))).unwrap();
+    }
+}
+
+#[test]
+fn whitened_embeddings_have_no_correlations_left() {
+    let work = tempfile::tempdir().unwrap();
+    let (images, few) = (work.path().join("images"), work.path().join("few"));
+    let plain = export_dino(work.path(), &dino(), Options::default()).unwrap();
+    let dim = plain.manifest.dim as usize;
+    let count = 5 * dim as u32;
+    pictures(&images, count);
+    pictures(&few, 9);
+    let into = |whiten: &Path, out: &str| {
+        let precisions = vec![Precision::F32, Precision::Int8];
+        let options = Options {
+            checkpoint: heads(4).checkpoint,
+            whiten: Some(whiten.to_owned()),
+            precisions,
+            measured: Measured::Bundled,
+            ..Options::default()
+        };
+        export(&work.path().join("weights.safetensors"), &work.path().join(out), &options)
+    };
+    let error = into(&few, "refused").unwrap_err().to_string();
+    assert!(error.contains("few has 9 pictures") && error.contains(&format!("at least {}", 4 * dim)), "{error}");
+    let whitened = into(&images, "whitened").unwrap();
+    assert_eq!(whitened.manifest.whitening.as_ref().unwrap().pictures, count as usize);
+
+    let raw = |folder: &Path| RawSession::of_bytes(&fs_err::read(folder.join("model.onnx")).unwrap()).unwrap();
+    let (mut before, mut after) = (raw(&plain.folder), raw(&whitened.folder));
+    let mut rows = Vec::new();
+    for number in 0..count {
+        let picture = image::open(images.join(format!("{number:03}.png"))).unwrap().to_rgb8();
+        let pixels = plain.manifest.transform.apply(&picture).insert_axis(Axis(0));
+        let [plain, given] = [&mut before, &mut after].map(|session| session.run(pixels.view()).unwrap());
+        assert_eq!(plain["attention"], given["attention"]);
+        let (plain, given) = (&plain["last_hidden_state"], &given["last_hidden_state"]);
+        assert_eq!(plain.slice(s![.., 1.., ..]), given.slice(s![.., 1.., ..]), "the patches are as they were");
+        rows.extend(given.slice(s![0, 0, ..]).iter().copied());
+    }
+    let rows = ndarray::Array2::from_shape_vec((count as usize, dim), rows).unwrap();
+    assert!(rows.mean_axis(Axis(0)).unwrap().iter().all(|mean| mean.abs() < 1e-3));
+    let covariance = rows.t().dot(&rows) / (count - 1) as f32;
+    for ((i, j), value) in covariance.indexed_iter() {
+        let want = if i == j { 1.0 } else { 0.0 };
+        // Directions that hardly vary are computed from small differences.
+        assert!((value - want).abs() < 0.02, "{i} {j}: {value}");
+    }
+
+    // Embeddings of the two are not comparable, and collections know.
+    let fingerprint = |folder: &Path| dino_vision::model::Model::open(folder).unwrap().fingerprint(dino_vision::pooling::Pooling::Cls);
+    assert_ne!(fingerprint(&plain.folder), fingerprint(&whitened.folder));
+    assert_eq!(fingerprint(&whitened.folder), fingerprint(&into(&images, "again").unwrap().folder));
+
+    let resnet = bundled_golden().join("checkpoints/pth-dino-resnet");
+    let error =
+        export(&resnet, &work.path().join("resnet"), &Options { whiten: Some(images), ..Options::default() }).unwrap_err().to_string();
+    assert!(error.contains("--whiten is for vision transformers"), "{error}");
+}

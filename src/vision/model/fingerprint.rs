@@ -14,7 +14,9 @@ pub fn sha256(bytes: &[u8]) -> String {
 pub(super) fn of(manifest: &Manifest, pooling: Pooling) -> String {
     let weights = manifest.source.sha256.to_ascii_lowercase();
     let transform = serde_json::to_string(&manifest.transform).expect("numbers and names alone");
-    let mut hash = sha256(format!("{weights}\n{pooling}\n{transform}").as_bytes());
+    let whitening =
+        manifest.whitening.as_ref().map_or_else(String::new, |whitening| format!("\n{}", whitening.sha256.to_ascii_lowercase()));
+    let mut hash = sha256(format!("{weights}\n{pooling}\n{transform}{whitening}").as_bytes());
     hash.truncate(32);
     hash
 }

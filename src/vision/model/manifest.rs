@@ -68,6 +68,9 @@ pub struct Manifest {
     /// every multiple of the patch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub static_size: Option<(u32, u32)>,
+    /// Where the first token of `last_hidden_state` is no CLS token, but a whitened embedding of CLS and patches (`export --whiten`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub whitening: Option<Whitening>,
     /// How positions follow the picture's size, in words: `dino-bicubic-scale`, `bicubic-size`, `bicubic-antialias`, `rotary`, `none`.
     #[schemars(length(max = MOST_TEXT))]
     pub position_interpolation: String,
@@ -84,6 +87,16 @@ pub struct Manifest {
     /// Program and version that wrote the folder.
     #[schemars(length(max = MOST_TEXT))]
     pub made_by: String,
+}
+
+/// A linear map after which embeddings of some pictures have no correlations left.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Whitening {
+    /// Pictures that it was computed of.
+    pub pictures: usize,
+    /// SHA-256 of its numbers, in hex: embeddings of another one are not comparable.
+    #[schemars(regex(pattern = "^[0-9a-fA-F]{64}$"))]
+    pub sha256: String,
 }
 
 /// Origin of the weights.
@@ -276,6 +289,8 @@ impl Manifest {
         self.check_transform()?;
         self.segment.map_or(Ok(()), |segment| segment.check())?;
         require(is_sha256(&self.source.sha256), "source.sha256", "must be 64 hex digits")?;
+        let whitening = self.whitening.as_ref().is_none_or(|whitening| is_sha256(&whitening.sha256));
+        require(whitening, "whitening.sha256", "must be 64 hex digits")?;
         require(!self.files.is_empty(), "files", "must name at least one ONNX file")?;
         for (precision, file) in &self.files {
             let known = Self::PRECISIONS.contains(&precision.as_str());

@@ -55,6 +55,10 @@ pub struct Args {
     /// one ONNX file can hold.
     #[arg(long)]
     external_data: bool,
+    /// Pictures like those that will be served, labels unused, some thousand: the model's CLS token becomes a whitened embedding of CLS and the
+    /// mean of the patches, computed of them. Neighbours are often better then; embeddings can only be compared with those of the same export.
+    #[arg(long, value_name = "DIR")]
+    whiten: Option<PathBuf>,
     /// Network of a training checkpoint to take; the teacher if this is left out.
     #[arg(long, value_enum)]
     key: Option<Key>,
@@ -84,6 +88,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         layers: args.layers.clone(),
         static_size: args.static_size,
         external_data: args.external_data,
+        whiten: args.whiten.clone(),
     };
     let exported = export(&found.path, &args.out, &options).with_context(|| format!("cannot export {}", args.checkpoint))?;
     let report = &exported.report;
@@ -109,6 +114,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         manifest.patch_size,
         exported.folder.display(),
     );
+    if let Some(whitening) = &manifest.whitening {
+        tracing::info!("embeddings are whitened by {} pictures", whitening.pictures);
+    }
     for note in &exported.notes {
         tracing::warn!("{note}");
     }

@@ -6,12 +6,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use dino_vision::model::manifest::{Cost, Data, File, Manifest};
+use dino_vision::model::manifest::{self, Cost, Data, File, Manifest};
 use dino_vision::model::{Precision, RawSession};
 use ndarray::Array4;
 
 use super::onnx::{self, Extras, Format, Places, Plan, Target};
 use super::pictures::Pictures;
+use super::whitening::Whitening;
 use super::{Error, Measured, Options, file_name, int8};
 use crate::weights::{self, Backbone, Checkpoint, Vit};
 
@@ -103,6 +104,13 @@ pub(super) fn write(
         Measured::Folder(folder) => Some(Pictures::list(folder)?),
     };
     let Checkpoint { backbone, sha256, .. } = checkpoint;
+    let mut extras = extras.clone();
+    if let Some(folder) = &options.whiten {
+        let whitening = whitening(&backbone, folder, &extras, files, work)?;
+        files.manifest.whitening = Some(manifest::Whitening { pictures: whitening.pictures, sha256: whitening.sha256() });
+        extras.whitening = Some(whitening);
+    }
+    let extras = &extras;
 
     // 8 bits are calibrated in float32, and what narrow precisions cost is the distance from it, even where it is not wanted.
     let mut beside = None;
@@ -110,7 +118,12 @@ pub(super) fn write(
         files.write(&backbone, Precision::F32, Format::F32, extras)?
     } else if bytes || pictures.is_some() {
         let reference = beside.insert(Folder::create(&work.join("reference"), files.manifest.clone(), files.external)?);
-        reference.write(&backbone, Precision::F32, Format::F32, &Extras { size: extras.size, ..Extras::default() })?
+        reference.write(
+            &backbone,
+            Precision::F32,
+            Format::F32,
+            &Extras { size: extras.size, whitening: extras.whitening.clone(), ..Extras::default() },
+        )?
     } else {
         Places::new()
     };
@@ -150,6 +163,17 @@ pub(super) fn write(
     }
     files.save()?;
     Ok(notes)
+}
+
+/// The whitening of the embeddings that the backbone as it is gives of a folder's pictures.
+fn whitening(backbone: &Backbone, pictures: &Path, extras: &Extras, files: &Folder, work: &Path) -> Result<Whitening, Error> {
+    let mut plain = Folder::create(&work.join("plain"), files.manifest.clone(), files.external)?;
+    plain.write(backbone, Precision::F32, Format::F32, &Extras { size: extras.size, ..Extras::default() })?;
+    let mut session = plain.tried(Precision::F32)?;
+    let rows = Pictures::for_whitening(pictures)?.rows(&mut session, &files.manifest)?;
+    drop(session);
+    fs_err::remove_dir_all(&plain.path)?;
+    Whitening::fit(&rows, &pictures.display().to_string())
 }
 
 /// Writes a fitted transformer in 8 bits. Where they lose too much, the layers that lose most go back to float32.

@@ -5,6 +5,7 @@ mod folder;
 mod int8;
 pub mod onnx;
 mod pictures;
+mod whitening;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -41,6 +42,18 @@ pub enum Error {
     /// There are too few pictures to measure with.
     #[error("{place} has {found} pictures that can be read; at least {needed} are needed to measure with")]
     Pictures {
+        /// Where they were looked for.
+        place: String,
+        /// How many there are.
+        found: usize,
+        /// How many there have to be.
+        needed: usize,
+    },
+    /// There are too few pictures for whitening.
+    #[error(
+        "--whiten: {place} has {found} pictures that can be read; at least {needed} are needed, four for each dimension of the embedding"
+    )]
+    Whitening {
         /// Where they were looked for.
         place: String,
         /// How many there are.
@@ -107,6 +120,9 @@ pub struct Options {
     pub static_size: Option<(u32, u32)>,
     /// Whether the weights lie in a file beside the graph even where one ONNX file could hold all.
     pub external_data: bool,
+    /// Folder of pictures whose embeddings have no correlations left in the exported model: [`whitening`] says how. None for embeddings as the
+    /// network gives them.
+    pub whiten: Option<PathBuf>,
 }
 
 /// How many of the last blocks are asked for.
@@ -130,6 +146,7 @@ impl Default for Options {
             layers: Vec::new(),
             static_size: None,
             external_data: false,
+            whiten: None,
         }
     }
 }
@@ -225,6 +242,9 @@ fn extras(backbone: &Backbone, options: &Options) -> Result<Extras, Error> {
         return Err(Error::StaticSize { height, width, patch });
     }
     let Backbone::Vit(vit) = backbone else {
+        if options.whiten.is_some() {
+            return Err(Error::NoBlocks("--whiten"));
+        }
         return match (options.last_blocks, options.layers.as_slice()) {
             (LastBlocks::UpTo(_) | LastBlocks::Exactly(0), []) => Ok(Extras { size, ..Extras::default() }),
             (_, []) => Err(Error::NoBlocks("--last-blocks")),
@@ -240,7 +260,7 @@ fn extras(backbone: &Backbone, options: &Options) -> Result<Extras, Error> {
     let layers: BTreeSet<usize> = options.layers.iter().copied().collect();
     match layers.iter().find(|layer| !(1..=depth).contains(*layer)) {
         Some(&asked) => Err(Error::Layer { asked, depth }),
-        None => Ok(Extras { size, last_blocks, layers }),
+        None => Ok(Extras { size, last_blocks, layers, whitening: None }),
     }
 }
 
@@ -328,6 +348,7 @@ fn manifest(checkpoint: &Checkpoint, extras: &Extras, options: &Options) -> Mani
         last_blocks: extras.last_blocks as u32,
         layers: extras.layers.iter().map(|layer| *layer as u32).collect(),
         static_size: options.static_size,
+        whitening: None,
         segment: published_masks(checkpoint.architecture, registers),
         position_interpolation: positions.to_owned(),
         transform: checkpoint.transform.clone(),

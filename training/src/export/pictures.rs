@@ -1,20 +1,25 @@
 //! Pictures to measure and to calibrate with: a user's, or those that the program carries.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use dino_vision::bulk::{self, tree};
 use dino_vision::media::{self, Limits};
-use dino_vision::model::manifest::Cost;
+use dino_vision::model::manifest::{Cost, Manifest};
 use dino_vision::model::{Precision, RawSession};
 use include_dir::{Dir, include_dir};
-use ndarray::{Array2, Array3, Axis};
+use ndarray::{Array2, Array3, ArrayD, Axis};
 
 use dino_vision::transform::Transform;
 
 use super::Error;
 use super::cost::{self, FEWEST};
+use super::whitening;
 use crate::show::progress;
+
+/// A model's outputs by their names.
+type Outputs = BTreeMap<String, ArrayD<f32>>;
 
 /// One picture of each of a hundred classes of Caltech-101, the shorter side 128 pixels.
 static BUNDLED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../tests/data/caltech101-val");
@@ -22,6 +27,9 @@ static BUNDLED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../tests/data/caltec
 const CALIBRATION: usize = 4;
 /// Most pictures that are embedded: figures hardly change beyond, and the exporter stays quick.
 const MOST: usize = 512;
+
+/// Most pictures that whitening is computed of, as in DINO's paper.
+const WHITENED: usize = 20_000;
 
 /// Pictures to measure with.
 pub(super) struct Pictures {
@@ -40,6 +48,19 @@ enum Source {
     Bytes(&'static [u8]),
 }
 
+impl Picture {
+    /// What `take` makes of the model's outputs; `None` for a file that is no picture.
+    fn run<T>(&self, session: &mut RawSession, transform: &Transform, take: impl Fn(&Outputs) -> T) -> Result<Option<T>, Error> {
+        let bytes = match self.source.read() {
+            Ok(bytes) => bytes,
+            Err(error) if error.is_of_file() => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let Ok(picture) = media::decode(&bytes, &Limits::default()) else { return Ok(None) };
+        Ok(Some(take(&session.run(transform.apply(&picture).insert_axis(Axis(0)).view())?)))
+    }
+}
+
 impl Source {
     fn read(&self) -> Result<Cow<'static, [u8]>, bulk::Error> {
         match self {
@@ -52,8 +73,17 @@ impl Source {
 impl Pictures {
     /// Lists a folder of pictures, at most [`MOST`] of them, evenly spread.
     pub(super) fn list(folder: &Path) -> Result<Self, Error> {
+        Self::some(folder, MOST)
+    }
+
+    /// Lists a folder of pictures for whitening, at most [`WHITENED`] of them, evenly spread.
+    pub(super) fn for_whitening(folder: &Path) -> Result<Self, Error> {
+        Self::some(folder, WHITENED)
+    }
+
+    fn some(folder: &Path, most: usize) -> Result<Self, Error> {
         let entries = tree::list(folder)?.entries;
-        let count = entries.len().min(MOST);
+        let count = entries.len().min(most);
         let chosen = (0..count).map(|index| &entries[index * entries.len() / count]);
         let pictures = chosen.map(|entry| Picture { source: Source::File(entry.path.clone()), class: entry.class.clone() });
         Ok(Self { place: folder.display().to_string(), pictures: pictures.collect() })
@@ -75,25 +105,32 @@ impl Pictures {
     ) -> Result<Vec<Option<Vec<f32>>>, Error> {
         tracing::info!("measuring {precision} on {} pictures", self.pictures.len());
         let bar = progress::bar(self.pictures.len(), &format!("measure {precision}"));
-        let mut embed = |picture: &Picture| {
-            let bytes = match picture.source.read() {
-                Ok(bytes) => bytes,
-                Err(error) if error.is_of_file() => return Ok(None),
-                Err(error) => return Err(error.into()),
-            };
-            let Ok(picture) = media::decode(&bytes, &Limits::default()) else { return Ok(None) };
-            let outputs = session.run(transform.apply(&picture).insert_axis(Axis(0)).view())?;
-            // CLS, or what a convolutional network pooled.
-            let vector = match (outputs.get("last_hidden_state"), outputs.get("embedding")) {
-                (Some(tokens), _) => tokens.index_axis(Axis(1), 0).iter().copied().collect(),
-                (None, Some(pooled)) => pooled.iter().copied().collect(),
-                (None, None) => Vec::new(),
-            };
-            Ok(Some(vector))
+        // CLS, or what a convolutional network pooled.
+        let embedding = |outputs: &Outputs| match (outputs.get("last_hidden_state"), outputs.get("embedding")) {
+            (Some(tokens), _) => tokens.index_axis(Axis(1), 0).iter().copied().collect(),
+            (None, Some(pooled)) => pooled.iter().copied().collect(),
+            (None, None) => Vec::new(),
         };
-        let answers = self.pictures.iter().map(&mut embed).inspect(|_| bar.inc(1)).collect();
+        let answers = self.pictures.iter().map(|picture| picture.run(session, transform, embedding)).inspect(|_| bar.inc(1)).collect();
         bar.finish_and_clear();
         answers
+    }
+
+    /// What whitening is computed of, of each picture that can be read: `[pictures, 2 D]`.
+    pub(super) fn rows(&self, session: &mut RawSession, manifest: &Manifest) -> Result<Array2<f64>, Error> {
+        let progress = progress::bar(self.pictures.len(), "whitening");
+        let mut rows = Vec::new();
+        for picture in &self.pictures {
+            let row = |outputs: &Outputs| {
+                let tokens = outputs.get("last_hidden_state")?.index_axis(Axis(0), 0).into_dimensionality().ok()?;
+                Some(whitening::row(tokens, manifest.registers as usize))
+            };
+            rows.extend(picture.run(session, &manifest.transform, row)?.flatten().unwrap_or_default());
+            progress.inc(1);
+        }
+        progress.finish_and_clear();
+        let columns = 2 * manifest.dim as usize;
+        Ok(Array2::from_shape_vec((rows.len() / columns, columns), rows).expect("each picture gives a whole row"))
     }
 
     /// Compares two answers of [`Self::embed`].

@@ -154,6 +154,7 @@ fn manifest(path: &Path, sha256: String, info: &GraphInfo, prepared: &InputTrans
         last_blocks: mapping.form.last_blocks as u32,
         layers: Vec::new(),
         static_size: None,
+        whitening: None,
         segment: None,
         position_interpolation: "unknown".to_owned(),
         transform: prepared.transform.clone(),

@@ -14,6 +14,7 @@ mod vit;
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use super::whitening::Whitening;
 use crate::weights::{Backbone, Vit};
 
 pub use calibrate::{Plan, Rows, fit};
@@ -47,7 +48,7 @@ pub enum Format<'a> {
 }
 
 /// What a graph is and gives beyond the usual.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Extras {
     /// (height, width) in pixels of the pictures that it takes, in whole patches; it takes every such size where this is absent.
     pub size: Option<(usize, usize)>,
@@ -55,6 +56,8 @@ pub struct Extras {
     pub last_blocks: usize,
     /// Blocks, from 1 to the depth, all of whose tokens it gives.
     pub layers: BTreeSet<usize>,
+    /// What CLS after the final norm is replaced with.
+    pub whitening: Option<Whitening>,
 }
 
 /// Where a graph is written to.

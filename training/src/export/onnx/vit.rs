@@ -2,6 +2,8 @@
 
 use crate::weights::{Activation, Block, Mlp, Positions, StemLevel, Vit};
 
+use crate::export::whitening::Whitening;
+
 use super::Extras;
 use super::graph::{Attr, Axis, Graph, Value};
 use super::layers::{Layers, Scale};
@@ -74,7 +76,10 @@ pub(super) fn build<'w>(vit: &'w Vit, layers: &mut Layers<'w>, extras: &Extras) 
         let tokens = layers.norm(&format!("{name}.norm"), tokens, &vit.norm, vit.eps);
         layers.graph.output(tokens, &name, &[axes[0], Axis::Named("tokens"), Axis::Fixed(vit.dim)]);
     }
-    let tokens = layers.norm("norm", tokens, &vit.norm, vit.eps);
+    let mut tokens = layers.norm("norm", tokens, &vit.norm, vit.eps);
+    if let Some(whitening) = &extras.whitening {
+        tokens = whitened(&mut layers.graph, tokens, vit.prefix.shape[0], whitening);
+    }
     let graph = &mut layers.graph;
     graph.output(tokens, "last_hidden_state", &[axes[0], Axis::Named("tokens"), Axis::Fixed(vit.dim)]);
     if let Some(seen) = last {
@@ -87,6 +92,30 @@ pub(super) fn build<'w>(vit: &'w Vit, layers: &mut Layers<'w>, extras: &Extras) 
         let graph = &mut layers.graph;
         graph.output(keys, "keys", &[axes[0], Axis::Named("patches"), Axis::Fixed(vit.dim)]);
     }
+}
+
+/// Puts the whitened embedding in the place of CLS, before the other tokens `[B, T, D]`, of which `prefix` are no patches.
+fn whitened(graph: &mut Graph<'_>, tokens: Value, prefix: usize, whitening: &Whitening) -> Value {
+    graph.enter("whitening");
+    let cls = graph.slice(tokens, 1, 0, 1);
+    let patches = graph.slice(tokens, 1, prefix as i64, i64::MAX);
+    let mean = graph.op("ReduceMean", &[patches], &[("axes", Attr::Ints(vec![1])), ("keepdims", Attr::Int(1))]);
+    let [cls, mean] = [cls, mean].map(|part| {
+        let length = graph.op("ReduceL2", &[part], &[("axes", Attr::Ints(vec![2])), ("keepdims", Attr::Int(1))]);
+        let least = graph.scalar(f32::MIN_POSITIVE);
+        let length = graph.op("Max", &[length, least], &[]);
+        graph.div(part, length)
+    });
+    let both = graph.concat(&[cls, mean], 2);
+    let standard = |array: ndarray::ArrayViewD<'_, f32>| array.iter().copied().collect::<Vec<f32>>();
+    let matrix = graph.floats("matrix", whitening.matrix.shape(), &standard(whitening.matrix.view().into_dyn()));
+    let bias = graph.floats("bias", &[whitening.bias.len()], &standard(whitening.bias.view().into_dyn()));
+    let embedding = graph.matmul(both, matrix);
+    let embedding = graph.add(embedding, bias);
+    let others = graph.slice(tokens, 1, 1, i64::MAX);
+    let tokens = graph.concat(&[embedding, others], 1);
+    graph.enter("");
+    tokens
 }
 
 /// A convolution of the stem, wide in and out; the norm reads channels last.
