@@ -74,7 +74,7 @@ fn the_readme_says_how_many_of_forty_pictures_the_demo_gets_right() {
     for (measured, quoted) in [
         (named, said("it names", "of 40 pictures")),
         (of_classes, said("as a person would,", "of the 29 whose class it knows")),
-        (outlined, said("and outlines", "so that")),
+        (outlined, said("and outlines", "with an IoU of at least 0.5")),
     ] {
         assert!(measured.abs_diff(quoted) <= CLOSE_CALLS, "measured {measured}, the README says {quoted}");
     }

@@ -21,7 +21,7 @@ const CANVAS = {
 /** Which request is worth copying in each view. */
 const CODE = { outline: "segment", attention: "attention", similarity: "similarity" };
 /** Hash of the file that the weights of the demo model come from (`models/demo/manifest.json`). */
-const DEMO = "79dc2f715a343083a934ec47043614ddc162094bb200481ced69ee1877771cde";
+const DEMO = "c462c5d70a0be25629d3f1b7e70d6035e8fc2f6d409495cdf3804f8cac0032f0";
 /** Files of more bytes are sent to the vote once the view was answered: what one refuses the other would, too. */
 const LARGE = 8 << 20;
 
