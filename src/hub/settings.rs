@@ -258,7 +258,7 @@ mod tests {
         }
         for secret in ["https://user:geheim@x", "https://geheim@x", "https://x?token=geheim", "x y://user:geheim@", "https://x#geheim"] {
             let error = endpoint(secret).unwrap_err().to_string();
-            assert!(error.contains("HF_TOKEN") == !secret.starts_with("x y") && !error.contains("geheim"), "{error}");
+            assert!(error.contains("HF_TOKEN") != secret.starts_with("x y") && !error.contains("geheim"), "{error}");
         }
         assert!(endpoint("huggingface.co").unwrap_err().to_string().contains("has no https://"));
     }

@@ -149,6 +149,7 @@ fn positions_are_resampled_as_the_flag_says() {
 }
 
 /// Pictures of a few random colours, which differ.
+#[expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 fn pictures(folder: &Path, count: u32) {
     fs_err::create_dir_all(folder).unwrap();
     for number in 0..count {

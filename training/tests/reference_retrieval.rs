@@ -84,6 +84,9 @@ fn precision_of_retrieval_is_that_of_the_public_code() {
     assert!(format!("{:#}", Truth::read(&file).unwrap_err()).contains("beyond"));
 }
 
+/// What becomes of descriptors before they are compared.
+type Change<'a> = &'a dyn Fn(&Array2<f32>) -> Array2<f32>;
+
 #[test]
 fn precision_of_copy_detection_is_that_of_the_public_code() {
     let reference = Reference::open();
@@ -93,14 +96,16 @@ fn precision_of_copy_detection_is_that_of_the_public_code() {
     let originals: Vec<&str> = originals.iter().map(String::as_str).collect();
     for (name, files) in [("original", &originals), ("strong", &strong), ("jpegqual/3", &originals)] {
         fs_err::create_dir_all(folder.path().join(name)).unwrap();
-        files.iter().for_each(|file| fs_err::write(folder.path().join(name).join(file), b"").unwrap());
+        for file in files {
+            fs_err::write(folder.path().join(name).join(file), b"").unwrap();
+        }
     }
     let blocks = copydays::blocks(folder.path()).unwrap();
     let (queries, database) = (reference.floats("queries"), reference.floats("database"));
     let whitening = Whitening::learn(reference.floats("others").view()).unwrap();
     let plain = |rows: &Array2<f32>| unit_rows::scaled(rows.view());
     let whitened = |rows: &Array2<f32>| unit_rows::scaled(whitening.apply(rows.view()).view());
-    let changes: [(&str, &dyn Fn(&Array2<f32>) -> Array2<f32>); 2] = [("plain", &plain), ("whitened", &whitened)];
+    let changes: [(&str, Change<'_>); 2] = [("plain", &plain), ("whitened", &whitened)];
     for (name, change) in changes {
         let (queries, database) = (change(&queries), change(&database));
         let similar = queries.dot(&database.t());

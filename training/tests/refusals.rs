@@ -96,9 +96,8 @@ fn integers_are_no_weights() {
     let work = tempfile::tempdir().unwrap();
     let file = work.path().join("model.safetensors");
     let tensors = golden("hf-dinov2");
-    let stored = |(name, tensor): (&String, &Tensor)| match name.ends_with("fc1.weight") {
-        true => (Dtype::I8, vec![1; tensor.data.len()]),
-        false => (Dtype::F32, little_endian(&tensor.data)),
+    let stored = |(name, tensor): (&String, &Tensor)| {
+        if name.ends_with("fc1.weight") { (Dtype::I8, vec![1; tensor.data.len()]) } else { (Dtype::F32, little_endian(&tensor.data)) }
     };
     let bytes: Vec<_> = tensors.iter().map(stored).collect();
     let views = tensors

@@ -99,7 +99,7 @@ fn the_last_epochs_have_larger_crops_and_resume_exactly() {
     assert!(run(&data, &plain, &["--epochs", "4", "--keep-checkpoints", "9"]).status.success());
     let (of_whole, of_plain) = (losses(&whole), losses(&plain));
     assert_eq!(of_whole[..2], of_plain[..2], "the first epochs are those of a run without");
-    assert!(of_whole[2..].iter().zip(&of_plain[2..]).all(|(a, b)| a != b), "{of_whole:?} {of_plain:?}");
+    assert!(of_whole[2..].iter().zip(&of_plain[2..]).all(|(a, b)| (a - b).abs() > 1e-9), "{of_whole:?} {of_plain:?}");
     // A run of small crops goes on with larger ones.
     std::fs::create_dir(&broken).unwrap();
     let after_two = checkpoints(&plain).into_iter().find(|path| path.ends_with("checkpoint-00000004.safetensors")).unwrap();

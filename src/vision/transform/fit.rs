@@ -51,6 +51,6 @@ fn averaged(picture: &RgbImage, across: u32, down: u32) -> RgbImage {
         for (x, y) in rows.flat_map(|y| columns.clone().map(move |x| (x, y))) {
             sums.iter_mut().zip(picture.get_pixel(x, y).0).for_each(|(sum, value)| *sum += u64::from(value));
         }
-        Rgb(sums.map(|sum| (sum * ((1 << 24) / count) >> 24) as u8))
+        Rgb(sums.map(|sum| ((sum * ((1 << 24) / count)) >> 24) as u8))
     })
 }

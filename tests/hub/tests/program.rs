@@ -1,7 +1,5 @@
 //! The hub as a program, for trying names of models by hand.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -23,7 +23,7 @@ use crate::evaluate::revisited::{Figures, Protocol, Truth};
 pub struct Args {
     #[command(flatten)]
     backbone: BackboneArgs,
-    /// Folder of the data sets: DIR/NAME/jpg with the pictures, and DIR/NAME/gnd_NAME.pkl as it is published, or the same as JSON.
+    /// Folder of the data sets: DIR/NAME/jpg with the pictures, and `DIR/NAME/gnd_NAME.pkl` as it is published, or the same as JSON.
     #[arg(long, visible_alias = "data-path", value_name = "DIR")]
     data: PathBuf,
     /// Which data set: roxford5k, rparis6k, or another of the same form.

@@ -92,12 +92,15 @@ fn indices(bytes: &[u8]) -> anyhow::Result<Option<(Vec<[u8; 4]>, Vec<u8>)>> {
     Ok(Some((palette, unpacked(&mut reader)?)))
 }
 
-/// Size (width, height) and values of a PNG file of palette indices or of greys of at most 8 bits, as they are stored; `None` of others.
+/// Size (width, height) and values, row by row.
+type Stored = ((u32, u32), Vec<u8>);
+
+/// The values of a PNG file of palette indices or of greys of at most 8 bits, as they are stored; `None` of others.
 /// The size that its header declares is not checked.
 ///
 /// # Errors
 /// Where the file is damaged.
-pub(super) fn stored(bytes: &[u8]) -> anyhow::Result<Option<((u32, u32), Vec<u8>)>> {
+pub(super) fn stored(bytes: &[u8]) -> anyhow::Result<Option<Stored>> {
     if Format::sniff(bytes)? != Format::Png {
         return Ok(None);
     }

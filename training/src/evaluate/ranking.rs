@@ -1,6 +1,7 @@
 //! Average precision of ranked lists, as the public evaluations of retrieval and of copy detection take it.
 
 use std::collections::HashSet;
+use std::hash::BuildHasher;
 
 use ndarray::ArrayView1;
 
@@ -13,7 +14,7 @@ pub fn order(similarities: ArrayView1<'_, f32>, most: usize) -> Vec<usize> {
 }
 
 /// Places of the relevant items in a ranked list, from 0, as if the ignored ones were not in it.
-pub fn places(order: &[usize], relevant: &HashSet<usize>, ignored: &HashSet<usize>) -> Vec<usize> {
+pub fn places<S: BuildHasher>(order: &[usize], relevant: &HashSet<usize, S>, ignored: &HashSet<usize, S>) -> Vec<usize> {
     let (mut places, mut left_out) = (Vec::new(), 0);
     for (at, item) in order.iter().enumerate() {
         if relevant.contains(item) {

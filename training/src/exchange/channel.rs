@@ -88,7 +88,7 @@ impl Channel {
             Error::new(error.kind(), format!("the other process refused the call ({error}): do all have the same {SECRET}?"))
         };
         receive(&stream, &mut message).map_err(refused)?;
-        handshake.read_message(&message, &mut [0; MESSAGE]).map_err(|_| refused(ErrorKind::InvalidData.into()))?;
+        handshake.read_message(&message, &mut vec![0; MESSAGE]).map_err(|_| refused(ErrorKind::InvalidData.into()))?;
         Self::after(stream, handshake)
     }
 
@@ -99,7 +99,7 @@ impl Channel {
         let mut message = Vec::new();
         receive(&stream, &mut message)?;
         let stranger = |_| Error::new(ErrorKind::InvalidData, format!("it has another {SECRET}, or none"));
-        handshake.read_message(&message, &mut [0; MESSAGE]).map_err(stranger)?;
+        handshake.read_message(&message, &mut vec![0; MESSAGE]).map_err(stranger)?;
         let mut message = vec![0; MESSAGE];
         let length = handshake.write_message(&[], &mut message).map_err(other)?;
         send(&stream, &message[..length])?;
@@ -215,7 +215,7 @@ mod tests {
         for secret in [None, Some(ask)] {
             let (first, second) = meet(secret, secret);
             let (mut first, mut second) = (first.unwrap(), second.unwrap());
-            let bytes: Vec<u8> = (0..300_000_u32).map(|i| (i * 7919 >> 3) as u8).collect();
+            let bytes: Vec<u8> = (0..300_000_u32).map(|i| ((i * 7919) >> 3) as u8).collect();
             let got = thread::scope(|scope| {
                 scope.spawn(|| first.write_all(&bytes).unwrap());
                 let mut got = vec![0; bytes.len()];

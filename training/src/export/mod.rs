@@ -120,7 +120,7 @@ pub struct Options {
     pub static_size: Option<(u32, u32)>,
     /// Whether the weights lie in a file beside the graph even where one ONNX file could hold all.
     pub external_data: bool,
-    /// Folder of pictures whose embeddings have no correlations left in the exported model: [`whitening`] says how. None for embeddings as the
+    /// Folder of pictures whose embeddings have no correlations left in the exported model. None for embeddings as the
     /// network gives them.
     pub whiten: Option<PathBuf>,
 }

@@ -108,7 +108,9 @@ mod tests {
         let path = folder.path().join("video.avi");
         let mut avi = Avi::create(&path, (64, 48), 12.5).unwrap();
         let frames: [&[u8]; 3] = [b"abc", b"defg", b"h"];
-        frames.iter().for_each(|frame| avi.add(frame).unwrap());
+        for frame in &frames {
+            avi.add(frame).unwrap();
+        }
         avi.finish().unwrap();
         let file = fs_err::read(&path).unwrap();
         let number = |at: usize| u32::from_le_bytes(file[at..at + 4].try_into().unwrap()) as usize;

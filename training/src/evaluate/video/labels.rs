@@ -124,7 +124,9 @@ fn stretch(values: &mut [f32]) {
     let (low, high) = values.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), &value| (low.min(value), high.max(value)));
     if high > 0.0 {
         let range = high - low;
-        values.iter_mut().for_each(|value| *value = if range > 0.0 { (*value - low) / range } else { f32::INFINITY });
+        for value in values.iter_mut() {
+            *value = if range > 0.0 { (*value - low) / range } else { f32::INFINITY };
+        }
     }
 }
 

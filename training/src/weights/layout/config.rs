@@ -281,7 +281,7 @@ impl Config {
         if let Some(ratio) = self.number("mlp_ratio")? {
             let hidden = (vit.dim as f64 * ratio) as usize;
             // Of a gate: timm's packed one, transformers' in whole eights, or timm's two layers.
-            let gated = [hidden, (hidden * 2 / 3 + 7) / 8 * 16, 2 * hidden];
+            let gated = [hidden, (hidden * 2 / 3).div_ceil(8) * 16, 2 * hidden];
             if !(if is_gated { gated.contains(&rows) } else { hidden == rows }) {
                 return Err(wrong(
                     "mlp_ratio",
