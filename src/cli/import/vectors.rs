@@ -5,7 +5,7 @@ use std::path::Path;
 use dino_server::encoding::Dtype;
 use dino_server::files::table::Vectors;
 use dino_server::files::vectors::Header;
-use dino_server::index::{ModelTag, NewItem, Spec};
+use dino_server::index::{Item, ModelTag, NewItem, Spec};
 use dino_vision::embedding::Pooling;
 
 use super::{Args, Target, ignored};
@@ -27,11 +27,11 @@ pub(super) fn run(args: &Args, file: &Path, mut vectors: Vectors) -> anyhow::Res
         for (item, vector) in rows {
             // Whether this very picture is stored under this id.
             let known = item.source.is_some() && target.present.get(&item.id) == Some(&item.source);
-            let unchanged = match &stored {
-                Some(collection) if known && !args.force => collection.get(&item.id)?.item == item,
-                _ => false,
-            };
-            if unchanged {
+            let before =
+                stored.as_ref().filter(|_| known).map(|collection| collection.get(&item.id)).transpose()?.map(|stored| stored.item);
+            // The table does not have the pixels.
+            let item = Item { fingerprint: before.as_ref().and_then(|before| before.fingerprint.clone()), ..item };
+            if before.as_ref() == Some(&item) && !args.force {
                 target.counts.unchanged += 1;
                 continue;
             }
