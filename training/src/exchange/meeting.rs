@@ -4,6 +4,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::Error;
@@ -87,14 +88,18 @@ pub(super) fn meet_at(
     let before = (place.rank + place.world - 1) % place.world;
     let missing = || place.network(format!("wait for a call of rank {before}"), ErrorKind::TimedOut.into());
     // Both at once: each call waits until it is answered, and in a ring all call.
+    let failed = AtomicBool::new(false);
     let (forward, previous) = std::thread::scope(|scope| {
         let calling = scope.spawn(|| {
-            let mut forward = connect(place, secret, next, deadline)?;
-            greet(&mut forward, place, 0).map_err(|e| place.network(format!("greet {next}"), e))?;
-            Ok::<_, Error>(forward)
+            let forward = connect(place, secret, next, deadline).and_then(|mut forward| {
+                greet(&mut forward, place, 0).map_err(|e| place.network(format!("greet {next}"), e))?;
+                Ok(forward)
+            });
+            failed.store(forward.is_err(), Ordering::Relaxed);
+            forward
         });
         let previous = loop {
-            match accept(&listener, secret, deadline) {
+            match accept(&listener, secret, deadline, &failed) {
                 Some((stream, caller)) if caller.rank == before && caller.world == place.world => break Ok(stream),
                 Some(_) => {}
                 None => break Err(missing()),
@@ -102,7 +107,9 @@ pub(super) fn meet_at(
         };
         (calling.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), previous)
     });
-    Ok(Neighbours { previous: previous?, next: forward? })
+    // Its own error says more than that no call came.
+    let next = forward?;
+    Ok(Neighbours { previous: previous?, next })
 }
 
 fn unspecified(ip: IpAddr) -> IpAddr {
@@ -113,7 +120,7 @@ fn unspecified(ip: IpAddr) -> IpAddr {
 fn host(place: &Place, secret: Option<&Secret>, listener: &TcpListener, deadline: Instant, timeout: Duration) -> Result<SocketAddr, Error> {
     let mut callers: Vec<Option<(Channel, SocketAddr)>> = (1..place.world).map(|_| None).collect();
     while callers.iter().any(Option::is_none) {
-        let Some((mut stream, caller)) = accept(listener, secret, deadline) else {
+        let Some((mut stream, caller)) = accept(listener, secret, deadline, &AtomicBool::new(false)) else {
             let missing = (1..place.world).zip(&callers).filter(|(_, c)| c.is_none()).map(|(rank, _)| rank).collect();
             let address = format!("{}:{}", place.address, place.port);
             return Err(Error::Missing { world: place.world, address, seconds: timeout.as_secs(), missing });
@@ -176,9 +183,9 @@ struct Caller {
     port: u16,
 }
 
-/// The next connection of a process of this run; `None` at the deadline. Other connections are closed.
-fn accept(listener: &TcpListener, secret: Option<&Secret>, deadline: Instant) -> Option<(Channel, Caller)> {
-    while Instant::now() < deadline {
+/// The next connection of a process of this run; `None` at the deadline, or when `ends` is set. Other connections are closed.
+fn accept(listener: &TcpListener, secret: Option<&Secret>, deadline: Instant, ends: &AtomicBool) -> Option<(Channel, Caller)> {
+    while Instant::now() < deadline && !ends.load(Ordering::Relaxed) {
         let Ok((stream, from)) = listener.accept() else {
             std::thread::sleep(PAUSE);
             continue;
