@@ -27,8 +27,11 @@ pub(super) fn run(args: &Args, file: &Path, mut vectors: Vectors) -> anyhow::Res
         for (item, vector) in rows {
             // Whether this very picture is stored under this id.
             let known = item.source.is_some() && target.present.get(&item.id) == Some(&item.source);
-            let before =
-                stored.as_ref().filter(|_| known).map(|collection| collection.get(&item.id)).transpose()?.map(|stored| stored.item);
+            let before = match stored.as_ref().filter(|_| known).map(|collection| collection.get(&item.id)) {
+                // A damaged item is stored anew.
+                Some(Err(_)) if args.force => None,
+                found => found.transpose()?.map(|stored| stored.item),
+            };
             // The table does not have the pixels.
             let item = Item { fingerprint: before.as_ref().and_then(|before| before.fingerprint.clone()), ..item };
             if before.as_ref() == Some(&item) && !args.force {

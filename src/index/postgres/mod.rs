@@ -143,6 +143,8 @@ impl Store for PostgresStore {
         let (record, is_new) = self.database.run(async |connection| {
             let mut transaction = connection.begin().await?;
             if let Some(existing) = Record::find(&mut transaction, name).await? {
+                // It may have added a column to a table of an older server.
+                transaction.commit().await?;
                 return Ok((existing, false));
             }
             let record = Record::make(&mut transaction, name, &spec).await?;

@@ -62,7 +62,7 @@ impl Window {
     }
 
     pub(super) fn whole(source: u32, output: u32) -> Self {
-        Self { start: 0.0, length: f64::from(source), output, padding: 0 }
+        Self::part(f64::from(source), output)
     }
 }
 

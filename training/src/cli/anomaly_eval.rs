@@ -15,9 +15,10 @@ use ndarray::{Array2, Axis, concatenate};
 use serde::Serialize;
 
 use super::backbone::BackboneArgs;
+use super::segment_eval::mask_of;
 use super::segment_eval::untrained::untrained;
-use super::segment_eval::{decode, mask_of};
 use crate::evaluate::anomaly::{Pixels, auroc};
+use crate::evaluate::descriptors::decode;
 use crate::evaluate::drawn;
 
 /// Folder of the test pictures that are good.

@@ -13,7 +13,7 @@ use ndarray::{Array2, Axis};
 use serde::Serialize;
 
 use super::backbone::BackboneArgs;
-use super::segment_eval::decode;
+use crate::evaluate::descriptors::decode;
 use crate::evaluate::video::frame;
 use crate::evaluate::video::labels::{Numbers, Objects, check_size, mask};
 use crate::evaluate::video::measures::{Figures, Statistics, contour, region};

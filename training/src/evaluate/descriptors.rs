@@ -32,7 +32,7 @@ pub fn rows(
 ) -> anyhow::Result<Array2<f32>> {
     let bar = progress::bar(paths.len(), what);
     let work = |worker: &mut Worker<'_>, at: usize| {
-        let row = read(&paths[at]).map(|picture| describe(worker, &picture).with_context(|| paths[at].display().to_string()));
+        let row = decode(&paths[at]).map(|picture| describe(worker, &picture).with_context(|| paths[at].display().to_string()));
         bar.inc(1);
         row
     };
@@ -55,7 +55,11 @@ pub fn rows(
     Ok(Array2::from_shape_vec((count, numbers.len() / count), numbers)?)
 }
 
-fn read(path: &Path) -> anyhow::Result<RgbImage> {
-    let decode = || Ok::<_, bulk::Error>(media::decode(&bulk::read(path)?, &Limits::default())?);
-    decode().with_context(|| path.display().to_string())
+/// Decodes a file.
+///
+/// # Errors
+/// Names the file.
+pub fn decode(path: &Path) -> anyhow::Result<RgbImage> {
+    let read = || Ok::<_, bulk::Error>(media::decode(&bulk::read(path)?, &Limits::default())?);
+    read().with_context(|| path.display().to_string())
 }

@@ -21,6 +21,8 @@ const PROLOGUE: &[u8] = b"dino-train exchange 1";
 /// Most bytes of a message of the protocol, and what its signature takes of them.
 const MESSAGE: usize = 65_535;
 const TAG: usize = 16;
+/// Bytes of either greeting: a key for this connection alone, and the signature.
+const GREETING: usize = 32 + TAG;
 
 /// What the processes of a run know, and no other.
 #[derive(Clone)]
@@ -39,7 +41,9 @@ impl Secret {
     /// # Errors
     /// For fewer than 16 characters.
     pub fn from_environment() -> std::result::Result<Option<Self>, super::Error> {
-        std::env::var(SECRET).ok().filter(|text| !text.is_empty()).map(|text| Self::new(&text)).transpose()
+        let Some(text) = std::env::var_os(SECRET).filter(|text| !text.is_empty()) else { return Ok(None) };
+        let unreadable = |_| super::Error::Setting { name: SECRET, value: "not UTF-8".to_owned(), wanted: "text is wanted".to_owned() };
+        Self::new(&text.into_string().map_err(unreadable)?).map(Some)
     }
 
     /// A secret of at least 16 characters.
@@ -81,14 +85,12 @@ impl Channel {
     pub(super) fn called(stream: TcpStream, secret: Option<&Secret>) -> Result<Self> {
         let Some(secret) = secret else { return Ok(Self { stream: stream.into(), noise: None }) };
         let mut handshake = handshake(secret, Builder::build_initiator)?;
-        let mut message = vec![0; MESSAGE];
-        let length = handshake.write_message(&[], &mut message).map_err(other)?;
-        send(&stream, &message[..length])?;
+        greet(&stream, &mut handshake)?;
         let refused = |error: Error| {
             Error::new(error.kind(), format!("the other process refused the call ({error}): do all have the same {SECRET}?"))
         };
-        receive(&stream, &mut message).map_err(refused)?;
-        handshake.read_message(&message, &mut vec![0; MESSAGE]).map_err(|_| refused(ErrorKind::InvalidData.into()))?;
+        let message = greeting(&stream).map_err(refused)?;
+        handshake.read_message(&message, &mut [0; GREETING]).map_err(|_| refused(ErrorKind::InvalidData.into()))?;
         Self::after(stream, handshake)
     }
 
@@ -96,13 +98,10 @@ impl Channel {
     pub(super) fn answered(stream: TcpStream, secret: Option<&Secret>) -> Result<Self> {
         let Some(secret) = secret else { return Ok(Self { stream: stream.into(), noise: None }) };
         let mut handshake = handshake(secret, Builder::build_responder)?;
-        let mut message = Vec::new();
-        receive(&stream, &mut message)?;
+        let message = greeting(&stream)?;
         let stranger = |_| Error::new(ErrorKind::InvalidData, format!("it has another {SECRET}, or none"));
-        handshake.read_message(&message, &mut vec![0; MESSAGE]).map_err(stranger)?;
-        let mut message = vec![0; MESSAGE];
-        let length = handshake.write_message(&[], &mut message).map_err(other)?;
-        send(&stream, &message[..length])?;
+        handshake.read_message(&message, &mut [0; GREETING]).map_err(stranger)?;
+        greet(&stream, &mut handshake)?;
         Self::after(stream, handshake)
     }
 
@@ -128,6 +127,24 @@ fn other(error: snow::Error) -> Error {
     Error::other(error)
 }
 
+fn greet(stream: &TcpStream, handshake: &mut HandshakeState) -> Result<()> {
+    let mut message = [0; GREETING];
+    let length = handshake.write_message(&[], &mut message).map_err(other)?;
+    send(stream, &message[..length])
+}
+
+/// The other end's greeting. A stranger may announce any length: others are not waited for.
+fn greeting(mut stream: &TcpStream) -> Result<[u8; GREETING]> {
+    let mut length = [0; 2];
+    stream.read_exact(&mut length)?;
+    if usize::from(u16::from_be_bytes(length)) != GREETING {
+        return Err(Error::new(ErrorKind::InvalidData, format!("it has another {SECRET}, or none")));
+    }
+    let mut message = [0; GREETING];
+    stream.read_exact(&mut message)?;
+    Ok(message)
+}
+
 /// A message with its length before it.
 fn send(mut stream: &TcpStream, message: &[u8]) -> Result<()> {
     let length = u16::try_from(message.len()).map_err(Error::other)?;
@@ -149,10 +166,11 @@ impl Read for Channel {
         while *read == message.len() {
             receive(stream, sealed)?;
             message.resize(sealed.len(), 0);
-            let changed = |_| Error::new(ErrorKind::InvalidData, "a message was changed on its way");
-            let length = state.read_message(sealed, message).map_err(changed)?;
-            message.truncate(length);
+            let opened = state.read_message(sealed, message);
+            // Nothing of a message that was refused is read later.
+            message.truncate(opened.as_ref().map_or(0, |length| *length));
             *read = 0;
+            opened.map_err(|_| Error::new(ErrorKind::PermissionDenied, "a message was changed on its way"))?;
         }
         let length = into.len().min(message.len() - *read);
         into[..length].copy_from_slice(&message[*read..][..length]);
@@ -255,7 +273,7 @@ mod tests {
                 again[1] ^= 1;
             }
             send(&first.stream, &again).unwrap();
-            assert_eq!(second.read(&mut [0; 3]).unwrap_err().kind(), ErrorKind::InvalidData);
+            assert_eq!(second.read(&mut [0; 3]).unwrap_err().kind(), ErrorKind::PermissionDenied);
         }
     }
 

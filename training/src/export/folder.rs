@@ -173,7 +173,7 @@ fn whitening(backbone: &Backbone, pictures: &Path, extras: &Extras, files: &Fold
     let rows = Pictures::for_whitening(pictures)?.rows(&mut session, &files.manifest)?;
     drop(session);
     fs_err::remove_dir_all(&plain.path)?;
-    Whitening::fit(&rows, &pictures.display().to_string())
+    Whitening::fit(rows, &pictures.display().to_string())
 }
 
 /// Writes a fitted transformer in 8 bits. Where they lose too much, the layers that lose most go back to float32.

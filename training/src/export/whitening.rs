@@ -29,7 +29,7 @@ impl Whitening {
     ///
     /// # Errors
     /// For fewer than four pictures for each dimension.
-    pub(super) fn fit(rows: &Array2<f64>, place: &str) -> Result<Self, Error> {
+    pub(super) fn fit(rows: Array2<f64>, place: &str) -> Result<Self, Error> {
         let (found, dim) = (rows.nrows(), rows.ncols() / 2);
         let needed = PICTURES_PER_DIM * dim;
         if found < needed {
@@ -91,7 +91,7 @@ mod tests {
     fn what_it_gives_has_no_correlations_left() {
         let (count, dim) = (400, 4);
         let rows = rows(count, dim);
-        let whitening = Whitening::fit(&rows, "here").unwrap();
+        let whitening = Whitening::fit(rows.clone(), "here").unwrap();
         let given = rows.mapv(|value| value as f32).dot(&whitening.matrix) + &whitening.bias;
         let mean = given.mean_axis(Axis(0)).unwrap();
         let covariance = given.t().dot(&given) / (count - 1) as f32;
@@ -111,9 +111,9 @@ mod tests {
             let first = flat.column(0).to_owned();
             flat.column_mut(column).assign(&first);
         }
-        let whitening = Whitening::fit(&flat, "here").unwrap();
+        let whitening = Whitening::fit(flat, "here").unwrap();
         assert!(whitening.matrix.column(1).iter().all(|value| *value == 0.0) && whitening.matrix.iter().all(|value| value.is_finite()));
-        let error = Whitening::fit(&rows(7, 2), "here").unwrap_err().to_string();
+        let error = Whitening::fit(rows(7, 2), "here").unwrap_err().to_string();
         assert!(error.contains("here has 7") && error.contains("at least 8"), "{error}");
     }
 }

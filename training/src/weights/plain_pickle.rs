@@ -1,10 +1,10 @@
 //! Pickles of plain data, such as lists of names and numbers, as JSON.
 
-use serde_json::{Map, Number, Value as Json};
+use serde_json::{Map, Value as Json};
 
 use super::pickle::{self, Heap, Id, Value};
 
-/// Most values of a pickle once shared ones are repeated.
+/// Most values, and bytes of strings, of a pickle once shared ones are repeated.
 const MOST_VALUES: usize = 20_000_000;
 /// How deep values may lie in each other.
 const MOST_DEPTH: usize = 16;
@@ -34,13 +34,18 @@ impl Reader {
         if depth > MOST_DEPTH {
             return refused("its values lie too deep in each other");
         }
-        let Some(left) = self.left.checked_sub(1) else { return refused("it has too many values") };
+        let cost = match self.heap.get(id) {
+            Value::Str(text) => 1 + text.len(),
+            Value::Dict(pairs) => 1 + pairs.iter().map(|(key, _)| self.heap.str(*key).map_or(0, str::len)).sum::<usize>(),
+            _ => 1,
+        };
+        let Some(left) = self.left.checked_sub(cost) else { return refused("it has too many values") };
         self.left = left;
         match self.heap.get(id).clone() {
             Value::None => Ok(Json::Null),
             Value::Bool(value) => Ok(value.into()),
             Value::Int(value) => Ok(value.into()),
-            Value::Float(value) => Ok(Number::from_f64(value).map_or(Json::Null, Json::Number)),
+            Value::Float(value) => Ok(value.into()),
             Value::Str(text) => Ok(Json::String(text)),
             Value::Tuple(items) | Value::List(items) => items.into_iter().map(|item| self.json(item, depth + 1)).collect(),
             Value::Dict(pairs) => {
@@ -73,5 +78,12 @@ mod tests {
         assert!(read(b"\x80\x02]q\x00h\x00a.").unwrap_err().to_string().contains("too deep"));
         assert!(read(b"\x80\x02}K\x01K\x02s.").unwrap_err().to_string().contains("key"));
         assert!(read(b"no pickle").is_err());
+        // A string of a megabyte, which thirty places share.
+        let mut shared = b"\x80\x02](X\x00\x00\x10\x00".to_vec();
+        shared.resize(shared.len() + (1 << 20), b'a');
+        shared.extend(b"q\x00");
+        shared.extend(b"h\x00".repeat(29));
+        shared.extend(b"e.");
+        assert!(read(&shared).unwrap_err().to_string().contains("too many"));
     }
 }

@@ -93,7 +93,7 @@ impl<'a> Scope<'a> {
         let index = |name: &String| name.strip_prefix(list)?.strip_prefix('.')?.split_once('.')?.0.parse::<usize>().ok();
         let highest = self.names.keys().filter_map(index).max();
         // A stray huge index would otherwise be answered with as many missing blocks.
-        highest.map_or(0, |highest| highest + 1).max(known.unwrap_or(0)).min(1000)
+        highest.map_or(0, |highest| highest.saturating_add(1)).max(known.unwrap_or(0)).min(1000)
     }
 
     /// Takes a tensor of the given shape. If it is missing or does not fit, this is noted and an empty one returned.
@@ -229,7 +229,7 @@ fn inside_block(name: &str) -> Option<&str> {
     None
 }
 
-fn is_number(text: &str) -> bool {
+pub(super) fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 

@@ -10,8 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, ensure};
 use dino_hub::{Location, Want};
 use dino_vision::bulk::names::Finder;
-use dino_vision::bulk::{self, tree};
-use dino_vision::media::{self, Limits};
+use dino_vision::bulk::tree;
 use dino_vision::model::Model;
 use dino_vision::segment::Method;
 use image::RgbImage;
@@ -19,6 +18,7 @@ use image::RgbImage;
 use self::untrained::untrained;
 use self::view::{View, centred_box};
 use super::backbone::DeviceArgs;
+use crate::evaluate::descriptors::decode;
 use crate::evaluate::drawn;
 use crate::evaluate::segmentation::{Figures, Prediction, Tally, Truth};
 
@@ -166,12 +166,6 @@ fn scene(picture: &Path) -> String {
     let stem = picture.file_stem().unwrap_or_default().to_string_lossy();
     let name = stem.trim_end_matches(|letter: char| letter.is_ascii_digit()).trim_end_matches(['_', '-', ' ']);
     picture.with_file_name(name).display().to_string()
-}
-
-/// Decodes a file; the error names it.
-pub(super) fn decode(path: &Path) -> anyhow::Result<RgbImage> {
-    let read = || Ok::<_, bulk::Error>(media::decode(&bulk::read(path)?, &Limits::default())?);
-    read().with_context(|| path.display().to_string())
 }
 
 /// Runs the model over all pictures, and adds a row for each method, named `prefix` and method.

@@ -48,7 +48,10 @@ impl Numbers {
             encoder.set_color(png::ColorType::Indexed);
             encoder.set_depth(png::BitDepth::Eight);
             encoder.set_palette((0..=255).flat_map(colour).collect::<Vec<u8>>());
-            encoder.write_header()?.write_image_data(&self.values)?;
+            let mut writer = encoder.write_header()?;
+            writer.write_image_data(&self.values)?;
+            // Else a full disk shows at no place.
+            writer.finish()?;
             Ok(())
         };
         write().with_context(|| path.display().to_string())

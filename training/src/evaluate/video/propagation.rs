@@ -83,7 +83,7 @@ impl Propagation {
     fn tile(&self, features: ArrayView2<'_, f32>, rows: &Range<usize>, columns: &Range<usize>) -> Vec<(usize, Array1<f32>)> {
         let around = |range: &Range<usize>, length: usize| match self.settings.neighbourhood {
             0 => 0..length,
-            reach => range.start.saturating_sub(reach)..(range.end + reach).min(length),
+            reach => range.start.saturating_sub(reach)..range.end.saturating_add(reach).min(length),
         };
         let window = (around(rows, self.grid.rows), around(columns, self.grid.columns));
         let targets = self.rows(features, rows, columns);

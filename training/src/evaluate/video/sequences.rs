@@ -37,7 +37,7 @@ impl Sequence {
 pub fn list(root: &Path, set: &str) -> anyhow::Result<Vec<Sequence>> {
     let davis = root.join("JPEGImages/480p");
     if davis.is_dir() {
-        let names = fs_err::read_to_string(root.join("ImageSets/2017").join(set).with_extension("txt"))?;
+        let names = fs_err::read_to_string(root.join("ImageSets/2017").join(format!("{set}.txt")))?;
         let named = |name: &str| sequence(name, &davis.join(name), &root.join("Annotations/480p").join(name));
         let sequences = names.lines().map(str::trim).filter(|name| !name.is_empty()).map(named).collect::<anyhow::Result<Vec<_>>>()?;
         ensure!(!sequences.is_empty(), "{set}.txt of {} names no sequence", root.join("ImageSets/2017").display());
@@ -60,6 +60,8 @@ pub fn list(root: &Path, set: &str) -> anyhow::Result<Vec<Sequence>> {
 }
 
 fn sequence(name: &str, frames: &Path, masks: &Path) -> anyhow::Result<Sequence> {
+    // It becomes a folder of --out.
+    ensure!(Path::new(name).file_name().is_some_and(|last| last == name), "{name:?} is no name of a sequence");
     let files = files::listed(frames, &files::PICTURES)?;
     ensure!(!files.is_empty(), "{} holds no frames ({})", frames.display(), files::PICTURES.join(", "));
     let mut by_stem: BTreeMap<OsString, PathBuf> =

@@ -279,7 +279,7 @@ impl Config {
             }
         }
         if let Some(ratio) = self.number("mlp_ratio")? {
-            let hidden = (vit.dim as f64 * ratio) as usize;
+            let hidden = (vit.dim as f64 * ratio).min(f64::from(u32::MAX)) as usize;
             // Of a gate: timm's packed one, transformers' in whole eights, or timm's two layers.
             let gated = [hidden, (hidden * 2 / 3).div_ceil(8) * 16, 2 * hidden];
             if !(if is_gated { gated.contains(&rows) } else { hidden == rows }) {

@@ -208,7 +208,7 @@ fn mlp(scope: &mut Scope, name: &str, dim: usize, packed_gate: Activation) -> Ml
     let [width, _] = scope.dims(&format!("{name}.fc1.weight"));
     // timm packs gate and value under the names of a plain MLP.
     if let Some(&[_, half]) = scope.shape(&format!("{name}.fc2.weight"))
-        && 2 * half == width
+        && half.checked_mul(2) == Some(width)
     {
         let input = scope.linear(&format!("{name}.fc1"), width, dim);
         return Mlp::Gated { input, activation: packed_gate, output: scope.linear(&format!("{name}.fc2"), dim, half) };

@@ -169,7 +169,7 @@ impl Hints {
             return Some(heads).filter(fits).ok_or_else(error);
         }
         // Each period turns a pair of channels, by rows and by columns.
-        let of_periods = periods.map(|periods| dim / (4 * periods).max(1)).filter(fits);
+        let of_periods = periods.map(|periods| dim / periods.saturating_mul(4).max(1)).filter(fits);
         let said = self.config.heads(dim)?;
         if let (Some(periods), Some(heads)) = (of_periods, said)
             && periods != heads

@@ -3,6 +3,7 @@
 use serde_json::Value as Json;
 
 use super::super::Error;
+use super::super::scope::is_number;
 use super::Names;
 use super::config::refused;
 
@@ -114,7 +115,6 @@ pub(super) fn check_name(architecture: &str, names: Names, source: &str) -> Resu
 /// Width and heads of a ViT, where every word of its name is known: `vit_small_patch14_reg4_dinov2`, and not
 /// `vit_base_patch16_clip_quickgelu_224`.
 pub(super) fn width_and_heads(architecture: &str) -> Option<(usize, usize)> {
-    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let (mut size, mut rest) = (None, Vec::new());
     for word in untagged(architecture).split('_') {
         if let Some(found) = SIZES.iter().find(|(name, _)| *name == word) {
