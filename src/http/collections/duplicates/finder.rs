@@ -144,16 +144,21 @@ fn make(
 ) -> Result<Arc<Report>, Problem> {
     flight.percent.store(0, Ordering::Relaxed);
     // The request that had the thread before may have made it.
-    if let Some(report) = finder.find(&key, collection.version()?) {
+    let now = collection.version()?;
+    if let Some(report) = finder.find(&key, now) {
         return Ok(report);
     }
     let dim = collection.spec().dim;
     let most = MOST_ITEMS.min(MOST_VECTORS / dim.max(1));
+    let too_many =
+        || Error::InvalidParameter(format!("more than {most} items would be compared with each other: give a `filter` that fewer pass"));
+    if filter.is_none() && now.count > most {
+        return Err(too_many().into());
+    }
     let mut candidates = Candidates::new(Some(dim));
     let version = collection.scan(filter, &mut |item, vector| {
         if candidates.len() == most {
-            let reason = format!("more than {most} items would be compared with each other: give a `filter` that fewer pass");
-            return Err(Error::InvalidParameter(reason));
+            return Err(too_many());
         }
         let (source, fingerprint) = (item.source.as_deref(), item.fingerprint.as_deref());
         candidates.push(Candidate { id: &item.id, source, fingerprint, vector });
