@@ -14,9 +14,15 @@ use quick_cache::{
     sync::{Cache, DefaultLifecycle},
 };
 
+use tokio::sync::Semaphore;
+
 use super::{
-    super::super::{App, problem::Problem, single_flight::SingleFlight},
-    Report,
+    super::super::{
+        App,
+        problem::{Code, Problem},
+        single_flight::SingleFlight,
+    },
+    RETRY_AFTER, Report,
 };
 use crate::{
     index::{Collection, CollectionName, Error, Filter, Version},
@@ -30,6 +36,8 @@ pub(super) const MOST_ITEMS: usize = 500_000;
 const MOST_VECTORS: usize = 1 << 30;
 /// Memory of what is kept, in bytes: the largest report has that many items, with ids of 512 bytes.
 const MOST_KEPT: u64 = 640 * MOST_ITEMS as u64;
+/// Most comparisons that run or wait: options are free to choose, and each other choice is a comparison of its own.
+const MOST_WAITING: usize = 8;
 /// Collections with their options that may be compared or kept at once, as it is expected.
 const USUAL_COUNT: usize = 100;
 /// How long the pages after the first are those of the same report, whatever is written meanwhile.
@@ -81,6 +89,8 @@ impl Flight {
 /// Compares on a thread of its own: one collection at a time.
 pub(crate) struct DuplicateFinder {
     thread: Pool,
+    /// Of comparisons that run or wait: each goes on where its caller leaves.
+    turns: Arc<Semaphore>,
     flights: Cache<Key, Arc<Flight>>,
     kept: Cache<Key, Kept, Bytes>,
 }
@@ -91,7 +101,7 @@ impl Default for DuplicateFinder {
         let options = OptionsBuilder::new().estimated_items_capacity(USUAL_COUNT).weight_capacity(MOST_KEPT).shards(1).build();
         let options = options.expect("capacities are given");
         let kept = Cache::with_options(options, Bytes, DefaultHashBuilder::default(), DefaultLifecycle::default());
-        Self { thread: Pool::new(1), flights: Cache::new(USUAL_COUNT), kept }
+        Self { thread: Pool::new(1), turns: Arc::new(Semaphore::new(MOST_WAITING)), flights: Cache::new(USUAL_COUNT), kept }
     }
 }
 
@@ -127,6 +137,10 @@ pub(super) async fn compare(
         .get(|| {
             let (app, flight, key, collection) = (app.clone(), Arc::clone(flight), key.clone(), Arc::clone(collection));
             async move {
+                let Ok(_turn) = Arc::clone(&app.duplicates.turns).try_acquire_owned() else {
+                    let reason = format!("{MOST_WAITING} other comparisons run or wait: try again later");
+                    return Err(Problem { retry_after: Some(RETRY_AFTER), ..Problem::new(Code::QueueFull, reason) });
+                };
                 let inside = app.clone();
                 let outcome = app.duplicates.thread.run(move || make(&inside.duplicates, &flight, key, &*collection, filter.as_ref()));
                 outcome.await.unwrap_or_else(|panicked| Err(panicked.into()))
