@@ -4,6 +4,7 @@
 //! By Cauchy-Schwarz the product of a query of length 1 with s·c is at most e away from that with x. So the nearest by
 //! floats are among those whose product plus e reaches the best product minus e; everything else needs no second look.
 
+use super::large_pages;
 use super::similarity::bytes::{self, Products};
 
 /// Rows of codes lie at multiples of this, so that the widest instructions never look across a row's end.
@@ -57,7 +58,7 @@ impl Query {
 
 impl Codes {
     pub(super) fn with_capacity(dim: usize, rows: usize) -> Self {
-        let bytes = Vec::with_capacity(rows * dim.next_multiple_of(STRIDE));
+        let bytes = large_pages::with_capacity(rows * dim.next_multiple_of(STRIDE));
         Self { dim, bytes, scales: Vec::with_capacity(rows), errors: Vec::with_capacity(rows) }
     }
 

@@ -18,6 +18,7 @@ mod handle;
 #[cfg(test)]
 mod in_memory;
 mod indexing;
+mod large_pages;
 mod layout;
 mod load;
 #[cfg(test)]

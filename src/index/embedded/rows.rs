@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::VectorFormat;
 use super::codes::Codes;
 use super::item::Item;
+use super::large_pages;
 
 /// Vectors of a block, side by side.
 pub(super) enum VectorData {
@@ -26,7 +27,7 @@ pub(super) struct Rows {
 impl Rows {
     pub(super) fn with_capacity(dim: usize, rows: usize, vectors: VectorFormat) -> Self {
         let vectors = match vectors {
-            VectorFormat::F32 => VectorData::Floats(Vec::with_capacity(dim * rows)),
+            VectorFormat::F32 => VectorData::Floats(large_pages::with_capacity(dim * rows)),
             VectorFormat::Int8 => VectorData::Bytes(Codes::with_capacity(dim, rows)),
         };
         Self { dim, vectors, items: Vec::with_capacity(rows), sequences: Vec::with_capacity(rows) }
@@ -55,7 +56,7 @@ impl Rows {
     /// Rows that are filled in later: vectors of zeros and empty items, in the order of `sequences`.
     pub(super) fn blank(dim: usize, sequences: Vec<u64>) -> Self {
         let (rows, nothing) = (sequences.len(), Arc::new(Item::default()));
-        Self { dim, vectors: VectorData::Floats(vec![0.0; dim * rows]), items: vec![nothing; rows], sequences }
+        Self { dim, vectors: VectorData::Floats(large_pages::zeros(dim * rows)), items: vec![nothing; rows], sequences }
     }
 
     /// A row `[dim]` of those held as floats, to be filled in.

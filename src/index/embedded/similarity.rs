@@ -88,8 +88,8 @@ impl WithSimd for OfRows<'_> {
     }
 }
 
-/// Rows that are fetched ahead.
-const AHEAD: usize = 3;
+/// Rows that are fetched ahead: of 1 to 32 the fastest, with vectors of 384 numbers.
+const AHEAD: usize = 6;
 
 /// Asks for a row before it is needed.
 #[inline]

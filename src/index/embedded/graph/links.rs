@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use super::walk::Layer;
+use crate::index::embedded::large_pages;
 
 /// Links of a node on the layers above the bottom, where it has twice as many. With this and the width of the search while
 /// building recall is measured in BENCHMARKS.md.
@@ -35,7 +36,7 @@ impl Links {
 
     /// The links of each node, from the bottom layer up.
     pub(super) fn new(entry: u32, nodes: impl ExactSizeIterator<Item = Vec<Vec<u32>>>) -> Self {
-        let mut links = Self { entry, bottom: Vec::with_capacity(nodes.len() * (1 + Self::most(0))), upper: Vec::new() };
+        let mut links = Self { entry, bottom: large_pages::with_capacity(nodes.len() * (1 + Self::most(0))), upper: Vec::new() };
         for (node, layers) in (0..).zip(nodes) {
             for (layer, neighbours) in layers.iter().enumerate() {
                 if layer > links.upper.len() {
@@ -86,7 +87,11 @@ impl Links {
         let (entry, layers) = (numbers.next()?, numbers.next()?);
         let mut list = || {
             let length = numbers.next()? as usize;
-            (length <= numbers.len()).then(|| numbers.by_ref().take(length).collect::<Vec<u32>>())
+            (length <= numbers.len()).then(|| {
+                let mut list = large_pages::with_capacity(length);
+                list.extend(numbers.by_ref().take(length));
+                list
+            })
         };
         let upper = (0..layers).map(|_| Some(UpperLayer { nodes: list()?, links: list()? })).collect::<Option<Vec<_>>>()?;
         let links = Self { entry, bottom: list()?, upper };
