@@ -12,7 +12,7 @@ place=$(printf '%s' "$model" | sed -E 's#^[Hh][Ff]://##; s#[^A-Za-z0-9_.-]+#--#g
 folder=.cache/models/$place
 data=${4:-.cache/serve/$place}
 mkdir -p .cache/models "$data"
-"$programs/dino-train" export --checkpoint "$model" --out "$folder"
+"$programs/dino-train" export --checkpoint "$model" --out "$folder" --if-changed
 
 "$programs/dino-server" serve --model "$name=$folder" --data-dir "$data" --listen "$listen" &
 server=$!

@@ -53,6 +53,28 @@ fn a_checkpoint_is_exported_by_name_with_its_commit() {
     assert_eq!((&other.source.sha256, &other.files, &other.transform), (&manifest.source.sha256, &manifest.files, &manifest.transform));
     assert_eq!(other.source.hub, None);
 
+    // The same weights are not exported again; in another precision, and other weights, they are.
+    let written = || fs_err::metadata(work.path().join("a/manifest.json")).unwrap().modified().unwrap();
+    let before = written();
+    let out = work.path().join("a");
+    let again = |name: &str, more: &[&str]| {
+        run(
+            &hub,
+            work.path(),
+            &[&["export", "--checkpoint", name, "--out", out.to_str().unwrap(), "--if-changed", "--unmeasured"], more].concat(),
+        )
+    };
+    let (output, said) = again("hf://facebook/dinov2-small", &[]);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("holds a model of these weights already") && written() == before, "{said}");
+    let (output, said) = again("hf://facebook/dinov2-small", &["--precision", "f32", "--precision", "int8"]);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert_eq!(Manifest::load(&out).unwrap().files.len(), 2);
+    hub.put("facebook/dinov3", repository("hf-dinov3-vit"));
+    let (output, said) = again("hf://facebook/dinov3", &[]);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(Manifest::load(&out).unwrap().source.hub.unwrap().starts_with("hf://facebook/dinov3@"));
+
     // Again, by its commit: from the cache, and the licence is not said again.
     hub.seen();
     let (output, said) = export(&format!("hf://facebook/dinov2-small@{commit}"), "c");

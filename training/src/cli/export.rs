@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use dino_hub::{Location, Want};
 use dino_vision::model::Precision;
 
-use crate::export::{LastBlocks, Measured, Options, export};
+use crate::export::{LastBlocks, Measured, Options, export, holds};
 use crate::weights::Key;
 
 use super::backbone::DeviceArgs;
@@ -59,6 +59,9 @@ pub struct Args {
     /// mean of the patches, computed of them. Neighbours are often better then; embeddings can only be compared with those of the same export.
     #[arg(long, value_name = "DIR")]
     whiten: Option<PathBuf>,
+    /// Do nothing where the folder holds a model of the same weights in each --precision already. Other settings are not compared.
+    #[arg(long)]
+    if_changed: bool,
     /// Network of a training checkpoint to take; the teacher if this is left out.
     #[arg(long, value_enum)]
     key: Option<Key>,
@@ -78,6 +81,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     // Before anything is downloaded or written.
     let masks = args.pictures.as_ref().zip(args.masks.as_ref()).map(|(images, masks)| segment_eval::pairs(images, masks)).transpose()?;
     let found = args.checkpoint.fetch(&Want::Weights)?;
+    if args.if_changed && holds(&args.out, &found.path, &args.precisions)? {
+        tracing::info!("{} holds a model of these weights already; it is left as it is", args.out.display());
+        return Ok(());
+    }
     let hub = found.name.as_ref().map(ToString::to_string);
     let options = Options {
         checkpoint,

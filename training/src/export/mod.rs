@@ -232,6 +232,17 @@ pub fn export(path: &Path, out: &Path, options: &Options) -> Result<Exported, Er
     Ok(Exported { folder: out.to_owned(), manifest, report, notes, kept, removed })
 }
 
+/// Whether the model folder `out` holds a model of the checkpoint at `path`, in all of these precisions. Other settings of the export
+/// are not compared.
+///
+/// # Errors
+/// If the checkpoint cannot be read.
+pub fn holds(out: &Path, path: &Path, precisions: &[Precision]) -> Result<bool, Error> {
+    let Ok(manifest) = Manifest::load(out) else { return Ok(false) };
+    Ok(precisions.iter().all(|precision| manifest.files.contains_key(&precision.to_string()))
+        && manifest.source.sha256 == weights::sha256(path)?)
+}
+
 /// What the graph is and gives beyond the usual, where the network has it.
 fn extras(backbone: &Backbone, options: &Options) -> Result<Extras, Error> {
     let patch = patch_size(backbone);

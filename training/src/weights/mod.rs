@@ -123,6 +123,14 @@ pub fn load(path: &Path, options: &Options) -> Result<Checkpoint, Error> {
     })
 }
 
+/// SHA-256 of the checkpoint at `path`, in hex, as [`load`] gives it, without reading its tensors.
+///
+/// # Errors
+/// If there is no checkpoint, or none that can be opened.
+pub fn sha256(path: &Path) -> Result<String, Error> {
+    open(&locate(path)?)?.sha256()
+}
+
 /// Opens the tensors of one file, whose kind is told by its first bytes, or of all files that an index names.
 ///
 /// # Errors
