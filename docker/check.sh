@@ -1,6 +1,6 @@
 #!/bin/sh
-# Checks the files of this folder without running any container: Dockerfile, compose file, Kubernetes resources against the
-# API's schemas, and names that are written down twice: metrics, flags, error codes.
+# Checks the files of this folder without running any container: Dockerfile, compose file, Helm chart, Kubernetes resources against the
+# schemas of the API and of the operators, and names that are written down twice: metrics, flags, error codes.
 set -eu
 cd "$(dirname "$0")/.."
 tools=.cache/deploy
@@ -22,8 +22,29 @@ resources=$(find docker/kubernetes/base docker/kubernetes/bulk -name '*.yaml' ! 
 $tools/bin/kubernetes-validate --quiet --strict --kubernetes-version 1.33 $resources
 if command -v kubectl >/dev/null; then
     for folder in base gpu bulk; do
-        # ServiceMonitor is not of Kubernetes itself: it has no schema here, which is a warning.
-        kubectl kustomize docker/kubernetes/$folder >$tools/$folder.yaml
-        $tools/bin/kubernetes-validate --quiet --strict --kubernetes-version 1.33 $tools/$folder.yaml
+        kubectl kustomize docker/kubernetes/$folder >$tools/kustomize-$folder.yaml
     done
+fi
+# The chart with its own values, and with those of its `ci` folder.
+helm=$tools/bin/helm
+chart=docker/helm/dino-server
+$helm lint --quiet --strict $chart
+$helm template dino $chart --namespace dino >$tools/helm-default.yaml
+for values in $chart/ci/*-values.yaml; do
+    $helm lint --quiet --strict $chart --values "$values"
+    $helm template dino $chart --namespace dino --values "$values" >"$tools/helm-$(basename "$values" -values.yaml).yaml"
+done
+# Those of operators are not Kubernetes' own: they have no schema here, which is a warning.
+set -- "$tools"/helm-*.yaml
+if command -v kubectl >/dev/null; then
+    set -- "$@" "$tools"/kustomize-*.yaml
+fi
+$tools/bin/kubernetes-validate --quiet --strict --kubernetes-version 1.33 "$@"
+if command -v npm >/dev/null; then
+    operators=.cache/deploy-operators
+    [ -e $operators/node_modules ] || npm install --silent --no-audit --no-fund --prefix $operators \
+        @kubernetes-models/keda@0.4.2 @kubernetes-models/prometheus-operator@6.0.0
+    python3 -c 'import json, sys, yaml; print(json.dumps([each for file in sys.argv[1:] for each in yaml.safe_load_all(open(file))]))' \
+        docker/kubernetes/base/service-monitor.yaml docker/kubernetes/gpu/autoscaler.yaml "$tools"/helm-*.yaml |
+        node docker/check_crds.mjs "$PWD/$operators"
 fi
