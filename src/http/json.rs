@@ -84,7 +84,7 @@ pub(super) fn unannounced() -> Problem {
 }
 
 /// Members whose strings may be longer than those of other options.
-pub(super) const LONG: &[&str] = &["filter"];
+pub(super) const LONG: &[&str] = &["filter", "mask"];
 
 /// Reads an object, and says where it is wrong. Strings in the members `long` may have any length.
 pub(super) fn parse<'de, T: Deserialize<'de>>(json: &'de [u8], long: &[&str]) -> Result<T, Problem> {

@@ -7,6 +7,7 @@ mod body;
 mod classify;
 mod collections;
 mod docs;
+mod drawn_mask;
 mod embed;
 mod embedded;
 mod health;
@@ -15,6 +16,7 @@ mod json;
 mod keys;
 mod layers;
 mod listen;
+mod matches;
 mod metrics;
 mod min_similarity;
 mod models;
@@ -99,6 +101,7 @@ fn api() -> ApiRouter<App> {
                 describe("similarity", Pictures, "Patches that are like points of a picture", similarity::ERRORS),
             ),
         )
+        .api_route("/match", post_with(matches::handle, describe("match", Pictures, "The same places in two pictures", matches::ERRORS)))
         .api_route("/healthz", get_with(health::healthz, describe("get_health", Server, "Version, models, devices", &[])))
         .api_route(
             "/readyz",

@@ -1,4 +1,4 @@
-//! `POST /similarity`: what in a picture resembles a point of it, or a point of another picture.
+//! `POST /similarity`: what in a picture resembles points or a part of it, or of another picture.
 
 use std::fmt;
 
@@ -12,6 +12,7 @@ use serde::{
 use super::{
     App,
     answer::Encoder,
+    drawn_mask::MaskSource,
     infer::infer,
     json::AtMost,
     problem::{Code, Problem},
@@ -24,7 +25,7 @@ use crate::{
 };
 use dino_vision::{
     cancel,
-    segment::{self, Heatmap, Patches},
+    segment::{self, DrawnMask, Heatmap, Patches},
 };
 
 /// Most points of one request: each is answered by a map.
@@ -51,6 +52,8 @@ pub(super) struct Options {
     /// `[x, y]` in pixels of the first picture, up to 256 of them.
     #[schemars(with = "Vec<[u32; 2]>")]
     points: Points,
+    /// A part of the first picture, as a question beside the points or alone: the mean of the patches that it covers.
+    mask: Option<MaskSource>,
     /// The picture that is compared with them; the last one where none is named.
     #[serde(deserialize_with = "target")]
     target: Option<usize>,
@@ -123,16 +126,21 @@ pub(super) struct Answer {
     target: usize,
     width: u32,
     height: u32,
-    /// One per point.
+    /// One per point, in their order, then that of the mask.
     maps: Vec<Map>,
 }
 
-/// The map of one point, in the format that was asked for.
+/// The map of one point or of the mask, in the format that was asked for.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "SimilarityMap")]
 struct Map {
-    #[schemars(with = "[u32; 2]")]
-    point: (u32, u32),
+    /// None in the map of the mask.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<[u32; 2]>")]
+    point: Option<(u32, u32)>,
+    /// True in the map of the mask.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    mask: bool,
     /// Cosines, `[rows][columns]` of patches; the grid covers the whole picture.
     #[serde(skip_serializing_if = "Option::is_none")]
     similarity: Option<Vec<Vec<f32>>>,
@@ -144,14 +152,14 @@ struct Map {
 pub(super) const ERRORS: &[Code] = &[Code::UnknownModel, Code::ModelLacksOutput];
 
 pub(super) async fn handle(State(app): State<App>, submission: Submission<Options>) -> Result<Timed<JsonBody<Answer>>, Problem> {
-    let Submission { pictures, options, lease } = submission;
+    let Submission { pictures, mut options, lease } = submission;
     let served = app.registry.get(options.model.as_deref())?;
     let refused = |why: String| Err(Problem::new(Code::BadParameter, why));
     if pictures.len() > 2 {
         return refused(format!("one picture, or two: the points' and the one to compare, not {}", pictures.len()));
     }
-    if options.points.0.is_empty() {
-        return refused(format!("points: between 1 and {MAX_POINTS} of them, [[x,y],…] in pixels of the first picture"));
+    if options.points.0.is_empty() && options.mask.is_none() {
+        return refused(format!("points: between 1 and {MAX_POINTS} of them, [[x,y],…] in pixels of the first picture, or a mask of it"));
     }
     let target = options.target.unwrap_or(pictures.len() - 1);
     if target >= pictures.len() {
@@ -159,31 +167,52 @@ pub(super) async fn handle(State(app): State<App>, submission: Submission<Option
     }
     // What the method of the same features asks for.
     segment::Method::Ncut.check(served.outputs())?;
+    let mask = match options.mask.take() {
+        Some(mask) => {
+            let limits = app.limits.media;
+            Some(app.pool.run(move || mask.read(&limits)).await??)
+        }
+        None => None,
+    };
     let whole_picture = served.whole_picture(app.segment_size);
     let inference = infer(&app, &served, pictures, move |picture| whole_picture(picture).0).await?;
     let (inferred, timing) = (inference.inferred, inference.timing);
     let encoder = Encoder::new(&app);
-    let comparing = app.drawing.run(move || encoder.json(&answer(&served, &inferred[0], (target, &inferred[target]), &options)?));
+    let comparing =
+        app.drawing.run(move || encoder.json(&answer(&served, &inferred[0], (target, &inferred[target]), &options, mask.as_ref())?));
     let answer = timed("compare", comparing).await??;
     drop(lease);
     Ok(timing.with(answer))
 }
 
-fn answer(served: &Served, source: &Inferred, (target, compared): (usize, &Inferred), options: &Options) -> Result<Answer, Problem> {
+fn answer(
+    served: &Served,
+    source: &Inferred,
+    (target, compared): (usize, &Inferred),
+    options: &Options,
+    mask: Option<&DrawnMask>,
+) -> Result<Answer, Problem> {
     let patches = Patches::of(&source.outputs, served.grid(source));
     let others = Patches::of(&compared.outputs, served.grid(compared));
     let grid = others.grid();
-    let map = |point: &(u32, u32)| {
-        cancel::check()?;
-        let values = segment::similarity(&patches, source.size, *point, &others)?;
+    let map = |point: Option<(u32, u32)>, values: &[f32]| {
         let as_json = options.format == Format::Json;
-        Ok(Map {
-            point: *point,
+        Map {
+            point,
+            mask: point.is_none(),
             similarity: as_json.then(|| values.chunks(grid.columns).map(<[f32]>::to_vec).collect()),
-            heatmap: (!as_json).then(|| Heatmap::new(&values, grid)),
-        })
+            heatmap: (!as_json).then(|| Heatmap::new(values, grid)),
+        }
     };
-    let maps = options.points.0.iter().map(map).collect::<Result<_, Problem>>()?;
+    let of_point = |point: &(u32, u32)| {
+        cancel::check()?;
+        Ok(map(Some(*point), &segment::similarity(&patches, source.size, *point, &others)?))
+    };
+    let mut maps = options.points.0.iter().map(of_point).collect::<Result<Vec<_>, Problem>>()?;
+    if let Some(mask) = mask {
+        mask.check(source.size)?;
+        maps.push(map(None, &segment::similarity_to_mask(&patches, &mask.coverage(patches.grid()), &others)?));
+    }
     let (width, height) = compared.size;
     Ok(Answer { model: served.name().into(), target, width, height, maps })
 }

@@ -33,7 +33,12 @@ fn routes(picture: &str) -> Vec<(&'static str, Value, &'static [&'static str])> 
             &["model", "head", "k", "temperature", "min_score", "min_similarity", "exact", "ef", "filter", "balanced"],
         ),
         ("/segment", json!({ "images": images }), &["model", "method", "threshold", "head", "max_objects", "format", "refine"]),
-        ("/similarity", json!({ "images": images, "points": [[1, 1]] }), &["model", "target", "format"]),
+        ("/similarity", json!({ "images": images, "points": [[1, 1]] }), &["model", "target", "format", "mask"]),
+        (
+            "/match",
+            json!({ "images": [picture, picture] }),
+            &["model", "layer", "size", "max_matches", "min_similarity", "mutual", "geometry", "tolerance"],
+        ),
         ("/v1/embeddings", json!({ "input": picture }), &["model", "encoding_format", "dimensions", "user"]),
         ("/collections/c/items", json!({ "items": [{ "id": "a", "image": picture }] }), &["model"]),
         ("/collections/c/search", json!({ "image": picture }), &["model", "vector", "k", "ef", "exact", "filter"]),
@@ -144,11 +149,12 @@ fn json_takes_little_more_memory_than_its_text() {
         ("{", "\"a\":{\"\":0},", "\"b\":0}"),
     ];
     // Where a filler may stand.
-    let places: [(&str, &[&str]); 9] = [
+    let places: [(&str, &[&str]); 10] = [
         ("/embed", &["{\"x\":@}", "{\"images\":@}", "{\"pooling\":@}", "@"]),
         ("/classify", &["{\"filter\":{\"and\":@}}", "{\"filter\":{\"field\":\"label\",\"in\":@}}"]),
         ("/segment", &["{\"threshold\":@}", "{\"head\":@}"]),
-        ("/similarity", &["{\"points\":@}", "{\"target\":@}"]),
+        ("/similarity", &["{\"points\":@}", "{\"target\":@}", "{\"mask\":@}", "{\"mask\":{\"size\":@}}"]),
+        ("/match", &["{\"geometry\":@}", "{\"min_similarity\":@}"]),
         ("/v1/embeddings", &["{\"input\":@}", "{\"dimensions\":@}", "{\"x\":@}"]),
         (
             "/collections/c/items",

@@ -28,6 +28,7 @@ mod lifecycle;
 mod map;
 #[path = "../markdown/mod.rs"]
 mod markdown;
+mod matches;
 mod metrics;
 mod min_similarity;
 mod openai;

@@ -241,7 +241,7 @@ struct Distances<'a> {
 
 impl Compare<'_> {
     fn found(&self, served: &Served, inferred: &Inferred) -> Result<Found, Problem> {
-        let (features, grid) = patches::features(served, inferred, self.how)?;
+        let (features, grid) = patches::features(served, inferred, self.how.layer)?;
         let distances = self.distances(&features, grid)?;
         let score = (!distances.nearest.is_empty()).then(|| mean_of_largest(&distances.values, self.options.top));
         let (width, height) = inferred.size;

@@ -51,7 +51,7 @@ pub(super) fn check_dim(dim: usize, served: &Served) -> Result<(), Problem> {
 }
 
 /// The block whose tokens the patches are. Refuses what the model's graph does not give: it may have been reloaded from another one.
-pub(super) fn check_outputs(served: &Served, layer: Option<u32>) -> Result<Option<u32>, Problem> {
+pub(in crate::http) fn check_outputs(served: &Served, layer: Option<u32>) -> Result<Option<u32>, Problem> {
     let layer = check_layer(served, layer)?;
     if served.outputs().iter().any(|output| ["last_hidden_state", "feature_map"].contains(output)) {
         return Ok(layer);

@@ -80,9 +80,9 @@ pub(super) fn check_size(app: &App, pictures: usize, served: &Served, spec: &Spe
     Ok(())
 }
 
-/// The tokens `[patches, dim]` of a picture, and their grid.
-pub(super) fn features(served: &Served, inferred: &Inferred, options: PatchOptions) -> Result<(Array2<f32>, PatchGrid), Problem> {
-    let (features, grid) = served.patches(inferred, options.layer)?;
+/// The tokens `[patches, dim]` of a picture after the block `layer` or the last one, and their grid.
+pub(in crate::http) fn features(served: &Served, inferred: &Inferred, layer: Option<u32>) -> Result<(Array2<f32>, PatchGrid), Problem> {
+    let (features, grid) = served.patches(inferred, layer)?;
     if features.iter().all(|value| value.is_finite()) {
         Ok((features, grid))
     } else {
@@ -91,7 +91,7 @@ pub(super) fn features(served: &Served, inferred: &Inferred, options: PatchOptio
 }
 
 /// The rows of tokens.
-pub(super) fn rows(features: &Array2<f32>) -> Rows {
+pub(in crate::http) fn rows(features: &Array2<f32>) -> Rows {
     let mut rows = Rows::new(features.ncols());
     features.rows().into_iter().for_each(|row| rows.push(row.iter().copied()));
     rows
@@ -141,11 +141,11 @@ pub(super) fn finish(
         let ItemContent::Picture(source) = content else {
             return Err(Problem::new(Code::Internal, "a vector came where pictures were asked for"));
         };
-        let (own, grid) = features(served, &views[0].0, options)?;
+        let (own, grid) = features(served, &views[0].0, options.layer)?;
         let foreground = foreground(own.view(), grid);
         let mut set = PatchSet { grid, foreground, rows: rows(&own) };
         for (view, _) in &views[1..] {
-            features(served, view, options)?.0.rows().into_iter().for_each(|row| set.rows.push(row.iter().copied()));
+            features(served, view, options.layer)?.0.rows().into_iter().for_each(|row| set.rows.push(row.iter().copied()));
         }
         item.source = Some(checksum::of_bytes(&source.bytes));
         let (fingerprint, thumbnail) = views[0].1.clone().map(|kept| (kept.fingerprint, kept.thumbnail)).unzip();

@@ -20,7 +20,7 @@ mod map;
 mod patch_set;
 mod regions;
 mod rotate;
-mod scan;
+pub(crate) mod scan;
 mod score;
 
 pub use crate::byte_rows::Rows;

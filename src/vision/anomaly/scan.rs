@@ -16,47 +16,47 @@ const QUERIES: usize = 1024;
 const ROUNDING: f32 = 1e-6;
 
 /// The cosine where there is no row to compare with: less than any.
-pub(super) const NONE: f32 = -2.0;
+pub(crate) const NONE: f32 = -2.0;
 
 /// The nearest row of a query.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Hit {
+pub(crate) struct Hit {
     /// [`NONE`] without any row.
-    pub(super) cosine: f32,
-    pub(super) row: u32,
+    pub(crate) cosine: f32,
+    pub(crate) row: u32,
 }
 
 impl Hit {
-    pub(super) const NOTHING: Self = Self { cosine: NONE, row: u32::MAX };
+    pub(crate) const NOTHING: Self = Self { cosine: NONE, row: u32::MAX };
 }
 
 /// The nearest in both directions.
-pub(super) struct Found {
+pub(crate) struct Found {
     /// Of each query the nearest row, of equal ones the first.
-    pub(super) of_queries: Vec<Hit>,
+    pub(crate) of_queries: Vec<Hit>,
     /// Of each row the cosine of the nearest query, where that was asked for.
-    pub(super) of_rows: Vec<f32>,
+    pub(crate) of_rows: Vec<f32>,
 }
 
 /// Numbers of the pictures that queries and rows belong to: a row of the query's own picture is not looked at.
 #[derive(Clone, Copy)]
-pub(super) struct Owners<'a> {
-    pub(super) queries: &'a [u32],
-    pub(super) rows: &'a [u32],
+pub(crate) struct Owners<'a> {
+    pub(crate) queries: &'a [u32],
+    pub(crate) rows: &'a [u32],
 }
 
 /// What a scan is asked for.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Options<'a> {
-    pub(super) owners: Option<Owners<'a>>,
-    pub(super) of_rows: bool,
+pub(crate) struct Options<'a> {
+    pub(crate) owners: Option<Owners<'a>>,
+    pub(crate) of_rows: bool,
 }
 
 /// Compares all queries with all rows, on all cores.
 ///
 /// # Errors
 /// [`Cancelled`].
-pub(super) fn scan(queries: &Rows, rows: &Rows, options: Options<'_>) -> Result<Found, Cancelled> {
+pub(crate) fn scan(queries: &Rows, rows: &Rows, options: Options<'_>) -> Result<Found, Cancelled> {
     let token = cancel::current();
     let mut found = Found { of_queries: vec![Hit::NOTHING; queries.len()], of_rows: Vec::new() };
     if options.of_rows {
@@ -139,12 +139,12 @@ pub fn distances_of_floats(queries: ArrayView2<'_, f32>, rows: ArrayView2<'_, f3
 }
 
 /// The distance of a patch whose nearest has this cosine; 0 where there is none, and where only rounding is between them.
-pub(super) fn distance(cosine: f32) -> f32 {
+pub(crate) fn distance(cosine: f32) -> f32 {
     if cosine <= NONE || cosine > 1.0 - ROUNDING { 0.0 } else { 1.0 - cosine }
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::{Hit, NONE, Options, Owners, scan};
     use crate::anomaly::Rows;
 

@@ -60,8 +60,13 @@ impl Rows {
 
     /// The cosine of two rows; 0 with a row of zeros.
     pub(crate) fn cosine(&self, a: usize, b: usize) -> f32 {
+        self.cosine_with(a, self, b)
+    }
+
+    /// The cosine with a row of others of the same dimension; 0 with a row of zeros.
+    pub(crate) fn cosine_with(&self, a: usize, others: &Self, b: usize) -> f32 {
         let product = |a: &[i8], b: &[i8]| a.iter().zip(b).map(|(&a, &b)| i32::from(a) * i32::from(b)).map(f64::from).sum::<f64>();
-        let (a, b) = (self.codes(a), self.codes(b));
+        let (a, b) = (self.codes(a), others.codes(b));
         // So equal rows have exactly 1.
         let lengths = (product(a, a) * product(b, b)).sqrt();
         if lengths == 0.0 { 0.0 } else { (product(a, b) / lengths) as f32 }

@@ -94,6 +94,11 @@ impl Mask {
 
     /// COCO's run lengths.
     pub fn rle(&self) -> Rle {
+        Rle::new(self.width, self.height, &self.runs())
+    }
+
+    /// Lengths of runs down the columns, the first outside of the mask.
+    pub(super) fn runs(&self) -> Vec<u32> {
         let (columns, rows) = (self.column_edges(), self.row_edges());
         let mut runs = Runs::default();
         for column in 0..self.grid.columns {
@@ -104,7 +109,7 @@ impl Mask {
                 }
             }
         }
-        Rle::new(self.width, self.height, &runs.finish())
+        runs.finish()
     }
 
     /// The outlines in pixels, one per connected part, as COCO writes polygons: `[x1, y1, x2, y2, …]`, clockwise, corners only.

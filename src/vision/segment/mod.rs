@@ -22,6 +22,7 @@ mod background;
 pub(crate) mod components;
 mod diffusion;
 mod distinct;
+mod drawn;
 mod guided;
 mod heatmap;
 mod lost;
@@ -41,6 +42,7 @@ use std::sync::Arc;
 pub use crate::mask_defaults::{MaskDefaults, MaskFigures, Method, Refine};
 pub use attention::{Head, head_cells};
 pub use background::{Background, background};
+pub use drawn::{DrawnMask, DrawnMaskError};
 pub use guided::guide;
 pub use heatmap::Heatmap;
 pub use lost::{Expansion, LOST_PATCHES, lost};
@@ -51,7 +53,7 @@ pub use patches::Patches;
 pub use pca::principal_components;
 pub use rle::Rle;
 pub use saliency::saliency;
-pub use similarity::similarity;
+pub use similarity::{similarity, similarity_to_mask};
 pub use structure::structure;
 
 /// One object of a picture.

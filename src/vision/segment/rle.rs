@@ -17,6 +17,38 @@ impl Rle {
     }
 }
 
+impl Rle {
+    /// The runs, as `rleFrString` of COCO's `maskApi.c` reads them; or what is wrong with them, in words.
+    pub(super) fn runs(&self) -> Result<Vec<u32>, &'static str> {
+        let mut runs: Vec<u32> = Vec::new();
+        let mut bytes = self.counts.bytes();
+        while let Some(mut byte) = bytes.next() {
+            let (mut run, mut shift) = (0_i64, 0);
+            loop {
+                let group =
+                    byte.checked_sub(b'0').filter(|group| *group < 0x40).ok_or("`counts` has characters that are none of theirs")?;
+                run |= i64::from(group & 0x1F) << shift;
+                shift += 5;
+                if group & 0x20 == 0 {
+                    if group & 0x10 != 0 {
+                        run |= -1 << shift;
+                    }
+                    break;
+                }
+                if shift > 35 {
+                    return Err("a run is too long");
+                }
+                byte = bytes.next().ok_or("`counts` is cut")?;
+            }
+            if runs.len() > 2 {
+                run += i64::from(runs[runs.len() - 2]);
+            }
+            runs.push(u32::try_from(run).map_err(|_| "a run is too long, or below 0")?);
+        }
+        Ok(runs)
+    }
+}
+
 /// `rleToString` of COCO's `maskApi.c`: from the fourth on, runs are differences to the one before the last; each is
 /// written in groups of five bits, lowest first, as characters from `0` on, with a sixth bit for "more follows".
 fn compress(runs: &[u32]) -> String {
@@ -42,7 +74,7 @@ fn compress(runs: &[u32]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::compress;
+    use super::{Rle, compress};
     use crate::segment::Mask;
     use crate::transform::PatchGrid;
 
@@ -66,29 +98,8 @@ mod tests {
         assert_eq!(counts("...#....", 4, (1000, 30)), upper_right);
     }
 
-    /// Undoes the compression, as `rleFrString` of `maskApi.c` does.
     fn expand(text: &str) -> Vec<u32> {
-        let mut runs: Vec<i64> = Vec::new();
-        let mut bytes = text.bytes().map(|byte| byte - b'0').peekable();
-        while bytes.peek().is_some() {
-            let (mut run, mut shift) = (0_i64, 0);
-            loop {
-                let group = bytes.next().unwrap();
-                run |= i64::from(group & 0x1F) << shift;
-                shift += 5;
-                if group & 0x20 == 0 {
-                    if group & 0x10 != 0 {
-                        run |= -1 << shift;
-                    }
-                    break;
-                }
-            }
-            if runs.len() > 2 {
-                run += runs[runs.len() - 2];
-            }
-            runs.push(run);
-        }
-        runs.into_iter().map(|run| u32::try_from(run).unwrap()).collect()
+        Rle { size: [0, 0], counts: text.into() }.runs().unwrap()
     }
 
     #[test]
