@@ -1,42 +1,37 @@
-//! `dino-server embed`: a folder of pictures becomes a file of vectors.
-
-use std::fmt::Write;
-use std::path::PathBuf;
+//! `dino-server embed`: pictures become a file of vectors.
 
 use dino_hub::Location;
 use dino_server::encoding::Dtype;
 use dino_server::files::shard::Shard;
+use dino_server::files::source::{Batch, Failure, Picture, Unit};
 use dino_server::files::vectors::parts::{Part, Parts, Row};
-use dino_server::files::vectors::{Header, Target};
+use dino_server::files::vectors::{Header, Out};
 use dino_server::index::checksum;
-use dino_vision::bulk::tree::{self, Entry, Skipped};
-use dino_vision::bulk::{self, BATCH, Embedder, Worker, Workload};
+use dino_vision::bulk::{self, Embedder, Worker, Workload};
 use dino_vision::embedding::Pooling;
 use dino_vision::model::{Device, Manifest, Model, Precision, SessionOptions};
 use indicatif::ProgressBar;
 
+use super::images::{ImagesArgs, READERS};
 use super::{open_model, progress};
 
-/// Embed the pictures of a folder into one file. A run that was killed goes on where it was when it is started again with
-/// the same flags.
+/// Version of what parts hold.
+const PARTS: u32 = 2;
+
+/// Embed pictures into one file. A run that was killed goes on where it was when it is started again with the same flags.
 ///
-/// Rows are in the order of the paths below the folder. Parquet has the columns path, label (the folder directly below
-/// DIR), sha256 (of the file) and embedding; FILE.npy has `FILE.npy.json` beside it. Files that are no pictures are named
-/// and left out.
+/// Rows are in the order of the pictures. Parquet has the columns path (the picture's id), label, sha256 (of its bytes) and
+/// embedding; FILE.npy has `FILE.npy.json` beside it. What is no picture is named and left out.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Folder of pictures. Every file is tried, whatever its name.
-    #[arg(long, value_name = "DIR")]
-    images: PathBuf,
+    #[command(flatten)]
+    images: ImagesArgs,
     /// A model folder, or an ONNX file that was exported elsewhere; `hf://OWNER/NAME[@REVISION][/FILE]` names one on a model hub.
     #[arg(long, value_name = "PATH|HF", value_parser = dino_program::flags::location())]
     model: Location,
     /// File to write, .parquet or .npy. It appears once it is complete.
     #[arg(long, value_name = "FILE")]
-    out: Target,
-    /// Embed only part I (from 0) of N. N jobs with a file each share a folder, and need not know of each other.
-    #[arg(long, default_value_t = Shard::WHOLE, value_name = "I/N")]
-    shard: Shard,
+    out: Out,
     /// Which tokens become the vector: cls, mean, `cls_mean` or patches (all of them).
     #[arg(long, default_value = "cls")]
     pooling: Pooling,
@@ -67,32 +62,29 @@ pub(crate) struct Args {
     batch: Option<usize>,
 }
 
-/// What a file comes to.
+/// What a picture comes to.
 type Outcome = Result<(Row, Vec<f32>), bulk::Error>;
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let model = open_model(&args.model, args.precision)?;
-    let mut listing = tree::list(&args.images)?;
-    anyhow::ensure!(!listing.entries.is_empty(), "no file in {}", args.images.display());
-    listing.entries.retain(|entry| args.shard.holds(&entry.id));
-    listing.skipped.retain(|skipped| args.shard.holds(&skipped.path.strip_prefix(&args.images).unwrap_or(&skipped.path).to_string_lossy()));
-
+    let source = args.images.open()?;
     let mut header = header(args, &model)?;
     let file = model.manifest().files.get(&header.precision).map_or("", |file| &file.sha256);
-    let names: Vec<String> = listing
-        .entries
-        .chunks(BATCH)
-        .enumerate()
-        .map(|(index, entries)| format!("{index:08}-{}", &hash_of(&header.fingerprint, file, entries)[..32]))
-        .collect();
+    let settings = format!("{}\n{}\n{file}", PARTS, header.fingerprint);
+    let name = |(index, unit): (usize, &Box<dyn Unit>)| {
+        let hash = checksum::of_bytes(format!("{settings}\n{}", unit.stamp()).as_bytes());
+        format!("{index:08}-{}", &hash[..32])
+    };
+    let names: Vec<String> = source.units.iter().enumerate().map(name).collect();
     header.inputs = checksum::of_bytes(format!("{}\n{}\n{}", header.dtype, header.normalize, names.join("\n")).as_bytes());
-    if let Some(standing) = args.out.header()? {
-        let path = args.out.path().display();
+    let target = args.out.target();
+    if let Some(standing) = target.header()? {
+        let path = target.shown();
         anyhow::ensure!(
             standing.shard == header.shard,
-            "{path} holds part {} of a folder: give part {} another --out",
+            "{path} holds part {} of the pictures: give part {} another --out",
             standing.shard,
-            args.shard
+            header.shard
         );
         if standing.inputs == header.inputs {
             done(&format!("{path} is up to date"), standing.skipped);
@@ -100,22 +92,34 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         }
     }
 
-    let parts = Parts::open(args.out.path(), names)?;
-    for Skipped { path, reason } in &listing.skipped {
-        super::skipped(&path.display().to_string(), reason);
+    let parts = Parts::open(&target.storage, &target.name)?;
+    for failure in &source.failures {
+        super::skipped(&failure.path, &failure.reason);
     }
-    embed(args, &model, &header, &listing.entries, &parts)?;
-    let (mut count, mut skipped) = (0, listing.skipped.len());
-    for index in 0..parts.len() {
-        let part = parts.load(index)?;
-        (count, skipped) = (count + part.rows.len(), skipped + part.skipped.len());
+    let known = source.units.iter().filter_map(|unit| unit.count()).sum();
+    let mut run = Run {
+        args,
+        model: &model,
+        header: &header,
+        is_remote: source.is_remote,
+        embedder: None,
+        parts,
+        progress: progress(known),
+        count: 0,
+        skipped: 0,
+    };
+    for (unit, name) in source.units.iter().zip(&names) {
+        run.unit(unit.as_ref(), name)?;
     }
-    let nothing_read = count == 0 && !listing.entries.is_empty();
-    anyhow::ensure!(!nothing_read, "no readable picture in {} ({skipped} skipped)", args.images.display());
+    let Run { count, skipped, parts, progress, .. } = run;
+    progress.finish_and_clear();
+    let nothing_read = count == 0 && (skipped > 0 || header.shard == Shard::WHOLE);
+    let skipped = skipped + source.failures.len();
+    anyhow::ensure!(!nothing_read, "no readable picture in {} ({skipped} skipped)", args.images.shown());
     header.skipped = skipped;
-    args.out.write(&header, &parts)?;
+    target.write(&header, &parts)?;
     parts.remove()?;
-    done(&format!("wrote {count} embeddings of {} numbers to {}", header.rows * header.dim, args.out.path().display()), skipped);
+    done(&format!("wrote {count} embeddings of {} numbers to {}", header.rows * header.dim, target.shown()), skipped);
     Ok(())
 }
 
@@ -138,7 +142,7 @@ fn header(args: &Args, model: &Model) -> anyhow::Result<Header> {
         normalize: args.normalize,
         dim: args.pooling.dim(manifest.dim as usize),
         rows: rows(args.pooling, manifest)?,
-        shard: args.shard,
+        shard: args.images.shard,
         skipped: 0,
         inputs: String::new(),
     })
@@ -155,78 +159,127 @@ fn rows(pooling: Pooling, manifest: &Manifest) -> anyhow::Result<usize> {
     }
 }
 
-/// Says which vectors a part holds: those of `entries` as they are now, by a model and one of its files.
-fn hash_of(fingerprint: &str, file: &str, entries: &[Entry]) -> String {
-    let mut text = format!("{}\n{fingerprint}\n{file}\n", Header::FORMAT);
-    for entry in entries {
-        // A file that cannot be asked cannot be read either, and is skipped then.
-        let data = fs_err::metadata(&entry.path).ok();
-        let size = data.as_ref().map(std::fs::Metadata::len);
-        let modified = data.and_then(|data| data.modified().ok());
-        writeln!(text, "{}\0{size:?}\0{modified:?}", entry.id).expect("text takes every write");
-    }
-    checksum::of_bytes(text.as_bytes())
+/// A run, unit by unit.
+struct Run<'a> {
+    args: &'a Args,
+    model: &'a Model,
+    header: &'a Header,
+    is_remote: bool,
+    /// Opened for the first picture that is not embedded yet.
+    embedder: Option<Embedder>,
+    parts: Parts,
+    progress: ProgressBar,
+    count: usize,
+    skipped: usize,
 }
 
-/// Makes the parts that are not there yet.
-fn embed(args: &Args, model: &Model, header: &Header, entries: &[Entry], parts: &Parts) -> anyhow::Result<()> {
-    let (made, missing): (Vec<usize>, Vec<usize>) = (0..parts.len()).partition(|&index| parts.has(index));
-    for index in made {
-        for (path, reason) in parts.load(index)?.skipped {
-            super::skipped(&path.display().to_string(), &reason);
+impl Run<'_> {
+    /// Makes the parts of a unit that are not there yet. Its first part has its name, further ones a number behind it.
+    fn unit(&mut self, unit: &dyn Unit, name: &str) -> anyhow::Result<()> {
+        let name_of = |number: usize| if number == 0 { name.to_owned() } else { format!("{name}.{number}") };
+        let mut number = 0;
+        while let Some(part) = self.parts.take(&name_of(number))? {
+            let pictures = part.rows.len() + part.skipped.len();
+            if unit.count().is_none() {
+                self.progress.inc_length(pictures as u64);
+            }
+            self.progress.inc(pictures as u64);
+            self.progress.reset_eta();
+            for failure in &part.skipped {
+                self.skip(failure);
+            }
+            self.count += part.rows.len();
+            if part.is_last {
+                return Ok(());
+            }
+            number += 1;
+        }
+        let mut batches = unit.batches()?.skip(number).peekable();
+        loop {
+            let batch = batches.next().unwrap_or_default();
+            let is_last = batches.peek().is_none();
+            if unit.count().is_none() {
+                self.progress.inc_length(batch.pictures.len() as u64);
+            }
+            let part = Part { is_last, ..self.embed(batch)? };
+            self.parts.save(&name_of(number), &part)?;
+            if is_last {
+                return Ok(());
+            }
+            number += 1;
         }
     }
-    let files: Vec<usize> = missing.iter().flat_map(|&part| part * BATCH..entries.len().min((part + 1) * BATCH)).collect();
-    if files.is_empty() {
-        return Ok(());
+
+    fn skip(&mut self, failure: &Failure) {
+        self.progress.suspend(|| super::skipped(&failure.path, &failure.reason));
+        self.skipped += 1;
     }
-    let options = SessionOptions {
-        device: args.device,
-        precision: args.precision,
-        threads: args.threads,
-        trust_device: args.trust_device,
-        ..SessionOptions::default()
-    };
-    let mut embedder = Embedder::open(model, args.pooling, &options, Workload { sessions: args.sessions, batch: args.batch })?;
-    let progress = progress(entries.len());
-    progress.set_position((entries.len() - files.len()) as u64);
-    progress.reset_eta();
-    let work = |worker: &mut Worker<'_>, index: usize| {
-        let outcome = embed_file(worker, &entries[files[index]]);
-        progress.inc(1);
-        outcome
-    };
-    embedder.each(files.len(), work, |range, outcomes| {
-        let part = collect(header, entries, &files[range.clone()], outcomes, &progress)?;
-        // Parts are full but for the last, so that batches of missing files are parts again.
-        Ok::<_, anyhow::Error>(parts.save(missing[range.start / BATCH], &part)?)
-    })?;
-    progress.finish_and_clear();
-    Ok(())
-}
 
-fn embed_file(worker: &mut Worker<'_>, entry: &Entry) -> Outcome {
-    let bytes = bulk::read(&entry.path)?;
-    let (_, vector) = worker.embed(&bytes)?;
-    Ok((Row { path: entry.id.clone(), label: entry.class.clone(), sha256: checksum::of_bytes(&bytes) }, vector))
-}
+    fn embed(&mut self, batch: Batch) -> anyhow::Result<Part> {
+        let Batch { pictures, failures } = batch;
+        let mut part = Part::default();
+        for failure in failures {
+            self.skip(&failure);
+            part.skipped.push(failure);
+        }
+        if pictures.is_empty() {
+            return Ok(part);
+        }
+        let mut embedder = match self.embedder.take() {
+            Some(embedder) => embedder,
+            None => self.open()?,
+        };
+        let progress = self.progress.clone();
+        let work = |worker: &mut Worker<'_>, index: usize| {
+            let outcome = embed_picture(worker, &pictures[index]);
+            progress.inc(1);
+            outcome
+        };
+        embedder.each(pictures.len(), work, |range, outcomes| {
+            for (picture, outcome) in pictures[range].iter().zip(outcomes) {
+                self.collect(&mut part, picture, outcome)?;
+            }
+            anyhow::Ok(())
+        })?;
+        self.embedder = Some(embedder);
+        Ok(part)
+    }
 
-fn collect(header: &Header, entries: &[Entry], files: &[usize], outcomes: Vec<Outcome>, progress: &ProgressBar) -> anyhow::Result<Part> {
-    let mut part = Part::default();
-    for (&file, outcome) in files.iter().zip(outcomes) {
+    fn open(&self) -> anyhow::Result<Embedder> {
+        let args = self.args;
+        let options = SessionOptions {
+            device: args.device,
+            precision: args.precision,
+            threads: args.threads,
+            trust_device: args.trust_device,
+            ..SessionOptions::default()
+        };
+        let embedder = Embedder::open(self.model, args.pooling, &options, Workload { sessions: args.sessions, batch: args.batch })?;
+        Ok(if self.is_remote { embedder.with_readers(READERS) } else { embedder })
+    }
+
+    fn collect(&mut self, part: &mut Part, picture: &Picture, outcome: Outcome) -> anyhow::Result<()> {
         match outcome {
             Ok((row, vector)) => {
-                let wanted = header.rows * header.dim;
+                let wanted = self.header.rows * self.header.dim;
                 anyhow::ensure!(vector.len() == wanted, "the model gave {} numbers for {}, not {wanted}", vector.len(), row.path);
                 part.rows.push(row);
                 part.vectors.extend(vector);
+                self.count += 1;
             }
             Err(error) if error.is_of_file() => {
-                progress.suspend(|| super::skipped(&entries[file].path.display().to_string(), &error.to_string()));
-                part.skipped.push((entries[file].path.clone(), error.to_string()));
+                let failure = Failure { id: picture.id.clone(), path: picture.place.shown(), reason: error.to_string() };
+                self.skip(&failure);
+                part.skipped.push(failure);
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(anyhow::Error::new(error).context(picture.place.shown())),
         }
+        Ok(())
     }
-    Ok(part)
+}
+
+fn embed_picture(worker: &mut Worker<'_>, picture: &Picture) -> Outcome {
+    let bytes = picture.place.read()?;
+    let (_, vector) = worker.embed(&bytes)?;
+    Ok((Row { path: picture.id.clone(), label: picture.labels.first().cloned(), sha256: checksum::of_bytes(&bytes) }, vector))
 }

@@ -3,6 +3,7 @@
 pub(crate) mod duplicates;
 pub(crate) mod embed;
 pub(crate) mod healthcheck;
+mod images;
 pub(crate) mod import;
 pub(crate) mod memory;
 pub(crate) mod reembed;

@@ -19,11 +19,27 @@ impl Shard {
     /// Everything.
     pub const WHOLE: Self = Self { index: 0, count: 1 };
 
+    /// Number of parts.
+    pub fn count(self) -> u32 {
+        self.count
+    }
+
+    /// Whether the file at this place of a list is in this part. All jobs have to have the same list.
+    pub fn holds_place(self, place: usize) -> bool {
+        place % self.count as usize == self.index as usize
+    }
+
     /// Whether the file of this path below the folder is in this part.
     pub fn holds(self, id: &str) -> bool {
         let hash = Sha256::digest(id.as_bytes());
         let number = hash[..8].iter().fold(0_u64, |number, &byte| number << 8 | u64::from(byte));
         number % u64::from(self.count) == u64::from(self.index)
+    }
+}
+
+impl Default for Shard {
+    fn default() -> Self {
+        Self::WHOLE
     }
 }
 
@@ -58,9 +74,152 @@ impl FromStr for Shard {
     }
 }
 
+/// Number of parts, where the scheduler says only which part a job is.
+const COUNT: &str = "DINO_SHARD_COUNT";
+
+impl Shard {
+    /// Reads a flag: `I/N`, or `auto` for what a scheduler has put into the environment; see [`Shard::of_scheduler`].
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    pub fn of_flag(text: &str) -> Result<Self, String> {
+        if text == "auto" { Self::of_scheduler(|name| std::env::var(name).ok()) } else { text.parse() }
+    }
+
+    /// The part that Slurm, Kubernetes or AWS Batch give this process, by the variables that each sets:
+    ///
+    /// - Slurm's job arrays: `SLURM_ARRAY_TASK_ID`, `_MIN`, `_MAX`, `_STEP` and `_COUNT`;
+    /// - tasks that Slurm's `srun` starts: `SLURM_PROCID` and `SLURM_STEP_NUM_TASKS`; in a job array each of its jobs is divided further;
+    /// - Kubernetes' indexed jobs: `JOB_COMPLETION_INDEX`, and `DINO_SHARD_COUNT`, because it does not say how many there are;
+    /// - AWS Batch's array jobs: `AWS_BATCH_JOB_ARRAY_INDEX` and `AWS_BATCH_JOB_ARRAY_SIZE`.
+    ///
+    /// Where `DINO_SHARD_COUNT` is set, it counts: the number of the job, from 0, is then the part.
+    ///
+    /// # Errors
+    /// Where there is none of these, more than one, or they do not fit together.
+    pub fn of_scheduler(variable: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
+        let number = |name: &str| -> Result<Option<u32>, String> {
+            let Some(text) = variable(name).filter(|text| !text.is_empty()) else { return Ok(None) };
+            text.parse().map(Some).map_err(|_| format!("{name}={text} is no whole number"))
+        };
+        let needed = |name: &str, beside: &str| number(name)?.ok_or_else(|| format!("{beside} is set and {name} is not"));
+        let count = number(COUNT)?;
+        let mut found = Vec::new();
+        if let Some(part) = of_slurm(&number, count)? {
+            found.push(("Slurm", part));
+        }
+        if let Some(index) = number("JOB_COMPLETION_INDEX")? {
+            let count = count.ok_or_else(|| {
+                format!("Kubernetes says that this is job {index} (JOB_COMPLETION_INDEX) and not of how many: set {COUNT} to the job's completions")
+            })?;
+            found.push(("Kubernetes", (index, count)));
+        }
+        if let Some(index) = number("AWS_BATCH_JOB_ARRAY_INDEX")? {
+            let size = match count {
+                Some(count) => count,
+                None => needed("AWS_BATCH_JOB_ARRAY_SIZE", "AWS_BATCH_JOB_ARRAY_INDEX")?,
+            };
+            found.push(("AWS Batch", (index, size)));
+        }
+        match found[..] {
+            [(_, (index, count))] if index < count => Ok(Self { index, count }),
+            [(scheduler, (index, count))] => Err(format!("{scheduler} says that this is part {index}, counted from 0, of {count}")),
+            [] => Err(format!(
+                "no scheduler says which part this is: auto needs a job array of Slurm or tasks of its srun, an indexed job of Kubernetes with {COUNT}, \
+                 or an array job of AWS Batch; elsewhere write I/N"
+            )),
+            _ => {
+                let names: Vec<&str> = found.iter().map(|(scheduler, _)| *scheduler).collect();
+                Err(format!("{} each say which part this is: write I/N", names.join(" and ")))
+            }
+        }
+    }
+}
+
+/// Part and number of parts by Slurm's variables.
+fn of_slurm(number: &impl Fn(&str) -> Result<Option<u32>, String>, count: Option<u32>) -> Result<Option<(u32, u32)>, String> {
+    let array = match (number("SLURM_ARRAY_TASK_ID")?, count) {
+        (None, _) => None,
+        (Some(id), Some(count)) => Some((id, count)),
+        (Some(id), None) => {
+            let of_array = |name: &str| number(name)?.ok_or_else(|| format!("SLURM_ARRAY_TASK_ID is set and {name} is not"));
+            let (first, last) = (of_array("SLURM_ARRAY_TASK_MIN")?, of_array("SLURM_ARRAY_TASK_MAX")?);
+            let (jobs, step) = (of_array("SLURM_ARRAY_TASK_COUNT")?, number("SLURM_ARRAY_TASK_STEP")?.unwrap_or(1).max(1));
+            let is_range = u64::from(jobs) * u64::from(step) == u64::from(last.saturating_sub(first)) + u64::from(step);
+            if !is_range || id < first || (id - first) % step != 0 {
+                return Err(format!(
+                    "the numbers of this job array ({jobs} from {first} to {last}) are no range: set {COUNT} to the number of parts, and number the \
+                     jobs by their parts, from 0"
+                ));
+            }
+            Some(((id - first) / step, jobs))
+        }
+    };
+    let tasks = match (number("SLURM_STEP_NUM_TASKS")?, number("SLURM_PROCID")?) {
+        (Some(tasks), Some(task)) => Some((task, tasks)),
+        // In the script itself, which runs once, whatever the number of tasks.
+        _ => match number("SLURM_NTASKS")? {
+            Some(tasks) if tasks > 1 => {
+                return Err(format!("Slurm has {tasks} tasks for this job, and this process is none of them: start it with srun"));
+            }
+            _ => None,
+        },
+    };
+    Ok(match (array, tasks) {
+        (Some((job, jobs)), Some((task, tasks))) => Some((job.saturating_mul(tasks).saturating_add(task), jobs.saturating_mul(tasks))),
+        (array, tasks) => array.or(tasks.map(|(task, tasks)| (task, count.unwrap_or(tasks)))),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn schedulers_say_which_part_this_is() {
+        const ARRAY: &str = "SLURM_ARRAY_TASK_MIN=1 SLURM_ARRAY_TASK_MAX=8 SLURM_ARRAY_TASK_STEP=1 SLURM_ARRAY_TASK_COUNT=8";
+        let table = [
+            ("JOB_COMPLETION_INDEX=3 DINO_SHARD_COUNT=16", Ok("3/16")),
+            ("JOB_COMPLETION_INDEX=3", Err("set DINO_SHARD_COUNT to the job's completions")),
+            ("JOB_COMPLETION_INDEX=16 DINO_SHARD_COUNT=16", Err("Kubernetes says that this is part 16")),
+            ("JOB_COMPLETION_INDEX=x DINO_SHARD_COUNT=16", Err("JOB_COMPLETION_INDEX=x is no whole number")),
+            ("AWS_BATCH_JOB_ARRAY_INDEX=0 AWS_BATCH_JOB_ARRAY_SIZE=4", Ok("0/4")),
+            ("AWS_BATCH_JOB_ARRAY_INDEX=0", Err("AWS_BATCH_JOB_ARRAY_SIZE is not")),
+            (&format!("SLURM_ARRAY_TASK_ID=1 {ARRAY}"), Ok("0/8")),
+            (&format!("SLURM_ARRAY_TASK_ID=8 {ARRAY} SLURM_PROCID=0 SLURM_NTASKS=1"), Ok("7/8")),
+            (&format!("SLURM_ARRAY_TASK_ID=2 {ARRAY} SLURM_PROCID=3 SLURM_STEP_NUM_TASKS=4 SLURM_NTASKS=4"), Ok("7/32")),
+            (&format!("SLURM_ARRAY_TASK_ID=2 {ARRAY} SLURM_NTASKS=4 SLURM_PROCID=0"), Err("start it with srun")),
+            (
+                "SLURM_ARRAY_TASK_ID=6 SLURM_ARRAY_TASK_MIN=2 SLURM_ARRAY_TASK_MAX=10 SLURM_ARRAY_TASK_STEP=4 SLURM_ARRAY_TASK_COUNT=3",
+                Ok("1/3"),
+            ),
+            (
+                "SLURM_ARRAY_TASK_ID=6 SLURM_ARRAY_TASK_MIN=2 SLURM_ARRAY_TASK_MAX=10 SLURM_ARRAY_TASK_STEP=1 SLURM_ARRAY_TASK_COUNT=3",
+                Err("are no range: set DINO_SHARD_COUNT"),
+            ),
+            // Some jobs of an array of 16 once more.
+            ("SLURM_ARRAY_TASK_ID=6 SLURM_ARRAY_TASK_MIN=2 SLURM_ARRAY_TASK_MAX=6 DINO_SHARD_COUNT=16", Ok("6/16")),
+            ("SLURM_PROCID=2 SLURM_STEP_NUM_TASKS=3 SLURM_NTASKS=3", Ok("2/3")),
+            ("SLURM_PROCID=0 SLURM_NTASKS=1", Err("no scheduler says")),
+            ("SLURM_PROCID=0 SLURM_NTASKS=3", Err("start it with srun")),
+            ("", Err("elsewhere write I/N")),
+            ("DINO_SHARD_COUNT=4", Err("no scheduler says")),
+            (
+                "SLURM_PROCID=2 SLURM_STEP_NUM_TASKS=3 AWS_BATCH_JOB_ARRAY_INDEX=0 AWS_BATCH_JOB_ARRAY_SIZE=4",
+                Err("Slurm and AWS Batch each say"),
+            ),
+        ];
+        for (variables, wanted) in table {
+            let of = |name: &str| {
+                variables.split(' ').find_map(|one| Some(one.split_once('=')?).filter(|one| one.0 == name).map(|one| one.1.to_owned()))
+            };
+            match (Shard::of_scheduler(of), wanted) {
+                (Ok(found), Ok(wanted)) => assert_eq!(found.to_string(), wanted, "{variables}"),
+                (Err(found), Err(wanted)) => assert!(found.contains(wanted), "{variables}: {found}"),
+                (found, _) => panic!("{variables}: {found:?}"),
+            }
+        }
+    }
 
     #[test]
     fn each_path_is_in_one_part_and_parts_are_of_similar_size() {

@@ -6,4 +6,5 @@ mod common;
 mod duplicates;
 mod embed;
 mod import;
+mod sources;
 mod table;

@@ -1,4 +1,4 @@
-//! `dino-server import`: a folder or a table becomes a collection.
+//! `dino-server import`: pictures or a table become a collection.
 
 mod pictures;
 #[cfg(feature = "parquet")]
@@ -11,12 +11,14 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::builder::{PathBufValueParser, TypedValueParser as _};
 use dino_hub::Location;
+use dino_server::files::shard::Shard;
+use dino_server::files::source;
 use dino_server::files::table::{self, Columns, Table};
-use dino_server::index::{Collection, CollectionName, Error, NewItem, Spec, Store};
-use dino_vision::bulk::tree;
+use dino_server::index::{Collection, CollectionName, Error, MAX_STRING, NewItem, Spec, Store};
 use dino_vision::model::{Device, Precision};
 use indicatif::ProgressBar;
 
+use super::images;
 use super::store::StoreArgs;
 use pictures::Jobs;
 
@@ -25,9 +27,10 @@ use pictures::Jobs;
 #[derive(clap::Args)]
 #[command(group(clap::ArgGroup::new("what").required(true).multiple(true).args(["images", "table"])))]
 pub(crate) struct Args {
-    /// Folder of pictures; the folders directly below it are the classes. Every file is tried, whatever its name. With
-    /// --table: where its paths begin.
-    #[arg(long, value_name = "DIR")]
+    /// Where the pictures are: a folder, whose folders directly below are the classes; or, as for `embed`, tar files or a pattern of them, Parquet
+    /// and Arrow files, a manifest, or a list, also on stdin (-). In folders every file is tried, whatever its name. With --table: the folder
+    /// where its paths begin.
+    #[arg(long, value_name = "WHERE")]
     images: Option<PathBuf>,
     /// Table (.csv, .tsv, either of them with .gz, or .parquet, with column names) of pictures, or a .parquet that `embed` wrote, whose vectors are taken as they are.
     /// Paths begin at the table's own folder unless --images is given. Columns without a meaning become metadata.
@@ -36,15 +39,22 @@ pub(crate) struct Args {
     /// Column of the paths [default: path, `file_name`, filename, file or image].
     #[arg(long, value_name = "NAME", requires = "table")]
     path_column: Option<String>,
-    /// Column of the items' ids [default: id, else the path].
-    #[arg(long, value_name = "NAME", requires = "table")]
+    /// Column of the pictures in Parquet and Arrow files that --images names: of bytes, or Hugging Face's struct of bytes and path [default:
+    /// image, else the only such column].
+    #[arg(long, value_name = "NAME", conflicts_with = "table")]
+    image_column: Option<String>,
+    /// Column of the items' ids [default: id, else the path, or the file and the number of the row].
+    #[arg(long, value_name = "NAME")]
     id_column: Option<String>,
     /// Column of the labels, of strings or of lists of them [default: label or labels].
-    #[arg(long, value_name = "NAME", requires = "table")]
+    #[arg(long, value_name = "NAME")]
     label_column: Option<String>,
     /// Separator of several labels in one cell, such as `;`. Without it a cell is one label.
     #[arg(long, value_name = "TEXT", requires = "table", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     label_separator: Option<String>,
+    /// Take only part I (from 0) of N of what --images names, as `embed` divides it: several machines fill one PostgreSQL.
+    #[arg(long, default_value_t = Shard::WHOLE, value_name = "I/N|auto", value_parser = Shard::of_flag, conflicts_with = "table")]
+    shard: Shard,
     /// Embed the pictures of a table that has vectors.
     #[arg(long, requires = "table")]
     embed: bool,
@@ -98,7 +108,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
                 pictures::run(args, file, Jobs::of_table(file, root, found))
             }
         },
-        (None, Some(images)) => pictures::run(args, images, Jobs::of_folder(tree::list(images)?)),
+        (None, Some(images)) => {
+            let columns =
+                source::Columns { image: args.image_column.clone(), id: args.id_column.clone(), label: args.label_column.clone() };
+            let options = source::Options { shard: args.shard, columns, composed: Some(MAX_STRING) };
+            pictures::run(args, images, Jobs::of_source(images::open(images, &options)?))
+        }
         (None, None) => anyhow::bail!("give --images DIR or --table FILE"),
     }
 }
@@ -163,7 +178,7 @@ impl<'a> Target<'a> {
     #[expect(clippy::print_stdout, reason = "the result of the command")]
     fn finish(self, from: &Path) -> anyhow::Result<()> {
         let Counts { stored, unchanged, skipped } = self.counts;
-        anyhow::ensure!(stored + unchanged > 0, "no readable picture in {} ({skipped} skipped)", from.display());
+        anyhow::ensure!(stored + unchanged > 0, "no readable picture in {} ({skipped} skipped)", images::shown(from));
         let collection: Arc<dyn Collection> = self.store.collection(self.name)?;
         collection.build_if_due()?;
         println!(

@@ -1,65 +1,103 @@
 //! Importing pictures: each is embedded, unless it is there already.
 
-use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use dino_server::files::source::address::Address;
+use dino_server::files::source::{Batch, Failure, Picture, Place, Source};
 use dino_server::files::table::{Entry, Pictures};
 use dino_server::index::{Collection, Item, MAX_STRING, ModelTag, NewItem, Spec, checksum};
-use dino_vision::bulk::names::{self, Finder};
-use dino_vision::bulk::tree::Listing;
-use dino_vision::bulk::{self, Embedder, Worker, Workload};
+use dino_vision::bulk::names::Finder;
+use dino_vision::bulk::{self, BATCH, Embedder, Worker, Workload};
 use dino_vision::duplicates::Fingerprint;
 use dino_vision::embedding::Pooling;
 use dino_vision::media;
 use dino_vision::model::SessionOptions;
-use dino_vision::unicode::nfc;
 
 use super::{Args, Target};
+use crate::cli::images::READERS;
 use crate::cli::{open_model, progress};
 
 /// A picture and the item that it becomes.
 pub(super) struct Job {
-    path: PathBuf,
+    place: Place,
     item: Item,
 }
 
-/// All pictures, and what was left out before they were read: its name, and why.
-pub(super) struct Jobs {
-    all: Vec<Job>,
-    skipped: Vec<(String, String)>,
-    /// Whether labels and metadata may have changed where the picture has not.
-    described: bool,
+/// What is to be imported.
+pub(super) enum Jobs {
+    /// Pictures of any source. Their labels are as old as they are.
+    Source(Source),
+    /// Rows of a table: their labels and metadata may have changed where the picture has not.
+    Table(Vec<Job>, Vec<(String, String)>),
 }
 
 impl Jobs {
-    pub(super) fn of_folder(listing: Listing) -> Self {
-        let mut skipped: Vec<_> = listing.skipped.into_iter().map(|file| (file.path.display().to_string(), file.reason)).collect();
-        let mut jobs = Vec::with_capacity(listing.entries.len());
-        let names: Vec<&str> = listing.entries.iter().map(|entry| entry.id.as_str()).collect();
-        let ids: Vec<String> = names::ids(&names, dino_server::index::MAX_STRING).into_iter().map(Cow::into_owned).collect();
-        for (entry, id) in listing.entries.into_iter().zip(ids) {
-            if id.len() > MAX_STRING {
-                skipped.push((entry.path.display().to_string(), format!("its path below the folder is longer than {MAX_STRING} bytes")));
-            } else {
-                let label = entry.class.map(|class| nfc(&class).into_owned());
-                let item = Item { id, labels: label.into_iter().collect(), ..Item::default() };
-                jobs.push(Job { path: entry.path, item });
-            }
-        }
-        Self { all: jobs, skipped, described: false }
+    pub(super) fn of_source(source: Source) -> Self {
+        Self::Source(source)
     }
 
     pub(super) fn of_table(file: &Path, root: &Path, pictures: Pictures) -> Self {
-        let job = |Entry { path, item, .. }| Job { path: root.join(path), item };
+        let job = |Entry { path, item, .. }| Job { place: Place::At(Address::File(root.join(path))), item };
         let skipped = |(row, reason)| (format!("row {row} of {}", file.display()), reason);
-        Self {
-            all: pictures.entries.into_iter().map(job).collect(),
-            skipped: pictures.skipped.into_iter().map(skipped).collect(),
-            described: true,
+        Self::Table(pictures.entries.into_iter().map(job).collect(), pictures.skipped.into_iter().map(skipped).collect())
+    }
+
+    /// Number of pictures, as far as it is known.
+    fn count(&self) -> usize {
+        match self {
+            Self::Source(source) => source.units.iter().filter_map(|unit| unit.count()).sum(),
+            Self::Table(jobs, _) => jobs.len(),
         }
     }
+
+    fn is_remote(&self) -> bool {
+        matches!(self, Self::Source(Source { is_remote: true, .. }))
+    }
+
+    /// Hands out what was left out, by name and reason, and the jobs, some at a time; with the latter how many of them were not counted.
+    fn each(self, mut take: impl FnMut(Vec<(String, String)>, Vec<Job>, usize) -> anyhow::Result<()>) -> anyhow::Result<()> {
+        match self {
+            Self::Table(mut jobs, skipped) => {
+                take(skipped, Vec::new(), 0)?;
+                while !jobs.is_empty() {
+                    let rest = jobs.split_off(jobs.len().min(BATCH));
+                    take(Vec::new(), std::mem::replace(&mut jobs, rest), 0)?;
+                }
+                Ok(())
+            }
+            Self::Source(source) => {
+                let named = |failures: Vec<Failure>| failures.into_iter().map(|failure| (failure.path, failure.reason)).collect::<Vec<_>>();
+                take(named(source.failures), Vec::new(), 0)?;
+                let mut seen = HashSet::new();
+                for unit in &source.units {
+                    for Batch { pictures, failures } in unit.batches()? {
+                        let (mut skipped, mut jobs) = (named(failures), Vec::new());
+                        let uncounted = if unit.count().is_some() { 0 } else { pictures.len() };
+                        for Picture { id, labels, place } in pictures {
+                            let mut item = Item { id, labels, ..Item::default() };
+                            match check(&mut item, &mut seen) {
+                                Ok(()) => jobs.push(Job { place, item }),
+                                Err(reason) => skipped.push((place.shown(), reason)),
+                            }
+                        }
+                        take(skipped, jobs, uncounted)?;
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Refuses an item that cannot be stored, and one whose id an earlier picture of this run has.
+fn check(item: &mut Item, seen: &mut HashSet<String>) -> Result<(), String> {
+    if item.id.len() > MAX_STRING {
+        return Err(format!("its id is longer than {MAX_STRING} bytes"));
+    }
+    item.check().map_err(|error| error.to_string())?;
+    if seen.insert(item.id.clone()) { Ok(()) } else { Err(format!("its id {:?} came before", item.id)) }
 }
 
 /// What became of one picture.
@@ -82,31 +120,37 @@ pub(super) fn run(args: &Args, from: &Path, jobs: Jobs) -> anyhow::Result<()> {
         SessionOptions { device: args.device, precision: args.precision, trust_device: args.trust_device, ..SessionOptions::default() };
     let mut embedder = Embedder::open(&model, Pooling::Cls, &session, Workload { sessions: args.sessions, batch: args.batch })?;
 
-    let Jobs { all: jobs, skipped, described } = jobs;
-    let progress = progress(jobs.len());
-    for (what, reason) in &skipped {
-        target.skip(&progress, what, reason);
+    if jobs.is_remote() {
+        embedder = embedder.with_readers(READERS);
     }
-    let with_thumbnail = with_thumbnail(&jobs, args.thumbnails);
+    let progress = progress(jobs.count());
     let present = if args.force { HashMap::new() } else { std::mem::take(&mut target.present) };
-    let stored = target.store.collection(&args.collection).ok().filter(|_| described);
+    let stored = target.store.collection(&args.collection).ok().filter(|_| matches!(jobs, Jobs::Table(..)));
     let finder = Finder::default();
-    let work = |worker: &mut Worker<'_>, index: usize| {
-        let outcome = embed(worker, &jobs[index], &finder, &present, stored.as_deref(), with_thumbnail[index]);
-        progress.inc(1);
-        outcome
-    };
-    embedder.each(jobs.len(), work, |range, outcomes| {
-        let mut items = Vec::new();
-        for (job, outcome) in jobs[range].iter().zip(outcomes) {
-            match outcome {
-                Outcome::New(item) => items.push(*item),
-                Outcome::Unchanged => target.counts.unchanged += 1,
-                Outcome::Skipped(reason) => target.skip(&progress, &job.path.display().to_string(), &reason),
-                Outcome::Failed(error) => return Err(error),
-            }
+    let mut thumbnails = Thumbnails { per_class: args.thumbnails, seen: HashMap::new() };
+    jobs.each(|skipped, jobs, uncounted| {
+        progress.inc_length(uncounted as u64);
+        for (what, reason) in &skipped {
+            target.skip(&progress, what, reason);
         }
-        target.store(items)
+        let with_thumbnail: Vec<bool> = jobs.iter().map(|job| thumbnails.has(&job.item)).collect();
+        let work = |worker: &mut Worker<'_>, index: usize| {
+            let outcome = embed(worker, &jobs[index], &finder, &present, stored.as_deref(), with_thumbnail[index]);
+            progress.inc(1);
+            outcome
+        };
+        embedder.each(jobs.len(), work, |range, outcomes| {
+            let mut items = Vec::new();
+            for (job, outcome) in jobs[range].iter().zip(outcomes) {
+                match outcome {
+                    Outcome::New(item) => items.push(*item),
+                    Outcome::Unchanged => target.counts.unchanged += 1,
+                    Outcome::Skipped(reason) => target.skip(&progress, &job.place.shown(), &reason),
+                    Outcome::Failed(error) => return Err(error),
+                }
+            }
+            target.store(items)
+        })
     })?;
     progress.finish_and_clear();
     other_forms(&finder);
@@ -128,13 +172,16 @@ fn embed(
     described: Option<&dyn Collection>,
     thumbnail: bool,
 ) -> Outcome {
-    let read = bulk::read(&job.path).or_else(|error| match (&error, finder.find(&job.path)) {
-        (bulk::Error::Read(ErrorKind::NotFound), Some(path)) => bulk::read(&path),
+    let read = job.place.read().or_else(|error| match (&error, &job.place) {
+        (bulk::Error::Read(ErrorKind::NotFound), Place::At(Address::File(path))) => {
+            finder.find(path).map_or(Err(error), |path| bulk::read(&path))
+        }
         _ => Err(error),
     });
     let bytes = match read {
         Ok(bytes) => bytes,
-        Err(error) => return Outcome::Skipped(error.to_string()),
+        Err(error) if error.is_of_file() => return Outcome::Skipped(error.to_string()),
+        Err(error) => return Outcome::Failed(anyhow::Error::new(error).context(job.place.shown())),
     };
     let item = Item { source: Some(checksum::of_bytes(&bytes)), ..job.item.clone() };
     if present.get(&item.id) == Some(&item.source) {
@@ -166,16 +213,21 @@ fn describe(collection: &dyn Collection, item: Item) -> Outcome {
     }
 }
 
-/// Which pictures are among the first `per_class` of their class.
-fn with_thumbnail(jobs: &[Job], per_class: Option<usize>) -> Vec<bool> {
-    let mut seen: HashMap<Option<&String>, usize> = HashMap::new();
-    let mut among_first = Vec::with_capacity(jobs.len());
-    for job in jobs {
-        let count = seen.entry(job.item.labels.first()).or_default();
+/// Which pictures are among the first of their class.
+struct Thumbnails {
+    /// How many of a class; all where this is not said.
+    per_class: Option<usize>,
+    seen: HashMap<Option<String>, usize>,
+}
+
+impl Thumbnails {
+    /// Whether the next picture keeps a thumbnail.
+    fn has(&mut self, item: &Item) -> bool {
+        let Some(most) = self.per_class else { return true };
+        let count = self.seen.entry(item.labels.first().cloned()).or_default();
         *count += 1;
-        among_first.push(per_class.is_none_or(|most| *count <= most));
+        *count <= most
     }
-    among_first
 }
 
 #[cfg(test)]
@@ -184,10 +236,13 @@ mod tests {
 
     #[test]
     fn thumbnails_are_counted_by_class() {
-        let job = |class: &str| Job { path: PathBuf::new(), item: Item { labels: vec![class.into()], ..Item::default() } };
-        let jobs = [job("a"), job("b"), job("a"), job("a")];
-        assert_eq!(with_thumbnail(&jobs, Some(2)), [true, true, true, false]);
-        assert_eq!(with_thumbnail(&jobs, None), [true; 4]);
-        assert_eq!(with_thumbnail(&jobs, Some(0)), [false; 4]);
+        let items = ["a", "b", "a", "a"].map(|class| Item { labels: vec![class.into()], ..Item::default() });
+        let kept = |per_class| {
+            let mut thumbnails = Thumbnails { per_class, seen: HashMap::new() };
+            items.each_ref().map(|item| thumbnails.has(item))
+        };
+        assert_eq!(kept(Some(2)), [true, true, true, false]);
+        assert_eq!(kept(None), [true; 4]);
+        assert_eq!(kept(Some(0)), [false; 4]);
     }
 }

@@ -2,14 +2,13 @@
 
 mod html;
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use dino_vision::duplicates::Kind;
 use serde::Serialize;
 
-use super::replace;
+use super::storage::write_whole;
 
 /// Where a report goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,6 +125,6 @@ impl Report {
             Target::Json(_) => self.json()?,
             Target::Html(_) => html::page(self, thumbnail).into_bytes(),
         };
-        replace(target.path(), |out| out.write_all(&bytes))
+        write_whole(target.path(), &bytes)
     }
 }

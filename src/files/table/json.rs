@@ -78,7 +78,7 @@ pub(super) fn values(column: &ArrayRef) -> Result<Vec<Option<Value>>, ArrowError
 }
 
 /// The cells as text; `None` for those that are absent, and for bytes that are not UTF-8.
-pub(super) fn texts(column: &ArrayRef) -> Result<Vec<Option<String>>, ArrowError> {
+pub(in crate::files) fn texts(column: &ArrayRef) -> Result<Vec<Option<String>>, ArrowError> {
     let texts = match column.data_type() {
         DataType::Dictionary(_, value) => return texts(&cast(column, value)?),
         // The number is that of UTC whatever the zone, whose name only a table of all zones could resolve.
@@ -89,6 +89,23 @@ pub(super) fn texts(column: &ArrayRef) -> Result<Vec<Option<String>>, ArrowError
         _ => cast(column, &DataType::Utf8)?,
     };
     Ok(texts.as_string::<i32>().iter().map(|cell| cell.map(str::to_owned)).collect())
+}
+
+/// The texts in the lists of a column; `None` where it is no column of lists.
+pub(in crate::files) fn lists_of_texts(column: &ArrayRef) -> Result<Option<Vec<Vec<String>>>, ArrowError> {
+    let Some(element) = element(column.data_type()) else { return Ok(None) };
+    let lists = cast(column, &DataType::new_list(element.clone(), true))?;
+    let texts = |cell: Option<ArrayRef>| cell.map_or(Ok(Vec::new()), |cell| texts(&cell));
+    let lists = lists.as_list::<i32>().iter().map(texts).collect::<Result<Vec<_>, _>>()?;
+    Ok(Some(lists.into_iter().map(|texts| texts.into_iter().flatten().filter(|text| !text.is_empty()).collect()).collect()))
+}
+
+/// Type of the elements of a list.
+pub(super) fn element(kind: &DataType) -> Option<&DataType> {
+    match kind {
+        DataType::List(field) | DataType::LargeList(field) | DataType::FixedSizeList(field, _) => Some(field.data_type()),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 
 mod csv;
 #[cfg(feature = "parquet")]
-mod json;
+pub(super) mod json;
 #[cfg(feature = "parquet")]
 mod parquet;
 

@@ -72,7 +72,7 @@ pub(super) fn open(path: &Path, columns: &Columns, embed: bool) -> Result<Table,
         let kind = schema.field(column).data_type();
         let (fits, wanted) = match role {
             Role::Text => (json::is_text(kind), "text"),
-            Role::Labels => (json::is_text(element(kind).unwrap_or(kind)), "text or lists of it"),
+            Role::Labels => (json::is_text(json::element(kind).unwrap_or(kind)), "text or lists of it"),
         };
         if fits { Ok(()) } else { Err(format!("is of type {kind}, and has to be {wanted}")) }
     };
@@ -114,14 +114,6 @@ fn codec(metadata: &ParquetMetaData, column: usize) -> Option<&'static str> {
         Compression::LZO => Some("LZO"),
         _ => None,
     })
-}
-
-/// Type of the elements of a list.
-fn element(kind: &DataType) -> Option<&DataType> {
-    match kind {
-        DataType::List(field) | DataType::LargeList(field) | DataType::FixedSizeList(field, _) => Some(field.data_type()),
-        _ => None,
-    }
 }
 
 /// Columns that `embed` writes and that are no metadata.
@@ -177,13 +169,10 @@ impl Rows {
 
     /// Labels of each row: a list of strings, or one string.
     fn labels(&self, column: &ArrayRef) -> Result<Vec<Vec<String>>, ArrowError> {
-        let Some(element) = element(column.data_type()) else {
-            return Ok(json::texts(column)?.into_iter().map(|cell| self.columns.split(&cell.unwrap_or_default())).collect());
-        };
-        let lists = cast(column, &DataType::new_list(element.clone(), true))?;
-        let texts = |cell: Option<ArrayRef>| cell.map_or(Ok(Vec::new()), |cell| json::texts(&cell));
-        let lists = lists.as_list::<i32>().iter().map(texts).collect::<Result<Vec<_>, _>>()?;
-        Ok(lists.into_iter().map(|texts| texts.into_iter().flatten().filter(|text| !text.is_empty()).collect()).collect())
+        match json::lists_of_texts(column)? {
+            Some(lists) => Ok(lists),
+            None => Ok(json::texts(column)?.into_iter().map(|cell| self.columns.split(&cell.unwrap_or_default())).collect()),
+        }
     }
 
     fn malformed(&self, error: &ArrowError) -> Error {

@@ -9,14 +9,15 @@ mod npy;
 mod parquet;
 pub mod parts;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use ndarray::Array3;
 use serde::{Deserialize, Serialize};
 
-use super::replace;
 use super::shard::Shard;
+use super::storage::{Folder, Storage};
 use crate::encoding::{Dtype, Encoded};
 use dino_vision::embedding::{Pooling, normalise};
 use parts::Parts;
@@ -35,30 +36,68 @@ pub const EMBEDDING: &str = "embedding";
 
 /// Version of [`Header`] and of the columns.
 const FORMAT: u32 = 1;
+/// Bytes from the end of a file that are read for its header; more where they are not enough.
+const TAIL: u64 = 64 << 10;
 /// Name of the header in a file's metadata.
 const HEADER: &str = "dino";
 
-/// Where embeddings go.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
+/// What a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
     /// A Parquet file.
     #[cfg(feature = "parquet")]
-    Parquet(PathBuf),
+    Parquet,
     /// A NumPy array, with its rows' paths in a JSON file beside it.
-    Npy(PathBuf),
+    Npy,
 }
 
-impl FromStr for Target {
+/// A file of embeddings, which is there or is to be written.
+pub struct Target {
+    /// The folder that it is in.
+    pub storage: Arc<dyn Storage>,
+    /// Its name there.
+    pub name: String,
+    /// What it is.
+    pub format: Format,
+}
+
+/// Where a command writes embeddings, as its caller gave it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Out {
+    folder: String,
+    name: String,
+    format: Format,
+}
+
+impl FromStr for Out {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let path = PathBuf::from(text);
-        match path.extension().and_then(|ending| ending.to_str()) {
+        let format = Format::of(text)?;
+        let at = text.rfind('/').map_or(0, |slash| slash + 1);
+        Ok(Self { folder: text[..at].to_owned(), name: text[at..].to_owned(), format })
+    }
+}
+
+impl Out {
+    /// The file.
+    pub fn target(&self) -> Target {
+        Target { storage: Arc::new(Folder::new(Path::new(&self.folder))), name: self.name.clone(), format: self.format }
+    }
+}
+
+impl Format {
+    /// What the name of a file says.
+    ///
+    /// # Errors
+    /// Where it says nothing, or this build does not write such files.
+    pub fn of(name: &str) -> Result<Self, String> {
+        match Path::new(name).extension().and_then(|ending| ending.to_str()) {
             #[cfg(feature = "parquet")]
-            Some("parquet") => Ok(Self::Parquet(path)),
+            Some("parquet") => Ok(Self::Parquet),
             #[cfg(not(feature = "parquet"))]
             Some("parquet") => Err(super::NO_PARQUET.to_owned()),
-            Some("npy") => Ok(Self::Npy(path)),
+            Some("npy") => Ok(Self::Npy),
             _ => Err("the name has to end in .parquet or .npy".to_owned()),
         }
     }
@@ -109,37 +148,33 @@ pub enum Error {
     #[error(transparent)]
     Io(#[from] std::io::Error),
     /// The file is not of its format.
-    #[error("{}: {reason}", path.display())]
+    #[error("{shown}: {reason}")]
     Format {
         /// The file.
-        path: PathBuf,
+        shown: String,
         /// What is wrong.
         reason: String,
     },
     /// The file's header is of another version.
-    #[error("{} has format {found}, this program reads {FORMAT}: use a newer one", path.display())]
+    #[error("{shown} has format {found}, this program reads {FORMAT}: use a newer one")]
     Version {
         /// The file.
-        path: PathBuf,
+        shown: String,
         /// Its version.
         found: u32,
     },
 }
 
 impl Error {
-    fn format(path: &Path, reason: impl ToString) -> Self {
-        Self::Format { path: path.to_owned(), reason: reason.to_string() }
+    fn format(shown: &str, reason: impl ToString) -> Self {
+        Self::Format { shown: shown.to_owned(), reason: reason.to_string() }
     }
 }
 
 impl Target {
-    /// The file of the embeddings.
-    pub fn path(&self) -> &Path {
-        match self {
-            #[cfg(feature = "parquet")]
-            Self::Parquet(path) => path,
-            Self::Npy(path) => path,
-        }
+    /// Its address, for messages.
+    pub fn shown(&self) -> String {
+        self.storage.shown(&self.name)
     }
 
     /// The header of the file that stands there; `None` where none does.
@@ -147,15 +182,13 @@ impl Target {
     /// # Errors
     /// [`Error::Format`] where it is a file of something else.
     pub fn header(&self) -> Result<Option<Header>, Error> {
-        if !self.path().try_exists()? {
-            return Ok(None);
-        }
-        let header = match self {
+        let Some((tail, size)) = self.storage.tail(&self.name, TAIL)? else { return Ok(None) };
+        let header = match self.format {
             #[cfg(feature = "parquet")]
-            Self::Parquet(path) => header_of(path)?,
-            Self::Npy(path) => npy::header_of(path)?,
+            Format::Parquet => parquet::header_at_end(self, tail, size)?,
+            Format::Npy => npy::header_beside(self)?,
         };
-        header.map(Some).ok_or_else(|| Error::format(self.path(), "it was not written by embed"))
+        header.map(Some).ok_or_else(|| Error::format(&self.shown(), "it was not written by embed"))
     }
 
     /// Writes all parts, in their order, as one file that is complete or not there.
@@ -163,10 +196,10 @@ impl Target {
     /// # Errors
     /// Those of reading the parts and writing.
     pub fn write(&self, header: &Header, parts: &Parts) -> Result<(), Error> {
-        match self {
+        match self.format {
             #[cfg(feature = "parquet")]
-            Self::Parquet(path) => replace(path, |out| parquet::write(path, header, parts, out)),
-            Self::Npy(path) => npy::write(path, header, parts),
+            Format::Parquet => parquet::write(self, header, parts),
+            Format::Npy => npy::write(self, header, parts),
         }
     }
 }
@@ -181,14 +214,14 @@ fn encoded(header: &Header, pictures: usize, vectors: Vec<f32>) -> Result<Encode
 }
 
 /// Reads a header that was found in a file's metadata.
-fn parse_header(path: &Path, json: &str) -> Result<Header, Error> {
+fn parse_header(shown: &str, json: &str) -> Result<Header, Error> {
     #[derive(Deserialize)]
     struct Version {
         format: u32,
     }
-    let malformed = |error: serde_json::Error| Error::format(path, format!("its entry `{HEADER}` cannot be read: {error}"));
+    let malformed = |error: serde_json::Error| Error::format(shown, format!("its entry `{HEADER}` cannot be read: {error}"));
     match serde_json::from_str::<Version>(json).map_err(malformed)?.format {
         FORMAT => serde_json::from_str(json).map_err(malformed),
-        found => Err(Error::Version { path: path.to_owned(), found }),
+        found => Err(Error::Version { shown: shown.to_owned(), found }),
     }
 }

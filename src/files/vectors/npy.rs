@@ -1,12 +1,9 @@
 //! Embeddings as a NumPy array, and what its rows are as JSON beside it.
 
-use std::io::{BufReader, Write};
-use std::path::{Path, PathBuf};
-
 use serde::{Deserialize, Serialize};
 
 use super::parts::Parts;
-use super::{Error, Header, encoded, parse_header, replace};
+use super::{Error, Header, Target, encoded, parse_header};
 use crate::encoding::npy_header;
 
 /// Content of the file beside the array: one entry per row of it.
@@ -21,27 +18,29 @@ struct Beside<'a> {
     scales: Vec<f32>,
 }
 
-pub(super) fn write(path: &Path, header: &Header, parts: &Parts) -> Result<(), Error> {
+pub(super) fn write(target: &Target, header: &Header, parts: &Parts) -> Result<(), Error> {
     let mut beside = Beside { dino: header, paths: Vec::new(), labels: Vec::new(), sha256: Vec::new(), scales: Vec::new() };
-    replace(path, |out| {
-        // The array's length stands before it and is known after it.
-        for index in 0..parts.len() {
-            for row in parts.load(index)?.rows {
-                beside.paths.push(row.path);
-                beside.labels.push(row.label);
-                beside.sha256.push(row.sha256);
-            }
+    // The array's length stands before it and is known after it.
+    for index in 0..parts.len() {
+        for row in parts.load(index)?.rows {
+            beside.paths.push(row.path);
+            beside.labels.push(row.label);
+            beside.sha256.push(row.sha256);
         }
-        out.write_all(&npy_header(header.dtype.npy_descr(), &shape(header, beside.paths.len())))?;
-        for index in 0..parts.len() {
-            let part = parts.load(index)?;
-            let encoded = encoded(header, part.rows.len(), part.vectors).map_err(|reason| Error::format(path, reason))?;
-            out.write_all(&encoded.to_le_bytes())?;
-            beside.scales.extend(encoded.scales);
-        }
-        // First what explains the array, then the array.
-        replace(&json_of(path), |out| serde_json::to_writer(out, &beside).map_err(|error| Error::Io(error.into())))
-    })
+    }
+    let mut out = target.storage.create(&target.name)?;
+    out.write_all(&npy_header(header.dtype.npy_descr(), &shape(header, beside.paths.len())))?;
+    for index in 0..parts.len() {
+        let part = parts.load(index)?;
+        let encoded = encoded(header, part.rows.len(), part.vectors).map_err(|reason| Error::format(&target.shown(), reason))?;
+        out.write_all(&encoded.to_le_bytes())?;
+        beside.scales.extend(encoded.scales);
+    }
+    // First what explains the array, then the array.
+    let mut json = target.storage.create(&json_of(target))?;
+    serde_json::to_writer(&mut json, &beside).map_err(|error| Error::Io(error.into()))?;
+    json.finish()?;
+    Ok(out.finish()?)
 }
 
 /// `[pictures, numbers]`, with the rows between them where a picture has several.
@@ -51,21 +50,17 @@ fn shape(header: &Header, pictures: usize) -> Vec<usize> {
 }
 
 /// The header beside an array; `None` where there is none.
-pub(super) fn header_of(path: &Path) -> Result<Option<Header>, Error> {
+pub(super) fn header_beside(target: &Target) -> Result<Option<Header>, Error> {
     #[derive(Deserialize)]
     struct Found {
         dino: serde_json::Value,
     }
-    let json = json_of(path);
-    if !json.try_exists()? {
-        return Ok(None);
-    }
-    let found = serde_json::from_reader::<_, Found>(BufReader::new(fs_err::File::open(&json)?));
-    found.ok().map(|found| parse_header(&json, &found.dino.to_string())).transpose()
+    let json = json_of(target);
+    let Some(bytes) = target.storage.read(&json)? else { return Ok(None) };
+    let found = serde_json::from_slice::<Found>(&bytes);
+    found.ok().map(|found| parse_header(&target.storage.shown(&json), &found.dino.to_string())).transpose()
 }
 
-fn json_of(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".json");
-    name.into()
+fn json_of(target: &Target) -> String {
+    format!("{}.json", target.name)
 }

@@ -1,23 +1,24 @@
 //! Embeddings as a Parquet file.
 
 use std::collections::HashMap;
-use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
 use arrow_array::types::{Float16Type, Float32Type, Int8Type, UInt8Type};
 use arrow_array::{ArrayRef, ArrowPrimitiveType, FixedSizeListArray, PrimitiveArray, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, Schema};
+use bytes::Bytes;
 use fs_err::File;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
-use parquet::file::metadata::KeyValue;
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{KeyValue, ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::properties::WriterProperties;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::schema::types::ColumnPath;
 
 use super::parts::{Parts, Row};
-use super::{EMBEDDING, Error, HEADER, Header, LABEL, PATH, SHA256, encoded, parse_header};
+use super::{EMBEDDING, Error, HEADER, Header, LABEL, PATH, SHA256, Target, encoded, parse_header};
 use crate::encoding::{Dtype, Encoded, Values};
 
 /// Column of int8: what each row of numbers is to be multiplied with.
@@ -25,9 +26,15 @@ const SCALES: &str = "scales";
 /// Numbers in one row group, which is held in memory until it is complete.
 const GROUP_NUMBERS: usize = 16 << 20;
 
-pub(super) fn write(path: &Path, header: &Header, parts: &Parts, out: &mut (impl Write + Send)) -> Result<(), Error> {
-    let fail = |error: parquet::errors::ParquetError| Error::format(path, error);
-    let json = serde_json::to_string(header).map_err(|error| Error::format(path, error))?;
+pub(super) fn write(target: &Target, header: &Header, parts: &Parts) -> Result<(), Error> {
+    let shown = target.shown();
+    let fail = |error: ParquetError| match error {
+        // What an operating system or a storage refused is said in its own words.
+        ParquetError::External(error) => Error::format(&shown, error),
+        error => Error::format(&shown, error),
+    };
+    let json = serde_json::to_string(header).map_err(|error| Error::format(&shown, error))?;
+    let mut out = target.storage.create(&target.name)?;
     // Some readers look for it in the file's own metadata, and some in those of the Arrow schema inside.
     let schema = Arc::new(schema(header).with_metadata(HashMap::from([(HEADER.to_owned(), json.clone())])));
     let vectors = ColumnPath::from(vec![EMBEDDING.to_owned(), "list".to_owned(), "element".to_owned()]);
@@ -40,14 +47,14 @@ pub(super) fn write(path: &Path, header: &Header, parts: &Parts, out: &mut (impl
         .set_column_compression(vectors, Compression::UNCOMPRESSED)
         .set_max_row_group_row_count(Some((GROUP_NUMBERS / (header.rows * header.dim).max(1)).max(1)))
         .build();
-    let mut writer = ArrowWriter::try_new(out, Arc::clone(&schema), Some(properties)).map_err(fail)?;
+    let mut writer = ArrowWriter::try_new(&mut out, Arc::clone(&schema), Some(properties)).map_err(fail)?;
     for index in 0..parts.len() {
         let part = parts.load(index)?;
-        let batch = batch(header, &schema, &part.rows, part.vectors).map_err(|reason| Error::format(path, reason))?;
+        let batch = batch(header, &schema, &part.rows, part.vectors).map_err(|reason| Error::format(&shown, reason))?;
         writer.write(&batch).map_err(fail)?;
     }
     writer.close().map_err(fail)?;
-    Ok(())
+    Ok(out.finish()?)
 }
 
 /// Length of a list in the column of the vectors.
@@ -108,8 +115,28 @@ fn lists<T: ArrowPrimitiveType>(values: Vec<T::Native>, length: i32) -> Result<A
 /// # Errors
 /// [`Error::Format`] where it is no Parquet file, [`Error::Version`] where its header is of another version.
 pub fn header_of(path: &Path) -> Result<Option<Header>, Error> {
-    let reader = SerializedFileReader::new(File::open(path)?.into_parts().0).map_err(|error| Error::format(path, error))?;
-    let entries = reader.metadata().file_metadata().key_value_metadata();
+    let shown = path.display().to_string();
+    let reader = SerializedFileReader::new(File::open(path)?.into_parts().0).map_err(|error| Error::format(&shown, error))?;
+    header_in(&shown, reader.metadata())
+}
+
+/// The header in a file of so many bytes, of which `tail` are the last.
+pub(super) fn header_at_end(target: &Target, tail: Vec<u8>, size: u64) -> Result<Option<Header>, Error> {
+    let shown = target.shown();
+    let mut reader = ParquetMetaDataReader::new();
+    let parsed = match reader.try_parse_sized(&Bytes::from(tail), size) {
+        Err(ParquetError::NeedMoreData(needed)) => {
+            let (tail, size) = target.storage.tail(&target.name, needed as u64)?.unwrap_or_default();
+            reader.try_parse_sized(&Bytes::from(tail), size)
+        }
+        parsed => parsed,
+    };
+    let metadata = parsed.and_then(|()| reader.finish()).map_err(|error| Error::format(&shown, error))?;
+    header_in(&shown, &metadata)
+}
+
+fn header_in(shown: &str, metadata: &ParquetMetaData) -> Result<Option<Header>, Error> {
+    let entries = metadata.file_metadata().key_value_metadata();
     let json = entries.into_iter().flatten().find(|entry| entry.key == HEADER).and_then(|entry| entry.value.as_deref());
-    json.map(|json| parse_header(path, json)).transpose()
+    json.map(|json| parse_header(shown, json)).transpose()
 }

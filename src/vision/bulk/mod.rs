@@ -1,9 +1,13 @@
 //! Many picture files to vectors: on all cores, in the order of the files, one broken file never in the way of others.
 //!
-//! [`tree`] lists an `ImageFolder`; [`Embedder`] owns the sessions. Importing, bulk embedding and the k-NN evaluation
-//! differ only in what they do with each result.
+//! [`tree`] lists an `ImageFolder`, [`samples`] the pictures of a tar file; [`Embedder`] owns the sessions. Importing, bulk
+//! embedding and the k-NN evaluation differ only in what they do with each result.
 
+pub mod compressed;
 pub mod names;
+pub mod samples;
+pub mod shards;
+pub mod sidecars;
 pub mod tree;
 
 use std::path::Path;
@@ -54,6 +58,12 @@ pub enum Error {
     /// The file is no picture that is read here; the next one may be.
     #[error(transparent)]
     Decode(#[from] DecodeError),
+    /// The picture is not to be had from where it is: a damaged member, an address that does not answer; the next one may be.
+    #[error("{0}")]
+    NotThere(String),
+    /// The storage that holds this picture and others does not answer.
+    #[error("{0}")]
+    Storage(String),
     /// The model fails, and will with every other picture.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -65,7 +75,7 @@ pub enum Error {
 impl Error {
     /// Whether the one file is to blame, so that the others go on without it.
     pub fn is_of_file(&self) -> bool {
-        matches!(self, Self::Read(_) | Self::TooLarge { .. } | Self::Decode(_))
+        matches!(self, Self::Read(_) | Self::TooLarge { .. } | Self::Decode(_) | Self::NotThere(_))
     }
 }
 
@@ -112,6 +122,13 @@ impl Embedder {
         let recipe =
             Recipe { transform: manifest.transform.clone(), registers: manifest.registers as usize, pooling, limits: Limits::default() };
         Ok(Self { batcher, workers, recipe, dim: pooling.dim(manifest.dim as usize) })
+    }
+
+    /// Has at least `count` pictures read at once: those behind a network wait for it rather than for a core.
+    #[must_use]
+    pub fn with_readers(mut self, count: usize) -> Self {
+        self.workers = self.workers.max(count);
+        self
     }
 
     /// Length of the vectors.

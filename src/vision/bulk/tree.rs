@@ -4,6 +4,9 @@ use std::path::{Path, PathBuf};
 
 use walkdir::{DirEntry, WalkDir};
 
+/// File name endings that are taken for pictures, as names without one are; what a file really is, its bytes say.
+const ENDINGS: [&str; 9] = ["jpg", "jpeg", "png", "gif", "webp", "bmp", "tif", "tiff", "jfif"];
+
 /// A file that may be a picture; only its bytes can tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -79,6 +82,16 @@ impl Listing {
     fn skip(&mut self, path: &Path, reason: impl Into<String>) {
         self.skipped.push(Skipped { path: path.to_owned(), reason: reason.into() });
     }
+}
+
+/// Whether a name ends as those of pictures do, or has no ending.
+pub fn is_named_as_picture(path: &Path) -> bool {
+    path.extension().is_none_or(|ending| ENDINGS.iter().any(|known| ending.eq_ignore_ascii_case(known)))
+}
+
+/// The first folder of a path with `/` between its parts.
+pub fn uppermost(path: &str) -> Option<&str> {
+    path.trim_start_matches("./").trim_start_matches('/').split_once('/').map(|(folder, _)| folder)
 }
 
 /// The parts of `path` below `root`, if they are text.

@@ -2,9 +2,6 @@
 
 pub mod augment;
 pub mod colour;
-mod compressed;
 pub mod labelled;
 pub mod loader;
 pub mod pictures;
-mod shards;
-mod sidecars;

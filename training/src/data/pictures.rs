@@ -1,12 +1,14 @@
 //! The pictures below a folder, in files and in tar files, decoded on demand and kept in memory while they fit.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use dino_vision::bulk::tree;
+use dino_vision::bulk::compressed::{self, Compression};
+use dino_vision::bulk::samples::{self, Sample};
+use dino_vision::bulk::tree::{is_named_as_picture, uppermost};
+use dino_vision::bulk::{shards, sidecars, tree};
 use dino_vision::media::{self, Limits};
 use dino_vision::model::sha256;
 use fast_image_resize::images::{TypedImage, TypedImageRef};
@@ -14,12 +16,6 @@ use fast_image_resize::pixels::U8x3;
 use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
 use rayon::prelude::*;
-
-use super::compressed::{self, Compression};
-use super::{shards, sidecars};
-
-/// File name endings that are taken for pictures, as names without one are; what a file really is, its bytes say.
-const ENDINGS: [&str; 9] = ["jpg", "jpeg", "png", "gif", "webp", "bmp", "tif", "tiff", "jfif"];
 
 /// Why a folder cannot be trained on.
 #[derive(Debug, thiserror::Error)]
@@ -73,14 +69,14 @@ pub struct Pictures {
 #[derive(Debug)]
 enum Source {
     File(PathBuf),
-    Member { shard: Arc<Path>, offset: u64, len: u64 },
+    Member { shard: Arc<Path>, sample: Sample },
 }
 
 impl Source {
     fn read(&self) -> std::io::Result<Vec<u8>> {
         match self {
             Self::File(path) => fs_err::read(path),
-            Self::Member { shard, offset, len } => shards::read(shard, *offset, *len),
+            Self::Member { shard, sample } => shards::read(shard, sample.member.offset, sample.member.len),
         }
     }
 }
@@ -92,22 +88,9 @@ struct Slot {
     name: String,
     /// Where in the name the path inside of the tar file begins; 0 for a file.
     inside: usize,
-    /// What is beside it in its tar file and names its class.
-    sidecar: Option<Sidecar>,
     kept: OnceLock<Arc<RgbImage>>,
     broken: AtomicBool,
 }
-
-/// A small member of a tar file that names the class of a picture.
-#[derive(Clone, Copy, Debug)]
-struct Sidecar {
-    offset: u64,
-    len: u64,
-    is_json: bool,
-}
-
-/// Longest sidecar that is read, in bytes.
-const LONGEST_COMPANION: u64 = 1 << 20;
 
 impl Pictures {
     /// Lists a folder, or the tar files of a pattern. Pictures are reduced to `shrink` pixels on their shorter side, if larger, when they
@@ -123,7 +106,7 @@ impl Pictures {
                 tracing::warn!("left out {}: {}", skipped.path.display(), skipped.reason);
             }
             let (files, others): (Vec<_>, Vec<_>) =
-                listing.entries.into_iter().partition(|entry| is_picture(&entry.path) || shards::is_pattern(&entry.path));
+                listing.entries.into_iter().partition(|entry| is_named_as_picture(&entry.path) || shards::is_pattern(&entry.path));
             let (packed, others): (Vec<_>, Vec<_>) = others.into_iter().partition(|entry| compressed::by_name(&entry.path).is_some());
             for (entry, kind) in packed.iter().filter_map(|entry| Some((entry, compressed::by_name(&entry.path)?))) {
                 let error = Error::Compressed { path: entry.path.clone(), kind };
@@ -180,17 +163,15 @@ impl Pictures {
     /// What a picture shows: as the `.cls` or `.json` beside it in its tar file says, else the uppermost folder, inside of the tar file where
     /// it has one there.
     pub fn class(&self, index: usize) -> Option<Cow<'_, str>> {
-        let Slot { name, inside, source, sidecar, .. } = &self.slots[index];
-        if let (Some(sidecar), Source::Member { shard, .. }) = (sidecar, source) {
-            let bytes = shards::read(shard, sidecar.offset, sidecar.len).ok();
-            let read = if sidecar.is_json { sidecars::of_json } else { sidecars::of_cls };
-            if let Some(class) = bytes.and_then(|bytes| read(&bytes)) {
-                return Some(Cow::Owned(class));
+        let Slot { name, inside, source, .. } = &self.slots[index];
+        match source {
+            Source::File(_) => uppermost(name).map(Cow::Borrowed),
+            Source::Member { shard, sample } => {
+                let class = sample.class(shard).map(Cow::Owned);
+                // The path of the tar file ends in a slash.
+                class.or_else(|| uppermost(name[..*inside].strip_suffix('/')?).map(Cow::Borrowed))
             }
         }
-        let (outside, inside) = name.split_at(*inside);
-        // The path of the tar file ends in a slash.
-        uppermost(inside).or_else(|| uppermost(outside.strip_suffix('/')?)).map(Cow::Borrowed)
     }
 
     /// SHA-256 over all names, in hex.
@@ -243,10 +224,6 @@ impl Pictures {
     }
 }
 
-fn uppermost(path: &str) -> Option<&str> {
-    path.trim_start_matches("./").trim_start_matches('/').split_once('/').map(|(folder, _)| folder)
-}
-
 fn tell_masks<'a>(mut masks: impl ExactSizeIterator<Item = &'a str>) {
     let count = masks.len();
     if let Some(first) = masks.next() {
@@ -256,43 +233,23 @@ fn tell_masks<'a>(mut masks: impl ExactSizeIterator<Item = &'a str>) {
 
 /// The pictures of a file: those in it if it is a tar file, else itself.
 fn slots(name: String, path: PathBuf) -> Result<Vec<Slot>, Error> {
-    let slot =
-        |name, inside, source, sidecar| Slot { name, inside, source, sidecar, kept: OnceLock::new(), broken: AtomicBool::new(false) };
+    let slot = |name, inside, source| Slot { name, inside, source, kept: OnceLock::new(), broken: AtomicBool::new(false) };
     if !shards::is_pattern(&path) {
-        return Ok(vec![slot(name, 0, Source::File(path), None)]);
+        return Ok(vec![slot(name, 0, Source::File(path))]);
     }
     if let Some(kind) = compressed::by_content(&path).map_err(Error::Unreadable)? {
         return Err(Error::Compressed { path, kind });
     }
-    let (mut members, damage) = shards::index(&path).map_err(Error::Unreadable)?;
-    if let Some(reason) = damage {
-        tracing::warn!("{name} is damaged after {} members ({reason}): the rest of it is left out", members.len());
+    let samples = samples::of(&path).map_err(Error::Unreadable)?;
+    if let Some(damage) = samples.damage {
+        tracing::warn!("{name} {damage}");
     }
     let shard: Arc<Path> = path.into();
-    members.retain(|member| !sidecars::is_hidden(&member.name));
-    let mut beside: HashMap<&str, Sidecar> = HashMap::new();
-    for member in members.iter().filter(|member| member.len <= LONGEST_COMPANION) {
-        let key = sidecars::key(&member.name);
-        let sidecar = |is_json| Sidecar { offset: member.offset, len: member.len, is_json };
-        match &member.name[key.len()..] {
-            ".cls" => _ = beside.insert(key, sidecar(false)),
-            // A .cls says nothing but the class.
-            ".json" => _ = beside.entry(key).or_insert(sidecar(true)),
-            _ => {}
-        }
-    }
-    let pictures: Vec<&shards::Member> = members.iter().filter(|member| is_picture(Path::new(&member.name))).collect();
-    let masks = sidecars::masks(&pictures.iter().map(|member| member.name.as_str()).collect::<Vec<_>>());
-    let of_member = |member: &shards::Member| {
-        let source = Source::Member { shard: Arc::clone(&shard), offset: member.offset, len: member.len };
-        let sidecar = beside.get(sidecars::key(&member.name)).copied();
-        slot(format!("{name}/{}", member.name), name.len() + 1, source, sidecar)
+    let of_sample = |sample: Sample| {
+        let name_inside = format!("{name}/{}", sample.member.name);
+        slot(name_inside, name.len() + 1, Source::Member { shard: Arc::clone(&shard), sample })
     };
-    Ok(pictures.iter().zip(masks).filter(|(_, is_mask)| !is_mask).map(|(member, _)| of_member(member)).collect())
-}
-
-fn is_picture(path: &Path) -> bool {
-    path.extension().is_none_or(|ending| ENDINGS.iter().any(|known| ending.eq_ignore_ascii_case(known)))
+    Ok(samples.found.into_iter().map(of_sample).collect())
 }
 
 /// Reduces a picture so that its shorter side is `side` pixels; smaller ones stay as they are.

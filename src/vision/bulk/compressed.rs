@@ -36,7 +36,7 @@ impl From<&Kind> for Compression {
 }
 
 /// What the name of a tar file says.
-pub(super) fn by_name(path: &Path) -> Option<Compression> {
+pub fn by_name(path: &Path) -> Option<Compression> {
     let name = path.file_name()?.to_str()?.to_ascii_lowercase();
     KINDS.iter().find(|kind| kind.endings.iter().any(|ending| name.ends_with(ending))).map(Compression::from)
 }
@@ -45,7 +45,7 @@ pub(super) fn by_name(path: &Path) -> Option<Compression> {
 ///
 /// # Errors
 /// When it cannot be opened.
-pub(super) fn by_content(path: &Path) -> io::Result<Option<Compression>> {
+pub fn by_content(path: &Path) -> io::Result<Option<Compression>> {
     let mut first = Vec::new();
     File::open(path)?.take(6).read_to_end(&mut first)?;
     // The name of a tar's first member may begin with the letters of bzip2, whose first block begins with digits of pi.

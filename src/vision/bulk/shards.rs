@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use dino_vision::bulk::MAX_FILE;
+use super::MAX_FILE;
 use fs_err::File;
 
 /// Length of a tar file's blocks.
@@ -16,20 +16,20 @@ const MOST: u64 = 1_000_000;
 
 /// A file inside a tar file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Member {
+pub struct Member {
     /// Its path there.
-    pub(super) name: String,
+    pub name: String,
     /// Its first byte in the tar file.
-    pub(super) offset: u64,
+    pub offset: u64,
     /// Its length in bytes.
-    pub(super) len: u64,
+    pub len: u64,
 }
 
 /// Members of a tar file, in their order. Where the file is damaged, those before that, and what is wrong.
 ///
 /// # Errors
 /// When the file cannot be opened.
-pub(super) fn index(file: &Path) -> io::Result<(Vec<Member>, Option<io::Error>)> {
+pub fn index(file: &Path) -> io::Result<(Vec<Member>, Option<io::Error>)> {
     let source = File::open(file)?;
     let len = source.metadata()?.len();
     let mut archive = tar::Archive::new(io::BufReader::with_capacity(4096, source));
@@ -58,7 +58,7 @@ pub(super) fn index(file: &Path) -> io::Result<(Vec<Member>, Option<io::Error>)>
 ///
 /// # Errors
 /// When it is too large, or the file ends before it.
-pub(super) fn read(file: &Path, offset: u64, len: u64) -> io::Result<Vec<u8>> {
+pub fn read(file: &Path, offset: u64, len: u64) -> io::Result<Vec<u8>> {
     let file = File::open(file)?;
     let whole = offset.checked_add(len).is_some_and(|end| file.metadata().is_ok_and(|data| end <= data.len()));
     if len > MAX_FILE || !whole {
@@ -72,7 +72,7 @@ pub(super) fn read(file: &Path, offset: u64, len: u64) -> io::Result<Vec<u8>> {
 }
 
 /// True for a path that means tar files: a file that ends in `.tar`, or a pattern of them.
-pub(super) fn is_pattern(path: &Path) -> bool {
+pub fn is_pattern(path: &Path) -> bool {
     path.extension().is_some_and(|e| e.eq_ignore_ascii_case("tar"))
 }
 
@@ -80,7 +80,7 @@ pub(super) fn is_pattern(path: &Path) -> bool {
 ///
 /// # Errors
 /// Says what is wrong with the pattern.
-pub(super) fn expand(pattern: &str) -> Result<Vec<PathBuf>, String> {
+pub fn expand(pattern: &str) -> Result<Vec<PathBuf>, String> {
     let Some((before, rest)) = pattern.split_once('{') else { return Ok(vec![pattern.into()]) };
     let wrong = || format!("{pattern}: a range like {{000000..000099}} is wanted in braces, of at most {MOST} files");
     let (range, after) = rest.split_once('}').ok_or_else(wrong)?;

@@ -15,19 +15,19 @@ const FIELDS: [&str; 6] = ["class_name", "label_name", "class", "label", "cls", 
 const LONGEST: usize = 255;
 
 /// What a path shares with the others of its sample: its folder and its name up to the first dot.
-pub(super) fn key(path: &str) -> &str {
+pub fn key(path: &str) -> &str {
     let name = path.rfind('/').map_or(0, |slash| slash + 1);
     // The dot of a hidden file is part of its name.
     path[name..].char_indices().skip(1).find(|(_, letter)| *letter == '.').map_or(path, |(dot, _)| &path[..name + dot])
 }
 
 /// True where a part of a path begins with a dot, as copies of macOS do (`._7.jpg`), or is the folder of such copies.
-pub(super) fn is_hidden(path: &str) -> bool {
+pub fn is_hidden(path: &str) -> bool {
     path.split('/').any(|part| (part.starts_with('.') && part != "." && part != "..") || part == "__MACOSX")
 }
 
 /// Of pictures by name, which are masks of another one of them: `7.mask.png` and `7_mask.png` beside `7.jpg`.
-pub(super) fn masks(names: &[&str]) -> Vec<bool> {
+pub fn masks(names: &[&str]) -> Vec<bool> {
     let stem = |name: &'_ str| name.rsplit_once('.').map_or(name.len(), |(stem, _)| stem.len());
     let stems: HashSet<&str> = names.iter().map(|name| &name[..stem(name)]).collect();
     let is_mask = |name: &&str| {
@@ -39,13 +39,13 @@ pub(super) fn masks(names: &[&str]) -> Vec<bool> {
 }
 
 /// The class in the bytes of a `.cls`.
-pub(super) fn of_cls(bytes: &[u8]) -> Option<String> {
+pub fn of_cls(bytes: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(bytes).ok()?.trim();
     (!text.is_empty() && text.len() <= LONGEST && !text.contains('\n')).then(|| text.to_owned())
 }
 
 /// The class in the bytes of a `.json`: a string or a whole number in one of the usual fields.
-pub(super) fn of_json(bytes: &[u8]) -> Option<String> {
+pub fn of_json(bytes: &[u8]) -> Option<String> {
     let Value::Object(fields) = serde_json::from_slice(bytes).ok()? else { return None };
     FIELDS.iter().find_map(|field| match fields.get(*field)? {
         Value::String(name) if !name.trim().is_empty() && name.len() <= LONGEST => Some(name.trim().to_owned()),

@@ -1,0 +1,56 @@
+//! Flags of the commands that read many pictures.
+
+use std::path::{Path, PathBuf};
+
+use dino_server::files::shard::Shard;
+use dino_server::files::source::{self, Columns, Options, Source};
+
+/// Pictures that are read at once where they come through a network.
+pub(crate) const READERS: usize = 16;
+
+#[derive(clap::Args)]
+pub(crate) struct ImagesArgs {
+    /// Where the pictures are: a folder, with tar, Parquet and Arrow files in it or not; tar files or a pattern of them
+    /// (`shards/{0000..0012}.tar`); .parquet or .arrow files; a manifest with id, path or url, and label (.jsonl, .csv, .tsv); a
+    /// list (.txt), or - for one on stdin: a path, file:// or http(s):// URL a line, with an id and a tab before it if wanted. Such files
+    /// may be behind http(s):// URLs too. In folders every file is tried, whatever its name.
+    #[arg(long, value_name = "WHERE")]
+    pub(crate) images: PathBuf,
+    /// Column of Parquet and Arrow files that holds the pictures: of bytes, or Hugging Face's struct of bytes and path [default:
+    /// image, else the only such column].
+    #[arg(long, value_name = "NAME")]
+    image_column: Option<String>,
+    /// Column of Parquet and Arrow files with the pictures' ids [default: id, else the file and the number of the row].
+    #[arg(long, value_name = "NAME")]
+    id_column: Option<String>,
+    /// Column of Parquet and Arrow files with the labels [default: label or labels].
+    #[arg(long, value_name = "NAME")]
+    label_column: Option<String>,
+    /// Take only part I (from 0) of N. N jobs with a file each share the pictures, and need not know of each other. Pictures in
+    /// files of their own are divided by their ids; tar, Parquet and Arrow files as a whole where there are N or more of them.
+    /// `auto` asks the variables of Slurm, Kubernetes (with `DINO_SHARD_COUNT`) or AWS Batch.
+    #[arg(long, default_value_t = Shard::WHOLE, value_name = "I/N|auto", value_parser = Shard::of_flag)]
+    pub(crate) shard: Shard,
+}
+
+impl ImagesArgs {
+    pub(crate) fn open(&self) -> anyhow::Result<Source> {
+        let columns = Columns { image: self.image_column.clone(), id: self.id_column.clone(), label: self.label_column.clone() };
+        open(&self.images, &Options { shard: self.shard, columns, composed: None })
+    }
+
+    pub(crate) fn shown(&self) -> String {
+        shown(&self.images)
+    }
+}
+
+/// Opens what `--images` names, which has to hold something.
+pub(crate) fn open(images: &Path, options: &Options) -> anyhow::Result<Source> {
+    let source = source::open(images, options)?;
+    anyhow::ensure!(!source.is_empty, "no file in {}", shown(images));
+    Ok(source)
+}
+
+pub(crate) fn shown(images: &Path) -> String {
+    if images == Path::new("-") { "the list on stdin".to_owned() } else { images.display().to_string() }
+}

@@ -1,0 +1,342 @@
+//! Where the pictures of bulk commands come from: folders, tar shards, lists, manifests, Parquet and Arrow files.
+//!
+//! A [`Source`] is a list of [`Unit`]s in a fixed order. A unit is read from its beginning to its end and gives its pictures in
+//! [`Batch`]es, so that memory holds one batch whatever the size of the source. The bytes of a picture are read when a worker asks
+//! for them ([`Place::read`]), after their number was compared with the limit.
+
+pub mod address;
+mod folder;
+#[cfg(feature = "parquet")]
+pub mod ipc;
+mod list;
+mod manifest;
+mod packed;
+#[cfg(feature = "parquet")]
+mod rows;
+mod web;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+#[cfg(doc)]
+use dino_vision::bulk::names;
+use dino_vision::bulk::shards::{self, Member};
+use dino_vision::bulk::{self, BATCH, compressed};
+use serde::{Deserialize, Serialize};
+
+use super::shard::Shard;
+use address::Address;
+use packed::{Local, Packed, PackedUnit};
+
+/// What a source is read with.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Which part of it.
+    pub shard: Shard,
+    /// Columns of Parquet and Arrow files.
+    pub columns: Columns,
+    /// Whether ids in a folder are composed (NFC) where they are not longer than so many bytes; see [`names::ids`].
+    pub composed: Option<usize>,
+}
+
+/// Columns with a meaning, where they have other names than the usual ones.
+#[derive(Clone, Debug, Default)]
+pub struct Columns {
+    /// Bytes of the pictures: `image`, else the only column of bytes.
+    pub image: Option<String>,
+    /// Ids: `id`, else the row's number behind the name of the file.
+    pub id: Option<String>,
+    /// Labels: `label` or `labels`.
+    pub label: Option<String>,
+}
+
+/// A picture, before its bytes are read.
+#[derive(Clone, Debug)]
+pub struct Picture {
+    /// The same on every machine and in every run: the path below the folder, `shard.tar/member`, `file.parquet/row`, or the id that a
+    /// list, manifest or column gives.
+    pub id: String,
+    /// Its classes.
+    pub labels: Vec<String>,
+    /// Where its bytes are.
+    pub place: Place,
+}
+
+/// Where the bytes of a picture are.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// A file or URL.
+    At(Address),
+    /// A member of a tar file.
+    Member {
+        /// The tar file.
+        shard: Arc<Local>,
+        /// Where in it.
+        member: Member,
+    },
+    /// A cell of a column of bytes.
+    #[cfg(feature = "parquet")]
+    Cell {
+        /// The rows that were read with it.
+        column: arrow_array::LargeBinaryArray,
+        /// Its place among them.
+        row: usize,
+        /// Name of the file and number of the row, for messages.
+        shown: String,
+    },
+}
+
+/// A picture that has no vector, and why. A line of the failures file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Its id.
+    pub id: String,
+    /// Where it is: a path or URL, or the place in such a file.
+    pub path: String,
+    /// What is wrong.
+    pub reason: String,
+}
+
+/// Pictures that are read together.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// At most [`BATCH`] pictures.
+    pub pictures: Vec<Picture>,
+    /// What was found between them and is no picture.
+    pub failures: Vec<Failure>,
+}
+
+/// The batches of a unit.
+pub type Batches<'a> = Box<dyn Iterator<Item = Batch> + Send + 'a>;
+
+/// A stretch of a source that is read in one go: some files, or a tar, Parquet or Arrow file.
+pub trait Unit: Sync {
+    /// Changes whenever the pictures may have changed: over names, sizes and times.
+    fn stamp(&self) -> String;
+
+    /// Number of pictures, where that is known before it is read.
+    fn count(&self) -> Option<usize>;
+
+    /// Its pictures. The same stamp gives the same batches.
+    ///
+    /// # Errors
+    /// [`Error::Storage`]. A file that is damaged, or not what its name says, gives a failure.
+    fn batches(&self) -> Result<Batches<'_>, Error>;
+}
+
+/// All pictures of a command, or a part of them.
+pub struct Source {
+    /// Stretches, in the order of the source.
+    pub units: Vec<Box<dyn Unit>>,
+    /// What was left out when they were listed.
+    pub failures: Vec<Failure>,
+    /// Whether pictures come through a network, so that many are to be read at once.
+    pub is_remote: bool,
+    /// Whether there was nothing at all, in any part.
+    pub is_empty: bool,
+}
+
+/// Why there is no source.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The operating system refused.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// Its name or a line of it says nothing that can be read.
+    #[error("{0}")]
+    Wrong(String),
+    /// A file is not of its format.
+    #[error("{shown}: {reason}")]
+    Format {
+        /// The file.
+        shown: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A storage or a server does not answer.
+    #[error("{0}")]
+    Storage(String),
+}
+
+/// What was listed, before it is divided.
+#[derive(Default)]
+struct Listing {
+    found: Vec<Found>,
+    failures: Vec<Failure>,
+}
+
+enum Found {
+    Picture(Picture),
+    Packed(Packed),
+}
+
+impl Place {
+    /// The bytes. The errors do not say where it is: [`Place::shown`] does.
+    ///
+    /// # Errors
+    /// Before memory is spent, [`bulk::Error::TooLarge`].
+    pub fn read(&self) -> Result<Vec<u8>, bulk::Error> {
+        match self {
+            Self::At(address) => address.read(),
+            Self::Member { shard, member } => {
+                if member.len > bulk::MAX_FILE {
+                    return Err(bulk::Error::TooLarge { size: member.len });
+                }
+                shards::read(&shard.path, member.offset, member.len).map_err(|error| bulk::Error::NotThere(error.to_string()))
+            }
+            #[cfg(feature = "parquet")]
+            Self::Cell { column, row, .. } => {
+                let bytes = column.value(*row);
+                if bytes.len() as u64 > bulk::MAX_FILE {
+                    Err(bulk::Error::TooLarge { size: bytes.len() as u64 })
+                } else {
+                    Ok(bytes.to_vec())
+                }
+            }
+        }
+    }
+
+    /// Where it is, for messages.
+    pub fn shown(&self) -> String {
+        match self {
+            Self::At(address) => address.to_string(),
+            Self::Member { shard, member } => format!("{}/{}", shard.shown, member.name),
+            #[cfg(feature = "parquet")]
+            Self::Cell { shown, .. } => shown.clone(),
+        }
+    }
+}
+
+/// Opens what `--images` names. Folders and lists are listed as a whole, tar, Parquet and Arrow files are not opened yet.
+///
+/// # Errors
+/// Where it is nothing that can be read; the message says what can be.
+pub fn open(images: &Path, options: &Options) -> Result<Source, Error> {
+    let listing = match images.to_str() {
+        Some("-") => list::read(std::io::stdin().lock(), "the list on stdin", Path::new(""))?,
+        _ if images.is_dir() => folder::list(images, options.composed)?,
+        Some(text) => named(text)?,
+        None => return Err(unknown(images)),
+    };
+    Ok(Source::of(listing, options))
+}
+
+fn named(text: &str) -> Result<Listing, Error> {
+    let path = Path::new(address::without_query(text));
+    if let Some(kind) = compressed::by_name(path) {
+        return Err(Error::Wrong(is_compressed(text, kind)));
+    }
+    if packed::Kind::of(path).is_some_and(|kind| kind.is_readable()) {
+        return packed::pattern(text);
+    }
+    let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_ascii_lowercase();
+    if matches!(ending.as_str(), "csv" | "tsv" | "jsonl" | "ndjson" | "txt") {
+        let address = Address::parse(text, Path::new("")).map_err(Error::Wrong)?;
+        let local = address.local()?;
+        let base = address.folder();
+        let file = std::io::BufReader::new(fs_err::File::open(&local.path)?);
+        return match ending.as_str() {
+            "csv" => manifest::csv(file, b',', text, &base),
+            "tsv" => manifest::csv(file, b'\t', text, &base),
+            "txt" => list::read(file, text, &base),
+            _ => manifest::json_lines(file, text, &base),
+        };
+    }
+    if packed::Kind::of(path).is_some() {
+        return Err(Error::Wrong(format!("{text}: {}", packed::NO_ROWS)));
+    }
+    Err(unknown(Path::new(text)))
+}
+
+fn unknown(images: &Path) -> Error {
+    Error::Wrong(format!(
+        "{} is no folder that can be read, and nothing else that holds pictures: give a folder, tar files (shards/{{0000..0012}}.tar), .parquet or \
+         .arrow files, a manifest (.jsonl, .csv, .tsv), a list (.txt), or - for a list on stdin",
+        images.display()
+    ))
+}
+
+fn is_compressed(shown: &str, kind: compressed::Compression) -> String {
+    format!(
+        "{shown} is a tar file compressed by {}: unpack it with {} first, members are read where they lie in plain tar files",
+        kind.by, kind.undo
+    )
+}
+
+impl Source {
+    /// The part of a listing that `options` ask for, in units. Pictures are divided by a hash of their ids. Tar, Parquet and Arrow files are
+    /// divided by their place in the listing where there is one for each part or more, else each part takes its pictures out of all files.
+    fn of(listing: Listing, options: &Options) -> Self {
+        let shard = options.shard;
+        let Listing { found, failures } = listing;
+        let is_empty = found.is_empty();
+        let files = found.iter().filter(|found| matches!(found, Found::Packed(_))).count();
+        let by_file = files >= shard.count() as usize;
+        let is_remote =
+            found.iter().any(|found| matches!(found, Found::Picture(Picture { place: Place::At(address), .. }) if address.is_remote()));
+        let (mut units, mut loose, mut number): (Vec<Box<dyn Unit>>, Vec<Picture>, usize) = (Vec::new(), Vec::new(), 0);
+        for found in found {
+            match found {
+                Found::Picture(picture) => {
+                    if shard.holds(&picture.id) {
+                        loose.push(picture);
+                    }
+                    if loose.len() == BATCH {
+                        units.push(Box::new(Loose(std::mem::take(&mut loose))));
+                    }
+                }
+                Found::Packed(file) => {
+                    number += 1;
+                    if by_file && !shard.holds_place(number - 1) {
+                        continue;
+                    }
+                    if !loose.is_empty() {
+                        units.push(Box::new(Loose(std::mem::take(&mut loose))));
+                    }
+                    let part = if by_file { Shard::WHOLE } else { shard };
+                    units.push(Box::new(PackedUnit { file, part, columns: options.columns.clone() }));
+                }
+            }
+        }
+        if !loose.is_empty() {
+            units.push(Box::new(Loose(loose)));
+        }
+        let failures = failures.into_iter().filter(|failure| shard.holds(&failure.id)).collect();
+        Self { units, failures, is_remote, is_empty }
+    }
+}
+
+/// At most [`BATCH`] pictures, each in a file or behind a URL.
+struct Loose(Vec<Picture>);
+
+impl Unit for Loose {
+    fn stamp(&self) -> String {
+        let mut stamp = String::new();
+        for picture in &self.0 {
+            let state = match &picture.place {
+                Place::At(address) => address.stamp(),
+                _ => String::new(),
+            };
+            stamp.push_str(&format!("{}\0{state}\n", picture.id));
+        }
+        stamp
+    }
+
+    fn count(&self) -> Option<usize> {
+        Some(self.0.len())
+    }
+
+    fn batches(&self) -> Result<Batches<'_>, Error> {
+        Ok(Box::new(std::iter::once(Batch { pictures: self.0.clone(), failures: Vec::new() })))
+    }
+}
+
+/// A path as it is shown in messages.
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// The path of `file` in `folder`; `file` itself where it is absolute.
+fn joined(folder: &Path, file: &str) -> PathBuf {
+    folder.join(file)
+}

@@ -1,0 +1,209 @@
+//! Pictures in a column of Parquet and Arrow files: of bytes, or of Hugging Face's struct of bytes and path.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, ArrayRef, LargeBinaryArray, RecordBatch};
+use arrow_cast::cast;
+use arrow_schema::{ArrowError, DataType, Schema};
+use dino_vision::bulk::BATCH;
+use fs_err::File;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+use super::ipc;
+use super::packed::Local;
+use super::{Batch, Batches, Columns, Error, Failure, Picture, Place};
+use crate::files::table::json;
+
+/// Bytes of pictures that are read from Parquet at once, about.
+const BYTES: u64 = 64 << 20;
+type Reader = Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>> + Send>;
+
+/// The pictures of a file, whose ids begin with `name` where no column has any.
+pub(super) fn batches(file: &Arc<Local>, name: &str, is_parquet: bool, columns: &Columns) -> Result<Batches<'static>, Error> {
+    let open = if is_parquet { parquet } else { arrow };
+    let (plan, reader) = open(&file.path, columns).map_err(|reason| Error::Wrong(reason.to_string()))?;
+    Ok(Box::new(Rows { reader, plan, file: Arc::clone(file), name: name.to_owned(), row: 0, rest: None }))
+}
+
+/// Which columns have which meaning.
+struct Plan {
+    image: String,
+    id: Option<String>,
+    label: Option<String>,
+    /// Names of classes that the column of labels counts, as Hugging Face's library writes them.
+    classes: Vec<String>,
+}
+
+impl Plan {
+    fn of(schema: &Schema, columns: &Columns) -> Result<Self, String> {
+        let names = || schema.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ");
+        let find = |wanted: &Option<String>, usual: &[&str], flag: &str| match wanted {
+            Some(wanted) if schema.column_with_name(wanted).is_none() => {
+                Err(format!("it has no column {wanted} ({flag}); it has {}", names()))
+            }
+            Some(wanted) => Ok(Some(wanted.clone())),
+            None => Ok(usual.iter().find(|name| schema.column_with_name(name).is_some()).map(|&name| name.to_owned())),
+        };
+        let image = match find(&columns.image, &[], "--image-column")? {
+            Some(image) => image,
+            None => {
+                let of_bytes: Vec<&str> =
+                    schema.fields().iter().filter(|field| holds_bytes(field.data_type())).map(|field| field.name().as_str()).collect();
+                let only = if let [only] = of_bytes[..] { Some(only) } else { None };
+                let usual = of_bytes.iter().copied().find(|&name| name == "image");
+                usual
+                    .or(only)
+                    .ok_or_else(|| format!("no column is known to hold pictures: name one with --image-column; it has {}", names()))?
+                    .to_owned()
+            }
+        };
+        let kind = schema.field_with_name(&image).map_err(|error| error.to_string())?.data_type();
+        if !holds_bytes(kind) {
+            return Err(format!("its column {image} is of type {kind}, and has to be of bytes, or a struct with a field `bytes`"));
+        }
+        let label = find(&columns.label, &["label", "labels"], "--label-column")?;
+        let classes = label.as_ref().map(|label| classes(schema, label)).unwrap_or_default();
+        Ok(Self { image, id: find(&columns.id, &["id"], "--id-column")?, label, classes })
+    }
+
+    fn names(&self) -> impl Iterator<Item = &str> {
+        [Some(&self.image), self.id.as_ref(), self.label.as_ref()].into_iter().flatten().map(String::as_str)
+    }
+}
+
+fn holds_bytes(kind: &DataType) -> bool {
+    match kind {
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView => true,
+        DataType::Dictionary(_, value) => holds_bytes(value),
+        DataType::Struct(fields) => fields.iter().any(|field| field.name() == "bytes" && holds_bytes(field.data_type())),
+        _ => false,
+    }
+}
+
+/// Names of the classes that a column counts.
+fn classes(schema: &Schema, column: &str) -> Vec<String> {
+    let note = schema.metadata().get("huggingface").and_then(|note| serde_json::from_str::<serde_json::Value>(note).ok());
+    let names = note.as_ref().and_then(|note| note.get("info")?.get("features")?.get(column)?.get("names")?.as_array());
+    names.into_iter().flatten().filter_map(|name| name.as_str().map(str::to_owned)).collect()
+}
+
+fn parquet(path: &Path, columns: &Columns) -> Result<(Plan, Reader), ArrowError> {
+    let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(path)?.into_parts().0)?;
+    let plan = Plan::of(builder.schema(), columns).map_err(ArrowError::SchemaError)?;
+    let schema = builder.parquet_schema();
+    let wanted = |root: &usize| plan.names().any(|name| name == schema.root_schema().get_fields()[*root].name());
+    let mask = ProjectionMask::roots(schema, (0..schema.root_schema().get_fields().len()).filter(wanted));
+    // So many rows that their pictures fit into memory, also where they are large.
+    let rows = builder.metadata().row_groups().iter().map(|group| {
+        let of_image = |leaf: &usize| {
+            let root = schema.get_column_root_idx(*leaf);
+            schema.root_schema().get_fields()[root].name() == plan.image
+        };
+        let bytes: i64 = (0..schema.num_columns()).filter(of_image).map(|leaf| group.column(leaf).uncompressed_size()).sum();
+        let one = (bytes.max(1) as u64).div_ceil(group.num_rows().max(1) as u64).max(1);
+        BYTES / one
+    });
+    let rows = rows.min().unwrap_or(1).clamp(1, BATCH as u64) as usize;
+    let reader = builder.with_batch_size(rows).with_projection(mask).build()?;
+    Ok((plan, Box::new(reader)))
+}
+
+fn arrow(path: &Path, columns: &Columns) -> Result<(Plan, Reader), ArrowError> {
+    let mut stream = ipc::open(path)?;
+    let first = stream.next().transpose()?;
+    let schema = stream.schema().ok_or_else(|| ArrowError::IpcError("it is no Arrow file or stream".to_owned()))?;
+    let plan = Plan::of(&schema, columns).map_err(ArrowError::SchemaError)?;
+    Ok((plan, Box::new(first.map(Ok).into_iter().chain(stream))))
+}
+
+/// The pictures of a reader.
+struct Rows {
+    reader: Reader,
+    plan: Plan,
+    file: Arc<Local>,
+    name: String,
+    /// Rows that were given.
+    row: usize,
+    /// What is left of the last record batch.
+    rest: Option<RecordBatch>,
+}
+
+impl Iterator for Rows {
+    type Item = Batch;
+
+    fn next(&mut self) -> Option<Batch> {
+        let batch = match self.rest.take().map(Ok).or_else(|| self.reader.next())? {
+            Ok(batch) => batch,
+            Err(error) => {
+                // What follows in a damaged file is damaged too.
+                self.reader = Box::new(std::iter::empty());
+                return Some(self.damaged(&error));
+            }
+        };
+        let now = batch.num_rows().min(BATCH);
+        if batch.num_rows() > now {
+            self.rest = Some(batch.slice(now, batch.num_rows() - now));
+        }
+        match self.pictures(&batch.slice(0, now)) {
+            Ok(batch) => Some(batch),
+            Err(error) => Some(self.damaged(&error)),
+        }
+    }
+}
+
+impl Rows {
+    fn damaged(&self, error: &ArrowError) -> Batch {
+        let reason = format!("it is damaged behind row {} ({error}): the rest of it is left out", self.row);
+        Batch { pictures: Vec::new(), failures: vec![Failure { id: self.name.clone(), path: self.file.shown.clone(), reason }] }
+    }
+
+    fn pictures(&mut self, rows: &RecordBatch) -> Result<Batch, ArrowError> {
+        let column = |name: &str| rows.column_by_name(name).ok_or_else(|| ArrowError::SchemaError(format!("no column {name}")));
+        let images = column(&self.plan.image)?;
+        let bytes = bytes_of(images)?;
+        let ids = self.plan.id.as_ref().map(|id| json::texts(column(id)?)).transpose()?;
+        let labels = self.plan.label.as_ref().map(|label| labels_of(column(label)?, &self.plan.classes)).transpose()?;
+        let mut batch = Batch::default();
+        for row in 0..rows.num_rows() {
+            let shown = format!("{}, row {}", self.file.shown, self.row);
+            let by_row = format!("{}/{}", self.name, self.row);
+            self.row += 1;
+            let id = ids.as_ref().map_or(Some(&by_row), |ids| ids[row].as_ref().filter(|id| !id.is_empty()));
+            let reason = match id {
+                None => "it has no id",
+                Some(_) if images.is_null(row) || bytes.is_null(row) => "it has no bytes",
+                Some(id) => {
+                    let labels = labels.as_ref().map(|labels| labels[row].clone()).unwrap_or_default();
+                    batch.pictures.push(Picture { id: id.clone(), labels, place: Place::Cell { column: bytes.clone(), row, shown } });
+                    continue;
+                }
+            };
+            batch.failures.push(Failure { id: id.unwrap_or(&by_row).clone(), path: shown, reason: reason.to_owned() });
+        }
+        Ok(batch)
+    }
+}
+
+/// The bytes in a column.
+fn bytes_of(column: &ArrayRef) -> Result<LargeBinaryArray, ArrowError> {
+    let inner = match column.data_type() {
+        DataType::Struct(_) => {
+            column.as_struct().column_by_name("bytes").ok_or_else(|| ArrowError::SchemaError("no field `bytes`".to_owned()))?
+        }
+        _ => column,
+    };
+    Ok(cast(inner, &DataType::LargeBinary)?.as_binary::<i64>().clone())
+}
+
+/// Labels of each row; numbers of classes become their names.
+fn labels_of(column: &ArrayRef, classes: &[String]) -> Result<Vec<Vec<String>>, ArrowError> {
+    let lists = match json::lists_of_texts(column)? {
+        Some(lists) => lists,
+        None => json::texts(column)?.into_iter().map(|text| text.into_iter().filter(|text| !text.is_empty()).collect()).collect(),
+    };
+    let named = |label: String| label.parse::<usize>().ok().and_then(|number| classes.get(number).cloned()).unwrap_or(label);
+    Ok(lists.into_iter().map(|labels: Vec<String>| labels.into_iter().map(named).collect()).collect())
+}

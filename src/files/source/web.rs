@@ -1,0 +1,146 @@
+//! Files behind URLs. The command's caller chooses the addresses: unlike a server's, they may be anywhere.
+
+use std::io::{self, Read, Seek as _, Write as _};
+use std::sync::LazyLock;
+use std::thread;
+use std::time::Duration;
+
+use dino_vision::bulk::{self, MAX_FILE};
+use tempfile::{NamedTempFile, TempPath};
+use ureq::http::{Response, StatusCode, header};
+use ureq::{Agent, Body, config::Config};
+
+use super::Error;
+
+/// Requests for one file, with a pause between them that doubles.
+const TRIES: u32 = 5;
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// Time that a server may take to answer, and to send each further piece.
+const SILENCE: Duration = Duration::from_secs(30);
+/// Most time for one picture.
+const PICTURE: Duration = Duration::from_secs(120);
+
+/// Connections are kept for the next picture of the same host.
+static AGENT: LazyLock<Agent> = LazyLock::new(|| {
+    Config::builder()
+        .http_status_as_error(false)
+        .timeout_connect(Some(Duration::from_secs(10)))
+        .timeout_recv_response(Some(SILENCE))
+        .timeout_per_read(Some(SILENCE))
+        .max_idle_connections_per_host(32)
+        .user_agent(concat!("dino-server/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .new_agent()
+});
+
+/// Why a request brought nothing.
+enum Failed {
+    /// Another one may.
+    ForNow(String),
+    /// The next one would not.
+    For(String),
+}
+
+impl From<ureq::Error> for Failed {
+    fn from(error: ureq::Error) -> Self {
+        match error {
+            ureq::Error::BadUri(_) | ureq::Error::TooManyRedirects | ureq::Error::Tls(_) => Self::For(error.to_string()),
+            error => Self::ForNow(error.to_string()),
+        }
+    }
+}
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        Self::ForNow(error.to_string())
+    }
+}
+
+/// Asks until there is an answer that another request would not change.
+fn patiently<T>(mut ask: impl FnMut() -> Result<T, Failed>) -> Result<T, String> {
+    let mut pause = FIRST_PAUSE;
+    for _ in 1..TRIES {
+        match ask() {
+            Ok(answer) => return Ok(answer),
+            Err(Failed::For(reason)) => return Err(reason),
+            Err(Failed::ForNow(_)) => thread::sleep(pause),
+        }
+        pause *= 2;
+    }
+    ask().map_err(|(Failed::For(reason) | Failed::ForNow(reason))| reason)
+}
+
+/// What a status means; none where there is a body to read.
+fn refused(status: StatusCode) -> Option<Failed> {
+    let reason = format!("its server answered {status}");
+    match status {
+        status if status.is_success() => None,
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => Some(Failed::ForNow(reason)),
+        status if status.is_server_error() => Some(Failed::ForNow(reason)),
+        _ => Some(Failed::For(reason)),
+    }
+}
+
+/// The bytes of a picture.
+pub(super) fn read(url: &str) -> Result<Vec<u8>, bulk::Error> {
+    let mut too_large = None;
+    let bytes = patiently(|| {
+        let mut response = AGENT.get(url).config().timeout_global(Some(PICTURE)).build().call()?;
+        if let Some(failed) = refused(response.status()) {
+            return Err(failed);
+        }
+        let mut bytes = Vec::new();
+        let declared = response.body().content_length().unwrap_or_default();
+        if declared <= MAX_FILE {
+            response.body_mut().as_reader().take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+        }
+        let size = declared.max(bytes.len() as u64);
+        too_large = (size > MAX_FILE).then_some(size);
+        Ok(bytes)
+    });
+    match (too_large, bytes) {
+        (Some(size), _) => Err(bulk::Error::TooLarge { size }),
+        (None, bytes) => bytes.map_err(bulk::Error::NotThere),
+    }
+}
+
+/// A file, as a temporary one. A transfer that breaks off goes on where it was, where the server can do that.
+pub(super) fn fetch(url: &str) -> Result<TempPath, Error> {
+    let mut file = NamedTempFile::with_prefix("dino-shard-")?;
+    let mut version = None;
+    patiently(|| {
+        let have = file.as_file().metadata()?.len();
+        let mut request = AGENT.get(url);
+        if let Some(version) = version.as_ref().filter(|_| have > 0) {
+            request = request.header(header::RANGE, format!("bytes={have}-")).header(header::IF_RANGE, version);
+        }
+        let mut response = request.call()?;
+        if let Some(failed) = refused(response.status()) {
+            return Err(failed);
+        }
+        let is_rest = response.status() == StatusCode::PARTIAL_CONTENT;
+        if !is_rest {
+            version = response.headers().get(header::ETAG).and_then(strong);
+            file.as_file().set_len(0)?;
+        }
+        file.as_file_mut().seek(io::SeekFrom::End(0))?;
+        copy(&mut response, file.as_file_mut())
+    })
+    .map_err(|reason| Error::Storage(format!("{url}: {reason}")))?;
+    Ok(file.into_temp_path())
+}
+
+/// A validator that parts of a file can be asked by.
+fn strong(etag: &header::HeaderValue) -> Option<String> {
+    etag.to_str().ok().filter(|etag| !etag.starts_with("W/")).map(str::to_owned)
+}
+
+fn copy(response: &mut Response<Body>, file: &mut std::fs::File) -> Result<(), Failed> {
+    let declared = response.body().content_length();
+    let copied = io::copy(&mut response.body_mut().as_reader(), file)?;
+    file.flush()?;
+    match declared {
+        Some(declared) if copied < declared => Err(Failed::ForNow(format!("the connection ended after {copied} of {declared} bytes"))),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,71 @@
+//! Where files are written: a folder of this machine, or a prefix of an object storage.
+
+mod local;
+
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+
+pub use local::Folder;
+pub(super) use local::write_whole;
+
+/// A folder, or what is like one. Names are paths in it, with `/` between their parts. Every file is there as a whole or not at all.
+pub trait Storage: Send + Sync {
+    /// The address of a file, for messages.
+    fn shown(&self, name: &str) -> String;
+
+    /// Names of the files directly in a folder; none where it does not exist.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    fn names(&self, folder: &str) -> io::Result<BTreeSet<String>>;
+
+    /// All bytes of a file; `None` where it does not exist.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>>;
+
+    /// At most `len` bytes from the end of a file, and its size; `None` where it does not exist.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    fn tail(&self, name: &str, len: u64) -> io::Result<Option<(Vec<u8>, u64)>>;
+
+    /// Writes a small file. It is durable once this returns.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
+
+    /// Begins a file of any size, which is there once [`Output::finish`] returns.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    fn create(&self, name: &str) -> io::Result<Box<dyn Output>>;
+
+    /// Deletes a folder with its files.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    fn remove(&self, folder: &str) -> io::Result<()>;
+
+    /// Keeps other processes from working on a folder while the result lives, where the storage can do that. Makes the folder.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::ResourceBusy`] where another process has it.
+    fn lock(&self, folder: &str) -> io::Result<Option<Lock>>;
+}
+
+/// A folder that this process has for itself.
+pub struct Lock {
+    _file: fs_err::File,
+}
+
+/// A file that is being written. Dropped, it is as if it had never been begun.
+pub trait Output: Write + Send {
+    /// Makes the file appear, on durable storage.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    fn finish(self: Box<Self>) -> io::Result<()>;
+}
