@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use runs::{assert_same, checkpoints, command, let_it_work, losses, pictures, run, tensors, text};
+use runs::{assert_same, checkpoints, command, let_it_work, log, losses, pictures, run, tensors, text};
 
 const WHOLE: [&str; 2] = ["--batch-size", "8"];
 
@@ -249,16 +249,66 @@ fn processes_with_other_settings_are_told_so() {
     pictures(&data, 16);
     // Below the ports that systems choose for others: neither another test's process nor a connection has it.
     let port = (20_000 + std::process::id() % 10_000).to_string();
-    let start = |rank: &str, lr: &str| {
-        let mut command = command(&data, &out, &["--lr", lr]);
+    let start = |rank: &str, more: &[&str]| {
+        let mut command = command(&data, &out, more);
         command.envs([("RANK", rank), ("WORLD_SIZE", "2"), ("MASTER_PORT", &port)]).stdout(Stdio::null());
         command.spawn().unwrap()
     };
-    let (first, second) = (start("0", "0.02"), start("1", "0.03"));
-    let (first, second) = (ends_within(first, Duration::from_mins(1)), ends_within(second, Duration::from_mins(1)));
-    assert_eq!((first.status.code(), second.status.code()), (Some(1), Some(1)));
-    assert!(text(&second).contains("rank 1 has another --lr than rank 0"), "{}", text(&second));
-    assert!(text(&first).contains("rank 1 has ended"), "{}", text(&first));
+    let refused = |of_first: &[&str], of_second: &[&str]| {
+        let (first, second) = (start("0", of_first), start("1", of_second));
+        let (first, second) = (ends_within(first, Duration::from_mins(1)), ends_within(second, Duration::from_mins(1)));
+        assert_eq!((first.status.code(), second.status.code()), (Some(1), Some(1)));
+        assert!(text(&first).contains("rank 1 has ended"), "{}", text(&first));
+        text(&second)
+    };
+    let said = refused(&["--lr", "0.02"], &["--lr", "0.03"]);
+    assert!(said.contains("rank 1 has another --lr than rank 0"), "{said}");
+
+    let [own, other] = ["own", "other"].map(|name| folder.path().join(name));
+    classes(&own, 3);
+    classes(&other, 4);
+    let [own, other] = [&own, &other].map(|folder| folder.to_str().unwrap());
+    let measured = |train| ["--knn-every", "1", "--knn-train", train, "--knn-val", own];
+    let said = refused(&measured(own), &measured(other));
+    assert!(said.contains("rank 1 sees other pictures for --knn-every than rank 0"), "{said}");
+}
+
+/// Pictures of three classes; one file of each is damaged.
+fn classes(folder: &Path, each: u32) {
+    for class in 0..3 {
+        let folder = folder.join(format!("class-{class}"));
+        pictures(&folder, each);
+        std::fs::write(folder.join("broken.png"), "no picture").unwrap();
+    }
+}
+
+/// More pictures than the first batches of three processes, so that some have none of the last.
+#[test]
+fn processes_share_the_k_nn_figures() {
+    let folder = tempfile::tempdir().unwrap();
+    let [data, train, val] = ["data", "train", "val"].map(|name| folder.path().join(name));
+    pictures(&data, 12);
+    classes(&train, 70);
+    classes(&val, 30);
+    let figures = |name: &str, processes: &str, batch: &str| {
+        let out = folder.path().join(name);
+        let [train, val] = [&train, &val].map(|folder| folder.to_str().unwrap());
+        let measured = ["--epochs", "2", "--knn-every", "1", "--knn-train", train, "--knn-val", val];
+        succeeds(&data, &out, &[&measured[..], &["--processes", processes, "--batch-size", batch]].concat());
+        log(&out).iter().map(|line| line["knn"].clone()).collect::<Vec<_>>()
+    };
+    let alone = figures("alone", "1", "12");
+    assert!(alone.len() == 2 && alone.iter().all(|knn| knn["pictures"] == 90), "{alone:?}");
+    for (name, processes, batch) in [("two", "2", "6"), ("three", "3", "4")] {
+        for (found, wanted) in figures(name, processes, batch).iter().zip(&alone) {
+            assert_eq!(found["pictures"], wanted["pictures"]);
+            for figure in ["top1", "mean_class"] {
+                let [found, wanted] = [found, wanted].map(|knn| knn[figure].as_f64().unwrap());
+                // A picture whose votes are nearly even may fall to either side.
+                assert!((found - wanted).abs() <= 100.0 / 90.0 + 1e-9, "{name}: {figure} {found}, not {wanted}");
+            }
+        }
+    }
 }
 
 /// Highest resident memory of a run in bytes.

@@ -1,7 +1,9 @@
-//! k-NN figures of the teacher while it is trained, without an export.
+//! k-NN figures of the teacher while it is trained, without an export. In a run of several processes each of them embeds its share
+//! of the pictures, and rank 0 takes the vote.
 //!
 //! Nothing here draws random numbers or changes the networks: a run with it learns the same as one without.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -16,6 +18,7 @@ use rayon::prelude::*;
 use super::knn::{self, Features};
 use crate::backbone::{Backbone, Pass};
 use crate::data::labelled::Labelled;
+use crate::exchange::Exchange;
 use crate::log::Knn;
 
 /// One in this many pictures is classified where a folder is split.
@@ -58,6 +61,11 @@ impl Set {
         let kept = chosen.len().min(KEPT / (3 * height * width).max(1) as usize);
         Ok(Self { pictures: Arc::clone(pictures), chosen, kept: (0..kept).map(|_| OnceLock::new()).collect() })
     }
+
+    /// Name and class of each picture.
+    fn listed(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.chosen.iter().map(|&index| (self.pictures.name(index), self.pictures.class(index)))
+    }
 }
 
 impl Online {
@@ -96,42 +104,79 @@ impl Online {
         self.queries.pictures.classes()
     }
 
-    /// The figures of a backbone, and the features of the queries.
+    /// The same for all processes that see the same pictures.
+    pub fn fingerprint(&self) -> String {
+        let names = self.gallery.listed().chain(self.queries.listed()).map(|(name, class)| format!("{name}\0{class}\0"));
+        dino_vision::model::sha256(names.collect::<String>().as_bytes())
+    }
+
+    /// The figures of a backbone, and the features of the queries; in rank 0 alone. All processes of `exchange` make this call.
     ///
     /// # Errors
-    /// When no picture can be read, features cannot be compared, or the device fails.
-    pub fn measure(&self, backbone: &Backbone, device: &Device) -> Result<(Knn, Embedded)> {
-        let [gallery, queries] = [&self.gallery, &self.queries].map(|set| self.embed(set, backbone, device));
-        let (gallery, queries) = (gallery?, queries?);
+    /// When no picture can be read, features cannot be compared, the device fails, or another process is lost.
+    pub fn measure(&self, backbone: &Backbone, device: &Device, exchange: &dyn Exchange) -> Result<Option<(Knn, Embedded)>> {
+        let [gallery, queries] = [&self.gallery, &self.queries].map(|set| self.embed(set, backbone, device, exchange));
+        let (Some(gallery), Some(queries)) = (gallery?, queries?) else { return Ok(None) };
         let train = Features::new("train", gallery.features, gallery.classes)?;
         let val = Features::new("val", queries.features.clone(), queries.classes.clone())?;
         let k = DEFAULT_K.min(train.len());
         let knn::Report(report) = knn::evaluate(&train, &val, &[k], DEFAULT_TEMPERATURE)?;
         let (_, figures) = report.first().context("one k, one line")?;
         let (top1, top5, mean_class) = (figures.top1, figures.top5, figures.mean_class);
-        Ok((Knn { k, top1, top5, mean_class, pictures: val.len() }, queries))
+        Ok(Some((Knn { k, top1, top5, mean_class, pictures: val.len() }, queries)))
     }
 
-    fn embed(&self, set: &Set, backbone: &Backbone, device: &Device) -> Result<Embedded> {
+    /// Features of a set; none in ranks other than 0, which need them no more.
+    fn embed(&self, set: &Set, backbone: &Backbone, device: &Device, exchange: &dyn Exchange) -> Result<Option<Embedded>> {
+        let (rank, world, width) = (exchange.rank(), exchange.world(), 1 + backbone.config().dim());
         let (mut features, mut classes, mut names) = (Vec::new(), Vec::new(), Vec::new());
-        for start in (0..set.chosen.len()).step_by(BATCH) {
-            let range = start..(start + BATCH).min(set.chosen.len());
-            let crops: Vec<Option<RgbImage>> = range.clone().into_par_iter().map(|at| self.crop(set, at)).collect();
-            let mut pixels = Vec::new();
-            for (at, crop) in range.zip(&crops) {
-                let Some(crop) = crop else { continue };
-                pixels.extend(self.transform.normalise(crop));
+        // One batch of each process at a time: what is sent stays small, and no process waits long for another.
+        for start in (0..set.chosen.len()).step_by(world * BATCH) {
+            let count = (world * BATCH).min(set.chosen.len() - start);
+            // Of each picture 1 and its features, or zeros where it cannot be read.
+            let mut rows = vec![0.0; count * width];
+            let own = (rank * BATCH).min(count)..((rank + 1) * BATCH).min(count);
+            self.embed_batch(set, start, own, backbone, device, &mut rows)?;
+            exchange.sum(&mut rows)?;
+            if rank > 0 {
+                continue;
+            }
+            for (at, row) in (start..).zip(rows.chunks_exact(width)).filter(|(_, row)| row[0] > 0.0) {
+                features.extend_from_slice(&row[1..]);
                 classes.push(set.pictures.class(set.chosen[at]));
                 names.push(set.pictures.name(set.chosen[at]).to_owned());
             }
-            let Some(crop) = crops.iter().flatten().next() else { continue };
-            let shape = (pixels.len() / (3 * crop.width() * crop.height()) as usize, 3, crop.height() as usize, crop.width() as usize);
-            let rows = backbone.features(&[Tensor::from_vec(pixels, shape, device)?], &mut Pass::Frozen)?;
-            features.extend(rows.to_device(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?);
+        }
+        if rank > 0 {
+            return Ok(None);
         }
         ensure!(!classes.is_empty(), "none of the pictures for --knn-every can be read");
-        let features = Array2::from_shape_vec((classes.len(), features.len() / classes.len()), features)?;
-        Ok(Embedded { features, classes, names })
+        let features = Array2::from_shape_vec((classes.len(), width - 1), features)?;
+        Ok(Some(Embedded { features, classes, names }))
+    }
+
+    /// Embeds the pictures `start + own` of a set into the rows `own` of `rows`.
+    fn embed_batch(
+        &self,
+        set: &Set,
+        start: usize,
+        own: Range<usize>,
+        backbone: &Backbone,
+        device: &Device,
+        rows: &mut [f32],
+    ) -> Result<()> {
+        let crops: Vec<Option<RgbImage>> = own.clone().into_par_iter().map(|at| self.crop(set, start + at)).collect();
+        let Some((width, height)) = crops.iter().flatten().next().map(RgbImage::dimensions) else { return Ok(()) };
+        let read: Vec<(usize, &RgbImage)> = own.zip(&crops).filter_map(|(at, crop)| Some((at, crop.as_ref()?))).collect();
+        let pixels: Vec<f32> = read.iter().flat_map(|(_, crop)| self.transform.normalise(crop)).collect();
+        let pixels = Tensor::from_vec(pixels, (read.len(), 3, height as usize, width as usize), device)?;
+        let features = backbone.features(&[pixels], &mut Pass::Frozen)?.to_device(&Device::Cpu)?.to_vec2::<f32>()?;
+        for ((at, _), features) in read.iter().zip(features) {
+            let row = &mut rows[at * (1 + features.len())..][..=features.len()];
+            row[0] = 1.0;
+            row[1..].copy_from_slice(&features);
+        }
+        Ok(())
     }
 
     fn crop(&self, set: &Set, at: usize) -> Option<RgbImage> {

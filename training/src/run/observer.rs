@@ -13,6 +13,7 @@ use crate::data::labelled::Labelled;
 use crate::evaluate::agreement::Crops;
 use crate::evaluate::online::{Embedded, Online};
 use crate::evaluate::watch::Watch;
+use crate::exchange::Exchange;
 use crate::files::write_atomically;
 use crate::log::{Line, Measured};
 use crate::run::report::{self, Run};
@@ -55,11 +56,12 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// Opens all folders, so that what is missing comes out before the first step.
+    /// Opens all folders, so that what is missing comes out before the first step. A process that does not lead helps with k-NN figures, and
+    /// shows nothing.
     ///
     /// # Errors
     /// When a folder is missing, or has no pictures.
-    pub fn open(options: Options, run: &Path, data: &Path, epochs: usize, transform: &Transform) -> Result<Self> {
+    pub fn open(options: Options, leads: bool, run: &Path, data: &Path, epochs: usize, transform: &Transform) -> Result<Self> {
         let (mut online, mut crops) = (None, None);
         if options.knn_every > 0 || options.knn_folders.is_some() && options.compares {
             online = Some(Online::open(options.knn_folders.clone(), data, transform.clone())?);
@@ -69,33 +71,44 @@ impl Observer {
             let classes = all.classes();
             if classes.len() > 1 && classes.last().is_some_and(|last| last != UNKNOWN) {
                 online = Some(Online::split(&all, COMPARED, transform.clone())?);
-            } else {
+            } else if leads {
                 crops = Some(Crops::new(&all, transform.clone())?);
             }
         }
         let watch = match options.pictures_every {
-            0 => None,
+            every if every == 0 || !leads => None,
             _ => Some(Watch::open(options.watch.as_deref().unwrap_or(data), transform.clone())?),
         };
         Ok(Self { options, run: run.to_owned(), epochs, online, crops, watch, events: None })
     }
 
-    /// What the features of a backbone can do, where the run measures it.
+    /// Whether the run is compared with its first weights.
+    pub fn compares(&self) -> bool {
+        self.options.compares
+    }
+
+    /// Of the pictures of k-NN figures; all processes have to see the same ones.
+    pub fn fingerprint(&self) -> Option<String> {
+        self.online.as_ref().map(Online::fingerprint)
+    }
+
+    /// What the features of a backbone can do, where the run measures it; in rank 0 alone. All processes make this call.
     ///
     /// # Errors
-    /// When no picture can be read, or the device fails.
-    pub fn measure(&self, backbone: &Backbone, device: &Device) -> Result<Option<Measured>> {
+    /// When no picture can be read, the device fails, or another process is lost.
+    pub fn measure(&self, backbone: &Backbone, device: &Device, exchange: &dyn Exchange) -> Result<Option<Measured>> {
         if let Some(online) = &self.online {
-            return Ok(Some(Measured::Knn(online.measure(backbone, device)?.0)));
+            return Ok(online.measure(backbone, device, exchange)?.map(|(knn, _)| Measured::Knn(knn)));
         }
         self.crops.as_ref().map(|crops| Ok(Measured::Agreement(crops.measure(backbone, device)?))).transpose()
     }
 
-    /// Figures and pictures of the backbone after epoch `epoch`, counted from 1, where it is time for them.
+    /// Figures and pictures of the backbone after epoch `epoch`, counted from 1, where it is time for them; in rank 0 alone. All processes
+    /// make this call.
     ///
     /// # Errors
-    /// When no picture can be read, the device fails, or a picture cannot be written.
-    pub fn look(&self, backbone: &Backbone, device: &Device, epoch: usize) -> Result<Option<Measured>> {
+    /// When no picture can be read, the device fails, a picture cannot be written, or another process is lost.
+    pub fn look(&self, backbone: &Backbone, device: &Device, exchange: &dyn Exchange, epoch: usize) -> Result<Option<Measured>> {
         let due = |every: usize| every > 0 && (epoch.is_multiple_of(every) || epoch == self.epochs);
         let folder = self.run.join(report::PICTURES);
         let pictures = due(self.options.pictures_every);
@@ -108,7 +121,7 @@ impl Observer {
             return Ok(Some(Measured::Agreement(crops.measure(backbone, device)?)));
         }
         let Some(online) = self.online.as_ref().filter(|_| due(every) || pictures) else { return Ok(None) };
-        let (knn, queries) = online.measure(backbone, device)?;
+        let Some((knn, queries)) = online.measure(backbone, device, exchange)? else { return Ok(None) };
         if pictures {
             draw_map(queries, online.classes(), &folder)?;
         }

@@ -141,8 +141,7 @@ pub fn train(recipe: &Recipe, options: &Options) -> Result<Outcome> {
         seed: recipe.seed,
         workers: options.workers,
     };
-    let mut shown = if rank == 0 { options.shown.clone() } else { observer::Options::default() };
-    shown.compares = rank == 0 && start::compares(options);
+    let shown = start::shown(options)?;
     let mut run = Run {
         recipe,
         options,
@@ -155,7 +154,7 @@ pub fn train(recipe: &Recipe, options: &Options) -> Result<Outcome> {
         pictures,
         log: Log::new(&options.out),
         // At the size of the last epochs from the first on: figures that are compared are measured alike.
-        observer: Observer::open(shown, &options.out, &options.data, recipe.epochs, &recipe.transform(recipe.epochs))?,
+        observer: Observer::open(shown, rank == 0, &options.out, &options.data, recipe.epochs, &recipe.transform(recipe.epochs))?,
         step: 0,
         stopping: false,
         watch: Watch::new(options.collapse_steps, recipe.head().dim),
@@ -339,9 +338,7 @@ impl Run<'_> {
 
     /// Logs an epoch, then writes its checkpoint: a line without its checkpoint is taken out by the next run.
     fn end_epoch(&mut self, epoch: usize, progress: &mut Progress) -> Result<()> {
-        // All processes hold the same teacher: one looks at it.
-        let backbone = &self.learner.teacher.backbone;
-        let measured = if self.leads() { self.observer.look(backbone, &self.options.device, epoch + 1)? } else { None };
+        let measured = self.observer.look(&self.learner.teacher.backbone, &self.options.device, &*self.options.exchange, epoch + 1)?;
         let line = match measured {
             Some(Measured::Knn(knn)) => Line { knn: Some(knn), ..self.line(epoch) },
             Some(Measured::Agreement(agreement)) => Line { agreement: Some(agreement), ..self.line(epoch) },

@@ -8,6 +8,7 @@ use candle_core::Tensor;
 use super::{BEST, Options, Run};
 use crate::dino::network::Network;
 use crate::exchange;
+use crate::run::observer;
 use crate::run::recipe::{FIXED, Recipe};
 use crate::run::state::{self, Description, Stored};
 
@@ -20,13 +21,23 @@ pub(super) fn compares(options: &Options) -> bool {
     }
 }
 
+/// What the run shows. How often is as rank 0 has it: the others help with its k-NN figures.
+pub(super) fn shown(options: &Options) -> Result<observer::Options> {
+    let exchange = &*options.exchange;
+    let own = observer::Options { compares: compares(options), ..options.shown.clone() };
+    let when = serde_json::to_vec(&(own.knn_every, own.pictures_every, own.compares))?;
+    let when = exchange::hand_out(exchange, if exchange.rank() == 0 { when } else { Vec::new() })?;
+    let (knn_every, pictures_every, compares) = serde_json::from_slice(&when)?;
+    Ok(observer::Options { knn_every, pictures_every, compares, ..own })
+}
+
 impl Run<'_> {
     /// Before the first step: what the weights that the run begins with can do.
     pub(super) fn measure_first_weights(&mut self) -> Result<()> {
-        if !self.leads() || self.step > 0 || self.options.init.is_none() {
+        if self.step > 0 || !self.observer.compares() {
             return Ok(());
         }
-        self.baseline = self.observer.measure(&self.learner.teacher.backbone, &self.options.device)?;
+        self.baseline = self.observer.measure(&self.learner.teacher.backbone, &self.options.device, &*self.options.exchange)?;
         if let Some(baseline) = self.baseline {
             tracing::info!("before the first step, on {} pictures: {baseline}", baseline.pictures());
         }
@@ -35,17 +46,19 @@ impl Run<'_> {
 
     /// Makes sure that all processes have the settings and the pictures of rank 0.
     pub(super) fn agree(&self) -> Result<()> {
-        let own = serde_json::to_vec(&(self.recipe, &self.fingerprint))?;
+        let measured = self.observer.fingerprint();
+        let own = serde_json::to_vec(&(self.recipe, &self.fingerprint, &measured))?;
         let first = exchange::hand_out(&*self.options.exchange, if self.leads() { own.clone() } else { Vec::new() })?;
         if first == own {
             return Ok(());
         }
-        let (recipe, pictures): (Recipe, String) = serde_json::from_slice(&first)?;
+        let (recipe, pictures, first_measured): (Recipe, String, Option<String>) = serde_json::from_slice(&first)?;
         let rank = self.plan.rank;
         if let Some((name, change)) = self.recipe.differences(&recipe).first() {
             bail!("rank {rank} has another --{name} than rank 0 ({change}): give all processes the same settings");
         }
         ensure!(pictures == self.fingerprint, "rank {rank} sees other pictures below {} than rank 0", self.options.data.display());
+        ensure!(measured == first_measured, "rank {rank} sees other pictures for --knn-every than rank 0 (--knn-train, --knn-val)");
         Ok(())
     }
 
