@@ -13,7 +13,7 @@ endif
 # What `make` alone does.
 .DEFAULT_GOAL := help
 
-.PHONY: help check serve test soak fuzz lint cuda-check image-test supply-chain advisories onnxruntime postgres clients browser openvino test-openvino bench bench-models bench-train bench-model bench-segment bench-anomaly bench-duplicates bench-index screenshots
+.PHONY: help check serve test test-cluster soak fuzz lint cuda-check image-test supply-chain advisories onnxruntime postgres clients browser openvino test-openvino bench bench-models bench-train bench-model bench-segment bench-anomaly bench-duplicates bench-index screenshots
 
 ## List the targets
 help:
@@ -146,6 +146,11 @@ test-weights: .cache/weights/ready onnxruntime
 	python3 -m venv .cache/weights
 	.cache/weights/bin/pip install --quiet --requirement training/tests/libraries/requirements.txt
 	touch $@
+
+## Test with what clusters run: Open MPI, a Slurm of one node, torchrun; 6 GB for PyTorch
+test-cluster: onnxruntime .cache/weights/ready
+	command -v mpirun >/dev/null || tests/packages.sh "The tests of launchers need Open MPI" openmpi-bin
+	cargo test --workspace --test launchers -- --ignored --test-threads 1
 
 ## Draw the pictures of the web page in docs/
 screenshots: onnxruntime browser

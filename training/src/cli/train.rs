@@ -166,7 +166,8 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
         stop,
     };
     match trainer::train(&recipe, &options)? {
-        Outcome::Finished => {
+        // Rank 0 says it for all.
+        Outcome::Finished if options.exchange.rank() == 0 => {
             let out = args.out.display();
             tracing::info!(
                 "finished: {out}. How good it is: dino-train knn --model {out} --train TRAIN --val VAL, two folders with a folder for each class"
@@ -175,7 +176,7 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
                 "to serve it: dino-train export --checkpoint {out} --out {out}-model, then dino-server serve --model {out}-model"
             );
         }
-        Outcome::Judged | Outcome::Stopped => {}
+        Outcome::Finished | Outcome::Judged | Outcome::Stopped => {}
     }
     Ok(())
 }
