@@ -13,7 +13,7 @@ endif
 # What `make` alone does.
 .DEFAULT_GOAL := help
 
-.PHONY: help check serve test test-cluster soak fuzz lint cuda-check image-test supply-chain advisories onnxruntime postgres clients browser openvino test-openvino bench bench-models bench-train bench-model bench-segment bench-anomaly bench-duplicates bench-index screenshots
+.PHONY: help check serve test test-cluster haproxy soak fuzz lint cuda-check image-test supply-chain advisories onnxruntime postgres clients browser openvino test-openvino bench bench-models bench-train bench-model bench-segment bench-anomaly bench-duplicates bench-index screenshots
 
 ## List the targets
 help:
@@ -45,9 +45,10 @@ test: clients browser onnxruntime postgres test-openvino
 	cargo test --workspace --no-default-features --test without_features
 	cargo test --workspace
 
-## Flood a server for ten minutes, then send 100,000 requests; reports memory and statuses
-soak: onnxruntime
+## Flood a server for ten minutes, then send 100,000 requests; two servers behind HAProxy for ten minutes; reports memory and statuses
+soak: onnxruntime postgres haproxy
 	SOAK_SECONDS=600 SOAK_REQUESTS=100000 cargo test --release --workspace --test http soak -- --nocapture --test-threads 1
+	SOAK_SECONDS=600 cargo test --release --workspace --test http balanced -- --ignored --nocapture
 
 ## Run the targets of tests/fuzz under libFuzzer, FUZZ_SECONDS each; needs a C++ compiler
 FUZZ_SECONDS ?= 60
@@ -147,10 +148,14 @@ test-weights: .cache/weights/ready onnxruntime
 	.cache/weights/bin/pip install --quiet --requirement training/tests/libraries/requirements.txt
 	touch $@
 
-## Test with what clusters run: Open MPI, a Slurm of one node, torchrun; 6 GB for PyTorch
-test-cluster: onnxruntime .cache/weights/ready
+## Test with what clusters run: HAProxy, Open MPI, a Slurm of one node, torchrun; 6 GB for PyTorch
+test-cluster: onnxruntime postgres haproxy .cache/weights/ready
 	command -v mpirun >/dev/null || tests/packages.sh "The tests of launchers need Open MPI" openmpi-bin
 	cargo test --workspace --test launchers -- --ignored --test-threads 1
+	cargo test --workspace --test http balanced -- --ignored --nocapture
+
+haproxy:
+	command -v haproxy >/dev/null || tests/packages.sh "The tests of two servers need HAProxy" haproxy
 
 ## Draw the pictures of the web page in docs/
 screenshots: onnxruntime browser

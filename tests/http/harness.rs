@@ -116,6 +116,16 @@ impl Server {
         Self::spawn(program(), "127.0.0.1:0", models, flags)
     }
 
+    /// At an address that it may have had before.
+    pub(crate) fn at(listen: &str, models: &[&str], flags: &[&str]) -> Self {
+        Self::spawn(program(), listen, models, flags)
+    }
+
+    /// Whether the program runs.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
     /// Starts the server with a command that runs the program with the arguments that it gets.
     pub(crate) fn launch(command: Command, models: &[&str], flags: &[&str]) -> Self {
         Self::spawn(command, "127.0.0.1:0", models, flags)
