@@ -47,6 +47,7 @@ const VISION: Layers = &[
     ("model", &["cores", "links", "mask_defaults", "pooling", "protobuf", "transform"]),
     ("embedding", &["model", "pooling", "unit_rows"]),
     ("head", &["embedding", "model"]),
+    ("dense", &["cancel", "embedding", "head", "model", "transform"]),
     ("segment", &["cancel", "lanczos", "mask_defaults", "media", "model", "transform"]),
     ("anomaly", &["byte_rows", "cancel", "lanczos", "segment", "transform"]),
     ("correspondence", &["anomaly", "cancel", "lanczos", "transform"]),

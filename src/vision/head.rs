@@ -1,7 +1,9 @@
-//! A linear classifier on the features of a frozen backbone: `dino-train linear` trains it, `/classify?head=…` asks it.
+//! A linear head on the features of a frozen backbone: `dino-train linear` trains it; `/classify?head=…`, `/segment?head=…` and
+//! `/depth?head=…` ask it.
 //!
 //! A head is a folder of two files: `head.safetensors` with `weight` `[classes, F]` and `bias` `[classes]`, and
-//! `head.json`, which says what its features are and which model they come from.
+//! `head.json`, which says what its features are and which model they come from. [`Task::Classes`] looks at a picture as a
+//! whole; the other tasks are dense: they say something of every patch (see [`dense`](crate::dense)).
 
 use std::path::{Path, PathBuf};
 
@@ -49,13 +51,81 @@ impl Tokens {
     }
 }
 
+/// What a head tells of a picture.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Task {
+    /// The class of the picture.
+    #[default]
+    Classes,
+    /// The class of each pixel.
+    Segmentation,
+    /// How far away each pixel is.
+    Depth,
+}
+
+impl Task {
+    /// As `head.json` and the command line write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Classes => "classes",
+            Self::Segmentation => "segmentation",
+            Self::Depth => "depth",
+        }
+    }
+
+    /// The route that asks heads of this task.
+    pub fn route(self) -> &'static str {
+        match self {
+            Self::Classes => "/classify",
+            Self::Segmentation => "/segment",
+            Self::Depth => "/depth",
+        }
+    }
+
+    /// Version of `head.json`: programs that know no dense heads refuse 2.
+    pub fn format(self) -> u32 {
+        if self.is_classes() { 1 } else { 2 }
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde calls")]
+    fn is_classes(&self) -> bool {
+        *self == Self::Classes
+    }
+}
+
+/// The depths that a head can tell: its bins lie evenly between them. In the unit of the maps that it was trained on, usually metres.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DepthRange {
+    /// Of the first bin; above 0.
+    pub min: f32,
+    /// Of the last bin.
+    pub max: f32,
+}
+
+/// Most classes of a segmentation head: 255 is what masks leave out.
+pub const MOST_CLASSES: usize = 255;
+/// Most bins of a depth head; the public ones have 256.
+const MOST_BINS: usize = 1024;
+/// Longer sides in pixels at which a dense head may look at pictures.
+const SIZES: std::ops::RangeInclusive<u32> = 16..=4096;
+
 /// `head.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Description {
-    /// Version of this format, now 1.
+    /// Version of this format: 1, or 2 of a dense head.
     pub format: u32,
-    /// Names of the classes, in the order of the weights' rows.
+    /// What it tells.
+    #[serde(default, skip_serializing_if = "Task::is_classes")]
+    pub task: Task,
+    /// Names of the classes, in the order of the weights' rows; none of a depth head, whose rows are bins.
     pub classes: Vec<String>,
+    /// Of a dense head: the longer side in pixels at which it sees pictures.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u32>,
+    /// Of a depth head: what its bins stand for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub depth: Option<DepthRange>,
     /// Its features.
     #[serde(flatten)]
     pub tokens: Tokens,
@@ -70,7 +140,40 @@ pub struct Description {
     pub made_by: String,
 }
 
-/// A linear classifier.
+impl Description {
+    /// Length F of its features of a model of dimension `dim`: for depth, CLS stands beside each patch token.
+    pub fn features(&self, dim: usize) -> usize {
+        match self.task {
+            Task::Classes => self.tokens.features(dim),
+            Task::Segmentation => dim,
+            Task::Depth => dim.saturating_mul(2),
+        }
+    }
+
+    /// What is wrong with it, beside `rows` of weights.
+    fn complaint(&self, rows: usize) -> Option<String> {
+        let classes = self.classes.len();
+        if self.task == Task::Depth {
+            let is_range = |range: DepthRange| range.min > 0.0 && range.max > range.min && range.max.is_finite();
+            if !self.depth.is_some_and(is_range) {
+                return Some("depth must be given, with 0 < min < max".into());
+            }
+            if !(2..=MOST_BINS).contains(&rows) {
+                return Some(format!("it has {rows} bins; known are 2 to {MOST_BINS}"));
+            }
+        } else if rows != classes {
+            return Some(format!("it has {rows} rows of weights for {classes} classes"));
+        }
+        if self.task == Task::Segmentation && classes > MOST_CLASSES {
+            return Some(format!("it has {classes} classes; at most {MOST_CLASSES} are known"));
+        }
+        let is_sized = self.size.is_some_and(|size| SIZES.contains(&size));
+        let reason = || format!("size must be given, {} to {} pixels", SIZES.start(), SIZES.end());
+        (self.task != Task::Classes && !is_sized).then(reason)
+    }
+}
+
+/// A linear head.
 #[derive(Clone, Debug)]
 pub struct LinearHead {
     description: Description,
@@ -125,8 +228,8 @@ impl LinearHead {
     /// # Panics
     /// If the numbers of classes differ.
     pub fn new(description: Description, weight: Array2<f32>, bias: Array1<f32>) -> Self {
-        let classes = description.classes.len();
-        assert!(weight.nrows() == classes && bias.len() == classes, "a row and a bias for each class");
+        let rows = if description.task == Task::Depth { weight.nrows() } else { description.classes.len() };
+        assert!(weight.nrows() == rows && bias.len() == rows, "a row and a bias for each class");
         Self { description, weight, bias }
     }
 
@@ -143,10 +246,10 @@ impl LinearHead {
         let damaged = |name: &str, reason: String| HeadError::Damaged { path: folder.join(name), reason };
         let text = fs_err::read(folder.join(DESCRIPTION))?;
         let description: Description = serde_json::from_slice(&text).map_err(|error| damaged(DESCRIPTION, error.to_string()))?;
-        if description.format != 1 {
-            return Err(damaged(DESCRIPTION, format!("format is {}, this program reads 1", description.format)));
+        if description.format != description.task.format() {
+            return Err(damaged(DESCRIPTION, format!("format is {}, this program reads 1, and 2 of dense heads", description.format)));
         }
-        if description.classes.is_empty() || description.tokens.n_last_blocks == 0 {
+        if (description.classes.is_empty() && description.task != Task::Depth) || description.tokens.n_last_blocks == 0 {
             return Err(damaged(DESCRIPTION, "it needs at least one class and one block".into()));
         }
         let bytes = fs_err::read(folder.join(WEIGHTS))?;
@@ -166,9 +269,11 @@ impl LinearHead {
             Ok((tensor.shape().to_vec(), numbers))
         };
         let ((shape, weight), (_, bias)) = (read("weight", 2)?, read("bias", 1)?);
-        let classes = description.classes.len();
-        if shape[0] != classes || bias.len() != classes {
-            return Err(damaged(WEIGHTS, format!("it has {} rows and {} biases for {classes} classes", shape[0], bias.len())));
+        if let Some(complaint) = description.complaint(shape[0]) {
+            return Err(damaged(DESCRIPTION, complaint));
+        }
+        if bias.len() != shape[0] {
+            return Err(damaged(WEIGHTS, format!("it has {} rows and {} biases", shape[0], bias.len())));
         }
         let weight = Array2::from_shape_vec((shape[0], shape[1]), weight).map_err(|error| damaged(WEIGHTS, error.to_string()))?;
         Ok(Self { description, weight, bias: bias.into() })
@@ -199,7 +304,7 @@ impl LinearHead {
     /// [`HeadError::OtherModel`] and [`HeadError::LacksBlocks`].
     pub fn check_model(&self, manifest: &Manifest, fingerprint: &str) -> Result<(), HeadError> {
         let wanted = self.description.tokens.n_last_blocks;
-        let fits = self.weight.ncols() == self.description.tokens.features(manifest.dim as usize);
+        let fits = self.weight.ncols() == self.description.features(manifest.dim as usize);
         if self.description.model_fingerprint != fingerprint || !fits {
             return Err(HeadError::OtherModel { head: self.description.model_fingerprint.clone(), models: fingerprint.to_owned() });
         }
@@ -234,7 +339,10 @@ mod tests {
     fn head() -> LinearHead {
         let description = Description {
             format: 1,
+            task: Task::Classes,
             classes: vec!["cat".into(), "dog".into()],
+            size: None,
+            depth: None,
             tokens: Tokens { n_last_blocks: 1, avgpool_patchtokens: false },
             model_fingerprint: "f".into(),
             weights_sha256: String::new(),
@@ -273,6 +381,30 @@ mod tests {
         fs_err::write(&path, bytes).unwrap();
         assert!(LinearHead::load(folder.path()).unwrap_err().to_string().contains("SHA-256"));
         assert!(matches!(LinearHead::load(&folder.path().join("none")), Err(HeadError::Io(_))));
+    }
+
+    #[test]
+    fn a_dense_head_needs_a_size_and_depths_need_a_range() {
+        let folder = tempfile::tempdir().unwrap();
+        let load = |description: Description| {
+            LinearHead::new(description, array![[1.0], [2.0]], array![0.0, 0.0]).save(folder.path()).unwrap();
+            LinearHead::load(folder.path()).map(|head| head.description().features(8)).map_err(|error| error.to_string())
+        };
+        let dense = |task: Task, size, depth| Description { format: task.format(), task, size, depth, ..head().description().clone() };
+        let range = DepthRange { min: 0.001, max: 10.0 };
+        assert_eq!(load(dense(Task::Segmentation, Some(480), None)), Ok(8));
+        let depth = Description { classes: Vec::new(), ..dense(Task::Depth, Some(480), Some(range)) };
+        assert_eq!(load(depth.clone()), Ok(16));
+        for (wrong, word) in [
+            (dense(Task::Segmentation, None, None), "size"),
+            (dense(Task::Segmentation, Some(5000), None), "size"),
+            (Description { depth: None, ..depth.clone() }, "depth"),
+            (Description { depth: Some(DepthRange { min: 2.0, max: 1.0 }), ..depth.clone() }, "depth"),
+            (Description { format: 1, ..depth }, "format"),
+        ] {
+            let error = load(wrong).unwrap_err();
+            assert!(error.contains(word) && error.contains(DESCRIPTION), "{error}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use candle_core::{Device, Tensor};
 use clap::ArgMatches;
 use dino_hub::{Location, Want};
 use dino_vision::embedding::Pooling;
-use dino_vision::head::{Description, LinearHead, Tokens};
+use dino_vision::head::{Description, LinearHead, Task, Tokens};
 use dino_vision::model::{Model, sha256};
 use dino_vision::transform::Transform;
 use image::RgbImage;
@@ -243,7 +243,10 @@ impl Run<'_> {
         export::export(&newest, &folder, &export::Options::default())?;
         let (weight, bias) = self.classifier.weights()?;
         let description = Description {
-            format: 1,
+            format: Task::Classes.format(),
+            task: Task::Classes,
+            size: None,
+            depth: None,
             classes: self.progress.classes.clone(),
             tokens: Tokens { n_last_blocks: 1, avgpool_patchtokens: false },
             model_fingerprint: Model::open(&folder)?.fingerprint(Pooling::Cls),

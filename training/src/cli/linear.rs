@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, ensure};
 use dino_vision::bulk::Embedder;
 use dino_vision::embedding::Pooling;
-use dino_vision::head::{Description, LinearHead, Tokens};
+use dino_vision::head::{Description, LinearHead, Task, Tokens};
 use ndarray::{Axis, s};
 use rand::seq::SliceRandom;
 use serde_json::{Map, Value, json};
@@ -213,7 +213,10 @@ fn report(args: &Args, tokens: Tokens, probes: &[Probe], figures: &[Figures], be
 
 fn save(backbone: &Backbone, train: &Labelled, tokens: Tokens, probe: &Probe, report: &Value, out: &Path) -> anyhow::Result<()> {
     let description = Description {
-        format: 1,
+        format: Task::Classes.format(),
+        task: Task::Classes,
+        size: None,
+        depth: None,
         classes: train.classes().to_vec(),
         tokens,
         model_fingerprint: backbone.model.fingerprint(Pooling::Cls),

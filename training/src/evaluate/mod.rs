@@ -5,6 +5,7 @@ pub mod anomaly;
 pub mod attention;
 pub mod copies;
 pub mod copydays;
+pub mod dense;
 pub mod descriptors;
 pub mod drawn;
 pub mod features;
