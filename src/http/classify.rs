@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     App,
     answer::Encoder,
-    collections,
+    collections, heads,
     infer::infer,
     min_similarity,
     problem::{Code, Problem},
@@ -23,7 +23,7 @@ use crate::{
     traces::timed,
 };
 use dino_vision::{
-    head::LinearHead,
+    head::{LinearHead, Task},
     vote::{ClassScore, DEFAULT_K, DEFAULT_TEMPERATURE, balanced_vote, vote, winner},
 };
 
@@ -167,7 +167,7 @@ pub(super) async fn handle(State(app): State<App>, submission: Submission<Option
         Classifier::Collection(collections::find_pictures(&app, &options.collection).await?)
     };
     let served = match &classifier {
-        Classifier::Head(head) => app.registry.with_head(head, options.model.as_deref())?,
+        Classifier::Head(head) => heads::find(&app, head, options.model.as_deref(), Task::Classes)?.0,
         Classifier::Collection(collection) => collections::model_of(&app, &**collection, options.model.as_deref())?,
     };
     let transform = served.manifest().transform.clone();

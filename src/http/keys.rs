@@ -344,7 +344,7 @@ fn sent_key(headers: &HeaderMap) -> Option<&[u8]> {
 
 /// Whatever is not known to read is taken to write.
 fn changes_something(method: &Method, path: &str) -> bool {
-    let reads = ["/embed", "/classify", "/segment", "/similarity", "/match", "/v1/embeddings"];
+    let reads = ["/embed", "/classify", "/segment", "/depth", "/similarity", "/match", "/v1/embeddings"];
     match *method {
         Method::GET | Method::HEAD | Method::OPTIONS => false,
         Method::POST => !(reads.contains(&path) || ["/search", "/anomaly", "/snapshot"].iter().any(|end| path.ends_with(end))),

@@ -6,10 +6,12 @@ mod answer;
 mod body;
 mod classify;
 mod collections;
+mod depth;
 mod docs;
 mod drawn_mask;
 mod embed;
 mod embedded;
+mod heads;
 mod health;
 mod infer;
 mod json;
@@ -94,6 +96,10 @@ fn api() -> ApiRouter<App> {
             ),
         )
         .api_route("/segment", post_with(segment::handle, describe("segment", Pictures, "Masks of what stands out", segment::ERRORS)))
+        .api_route(
+            "/depth",
+            post_with(depth::handle, describe("depth", Pictures, "How far away pixels are: a linear head's", depth::ERRORS)),
+        )
         .api_route(
             "/similarity",
             post_with(

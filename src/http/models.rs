@@ -7,12 +7,13 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
-    App, embed,
+    App, embed, heads,
     parameters::{ModelPath, PathOf},
     problem::{Code, Problem},
     response::JsonBody,
 };
 use crate::serving::{Panicked, ReloadError};
+use dino_vision::head::Task;
 
 /// The list that the `openai` client reads, with what a client of ours wants to know beside it.
 #[derive(Serialize, JsonSchema)]
@@ -43,6 +44,10 @@ struct ModelInfo {
     source_sha256: String,
     /// Heads that `/classify` takes.
     classifiers: Vec<String>,
+    /// Heads that `/segment` takes.
+    segmentation_heads: Vec<String>,
+    /// Heads that `/depth` takes.
+    depth_heads: Vec<String>,
 }
 
 /// The models that are served; the first is the one that requests without `model` get.
@@ -67,7 +72,9 @@ pub(super) async fn list(State(app): State<App>) -> JsonBody<ModelList> {
                 precision: served.precision().to_string(),
                 device: served.device().to_string(),
                 source_sha256: manifest.source.sha256.clone(),
-                classifiers: served.heads().keys().cloned().collect(),
+                classifiers: heads::of_task(served, Task::Classes),
+                segmentation_heads: heads::of_task(served, Task::Segmentation),
+                depth_heads: heads::of_task(served, Task::Depth),
             }
         })
         .collect();

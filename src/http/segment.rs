@@ -1,4 +1,6 @@
-//! `POST /segment`: masks of what stands out in pictures.
+//! `POST /segment`: masks of what stands out in pictures, or of the classes of a linear head.
+
+mod labelled;
 
 use std::{borrow::Cow, fmt};
 
@@ -53,7 +55,7 @@ enum Format {
     Heatmap,
 }
 
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(rename = "SegmentOptions")]
 pub(super) struct Options {
@@ -66,22 +68,25 @@ pub(super) struct Options {
     method: Option<Method>,
     /// Where the method cuts; each has a default of its own.
     threshold: Option<f32>,
-    /// Heads whose attention counts: `mean`, `best`, `all`, or the number of one.
+    /// Heads whose attention counts: `mean`, `best`, `all`, or the number of one. Any other name is that of a linear segmentation
+    /// head, which gives a mask for each of its classes.
     #[serde(deserialize_with = "head")]
     #[schemars(schema_with = "head_names")]
-    head: Option<Head>,
-    /// Most masks of one picture, 1 to 1000.
-    max_objects: usize,
+    head: Option<Asked>,
+    /// Most masks of one picture, 1 to 1000. Without it 1, and with a linear head all.
+    max_objects: Option<usize>,
     format: Format,
     /// What is done to the borders of masks: `none` where a method is named.
     refine: Option<Refine>,
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        let segment::Options { threshold, max_objects, .. } = segment::Options::default();
-        Self { model: None, method: None, threshold, head: None, max_objects, format: Format::default(), refine: None }
-    }
+/// What `head` names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Asked {
+    /// Heads of the last block's attention.
+    Attention(Head),
+    /// A linear head.
+    Linear(String),
 }
 
 /// How the masks of one request are made.
@@ -95,22 +100,27 @@ struct Wanted {
 }
 
 impl Options {
-    /// Refuses what can be known to fail before a picture is decoded. `most` is the largest size in pixels.
-    fn check(&self, served: &Served, pictures: usize, most: u32) -> Result<Wanted, Problem> {
-        if !(1..=MAX_OBJECTS).contains(&self.max_objects) {
-            let most = self.max_objects;
-            return Err(Problem::new(Code::BadParameter, format!("max_objects: must lie between 1 and {MAX_OBJECTS}, not {most}")));
+    /// The number of masks that each of these pictures may have at most, of `most` without `max_objects`.
+    fn objects(&self, pictures: usize, most: usize) -> Result<usize, Problem> {
+        let objects = self.max_objects.unwrap_or(most);
+        if !(1..=MAX_OBJECTS).contains(&objects) {
+            return Err(Problem::new(Code::BadParameter, format!("max_objects: must lie between 1 and {MAX_OBJECTS}, not {objects}")));
         }
-        let drawn = self.max_objects.saturating_mul(pictures);
+        let drawn = objects.saturating_mul(pictures);
         if drawn > MAX_DRAWN {
             let fits = (MAX_DRAWN / pictures).max(1);
             let detail = format!(
-                "max_objects: {} for each of {pictures} pictures come to {drawn}, and a request may ask for {MAX_DRAWN}: \
-                 ask for at most {fits}, or send fewer pictures at once",
-                self.max_objects
+                "max_objects: {objects} for each of {pictures} pictures come to {drawn}, and a request may ask for {MAX_DRAWN}: \
+                 ask for at most {fits}, or send fewer pictures at once"
             );
             return Err(Problem::new(Code::BadParameter, detail));
         }
+        Ok(objects)
+    }
+
+    /// Refuses what can be known to fail before a picture is decoded. `most` is the largest size in pixels.
+    fn check(&self, served: &Served, pictures: usize, most: u32) -> Result<Wanted, Problem> {
+        self.objects(pictures, segment::Options::default().max_objects)?;
         let wanted = self.wanted(served.manifest().segment.as_ref(), most);
         wanted.options.method.check(served.outputs()).map_err(|error| lacking(served, error))?;
         wanted.options.check(served.manifest().heads as usize)?;
@@ -122,8 +132,10 @@ impl Options {
         let defaults = defaults.filter(|_| self.method.is_none() && self.head.is_none());
         let method = self.method.or(defaults.map(|defaults| defaults.method)).unwrap_or_default();
         let threshold = self.threshold.or(defaults.and_then(|defaults| defaults.threshold));
+        let head = if let Some(Asked::Attention(head)) = self.head { head } else { Head::default() };
+        let max_objects = self.max_objects.unwrap_or(segment::Options::default().max_objects);
         Wanted {
-            options: segment::Options { method, threshold, head: self.head.unwrap_or_default(), max_objects: self.max_objects },
+            options: segment::Options { method, threshold, head, max_objects },
             size: defaults.map_or(most, |defaults| defaults.size.min(most)),
             refine: self.refine.or(defaults.map(|defaults| defaults.refine)).unwrap_or_default(),
             format: self.format,
@@ -147,7 +159,7 @@ fn method_names_or_null(_: &mut SchemaGenerator) -> Schema {
 }
 
 fn method_names(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "string", "enum": Method::ALL.map(Method::name) })
+    json_schema!({ "type": "string", "enum": Method::ALL.map(Method::name).into_iter().chain([labelled::METHOD]).collect::<Vec<_>>() })
 }
 
 fn head_names(_: &mut SchemaGenerator) -> Schema {
@@ -155,22 +167,22 @@ fn head_names(_: &mut SchemaGenerator) -> Schema {
 }
 
 /// A head's number may be written as a number or, as in a query, as a string.
-fn head<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Head>, D::Error> {
+fn head<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Asked>, D::Error> {
     struct HeadVisitor;
 
     impl Visitor<'_> for HeadVisitor {
-        type Value = Option<Head>;
+        type Value = Option<Asked>;
 
         fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-            formatter.write_str("mean, best, all or the number of a head")
+            formatter.write_str("mean, best, all, the number of a head, or the name of a linear one")
         }
 
-        fn visit_str<E: de::Error>(self, text: &str) -> Result<Option<Head>, E> {
-            text.parse().map(Some).map_err(E::custom)
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Option<Asked>, E> {
+            Ok(Some(text.parse().map_or_else(|_| Asked::Linear(text.to_owned()), Asked::Attention)))
         }
 
-        fn visit_u64<E: de::Error>(self, number: u64) -> Result<Option<Head>, E> {
-            usize::try_from(number).map(|number| Some(Head::Number(number))).map_err(E::custom)
+        fn visit_u64<E: de::Error>(self, number: u64) -> Result<Option<Asked>, E> {
+            usize::try_from(number).map(|number| Some(Asked::Attention(Head::Number(number)))).map_err(E::custom)
         }
     }
 
@@ -182,6 +194,9 @@ fn head<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Head>, D::E
 #[schemars(rename = "SegmentResponse")]
 pub(super) struct Answer {
     model: String,
+    /// The linear head, where one was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    head: Option<String>,
     results: Vec<Segmented>,
 }
 
@@ -208,11 +223,14 @@ struct Segmented {
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Mask")]
 struct Found {
+    /// The class, of a linear head.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    label: Option<String>,
     /// `[x, y, width, height]` in pixels of the picture.
     bbox: [u32; 4],
     /// Pixels of the mask.
     area: u64,
-    /// How far the object stands out, 0 to 1.
+    /// How far the object stands out, 0 to 1; of a linear head the mean probability of the class over its mask.
     score: f32,
     #[serde(skip_serializing_if = "Option::is_none")]
     rle: Option<Rle>,
@@ -236,7 +254,7 @@ struct Picture {
 }
 
 /// Errors beside those that any submission may end with.
-pub(super) const ERRORS: &[Code] = &[Code::UnknownModel, Code::NotAcceptable, Code::ModelLacksOutput];
+pub(super) const ERRORS: &[Code] = &[Code::UnknownModel, Code::UnknownHead, Code::NotAcceptable, Code::ModelLacksOutput];
 
 /// Masks in JSON, or that of one picture as a file.
 pub(super) type Masks = Either<JsonBody<Answer>, FileBody<MaskFile>>;
@@ -251,16 +269,14 @@ impl MediaTypes for MaskFile {
 }
 
 pub(super) async fn handle(State(app): State<App>, headers: HeaderMap, submission: Submission<Options>) -> Result<Timed<Masks>, Problem> {
+    if let Some(Asked::Linear(head)) = &submission.options.head {
+        let head = head.clone();
+        return labelled::handle(&app, &headers, submission, head).await;
+    }
     let Submission { pictures, options, lease } = submission;
     let served = app.registry.get(options.model.as_deref())?;
     let wanted = options.check(&served, pictures.len(), app.segment_size)?;
-    let as_picture = wants_png(&headers);
-    if as_picture && pictures.len() != 1 {
-        return Err(Problem::new(
-            Code::NotAcceptable,
-            "the mask itself (Accept: image/png) is the answer to one picture; ask for JSON, or send them one by one",
-        ));
-    }
+    let as_picture = wants_png(&headers, pictures.len())?;
     let whole_picture = served.whole_picture(wanted.size);
     let prepare = move |picture: &RgbImage| {
         let (input, grid) = whole_picture(picture);
@@ -286,11 +302,18 @@ pub(super) async fn handle(State(app): State<App>, headers: HeaderMap, submissio
     Ok(timing.with(masks))
 }
 
-/// Whether the client asks for a picture rather than JSON: what it names first decides.
-fn wants_png(headers: &HeaderMap) -> bool {
+/// Whether the client asks for a picture rather than JSON: what it names first decides. It is the answer to one picture.
+fn wants_png(headers: &HeaderMap, pictures: usize) -> Result<bool, Problem> {
     let accepted = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let first = accepted.split([',', ';']).next().unwrap_or_default().trim();
-    first.eq_ignore_ascii_case(PNG)
+    let wanted = first.eq_ignore_ascii_case(PNG);
+    if wanted && pictures != 1 {
+        return Err(Problem::new(
+            Code::NotAcceptable,
+            "the mask itself (Accept: image/png) is the answer to one picture; ask for JSON, or send them one by one",
+        ));
+    }
+    Ok(wanted)
 }
 
 fn segmentation(served: &Served, Picture { inferred, structure, guide }: &Picture, wanted: &Wanted) -> Result<Segmentation, Problem> {
@@ -314,7 +337,7 @@ fn as_png(served: &Served, picture: &Picture, wanted: &Wanted) -> Result<FileBod
 fn in_json(served: &Served, pictures: &[Picture], wanted: &Wanted, encoder: &Encoder) -> Result<JsonBody<Answer>, Problem> {
     let results = pictures.iter().map(|picture| result(served, picture, wanted)).collect::<Result<_, _>>()?;
     let model = served.name().into();
-    encoder.json(&Answer { model, results })
+    encoder.json(&Answer { model, head: None, results })
 }
 
 fn result(served: &Served, picture: &Picture, wanted: &Wanted) -> Result<Segmented, Problem> {
@@ -332,15 +355,19 @@ fn result(served: &Served, picture: &Picture, wanted: &Wanted) -> Result<Segment
 }
 
 fn found(object: &Object, format: Format, grid: PatchGrid) -> Result<Found, Problem> {
+    written(&object.mask, object.score, format, || Heatmap::new(&object.heat, grid))
+}
+
+fn written(mask: &Mask, score: f32, format: Format, heatmap: impl FnOnce() -> Heatmap) -> Result<Found, Problem> {
     cancel::check()?;
-    let mask = &object.mask;
     Ok(Found {
+        label: None,
         bbox: mask.bbox(),
         area: mask.area(),
-        score: object.score,
+        score,
         rle: (format == Format::Rle).then(|| mask.rle()),
         polygons: (format == Format::Polygons).then(|| mask.polygons()),
-        heatmap: (format == Format::Heatmap).then(|| Heatmap::new(&object.heat, grid)),
+        heatmap: (format == Format::Heatmap).then(heatmap),
         png: (format == Format::Png).then(|| mask.png()).transpose()?.map(|file| STANDARD.encode(file)),
     })
 }

@@ -1,8 +1,9 @@
-//! The classifiers on a model's features: those in its folder, and those that the options name.
+//! The linear heads on a model's features: those in its folder, and those that the options name.
 
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use super::{Named, Served};
@@ -48,7 +49,7 @@ impl UnknownHead {
 }
 
 /// The heads in a model's folder, by the names of their own folders.
-pub(super) fn of_folder(model: &Path, manifest: &Manifest, fingerprint: &str) -> Result<BTreeMap<String, LinearHead>, HeadsError> {
+pub(super) fn of_folder(model: &Path, manifest: &Manifest, fingerprint: &str) -> Result<BTreeMap<String, Arc<LinearHead>>, HeadsError> {
     let folder = model.join(FOLDER);
     let mut heads = BTreeMap::new();
     if !folder.is_dir() {
@@ -60,7 +61,7 @@ pub(super) fn of_folder(model: &Path, manifest: &Manifest, fingerprint: &str) ->
         let Some(name) = path.file_name().and_then(|name| name.to_str()).filter(|name| !name.starts_with('.')) else { continue };
         let head = LinearHead::load(&path).map_err(|error| failed(name, error))?;
         head.check_model(manifest, fingerprint).map_err(|error| failed(name, error))?;
-        heads.insert(name.to_owned(), head);
+        heads.insert(name.to_owned(), Arc::new(head));
     }
     Ok(heads)
 }
@@ -68,7 +69,7 @@ pub(super) fn of_folder(model: &Path, manifest: &Manifest, fingerprint: &str) ->
 /// A head that the options name, loaded.
 pub(super) struct NamedHead {
     pub(super) name: String,
-    head: LinearHead,
+    head: Arc<LinearHead>,
 }
 
 impl NamedHead {
@@ -81,7 +82,7 @@ impl NamedHead {
 /// Loads the heads that the options name.
 pub(super) fn load(named: &[Named<PathBuf>]) -> Result<Vec<NamedHead>, HeadsError> {
     let load = |Named { name, path }: &Named<PathBuf>| match LinearHead::load(path) {
-        Ok(head) => Ok(NamedHead { name: name.clone(), head }),
+        Ok(head) => Ok(NamedHead { name: name.clone(), head: Arc::new(head) }),
         Err(source) => Err(HeadsError { name: name.clone(), source }),
     };
     named.iter().map(load).collect()
@@ -99,7 +100,8 @@ pub(super) fn attach(models: &mut [Served], heads: &[NamedHead]) -> Result<(), H
         // A model may be served under several names.
         for served in models.iter_mut().filter(|served| named.fits(served)) {
             head.check_model(&served.manifest, &served.fingerprint).map_err(failed)?;
-            tracing::info!(head = name, model = served.name, classes = head.description().classes.len(), "loaded");
+            let task = head.description().task.name();
+            tracing::info!(head = name, model = served.name, task, classes = head.description().classes.len(), "loaded");
             served.heads.insert(name.clone(), head.clone());
         }
     }

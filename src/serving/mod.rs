@@ -7,6 +7,7 @@ mod registry;
 
 use std::{
     collections::BTreeMap,
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -45,7 +46,7 @@ pub struct Served {
     layers: Vec<u32>,
     only_size: Option<(u32, u32)>,
     max_in_flight: usize,
-    heads: BTreeMap<String, LinearHead>,
+    heads: BTreeMap<String, Arc<LinearHead>>,
     batcher: Batcher<Outputs>,
 }
 
@@ -144,8 +145,8 @@ impl Served {
         move |picture| transform.whole_picture_within(picture, only_size, longer_side, patch)
     }
 
-    /// The classifiers on its features, by name.
-    pub fn heads(&self) -> &BTreeMap<String, LinearHead> {
+    /// The linear heads on its features, by name.
+    pub fn heads(&self) -> &BTreeMap<String, Arc<LinearHead>> {
         &self.heads
     }
 

@@ -28,7 +28,7 @@ pub struct Options {
         help_heading = "Models"
     )]
     pub models: Vec<Named<Location>>,
-    /// A linear classifier that `dino-train linear --out` wrote, for /classify?head=NAME (the folder's own name if NAME is left out).
+    /// A linear head that `dino-train linear --out` wrote, for /classify, /segment or /depth with head=NAME (the folder's own name if NAME is left out).
     /// May be given several times. Those in a model folder's `heads` are found without it.
     #[arg(long = "head", env = "DINO_HEAD", value_name = "[NAME=]PATH", value_delimiter = ',', help_heading = "Models")]
     pub heads: Vec<Named<PathBuf>>,

@@ -400,7 +400,6 @@ fn every_option_of_segment_takes_effect() {
         ("threshold=1.1", "bad_parameter"),
         ("threshold=NaN", "bad_parameter"),
         ("head=4", "bad_parameter"),
-        ("head=some", "bad_parameter"),
         ("max_objects=0", "bad_parameter"),
         ("method=guess", "bad_parameter"),
         ("method=ncut&head=1", "bad_parameter"),

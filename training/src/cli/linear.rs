@@ -1,4 +1,6 @@
-//! `dino-train linear`: the linear evaluation of the DINO paper.
+//! `dino-train linear`: the linear evaluation of the DINO paper, and those of DINOv2 for segmentation and depth.
+
+mod dense;
 
 use std::path::{Path, PathBuf};
 
@@ -18,12 +20,16 @@ use crate::evaluate::figures::Figures;
 use crate::evaluate::linear::{Probe, cosine, step_all};
 use crate::show::progress;
 
-/// Train a linear classifier on frozen features of one folder of pictures, and measure it on another.
+/// Train a linear head on frozen features of one folder of pictures, and measure it on another: a classifier, or with --task
+/// the class or the depth of each pixel.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
     backbone: BackboneArgs,
-    /// Pictures to train on: folders directly below DIR are classes.
+    /// What the head tells: the class of a picture, or the class or depth of each pixel.
+    #[arg(long, value_enum, default_value_t = Learnt::Classes)]
+    task: Learnt,
+    /// Pictures to train on: folders directly below DIR are classes, except with --task segmentation and depth.
     #[arg(long, value_name = "DIR")]
     train: PathBuf,
     /// Pictures to measure on, in folders of the same names.
@@ -39,26 +45,49 @@ pub struct Args {
     /// Epochs of training.
     #[arg(long, value_parser = dino_program::flags::at_least_one(), default_value_t = 100)]
     epochs: usize,
-    /// Pictures of a batch.
-    #[arg(long, value_parser = dino_program::flags::at_least_one(), visible_alias = "batch-size-per-gpu", default_value_t = 128)]
-    batch_size: usize,
-    /// Learning rates for a batch of 256, each with a classifier of its own; the best on val is reported. The public script's single
-    /// rate is 0.001; which is best depends on the backbone.
-    #[arg(long, value_parser = dino_program::flags::above_zero::<f64>, value_delimiter = ',', default_values_t = [1e-3, 3e-3, 1e-2, 3e-2, 1e-1], value_name = "LR,…")]
+    /// Pictures of a batch [default: 128; 16 for segmentation and depth].
+    #[arg(long, value_parser = dino_program::flags::at_least_one(), visible_alias = "batch-size-per-gpu", value_name = "N")]
+    batch_size: Option<usize>,
+    /// Learning rates, each with a head of its own; the best on val is reported. Of a classifier for a batch of 256: the public
+    /// script's single rate is 0.001; which is best depends on the backbone [default: 0.001,0.003,0.01,0.03,0.1; 0.001 for
+    /// segmentation and depth].
+    #[arg(long, value_parser = dino_program::flags::above_zero::<f64>, value_delimiter = ',', value_name = "LR,…")]
     lr: Vec<f64>,
     /// Embed V augmented views of each picture once and go through them in turn, instead of new views in every epoch: as many times
     /// faster as V goes into --epochs, and nearly as good. 0 embeds the pictures once, without augmentation.
     #[arg(long, value_name = "V", num_args = 0..=1, default_missing_value = "8")]
     cached: Option<usize>,
-    /// Decoded pictures are kept in memory up to this many megabytes.
+    /// Decoded pictures are kept in memory up to this many megabytes; with segmentation and depth features are, and those beyond it in
+    /// a temporary file.
     #[arg(long, default_value_t = 2048, value_name = "MB")]
     cache: usize,
     /// Decides the first weights, the order of pictures and all crops.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Folder to write the best classifier to, for `dino-server serve --head NAME=DIR`.
+    /// Folder to write the best head to, for `dino-server serve --head NAME=DIR`. Heads in a model folder's `heads` are served with it.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    dense: dense::Args,
+}
+
+/// The tasks, as the command line names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Learnt {
+    Classes,
+    Segmentation,
+    Depth,
+}
+
+impl Args {
+    /// Pictures of a batch for classifiers.
+    fn batch(&self) -> usize {
+        self.batch_size.unwrap_or(128)
+    }
+
+    fn rates(&self) -> Vec<f64> {
+        if self.lr.is_empty() { vec![1e-3, 3e-3, 1e-2, 3e-2, 1e-1] } else { self.lr.clone() }
+    }
 }
 
 /// Random numbers of first weights, and of the order of pictures.
@@ -70,6 +99,11 @@ const ORDER: u64 = 7;
 /// # Errors
 /// Where there is nothing readable to evaluate, or the model does not run or does not give the blocks.
 pub fn run(args: &Args) -> anyhow::Result<()> {
+    match args.task {
+        Learnt::Classes => args.dense.refuse()?,
+        Learnt::Segmentation => return dense::segmentation(args),
+        Learnt::Depth => return dense::depth(args),
+    }
     let backbone = args.backbone.open(args.n_last_blocks.unwrap_or(4))?;
     let tokens = tokens(args, &backbone)?;
     let cache = args.cache.saturating_mul(1 << 20);
@@ -80,7 +114,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 
     let width = measured.features.ncols();
     let probe = |&lr: &f64| Probe::new(train.classes().len(), width, lr, &mut generator(args.seed, WEIGHTS, 0, 0));
-    let mut probes: Vec<Probe> = args.lr.iter().map(probe).collect();
+    let mut probes: Vec<Probe> = args.rates().iter().map(probe).collect();
     match args.cached {
         None => train_anew(args, &mut embedder, &train, tokens, &mut probes)?,
         Some(views) => train_cached(args, views, &mut embedder, &train, tokens, &mut probes)?,
@@ -130,7 +164,7 @@ fn train_anew(args: &Args, embedder: &mut Embedder, train: &Labelled, tokens: To
         })?;
         ensure!(taken > 0, "none of the pictures below {} could be read", args.train.display());
         if let Some(rest) = rest.filter(|rest| !rest.classes.is_empty()) {
-            step_all(probes, rest.features.view(), &rest.classes, share, args.batch_size);
+            step_all(probes, rest.features.view(), &rest.classes, share, args.batch());
         }
     }
     bar.finish_and_clear();
@@ -148,10 +182,10 @@ fn steps(args: &Args, rest: Option<Batch>, new: Batch, share: f64, probes: &mut 
         }
         None => new,
     };
-    let full = all.classes.len() / args.batch_size * args.batch_size;
-    for at in (0..full).step_by(args.batch_size) {
-        let rows = at..at + args.batch_size;
-        step_all(probes, all.features.slice(s![rows.clone(), ..]), &all.classes[rows], share, args.batch_size);
+    let full = all.classes.len() / args.batch() * args.batch();
+    for at in (0..full).step_by(args.batch()) {
+        let rows = at..at + args.batch();
+        step_all(probes, all.features.slice(s![rows.clone(), ..]), &all.classes[rows], share, args.batch());
     }
     Batch {
         features: all.features.slice(s![full.., ..]).to_owned(),
@@ -179,9 +213,9 @@ fn train_cached(
     let bar = progress::bar(args.epochs, "train");
     for epoch in 0..args.epochs {
         let batch = &kept[epoch % kept.len()];
-        for rows in order(args, batch.classes.len(), epoch).chunks(args.batch_size) {
+        for rows in order(args, batch.classes.len(), epoch).chunks(args.batch()) {
             let classes: Vec<u32> = rows.iter().map(|&row| batch.classes[row]).collect();
-            step_all(probes, batch.features.select(Axis(0), rows).view(), &classes, cosine(epoch, args.epochs), args.batch_size);
+            step_all(probes, batch.features.select(Axis(0), rows).view(), &classes, cosine(epoch, args.epochs), args.batch());
         }
         bar.inc(1);
     }

@@ -144,7 +144,7 @@ pub(super) fn pairs(images: &Path, masks: &Path) -> anyhow::Result<Vec<(PathBuf,
 }
 
 /// The mask of a picture of `images`: the file in `masks` at the same place whose name ends in `_mask.png`, or `.png`.
-pub(super) fn mask_of(picture: &Path, images: &Path, masks: &Path, finder: &Finder) -> Option<PathBuf> {
+pub(in crate::cli) fn mask_of(picture: &Path, images: &Path, masks: &Path, finder: &Finder) -> Option<PathBuf> {
     let stem = masks.join(picture.strip_prefix(images).unwrap_or(picture).with_extension(""));
     let named = |end: &str| {
         let mut name = stem.clone().into_os_string();

@@ -143,6 +143,7 @@ fn fine(grid: PatchGrid) -> PatchGrid {
 
 /// Depths on the finer grid.
 fn depths(logits: &Array2<f32>, grid: PatchGrid, bins: &[f32]) -> Vec<f32> {
+    let logits = logits.as_standard_layout();
     let values = logits.as_slice().expect("standard layout");
     let enlargement = Enlargement::new(grid, fine(grid));
     let mut row = vec![0.0; fine(grid).columns * bins.len()];
@@ -157,6 +158,7 @@ fn depths(logits: &Array2<f32>, grid: PatchGrid, bins: &[f32]) -> Vec<f32> {
 /// The gradient in the logits that follows from that in the depths on the finer grid.
 fn in_logits(logits: &Array2<f32>, grid: PatchGrid, bins: &[f32], gradient: &[f32]) -> Array2<f32> {
     let mut of_logits = Array2::zeros(logits.dim());
+    let logits = logits.as_standard_layout();
     let (values, of_values) = (logits.as_slice().expect("standard layout"), of_logits.as_slice_mut().expect("standard layout"));
     let enlargement = Enlargement::new(grid, fine(grid));
     let columns = fine(grid).columns;

@@ -31,6 +31,7 @@ impl Objective for Segmentation {
 fn cross_entropy(logits: &Array2<f32>, example: &Example<u8>, share: f32) -> (f64, Array2<f32>) {
     let classes = logits.ncols();
     let mut gradient = Array2::zeros(logits.dim());
+    let logits = logits.as_standard_layout();
     let (values, of_values) = (logits.as_slice().expect("standard layout"), gradient.as_slice_mut().expect("standard layout"));
     let enlargement = Enlargement::new(example.grid, example.size);
     let mut row = vec![0.0_f32; example.size.columns * classes];
