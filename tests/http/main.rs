@@ -10,6 +10,7 @@ mod cache;
 mod clients;
 mod collections;
 mod deadlines;
+mod dense;
 mod duplicates;
 mod durable;
 mod early;
