@@ -42,6 +42,7 @@ mod state;
 mod submission;
 mod trace;
 mod unmatched_collections;
+mod versioned_cache;
 mod write_deadline;
 
 use aide::axum::{

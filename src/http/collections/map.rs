@@ -1,7 +1,5 @@
 //! `GET …/map`: the items of a collection on a plane, like beside like.
 
-mod cache;
-
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -9,7 +7,6 @@ use ndarray::Array2;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use self::cache::MapCache;
 use super::{
     super::{
         App,
@@ -17,11 +14,12 @@ use super::{
         parameters::{CollectionPath, PathOf, QueryOf},
         problem::{Code, Problem},
         response::JsonBody,
+        versioned_cache::{MemoryUse, VersionedCache},
     },
     find,
 };
 use crate::{
-    index::{Collection, Error, Sample},
+    index::{Collection, CollectionName, Error, Sample},
     serving::Pool,
 };
 use dino_vision::tsne;
@@ -34,12 +32,13 @@ const MAX_CACHED: u64 = 64 << 20;
 /// Makes maps on a thread of its own and caches them. A map takes a core for seconds: on the pool, pictures would wait for it.
 pub(crate) struct MapBuilder {
     thread: Pool,
-    cache: MapCache,
+    /// By collection and number of points.
+    cache: VersionedCache<(CollectionName, usize), Map>,
 }
 
 impl Default for MapBuilder {
     fn default() -> Self {
-        Self { thread: Pool::new(1), cache: MapCache::new(MAX_CACHED) }
+        Self { thread: Pool::new(1), cache: VersionedCache::new(MAX_CACHED) }
     }
 }
 
@@ -47,7 +46,7 @@ impl MapBuilder {
     /// The map that was made of just what the collection holds.
     fn find(&self, collection: &dyn Collection, points: usize) -> Result<Option<Arc<Map>>, Error> {
         let now = collection.version()?;
-        Ok(self.cache.find(collection.name(), points, now))
+        Ok(self.cache.find(&(collection.name().clone(), points), now))
     }
 }
 
@@ -90,8 +89,7 @@ struct Point {
     has_image: bool,
 }
 
-impl Map {
-    /// Memory that it takes, about.
+impl MemoryUse for Map {
     fn bytes(&self) -> usize {
         let label = |label: &String| size_of::<String>() + label.capacity();
         let point = |point: &Point| size_of::<Point>() + point.id.capacity() + point.labels.iter().map(label).sum::<usize>();
@@ -143,7 +141,7 @@ fn make(maps: &MapBuilder, collection: &dyn Collection, points: usize) -> Result
         Point { id, labels, x, y, has_image: *has_picture }
     });
     let map = Arc::new(Map { collection: collection.name().to_string(), count: version.count, points: points_of.collect() });
-    maps.cache.insert(collection.name(), points, version, &map);
+    maps.cache.insert((collection.name().clone(), points), version, Arc::clone(&map));
     Ok(map)
 }
 

@@ -6,14 +6,10 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use quick_cache::{
-    DefaultHashBuilder, OptionsBuilder, Weighter,
-    sync::{Cache, DefaultLifecycle},
-};
-
+use quick_cache::sync::Cache;
 use tokio::sync::Semaphore;
 
 use super::{
@@ -21,6 +17,7 @@ use super::{
         App,
         problem::{Code, Problem},
         single_flight::SingleFlight,
+        versioned_cache::VersionedCache,
     },
     RETRY_AFTER, Report,
 };
@@ -38,7 +35,7 @@ const MOST_VECTORS: usize = 1 << 30;
 const MOST_KEPT: u64 = 640 * MOST_ITEMS as u64;
 /// Most comparisons that run or wait: options are free to choose, and each other choice is a comparison of its own.
 const MOST_WAITING: usize = 8;
-/// Collections with their options that may be compared or kept at once, as it is expected.
+/// Collections with their options that may be compared at once, as it is expected.
 const USUAL_COUNT: usize = 100;
 /// How long the pages after the first are those of the same report, whatever is written meanwhile.
 const PAGED_FOR: Duration = Duration::from_mins(10);
@@ -52,24 +49,6 @@ pub(super) struct Key {
     pub(super) min_similarity: Option<u32>,
     /// Hash of the filter's JSON.
     pub(super) filter: Option<String>,
-}
-
-/// What was found, and in what.
-#[derive(Clone)]
-struct Kept {
-    version: Version,
-    found_at: Instant,
-    report: Arc<Report>,
-}
-
-/// Counts a report by its memory.
-#[derive(Clone)]
-struct Bytes;
-
-impl Weighter<Key, Kept> for Bytes {
-    fn weight(&self, _: &Key, kept: &Kept) -> u64 {
-        kept.report.bytes() as u64
-    }
 }
 
 /// A comparison that may be running.
@@ -92,28 +71,25 @@ pub(crate) struct DuplicateFinder {
     /// Of comparisons that run or wait: each goes on where its caller leaves.
     turns: Arc<Semaphore>,
     flights: Cache<Key, Arc<Flight>>,
-    kept: Cache<Key, Kept, Bytes>,
+    reports: VersionedCache<Key, Report>,
 }
 
 impl Default for DuplicateFinder {
     fn default() -> Self {
-        // With one shard the largest report may take all of it.
-        let options = OptionsBuilder::new().estimated_items_capacity(USUAL_COUNT).weight_capacity(MOST_KEPT).shards(1).build();
-        let options = options.expect("capacities are given");
-        let kept = Cache::with_options(options, Bytes, DefaultHashBuilder::default(), DefaultLifecycle::default());
-        Self { thread: Pool::new(1), turns: Arc::new(Semaphore::new(MOST_WAITING)), flights: Cache::new(USUAL_COUNT), kept }
+        let (flights, reports) = (Cache::new(USUAL_COUNT), VersionedCache::new(MOST_KEPT));
+        Self { thread: Pool::new(1), turns: Arc::new(Semaphore::new(MOST_WAITING)), flights, reports }
     }
 }
 
 impl DuplicateFinder {
     /// What was found in just this version.
     pub(super) fn find(&self, key: &Key, now: Version) -> Option<Arc<Report>> {
-        self.kept.get(key).filter(|kept| kept.version == now).map(|kept| kept.report)
+        self.reports.find(key, now)
     }
 
     /// What the first page was of, if that was not long ago.
     pub(super) fn find_for_next_page(&self, key: &Key) -> Option<Arc<Report>> {
-        self.kept.get(key).filter(|kept| kept.found_at.elapsed() < PAGED_FOR).map(|kept| kept.report)
+        self.reports.find_recent(key, PAGED_FOR)
     }
 
     /// The comparison of these items.
@@ -181,6 +157,6 @@ fn make(
     let options = Options { min_similarity: key.min_similarity.map(f32::from_bits) };
     let found = candidates.compare(options, &|share| flight.percent.store((share * 100.0) as u32, Ordering::Relaxed))?;
     let report = Arc::new(Report::new(&candidates, &found.groups));
-    finder.kept.insert(key, Kept { version, found_at: Instant::now(), report: Arc::clone(&report) });
+    finder.reports.insert(key, version, Arc::clone(&report));
     Ok(report)
 }

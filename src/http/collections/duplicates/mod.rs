@@ -19,6 +19,7 @@ use super::{
         problem::{Code, Problem},
         request_context,
         response::JsonBody,
+        versioned_cache::MemoryUse,
     },
     find, search_pool,
 };
@@ -150,6 +151,14 @@ pub(super) struct Report {
     groups: Vec<Group>,
 }
 
+impl MemoryUse for Report {
+    fn bytes(&self) -> usize {
+        let of_item = |item: &Item| size_of::<Item>() + item.id.len() + item.copy_of.as_ref().map_or(0, String::len);
+        let of_group = |group: &Group| size_of::<Group>() + group.items.iter().map(of_item).sum::<usize>();
+        size_of::<Self>() + self.groups.iter().map(of_group).sum::<usize>()
+    }
+}
+
 impl Report {
     fn new(candidates: &Candidates, groups: &[duplicates::Group]) -> Self {
         let item = |member: &duplicates::Member| {
@@ -169,13 +178,6 @@ impl Report {
             items: group.members.iter().map(item).collect(),
         };
         Self { count: candidates.len(), without_fingerprint: candidates.without_fingerprint(), groups: groups.iter().map(group).collect() }
-    }
-
-    /// Memory that it takes, about.
-    fn bytes(&self) -> usize {
-        let of_item = |item: &Item| size_of::<Item>() + item.id.len() + item.copy_of.as_ref().map_or(0, String::len);
-        let of_group = |group: &Group| size_of::<Group>() + group.items.iter().map(of_item).sum::<usize>();
-        size_of::<Self>() + self.groups.iter().map(of_group).sum::<usize>()
     }
 
     /// The groups after a cursor, and the cursor of the page after them.

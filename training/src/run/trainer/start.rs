@@ -25,10 +25,10 @@ pub(super) fn compares(options: &Options) -> bool {
 pub(super) fn shown(options: &Options) -> Result<observer::Options> {
     let exchange = &*options.exchange;
     let own = observer::Options { compares: compares(options), ..options.shown.clone() };
-    let when = serde_json::to_vec(&(own.knn_every, own.pictures_every, own.compares))?;
+    let when = serde_json::to_vec(&(own.knn_every, own.compares, own.pictures_every))?;
     let when = exchange::hand_out(exchange, if exchange.rank() == 0 { when } else { Vec::new() })?;
-    let (knn_every, pictures_every, compares) = serde_json::from_slice(&when)?;
-    Ok(observer::Options { knn_every, pictures_every, compares, ..own })
+    let (knn_every, compares, pictures_every) = serde_json::from_slice(&when)?;
+    Ok(observer::Options { knn_every, compares, pictures_every, ..own })
 }
 
 impl Run<'_> {
