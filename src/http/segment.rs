@@ -1,5 +1,6 @@
 //! `POST /segment`: masks of what stands out in pictures, or of the classes of a linear head.
 
+mod basis;
 mod labelled;
 
 use std::{borrow::Cow, fmt};
@@ -16,6 +17,7 @@ use serde::{
     de::{self, Visitor},
 };
 
+use self::basis::Basis;
 use super::{
     App,
     answer::Encoder,
@@ -30,7 +32,9 @@ use crate::{
 };
 use dino_vision::{
     cancel,
-    segment::{self, Head, Heatmap, Mask, MaskDefaults, Method, Object, Patches, PngError, Refine, Rle, SegmentError, Segmentation},
+    segment::{
+        self, Head, Heatmap, Mask, MaskDefaults, Method, Object, OutlinePart, Patches, PngError, Refine, Rle, SegmentError, Segmentation,
+    },
     transform::PatchGrid,
 };
 
@@ -55,6 +59,18 @@ enum Format {
     Heatmap,
 }
 
+/// How outlines are written around holes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "OutlineHoles")]
+enum Holes {
+    /// As COCO: one outline for each part, with a cut of no width to each of its holes.
+    #[default]
+    Joined,
+    /// Each part with its holes apart, in rings that touch neither themselves nor each other but in single points.
+    Separate,
+}
+
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(rename = "SegmentOptions")]
@@ -76,8 +92,13 @@ pub(super) struct Options {
     /// Most masks of one picture, 1 to 1000. Without it 1, and with a linear head all.
     max_objects: Option<usize>,
     format: Format,
+    /// With `format=polygons`: how holes are written.
+    holes: Holes,
     /// What is done to the borders of masks: `none` where a method is named.
     refine: Option<Refine>,
+    /// With method `pca`, a collection of patches: colours and foreground are those of a basis that is fitted on its pictures, the same for
+    /// all pictures. Without a model the collection's is used, at the collection's size and layer.
+    basis: Option<String>,
 }
 
 /// What `head` names.
@@ -90,13 +111,16 @@ enum Asked {
 }
 
 /// How the masks of one request are made.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Wanted {
     options: segment::Options,
     /// Longer side in pixels that the model sees.
     size: u32,
     refine: Refine,
     format: Format,
+    holes: Holes,
+    /// In place of the picture's own components.
+    basis: Option<Basis>,
 }
 
 impl Options {
@@ -122,9 +146,17 @@ impl Options {
     fn check(&self, served: &Served, pictures: usize, most: u32) -> Result<Wanted, Problem> {
         self.objects(pictures, segment::Options::default().max_objects)?;
         let wanted = self.wanted(served.manifest().segment.as_ref(), most);
+        self.check_holes()?;
         wanted.options.method.check(served.outputs()).map_err(|error| lacking(served, error))?;
         wanted.options.check(served.manifest().heads as usize)?;
         Ok(wanted)
+    }
+
+    fn check_holes(&self) -> Result<(), Problem> {
+        if self.holes == Holes::Separate && self.format != Format::Polygons {
+            return Err(Problem::new(Code::BadParameter, "holes: belongs to format polygons"));
+        }
+        Ok(())
     }
 
     /// What is asked for, and else the model's own settings. A head is one of `attention`, so that naming one asks for that method.
@@ -139,6 +171,8 @@ impl Options {
             size: defaults.map_or(most, |defaults| defaults.size.min(most)),
             refine: self.refine.or(defaults.map(|defaults| defaults.refine)).unwrap_or_default(),
             format: self.format,
+            holes: self.holes,
+            basis: None,
         }
     }
 }
@@ -214,7 +248,7 @@ struct Segmented {
     /// For head `all`: what each head attends to.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     heads: Vec<Heatmap>,
-    /// For method `pca`: the three components as the colours of a PNG file, in base64.
+    /// For method `pca`: the three components as the colours of a PNG file, in base64; in a basis the background is black.
     #[serde(skip_serializing_if = "Option::is_none")]
     colours: Option<String>,
 }
@@ -234,14 +268,33 @@ struct Found {
     score: f32,
     #[serde(skip_serializing_if = "Option::is_none")]
     rle: Option<Rle>,
-    /// Outlines as COCO writes them.
+    /// Outlines as COCO writes them, one for each part: `[x1, y1, x2, y2, …]`. With `holes=separate` each part is an object, `outer` and
+    /// `holes`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    polygons: Option<Vec<Vec<u32>>>,
+    polygons: Option<Outlines>,
     #[serde(skip_serializing_if = "Option::is_none")]
     heatmap: Option<Heatmap>,
     /// A PNG file in base64, white on black.
     #[serde(skip_serializing_if = "Option::is_none")]
     png: Option<String>,
+}
+
+/// Outlines in one of the two forms.
+#[derive(Serialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(rename = "Outlines")]
+enum Outlines {
+    Joined(Vec<Vec<u32>>),
+    Separate(Vec<OutlinePart>),
+}
+
+impl Outlines {
+    fn of(mask: &Mask, holes: Holes) -> Self {
+        match holes {
+            Holes::Joined => Self::Joined(mask.polygons()),
+            Holes::Separate => Self::Separate(mask.parts()),
+        }
+    }
 }
 
 /// What was inferred from a picture, and what its own pixels say.
@@ -254,7 +307,17 @@ struct Picture {
 }
 
 /// Errors beside those that any submission may end with.
-pub(super) const ERRORS: &[Code] = &[Code::UnknownModel, Code::UnknownHead, Code::NotAcceptable, Code::ModelLacksOutput];
+pub(super) const ERRORS: &[Code] = &[
+    Code::UnknownModel,
+    Code::UnknownHead,
+    Code::NotAcceptable,
+    Code::ModelLacksOutput,
+    Code::UnknownCollection,
+    Code::ModelMismatch,
+    Code::DimensionMismatch,
+    Code::ItemDamaged,
+    Code::StoreFailed,
+];
 
 /// Masks in JSON, or that of one picture as a file.
 pub(super) type Masks = Either<JsonBody<Answer>, FileBody<MaskFile>>;
@@ -273,15 +336,22 @@ pub(super) async fn handle(State(app): State<App>, headers: HeaderMap, submissio
         let head = head.clone();
         return labelled::handle(&app, &headers, submission, head).await;
     }
-    let Submission { pictures, options, lease } = submission;
-    let served = app.registry.get(options.model.as_deref())?;
-    let wanted = options.check(&served, pictures.len(), app.segment_size)?;
+    let Submission { pictures, mut options, lease } = submission;
+    let (source, served) = match options.basis.take() {
+        Some(name) => {
+            let (source, served) = basis::Source::find(&app, &name, &mut options, pictures.len()).await?;
+            (Some(source), served)
+        }
+        None => (None, app.registry.get(options.model.as_deref())?),
+    };
+    let most = source.as_ref().map_or(app.segment_size, basis::Source::size);
+    let mut wanted = options.check(&served, pictures.len(), most)?;
     let as_picture = wants_png(&headers, pictures.len())?;
-    let whole_picture = served.whole_picture(wanted.size);
+    let (whole_picture, refine) = (served.whole_picture(wanted.size), wanted.refine);
     let prepare = move |picture: &RgbImage| {
         let (input, grid) = whole_picture(picture);
         let structure = segment::structure(input.view(), grid);
-        let guide = wanted.refine.guide(picture);
+        let guide = refine.guide(picture);
         (input, (structure, guide))
     };
     let indexed = pictures.into_iter().enumerate().collect();
@@ -289,6 +359,9 @@ pub(super) async fn handle(State(app): State<App>, headers: HeaderMap, submissio
     let timing = inference.timing;
     let inferred: Vec<Picture> =
         inference.inferred.into_iter().zip(beside).map(|(inferred, (structure, guide))| Picture { inferred, structure, guide }).collect();
+    if let Some(source) = source {
+        wanted.basis = Some(source.fitted(&app).await?);
+    }
     let encoder = Encoder::new(&app);
     let draw = move || -> Result<Masks, Problem> {
         if as_picture {
@@ -316,9 +389,15 @@ fn wants_png(headers: &HeaderMap, pictures: usize) -> Result<bool, Problem> {
     Ok(wanted)
 }
 
-fn segmentation(served: &Served, Picture { inferred, structure, guide }: &Picture, wanted: &Wanted) -> Result<Segmentation, Problem> {
-    let patches = Patches::of(&inferred.outputs, served.grid(inferred));
-    let mut found = segment::segment(&patches, inferred.size, *structure, &wanted.options)?;
+fn segmentation(served: &Served, picture: &Picture, wanted: &Wanted) -> Result<Segmentation, Problem> {
+    let Picture { inferred, structure, guide } = picture;
+    let mut found = match &wanted.basis {
+        Some(basis) => basis.segmentation(served, picture, wanted)?,
+        None => {
+            let patches = Patches::of(&inferred.outputs, served.grid(inferred));
+            segment::segment(&patches, inferred.size, *structure, &wanted.options)?
+        }
+    };
     if let Some(guide) = guide {
         found.refine(guide);
     }
@@ -343,22 +422,27 @@ fn in_json(served: &Served, pictures: &[Picture], wanted: &Wanted, encoder: &Enc
 fn result(served: &Served, picture: &Picture, wanted: &Wanted) -> Result<Segmented, Problem> {
     let Segmentation { objects, heads, components, grid } = segmentation(served, picture, wanted)?;
     let (width, height) = picture.inferred.size;
-    let colours = (wanted.options.method == Method::Pca).then(|| segment::map_png(&components, grid, (width, height))).transpose()?;
+    let draw = || match &wanted.basis {
+        // Not from the least to the largest of this picture: colours are the same in all.
+        Some(_) => segment::colours_png(&segment::bytes_of_shares(&components), grid, (width, height)),
+        None => segment::map_png(&components, grid, (width, height)),
+    };
+    let colours = (wanted.options.method == Method::Pca).then(draw).transpose()?;
     Ok(Segmented {
         width,
         height,
         method: wanted.options.method.name(),
-        masks: objects.iter().map(|object| found(object, wanted.format, grid)).collect::<Result<_, Problem>>()?,
+        masks: objects.iter().map(|object| found(object, wanted, grid)).collect::<Result<_, Problem>>()?,
         heads: heads.iter().map(|head| Heatmap::new(head, grid)).collect(),
         colours: colours.map(|file| STANDARD.encode(file)),
     })
 }
 
-fn found(object: &Object, format: Format, grid: PatchGrid) -> Result<Found, Problem> {
-    written(&object.mask, object.score, format, || Heatmap::new(&object.heat, grid))
+fn found(object: &Object, wanted: &Wanted, grid: PatchGrid) -> Result<Found, Problem> {
+    written(&object.mask, object.score, (wanted.format, wanted.holes), || Heatmap::new(&object.heat, grid))
 }
 
-fn written(mask: &Mask, score: f32, format: Format, heatmap: impl FnOnce() -> Heatmap) -> Result<Found, Problem> {
+fn written(mask: &Mask, score: f32, (format, holes): (Format, Holes), heatmap: impl FnOnce() -> Heatmap) -> Result<Found, Problem> {
     cancel::check()?;
     Ok(Found {
         label: None,
@@ -366,7 +450,7 @@ fn written(mask: &Mask, score: f32, format: Format, heatmap: impl FnOnce() -> He
         area: mask.area(),
         score,
         rle: (format == Format::Rle).then(|| mask.rle()),
-        polygons: (format == Format::Polygons).then(|| mask.polygons()),
+        polygons: (format == Format::Polygons).then(|| Outlines::of(mask, holes)),
         heatmap: (format == Format::Heatmap).then(heatmap),
         png: (format == Format::Png).then(|| mask.png()).transpose()?.map(|file| STANDARD.encode(file)),
     })

@@ -5,11 +5,12 @@
 //! each of them compares with what was acknowledged before it was asked.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::{Collection, Error, Item};
 use dino_vision::anomaly::Bank;
 use dino_vision::cancel;
+use dino_vision::segment::ColourBasis;
 
 /// Label of an item that is known to be good, as items without a label are taken to be.
 pub const NORMAL: &str = "normal";
@@ -18,6 +19,8 @@ pub const ANOMALOUS: &str = "anomalous";
 
 /// Items whose patches are read at once: those of a picture with its rotations have some megabytes.
 const READ: usize = 8;
+/// Most patches that a basis of colours is fitted on.
+const MAX_FITTED: usize = 20_000;
 
 /// The bank of one collection.
 #[derive(Clone, Debug)]
@@ -28,6 +31,8 @@ pub struct PatchBank {
     pub bank: Bank,
     /// Items whose patches could not be read, with their stamps: they are asked for again once they were written anew.
     unreadable: HashMap<String, u64>,
+    /// Of just these patches, once it was asked for.
+    colours: OnceLock<Option<Arc<ColourBasis>>>,
 }
 
 impl PatchBank {
@@ -39,7 +44,23 @@ impl PatchBank {
 
     /// An empty bank for patches `[dim]` of the collection of this number, of which it keeps `most`.
     pub fn empty(number: u64, dim: usize, most: usize) -> Self {
-        Self { number, bank: Bank::new(dim, most), unreadable: HashMap::new() }
+        Self { number, bank: Bank::new(dim, most), unreadable: HashMap::new(), colours: OnceLock::new() }
+    }
+
+    /// The basis of colours of these patches, of at most 20,000 of them; `None` where they do not differ. It is fitted once.
+    pub fn colour_basis(&self) -> Option<Arc<ColourBasis>> {
+        let fit = || {
+            let (patches, is_border) = self.bank.sample(MAX_FITTED);
+            ColourBasis::fit(patches.view(), &is_border).map(Arc::new)
+        };
+        self.colours.get_or_init(fit).clone()
+    }
+
+    /// The bank, to change.
+    fn changed(this: &mut Arc<Self>) -> &mut Bank {
+        let own = Arc::make_mut(this);
+        own.colours = OnceLock::new();
+        &mut own.bank
     }
 
     fn clear(this: &mut Arc<Self>, collection: &dyn Collection) {
@@ -62,7 +83,7 @@ impl PatchBank {
         let gone: Vec<String> = this.bank.ids().filter(is_gone).map(str::to_owned).collect();
         if !gone.is_empty() {
             let can_remove = gone.iter().all(|id| this.bank.can_remove(id));
-            if !can_remove || Arc::make_mut(this).bank.remove(gone.iter().map(String::as_str)).is_err() {
+            if !can_remove || Self::changed(this).remove(gone.iter().map(String::as_str)).is_err() {
                 Self::clear(this, collection);
             }
         }
@@ -74,7 +95,7 @@ impl PatchBank {
         for ids in missing.chunks(READ) {
             cancel::check()?;
             for found in collection.patches(ids)? {
-                let added = Arc::make_mut(this).bank.add(&found.item.id, found.stamp, is_anomalous(&found.item), &found.patches);
+                let added = Self::changed(this).add(&found.item.id, found.stamp, is_anomalous(&found.item), &found.patches);
                 added.inspect_err(|_| Self::clear(this, collection))?;
             }
             for &id in ids {

@@ -76,6 +76,12 @@ impl PatchGrid {
         self.len() == 0
     }
 
+    /// Whether a patch, counted row by row, lies at the border.
+    pub fn is_border(self, patch: usize) -> bool {
+        let (row, column) = (patch / self.columns, patch % self.columns);
+        row == 0 || column == 0 || row + 1 == self.rows || column + 1 == self.columns
+    }
+
     /// The grid of a whole picture of (width, height) pixels whose longer side becomes about `longer_side` pixels: each side the
     /// nearest multiple of `patch`, at least one patch. `patch` is not zero.
     pub fn of_picture((width, height): (u32, u32), longer_side: u32, patch: u32) -> Self {

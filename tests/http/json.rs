@@ -32,7 +32,11 @@ fn routes(picture: &str) -> Vec<(&'static str, Value, &'static [&'static str])> 
             json!({ "images": images, "collection": "c" }),
             &["model", "head", "k", "temperature", "min_score", "min_similarity", "exact", "ef", "filter", "balanced"],
         ),
-        ("/segment", json!({ "images": images }), &["model", "method", "threshold", "head", "max_objects", "format", "refine"]),
+        (
+            "/segment",
+            json!({ "images": images }),
+            &["model", "method", "threshold", "head", "max_objects", "format", "refine", "basis", "holes"],
+        ),
         ("/similarity", json!({ "images": images, "points": [[1, 1]] }), &["model", "target", "format", "mask"]),
         (
             "/match",

@@ -20,6 +20,7 @@ on_both_stores!(
     pictures_that_come_together_are_all_known,
     what_cannot_be_is_refused_with_what_to_do,
     forged_snapshots_are_refused,
+    colours_agree_in_a_basis_of_the_collection,
 );
 
 /// A server with the collection of patches `p`.
@@ -343,4 +344,51 @@ fn forged_snapshots_are_refused(place: &Place) {
             assert!(refused["detail"].as_str().unwrap().contains(words), "{refused}");
         }
     }
+}
+
+/// Colours of the patches of a picture in the basis of the collection `p`, at the middle of each.
+fn colours(server: &Server, picture: &RgbImage) -> Vec<[u8; 3]> {
+    let answer = server.post("/segment?basis=p&max_objects=9&format=rle", "image/png", &png(picture)).ok().json();
+    let result = &answer["results"][0];
+    assert_eq!(result["method"], "pca");
+    let drawn = image::load_from_memory(&STANDARD.decode(result["colours"].as_str().unwrap()).unwrap()).unwrap().to_rgb8();
+    assert_eq!(drawn.dimensions(), picture.dimensions());
+    let (rows, columns) = (picture.height() / 8, picture.width() / 8);
+    (0..rows * columns).map(|at| drawn.get_pixel(at % columns * 8 + 4, at / columns * 8 + 4).0).collect()
+}
+
+fn colours_agree_in_a_basis_of_the_collection(place: &Place) {
+    let server = server(place);
+    let refused = |server: &Server, query: &str, status: u16, code: &str, names: &str| {
+        let problem = server.post(&format!("/segment?{query}"), "image/png", &png(&texture(1))).problem(status, code);
+        assert!(problem["detail"].as_str().unwrap().contains(names), "{problem}");
+    };
+    refused(&server, "basis=p", 400, "bad_parameter", "add pictures");
+    (0..4).for_each(|number| add(&server, &number.to_string(), "", &scratched(number)));
+    let first = colours(&server, &scratched(1));
+    assert!(first.iter().any(|colour| *colour != [0; 3]), "there is a foreground");
+    // What is asked beside it does not change the colours, as it does without a basis.
+    let both = server.post_parts("/segment?method=pca&basis=p", &[png(&scratched(1)), png(&texture(7))]).ok().json();
+    let alone = server.post("/segment?method=pca&basis=p", "image/png", &png(&scratched(1))).ok().json();
+    assert_eq!(both["results"][0], alone["results"][0]);
+    // The same patches have the same colours wherever they lie: one row of patches less above.
+    let lower = image::imageops::crop_imm(&scratched(1), 0, 0, 64, 64).to_image();
+    assert_eq!(colours(&server, &lower), first);
+    drop(server);
+    let server = self::server(place);
+    assert_eq!(colours(&server, &scratched(1)), first, "after a restart");
+
+    // What is added counts; what is deleted is forgotten.
+    add(&server, "new", "", &noise(64, 64, 9));
+    assert_ne!(colours(&server, &scratched(1)), first);
+    assert_eq!(server.delete("/collections/p/items/new").status, 204);
+    assert_eq!(colours(&server, &scratched(1)), first);
+
+    refused(&server, "basis=p&method=ncut", 400, "bad_parameter", "pca");
+    refused(&server, "basis=p&head=1", 400, "bad_parameter", "pca");
+    refused(&server, "basis=none", 404, "unknown_collection", "none");
+    refused(&server, "basis=../x", 400, "bad_parameter", "name");
+    assert_eq!(server.put("/collections/pictures", &json!({})).status, 201);
+    refused(&server, "basis=pictures", 400, "bad_parameter", "kind patches");
+    refused(&server, "basis=p&threshold=1000", 400, "bad_parameter", "threshold");
 }

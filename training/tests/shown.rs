@@ -192,3 +192,27 @@ fn maps_are_the_same_each_time_and_name_every_picture() {
     assert!(image::open(at("map.png")).unwrap().width() > 900);
     assert_eq!(draw(&at("map.gif"), &[]).status.code(), Some(1));
 }
+
+#[test]
+fn a_sheet_shows_every_picture_beside_its_colours() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    pictures(&at("in"), &["a", "b"], 3);
+    fs_err::write(at("in").join("broken.png"), "no picture").unwrap();
+    let model = root().join("tests/data/tiny-model");
+    let draw = |out: &Path, more: &[&str]| {
+        let arguments = [&["--image-size", "64", "--part", "40"], more].concat();
+        dino_train("pca", &arguments, &[("--model", &model), ("--images", &at("in")), ("--out", out)])
+    };
+    succeed(draw(&at("one.png"), &[]));
+    succeed(draw(&at("two.png"), &[]));
+    assert_eq!(fs_err::read(at("one.png")).unwrap(), fs_err::read(at("two.png")).unwrap(), "the same each time");
+    // Two columns of three, each of two pictures.
+    let sheet = image::open(at("one.png")).unwrap().to_rgb8();
+    assert_eq!(sheet.dimensions(), (2 * 96 + 8, 3 * 48 + 8));
+    let colours: std::collections::BTreeSet<_> = sheet.pixels().map(|pixel| pixel.0).collect();
+    assert!(colours.len() > 10, "{colours:?}");
+    succeed(draw(&at("few.png"), &["--most", "2"]));
+    assert_eq!(image::open(at("few.png")).unwrap().width(), 96 + 8);
+    assert_eq!(draw(&at("sheet.gif"), &[]).status.code(), Some(1));
+}

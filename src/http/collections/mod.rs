@@ -14,7 +14,7 @@ mod anomaly;
 mod duplicates;
 mod items;
 mod map;
-mod patch_banks;
+pub(super) mod patch_banks;
 pub(super) mod patch_bounds;
 pub(super) mod patches;
 mod search;

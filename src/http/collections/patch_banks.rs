@@ -94,7 +94,7 @@ fn remove_oldest(kept: &mut HashMap<CollectionName, Arc<Entry>>) {
 
 /// The patches of a collection, with all that was stored before this was called. `empty` is a bank for them. Reading goes on where the
 /// caller leaves meanwhile: the next one finds more of it done.
-pub(super) async fn of(app: &App, collection: &Arc<dyn Collection>, empty: PatchBank) -> Result<Arc<PatchBank>, Problem> {
+pub(in crate::http) async fn of(app: &App, collection: &Arc<dyn Collection>, empty: PatchBank) -> Result<Arc<PatchBank>, Problem> {
     let entry = app.patch_banks.entry(&**collection, empty.clone());
     let renewing = renew(app.clone(), entry, Arc::clone(collection), empty);
     tokio::spawn(renewing).await.map_err(|_| Panicked)?

@@ -65,7 +65,7 @@ fn check_stored(turns: usize, served: &Served, spec: &Spec, options: PatchOption
 }
 
 /// Refuses a collection that this server cannot use, and more pictures, rotations counted, than a body may hold for their patches.
-pub(super) fn check_size(app: &App, pictures: usize, served: &Served, spec: &Spec, options: PatchOptions) -> Result<(), Problem> {
+pub(in crate::http) fn check_size(app: &App, pictures: usize, served: &Served, spec: &Spec, options: PatchOptions) -> Result<(), Problem> {
     patch_bounds::check_use(spec, options, served, app.segment_size)?;
     let each = served.most_patches(options.size).max(1);
     let most = app.limits.pictures.min((MAX_BODY_PATCHES / each).max(1));

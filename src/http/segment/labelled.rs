@@ -30,7 +30,12 @@ pub(super) const METHOD: &str = "linear";
 impl Options {
     /// Refuses what belongs to masks of what stands out.
     fn refuse_methods(&self) -> Result<(), Problem> {
-        let given = [(self.method.is_some(), "method"), (self.threshold.is_some(), "threshold"), (self.refine.is_some(), "refine")];
+        let given = [
+            (self.method.is_some(), "method"),
+            (self.threshold.is_some(), "threshold"),
+            (self.refine.is_some(), "refine"),
+            (self.basis.is_some(), "basis"),
+        ];
         let named = given.into_iter().find_map(|(given, name)| given.then_some(name));
         let refused = |name| Problem::new(Code::BadParameter, format!("{name}: a linear head takes none; leave out one of them"));
         named.map_or(Ok(()), |name| Err(refused(name)))
@@ -40,6 +45,7 @@ impl Options {
 pub(super) async fn handle(app: &App, headers: &HeaderMap, submission: Submission<Options>, name: String) -> Result<Timed<Masks>, Problem> {
     let Submission { pictures, options, lease } = submission;
     options.refuse_methods()?;
+    options.check_holes()?;
     let (served, head) = heads::find(app, &name, options.model.as_deref(), Task::Segmentation)?;
     let most = options.objects(pictures.len(), head.description().classes.len())?;
     let as_picture = wants_png(headers, pictures.len())?;
@@ -77,7 +83,7 @@ impl Classes {
         let found = |(class, score): (usize, f32)| -> Result<Found, Problem> {
             let heatmap = || Heatmap::new(&probability(logits.view(), class), patches);
             let label = self.head.description().classes[class].clone();
-            Ok(Found { label: Some(label), ..written(&mask(&map, class, inferred), score, options.format, heatmap)? })
+            Ok(Found { label: Some(label), ..written(&mask(&map, class, inferred), score, (options.format, options.holes), heatmap)? })
         };
         let masks = map.present().into_iter().take(self.most).map(found).collect::<Result<_, _>>()?;
         Ok(Segmented { width, height, method: METHOD, masks, heads: Vec::new(), colours: None })

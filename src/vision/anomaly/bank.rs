@@ -6,10 +6,13 @@
 
 use std::collections::{HashMap, HashSet};
 
+use ndarray::Array2;
+
 use super::leave_one_out::{Best, Scored};
 use super::scan::{Hit, NONE, Options, Owners, distance, scan};
 use super::{PatchSet, Rows, coreset, leave_one_out};
 use crate::cancel::Cancelled;
+use crate::transform::PatchGrid;
 
 /// A row that is no patch of the picture itself, but of a rotation of it.
 const ROTATED: u32 = u32::MAX;
@@ -44,6 +47,7 @@ struct Picture {
     id: String,
     /// Which version of the picture this is.
     stamp: u64,
+    grid: PatchGrid,
     scored: Scored,
 }
 
@@ -102,6 +106,17 @@ impl Bank {
         self.numbers.keys().map(String::as_str)
     }
 
+    /// At most `most` of the patches that pictures are compared with, evenly spread and without those of rotations: as floats
+    /// `[patches, dim]`, and whether each lies at the border of its picture.
+    pub fn sample(&self, most: usize) -> (Array2<f32>, Vec<bool>) {
+        let Block { rows, owners, patches } = &self.normal;
+        let own: Vec<usize> = (0..rows.len()).filter(|&row| patches[row] != ROTATED).collect();
+        let chosen: Vec<usize> = (0..own.len().min(most)).map(|at| own[at * own.len() / own.len().min(most)]).collect();
+        let is_border = |&row: &usize| self.pictures.get(&owners[row]).is_some_and(|picture| picture.grid.is_border(patches[row] as usize));
+        let borders = chosen.iter().map(is_border).collect();
+        (Array2::from_shape_fn((chosen.len(), rows.dim()), |(at, axis)| f32::from(rows.codes(chosen[at])[axis])), borders)
+    }
+
     fn picture(&self, id: &str) -> Option<&Picture> {
         self.pictures.get(self.numbers.get(id)?)
     }
@@ -142,7 +157,7 @@ impl Bank {
         if is_anomalous {
             // Beyond the bound its distances stay what they are now.
             let kept = if self.anomalous.rows.len() + own <= self.most { own } else { 0 };
-            let number = self.enter(id, stamp, scored);
+            let number = self.enter(id, stamp, set.grid, scored);
             self.anomalous.extend(&set.rows, 0..kept, own, number);
             return Ok(());
         }
@@ -151,7 +166,7 @@ impl Bank {
         let rows = if keeps_all { &set.rows } else { &set.rows.select(chosen.iter().copied()) };
         let of_normal = if keeps_all { found.of_rows } else { scan(rows, &self.normal.rows, of_rows)?.of_rows };
         let of_anomalous = scan(rows, &self.anomalous.rows, of_rows)?.of_rows;
-        let number = self.enter(id, stamp, scored);
+        let number = self.enter(id, stamp, set.grid, scored);
         for (block, cosines) in [(&self.normal, of_normal), (&self.anomalous, of_anomalous)] {
             block.offer(&mut self.pictures, &cosines, number);
         }
@@ -204,11 +219,11 @@ impl Bank {
         Ok(())
     }
 
-    fn enter(&mut self, id: &str, stamp: u64, scored: Scored) -> u32 {
+    fn enter(&mut self, id: &str, stamp: u64, grid: PatchGrid, scored: Scored) -> u32 {
         let number = self.next;
         self.next += 1;
         self.numbers.insert(id.to_owned(), number);
-        self.pictures.insert(number, Picture { id: id.to_owned(), stamp, scored });
+        self.pictures.insert(number, Picture { id: id.to_owned(), stamp, grid, scored });
         number
     }
 }

@@ -5,6 +5,7 @@ use image::{ExtendedColorType, ImageEncoder};
 
 use super::Rle;
 use super::polygons::polygons;
+use super::rings::{self, Part};
 use crate::transform::PatchGrid;
 
 /// A set of patches, and the size of the picture they lie over.
@@ -118,6 +119,11 @@ impl Mask {
         polygons(&self.cells, &self.column_edges(), &self.row_edges())
     }
 
+    /// The same with holes apart, in rings that visit no point twice: polygons that geometry libraries take as valid.
+    pub fn parts(&self) -> Vec<Part> {
+        rings::parts(&self.cells, &self.column_edges(), &self.row_edges())
+    }
+
     /// An 8-bit grey PNG of the picture's size, white on black.
     ///
     /// # Errors
@@ -168,6 +174,14 @@ pub fn map_png(maps: &[Vec<f32>], grid: PatchGrid, (width, height): (u32, u32)) 
             colour[channel] = ((value - low) / (high - low).max(f32::MIN_POSITIVE) * 255.0).round() as u8;
         }
     }
+    colours_png(&colours, grid, (width, height))
+}
+
+/// An RGB PNG of the colours of patches, at the picture's size (width, height).
+///
+/// # Errors
+/// [`PngError`], which takes a full memory.
+pub fn colours_png(colours: &[[u8; 3]], grid: PatchGrid, (width, height): (u32, u32)) -> Result<Vec<u8>, PngError> {
     let columns: Vec<usize> = (0..width).map(|x| nearest(x, width, grid.columns)).collect();
     let mut pixels = Vec::with_capacity(3 * width as usize * height as usize);
     for y in 0..height {

@@ -10,7 +10,7 @@ use ndarray::{ArrayView2, Axis};
 use super::affinity::normalised;
 use super::components::components;
 use super::distinct::Distinct;
-use super::{Head, LOST_PATCHES, Mask, Object, Patches, attention, background, lost, ncut, principal_components, saliency};
+use super::{Coloured, Head, LOST_PATCHES, Mask, Object, Patches, attention, background, lost, ncut, principal_components, saliency};
 use crate::cancel;
 use crate::mask_defaults::Method;
 use crate::transform::PatchGrid;
@@ -230,6 +230,34 @@ pub fn segment(patches: &Patches<'_>, size: (u32, u32), structure: f32, options:
         }
     };
 
+    let objects = objects(parts, patches, size, structure, most);
+    Ok(Segmentation { objects, heads, components: principal, grid })
+}
+
+/// As [`segment`] with [`Method::Pca`], for a picture in a [basis](super::ColourBasis) that was fitted on others too: objects are the parts
+/// that are more than `threshold` deviations on the foreground's side, and the components are the colours.
+///
+/// # Errors
+/// [`SegmentError::Threshold`].
+pub fn segment_coloured(
+    coloured: Coloured,
+    patches: &Patches<'_>,
+    size: (u32, u32),
+    structure: f32,
+    options: &Options,
+) -> Result<Segmentation, SegmentError> {
+    let (grid, threshold) = (patches.grid(), options.threshold());
+    options.check(0)?;
+    let cells: Vec<bool> = coloured.heat.iter().map(|value| *value > threshold).collect();
+    let parts = by_size(&cells, coloured.heat.into(), grid);
+    let objects = objects(parts, patches, size, structure, options.max_objects);
+    let components = (0..3).map(|at| coloured.colours.iter().map(|colour| colour[at]).collect()).collect();
+    Ok(Segmentation { objects, heads: Vec::new(), components, grid })
+}
+
+/// The first `most` different objects of the parts.
+fn objects(parts: Vec<Part>, patches: &Patches<'_>, size: (u32, u32), structure: f32, most: usize) -> Vec<Object> {
+    let grid = patches.grid();
     let mut objects: Vec<Object> = Vec::new();
     let features = patches.features().map(normalised).ok();
     // All masks lie on this grid.
@@ -249,7 +277,7 @@ pub fn segment(patches: &Patches<'_>, size: (u32, u32), structure: f32, options:
             objects.push(Object { mask, score: highest, heat });
         }
     }
-    Ok(Segmentation { objects, heads, components: principal, grid })
+    objects
 }
 
 /// The connected parts, largest first; equal ones in reading direction.

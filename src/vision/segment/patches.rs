@@ -49,6 +49,15 @@ impl<'a> Patches<'a> {
         Self { grid, attention, keys, features: keys.map(CowArray::from) }
     }
 
+    /// Features `[patches, D]` made elsewhere, that are no keys.
+    ///
+    /// # Panics
+    /// If they are not as many as the grid has patches.
+    pub fn of_features(features: ArrayView2<'a, f32>, grid: PatchGrid) -> Self {
+        assert_eq!(features.nrows(), grid.len(), "one row per patch");
+        Self { grid, attention: None, keys: None, features: Some(features.into()) }
+    }
+
     /// Rows and columns of the patches.
     pub fn grid(&self) -> PatchGrid {
         self.grid

@@ -1,6 +1,6 @@
 //! The main directions in which a picture's patches differ.
 
-use ndarray::{Array1, ArrayView1, ArrayView2};
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 
 use super::affinity::centred;
 use crate::lanczos::{largest, start};
@@ -13,31 +13,36 @@ use crate::transform::PatchGrid;
 /// (`[heads, patches]`), or without it, away from the picture's border. The others are turned so that their largest value is positive.
 pub fn principal_components(features: ArrayView2<'_, f32>, attention: Option<ArrayView2<'_, f32>>, grid: PatchGrid) -> Vec<Vec<f32>> {
     let features = centred(features);
-    // A product with it is much cheaper than two with the features.
-    let covariance = features.t().dot(&features);
-    let mut directions: Vec<(f64, Vec<f64>)> = Vec::new();
-    while directions.len() < 3 {
-        let fixed: Vec<&[f64]> = directions.iter().map(|(_, direction)| direction.as_slice()).collect();
-        let found = largest(&fixed, start(features.ncols()), |direction, image| {
-            let direction: Array1<f32> = direction.iter().map(|value| *value as f32).collect();
-            let product = covariance.dot(&direction);
-            image.iter_mut().zip(product).for_each(|(image, product)| *image = f64::from(product));
-        });
-        // Rounding alone is no direction.
-        let floor = directions.first().map_or(0.0, |(first, _)| first * 1e-5);
-        match found.filter(|pair| pair.value > floor) {
-            Some(pair) => directions.push((pair.value, pair.vector)),
-            None => break,
-        }
-    }
-    let components = directions.iter().enumerate().map(|(at, (value, direction))| {
-        let direction: Array1<f32> = direction.iter().map(|value| *value as f32).collect();
+    let components = directions(&features, 3).into_iter().enumerate().map(|(at, (value, direction))| {
         let deviation = (value / features.nrows() as f64).sqrt() as f32;
         let component = features.dot(&direction) / deviation;
         let turned = if at == 0 { is_background(&component, attention, grid) } else { has_negative_peak(component.view()) };
         if turned { (-component).to_vec() } else { component.to_vec() }
     });
     components.filter(|component| component.iter().all(|value| value.is_finite())).collect()
+}
+
+/// The directions of largest variance of `features` `[patches, D]`, whose mean is 0, each of length 1 and with the sum of the squares along
+/// it: `most` of them, or fewer where the features differ in fewer.
+pub(super) fn directions(features: &Array2<f32>, most: usize) -> Vec<(f64, Array1<f32>)> {
+    // A product with it is much cheaper than two with the features.
+    let covariance = features.t().dot(features);
+    let mut found: Vec<(f64, Vec<f64>)> = Vec::new();
+    while found.len() < most {
+        let fixed: Vec<&[f64]> = found.iter().map(|(_, direction)| direction.as_slice()).collect();
+        let next = largest(&fixed, start(features.ncols()), |direction, image| {
+            let direction: Array1<f32> = direction.iter().map(|value| *value as f32).collect();
+            let product = covariance.dot(&direction);
+            image.iter_mut().zip(product).for_each(|(image, product)| *image = f64::from(product));
+        });
+        // Rounding alone is no direction.
+        let floor = found.first().map_or(0.0, |(first, _)| first * 1e-5);
+        match next.filter(|pair| pair.value > floor) {
+            Some(pair) => found.push((pair.value, pair.vector)),
+            None => break,
+        }
+    }
+    found.into_iter().map(|(value, direction)| (value, direction.into_iter().map(|value| value as f32).collect())).collect()
 }
 
 fn is_background(component: &Array1<f32>, attention: Option<ArrayView2<'_, f32>>, grid: PatchGrid) -> bool {
@@ -47,11 +52,7 @@ fn is_background(component: &Array1<f32>, attention: Option<ArrayView2<'_, f32>>
             return along < 0.0;
         }
     }
-    let border = |patch: usize| {
-        let (row, column) = (patch / grid.columns, patch % grid.columns);
-        row == 0 || column == 0 || row + 1 == grid.rows || column + 1 == grid.columns
-    };
-    component.iter().enumerate().filter(|(patch, _)| border(*patch)).map(|(_, value)| value).sum::<f32>() > 0.0
+    component.iter().enumerate().filter(|(patch, _)| grid.is_border(*patch)).map(|(_, value)| value).sum::<f32>() > 0.0
 }
 
 fn has_negative_peak(component: ArrayView1<'_, f32>) -> bool {

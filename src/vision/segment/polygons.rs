@@ -1,7 +1,7 @@
 //! The outlines of a mask as polygons, in COCO's form.
 
 /// `[x, y]`, in pixels; a pixel reaches from its number to the next.
-type Point = [u32; 2];
+pub(super) type Point = [u32; 2];
 
 /// Steps along the grid lines: east, south, west, north. One step further is a turn to the right.
 const STEPS: [[isize; 2]; 4] = [[1, 0], [0, 1], [-1, 0], [0, -1]];
@@ -12,17 +12,12 @@ const STEPS: [[isize; 2]; 4] = [[1, 0], [0, 1], [-1, 0], [0, -1]];
 ///
 /// `cells` are the flags of a grid whose lines lie at `xs` and `ys`; both ascend, and cells between equal lines are not seen.
 pub(super) fn polygons(cells: &[bool], xs: &[u32], ys: &[u32]) -> Vec<Vec<u32>> {
-    let seen = |lines: &[u32]| (0..lines.len().saturating_sub(1)).filter(|at| lines[*at] < lines[at + 1]).collect::<Vec<_>>();
-    let (columns, rows) = (seen(xs), seen(ys));
-    let cells: Vec<bool> =
-        (0..rows.len() * columns.len()).map(|at| cells[rows[at / columns.len()] * (xs.len() - 1) + columns[at % columns.len()]]).collect();
-    let lines = |kept: &[usize], lines: &[u32]| kept.iter().map(|at| lines[*at]).chain(lines.last().copied()).collect::<Vec<_>>();
-    let (xs, ys) = (lines(&columns, xs), lines(&rows, ys));
-
-    let (labels, count) = super::components::labels(&cells, columns.len(), false);
+    let (cells, xs, ys) = grid_of(cells, xs, ys);
+    let columns = xs.len().saturating_sub(1);
+    let (labels, count) = super::components::labels(&cells, columns, false);
     let mut outlines = vec![Vec::new(); count as usize];
     let mut holes = vec![Vec::new(); count as usize];
-    for (cell, ring) in rings(&cells, columns.len(), &xs, &ys) {
+    for (cell, ring) in rings(&cells, columns, &xs, &ys) {
         let part = labels[cell] as usize - 1;
         if is_clockwise(&ring) {
             outlines[part] = ring;
@@ -33,9 +28,20 @@ pub(super) fn polygons(cells: &[bool], xs: &[u32], ys: &[u32]) -> Vec<Vec<u32>> 
     outlines.into_iter().zip(holes).map(|(outline, holes)| with_holes(outline, holes).into_flattened()).collect()
 }
 
+/// The cells between lines that differ, and these lines.
+pub(super) fn grid_of(cells: &[bool], xs: &[u32], ys: &[u32]) -> (Vec<bool>, Vec<u32>, Vec<u32>) {
+    let seen = |lines: &[u32]| (0..lines.len().saturating_sub(1)).filter(|at| lines[*at] < lines[at + 1]).collect::<Vec<_>>();
+    let (columns, rows) = (seen(xs), seen(ys));
+    let cells: Vec<bool> =
+        (0..rows.len() * columns.len()).map(|at| cells[rows[at / columns.len()] * (xs.len() - 1) + columns[at % columns.len()]]).collect();
+    let lines = |kept: &[usize], lines: &[u32]| kept.iter().map(|at| lines[*at]).chain(lines.last().copied()).collect::<Vec<_>>();
+    let (xs, ys) = (lines(&columns, xs), lines(&rows, ys));
+    (cells, xs, ys)
+}
+
 /// All outlines, the set cells to their right, each with one of the cells along it. At corners where set cells touch, an
 /// outline stays with its cell.
-fn rings(cells: &[bool], columns: usize, xs: &[u32], ys: &[u32]) -> Vec<(usize, Vec<Point>)> {
+pub(super) fn rings(cells: &[bool], columns: usize, xs: &[u32], ys: &[u32]) -> Vec<(usize, Vec<Point>)> {
     let rows = ys.len().saturating_sub(1);
     let is_set = |x: isize, y: isize| {
         let inside = (0..columns as isize).contains(&x) && (0..rows as isize).contains(&y);
@@ -81,7 +87,7 @@ fn rings(cells: &[bool], columns: usize, xs: &[u32], ys: &[u32]) -> Vec<(usize, 
 }
 
 /// Twice the area is positive, y pointing down.
-fn is_clockwise(ring: &[Point]) -> bool {
+pub(super) fn is_clockwise(ring: &[Point]) -> bool {
     let next = ring.iter().cycle().skip(1);
     let cross = |(a, b): (&Point, &Point)| i64::from(a[0]) * i64::from(b[1]) - i64::from(b[0]) * i64::from(a[1]);
     ring.iter().zip(next).map(cross).sum::<i64>() > 0

@@ -90,12 +90,13 @@ struct Figures {
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let test = Test::list(args)?;
     let backbone = args.backbone.open(1)?;
-    let (figures, normal, pictures) = measure(args, &test, &mut Eye::open(&backbone.model, backbone.session_of(&backbone.model)?, args))?;
+    let (figures, normal, pictures) =
+        measure(args, &test, &mut Eye::open(&backbone.model, backbone.session_of(&backbone.model)?, args.segment_size))?;
     let untrained = if args.baselines {
         ensure!(!backbone.model.manifest().is_convolutional(), "--baselines: the model is no transformer");
         let folder = tempfile::tempdir()?;
         let model = untrained(backbone.model.manifest(), folder.path()).context("the untrained transformer")?;
-        Some(measure(args, &test, &mut Eye::open(&model, backbone.session_of(&model)?, args))?.0)
+        Some(measure(args, &test, &mut Eye::open(&model, backbone.session_of(&model)?, args.segment_size))?.0)
     } else {
         None
     };
@@ -198,19 +199,19 @@ fn stored(args: &Args, eye: &mut Eye<'_>) -> anyhow::Result<(Array2<f32>, usize)
 }
 
 /// A model that looks at whole pictures.
-struct Eye<'a> {
+pub(super) struct Eye<'a> {
     session: Session,
     model: &'a Model,
     side: u32,
 }
 
 impl<'a> Eye<'a> {
-    fn open(model: &'a Model, session: Session, args: &Args) -> Self {
-        Self { session, model, side: args.segment_size }
+    pub(super) fn open(model: &'a Model, session: Session, side: u32) -> Self {
+        Self { session, model, side }
     }
 
     /// The patch tokens `[patches, dim]` of a picture, and their grid.
-    fn look(&mut self, picture: &RgbImage) -> anyhow::Result<(Array2<f32>, PatchGrid)> {
+    pub(super) fn look(&mut self, picture: &RgbImage) -> anyhow::Result<(Array2<f32>, PatchGrid)> {
         let Manifest { transform, patch_size, registers, .. } = self.model.manifest();
         let (input, grid) = transform.whole_picture_within(picture, self.model.only_size(), self.side, *patch_size);
         let outputs = self.session.run(input.view().insert_axis(Axis(0)))?;

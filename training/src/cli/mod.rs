@@ -11,6 +11,7 @@ pub mod finetune;
 pub mod knn;
 mod launch;
 pub mod linear;
+pub mod pca;
 pub mod public;
 pub mod report;
 mod resume;
