@@ -118,6 +118,15 @@ impl Backbone {
         }
     }
 
+    /// Whose blocks keep their inputs alone for the backward pass, and compute the rest again there. Of a residual network the same.
+    #[must_use]
+    pub fn with_activation_checkpointing(self) -> Self {
+        match self {
+            Self::Vit(vit) => Self::Vit(vit.with_activation_checkpointing()),
+            Self::Resnet(_) => self,
+        }
+    }
+
     /// All parameters.
     pub fn groups(&self) -> &[Group] {
         match self {

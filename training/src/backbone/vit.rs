@@ -66,7 +66,8 @@ impl VitConfig {
     pub const EPS: f32 = 1e-6;
 
     fn block(&self) -> Block {
-        Block { dim: self.dim, heads: self.heads, hidden: self.dim * Self::MLP_RATIO, eps: Self::EPS, precision: self.precision }
+        let Self { dim, heads, precision, .. } = *self;
+        Block { dim, heads, hidden: dim * Self::MLP_RATIO, eps: Self::EPS, precision, recompute: false }
     }
 
     /// Patches along one side of the position table.
@@ -89,6 +90,8 @@ pub struct Vit {
     groups: Vec<Group>,
     places: Places,
     lora: Option<Lora>,
+    /// Whether blocks compute again in the backward pass.
+    recompute: bool,
 }
 
 /// Where the groups behind the blocks are. A transformer cut short has the places of the whole one.
@@ -167,7 +170,7 @@ impl Vit {
         }
         places.stem = groups.len()..groups.len() + channels.len();
         groups.extend(stem::parameters(&channels, random, device)?);
-        Ok(Self { config, groups, places, lora: None })
+        Ok(Self { config, groups, places, lora: None, recompute: false })
     }
 
     /// With fresh low-rank adapters: they and the mask token are trained, and nothing else is.
@@ -183,6 +186,12 @@ impl Vit {
     #[must_use]
     pub fn without_adapters(self) -> Self {
         Self { lora: None, ..self }
+    }
+
+    /// Whose blocks keep their inputs alone for the backward pass, and compute the rest again there.
+    #[must_use]
+    pub fn with_activation_checkpointing(self) -> Self {
+        Self { recompute: true, ..self }
     }
 
     /// Low-rank adapters, where there are some.
@@ -220,7 +229,7 @@ impl Vit {
     pub fn duplicate(&self) -> Result<Self> {
         let groups = Group::duplicate_all(&self.groups)?;
         let lora = self.lora.as_ref().map(Lora::duplicate).transpose()?;
-        Ok(Self { config: self.config, groups, places: self.places.clone(), lora })
+        Ok(Self { config: self.config, groups, places: self.places.clone(), lora, recompute: self.recompute })
     }
 
     fn whole(&self, group: usize, track: bool) -> Result<Tensor> {
@@ -332,10 +341,11 @@ impl Vit {
             sequences.0.push((crop.dim(0)?, tokens));
         }
         let mut x = if rows.len() == 1 { rows.swap_remove(0) } else { Tensor::cat(&rows, 0)? };
+        let block = Block { recompute: self.recompute, ..self.config.block() };
         for i in 0..self.config.depth {
             let drop = self.drop_path(i, sequences.count(), pass);
             let output = if i + 1 == self.config.depth { output } else { Tokens::All };
-            x = self.config.block().forward(&x, &self.block(i, track)?, &sequences, drop.as_ref(), output)?;
+            x = block.forward(&x, &self.block(i, track)?, &sequences, drop.as_ref(), output)?;
         }
         Ok((x, sequences))
     }

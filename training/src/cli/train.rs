@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use clap::ArgMatches;
 
 use super::public::{self, Public};
 use super::resume::Resume;
 use super::usage::Usage;
 use super::{launch, shape, stop, warmup};
+use crate::backbone::BackboneConfig;
 use crate::exchange;
 use crate::exchange::launcher::Launched;
 use crate::run::observer;
@@ -68,6 +69,10 @@ pub struct Args {
     /// Steps in a row after which a run that has collapsed is stopped, 0 for never
     #[arg(long, default_value_t = 500)]
     collapse_steps: usize,
+    /// Keep the inputs of a ViT's blocks alone for the backward pass, and compute the rest again there: the same numbers in less memory,
+    /// and a quarter to a third slower. On the CPU
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value_t = false, action = clap::ArgAction::Set, value_parser = clap::builder::BoolishValueParser::new())]
+    activation_checkpointing: bool,
     /// Where to compute: cpu, cuda (the first GPU, or the one of this process's number on its machine) or cuda:N
     #[arg(long, default_value = "cpu", value_name = "DEVICE")]
     device: String,
@@ -125,6 +130,9 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
     }
     let recipe = resolve(settings, args, matches, goes_on).map_err(Usage)?;
     recipe.check().map_err(Usage)?;
+    if args.activation_checkpointing && (matches!(recipe.backbone(), BackboneConfig::Resnet(_)) || args.device != "cpu") {
+        return Err(Usage(anyhow!("--activation-checkpointing is for vision transformers on the CPU: leave it out")).into());
+    }
     let gram_anchor = args.gram_anchor.as_ref().map(|anchor| anchor.fetch(&Want::Weights)).transpose()?.map(|found| found.path);
     let stop = stop::on_signals()?;
     let launched = Launched::from_environment()?;
@@ -160,6 +168,7 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
             watch: args.watch.clone(),
         },
         stop_below: args.stop_below,
+        activation_checkpointing: args.activation_checkpointing,
         exchange: exchange::from_environment(&device, exchange_timeout)?,
         device,
         collapse_steps: args.collapse_steps,

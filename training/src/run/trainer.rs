@@ -60,6 +60,8 @@ pub struct Options {
     pub shown: observer::Options,
     /// Evaluations in a row below what the first weights could do after which a run is ended, 0 for never.
     pub stop_below: usize,
+    /// Compute the blocks of a transformer again in the backward pass, instead of keeping what they computed.
+    pub activation_checkpointing: bool,
     /// Where tensors live.
     pub device: Device,
     /// The other processes of the run.
@@ -129,6 +131,9 @@ pub fn train(recipe: &Recipe, options: &Options) -> Result<Outcome> {
     if let Some((path, reading)) = &options.init {
         let notes = init::initialise(&student.backbone, path, reading, &recipe.transform(0));
         notes.with_context(|| format!("--init {}", path.display()))?.iter().for_each(|note| tracing::info!("{note}"));
+    }
+    if options.activation_checkpointing {
+        student.backbone = student.backbone.with_activation_checkpointing();
     }
     let mut learner = Learner::new(student, recipe.optimizer, options.exchange.clone())?;
     recipe.set_losses(&mut learner)?;

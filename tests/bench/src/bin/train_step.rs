@@ -47,6 +47,9 @@ struct Args {
     /// Products in bfloat16
     #[arg(long)]
     bf16: bool,
+    /// Compute blocks again in the backward pass
+    #[arg(long)]
+    activation_checkpointing: bool,
     #[arg(long, default_value_t = 2)]
     threads: usize,
     #[arg(long, default_value_t = 2)]
@@ -84,7 +87,11 @@ fn main() -> Result<()> {
         precision,
     };
     let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(0);
-    let mut learner = Learner::new(Network::new(vit, head, &mut random, &Device::Cpu)?, Algorithm::Adamw, alone())?;
+    let mut student = Network::new(vit, head, &mut random, &Device::Cpu)?;
+    if args.activation_checkpointing {
+        student.backbone = student.backbone.with_activation_checkpointing();
+    }
+    let mut learner = Learner::new(student, Algorithm::Adamw, alone())?;
     let mut pixels = |count: usize, side: usize| -> Result<Tensor> {
         let values: Vec<f32> = (0..count * 3 * side * side).map(|_| random.normal()).collect();
         Ok(Tensor::from_vec(values, (count, 3, side, side), &Device::Cpu)?)

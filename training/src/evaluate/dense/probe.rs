@@ -40,10 +40,10 @@ pub struct Statistics {
 impl Statistics {
     /// Over all patches of pictures, `[patches, F]` each.
     pub fn of(pictures: &[ArrayView2<'_, f32>]) -> Self {
-        let rows: usize = pictures.iter().map(|picture| picture.nrows()).sum();
+        let rows: usize = pictures.iter().map(ndarray::ArrayBase::nrows).sum();
         let total = |of: &(dyn Fn(ArrayView2<'_, f32>) -> Array1<f64> + Sync)| {
             let sums: Vec<Array1<f64>> = pictures.par_iter().map(|picture| of(*picture)).collect();
-            let width = pictures.first().map_or(0, |picture| picture.ncols());
+            let width = pictures.first().map_or(0, ndarray::ArrayBase::ncols);
             sums.into_iter().fold(Array1::zeros(width), |sum, part| sum + part) / rows.max(1) as f64
         };
         let mean = total(&|picture| {

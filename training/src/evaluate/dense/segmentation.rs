@@ -54,7 +54,9 @@ fn cross_entropy(logits: &Array2<f32>, example: &Example<u8>, share: f32) -> (f6
                 total += *logit;
             }
             sum += f64::from(total.ln() - right);
-            pixel.iter_mut().for_each(|value| *value *= share / total);
+            for value in pixel.iter_mut() {
+                *value *= share / total;
+            }
             pixel[usize::from(label)] -= share;
         }
         enlargement.add_gradient(of_values, classes, y, &row);

@@ -2,7 +2,8 @@
 //!
 //! Each core runs whole sequences through the whole block, in chunks whose intermediate values stay in its own cache. Kept for
 //! the backward pass are the packed q, k, v, the attention's output, the middle residual and the hidden layer before GELU;
-//! normalised rows, attention weights and GELU's output are computed again.
+//! normalised rows, attention weights and GELU's output are computed again. A block that recomputes keeps none of these, and the backward
+//! pass runs the forward pass once more: the same sums in the same order.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -121,6 +122,61 @@ struct Rows<'a> {
 }
 
 impl Fused {
+    /// The rows that come out, and what the backward pass needs; nothing of it without `keep`.
+    fn run(&self, x: &[f32], p: &[f32], keep: bool) -> (Vec<f32>, Kept) {
+        let Block { dim, hidden, .. } = self.block;
+        let (rows, rows_out) = (self.sequences.rows(), self.sequences.rows_out(self.output));
+        let weights = Weights::new(&self.block, p);
+        let products = Products::new(&self.block, &weights, Weight::transposed);
+        let tasks = self.sequences.tasks(rayon::current_num_threads());
+        let counts_out = || tasks.iter().map(|task| task.rows_out(self.output));
+        let if_kept = |rows: usize| if keep { rows } else { 0 };
+        let mut out = vec![0.0; rows_out * dim];
+        let mut kept = Kept {
+            qkv: pool::take(if_kept(rows) * 3 * dim),
+            attended: pool::take(if_kept(rows_out) * dim),
+            middle: pool::take(if_kept(rows_out) * dim),
+            hidden: pool::take(if_kept(rows_out) * hidden),
+        };
+        split_rows(&mut out, dim, counts_out())
+            .into_par_iter()
+            .zip(split_rows(&mut kept.qkv, 3 * dim, tasks.iter().map(Task::rows).map(if_kept)))
+            .zip(split_rows(&mut kept.attended, dim, counts_out().map(if_kept)))
+            .zip(split_rows(&mut kept.middle, dim, counts_out().map(if_kept)))
+            .zip(split_rows(&mut kept.hidden, hidden, counts_out().map(if_kept)))
+            .zip(&tasks)
+            .for_each(|(((((mut out, mut qkv), mut attended), mut middle), mut all_hidden), task)| {
+                let mut scratch = ForwardScratch::default();
+                let mut spare: [Vec<f32>; 4] = Default::default();
+                let mut x = &x[task.first_row * dim..];
+                for chunk in &task.chunks {
+                    let (n, m) = (chunk.rows(), chunk.rows_out(self.output));
+                    let (head, tail) = x.split_at(n * dim);
+                    x = tail;
+                    let [a, b, c, d] = &mut spare;
+                    let mut rows = if keep {
+                        Rows {
+                            qkv: qkv.split_off_mut(..n * 3 * dim).unwrap_or_default(),
+                            attended: attended.split_off_mut(..m * dim).unwrap_or_default(),
+                            middle: middle.split_off_mut(..m * dim).unwrap_or_default(),
+                            hidden: all_hidden.split_off_mut(..m * hidden).unwrap_or_default(),
+                            out: out.split_off_mut(..m * dim).unwrap_or_default(),
+                        }
+                    } else {
+                        Rows {
+                            qkv: sized(a, n * 3 * dim),
+                            attended: sized(b, m * dim),
+                            middle: sized(c, m * dim),
+                            hidden: sized(d, m * hidden),
+                            out: out.split_off_mut(..m * dim).unwrap_or_default(),
+                        }
+                    };
+                    self.forward_chunk(chunk, head, &products, &mut rows, &mut scratch);
+                }
+            });
+        (out, kept)
+    }
+
     fn factor(&self, sequence: usize, of: impl Fn(&DropPath) -> &Vec<f32>) -> f32 {
         self.drop.as_ref().map_or(1.0, |drop| of(drop)[sequence])
     }
@@ -264,65 +320,25 @@ impl CustomOp2 for Fused {
 
     fn cpu_fwd(&self, x: &CpuStorage, x_layout: &Layout, p: &CpuStorage, p_layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (x, p) = (slice(x, x_layout)?, slice(p, p_layout)?);
-        let Block { dim, hidden, .. } = self.block;
-        let (rows, rows_out) = (self.sequences.rows(), self.sequences.rows_out(self.output));
-        let weights = Weights::new(&self.block, p);
-        let products = Products::new(&self.block, &weights, Weight::transposed);
-        let tasks = self.sequences.tasks(rayon::current_num_threads());
-        let counts_out = || tasks.iter().map(|task| task.rows_out(self.output));
-        let if_kept = |rows: usize| if self.keep { rows } else { 0 };
-        let mut out = vec![0.0; rows_out * dim];
-        let mut kept = Kept {
-            qkv: pool::take(if_kept(rows) * 3 * dim),
-            attended: pool::take(if_kept(rows_out) * dim),
-            middle: pool::take(if_kept(rows_out) * dim),
-            hidden: pool::take(if_kept(rows_out) * hidden),
-        };
-        split_rows(&mut out, dim, counts_out())
-            .into_par_iter()
-            .zip(split_rows(&mut kept.qkv, 3 * dim, tasks.iter().map(Task::rows).map(if_kept)))
-            .zip(split_rows(&mut kept.attended, dim, counts_out().map(if_kept)))
-            .zip(split_rows(&mut kept.middle, dim, counts_out().map(if_kept)))
-            .zip(split_rows(&mut kept.hidden, hidden, counts_out().map(if_kept)))
-            .zip(&tasks)
-            .for_each(|(((((mut out, mut qkv), mut attended), mut middle), mut all_hidden), task)| {
-                let mut scratch = ForwardScratch::default();
-                let mut spare: [Vec<f32>; 4] = Default::default();
-                let mut x = &x[task.first_row * dim..];
-                for chunk in &task.chunks {
-                    let (n, m) = (chunk.rows(), chunk.rows_out(self.output));
-                    let (head, tail) = x.split_at(n * dim);
-                    x = tail;
-                    let [a, b, c, d] = &mut spare;
-                    let mut rows = if self.keep {
-                        Rows {
-                            qkv: qkv.split_off_mut(..n * 3 * dim).unwrap_or_default(),
-                            attended: attended.split_off_mut(..m * dim).unwrap_or_default(),
-                            middle: middle.split_off_mut(..m * dim).unwrap_or_default(),
-                            hidden: all_hidden.split_off_mut(..m * hidden).unwrap_or_default(),
-                            out: out.split_off_mut(..m * dim).unwrap_or_default(),
-                        }
-                    } else {
-                        Rows {
-                            qkv: sized(a, n * 3 * dim),
-                            attended: sized(b, m * dim),
-                            middle: sized(c, m * dim),
-                            hidden: sized(d, m * hidden),
-                            out: out.split_off_mut(..m * dim).unwrap_or_default(),
-                        }
-                    };
-                    self.forward_chunk(chunk, head, &products, &mut rows, &mut scratch);
-                }
-            });
-        if self.keep {
+        let keep = self.keep && !self.block.recompute;
+        let (out, kept) = self.run(x, p, keep);
+        if keep {
             *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
         }
-        Ok((CpuStorage::F32(out), Shape::from((rows_out, dim))))
+        Ok((CpuStorage::F32(out), Shape::from((self.sequences.rows_out(self.output), self.block.dim))))
     }
 
     fn bwd(&self, x: &Tensor, p: &Tensor, _out: &Tensor, dout: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let guard = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(kept) = guard.as_ref() else { bail!("the forward pass of this block kept nothing") };
+        let again;
+        let kept = match guard.as_ref() {
+            Some(kept) => kept,
+            None if self.block.recompute => {
+                again = with_slice(x, |x| with_slice(p, |p| Ok(self.run(x, p, true).1)))?;
+                &again
+            }
+            None => bail!("the forward pass of this block kept nothing"),
+        };
         let Block { dim, hidden, .. } = self.block;
         let (rows, len) = (self.sequences.rows(), self.block.len());
         let tasks = self.sequences.tasks(rayon::current_num_threads());

@@ -109,7 +109,7 @@ impl Kind for Classes {
         let is_known = |class: u8| usize::from(class) < count || class == IGNORE;
         if let Some(at) = classes.iter().position(|class| !is_known(*class)) {
             let number = numbers.values[at];
-            let zero = if self.reading == Reading::WithoutZero { 1 } else { 0 };
+            let zero = usize::from(self.reading == Reading::WithoutZero);
             let reason = format!(
                 "the mask has number {number}; there are {count} classes, {zero} to {}, and 255 is left out: name more with --classes",
                 count + zero - 1
@@ -135,7 +135,9 @@ impl Kind for Classes {
 
     fn figures(&self, scores: &[Confusion]) -> Figures {
         let mut all = Confusion::new(self.names.len());
-        scores.iter().for_each(|confusion| all.merge(confusion));
+        for confusion in scores {
+            all.merge(confusion);
+        }
         let figures = all.figures();
         let iou: Map<String, Value> = self.names.iter().cloned().zip(figures.iou.iter().map(|iou| json!(iou))).collect();
         let columns = vec![("miou", figures.miou), ("accuracy", figures.accuracy), ("mean_accuracy", figures.mean_accuracy)];
