@@ -1,5 +1,28 @@
 //! Whether a device computes what ONNX Runtime's CPU computes: drivers and compilers of graphs have returned other numbers without an
 //! error, and every answer would be wrong with a status of 200.
+//!
+//! ```
+//! use dino_vision::agreement::Reference;
+//! use dino_vision::batch::{Engine, EngineError};
+//! use dino_vision::model::{Model, Outputs, Precision};
+//! use ndarray::{Array2, ArrayView4};
+//!
+//! /// Computes each picture's first two pixels, times a factor.
+//! struct Device([f32; 2]);
+//! impl Engine for Device {
+//!     type Output = Outputs;
+//!     fn run(&mut self, pictures: ArrayView4<'_, f32>) -> Result<Vec<Outputs>, EngineError> {
+//!         let embedding = |picture: ndarray::ArrayView3<'_, f32>| Array2::from_shape_fn((1, 2), |(_, x)| picture[[0, 0, x]] * self.0[x]);
+//!         Ok(pictures.outer_iter().map(|picture| Outputs { embedding: Some(embedding(picture)), ..Outputs::default() }).collect())
+//!     }
+//! }
+//!
+//! let model = Model::open(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/tiny-model").as_ref())?;
+//! let reference = Reference::of(&mut Device([1.0, 1.0]), model.manifest(), (32, 32))?;
+//! assert!(reference.compare(&mut Device([1.0, 1.001]), Precision::F32, 2)?.check().is_ok());
+//! assert!(reference.compare(&mut Device([1.0, -1.0]), Precision::F32, 2)?.check().is_err());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::borrow::Cow;
 

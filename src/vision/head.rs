@@ -4,6 +4,27 @@
 //! A head is a folder of two files: `head.safetensors` with `weight` `[classes, F]` and `bias` `[classes]`, and
 //! `head.json`, which says what its features are and which model they come from. [`Task::Classes`] looks at a picture as a
 //! whole; the other tasks are dense: they say something of every patch (see [`dense`](crate::dense)).
+//!
+//! ```
+//! use dino_vision::head::{Description, LinearHead, Task, Tokens};
+//! use ndarray::array;
+//!
+//! let description = Description {
+//!     format: Task::Classes.format(),
+//!     task: Task::Classes,
+//!     classes: vec!["cat".into(), "dog".into()],
+//!     size: None,
+//!     depth: None,
+//!     tokens: Tokens { n_last_blocks: 1, avgpool_patchtokens: false },
+//!     model_fingerprint: "00000000000000000000000000000000".into(),
+//!     weights_sha256: String::new(), // set when the head is saved
+//!     training: serde_json::Value::Null,
+//!     made_by: "example".into(),
+//! };
+//! let head = LinearHead::new(description, array![[1.0, 0.0], [0.0, 1.0]], array![0.0, 0.0]);
+//! let probabilities = head.probabilities(array![[2.0_f32, 0.0]].view());
+//! assert!(probabilities[[0, 0]] > 0.88, "a cat");
+//! ```
 
 use std::path::{Path, PathBuf};
 

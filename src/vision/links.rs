@@ -1,4 +1,15 @@
 //! Links to files that are gone.
+//!
+//! ```
+//! use dino_vision::links::broken;
+//!
+//! let folder = tempfile::tempdir()?;
+//! let link = folder.path().join("model.safetensors");
+//! std::os::unix::fs::symlink("../../blobs/0a1b2c", &link)?;
+//! assert!(broken(&link).is_some_and(|reason| reason.contains("is a link to ../../blobs/0a1b2c, which is gone")));
+//! assert_eq!(broken(folder.path()), None);
+//! # Ok::<(), std::io::Error>(())
+//! ```
 
 use std::path::Path;
 

@@ -1,4 +1,16 @@
 //! Where a model runs: its sessions on one device, which computes what ONNX Runtime's CPU computes.
+//!
+//! ```no_run
+//! use dino_vision::model::{Device, Model, SessionOptions};
+//! use dino_vision::placement::{Placement, Workload};
+//!
+//! let model = Model::open("models/demo".as_ref())?;
+//! let options = SessionOptions { device: Device::Cuda(0), ..SessionOptions::default() };
+//! let placement = Placement::of(&model, &options, Workload { sessions: Some(2), batch: None })?;
+//! assert_eq!(placement.sessions.len(), 2);
+//! assert!(placement.agreement.is_some_and(|agreement| agreement.cosine() > 0.999));
+//! # Ok::<(), dino_vision::model::ModelError>(())
+//! ```
 
 use std::time::{Duration, Instant};
 

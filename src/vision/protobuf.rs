@@ -1,6 +1,17 @@
 //! Protocol Buffers as far as `TensorBoard`'s events and ONNX files need them: a message is a row of fields, each a key and a value.
 //!
 //! Reading calls itself nowhere, so that bytes of strangers cannot exhaust the stack.
+//!
+//! ```
+//! use dino_vision::protobuf::{Malformed, fields, message, varint_field};
+//!
+//! let bytes = [varint_field(1, 300), message(2, b"cat"), message(3, b"dog")].concat();
+//! let mut found = fields(&bytes);
+//! let first = found.next().ok_or(Malformed)??;
+//! assert_eq!((first.number, found.content(&first)), (2, b"cat".as_slice()));
+//! assert_eq!(found.map(|field| field.map(|field| field.number)).collect::<Vec<_>>(), [Ok(3)]);
+//! # Ok::<(), Malformed>(())
+//! ```
 
 use std::ops::Range;
 

@@ -1,6 +1,22 @@
 //! A picture of the latent space: t-SNE (van der Maaten and Hinton 2008; Barnes-Hut form, van der Maaten 2014) by the `bhtsne` crate.
 //!
 //! Nearest neighbours are found exactly, and the start is given: the same features give the same picture.
+//!
+//! ```
+//! use dino_vision::tsne::{Options, map};
+//! use ndarray::{Array2, Axis, s};
+//!
+//! // Two groups of ten pictures, in two directions of the latent space.
+//! let noise = |row: usize, column: usize| 0.1 * ((row * 7 + column * 3) % 10) as f32;
+//! let features = Array2::from_shape_fn((20, 8), |(row, column)| f32::from(u8::from(column == row / 10)) + noise(row, column) / 10.0);
+//! let places = map(features, &Options::default())?;
+//!
+//! let middle = |rows: std::ops::Range<usize>| places.slice(s![rows, ..]).mean_axis(Axis(0)).unwrap();
+//! let first = middle(0..10);
+//! let distance = |to: &ndarray::Array1<f32>| (&first - to).mapv(|x| x * x).sum();
+//! assert!(distance(&middle(0..5)) < distance(&middle(10..20)));
+//! # Ok::<(), dino_vision::tsne::Error>(())
+//! ```
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 

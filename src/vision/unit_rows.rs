@@ -1,4 +1,14 @@
 //! Vectors of length 1, whose products are cosines.
+//!
+//! ```
+//! use dino_vision::unit_rows::scale;
+//! use ndarray::array;
+//!
+//! let mut rows = array![[3.0, 4.0], [0.0, 2.0]];
+//! assert_eq!(scale(&mut rows), Ok(()));
+//! assert_eq!(rows, array![[0.6, 0.8], [0.0, 1.0]]);
+//! assert_eq!(scale(&mut array![[1.0, 0.0], [0.0, 0.0]]), Err(1), "zeros have no direction");
+//! ```
 
 use ndarray::{Array2, ArrayView2, Axis};
 

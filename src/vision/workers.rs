@@ -1,4 +1,15 @@
 //! The workers of a model: an ONNX session as the queue's engine, how many of them, and how much one run may take.
+//!
+//! ```
+//! use dino_vision::model::{Device, Model};
+//! use dino_vision::workers::{budget, default_sessions};
+//!
+//! let model = Model::open(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/tiny-model").as_ref())?;
+//! assert_eq!(budget(Device::Cpu, &model, None).pictures, 1);
+//! assert_eq!(budget(Device::Cuda(0), &model, Some(32)).pictures, 32);
+//! assert_eq!(default_sessions(Device::Cuda(0), 1), 1);
+//! # Ok::<(), dino_vision::model::ModelError>(())
+//! ```
 
 use std::time::Duration;
 

@@ -210,7 +210,7 @@ fn whitened_embeddings_have_no_correlations_left() {
     }
 
     // Embeddings of the two are not comparable, and collections know.
-    let fingerprint = |folder: &Path| dino_vision::model::Model::open(folder).unwrap().fingerprint(dino_vision::pooling::Pooling::Cls);
+    let fingerprint = |folder: &Path| dino_vision::model::Model::open(folder).unwrap().fingerprint(dino_vision::embedding::Pooling::Cls);
     assert_ne!(fingerprint(&plain.folder), fingerprint(&whitened.folder));
     assert_eq!(fingerprint(&whitened.folder), fingerprint(&into(&images, "again").unwrap().folder));
 

@@ -6,11 +6,34 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `scan` | of vectors [as bytes](crate::byte_rows), the nearest of each |
+//! | `scan` | of vectors [as bytes](Rows), the nearest of each |
 //! | `patch_set` | the patches of one picture, and their stored form |
 //! | `bank`, `coreset`, `leave_one_out` | the patches of all good pictures; the bound on their number; the threshold |
 //! | `score`, `map`, `regions` | from distances to a score, a map, and regions of patches |
 //! | `foreground`, `rotate` | the two options of the paper: masking by the first principal component, and rotated pictures |
+//!
+//! ```
+//! use dino_vision::anomaly::{Bank, DEFAULT_TOP, PatchSet, Rows, mean_of_largest};
+//! use dino_vision::transform::PatchGrid;
+//!
+//! /// The two patches of a picture, two numbers each.
+//! fn patches(vectors: [[f32; 2]; 2]) -> Rows {
+//!     let mut rows = Rows::new(2);
+//!     vectors.iter().for_each(|vector| rows.push(vector.iter().copied()));
+//!     rows
+//! }
+//!
+//! let grid = PatchGrid { rows: 1, columns: 2 };
+//! let good = PatchSet { grid, foreground: vec![true; 2], rows: patches([[1.0, 0.0], [1.0, 0.1]]) };
+//! let mut bank = Bank::new(2, 1000);
+//! bank.add("good.jpg", 0, false, &good)?;
+//!
+//! let asked = patches([[1.0, 0.0], [0.0, 1.0]]);
+//! let distances: Vec<f32> = bank.nearest(&asked)?.into_iter().flatten().map(|nearest| nearest.distance()).collect();
+//! assert!(distances[0] < 0.01 && distances[1] > 0.8);
+//! assert_eq!(mean_of_largest(&distances, DEFAULT_TOP), distances[1]);
+//! # Ok::<(), dino_vision::cancel::Cancelled>(())
+//! ```
 
 mod bank;
 mod coreset;

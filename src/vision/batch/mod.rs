@@ -6,6 +6,29 @@
 //!
 //! The room knows nothing of models: an engine is anything that implements [`Engine`], so that the queue is
 //! tested with one made up for the purpose.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use dino_vision::batch::{Batcher, Budget, Engine, EngineError};
+//! use ndarray::{Array3, ArrayView4};
+//! use tokio::time::Instant;
+//!
+//! /// Adds up the numbers of each picture.
+//! struct Sum;
+//! impl Engine for Sum {
+//!     type Output = f32;
+//!     fn run(&mut self, pictures: ArrayView4<'_, f32>) -> Result<Vec<f32>, EngineError> {
+//!         Ok(pictures.outer_iter().map(|picture| picture.sum()).collect())
+//!     }
+//! }
+//!
+//! let budget = Budget { pictures: 8, patches: 8 * 196, patch_size: 16, delay: Duration::ZERO };
+//! let batcher = Batcher::start("sum", vec![Sum], budget, &Array3::zeros((3, 16, 16)))?;
+//! let answer = batcher.run(Array3::ones((3, 16, 16)), Instant::now() + Duration::from_secs(60));
+//! assert_eq!(futures::executor::block_on(answer)?.output, 768.0);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod admission;
 mod queue;

@@ -2,6 +2,28 @@
 //!
 //! [`tree`] lists an `ImageFolder`, [`samples`] the pictures of a tar file; [`Embedder`] owns the sessions. Importing, bulk
 //! embedding and the k-NN evaluation differ only in what they do with each result.
+//!
+//! ```no_run
+//! use dino_vision::bulk::{self, Embedder, Error, Workload, tree};
+//! use dino_vision::embedding::Pooling;
+//! use dino_vision::model::{Model, SessionOptions};
+//!
+//! let model = Model::open("models/demo".as_ref())?;
+//! let mut embedder = Embedder::open(&model, Pooling::Cls, &SessionOptions::default(), Workload::default())?;
+//! let files = tree::list("photos".as_ref())?.entries;
+//! let mut vectors: Vec<Vec<f32>> = Vec::new();
+//! embedder.each(
+//!     files.len(),
+//!     |worker, index| worker.embed(&bulk::read(&files[index].path)?),
+//!     |_, results: Vec<Result<_, Error>>| {
+//!         // Files that are no pictures are left out.
+//!         vectors.extend(results.into_iter().flatten().map(|(_, vector)| vector));
+//!         Ok::<(), Error>(())
+//!     },
+//! )?;
+//! assert!(vectors.len() <= files.len());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 pub mod compressed;
 pub mod names;

@@ -1,4 +1,11 @@
 //! Names of files, which come in two Unicode forms: what a Mac unpacks is decomposed, what people type is composed.
+//!
+//! ```
+//! use dino_vision::bulk::names::ids;
+//!
+//! // The first name is decomposed: a `u`, then its two dots.
+//! assert_eq!(ids(&["Tu\u{308}r.jpg", "Haus.jpg"], 255), ["Tür.jpg", "Haus.jpg"]);
+//! ```
 
 use std::borrow::Cow;
 use std::collections::HashMap;

@@ -1,4 +1,18 @@
 //! An `ImageFolder`: pictures in folders whose names are their classes.
+//!
+//! ```
+//! use dino_vision::bulk::tree::list;
+//!
+//! let root = tempfile::tempdir()?;
+//! std::fs::create_dir(root.path().join("cat"))?;
+//! std::fs::write(root.path().join("cat/1.jpg"), "")?;
+//! std::fs::write(root.path().join("photo.jpg"), "")?;
+//!
+//! let files = list(root.path())?.entries;
+//! assert_eq!((files[0].id.as_str(), files[0].class.as_deref()), ("cat/1.jpg", Some("cat")));
+//! assert_eq!((files[1].id.as_str(), files[1].class.as_deref()), ("photo.jpg", None));
+//! # Ok::<(), std::io::Error>(())
+//! ```
 
 use std::path::{Path, PathBuf};
 

@@ -19,6 +19,26 @@
 //! | `copies` | the first stage: parts of hashes that are equal |
 //! | `scenes` | the second stage: products of blocks |
 //! | `forest`, `groups` | what is connected; groups and their order |
+//!
+//! ```
+//! use dino_vision::duplicates::{Candidate, Candidates, Fingerprint, Kind, Options};
+//! use image::{Rgb, RgbImage, imageops};
+//!
+//! let wave = |x: u32| ((x as f32 * 0.07).sin() * 100.0 + 128.0) as u8;
+//! let photo = RgbImage::from_fn(320, 200, |x, y| Rgb([wave(x), wave(y), wave(x + 2 * y)]));
+//! let smaller = imageops::resize(&photo, 160, 100, imageops::FilterType::Triangle);
+//! let other = imageops::rotate180(&photo);
+//!
+//! let mut candidates = Candidates::new(None);
+//! for (id, picture) in [("photo.png", &photo), ("smaller.png", &smaller), ("other.png", &other)] {
+//!     candidates.push(Candidate { id, source: None, fingerprint: Some(&Fingerprint::of(picture)), vector: &[] });
+//! }
+//! let groups = candidates.compare(Options { min_similarity: None }, &|_| ())?.groups;
+//! let ids: Vec<&str> = groups[0].members.iter().map(|member| candidates.id(member.item)).collect();
+//! assert_eq!((groups.len(), groups[0].kind), (1, Kind::Copy));
+//! assert_eq!(ids, ["photo.png", "smaller.png"]);
+//! # Ok::<(), dino_vision::cancel::Cancelled>(())
+//! ```
 
 mod copies;
 mod fingerprint;

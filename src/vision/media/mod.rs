@@ -17,6 +17,16 @@
 //!   converted as Pillow does. EXIF orientation is applied, transparency is composed on white, 16 bits and floats are
 //!   scaled to 8, animations give their first frame.
 //! - **No panic gets out**, whatever a decoder does with hostile bytes.
+//!
+//! ```
+//! use dino_vision::media::{Limits, decode};
+//!
+//! let mut file = std::io::Cursor::new(Vec::new());
+//! image::RgbImage::from_pixel(4, 3, image::Rgb([200, 10, 10])).write_to(&mut file, image::ImageFormat::Png)?;
+//! assert_eq!(decode(file.get_ref(), &Limits::default())?.dimensions(), (4, 3));
+//! assert!(decode(file.get_ref(), &Limits::with_max_pixels(11)).is_err());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod colour;
 mod error;
@@ -90,16 +100,6 @@ impl Default for Limits {
 /// Decodes one picture, upright, as 8-bit RGB.
 ///
 /// This is CPU work (tens of milliseconds for a camera's photo): call it outside an async executor.
-///
-/// ```
-/// use dino_vision::media::{Limits, decode};
-///
-/// let mut file = std::io::Cursor::new(Vec::new());
-/// image::RgbImage::from_pixel(4, 3, image::Rgb([200, 10, 10])).write_to(&mut file, image::ImageFormat::Png)?;
-/// assert_eq!(decode(file.get_ref(), &Limits::default())?.dimensions(), (4, 3));
-/// assert!(decode(file.get_ref(), &Limits::with_max_pixels(11)).is_err());
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
 ///
 /// # Errors
 /// Every kind of bad input has its variant of [`DecodeError`]; no input panics.

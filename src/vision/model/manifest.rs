@@ -1,4 +1,17 @@
 //! `manifest.json` of a model folder.
+//!
+//! ```
+//! use dino_vision::model::Manifest;
+//!
+//! let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/tiny-model");
+//! let mut manifest = Manifest::load(folder.as_ref())?;
+//! assert_eq!((manifest.architecture.as_str(), manifest.heads), ("dino-vit", 4));
+//!
+//! manifest.heads = 5; // does not divide the 32 numbers of a token
+//! let copy = tempfile::tempdir()?;
+//! assert!(manifest.save(copy.path()).is_err_and(|error| error.to_string().contains("heads")));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::collections::BTreeMap;
 use std::io::Write;

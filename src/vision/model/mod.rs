@@ -2,6 +2,24 @@
 //!
 //! [`Model::open`] reads the manifest, or finds out what one would say. [`Model::sessions`] starts as many sessions as there are
 //! workers: a session runs one batch at a time and belongs to one worker.
+//!
+//! ```
+//! use dino_vision::embedding::Pooling;
+//! use dino_vision::model::{Model, ModelError, SessionOptions};
+//! use ndarray::{Array4, ArrayView4};
+//!
+//! /// The CLS tokens `[B, D]` of normalised pixels `[B, 3, H, W]`; needs ONNX Runtime.
+//! fn cls(model: &Model, pixels: ArrayView4<'_, f32>) -> Result<Option<ndarray::Array2<f32>>, ModelError> {
+//!     let mut session = model.sessions(&SessionOptions::default(), 1)?.remove(0);
+//!     Ok(session.run(pixels)?.last_hidden_state.map(|tokens| tokens.slice_move(ndarray::s![.., 0, ..])))
+//! }
+//!
+//! let model = Model::open(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/tiny-model").as_ref())?;
+//! assert_eq!((model.manifest().dim, model.manifest().patch_size), (32, 8));
+//! // Vectors of the CLS token and means of patches are no vectors of one kind.
+//! assert_ne!(model.fingerprint(Pooling::Cls), model.fingerprint(Pooling::Mean));
+//! # Ok::<(), ModelError>(())
+//! ```
 
 mod device;
 mod external_data;

@@ -1,4 +1,11 @@
 //! Finding and starting ONNX Runtime, once per process.
+//!
+//! ```
+//! // At the start of a program: a library that is missing is reported before any model is read.
+//! if let Err(error) = dino_vision::model::runtime::environment() {
+//!     assert!(error.to_string().contains("make onnxruntime"));
+//! }
+//! ```
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
