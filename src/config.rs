@@ -1,6 +1,17 @@
 //! Flags and environment of `serve`.
 //!
 //! Each module has options of its own, which say what its flags are; here they come together, and what no module can see alone is checked.
+//!
+//! ```
+//! use clap::{Args, Command, FromArgMatches};
+//! use dino_server::config::ServeArgs;
+//!
+//! let flags = ["serve", "--model", "demo=models/demo", "--max-pictures", "8", "--queue", "8", "--max-batch", "16"];
+//! let matches = ServeArgs::augment_args(Command::new("serve")).try_get_matches_from(flags)?;
+//! let refused = ServeArgs::from_arg_matches(&matches)?.check().unwrap_err();
+//! assert_eq!(refused.to_string(), "--queue 8 is smaller than --max-batch 16: a batch would never be full");
+//! # Ok::<(), clap::Error>(())
+//! ```
 
 use std::time::Duration;
 

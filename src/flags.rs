@@ -1,4 +1,12 @@
 //! Values of flags that the programs' users write with units.
+//!
+//! ```
+//! use dino_server::flags::{bytes, positive, seconds};
+//!
+//! assert_eq!(bytes("32M"), Ok(32 * 1024 * 1024));
+//! assert_eq!(seconds("0.5"), Ok(std::time::Duration::from_millis(500)));
+//! assert!(positive("0").is_err());
+//! ```
 
 use std::time::Duration;
 

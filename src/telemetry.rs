@@ -1,4 +1,13 @@
 //! The log: lines on stderr, for people or as JSON.
+//!
+//! ```
+//! use dino_server::telemetry::{LogFormat, panics, start};
+//!
+//! start(LogFormat::Json);
+//! let worker = std::thread::spawn(|| panic!("a bug, which becomes a line of the log"));
+//! assert!(worker.join().is_err());
+//! assert_eq!(panics(), 1);
+//! ```
 
 use std::{
     backtrace::Backtrace,

@@ -2,6 +2,18 @@
 //! over HTTP, in protobuf.
 //!
 //! Unless [`Traces::start`] was called nothing is recorded, and what is written here costs next to nothing.
+//!
+//! ```
+//! use dino_server::traces::{Collector, timed};
+//!
+//! let _: Collector = "http://localhost:4318".parse()?;
+//! assert!("localhost:4318".parse::<Collector>().is_err(), "it has no scheme");
+//!
+//! // Within a request that is traced this becomes a span.
+//! let answer = futures::executor::block_on(timed("add", async { 2 + 2 }));
+//! assert_eq!(answer, 4);
+//! # Ok::<(), String>(())
+//! ```
 
 use std::{
     str::FromStr,

@@ -3,6 +3,24 @@
 //! An entry's [`Key`] is a hash of the picture's bytes and of all else that its vectors depend on. Entries are held in memory, within a
 //! bound, and where a folder is named on disk too (`folder`). Callers that ask for one key at once share one computation: the first
 //! computes, and the others wait. Where the first fails or leaves, the next one computes for itself.
+//!
+//! ```
+//! use dino_server::embedding_cache::{Embedded, EmbeddingCache, Key, Options, Source};
+//! use dino_vision::transform::PatchGrid;
+//!
+//! let options = Options { embedding_cache: Some(1 << 20), embedding_cache_dir: None, embedding_cache_dir_size: 0 };
+//! let cache = EmbeddingCache::open(&options)?.unwrap();
+//! let compute = async || {
+//!     let grid = PatchGrid { rows: 14, columns: 14 };
+//!     Ok::<_, std::io::Error>(Embedded { rows: ndarray::array![[[0.6, 0.8]]], grid })
+//! };
+//! let sources = tokio::runtime::Runtime::new()?.block_on(async {
+//!     let key = || Key::of("weights, transform and pooling", b"the bytes of a picture");
+//!     Ok::<_, std::io::Error>([cache.get(key(), compute()).await?.1, cache.get(key(), compute()).await?.1])
+//! })?;
+//! assert_eq!(sources, [Source::Computed, Source::Memory]);
+//! # Ok::<(), std::io::Error>(())
+//! ```
 
 mod folder;
 mod options;

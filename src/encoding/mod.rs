@@ -1,4 +1,14 @@
 //! Number formats of embeddings.
+//!
+//! ```
+//! use dino_server::encoding::{Dtype, Encoded, Values};
+//!
+//! let rows = ndarray::array![[[0.5, -1.0, 0.25, 0.0]]];
+//! let encoded = Encoded::new(rows.view(), Dtype::Int8);
+//! assert_eq!((encoded.shape, encoded.values), ([1, 1, 4], Values::Int8(vec![64, -127, 32, 0])));
+//! assert_eq!(encoded.scales, [1.0 / 127.0]);
+//! assert_eq!(Encoded::new(rows.view(), Dtype::Binary).values, Values::Binary(vec![0b1010_0000]));
+//! ```
 
 mod npy;
 

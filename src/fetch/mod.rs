@@ -2,6 +2,17 @@
 //!
 //! Every address that a host resolves to is checked, and the connection goes to one of those that were: a name cannot resolve to something
 //! else in between. Each redirect is looked at as the first address was.
+//!
+//! ```
+//! use dino_server::fetch::{FetchError, Fetcher, Options};
+//!
+//! let url_timeout = std::time::Duration::from_secs(10);
+//! let options = Options { url_hosts: vec!["*.example.org".parse()?], url_private: false, url_ca: None, url_timeout };
+//! let fetcher = Fetcher::new(&options, 32 << 20)?;
+//! let refused = fetcher.fetch("https://intranet.example.com/cat.jpg", None, |_| true);
+//! assert!(matches!(refused, Err(FetchError::NotAllowed(_))));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod address;
 

@@ -1,4 +1,13 @@
 //! A part of a folder for each of several jobs.
+//!
+//! ```
+//! use dino_server::files::shard::Shard;
+//!
+//! let parts: Vec<Shard> = ["0/3", "1/3", "2/3"].iter().map(|part| part.parse()).collect::<Result<_, _>>()?;
+//! assert_eq!(parts.iter().filter(|part| part.holds("cat/1.jpg")).count(), 1);
+//! assert!("3/3".parse::<Shard>().is_err());
+//! # Ok::<(), String>(())
+//! ```
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,6 +1,25 @@
 //! Transport only: routes, bodies, limits, problem+json. What pictures mean is decided elsewhere.
 //!
 //! One file per route; [`Submission`] reads the pictures for all of them, [`Problem`] writes the errors.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use dino_server::http::{self, Endpoint, KeyRing, ShutdownSignal, State, Timeouts};
+//! use dino_server::{config::ServeArgs, fetch::Fetcher, serving::Registry};
+//!
+//! /// Serves models, without collections, until SIGTERM.
+//! async fn serve(ServeArgs { models, http: options, urls, .. }: ServeArgs) -> Result<(), Box<dyn std::error::Error>> {
+//!     let listeners = http::bind(&options.listen)?;
+//!     let fetcher = Fetcher::new(&urls, options.max_body)?;
+//!     let app = Arc::new(State::new(&options, KeyRing::read(options.key_source())?, Registry::load(models)?, None, fetcher));
+//!     let timeouts = Timeouts { head: options.read_timeout, write: options.write_timeout, drain: options.request_timeout };
+//!     let endpoint = Endpoint { listeners, routes: http::routes(app) };
+//!     Ok(http::serve(vec![endpoint], timeouts, options.max_connections, ShutdownSignal::new()?).await?)
+//! }
+//!
+//! assert!(http::openapi()["paths"]["/embed"]["post"].is_object());
+//! ```
 
 mod answer;
 mod body;

@@ -1,4 +1,9 @@
 //! SHA-256 in hex.
+//!
+//! ```
+//! let sum = dino_server::index::checksum::of_bytes(b"cat");
+//! assert_eq!(sum, "77af778b51abd4a3c51c5ddd97204a9c3ae614ebccb75a606c3b6865aed6744e");
+//! ```
 
 use std::io::Read;
 use std::path::Path;

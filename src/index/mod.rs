@@ -3,10 +3,30 @@
 //! A [`Store`] hands out [`Collection`]s. There are two: [`EmbeddedStore`], a folder that one process has open, and
 //! `PostgresStore`, a database that several servers share (feature `postgres`).
 //! [`dino_vision::vote`] turns the neighbours that a search finds into class scores, and a [`snapshot`] carries a collection elsewhere.
+//!
+//! ```
+//! use dino_server::index::{Collection, EmbeddedStore, IndexOptions, Item, ModelTag, NewItem, Search, Spec};
+//! use dino_vision::vote::{DEFAULT_TEMPERATURE, vote};
+//!
+//! let folder = tempfile::tempdir()?;
+//! let store = EmbeddedStore::open(folder.path(), IndexOptions::default())?;
+//! let model = ModelTag { fingerprint: "0".repeat(32), precision: None };
+//! let (collection, _) = store.create(&"animals".parse()?, Spec::pictures(2, model))?;
+//! let item = |id: &str, label: &str, vector: [f32; 2]| {
+//!     let item = Item { id: id.into(), labels: vec![label.into()], metadata: Default::default(), source: None, fingerprint: None };
+//!     NewItem { item, vector: vector.to_vec(), thumbnail: None, patches: None }
+//! };
+//! collection.upsert(vec![item("1.jpg", "cat", [1.0, 0.0]), item("2.jpg", "dog", [0.0, 1.0])])?;
+//!
+//! let found = collection.search(&[3.0, 1.0], &Search { k: 2, ..Search::default() })?;
+//! let scores = vote(found.iter().map(|near| (near.item.labels.as_slice(), near.similarity)), DEFAULT_TEMPERATURE);
+//! assert_eq!(scores[0].label, "cat");
+//! # Ok::<(), dino_server::index::Error>(())
+//! ```
 
 mod bounded;
 pub mod checksum;
-pub mod embedded;
+mod embedded;
 mod error;
 mod filter;
 mod index_options;

@@ -13,6 +13,21 @@
 //! | 32 | SHA-256 of everything before |
 //!
 //! Vectors keep all their bits, so that a restored collection gives the same answers.
+//!
+//! ```
+//! use dino_server::index::{Collection, EmbeddedStore, IndexOptions, ModelTag, OnExisting, Spec, snapshot};
+//!
+//! let folder = tempfile::tempdir()?;
+//! let store = EmbeddedStore::open(&folder.path().join("data"), IndexOptions::default())?;
+//! let model = ModelTag { fingerprint: "0".repeat(32), precision: None };
+//! let (collection, _) = store.create(&"animals".parse()?, Spec::pictures(384, model))?;
+//!
+//! let file = folder.path().join("animals.dino");
+//! snapshot::save(&*collection, &file)?;
+//! let copy = snapshot::restore(&store, &file, Some("copy".parse()?), OnExisting::Refuse)?;
+//! assert_eq!((copy.name().as_str(), copy.spec()), ("copy", collection.spec()));
+//! # Ok::<(), dino_server::index::Error>(())
+//! ```
 
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;

@@ -1,4 +1,19 @@
 //! Values of flags that both programs have.
+//!
+//! ```
+//! use clap::{Arg, Command};
+//! use dino_hub::Location;
+//! use dino_program::flags::{location, share};
+//!
+//! let command = Command::new("example")
+//!     .arg(Arg::new("model").long("model").value_parser(location()))
+//!     .arg(Arg::new("threshold").long("threshold").value_parser(share::<f32>));
+//! let matches = command.try_get_matches_from(["example", "--model", "models/demo", "--threshold", "0.6"])?;
+//! assert!(matches!(matches.get_one("model"), Some(Location::Path(_))));
+//! assert_eq!(matches.get_one("threshold"), Some(&0.6_f32));
+//! assert!(share::<f32>("1.5").is_err());
+//! # Ok::<(), clap::Error>(())
+//! ```
 
 use std::str::FromStr;
 

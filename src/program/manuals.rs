@@ -1,4 +1,14 @@
 //! What packages of the programs ship beside them, made from their flags: shell completions and manual pages.
+//!
+//! ```
+//! use dino_program::manuals::Manual;
+//!
+//! let out = std::env::temp_dir().join(format!("dino-manuals-{}", std::process::id()));
+//! Manual::Pages { out: out.clone() }.write(clap::Command::new("example").about("Does something"))?;
+//! assert!(std::fs::read_to_string(out.join("example.1"))?.contains("Does something"));
+//! std::fs::remove_dir_all(out)?;
+//! # Ok::<(), std::io::Error>(())
+//! ```
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};

@@ -1,6 +1,16 @@
 //! What SIGTERM and SIGINT do to a program that has nothing to finish first.
 //!
 //! A program that has its own handlers is not concerned: the server lets requests finish.
+//!
+//! ```
+//! use std::{thread, time::Duration};
+//!
+//! let _starting = dino_program::signals::end_while_starting()?;
+//! signal_hook::low_level::raise(signal_hook::consts::SIGTERM)?;
+//! thread::sleep(Duration::from_secs(60));
+//! unreachable!("the signal ends the process with exit code 0");
+//! # Ok::<(), std::io::Error>(())
+//! ```
 
 use std::{
     io,

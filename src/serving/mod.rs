@@ -1,4 +1,16 @@
 //! The models that are served, and a picture's way through one of them: decode, transform, queue, outputs.
+//!
+//! ```no_run
+//! use clap::{Args, Command, FromArgMatches};
+//! use dino_server::serving::{Options, Registry};
+//!
+//! let flags = ["serve", "--model", "demo=models/demo", "--device", "cpu"];
+//! let matches = Options::augment_args(Command::new("serve")).try_get_matches_from(flags)?;
+//! let models = Registry::load(Options::from_arg_matches(&matches)?)?;
+//! assert_eq!(models.default().name(), "demo");
+//! assert!(models.get(Some("other")).is_err());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod heads;
 mod options;

@@ -1,4 +1,24 @@
 //! The report of `duplicates`: the near-copies of a folder, as JSON or as a page.
+//!
+//! ```
+//! use dino_server::files::duplicates::{File, Group, Report, Target};
+//! use dino_vision::duplicates::Kind;
+//!
+//! let file = |path: &str, width, height| File {
+//!     path: path.into(), width, height, bytes: 9000, similarity: None, same_pixels: true, copy_of: None,
+//! };
+//! let items = vec![file("cat.png", 640, 480), file("small/cat.jpg", 320, 240)];
+//! let groups = vec![Group { kind: Kind::Copy, lowest_similarity: None, items }];
+//! let report =
+//!     Report { images: "photos".into(), pictures: 9, flat: 0, model: None, min_similarity: None, groups, skipped: Vec::new() };
+//! assert_eq!(report.count(Kind::Copy), (1, 2));
+//!
+//! let folder = tempfile::tempdir()?;
+//! let page = Target::Html(folder.path().join("report.html"));
+//! report.write(&page, |_| None)?;
+//! assert!(std::fs::read_to_string(page.path())?.contains("small/cat.jpg"));
+//! # Ok::<(), std::io::Error>(())
+//! ```
 
 mod html;
 

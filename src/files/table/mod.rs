@@ -1,6 +1,21 @@
 //! Tables that say what a collection gets: CSV and Parquet, one row a picture or a vector.
 //!
 //! A CSV file may be compressed with gzip. One column has the paths, others may have ids and labels; all that is left becomes metadata.
+//!
+//! ```
+//! use dino_server::files::table::{Columns, Table, open};
+//!
+//! let folder = tempfile::tempdir()?;
+//! let path = folder.path().join("cats.csv");
+//! std::fs::write(&path, "path,label,year\ncat/1.jpg,cat,2024\n")?;
+//!
+//! let columns = Columns { path: None, id: None, label: None, separator: None };
+//! let Table::Pictures(table) = open(&path, &columns, false)? else { panic!("a CSV file has no vectors") };
+//! let item = &table.entries[0].item;
+//! assert_eq!((item.id.as_str(), item.labels[0].as_str()), ("cat/1.jpg", "cat"));
+//! assert!(item.metadata.contains_key("year"));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod csv;
 #[cfg(feature = "parquet")]

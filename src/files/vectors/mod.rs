@@ -3,6 +3,19 @@
 //! While pictures are embedded, finished ones are kept in [`parts`]; only a complete file ever stands under its name.
 //! The file is Parquet or `.npy`, chosen by its ending, and carries a [`Header`]: in Parquet the entry `dino` of its
 //! metadata, beside `FILE.npy` the object `dino` of `FILE.npy.json`.
+//!
+//! ```
+//! use dino_server::files::vectors::{Error, Target};
+//!
+//! let folder = tempfile::tempdir()?;
+//! let target = Target::Npy(folder.path().join("vectors.npy"));
+//! assert_eq!(target.header()?, None, "nothing was embedded yet");
+//!
+//! std::fs::write(target.path(), "no array")?;
+//! std::fs::write(folder.path().join("vectors.npy.json"), "{}")?;
+//! assert!(matches!(target.header(), Err(Error::Format { .. })), "another program's file is not replaced");
+//! # Ok::<(), Error>(())
+//! ```
 
 mod npy;
 #[cfg(feature = "parquet")]

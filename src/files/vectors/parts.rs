@@ -5,6 +5,23 @@
 //! its name, and goes when that is complete.
 //!
 //! A part: length of the head (u64), head as JSON, then the vectors (f32), little-endian.
+//!
+//! ```
+//! use dino_server::files::vectors::parts::{Part, Parts, Row};
+//!
+//! let folder = tempfile::tempdir()?;
+//! let target = folder.path().join("vectors.npy");
+//! let row = Row { path: "cat/1.jpg".into(), label: Some("cat".into()), sha256: "0".repeat(64) };
+//! let part = Part { rows: vec![row], vectors: vec![0.6, 0.8], skipped: Vec::new() };
+//! let names = vec!["first".to_owned(), "second".to_owned()];
+//! Parts::open(&target, names.clone())?.save(0, &part)?;
+//!
+//! // The next run finds what this one has done.
+//! let parts = Parts::open(&target, names)?;
+//! assert_eq!((parts.has(0), parts.has(1)), (true, false));
+//! assert_eq!(parts.load(0)?, part);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
