@@ -1,4 +1,10 @@
 //! The processor that a run computes on.
+//!
+//! ```
+//! assert!(dino_train::device::open("cpu")?.is_cpu());
+//! assert!(dino_train::device::open("tpu").unwrap_err().to_string().contains("cpu, cuda or cuda:N is wanted"));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use anyhow::{Context, Result, ensure};
 use candle_core::Device;

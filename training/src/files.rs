@@ -12,7 +12,7 @@ const UNFINISHED: &str = ".unfinished-";
 ///
 /// # Errors
 /// When the folder cannot be read, or a file not be removed.
-pub fn remove_unfinished(run: &Path) -> Result<()> {
+pub(crate) fn remove_unfinished(run: &Path) -> Result<()> {
     for entry in fs_err::read_dir(run)? {
         let entry = entry?;
         if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
@@ -26,7 +26,7 @@ pub fn remove_unfinished(run: &Path) -> Result<()> {
 ///
 /// # Errors
 /// When the file cannot be written; what `path` held before is then untouched.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     use std::io::Write;
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();

@@ -11,7 +11,7 @@ pub mod distill;
 pub mod evaluate;
 pub mod exchange;
 pub mod export;
-pub mod files;
+mod files;
 pub mod finetune;
 pub mod kernels;
 pub mod log;

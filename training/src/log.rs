@@ -1,4 +1,14 @@
 //! `log.jsonl`: one line of JSON for each epoch of a run.
+//!
+//! ```
+//! use dino_train::log::Log;
+//!
+//! let lines = Log::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../models/demo").as_ref()).lines()?;
+//! assert_eq!(lines[0].epoch, 1);
+//! // What is learnt from is the rest.
+//! assert!((lines[0].loss - lines[0].teacher_entropy - lines[0].kl).abs() < 1e-6);
+//! # Ok::<(), anyhow::Error>(())
+//! ```
 
 use std::fmt;
 use std::io::Write;

@@ -1,4 +1,15 @@
 //! How a training process treats memory and threads.
+//!
+//! ```no_run
+//! #[global_allocator]
+//! static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+//!
+//! fn main() {
+//!     // SAFETY: this is the first statement of the program, and no other thread has been started.
+//!     unsafe { dino_train::process::prepare() };
+//!     assert!(std::env::var_os("ORT_DISABLE_TELEMETRY").is_some());
+//! }
+//! ```
 
 /// Prepares the process. For binaries whose global allocator is mimalloc.
 ///

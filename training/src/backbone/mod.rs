@@ -1,4 +1,17 @@
 //! Backbones: pictures to features.
+//!
+//! ```
+//! use candle_core::{DType, Device, Tensor};
+//! use dino_train::backbone::{Backbone, Pass, vit::VitConfig};
+//! use dino_train::data::loader::generator;
+//!
+//! let config = VitConfig { img_size: 32, patch_size: 8, dim: 16, depth: 2, heads: 2, ..VitConfig::default() };
+//! let backbone = Backbone::new(config.into(), &mut generator(0, 0, 0, 0), &Device::Cpu)?;
+//! let crops = [(2, 32), (5, 16)].map(|(crops, side)| Tensor::zeros((crops, 3, side, side), DType::F32, &Device::Cpu));
+//! let [large, small] = crops;
+//! assert_eq!(backbone.features(&[large?, small?], &mut Pass::Frozen)?.dims(), [7, 16]);
+//! # Ok::<(), candle_core::Error>(())
+//! ```
 
 pub(crate) mod batch_norm;
 mod lora;

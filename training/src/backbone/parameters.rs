@@ -2,6 +2,21 @@
 //!
 //! One variable for a whole transformer block lets its fused operator take all weights as one argument, and lets
 //! the optimiser, the moving average and an exchange between processes pass over few long buffers instead of many short ones.
+//!
+//! ```
+//! use candle_core::Device;
+//! use dino_train::backbone::parameters::{Group, Init};
+//! use dino_train::data::loader::generator;
+//!
+//! let parameters = vec![
+//!     ("norm.weight".to_owned(), vec![3], Init::Constant(1.0)),
+//!     ("norm.bias".to_owned(), vec![3], Init::Constant(0.0)),
+//! ];
+//! let group = Group::new(parameters, &mut generator(0, 0, 0, 0), &Device::Cpu)?;
+//! assert_eq!(group.flat(false).to_vec1::<f32>()?, [1.0, 1.0, 1.0, 0.0, 0.0, 0.0]);
+//! assert_eq!((group.entries()[1].offset, group.entries()[1].decays()), (3, false));
+//! # Ok::<(), candle_core::Error>(())
+//! ```
 
 use candle_core::{Device, Result, Tensor, Var};
 

@@ -1,4 +1,17 @@
 //! Position embeddings for pictures of another size.
+//!
+//! ```
+//! use candle_core::Device;
+//! use dino_train::backbone::positions::interpolation;
+//!
+//! // From a table of 4 x 4 to a grid of 2 x 6.
+//! let weights = interpolation(4, 2, 6, &Device::Cpu)?;
+//! assert_eq!(weights.dims(), [12, 16]);
+//! for sum in weights.sum(1)?.to_vec1::<f32>()? {
+//!     assert!((sum - 1.0).abs() < 1e-5);
+//! }
+//! # Ok::<(), candle_core::Error>(())
+//! ```
 
 use candle_core::{Device, Result, Tensor};
 

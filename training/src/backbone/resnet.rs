@@ -1,4 +1,16 @@
 //! Residual networks as torchvision builds them (He et al. 2016; bottlenecks stride in their 3 x 3 convolution), without a classifier.
+//!
+//! ```
+//! use candle_core::{DType, Device, Tensor};
+//! use dino_train::backbone::{Pass, resnet::{Kind, Resnet, ResnetConfig}};
+//! use dino_train::{data::loader::generator, kernels::matmul::Precision};
+//!
+//! let config = ResnetConfig { kind: Kind::Basic, units: [1; 4], width: 4, precision: Precision::F32 };
+//! let resnet = Resnet::new(config, &mut generator(0, 0, 0, 0), &Device::Cpu)?;
+//! let pictures = Tensor::zeros((1, 3, 64, 96), DType::F32, &Device::Cpu)?;
+//! assert_eq!(resnet.feature_map(&pictures, &Pass::Frozen)?.dims(), [1, 2, 3, 32]);
+//! # Ok::<(), candle_core::Error>(())
+//! ```
 
 use candle_core::{Device, Result, Tensor, bail};
 

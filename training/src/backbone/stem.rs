@@ -1,4 +1,12 @@
 //! How pictures become patch embeddings: one product for each patch, or a few convolutions ahead of it.
+//!
+//! ```
+//! use dino_train::backbone::stem::Stem;
+//!
+//! assert_eq!(Stem::Conv.channels(16, 384)?, [48, 96, 192, 384]);
+//! assert_eq!(Stem::Patch.projection(16, 384), (3, 16));
+//! # Ok::<(), candle_core::Error>(())
+//! ```
 
 use candle_core::{Device, Result, Tensor, bail};
 use clap::ValueEnum;

@@ -1,4 +1,17 @@
 //! The vision transformer of the DINO paper: patches and a CLS token, learned positions, pre-norm blocks.
+//!
+//! ```
+//! use candle_core::{DType, Device, Tensor};
+//! use dino_train::{backbone::vit::{Vit, VitConfig}, data::loader::generator};
+//!
+//! let config = VitConfig { img_size: 32, patch_size: 8, dim: 16, depth: 2, heads: 2, registers: 4, ..VitConfig::default() };
+//! let vit = Vit::new(config, &mut generator(0, 0, 0, 0), &Device::Cpu)?;
+//! let pictures = Tensor::zeros((1, 3, 24, 40), DType::F32, &Device::Cpu)?;
+//! // CLS, four registers and 3 x 5 patches.
+//! assert_eq!(vit.tokens(&pictures)?.dims(), [1, 20, 16]);
+//! assert_eq!(vit.last_attention(&pictures)?.dims(), [1, 2, 20, 20]);
+//! # Ok::<(), candle_core::Error>(())
+//! ```
 
 use std::ops::Range;
 

@@ -1,4 +1,20 @@
 //! The multi-crop augmentation of the paper, with the public code's probabilities and ranges.
+//!
+//! ```
+//! use dino_train::data::{augment::Augmentation, loader::generator};
+//!
+//! let augmentation = Augmentation {
+//!     global_size: 32, global_scale: (0.4, 1.0), local_crops: 1, local_size: 16, local_scale: (0.05, 0.4), blur_sigma: (0.1, 0.4),
+//! };
+//! let picture = image::RgbImage::from_fn(60, 40, |x, y| image::Rgb([x as u8, y as u8, 90]));
+//! let crop = |seed| {
+//!     let mut crop = vec![0.0; augmentation.global_len()];
+//!     augmentation.global(&picture, 0, &mut generator(seed, 0, 0, 0), &mut crop);
+//!     crop
+//! };
+//! assert_eq!(crop(1), crop(1));
+//! assert_ne!(crop(1), crop(2));
+//! ```
 
 use dino_vision::transform::{IMAGENET_MEAN, IMAGENET_STD};
 use fast_image_resize::FilterType;

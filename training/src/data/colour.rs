@@ -1,4 +1,14 @@
 //! Colour jitter, greyscale, blur and solarisation on pixels in 0..255, as Pillow and torchvision define them.
+//!
+//! ```
+//! use dino_train::data::colour::Planes;
+//!
+//! let mut picture = Planes::new(&image::RgbImage::from_pixel(1, 1, image::Rgb([200, 100, 50])));
+//! picture.solarise();
+//! assert_eq!(picture.planes, [[55.0], [100.0], [50.0]]);
+//! picture.brightness(0.5);
+//! assert_eq!(picture.planes, [[27.5], [50.0], [25.0]]);
+//! ```
 
 /// Three planes of one picture, values in 0..255.
 #[derive(Clone, Debug)]

@@ -1,4 +1,14 @@
 //! Pictures whose classes are known: by the folders directly below a root, or by what is beside them in tar files.
+//!
+//! ```
+//! use dino_train::data::labelled::Labelled;
+//!
+//! let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/caltech101-val");
+//! let pictures = Labelled::open(folder.as_ref(), 0, &[])?;
+//! let first = &pictures.classes()[pictures.class(0) as usize];
+//! assert!(pictures.name(0).starts_with(&format!("{first}/")));
+//! # Ok::<(), dino_train::data::pictures::Error>(())
+//! ```
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;

@@ -1,4 +1,15 @@
 //! Batches of crops, made ahead of the training step by worker threads, in an order that only the seed decides.
+//!
+//! ```
+//! use dino_train::data::loader::{batches, generator};
+//! use rand::RngExt as _;
+//!
+//! assert_eq!(batches(10, 4), 2);
+//! // Seed, purpose, epoch and picture decide a draw, and nothing else.
+//! let draw = |picture| generator(7, 1, 0, picture).random::<u64>();
+//! assert_eq!(draw(3), draw(3));
+//! assert_ne!(draw(3), draw(4));
+//! ```
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -1,4 +1,16 @@
 //! The pictures below a folder, in files and in tar files, decoded on demand and kept in memory while they fit.
+//!
+//! ```
+//! use dino_train::data::pictures::Pictures;
+//!
+//! let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/caltech101-val");
+//! let pictures = Pictures::open(folder.as_ref(), Some(32), 0)?;
+//! let (name, class) = (pictures.name(0), pictures.class(0).unwrap());
+//! assert!(name.starts_with(&*class));
+//! let (width, height) = pictures.get(0).unwrap().dimensions();
+//! assert_eq!(width.min(height), 32);
+//! # Ok::<(), dino_train::data::pictures::Error>(())
+//! ```
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};

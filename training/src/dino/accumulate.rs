@@ -3,6 +3,15 @@
 //! All micro-batches of a step see the same weights and the same centre, and everything here is a mean over the pictures, so N of them
 //! over M processes give what one batch of all the pictures gives, up to rounding. (Sinkhorn-Knopp and KoLeo compare the pictures of a
 //! micro-batch, of all processes.)
+//!
+//! ```
+//! use dino_train::dino::accumulate::{Accumulated, Error};
+//! use dino_train::exchange::Alone;
+//!
+//! // `Learner::add` adds micro-batches, `Learner::step` takes the means: there are none of nothing.
+//! let means = Accumulated::default().average(&[], &Alone, false);
+//! assert!(matches!(means, Err(Error::Empty)));
+//! ```
 
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Result, Tensor};

@@ -1,4 +1,17 @@
 //! Gram anchoring (DINOv3, Siméoni et al. 2025): patches stay as similar to each other as they were to an earlier teacher.
+//!
+//! ```
+//! use candle_core::{Device, Tensor};
+//! use dino_train::dino::gram::{Negatives, gram};
+//!
+//! // One picture of two patches.
+//! let anchor = Tensor::new(&[[[1.0_f32, 0.0], [0.0, 1.0]]], &Device::Cpu)?;
+//! let turned = Tensor::new(&[[[0.0_f32, 2.0], [2.0, 0.0]]], &Device::Cpu)?;
+//! let merged = Tensor::new(&[[[1.0_f32, 0.0], [1.0, 0.0]]], &Device::Cpu)?;
+//! assert_eq!(gram(&turned, &anchor, false, Negatives::Kept)?.to_scalar::<f32>()?, 0.0);
+//! assert_eq!(gram(&merged, &anchor, false, Negatives::Kept)?.to_scalar::<f32>()?, 0.5);
+//! # Ok::<(), candle_core::Error>(())
+//! ```
 
 use candle_core::{D, Result, Tensor};
 use clap::ValueEnum;

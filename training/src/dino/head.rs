@@ -1,4 +1,19 @@
 //! The projection head: a three-layer MLP, an L2 bottleneck and a weight-normalised last layer (paper, section 3.1 and appendix C).
+//!
+//! ```
+//! use candle_core::{Device, Tensor};
+//! use dino_train::dino::head::{Head, HeadConfig};
+//! use dino_train::{backbone::Pass, data::loader::generator, kernels::matmul::Precision};
+//!
+//! let precision = Precision::F32;
+//! let config = HeadConfig { dim: 16, hidden: 32, bottleneck: 8, out: 64, batch_norm: false, norm_last_layer: true, precision };
+//! let head = Head::new(config, &mut generator(0, 0, 0, 0), &Device::Cpu)?;
+//! let features = Tensor::randn(0.0_f32, 1.0, (2, 16), &Device::Cpu)?;
+//! let logits = head.forward(&features, &Pass::Frozen)?.to_vec2::<f32>()?;
+//! assert_eq!((logits.len(), logits[0].len()), (2, 64));
+//! assert!(logits[0].iter().all(|logit| logit.abs() < 1.001), "products of unit vectors");
+//! # Ok::<(), candle_core::Error>(())
+//! ```
 
 use candle_core::{Device, Result, Tensor};
 

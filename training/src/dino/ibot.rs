@@ -1,4 +1,17 @@
 //! iBOT's loss (Zhou et al. 2022): what the teacher says of patches that the student does not see.
+//!
+//! ```
+//! use candle_core::{DType, Device, Tensor};
+//! use dino_train::dino::{ibot::Ibot, masks::Masks};
+//! use dino_train::exchange::alone;
+//!
+//! // One crop of two patches, of which the first is masked; four outputs, which are all the same.
+//! let masks = Masks::new(&[vec![true, false]], &Device::Cpu)?;
+//! let logits = Tensor::zeros((1, 4), DType::F32, &Device::Cpu)?;
+//! let (loss, _) = Ibot::new(1.0, 4, &Device::Cpu)?.evaluate(&logits, &logits, &masks, 0.04, &alone())?;
+//! assert!((loss.to_scalar::<f32>()? - 4_f32.ln()).abs() < 1e-6);
+//! # Ok::<(), candle_core::Error>(())
+//! ```
 
 use std::sync::Arc;
 

@@ -1,4 +1,15 @@
 //! The Kozachenko-Leonenko term (Sablayrolles et al. 2019; DINOv2): features keep away from their nearest neighbour in the batch.
+//!
+//! ```
+//! use candle_core::{Device, Tensor};
+//! use dino_train::{dino::koleo::koleo, exchange::alone};
+//!
+//! // One crop of two pictures, whose unit vectors are √2 apart.
+//! let features = Tensor::new(&[[3.0_f32, 0.0], [0.0, 1.0]], &Device::Cpu)?;
+//! let term = koleo(&features, 1, &alone())?.to_scalar::<f32>()?;
+//! assert!((term + 2_f32.sqrt().ln()).abs() < 1e-4);
+//! # Ok::<(), candle_core::Error>(())
+//! ```
 
 use std::sync::Arc;
 

@@ -1,4 +1,13 @@
 //! Layer-wise learning rates (`BEiT`, Bao et al. 2022), by the names of parameters as DINOv2's `get_vit_lr_decay_rate` has them.
+//!
+//! ```
+//! use dino_train::dino::layer_decay::LayerDecay;
+//!
+//! let rates = LayerDecay { rate: 0.5, depth: 12, patch_embed: 1.0, backbone: 1.0 };
+//! assert_eq!(rates.multiplier("head.mlp.0.weight"), 1.0);
+//! assert_eq!(rates.multiplier("backbone.blocks.11.mlp.fc1.weight"), 0.5);
+//! assert_eq!(rates.multiplier("backbone.blocks.10.mlp.fc1.weight"), 0.25);
+//! ```
 
 /// Factors of the learning rate of a backbone's parameters.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -1,4 +1,23 @@
 //! One step of DINO (paper, algorithm 1) or DINOv2: both networks, the loss, the optimiser and the moving average.
+//!
+//! ```
+//! use candle_core::{Device, Tensor};
+//! use dino_train::dino::{head::HeadConfig, learner::{Learner, Views}, network::Network, optimizer::Algorithm};
+//! use dino_train::{backbone::vit::VitConfig, data::loader::generator, exchange::alone, kernels::matmul::Precision};
+//!
+//! let vit = VitConfig { img_size: 32, patch_size: 16, dim: 16, depth: 1, heads: 2, ..VitConfig::default() };
+//! let precision = Precision::F32;
+//! let head = HeadConfig { dim: 16, hidden: 32, bottleneck: 8, out: 64, batch_norm: false, norm_last_layer: true, precision };
+//! let mut random = generator(0, 0, 0, 0);
+//! let learner = Learner::new(Network::new(vit, head, &mut random, &Device::Cpu)?, Algorithm::Adamw, alone())?;
+//!
+//! // Of one picture two global crops, which both networks see, and three local ones, which the student alone sees.
+//! let global = Tensor::randn(0.0_f32, 1.0, (2, 3, 32, 32), &Device::Cpu)?;
+//! let local = Tensor::randn(0.0_f32, 1.0, (3, 3, 16, 16), &Device::Cpu)?;
+//! let batch = learner.gradients(Views { global: &global, local: Some(&local), masks: None }, 0.04, &mut random)?;
+//! assert_eq!((batch.student.dims(), batch.teacher.dims()), ([5, 64].as_slice(), [2, 64].as_slice()));
+//! # Ok::<(), candle_core::Error>(())
+//! ```
 
 use std::sync::Arc;
 

@@ -1,4 +1,16 @@
 //! The DINO loss: the student's views against the teacher's centred and sharpened output (paper, section 3.1, algorithm 1).
+//!
+//! ```
+//! use candle_core::{DType, Device, Tensor};
+//! use dino_train::{dino::loss::DinoLoss, exchange::alone};
+//!
+//! // Two views of one picture; four outputs, which are all the same.
+//! let logits = Tensor::zeros((2, 4), DType::F32, &Device::Cpu)?;
+//! let value = DinoLoss::new(4, &Device::Cpu)?.evaluate(&logits, &logits, 0.04, &alone())?;
+//! assert!((value.loss.to_scalar::<f32>()? - 4_f32.ln()).abs() < 1e-6);
+//! assert!((value.teacher_entropy.to_scalar::<f32>()? - 4_f32.ln()).abs() < 1e-6);
+//! # Ok::<(), candle_core::Error>(())
+//! ```
 
 use std::sync::Arc;
 

@@ -1,4 +1,19 @@
 //! Which patches the student does not see (iBOT, Zhou et al. 2022): blocks, as `BEiT` draws them, with DINOv2's distribution of shares.
+//!
+//! ```
+//! use dino_train::data::loader::generator;
+//! use dino_train::dino::masks::{Masking, Masks};
+//!
+//! let masking = Masking { probability: 0.5, low: 0.1, high: 0.5 };
+//! let drawn = masking.draw(4, (14, 14), &mut generator(0, 0, 0, 0));
+//! let masked: Vec<usize> = drawn.iter().map(|crop| crop.iter().filter(|hidden| **hidden).count()).collect();
+//! assert_eq!(masked.iter().filter(|patches| **patches > 0).count(), 2, "half of the crops");
+//! assert!(masked.iter().all(|patches| *patches <= 14 * 14 / 2));
+//!
+//! let masks = Masks::new(&drawn, &candle_core::Device::Cpu)?;
+//! assert_eq!(masks.places.len(), masked.iter().sum::<usize>());
+//! # Ok::<(), candle_core::Error>(())
+//! ```
 
 use candle_core::{Device, Result, Tensor};
 use rand::seq::SliceRandom;

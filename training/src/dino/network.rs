@@ -1,4 +1,18 @@
 //! A backbone with its projection head: what the student and the teacher each are.
+//!
+//! ```
+//! use candle_core::Device;
+//! use dino_train::dino::{head::HeadConfig, network::Network};
+//! use dino_train::{backbone::vit::VitConfig, data::loader::generator, kernels::matmul::Precision};
+//!
+//! let vit = VitConfig { img_size: 32, patch_size: 16, dim: 16, depth: 1, heads: 2, ..VitConfig::default() };
+//! let precision = Precision::F32;
+//! let head = HeadConfig { dim: 16, hidden: 32, bottleneck: 8, out: 64, batch_norm: false, norm_last_layer: true, precision };
+//! let network = Network::new(vit, head, &mut generator(0, 0, 0, 0), &Device::Cpu)?;
+//! assert!(network.entries().any(|(_, entry)| entry.name == "backbone.cls_token" && entry.shape == [1, 1, 16]));
+//! assert!(network.entries().any(|(_, entry)| entry.name == "head.mlp.0.weight" && entry.shape == [32, 16]));
+//! # Ok::<(), candle_core::Error>(())
+//! ```
 
 use candle_core::{Device, Result, Tensor};
 

@@ -2,6 +2,20 @@
 //!
 //! Candle's optimisers have one weight decay for all variables and keep their moments to themselves, so they can neither leave
 //! biases alone nor be resumed.
+//!
+//! ```
+//! use candle_core::Device;
+//! use dino_train::backbone::parameters::{Group, Init};
+//! use dino_train::{data::loader::generator, dino::optimizer::{Algorithm, Optimizer, Settings}};
+//!
+//! let weight = vec![("weight".to_owned(), vec![2, 2], Init::Constant(1.0))];
+//! let group = Group::new(weight, &mut generator(0, 0, 0, 0), &Device::Cpu)?;
+//! let loss = group.flat(true).sum_all()?;
+//! let settings = Settings { lr: 0.25, weight_decay: 0.0, clip: 0.0, freeze_last_layer: false };
+//! Optimizer::new(Algorithm::Sgd).step(&[&group], &loss.backward()?, &settings)?;
+//! assert_eq!(group.flat(false).to_vec1::<f32>()?, [0.75; 4]);
+//! # Ok::<(), candle_core::Error>(())
+//! ```
 
 mod device;
 

@@ -1,4 +1,15 @@
 //! Schedules over training steps, as the public code computes them.
+//!
+//! ```
+//! use dino_train::dino::schedule::{Cosine, TeacherTemperature};
+//!
+//! let rate = Cosine { start: 0.0, base: 1.0, last: 0.0, warmup: 10, steps: 110 };
+//! assert_eq!((rate.at(0), rate.at(10)), (0.0, 1.0));
+//! assert!((rate.at(60) - 0.5).abs() < 1e-12);
+//!
+//! let temperature = TeacherTemperature { start: 0.04, base: 0.07, warmup: 30 };
+//! assert_eq!((temperature.at(0), temperature.at(30)), (0.04, 0.07));
+//! ```
 
 /// A cosine from `base` to `last`, after a linear warm-up from `start`.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -1,4 +1,15 @@
 //! Targets by the Sinkhorn-Knopp algorithm (Cuturi 2013; SwAV, Caron et al. 2020; DINOv2): all outputs are used equally over the pictures.
+//!
+//! ```
+//! use candle_core::{Device, Tensor};
+//! use dino_train::{dino::sinkhorn::{Queue, assign}, exchange::alone};
+//!
+//! // Both pictures are for the first output, the first picture more than the second: each output gets one of them.
+//! let logits = Tensor::new(&[[6.0_f32, 0.0], [2.0, 0.0]], &Device::Cpu)?;
+//! let targets = assign(&logits, &Queue::new(0), 1.0, &alone())?.to_vec2::<f32>()?;
+//! assert!(targets[0][0] > 0.8 && targets[1][1] > 0.8);
+//! # Ok::<(), candle_core::Error>(())
+//! ```
 
 use std::sync::Arc;
 

@@ -2,6 +2,27 @@
 //!
 //! As AM-RADIO does it with one teacher (Ranzinger et al. 2024, section 3.3): a linear head for CLS and one for patches bring the student's
 //! tokens to the teacher's columns; CLS is held by cosine, patches by cosine and smooth L1.
+//!
+//! ```
+//! use candle_core::{DType, Device, Tensor};
+//! use dino_train::{backbone::vit::{Vit, VitConfig}, data::loader::generator, distill::{Settings, Student}, finetune::Schedule};
+//!
+//! let mut random = generator(0, 0, 0, 0);
+//! let config = VitConfig { img_size: 32, patch_size: 16, dim: 16, depth: 1, heads: 2, ..VitConfig::default() };
+//! let mut student = Student::new(Vit::new(config, &mut random, &Device::Cpu)?, 24, &mut random, &Device::Cpu)?;
+//!
+//! let schedule = Schedule { epochs: 1, batch_size: 2, lr: 1e-3, min_lr: 1e-6, warmup_epochs: 0 };
+//! let settings = Settings {
+//!     schedule, weight_decay: 0.02, clip_grad: 3.0, patch_loss_weight: 1.0, smooth_l1_share: 0.1, crop_scale: 0.2, seed: 0,
+//! };
+//! // What a teacher of 24 columns makes of two pictures of four patches.
+//! let random_tensor = |shape: &[usize]| Tensor::randn(0.0_f32, 1.0, shape, &Device::Cpu);
+//! let teacher = (&random_tensor(&[2, 24])?, &random_tensor(&[2, 4, 24])?);
+//! let pictures = Tensor::zeros((2, 3, 32, 32), DType::F32, &Device::Cpu)?;
+//! let means = student.step(&pictures, teacher, &settings, (0, 10), &mut random)?;
+//! assert!(means.loss > 0.0 && means.cls_cosine.abs() <= 1.0);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use candle_core::{Device, Result, Tensor};
 use serde::{Deserialize, Serialize};

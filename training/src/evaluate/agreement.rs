@@ -1,4 +1,23 @@
 //! What features can do where no classes are known: whether two crops of a picture find each other among those of many.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use candle_core::Device;
+//! use dino_train::backbone::{Backbone, vit::VitConfig};
+//! use dino_train::data::{labelled::Labelled, loader::generator};
+//! use dino_train::evaluate::agreement::Crops;
+//! use dino_vision::transform::Transform;
+//!
+//! let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/caltech101-val");
+//! let pictures = Arc::new(Labelled::open(folder.as_ref(), 0, &[])?);
+//! let crops = Crops::new(&pictures, Transform { crop: Some((32, 32)), ..Transform::evaluation() })?;
+//!
+//! let config = VitConfig { img_size: 32, patch_size: 16, dim: 16, depth: 1, heads: 2, ..VitConfig::default() };
+//! let backbone = Backbone::new(config.into(), &mut generator(0, 0, 0, 0), &Device::Cpu)?;
+//! assert!((0.0..=100.0).contains(&crops.measure(&backbone, &Device::Cpu)?.agreement));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::sync::Arc;
 

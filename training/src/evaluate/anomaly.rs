@@ -3,6 +3,18 @@
 //! PRO (per-region overlap; Bergmann et al., The `MVTec` Anomaly Detection Dataset, 2021) counts each drawn region alike, however large
 //! it is: at each threshold the mean share of the regions that is found, integrated over the share of good pixels that are taken for
 //! anomalous, up to a limit. The figures are those of `MVTec`'s evaluation as the public code of AnomalyDINO has it.
+//!
+//! ```
+//! use dino_train::evaluate::anomaly::{Pixels, auroc};
+//!
+//! assert_eq!(auroc(&[(0.9, true), (0.2, false), (0.1, false)]), Some(1.0));
+//! assert_eq!(auroc(&[(0.1, true), (0.2, false)]), Some(0.0));
+//!
+//! // A map of 2 x 2 pixels, of which the first is drawn as anomalous.
+//! let mut pixels = Pixels::default();
+//! pixels.add(&[0.9, 0.1, 0.2, 0.1], &[true, false, false, false], 2);
+//! assert_eq!(pixels.auroc(), Some(1.0));
+//! ```
 
 use dino_vision::anomaly::labels;
 use rayon::slice::ParallelSliceMut as _;

@@ -1,4 +1,15 @@
 //! Pictures of where the last block's CLS token looks, head by head, as the public `visualize_attention.py` draws them.
+//!
+//! ```
+//! use dino_train::evaluate::attention::Attention;
+//! use dino_vision::transform::PatchGrid;
+//!
+//! // One head, whose CLS looks at itself and at a row of four patches.
+//! let weights = ndarray::array![[0.2_f32, 0.0, 0.7, 0.1, 0.0]];
+//! let attention = Attention::new(weights.view(), PatchGrid { rows: 1, columns: 4 });
+//! assert_eq!(attention.names().collect::<Vec<_>>(), ["head-0", "mean"]);
+//! assert_eq!(attention.mask(0, (64, 16), 0.6).bbox(), [16, 0, 16, 16]);
+//! ```
 
 use dino_vision::segment::{Mask, head_cells};
 use dino_vision::transform::PatchGrid;

@@ -1,4 +1,18 @@
 //! Pictures that were put into both halves of a split: figures of such a split are too good.
+//!
+//! ```
+//! use dino_train::evaluate::copies::{self, Named};
+//! use dino_vision::duplicates::Fingerprint;
+//! use image::{Rgb, RgbImage, imageops};
+//!
+//! let wave = |x: u32| ((x as f32 * 0.07).sin() * 100.0 + 128.0) as u8;
+//! let photo = RgbImage::from_fn(320, 200, |x, y| Rgb([wave(x), wave(y), wave(x + 2 * y)]));
+//! let smaller = imageops::resize(&photo, 160, 100, imageops::FilterType::Triangle);
+//! let named = |name: &str, picture| Named { names: vec![name.to_owned()], fingerprints: vec![Fingerprint::of(picture)] };
+//! let found = copies::of(&named("val/cat/1.png", &smaller), &named("train/cat/9.png", &photo))?;
+//! assert_eq!(found, [("val/cat/1.png".to_owned(), "train/cat/9.png".to_owned())]);
+//! # Ok::<(), dino_vision::cancel::Cancelled>(())
+//! ```
 
 use std::collections::HashMap;
 

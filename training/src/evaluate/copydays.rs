@@ -1,4 +1,22 @@
 //! Copy detection on Copydays (Douze et al. 2009): originals that have to be found by their copies.
+//!
+//! ```
+//! use dino_train::evaluate::copydays::blocks;
+//! use ndarray::array;
+//!
+//! let root = tempfile::tempdir()?;
+//! for (folder, name) in [("original", "200000.jpg"), ("original", "200100.jpg"), ("strong", "200101.jpg")] {
+//!     std::fs::create_dir_all(root.path().join(folder))?;
+//!     std::fs::write(root.path().join(folder).join(name), "")?;
+//! }
+//! let strong = blocks(root.path())?.remove(1);
+//! assert_eq!((strong.name.as_str(), strong.files.len()), ("strong", 1));
+//!
+//! // Its one copy is nearer to its original, the second, than to the first.
+//! let originals = array![[1.0, 0.0], [0.0, 1.0]];
+//! assert_eq!(strong.mean_average_precision(array![[0.1, 0.9]].view(), originals.view()), 1.0);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};

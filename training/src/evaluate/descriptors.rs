@@ -1,4 +1,21 @@
 //! One vector for each picture of a list, however it is made.
+//!
+//! ```no_run
+//! use dino_train::evaluate::descriptors::{Unreadable, rows};
+//! use dino_vision::bulk::{Embedder, Workload};
+//! use dino_vision::{embedding::Pooling, model::{Model, SessionOptions}};
+//!
+//! let model = Model::open("models/demo".as_ref())?;
+//! let mut embedder = Embedder::open(&model, Pooling::Cls, &SessionOptions::default(), Workload::default())?;
+//! let paths = ["cat.jpg".into(), "dog.jpg".into()];
+//! let features = rows("embed", &mut embedder, &paths, Unreadable::Fails, |worker, picture| {
+//!     let outputs = worker.run(worker.transform().apply(picture))?;
+//!     let cls = dino_vision::embedding::pool(&outputs, worker.registers(), Pooling::Cls)?;
+//!     Ok(cls.into_raw_vec_and_offset().0)
+//! })?;
+//! assert_eq!(features.nrows(), 2);
+//! # Ok::<(), anyhow::Error>(())
+//! ```
 
 use std::path::{Path, PathBuf};
 

@@ -9,6 +9,17 @@
 //! - **Colours**: black is background, VOC's (224, 224, 192) void, each other an object.
 //! - **JPEG** keeps neither numbers nor colours: a pixel is of an object where its brightest channel is at least half.
 //! - What is less than half opaque is background.
+//!
+//! ```
+//! use dino_train::evaluate::drawn::read;
+//!
+//! let folder = tempfile::tempdir()?;
+//! let path = folder.path().join("mask.png");
+//! image::GrayImage::from_raw(3, 1, vec![0, 255, 255]).unwrap().save(&path)?;
+//! let truth = read(&path, (3, 1))?;
+//! assert_eq!((truth.pixels, truth.boxes), (vec![false, true, true], vec![[1, 0, 2, 1]]));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::collections::BTreeMap;
 use std::io::Cursor;

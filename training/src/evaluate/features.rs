@@ -1,4 +1,18 @@
 //! Features of labelled pictures, through the same sessions as the server's.
+//!
+//! ```no_run
+//! use dino_train::{data::labelled::Labelled, evaluate::features::{View, all}};
+//! use dino_vision::bulk::{Embedder, Workload};
+//! use dino_vision::{embedding::Pooling, head::Tokens, model::{Model, SessionOptions}};
+//!
+//! let model = Model::open("models/demo".as_ref())?;
+//! let mut embedder = Embedder::open(&model, Pooling::Cls, &SessionOptions::default(), Workload::default())?;
+//! let pictures = Labelled::open("photos".as_ref(), 0, &[])?;
+//! let tokens = Tokens { n_last_blocks: 1, avgpool_patchtokens: false };
+//! let batch = all("train", &mut embedder, &pictures, View::Evaluation, tokens)?;
+//! assert_eq!(batch.features.nrows(), batch.classes.len());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use dino_vision::bulk::{self, Embedder, Worker};
 use dino_vision::duplicates::Fingerprint;

@@ -1,4 +1,14 @@
 //! The figures of a classification, the same for every way to classify.
+//!
+//! ```
+//! use dino_train::evaluate::figures::Figures;
+//!
+//! // Three pictures of class 0, of which one is wrong, and one of class 1.
+//! let outcomes = [(true, true), (true, true), (false, true), (true, true)];
+//! let figures = Figures::count(&[0, 0, 0, 1], outcomes.into_iter());
+//! assert_eq!((figures.top1, figures.top5), (75.0, 100.0));
+//! assert!((figures.mean_class - (200.0 / 3.0 + 100.0) / 2.0).abs() < 1e-9);
+//! ```
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,15 @@
 //! The pictures of a folder, in the order of their names.
+//!
+//! ```
+//! use dino_train::evaluate::files::{PICTURES, listed};
+//!
+//! let folder = tempfile::tempdir()?;
+//! for name in ["2.png", "1.jpg", "notes.txt"] {
+//!     std::fs::write(folder.path().join(name), "")?;
+//! }
+//! assert_eq!(listed(folder.path(), &PICTURES)?, [folder.path().join("1.jpg"), folder.path().join("2.png")]);
+//! # Ok::<(), std::io::Error>(())
+//! ```
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,16 @@
 //! Inputs as PyTorch code makes them that takes pictures of any size.
+//!
+//! ```
+//! use dino_train::evaluate::input::{bilinear, whole_patches};
+//! use ndarray::{Array3, array};
+//!
+//! let (planes, grid) = whole_patches(&Array3::zeros((3, 40, 50)), 16)?;
+//! assert_eq!((planes.dim(), grid.rows, grid.columns), ((3, 32, 48), 2, 3));
+//!
+//! let twice = bilinear(array![[0.0, 1.0]].view(), (1, 4), 0.5);
+//! assert_eq!(twice, array![[0.0, 0.25, 0.75, 1.0]]);
+//! # Ok::<(), anyhow::Error>(())
+//! ```
 
 use anyhow::ensure;
 use dino_vision::transform::PatchGrid;

@@ -1,5 +1,19 @@
 //! The k-NN evaluation of the DINO paper (section 4.1, after Wu et al. 2018): each picture of the validation set is
 //! classified by a weighted vote of its nearest neighbours in the training set.
+//!
+//! ```
+//! use dino_train::evaluate::knn::{Error, Features, evaluate};
+//! use ndarray::array;
+//!
+//! let train = Features::new("train", array![[1.0, 0.0], [0.0, 1.0], [0.1, 1.0]], vec![0, 1, 1])?;
+//! let val = Features::new("val", array![[1.0, 0.1]], vec![0])?;
+//! let top1: Vec<_> = evaluate(&train, &val, &[1, 3], 0.07)?.0.iter().map(|(k, figures)| (*k, figures.top1)).collect();
+//! assert_eq!(top1, [(1, 100.0), (3, 100.0)]);
+//!
+//! let other = Features::new("val", array![[1.0, 0.0, 0.0]], vec![0])?;
+//! assert_eq!(evaluate(&train, &other, &[1], 0.07), Err(Error::Dimensions { train: 2, val: 3 }));
+//! # Ok::<(), Error>(())
+//! ```
 
 use std::collections::{BTreeSet, BinaryHeap};
 

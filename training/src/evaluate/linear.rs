@@ -1,5 +1,16 @@
 //! The linear evaluation of the DINO paper (section 4.1): a linear classifier on frozen features, trained by SGD, as the public
 //! `eval_linear.py` trains it.
+//!
+//! ```
+//! use dino_train::{data::loader::generator, evaluate::linear::Probe};
+//! use ndarray::array;
+//!
+//! let features = array![[1.0, 0.0], [0.0, 1.0]];
+//! let mut probe = Probe::new(2, 2, 0.1, &mut generator(0, 0, 0, 0));
+//! let losses: Vec<f64> = (0..100).map(|_| probe.step(features.view(), &[0, 1], 0.1)).collect();
+//! assert!(losses[99] < losses[0]);
+//! assert_eq!(probe.figures(features.view(), &[0, 1]).top1, 100.0);
+//! ```
 
 use ndarray::{Array1, Array2, ArrayView2, Axis, Zip};
 use rayon::prelude::*;

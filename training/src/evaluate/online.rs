@@ -2,6 +2,26 @@
 //! of the pictures, and rank 0 takes the vote.
 //!
 //! Nothing here draws random numbers or changes the networks: a run with it learns the same as one without.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use candle_core::Device;
+//! use dino_train::backbone::{Backbone, vit::VitConfig};
+//! use dino_train::data::{labelled::Labelled, loader::generator};
+//! use dino_train::evaluate::online::Online;
+//! use dino_vision::transform::Transform;
+//!
+//! let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/caltech101-val");
+//! let pictures = Arc::new(Labelled::open(folder.as_ref(), 0, &[])?);
+//! let online = Online::split(&pictures, 20, Transform { crop: Some((32, 32)), ..Transform::evaluation() })?;
+//!
+//! let config = VitConfig { img_size: 32, patch_size: 16, dim: 16, depth: 1, heads: 2, ..VitConfig::default() };
+//! let backbone = Backbone::new(config.into(), &mut generator(0, 0, 0, 0), &Device::Cpu)?;
+//! let (figures, queries) = online.measure(&backbone, &Device::Cpu)?;
+//! assert_eq!((figures.pictures, queries.features.dim()), (4, (4, 16)));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,15 @@
 //! Average precision of ranked lists, as the public evaluations of retrieval and of copy detection take it.
+//!
+//! ```
+//! use std::collections::HashSet;
+//!
+//! use dino_train::evaluate::ranking::{average_precision, order, places};
+//!
+//! let found = order(ndarray::array![0.2, 0.9, 0.5].view(), 3);
+//! assert_eq!(found, [1, 2, 0]);
+//! let relevant = places(&found, &HashSet::from([1, 2]), &HashSet::new());
+//! assert_eq!((relevant.as_slice(), average_precision(&relevant, 2)), ([0, 1].as_slice(), 1.0));
+//! ```
 
 use std::collections::HashSet;
 use std::hash::BuildHasher;

@@ -1,4 +1,18 @@
 //! Retrieval on revisited Oxford and Paris (Radenović et al. 2018): which pictures show the landmark of a query, easy or hard to see.
+//!
+//! ```
+//! use dino_train::evaluate::revisited::{Protocol, Truth};
+//!
+//! let folder = tempfile::tempdir()?;
+//! let path = folder.path().join("gnd_example.json");
+//! let truth = r#"{"imlist": ["a", "b", "c"], "qimlist": ["q"], "gnd": [{"easy": [1], "hard": [2], "junk": [0]}]}"#;
+//! std::fs::write(&path, truth)?;
+//!
+//! let truth = Truth::read(&path)?;
+//! // The query finds b first, then c; a does not count.
+//! assert_eq!(truth.evaluate(&[vec![1, 0, 2]], Protocol::Medium).unwrap().map, 100.0);
+//! # Ok::<(), anyhow::Error>(())
+//! ```
 
 use std::collections::HashSet;
 use std::path::Path;

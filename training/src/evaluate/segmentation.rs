@@ -1,4 +1,22 @@
 //! How well objects that were found fit those that people drew.
+//!
+//! ```
+//! use dino_train::evaluate::segmentation::{Prediction, Tally, Truth, bounds};
+//!
+//! // A picture of 2 x 2 pixels: its upper row is drawn, and its left column is found.
+//! let drawn = vec![true, true, false, false];
+//! let found = vec![true, false, true, false];
+//! let truth = Truth { void: vec![false; 4], boxes: vec![bounds(&drawn, 2)], pixels: drawn };
+//! let saliency = vec![1.0, 0.0, 1.0, 0.0];
+//! let prediction = Prediction { saliency, bbox: bounds(&found, 2), score: None, pixels: found };
+//! assert_eq!((truth.boxes[0], prediction.bbox), ([0, 0, 2, 1], [0, 0, 1, 2]));
+//!
+//! let mut tally = Tally::default();
+//! tally.add("scene", &truth, &prediction);
+//! let figures = tally.figures().unwrap();
+//! assert!((figures.jaccard - 100.0 / 3.0).abs() < 1e-9);
+//! assert_eq!(figures.accuracy, 50.0);
+//! ```
 
 use std::collections::BTreeMap;
 use std::iter::zip;

@@ -1,4 +1,20 @@
 //! A few pictures whose attention is drawn again and again during a run.
+//!
+//! ```
+//! use candle_core::Device;
+//! use dino_train::backbone::vit::{Vit, VitConfig};
+//! use dino_train::{data::loader::generator, evaluate::watch::Watch};
+//! use dino_vision::transform::Transform;
+//!
+//! let picture = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/photos/chelsea.png");
+//! let watch = Watch::open(picture.as_ref(), Transform { crop: Some((32, 32)), ..Transform::evaluation() })?;
+//! let config = VitConfig { img_size: 32, patch_size: 16, dim: 16, depth: 1, heads: 2, ..VitConfig::default() };
+//! let vit = Vit::new(config, &mut generator(0, 0, 0, 0), &Device::Cpu)?;
+//! let folder = tempfile::tempdir()?;
+//! watch.draw(&vit, &Device::Cpu, 7, folder.path())?;
+//! assert_eq!(std::fs::read_dir(folder.path())?.count(), 2, "the picture, and where the backbone looks");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::path::Path;
 

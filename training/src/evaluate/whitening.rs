@@ -1,4 +1,16 @@
 //! Whitening of features, learnt from pictures that have nothing to do with those that are compared.
+//!
+//! ```
+//! use dino_train::evaluate::whitening::Whitening;
+//! use ndarray::{Axis, array};
+//!
+//! let features = array![[1.0_f32, 0.1], [-1.0, 0.1], [1.0, -0.1], [-1.0, -0.1]];
+//! let whitened = Whitening::learn(features.view())?.apply(features.view());
+//! // Both directions have the same variance now.
+//! let variances = whitened.var_axis(Axis(0), 0.0);
+//! assert!((variances[0] / variances[1] - 1.0).abs() < 1e-3);
+//! # Ok::<(), anyhow::Error>(())
+//! ```
 
 use anyhow::ensure;
 use faer::{Mat, Side};

@@ -3,6 +3,13 @@
 //!
 //! That is the Noise protocol (pattern `NNpsk0`, by the crate `snow`): both ends prove that they know the secret before anything else is
 //! read, and messages that were changed, repeated or left out end the run.
+//!
+//! ```
+//! use dino_train::exchange::channel::Secret;
+//!
+//! assert!(Secret::new("0123456789abcdef").is_ok());
+//! assert!(Secret::new("secret").is_err(), "a secret that can be guessed is refused");
+//! ```
 
 use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::net::TcpStream;

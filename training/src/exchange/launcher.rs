@@ -1,5 +1,15 @@
 //! What the programs that start the processes of a run tell each of them in its environment: torchrun, Open MPI's `mpirun`, and
 //! Slurm's `srun`.
+//!
+//! ```
+//! use dino_train::exchange::launcher::Launched;
+//!
+//! // None in a process that was started by itself.
+//! if let Some(launched) = Launched::from_environment()? {
+//!     assert!(launched.place.rank < launched.place.world);
+//! }
+//! # Ok::<(), dino_train::exchange::Error>(())
+//! ```
 
 use std::net::Ipv4Addr;
 

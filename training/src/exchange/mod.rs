@@ -3,12 +3,23 @@
 //! [`Exchange`] is all that training knows of the other processes. [`Alone`] is a run of one process, [`tcp::Ring`] joins several
 //! over TCP, on one machine or on several; with the feature `nccl` GPUs sum through NCCL.
 //! [`launcher`] reads from the environment who takes part.
+//!
+//! ```
+//! use dino_train::exchange::{alone, hand_out};
+//!
+//! let exchange = alone();
+//! let mut gradients = [1.0, 2.0];
+//! exchange.sum(&mut gradients)?;
+//! assert_eq!((exchange.world(), gradients), (1, [1.0, 2.0]));
+//! assert_eq!(hand_out(&*exchange, b"settings".to_vec())?, b"settings");
+//! # Ok::<(), dino_train::exchange::Error>(())
+//! ```
 
 pub mod channel;
 pub mod launcher;
 mod meeting;
 #[cfg(feature = "nccl")]
-pub mod nccl;
+mod nccl;
 pub mod tcp;
 
 use std::fmt::Debug;

@@ -12,7 +12,7 @@ use super::{Error, Exchange};
 
 /// Processes with a GPU each.
 #[derive(Debug)]
-pub struct Gpus {
+pub(crate) struct Gpus {
     ring: Ring,
     communicator: Arc<Communicator>,
 }
@@ -32,7 +32,7 @@ impl Gpus {
     ///
     /// # Errors
     /// When a process is lost, or NCCL cannot reach the others.
-    pub fn join(ring: Ring, device: &CudaDevice) -> Result<Self, Error> {
+    pub(crate) fn join(ring: Ring, device: &CudaDevice) -> Result<Self, Error> {
         let mut name = [0_u8; 128];
         if ring.rank() == 0 {
             name = bytemuck::cast(*Id::new().map_err(nccl)?.internal());

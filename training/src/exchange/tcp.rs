@@ -4,6 +4,24 @@
 //! One process adds up each part, in the order of the ring, and hands its bits to all.
 //!
 //! Messages are encrypted and signed where the run has a secret ([`super::channel`]). Without one, processes meet on one machine alone.
+//!
+//! ```
+//! use std::{thread, time::Duration};
+//!
+//! use dino_train::exchange::tcp::Ring;
+//!
+//! let ring = Ring::between_threads(2, None, Duration::from_secs(60))?;
+//! let sums: Vec<f32> = thread::scope(|scope| {
+//!     let sum = |rank: usize| {
+//!         let mut values = [rank as f32 + 1.0];
+//!         ring[rank].sum(&mut values).map(|()| values[0])
+//!     };
+//!     let threads = [0, 1].map(|rank| scope.spawn(move || sum(rank)));
+//!     threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Result<_, _>>()
+//! })?;
+//! assert_eq!(sums, [3.0, 3.0]);
+//! # Ok::<(), dino_train::exchange::Error>(())
+//! ```
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpListener};

@@ -1,4 +1,15 @@
 //! Turns a checkpoint into a model folder.
+//!
+//! ```no_run
+//! use dino_train::export::{Options, export};
+//! use dino_vision::model::Precision;
+//!
+//! let options = Options { precisions: vec![Precision::F32, Precision::F16], ..Options::default() };
+//! let exported = export("dino_deitsmall16_pretrain.pth".as_ref(), "models/small".as_ref(), &options)?;
+//! assert_eq!(exported.manifest.architecture, "dino-vit");
+//! assert!(exported.folder.join("model.f16.onnx").exists());
+//! # Ok::<(), dino_train::export::Error>(())
+//! ```
 
 mod cost;
 mod folder;

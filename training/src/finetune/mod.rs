@@ -2,6 +2,26 @@
 //!
 //! As `DeiT` (Touvron et al. 2021) trains, with the layer-wise learning rates of `BEiT` (Bao et al. 2022, appendix): AdamW, a warm-up and a
 //! cosine, stochastic depth, label smoothing, and mixup where it is asked for.
+//!
+//! ```
+//! use candle_core::{Device, Tensor};
+//! use dino_train::backbone::vit::{Vit, VitConfig};
+//! use dino_train::{data::loader::generator, finetune::{Classifier, Schedule, Settings, targets}};
+//!
+//! let mut random = generator(0, 0, 0, 0);
+//! let config = VitConfig { img_size: 32, patch_size: 16, dim: 16, depth: 1, heads: 2, ..VitConfig::default() };
+//! let mut classifier = Classifier::new(Vit::new(config, &mut random, &Device::Cpu)?, 2, &mut random, &Device::Cpu)?;
+//!
+//! let schedule = Schedule { epochs: 1, batch_size: 2, lr: 1e-3, min_lr: 1e-6, warmup_epochs: 0 };
+//! let settings =
+//!     Settings { schedule, layer_decay: 0.65, weight_decay: 0.05, drop_path: 0.0, smoothing: 0.0, mixup: 0.0, seed: 0 };
+//! let pictures = Tensor::randn(0.0_f32, 1.0, (2, 3, 32, 32), &Device::Cpu)?;
+//! let classes = Tensor::from_vec(targets(&[0, 1], 2, settings.smoothing), (2, 2), &Device::Cpu)?;
+//! let losses: Vec<f64> =
+//!     (0..20).map(|_| classifier.step(&pictures, &classes, &settings, 0.01, &mut random)).collect::<Result<_, _>>()?;
+//! assert!(losses[19] < losses[0]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod schedule;
 mod state;

@@ -1,4 +1,11 @@
 //! GELU in its exact form x·Φ(x) (the public code's `nn.GELU()`), not the tanh approximation.
+//!
+//! ```
+//! let mut out = [0.0; 3];
+//! dino_train::kernels::activation::gelu(&[0.0, 1.0, -10.0], &mut out);
+//! assert_eq!(out[0], 0.0);
+//! assert!((out[1] - 0.841_344_7).abs() < 1e-5 && out[2].abs() < 1e-5);
+//! ```
 
 use multiversion::multiversion;
 

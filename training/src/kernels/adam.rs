@@ -1,4 +1,17 @@
 //! One step of AdamW, and of the moving average, in one pass over memory each.
+//!
+//! ```
+//! use dino_train::kernels::adam::{Rates, average, step};
+//!
+//! // The first step goes by the learning rate, whatever the gradient's length.
+//! let (mut weight, mut first, mut second) = ([1.0_f32], [0.0], [0.0]);
+//! step(&mut weight, &[50.0], &mut first, &mut second, &Rates::new(0.1, 0.0, 1.0, 1));
+//! assert!((weight[0] - 0.9).abs() < 1e-6);
+//!
+//! let mut teacher = [1.0];
+//! average(&mut teacher, &[0.0], 0.75);
+//! assert_eq!(teacher, [0.75]);
+//! ```
 
 use multiversion::multiversion;
 

@@ -1,6 +1,16 @@
 //! Softmax attention of one sequence, heads packed side by side as the public code's `qkv` layer leaves them.
 //!
 //! A row of `qkv` is `[q of head 0, q of head 1, …, k of head 0, …, v of head 0, …]`, `3 * dim` long.
+//!
+//! ```
+//! use dino_train::kernels::attention::{Scratch, forward};
+//!
+//! // Two tokens of one number. Both have the same key, so that each answer is the mean of the values.
+//! let qkv = [1.0, 0.0, 2.0, 1.0, 0.0, 4.0];
+//! let mut out = [0.0; 2];
+//! forward(&qkv, 1, 1, &mut out, &mut Scratch::default());
+//! assert!(out.iter().all(|answer| (answer - 3.0).abs() < 1e-5));
+//! ```
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};

@@ -1,5 +1,18 @@
 //! Batch normalisation over the rows of a matrix `[rows, channels]`, with what stands behind it in a residual unit: the sum
 //! with the shortcut and the rectifier.
+//!
+//! ```
+//! use dino_train::kernels::batch_norm::{Channels, forward, moments};
+//!
+//! let x = [1.0, 3.0]; // two rows of one channel
+//! let (mut mean, mut deviations) = ([0.0], [0.0]);
+//! moments(&x, &mut mean, &mut deviations);
+//! assert_eq!((mean, deviations), ([2.0], [2.0]));
+//!
+//! let mut out = [0.0; 2];
+//! forward(&x, Channels { mean: &mean, rstd: &[1.0], weight: &[2.0], bias: &[0.0] }, None, true, &mut out);
+//! assert_eq!(out, [0.0, 2.0]);
+//! ```
 
 use multiversion::multiversion;
 

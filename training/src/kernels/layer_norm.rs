@@ -1,4 +1,10 @@
 //! Layer normalisation over the last axis, biased variance, as PyTorch.
+//!
+//! ```
+//! let mut out = [0.0; 2];
+//! dino_train::kernels::layer_norm::forward(&[1.0, 3.0], &[1.0, 1.0], &[0.0, 0.5], 0.0, &mut out);
+//! assert!((out[0] + 1.0).abs() < 1e-6 && (out[1] - 1.5).abs() < 1e-6);
+//! ```
 
 use multiversion::multiversion;
 

@@ -1,4 +1,17 @@
 //! Matrix products on one core, in float32 or with operands rounded to bfloat16.
+//!
+//! ```
+//! use dino_train::kernels::matmul::{Accum, Precision, Weight, at_b};
+//!
+//! let mut product = [0.0; 2];
+//! Weight::transposed(&[1.0, 2.0, 3.0, 4.0], 2, Precision::F32).multiply(&mut product, Accum::Replace, &[10.0, 1.0]);
+//! assert_eq!(product, [12.0, 34.0]);
+//!
+//! // The gradient of a weight: of each of two rows, added up.
+//! let mut gradient = [0.0];
+//! at_b(Precision::F32, &mut gradient, Accum::Replace, &[1.0, 2.0], &[3.0, 4.0], 2);
+//! assert_eq!(gradient, [11.0]);
+//! ```
 
 pub use faer::Accum;
 use faer::linalg::matmul::matmul;

@@ -3,6 +3,17 @@
 //! Stock element-wise CPU operators run on one core without wide vectors, and several lack a backward pass.
 //! These run with the widest vectors that the machine has, and are called by [`crate::ops`] from one task per core.
 //! All matrices are row-major and contiguous: `[rows, columns]`.
+//!
+//! ```
+//! use dino_train::kernels::{matmul::{Accum, Precision, Weight}, reduce::add_bias};
+//!
+//! // A linear layer on two rows: x · wᵀ + b.
+//! let weight = Weight::transposed(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 2, Precision::F32);
+//! let mut y = [0.0; 6];
+//! weight.multiply(&mut y, Accum::Replace, &[1.0, 0.0, 0.0, 1.0]);
+//! add_bias(&mut y, &[0.5, 0.0, 0.0]);
+//! assert_eq!(y, [1.5, 3.0, 5.0, 2.5, 4.0, 6.0]);
+//! ```
 
 pub mod activation;
 pub mod adam;

@@ -1,4 +1,14 @@
 //! One step of gradient descent with momentum.
+//!
+//! ```
+//! use dino_train::kernels::momentum::{Rates, step};
+//!
+//! let rates = Rates { lr: 0.5, momentum: 0.5, weight_decay: 0.0, clip: 1.0, trust: 1.0 };
+//! let (mut weight, mut direction) = ([1.0], [0.0]);
+//! step(&mut weight, &[1.0], &mut direction, &rates);
+//! step(&mut weight, &[0.0], &mut direction, &rates);
+//! assert_eq!((weight, direction), ([0.25], [0.5]));
+//! ```
 
 use multiversion::multiversion;
 

@@ -1,4 +1,16 @@
 //! Row-wise additions and column sums.
+//!
+//! ```
+//! use dino_train::kernels::reduce::{add_bias, add_column_sums};
+//!
+//! let mut rows = [1.0, 2.0, 3.0, 4.0];
+//! add_bias(&mut rows, &[10.0, 20.0]);
+//! assert_eq!(rows, [11.0, 22.0, 13.0, 24.0]);
+//!
+//! let mut sums = [0.0, 1.0];
+//! add_column_sums(&rows, &mut sums);
+//! assert_eq!(sums, [24.0, 47.0]);
+//! ```
 
 use multiversion::multiversion;
 

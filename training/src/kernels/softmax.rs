@@ -1,4 +1,13 @@
 //! Softmax over rows, and the cross-entropy of one row.
+//!
+//! ```
+//! use dino_train::kernels::softmax::{log_sum_exp, softmax};
+//!
+//! let mut row = [1.0, 1.0, 1.0, 1.0];
+//! assert!((log_sum_exp(&row, 2.0) - (2.0 + 4_f32.ln())).abs() < 1e-5);
+//! softmax(&mut row, 4, 2.0);
+//! assert!(row.iter().all(|share| (share - 0.25).abs() < 1e-6));
+//! ```
 
 use multiversion::multiversion;
 

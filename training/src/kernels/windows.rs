@@ -1,6 +1,17 @@
 //! Windows of pictures as rows of a matrix, and back: what turns a convolution into a matrix product, and max pooling.
 //!
 //! Pictures are `[pictures, height, width, channels]`: the channels of a pixel lie side by side, so that a window is a few long runs.
+//!
+//! ```
+//! use dino_train::kernels::windows::Windows;
+//!
+//! // Windows of 2 x 2 over a picture of 2 x 3 grey pixels.
+//! let windows = Windows { height: 2, width: 3, channels: 1, side: 2, stride: 1, padding: 0 };
+//! assert_eq!(windows.grid(), (1, 2));
+//! let mut rows = [0.0; 8];
+//! windows.gather(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 0..2, &mut rows);
+//! assert_eq!(rows, [1.0, 2.0, 4.0, 5.0, 2.0, 3.0, 5.0, 6.0]);
+//! ```
 
 use std::ops::Range;
 

@@ -1,4 +1,11 @@
 //! Sums over the processes of a run that gradients flow through.
+//!
+//! ```
+//! use dino_train::ops::across::lost_peer;
+//!
+//! // An operator that failed on this machine lost no process.
+//! assert!(lost_peer(&candle_core::Error::Msg("no memory".into())).is_none());
+//! ```
 
 use std::sync::Arc;
 

@@ -1,6 +1,16 @@
 //! Batch normalisation over all axes but the last, fused with the shortcut and the rectifier that follow it in a residual unit.
 //!
 //! The batch is that of all processes of a run: statistics, and the sums that gradients need, are exchanged.
+//!
+//! ```
+//! use candle_core::{Device, Tensor};
+//! use dino_train::{exchange::Alone, ops::batch_norm::Statistics};
+//!
+//! let x = Tensor::new(&[[1.0_f32, 5.0], [3.0, 5.0]], &Device::Cpu)?;
+//! let statistics = Statistics::of(&x, &Alone)?;
+//! assert_eq!((statistics.rows, statistics.mean, statistics.variance), (2, vec![2.0, 5.0], vec![1.0, 0.0]));
+//! # Ok::<(), candle_core::Error>(())
+//! ```
 
 use std::sync::Arc;
 

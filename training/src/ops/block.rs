@@ -1,4 +1,19 @@
 //! A pre-norm transformer block as one operator: x + attention(norm(x)), then x + mlp(norm(x)).
+//!
+//! ```
+//! use candle_core::{DType, Device, Tensor};
+//! use dino_train::{kernels::matmul::Precision, ops::block::{Block, Sequences, Tokens}};
+//!
+//! let block = Block { dim: 16, heads: 2, hidden: 64, eps: 1e-6, precision: Precision::F32 };
+//! // Two pictures of five tokens, one row each. Weights of zero add nothing to them.
+//! let sequences = Sequences(vec![(2, 5)]);
+//! let x = Tensor::randn(0.0_f32, 1.0, (sequences.rows(), 16), &Device::Cpu)?;
+//! let weights = Tensor::zeros(block.len(), DType::F32, &Device::Cpu)?;
+//! let y = block.forward(&x, &weights, &sequences, None, Tokens::All)?;
+//! assert_eq!(y.to_vec2::<f32>()?, x.to_vec2::<f32>()?);
+//! assert_eq!(block.forward(&x, &weights, &sequences, None, Tokens::First)?.dims(), [2, 16]);
+//! # Ok::<(), candle_core::Error>(())
+//! ```
 
 #[cfg(feature = "cuda")]
 mod cuda;

@@ -2,6 +2,19 @@
 //!
 //! Windows become rows of a matrix, a chunk at a time, so that the product is one of the linear layers'; a 1 x 1 convolution is
 //! such a product already. The cores share the pictures.
+//!
+//! ```
+//! use candle_core::{DType, Device, Tensor};
+//! use dino_train::{kernels::matmul::Precision, ops::conv::Convolution};
+//!
+//! // Sums of windows of 3 x 3 over a picture of ones.
+//! let x = Tensor::ones((1, 4, 4, 1), DType::F32, &Device::Cpu)?;
+//! let weight = Tensor::ones((1, 1, 3, 3), DType::F32, &Device::Cpu)?;
+//! let y = Convolution { stride: 2, precision: Precision::F32 }.forward(&x, &weight)?;
+//! assert_eq!(y.dims(), [1, 2, 2, 1]);
+//! assert_eq!(y.flatten_all()?.to_vec1::<f32>()?, [4.0, 6.0, 6.0, 9.0]);
+//! # Ok::<(), candle_core::Error>(())
+//! ```
 
 use std::ops::Range;
 

@@ -1,4 +1,12 @@
 //! GELU in its exact (erf) form.
+//!
+//! ```
+//! use candle_core::{Device, Tensor};
+//!
+//! let y = dino_train::ops::gelu::gelu(&Tensor::new(&[0.0_f32, 1.0], &Device::Cpu)?)?.to_vec1::<f32>()?;
+//! assert!(y[0] == 0.0 && (y[1] - 0.841_344_7).abs() < 1e-5);
+//! # Ok::<(), candle_core::Error>(())
+//! ```
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;

@@ -1,4 +1,14 @@
 //! Layer normalisation over the last axis.
+//!
+//! ```
+//! use candle_core::{Device, Tensor};
+//! use dino_train::ops::layer_norm::layer_norm;
+//!
+//! let of = |values: [f32; 2]| Tensor::new(&values, &Device::Cpu);
+//! let y = layer_norm(&of([1.0, 3.0])?.unsqueeze(0)?, &of([1.0, 1.0])?, &of([0.0, 0.5])?, 0.0)?.to_vec2::<f32>()?;
+//! assert!((y[0][0] + 1.0).abs() < 1e-6 && (y[0][1] - 1.5).abs() < 1e-6);
+//! # Ok::<(), candle_core::Error>(())
+//! ```
 
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;

@@ -1,4 +1,14 @@
 //! `y = x wᵀ`, the product of a linear layer.
+//!
+//! ```
+//! use candle_core::{Device, Tensor};
+//! use dino_train::{kernels::matmul::Precision, ops::linear::linear};
+//!
+//! let x = Tensor::new(&[[1.0_f32, 0.0], [0.0, 1.0]], &Device::Cpu)?;
+//! let weight = Tensor::new(&[[1.0_f32, 2.0], [3.0, 4.0], [5.0, 6.0]], &Device::Cpu)?;
+//! assert_eq!(linear(&x, &weight, Precision::F32)?.to_vec2::<f32>()?, [[1.0, 3.0, 5.0], [2.0, 4.0, 6.0]]);
+//! # Ok::<(), candle_core::Error>(())
+//! ```
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;

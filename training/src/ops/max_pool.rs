@@ -1,4 +1,13 @@
 //! Max pooling over pictures whose channels lie last, `[pictures, height, width, channels]`: 3 x 3 windows at stride 2.
+//!
+//! ```
+//! use candle_core::{Device, Tensor};
+//!
+//! let picture = Tensor::new(&[[1.0_f32, 2.0, 3.0, 9.0]], &Device::Cpu)?.reshape((1, 1, 4, 1))?;
+//! let pooled = dino_train::ops::max_pool::max_pool(&picture)?;
+//! assert_eq!((pooled.dims(), pooled.flatten_all()?.to_vec1::<f32>()?), ([1, 1, 2, 1].as_slice(), vec![2.0, 9.0]));
+//! # Ok::<(), candle_core::Error>(())
+//! ```
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;

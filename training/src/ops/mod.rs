@@ -2,6 +2,19 @@
 //!
 //! Candle's stock `layer_norm` and `softmax_last_dim` run fused kernels without a backward pass, so gradients
 //! silently vanish behind them. Every operator here has one, and a test compares both forms.
+//!
+//! ```
+//! use candle_core::{Device, Var};
+//! use dino_train::{kernels::matmul::Precision, ops::linear::linear};
+//!
+//! let weight = Var::new(&[[1.0_f32, 2.0], [3.0, 4.0]], &Device::Cpu)?;
+//! let x = candle_core::Tensor::new(&[[10.0_f32, 1.0]], &Device::Cpu)?;
+//! let y = linear(&x, &weight, Precision::F32)?;
+//! assert_eq!(y.to_vec2::<f32>()?, [[12.0, 34.0]]);
+//! let gradients = y.sum_all()?.backward()?;
+//! assert_eq!(gradients.get(&weight).unwrap().to_vec2::<f32>()?, [[10.0, 1.0], [10.0, 1.0]]);
+//! # Ok::<(), candle_core::Error>(())
+//! ```
 
 pub mod across;
 pub mod batch_norm;

@@ -1,4 +1,15 @@
 //! Rows divided by their L2 norm: the head's bottleneck, and with a factor for each row its weight-normalised last layer.
+//!
+//! ```
+//! use candle_core::{Device, Tensor};
+//! use dino_train::ops::unit_rows::scaled_unit_rows;
+//!
+//! let x = Tensor::new(&[[3.0_f32, 4.0], [0.0, 2.0]], &Device::Cpu)?;
+//! let factors = Tensor::new(&[[10.0_f32], [1.0]], &Device::Cpu)?;
+//! let rows = scaled_unit_rows(&x, &factors, 1e-12)?.to_vec2::<f32>()?;
+//! assert!((rows[0][0] - 6.0).abs() < 1e-5 && (rows[0][1] - 8.0).abs() < 1e-5 && (rows[1][1] - 1.0).abs() < 1e-6);
+//! # Ok::<(), candle_core::Error>(())
+//! ```
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;

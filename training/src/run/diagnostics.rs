@@ -2,6 +2,18 @@
 //!
 //! Without sharpening its output becomes uniform: its entropy is ln K, and nothing divides teacher and student. Without centring one
 //! output takes all: the entropy of each distribution, and that of their mean over all pictures, is 0.
+//!
+//! ```
+//! use dino_train::dino::{accumulate::Means, learner::Report};
+//! use dino_train::run::diagnostics::{Collapse, Watch};
+//!
+//! // Every picture gets the uniform distribution over four outputs, and student and teacher agree on it.
+//! let means = Means { loss: 4_f64.ln(), teacher_entropy: 4_f64.ln(), ..Means::default() };
+//! let report = Report { means, distribution: vec![0.25; 4], feature_std: 0.2, stop: false };
+//! let mut watch = Watch::new(3, 16);
+//! assert!(watch.look(&report).is_ok() && watch.look(&report).is_ok());
+//! assert_eq!(watch.look(&report).unwrap_err().kind, Collapse::Uniform);
+//! ```
 
 use std::fmt;
 

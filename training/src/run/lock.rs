@@ -1,4 +1,15 @@
 //! One run at a time in a folder.
+//!
+//! ```
+//! use dino_train::run::lock::{Error, Lock};
+//!
+//! let folder = tempfile::tempdir()?;
+//! let lock = Lock::take(folder.path())?;
+//! assert!(matches!(Lock::take(folder.path()), Err(Error::InUse { .. })));
+//! drop(lock);
+//! assert!(Lock::take(folder.path()).is_ok());
+//! # Ok::<(), Error>(())
+//! ```
 
 use std::fs::TryLockError;
 use std::io::{Read, Write};

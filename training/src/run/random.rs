@@ -1,4 +1,15 @@
 //! Random numbers of a batch that depend on its pictures alone: not on the process that has them, nor on their neighbours.
+//!
+//! ```
+//! use dino_train::backbone::parameters::Random as _;
+//! use dino_train::{data::loader::generator, run::random::PerPicture};
+//!
+//! // Of a batch of pictures 3 and 8, and of one of picture 8 alone.
+//! let of = |picture| generator(0, 1, 0, picture);
+//! let (mut both, mut one) = (PerPicture::new([of(3), of(8)]), PerPicture::new([of(8)]));
+//! let (_, eighth) = (both.normal(), both.normal());
+//! assert_eq!(eighth, one.normal());
+//! ```
 
 use rand_chacha::ChaCha8Rng;
 

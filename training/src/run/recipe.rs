@@ -1,4 +1,15 @@
 //! A training run's settings: the public script's flags under their own names, and ours.
+//!
+//! ```
+//! use dino_train::run::recipe::{Arch, Recipe};
+//!
+//! let recipe: Recipe = toml::from_str("arch = \"vit_base\"\npatch-size = 8")?;
+//! recipe.check()?;
+//! assert_eq!((recipe.arch, recipe.backbone().dim()), (Arch::VitBase, 768));
+//! let names: Vec<String> = recipe.differences(&Recipe::default()).into_iter().map(|(name, _)| name).collect();
+//! assert_eq!(names, ["arch", "patch-size"]);
+//! # Ok::<(), anyhow::Error>(())
+//! ```
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;

@@ -1,4 +1,12 @@
 //! One HTML file that shows a run: curves, where it looks, the map of its features, its settings. It needs nothing from outside.
+//!
+//! ```
+//! use dino_train::run::report::Run;
+//!
+//! let run = Run::open(concat!(env!("CARGO_MANIFEST_DIR"), "/../models/demo").as_ref())?;
+//! assert!(run.html()?.contains("<svg"));
+//! # Ok::<(), anyhow::Error>(())
+//! ```
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

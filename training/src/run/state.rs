@@ -4,6 +4,24 @@
 //! included; of a student with low-rank adapters those with the adapters merged, and its own as `lora.…`), `optimizer.first.…`,
 //! `optimizer.second.…`, `center` and, where there are such, `queue` and `ibot_center`. The metadata entry `dino` is JSON: sizes and transform for the exporter, progress, steps per
 //! parameter and the recipe. Random numbers need no state: they follow from the seed and the step.
+//!
+//! ```
+//! use candle_core::Device;
+//! use dino_train::dino::{learner::Learner, network::Network};
+//! use dino_train::run::{recipe::Recipe, state::{Description, Stored, file_name, list, save}};
+//! use dino_train::{data::loader::generator, exchange::alone};
+//!
+//! let recipe: Recipe = toml::from_str("dim = 16\ndepth = 1\nheads = 2\nout-dim = 64\nhead-hidden-dim = 32\nglobal-crops-size = 32")?;
+//! let student = Network::new(recipe.backbone(), recipe.head(), &mut generator(0, 0, 0, 0), &Device::Cpu)?;
+//! let mut learner = Learner::new(student, recipe.optimizer, alone())?;
+//!
+//! let run = tempfile::tempdir()?;
+//! save(&run.path().join(file_name(1200)), &learner, &Description::new(&recipe, &learner, 1200, 100))?;
+//! let stored = Stored::open(&list(run.path())?[0])?;
+//! stored.restore(&mut learner)?;
+//! assert_eq!((stored.description.step, stored.description.dim), (1200, 16));
+//! # Ok::<(), anyhow::Error>(())
+//! ```
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};

@@ -1,4 +1,29 @@
 //! A training run from its first step to its last, or to the signal that ends it.
+//!
+//! ```
+//! use std::{sync::Arc, time::Duration};
+//!
+//! use dino_train::run::{observer, recipe::Recipe, trainer::{Options, Outcome, train}};
+//!
+//! let recipe: Recipe = toml::from_str(
+//!     "dim = 16\ndepth = 1\nheads = 2\nout-dim = 64\nhead-hidden-dim = 32\nglobal-crops-size = 32\nlocal-crops-number = 0\n\
+//!      batch-size-per-gpu = 16\nepochs = 1\nwarmup-epochs = 0\nwarmup-teacher-temp-epochs = 0",
+//! )?;
+//! let run = tempfile::tempdir()?;
+//! let options = Options {
+//!     data: concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/caltech101-val").into(),
+//!     out: run.path().to_owned(),
+//!     resume: false, init: None, gram_anchor: None,
+//!     workers: 1, cache: 0,
+//!     checkpoint_every: Duration::from_secs(600), keep: 1, save_every_epochs: 0,
+//!     shown: observer::Options::default(), stop_below: 0,
+//!     device: candle_core::Device::Cpu, exchange: dino_train::exchange::alone(),
+//!     collapse_steps: 0, stop: Arc::default(),
+//! };
+//! assert_eq!(train(&recipe, &options)?, Outcome::Finished);
+//! assert_eq!(dino_train::log::Log::new(run.path()).lines()?.len(), 1);
+//! # Ok::<(), anyhow::Error>(())
+//! ```
 
 mod start;
 

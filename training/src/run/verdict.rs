@@ -1,4 +1,14 @@
 //! Whether a run made the weights better that it began with.
+//!
+//! ```
+//! use dino_train::log::{Knn, Measured};
+//! use dino_train::run::verdict::Verdict;
+//!
+//! let measured = |top1| Measured::Knn(Knn { k: 20, top1, top5: 90.0, mean_class: top1, pictures: 500 });
+//! let verdict = Verdict { baseline: measured(61.0), best: (7, measured(64.5)), count: 10 };
+//! assert!(verdict.helped());
+//! assert!(verdict.sentence().contains("64.5"));
+//! ```
 
 use crate::log::{Line, Measured};
 

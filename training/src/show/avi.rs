@@ -1,4 +1,18 @@
 //! Videos as Motion JPEG in an AVI file: what any player shows, without an encoder of video.
+//!
+//! ```
+//! use dino_train::show::avi::Avi;
+//!
+//! let folder = tempfile::tempdir()?;
+//! let path = folder.path().join("attention.avi");
+//! let mut jpeg = Vec::new();
+//! image::codecs::jpeg::JpegEncoder::new(&mut jpeg).encode_image(&image::RgbImage::new(64, 48))?;
+//! let mut video = Avi::create(&path, (64, 48), 25.0)?;
+//! video.add(&jpeg)?;
+//! video.finish()?;
+//! assert!(std::fs::read(path)?.starts_with(b"RIFF"));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::Path;

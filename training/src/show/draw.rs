@@ -1,4 +1,15 @@
 //! Colours, discs and small text on pixels: what the pictures of an evaluation are drawn with.
+//!
+//! ```
+//! use dino_train::show::draw::{LETTER, disc, text};
+//! use image::{Rgb, RgbImage};
+//!
+//! let mut picture = RgbImage::new(64, 32);
+//! disc(&mut picture, (10.0, 20.0), 4.0, Rgb([255, 0, 0]));
+//! text(&mut picture, (0, 0), "ant", Rgb([255, 255, 255]));
+//! assert_eq!(picture.get_pixel(10, 20), &Rgb([255, 0, 0]));
+//! assert!((0..3 * LETTER).any(|x| picture.get_pixel(x, 4) == &Rgb([255, 255, 255])));
+//! ```
 
 use font8x8::UnicodeFonts;
 use image::{Rgb, RgbImage};

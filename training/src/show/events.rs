@@ -2,6 +2,18 @@
 //!
 //! Each start of the program opens a file of its own, whose first events tell `TensorBoard` to forget what earlier files said of later
 //! steps: a resumed run has one curve. A file is a row of records (length, its checksum, an `Event` message of protobuf, its checksum).
+//!
+//! ```
+//! use dino_train::{log::Log, show::events::Events};
+//!
+//! let run = tempfile::tempdir()?;
+//! let line = &Log::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../models/demo").as_ref()).lines()?[0];
+//! Events::create(run.path(), 0)?.append(line)?;
+//! let file = std::fs::read_dir(run.path())?.next().unwrap()?;
+//! assert!(file.file_name().to_string_lossy().contains("tfevents"));
+//! assert!(std::fs::read(file.path())?.windows(10).any(|bytes| bytes == b"train/loss"));
+//! # Ok::<(), anyhow::Error>(())
+//! ```
 
 use std::io::Write as _;
 use std::path::Path;

@@ -1,4 +1,15 @@
 //! A picture of a run's curves, drawn from its log.
+//!
+//! ```
+//! use dino_train::{log::Log, show::plot::curves};
+//!
+//! let lines = Log::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../models/demo").as_ref()).lines()?;
+//! let folder = tempfile::tempdir()?;
+//! let picture = folder.path().join("curves.svg");
+//! curves(&lines, &picture)?;
+//! assert!(std::fs::read_to_string(picture)?.contains("<svg"));
+//! # Ok::<(), anyhow::Error>(())
+//! ```
 
 use std::path::Path;
 

@@ -1,4 +1,14 @@
 //! What a person watches during a run: the bar on a terminal, and lines where there is none.
+//!
+//! ```
+//! use dino_train::show::progress::{Figures, Progress};
+//!
+//! let mut progress = Progress::new(0, 100, 2, 64, false);
+//! let figures =
+//!     Figures { loss: 6.5, teacher_entropy: 5.5, ln_k: 6.9, kl: 1.0, spread: 0.9, lr: 5e-4, images_per_second: 20.0 };
+//! progress.step(1, figures);
+//! assert_eq!(progress.figures().lr, 5e-4);
+//! ```
 
 use std::fmt;
 use std::time::{Duration, Instant};

@@ -1,4 +1,13 @@
 //! A map of points coloured by class, with a legend, as SVG or as pixels.
+//!
+//! ```
+//! use dino_train::show::scatter::Scatter;
+//!
+//! let places = ndarray::array![[0.0, 0.0], [1.0, 0.5]];
+//! let (names, titles) = (["cat".to_owned(), "dog".to_owned()], ["1.jpg".to_owned(), "2.jpg".to_owned()]);
+//! let map = Scatter { places: places.view(), classes: &[0, 1], names: &names, titles: &titles };
+//! assert!(map.svg().contains("2.jpg"));
+//! ```
 
 use std::fmt::Write as _;
 

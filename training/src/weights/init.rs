@@ -1,4 +1,22 @@
 //! A backbone takes over the weights of a checkpoint: training goes on from a public release, with labels or without.
+//!
+//! ```
+//! use candle_core::Device;
+//! use dino_train::backbone::{Backbone, vit::VitConfig};
+//! use dino_train::data::loader::generator;
+//! use dino_train::weights::{Options, init::initialise};
+//! use dino_vision::transform::Transform;
+//!
+//! let checkpoint = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/checkpoints/pth-dino-backbone/dino_vit_pretrain.pth");
+//! let options = Options { heads: Some(4), ..Options::default() };
+//! let of = |dim| {
+//!     let config = VitConfig { img_size: 224, patch_size: 8, dim, depth: 2, heads: 4, ..VitConfig::default() };
+//!     Backbone::new(config.into(), &mut generator(0, 0, 0, 0), &Device::Cpu)
+//! };
+//! assert!(initialise(&of(32)?, checkpoint.as_ref(), &options, &Transform::evaluation()).is_ok());
+//! assert!(initialise(&of(64)?, checkpoint.as_ref(), &options, &Transform::evaluation()).is_err(), "of another size");
+//! # Ok::<(), candle_core::Error>(())
+//! ```
 
 use std::collections::BTreeMap;
 use std::path::Path;

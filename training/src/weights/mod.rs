@@ -2,6 +2,16 @@
 //!
 //! [`open`] finds the files and makes a [`Store`] of named tensors, [`load`] recognises the layout by those names and
 //! reads it into a [`Backbone`], which no longer knows where it came from.
+//!
+//! ```
+//! use dino_train::weights::{Backbone, Options, load};
+//!
+//! let checkpoint = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/checkpoints/pth-dino-backbone/dino_vit_pretrain.pth");
+//! let checkpoint = load(checkpoint.as_ref(), &Options { heads: Some(4), ..Options::default() })?;
+//! let Backbone::Vit(vit) = &checkpoint.backbone else { panic!("it is a transformer") };
+//! assert_eq!((checkpoint.layout, vit.dim, vit.patch_size, vit.blocks.len()), ("dino-pth", 32, 8, 2));
+//! # Ok::<(), dino_train::weights::Error>(())
+//! ```
 
 mod error;
 mod hash;

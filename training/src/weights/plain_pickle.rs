@@ -1,4 +1,13 @@
 //! Pickles of plain data, such as lists of names and numbers, as JSON.
+//!
+//! ```
+//! use dino_train::weights::plain_pickle::read;
+//!
+//! // What `pickle.dumps({"cat": [1, 2]}, protocol=2)` gives in Python.
+//! let pickle = b"\x80\x02}q\x00X\x03\x00\x00\x00catq\x01]q\x02(K\x01K\x02es.";
+//! assert_eq!(read(pickle)?, serde_json::json!({"cat": [1, 2]}));
+//! # Ok::<(), dino_train::weights::plain_pickle::NotPlain>(())
+//! ```
 
 use serde_json::{Map, Value as Json};
 

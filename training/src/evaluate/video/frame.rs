@@ -1,4 +1,12 @@
 //! A frame as the model sees it: its shorter side has one length, its longer side is cut down to a multiple of 64.
+//!
+//! ```
+//! use dino_train::evaluate::video::frame::{resize, size};
+//!
+//! assert_eq!(size((854, 480), 480)?, (832, 480));
+//! assert_eq!(resize(&image::RgbImage::new(854, 480), (832, 480)).dimensions(), (832, 480));
+//! # Ok::<(), anyhow::Error>(())
+//! ```
 
 use anyhow::ensure;
 use dino_vision::transform::{IMAGENET_MEAN, IMAGENET_STD, MOST_SIDE, PatchGrid, Transform};

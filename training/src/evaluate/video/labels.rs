@@ -1,4 +1,16 @@
 //! Masks of objects in a video: files of numbers, shares of patches, and the pixels that follow from them.
+//!
+//! ```
+//! use dino_train::evaluate::video::labels::{Numbers, Objects, mask};
+//!
+//! let folder = tempfile::tempdir()?;
+//! let path = folder.path().join("00000.png");
+//! Numbers { size: (4, 1), values: vec![0, 1, 2, 2] }.write(&path)?;
+//! let numbers = Numbers::read(&path)?;
+//! assert_eq!(Objects::of(&numbers).numbers(), [1, 2]);
+//! assert_eq!(mask(&numbers, 2), [false, false, true, true]);
+//! # Ok::<(), anyhow::Error>(())
+//! ```
 
 use std::path::Path;
 

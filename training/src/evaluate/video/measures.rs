@@ -1,4 +1,14 @@
 //! DAVIS's measures of a mask: region similarity J, contour accuracy F (Perazzi et al. 2016), and their statistics over a sequence.
+//!
+//! ```
+//! use dino_train::evaluate::video::measures::{Statistics, contour, region};
+//!
+//! let drawn = [true, true, false, false];
+//! assert_eq!(region(&drawn, &[true, false, false, false]), 0.5);
+//! assert_eq!(contour(&drawn, &drawn, 2), 1.0);
+//! let of_sequence = Statistics::of(&[1.0, 0.75, 0.75, 0.25]).unwrap();
+//! assert_eq!((of_sequence.mean, of_sequence.recall), (0.6875, 0.75));
+//! ```
 
 use serde::Serialize;
 

@@ -1,4 +1,16 @@
 //! Labels carried from frames to the next one: each patch takes those of the patches most like it, in the first frame and the last few.
+//!
+//! ```
+//! use dino_train::evaluate::video::propagation::{Propagation, Settings};
+//! use dino_vision::transform::PatchGrid;
+//! use ndarray::array;
+//!
+//! // Two patches, of which the first is labelled; in the next frame they have changed places.
+//! let settings = Settings { last_frames: 1, top_k: 1, neighbourhood: 0 };
+//! let grid = PatchGrid { rows: 1, columns: 2 };
+//! let mut video = Propagation::new(settings, grid, array![[1.0, 0.0], [0.0, 1.0]].view(), array![[0.0, 1.0], [1.0, 0.0]]);
+//! assert_eq!(video.next(array![[0.0, 1.0], [1.0, 0.0]].view()), array![[1.0, 0.0], [0.0, 1.0]]);
+//! ```
 
 use std::collections::VecDeque;
 use std::ops::Range;

@@ -1,4 +1,19 @@
 //! Videos as folders of frames and masks: DAVIS 2017, or a folder with `frames` and `masks` for each sequence.
+//!
+//! ```
+//! use dino_train::evaluate::video::sequences::list;
+//!
+//! let root = tempfile::tempdir()?;
+//! for file in ["dog/frames/0.jpg", "dog/frames/1.jpg", "dog/frames/2.jpg", "dog/masks/0.png", "dog/masks/1.png", "dog/masks/2.png"] {
+//!     let path = root.path().join(file);
+//!     std::fs::create_dir_all(path.parent().unwrap())?;
+//!     std::fs::write(path, "")?;
+//! }
+//! let dog = list(root.path(), "val")?.remove(0);
+//! assert_eq!((dog.name.as_str(), dog.frames.len()), ("dog", 3));
+//! assert_eq!(dog.measured().map(|(frame, _)| frame).collect::<Vec<_>>(), [1]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

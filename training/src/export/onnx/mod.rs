@@ -1,4 +1,18 @@
 //! Writes a backbone as an ONNX graph of standard operators, for every batch and every picture size.
+//!
+//! ```
+//! use dino_train::export::onnx::{Extras, Format, Target, write};
+//! use dino_train::weights::{Options, load};
+//!
+//! let checkpoint = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/checkpoints/pth-dino-backbone/dino_vit_pretrain.pth");
+//! let checkpoint = load(checkpoint.as_ref(), &Options { heads: Some(4), ..Options::default() })?;
+//! let folder = tempfile::tempdir()?;
+//! let target = Target { folder: folder.path(), name: "model.onnx", external: false };
+//! let written = write(&checkpoint.backbone, Format::F32, &Extras::default(), target)?;
+//! assert_eq!((written.sha256.len(), written.data), (64, None));
+//! assert!(folder.path().join("model.onnx").exists());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod calibrate;
 mod convnext;
