@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 /// Module, and the modules that it may use. `main` and `lib` put the others together.
@@ -179,6 +179,51 @@ fn each_room_has_its_place_in_the_tables() {
     let missing: Vec<&str> =
         missing.filter(|module| !rows.iter().any(|row| row.split(", `").any(|name| name == format!("{module}`")))).collect();
     assert!(missing.is_empty(), "ARCHITECTURE.md has no row for {missing:?}");
+}
+
+/// Files of the modules that the module in `file` declares as public.
+fn public_modules(file: &Path) -> Vec<PathBuf> {
+    let is_folder = file.ends_with("lib.rs") || file.ends_with("mod.rs");
+    let folder = if is_folder { file.parent().unwrap().to_owned() } else { file.with_extension("") };
+    let text = fs_err::read_to_string(file).unwrap();
+    let names = text.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'));
+    let of = |name: &str| [folder.join(format!("{name}.rs")), folder.join(name).join("mod.rs")];
+    names.map(|name| of(name).into_iter().find(|file| file.exists()).unwrap()).collect()
+}
+
+/// Whether a module's documentation holds an example that `cargo test --doc` compiles.
+fn has_example(text: &str) -> bool {
+    let documentation = text.lines().take_while(|line| line.starts_with("//!"));
+    // Every second fence closes a block.
+    documentation.filter(|line| line.starts_with("//! ```")).step_by(2).any(|fence| ["//! ```", "//! ```no_run"].contains(&fence))
+}
+
+/// The commands of `dino-train` have no example each: its `main.rs` alone calls them.
+#[test]
+fn each_public_module_has_an_example() {
+    let mut missing = Vec::new();
+    for library in ["src", "src/hub", "src/program", "src/vision", "training/src"] {
+        let library = Path::new(env!("CARGO_MANIFEST_DIR")).join(library).join("lib.rs");
+        let mut files = public_modules(&library);
+        if files.is_empty() {
+            files.push(library);
+        }
+        while let Some(file) = files.pop() {
+            if !file.ends_with("cli/mod.rs") {
+                files.extend(public_modules(&file));
+            }
+            if !has_example(&fs_err::read_to_string(&file).unwrap()) {
+                missing.push(file);
+            }
+        }
+    }
+    assert!(missing.is_empty(), "no example in the documentation of {missing:?}");
+}
+
+#[test]
+fn a_block_of_another_language_is_no_example() {
+    assert!(has_example("//! Adds.\n//!\n//! ```text\n//! 1 + 1\n//! ```\n//! ```\n//! assert_eq!(1 + 1, 2);\n//! ```\n"));
+    assert!(!has_example("//! Adds.\n//!\n//! ```text\n//! 1 + 1\n//! ```\n\n/// ```\n/// assert_eq!(1 + 1, 2);\n/// ```\n"));
 }
 
 #[test]
