@@ -3,13 +3,12 @@
 //! of near-copies.
 //!
 //! ```
-//! use dino_server::files::{shard::Shard, vectors::Target};
+//! use dino_server::files::{shard::Shard, vectors::Out};
 //!
-//! // What `embed --out vectors.npy --shard 0/4` makes of its flags.
-//! let target: Target = "vectors.npy".parse()?;
+//! // What `embed --out folder/vectors.npy --shard 0/4` makes of its flags.
+//! let out: Out = "folder/vectors.npy".parse()?;
 //! let part: Shard = "0/4".parse()?;
-//! assert_eq!(target.path(), std::path::Path::new("vectors.npy"));
-//! assert_eq!(part.to_string(), "0/4");
+//! assert_eq!((out.target().name.as_str(), part.to_string()), ("vectors.npy", "0/4".to_owned()));
 //! # Ok::<(), String>(())
 //! ```
 

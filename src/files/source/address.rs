@@ -1,4 +1,17 @@
 //! Addresses of files: paths, `file://`, and URLs of the web.
+//!
+//! ```
+//! use std::path::Path;
+//!
+//! use dino_server::files::source::address::Address;
+//!
+//! let folder = Path::new("/photos");
+//! assert_eq!(Address::parse("cat/1.jpg", folder)?, Address::File("/photos/cat/1.jpg".into()));
+//! assert_eq!(Address::parse("file:///a%20b.jpg", folder)?, Address::File("/a b.jpg".into()));
+//! assert!(Address::parse("https://example.org/1.jpg", folder)?.is_remote());
+//! assert!(Address::parse("ftp://example.org/1.jpg", folder).is_err());
+//! # Ok::<(), String>(())
+//! ```
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -44,7 +44,7 @@ pub(super) fn open(path: &Path) -> Result<Stream<std::io::Take<File>>, ArrowErro
 }
 
 /// The record batches that a reader gives.
-pub struct Stream<R> {
+pub(super) struct Stream<R> {
     source: R,
     decoder: StreamDecoder,
     buffer: Buffer,
@@ -53,12 +53,12 @@ pub struct Stream<R> {
 
 impl<R: Read> Stream<R> {
     /// Begins to read.
-    pub fn new(source: R) -> Self {
+    pub(super) fn new(source: R) -> Self {
         Self { source, decoder: StreamDecoder::new(), buffer: Buffer::from(&[]), has_ended: false }
     }
 
     /// The schema, once the first record batch was asked for.
-    pub fn schema(&self) -> Option<SchemaRef> {
+    pub(super) fn schema(&self) -> Option<SchemaRef> {
         self.decoder.schema()
     }
 

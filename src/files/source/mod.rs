@@ -3,11 +3,26 @@
 //! A [`Source`] is a list of [`Unit`]s in a fixed order. A unit is read from its beginning to its end and gives its pictures in
 //! [`Batch`]es, so that memory holds one batch whatever the size of the source. The bytes of a picture are read when a worker asks
 //! for them ([`Place::read`]), after their number was compared with the limit.
+//!
+//! ```
+//! use dino_server::files::{shard::Shard, source::{Columns, Options, open}};
+//!
+//! let folder = tempfile::tempdir()?;
+//! std::fs::create_dir(folder.path().join("cat"))?;
+//! std::fs::write(folder.path().join("cat/1.jpg"), "bytes")?;
+//!
+//! let options = Options { shard: Shard::WHOLE, columns: Columns { image: None, id: None, label: None }, composed: None };
+//! let source = open(folder.path(), &options)?;
+//! let picture = source.units[0].batches()?.next().unwrap().pictures.remove(0);
+//! assert_eq!((picture.id.as_str(), picture.labels.as_slice()), ("cat/1.jpg", ["cat".to_owned()].as_slice()));
+//! assert_eq!(picture.place.read()?, b"bytes");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 pub mod address;
 mod folder;
 #[cfg(feature = "parquet")]
-pub mod ipc;
+mod ipc;
 mod list;
 mod manifest;
 mod packed;

@@ -1,4 +1,16 @@
 //! Where files are written: a folder of this machine, or a prefix of an object storage.
+//!
+//! ```
+//! use dino_server::files::storage::{Folder, Storage as _};
+//!
+//! let folder = tempfile::tempdir()?;
+//! let storage = Folder::new(folder.path());
+//! storage.write("parts/1", b"vectors")?;
+//! assert_eq!(storage.read("parts/1")?.as_deref(), Some(b"vectors".as_slice()));
+//! assert_eq!(storage.tail("parts/1", 3)?, Some((b"ors".to_vec(), 7)));
+//! assert_eq!(storage.read("parts/2")?, None);
+//! # Ok::<(), std::io::Error>(())
+//! ```
 
 mod local;
 

@@ -5,15 +5,17 @@
 //! metadata, beside `FILE.npy` the object `dino` of `FILE.npy.json`.
 //!
 //! ```
-//! use dino_server::files::vectors::{Error, Target};
+//! use std::sync::Arc;
+//!
+//! use dino_server::files::{storage::{Folder, Storage as _}, vectors::{Error, Format, Target}};
 //!
 //! let folder = tempfile::tempdir()?;
-//! let target = Target::Npy(folder.path().join("vectors.npy"));
+//! let storage = Arc::new(Folder::new(folder.path()));
+//! let target = Target { storage: storage.clone(), name: "vectors.npy".into(), format: Format::of("vectors.npy").unwrap() };
 //! assert_eq!(target.header()?, None, "nothing was embedded yet");
 //!
-//! std::fs::write(target.path(), "no array")?;
-//! std::fs::write(folder.path().join("vectors.npy.json"), "{}")?;
-//! assert!(matches!(target.header(), Err(Error::Format { .. })), "another program's file is not replaced");
+//! storage.write("vectors.npy", b"an array of another program")?;
+//! assert!(matches!(target.header(), Err(Error::Format { .. })), "it is not replaced");
 //! # Ok::<(), Error>(())
 //! ```
 

@@ -7,19 +7,20 @@
 //! A part: length of the head (u64), head as JSON, then the vectors (f32), little-endian.
 //!
 //! ```
-//! use dino_server::files::vectors::parts::{Part, Parts, Row};
+//! use std::sync::Arc;
+//!
+//! use dino_server::files::{storage::{Folder, Storage}, vectors::parts::{Part, Parts, Row}};
 //!
 //! let folder = tempfile::tempdir()?;
-//! let target = folder.path().join("vectors.npy");
+//! let storage: Arc<dyn Storage> = Arc::new(Folder::new(folder.path()));
 //! let row = Row { path: "cat/1.jpg".into(), label: Some("cat".into()), sha256: "0".repeat(64) };
-//! let part = Part { rows: vec![row], vectors: vec![0.6, 0.8], skipped: Vec::new() };
-//! let names = vec!["first".to_owned(), "second".to_owned()];
-//! Parts::open(&target, names.clone())?.save(0, &part)?;
+//! let part = Part { rows: vec![row], vectors: vec![0.6, 0.8], skipped: Vec::new(), is_last: true };
+//! Parts::open(&storage, "vectors.npy")?.save("first", &part)?;
 //!
-//! // The next run finds what this one has done.
-//! let parts = Parts::open(&target, names)?;
-//! assert_eq!((parts.has(0), parts.has(1)), (true, false));
-//! assert_eq!(parts.load(0)?, part);
+//! // The next run takes up what this one has done.
+//! let mut parts = Parts::open(&storage, "vectors.npy")?;
+//! assert_eq!(parts.take("first")?, Some(part));
+//! assert_eq!(parts.take("second")?, None);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 

@@ -1,4 +1,12 @@
 //! Compressed tar files, which are named as what they are: a member of one cannot be read where it lies.
+//!
+//! ```
+//! use dino_vision::bulk::compressed::by_name;
+//!
+//! let kind = by_name("shard.tar.gz".as_ref()).unwrap();
+//! assert_eq!((kind.by, kind.undo), ("gzip", "gunzip"));
+//! assert_eq!(by_name("shard.tar".as_ref()), None);
+//! ```
 
 use std::io::{self, Read as _};
 use std::path::Path;

@@ -1,4 +1,21 @@
 //! The pictures of a tar file, each with what lies beside it and names its class.
+//!
+//! ```
+//! use dino_vision::bulk::samples::of;
+//!
+//! let file = tempfile::NamedTempFile::new()?;
+//! let mut archive = tar::Builder::new(file.reopen()?);
+//! for (name, bytes) in [("7.jpg", "a picture"), ("7.cls", "cat")] {
+//!     let mut header = tar::Header::new_gnu();
+//!     header.set_size(bytes.len() as u64);
+//!     archive.append_data(&mut header, name, bytes.as_bytes())?;
+//! }
+//! archive.finish()?;
+//! let samples = of(file.path())?.found;
+//! assert_eq!((samples.len(), samples[0].member.name.as_str()), (1, "7.jpg"));
+//! assert_eq!(samples[0].class(file.path()).as_deref(), Some("cat"));
+//! # Ok::<(), std::io::Error>(())
+//! ```
 
 use std::collections::HashMap;
 use std::io;

@@ -1,6 +1,23 @@
 //! Samples in tar files, as `WebDataset` lays them out: members are indexed once, then read where they lie.
 //!
 //! A member that is a picture is a sample; what lies beside it may name its class ([`super::sidecars`]).
+//!
+//! ```
+//! use dino_vision::bulk::shards::{expand, index, read};
+//!
+//! assert_eq!(expand("shard-{09..10}.tar")?, [std::path::Path::new("shard-09.tar"), std::path::Path::new("shard-10.tar")]);
+//!
+//! let file = tempfile::NamedTempFile::new()?;
+//! let mut header = tar::Header::new_gnu();
+//! header.set_size(5);
+//! let mut archive = tar::Builder::new(file.reopen()?);
+//! archive.append_data(&mut header, "7.jpg", b"bytes".as_slice())?;
+//! archive.finish()?;
+//! let (members, damage) = index(file.path())?;
+//! assert_eq!((members[0].name.as_str(), damage.is_none()), ("7.jpg", true));
+//! assert_eq!(read(file.path(), members[0].offset, members[0].len)?, b"bytes");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;

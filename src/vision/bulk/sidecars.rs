@@ -1,6 +1,15 @@
 //! Files beside pictures: what they are of, and masks that look like pictures.
 //!
 //! Files that share a key belong together, as in `WebDataset`: `7.jpg`, `7.cls` and `7.mask.png`. `7_mask.png` is of `7` too.
+//!
+//! ```
+//! use dino_vision::bulk::sidecars::{key, masks, of_cls, of_json};
+//!
+//! assert_eq!(key("train/7.mask.png"), "train/7");
+//! assert_eq!(masks(&["7.jpg", "7.mask.png"]), [false, true]);
+//! assert_eq!(of_cls(b"cat\n").as_deref(), Some("cat"));
+//! assert_eq!(of_json(br#"{"label": 3}"#).as_deref(), Some("3"));
+//! ```
 
 use std::collections::HashSet;
 
