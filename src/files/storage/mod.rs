@@ -5,6 +5,7 @@
 //!
 //! let folder = tempfile::tempdir()?;
 //! let storage = Folder::new(folder.path());
+//! let lock = storage.lock("parts")?; // makes the folder
 //! storage.write("parts/1", b"vectors")?;
 //! assert_eq!(storage.read("parts/1")?.as_deref(), Some(b"vectors".as_slice()));
 //! assert_eq!(storage.tail("parts/1", 3)?, Some((b"ors".to_vec(), 7)));
@@ -43,7 +44,7 @@ pub trait Storage: Send + Sync {
     /// Those of the storage.
     fn tail(&self, name: &str, len: u64) -> io::Result<Option<(Vec<u8>, u64)>>;
 
-    /// Writes a small file. It is durable once this returns.
+    /// Writes a small file, into a folder that [`lock`](Self::lock) has made. It is durable once this returns.
     ///
     /// # Errors
     /// Those of the storage.
