@@ -3,6 +3,21 @@
 //! A head tells the depth of a place as the mean of evenly spaced bins, weighted by its logits: what is above 0, plus 0.1, divided
 //! by the sum (`AdaBins`, Bhat et al. 2021, with uniform bins; `DepthBaseDecodeHead.depth_pred` with `bins_strategy="UD"` and
 //! `norm_strategy="linear"` in DINOv2's code). Before that the logits are enlarged four times.
+//!
+//! ```
+//! use dino_vision::dense::depth::{Depths, bins, expected};
+//! use dino_vision::{head::DepthRange, transform::PatchGrid};
+//!
+//! let range = DepthRange { min: 1.0, max: 3.0 };
+//! assert_eq!(bins(range, 3), [1.0, 2.0, 3.0]);
+//! assert_eq!(expected(&[0.0, 0.0, 0.0], &bins(range, 3)).0, 2.0, "all bins alike");
+//!
+//! // One patch whose logits are all for the last bin: 4 x 4 depths near 3.
+//! let logits = ndarray::array![[-1.0, -1.0, 99.8]];
+//! let depths = Depths::new(logits.view(), PatchGrid { rows: 1, columns: 1 }, range);
+//! assert_eq!(depths.values.len(), 16);
+//! assert!(depths.values.iter().all(|depth| (2.99..3.0).contains(depth)));
+//! ```
 
 use ndarray::ArrayView2;
 

@@ -1,5 +1,12 @@
 //! Bilinear enlargement of values on a grid, as PyTorch's `interpolate(mode="bilinear", align_corners=False)` computes it, and the
 //! way back of gradients.
+//!
+//! ```
+//! use dino_vision::{dense::enlarge::Enlargement, transform::PatchGrid};
+//!
+//! let enlargement = Enlargement::new(PatchGrid { rows: 1, columns: 2 }, PatchGrid { rows: 1, columns: 4 });
+//! assert_eq!(enlargement.apply(&[0.0, 1.0], 1), [0.0, 0.25, 0.75, 1.0]);
+//! ```
 
 use crate::transform::PatchGrid;
 

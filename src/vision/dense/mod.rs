@@ -3,6 +3,25 @@
 //! A head gives each patch logits, which are enlarged bilinearly ([`enlarge`]) to the picture. What was batch norm in training is
 //! part of the head's weights here. The heads are those of DINOv2's evaluation (Oquab et al. 2023, section 7.4): one 1x1
 //! convolution on the last block's patch tokens.
+//!
+//! ```
+//! use dino_vision::dense::{features, segmentation::ClassMap};
+//! use dino_vision::head::Task;
+//! use dino_vision::model::Outputs;
+//! use dino_vision::transform::PatchGrid;
+//! use ndarray::{Array3, array};
+//!
+//! // CLS and a row of two patches, two numbers each.
+//! let tokens = Array3::from_shape_vec((1, 3, 2), vec![9.0, 9.0, 1.0, 0.0, 0.0, 1.0])?;
+//! let outputs = Outputs { last_hidden_state: Some(tokens), ..Outputs::default() };
+//! let (patches, grid) = features(Task::Segmentation, &outputs, 0, PatchGrid { rows: 1, columns: 2 })?;
+//!
+//! // A head that takes the first number for class 0, and the second for class 1.
+//! let logits = patches.dot(&array![[1.0, 0.0], [0.0, 1.0]]);
+//! let classes = ClassMap::new(logits.view(), grid, PatchGrid { rows: 1, columns: 4 }).classes;
+//! assert_eq!(classes, [0, 0, 1, 1]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 pub mod depth;
 pub mod enlarge;

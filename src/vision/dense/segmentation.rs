@@ -1,4 +1,16 @@
 //! Logits of patches → the class of each pixel.
+//!
+//! ```
+//! use dino_vision::{dense::segmentation::{ClassMap, probability}, transform::PatchGrid};
+//!
+//! // Two patches: the first is of class 1, the second of either.
+//! let logits = ndarray::array![[0.0, 20.0], [0.0, 0.0]];
+//! let of_second = probability(logits.view(), 1);
+//! assert!(of_second[0] > 0.999 && (of_second[1] - 0.5).abs() < 1e-6);
+//!
+//! let grid = PatchGrid { rows: 1, columns: 2 };
+//! assert_eq!(ClassMap::new(logits.view(), grid, grid).classes, [1, 0]);
+//! ```
 
 use ndarray::ArrayView2;
 

@@ -9,7 +9,7 @@
 //! use candle_core::Device;
 //! use dino_train::backbone::{Backbone, vit::VitConfig};
 //! use dino_train::data::{labelled::Labelled, loader::generator};
-//! use dino_train::evaluate::online::Online;
+//! use dino_train::{evaluate::online::Online, exchange::Alone};
 //! use dino_vision::transform::Transform;
 //!
 //! let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/caltech101-val");
@@ -18,7 +18,7 @@
 //!
 //! let config = VitConfig { img_size: 32, patch_size: 16, dim: 16, depth: 1, heads: 2, ..VitConfig::default() };
 //! let backbone = Backbone::new(config.into(), &mut generator(0, 0, 0, 0), &Device::Cpu)?;
-//! let (figures, queries) = online.measure(&backbone, &Device::Cpu)?;
+//! let (figures, queries) = online.measure(&backbone, &Device::Cpu, &Alone)?.unwrap();
 //! assert_eq!((figures.pictures, queries.features.dim()), (4, (4, 16)));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```

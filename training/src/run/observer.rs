@@ -3,18 +3,18 @@
 //! ```
 //! use candle_core::Device;
 //! use dino_train::backbone::{Backbone, vit::VitConfig};
-//! use dino_train::{data::loader::generator, run::observer::{Observer, Options}};
+//! use dino_train::{data::loader::generator, exchange::Alone, run::observer::{Observer, Options}};
 //! use dino_vision::transform::Transform;
 //!
 //! let photos = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/caltech101-val");
 //! let run = tempfile::tempdir()?;
 //! let options = Options { knn_every: 1, ..Options::default() };
 //! let transform = Transform { crop: Some((32, 32)), ..Transform::evaluation() };
-//! let observer = Observer::open(options, run.path(), photos.as_ref(), 10, &transform)?;
+//! let observer = Observer::open(options, true, run.path(), photos.as_ref(), 10, &transform)?;
 //!
 //! let config = VitConfig { img_size: 32, patch_size: 16, dim: 16, depth: 1, heads: 2, ..VitConfig::default() };
 //! let backbone = Backbone::new(config.into(), &mut generator(0, 0, 0, 0), &Device::Cpu)?;
-//! let measured = observer.look(&backbone, &Device::Cpu, 1)?.unwrap();
+//! let measured = observer.look(&backbone, &Device::Cpu, &Alone, 1)?.unwrap();
 //! assert!((0.0..=100.0).contains(&measured.figure()));
 //! # Ok::<(), anyhow::Error>(())
 //! ```

@@ -1,4 +1,20 @@
 //! What a backbone said of pictures: in memory up to a bound, then in a file that has no name.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use dino_train::evaluate::dense::{Cache, Example};
+//! use dino_vision::transform::PatchGrid;
+//!
+//! // Without memory, examples go to the disk.
+//! let mut cache = Cache::new(0);
+//! let grid = PatchGrid { rows: 1, columns: 2 };
+//! let features = Arc::new(ndarray::array![[1.0, 0.0], [0.0, 1.0]]);
+//! cache.push(Example { features: features.clone(), grid, labels: Arc::from([0_u8, 1]), size: grid })?;
+//! assert!(cache.on_disk() > 0);
+//! assert_eq!(cache.get(0)?.labels[..], [0, 1]);
+//! # Ok::<(), anyhow::Error>(())
+//! ```
 
 use std::fs::File;
 use std::io::Write as _;

@@ -4,6 +4,18 @@
 //! The gradient loss is that of `MegaDepth` (Li and Snavely 2018): differences of the logarithms between places two rows or columns apart,
 //! at four strides. The public `GradientLoss` slices the first two axes of its tensors; with batches `[B, 1, H, W]` these are
 //! pictures and channels, so that it compares pictures with each other. Here the axes are rows and columns, as in the paper.
+//!
+//! ```
+//! use dino_train::evaluate::dense::depth::Depth;
+//! use dino_vision::head::DepthRange;
+//!
+//! let depth = Depth { range: DepthRange { min: 0.1, max: 10.0 }, warmup: 0 };
+//! let truth = [1.0_f32, 2.0];
+//! let loss = |found: [f32; 2]| depth.scale_invariant(&[found.to_vec()], &[&truth], false).0;
+//! assert!(loss([1.0, 2.0]) < 1e-2);
+//! // All depths doubled cost less than one of them.
+//! assert!(loss([2.0, 4.0]) < loss([2.0, 2.0]));
+//! ```
 
 use std::iter::zip;
 

@@ -1,4 +1,16 @@
 //! Depths as PNG files of 16 bits, as NYU and KITTI have them.
+//!
+//! ```
+//! use dino_train::evaluate::dense::depth_map::read;
+//! use image::{ImageBuffer, Luma};
+//!
+//! let folder = tempfile::tempdir()?;
+//! let path = folder.path().join("depth.png");
+//! ImageBuffer::<Luma<u16>, _>::from_raw(2, 1, vec![1500_u16, 0]).unwrap().save(&path)?;
+//! // Millimetres become metres; the second pixel is not known.
+//! assert_eq!(read(&path, (2, 1), 1000.0)?, [1.5, 0.0]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::io::Cursor;
 use std::path::Path;

@@ -1,4 +1,17 @@
 //! How good answers are for pixels.
+//!
+//! ```
+//! use dino_train::evaluate::dense::figures::{Confusion, DepthFigures};
+//! use dino_vision::head::DepthRange;
+//!
+//! let mut confusion = Confusion::new(2);
+//! confusion.add(&[0, 0, 1, 255], &[0, 1, 1, 0]);
+//! let figures = confusion.figures();
+//! assert_eq!((figures.miou, figures.mean_accuracy), (50.0, 75.0));
+//!
+//! let depths = DepthFigures::of(&[1.0, 2.0], &[1.0, 4.0], DepthRange { min: 0.1, max: 10.0 }).unwrap();
+//! assert_eq!((depths.abs_rel, depths.delta1), (0.5, 0.5));
+//! ```
 
 use std::iter::zip;
 

@@ -3,6 +3,23 @@
 //!
 //! An [`Objective`] turns the logits of a batch into a loss and its gradients ([`segmentation`], [`depth`]); a [`Probe`] is the head
 //! in training; [`Cache`] holds what a backbone said of the pictures.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use dino_train::data::loader::generator;
+//! use dino_train::evaluate::dense::{Example, Probe, segmentation::Segmentation, step};
+//! use dino_vision::transform::PatchGrid;
+//! use ndarray::array;
+//!
+//! // A picture of two patches, whose pixels have the classes 0 and 1.
+//! let grid = PatchGrid { rows: 1, columns: 2 };
+//! let features = Arc::new(array![[1.0, 0.0], [0.0, 1.0]]);
+//! let batch = [Example { features, grid, labels: Arc::from([0_u8, 1]), size: grid }];
+//! let mut probes = [Probe::without_norm(2, 2, 0.05, 0.0, &mut generator(0, 0, 0, 0))];
+//! let losses: Vec<f64> = (0..50).map(|at| step(&Segmentation, &mut probes, &batch, at, 1.0)[0]).collect();
+//! assert!(losses[49] < losses[0] / 2.0);
+//! ```
 
 pub mod cache;
 pub mod depth;

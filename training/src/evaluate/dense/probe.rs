@@ -1,4 +1,19 @@
 //! A linear head in training: batch norm where the public head has it, and a 1x1 convolution, trained by `AdamW`.
+//!
+//! ```
+//! use dino_train::evaluate::dense::{Probe, Statistics};
+//! use ndarray::{Array1, array};
+//!
+//! let features = array![[1.0_f32, 10.0], [3.0, 30.0]];
+//! let normalised = Statistics::of(&[features.view()]).normalise(features.view());
+//! assert!(normalised.iter().all(|value| (value.abs() - 1.0).abs() < 1e-3));
+//!
+//! // A norm that has seen nothing changes next to nothing.
+//! let norm = (Array1::ones(2), Array1::zeros(2));
+//! let probe = Probe::from_weights(array![[2.0, 0.0]], array![0.5], Some(norm), 1e-3, 0.0);
+//! let (weight, bias) = probe.served();
+//! assert!((weight[[0, 0]] - 2.0).abs() < 1e-3 && (bias[0] - 0.5).abs() < 1e-3);
+//! ```
 
 use std::iter::zip;
 

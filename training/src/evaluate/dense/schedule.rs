@@ -1,4 +1,12 @@
 //! The learning rate of a dense head: polynomial decay of power 1 after a linear warm-up, as the public configurations have it.
+//!
+//! ```
+//! use dino_train::evaluate::dense::schedule::{share, warmup};
+//!
+//! assert_eq!(warmup(40_000), 1500);
+//! assert_eq!(share(20_000, 40_000, 1500), 0.5);
+//! assert!(share(0, 40_000, 1500) < 1e-5);
+//! ```
 
 /// Share of the steps in the warm-up: 1,500 of 40,000 there.
 const WARMUP: f64 = 1500.0 / 40_000.0;

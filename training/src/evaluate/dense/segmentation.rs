@@ -1,4 +1,20 @@
 //! Cross-entropy of the class of each pixel.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use dino_train::evaluate::dense::{Example, Objective as _, segmentation::{IGNORE, Segmentation}};
+//! use dino_vision::transform::PatchGrid;
+//! use ndarray::{Array2, array};
+//!
+//! // Two patches, of which the second is left out; logits that know nothing of two classes cost ln 2.
+//! let grid = PatchGrid { rows: 1, columns: 2 };
+//! let labels = Arc::from([1, IGNORE]);
+//! let batch = [Example { features: Arc::new(Array2::zeros((2, 3))), grid, labels, size: grid }];
+//! let (loss, gradients) = Segmentation.loss(&[array![[0.0, 0.0], [0.0, 0.0]]], &batch, 0);
+//! assert!((loss - 2_f64.ln()).abs() < 1e-6);
+//! assert_eq!(gradients[0], array![[0.5, -0.5], [0.0, 0.0]]);
+//! ```
 
 use dino_vision::dense::enlarge::Enlargement;
 use ndarray::Array2;
