@@ -13,7 +13,7 @@ endif
 # What `make` alone does.
 .DEFAULT_GOAL := help
 
-.PHONY: help check serve test test-cluster haproxy soak fuzz lint cuda-check image-test supply-chain advisories onnxruntime postgres clients browser openvino test-openvino bench bench-models bench-train bench-model bench-segment bench-anomaly bench-duplicates bench-index screenshots
+.PHONY: help check serve test test-cluster haproxy soak fuzz lint cuda-check image-test supply-chain advisories onnxruntime postgres clients browser openvino seaweedfs test-openvino bench bench-models bench-train bench-model bench-segment bench-anomaly bench-duplicates bench-index screenshots
 
 ## List the targets
 help:
@@ -41,7 +41,7 @@ endif
 
 ## Run all tests
 # First the program of `make serve`, so that the whole one stays in target/debug.
-test: clients browser onnxruntime postgres test-openvino
+test: clients browser onnxruntime postgres seaweedfs test-openvino
 	cargo test --workspace --no-default-features --test without_features
 	cargo test --workspace
 
@@ -151,7 +151,9 @@ test-weights: .cache/weights/ready onnxruntime
 ## Test with what clusters run: HAProxy, Open MPI, a Slurm of one node, torchrun; 6 GB for PyTorch
 test-cluster: onnxruntime postgres haproxy .cache/weights/ready
 	command -v mpirun >/dev/null || tests/packages.sh "The tests of launchers need Open MPI" openmpi-bin
+	command -v sbatch munged >/dev/null || tests/packages.sh "The tests under Slurm need it" slurm-wlm munge
 	cargo test --workspace --test launchers -- --ignored --test-threads 1
+	cargo test --workspace --test cluster
 	cargo test --workspace --test http balanced -- --ignored --nocapture
 
 haproxy:
@@ -200,3 +202,7 @@ test-openvino:
 ## Download PostgreSQL with pgvector, for tests, into .cache
 postgres:
 	docker/postgres.sh .cache/postgres
+
+## Download SeaweedFS, which speaks S3, for tests, into .cache
+seaweedfs:
+	docker/seaweedfs.sh .cache/seaweedfs

@@ -1,5 +1,5 @@
 //! The program as `make serve` builds it: it says what it lacks, and how to get it.
-#![cfg(not(any(feature = "parquet", feature = "postgres")))]
+#![cfg(not(any(feature = "object-store", feature = "parquet", feature = "postgres")))]
 #![expect(clippy::unwrap_used, reason = "helpers of tests, as the tests themselves")]
 
 use std::path::Path;
@@ -43,6 +43,16 @@ fn databases_are_refused_without_their_passwords() {
         let stderr = refused(arguments, 1);
         assert!(stderr.contains("feature `postgres`") && !stderr.contains("sEcret"), "{stderr}");
     }
+}
+
+#[test]
+fn object_storage_and_rows_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("v.npy").display().to_string();
+    let embed = |images: &str, out: &str, code| refused(&["embed", "--images", images, "--model", MODEL, "--out", out], code);
+    assert!(embed("s3://bucket/pictures/", &out, 1).contains("feature `object-store`"));
+    assert!(embed("tests/photos", "s3://bucket/v.npy", 2).contains("feature `object-store`"));
+    assert!(embed("rows.arrow", &out, 1).contains("feature `parquet`"));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use dino_server::encoding::Dtype;
 use dino_server::files::shard::Shard;
 use dino_server::files::source::{Batch, Failure, Picture, Unit};
 use dino_server::files::vectors::parts::{Part, Parts, Row};
-use dino_server::files::vectors::{Header, Out};
+use dino_server::files::vectors::{Format, Header, Out};
 use dino_server::index::checksum;
 use dino_vision::bulk::{self, Embedder, Worker, Workload};
 use dino_vision::embedding::Pooling;
@@ -29,9 +29,14 @@ pub(crate) struct Args {
     /// A model folder, or an ONNX file that was exported elsewhere; `hf://OWNER/NAME[@REVISION][/FILE]` names one on a model hub.
     #[arg(long, value_name = "PATH|HF", value_parser = dino_program::flags::location())]
     model: Location,
-    /// File to write, .parquet or .npy. It appears once it is complete.
-    #[arg(long, value_name = "FILE")]
+    /// File to write, .parquet or .npy, which appears once it is complete; or a folder, ending in /, that several jobs fill: each
+    /// writes `part-I-of-N.parquet` and `part-I-of-N.failures.jsonl`, the last one _SUCCESS. Either may be in an object storage (s3://, gs://,
+    /// az://).
+    #[arg(long, value_name = "FILE|FOLDER/")]
     out: Out,
+    /// What the files in a folder are: parquet or npy [default: parquet in builds that write it].
+    #[arg(long, default_value_t = Format::USUAL, value_name = "FORMAT", hide_default_value = true)]
+    format: Format,
     /// Which tokens become the vector: cls, mean, `cls_mean` or patches (all of them).
     #[arg(long, default_value = "cls")]
     pooling: Pooling,
@@ -71,13 +76,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let mut header = header(args, &model)?;
     let file = model.manifest().files.get(&header.precision).map_or("", |file| &file.sha256);
     let settings = format!("{}\n{}\n{file}", PARTS, header.fingerprint);
-    let name = |(index, unit): (usize, &Box<dyn Unit>)| {
-        let hash = checksum::of_bytes(format!("{settings}\n{}", unit.stamp()).as_bytes());
-        format!("{index:08}-{}", &hash[..32])
+    let name = |(index, unit): (usize, &Box<dyn Unit>)| -> anyhow::Result<String> {
+        let hash = checksum::of_bytes(format!("{settings}\n{}", unit.stamp()?).as_bytes());
+        Ok(format!("{index:08}-{}", &hash[..32]))
     };
-    let names: Vec<String> = source.units.iter().enumerate().map(name).collect();
+    let names: Vec<String> = source.units.iter().enumerate().map(name).collect::<Result<_, _>>()?;
     header.inputs = checksum::of_bytes(format!("{}\n{}\n{}", header.dtype, header.normalize, names.join("\n")).as_bytes());
-    let target = args.out.target();
+    let target = args.out.target(header.shard, args.format).map_err(anyhow::Error::msg)?;
     if let Some(standing) = target.header()? {
         let path = target.shown();
         anyhow::ensure!(
@@ -87,11 +92,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             header.shard
         );
         if standing.inputs == header.inputs {
+            target.end()?;
             done(&format!("{path} is up to date"), standing.skipped);
             return Ok(());
         }
     }
 
+    target.begin()?;
     let parts = Parts::open(&target.storage, &target.name)?;
     for failure in &source.failures {
         super::skipped(&failure.path, &failure.reason);
@@ -106,20 +113,22 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         parts,
         progress: progress(known),
         count: 0,
-        skipped: 0,
+        skipped: source.failures.clone(),
     };
     for (unit, name) in source.units.iter().zip(&names) {
         run.unit(unit.as_ref(), name)?;
     }
     let Run { count, skipped, parts, progress, .. } = run;
     progress.finish_and_clear();
-    let nothing_read = count == 0 && (skipped > 0 || header.shard == Shard::WHOLE);
-    let skipped = skipped + source.failures.len();
-    anyhow::ensure!(!nothing_read, "no readable picture in {} ({skipped} skipped)", args.images.shown());
-    header.skipped = skipped;
+    // A part of several may hold nothing else than what cannot be read.
+    let nothing_read = count == 0 && header.shard == Shard::WHOLE;
+    anyhow::ensure!(!nothing_read, "no readable picture in {} ({} skipped)", args.images.shown(), skipped.len());
+    header.skipped = skipped.len();
+    target.write_failures(&skipped)?;
     target.write(&header, &parts)?;
     parts.remove()?;
-    done(&format!("wrote {count} embeddings of {} numbers to {}", header.rows * header.dim, target.shown()), skipped);
+    target.end()?;
+    done(&format!("wrote {count} embeddings of {} numbers to {}", header.rows * header.dim, target.shown()), skipped.len());
     Ok(())
 }
 
@@ -170,7 +179,7 @@ struct Run<'a> {
     parts: Parts,
     progress: ProgressBar,
     count: usize,
-    skipped: usize,
+    skipped: Vec<Failure>,
 }
 
 impl Run<'_> {
@@ -212,7 +221,7 @@ impl Run<'_> {
 
     fn skip(&mut self, failure: &Failure) {
         self.progress.suspend(|| super::skipped(&failure.path, &failure.reason));
-        self.skipped += 1;
+        self.skipped.push(failure.clone());
     }
 
     fn embed(&mut self, batch: Batch) -> anyhow::Result<Part> {

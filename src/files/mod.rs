@@ -13,6 +13,8 @@
 //! ```
 
 pub mod duplicates;
+#[cfg(feature = "object-store")]
+pub mod objects;
 pub mod shard;
 pub mod source;
 pub mod storage;
@@ -23,3 +25,8 @@ pub mod vectors;
 #[cfg(not(feature = "parquet"))]
 pub const NO_PARQUET: &str =
     "this program was built without its feature `parquet` (`make serve` leaves it out), which `cargo build --release` includes";
+
+/// What a build without the feature `object-store` answers to addresses of an object storage.
+#[cfg(not(feature = "object-store"))]
+pub const NO_OBJECTS: &str =
+    "this program was built without its feature `object-store` (`make serve` leaves it out), which `cargo build --release` includes";

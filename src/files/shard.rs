@@ -28,6 +28,11 @@ impl Shard {
     /// Everything.
     pub const WHOLE: Self = Self { index: 0, count: 1 };
 
+    /// Which part, from 0.
+    pub fn index(self) -> u32 {
+        self.index
+    }
+
     /// Number of parts.
     pub fn count(self) -> u32 {
         self.count

@@ -6,5 +6,7 @@ mod common;
 mod duplicates;
 mod embed;
 mod import;
+#[cfg(feature = "object-store")]
+mod objects;
 mod sources;
 mod table;

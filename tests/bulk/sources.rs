@@ -15,11 +15,12 @@ use arrow_schema::{DataType, Field, Schema};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::file::properties::WriterProperties;
+use parquet::file::reader::ChunkReader;
 
 use super::common::{many_pictures, model, photo, program, run, text};
 
 /// Ids with label and vector.
-type Rows = BTreeMap<String, (Option<String>, Vec<f32>)>;
+pub(crate) type Rows = BTreeMap<String, (Option<String>, Vec<f32>)>;
 
 fn embed(images: &str, out: &Path, more: &[&str], stdin: &[u8]) -> Output {
     let mut command = program();
@@ -29,10 +30,13 @@ fn embed(images: &str, out: &Path, more: &[&str], stdin: &[u8]) -> Output {
     child.wait_with_output().unwrap()
 }
 
-fn rows_of(out: &Path) -> Rows {
-    let batches = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(out).unwrap()).unwrap().build().unwrap();
+pub(crate) fn rows_of(out: &Path) -> Rows {
+    rows_of_batches(ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(out).unwrap()).unwrap())
+}
+
+pub(crate) fn rows_of_batches<T: ChunkReader + 'static>(builder: ParquetRecordBatchReaderBuilder<T>) -> Rows {
     let mut rows = Rows::new();
-    for batch in batches.map(Result::unwrap) {
+    for batch in builder.build().unwrap().map(Result::unwrap) {
         let vectors = batch["embedding"].as_fixed_size_list().values().as_primitive::<Float32Type>().values().to_vec();
         let labels = batch["label"].as_string::<i32>().iter().map(|label| label.map(str::to_owned));
         for ((id, label), vector) in batch["path"].as_string::<i32>().iter().zip(labels).zip(vectors.chunks_exact(32)) {
@@ -43,7 +47,7 @@ fn rows_of(out: &Path) -> Rows {
 }
 
 /// Rows and what is said on stderr, of a run that has to succeed.
-fn embedded(folder: &Path, images: &str, more: &[&str], stdin: &[u8]) -> (Rows, String) {
+pub(crate) fn embedded(folder: &Path, images: &str, more: &[&str], stdin: &[u8]) -> (Rows, String) {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let out = folder.join(format!("out-{}.parquet", NEXT.fetch_add(1, Ordering::Relaxed)));
     let output = embed(images, &out, more, stdin);
@@ -63,7 +67,7 @@ fn same(rows: &Rows, ids: &[String], wanted: &Rows) {
     }
 }
 
-fn tar_of(file: &Path, members: &[(String, Vec<u8>)]) {
+pub(crate) fn tar_of(file: &Path, members: &[(String, Vec<u8>)]) {
     let mut builder = tar::Builder::new(fs_err::File::create(file).unwrap());
     for (name, bytes) in members {
         let mut header = tar::Header::new_gnu();
@@ -74,7 +78,7 @@ fn tar_of(file: &Path, members: &[(String, Vec<u8>)]) {
 }
 
 /// So many pictures in a folder, with their bytes in the order of their ids.
-fn pictures(folder: &Path, count: usize) -> (PathBuf, Vec<(String, Vec<u8>)>) {
+pub(crate) fn pictures(folder: &Path, count: usize) -> (PathBuf, Vec<(String, Vec<u8>)>) {
     let images = folder.join("images");
     many_pictures(&images, count);
     let mut files: Vec<(String, Vec<u8>)> = Vec::new();

@@ -22,6 +22,8 @@ use percent_encoding::percent_decode_str;
 
 use super::packed::Local;
 use super::{Error, joined, web};
+#[cfg(feature = "object-store")]
+use crate::files::objects::Place;
 
 /// Where a file is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +32,9 @@ pub enum Address {
     File(PathBuf),
     /// Behind an `http://` or `https://` URL.
     Web(String),
+    /// In an object storage.
+    #[cfg(feature = "object-store")]
+    Object(Place),
 }
 
 /// A URL without what follows its path, so that its ending can be seen. A `?` in the name of a file is left alone.
@@ -57,10 +62,16 @@ impl Address {
                 Ok(Self::File(PathBuf::from(decoded.into_owned())))
             }
             Some(("http" | "https", _)) => Ok(Self::Web(text.to_owned())),
+            #[cfg(feature = "object-store")]
+            Some(_) if Place::is_url(text) => Place::parse(text).map(Self::Object),
+            #[cfg(not(feature = "object-store"))]
+            Some(("s3" | "s3a" | "gs" | "az" | "azure" | "adl" | "abfs" | "abfss", _)) => {
+                Err(format!("{text}: {}", crate::files::NO_OBJECTS))
+            }
             Some((scheme, _))
                 if !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte)) =>
             {
-                Err(format!("{text}: addresses begin with file://, http:// or https://"))
+                Err(format!("{text}: addresses begin with file://, http://, https://, s3://, gs:// or az://"))
             }
             _ => Ok(Self::File(joined(folder, text))),
         }
@@ -68,7 +79,7 @@ impl Address {
 
     /// Whether it is behind a network.
     pub fn is_remote(&self) -> bool {
-        matches!(self, Self::Web(_))
+        !matches!(self, Self::File(_))
     }
 
     /// Its path, whose ending says what it is.
@@ -76,6 +87,8 @@ impl Address {
         match self {
             Self::File(path) => path,
             Self::Web(url) => Path::new(without_query(url)),
+            #[cfg(feature = "object-store")]
+            Self::Object(place) => Path::new(place.url()),
         }
     }
 
@@ -83,7 +96,7 @@ impl Address {
     pub(super) fn folder(&self) -> PathBuf {
         match self {
             Self::File(path) => path.parent().unwrap_or(Path::new("")).to_owned(),
-            Self::Web(_) => PathBuf::new(),
+            _ => PathBuf::new(),
         }
     }
 
@@ -95,20 +108,34 @@ impl Address {
         match self {
             Self::File(path) => bulk::read(path),
             Self::Web(url) => web::read(url),
+            #[cfg(feature = "object-store")]
+            Self::Object(place) => match place.read(bulk::MAX_FILE) {
+                Ok(Ok(bytes)) => Ok(bytes.into()),
+                Ok(Err(size)) => Err(bulk::Error::TooLarge { size }),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    Err(bulk::Error::NotThere("there is no such object".to_owned()))
+                }
+                Err(error) => Err(bulk::Error::Storage(error.to_string())),
+            },
         }
     }
 
     /// What changes when the file does; nothing for a URL, which would have to be asked.
-    pub(super) fn stamp(&self) -> String {
+    ///
+    /// # Errors
+    /// [`Error::Storage`].
+    pub(super) fn stamp(&self) -> Result<String, Error> {
         match self {
             Self::File(path) => {
                 // A file that cannot be asked cannot be read either, and is skipped then.
                 let data = fs_err::metadata(path).ok();
                 let size = data.as_ref().map(std::fs::Metadata::len);
                 let modified = data.and_then(|data| data.modified().ok());
-                format!("{size:?}\0{modified:?}")
+                Ok(format!("{size:?}\0{modified:?}"))
             }
-            Self::Web(_) => String::new(),
+            Self::Web(_) => Ok(String::new()),
+            #[cfg(feature = "object-store")]
+            Self::Object(place) => place.stamp().map_err(|error| Error::Storage(format!("{self}: {error}"))),
         }
     }
 
@@ -124,6 +151,11 @@ impl Address {
                 let file = web::fetch(url)?;
                 Local { path: file.to_path_buf(), shown, temporary: Some(file) }
             }
+            #[cfg(feature = "object-store")]
+            Self::Object(place) => {
+                let file = place.fetch().map_err(|error| Error::Storage(format!("{shown}: {error}")))?;
+                Local { path: file.to_path_buf(), shown, temporary: Some(file) }
+            }
         }))
     }
 }
@@ -134,6 +166,8 @@ impl fmt::Display for Address {
             Self::File(path) => write!(formatter, "{}", path.display()),
             // What follows may be a signature.
             Self::Web(url) => formatter.write_str(url),
+            #[cfg(feature = "object-store")]
+            Self::Object(place) => formatter.write_str(place.url()),
         }
     }
 }

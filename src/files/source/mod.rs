@@ -26,6 +26,8 @@ mod ipc;
 mod list;
 mod manifest;
 mod packed;
+#[cfg(feature = "object-store")]
+mod prefix;
 #[cfg(feature = "parquet")]
 mod rows;
 mod web;
@@ -39,6 +41,8 @@ use dino_vision::bulk::shards::{self, Member};
 use dino_vision::bulk::{self, BATCH, compressed};
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "object-store")]
+use super::objects;
 use super::shard::Shard;
 use address::Address;
 use packed::{Local, Packed, PackedUnit};
@@ -127,7 +131,10 @@ pub type Batches<'a> = Box<dyn Iterator<Item = Batch> + Send + 'a>;
 /// A stretch of a source that is read in one go: some files, or a tar, Parquet or Arrow file.
 pub trait Unit: Sync {
     /// Changes whenever the pictures may have changed: over names, sizes and times.
-    fn stamp(&self) -> String;
+    ///
+    /// # Errors
+    /// [`Error::Storage`].
+    fn stamp(&self) -> Result<String, Error>;
 
     /// Number of pictures, where that is known before it is read.
     fn count(&self) -> Option<usize>;
@@ -257,6 +264,14 @@ fn named(text: &str) -> Result<Listing, Error> {
             _ => manifest::json_lines(file, text, &base),
         };
     }
+    #[cfg(feature = "object-store")]
+    if objects::Place::is_url(text) || text.starts_with("http") && text.contains("://") && text.ends_with('/') {
+        return prefix::list(&objects::Place::parse(text).map_err(Error::Wrong)?);
+    }
+    #[cfg(not(feature = "object-store"))]
+    if super::storage::is_url(text) && !text.starts_with("http") {
+        return Err(Error::Wrong(format!("{text}: {}", super::NO_OBJECTS)));
+    }
     if packed::Kind::of(path).is_some() {
         return Err(Error::Wrong(format!("{text}: {}", packed::NO_ROWS)));
     }
@@ -266,7 +281,7 @@ fn named(text: &str) -> Result<Listing, Error> {
 fn unknown(images: &Path) -> Error {
     Error::Wrong(format!(
         "{} is no folder that can be read, and nothing else that holds pictures: give a folder, tar files (shards/{{0000..0012}}.tar), .parquet or \
-         .arrow files, a manifest (.jsonl, .csv, .tsv), a list (.txt), or - for a list on stdin",
+         .arrow files, a manifest (.jsonl, .csv, .tsv), a list (.txt), or - for a list on stdin; s3://, gs:// and az:// name such files, and folders",
         images.display()
     ))
 }
@@ -325,16 +340,16 @@ impl Source {
 struct Loose(Vec<Picture>);
 
 impl Unit for Loose {
-    fn stamp(&self) -> String {
+    fn stamp(&self) -> Result<String, Error> {
         let mut stamp = String::new();
         for picture in &self.0 {
             let state = match &picture.place {
-                Place::At(address) => address.stamp(),
+                Place::At(address) => address.stamp()?,
                 _ => String::new(),
             };
             stamp.push_str(&format!("{}\0{state}\n", picture.id));
         }
-        stamp
+        Ok(stamp)
     }
 
     fn count(&self) -> Option<usize> {

@@ -86,9 +86,9 @@ pub(super) struct PackedUnit {
 }
 
 impl Unit for PackedUnit {
-    fn stamp(&self) -> String {
+    fn stamp(&self) -> Result<String, Error> {
         let Packed { id, address, .. } = &self.file;
-        format!("{id}\0{address}\0{}\0{}\0{:?}", address.stamp(), self.part, self.columns)
+        Ok(format!("{id}\0{address}\0{}\0{}\0{:?}", address.stamp()?, self.part, self.columns))
     }
 
     fn count(&self) -> Option<usize> {

@@ -35,24 +35,24 @@ static AGENT: LazyLock<Agent> = LazyLock::new(|| {
 
 /// Why a request brought nothing.
 enum Failed {
-    /// Another one may.
-    ForNow(String),
-    /// The next one would not.
-    For(String),
+    /// Another one may bring it.
+    Transient(String),
+    /// Another one would be answered the same.
+    Permanent(String),
 }
 
 impl From<ureq::Error> for Failed {
     fn from(error: ureq::Error) -> Self {
         match error {
-            ureq::Error::BadUri(_) | ureq::Error::TooManyRedirects | ureq::Error::Tls(_) => Self::For(error.to_string()),
-            error => Self::ForNow(error.to_string()),
+            ureq::Error::BadUri(_) | ureq::Error::TooManyRedirects | ureq::Error::Tls(_) => Self::Permanent(error.to_string()),
+            error => Self::Transient(error.to_string()),
         }
     }
 }
 
 impl From<io::Error> for Failed {
     fn from(error: io::Error) -> Self {
-        Self::ForNow(error.to_string())
+        Self::Transient(error.to_string())
     }
 }
 
@@ -62,12 +62,12 @@ fn patiently<T>(mut ask: impl FnMut() -> Result<T, Failed>) -> Result<T, String>
     for _ in 1..TRIES {
         match ask() {
             Ok(answer) => return Ok(answer),
-            Err(Failed::For(reason)) => return Err(reason),
-            Err(Failed::ForNow(_)) => thread::sleep(pause),
+            Err(Failed::Permanent(reason)) => return Err(reason),
+            Err(Failed::Transient(_)) => thread::sleep(pause),
         }
         pause *= 2;
     }
-    ask().map_err(|(Failed::For(reason) | Failed::ForNow(reason))| reason)
+    ask().map_err(|(Failed::Permanent(reason) | Failed::Transient(reason))| reason)
 }
 
 /// What a status means; none where there is a body to read.
@@ -75,9 +75,9 @@ fn refused(status: StatusCode) -> Option<Failed> {
     let reason = format!("its server answered {status}");
     match status {
         status if status.is_success() => None,
-        StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => Some(Failed::ForNow(reason)),
-        status if status.is_server_error() => Some(Failed::ForNow(reason)),
-        _ => Some(Failed::For(reason)),
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => Some(Failed::Transient(reason)),
+        status if status.is_server_error() => Some(Failed::Transient(reason)),
+        _ => Some(Failed::Permanent(reason)),
     }
 }
 
@@ -140,7 +140,7 @@ fn copy(response: &mut Response<Body>, file: &mut std::fs::File) -> Result<(), F
     let copied = io::copy(&mut response.body_mut().as_reader(), file)?;
     file.flush()?;
     match declared {
-        Some(declared) if copied < declared => Err(Failed::ForNow(format!("the connection ended after {copied} of {declared} bytes"))),
+        Some(declared) if copied < declared => Err(Failed::Transient(format!("the connection ended after {copied} of {declared} bytes"))),
         _ => Ok(()),
     }
 }

@@ -51,6 +51,10 @@ impl Storage for Folder {
         self.0.join(name).display().to_string()
     }
 
+    fn prepare(&self) -> io::Result<()> {
+        fs_err::create_dir_all(&self.0)
+    }
+
     fn names(&self, folder: &str) -> io::Result<BTreeSet<String>> {
         let entries = found(fs_err::read_dir(self.0.join(folder)))?;
         let names = entries.into_iter().flatten().map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
@@ -77,6 +81,10 @@ impl Storage for Folder {
     fn create(&self, name: &str) -> io::Result<Box<dyn Output>> {
         let path = self.0.join(name);
         Ok(Box::new(Unfinished { file: BufWriter::new(unfinished(&path)?), path }))
+    }
+
+    fn delete(&self, name: &str) -> io::Result<()> {
+        found(fs_err::remove_file(self.0.join(name))).map(drop)
     }
 
     fn remove(&self, folder: &str) -> io::Result<()> {

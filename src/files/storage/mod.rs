@@ -13,11 +13,20 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 
+#[cfg(feature = "object-store")]
+mod bucket;
 mod local;
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
 
+#[cfg(feature = "object-store")]
+use super::objects::Place;
+
+#[cfg(feature = "object-store")]
+pub use bucket::Bucket;
 pub use local::Folder;
 pub(super) use local::write_whole;
 
@@ -25,6 +34,12 @@ pub(super) use local::write_whole;
 pub trait Storage: Send + Sync {
     /// The address of a file, for messages.
     fn shown(&self, name: &str) -> String;
+
+    /// Makes it, where that is needed to write into it.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    fn prepare(&self) -> io::Result<()>;
 
     /// Names of the files directly in a folder; none where it does not exist.
     ///
@@ -56,6 +71,12 @@ pub trait Storage: Send + Sync {
     /// Those of the storage.
     fn create(&self, name: &str) -> io::Result<Box<dyn Output>>;
 
+    /// Deletes a file, if it exists.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    fn delete(&self, name: &str) -> io::Result<()>;
+
     /// Deletes a folder with its files.
     ///
     /// # Errors
@@ -67,6 +88,25 @@ pub trait Storage: Send + Sync {
     /// # Errors
     /// [`io::ErrorKind::ResourceBusy`] where another process has it.
     fn lock(&self, folder: &str) -> io::Result<Option<Lock>>;
+}
+
+/// Whether this is the URL of an object storage, which may be one that is not read here.
+pub(super) fn is_url(text: &str) -> bool {
+    text.split_once("://").is_some_and(|(scheme, _)| !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()))
+}
+
+/// Opens a folder, or a prefix of an object storage.
+///
+/// # Errors
+/// Says what is wrong with a URL, or with the environment that its credentials come from.
+pub fn open(place: &str) -> Result<Arc<dyn Storage>, String> {
+    if !is_url(place) {
+        return Ok(Arc::new(Folder::new(Path::new(place))));
+    }
+    #[cfg(feature = "object-store")]
+    return Ok(Arc::new(Bucket::new(Place::parse(place)?)));
+    #[cfg(not(feature = "object-store"))]
+    Err(format!("{place}: {}", super::NO_OBJECTS))
 }
 
 /// A folder that this process has for itself.

@@ -24,6 +24,7 @@ mod npy;
 mod parquet;
 pub mod parts;
 
+use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -32,7 +33,8 @@ use ndarray::Array3;
 use serde::{Deserialize, Serialize};
 
 use super::shard::Shard;
-use super::storage::{Folder, Storage};
+use super::source::Failure;
+use super::storage::{self, Storage};
 use crate::encoding::{Dtype, Encoded};
 use dino_vision::embedding::{Pooling, normalise};
 use parts::Parts;
@@ -74,34 +76,79 @@ pub struct Target {
     pub name: String,
     /// What it is.
     pub format: Format,
+    /// Where it is a part of a folder.
+    pub in_folder: Option<InFolder>,
 }
 
 /// Where a command writes embeddings, as its caller gave it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Out {
     folder: String,
-    name: String,
-    format: Format,
+    /// Of a file. Without one, each part gets a name in the folder.
+    file: Option<(String, Format)>,
 }
+
+/// A file of a folder whose files make a whole.
+pub struct InFolder {
+    /// The names of all parts, of which this file is one.
+    parts: Vec<String>,
+}
+
+/// Name of what says that all parts of a folder are there.
+pub const SUCCESS: &str = "_SUCCESS";
 
 impl FromStr for Out {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let format = Format::of(text)?;
+        #[cfg(not(feature = "object-store"))]
+        if storage::is_url(text) {
+            return Err(super::NO_OBJECTS.to_owned());
+        }
+        #[cfg(feature = "object-store")]
+        if storage::is_url(text) && !super::objects::Place::is_url(text) {
+            return Err("it is written to folders, s3://, gs:// and az://".to_owned());
+        }
         let at = text.rfind('/').map_or(0, |slash| slash + 1);
-        Ok(Self { folder: text[..at].to_owned(), name: text[at..].to_owned(), format })
+        let (folder, name) = text.split_at(at);
+        let file = if name.is_empty() { None } else { Some((name.to_owned(), Format::of(name)?)) };
+        Ok(Self { folder: folder.to_owned(), file })
     }
 }
 
 impl Out {
-    /// The file.
-    pub fn target(&self) -> Target {
-        Target { storage: Arc::new(Folder::new(Path::new(&self.folder))), name: self.name.clone(), format: self.format }
+    /// The file of a part. In a folder it is called `part-00003-of-00016.parquet`, or by another ending for another format.
+    ///
+    /// # Errors
+    /// What is wrong with the address of an object storage, or with its credentials.
+    pub fn target(&self, shard: Shard, format: Format) -> Result<Target, String> {
+        let storage = storage::open(&self.folder)?;
+        if let Some((name, format)) = &self.file {
+            return Ok(Target { storage, name: name.clone(), format: *format, in_folder: None });
+        }
+        storage.prepare().map_err(|error| error.to_string())?;
+        let name = |index: u32| format!("part-{index:05}-of-{:05}.{format}", shard.count());
+        let parts = (0..shard.count()).map(name).collect();
+        Ok(Target { storage, name: name(shard.index()), format, in_folder: Some(InFolder { parts }) })
+    }
+}
+
+impl FromStr for Format {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::of(&format!("x.{text}"))
     }
 }
 
 impl Format {
+    /// What a folder gets where nothing else is said: Parquet in builds that write it.
+    #[cfg(feature = "parquet")]
+    pub const USUAL: Self = Self::Parquet;
+    /// What a folder gets where nothing else is said: Parquet in builds that write it.
+    #[cfg(not(feature = "parquet"))]
+    pub const USUAL: Self = Self::Npy;
+
     /// What the name of a file says.
     ///
     /// # Errors
@@ -113,7 +160,7 @@ impl Format {
             #[cfg(not(feature = "parquet"))]
             Some("parquet") => Err(super::NO_PARQUET.to_owned()),
             Some("npy") => Ok(Self::Npy),
-            _ => Err("the name has to end in .parquet or .npy".to_owned()),
+            _ => Err("the name has to end in .parquet or .npy, or, of a folder for the parts of several jobs, in /".to_owned()),
         }
     }
 }
@@ -186,7 +233,55 @@ impl Error {
     }
 }
 
+impl fmt::Display for Format {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            #[cfg(feature = "parquet")]
+            Self::Parquet => "parquet",
+            Self::Npy => "npy",
+        })
+    }
+}
+
 impl Target {
+    /// Says that this file is going to be made anew, so that its folder is not whole.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub fn begin(&self) -> std::io::Result<()> {
+        if self.in_folder.is_some() { self.storage.delete(SUCCESS) } else { Ok(()) }
+    }
+
+    /// Writes the failures beside a file of a folder, one JSON object a line.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub fn write_failures(&self, failures: &[Failure]) -> std::io::Result<()> {
+        if self.in_folder.is_none() {
+            return Ok(());
+        }
+        let mut lines = Vec::new();
+        for failure in failures {
+            serde_json::to_writer(&mut lines, failure)?;
+            lines.push(b'\n');
+        }
+        let name = self.name.rsplit_once('.').map_or(self.name.as_str(), |(stem, _)| stem);
+        self.storage.write(&format!("{name}.failures.jsonl"), &lines)
+    }
+
+    /// Marks a folder as whole where no part is missing. The last of several jobs does that, or several of them, with the same content.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub fn end(&self) -> std::io::Result<()> {
+        let Some(InFolder { parts }) = &self.in_folder else { return Ok(()) };
+        let there = self.storage.names("")?;
+        if there.contains(SUCCESS) || !parts.iter().all(|part| there.contains(part)) {
+            return Ok(());
+        }
+        self.storage.write(SUCCESS, format!("{{\"parts\": {}}}\n", parts.len()).as_bytes())
+    }
+
     /// Its address, for messages.
     pub fn shown(&self) -> String {
         self.storage.shown(&self.name)
@@ -196,6 +291,7 @@ impl Target {
     ///
     /// # Errors
     /// [`Error::Format`] where it is a file of something else.
+    #[cfg_attr(not(feature = "parquet"), expect(unused_variables, reason = "only Parquet has its header at its end"))]
     pub fn header(&self) -> Result<Option<Header>, Error> {
         let Some((tail, size)) = self.storage.tail(&self.name, TAIL)? else { return Ok(None) };
         let header = match self.format {
