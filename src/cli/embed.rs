@@ -76,11 +76,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let mut header = header(args, &model)?;
     let file = model.manifest().files.get(&header.precision).map_or("", |file| &file.sha256);
     let settings = format!("{}\n{}\n{file}", PARTS, header.fingerprint);
-    let name = |(index, unit): (usize, &Box<dyn Unit>)| -> anyhow::Result<String> {
+    let name = |(index, unit): (usize, &dyn Unit)| -> anyhow::Result<String> {
         let hash = checksum::of_bytes(format!("{settings}\n{}", unit.stamp()?).as_bytes());
         Ok(format!("{index:08}-{}", &hash[..32]))
     };
-    let names: Vec<String> = source.units.iter().enumerate().map(name).collect::<Result<_, _>>()?;
+    let names: Vec<String> = source.units.iter().map(AsRef::as_ref).enumerate().map(name).collect::<Result<_, _>>()?;
     header.inputs = checksum::of_bytes(format!("{}\n{}\n{}", header.dtype, header.normalize, names.join("\n")).as_bytes());
     let target = args.out.target(header.shard, args.format).map_err(anyhow::Error::msg)?;
     if let Some(standing) = target.header()? {

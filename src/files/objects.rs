@@ -1,4 +1,4 @@
-//! Object storage: S3 and what is like it, Google Cloud Storage, Azure, and WebDAV, by the crate `object_store`.
+//! Object storage: S3 and what is like it, Google Cloud Storage, Azure, and `WebDAV`, by the crate `object_store`.
 //!
 //! Credentials and endpoints come from the environment variables that the crate reads: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`,
 //! `AWS_REGION`, `AWS_ENDPOINT`, `AWS_ALLOW_HTTP` and others beginning with `AWS_`, `GOOGLE_` or `AZURE_`. Each request is repeated by the
@@ -135,7 +135,7 @@ fn connect(base: &str) -> Result<Arc<dyn ObjectStore>, String> {
 }
 
 impl Place {
-    /// Reads `s3://BUCKET/KEY`, `gs://BUCKET/KEY`, `az://CONTAINER/KEY` and their like, or a URL of WebDAV, without a request.
+    /// Reads `s3://BUCKET/KEY`, `gs://BUCKET/KEY`, `az://CONTAINER/KEY` and their like, or a URL of `WebDAV`, without a request.
     ///
     /// # Errors
     /// Says what is wrong with it, or with the environment.
@@ -149,12 +149,11 @@ impl Place {
         let base = format!("{scheme}://{host}");
         let path = Path::parse(key.trim_end_matches('/')).map_err(|error| wrong(&error))?;
         let known = STORES.lock().get(&base).cloned();
-        let store = match known {
-            Some(store) => store,
-            None => {
-                let store = connect(&base).map_err(|error| wrong(&error))?;
-                Arc::clone(STORES.lock().entry(base).or_insert(store))
-            }
+        let store = if let Some(store) = known {
+            store
+        } else {
+            let store = connect(&base).map_err(|error| wrong(&error))?;
+            Arc::clone(STORES.lock().entry(base).or_insert(store))
         };
         Ok(Self { store, path, url: url.trim_end_matches('/').to_owned(), version: None })
     }
@@ -166,8 +165,9 @@ impl Place {
     }
 
     /// A place below this one.
+    #[must_use]
     pub fn join(&self, name: &str) -> Self {
-        let path = name.split('/').filter(|part| !part.is_empty()).fold(self.path.clone(), |path, part| path.join(part));
+        let path = name.split('/').filter(|part| !part.is_empty()).fold(self.path.clone(), Path::join);
         Self { store: Arc::clone(&self.store), path, url: format!("{}/{name}", self.url), version: None }
     }
 

@@ -1,4 +1,4 @@
-//! Object storage, against a real one that speaks S3 (SeaweedFS), also behind connections that are slow and break off.
+//! Object storage, against a real one that speaks S3 (`SeaweedFS`), also behind connections that are slow and break off.
 
 use std::io::Read as _;
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -23,9 +23,9 @@ const KEY: &str = "dino";
 const SECRET: &str = "dino-secret";
 const BUCKET: &str = "pictures";
 /// Longest that the storage may take to start.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_mins(1);
 
-/// A SeaweedFS with one bucket.
+/// A `SeaweedFS` with one bucket.
 struct Storage {
     folder: TempDir,
     ports: Vec<u16>,
@@ -113,24 +113,8 @@ impl Storage {
         names
     }
 
-    fn command(&self, endpoint: u16, arguments: &[&str]) -> Command {
-        let mut command = program();
-        command.arg("embed").args(arguments).arg("--model").arg(model());
-        self.with_access(&mut command, endpoint);
-        command
-    }
-
-    fn with_access<'a>(&self, command: &'a mut Command, endpoint: u16) -> &'a mut Command {
-        command.env("AWS_ENDPOINT", format!("http://127.0.0.1:{endpoint}")).env("AWS_ALLOW_HTTP", "true").env("AWS_REGION", "us-east-1");
-        command.env("AWS_ACCESS_KEY_ID", KEY).env("AWS_SECRET_ACCESS_KEY", SECRET)
-    }
-
-    fn embed(&self, endpoint: u16, arguments: &[&str]) -> Output {
-        self.command(endpoint, arguments).output().unwrap()
-    }
-
     fn embedded(&self, arguments: &[&str]) -> String {
-        let output = self.embed(self.ports[6], arguments);
+        let output = embed(self.ports[6], arguments);
         assert!(output.status.success(), "{}", text(&output.stderr));
         text(&output.stderr)
     }
@@ -138,6 +122,23 @@ impl Storage {
     fn rows(&self, name: &str) -> Rows {
         rows_of_batches(ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(self.get(name))).unwrap())
     }
+}
+
+/// Has a program use the storage behind a port.
+fn with_access(command: &mut Command, endpoint: u16) -> &mut Command {
+    command.env("AWS_ENDPOINT", format!("http://127.0.0.1:{endpoint}")).env("AWS_ALLOW_HTTP", "true").env("AWS_REGION", "us-east-1");
+    command.env("AWS_ACCESS_KEY_ID", KEY).env("AWS_SECRET_ACCESS_KEY", SECRET)
+}
+
+fn command(endpoint: u16, arguments: &[&str]) -> Command {
+    let mut command = program();
+    command.arg("embed").args(arguments).arg("--model").arg(model());
+    with_access(&mut command, endpoint);
+    command
+}
+
+fn embed(endpoint: u16, arguments: &[&str]) -> Output {
+    command(endpoint, arguments).output().unwrap()
 }
 
 impl Drop for Storage {
@@ -202,14 +203,14 @@ fn a_bucket_gives_what_the_folder_gives_though_the_storage_is_killed() {
         storage.names("vectors").iter().any(|name| name.starts_with(&format!("vectors/.part-0000{part}-of-00002.parquet.parts/")))
     };
     let arguments = |part: &'static str| ["--images", &from, "--out", &into, "--shard", part].map(str::to_owned);
-    let start = |storage: &Storage, part| {
+    let start = |part| {
         let arguments = arguments(part);
-        let mut command = storage.command(way, &arguments.each_ref().map(String::as_str));
+        let mut command = command(way, &arguments.each_ref().map(String::as_str));
         command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
     };
 
     // The storage is killed when the first results are there, and comes back.
-    let mut running = start(&storage, "0/2");
+    let mut running = start("0/2");
     let began = Instant::now();
     while !has_parts(&storage, 0) && running.try_wait().unwrap().is_none() {
         assert!(began.elapsed() < START, "nothing was written");
@@ -224,14 +225,14 @@ fn a_bucket_gives_what_the_folder_gives_though_the_storage_is_killed() {
     assert!(storage.names("vectors").iter().all(|name| !name.ends_with("_SUCCESS")), "one of two parts");
 
     // The program is killed, and goes on from what the storage has of it.
-    let mut running = start(&storage, "1/2");
+    let mut running = start("1/2");
     while !has_parts(&storage, 1) && running.try_wait().unwrap().is_none() {
         assert!(began.elapsed() < 2 * START, "nothing was written");
         thread::sleep(Duration::from_millis(5));
     }
     running.kill().unwrap();
     running.wait().unwrap();
-    let output = start(&storage, "1/2").wait_with_output().unwrap();
+    let output = start("1/2").wait_with_output().unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
     let mut names: Vec<String> =
         (0..2).flat_map(|part| ["failures.jsonl", "parquet"].map(|end| format!("vectors/part-0000{part}-of-00002.{end}"))).collect();
@@ -245,11 +246,11 @@ fn a_bucket_gives_what_the_folder_gives_though_the_storage_is_killed() {
     assert_eq!((&failure["id"], &failure["path"]), (&"even/broken.png".into(), &format!("s3://{BUCKET}/images/even/broken.png").into()));
 
     // Nothing is done twice, and a picture that changes is seen.
-    let output = storage.embed(storage.ports[6], &arguments("0/2").each_ref().map(String::as_str));
+    let output = embed(storage.ports[6], &arguments("0/2").each_ref().map(String::as_str));
     assert!(text(&output.stdout).contains("is up to date"), "{}{}", text(&output.stdout), text(&output.stderr));
     storage.put("images/even/0000.png", files[1].1.clone());
     for part in ["0/2", "1/2"] {
-        let output = storage.embed(storage.ports[6], &arguments(part).each_ref().map(String::as_str));
+        let output = embed(storage.ports[6], &arguments(part).each_ref().map(String::as_str));
         assert!(output.status.success(), "{}", text(&output.stderr));
     }
     let rows: Rows = names.iter().filter(|name| name.ends_with(".parquet")).flat_map(|name| storage.rows(name)).collect();
@@ -294,7 +295,7 @@ fn shards_lists_and_arrays_are_read_and_written_in_a_bucket() {
     let list = format!("s3://{BUCKET}/list.txt");
     storage.embedded(&["--images", &list, "--out", &format!("s3://{BUCKET}/out/list.npy")]);
     assert_eq!(storage.names("out"), ["out/list.npy", "out/list.npy.json", "out/tar.parquet"]);
-    let again = storage.embed(storage.ports[6], &["--images", &list, "--out", &format!("s3://{BUCKET}/out/list.npy")]);
+    let again = embed(storage.ports[6], &["--images", &list, "--out", &format!("s3://{BUCKET}/out/list.npy")]);
     assert!(text(&again.stdout).contains("is up to date"), "{}", text(&again.stderr));
 
     // More than one piece of a multipart upload.
@@ -308,11 +309,11 @@ fn shards_lists_and_arrays_are_read_and_written_in_a_bucket() {
 
     let mut import = program();
     import.args(["import", "--images", &prefix, "--data-dir"]).arg(out("data")).arg("--model").arg(model());
-    let imported = storage.with_access(&mut import, storage.ports[6]).output().unwrap();
+    let imported = with_access(&mut import, storage.ports[6]).output().unwrap();
     assert!(text(&imported.stdout).contains("6 stored, 0 unchanged, 0 skipped"), "{}", text(&imported.stderr));
 
     let refused = |arguments: &[&str], reason: &str| {
-        let output = storage.embed(storage.ports[6], arguments);
+        let output = embed(storage.ports[6], arguments);
         assert!(!output.status.success() && text(&output.stderr).contains(reason), "{reason} in {}", text(&output.stderr));
     };
     refused(&["--images", &pattern.replace("0..1", "0..2"), "--out", "x.npy"], "2.tar");
@@ -320,7 +321,7 @@ fn shards_lists_and_arrays_are_read_and_written_in_a_bucket() {
     refused(&["--images", "s3:///x", "--out", "x.npy"], "names no bucket");
     refused(&["--images", &pattern, "--out", "https://example.org/x.npy"], "s3://, gs:// and az://");
     let denied =
-        storage.command(storage.ports[6], &["--images", &prefix, "--out", "x.npy"]).env("AWS_SECRET_ACCESS_KEY", "wrong").output().unwrap();
+        command(storage.ports[6], &["--images", &prefix, "--out", "x.npy"]).env("AWS_SECRET_ACCESS_KEY", "wrong").output().unwrap();
     assert!(!denied.status.success() && text(&denied.stderr).contains("s3://pictures/shards"), "{}", text(&denied.stderr));
     assert!(!Path::new("x.npy").exists());
 }

@@ -190,8 +190,8 @@ fn lists_and_manifests_name_pictures_and_shards() {
     let lines: Vec<String> =
         (0..6).map(|at| serde_json::json!({"id": at, "path": format!("images/{}", files[at].0), "label": "x"}).to_string()).collect();
     fs_err::write(folder.path().join("m.jsonl"), lines.join("\n")).unwrap();
-    let table: String = (0..6).map(|at| format!("images/{},{at},x\n", files[at].0)).collect();
-    fs_err::write(folder.path().join("m.csv"), format!("path,id,label\n{table}")).unwrap();
+    let table: Vec<String> = (0..6).map(|at| format!("images/{},{at},x\n", files[at].0)).collect();
+    fs_err::write(folder.path().join("m.csv"), format!("path,id,label\n{}", table.concat())).unwrap();
     let ids: Vec<String> = (0..6).map(|at| at.to_string()).collect();
     for name in ["m.jsonl", "m.csv"] {
         let (rows, _) = embedded(folder.path(), folder.path().join(name).to_str().unwrap(), &[], b"");
@@ -207,7 +207,7 @@ fn table(files: &[(String, Vec<u8>)], as_struct: bool) -> RecordBatch {
     let bytes = files.iter().map(|(_, bytes)| bytes.as_slice());
     let image: ArrayRef = if as_struct {
         let bytes: ArrayRef = Arc::new(BinaryArray::from_iter_values(bytes));
-        let paths: ArrayRef = Arc::new(StringArray::from_iter(files.iter().map(|_| None::<&str>)));
+        let paths: ArrayRef = Arc::new(StringArray::from(vec![None::<&str>; files.len()]));
         let fields = [("bytes", DataType::Binary), ("path", DataType::Utf8)].map(|(name, kind)| Arc::new(Field::new(name, kind, true)));
         Arc::new(StructArray::from(fields.into_iter().zip([bytes, paths]).collect::<Vec<_>>()))
     } else {

@@ -94,10 +94,7 @@ impl Address {
 
     /// The folder that relative paths in this file begin at.
     pub(super) fn folder(&self) -> PathBuf {
-        match self {
-            Self::File(path) => path.parent().unwrap_or(Path::new("")).to_owned(),
-            _ => PathBuf::new(),
-        }
+        if let Self::File(path) = self { path.parent().unwrap_or(Path::new("")).to_owned() } else { PathBuf::new() }
     }
 
     /// The bytes of a picture.
@@ -124,6 +121,7 @@ impl Address {
     ///
     /// # Errors
     /// [`Error::Storage`].
+    #[cfg_attr(not(feature = "object-store"), expect(clippy::unnecessary_wraps, reason = "only object storage is asked"))]
     pub(super) fn stamp(&self) -> Result<String, Error> {
         match self {
             Self::File(path) => {

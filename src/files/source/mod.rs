@@ -32,6 +32,7 @@ mod prefix;
 mod rows;
 mod web;
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -248,7 +249,7 @@ fn named(text: &str) -> Result<Listing, Error> {
     if let Some(kind) = compressed::by_name(path) {
         return Err(Error::Wrong(is_compressed(text, kind)));
     }
-    if packed::Kind::of(path).is_some_and(|kind| kind.is_readable()) {
+    if packed::Kind::of(path).is_some_and(packed::Kind::is_readable) {
         return packed::pattern(text);
     }
     let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_ascii_lowercase();
@@ -343,11 +344,8 @@ impl Unit for Loose {
     fn stamp(&self) -> Result<String, Error> {
         let mut stamp = String::new();
         for picture in &self.0 {
-            let state = match &picture.place {
-                Place::At(address) => address.stamp()?,
-                _ => String::new(),
-            };
-            stamp.push_str(&format!("{}\0{state}\n", picture.id));
+            let state = if let Place::At(address) = &picture.place { address.stamp()? } else { String::new() };
+            writeln!(stamp, "{}\0{state}", picture.id).expect("a string takes every write");
         }
         Ok(stamp)
     }

@@ -47,18 +47,15 @@ impl Plan {
             Some(wanted) => Ok(Some(wanted.clone())),
             None => Ok(usual.iter().find(|name| schema.column_with_name(name).is_some()).map(|&name| name.to_owned())),
         };
-        let image = match find(&columns.image, &[], "--image-column")? {
-            Some(image) => image,
-            None => {
-                let of_bytes: Vec<&str> =
-                    schema.fields().iter().filter(|field| holds_bytes(field.data_type())).map(|field| field.name().as_str()).collect();
-                let only = if let [only] = of_bytes[..] { Some(only) } else { None };
-                let usual = of_bytes.iter().copied().find(|&name| name == "image");
-                usual
-                    .or(only)
-                    .ok_or_else(|| format!("no column is known to hold pictures: name one with --image-column; it has {}", names()))?
-                    .to_owned()
-            }
+        let image = if let Some(image) = find(&columns.image, &[], "--image-column")? {
+            image
+        } else {
+            let of_bytes: Vec<&str> =
+                schema.fields().iter().filter(|field| holds_bytes(field.data_type())).map(|field| field.name().as_str()).collect();
+            let only = if let [only] = of_bytes[..] { Some(only) } else { None };
+            let usual = of_bytes.iter().copied().find(|&name| name == "image");
+            let reason = || format!("no column is known to hold pictures: name one with --image-column; it has {}", names());
+            usual.or(only).ok_or_else(reason)?.to_owned()
         };
         let kind = schema.field_with_name(&image).map_err(|error| error.to_string())?.data_type();
         if !holds_bytes(kind) {

@@ -18,7 +18,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// Time that a server may take to answer, and to send each further piece.
 const SILENCE: Duration = Duration::from_secs(30);
 /// Most time for one picture.
-const PICTURE: Duration = Duration::from_secs(120);
+const PICTURE: Duration = Duration::from_mins(2);
 
 /// Connections are kept for the next picture of the same host.
 static AGENT: LazyLock<Agent> = LazyLock::new(|| {
