@@ -11,7 +11,7 @@
 //!
 //! let folder = tempfile::tempdir()?;
 //! let storage = Arc::new(Folder::new(folder.path()));
-//! let target = Target { storage: storage.clone(), name: "vectors.npy".into(), format: Format::of("vectors.npy").unwrap() };
+//! let target = Target { storage: storage.clone(), name: "vectors.npy".into(), format: Format::of("vectors.npy").unwrap(), in_folder: None };
 //! assert_eq!(target.header()?, None, "nothing was embedded yet");
 //!
 //! storage.write("vectors.npy", b"an array of another program")?;
