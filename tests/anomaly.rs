@@ -47,7 +47,7 @@ fn assert_close(found: &[f32], expected: &[f32], tolerance: f32) {
 fn set(features: ArrayView2<'_, f32>, grid: PatchGrid) -> PatchSet {
     let mut rows = Rows::new(features.ncols());
     features.rows().into_iter().for_each(|row| rows.push(row.iter().copied()));
-    PatchSet { grid, foreground: vec![true; grid.len()], rows }
+    PatchSet { grid, foreground: vec![true; grid.len()], coverage: None, rows }
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn picture(number: usize, extra: f32) -> PatchSet {
         let odd = if patch == 17 { extra } else { 0.0 };
         rows.push((0..16).map(|at| f32::from(u8::from(at == patch % 5)) + 0.2 * noise(at) + if at == 15 { odd } else { 0.0 }));
     }
-    PatchSet { grid, foreground: vec![true; grid.len()], rows }
+    PatchSet { grid, foreground: vec![true; grid.len()], coverage: None, rows }
 }
 
 /// The score of a picture, by the definition.

@@ -50,6 +50,7 @@ const VISION: Layers = &[
     ("dense", &["cancel", "embedding", "head", "model", "transform"]),
     ("segment", &["cancel", "lanczos", "mask_defaults", "media", "model", "transform"]),
     ("anomaly", &["byte_rows", "cancel", "lanczos", "segment", "transform"]),
+    ("in_context", &["anomaly", "byte_rows", "cancel", "segment", "transform"]),
     ("correspondence", &["anomaly", "cancel", "lanczos", "transform"]),
     ("workers", &["batch", "cores", "model"]),
     ("agreement", &["batch", "model", "unit_rows"]),

@@ -1,6 +1,7 @@
-//! `POST /segment`: masks of what stands out in pictures, or of the classes of a linear head.
+//! `POST /segment`: masks of what stands out in pictures, of the classes of a linear head, or by the example of a collection.
 
 mod basis;
+mod in_context;
 mod labelled;
 
 use std::{borrow::Cow, fmt};
@@ -99,6 +100,13 @@ pub(super) struct Options {
     /// With method `pca`, a collection of patches: colours and foreground are those of a basis that is fitted on its pictures, the same for
     /// all pictures. Without a model the collection's is used, at the collection's size and layer.
     basis: Option<String>,
+    /// A collection of patches whose items have masks: each label gets the pixels that its nearest patches vote for. No method, head or
+    /// basis goes with it; `threshold` is the least share of a label, and all labels are answered where `max_objects` is not said.
+    collection: Option<String>,
+    /// With a collection: nearest patches that vote for each, 1 to 1000; 20 without it.
+    k: Option<usize>,
+    /// With a collection: a neighbour's weight is exp(cosine / temperature); 0.07 without it.
+    temperature: Option<f64>,
 }
 
 /// What `head` names.
@@ -193,7 +201,7 @@ fn method_names_or_null(_: &mut SchemaGenerator) -> Schema {
 }
 
 fn method_names(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "string", "enum": Method::ALL.map(Method::name).into_iter().chain([labelled::METHOD]).collect::<Vec<_>>() })
+    json_schema!({ "type": "string", "enum": Method::ALL.map(Method::name).into_iter().chain([labelled::METHOD, in_context::METHOD]).collect::<Vec<_>>() })
 }
 
 fn head_names(_: &mut SchemaGenerator) -> Schema {
@@ -257,14 +265,15 @@ struct Segmented {
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Mask")]
 struct Found {
-    /// The class, of a linear head.
+    /// The class, of a linear head or a collection.
     #[serde(skip_serializing_if = "Option::is_none")]
     label: Option<String>,
     /// `[x, y, width, height]` in pixels of the picture.
     bbox: [u32; 4],
     /// Pixels of the mask.
     area: u64,
-    /// How far the object stands out, 0 to 1; of a linear head the mean probability of the class over its mask.
+    /// How far the object stands out, 0 to 1; of a linear head the mean probability of the class over its mask, of a
+    /// collection the mean share of the votes.
     score: f32,
     #[serde(skip_serializing_if = "Option::is_none")]
     rle: Option<Rle>,
@@ -332,6 +341,13 @@ impl MediaTypes for MaskFile {
 }
 
 pub(super) async fn handle(State(app): State<App>, headers: HeaderMap, submission: Submission<Options>) -> Result<Timed<Masks>, Problem> {
+    if let Some(collection) = &submission.options.collection {
+        let collection = collection.clone();
+        return in_context::handle(&app, &headers, submission, collection).await;
+    }
+    if submission.options.k.is_some() || submission.options.temperature.is_some() {
+        return Err(Problem::new(Code::BadParameter, "k and temperature: belong to the vote of a `collection`, which is not named"));
+    }
     if let Some(Asked::Linear(head)) = &submission.options.head {
         let head = head.clone();
         return labelled::handle(&app, &headers, submission, head).await;

@@ -4,12 +4,13 @@
 //! of which items there are, and reads those alone that it does not know. So one collection may be written through several servers, and
 //! each of them compares with what was acknowledged before it was asked.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 
-use super::{Collection, Error, Item};
+use super::{Collection, Error, Item, StoredPatches};
 use dino_vision::anomaly::Bank;
-use dino_vision::cancel;
+use dino_vision::cancel::{self, Cancelled};
+use dino_vision::in_context::{LabelledPatches, Plane};
 use dino_vision::segment::ColourBasis;
 
 /// Label of an item that is known to be good, as items without a label are taken to be.
@@ -29,6 +30,8 @@ pub struct PatchBank {
     pub number: u64,
     /// Its patches.
     pub bank: Bank,
+    /// Those of pictures that came with a mask.
+    pub labelled: LabelledPatches,
     /// Items whose patches could not be read, with their stamps: they are asked for again once they were written anew.
     unreadable: HashMap<String, u64>,
     /// Of just these patches, once it was asked for.
@@ -44,7 +47,13 @@ impl PatchBank {
 
     /// An empty bank for patches `[dim]` of the collection of this number, of which it keeps `most`.
     pub fn empty(number: u64, dim: usize, most: usize) -> Self {
-        Self { number, bank: Bank::new(dim, most), unreadable: HashMap::new(), colours: OnceLock::new() }
+        Self {
+            number,
+            bank: Bank::new(dim, most),
+            labelled: LabelledPatches::new(most),
+            unreadable: HashMap::new(),
+            colours: OnceLock::new(),
+        }
     }
 
     /// The basis of colours of these patches, of at most 20,000 of them; `None` where they do not differ. It is fitted once.
@@ -57,10 +66,31 @@ impl PatchBank {
     }
 
     /// The bank, to change.
-    fn changed(this: &mut Arc<Self>) -> &mut Bank {
+    fn changed(this: &mut Arc<Self>) -> &mut Self {
         let own = Arc::make_mut(this);
         own.colours = OnceLock::new();
-        &mut own.bank
+        own
+    }
+
+    /// Memory of the patches in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bank.bytes() + self.labelled.bytes()
+    }
+
+    fn add(&mut self, StoredPatches { stamp, item, patches }: StoredPatches) -> Result<(), Cancelled> {
+        self.bank.add(&item.id, stamp, is_anomalous(&item), &patches)?;
+        if let Some(coverage) = &patches.coverage {
+            // Of a picture without a source nothing else is known to be a mask.
+            let source = item.source.unwrap_or_else(|| item.id.clone());
+            let plane = Plane { id: item.id, labels: item.labels, coverage: coverage.clone() };
+            self.labelled.add(&source, plane, &patches);
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, gone: &HashSet<&str>) -> Result<(), Cancelled> {
+        self.labelled.remove(|id| gone.contains(id));
+        self.bank.remove(gone.iter().copied())
     }
 
     fn clear(this: &mut Arc<Self>, collection: &dyn Collection) {
@@ -83,7 +113,7 @@ impl PatchBank {
         let gone: Vec<String> = this.bank.ids().filter(is_gone).map(str::to_owned).collect();
         if !gone.is_empty() {
             let can_remove = gone.iter().all(|id| this.bank.can_remove(id));
-            if !can_remove || Self::changed(this).remove(gone.iter().map(String::as_str)).is_err() {
+            if !can_remove || Self::changed(this).remove(&gone.iter().map(String::as_str).collect()).is_err() {
                 Self::clear(this, collection);
             }
         }
@@ -95,7 +125,7 @@ impl PatchBank {
         for ids in missing.chunks(READ) {
             cancel::check()?;
             for found in collection.patches(ids)? {
-                let added = Self::changed(this).add(&found.item.id, found.stamp, is_anomalous(&found.item), &found.patches);
+                let added = Self::changed(this).add(found);
                 added.inspect_err(|_| Self::clear(this, collection))?;
             }
             for &id in ids {

@@ -35,7 +35,20 @@ fn routes(picture: &str) -> Vec<(&'static str, Value, &'static [&'static str])> 
         (
             "/segment",
             json!({ "images": images }),
-            &["model", "method", "threshold", "head", "max_objects", "format", "refine", "basis", "holes"],
+            &[
+                "model",
+                "method",
+                "threshold",
+                "head",
+                "max_objects",
+                "format",
+                "refine",
+                "basis",
+                "holes",
+                "collection",
+                "k",
+                "temperature",
+            ],
         ),
         ("/similarity", json!({ "images": images, "points": [[1, 1]] }), &["model", "target", "format", "mask"]),
         (

@@ -21,6 +21,8 @@ on_both_stores!(
     what_cannot_be_is_refused_with_what_to_do,
     forged_snapshots_are_refused,
     colours_agree_in_a_basis_of_the_collection,
+    masks_are_knowledge_and_deleting_forgets,
+    masks_that_cannot_be_are_refused,
 );
 
 /// A server with the collection of patches `p`.
@@ -391,4 +393,126 @@ fn colours_agree_in_a_basis_of_the_collection(place: &Place) {
     assert_eq!(server.put("/collections/pictures", &json!({})).status, 201);
     refused(&server, "basis=pictures", 400, "bad_parameter", "kind patches");
     refused(&server, "basis=p&threshold=1000", 400, "bad_parameter", "threshold");
+}
+
+/// A scene of two halves with a square of another texture at a place, and the mask of the square.
+fn with_square(left: u32, top: u32, seed: u64) -> (RgbImage, RgbImage) {
+    let noise = noise(64, 64, seed);
+    let inside = |x: u32, y: u32| (left..left + 24).contains(&x) && (top..top + 24).contains(&y);
+    let picture = RgbImage::from_fn(64, 64, |x, y| {
+        let level = noise.get_pixel(x, y).0[0] / 16;
+        if inside(x, y) { Rgb([200 + level, 30, 20 + level]) } else { Rgb([20 + level, 60 + level, 90]) }
+    });
+    (picture, RgbImage::from_fn(64, 64, |x, y| Rgb(if inside(x, y) { [255; 3] } else { [0; 3] })))
+}
+
+fn teach(server: &Server, id: &str, labels: &Value, picture: &RgbImage, mask: &Value) -> Value {
+    let item = json!({ "id": id, "image": STANDARD.encode(png(picture)), "labels": labels, "mask": mask });
+    server.post_json("/collections/p/items", &json!({ "items": [item] })).ok().json()
+}
+
+fn paint(server: &Server, query: &str, picture: &RgbImage) -> Value {
+    let answer = server.post(&format!("/segment?collection=p{query}"), "image/png", &png(picture)).ok().json();
+    assert_eq!(answer["results"][0]["method"], "neighbours");
+    answer["results"][0]["masks"].clone()
+}
+
+/// Intersection over union of a mask that was found and one that was drawn.
+fn overlap(found: &Value, drawn: &RgbImage) -> f64 {
+    let found = image::load_from_memory(&STANDARD.decode(found["png"].as_str().unwrap()).unwrap()).unwrap().to_luma8();
+    let pairs = found.pixels().zip(drawn.pixels()).map(|(a, b)| (a.0[0] > 127, b.0[0] > 127));
+    let (both, any) = pairs.fold((0, 0), |(both, any), (a, b)| (both + u32::from(a && b), any + u32::from(a || b)));
+    f64::from(both) / f64::from(any)
+}
+
+fn masks_are_knowledge_and_deleting_forgets(place: &Place) {
+    let server = server(place);
+    let (picture, mask) = with_square(8, 16, 1);
+    teach(&server, "one", &json!(["square"]), &picture, &json!(STANDARD.encode(png(&mask))));
+    // Pictures without a mask have no vote.
+    add(&server, "other", "&labels=other", &texture(3));
+    let (asked, drawn) = with_square(32, 24, 9);
+    let found = paint(&server, "", &asked);
+    assert_eq!((found.as_array().unwrap().len(), &found[0]["label"]), (1, &json!("square")));
+    assert!(overlap(&found[0], &drawn) > 0.6, "{}", overlap(&found[0], &drawn));
+    assert!(found[0]["score"].as_f64().unwrap() > 0.5);
+    let alone = server.post_with("/segment?collection=p", &[("Content-Type", "image/png"), ("Accept", "image/png")], &png(&asked));
+    assert_eq!(STANDARD.encode(&alone.ok().body), found[0]["png"].as_str().unwrap());
+
+    // A second mask of the same picture: what it covers is no background any more.
+    let rest = image::imageops::colorops::grayscale(&mask);
+    let rest = RgbImage::from_fn(64, 64, |x, y| Rgb([255 - rest.get_pixel(x, y).0[0]; 3]));
+    teach(&server, "two", &json!(["ground"]), &picture, &json!(STANDARD.encode(png(&rest))));
+    let both = paint(&server, "&format=rle", &asked);
+    let labels =
+        |masks: &Value| masks.as_array().unwrap().iter().map(|mask| mask["label"].as_str().unwrap().to_owned()).collect::<Vec<_>>();
+    assert_eq!(labels(&both), ["ground", "square"]);
+    assert_eq!(both[0]["area"].as_u64().unwrap() + both[1]["area"].as_u64().unwrap(), 64 * 64);
+    assert_eq!(labels(&paint(&server, "&max_objects=1&k=3&temperature=0.02", &asked)), ["ground"]);
+    assert!(paint(&server, "&format=heatmap", &asked)[1]["heatmap"]["size"] == json!([8, 8]));
+    assert!(paint(&server, "&format=polygons&holes=separate", &asked)[1]["polygons"][0]["outer"].is_array());
+
+    // After a kill, and from a snapshot, in another collection.
+    server.signal("-KILL");
+    drop(server);
+    let server = self::server(place);
+    assert_eq!(paint(&server, "&format=rle", &asked), both);
+    let snapshot = server.post("/collections/p/snapshot", "application/json", b"").ok().body.clone();
+    assert_eq!(server.delete("/collections/p").status, 204);
+    assert_eq!(server.post("/collections/p/restore", "application/octet-stream", &snapshot).status, 201);
+    assert_eq!(paint(&server, "&format=rle", &asked), both);
+
+    // Deleted and replaced items are forgotten.
+    assert_eq!(server.delete("/collections/p/items/two").status, 204);
+    assert_eq!(paint(&server, "", &asked), found);
+    add(&server, "one", "&labels=square", &picture);
+    let nothing = server.post("/segment?collection=p", "image/png", &png(&asked)).problem(400, "bad_parameter");
+    assert!(nothing["detail"].as_str().unwrap().contains("mask"), "{nothing}");
+}
+
+fn masks_that_cannot_be_are_refused(place: &Place) {
+    let server = server(place);
+    let (picture, mask) = with_square(8, 16, 1);
+    let (image, mask) = (STANDARD.encode(png(&picture)), STANDARD.encode(png(&mask)));
+    let refused = |path: &str, body: &Value, names: &str| {
+        let problem = server.post_json(path, body).problem(400, "bad_parameter");
+        assert!(problem["detail"].as_str().unwrap().contains(names), "{problem}");
+    };
+    let item = |more: &Value| {
+        let mut item = json!({ "image": image, "labels": ["x"], "mask": mask });
+        item.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({ "items": [item] })
+    };
+    let items = "/collections/p/items";
+    refused(items, &item(&json!({ "labels": [] })), "labels");
+    refused(items, &item(&json!({ "mask": "!" })), "mask");
+    refused(items, &item(&json!({ "mask": STANDARD.encode(png(&noise(32, 64, 1))) })), "32 x 64");
+    refused(items, &item(&json!({ "mask": { "size": [64, 64], "counts": "0" } })), "add up");
+    refused(items, &item(&json!({ "mask": STANDARD.encode(png(&RgbImage::new(64, 64))) })), "no pixel");
+    let mut rotated = item(&json!({}));
+    rotated["rotations"] = json!(true);
+    refused(items, &rotated, "rotations");
+    assert_eq!(server.put("/collections/pictures", &json!({})).status, 201);
+    refused("/collections/pictures/items", &item(&json!({})), "collections of patches");
+    assert_eq!(server.get("/collections/p").ok().json()["count"], 0);
+
+    for (query, names) in [
+        ("collection=pictures", "kind patches"),
+        ("collection=p", "has a mask"),
+        ("collection=p&method=pca", "method"),
+        ("collection=p&head=x", "head"),
+        ("collection=p&basis=p", "basis"),
+        ("collection=p&refine=guided", "refine"),
+        ("collection=p&k=0", "k"),
+        ("collection=p&k=1001", "k"),
+        ("collection=p&temperature=0", "temperature"),
+        ("collection=p&threshold=1.1", "threshold"),
+        ("collection=p&holes=separate", "holes"),
+        ("collection=p&max_objects=0", "max_objects"),
+        ("k=3", "collection"),
+    ] {
+        let problem = server.post(&format!("/segment?{query}"), "image/png", &png(&picture)).problem(400, "bad_parameter");
+        assert!(problem["detail"].as_str().unwrap().contains(names), "{problem}");
+    }
+    server.post("/segment?collection=none", "image/png", &png(&picture)).problem(404, "unknown_collection");
 }

@@ -77,6 +77,9 @@ pub(super) async fn upsert(
         None if upsert.rotations => {
             return Err(Problem::new(Code::BadParameter, "rotations: belongs to collections of patches; leave it out"));
         }
+        None if !upsert.masks.is_empty() => {
+            return Err(Problem::new(Code::BadParameter, "mask: belongs to collections of patches; leave it out"));
+        }
         None => None,
     };
     let mut lease = Lease::take(&app, pictures * turns, memory)?;
@@ -142,7 +145,8 @@ async fn embed_patches(app: &App, served: Arc<Served>, upsert: Upsert, options: 
     let (inference, kept) = patches::infer(app, &served, &upsert, options).await?;
     let (timing, keep) = (Some(inference.timing.header()), app.store_images);
     let inferred: Vec<_> = inference.inferred.into_iter().zip(kept).collect();
-    let items = app.drawing.run(move || patches::finish(&served, upsert, &inferred, options, keep)).await??;
+    let limits = app.limits.media;
+    let items = app.drawing.run(move || patches::finish(&served, upsert, &inferred, options, keep, &limits)).await??;
     Ok(Embedded { items, timing })
 }
 

@@ -110,7 +110,7 @@ async fn renew(app: App, entry: Arc<Entry>, collection: Arc<dyn Collection>, emp
     };
     let (bank, outcome) = app.patch_banks.threads.run(refresh).await?;
     *kept = (Arc::clone(&bank), outcome.as_ref().ok().copied());
-    app.patch_banks.note(&entry, bank.bank.bytes());
+    app.patch_banks.note(&entry, bank.bytes());
     outcome?;
     Ok(bank)
 }

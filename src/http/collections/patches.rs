@@ -9,6 +9,7 @@ use ndarray::{Array2, Array3};
 use super::{
     super::{
         App, StoreImages,
+        drawn_mask::MaskSource,
         infer::{Inference, infer_each},
         problem::{Code, Problem},
     },
@@ -40,6 +41,14 @@ pub(super) fn check(app: &App, upsert: &Upsert, served: &Served, spec: &Spec, op
         let refused = |why: &str| Err(Problem::new(Code::BadParameter, format!("items[{index}]: {why}")).at(index));
         if matches!(content, ItemContent::Vector(_)) {
             return refused("this collection holds patches, which a vector has none of: send the picture as `image`");
+        }
+        if upsert.masks.contains_key(&index) {
+            if item.labels.is_empty() {
+                return refused("a mask shows something: say what in `labels`");
+            }
+            if upsert.rotations {
+                return refused("a mask is not turned with its picture: leave out `rotations` or the mask");
+            }
         }
         if has(NORMAL) && has(ANOMALOUS) {
             return refused("the labels `normal` and `anomalous` exclude each other");
@@ -135,15 +144,18 @@ pub(super) fn finish(
     inferred: &[View],
     options: PatchOptions,
     keep: StoreImages,
+    limits: &media::Limits,
 ) -> Result<Vec<NewItem>, Problem> {
     let views = inferred.chunks_exact(turns(&upsert));
-    let finish = |((mut item, content), views): ((Item, ItemContent), &[View])| {
+    let mut masks = upsert.masks;
+    let finish = |(index, ((mut item, content), views)): (usize, ((Item, ItemContent), &[View]))| {
         let ItemContent::Picture(source) = content else {
             return Err(Problem::new(Code::Internal, "a vector came where pictures were asked for"));
         };
         let (own, grid) = features(served, &views[0].0, options.layer)?;
         let foreground = foreground(own.view(), grid);
-        let mut set = PatchSet { grid, foreground, rows: rows(&own) };
+        let coverage = masks.remove(&index).map(|mask| coverage(mask, limits, &views[0].0, grid).map_err(|problem| problem.at(index)));
+        let mut set = PatchSet { grid, foreground, coverage: coverage.transpose()?, rows: rows(&own) };
         for (view, _) in &views[1..] {
             features(served, view, options.layer)?.0.rows().into_iter().for_each(|row| set.rows.push(row.iter().copied()));
         }
@@ -153,5 +165,12 @@ pub(super) fn finish(
         let thumbnail = keep.kept(&source.bytes, thumbnail.flatten());
         Ok(NewItem { item, vector: set.mean(), thumbnail, patches: Some(set.to_bytes()) })
     };
-    upsert.items.into_iter().zip(views).map(finish).collect()
+    upsert.items.into_iter().zip(views).enumerate().map(finish).collect()
+}
+
+/// The share of each patch that a mask of the picture covers, 0 to 255.
+fn coverage(mask: MaskSource, limits: &media::Limits, picture: &Inferred, grid: PatchGrid) -> Result<Vec<u8>, Problem> {
+    let mask = mask.read(limits)?;
+    mask.check(picture.size)?;
+    Ok(mask.coverage(grid).into_iter().map(|share| (share * 255.0).round() as u8).collect())
 }

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::super::{
     body::Meter,
+    drawn_mask::MaskSource,
     json::{self, AtMost, Component},
     openapi::body::OwnJson,
     problem::{Code, Problem},
@@ -32,6 +33,8 @@ pub(super) struct Upsert {
     /// Whether the patches of each picture's rotations are stored with it.
     pub(super) rotations: bool,
     pub(super) items: Vec<(Item, ItemContent)>,
+    /// Masks of pictures, by the position of their item.
+    pub(super) masks: BTreeMap<usize, MaskSource>,
 }
 
 /// What an item's vector comes from.
@@ -73,15 +76,15 @@ impl Upsert {
             ..Item::default()
         };
         let items = pictures.into_iter().map(|picture| (item(), ItemContent::Picture(picture.into()))).collect();
-        Ok(Self { model: query.model, named: BTreeMap::new(), rotations: query.rotations, items })
+        Ok(Self { model: query.model, named: BTreeMap::new(), rotations: query.rotations, items, masks: BTreeMap::new() })
     }
 
     /// The items of a JSON body with at most so many pictures, one by one, and what they take counted.
     pub(super) fn from_json(request: &JsonRequest, most: usize, meter: &mut Meter) -> Result<Self, Problem> {
         let (Body { model, rotations, items: list }, []) = json::parse_beside(&request.body, &request.query, &["items"], [])?;
-        let (mut items, mut named, mut pictures) = (Vec::new(), BTreeMap::new(), 0);
+        let (mut items, mut named, mut masks, mut pictures) = (Vec::new(), BTreeMap::new(), BTreeMap::new(), 0);
         json::each(list, |index, element| {
-            let (item, content, model, taken) = read_item(element).map_err(|problem| problem.in_item(index))?;
+            let ReadItem { item, content, mask, model, taken } = read_item(element).map_err(|problem| problem.in_item(index))?;
             if matches!(content, ItemContent::Picture(_)) {
                 pictures += 1;
                 if pictures > most {
@@ -91,6 +94,9 @@ impl Upsert {
             meter.take(taken)?;
             if let Some(model) = model {
                 named.entry(model).or_insert(index);
+            }
+            if let Some(mask) = mask {
+                masks.insert(index, mask);
             }
             items.push((item, content));
             Ok(())
@@ -104,19 +110,27 @@ impl Upsert {
         if items.is_empty() {
             return Err(Problem::new(Code::BadParameter, "items: the list is empty"));
         }
-        Ok(Self { model, named, rotations, items })
+        Ok(Self { model, named, rotations, items, masks })
     }
 }
 
 /// Memory of an item beside its strings, numbers and metadata: its slot in a list that grows by doubling, and an id.
 const ITEM: usize = 2 * size_of::<(Item, ItemContent)>() + 64;
 
-/// An item with the model that it names, and the memory that it takes in bytes.
-fn read_item(element: &RawValue) -> Result<(Item, ItemContent, Option<String>, usize), Problem> {
+/// An item with the model that it names, its mask, and the memory that they take in bytes.
+struct ReadItem {
+    item: Item,
+    content: ItemContent,
+    mask: Option<MaskSource>,
+    model: Option<String>,
+    taken: usize,
+}
+
+fn read_item(element: &RawValue) -> Result<ReadItem, Problem> {
     if !element.get().starts_with('{') {
         return Err(Problem::new(Code::BadParameter, "expected an object"));
     }
-    let item: BodyItem = json::parse(element.get().as_bytes(), &["image", "metadata"])?;
+    let item: BodyItem = json::parse(element.get().as_bytes(), &["image", "mask", "metadata"])?;
     let refused = |why: &'static str| Problem::new(Code::BadParameter, why);
     let (content, of_content) = match (item.image, item.vector) {
         (Some(image), None) => {
@@ -139,8 +153,11 @@ fn read_item(element: &RawValue) -> Result<(Item, ItemContent, Option<String>, u
     // The model's name twice: as a key among those that are named, in a node of their own.
     let of_model = model.as_ref().map_or(0, |model| 2 * model.len() + 128);
     let texts = id.len() + of_model + labels.iter().map(|label| size_of::<String>() + label.len()).sum::<usize>();
-    let item = Item { id, labels, metadata: members, ..Item::default() };
-    Ok((item, content, model, ITEM + of_content + memory + texts))
+    let own = Item { id, labels, metadata: members, ..Item::default() };
+    let mask = item.mask;
+    let of_mask = mask.as_ref().map_or(0, |mask| mask.bytes() + size_of::<(usize, MaskSource)>());
+    let taken = ITEM + of_content + of_mask + memory + texts;
+    Ok(ReadItem { item: own, content, mask, model, taken })
 }
 
 impl Problem {
@@ -198,6 +215,9 @@ struct BodyItem<'a> {
     #[serde(default, borrow)]
     #[schemars(with = "Option<String>")]
     image: Option<&'a RawValue>,
+    /// In a collection of patches, what of the picture its labels show: `/segment?collection=…` paints others by it.
+    #[serde(default)]
+    mask: Option<MaskSource>,
     /// As many numbers as the collection has dimensions. Either this or `image`.
     #[serde(default)]
     #[schemars(with = "Option<Vec<f32>>")]

@@ -27,20 +27,29 @@ pub struct AnomalyMap {
 ///
 /// # Panics
 /// If the distances are not as many as the grid has patches.
-pub fn enlarged(distances: &[f32], grid: PatchGrid, (width, height): (u32, u32)) -> AnomalyMap {
-    assert_eq!(distances.len(), grid.len(), "one distance per patch");
+pub fn enlarged(distances: &[f32], grid: PatchGrid, size: (u32, u32)) -> AnomalyMap {
+    let mut map = bilinear(distances, grid, size);
+    smooth(&mut map.values, map.width, map.height);
+    map
+}
+
+/// One value for each patch, enlarged bilinearly to (width, height) as OpenCV does it.
+///
+/// # Panics
+/// If the values are not as many as the grid has patches.
+pub fn bilinear(of_patches: &[f32], grid: PatchGrid, (width, height): (u32, u32)) -> AnomalyMap {
+    assert_eq!(of_patches.len(), grid.len(), "one value per patch");
     let (width, height) = (width as usize, height as usize);
     let (columns, rows) = (steps(width, grid.columns), steps(height, grid.rows));
     let mut values = vec![0.0; width * height];
     values.par_chunks_exact_mut(width.max(1)).zip(rows).for_each(|(out, (upper, lower, down))| {
-        let at = |row: usize, column: usize| distances[row * grid.columns + column];
+        let at = |row: usize, column: usize| of_patches[row * grid.columns + column];
         for (value, &(left, right, along)) in out.iter_mut().zip(&columns) {
             let above = at(upper, left) + (at(upper, right) - at(upper, left)) * along;
             let below = at(lower, left) + (at(lower, right) - at(lower, left)) * along;
             *value = above + (below - above) * down;
         }
     });
-    smooth(&mut values, width, height);
     AnomalyMap { width, height, values }
 }
 

@@ -49,7 +49,7 @@ mod score;
 pub use crate::byte_rows::Rows;
 pub use bank::{Bank, Nearest};
 pub use foreground::foreground;
-pub use map::{AnomalyMap, enlarged};
+pub use map::{AnomalyMap, bilinear, enlarged};
 pub use patch_set::{MAX_STORED, PatchSet};
 pub use regions::{Region, labels, regions};
 pub use rotate::{ROTATIONS, rotated};

@@ -29,7 +29,7 @@ fn main() -> Result<()> {
             let vector: Vec<f32> = direction.iter().map(|x| x + 0.4 * (random.random::<f32>() - 0.5)).collect();
             rows.push(vector.into_iter());
         }
-        PatchSet { grid: GRID, foreground: vec![true; GRID.len()], rows }
+        PatchSet { grid: GRID, foreground: vec![true; GRID.len()], coverage: None, rows }
     };
     let pictures: Vec<PatchSet> = (0..PICTURES).map(|_| picture()).collect();
     let mut bank = Bank::new(DIM, 1_000_000);

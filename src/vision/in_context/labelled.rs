@@ -1,0 +1,226 @@
+//! The patches of pictures that have a mask, and their vote.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::nearest::nearest;
+use crate::anomaly::PatchSet;
+use crate::byte_rows::Rows;
+use crate::cancel::Cancelled;
+
+/// What one mask says of a picture.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plane {
+    /// The item that it came with.
+    pub id: String,
+    /// What it shows; each has an equal share.
+    pub labels: Vec<String>,
+    /// The share of each patch that it covers, 0 to 255.
+    pub coverage: Vec<u8>,
+}
+
+/// A picture with all masks that were given for it.
+#[derive(Clone, Debug)]
+struct Picture {
+    /// What tells pictures apart: hash of the file.
+    source: String,
+    rows: Rows,
+    /// Number in the picture's grid of each row.
+    patches: Vec<u32>,
+    planes: Vec<Plane>,
+}
+
+/// Patches with labels, bounded. A clone shares the pictures that neither changes.
+#[derive(Clone, Debug)]
+pub struct LabelledPatches {
+    most: usize,
+    /// Of each picture every so many patches are kept.
+    step: usize,
+    pictures: Vec<Arc<Picture>>,
+}
+
+/// What neighbours say of the patches of a picture.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Votes {
+    /// Labels with at least one vote, in their order.
+    pub labels: Vec<String>,
+    /// For each label its share of each patch, 0 to 1. What is left of 1 is background.
+    pub shares: Vec<Vec<f32>>,
+}
+
+impl LabelledPatches {
+    /// None yet; it keeps at most `most` patches.
+    pub fn new(most: usize) -> Self {
+        Self { most, step: 1, pictures: Vec::new() }
+    }
+
+    /// Number of patches.
+    pub fn len(&self) -> usize {
+        self.pictures.iter().map(|picture| picture.rows.len()).sum()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.pictures.is_empty()
+    }
+
+    /// Memory in bytes.
+    pub fn bytes(&self) -> usize {
+        let of_picture = |picture: &Arc<Picture>| {
+            let planes: usize = picture.planes.iter().map(|plane| plane.coverage.len()).sum();
+            picture.rows.bytes() + 4 * picture.patches.len() + planes
+        };
+        self.pictures.iter().map(of_picture).sum()
+    }
+
+    /// Adds the mask of an item. Items of the same `source` are masks of one picture, whose patches are kept once: each says what its labels
+    /// cover, and background is what none of them covers.
+    pub fn add(&mut self, source: &str, plane: Plane, set: &PatchSet) {
+        if let Some(known) = self.pictures.iter_mut().find(|picture| picture.source == source && has_same_patches(picture, set)) {
+            Arc::make_mut(known).planes.push(plane);
+            return;
+        }
+        let own = set.grid.len().min(set.rows.len());
+        let patches: Vec<u32> = (0..own).step_by(self.step).map(|patch| patch as u32).collect();
+        let rows = set.rows.select(patches.iter().map(|&patch| patch as usize));
+        self.pictures.push(Arc::new(Picture { source: source.to_owned(), rows, patches, planes: vec![plane] }));
+        while self.len() > self.most && self.step < own {
+            self.step *= 2;
+            self.pictures.iter_mut().for_each(|picture| Arc::make_mut(picture).thin(self.step));
+        }
+    }
+
+    /// Removes the masks of these items, and pictures without one.
+    pub fn remove(&mut self, is_gone: impl Fn(&str) -> bool) {
+        for picture in &mut self.pictures {
+            if picture.planes.iter().any(|plane| is_gone(&plane.id)) {
+                Arc::make_mut(picture).planes.retain(|plane| !is_gone(&plane.id));
+            }
+        }
+        self.pictures.retain(|picture| !picture.planes.is_empty());
+    }
+
+    /// The vote of the `k` nearest patches of each of `queries`: weights are exp(cosine / temperature), of which a label gets the share of
+    /// the stored patch that its mask covers.
+    ///
+    /// # Errors
+    /// [`Cancelled`].
+    pub fn vote(&self, queries: &Rows, k: usize, temperature: f64) -> Result<Votes, Cancelled> {
+        debug_assert!(temperature > 0.0 && k > 0);
+        let parts: Vec<&Rows> = self.pictures.iter().map(|picture| &picture.rows).collect();
+        let found = nearest(queries, &parts, k)?;
+        let mut shares: BTreeMap<&str, Vec<f32>> = BTreeMap::new();
+        for (query, neighbours) in found.iter().enumerate() {
+            let Some(first) = neighbours.first() else { continue };
+            let weight = |cosine: f32| (f64::from(cosine - first.cosine) / temperature).exp();
+            let total: f64 = neighbours.iter().map(|neighbour| weight(neighbour.cosine)).sum();
+            for neighbour in neighbours {
+                let picture = &self.pictures[neighbour.part];
+                let patch = picture.patches[neighbour.row] as usize;
+                for (label, covered) in picture.shares(patch) {
+                    let of_label = shares.entry(label).or_insert_with(|| vec![0.0; queries.len()]);
+                    of_label[query] += (weight(neighbour.cosine) / total * f64::from(covered)) as f32;
+                }
+            }
+        }
+        let (labels, shares) = shares.into_iter().map(|(label, shares)| (label.to_owned(), shares)).unzip();
+        Ok(Votes { labels, shares })
+    }
+}
+
+/// Whether a picture of the same source was seen as this one: its patches are then the same.
+fn has_same_patches(picture: &Picture, set: &PatchSet) -> bool {
+    let own = set.grid.len().min(set.rows.len());
+    picture.planes.iter().all(|plane| plane.coverage.len() == own)
+        && (0..picture.rows.len()).all(|row| picture.rows.codes(row) == set.rows.codes(picture.patches[row] as usize))
+}
+
+impl Picture {
+    /// Keeps every so many of the patches.
+    fn thin(&mut self, step: usize) {
+        let kept: Vec<usize> = (0..self.patches.len()).filter(|&row| (self.patches[row] as usize).is_multiple_of(step)).collect();
+        self.rows = self.rows.select(kept.iter().copied());
+        self.patches = kept.iter().map(|&row| self.patches[row]).collect();
+    }
+
+    /// The shares of a patch that labels cover. Masks that overlap share what they cover.
+    fn shares(&self, patch: usize) -> impl Iterator<Item = (&str, f32)> {
+        let covered = move |plane: &Plane| f32::from(plane.coverage.get(patch).copied().unwrap_or_default()) / 255.0;
+        let sum: f32 = self.planes.iter().map(covered).sum();
+        let by = sum.max(1.0);
+        self.planes.iter().filter(move |plane| covered(plane) > 0.0).flat_map(move |plane| {
+            let each = covered(plane) / by / plane.labels.len().max(1) as f32;
+            plane.labels.iter().map(move |label| (label.as_str(), each))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LabelledPatches, Plane};
+    use crate::anomaly::{PatchSet, Rows};
+    use crate::transform::PatchGrid;
+
+    fn set(vectors: &[[f32; 2]]) -> PatchSet {
+        let mut rows = Rows::new(2);
+        vectors.iter().for_each(|vector| rows.push(vector.iter().copied()));
+        let grid = PatchGrid { rows: 1, columns: vectors.len() };
+        PatchSet { grid, foreground: vec![true; vectors.len()], coverage: None, rows }
+    }
+
+    fn plane(id: &str, label: &str, coverage: &[u8]) -> Plane {
+        Plane { id: id.into(), labels: vec![label.into()], coverage: coverage.to_vec() }
+    }
+
+    const CAT: [f32; 2] = [1.0, 0.0];
+    const GRASS: [f32; 2] = [0.0, 1.0];
+
+    fn share(patches: &LabelledPatches, label: &str, vector: [f32; 2], k: usize, temperature: f64) -> f32 {
+        let votes = patches.vote(&set(&[vector]).rows, k, temperature).unwrap();
+        votes.labels.iter().position(|own| own == label).map_or(0.0, |at| votes.shares[at][0])
+    }
+
+    #[test]
+    fn votes_are_weighted_and_share_what_a_mask_covers() {
+        let mut patches = LabelledPatches::new(100);
+        patches.add("one", plane("1", "cat", &[255, 0, 51]), &set(&[CAT, GRASS, [1.0, 1.0]]));
+        assert!((share(&patches, "cat", CAT, 1, 0.07) - 1.0).abs() < 1e-6);
+        assert!(share(&patches, "cat", GRASS, 1, 0.07) < 1e-6);
+        assert!((share(&patches, "cat", [1.0, 1.0], 1, 0.07) - 0.2).abs() < 1e-6);
+        let half = (-(1.0 - f64::from(0.5_f32.sqrt())) / 0.5).exp();
+        let expected = (1.0 + 0.2 * half) / (1.0 + half);
+        assert!((f64::from(share(&patches, "cat", CAT, 2, 0.5)) - expected).abs() < 1e-3);
+    }
+
+    #[test]
+    fn masks_of_one_picture_are_one_picture() {
+        let mut patches = LabelledPatches::new(100);
+        let picture = set(&[CAT, GRASS, [-1.0, 0.0]]);
+        patches.add("one", plane("1", "cat", &[255, 0, 0]), &picture);
+        patches.add("one", plane("2", "dog", &[0, 0, 255]), &picture);
+        assert_eq!(patches.len(), 3);
+        assert!((share(&patches, "cat", CAT, 1, 0.07) - 1.0).abs() < 1e-6 && share(&patches, "dog", CAT, 1, 0.07) < 1e-6);
+        assert!((share(&patches, "dog", [-1.0, 0.0], 1, 0.07) - 1.0).abs() < 1e-6);
+        // Another picture, or the same file seen at another size.
+        patches.add("one", plane("3", "cat", &[0, 255]), &set(&[CAT, GRASS]));
+        patches.add("two", plane("4", "cat", &[0, 255, 0]), &picture);
+        assert_eq!(patches.len(), 8);
+        patches.remove(|id| ["1", "3", "4"].contains(&id));
+        assert_eq!(patches.len(), 3);
+        assert!(share(&patches, "cat", CAT, 1, 0.07) < 1e-6 && share(&patches, "dog", [-1.0, 0.0], 1, 0.07) > 0.99);
+        patches.remove(|_| true);
+        assert!(patches.is_empty() && patches.vote(&picture.rows, 3, 0.07).unwrap().labels.is_empty());
+    }
+
+    #[test]
+    fn the_bound_keeps_patches_of_every_picture() {
+        let mut patches = LabelledPatches::new(20);
+        for number in 0..5_u8 {
+            let vectors: Vec<[f32; 2]> = (0..9_u8).map(|at| [f32::from(at), f32::from(number)]).collect();
+            patches.add(&number.to_string(), plane(&number.to_string(), "x", &[255; 9]), &set(&vectors));
+            assert!(patches.len() <= 20);
+        }
+        assert_eq!(patches.len(), 5 * 3);
+        assert!(patches.bytes() < 1000);
+    }
+}

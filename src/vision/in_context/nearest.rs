@@ -1,0 +1,102 @@
+//! The k nearest rows of each query, block by block.
+
+use rayon::prelude::*;
+
+use crate::byte_rows::{Left, Right, Rows};
+use crate::cancel::{self, Cancelled};
+
+/// Rows of one block: its products with a picture's patches stay in the second cache.
+const BLOCK: usize = 512;
+/// Queries that are compared at once.
+const QUERIES: usize = 1024;
+/// Blocks whose nearest rows are in memory at once.
+const WAVE: usize = 32;
+
+/// A row that was found: which of the parts it is of, its number there, and its cosine.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Neighbour {
+    pub(super) part: usize,
+    pub(super) row: usize,
+    pub(super) cosine: f32,
+}
+
+/// The `k` nearest rows of each query among all parts, nearest first; of equal ones those of earlier parts and rows.
+///
+/// # Errors
+/// [`Cancelled`].
+pub(super) fn nearest(queries: &Rows, parts: &[&Rows], k: usize) -> Result<Vec<Vec<Neighbour>>, Cancelled> {
+    let token = cancel::current();
+    let blocks: Vec<(usize, usize)> =
+        parts.iter().enumerate().flat_map(|(part, rows)| (0..rows.len()).step_by(BLOCK).map(move |start| (part, start))).collect();
+    let mut found: Vec<Vec<Neighbour>> = vec![Vec::new(); queries.len()];
+    for first in (0..queries.len()).step_by(QUERIES) {
+        let asked = first..(first + QUERIES).min(queries.len());
+        let left = Left::new(queries, asked.clone());
+        for wave in blocks.chunks(WAVE) {
+            let of_block = |tile: &mut Vec<f32>, &(part, start): &(usize, usize)| {
+                if token.is_cancelled() {
+                    return Vec::new();
+                }
+                let right = Right::new(parts[part], start..(start + BLOCK).min(parts[part].len()));
+                right.cosines(&left, tile);
+                let best = |row: &[f32]| {
+                    let mut best = Vec::new();
+                    for (at, &cosine) in row.iter().enumerate() {
+                        offer(&mut best, Neighbour { part, row: start + at, cosine }, k);
+                    }
+                    best
+                };
+                tile.chunks_exact(right.len()).map(best).collect()
+            };
+            let blocks: Vec<Vec<Vec<Neighbour>>> = wave.par_iter().map_init(Vec::new, of_block).collect();
+            cancel::check()?;
+            for block in blocks {
+                for (best, candidates) in found[asked.clone()].iter_mut().zip(block) {
+                    candidates.into_iter().for_each(|candidate| offer(best, candidate, k));
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Keeps the `k` nearest in their order. An equal one that comes later is behind.
+fn offer(best: &mut Vec<Neighbour>, candidate: Neighbour, k: usize) {
+    if best.len() == k && best.last().is_none_or(|last| candidate.cosine <= last.cosine) {
+        return;
+    }
+    let at = best.partition_point(|known| known.cosine >= candidate.cosine);
+    best.truncate(k - 1);
+    best.insert(at, candidate);
+}
+
+#[cfg(test)]
+#[expect(clippy::float_cmp, reason = "the same products give the same numbers")]
+mod tests {
+    use super::{Neighbour, nearest};
+    use crate::anomaly::scan::tests::scattered;
+
+    #[test]
+    fn neighbours_are_those_of_comparing_all() {
+        let queries = scattered(70, 12, 1);
+        let parts = [scattered(1030, 12, 2), scattered(5, 12, 3), scattered(0, 12, 4), scattered(600, 12, 5)];
+        let parts: Vec<_> = parts.iter().collect();
+        for k in [1, 7, 2000] {
+            let found = nearest(&queries, &parts, k).unwrap();
+            for (at, found) in found.iter().enumerate() {
+                let mut all: Vec<Neighbour> = Vec::new();
+                for (part, rows) in parts.iter().enumerate() {
+                    for row in 0..rows.len() {
+                        let product: i32 = queries.codes(at).iter().zip(rows.codes(row)).map(|(&x, &y)| i32::from(x) * i32::from(y)).sum();
+                        let cosine = (product as f32 * queries.scales()[at] * rows.scales()[row]).clamp(-1.0, 1.0);
+                        all.push(Neighbour { part, row, cosine });
+                    }
+                }
+                all.sort_by(|a, b| b.cosine.total_cmp(&a.cosine));
+                all.truncate(k);
+                assert_eq!(*found, all, "{k} {at}");
+            }
+        }
+        assert!(nearest(&queries, &[], 3).unwrap().iter().all(Vec::is_empty));
+    }
+}
