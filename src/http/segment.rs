@@ -407,12 +407,11 @@ fn wants_png(headers: &HeaderMap, pictures: usize) -> Result<bool, Problem> {
 
 fn segmentation(served: &Served, picture: &Picture, wanted: &Wanted) -> Result<Segmentation, Problem> {
     let Picture { inferred, structure, guide } = picture;
-    let mut found = match &wanted.basis {
-        Some(basis) => basis.segmentation(served, picture, wanted)?,
-        None => {
-            let patches = Patches::of(&inferred.outputs, served.grid(inferred));
-            segment::segment(&patches, inferred.size, *structure, &wanted.options)?
-        }
+    let mut found = if let Some(basis) = &wanted.basis {
+        basis.segmentation(served, picture, wanted)?
+    } else {
+        let patches = Patches::of(&inferred.outputs, served.grid(inferred));
+        segment::segment(&patches, inferred.size, *structure, &wanted.options)?
     };
     if let Some(guide) = guide {
         found.refine(guide);

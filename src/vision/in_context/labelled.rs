@@ -163,7 +163,9 @@ mod tests {
 
     fn set(vectors: &[[f32; 2]]) -> PatchSet {
         let mut rows = Rows::new(2);
-        vectors.iter().for_each(|vector| rows.push(vector.iter().copied()));
+        for vector in vectors {
+            rows.push(vector.iter().copied());
+        }
         let grid = PatchGrid { rows: 1, columns: vectors.len() };
         PatchSet { grid, foreground: vec![true; vectors.len()], coverage: None, rows }
     }

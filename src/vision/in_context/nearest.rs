@@ -52,7 +52,9 @@ pub(super) fn nearest(queries: &Rows, parts: &[&Rows], k: usize) -> Result<Vec<V
             cancel::check()?;
             for block in blocks {
                 for (best, candidates) in found[asked.clone()].iter_mut().zip(block) {
-                    candidates.into_iter().for_each(|candidate| offer(best, candidate, k));
+                    for candidate in candidates {
+                        offer(best, candidate, k);
+                    }
                 }
             }
         }
@@ -71,7 +73,6 @@ fn offer(best: &mut Vec<Neighbour>, candidate: Neighbour, k: usize) {
 }
 
 #[cfg(test)]
-#[expect(clippy::float_cmp, reason = "the same products give the same numbers")]
 mod tests {
     use super::{Neighbour, nearest};
     use crate::anomaly::scan::tests::scattered;
