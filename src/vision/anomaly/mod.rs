@@ -24,7 +24,7 @@
 //! }
 //!
 //! let grid = PatchGrid { rows: 1, columns: 2 };
-//! let good = PatchSet { grid, foreground: vec![true; 2], rows: patches([[1.0, 0.0], [1.0, 0.1]]) };
+//! let good = PatchSet { grid, foreground: vec![true; 2], coverage: None, rows: patches([[1.0, 0.0], [1.0, 0.1]]) };
 //! let mut bank = Bank::new(2, 1000);
 //! bank.add("good.jpg", 0, false, &good)?;
 //!

@@ -10,6 +10,30 @@
 //! | `labelled` | the patches of pictures with masks, and the vote |
 //! | `nearest` | the k nearest of each patch |
 //! | `painted` | from votes of patches to masks of pixels |
+//!
+//! ```
+//! use dino_vision::anomaly::{PatchSet, Rows};
+//! use dino_vision::in_context::{LabelledPatches, Plane, painted};
+//! use dino_vision::transform::PatchGrid;
+//!
+//! // A picture of two patches, two numbers each: the mask of a cat covers the first.
+//! let grid = PatchGrid { rows: 1, columns: 2 };
+//! let patches = |vectors: [[f32; 2]; 2]| {
+//!     let mut rows = Rows::new(2);
+//!     vectors.iter().for_each(|vector| rows.push(vector.iter().copied()));
+//!     rows
+//! };
+//! let set = PatchSet { grid, foreground: vec![true; 2], coverage: None, rows: patches([[1.0, 0.0], [0.0, 1.0]]) };
+//! let mut known = LabelledPatches::new(1000);
+//! known.add("1.jpg", Plane { id: "1".into(), labels: vec!["cat".into()], coverage: vec![255, 0] }, &set);
+//!
+//! // In another picture the cat is on the right.
+//! let votes = known.vote(&patches([[0.0, 2.0], [2.0, 0.0]]), 1, 0.07)?;
+//! let found = painted(&votes, grid, (200, 100), 0.5, 8)?;
+//! assert_eq!(votes.labels[found[0].label], "cat");
+//! assert_eq!(found[0].mask.bbox(), [100, 0, 100, 100]);
+//! # Ok::<(), dino_vision::cancel::Cancelled>(())
+//! ```
 
 mod labelled;
 mod nearest;
