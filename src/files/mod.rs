@@ -3,12 +3,12 @@
 //! of near-copies.
 //!
 //! ```
-//! use dino_server::files::{shard::Shard, vectors::Out};
+//! use dino_server::files::{shard::Shard, vectors::{Format, Out}};
 //!
 //! // What `embed --out folder/vectors.npy --shard 0/4` makes of its flags.
 //! let out: Out = "folder/vectors.npy".parse()?;
 //! let part: Shard = "0/4".parse()?;
-//! assert_eq!((out.target().name.as_str(), part.to_string()), ("vectors.npy", "0/4".to_owned()));
+//! assert_eq!(out.target(part, Format::USUAL)?.name, "vectors.npy");
 //! # Ok::<(), String>(())
 //! ```
 
