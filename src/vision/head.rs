@@ -34,6 +34,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::embedding::{self, EmbeddingError, Pooling};
 use crate::model::{Manifest, Outputs, sha256};
+use crate::segment;
 
 /// Which tokens a head looks at, as the public linear evaluation picks them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,6 +105,15 @@ impl Task {
         }
     }
 
+    /// Whether requests can ask a head of this task by this name.
+    ///
+    /// # Errors
+    /// [`HeadError::Reserved`]: `/segment` also takes heads of attention by `head`.
+    pub fn check_name(self, name: &str) -> Result<(), HeadError> {
+        let is_reserved = self == Self::Segmentation && name.parse::<segment::Head>().is_ok();
+        if is_reserved { Err(HeadError::Reserved(name.to_owned())) } else { Ok(()) }
+    }
+
     /// Version of `head.json`: programs that know no dense heads refuse 2.
     pub fn format(self) -> u32 {
         if self.is_classes() { 1 } else { 2 }
@@ -122,6 +132,17 @@ pub struct DepthRange {
     pub min: f32,
     /// Of the last bin.
     pub max: f32,
+}
+
+impl DepthRange {
+    /// The smallest and the largest depth that a head can tell: beyond them the scale of 16-bit maps is no finite number, or next to 0.
+    pub const BOUNDS: (f32, f32) = (1e-6, 1e6);
+
+    /// Whether both ends lie within [`BOUNDS`](Self::BOUNDS), in order.
+    pub fn is_valid(self) -> bool {
+        let (least, most) = Self::BOUNDS;
+        self.min >= least && self.max > self.min && self.max <= most
+    }
 }
 
 /// Most classes of a segmentation head: 255 is what masks leave out.
@@ -175,9 +196,9 @@ impl Description {
     fn complaint(&self, rows: usize) -> Option<String> {
         let classes = self.classes.len();
         if self.task == Task::Depth {
-            let is_range = |range: DepthRange| range.min > 0.0 && range.max > range.min && range.max.is_finite();
-            if !self.depth.is_some_and(is_range) {
-                return Some("depth must be given, with 0 < min < max".into());
+            if !self.depth.is_some_and(DepthRange::is_valid) {
+                let (least, most) = DepthRange::BOUNDS;
+                return Some(format!("depth must be given, with {least:e} <= min < max <= {most:e}"));
             }
             if !(2..=MOST_BINS).contains(&rows) {
                 return Some(format!("it has {rows} bins; known are 2 to {MOST_BINS}"));
@@ -227,6 +248,12 @@ pub enum HeadError {
         /// What there is.
         models: String,
     },
+    /// `/segment?head=` gives the name another meaning.
+    #[error(
+        "a segmentation head cannot be called `{0}`: /segment?head={0} means heads of attention, as mean, best, all and numbers do; \
+         give it another name (that of its folder, or --head NAME=DIR)"
+    )]
+    Reserved(String),
     /// The model folder's graph has fewer blocks.
     #[error(
         "the head looks at the last {wanted} blocks, and the model gives {given}: export it with --last-blocks {wanted}, or train a head \
@@ -333,6 +360,14 @@ impl LinearHead {
         if wanted > given { Err(HeadError::LacksBlocks { wanted, given }) } else { Ok(()) }
     }
 
+    /// Whether requests can ask it by this name.
+    ///
+    /// # Errors
+    /// [`HeadError::Reserved`].
+    pub fn check_name(&self, name: &str) -> Result<(), HeadError> {
+        self.description.task.check_name(name)
+    }
+
     /// Features `[B, F]` to logits `[B, classes]`.
     pub fn logits(&self, features: ArrayView2<'_, f32>) -> Array2<f32> {
         features.dot(&self.weight.t()) + &self.bias
@@ -421,11 +456,22 @@ mod tests {
             (dense(Task::Segmentation, Some(5000), None), "size"),
             (Description { depth: None, ..depth.clone() }, "depth"),
             (Description { depth: Some(DepthRange { min: 2.0, max: 1.0 }), ..depth.clone() }, "depth"),
+            (Description { depth: Some(DepthRange { min: 1e-41, max: 1e-40 }), ..depth.clone() }, "depth"),
+            (Description { depth: Some(DepthRange { min: 1.0, max: 3e38 }), ..depth.clone() }, "depth"),
             (Description { format: 1, ..depth }, "format"),
         ] {
             let error = load(wrong).unwrap_err();
             assert!(error.contains(word) && error.contains(DESCRIPTION), "{error}");
         }
+    }
+
+    #[test]
+    fn a_segmentation_head_cannot_have_the_name_of_a_head_of_attention() {
+        for name in ["mean", "best", "all", "3"] {
+            assert!(matches!(Task::Segmentation.check_name(name), Err(HeadError::Reserved(_))), "{name}");
+            assert!(Task::Depth.check_name(name).is_ok() && Task::Classes.check_name(name).is_ok(), "{name}");
+        }
+        assert!(Task::Segmentation.check_name("scenes").is_ok());
     }
 
     #[test]
