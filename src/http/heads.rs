@@ -26,7 +26,7 @@ pub(super) fn find(app: &App, name: &str, model: Option<&str>, task: Task) -> Re
     if let Some(model) = model {
         app.registry.get(Some(model))?;
     }
-    let served = app.registry.with_head(name, model)?;
+    let served = app.registry.with_head(name, model, task)?;
     let Some(head) = served.heads().get(name).cloned() else { return Err(UnknownHead::new(name, [&*served]).into()) };
     let found = head.description().task;
     if found != task {
@@ -52,7 +52,12 @@ pub(super) async fn see(app: &App, served: &Arc<Served>, head: &LinearHead, pict
 pub(super) fn logits(served: &Served, head: &LinearHead, inferred: &Inferred) -> Result<(Array2<f32>, PatchGrid), Problem> {
     let registers = served.manifest().registers as usize;
     let (features, grid) = dense::features(head.description().task, &inferred.outputs, registers, served.grid(inferred))?;
-    Ok((head.logits(features.view()), grid))
+    let logits = head.logits(features.view());
+    // A class or a depth would follow from them all the same.
+    if !logits.iter().all(|logit| logit.is_finite()) {
+        return Err(Problem::new(Code::InferenceFailed, "the model or its head gave numbers that are not finite"));
+    }
+    Ok((logits, grid))
 }
 
 /// The grid of a picture's own pixels; of one with more than 1024 on its longer side a coarser one of its shape.

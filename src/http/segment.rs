@@ -90,7 +90,7 @@ pub(super) struct Options {
     #[serde(deserialize_with = "head")]
     #[schemars(schema_with = "head_names")]
     head: Option<Asked>,
-    /// Most masks of one picture, 1 to 1000. Without it 1, and with a linear head all.
+    /// Most masks of one picture, 1 to 1000. Without it 1, and with a linear head all, as far as 4096 suffice for all pictures.
     max_objects: Option<usize>,
     format: Format,
     /// With `format=polygons`: how holes are written.
@@ -132,9 +132,10 @@ struct Wanted {
 }
 
 impl Options {
-    /// The number of masks that each of these pictures may have at most, of `most` without `max_objects`.
+    /// The number of masks that each of these pictures may have at most; without `max_objects` as many of `most` as all pictures of a
+    /// request may have together.
     fn objects(&self, pictures: usize, most: usize) -> Result<usize, Problem> {
-        let objects = self.max_objects.unwrap_or(most);
+        let objects = self.max_objects.unwrap_or_else(|| most.min(MAX_DRAWN / pictures.max(1)).max(1));
         if !(1..=MAX_OBJECTS).contains(&objects) {
             return Err(Problem::new(Code::BadParameter, format!("max_objects: must lie between 1 and {MAX_OBJECTS}, not {objects}")));
         }
@@ -481,5 +482,18 @@ impl From<SegmentError> for Problem {
 impl From<PngError> for Problem {
     fn from(error: PngError) -> Self {
         Self::new(Code::Internal, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_max_objects_many_pictures_share_what_a_request_may_have() {
+        let objects = |max_objects, pictures, most| Options { max_objects, ..Options::default() }.objects(pictures, most);
+        assert_eq!(objects(None, 1, 150).unwrap(), 150);
+        assert_eq!(objects(None, 28, 150).unwrap(), MAX_DRAWN / 28);
+        assert!(objects(Some(150), 28, 150).unwrap_err().detail.contains("at most 146"));
     }
 }

@@ -60,7 +60,11 @@ pub(super) fn of_folder(model: &Path, manifest: &Manifest, fingerprint: &str) ->
         let path = entry.map_err(|error| failed(FOLDER, error.into()))?.path();
         let Some(name) = path.file_name().and_then(|name| name.to_str()).filter(|name| !name.starts_with('.')) else { continue };
         let head = LinearHead::load(&path).map_err(|error| failed(name, error))?;
-        head.check_name(name).and_then(|()| head.check_model(manifest, fingerprint)).map_err(|error| failed(name, error))?;
+        head.description()
+            .task
+            .check_name(name)
+            .and_then(|()| head.check_model(manifest, fingerprint))
+            .map_err(|error| failed(name, error))?;
         heads.insert(name.to_owned(), Arc::new(head));
     }
     Ok(heads)
@@ -82,7 +86,7 @@ impl NamedHead {
 /// Loads the heads that the options name.
 pub(super) fn load(named: &[Named<PathBuf>]) -> Result<Vec<NamedHead>, HeadsError> {
     let load = |Named { name, path }: &Named<PathBuf>| match LinearHead::load(path) {
-        Ok(head) => head.check_name(name).map(|()| NamedHead { name: name.clone(), head: Arc::new(head) }),
+        Ok(head) => head.description().task.check_name(name).map(|()| NamedHead { name: name.clone(), head: Arc::new(head) }),
         Err(source) => Err(source),
     };
     let load = |named| load(named).map_err(|source| HeadsError { name: named.name.clone(), source });

@@ -10,6 +10,7 @@ use super::{COLLECTION_POOLING, HeadsError, Named, Options, Served, UnknownHead,
 use dino_hub::{Location, Want};
 use dino_vision::{
     batch::{Batcher, Budget},
+    head::Task,
     model::{Accelerator, Manifest, Model, ModelError, OUTPUTS, SessionOptions, Shapes},
     placement::{Placement, Workload},
     workers::{budget, usual_size},
@@ -178,14 +179,16 @@ impl Registry {
         }
     }
 
-    /// The model that has a head of that name: the one that is named, else the first.
+    /// The model that has a head of that name and task: the one that is named, else the first. Where none has the task, the first that has
+    /// the name: models may have heads of one name for different tasks.
     ///
     /// # Errors
     /// When there is no such head. Where the model itself is missing, the error says that no model has the head.
-    pub fn with_head(&self, head: &str, model: Option<&str>) -> Result<Arc<Served>, UnknownHead> {
+    pub fn with_head(&self, head: &str, model: Option<&str>, task: Task) -> Result<Arc<Served>, UnknownHead> {
         let all = self.all();
         let candidates = || all.iter().filter(|served| model.is_none_or(|model| served.name() == model));
-        let found = candidates().find(|served| served.heads().contains_key(head));
+        let has_task = |served: &&Arc<Served>| served.heads().get(head).is_some_and(|found| found.description().task == task);
+        let found = candidates().find(has_task).or_else(|| candidates().find(|served| served.heads().contains_key(head)));
         found.cloned().ok_or_else(|| UnknownHead::new(head, candidates().map(Arc::as_ref)))
     }
 

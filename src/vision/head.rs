@@ -360,14 +360,6 @@ impl LinearHead {
         if wanted > given { Err(HeadError::LacksBlocks { wanted, given }) } else { Ok(()) }
     }
 
-    /// Whether requests can ask it by this name.
-    ///
-    /// # Errors
-    /// [`HeadError::Reserved`].
-    pub fn check_name(&self, name: &str) -> Result<(), HeadError> {
-        self.description.task.check_name(name)
-    }
-
     /// Features `[B, F]` to logits `[B, classes]`.
     pub fn logits(&self, features: ArrayView2<'_, f32>) -> Array2<f32> {
         features.dot(&self.weight.t()) + &self.bias

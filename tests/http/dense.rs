@@ -10,7 +10,7 @@ use dino_vision::{
     model::{Model, SessionOptions},
     transform::PatchGrid,
 };
-use image::{Rgb, RgbImage};
+use image::{ExtendedColorType, ImageEncoder as _, Rgb, RgbImage, codecs::png::PngEncoder, imageops};
 use ndarray::{Array1, Array2, Axis};
 use serde_json::{Value, json};
 
@@ -46,7 +46,7 @@ fn fingerprint() -> String {
 }
 
 /// A folder with a head of each task.
-fn heads() -> tempfile::TempDir {
+pub(crate) fn heads() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for (name, task) in [("objects", Task::Classes), ("roads", Task::Segmentation), ("rooms", Task::Depth)] {
         head(task, &fingerprint()).save(&folder.path().join(name)).unwrap();
@@ -164,8 +164,80 @@ fn a_head_that_does_not_fit_is_refused_with_a_way_out() {
 
     let other = folder.path().join("other");
     head(Task::Segmentation, "of another model").save(&other).unwrap();
+    let reserved = folder.path().join("best");
+    head(Task::Segmentation, &fingerprint()).save(&reserved).unwrap();
     let serve = ["serve", "--listen", "127.0.0.1:0", "--model"];
-    let output = program().args(serve).arg(tiny_model()).arg("--head").arg(&other).output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("of another model"));
+    for (head, word) in [(&other, "of another model"), (&reserved, "heads of attention")] {
+        let output = program().args(serve).arg(tiny_model()).arg("--head").arg(head).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&output.stderr).contains(word), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
+fn of_models_with_heads_of_one_name_the_one_with_the_task_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = |name: &str, task: Task| {
+        let path = folder.path().join(name);
+        fs_err::create_dir_all(&path).unwrap();
+        for entry in fs_err::read_dir(tiny_model()).unwrap().map(Result::unwrap).filter(|entry| entry.path().is_file()) {
+            fs_err::copy(entry.path(), path.join(entry.file_name())).unwrap();
+        }
+        head(task, &fingerprint()).save(&path.join("heads/scenes")).unwrap();
+        path.display().to_string()
+    };
+    let (first, second) = (model("first", Task::Depth), model("second", Task::Segmentation));
+    let server = Server::with_models(&[&first, &second], &[]);
+    let body = png(&picture());
+    assert_eq!(server.post("/depth?head=scenes&format=png", "image/png", &body).ok().json()["model"], "first");
+    assert_eq!(server.post("/segment?head=scenes&format=rle", "image/png", &body).ok().json()["model"], "second");
+    let problem = server.post("/classify?head=scenes", "image/png", &body).problem(400, "bad_parameter");
+    assert!(problem["detail"].as_str().unwrap().contains("/depth?head=scenes"), "{problem}");
+}
+
+#[test]
+fn logits_that_are_not_finite_are_no_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut flags = Vec::new();
+    for (name, task) in [("roads", Task::Segmentation), ("rooms", Task::Depth)] {
+        let description = head(task, &fingerprint()).description().clone();
+        let (rows, columns) = if task == Task::Depth { (16, 64) } else { (3, 32) };
+        let weight = Array2::from_elem((rows, columns), f32::MAX);
+        let path = folder.path().join(name);
+        LinearHead::new(description, weight, Array1::zeros(rows)).save(&path).unwrap();
+        flags.extend(["--head".to_owned(), path.display().to_string()]);
+    }
+    let server = Server::start(&flags.iter().map(String::as_str).collect::<Vec<_>>());
+    for path in ["/segment?head=roads", "/depth?head=rooms"] {
+        let problem = server.post(path, "image/png", &png(&picture())).problem(500, "inference_failed");
+        assert!(problem["detail"].as_str().unwrap().contains("not finite"), "{problem}");
+    }
+}
+
+/// A picture of more pixels than maps have, which its EXIF block turns by a quarter.
+#[test]
+fn large_pictures_are_answered_upright() {
+    let folder = heads();
+    let server = server(folder.path(), &[]);
+    let upright = RgbImage::from_fn(800, 1200, |x, y| if y < 300 && x > 200 { Rgb([250, 200, 30]) } else { Rgb([20, 40, (y / 5) as u8]) });
+    let mut turned = Vec::new();
+    let mut encoder = PngEncoder::new(&mut turned);
+    // Orientation 6: stored a quarter against the clock.
+    encoder.set_exif_metadata(b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0".to_vec()).unwrap();
+    let stored = imageops::rotate270(&upright);
+    encoder.write_image(&stored, stored.width(), stored.height(), ExtendedColorType::Rgb8).unwrap();
+    for path in ["/segment?head=roads&format=rle", "/depth?head=rooms&format=png"] {
+        let ask = |body: &[u8]| server.post(path, "image/png", body).ok().json()["results"][0].clone();
+        let found = ask(&turned);
+        assert_eq!((&found["width"], &found["height"]), (&800.into(), &1200.into()));
+        assert_eq!(found, ask(&png(&upright)), "{path}");
+        assert_ne!(found, ask(&png(&imageops::rotate180(&upright))), "{path}: the picture has an upper side");
+    }
+    let found = server.post("/depth?head=rooms&format=png", "image/png", &turned).ok().json();
+    let map = image::load_from_memory(&STANDARD.decode(found["results"][0]["png"].as_str().unwrap()).unwrap()).unwrap();
+    assert_eq!((map.width(), map.height()), (682, 1024));
+    let found = server.post("/segment?head=roads&format=rle", "image/png", &turned).ok().json();
+    let masks = found["results"][0]["masks"].as_array().unwrap();
+    assert!(masks.iter().all(|mask| mask["rle"]["size"] == json!([1200, 800])), "{found}");
+    assert_eq!(masks.iter().map(|mask| mask["area"].as_u64().unwrap()).sum::<u64>(), 800 * 1200);
 }

@@ -6,16 +6,19 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
 use crate::{
+    dense,
     harness::Server,
     pictures::{png, scene},
 };
 
 const DIM: usize = 32;
 
-/// A server with an item in the collection `c`, and a picture in base64.
+/// A server with an item in the collection `c` and the depth head `rooms`, and a picture in base64.
 fn server(flags: &[&str]) -> (Server, tempfile::TempDir, String) {
     let folder = tempfile::tempdir().unwrap();
-    let server = Server::start(&[&["--data-dir", folder.path().to_str().unwrap()], flags].concat());
+    let heads = dense::heads();
+    let head = heads.path().join("rooms");
+    let server = Server::start(&[&["--data-dir", folder.path().to_str().unwrap(), "--head", head.to_str().unwrap()], flags].concat());
     assert_eq!(server.put("/collections/c", &json!({})).status, 201);
     let picture = png(&scene(20, 20, 1));
     server.post("/collections/c/items?id=a&labels=x", "image/png", &picture).ok();
@@ -50,6 +53,7 @@ fn routes(picture: &str) -> Vec<(&'static str, Value, &'static [&'static str])> 
                 "temperature",
             ],
         ),
+        ("/depth", json!({ "images": images, "head": "rooms" }), &["model", "format"]),
         ("/similarity", json!({ "images": images, "points": [[1, 1]] }), &["model", "target", "format", "mask"]),
         (
             "/match",
@@ -166,10 +170,11 @@ fn json_takes_little_more_memory_than_its_text() {
         ("{", "\"a\":{\"\":0},", "\"b\":0}"),
     ];
     // Where a filler may stand.
-    let places: [(&str, &[&str]); 10] = [
+    let places: [(&str, &[&str]); 11] = [
         ("/embed", &["{\"x\":@}", "{\"images\":@}", "{\"pooling\":@}", "@"]),
         ("/classify", &["{\"filter\":{\"and\":@}}", "{\"filter\":{\"field\":\"label\",\"in\":@}}"]),
         ("/segment", &["{\"threshold\":@}", "{\"head\":@}"]),
+        ("/depth", &["{\"head\":@}", "{\"format\":@}"]),
         ("/similarity", &["{\"points\":@}", "{\"target\":@}", "{\"mask\":@}", "{\"mask\":{\"size\":@}}"]),
         ("/match", &["{\"geometry\":@}", "{\"min_similarity\":@}"]),
         ("/v1/embeddings", &["{\"input\":@}", "{\"dimensions\":@}", "{\"x\":@}"]),

@@ -228,9 +228,17 @@ fn an_error_does_not_send_back_what_was_sent() {
         assert!((400..500).contains(&answer.status), "{what}: {}", answer.status);
         assert!(answer.body.len() < 2500, "{what}: {} bytes", answer.body.len());
     };
-    for path in
-        ["/embed", "/classify", "/segment", "/similarity", "/match", "/v1/embeddings", "/collections/c/items", "/collections/c/search"]
-    {
+    for path in [
+        "/embed",
+        "/classify",
+        "/segment",
+        "/depth",
+        "/similarity",
+        "/match",
+        "/v1/embeddings",
+        "/collections/c/items",
+        "/collections/c/search",
+    ] {
         for body in [
             json!({ (long.as_str()): 1 }),
             json!({ "images": [picture], "image": long, "input": long, "model": long, "filter": nested, (long.as_str()): [] }),
