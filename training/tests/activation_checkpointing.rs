@@ -2,6 +2,8 @@
 
 mod runs;
 
+use std::process::Command;
+
 use runs::{losses, pictures, run, text, weights};
 
 #[test]
@@ -39,4 +41,11 @@ fn a_run_goes_on_with_the_flag_and_a_residual_network_is_refused() {
     let output = run(&data, &folder.path().join("cuda"), &["--activation-checkpointing", "--device", "cuda"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output).contains("leave it out"), "{}", text(&output));
+    let out = folder.path().join("resnet");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dino-train"));
+    command.arg("train").arg("--data").arg(&data).arg("--out").arg(&out).args(["--arch", "resnet50", "--activation-checkpointing"]);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+    assert!(text(&output).contains("--activation-checkpointing is for vision transformers"), "{}", text(&output));
+    assert!(!out.exists());
 }

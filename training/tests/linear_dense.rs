@@ -128,10 +128,64 @@ fn depths_are_learnt() {
     assert!((head.description().depth.unwrap().max - 10.0).abs() < 1e-6);
     assert!(out.join("report.html").is_file());
 
+    // Numbers that are taken for metres all lie beyond --max-depth: nothing is learnt or measured of them.
+    let output = run("depth", root, &["--epochs", "1", "--depth-scale", "1"]);
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = text(&output.stderr);
+    assert!(["masks of train", "--depth-scale", "--max-depth"].iter().all(|word| stderr.contains(word)), "{stderr}");
+    let output = run("depth", root, &["--max-depth", "3e38"]);
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+
     GrayImage::new(WIDTH, HEIGHT).save(root.join("masks/2.png")).unwrap();
     let output = run("depth", root, &["--epochs", "1"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("2.png: depths are grey PNG files of 16 bits"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn masks_that_tell_nothing_or_belong_to_two_pictures_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    let refused = |words: &[&str]| {
+        let output = run("segmentation", root, &["--epochs", "1"]);
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(words.iter().all(|word| stderr.contains(word)), "{stderr}");
+    };
+    let mask = |number: u32, value: fn(u8) -> u8| {
+        let mask = GrayImage::from_fn(WIDTH, HEIGHT, |x, y| Luma([value(class(number, x, y))]));
+        mask.save(root.join(format!("masks/{number}.png"))).unwrap();
+    };
+    shapes(root, |class| class);
+    (8..11).for_each(|number| mask(number, |_| 255));
+    refused(&["masks of val", "255"]);
+    (8..11).for_each(|number| mask(number, |class| if class == 1 { 255 } else { 0 }));
+    refused(&["white on black", "number 1"]);
+
+    // The second of train's pictures has the name of one of val's.
+    shapes(root, |class| class);
+    picture(9).save(root.join("val/1.png")).unwrap();
+    refused(&["masks/1.png", "train/1.png", "val/1.png", "--val-masks"]);
+    // The same picture in both makes the figures too good.
+    fs_err::copy(root.join("train/1.png"), root.join("val/1.png")).unwrap();
+    let output = run("segmentation", root, &["--epochs", "1"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("of val have the same pixels as a picture of train"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn with_three_names_255_is_left_out_of_masks_without_a_third_number() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    shapes(root, |class| if class == 0 { 255 } else { 0 });
+    fs_err::write(root.join("names.txt"), "a\nb\nc\n").unwrap();
+    let names = root.join("names.txt");
+    let output = run("segmentation", root, &["--epochs", "1", "--classes", names.to_str().unwrap()]);
+    let found = report(&output);
+    // Class 0 alone is in the masks.
+    assert_eq!(found["accuracy"], found["mean_accuracy"], "{found}");
+    assert_eq!(found["iou"].as_object().unwrap().len(), 3);
+    assert!(text(&output.stderr).contains("255, which is left out"), "{}", text(&output.stderr));
 }
 
 #[test]
@@ -150,6 +204,19 @@ fn masks_that_do_not_fit_are_named() {
     refused(&["--classes", names.to_str().unwrap()], 1, &["0.png", "number 2", "2 classes"]);
     refused(&["--n-last-blocks", "1"], 2, &["--n-last-blocks"]);
     refused(&["--max-depth", "2"], 2, &["--task depth"]);
+    refused(&["--out", root.join("best").to_str().unwrap()], 2, &["--out", "`best`", "attention"]);
+    for (lines, words) in [("a\n\nb\nc\n", ["line 2", "empty"]), ("a\nb\na\n", ["lines 1 and 3", "`a`"])] {
+        fs_err::write(&names, lines).unwrap();
+        refused(&["--classes", names.to_str().unwrap()], 1, &words);
+    }
+    fs_err::write(&names, "a\nb\nc\n\n").unwrap();
+    let of_val = GrayImage::from_fn(WIDTH, HEIGHT, |x, _| Luma([if x == 7 { 9 } else { 0 }]));
+    of_val.save(root.join("masks/10.png")).unwrap();
+    // A mask of val, with a head that could not be trained: the masks are compared before.
+    let never = ["--classes", names.to_str().unwrap(), "--lr", "1e30"];
+    refused(&never, 1, &["10.png", "number 9", "3 classes"]);
+    GrayImage::new(5, HEIGHT).save(root.join("masks/10.png")).unwrap();
+    refused(&never, 1, &["10.png", "(64, 48)"]);
     GrayImage::new(WIDTH, 3).save(root.join("masks/5.png")).unwrap();
     refused(&["--epochs", "1"], 1, &["5.png", "(64, 48)"]);
     fs_err::remove_file(root.join("masks/3.png")).unwrap();

@@ -437,3 +437,34 @@ impl Vit {
 pub fn entries(groups: &[Group]) -> impl Iterator<Item = (&Group, &Entry)> {
     groups.iter().flat_map(|group| group.entries().iter().map(move |entry| (group, entry)))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use candle_core::DType;
+
+    use super::*;
+    use crate::data::loader::generator;
+    use crate::exchange::{Alone, Exchange};
+    use crate::ops::pool;
+
+    #[test]
+    fn with_activation_checkpointing_blocks_keep_nothing_of_a_forward_pass() {
+        // Sizes of no other test: what blocks keep goes to the pool, which other tests share.
+        let config = VitConfig { img_size: 56, patch_size: 8, dim: 22, depth: 2, heads: 2, ..VitConfig::default() };
+        let vit = Vit::new(config, &mut generator(0, 0, 0, 0), &Device::Cpu).unwrap();
+        let pictures = Tensor::zeros((3, 3, 56, 56), DType::F32, &Device::Cpu).unwrap();
+        let exchange: Arc<dyn Exchange> = Arc::new(Alone);
+        let kept = |vit: &Vit| {
+            let mut random = generator(0, 0, 0, 0);
+            let tokens = vit.all_tokens(std::slice::from_ref(&pictures), None, &mut Pass::Trained(&mut random, &exchange)).unwrap();
+            drop(tokens);
+            let rows = 3 * (7 * 7 + 1);
+            [3 * 22, 4 * 22].map(|columns| pool::waiting(rows * columns))
+        };
+        assert_eq!(kept(&vit.duplicate().unwrap().with_activation_checkpointing()), [0, 0]);
+        // q, k and v, and the hidden layer, of each block.
+        assert_eq!(kept(&vit), [2, 2]);
+    }
+}

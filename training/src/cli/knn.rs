@@ -84,10 +84,11 @@ struct Printed<'a> {
     val_copies: Option<usize>,
 }
 
-/// Pairs that are named.
+/// Pairs that a warning names.
 const NAMED_COPIES: usize = 3;
 
-fn warn_of(copies: &[(String, String)], count: usize) {
+/// Warns of pictures of val, of which there are `count`, that are in train too.
+pub(super) fn warn_of(copies: &[(String, String)], count: usize) {
     let named: Vec<String> = copies.iter().take(NAMED_COPIES).map(|(val, train)| format!("{val} is {train}")).collect();
     let more = if copies.len() > NAMED_COPIES { format!(" (and {} more)", copies.len() - NAMED_COPIES) } else { String::new() };
     tracing::warn!(

@@ -4,7 +4,7 @@
 //! use candle_core::{DType, Device, Tensor};
 //! use dino_train::{kernels::matmul::Precision, ops::block::{Block, Sequences, Tokens}};
 //!
-//! let block = Block { dim: 16, heads: 2, hidden: 64, eps: 1e-6, precision: Precision::F32 };
+//! let block = Block { dim: 16, heads: 2, hidden: 64, eps: 1e-6, precision: Precision::F32, recompute: false };
 //! // Two pictures of five tokens, one row each. Weights of zero add nothing to them.
 //! let sequences = Sequences(vec![(2, 5)]);
 //! let x = Tensor::randn(0.0_f32, 1.0, (sequences.rows(), 16), &Device::Cpu)?;

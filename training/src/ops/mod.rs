@@ -25,7 +25,7 @@ pub mod layer_norm;
 pub mod linear;
 pub mod loss;
 pub mod max_pool;
-mod pool;
+pub(crate) mod pool;
 pub mod unit_rows;
 
 use candle_core::{CpuStorage, Layout, Result, Tensor, bail};

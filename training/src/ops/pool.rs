@@ -28,3 +28,9 @@ pub(super) fn give_back(buffer: Vec<f32>) {
         buffers.push(buffer);
     }
 }
+
+/// Buffers of `len` elements that wait for the next step.
+#[cfg(test)]
+pub(crate) fn waiting(len: usize) -> usize {
+    BUFFERS.lock().unwrap_or_else(PoisonError::into_inner).iter().filter(|buffer| buffer.len() == len).count()
+}

@@ -5,26 +5,32 @@ mod pairs;
 mod report;
 mod segmentation;
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use dino_vision::bulk::{Embedder, Worker};
+use dino_vision::bulk::{self, Embedder, Worker};
 use dino_vision::dense;
+use dino_vision::duplicates::Fingerprint;
 use dino_vision::embedding::Pooling;
 use dino_vision::head::{DepthRange, Description, LinearHead, Task, Tokens};
+use dino_vision::media::{self, Limits};
 use dino_vision::transform::PatchGrid;
 use image::{Rgb, RgbImage};
 use ndarray::{Array1, Array2, Array3, ArrayView2, s};
 use rand::RngExt as _;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
 use self::pairs::Pair;
 use super::super::Usage;
 use super::super::backbone::Backbone;
+use super::super::knn::warn_of;
 use crate::data::loader::generator;
+use crate::evaluate::copies::{self, Named};
 use crate::evaluate::dense::{Cache, Example, Objective, Probe, schedule, step};
 use crate::evaluate::descriptors::decode;
 use crate::evaluate::video::labels::nearest;
@@ -101,11 +107,15 @@ impl Args {
 /// A task: how its masks are read, judged and drawn.
 trait Kind: Objective<Label: PartialEq> + Sized {
     const TASK: Task;
+    /// What is wrong with masks of which no pixel is known, and what to do.
+    const NOTHING_KNOWN: &'static str;
     /// What one picture says of a head.
     type Score: Send;
 
     /// What is known of each pixel of a picture of `size` (width, height).
     fn read(&self, mask: &Path, size: (u32, u32)) -> Result<Vec<Self::Label>>;
+    /// Whether a pixel with this label is learnt from and measured.
+    fn is_known(&self, label: Self::Label) -> bool;
     /// A head before training.
     fn start(&self, features: usize, lr: f64, random: &mut ChaCha8Rng) -> Probe;
     /// What a head says of each cell of a grid over the picture.
@@ -113,7 +123,10 @@ trait Kind: Objective<Label: PartialEq> + Sized {
     /// Compares the answer with the truth.
     fn score(&self, truth: &[Self::Label], answer: &[Self::Label]) -> Self::Score;
     /// The figures of one head.
-    fn figures(&self, scores: &[Self::Score]) -> Figures;
+    ///
+    /// # Errors
+    /// Where no picture has a pixel that is known.
+    fn figures(&self, scores: &[Self::Score]) -> Result<Figures>;
     /// `None` of what is not known.
     fn colour(&self, label: Self::Label) -> Option<Rgb<u8>>;
     /// Names and colours of what is drawn.
@@ -138,6 +151,9 @@ pub(super) fn segmentation(args: &super::Args) -> Result<()> {
     if args.dense.is_of_depth() {
         return Err(Usage(anyhow!("--depth-scale, --min-depth and --max-depth belong to --task depth")).into());
     }
+    if let Some(name) = args.out.as_deref().and_then(Path::file_name).and_then(OsStr::to_str) {
+        Task::Segmentation.check_name(name).map_err(|error| Usage(anyhow!("--out: {error}")))?;
+    }
     let (train, val) = pairs(args)?;
     let names = args.dense.classes.as_deref();
     let kind = segmentation::Classes::of(&train, &val, names, args.dense.reduce_zero_label)?;
@@ -154,6 +170,10 @@ pub(super) fn depth(args: &super::Args) -> Result<()> {
     let range = DepthRange { min: min_depth.unwrap_or(1e-3), max: max_depth.unwrap_or(10.0) };
     if range.min >= range.max {
         return Err(Usage(anyhow!("--min-depth {} must be less than --max-depth {}", range.min, range.max)).into());
+    }
+    if !range.is_valid() {
+        let (least, most) = DepthRange::BOUNDS;
+        return Err(Usage(anyhow!("--min-depth and --max-depth must lie between {least:e} and {most:e}")).into());
     }
     let (train, val) = pairs(args)?;
     let steps = args.epochs * train.len().div_ceil(args.batch_size.unwrap_or(BATCH));
@@ -175,7 +195,22 @@ fn pairs(args: &super::Args) -> Result<(Vec<Pair>, Vec<Pair>)> {
         return Err(Usage(anyhow!("--task segmentation and depth need --masks DIR, with a mask for each picture")).into());
     };
     let train = pairs::list(&args.train, masks)?;
-    Ok((train, pairs::list(&args.val, args.dense.val_masks.as_ref().unwrap_or(masks))?))
+    let val = pairs::list(&args.val, args.dense.val_masks.as_ref().unwrap_or(masks))?;
+    pairs::check_masks(&train, &val)?;
+    Ok((train, val))
+}
+
+/// Reads all masks before anything is computed: their kind, size and classes, and that there is something to learn from or to measure.
+/// Pictures whose headers cannot be read are skipped here, too.
+fn check<K: Kind>(kind: &K, what: &str, pairs: &[Pair]) -> Result<()> {
+    let has_known = |pair: &Pair| -> Result<bool> {
+        let header = bulk::read(&pair.picture).map(|bytes| media::dimensions(&bytes, &Limits::default()));
+        let Ok(Ok(size)) = header else { return Ok(false) };
+        Ok(kind.read(&pair.mask, size)?.into_iter().any(|label| kind.is_known(label)))
+    };
+    let known = pairs.par_iter().map(has_known).try_reduce(|| false, |a, b| Ok(a || b))?;
+    ensure!(known, "none of the masks of {what} tells anything: {}", K::NOTHING_KNOWN);
+    Ok(())
 }
 
 /// What sees pictures.
@@ -259,14 +294,16 @@ impl Look<'_, '_> {
 }
 
 fn run<K: Kind>(args: &super::Args, kind: &K, train: &[Pair], val: &[Pair]) -> Result<()> {
+    check(kind, "train", train)?;
+    check(kind, "val", val)?;
     let backbone = args.backbone.open(1)?;
     let mut eye = Eye::open(&backbone, K::TASK, args.dense.image_size)?;
     let mirrored = args.dense.mirror.unwrap_or(true);
-    let cache = embed(kind, &mut eye, train, mirrored, args.cache.saturating_mul(1 << 20))?;
+    let (cache, of_train) = embed(kind, &mut eye, train, mirrored, args.cache.saturating_mul(1 << 20))?;
     let probes = learn(args, kind, &cache, mirrored)?;
     let served: Vec<(Array2<f32>, Array1<f32>)> = probes.iter().map(Probe::served).collect();
     let mut scores: Vec<Vec<K::Score>> = served.iter().map(|_| Vec::new()).collect();
-    let judge = |look: &mut Look<'_, '_>, pair: &Pair, picture: &RgbImage| -> Result<Vec<K::Score>> {
+    let judge = |look: &mut Look<'_, '_>, pair: &Pair, picture: &RgbImage| -> Result<(Vec<K::Score>, Fingerprint)> {
         let truth = kind.read(&pair.mask, picture.dimensions())?;
         let (input, grid) = look.input(picture);
         let (features, patches) = look.features(input, grid)?;
@@ -274,15 +311,21 @@ fn run<K: Kind>(args: &super::Args, kind: &K, train: &[Pair], val: &[Pair]) -> R
             let logits = features.dot(&weight.t()) + bias;
             kind.score(&truth, &kind.answer(logits.view(), patches, whole(picture)))
         };
-        Ok(served.iter().map(of).collect())
+        Ok((served.iter().map(of).collect(), Fingerprint::of(picture)))
     };
-    let mut measured = 0;
-    eye.each("val", val, judge, |_, made| {
-        measured += 1;
+    let mut of_val = Named::default();
+    eye.each("val", val, judge, |at, (made, fingerprint)| {
+        of_val.names.push(val[at].picture.display().to_string());
+        of_val.fingerprints.push(fingerprint);
         scores.iter_mut().zip(made).for_each(|(scores, score)| scores.push(score));
         Ok(())
     })?;
-    let figures: Vec<Figures> = scores.iter().map(|scores| kind.figures(scores)).collect();
+    let measured = of_val.names.len();
+    let copies = copies::of(&of_val, &of_train)?;
+    if !copies.is_empty() {
+        warn_of(&copies, measured);
+    }
+    let figures: Vec<Figures> = scores.iter().map(|scores| kind.figures(scores)).collect::<Result<_>>()?;
     // Of equal ones the first.
     let best = (0..figures.len()).rev().max_by(|&a, &b| figures[a].rank.total_cmp(&figures[b].rank)).context("--lr names no rate")?;
     let summary = summary(args, K::TASK, eye.size, &probes, &figures, best, measured);
@@ -300,11 +343,11 @@ fn whole(picture: &RgbImage) -> PatchGrid {
     PatchGrid { rows: picture.height() as usize, columns: picture.width() as usize }
 }
 
-/// Features and labels of all pictures; each is followed by its mirror image where that was asked for. Labels are seen at the size of the
+/// Features and labels of all pictures, and what copies of them are known by; each picture is followed by its mirror image where that was asked for. Labels are seen at the size of the
 /// model's input by nearest neighbour.
-fn embed<K: Kind>(kind: &K, eye: &mut Eye, pairs: &[Pair], mirrored: bool, memory: usize) -> Result<Cache<K::Label>> {
+fn embed<K: Kind>(kind: &K, eye: &mut Eye, pairs: &[Pair], mirrored: bool, memory: usize) -> Result<(Cache<K::Label>, Named)> {
     let mut cache = Cache::new(memory);
-    let work = |look: &mut Look<'_, '_>, pair: &Pair, picture: &RgbImage| -> Result<Vec<Example<K::Label>>> {
+    let work = |look: &mut Look<'_, '_>, pair: &Pair, picture: &RgbImage| -> Result<(Vec<Example<K::Label>>, Fingerprint)> {
         let labels = kind.read(&pair.mask, picture.dimensions())?;
         let (input, grid) = look.input(picture);
         let (_, height, width) = input.dim();
@@ -320,13 +363,20 @@ fn embed<K: Kind>(kind: &K, eye: &mut Eye, pairs: &[Pair], mirrored: bool, memor
             let labels = rows.iter().flat_map(|&row| (0..width).map(move |place| (row, place))).map(|(row, place)| at(row, column(place)));
             examples.push(Example { features: Arc::new(features), grid, labels: labels.collect(), size });
         }
-        Ok(examples)
+        Ok((examples, Fingerprint::of(picture)))
     };
-    eye.each("train", pairs, work, |_, examples| examples.into_iter().try_for_each(|example| cache.push(example)))?;
+    let (mut named, mut known) = (Named::default(), false);
+    eye.each("train", pairs, work, |at, (examples, fingerprint)| {
+        named.names.push(pairs[at].picture.display().to_string());
+        named.fingerprints.push(fingerprint);
+        known = known || examples.iter().flat_map(|example| example.labels.iter()).any(|label| kind.is_known(*label));
+        examples.into_iter().try_for_each(|example| cache.push(example))
+    })?;
+    ensure!(known, "the masks of train tell nothing at the size that the model sees: {}", K::NOTHING_KNOWN);
     if cache.on_disk() > 0 {
         tracing::info!("{} MB of features are in a temporary file: --cache is full", cache.on_disk() >> 20);
     }
-    Ok(cache)
+    Ok((cache, named))
 }
 
 /// Trains a head for each learning rate on the same batches.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use dino_vision::dense::depth::{BINS, Depths};
 use dino_vision::head::{DepthRange, Task};
 use dino_vision::transform::PatchGrid;
@@ -53,10 +53,16 @@ impl Objective for Bins {
 
 impl Kind for Bins {
     const TASK: Task = Task::Depth;
+    const NOTHING_KNOWN: &'static str = "no number divided by --depth-scale lies between --min-depth and --max-depth, and 0 is not known. Give \
+        --depth-scale 1000 for maps in millimetres, 256 for KITTI's, and --max-depth in the unit that follows";
     type Score = Option<DepthFigures>;
 
     fn read(&self, mask: &Path, size: (u32, u32)) -> Result<Vec<f32>> {
         depth_map::read(mask, size, self.scale)
+    }
+
+    fn is_known(&self, label: f32) -> bool {
+        label > self.range().min && label < self.range().max
     }
 
     fn start(&self, features: usize, lr: f64, random: &mut ChaCha8Rng) -> Probe {
@@ -71,13 +77,13 @@ impl Kind for Bins {
         DepthFigures::of(truth, answer, self.range())
     }
 
-    fn figures(&self, scores: &[Option<DepthFigures>]) -> Figures {
+    fn figures(&self, scores: &[Option<DepthFigures>]) -> Result<Figures> {
         let known: Vec<DepthFigures> = scores.iter().flatten().copied().collect();
-        let mean = DepthFigures::mean(&known).unwrap_or_default();
+        let mean = DepthFigures::mean(&known).context(Self::NOTHING_KNOWN)?;
         let DepthFigures { abs_rel, rmse, delta1, delta2, delta3 } = mean;
         let columns = vec![("abs_rel", abs_rel), ("rmse", rmse), ("delta1", delta1), ("delta2", delta2), ("delta3", delta3)];
         let range = json!([self.range().min, self.range().max]);
-        Figures { rank: -rmse, columns, more: Map::from_iter([("depth_range".to_owned(), range)]) }
+        Ok(Figures { rank: -rmse, columns, more: Map::from_iter([("depth_range".to_owned(), range)]) })
     }
 
     fn colour(&self, label: f32) -> Option<Rgb<u8>> {

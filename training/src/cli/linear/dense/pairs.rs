@@ -1,6 +1,6 @@
 //! Pictures and their masks.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail, ensure};
@@ -50,6 +50,34 @@ pub(super) fn list(images: &Path, masks: &Path) -> Result<Vec<Pair>> {
     }
     ensure!(!pairs.is_empty(), "{} holds no picture", images.display());
     Ok(pairs)
+}
+
+/// Refuses a mask that two different pictures would learn from or be measured by: folders that use the same names.
+///
+/// # Errors
+/// Names the first such mask.
+pub(super) fn check_masks(train: &[Pair], val: &[Pair]) -> Result<()> {
+    let mut pictures: HashMap<&Path, &Path> = HashMap::new();
+    for Pair { picture, mask } in train.iter().chain(val) {
+        let first = *pictures.entry(mask).or_insert(picture);
+        ensure!(
+            first == picture || is_same_file(first, picture),
+            "{} is the mask of two different pictures, {} and {}: give the masks of --val apart, with --val-masks DIR, or give pictures \
+             different names",
+            mask.display(),
+            first.display(),
+            picture.display()
+        );
+    }
+    Ok(())
+}
+
+/// Whether both have the same bytes. What cannot be read is skipped with a warning later.
+fn is_same_file(a: &Path, b: &Path) -> bool {
+    match (bulk::read(a), bulk::read(b)) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => true,
+    }
 }
 
 fn is_picture(path: &Path) -> bool {

@@ -1,8 +1,9 @@
 //! Classes of pixels.
 
+use std::collections::HashMap;
 use std::path::Path;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use dino_vision::dense::segmentation::ClassMap;
 use dino_vision::head::{DepthRange, MOST_CLASSES, Task};
 use dino_vision::transform::PatchGrid;
@@ -44,23 +45,31 @@ impl Classes {
     /// Looks through all masks for their numbers.
     ///
     /// # Errors
-    /// Where a mask cannot be read, or has more classes than `names` has lines.
+    /// Where a mask cannot be read, those of train and val are of different kinds, or there is no second class.
     pub(super) fn of(train: &[Pair], val: &[Pair], names: Option<&Path>, reduce_zero_label: bool) -> Result<Self> {
         let names = names.map(read_names).transpose()?;
-        let numbers = |pair: &Pair| -> Result<[bool; 256]> {
-            let mut used = [false; 256];
-            Numbers::read(&pair.mask)?.values.iter().for_each(|value| used[usize::from(*value)] = true);
-            Ok(used)
-        };
-        let merge = |a: [bool; 256], b: [bool; 256]| Ok(std::array::from_fn(|at| a[at] || b[at]));
-        let used = train.par_iter().chain(val).map(numbers).try_reduce(|| [false; 256], merge)?;
-        let is_white_on_black = used[255] && !used[1..255].contains(&true);
+        let (train, val) = (Used::by(train)?, Used::by(val)?);
+        let guessed = !reduce_zero_label && names.as_ref().is_none_or(|names| names.len() == 2);
+        if guessed {
+            let other = match (train.is_white_on_black(), val.is_white_on_black()) {
+                (true, false) => val.other(),
+                (false, true) => train.other(),
+                _ => None,
+            };
+            if let Some(number) = other {
+                bail!(
+                    "the masks of one of train and val have no numbers but 0 and 255, those of the other have {number}: write the classes of \
+                     both as numbers from 0 on, or both in white on black"
+                );
+            }
+        }
+        let is_white_on_black = guessed && (train.is_white_on_black() || val.is_white_on_black());
         let reading = match (reduce_zero_label, is_white_on_black) {
             (true, _) => Reading::WithoutZero,
             (false, true) => Reading::WhiteOnBlack,
             (false, false) => Reading::Plain,
         };
-        let most = used[..255].iter().rposition(|used| *used).unwrap_or(0);
+        let most = train.most().max(val.most());
         let names = match (names, reading) {
             (Some(names), _) => names,
             (None, Reading::WhiteOnBlack) => vec!["background".to_owned(), "object".to_owned()],
@@ -70,16 +79,72 @@ impl Classes {
         if reading == Reading::WhiteOnBlack {
             tracing::info!("masks have no numbers but 0 and 255: white is the object");
         }
+        train.warn_of_white(reading);
+        ensure!(train.has_known(), "none of the masks of train tells anything: {}", Self::NOTHING_KNOWN);
+        ensure!(val.has_known(), "none of the masks of val tells anything: {}", Self::NOTHING_KNOWN);
         ensure!(names.len() >= 2, "masks need at least two classes, and have {}", names.len());
         ensure!(names.len() <= MOST_CLASSES, "--classes names {} classes; masks can tell {MOST_CLASSES}", names.len());
         Ok(Self { names, reading })
     }
 }
 
+/// How many pixels of a set have each number.
+struct Used([u64; 256]);
+
+impl Used {
+    fn by(pairs: &[Pair]) -> Result<Self> {
+        let count = |pair: &Pair| -> Result<[u64; 256]> {
+            let mut used = [0; 256];
+            Numbers::read(&pair.mask)?.values.iter().for_each(|value| used[usize::from(*value)] += 1);
+            Ok(used)
+        };
+        let merge = |a: [u64; 256], b: [u64; 256]| Ok(std::array::from_fn(|at| a[at] + b[at]));
+        pairs.par_iter().map(count).try_reduce(|| [0; 256], merge).map(Self)
+    }
+
+    /// A number beside 0 and 255.
+    fn other(&self) -> Option<usize> {
+        (1..usize::from(IGNORE)).find(|number| self.0[*number] > 0)
+    }
+
+    /// Whether 0 and 255 are there, and nothing else.
+    fn is_white_on_black(&self) -> bool {
+        self.0[0] > 0 && self.0[usize::from(IGNORE)] > 0 && self.other().is_none()
+    }
+
+    /// Whether there is a number that is not left out.
+    fn has_known(&self) -> bool {
+        self.0[..usize::from(IGNORE)].iter().any(|count| *count > 0)
+    }
+
+    /// The largest number that is not left out.
+    fn most(&self) -> usize {
+        self.0[..usize::from(IGNORE)].iter().rposition(|count| *count > 0).unwrap_or(0)
+    }
+
+    /// 255 in most pixels may mean something else in these masks than how they are read.
+    fn warn_of_white(&self, reading: Reading) {
+        let (white, all) = (self.0[usize::from(IGNORE)], self.0.iter().sum::<u64>());
+        if 2 * white > all {
+            let meaning = if reading == Reading::WhiteOnBlack { "the object" } else { "left out" };
+            let percent = 100.0 * white as f64 / all as f64;
+            tracing::warn!("{percent:.0} % of the pixels of train's masks have the number 255, which is {meaning}");
+        }
+    }
+}
+
+/// One name a line. Empty lines at the end are left out.
 fn read_names(path: &Path) -> Result<Vec<String>> {
     let text = fs_err::read_to_string(path)?;
-    let names: Vec<String> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
+    let names: Vec<String> = text.trim_end().lines().map(|line| line.trim().to_owned()).collect();
     ensure!(!names.is_empty(), "{} holds no names: one a line is expected", path.display());
+    let mut numbers: HashMap<&str, usize> = HashMap::new();
+    for (name, number) in names.iter().zip(1..) {
+        let path = path.display();
+        ensure!(!name.is_empty(), "{path}: line {number} is empty, and the lines are the numbers of the classes in order: give it a name");
+        let first = *numbers.entry(name).or_insert(number);
+        ensure!(first == number, "{path}: lines {first} and {number} are both `{name}`: classes need different names");
+    }
     Ok(names)
 }
 
@@ -93,6 +158,8 @@ impl Objective for Classes {
 
 impl Kind for Classes {
     const TASK: Task = Task::Segmentation;
+    const NOTHING_KNOWN: &'static str = "every pixel has the number 255 (or 0 with --reduce-zero-label), which is left out. Write the classes \
+        as numbers from 0 on";
     type Score = Confusion;
 
     fn read(&self, mask: &Path, size: (u32, u32)) -> Result<Vec<u8>> {
@@ -119,6 +186,10 @@ impl Kind for Classes {
         Ok(classes)
     }
 
+    fn is_known(&self, label: u8) -> bool {
+        label != IGNORE
+    }
+
     fn start(&self, features: usize, lr: f64, random: &mut ChaCha8Rng) -> Probe {
         Probe::with_norm(self.names.len(), features, lr, DECAY, random)
     }
@@ -133,7 +204,7 @@ impl Kind for Classes {
         confusion
     }
 
-    fn figures(&self, scores: &[Confusion]) -> Figures {
+    fn figures(&self, scores: &[Confusion]) -> Result<Figures> {
         let mut all = Confusion::new(self.names.len());
         for confusion in scores {
             all.merge(confusion);
@@ -141,7 +212,7 @@ impl Kind for Classes {
         let figures = all.figures();
         let iou: Map<String, Value> = self.names.iter().cloned().zip(figures.iou.iter().map(|iou| json!(iou))).collect();
         let columns = vec![("miou", figures.miou), ("accuracy", figures.accuracy), ("mean_accuracy", figures.mean_accuracy)];
-        Figures { rank: figures.miou, columns, more: Map::from_iter([("iou".to_owned(), iou.into())]) }
+        Ok(Figures { rank: figures.miou, columns, more: Map::from_iter([("iou".to_owned(), iou.into())]) })
     }
 
     fn colour(&self, label: u8) -> Option<Rgb<u8>> {
