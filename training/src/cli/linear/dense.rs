@@ -208,7 +208,11 @@ fn check<K: Kind>(kind: &K, what: &str, pairs: &[Pair]) -> Result<()> {
         let Ok(Ok(size)) = header else { return Ok(false) };
         Ok(kind.read(&pair.mask, size)?.into_iter().any(|label| kind.is_known(label)))
     };
-    let known = pairs.par_iter().map(has_known).try_reduce(|| false, |a, b| Ok(a || b))?;
+    // In the order of the pictures, so that the first of several errors is named.
+    let mut known = false;
+    for has_known in pairs.par_iter().map(has_known).collect::<Vec<Result<bool>>>() {
+        known |= has_known?;
+    }
     ensure!(known, "none of the masks of {what} tells anything: {}", K::NOTHING_KNOWN);
     Ok(())
 }

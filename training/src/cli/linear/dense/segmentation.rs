@@ -58,7 +58,7 @@ impl Classes {
             };
             if let Some(number) = other {
                 bail!(
-                    "the masks of one of train and val have no numbers but 0 and 255, those of the other have {number}: write the classes of \
+                    "the masks of one of train and val have no numbers but 0 and 255, those of the other have the number {number}: write the classes of \
                      both as numbers from 0 on, or both in white on black"
                 );
             }
