@@ -71,7 +71,7 @@ const TRAINING: Layers = &[
     ("weights", &["backbone", "data", "kernels"]),
     ("dino", &["backbone", "exchange", "kernels", "ops"]),
     ("show", &["backbone", "files", "log"]),
-    ("evaluate", &["backbone", "data", "files", "log", "show", "weights"]),
+    ("evaluate", &["backbone", "data", "exchange", "files", "log", "show", "weights"]),
     ("export", &["process", "show", "weights"]),
     ("run", &["backbone", "data", "device", "dino", "evaluate", "exchange", "files", "kernels", "log", "ops", "show", "weights"]),
     ("finetune", &["backbone", "dino", "exchange", "files", "run"]),

@@ -13,7 +13,7 @@ use super::{
     submission::picture_from_text,
 };
 use dino_vision::{
-    media::Limits,
+    media::{DecodeError, Limits},
     segment::{DrawnMask, DrawnMaskError, Rle},
 };
 
@@ -128,7 +128,12 @@ fn refused(why: impl fmt::Display) -> Problem {
 
 impl From<DrawnMaskError> for Problem {
     fn from(error: DrawnMaskError) -> Self {
-        refused(error)
+        let is_large = matches!(
+            error,
+            DrawnMaskError::TooLarge { .. } | DrawnMaskError::Picture(DecodeError::TooManyPixels { .. } | DecodeError::SideTooLong { .. })
+        );
+        let code = if is_large { Code::TooManyPixels } else { Code::BadParameter };
+        Problem { code, ..refused(error) }
     }
 }
 

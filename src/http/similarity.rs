@@ -24,7 +24,7 @@ use crate::{
     traces::timed,
 };
 use dino_vision::{
-    cancel,
+    cancel, media,
     segment::{self, DrawnMask, Heatmap, Patches},
 };
 
@@ -169,8 +169,14 @@ pub(super) async fn handle(State(app): State<App>, submission: Submission<Option
     segment::Method::Ncut.check(served.outputs())?;
     let mask = match options.mask.take() {
         Some(mask) => {
-            let limits = app.limits.media;
-            Some(app.pool.run(move || mask.read(&limits)).await??)
+            let (limits, picture) = (app.limits.media, pictures[0].clone());
+            let read = move || {
+                let mask = mask.read(&limits)?;
+                // A picture that cannot be read is refused with its own reason.
+                media::dimensions(&picture, &limits).map_or(Ok(()), |size| mask.check(size))?;
+                Ok::<_, Problem>(mask)
+            };
+            Some(app.pool.run(read).await??)
         }
         None => None,
     };

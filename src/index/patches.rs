@@ -7,6 +7,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 
+use tokio_util::sync::CancellationToken;
+
 use super::{Collection, Error, Item, StoredPatches};
 use dino_vision::anomaly::Bank;
 use dino_vision::cancel::{self, Cancelled};
@@ -20,8 +22,6 @@ pub const ANOMALOUS: &str = "anomalous";
 
 /// Items whose patches are read at once: those of a picture with its rotations have some megabytes.
 const READ: usize = 8;
-/// Most patches that a basis of colours is fitted on.
-const MAX_FITTED: usize = 20_000;
 
 /// The bank of one collection.
 #[derive(Clone, Debug)]
@@ -56,13 +56,14 @@ impl PatchBank {
         }
     }
 
-    /// The basis of colours of these patches, of at most 20,000 of them; `None` where they do not differ. It is fitted once.
+    /// The basis of colours of these patches, of at most 20,000 of them; `None` where they do not differ. It is fitted once for
+    /// all, so a request that is cancelled meanwhile does not end it.
     pub fn colour_basis(&self) -> Option<Arc<ColourBasis>> {
         let fit = || {
-            let (patches, is_border) = self.bank.sample(MAX_FITTED);
+            let (patches, is_border) = self.bank.sample();
             ColourBasis::fit(patches.view(), &is_border).map(Arc::new)
         };
-        self.colours.get_or_init(fit).clone()
+        self.colours.get_or_init(|| cancel::scope(CancellationToken::new(), fit)).clone()
     }
 
     /// The bank, to change.
@@ -140,4 +141,30 @@ impl PatchBank {
 
 fn is_anomalous(item: &Item) -> bool {
     item.labels.iter().any(|label| label == ANOMALOUS)
+}
+
+#[cfg(test)]
+mod tests {
+    use dino_vision::anomaly::{PatchSet, Rows};
+    use dino_vision::transform::PatchGrid;
+
+    use super::*;
+
+    /// The first request for a basis may be cancelled while it is fitted.
+    #[test]
+    fn a_cancelled_request_leaves_a_whole_basis() {
+        let mut bank = PatchBank::empty(1, 4, 1000);
+        let grid = PatchGrid { rows: 6, columns: 6 };
+        let mut rows = Rows::new(4);
+        for at in 0..36_u8 {
+            let [x, y] = [at % 6, at / 6].map(f32::from);
+            rows.push([x, y, (x - 2.5) * (y - 2.5), 3.0].into_iter());
+        }
+        bank.bank.add("a", 1, false, &PatchSet { grid, foreground: vec![true; 36], coverage: None, rows }).unwrap();
+        let cancelled = CancellationToken::new();
+        cancelled.cancel();
+        let other = bank.clone();
+        let found = cancel::scope(cancelled, || bank.colour_basis()).unwrap();
+        assert_eq!(found, other.colour_basis().unwrap());
+    }
 }

@@ -1,7 +1,7 @@
 //! Everything that the server and the trainer share: it knows neither HTTP nor training.
 //!
 //! Data flows one way: untrusted bytes become pixels in [`media`], pixels become the model's input in [`transform`], the outputs of
-//! [`model`] become vectors ([`embedding`]), votes ([`vote`]), classes ([`head`], of each pixel in [`dense`]), maps ([`tsne`]), masks ([`segment`]), anomalies ([`anomaly`]) masks by example ([`in_context`]), matches of two pictures ([`correspondence`]) or groups of near-copies ([`duplicates`]). [`batch`] is
+//! [`model`] become vectors ([`embedding`]), votes ([`vote`]), classes ([`head`], of each pixel in [`dense`]), maps ([`tsne`]), masks ([`segment`]), anomalies ([`anomaly`]), masks by example ([`in_context`]), matches of two pictures ([`correspondence`]) or groups of near-copies ([`duplicates`]). [`batch`] is
 //! the queue before a model's sessions, [`placement`] starts these and compares their device with the CPU ([`agreement`]), and [`bulk`]
 //! runs a whole folder of pictures through it.
 

@@ -67,6 +67,11 @@ fn a_checkpoint_is_exported_by_name_with_its_commit() {
     let (output, said) = again("hf://facebook/dinov2-small", &[]);
     assert_eq!(output.status.code(), Some(0), "{said}");
     assert!(said.contains("holds a model of these weights already") && written() == before, "{said}");
+    // Where a file is cut, they are.
+    fs_err::write(out.join("model.onnx"), "cut").unwrap();
+    let (output, said) = again("hf://facebook/dinov2-small", &[]);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(fs_err::metadata(out.join("model.onnx")).unwrap().len() > 1000);
     let (output, said) = again("hf://facebook/dinov2-small", &["--precision", "f32", "--precision", "int8"]);
     assert_eq!(output.status.code(), Some(0), "{said}");
     assert_eq!(Manifest::load(&out).unwrap().files.len(), 2);

@@ -15,6 +15,7 @@ use crate::{
     index::{Collection, CollectionName, Error, PatchBank, Version},
     serving::{Panicked, Pool},
 };
+use dino_vision::segment::ColourBasis;
 
 /// Most collections whose patches are kept. Those of others are read from the store when they are asked for.
 const MOST_KEPT: usize = 16;
@@ -27,6 +28,8 @@ pub(in crate::http) struct PatchBanks {
     kept: Mutex<HashMap<CollectionName, Arc<Entry>>>,
     /// Counts the requests, to tell which bank was used last.
     clock: AtomicU64,
+    /// Held while a basis of colours is fitted. Requests for it wait in turn, and hold up no thread.
+    fitting: tokio::sync::Mutex<()>,
 }
 
 struct Entry {
@@ -42,7 +45,7 @@ struct Entry {
 impl PatchBanks {
     /// So many are brought up to date at a time.
     pub(in crate::http) fn new(threads: usize) -> Self {
-        Self { threads: Pool::new(threads), kept: Mutex::default(), clock: AtomicU64::new(0) }
+        Self { threads: Pool::new(threads), kept: Mutex::default(), clock: AtomicU64::new(0), fitting: tokio::sync::Mutex::default() }
     }
 
     /// Frees the memory of a collection.
@@ -98,6 +101,16 @@ pub(in crate::http) async fn of(app: &App, collection: &Arc<dyn Collection>, emp
     let entry = app.patch_banks.entry(&**collection, empty.clone());
     let renewing = renew(app.clone(), entry, Arc::clone(collection), empty);
     tokio::spawn(renewing).await.map_err(|_| Panicked)?
+}
+
+/// The basis of colours of a bank, fitted by the first request for it. Fitting goes on where the caller leaves meanwhile.
+pub(in crate::http) async fn colour_basis(app: &App, bank: Arc<PatchBank>) -> Result<Option<Arc<ColourBasis>>, Problem> {
+    let app = app.clone();
+    let fitting = async move {
+        let _turn = app.patch_banks.fitting.lock().await;
+        app.patch_banks.threads.run(move || bank.colour_basis()).await
+    };
+    Ok(tokio::spawn(fitting).await.map_err(|_| Panicked)??)
 }
 
 async fn renew(app: App, entry: Arc<Entry>, collection: Arc<dyn Collection>, empty: PatchBank) -> Result<Arc<PatchBank>, Problem> {

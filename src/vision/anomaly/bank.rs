@@ -12,6 +12,7 @@ use super::leave_one_out::{Best, Scored};
 use super::scan::{Hit, NONE, Options, Owners, distance, scan};
 use super::{PatchSet, Rows, coreset, leave_one_out};
 use crate::cancel::Cancelled;
+use crate::segment::ColourBasis;
 use crate::transform::PatchGrid;
 
 /// A row that is no patch of the picture itself, but of a rotation of it.
@@ -106,12 +107,12 @@ impl Bank {
         self.numbers.keys().map(String::as_str)
     }
 
-    /// At most `most` of the patches that pictures are compared with, evenly spread and without those of rotations: as floats
-    /// `[patches, dim]`, and whether each lies at the border of its picture.
-    pub fn sample(&self, most: usize) -> (Array2<f32>, Vec<bool>) {
+    /// What a [`ColourBasis`] is fitted on: patches that pictures are compared with, without those of rotations, as floats `[patches, dim]`;
+    /// and whether each lies at the border of its picture.
+    pub fn sample(&self) -> (Array2<f32>, Vec<bool>) {
         let Block { rows, owners, patches } = &self.normal;
         let own: Vec<usize> = (0..rows.len()).filter(|&row| patches[row] != ROTATED).collect();
-        let chosen: Vec<usize> = (0..own.len().min(most)).map(|at| own[at * own.len() / own.len().min(most)]).collect();
+        let chosen: Vec<usize> = ColourBasis::rows(own.len()).map(|at| own[at]).collect();
         let is_border = |&row: &usize| self.pictures.get(&owners[row]).is_some_and(|picture| picture.grid.is_border(patches[row] as usize));
         let borders = chosen.iter().map(is_border).collect();
         (Array2::from_shape_fn((chosen.len(), rows.dim()), |(at, axis)| f32::from(rows.codes(chosen[at])[axis])), borders)

@@ -97,32 +97,44 @@ impl Default for Limits {
     }
 }
 
-/// Decodes one picture, upright, as 8-bit RGB.
+/// Decodes one picture, upright, as 8-bit RGB, on white where it is transparent.
 ///
 /// This is CPU work (tens of milliseconds for a camera's photo): call it outside an async executor.
 ///
 /// # Errors
 /// Every kind of bad input has its variant of [`DecodeError`]; no input panics.
 pub fn decode(bytes: &[u8], limits: &Limits) -> Result<RgbImage, DecodeError> {
+    decode_onto(255, bytes, limits)
+}
+
+/// [`decode`] on black, for masks: what was not drawn on is transparent, and does not belong to them.
+///
+/// # Errors
+/// Those of [`decode`].
+pub fn decode_mask(bytes: &[u8], limits: &Limits) -> Result<RgbImage, DecodeError> {
+    decode_onto(0, bytes, limits)
+}
+
+fn decode_onto(background: u8, bytes: &[u8], limits: &Limits) -> Result<RgbImage, DecodeError> {
     let format = Format::sniff(bytes)?;
     let reader = || Cursor::new(bytes);
     guard::quietly(|| match format {
         Format::Jpeg => {
             let markers = jpeg::Markers::read(bytes)?;
             let header = checked(format, markers.header(), limits)?;
-            finish(format, header, jpeg::decode(&markers)?, markers.profile().as_slice())
+            finish(background, format, header, jpeg::decode(&markers)?, markers.profile().as_slice())
         }
         Format::Png => {
             let chunks = png::Chunks::read(bytes)?;
             let header = checked(format, chunks.header, limits)?;
             // This decoder takes its bounds when it is made, and counts metadata alone: the buffer of pixels is ours.
             let pixels = decode_with(format, header, || PngDecoder::with_limits(chunks.pixels(), allowance(0)))?;
-            finish(format, header, pixels, &chunks.profiles())
+            finish(background, format, header, pixels, &chunks.profiles())
         }
         Format::Tiff => {
             let header = checked(format, tiff::header(bytes)?, limits)?;
             let (pixels, profile) = tiff::decode(bytes, &header, limits)?;
-            finish(format, header, pixels, profile.as_slice())
+            finish(background, format, header, pixels, profile.as_slice())
         }
         Format::Gif | Format::WebP | Format::Bmp => {
             let header = checked(format, Header::read(format, bytes)?, limits)?;
@@ -131,7 +143,7 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<RgbImage, DecodeError> {
                 Format::Bmp => (decode_with(format, header, || BmpDecoder::new(reader()))?, None),
                 _ => (decode_with(format, header, || WebPDecoder::new(reader()))?, webp::profile(bytes)),
             };
-            finish(format, header, pixels, profile.as_slice())
+            finish(background, format, header, pixels, profile.as_slice())
         }
     })
     .unwrap_or_else(|| Err(format.corrupt("the decoder could not cope with it")))
@@ -169,9 +181,9 @@ fn decode_with<D: ImageDecoder>(format: Format, header: Header, open: impl FnOnc
 }
 
 /// From stored pixels to the picture that is seen.
-fn finish(format: Format, header: Header, pixels: Pixels, profiles: &[Profile<'_>]) -> Result<RgbImage, DecodeError> {
+fn finish(background: u8, format: Format, header: Header, pixels: Pixels, profiles: &[Profile<'_>]) -> Result<RgbImage, DecodeError> {
     let picture = pixels.into_srgb(profiles).ok_or_else(|| format.corrupt("it holds fewer pixels than it declares"))?;
-    Ok(upright(flatten::onto_white(picture), header))
+    Ok(upright(flatten::onto(background, picture), header))
 }
 
 /// Memory that a decoder may ask for.

@@ -9,7 +9,10 @@ use ndarray::{Array1, Array2, ArrayView2, Axis};
 use super::affinity::{centred, normalised};
 use super::pca::directions;
 use super::saliency::otsu;
+use super::spread::spread;
 
+/// Most patches that a basis is fitted on.
+const MAX_FITTED: usize = 20_000;
 /// Where this share of the patches or less is on one side of the cut, nothing was separated, and all are foreground.
 const LEAST_SHARE: f64 = 0.05;
 /// Share of the foreground that is below black and above full in each colour.
@@ -45,6 +48,11 @@ pub struct Coloured {
 }
 
 impl ColourBasis {
+    /// Numbers of the patches, of `count`, that a basis is fitted on, ascending: of more than 20,000 as many, spread over all.
+    pub fn rows(count: usize) -> impl Iterator<Item = usize> {
+        spread(count, MAX_FITTED)
+    }
+
     /// Fits a basis to `features` `[patches, D]`, whose lengths do not count. `is_border` says which of them lie at the border of their
     /// picture, where there is more background. `None` where they do not differ.
     pub fn fit(features: ArrayView2<'_, f32>, is_border: &[bool]) -> Option<Self> {

@@ -6,6 +6,10 @@ use crate::transform::PatchGrid;
 
 /// Pixels that are brighter than this in any channel belong to a mask that comes as a picture.
 const HALF: u8 = 127;
+/// Most runs of a mask, which take a megabyte: an object's outline crosses a column of pixels some times, not thousands of times.
+const MOST_RUNS: usize = 1 << 18;
+/// Most characters of a run in COCO's compressed form.
+const RUN_LENGTH: usize = 7;
 
 /// A set of pixels.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +37,9 @@ pub enum DrawnMaskError {
     /// Its runs are not those of COCO.
     #[error("its runs are no COCO run lengths of its size: {0}")]
     Runs(&'static str),
+    /// It is no outline, but noise.
+    #[error("it has more than {MOST_RUNS} runs: smooth it, or fill its holes")]
+    TooManyRuns,
     /// It belongs to another picture.
     #[error("it has {} x {} pixels, and its picture, upright, {} x {}: draw it over the picture as it is seen", own.0, own.1, picture.0, picture.1)]
     Size {
@@ -50,7 +57,7 @@ impl DrawnMask {
     /// The mask that COCO's compressed runs describe.
     ///
     /// # Errors
-    /// [`DrawnMaskError::TooLarge`] and [`DrawnMaskError::Runs`].
+    /// [`DrawnMaskError::TooLarge`], [`DrawnMaskError::TooManyRuns`] and [`DrawnMaskError::Runs`].
     pub fn from_rle(rle: &Rle, limits: &Limits) -> Result<Self, DrawnMaskError> {
         let [height, width] = rle.size;
         let pixels = u64::from(width) * u64::from(height);
@@ -59,22 +66,31 @@ impl DrawnMask {
         if pixels > most || width.max(height) > limits.max_side {
             return Err(DrawnMaskError::TooLarge { size: (height, width), most });
         }
+        if rle.counts.len() > RUN_LENGTH * MOST_RUNS {
+            return Err(DrawnMaskError::TooManyRuns);
+        }
         let runs = rle.runs().map_err(DrawnMaskError::Runs)?;
+        if runs.len() > MOST_RUNS {
+            return Err(DrawnMaskError::TooManyRuns);
+        }
         if runs.iter().map(|&run| u64::from(run)).sum::<u64>() != pixels || pixels == 0 {
             return Err(DrawnMaskError::Runs("they do not add up to height times width"));
         }
         Ok(Self { width, height, runs })
     }
 
-    /// The mask that a picture shows, white on black: a pixel belongs to it where any of its channels is above 127.
+    /// The mask that a picture shows, white on black or on nothing: a pixel belongs to it where any of its channels is above 127.
     ///
     /// # Errors
-    /// [`DrawnMaskError::Picture`].
+    /// [`DrawnMaskError::Picture`] and [`DrawnMaskError::TooManyRuns`].
     pub fn from_picture(bytes: &[u8], limits: &Limits) -> Result<Self, DrawnMaskError> {
-        let picture = media::decode(bytes, limits)?;
+        let picture = media::decode_mask(bytes, limits)?;
         let (width, height) = picture.dimensions();
         let (mut runs, mut is_set, mut length) = (Vec::new(), false, 0);
         for x in 0..width {
+            if runs.len() > MOST_RUNS {
+                return Err(DrawnMaskError::TooManyRuns);
+            }
             for y in 0..height {
                 let here = picture.get_pixel(x, y).0.iter().any(|&value| value > HALF);
                 if here != is_set {
@@ -160,7 +176,7 @@ impl From<&Mask> for DrawnMask {
 mod tests {
     use std::io::Cursor;
 
-    use image::{GrayImage, ImageFormat, Luma};
+    use image::{GrayImage, ImageFormat, Luma, Rgba, RgbaImage};
 
     use super::{DrawnMask, DrawnMaskError};
     use crate::media::Limits;
@@ -190,6 +206,26 @@ mod tests {
             for (found, expected) in found.iter().zip(&expected) {
                 assert!((found - expected).abs() < 1e-4, "{width} {height} {rows} {columns}: {found} {expected}");
             }
+        }
+    }
+
+    #[test]
+    fn what_is_transparent_does_not_belong_to_the_mask() {
+        let drawn = |x: u32, y: u32| x == 3 && y > 1;
+        let picture = RgbaImage::from_fn(7, 5, |x, y| if drawn(x, y) { Rgba([255; 4]) } else { Rgba([255, 255, 255, 0]) });
+        let mut file = Cursor::new(Vec::new());
+        picture.write_to(&mut file, ImageFormat::Png).unwrap();
+        let mask = DrawnMask::from_picture(file.get_ref(), &Limits::default()).unwrap();
+        assert_eq!((mask.area(), mask.coverage(PatchGrid { rows: 5, columns: 7 })[4 * 7 + 3]), (3, 1.0));
+    }
+
+    #[test]
+    fn noise_is_refused_before_it_takes_memory() {
+        let noise = picture(1000, 1000, |x, y| (x + y).is_multiple_of(2));
+        assert_eq!(DrawnMask::from_picture(&noise, &Limits::default()), Err(DrawnMaskError::TooManyRuns));
+        for counts in ["1".repeat(1_000_000), "1".repeat(20_000_000)] {
+            let rle = Rle { size: [1000, 1000], counts };
+            assert_eq!(DrawnMask::from_rle(&rle, &Limits::default()), Err(DrawnMaskError::TooManyRuns));
         }
     }
 

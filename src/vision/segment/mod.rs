@@ -37,6 +37,7 @@ mod rings;
 mod rle;
 mod saliency;
 mod similarity;
+mod spread;
 mod structure;
 
 use std::sync::Arc;

@@ -40,8 +40,6 @@ pub struct Args {
     part: u32,
 }
 
-/// Most patches that the basis is fitted on, as many as the server takes.
-const MAX_FITTED: usize = 20_000;
 /// Pixels between pictures.
 const GAP: u32 = 8;
 
@@ -85,15 +83,15 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The basis of patches that are taken evenly from all pictures.
+/// The basis of patches of all pictures, as many of each as it has its share in all.
 fn fitted(seen: &[Seen]) -> anyhow::Result<Option<ColourBasis>> {
     let all: usize = seen.iter().map(|picture| picture.features.nrows()).sum();
-    let step = all.div_ceil(MAX_FITTED);
+    let mut rows = ColourBasis::rows(all).peekable();
     let (mut parts, mut is_border, mut first) = (Vec::new(), Vec::new(), 0);
     for Seen { features, grid, .. } in seen {
-        // Every so many of all, not of each picture: small pictures count as well.
-        let chosen: Vec<usize> = (0..features.nrows()).filter(|patch| (first + patch).is_multiple_of(step)).collect();
-        first += features.nrows();
+        let end = first + features.nrows();
+        let chosen: Vec<usize> = std::iter::from_fn(|| rows.next_if(|row| *row < end)).map(|row| row - first).collect();
+        first = end;
         is_border.extend(chosen.iter().map(|&patch| grid.is_border(patch)));
         parts.push(features.select(Axis(0), &chosen));
     }

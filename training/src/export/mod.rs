@@ -237,21 +237,31 @@ pub fn export(path: &Path, out: &Path, options: &Options) -> Result<Exported, Er
             fs_err::rename(&old, out)?;
             return Err(error.into());
         }
-    } else {
-        fs_err::rename(&folder, out)?;
+    } else if let Err(error) = fs_err::rename(&folder, out) {
+        // Another process may have exported the same meanwhile, as pods do that share a volume.
+        if !Manifest::load(out).is_ok_and(|other| other.source.sha256 == manifest.source.sha256 && other.files == manifest.files) {
+            return Err(error.into());
+        }
     }
     Ok(Exported { folder: out.to_owned(), manifest, report, notes, kept, removed })
 }
 
-/// Whether the model folder `out` holds a model of the checkpoint at `path`, in all of these precisions. Other settings of the export
-/// are not compared.
+/// Whether the model folder `out` holds a model of the checkpoint at `path`, in all of these precisions, and whole. Other settings of
+/// the export are not compared.
 ///
 /// # Errors
 /// If the checkpoint cannot be read.
 pub fn holds(out: &Path, path: &Path, precisions: &[Precision]) -> Result<bool, Error> {
     let Ok(manifest) = Manifest::load(out) else { return Ok(false) };
-    Ok(precisions.iter().all(|precision| manifest.files.contains_key(&precision.to_string()))
-        && manifest.source.sha256 == weights::sha256(path)?)
+    let is_whole = |(name, sha256): (&String, &String)| weights::hash::of_files(&[out.join(name)]).is_ok_and(|found| found == *sha256);
+    let is_there = |precision: &Precision| {
+        let file = manifest.files.get(&precision.to_string());
+        file.is_some_and(|file| {
+            let data = file.data.iter().map(|data| (&data.name, &data.sha256));
+            std::iter::once((&file.name, &file.sha256)).chain(data).all(is_whole)
+        })
+    };
+    Ok(precisions.iter().all(is_there) && manifest.source.sha256 == weights::sha256(path)?)
 }
 
 /// What the graph is and gives beyond the usual, where the network has it.

@@ -14,7 +14,7 @@
 //! ```
 
 mod error;
-mod hash;
+pub(crate) mod hash;
 pub mod init;
 mod layout;
 mod pickle;

@@ -60,6 +60,16 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}{{ end }}
 {{- end }}
 
+{{- define "dino.portOf" -}}
+{{- (urlParse .url).host | regexFind ":[0-9]+$" | trimPrefix ":" | default (ternary "80" .default (hasPrefix "http://" .url)) }}
+{{- end }}
+
+{{/* Cores as a number: "2", "1500m". */}}
+{{- define "dino.cores" -}}
+{{- $cores := toString . }}
+{{- if hasSuffix "m" $cores }}{{ div (trimSuffix "m" $cores | int) 1000 }}{{ else }}{{ int (float64 $cores) }}{{ end }}
+{{- end }}
+
 {{- define "dino.containerSecurity" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
@@ -113,11 +123,11 @@ spec:
   {{- end }}
   {{- if include "dino.weights" .root }}
   initContainers:
-    {{- range $values.models }}{{ if .weights }}
+    {{- range $number, $model := $values.models }}{{ with $model }}{{ if .weights }}
     # Ends at once where the volume holds a model of these weights.
-    - name: export-{{ .name | lower | replace "." "-" | replace "_" "-" | trunc 50 | trimSuffix "-" }}
+    - name: export-{{ $number }}
       image: {{ include "dino.image" (dict "image" $values.trainImage "default" $.root.Chart.AppVersion) }}
-      imagePullPolicy: {{ $values.image.pullPolicy }}
+      imagePullPolicy: {{ $values.trainImage.pullPolicy }}
       args:
         - export
         - --checkpoint={{ .weights }}
@@ -131,8 +141,13 @@ spec:
       {{- end }}
       resources: {{ toJson (dict "requests" $values.resources.requests "limits" $values.resources.limits) }}
       securityContext: {{- include "dino.containerSecurity" $.root | nindent 8 }}
-      volumeMounts: [{ name: hub, mountPath: /hub }, { name: scratch, mountPath: /tmp }]
-    {{- end }}{{ end }}
+      volumeMounts:
+        - { name: hub, mountPath: /hub }
+        - { name: scratch, mountPath: /tmp }
+        {{- if $values.modelVolume.existingClaim }}
+        - { name: models, mountPath: /models, readOnly: true }
+        {{- end }}
+    {{- end }}{{ end }}{{ end }}
   {{- end }}
   containers:
     - name: server
