@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Write,
     net::{TcpListener, TcpStream},
     path::Path,
     process::{Child, Command, Stdio},
@@ -43,7 +44,7 @@ const PROMISED: [u16; 5] = [0, 429, 502, 503, 504];
 /// Statuses by phase and kind of request.
 type Counts = BTreeMap<(usize, &'static str, u16), u64>;
 
-/// HAProxy with the file that compose mounts, but for its addresses and for how often it looks at the servers.
+/// The balancer with the file that compose mounts, but for its addresses and for how often it looks at the servers.
 struct Balancer {
     child: Child,
     address: String,
@@ -57,11 +58,11 @@ impl Balancer {
         let mut own = String::new();
         for line in file.lines().filter(|line| !line.contains("parse-resolv-conf")) {
             match line.trim() {
-                "bind :8080" => own += &format!("    bind {address}\n"),
+                "bind :8080" => writeln!(own, "    bind {address}").unwrap(),
                 "server-template server 2 shared:8080" => {
-                    servers.iter().enumerate().for_each(|(number, at)| own += &format!("    server server{number} {at}\n"));
+                    servers.iter().enumerate().for_each(|(number, at)| writeln!(own, "    server server{number} {at}").unwrap());
                 }
-                _ => own += &format!("{}\n", line.replace("inter 2s", "inter 100ms").replace(" resolvers docker init-addr none", "")),
+                _ => writeln!(own, "{}", line.replace("inter 2s", "inter 100ms").replace(" resolvers docker init-addr none", "")).unwrap(),
             }
         }
         assert!(own.matches(servers[0]).count() == 2 && own.contains(&address), "has {file} another form?");
@@ -78,7 +79,7 @@ impl Balancer {
         Self { child, address, agent }
     }
 
-    /// The status of an answer. 0 for a connection that was closed without one: what HAProxy does where a server was lost under the second or a
+    /// The status of an answer. 0 for a connection that was closed without one: what the balancer does where a server was lost under the second or a
     /// later request of a connection, so that the client sends it again.
     fn ask(&self, method: &str, path: &str, kind: &str, body: &[u8]) -> u16 {
         let url = format!("http://{}{path}", self.address);
@@ -153,6 +154,7 @@ fn phase_seconds() -> f64 {
 
 #[test]
 #[ignore = "needs HAProxy: make test-cluster"]
+#[expect(clippy::too_many_lines, reason = "phases that follow each other")]
 fn two_servers_behind_a_balancer_lose_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let mut cluster = Cluster::start();
@@ -215,14 +217,14 @@ fn two_servers_behind_a_balancer_lose_nothing() {
         // The balancer looks ten times a second.
         thread::sleep(Duration::from_secs(1));
         phase.store(3, Ordering::Relaxed);
-        for number in 0..2 {
-            servers[number].signal("-TERM");
+        for (number, server) in servers.iter_mut().enumerate() {
+            server.signal("-TERM");
             let began = Instant::now();
-            while servers[number].is_running() {
+            while server.is_running() {
                 assert!(began.elapsed() < TIMEOUT, "it does not end");
                 thread::sleep(Duration::from_millis(20));
             }
-            servers[number] = start(number, &both);
+            *server = start(number, &both);
             thread::sleep(Duration::from_secs(1));
         }
         wait();
@@ -246,10 +248,10 @@ fn two_servers_behind_a_balancer_lose_nothing() {
     let times = |phase: usize, statuses: &dyn Fn(u16) -> bool| -> u64 {
         counts.iter().filter(|((of, _, status), _)| *of == phase && statuses(*status)).map(|(_, times)| times).sum()
     };
-    for number in 0..PHASES.len() {
-        assert!(times(number, &|status| matches!(status, 200 | 204)) > 0, "nothing was answered: {}", PHASES[number]);
+    for (number, name) in PHASES.iter().enumerate() {
+        assert!(times(number, &|status| matches!(status, 200 | 204)) > 0, "nothing was answered: {name}");
         let others = times(number, &|status| !matches!(status, 200 | 204 | 404) && !PROMISED.contains(&status));
-        assert_eq!(others, 0, "{}", PHASES[number]);
+        assert_eq!(others, 0, "{name}");
     }
     for calm in [0, 4, 5] {
         assert_eq!(times(calm, &|status| PROMISED.contains(&status)), 0, "{}", PHASES[calm]);
