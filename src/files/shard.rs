@@ -107,7 +107,8 @@ impl Shard {
     /// - Kubernetes' indexed jobs: `JOB_COMPLETION_INDEX`, and `DINO_SHARD_COUNT`, because it does not say how many there are;
     /// - AWS Batch's array jobs: `AWS_BATCH_JOB_ARRAY_INDEX` and `AWS_BATCH_JOB_ARRAY_SIZE`.
     ///
-    /// Where `DINO_SHARD_COUNT` is set, it counts: the number of the job, from 0, is then the part.
+    /// Where `DINO_SHARD_COUNT` is set, it counts: the number of the job, from 0, is then the part. Without it, arrays of one job, of steps,
+    /// or that begin behind 1 are refused, because they may be failed jobs of a larger array.
     ///
     /// # Errors
     /// Where there is none of these, more than one, or they do not fit together.
@@ -160,13 +161,14 @@ fn of_slurm(number: &impl Fn(&str) -> Result<Option<u32>, String>, count: Option
             let (first, last) = (of_array("SLURM_ARRAY_TASK_MIN")?, of_array("SLURM_ARRAY_TASK_MAX")?);
             let (jobs, step) = (of_array("SLURM_ARRAY_TASK_COUNT")?, number("SLURM_ARRAY_TASK_STEP")?.unwrap_or(1).max(1));
             let is_range = u64::from(jobs) * u64::from(step) == u64::from(last.saturating_sub(first)) + u64::from(step);
-            if !is_range || id < first || (id - first) % step != 0 {
+            // Some jobs of an array that are started again look like a smaller array, and would take the parts of one.
+            if !is_range || jobs == 1 || step != 1 || first > 1 || id < first {
                 return Err(format!(
-                    "the numbers of this job array ({jobs} from {first} to {last}) are no range: set {COUNT} to the number of parts, and number the \
-                     jobs by their parts, from 0"
+                    "the numbers of this job array ({jobs} from {first} to {last}, in steps of {step}) may be some of a larger one: set {COUNT} to the \
+                     number of parts, and number the jobs by their parts, from 0"
                 ));
             }
-            Some(((id - first) / step, jobs))
+            Some((id - first, jobs))
         }
     };
     let tasks = match (number("SLURM_STEP_NUM_TASKS")?, number("SLURM_PROCID")?) {
@@ -205,12 +207,14 @@ mod tests {
             (&format!("SLURM_ARRAY_TASK_ID=2 {ARRAY} SLURM_NTASKS=4 SLURM_PROCID=0"), Err("start it with srun")),
             (
                 "SLURM_ARRAY_TASK_ID=6 SLURM_ARRAY_TASK_MIN=2 SLURM_ARRAY_TASK_MAX=10 SLURM_ARRAY_TASK_STEP=4 SLURM_ARRAY_TASK_COUNT=3",
-                Ok("1/3"),
+                Err("may be some of a larger one: set DINO_SHARD_COUNT"),
             ),
-            (
-                "SLURM_ARRAY_TASK_ID=6 SLURM_ARRAY_TASK_MIN=2 SLURM_ARRAY_TASK_MAX=10 SLURM_ARRAY_TASK_STEP=1 SLURM_ARRAY_TASK_COUNT=3",
-                Err("are no range: set DINO_SHARD_COUNT"),
-            ),
+            // One job of an array of 16 once more, some that are no range, and some that are one.
+            ("SLURM_ARRAY_TASK_ID=3 SLURM_ARRAY_TASK_MIN=3 SLURM_ARRAY_TASK_MAX=3 SLURM_ARRAY_TASK_COUNT=1", Err("set DINO_SHARD_COUNT")),
+            ("SLURM_ARRAY_TASK_ID=0 SLURM_ARRAY_TASK_MIN=0 SLURM_ARRAY_TASK_MAX=0 SLURM_ARRAY_TASK_COUNT=1", Err("set DINO_SHARD_COUNT")),
+            ("SLURM_ARRAY_TASK_ID=3 SLURM_ARRAY_TASK_MIN=1 SLURM_ARRAY_TASK_MAX=7 SLURM_ARRAY_TASK_COUNT=3", Err("set DINO_SHARD_COUNT")),
+            ("SLURM_ARRAY_TASK_ID=4 SLURM_ARRAY_TASK_MIN=3 SLURM_ARRAY_TASK_MAX=4 SLURM_ARRAY_TASK_COUNT=2", Err("set DINO_SHARD_COUNT")),
+            ("SLURM_ARRAY_TASK_ID=3 SLURM_ARRAY_TASK_MIN=3 SLURM_ARRAY_TASK_MAX=3 DINO_SHARD_COUNT=16", Ok("3/16")),
             // Some jobs of an array of 16 once more.
             ("SLURM_ARRAY_TASK_ID=6 SLURM_ARRAY_TASK_MIN=2 SLURM_ARRAY_TASK_MAX=6 DINO_SHARD_COUNT=16", Ok("6/16")),
             ("SLURM_PROCID=2 SLURM_STEP_NUM_TASKS=3 SLURM_NTASKS=3", Ok("2/3")),
