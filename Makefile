@@ -151,7 +151,6 @@ test-weights: .cache/weights/ready onnxruntime
 ## Test with what clusters run: HAProxy, Open MPI, a Slurm of one node, torchrun; 6 GB for PyTorch
 test-cluster: onnxruntime postgres haproxy .cache/weights/ready
 	command -v mpirun >/dev/null || tests/packages.sh "The tests of launchers need Open MPI" openmpi-bin
-	command -v sbatch munged >/dev/null || tests/packages.sh "The tests under Slurm need it" slurm-wlm munge
 	cargo test --workspace --test launchers -- --ignored --test-threads 1
 	cargo test --workspace --test cluster
 	cargo test --workspace --test http balanced -- --ignored --nocapture

@@ -1,5 +1,7 @@
 //! `dino-server embed`: pictures become a file of vectors.
 
+use std::sync::OnceLock;
+
 use dino_hub::Location;
 use dino_server::encoding::Dtype;
 use dino_server::files::shard::Shard;
@@ -76,11 +78,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let mut header = header(args, &model)?;
     let file = model.manifest().files.get(&header.precision).map_or("", |file| &file.sha256);
     let settings = format!("{}\n{}\n{file}", PARTS, header.fingerprint);
-    let name = |(index, unit): (usize, &dyn Unit)| -> anyhow::Result<String> {
-        let hash = checksum::of_bytes(format!("{settings}\n{}", unit.stamp()?).as_bytes());
-        Ok(format!("{index:08}-{}", &hash[..32]))
+    let run = format!("{settings}\n{}\n{}\n{}\n{}", header.dtype, header.normalize, header.shard.count(), source.listing);
+    header.run = checksum::of_bytes(run.as_bytes());
+    let name = |(index, stamp): (usize, String)| {
+        let hash = checksum::of_bytes(format!("{settings}\n{stamp}").as_bytes());
+        format!("{index:08}-{}", &hash[..32])
     };
-    let names: Vec<String> = source.units.iter().map(AsRef::as_ref).enumerate().map(name).collect::<Result<_, _>>()?;
+    let names: Vec<String> = source.stamps()?.into_iter().enumerate().map(name).collect();
     header.inputs = checksum::of_bytes(format!("{}\n{}\n{}", header.dtype, header.normalize, names.join("\n")).as_bytes());
     let target = args.out.target(header.shard, args.format).map_err(anyhow::Error::msg)?;
     if let Some(standing) = target.header()? {
@@ -91,8 +95,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             standing.shard,
             header.shard
         );
-        if standing.inputs == header.inputs {
-            target.end()?;
+        if target.is_made(&standing, &header) {
+            target.end(&header)?;
             done(&format!("{path} is up to date"), standing.skipped);
             return Ok(());
         }
@@ -114,12 +118,22 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         progress: progress(known),
         count: 0,
         skipped: source.failures.clone(),
+        unreachable: 0,
+        with_more_labels: 0,
     };
     for (unit, name) in source.units.iter().zip(&names) {
         run.unit(unit.as_ref(), name)?;
     }
-    let Run { count, skipped, parts, progress, .. } = run;
+    let Run { count, skipped, unreachable, with_more_labels, parts, progress, .. } = run;
     progress.finish_and_clear();
+    anyhow::ensure!(
+        unreachable == 0,
+        "{unreachable} pictures are on hosts that do not answer, and nothing was written: run this again to go on, or with --skip-unreachable to \
+         leave them out"
+    );
+    if with_more_labels > 0 {
+        only_first(with_more_labels);
+    }
     // A part of several may hold nothing else than what cannot be read.
     let nothing_read = count == 0 && header.shard == Shard::WHOLE;
     anyhow::ensure!(!nothing_read, "no readable picture in {} ({} skipped)", args.images.shown(), skipped.len());
@@ -127,7 +141,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     target.write_failures(&skipped)?;
     target.write(&header, &parts)?;
     parts.remove()?;
-    target.end()?;
+    target.end(&header)?;
     done(&format!("wrote {count} embeddings of {} numbers to {}", header.rows * header.dim, target.shown()), skipped.len());
     Ok(())
 }
@@ -135,6 +149,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 #[expect(clippy::print_stdout, reason = "the result of the command")]
 fn done(what: &str, skipped: usize) {
     println!("{what}; {skipped} files skipped");
+}
+
+#[expect(clippy::print_stderr, reason = "for the user of the command")]
+fn only_first(pictures: usize) {
+    eprintln!("{pictures} pictures have several labels, of which the first is written");
 }
 
 fn header(args: &Args, model: &Model) -> anyhow::Result<Header> {
@@ -154,6 +173,7 @@ fn header(args: &Args, model: &Model) -> anyhow::Result<Header> {
         shard: args.images.shard,
         skipped: 0,
         inputs: String::new(),
+        run: String::new(),
     })
 }
 
@@ -180,6 +200,10 @@ struct Run<'a> {
     progress: ProgressBar,
     count: usize,
     skipped: Vec<Failure>,
+    /// Pictures that another run may find.
+    unreachable: usize,
+    /// Pictures of this run whose labels are not all written.
+    with_more_labels: usize,
 }
 
 impl Run<'_> {
@@ -210,8 +234,12 @@ impl Run<'_> {
             if unit.count().is_none() {
                 self.progress.inc_length(batch.pictures.len() as u64);
             }
+            let before = self.unreachable;
             let part = Part { is_last, ..self.embed(batch)? };
-            self.parts.save(&name_of(number), &part)?;
+            // A batch with a picture that is missing for now is made anew by the next run.
+            if self.unreachable == before {
+                self.parts.save(&name_of(number), &part)?;
+            }
             if is_last {
                 return Ok(());
             }
@@ -238,9 +266,17 @@ impl Run<'_> {
             Some(embedder) => embedder,
             None => self.open()?,
         };
-        let progress = self.progress.clone();
+        // Why the storage of the pictures fails: nothing else is read from it then.
+        let (progress, storage) = (self.progress.clone(), OnceLock::<String>::new());
         let work = |worker: &mut Worker<'_>, index: usize| {
+            if let Some(reason) = storage.get() {
+                return Err(bulk::Error::Storage(reason.clone()));
+            }
             let outcome = embed_picture(worker, &pictures[index]);
+            if let Err(bulk::Error::Storage(reason)) = &outcome {
+                // The first reason stays.
+                let _ = storage.set(reason.clone());
+            }
             progress.inc(1);
             outcome
         };
@@ -272,12 +308,16 @@ impl Run<'_> {
             Ok((row, vector)) => {
                 let wanted = self.header.rows * self.header.dim;
                 anyhow::ensure!(vector.len() == wanted, "the model gave {} numbers for {}, not {wanted}", vector.len(), row.path);
+                self.with_more_labels += usize::from(picture.labels.len() > 1);
                 part.rows.push(row);
                 part.vectors.extend(vector);
                 self.count += 1;
             }
             Err(error) if error.is_of_file() => {
                 let failure = Failure { id: picture.id.clone(), path: picture.place.shown(), reason: error.to_string() };
+                if error.is_transient() && !self.args.images.skip_unreachable {
+                    self.unreachable += 1;
+                }
                 self.skip(&failure);
                 part.skipped.push(failure);
             }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use dino_server::files::shard::Shard;
+use dino_server::files::source::address::without_secrets;
 use dino_server::files::source::{self, Columns, Options, Source};
 
 /// Pictures that are read at once where they come through a network.
@@ -31,6 +32,10 @@ pub(crate) struct ImagesArgs {
     /// `auto` asks the variables of Slurm, Kubernetes (with `DINO_SHARD_COUNT`) or AWS Batch.
     #[arg(long, default_value_t = Shard::WHOLE, value_name = "I/N|auto", value_parser = Shard::of_flag)]
     pub(crate) shard: Shard,
+    /// Leave out pictures whose host does not answer, as those that are broken. Without it such a run ends with exit code 1, and starting it again
+    /// asks for them again.
+    #[arg(long)]
+    pub(crate) skip_unreachable: bool,
 }
 
 impl ImagesArgs {
@@ -47,10 +52,15 @@ impl ImagesArgs {
 /// Opens what `--images` names, which has to hold something.
 pub(crate) fn open(images: &Path, options: &Options) -> anyhow::Result<Source> {
     let source = source::open(images, options)?;
-    anyhow::ensure!(!source.is_empty, "no file in {}", shown(images));
+    if source.is_empty {
+        for failure in &source.failures {
+            super::skipped(&failure.path, &failure.reason);
+        }
+        anyhow::bail!("no file in {}{}", shown(images), if source.failures.is_empty() { "" } else { " that is read here" });
+    }
     Ok(source)
 }
 
 pub(crate) fn shown(images: &Path) -> String {
-    if images == Path::new("-") { "the list on stdin".to_owned() } else { images.display().to_string() }
+    if images == Path::new("-") { "the list on stdin".to_owned() } else { without_secrets(&images.display().to_string()).into_owned() }
 }

@@ -13,7 +13,7 @@
 //! # Ok::<(), String>(())
 //! ```
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::io::{self, ErrorKind, Write as _};
 use std::sync::{Arc, LazyLock};
@@ -27,6 +27,8 @@ use parking_lot::Mutex;
 use tempfile::{NamedTempFile, TempPath};
 use tokio::runtime::{Builder, Runtime};
 use url::Url;
+
+use super::source::address::without_secrets;
 
 /// Bytes that one request asks for.
 const RANGE: u64 = 16 << 20;
@@ -55,7 +57,7 @@ static STORES: LazyLock<Mutex<HashMap<String, Arc<dyn ObjectStore>>>> = LazyLock
 pub struct Place {
     store: Arc<dyn ObjectStore>,
     path: Path,
-    /// As it was given, without a `/` at its end.
+    /// As it was given, without credentials, and without a `/` at its end.
     url: String,
     /// What is known of the object from a listing.
     version: Option<Version>,
@@ -145,7 +147,7 @@ impl Place {
         if host.is_empty() {
             return Err(format!("{url} names no bucket: write {scheme}://BUCKET/KEY"));
         }
-        let wrong = |reason: &dyn fmt::Display| format!("{url}: {reason}");
+        let wrong = |reason: &dyn fmt::Display| format!("{}: {reason}", without_secrets(url));
         let base = format!("{scheme}://{host}");
         let path = Path::parse(key.trim_end_matches('/')).map_err(|error| wrong(&error))?;
         let known = STORES.lock().get(&base).cloned();
@@ -155,7 +157,7 @@ impl Place {
             let store = connect(&base).map_err(|error| wrong(&error))?;
             Arc::clone(STORES.lock().entry(base).or_insert(store))
         };
-        Ok(Self { store, path, url: url.trim_end_matches('/').to_owned(), version: None })
+        Ok(Self { store, path, url: without_secrets(url).trim_end_matches('/').to_owned(), version: None })
     }
 
     /// Whether a URL is one of an object storage.
@@ -176,15 +178,17 @@ impl Place {
         &self.url
     }
 
-    /// What changes when the object does.
+    /// What changes when the object does; empty where there is none.
     ///
     /// # Errors
     /// Where the storage does not say.
     pub fn stamp(&self) -> io::Result<String> {
-        let version = match &self.version {
-            Some(version) => version.clone(),
-            None => self.head()?,
+        let known = match &self.version {
+            Some(version) => Some(version.clone()),
+            None => found(self.head())?,
         };
+        // What is missing is one failure among others, when it is read.
+        let Some(version) = known else { return Ok(String::new()) };
         Ok(format!("{}\0{:?}", version.size, version.etag))
     }
 
@@ -267,6 +271,15 @@ impl Place {
             (!name.is_empty()).then_some((name, place))
         };
         Ok(found.into_iter().filter_map(named).collect())
+    }
+
+    /// Names of the objects directly below, without those in folders.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub fn names(&self) -> io::Result<BTreeSet<String>> {
+        let listed = found(patiently(|| self.store.list_with_delimiter(Some(&self.path))))?;
+        Ok(listed.into_iter().flat_map(|listed| listed.objects).filter_map(|meta| meta.location.filename().map(str::to_owned)).collect())
     }
 
     /// Writes an object.

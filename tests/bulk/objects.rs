@@ -347,8 +347,15 @@ fn a_folder_of_parts_is_marked_when_it_is_whole() {
     fs_err::remove_file(images.join("even/0000.png")).unwrap();
     fs_err::remove_file(images.join("odd/0001.png")).unwrap();
     embed("0/2");
+    assert!(!success.exists(), "part 1 is of an earlier run");
     embed("1/2");
     assert!(success.exists());
+    let other = Command::new(env!("CARGO_BIN_EXE_dino-server"))
+        .args(["embed", "--images", images.to_str().unwrap(), "--out", &into, "--shard", "0/3", "--format", "npy", "--model"])
+        .arg(model())
+        .output()
+        .unwrap();
+    assert!(!other.status.success() && text(&other.stderr).contains("is a part of another run"), "{}", text(&other.stderr));
     let names = fs_err::read_dir(folder.path().join("new/vectors")).unwrap().count();
     assert_eq!(names, 7, "arrays, what explains them, failures, and the mark");
 }

@@ -160,6 +160,11 @@ fn damaged_members_and_shards_are_named_and_the_others_go_on() {
     refused("x.tar.gz", "compressed by gzip: unpack it with gunzip first");
     refused("nothing-there", "give a folder, tar files");
     refused(&pattern("02..02"), "no readable picture");
+    refused("https://example.org/x.tar?p=/a/b/{0..1}", "a range in braces has to stand in the path");
+    let packed = folder.path().join("packed");
+    fs_err::create_dir(&packed).unwrap();
+    fs_err::write(packed.join("a.tar.gz"), b"x").unwrap();
+    refused(packed.to_str().unwrap(), "a.tar.gz: it is a tar file compressed by gzip");
 }
 
 #[test]
@@ -276,8 +281,12 @@ fn columns_of_parquet_and_arrow_files_have_the_vectors_of_the_folder() {
     assert_eq!(names(&rows), ["s.arrow/0", "s.arrow/1", "s.arrow/3", "s.arrow/4"]);
     assert!(said.contains("s.arrow, row 2: ") && said.contains("s.arrow: it is damaged behind row 5"), "{said}");
     let output = embed(path("t.arrow").to_str().unwrap(), &path("none.parquet"), &["--image-column", "picture"], b"");
+    assert_eq!(output.status.code(), Some(1));
+    // In a part of several too, where a part without pictures is no failure.
+    let part = embed(path("t.arrow").to_str().unwrap(), &path("none.parquet"), &["--image-column", "picture", "--shard", "0/2"], b"");
+    assert_eq!((part.status.code(), path("none.parquet").exists()), (Some(1), false));
     assert!(
-        text(&output.stderr).contains("it has no column picture (--image-column); it has image, label, name"),
+        text(&output.stderr).contains("t.arrow: it has no column picture (--image-column); it has image, label, name"),
         "{}",
         text(&output.stderr)
     );
@@ -349,7 +358,7 @@ fn a_killed_run_over_a_shard_goes_on() {
 }
 
 /// Serves files of a folder. The first answer to each name that contains `cut` breaks off in its middle; later ones go on where a range asks
-/// them to. Names that contain `busy` are answered 503 once.
+/// them to. Names that contain `busy` are answered 503 once, those that contain `away` always.
 fn serve(folder: PathBuf) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
@@ -365,17 +374,22 @@ fn serve(folder: PathBuf) -> (String, Arc<AtomicUsize>) {
                 .take_while(|line| !line.is_empty())
                 .filter_map(|line| line.to_ascii_lowercase().strip_prefix("range: bytes=")?.trim_end_matches('-').parse::<usize>().ok());
             let from = range.last().unwrap_or(0);
+            let is_head = first.starts_with("HEAD ");
             let path = first.split(' ').nth(1).unwrap().split('?').next().unwrap().trim_start_matches('/').to_owned();
-            let is_first = seen.insert(path.clone());
+            let is_first = !is_head && seen.insert(path.clone());
             let answer = match fs_err::read(folder.join(&path)) {
+                _ if path.contains("away") => b"HTTP/1.1 503 x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_vec(),
                 _ if path.contains("busy") && is_first => b"HTTP/1.1 503 x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_vec(),
                 Ok(bytes) => {
                     let status = if from > 0 { "206 x" } else { "200 x" };
                     counted.fetch_add(usize::from(from > 0), Ordering::Relaxed);
-                    let head =
-                        format!("HTTP/1.1 {status}\r\nETag: \"v\"\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", bytes.len() - from);
+                    let head = format!(
+                        "HTTP/1.1 {status}\r\nETag: \"v{}\"\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                        bytes.len(),
+                        bytes.len() - from
+                    );
                     let end = if path.contains("cut") && is_first { bytes.len() / 2 } else { bytes.len() };
-                    [head.as_bytes(), &bytes[from..end]].concat()
+                    [head.as_bytes(), if is_head { &[] } else { &bytes[from..end] }].concat()
                 }
                 Err(_) => b"HTTP/1.1 404 x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_vec(),
             };
@@ -404,6 +418,85 @@ fn urls_are_read_again_where_they_fail() {
     assert_eq!(ranges.load(Ordering::Relaxed), 1, "the tar file went on where it was");
     let (rows, _) = embedded(folder.path(), &format!("{server}/cut.tar"), &[], b"");
     assert_eq!(names(&rows), ["cut.tar/2.png", "cut.tar/3.png"]);
+
+    // A packed file that has changed is read again.
+    let (changing, out) = (folder.path().join("changing.tar"), folder.path().join("changing.parquet"));
+    fs_err::copy(folder.path().join("cut.tar"), &changing).unwrap();
+    let url = format!("{server}/changing.tar?signature=3");
+    let said = |output: Output| text(&[output.stdout, output.stderr].concat());
+    assert!(said(embed(&url, &out, &[], b"")).contains("wrote 2 embeddings"));
+    assert!(said(embed(&url, &out, &[], b"")).contains("is up to date"));
+    tar_of(&changing, &[("2.png".into(), files[2].1.clone())]);
+    assert!(said(embed(&url, &out, &[], b"")).contains("wrote 1 embeddings"));
+}
+
+/// What a host does not answer now is asked for again by the next run, and what is answered is not asked for twice.
+#[test]
+fn outages_are_no_failures_of_pictures() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, files) = pictures(folder.path(), 2);
+    fs_err::write(folder.path().join("0.png"), &files[0].1).unwrap();
+    let (server, _) = serve(folder.path().to_owned());
+    let list = format!("0\t{server}/0.png\n1\t{}/away.png?token=secret\n", server.replace("http://", "http://user:secret@"));
+    let out = folder.path().join("v.parquet");
+    let output = embed("-", &out, &[], list.as_bytes());
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert!(said.contains("1 pictures are on hosts that do not answer") && said.contains("run this again"), "{said}");
+    assert!(said.contains("/away.png: its server answered 503") && !said.contains("secret"), "{said}");
+    assert!(!out.exists());
+    let output = embed("-", &out, &["--skip-unreachable"], list.as_bytes());
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(names(&rows_of(&out)), ["0"]);
+}
+
+#[test]
+fn manifests_behind_urls_name_pictures_beside_them_and_changed_rows_are_seen() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, files) = pictures(folder.path(), 2);
+    fs_err::create_dir(folder.path().join("img")).unwrap();
+    for (at, (_, bytes)) in files.iter().enumerate() {
+        fs_err::write(folder.path().join(format!("img/{at}.png")), bytes).unwrap();
+    }
+    let (server, _) = serve(folder.path().to_owned());
+    let write = |row: &str| fs_err::write(folder.path().join("m.csv"), format!("id,path,label\n{row}\n")).unwrap();
+    let (url, out) = (format!("{server}/m.csv?token=1"), folder.path().join("v.parquet"));
+    let embed = || {
+        let output = embed(&url, &out, &[], b"");
+        (output.status.success(), text(&[output.stdout, output.stderr].concat()))
+    };
+    for (row, said) in
+        [("a,img/0.png,x", "wrote 1"), ("a,img/0.png,x", "up to date"), ("a,img/0.png,y", "wrote 1"), ("a,img/1.png,y", "wrote 1")]
+    {
+        write(row);
+        let (succeeds, found) = embed();
+        assert!(succeeds && found.contains(said), "{row}: {found}");
+    }
+    assert_eq!(rows_of(&out)["a"].0.as_deref(), Some("y"));
+    write("a,/etc/hostname,x");
+    let (succeeds, found) = embed();
+    assert!(!succeeds && found.contains("cannot name files of this machine"), "{found}");
+}
+
+/// A compressed buffer that says that it becomes 2^45 bytes.
+#[test]
+fn declared_lengths_of_arrow_files_are_not_believed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, files) = pictures(folder.path(), 3);
+    let table = table(&files, false);
+    let options = arrow_ipc::writer::IpcWriteOptions::default().try_with_compression(Some(arrow_ipc::CompressionType::ZSTD)).unwrap();
+    let mut writer = arrow_ipc::writer::StreamWriter::try_new_with_options(Vec::new(), &table.schema(), options).unwrap();
+    writer.write(&table).unwrap();
+    let mut bytes = writer.into_inner().unwrap();
+    // Before the magic number of the compression.
+    let at = bytes.windows(4).position(|four| four == [0x28, 0xb5, 0x2f, 0xfd]).unwrap() - 8;
+    bytes[at..at + 8].copy_from_slice(&(1_i64 << 45).to_le_bytes());
+    fs_err::create_dir(folder.path().join("both")).unwrap();
+    fs_err::write(folder.path().join("both/bad.arrow"), bytes).unwrap();
+    fs_err::write(folder.path().join("both/good.png"), &files[0].1).unwrap();
+    let (rows, said) = embedded(folder.path(), folder.path().join("both").to_str().unwrap(), &[], b"");
+    assert_eq!(names(&rows), ["good.png"]);
+    assert!(said.contains("bad.arrow") && said.contains("is not read"), "{said}");
 }
 
 #[test]

@@ -140,6 +140,8 @@ struct Counts {
     stored: usize,
     unchanged: usize,
     skipped: usize,
+    /// Those of them that another run may find.
+    unreachable: usize,
 }
 
 impl<'a> Target<'a> {
@@ -177,7 +179,7 @@ impl<'a> Target<'a> {
 
     #[expect(clippy::print_stdout, reason = "the result of the command")]
     fn finish(self, from: &Path) -> anyhow::Result<()> {
-        let Counts { stored, unchanged, skipped } = self.counts;
+        let Counts { stored, unchanged, skipped, unreachable } = self.counts;
         anyhow::ensure!(stored + unchanged > 0, "no readable picture in {} ({skipped} skipped)", images::shown(from));
         let collection: Arc<dyn Collection> = self.store.collection(self.name)?;
         collection.build_if_due()?;
@@ -186,6 +188,7 @@ impl<'a> Target<'a> {
             self.name,
             collection.info()?.count
         );
+        anyhow::ensure!(unreachable == 0, "{unreachable} pictures are on hosts that do not answer: run this again to take them up");
         Ok(())
     }
 }

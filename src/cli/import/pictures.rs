@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io::ErrorKind;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use dino_server::files::source::address::Address;
 use dino_server::files::source::{Batch, Failure, Picture, Place, Source};
@@ -105,6 +106,10 @@ enum Outcome {
     New(Box<NewItem>),
     Unchanged,
     Skipped(String),
+    /// Its host does not answer; another run may find it.
+    Unreachable(String),
+    /// The storage of the pictures fails: everything ends.
+    Storage(String),
     /// The model or the store fails: everything ends.
     Failed(anyhow::Error),
 }
@@ -134,8 +139,17 @@ pub(super) fn run(args: &Args, from: &Path, jobs: Jobs) -> anyhow::Result<()> {
             target.skip(&progress, what, reason);
         }
         let with_thumbnail: Vec<bool> = jobs.iter().map(|job| thumbnails.has(&job.item)).collect();
+        // Why the storage of the pictures fails: nothing else is read from it then.
+        let storage = OnceLock::<String>::new();
         let work = |worker: &mut Worker<'_>, index: usize| {
+            if let Some(reason) = storage.get() {
+                return Outcome::Storage(String::clone(reason));
+            }
             let outcome = embed(worker, &jobs[index], &finder, &present, stored.as_deref(), with_thumbnail[index]);
+            if let Outcome::Storage(reason) = &outcome {
+                // The first reason stays.
+                let _ = storage.set(reason.clone());
+            }
             progress.inc(1);
             outcome
         };
@@ -146,6 +160,11 @@ pub(super) fn run(args: &Args, from: &Path, jobs: Jobs) -> anyhow::Result<()> {
                     Outcome::New(item) => items.push(*item),
                     Outcome::Unchanged => target.counts.unchanged += 1,
                     Outcome::Skipped(reason) => target.skip(&progress, &job.place.shown(), &reason),
+                    Outcome::Unreachable(reason) => {
+                        target.counts.unreachable += 1;
+                        target.skip(&progress, &job.place.shown(), &reason);
+                    }
+                    Outcome::Storage(reason) => return Err(anyhow::Error::msg(reason).context(job.place.shown())),
                     Outcome::Failed(error) => return Err(error),
                 }
             }
@@ -180,7 +199,9 @@ fn embed(
     });
     let bytes = match read {
         Ok(bytes) => bytes,
+        Err(error) if error.is_transient() => return Outcome::Unreachable(error.to_string()),
         Err(error) if error.is_of_file() => return Outcome::Skipped(error.to_string()),
+        Err(bulk::Error::Storage(reason)) => return Outcome::Storage(reason),
         Err(error) => return Outcome::Failed(anyhow::Error::new(error).context(job.place.shown())),
     };
     let item = Item { source: Some(checksum::of_bytes(&bytes)), ..job.item.clone() };

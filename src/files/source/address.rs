@@ -13,12 +13,13 @@
 //! # Ok::<(), String>(())
 //! ```
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dino_vision::bulk;
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
 use super::packed::Local;
 use super::{Error, joined, web};
@@ -44,6 +45,52 @@ pub(super) fn without_query(text: &str) -> &str {
 
 fn is_web(text: &str) -> bool {
     text.starts_with("http://") || text.starts_with("https://")
+}
+
+/// An address as it is shown and stored: without user and password, and of the web without its query, which may be a signature.
+pub fn without_secrets(text: &str) -> Cow<'_, str> {
+    let text = without_query(text);
+    let Some((scheme, rest)) = text.split_once("://") else { return text.into() };
+    let host = rest.split('/').next().unwrap_or(rest);
+    match host.rfind('@') {
+        Some(at) => format!("{scheme}://{}", &rest[at + 1..]).into(),
+        None => text.into(),
+    }
+}
+
+/// What a path is not written with in a URL.
+const IN_PATH: AsciiSet = CONTROLS.add(b' ').add(b'"').add(b'#').add(b'%').add(b'<').add(b'>').add(b'?').add(b'`').add(b'{').add(b'}');
+
+/// Where the relative paths in a list or manifest begin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Base {
+    /// A folder of this machine.
+    Folder(PathBuf),
+    /// The URL of the list's folder, with a `/` at its end.
+    Url(String),
+}
+
+impl Base {
+    /// Reads an entry: a URL, or a path, which begins here.
+    ///
+    /// # Errors
+    /// Says what is wrong with it. Lists from elsewhere name no files of this machine.
+    pub(super) fn address(&self, text: &str) -> Result<Address, String> {
+        let base = match self {
+            Self::Folder(folder) => return Address::parse(text, folder),
+            Self::Url(base) => base,
+        };
+        let is_path = |address: &Address| matches!(address, Address::File(_));
+        if text.starts_with('/') || text.starts_with("file://") {
+            return Err(format!("{text}: a list that is behind a URL cannot name files of this machine"));
+        }
+        let address = Address::parse(text, Path::new(""))?;
+        if !is_path(&address) {
+            return Ok(address);
+        }
+        let joined = if is_web(base) { format!("{base}{}", utf8_percent_encode(text, &IN_PATH)) } else { format!("{base}{text}") };
+        Address::parse(&joined, Path::new(""))
+    }
 }
 
 impl Address {
@@ -92,9 +139,30 @@ impl Address {
         }
     }
 
-    /// The folder that relative paths in this file begin at.
-    pub(super) fn folder(&self) -> PathBuf {
-        if let Self::File(path) = self { path.parent().unwrap_or(Path::new("")).to_owned() } else { PathBuf::new() }
+    /// Where relative paths in this file begin.
+    pub(super) fn base(&self) -> Base {
+        let folder = |url: &str| Base::Url(url.rfind('/').map_or(url, |slash| &url[..=slash]).to_owned());
+        match self {
+            Self::File(path) => Base::Folder(path.parent().unwrap_or(Path::new("")).to_owned()),
+            Self::Web(url) => folder(without_query(url)),
+            #[cfg(feature = "object-store")]
+            Self::Object(place) => folder(place.url()),
+        }
+    }
+
+    /// All of it, also what is not shown: for hashes that change with the address.
+    pub(super) fn whole(&self) -> String {
+        if let Self::Web(url) = self { url.clone() } else { self.to_string() }
+    }
+
+    /// What changes when a file does that is read from its beginning to its end: as [`Address::stamp`], and a URL is asked. One that has no
+    /// version gets another answer each time, so that parts of one version never follow those of another.
+    ///
+    /// # Errors
+    /// [`Error::Storage`].
+    pub(super) fn version(&self) -> Result<String, Error> {
+        let Self::Web(url) = self else { return self.stamp() };
+        Ok(web::version(url)?.unwrap_or_else(|| format!("{:?}", std::time::SystemTime::now())))
     }
 
     /// The bytes of a picture.
@@ -117,7 +185,7 @@ impl Address {
         }
     }
 
-    /// What changes when the file does; nothing for a URL, which would have to be asked.
+    /// What changes when the file does; nothing for a URL, which would have to be asked, and for what does not exist.
     ///
     /// # Errors
     /// [`Error::Storage`].
@@ -162,8 +230,7 @@ impl fmt::Display for Address {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => write!(formatter, "{}", path.display()),
-            // What follows may be a signature.
-            Self::Web(url) => formatter.write_str(url),
+            Self::Web(url) => formatter.write_str(&without_secrets(url)),
             #[cfg(feature = "object-store")]
             Self::Object(place) => formatter.write_str(place.url()),
         }
@@ -183,5 +250,23 @@ mod tests {
         assert_eq!(parse("odd name://x.jpg"), Ok(Address::File("root/odd name://x.jpg".into())));
         assert!(parse("file://host/a").unwrap_err().contains("whole path") && parse("ftp://x/y").unwrap_err().contains("begin with"));
         assert_eq!(parse("https://x/y.tar?z=.jpg").unwrap().path(), Path::new("https://x/y.tar"));
+        assert_eq!(parse("https://user:pass@x/y@z.jpg?signature=1#a").unwrap().to_string(), "https://x/y@z.jpg");
+    }
+
+    #[test]
+    fn lists_from_elsewhere_name_files_beside_them() {
+        let base = Address::Web("https://u:p@x/lists/m.csv?signature=1".to_owned()).base();
+        assert_eq!(base.address("img/a b.jpg"), Ok(Address::Web("https://u:p@x/lists/img/a%20b.jpg".to_owned())));
+        assert_eq!(base.address("https://y/1.jpg"), Ok(Address::Web("https://y/1.jpg".to_owned())));
+        for local in ["/etc/passwd", "file:///etc/passwd"] {
+            assert!(base.address(local).unwrap_err().contains("cannot name files of this machine"), "{local}");
+        }
+        let base = Address::File("lists/m.csv".into()).base();
+        assert_eq!(base.address("img/1.jpg"), Ok(Address::File("lists/img/1.jpg".into())));
+        #[cfg(feature = "object-store")]
+        {
+            let base = Address::parse("s3://bucket/lists/m.csv", Path::new("")).unwrap().base();
+            assert_eq!(base.address("img/1.jpg").unwrap().to_string(), "s3://bucket/lists/img/1.jpg");
+        }
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Once;
 use arrow_array::RecordBatch;
 use arrow_buffer::Buffer;
 use arrow_ipc::reader::StreamDecoder;
+use arrow_ipc::root_as_message;
 use arrow_schema::{ArrowError, SchemaRef};
 use fs_err::File;
 
@@ -16,6 +17,10 @@ use fs_err::File;
 const CHUNK: u64 = 1 << 20;
 /// How files begin and end; streams have neither.
 const MAGIC: &[u8; 6] = b"ARROW1";
+/// Most bytes that the buffers of a record batch may have together when they are no longer compressed.
+const LARGEST: u64 = 4 << 30;
+/// Longest message that is looked at, without its body: schemas of many thousand columns are shorter.
+const LONGEST_MESSAGE: u32 = 16 << 20;
 /// Most bytes before the first message.
 const HEAD: u64 = 64;
 
@@ -39,8 +44,59 @@ pub(super) fn open(path: &Path) -> Result<Stream<std::io::Take<File>>, ArrowErro
             return Err(ArrowError::IpcError("it is cut: the magic number at its end is missing".to_owned()));
         }
     }
+    check_lengths(&mut file, start, len)?;
     file.seek(SeekFrom::Start(start))?;
     Ok(Stream::new(file.take(len - start)))
+}
+
+/// Refuses compressed buffers that are said to become longer than any record batch here: the Arrow library makes room for what a file says. What
+/// else is wrong with the messages, the decoder finds.
+fn check_lengths(file: &mut File, start: u64, end: u64) -> Result<(), ArrowError> {
+    let mut at = start;
+    while let Some((message, body)) = message_at(file, at, end) {
+        let Ok(message) = root_as_message(&message) else { return Ok(()) };
+        let dictionary = || message.header_as_dictionary_batch()?.data();
+        let batch = message.header_as_record_batch().or_else(dictionary).filter(|batch| batch.compression().is_some());
+        let mut total = 0_u64;
+        for buffer in batch.and_then(|batch| batch.buffers()).into_iter().flatten().filter(|buffer| buffer.length() >= 8) {
+            let place = u64::try_from(buffer.offset()).ok().and_then(|offset| body.checked_add(offset));
+            let Some(declared) = place.and_then(|place| bytes_at::<8>(file, place)).map(i64::from_le_bytes) else { return Ok(()) };
+            // -1 says that it is not compressed; other negative numbers say nothing.
+            if declared != -1 {
+                total = total.saturating_add(u64::try_from(declared).unwrap_or(u64::MAX));
+            }
+            if total > LARGEST {
+                let reason = format!("a record batch of more than {LARGEST} bytes, as one of it says it is, is not read");
+                return Err(ArrowError::IpcError(reason));
+            }
+        }
+        let next = u64::try_from(message.bodyLength()).ok().and_then(|length| body.checked_add(length));
+        let Some(next) = next else { return Ok(()) };
+        at = next;
+    }
+    Ok(())
+}
+
+/// The message that begins at a place, and where its body does; none at the end, and where it is damaged.
+fn message_at(file: &mut File, at: u64, end: u64) -> Option<(Vec<u8>, u64)> {
+    let first = u32::from_le_bytes(bytes_at(file, at)?);
+    // Streams of old versions have no mark before the length.
+    let (head, length) = if first == u32::MAX { (8, u32::from_le_bytes(bytes_at(file, at + 4)?)) } else { (4, first) };
+    let body = at.checked_add(head + u64::from(length)).filter(|&body| body <= end)?;
+    if length == 0 || length > LONGEST_MESSAGE {
+        return None;
+    }
+    file.seek(SeekFrom::Start(at + head)).ok()?;
+    let mut message = vec![0; length as usize];
+    file.read_exact(&mut message).ok()?;
+    Some((message, body))
+}
+
+fn bytes_at<const N: usize>(file: &mut File, at: u64) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    file.seek(SeekFrom::Start(at)).ok()?;
+    file.read_exact(&mut bytes).ok()?;
+    Some(bytes)
 }
 
 /// The record batches that a reader gives.

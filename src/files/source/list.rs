@@ -1,29 +1,55 @@
 //! A list: one path or URL a line, with an id and a tab before it where it has one.
 
+use std::collections::HashSet;
 use std::io::{BufRead, Read as _};
-use std::path::Path;
 
-use super::address::Address;
+use super::address::{Address, Base, without_secrets};
 use super::packed::{self, Packed};
 use super::{Error, Found, Listing, Picture, Place};
 
 /// Longest line that is read, in bytes.
 const LONGEST_LINE: u64 = 64 << 10;
 
-/// Reads a list; paths begin at `folder`.
-pub(super) fn read(mut list: impl BufRead, name: &str, folder: &Path) -> Result<Listing, Error> {
-    let mut listing = Listing::default();
+/// Reads a list; paths begin at `base`.
+pub(super) fn read(mut list: impl BufRead, name: &str, base: &Base) -> Result<Listing, Error> {
+    let (mut listing, mut ids) = (Listing::default(), Ids::default());
     for number in 1_usize.. {
         let Some(line) = line(&mut list, name, number)? else { break };
         let line = line.trim_end_matches(['\n', '\r']);
         if line.is_empty() {
             continue;
         }
-        let (id, place) = line.split_once('\t').unwrap_or((line, line));
-        let address = Address::parse(place, folder).map_err(|reason| Error::Wrong(format!("{name}, line {number}: {reason}")))?;
-        listing.found.push(found(id, Vec::new(), address));
+        let wrong = |reason| Error::Wrong(format!("{name}, line {number}: {reason}"));
+        let (id, place) = line.split_once('\t').map_or((None, line), |(id, place)| (Some(id.to_owned()), place));
+        let address = base.address(place).map_err(wrong)?;
+        let id = ids.id(id, place).map_err(wrong)?;
+        listing.found.push(found(&id, Vec::new(), address));
     }
     Ok(listing)
+}
+
+/// Ids of entries that have none of their own: their addresses, without what is secret in them.
+#[derive(Default)]
+pub(super) struct Ids {
+    /// Those that are shorter than their addresses.
+    shortened: HashSet<String>,
+}
+
+impl Ids {
+    /// The id of an entry.
+    ///
+    /// # Errors
+    /// Where addresses differ in nothing but their queries.
+    pub(super) fn id(&mut self, id: Option<String>, place: &str) -> Result<String, String> {
+        if let Some(id) = id {
+            return Ok(id);
+        }
+        let id = without_secrets(place).into_owned();
+        if id.len() < place.len() && !self.shortened.insert(id.clone()) {
+            return Err(format!("{id} came before with another query, which is no part of an id: give such pictures ids"));
+        }
+        Ok(id)
+    }
 }
 
 /// A line of `list`, with its end; none behind the last.

@@ -32,20 +32,22 @@ mod prefix;
 mod rows;
 mod web;
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[cfg(doc)]
 use dino_vision::bulk::names;
 use dino_vision::bulk::shards::{self, Member};
 use dino_vision::bulk::{self, BATCH, compressed};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 #[cfg(feature = "object-store")]
 use super::objects;
 use super::shard::Shard;
-use address::Address;
+use address::{Address, Base, without_secrets};
 use packed::{Local, Packed, PackedUnit};
 
 /// What a source is read with.
@@ -143,7 +145,7 @@ pub trait Unit: Sync {
     /// Its pictures. The same stamp gives the same batches.
     ///
     /// # Errors
-    /// [`Error::Storage`]. A file that is damaged, or not what its name says, gives a failure.
+    /// [`Error::Storage`], [`Error::Column`]. A file that is damaged, or not what its name says, gives a failure.
     fn batches(&self) -> Result<Batches<'_>, Error>;
 }
 
@@ -151,11 +153,13 @@ pub trait Unit: Sync {
 pub struct Source {
     /// Stretches, in the order of the source.
     pub units: Vec<Box<dyn Unit>>,
-    /// What was left out when they were listed.
+    /// What was left out when they were listed; of all parts where there is nothing else.
     pub failures: Vec<Failure>,
+    /// Hash over the ids, addresses and labels of all pictures in all parts, in their order.
+    pub listing: String,
     /// Whether pictures come through a network, so that many are to be read at once.
     pub is_remote: bool,
-    /// Whether there was nothing at all, in any part.
+    /// Whether there was no picture, in any part.
     pub is_empty: bool,
 }
 
@@ -179,6 +183,14 @@ pub enum Error {
     /// A storage or a server does not answer.
     #[error("{0}")]
     Storage(String),
+    /// A file has not the column that [`Columns`] names, or it is of another type.
+    #[error("{shown}: {reason}")]
+    Column {
+        /// The file.
+        shown: String,
+        /// What is wrong.
+        reason: String,
+    },
 }
 
 /// What was listed, before it is divided.
@@ -236,7 +248,7 @@ impl Place {
 /// Where it is nothing that can be read; the message says what can be.
 pub fn open(images: &Path, options: &Options) -> Result<Source, Error> {
     let listing = match images.to_str() {
-        Some("-") => list::read(std::io::stdin().lock(), "the list on stdin", Path::new(""))?,
+        Some("-") => list::read(std::io::stdin().lock(), "the list on stdin", &Base::Folder(PathBuf::new()))?,
         _ if images.is_dir() => folder::list(images, options.composed)?,
         Some(text) => named(text)?,
         None => return Err(unknown(images)),
@@ -245,9 +257,14 @@ pub fn open(images: &Path, options: &Options) -> Result<Source, Error> {
 }
 
 fn named(text: &str) -> Result<Listing, Error> {
+    let shown = &without_secrets(text);
+    #[cfg(feature = "object-store")]
+    if text.ends_with('/') && (objects::Place::is_url(text) || text.starts_with("http://") || text.starts_with("https://")) {
+        return prefix::list(&objects::Place::parse(text).map_err(Error::Wrong)?);
+    }
     let path = Path::new(address::without_query(text));
     if let Some(kind) = compressed::by_name(path) {
-        return Err(Error::Wrong(is_compressed(text, kind)));
+        return Err(Error::Wrong(is_compressed(shown, kind)));
     }
     if packed::Kind::of(path).is_some_and(packed::Kind::is_readable) {
         return packed::pattern(text);
@@ -256,17 +273,17 @@ fn named(text: &str) -> Result<Listing, Error> {
     if matches!(ending.as_str(), "csv" | "tsv" | "jsonl" | "ndjson" | "txt") {
         let address = Address::parse(text, Path::new("")).map_err(Error::Wrong)?;
         let local = address.local()?;
-        let base = address.folder();
+        let base = address.base();
         let file = std::io::BufReader::new(fs_err::File::open(&local.path)?);
         return match ending.as_str() {
-            "csv" => manifest::csv(file, b',', text, &base),
-            "tsv" => manifest::csv(file, b'\t', text, &base),
-            "txt" => list::read(file, text, &base),
-            _ => manifest::json_lines(file, text, &base),
+            "csv" => manifest::csv(file, b',', shown, &base),
+            "tsv" => manifest::csv(file, b'\t', shown, &base),
+            "txt" => list::read(file, shown, &base),
+            _ => manifest::json_lines(file, shown, &base),
         };
     }
     #[cfg(feature = "object-store")]
-    if objects::Place::is_url(text) || text.starts_with("http") && text.contains("://") && text.ends_with('/') {
+    if objects::Place::is_url(text) {
         return prefix::list(&objects::Place::parse(text).map_err(Error::Wrong)?);
     }
     #[cfg(not(feature = "object-store"))]
@@ -274,9 +291,9 @@ fn named(text: &str) -> Result<Listing, Error> {
         return Err(Error::Wrong(format!("{text}: {}", super::NO_OBJECTS)));
     }
     if packed::Kind::of(path).is_some() {
-        return Err(Error::Wrong(format!("{text}: {}", packed::NO_ROWS)));
+        return Err(Error::Wrong(format!("{shown}: {}", packed::NO_ROWS)));
     }
-    Err(unknown(Path::new(text)))
+    Err(unknown(Path::new(shown.as_ref())))
 }
 
 fn unknown(images: &Path) -> Error {
@@ -301,6 +318,11 @@ impl Source {
         let shard = options.shard;
         let Listing { found, failures } = listing;
         let is_empty = found.is_empty();
+        let mut names = Sha256::new();
+        for found in &found {
+            names.update(found.name());
+        }
+        let listing = hex::encode(names.finalize());
         let files = found.iter().filter(|found| matches!(found, Found::Packed(_))).count();
         let by_file = files >= shard.count() as usize;
         let is_remote =
@@ -332,9 +354,52 @@ impl Source {
         if !loose.is_empty() {
             units.push(Box::new(Loose(loose)));
         }
-        let failures = failures.into_iter().filter(|failure| shard.holds(&failure.id)).collect();
-        Self { units, failures, is_remote, is_empty }
+        let failures = failures.into_iter().filter(|failure| is_empty || shard.holds(&failure.id)).collect();
+        Self { units, failures, listing, is_remote, is_empty }
     }
+
+    /// The stamps of all units. Storages are asked for sixteen at a time.
+    ///
+    /// # Errors
+    /// The first of [`Unit::stamp`].
+    pub fn stamps(&self) -> Result<Vec<String>, Error> {
+        let packed = side_by_side(&self.units, |unit| unit.count().is_none().then(|| unit.stamp()));
+        // Those of single pictures ask for sixteen at a time themselves.
+        self.units.iter().zip(packed).map(|(unit, stamp)| stamp.unwrap_or_else(|| unit.stamp())).collect()
+    }
+}
+
+impl Found {
+    /// What says which picture or file it is.
+    fn name(&self) -> String {
+        match self {
+            // A URL that is signed anew is the same picture; whether its bytes are read again says the stamp.
+            Self::Picture(Picture { id, labels, place }) => format!("{id}\0{}\0{labels:?}\n", place.shown()),
+            Self::Packed(file) => format!("{}\0{}\n", file.id, file.address),
+        }
+    }
+}
+
+/// Requests that wait for answers at once.
+const REQUESTS: usize = 16;
+
+/// What `ask` answers to each of `items`, in their order, some of them at a time.
+fn side_by_side<T: Sync, A: Send>(items: &[T], ask: impl Fn(&T) -> A + Sync) -> Vec<A> {
+    let next = AtomicUsize::new(0);
+    let answers = Mutex::new(Vec::with_capacity(items.len()));
+    std::thread::scope(|scope| {
+        for _ in 0..REQUESTS.min(items.len()) {
+            scope.spawn(|| {
+                while let Some((index, item)) = items.iter().enumerate().nth(next.fetch_add(1, Ordering::Relaxed)) {
+                    let answer = ask(item);
+                    answers.lock().push((index, answer));
+                }
+            });
+        }
+    });
+    let mut answers = answers.into_inner();
+    answers.sort_unstable_by_key(|(index, _)| *index);
+    answers.into_iter().map(|(_, answer)| answer).collect()
 }
 
 /// At most [`BATCH`] pictures, each in a file or behind a URL.
@@ -342,12 +407,14 @@ struct Loose(Vec<Picture>);
 
 impl Unit for Loose {
     fn stamp(&self) -> Result<String, Error> {
-        let mut stamp = String::new();
-        for picture in &self.0 {
-            let state = if let Place::At(address) = &picture.place { address.stamp()? } else { String::new() };
-            writeln!(stamp, "{}\0{state}", picture.id).expect("a string takes every write");
-        }
-        Ok(stamp)
+        let state = |Picture { id, labels, place }: &Picture| {
+            let (address, state) =
+                if let Place::At(address) = place { (address.whole(), address.stamp()?) } else { (String::new(), String::new()) };
+            Ok(format!("{id}\0{address}\0{labels:?}\0{state}\n"))
+        };
+        let is_remote = |picture: &Picture| matches!(&picture.place, Place::At(address) if address.is_remote());
+        // Threads would gain nothing on a disk.
+        if self.0.iter().any(is_remote) { side_by_side(&self.0, state).into_iter().collect() } else { self.0.iter().map(state).collect() }
     }
 
     fn count(&self) -> Option<usize> {

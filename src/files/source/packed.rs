@@ -7,7 +7,7 @@ use dino_vision::bulk::samples::{self, Samples};
 use dino_vision::bulk::{BATCH, compressed, shards};
 use tempfile::TempPath;
 
-use super::address::{Address, without_query};
+use super::address::{Address, without_query, without_secrets};
 use super::{Batch, Batches, Columns, Error, Failure, Found, Listing, Picture, Place, Unit, is_compressed};
 use crate::files::shard::Shard;
 
@@ -61,7 +61,11 @@ pub struct Local {
 
 /// The files that a path, a URL or a pattern of them stands for. Ids begin behind the folder before the first `{`.
 pub(super) fn pattern(text: &str) -> Result<Listing, Error> {
-    let before = text.find('{').map_or(without_query(text), |at| &text[..at]);
+    let path = without_query(text);
+    let before = path.split('{').next().unwrap_or(path);
+    if text[path.len()..].contains('{') {
+        return Err(Error::Wrong(format!("{}: a range in braces has to stand in the path, not behind it", without_secrets(text))));
+    }
     let folder = before.rfind('/').map_or(0, |slash| slash + 1);
     let mut listing = Listing::default();
     for file in shards::expand(text).map_err(Error::Wrong)? {
@@ -71,7 +75,7 @@ pub(super) fn pattern(text: &str) -> Result<Listing, Error> {
         if let Address::File(path) = &address {
             fs_err::metadata(path)?;
         }
-        let kind = Kind::of(address.path()).ok_or_else(|| Error::Wrong(format!("{text} is no .tar, .parquet or .arrow file")))?;
+        let kind = Kind::of(address.path()).ok_or_else(|| Error::Wrong(format!("{address} is no .tar, .parquet or .arrow file")))?;
         listing.found.push(Found::Packed(Packed { id: without_query(&text)[folder..].to_owned(), address, kind }));
     }
     Ok(listing)
@@ -88,7 +92,7 @@ pub(super) struct PackedUnit {
 impl Unit for PackedUnit {
     fn stamp(&self) -> Result<String, Error> {
         let Packed { id, address, .. } = &self.file;
-        Ok(format!("{id}\0{address}\0{}\0{}\0{:?}", address.stamp()?, self.part, self.columns))
+        Ok(format!("{id}\0{}\0{}\0{}\0{:?}", address.whole(), address.version()?, self.part, self.columns))
     }
 
     fn count(&self) -> Option<usize> {
@@ -98,7 +102,7 @@ impl Unit for PackedUnit {
     fn batches(&self) -> Result<Batches<'_>, Error> {
         let batches = match self.open() {
             Ok(batches) => batches,
-            Err(error @ Error::Storage(_)) => return Err(error),
+            Err(error @ (Error::Storage(_) | Error::Column { .. })) => return Err(error),
             Err(error) => Box::new(std::iter::once(self.failed(error.to_string()))),
         };
         let part = self.part;

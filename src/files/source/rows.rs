@@ -1,6 +1,5 @@
 //! Pictures in a column of Parquet and Arrow files: of bytes, or of Hugging Face's struct of bytes and path.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
@@ -24,7 +23,7 @@ type Reader = Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>> + Send>;
 /// The pictures of a file, whose ids begin with `name` where no column has any.
 pub(super) fn batches(file: &Arc<Local>, name: &str, is_parquet: bool, columns: &Columns) -> Result<Batches<'static>, Error> {
     let open = if is_parquet { parquet } else { arrow };
-    let (plan, reader) = open(&file.path, columns).map_err(|reason| Error::Wrong(reason.to_string()))?;
+    let (plan, reader) = open(file, columns)?;
     Ok(Box::new(Rows { reader, plan, file: Arc::clone(file), name: name.to_owned(), row: 0, rest: None }))
 }
 
@@ -38,11 +37,13 @@ struct Plan {
 }
 
 impl Plan {
-    fn of(schema: &Schema, columns: &Columns) -> Result<Self, String> {
+    /// Finds the columns. One that a flag names has to be there: what is wrong with it is wrong in every file.
+    fn of(file: &Local, schema: &Schema, columns: &Columns) -> Result<Self, Error> {
+        let of_flag = |reason| Error::Column { shown: file.shown.clone(), reason };
         let names = || schema.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ");
         let find = |wanted: &Option<String>, usual: &[&str], flag: &str| match wanted {
             Some(wanted) if schema.column_with_name(wanted).is_none() => {
-                Err(format!("it has no column {wanted} ({flag}); it has {}", names()))
+                Err(of_flag(format!("it has no column {wanted} ({flag}); it has {}", names())))
             }
             Some(wanted) => Ok(Some(wanted.clone())),
             None => Ok(usual.iter().find(|name| schema.column_with_name(name).is_some()).map(|&name| name.to_owned())),
@@ -54,12 +55,12 @@ impl Plan {
                 schema.fields().iter().filter(|field| holds_bytes(field.data_type())).map(|field| field.name().as_str()).collect();
             let only = if let [only] = of_bytes[..] { Some(only) } else { None };
             let usual = of_bytes.iter().copied().find(|&name| name == "image");
-            let reason = || format!("no column is known to hold pictures: name one with --image-column; it has {}", names());
+            let reason = || Error::Wrong(format!("no column is known to hold pictures: name one with --image-column; it has {}", names()));
             usual.or(only).ok_or_else(reason)?.to_owned()
         };
-        let kind = schema.field_with_name(&image).map_err(|error| error.to_string())?.data_type();
+        let kind = schema.field_with_name(&image).map_err(wrong)?.data_type();
         if !holds_bytes(kind) {
-            return Err(format!("its column {image} is of type {kind}, and has to be of bytes, or a struct with a field `bytes`"));
+            return Err(of_flag(format!("its column {image} is of type {kind}, and has to be of bytes, or a struct with a field `bytes`")));
         }
         let label = find(&columns.label, &["label", "labels"], "--label-column")?;
         let classes = label.as_ref().map(|label| classes(schema, label)).unwrap_or_default();
@@ -87,9 +88,13 @@ fn classes(schema: &Schema, column: &str) -> Vec<String> {
     names.into_iter().flatten().filter_map(|name| name.as_str().map(str::to_owned)).collect()
 }
 
-fn parquet(path: &Path, columns: &Columns) -> Result<(Plan, Reader), ArrowError> {
-    let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(path)?.into_parts().0)?;
-    let plan = Plan::of(builder.schema(), columns).map_err(ArrowError::SchemaError)?;
+fn wrong(error: impl std::fmt::Display) -> Error {
+    Error::Wrong(error.to_string())
+}
+
+fn parquet(file: &Local, columns: &Columns) -> Result<(Plan, Reader), Error> {
+    let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(&file.path)?.into_parts().0).map_err(wrong)?;
+    let plan = Plan::of(file, builder.schema(), columns)?;
     let schema = builder.parquet_schema();
     let wanted = |root: &usize| plan.names().any(|name| name == schema.root_schema().get_fields()[*root].name());
     let mask = ProjectionMask::roots(schema, (0..schema.root_schema().get_fields().len()).filter(wanted));
@@ -104,15 +109,15 @@ fn parquet(path: &Path, columns: &Columns) -> Result<(Plan, Reader), ArrowError>
         BYTES / one
     });
     let rows = rows.min().unwrap_or(1).clamp(1, BATCH as u64) as usize;
-    let reader = builder.with_batch_size(rows).with_projection(mask).build()?;
+    let reader = builder.with_batch_size(rows).with_projection(mask).build().map_err(wrong)?;
     Ok((plan, Box::new(reader)))
 }
 
-fn arrow(path: &Path, columns: &Columns) -> Result<(Plan, Reader), ArrowError> {
-    let mut stream = ipc::open(path)?;
-    let first = stream.next().transpose()?;
-    let schema = stream.schema().ok_or_else(|| ArrowError::IpcError("it is no Arrow file or stream".to_owned()))?;
-    let plan = Plan::of(&schema, columns).map_err(ArrowError::SchemaError)?;
+fn arrow(file: &Local, columns: &Columns) -> Result<(Plan, Reader), Error> {
+    let mut stream = ipc::open(&file.path).map_err(wrong)?;
+    let first = stream.next().transpose().map_err(wrong)?;
+    let schema = stream.schema().ok_or_else(|| wrong("it is no Arrow file or stream"))?;
+    let plan = Plan::of(file, &schema, columns)?;
     Ok((plan, Box::new(first.map(Ok).into_iter().chain(stream))))
 }
 
@@ -134,11 +139,7 @@ impl Iterator for Rows {
     fn next(&mut self) -> Option<Batch> {
         let batch = match self.rest.take().map(Ok).or_else(|| self.reader.next())? {
             Ok(batch) => batch,
-            Err(error) => {
-                // What follows in a damaged file is damaged too.
-                self.reader = Box::new(std::iter::empty());
-                return Some(self.damaged(&error));
-            }
+            Err(error) => return Some(self.damaged(&error)),
         };
         let now = batch.num_rows().min(BATCH);
         if batch.num_rows() > now {
@@ -152,7 +153,10 @@ impl Iterator for Rows {
 }
 
 impl Rows {
-    fn damaged(&self, error: &ArrowError) -> Batch {
+    fn damaged(&mut self, error: &ArrowError) -> Batch {
+        // What follows in a damaged file is damaged too.
+        self.reader = Box::new(std::iter::empty());
+        self.rest = None;
         let reason = format!("it is damaged behind row {} ({error}): the rest of it is left out", self.row);
         Batch { pictures: Vec::new(), failures: vec![Failure { id: self.name.clone(), path: self.file.shown.clone(), reason }] }
     }

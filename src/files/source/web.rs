@@ -11,6 +11,7 @@ use ureq::http::{Response, StatusCode, header};
 use ureq::{Agent, Body, config::Config};
 
 use super::Error;
+use super::address::without_secrets;
 
 /// Requests for one file, with a pause between them that doubles.
 const TRIES: u32 = 5;
@@ -57,17 +58,17 @@ impl From<io::Error> for Failed {
 }
 
 /// Asks until there is an answer that another request would not change.
-fn patiently<T>(mut ask: impl FnMut() -> Result<T, Failed>) -> Result<T, String> {
+fn patiently<T>(mut ask: impl FnMut() -> Result<T, Failed>) -> Result<T, Failed> {
     let mut pause = FIRST_PAUSE;
     for _ in 1..TRIES {
         match ask() {
             Ok(answer) => return Ok(answer),
-            Err(Failed::Permanent(reason)) => return Err(reason),
+            Err(failed @ Failed::Permanent(_)) => return Err(failed),
             Err(Failed::Transient(_)) => thread::sleep(pause),
         }
         pause *= 2;
     }
-    ask().map_err(|(Failed::Permanent(reason) | Failed::Transient(reason))| reason)
+    ask()
 }
 
 /// What a status means; none where there is a body to read.
@@ -100,13 +101,40 @@ pub(super) fn read(url: &str) -> Result<Vec<u8>, bulk::Error> {
     });
     match (too_large, bytes) {
         (Some(size), _) => Err(bulk::Error::TooLarge { size }),
-        (None, bytes) => bytes.map_err(bulk::Error::NotThere),
+        (None, Ok(bytes)) => Ok(bytes),
+        (None, Err(Failed::Permanent(reason))) => Err(bulk::Error::NotThere(reason)),
+        (None, Err(Failed::Transient(reason))) => Err(bulk::Error::Unreachable(reason)),
     }
+}
+
+fn storage(url: &str, (Failed::Permanent(reason) | Failed::Transient(reason)): Failed) -> Error {
+    Error::Storage(format!("{}: {reason}", without_secrets(url)))
+}
+
+/// What changes when a file does: its `ETag`, `Last-Modified` and length, as far as its server tells them. `None` where it tells none, or does not
+/// answer such questions, as with URLs that were signed for reading alone.
+///
+/// # Errors
+/// [`Error::Storage`] where it does not answer at all.
+pub(super) fn version(url: &str) -> Result<Option<String>, Error> {
+    let asked = patiently(|| {
+        let response = AGENT.head(url).call()?;
+        refused(response.status()).map_or(Ok(response), Err)
+    });
+    let response = match asked {
+        Ok(response) => response,
+        Err(Failed::Permanent(_)) => return Ok(None),
+        Err(failed) => return Err(storage(url, failed)),
+    };
+    let told = [header::ETAG, header::LAST_MODIFIED, header::CONTENT_LENGTH].map(|name| response.headers().get(name));
+    Ok(told.iter().any(Option::is_some).then(|| format!("{told:?}")))
 }
 
 /// A file, as a temporary one. A transfer that breaks off goes on where it was, where the server can do that.
 pub(super) fn fetch(url: &str) -> Result<TempPath, Error> {
-    let mut file = NamedTempFile::with_prefix("dino-shard-")?;
+    // Without room for it no other file can be fetched either.
+    let temporary = NamedTempFile::with_prefix("dino-shard-");
+    let mut file = temporary.map_err(|error| Error::Storage(format!("{}: no temporary file: {error}", without_secrets(url))))?;
     let mut version = None;
     patiently(|| {
         let have = file.as_file().metadata()?.len();
@@ -126,7 +154,7 @@ pub(super) fn fetch(url: &str) -> Result<TempPath, Error> {
         file.as_file_mut().seek(io::SeekFrom::End(0))?;
         copy(&mut response, file.as_file_mut())
     })
-    .map_err(|reason| Error::Storage(format!("{url}: {reason}")))?;
+    .map_err(|failed| storage(url, failed))?;
     Ok(file.into_temp_path())
 }
 

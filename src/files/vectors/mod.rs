@@ -120,7 +120,8 @@ impl Out {
     /// The file of a part. In a folder it is called `part-00003-of-00016.parquet`, or by another ending for another format.
     ///
     /// # Errors
-    /// What is wrong with the address of an object storage, or with its credentials.
+    /// What is wrong with the address of an object storage, or with its credentials; and where the folder holds parts of another number or
+    /// format, which readers would take for parts of this run.
     pub fn target(&self, shard: Shard, format: Format) -> Result<Target, String> {
         let storage = storage::open(&self.folder)?;
         if let Some((name, format)) = &self.file {
@@ -128,9 +129,22 @@ impl Out {
         }
         storage.prepare().map_err(|error| error.to_string())?;
         let name = |index: u32| format!("part-{index:05}-of-{:05}.{format}", shard.count());
-        let parts = (0..shard.count()).map(name).collect();
+        let parts: Vec<String> = (0..shard.count()).map(name).collect();
+        let there = storage.names("").map_err(|error| error.to_string())?;
+        if let Some(other) = there.iter().find(|name| is_part(name) && !parts.contains(name)) {
+            let other = storage.shown(other);
+            return Err(format!("{other} is a part of another run than {}: give this one another folder, or delete it", parts[0]));
+        }
         Ok(Target { storage, name: name(shard.index()), format, in_folder: Some(InFolder { parts }) })
     }
+}
+
+/// Whether a file is called as those in a folder of parts are.
+fn is_part(name: &str) -> bool {
+    let Some((stem, "parquet" | "npy")) = name.rsplit_once('.') else { return false };
+    let numbers = stem.strip_prefix("part-").and_then(|numbers| numbers.split_once("-of-"));
+    numbers
+        .is_some_and(|(index, count)| [index, count].iter().all(|text| text.len() >= 5 && text.bytes().all(|byte| byte.is_ascii_digit())))
 }
 
 impl FromStr for Format {
@@ -196,6 +210,10 @@ pub struct Header {
     pub skipped: usize,
     /// Hash over the settings and the files that went in: an equal one means that nothing has changed.
     pub inputs: String,
+    /// Hash over the settings, the number of parts and the names of all pictures in all parts: files with the same belong together. Empty in files
+    /// of versions that did not write it.
+    #[serde(default)]
+    pub run: String,
 }
 
 impl Header {
@@ -269,17 +287,30 @@ impl Target {
         self.storage.write(&format!("{name}.failures.jsonl"), &lines)
     }
 
-    /// Marks a folder as whole where no part is missing. The last of several jobs does that, or several of them, with the same content.
+    /// Marks a folder as whole where no part is missing, and all are of the run of `header`. The last of several jobs does that, or several of
+    /// them, with the same content.
     ///
     /// # Errors
-    /// Those of the storage.
-    pub fn end(&self) -> std::io::Result<()> {
+    /// Those of the storage, and of reading the headers of the other parts.
+    pub fn end(&self, header: &Header) -> Result<(), Error> {
         let Some(InFolder { parts }) = &self.in_folder else { return Ok(()) };
         let there = self.storage.names("")?;
         if there.contains(SUCCESS) || !parts.iter().all(|part| there.contains(part)) {
             return Ok(());
         }
-        self.storage.write(SUCCESS, format!("{{\"parts\": {}}}\n", parts.len()).as_bytes())
+        for name in parts.iter().filter(|name| **name != self.name) {
+            let part = Self { storage: Arc::clone(&self.storage), name: name.clone(), format: self.format, in_folder: None };
+            // It is of an earlier run; the job that replaces it marks the folder.
+            if part.header()?.is_none_or(|part| part.run != header.run) {
+                return Ok(());
+            }
+        }
+        Ok(self.storage.write(SUCCESS, format!("{{\"parts\": {}}}\n", parts.len()).as_bytes())?)
+    }
+
+    /// Whether the file that stands there is what a run with `header` would make.
+    pub fn is_made(&self, standing: &Header, header: &Header) -> bool {
+        standing.inputs == header.inputs && (self.in_folder.is_none() || standing.run == header.run)
     }
 
     /// Its address, for messages.

@@ -36,7 +36,8 @@ pub(super) fn write(target: &Target, header: &Header, parts: &Parts) -> Result<(
         out.write_all(&encoded.to_le_bytes())?;
         beside.scales.extend(encoded.scales);
     }
-    // First what explains the array, then the array.
+    // An array of an earlier run must never stand beside this explanation: a run that is killed between the two leaves none.
+    target.storage.delete(&target.name)?;
     let mut json = target.storage.create(&json_of(target))?;
     serde_json::to_writer(&mut json, &beside).map_err(|error| Error::Io(error.into()))?;
     json.finish()?;

@@ -83,6 +83,9 @@ pub enum Error {
     /// The picture is not to be had from where it is: a damaged member, an address that does not answer; the next one may be.
     #[error("{0}")]
     NotThere(String),
+    /// A host does not answer now, and may later; the next picture may be elsewhere.
+    #[error("{0}")]
+    Unreachable(String),
     /// The storage that holds this picture and others does not answer.
     #[error("{0}")]
     Storage(String),
@@ -97,7 +100,21 @@ pub enum Error {
 impl Error {
     /// Whether the one file is to blame, so that the others go on without it.
     pub fn is_of_file(&self) -> bool {
-        matches!(self, Self::Read(_) | Self::TooLarge { .. } | Self::Decode(_) | Self::NotThere(_))
+        matches!(self, Self::Read(_) | Self::TooLarge { .. } | Self::Decode(_) | Self::NotThere(_) | Self::Unreachable(_))
+    }
+
+    /// Whether the same may succeed later, so that the file is not to be left out for ever.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Unreachable(_) => true,
+            Self::Read(kind) => {
+                use std::io::ErrorKind::{
+                    HostUnreachable, NetworkDown, NetworkUnreachable, NotConnected, StaleNetworkFileHandle, TimedOut,
+                };
+                matches!(kind, HostUnreachable | NetworkDown | NetworkUnreachable | NotConnected | StaleNetworkFileHandle | TimedOut)
+            }
+            _ => false,
+        }
     }
 }
 
