@@ -46,9 +46,10 @@ const VISION: Layers = &[
     ("mask_defaults", &["transform"]),
     ("model", &["cores", "links", "mask_defaults", "pooling", "protobuf", "transform"]),
     ("embedding", &["model", "pooling", "unit_rows"]),
-    ("head", &["embedding", "model"]),
-    ("dense", &["cancel", "embedding", "head", "model", "transform"]),
     ("segment", &["cancel", "lanczos", "mask_defaults", "media", "model", "transform"]),
+    // Names of its own must not be those of attention heads.
+    ("head", &["embedding", "model", "segment"]),
+    ("dense", &["cancel", "embedding", "head", "model", "transform"]),
     ("anomaly", &["byte_rows", "cancel", "lanczos", "segment", "transform"]),
     ("in_context", &["anomaly", "byte_rows", "cancel", "segment", "transform"]),
     ("correspondence", &["anomaly", "cancel", "lanczos", "transform"]),
