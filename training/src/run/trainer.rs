@@ -18,7 +18,7 @@
 //!     checkpoint_every: Duration::from_secs(600), keep: 1, save_every_epochs: 0,
 //!     shown: observer::Options::default(), stop_below: 0,
 //!     device: candle_core::Device::Cpu, exchange: dino_train::exchange::alone(),
-//!     collapse_steps: 0, stop: Arc::default(),
+//!     collapse_steps: 0, activation_checkpointing: false, stop: Arc::default(),
 //! };
 //! assert_eq!(train(&recipe, &options)?, Outcome::Finished);
 //! assert_eq!(dino_train::log::Log::new(run.path()).lines()?.len(), 1);
