@@ -32,7 +32,7 @@ impl Storage for Bucket {
 
     fn names(&self, folder: &str) -> io::Result<BTreeSet<String>> {
         let place = if folder.is_empty() { self.0.clone() } else { self.0.join(folder) };
-        Ok(place.names()?)
+        place.names()
     }
 
     fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
