@@ -312,18 +312,19 @@ fn shards_lists_and_arrays_are_read_and_written_in_a_bucket() {
     let imported = with_access(&mut import, storage.ports[6]).output().unwrap();
     assert!(text(&imported.stdout).contains("6 stored, 0 unchanged, 0 skipped"), "{}", text(&imported.stderr));
 
+    let file = out("x.npy");
+    let file = file.to_str().unwrap();
     let refused = |arguments: &[&str], reason: &str| {
         let output = embed(storage.ports[6], arguments);
         assert!(!output.status.success() && text(&output.stderr).contains(reason), "{reason} in {}", text(&output.stderr));
     };
-    refused(&["--images", &pattern.replace("0..1", "0..2"), "--out", "x.npy"], "2.tar");
-    refused(&["--images", &format!("s3://{BUCKET}/nothing/"), "--out", "x.npy"], "no file in s3://");
-    refused(&["--images", "s3:///x", "--out", "x.npy"], "names no bucket");
+    refused(&["--images", &pattern.replace("0..1", "0..2"), "--out", file], "2.tar");
+    refused(&["--images", &format!("s3://{BUCKET}/nothing/"), "--out", file], "no file in s3://");
+    refused(&["--images", "s3:///x", "--out", file], "names no bucket");
     refused(&["--images", &pattern, "--out", "https://example.org/x.npy"], "s3://, gs:// and az://");
-    let denied =
-        command(storage.ports[6], &["--images", &prefix, "--out", "x.npy"]).env("AWS_SECRET_ACCESS_KEY", "wrong").output().unwrap();
+    let denied = command(storage.ports[6], &["--images", &prefix, "--out", file]).env("AWS_SECRET_ACCESS_KEY", "wrong").output().unwrap();
     assert!(!denied.status.success() && text(&denied.stderr).contains("s3://pictures/shards"), "{}", text(&denied.stderr));
-    assert!(!Path::new("x.npy").exists());
+    assert!(!Path::new(file).exists());
 }
 
 #[test]
