@@ -4,6 +4,7 @@
 //! tridiagonal matrix that the operator becomes in it (Golub and Van Loan, Matrix Computations, chapter 10).
 
 use crate::cancel;
+use crate::splitmix::{self, splitmix64};
 
 /// Most basis vectors. Clusters of eigenvalues that are still not apart then are as good as equal.
 const MOST_STEPS: usize = 300;
@@ -76,13 +77,7 @@ pub(crate) fn largest(fixed: &[&[f64]], start: Vec<f64>, mut apply: impl FnMut(&
 
 /// A start vector that is the same each time and orthogonal to nothing in particular.
 pub(crate) fn start(length: usize) -> Vec<f64> {
-    // SplitMix64 of the position.
-    let hash = |at: usize| {
-        let mut z = (at as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (z ^ (z >> 31)) >> 11
-    };
+    let hash = |at: usize| splitmix64((at as u64).wrapping_mul(splitmix::STEP)) >> 11;
     (0..length).map(|at| hash(at) as f64 / (1_u64 << 52) as f64 - 1.0).collect()
 }
 

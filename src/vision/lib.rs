@@ -29,6 +29,7 @@ pub mod placement;
 mod pooling;
 pub mod protobuf;
 pub mod segment;
+pub mod splitmix;
 pub mod transform;
 pub mod tsne;
 pub mod unicode;

@@ -111,7 +111,7 @@ fn storage(url: &str, (Failed::Permanent(reason) | Failed::Transient(reason)): F
     Error::Storage(format!("{}: {reason}", without_secrets(url)))
 }
 
-/// What changes when a file does: its `ETag`, `Last-Modified` and length, as far as its server tells them. `None` where it tells none, or does not
+/// What changes when a file does: its `ETag`, `Last-Modified` and length, as far as its server tells them. `None` where it tells neither of the first two, or does not
 /// answer such questions, as with URLs that were signed for reading alone.
 ///
 /// # Errors
@@ -127,7 +127,8 @@ pub(super) fn version(url: &str) -> Result<Option<String>, Error> {
         Err(failed) => return Err(storage(url, failed)),
     };
     let told = [header::ETAG, header::LAST_MODIFIED, header::CONTENT_LENGTH].map(|name| response.headers().get(name));
-    Ok(told.iter().any(Option::is_some).then(|| format!("{told:?}")))
+    // A length alone is that of another file as well.
+    Ok(told[..2].iter().any(Option::is_some).then(|| format!("{told:?}")))
 }
 
 /// A file, as a temporary one. A transfer that breaks off goes on where it was, where the server can do that.

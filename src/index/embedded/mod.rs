@@ -31,7 +31,6 @@ mod scan;
 mod scan_all;
 mod search;
 mod similarity;
-mod splitmix;
 mod store;
 
 pub use collection::EmbeddedCollection;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::disk::Record;
 use super::item::Item;
 use super::layout::Layout;
-use super::splitmix::splitmix64;
 use super::{Version, newest_of};
+use dino_vision::splitmix::splitmix64;
 
 /// The newest number and the count are enough: a number is never given to two versions of items, so that what is there besides the newest
 /// can only have become less.

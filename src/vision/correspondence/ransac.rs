@@ -3,6 +3,7 @@
 
 use super::geometry::{Geometry, Matrix, PointPair};
 use crate::cancel::{self, Cancelled};
+use crate::splitmix::{self, splitmix64};
 
 /// Most samples that are tried.
 const MOST_SAMPLES: usize = 3000;
@@ -99,16 +100,14 @@ impl Search<'_> {
     }
 }
 
-/// Steele, Lea and Flood's generator.
+/// A generator of random numbers, by its state.
 struct SplitMix(u64);
 
 impl SplitMix {
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
+        let number = splitmix64(self.0);
+        self.0 = self.0.wrapping_add(splitmix::STEP);
+        number
     }
 
     /// Different numbers below `below`, of which there are enough.

@@ -1,5 +1,7 @@
 //! Some of many rows, spread over all of them.
 
+use crate::splitmix::splitmix64;
+
 /// Numbers of at most `most` of `count` rows, ascending: one of each stretch of about the same length, at a place that is different in
 /// each. Even steps would fall on the same few columns of a picture's patches each time.
 pub(super) fn spread(count: usize, most: usize) -> impl Iterator<Item = usize> {
@@ -9,14 +11,6 @@ pub(super) fn spread(count: usize, most: usize) -> impl Iterator<Item = usize> {
         let (first, end) = (start(at), start(at + 1));
         first + (splitmix64(at as u64) % (end - first) as u64) as usize
     })
-}
-
-/// One output of `SplitMix64` (Steele, Lea and Flood 2014) for the state `number`.
-fn splitmix64(number: u64) -> u64 {
-    let mut z = number.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]
