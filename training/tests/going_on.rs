@@ -237,3 +237,30 @@ fn two_processes_go_on_as_one_does() {
     }
     runs::assert_same(&at("two"), &at("one"));
 }
+
+#[test]
+fn weights_with_gates_and_rotary_positions_are_trained_further() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    classes(&at("data"));
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/checkpoints/hf-dinov3-vit-gated");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dino-train"));
+    command.arg("train").arg("--init").arg(&golden).args(["--method", "dinov2", "--rope-rescale-coords", "2"]);
+    command.arg("--data").arg(at("data")).arg("--out").arg(at("run"));
+    let settings = "--out-dim 32 --head-hidden-dim 16 --head-bottleneck-dim 8 --local-crops-number 2 --batch-size 4 --epochs 2 --lr 0.02 \
+                    --global-crops-size 64 --local-crops-size 32 --precision f32";
+    with_defaults(&mut command, settings, &[]);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    let student = backbone(&at("run"), "student");
+    for network in [&student, &backbone(&at("run"), "teacher")] {
+        assert_eq!(network["rope_embed.periods"].len(), 2);
+        assert!((network["rope_embed.periods"][1] - 10.0).abs() < 1e-5, "periods stay as they are");
+        assert!(network["blocks.0.attn.qkv.bias"][32..64].iter().all(|bias| *bias == 0.0), "keys have no biases");
+        assert!(network.contains_key("storage_tokens") && network.contains_key("blocks.1.mlp.w12.weight"));
+    }
+    assert!(student["blocks.0.attn.qkv.bias"][..32].iter().any(|bias| *bias != 0.0), "queries have");
+    export(&at("run"), &at("model"), &[]);
+    let manifest: serde_json::Value = serde_json::from_str(&fs_err::read_to_string(at("model/manifest.json")).unwrap()).unwrap();
+    assert_eq!((manifest["architecture"].as_str(), manifest["registers"].as_u64()), (Some("dinov3-vit"), Some(4)));
+}

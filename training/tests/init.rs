@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
 use dino_train::backbone::resnet::{Kind, ResnetConfig};
-use dino_train::backbone::vit::VitConfig;
+use dino_train::backbone::vit::{PositionCode, RotaryJitter, VitConfig};
 use dino_train::backbone::{Backbone, BackboneConfig, Pass};
 use dino_train::kernels::matmul::Precision;
 use dino_train::weights::{Options, init};
@@ -37,8 +37,15 @@ fn vit(name: &str, expected: &Golden) -> VitConfig {
         panic!("{name} is no transformer")
     };
     let side = expected.get("native.input").dim(3).unwrap();
+    let positions = match init::rotary_base(&vit).unwrap() {
+        Some(base) => PositionCode::Rotary { base, jitter: RotaryJitter::default() },
+        None => PositionCode::Learned,
+    };
     VitConfig {
         img_size: side,
+        gated: init::gated(&vit).unwrap(),
+        positions,
+        registers: vit.registers(),
         patch_size: vit.patch_size,
         dim: vit.dim,
         depth: vit.blocks.len(),
@@ -67,6 +74,36 @@ fn golden_transformers_answer_as_their_checkpoints() {
         let tokens = backbone.vit().unwrap().tokens(&expected.get("native.input")).unwrap();
         compare(&tokens, &expected.get("native.tokens"), TOLERANCE).unwrap_or_else(|e| panic!("{name}: {e}"));
     }
+}
+
+#[test]
+fn golden_transformers_with_gates_or_rotary_positions_answer_as_their_checkpoints() {
+    for (name, sizes) in [
+        ("hf-dinov2-swiglu", &["native"][..]),
+        ("hf-dinov3-vit", &["native", "small", "wide"]),
+        ("hf-dinov3-vit-gated", &["native", "small", "wide"]),
+    ] {
+        let expected = expected(name);
+        let backbone = fresh(vit(name, &expected));
+        init::initialise(&backbone, &folder(name), &Options::default(), &Transform::evaluation()).unwrap();
+        for size in sizes {
+            let tokens = backbone.vit().unwrap().tokens(&expected.get(&format!("{size}.input"))).unwrap();
+            compare(&tokens, &expected.get(&format!("{size}.tokens")), TOLERANCE).unwrap_or_else(|e| panic!("{name}, {size}: {e}"));
+        }
+    }
+}
+
+#[test]
+fn a_backbone_of_another_mlp_or_other_positions_is_refused_with_what_to_give() {
+    let name = "hf-dinov3-vit-gated";
+    let native = vit(name, &expected(name));
+    let refused = |config: VitConfig| {
+        init::initialise(&fresh(config), &folder(name), &Options::default(), &Transform::evaluation()).unwrap_err().to_string()
+    };
+    let plain = refused(VitConfig { gated: None, ..native });
+    assert!(plain.contains("--ffn-layer swiglu --ffn-hidden 128"), "{plain}");
+    let learned = refused(VitConfig { positions: PositionCode::Learned, ..native });
+    assert!(learned.contains("--pos-embed rope --rope-base 100"), "{learned}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! A transformer with a stem of convolutions, registers and layer scale: its gradients, and what is exported.
+//! Transformers with a stem of convolutions, registers, layer scale, gates or rotary positions: their gradients, and what is exported.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 use common::{assert_close, picture, session};
 use dino_train::backbone::Pass;
 use dino_train::backbone::stem::Stem;
-use dino_train::backbone::vit::{Vit, VitConfig};
+use dino_train::backbone::vit::{PositionCode, RotaryJitter, Vit, VitConfig};
 use dino_train::exchange::alone;
 use dino_train::export;
 use dino_train::weights::Tensor as Stored;
@@ -19,8 +19,8 @@ fn random() -> rand_chacha::ChaCha8Rng {
     rand_chacha::ChaCha8Rng::seed_from_u64(3)
 }
 
-fn vit() -> Vit {
-    let config = VitConfig {
+fn config() -> VitConfig {
+    VitConfig {
         img_size: 32,
         patch_size: 8,
         dim: 24,
@@ -31,8 +31,11 @@ fn vit() -> Vit {
         layer_scale: Some(0.5),
         mask_token: true,
         ..VitConfig::default()
-    };
-    Vit::new(config, &mut random(), &Device::Cpu).unwrap()
+    }
+}
+
+fn vit() -> Vit {
+    Vit::new(config(), &mut random(), &Device::Cpu).unwrap()
 }
 
 fn pixels(picture: &Stored) -> Tensor {
@@ -78,7 +81,20 @@ fn gradients_are_the_slopes_of_the_loss() {
 
 #[test]
 fn the_exported_model_gives_the_trainers_features() {
-    let vit = vit();
+    exported_as_trained(config());
+}
+
+#[test]
+fn gates_and_rotary_positions_are_exported_as_they_are_trained() {
+    let jitter = RotaryJitter { rescale: Some(2.0), ..RotaryJitter::default() };
+    let rotary = VitConfig { positions: PositionCode::Rotary { base: 50.0, jitter }, stem: Stem::Patch, ..config() };
+    exported_as_trained(VitConfig { gated: Some(40), ..config() });
+    exported_as_trained(rotary);
+    exported_as_trained(VitConfig { gated: Some(40), registers: 0, layer_scale: None, ..rotary });
+}
+
+fn exported_as_trained(config: VitConfig) {
+    let vit = Vit::new(config, &mut random(), &Device::Cpu).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let mut tensors = common::Tensors::new();
     for group in vit.groups() {

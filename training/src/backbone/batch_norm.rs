@@ -5,10 +5,11 @@ use candle_core::{Device, Result, Tensor};
 use super::Pass;
 use super::parameters::{Group, Init, Random};
 use crate::ops::batch_norm::{self, BatchNorm, Statistics};
+use crate::ops::host::is_host;
 
 /// PyTorch's defaults.
 const EPS: f32 = 1e-5;
-const MOMENTUM: f32 = 0.1;
+const MOMENTUM: f64 = 0.1;
 
 /// Weight and bias of `channels` channels under `name`.
 pub(crate) fn parameters(name: &str, channels: usize, random: &mut impl Random, device: &Device) -> Result<Group> {
@@ -42,17 +43,18 @@ pub(crate) fn forward(
         let (mean, variance) = (running.view(&stored, 0)?, running.view(&stored, 1)?);
         return batch_norm::evaluated(x, &flat, shortcut, &mean, &variance, (EPS, rectify));
     };
+    if !is_host(x.device()) {
+        let (out, batch) = batch_norm::composed(x, &flat, shortcut, (EPS, rectify), exchange)?;
+        follow(running, &batch)?;
+        return Ok(out);
+    }
     let statistics = Statistics::of(x, &**exchange)?;
-    follow(running, &statistics)?;
+    follow(running, &statistics.unbiased(x.device())?)?;
     BatchNorm { statistics, eps: EPS, rectify, exchange: exchange.clone() }.forward(x, &flat, shortcut)
 }
 
-/// Moves running statistics: the mean, and the variance with Bessel's correction.
-fn follow(running: &Group, statistics: &Statistics) -> Result<()> {
-    let Statistics { rows, mean, variance } = statistics;
-    let unbiased = *rows as f32 / (*rows as f32 - 1.0);
-    let batch = mean.iter().copied().chain(variance.iter().map(|variance| variance * unbiased));
-    let old = running.var().flatten_all()?.to_vec1::<f32>()?;
-    let new: Vec<f32> = old.iter().zip(batch).map(|(old, batch)| (1.0 - MOMENTUM) * old + MOMENTUM * batch).collect();
-    running.var().set(&Tensor::from_vec(new, old.len(), running.var().device())?)
+/// Moves running statistics towards those of a batch, `[2 * channels]`.
+fn follow(running: &Group, batch: &Tensor) -> Result<()> {
+    let old = running.var().as_detached_tensor();
+    running.var().set(&((old * (1.0 - MOMENTUM))? + (batch * MOMENTUM)?)?)
 }

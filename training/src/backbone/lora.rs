@@ -8,7 +8,7 @@ use super::parameters::{Group, Init, Random};
 use crate::ops::block::Block;
 
 /// Layers that have adapters.
-const LAYERS: [&str; 4] = ["attn.qkv.weight", "attn.proj.weight", "mlp.fc1.weight", "mlp.fc2.weight"];
+const LAYERS: [&str; 6] = ["attn.qkv.weight", "attn.proj.weight", "mlp.fc1.weight", "mlp.fc2.weight", "mlp.w12.weight", "mlp.w3.weight"];
 
 /// Adapters of all blocks.
 #[derive(Clone, Debug)]

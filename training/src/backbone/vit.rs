@@ -1,4 +1,5 @@
-//! The vision transformer of the DINO paper: patches and a CLS token, learned positions, pre-norm blocks.
+//! The vision transformer of the DINO paper: patches and a CLS token, learned positions, pre-norm blocks. With registers and SwiGLU that
+//! of DINOv2, with rotary positions that of DINOv3.
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor};
@@ -22,9 +23,49 @@ use super::parameters::{Entry, Group, Init, Random};
 use super::stem::{self, Stem};
 use super::{Pass, positions};
 use crate::kernels::matmul::Precision;
-use crate::ops::block::{Block, DropPath, Sequences, Tokens};
+use crate::ops::block::{Block, DropPath, Jitter, Rotation, Sequences, Tokens};
 use crate::ops::layer_norm::layer_norm;
 use crate::ops::linear::linear;
+
+/// How patches learn where they are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum PositionCode {
+    /// A table that is added to them, resampled to the grid of each picture.
+    Learned,
+    /// Queries and keys are turned (DINOv3). There is no table, keys have no biases, and layer norms have an epsilon of 1e-5.
+    Rotary {
+        /// The periods of the angles are `base^(i / n)` for i in 0..n, where n is a quarter of a head's channels.
+        base: f64,
+        /// How positions are changed in training.
+        jitter: RotaryJitter,
+    },
+}
+
+/// Random changes of rotary positions, drawn anew for each block and size of crops of a step; by their names in DINOv3's public code.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct RotaryJitter {
+    /// Rows and columns are each shifted by up to this much; positions are from -1 to 1.
+    pub shift: Option<f64>,
+    /// Rows and columns are each multiplied by a factor between 1 / this and this.
+    pub jitter: Option<f64>,
+    /// Both together are multiplied by one factor between 1 / this and this.
+    pub rescale: Option<f64>,
+}
+
+impl RotaryJitter {
+    fn draw(&self, random: &mut dyn Random) -> Jitter {
+        let mut uniform = |bound: f64| bound as f32 * random.uniform();
+        let mut both = |bound: Option<f64>| bound.map_or([0.0; 2], |bound| [uniform(bound), uniform(bound)]);
+        let (shift, factors) = (both(self.shift), both(self.jitter.map(f64::ln)));
+        let rescale = self.rescale.map_or(0.0, |most| most.ln() as f32 * random.uniform());
+        Jitter { shift, scale: factors.map(|factor| (factor + rescale).exp()) }
+    }
+}
+
+/// base^(i / n) for i in 0..n, where n is a quarter of a head's channels.
+pub fn rotary_periods(base: f64, quarter: usize) -> Vec<f32> {
+    (0..quarter).map(|index| base.powf(index as f64 / quarter as f64) as f32).collect()
+}
 
 /// Sizes of a vision transformer.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -39,6 +80,10 @@ pub struct VitConfig {
     pub depth: usize,
     /// Attention heads in each block.
     pub heads: usize,
+    /// Columns of the hidden layer of a gated MLP (`SwiGLU`); without it the MLP is of GELU and four times as wide as the residual stream.
+    pub gated: Option<usize>,
+    /// How patches learn where they are.
+    pub positions: PositionCode,
     /// Stochastic depth of the last block; it grows linearly from 0 in the first.
     pub drop_path: f64,
     /// How patches are embedded.
@@ -62,6 +107,8 @@ impl Default for VitConfig {
             dim: 384,
             depth: 12,
             heads: 6,
+            gated: None,
+            positions: PositionCode::Learned,
             drop_path: 0.0,
             stem: Stem::Patch,
             registers: 0,
@@ -75,12 +122,24 @@ impl Default for VitConfig {
 impl VitConfig {
     /// Hidden columns of the MLP by columns of the residual stream.
     const MLP_RATIO: usize = 4;
-    /// Epsilon of the layer norms.
-    pub const EPS: f32 = 1e-6;
+
+    /// Epsilon of the layer norms, as in the public code.
+    pub fn eps(&self) -> f32 {
+        match self.positions {
+            PositionCode::Learned => 1e-6,
+            PositionCode::Rotary { .. } => 1e-5,
+        }
+    }
 
     fn block(&self) -> Block {
-        let Self { dim, heads, precision, .. } = *self;
-        Block { dim, heads, hidden: dim * Self::MLP_RATIO, eps: Self::EPS, precision, recompute: false }
+        let Self { dim, heads, precision, gated, .. } = *self;
+        let hidden = gated.unwrap_or(dim * Self::MLP_RATIO);
+        Block { dim, heads, hidden, gated: gated.is_some(), eps: self.eps(), precision, recompute: false }
+    }
+
+    /// Rotary periods: a quarter as many as a head has channels.
+    fn periods(&self, base: f64) -> Vec<f32> {
+        rotary_periods(base, self.dim / self.heads / 4)
     }
 
     /// Patches along one side of the position table.
@@ -91,6 +150,7 @@ impl VitConfig {
 
 /// Parameters in front of the blocks, one group each.
 const CLS: usize = 0;
+/// The table of positions; rotary periods, which are not trained, in its place.
 const POSITIONS: usize = 1;
 const PATCH_WEIGHT: usize = 2;
 const PATCH_BIAS: usize = 3;
@@ -136,6 +196,10 @@ impl Vit {
         if depth == 0 {
             bail!("a transformer needs at least one block");
         }
+        let is_rotary = matches!(config.positions, PositionCode::Rotary { .. });
+        if is_rotary && (dim / heads) % 4 != 0 {
+            bail!("rotary positions need heads of a multiple of 4 channels: {dim} channels and {heads} heads make {}", dim / heads);
+        }
         let tokens = config.grid() * config.grid() + 1;
         // The patch embedding keeps the initialisation of PyTorch's convolutions: uniform in ± 1/√fan-in, biases too.
         let channels = config.stem.channels(patch_size, dim)?;
@@ -146,7 +210,11 @@ impl Vit {
             |name: &str, shape: &[usize], init| Group::new(vec![(format!("backbone.{name}"), shape.to_vec(), init)], random, device);
         let mut groups = vec![
             single("cls_token", &[1, 1, dim], Init::Normal(0.02))?,
-            single("pos_embed", &[1, tokens, dim], Init::Normal(0.02))?,
+            if is_rotary {
+                single("rope_embed.periods", &[dim / heads / 4], Init::Constant(0.0))?
+            } else {
+                single("pos_embed", &[1, tokens, dim], Init::Normal(0.02))?
+            },
             single("patch_embed.proj.weight", &[dim, inputs, side, side], bound)?,
             single("patch_embed.proj.bias", &[dim], bound)?,
         ];
@@ -168,7 +236,9 @@ impl Vit {
         groups.push(single("norm.bias", &[dim], Init::Constant(0.0))?);
         if config.registers > 0 {
             places.registers = Some(groups.len());
-            groups.push(single("register_tokens", &[1, config.registers, dim], Init::Normal(1e-6))?);
+            // By their names in DINOv3 and in DINOv2.
+            let name = if is_rotary { "storage_tokens" } else { "register_tokens" };
+            groups.push(single(name, &[1, config.registers, dim], Init::Normal(1e-6))?);
         }
         if config.mask_token {
             places.mask_token = Some(groups.len());
@@ -183,6 +253,10 @@ impl Vit {
         }
         places.stem = groups.len()..groups.len() + channels.len();
         groups.extend(stem::parameters(&channels, random, device)?);
+        if let PositionCode::Rotary { base, .. } = config.positions {
+            let periods: &Group = &groups[POSITIONS];
+            periods.set(&periods.entries()[0], &config.periods(base))?;
+        }
         Ok(Self { config, groups, places, lora: None, recompute: false })
     }
 
@@ -252,29 +326,38 @@ impl Vit {
         group.view(&group.flat(track), 0)
     }
 
-    /// The parameters of a block, with its layer scales multiplied into the layers before them: the blocks themselves have none.
+    /// The parameters of a block, with its layer scales multiplied into the layers before them: the blocks themselves have none. Beside
+    /// rotary positions the biases of keys are zero, as in DINOv3.
     fn block(&self, index: usize, track: bool) -> Result<Tensor> {
         let group = &self.groups[BLOCKS + index];
         let (flat, track) = match &self.lora {
             Some(lora) => (lora.merged(&self.config.block(), index, &group.flat(false), track)?, false),
             None => (group.flat(track), track),
         };
-        let Some(scales) = self.places.scales else { return Ok(flat) };
-        let scales = self.groups[scales + index].flat(track);
-        let (dim, mut factors) = (self.config.dim, Vec::new());
-        for (name, shape) in self.config.block().parameters() {
-            let branch = match name {
-                "attn.proj.weight" | "attn.proj.bias" => 0,
-                "mlp.fc2.weight" | "mlp.fc2.bias" => 1,
-                _ => {
-                    factors.push(Tensor::ones(shape.iter().product::<usize>(), flat.dtype(), flat.device())?);
-                    continue;
-                }
-            };
-            let columns = shape.get(1).copied().unwrap_or(1);
-            factors.push(scales.narrow(0, branch * dim, dim)?.reshape((dim, 1))?.broadcast_as((dim, columns))?.flatten_all()?);
+        let is_rotary = matches!(self.config.positions, PositionCode::Rotary { .. });
+        if self.places.scales.is_none() && !is_rotary {
+            return Ok(flat);
         }
-        flat * Tensor::cat(&factors, 0)?
+        let scales = self.places.scales.map(|scales| self.groups[scales + index].flat(track));
+        let dim = self.config.dim;
+        let factors = self.config.block().parameters().into_iter().map(|(name, shape)| {
+            let ones = |len: usize| Tensor::ones(len, flat.dtype(), flat.device());
+            let scaled = |branch: usize| match &scales {
+                Some(scales) => {
+                    let columns = shape.get(1).copied().unwrap_or(1);
+                    scales.narrow(0, branch * dim, dim)?.reshape((dim, 1))?.broadcast_as((dim, columns))?.flatten_all()
+                }
+                None => ones(shape.iter().product()),
+            };
+            match name {
+                "attn.proj.weight" | "attn.proj.bias" => scaled(0),
+                "mlp.fc2.weight" | "mlp.fc2.bias" | "mlp.w3.weight" | "mlp.w3.bias" => scaled(1),
+                "attn.qkv.bias" if is_rotary => Tensor::cat(&[ones(dim)?, ones(dim)?.zeros_like()?, ones(dim)?], 0),
+                _ => ones(shape.iter().product()),
+            }
+        });
+        let factors = Tensor::cat(&factors.collect::<Result<Vec<_>>>()?, 0)?;
+        flat * factors
     }
 
     /// Pictures `[n, 3, height, width]` to patches `[n, rows * columns, dim]`, without the bias of the embedding.
@@ -288,7 +371,7 @@ impl Vit {
                 let convolutions = &self.groups[self.places.stem.clone()];
                 // With adapters the stem stands still, as all that they do not adapt.
                 let track = track && self.lora.is_none();
-                let positions = stem::forward(pictures, convolutions, track, VitConfig::EPS, self.config.precision)?;
+                let positions = stem::forward(pictures, convolutions, track, self.config.eps(), self.config.precision)?;
                 positions.reshape((n * h * w, dim))?
             }
         };
@@ -306,20 +389,30 @@ impl Vit {
             bail!("pictures of shape {:?} cannot be cut into patches of {p} pixels", pictures.dims());
         }
         let rows = self.patches(pictures, track)?;
-        let (cls_position, positions) = self.positions(h, w, track)?;
+        let positions = self.positions(h, w, track)?;
         let bias = self.whole(PATCH_BIAS, track)?;
         let rows = match (mask, self.places.mask_token) {
-            (None, _) => rows.broadcast_add(&positions.broadcast_add(&bias)?)?,
+            (None, _) => match &positions {
+                Some((_, positions)) => rows.broadcast_add(&positions.broadcast_add(&bias)?)?,
+                None => rows.broadcast_add(&bias)?,
+            },
             (Some(_), None) => bail!("a transformer without a mask token cannot mask patches"),
             (Some(mask), Some(token)) => {
                 let mask = mask.reshape((n, h * w, 1))?;
                 let token = self.whole(token, track)?.reshape((1, 1, dim))?;
                 let kept = rows.broadcast_add(&bias)?.broadcast_mul(&(1.0 - &mask)?)?;
-                (kept + mask.broadcast_mul(&token)?)?.broadcast_add(&positions)?
+                let hidden = (kept + mask.broadcast_mul(&token)?)?;
+                match &positions {
+                    Some((_, positions)) => hidden.broadcast_add(positions)?,
+                    None => hidden,
+                }
             }
         };
-        let cls = (self.whole(CLS, track)?.reshape((1, 1, dim))? + cls_position)?.broadcast_as((n, 1, dim))?;
-        let mut tokens = vec![cls];
+        let mut cls = self.whole(CLS, track)?.reshape((1, 1, dim))?;
+        if let Some((position, _)) = positions {
+            cls = (cls + position)?;
+        }
+        let mut tokens = vec![cls.broadcast_as((n, 1, dim))?];
         if let Some(group) = self.places.registers {
             tokens.push(self.whole(group, track)?.broadcast_as((n, registers, dim))?);
         }
@@ -328,8 +421,11 @@ impl Vit {
         Ok((Tensor::cat(&tokens, 1)?.reshape((n * count, dim))?, count))
     }
 
-    /// Positions of CLS `[1, 1, dim]` and of an `h` x `w` grid `[1, h * w, dim]`.
-    fn positions(&self, h: usize, w: usize, track: bool) -> Result<(Tensor, Tensor)> {
+    /// Positions of CLS `[1, 1, dim]` and of an `h` x `w` grid `[1, h * w, dim]`, where there is a table of them.
+    fn positions(&self, h: usize, w: usize, track: bool) -> Result<Option<(Tensor, Tensor)>> {
+        if self.config.positions != PositionCode::Learned {
+            return Ok(None);
+        }
         let (side, dim) = (self.config.grid(), self.config.dim);
         let table = self.whole(POSITIONS, track)?;
         let patches = table.narrow(1, 1, side * side)?;
@@ -339,7 +435,20 @@ impl Vit {
         } else {
             positions::interpolation(side, h, w, table.device())?.matmul(&patches.reshape((side * side, dim))?)?.reshape((1, h * w, dim))?
         };
-        Ok((table.narrow(1, 0, 1)?, patches))
+        Ok(Some((table.narrow(1, 0, 1)?, patches)))
+    }
+
+    /// Rotations of crops for one block, where positions are rotary.
+    fn rotations(&self, crops: &[Tensor], pass: &mut Pass<'_>) -> Result<Vec<Rotation>> {
+        let PositionCode::Rotary { base, jitter } = self.config.positions else { return Ok(Vec::new()) };
+        let VitConfig { patch_size, registers, .. } = self.config;
+        let periods = self.config.periods(base);
+        let of_crop = |crop: &Tensor| {
+            let (.., height, width) = crop.dims4()?;
+            let drawn = if let Pass::Trained(random, _) = pass { jitter.draw(&mut **random) } else { Jitter::NONE };
+            Ok(Rotation::new(1 + registers, (height / patch_size, width / patch_size), &periods, &drawn))
+        };
+        crops.iter().map(of_crop).collect()
     }
 
     /// Crops of any sizes, each `[n, 3, height, width]`, to the residual stream before the last norm: rows packed one after another.
@@ -355,10 +464,15 @@ impl Vit {
         }
         let mut x = if rows.len() == 1 { rows.swap_remove(0) } else { Tensor::cat(&rows, 0)? };
         let block = Block { recompute: self.recompute, ..self.config.block() };
+        let is_drawn = matches!((self.config.positions, &*pass), (PositionCode::Rotary { jitter, .. }, Pass::Trained(..)) if jitter != RotaryJitter::default());
+        let mut rotations = self.rotations(crops, pass)?;
         for i in 0..self.config.depth {
+            if is_drawn && i > 0 {
+                rotations = self.rotations(crops, pass)?;
+            }
             let drop = self.drop_path(i, sequences.count(), pass);
             let output = if i + 1 == self.config.depth { output } else { Tokens::All };
-            x = block.forward(&x, &self.block(i, track)?, &sequences, drop.as_ref(), output)?;
+            x = block.forward(&x, &self.block(i, track)?, &sequences, &rotations, drop.as_ref(), output)?;
         }
         Ok((x, sequences))
     }
@@ -376,7 +490,7 @@ impl Vit {
     }
 
     fn norm(&self, x: &Tensor, track: bool) -> Result<Tensor> {
-        layer_norm(x, &self.whole(self.places.norm, track)?, &self.whole(self.places.norm + 1, track)?, VitConfig::EPS)
+        layer_norm(x, &self.whole(self.places.norm, track)?, &self.whole(self.places.norm + 1, track)?, self.config.eps())
     }
 
     /// Normalised CLS features of all crops, `[Σ n, dim]`, crop by crop.
@@ -428,7 +542,8 @@ impl Vit {
     pub fn last_attention(&self, pictures: &Tensor) -> Result<Tensor> {
         let Some(last) = self.config.depth.checked_sub(1) else { bail!("a transformer without blocks has no attention") };
         let (x, sequences) = self.shallow(last).residual(std::slice::from_ref(pictures), None, &mut Pass::Frozen, Tokens::All)?;
-        let weights = self.config.block().attention_weights(&x, &self.block(last, false)?, &sequences)?;
+        let rotations = self.rotations(std::slice::from_ref(pictures), &mut Pass::Frozen)?;
+        let weights = self.config.block().attention_weights(&x, &self.block(last, false)?, &sequences, &rotations)?;
         Tensor::stack(&weights, 0)
     }
 }

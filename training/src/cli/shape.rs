@@ -6,10 +6,24 @@ use anyhow::Result;
 use toml::Table;
 
 use crate::run::state;
-use crate::weights::{self, Backbone, Positions};
+use crate::weights::{self, Backbone, Positions, init};
 
 /// Settings that follow from a checkpoint.
-const NAMES: [&str; 9] = ["arch", "patch-size", "dim", "depth", "heads", "registers", "stem", "global-crops-size", "local-crops-size"];
+const NAMES: [&str; 13] = [
+    "arch",
+    "patch-size",
+    "dim",
+    "depth",
+    "heads",
+    "registers",
+    "ffn-layer",
+    "ffn-hidden",
+    "pos-embed",
+    "rope-base",
+    "stem",
+    "global-crops-size",
+    "local-crops-size",
+];
 /// Side of the global crops, and of the local ones for it, that the public code takes.
 const CROPS: (usize, usize) = (224, 96);
 
@@ -54,6 +68,14 @@ pub(super) fn of_checkpoint(path: &Path, options: &weights::Options) -> Result<T
     let others = [("dim", vit.dim), ("depth", vit.blocks.len()), ("heads", vit.heads)];
     let others = others.into_iter().zip(own).filter(|((_, size), own)| size != own).map(|(size, _)| size);
     let mut settings: Table = sizes.into_iter().chain(others).map(|(name, size)| (name.to_owned(), (size as i64).into())).collect();
+    if let Some(hidden) = init::gated(&vit)? {
+        settings.insert("ffn-layer".to_owned(), "swiglu".into());
+        settings.insert("ffn-hidden".to_owned(), (hidden as i64).into());
+    }
+    if let Some(base) = init::rotary_base(&vit)? {
+        settings.insert("pos-embed".to_owned(), "rope".into());
+        settings.insert("rope-base".to_owned(), base.into());
+    }
     settings.insert("arch".to_owned(), arch.into());
     settings.insert("stem".to_owned(), stem.into());
     tracing::info!("the backbone is that of the checkpoint: {arch}, dim {}, {} blocks, patches of {patch}", vit.dim, vit.blocks.len());

@@ -17,8 +17,10 @@ use candle_core::backprop::GradStore;
 use candle_core::{Device, Result, Tensor};
 
 use crate::backbone::parameters::Group;
+use crate::dino::optimizer::Squares;
 use crate::exchange::{self, Exchange};
 use crate::kernels::reduce::{add, add_column_sums};
+use crate::ops::host::is_host;
 use crate::ops::with_slice;
 
 /// Means of a step or of a part of it.
@@ -92,6 +94,10 @@ pub struct Accumulated {
 pub struct Averages {
     /// Of the mean loss.
     pub gradients: GradStore,
+    /// Of these gradients.
+    pub squares: Squares,
+    /// Mean loss of this process alone, in nats.
+    pub own_loss: f64,
     /// Parts of the loss, and the teacher's entropy.
     pub means: Means,
     /// Mean of the teacher's logits, one for each output.
@@ -149,7 +155,7 @@ impl Accumulated {
         ];
         for (matrix, sums) in matrices.into_iter().chain(patches.map(|logits| (logits, &mut self.patches))) {
             sums.resize(matrix.dim(1)?, 0.0);
-            if matrix.device().is_cpu() {
+            if is_host(matrix.device()) {
                 with_slice(matrix, |values| {
                     add_column_sums(values, sums);
                     Ok(())
@@ -160,7 +166,7 @@ impl Accumulated {
             self.kept.push(share.logits.clone());
         }
         let scalars = share.means.into_array();
-        if share.logits.device().is_cpu() {
+        if is_host(share.logits.device()) {
             for (sum, scalar) in self.scalars.iter_mut().zip(&scalars) {
                 *sum += scalar.to_scalar::<f32>()?;
             }
@@ -184,16 +190,6 @@ impl Accumulated {
         Ok(())
     }
 
-    /// Mean loss of this process, in nats. Waits for another device.
-    ///
-    /// # Errors
-    /// When the device fails.
-    pub fn loss(&mut self) -> Result<f64> {
-        self.fetch()?;
-        let Means { loss, koleo, ibot, gram, .. } = Means::from(self.scalars);
-        Ok(f64::from(loss + koleo + ibot + gram) / self.batches.max(1) as f64)
-    }
-
     /// The teacher's logits of the micro-batches that were to be kept, one batch after another.
     ///
     /// # Errors
@@ -202,10 +198,9 @@ impl Accumulated {
         if self.kept.is_empty() { Ok(None) } else { Tensor::cat(&self.kept, 0).map(Some) }
     }
 
-    /// Adds what is pending on another device.
-    fn fetch(&mut self) -> Result<()> {
-        for sums in std::mem::take(&mut self.pending) {
-            let sums = sums.to_vec1::<f32>()?;
+    /// Adds what is pending on another device, and fetches the gradients' squares with it.
+    fn fetch(&mut self, squares: &mut Squares) -> Result<()> {
+        for sums in squares.fetch(&std::mem::take(&mut self.pending))? {
             let (scalars, mut values) = sums.split_at(self.scalars.len());
             add(&mut self.scalars, scalars);
             for sums in [&mut self.logits, &mut self.targets, &mut self.features, &mut self.squares, &mut self.patches] {
@@ -222,17 +217,34 @@ impl Accumulated {
 
     /// Adds up over all processes, and takes means. `stop` tells the others that this process was told to stop.
     ///
+    /// Waits once for another device.
+    ///
     /// # Errors
     /// When another process is lost, or the device fails.
     pub fn average(mut self, groups: &[&Group], exchange: &dyn Exchange, stop: bool) -> std::result::Result<Averages, Error> {
-        self.fetch()?;
         let world = exchange.world();
+        let Some(mut gradients) = self.gradients.take() else { return Err(Error::Empty) };
+        let share = 1.0 / (self.batches * world) as f64;
+        let trained: Vec<&Group> = groups.iter().copied().filter(|group| gradients.get(group.var()).is_some()).collect();
+        let on_device = trained.iter().any(|group| !is_host(group.var().device()));
+        if on_device && world > 1 {
+            exchange_on_device(&mut gradients, &trained, share, exchange)?;
+        } else if world == 1 && self.batches > 1 {
+            for group in &trained {
+                if let Some(sum) = gradients.get(group.var()) {
+                    let mean = (sum * share)?;
+                    gradients.insert(group.var(), mean);
+                }
+            }
+        }
+        let mut of_gradients = Squares::of(&trained, &gradients)?;
+        self.fetch(&mut of_gradients)?;
+        let Means { loss, koleo, ibot, gram, .. } = Means::from(self.scalars);
+        let own_loss = f64::from(loss + koleo + ibot + gram) / self.batches as f64;
         let mut failed = vec![0.0; world];
         failed[exchange.rank()] = f32::from(u8::from(!self.scalars.iter().all(|sum| sum.is_finite())));
         let mut patch_rows = vec![self.patch_rows];
         let (mut scalars, mut stops) = (self.scalars.to_vec(), vec![f32::from(u8::from(stop))]);
-        let Some(mut gradients) = self.gradients.take() else { return Err(Error::Empty) };
-        let share = 1.0 / (self.batches * world) as f64;
         if world > 1 {
             let mut parts = [
                 &mut failed,
@@ -245,13 +257,10 @@ impl Accumulated {
                 &mut self.features,
                 &mut self.squares,
             ];
-            exchange_all(&mut gradients, groups, &mut parts, share, exchange)?;
-        } else if self.batches > 1 {
-            for group in groups {
-                if let Some(sum) = gradients.get(group.var()) {
-                    let mean = (sum * share)?;
-                    gradients.insert(group.var(), mean);
-                }
+            if on_device {
+                exchange_parts(&mut parts, exchange)?;
+            } else {
+                exchange_all(&mut gradients, &trained, &mut parts, share, exchange)?;
             }
         }
         let mut means = [0.0; MEANS];
@@ -264,6 +273,8 @@ impl Accumulated {
         let deviations = features.iter().zip(&squares).map(|(mean, square)| f64::from(square - mean * mean).max(0.0).sqrt());
         Ok(Averages {
             gradients,
+            squares: of_gradients,
+            own_loss,
             means: means.into(),
             feature_std: deviations.sum::<f64>() / features.len().max(1) as f64,
             logits: mean(self.logits),
@@ -279,17 +290,13 @@ impl Accumulated {
 /// One exchange for everything: `parts` become sums, gradients become sums times `share`.
 fn exchange_all(
     gradients: &mut GradStore,
-    groups: &[&Group],
+    trained: &[&Group],
     parts: &mut [&mut Vec<f32>],
     share: f64,
     exchange: &dyn Exchange,
 ) -> std::result::Result<(), Error> {
-    let trained: Vec<&Group> = groups.iter().copied().filter(|group| gradients.get(group.var()).is_some()).collect();
-    if trained.iter().any(|group| !group.var().device().is_cpu()) {
-        return exchange_on_device(gradients, &trained, parts, share, exchange);
-    }
     let mut flat = Vec::with_capacity(trained.iter().map(|group| group.var().elem_count()).sum::<usize>());
-    for group in &trained {
+    for group in trained {
         // It makes room for the flat copy as it goes.
         if let Some(gradient) = gradients.remove(group.var()) {
             with_slice(&gradient, |values| {
@@ -308,23 +315,27 @@ fn exchange_all(
     for value in &mut flat {
         *value *= share as f32;
     }
-    Ok(share_out(&Tensor::from_vec(flat, count, &Device::Cpu)?, &trained, gradients)?)
+    Ok(share_out(&Tensor::from_vec(flat, count, &Device::Cpu)?, trained, gradients)?)
 }
 
-/// The same where gradients are not in main memory, and are not taken there.
+/// Gradients become sums times `share` where they are not in main memory, and are not taken there.
 fn exchange_on_device(
     gradients: &mut GradStore,
     trained: &[&Group],
-    parts: &mut [&mut Vec<f32>],
     share: f64,
     exchange: &dyn Exchange,
 ) -> std::result::Result<(), Error> {
     let flat = trained.iter().filter_map(|group| gradients.remove(group.var())).map(|gradient| gradient.flatten_all());
     let sums = exchange.sum_tensor(&Tensor::cat(&flat.collect::<Result<Vec<_>>>()?, 0)?)?;
+    Ok(share_out(&(sums * share)?, trained, gradients)?)
+}
+
+/// `parts` become sums.
+fn exchange_parts(parts: &mut [&mut Vec<f32>], exchange: &dyn Exchange) -> std::result::Result<(), Error> {
     let mut small: Vec<f32> = parts.iter().flat_map(|part| part.iter().copied()).collect();
     exchange.sum(&mut small)?;
     hand_back(&small, parts);
-    Ok(share_out(&(sums * share)?, trained, gradients)?)
+    Ok(())
 }
 
 /// Cuts `values` into `parts`.

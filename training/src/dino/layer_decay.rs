@@ -30,7 +30,7 @@ impl Default for LayerDecay {
 }
 
 /// What comes before the first block: parameters with these names are of layer 0.
-const FIRST: [&str; 5] = ["pos_embed", "patch_embed", "mask_token", "cls_token", "register_tokens"];
+const FIRST: [&str; 6] = ["pos_embed", "patch_embed", "mask_token", "cls_token", "register_tokens", "storage_tokens"];
 
 impl LayerDecay {
     /// Factor of a parameter. Layer 0 is in front of the blocks, block i (from 0) is layer i + 1, the last norm and everything outside of

@@ -33,7 +33,7 @@ use crate::dino::koleo::koleo;
 use crate::dino::loss::{DinoLoss, TEACHER_VIEWS, Value};
 use crate::dino::masks::Masks;
 use crate::dino::network::Network;
-use crate::dino::optimizer::{Algorithm, Optimizer, Settings, moving_average};
+use crate::dino::optimizer::{Algorithm, Optimizer, Settings, Squares, moving_average};
 use crate::exchange::Exchange;
 use crate::ops::across;
 
@@ -266,18 +266,18 @@ impl Learner {
     ///
     /// # Errors
     /// When a loss is not finite, another process is lost, or the device fails; nothing was changed then.
-    pub fn step(&mut self, mut accumulated: Accumulated, step: &Step, stop: bool) -> std::result::Result<Report, Error> {
-        let (own, logits) = (accumulated.loss()?, accumulated.kept_logits()?);
+    pub fn step(&mut self, accumulated: Accumulated, step: &Step, stop: bool) -> std::result::Result<Report, Error> {
+        let logits = accumulated.kept_logits()?;
         let groups: Vec<&Group> = self.student.trained().collect();
         let averages = accumulated.average(&groups, &*self.exchange, stop)?;
-        if !own.is_finite() {
-            return Err(Error::NotFinite(own));
+        if !averages.own_loss.is_finite() {
+            return Err(Error::NotFinite(averages.own_loss));
         }
         if !averages.failed.is_empty() {
             return Err(Error::Elsewhere(averages.failed));
         }
         // The centre and the queue last: a gradient that is not finite leaves them as they are.
-        self.apply(&averages.gradients, step)?;
+        self.apply(&averages.gradients, &averages.squares, step)?;
         self.loss.move_centre(&averages.logits)?;
         if let Some(ibot) = self.ibot.as_mut().filter(|_| !averages.patch_logits.is_empty()) {
             ibot.patches.move_centre(&averages.patch_logits)?;
@@ -292,10 +292,10 @@ impl Learner {
     /// Moves the student by gradients, then the teacher after it.
     ///
     /// # Errors
-    /// When the device fails.
-    pub fn apply(&mut self, gradients: &GradStore, step: &Step) -> Result<()> {
+    /// When a gradient is not finite, or the device fails.
+    fn apply(&mut self, gradients: &GradStore, squares: &Squares, step: &Step) -> Result<()> {
         let groups: Vec<&Group> = self.student.trained().collect();
-        self.optimizer.step(&groups, gradients, &step.optimizer)?;
+        self.optimizer.step_with(&groups, gradients, squares, &step.optimizer)?;
         let frozen = if self.freeze_backbone { self.teacher.backbone.groups().len() } else { 0 };
         for (teacher, student) in self.teacher.groups().zip(self.student.moving()?).skip(frozen) {
             // The average of two equal numbers may be another by rounding.

@@ -35,6 +35,8 @@ pub mod learner;
 pub mod loss;
 pub mod masks;
 pub mod network;
+#[cfg(test)]
+mod on_device;
 pub mod optimizer;
 pub mod schedule;
 pub mod sinkhorn;

@@ -73,8 +73,8 @@ impl Network {
         blocks.chain(adapters)
     }
 
-    /// [`Network::merged`], with none for what training does not change: beside adapters that is all of the backbone but its blocks and the
-    /// mask token.
+    /// [`Network::merged`], with none for what training does not change: rotary periods, and beside adapters all of the backbone but its
+    /// blocks and the mask token.
     ///
     /// # Errors
     /// When the device fails.
@@ -82,7 +82,8 @@ impl Network {
         let has_adapters = !self.backbone.adapters().is_empty();
         let moves = |group: &Group| {
             let name = group.entries().first().map_or("", |entry| entry.name.as_str());
-            !has_adapters || !name.starts_with("backbone.") || is_block(group) || name == "backbone.mask_token"
+            let is_constant = name == "backbone.rope_embed.periods";
+            !is_constant && (!has_adapters || !name.starts_with("backbone.") || is_block(group) || name == "backbone.mask_token")
         };
         Ok(self.groups().zip(self.merged()?).map(|(group, value)| moves(group).then_some(value)).collect())
     }

@@ -18,6 +18,7 @@
 //! ```
 
 mod device;
+mod squares;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -30,9 +31,11 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use self::device::DeviceMoments;
+pub use self::squares::Squares;
 use crate::backbone::parameters::{Entry, Group};
 use crate::dino::layer_decay::LayerDecay;
 use crate::kernels::{adam, momentum};
+use crate::ops::host::is_host;
 use crate::ops::{slice, with_slice};
 
 const CHUNK: usize = 1 << 14;
@@ -141,10 +144,19 @@ impl Optimizer {
     /// # Errors
     /// When the device fails, or a gradient is not finite: on another device nothing was changed then.
     pub fn step(&mut self, groups: &[&Group], gradients: &GradStore, settings: &Settings) -> Result<()> {
+        let mut squares = Squares::of(groups, gradients)?;
+        squares.fetch(&[])?;
+        self.step_with(groups, gradients, &squares, settings)
+    }
+
+    /// [`Optimizer::step`] with sums of squares that have been fetched: it waits for nothing.
+    ///
+    /// # Errors
+    /// As `step`.
+    pub fn step_with(&mut self, groups: &[&Group], gradients: &GradStore, squares: &Squares, settings: &Settings) -> Result<()> {
         let trained = groups.iter().filter_map(|group| Some((*group, gradients.get(group.var())?)));
-        let (on_device, here): (Vec<_>, Vec<_>) =
-            trained.partition(|(group, _)| self.algorithm == Algorithm::Adamw && !group.var().device().is_cpu());
-        self.step_on_device(&on_device, settings)?;
+        let (here, on_device): (Vec<_>, Vec<_>) = trained.partition(|(group, _)| is_host(group.var().device()));
+        self.step_on_device(&on_device, squares, settings)?;
         for (group, gradient) in here {
             let settings = &self.settings_of(group, settings);
             for entry in group.entries().iter().filter(|entry| !settings.freezes(entry)) {
@@ -155,25 +167,15 @@ impl Optimizer {
         Ok(())
     }
 
-    /// AdamW where the parameters are. All gradients are known to be finite before anything changes.
-    fn step_on_device(&mut self, groups: &[(&Group, &Tensor)], settings: &Settings) -> Result<()> {
+    /// The update where the parameters are. All gradients are known to be finite before anything changes.
+    fn step_on_device(&mut self, groups: &[(&Group, &Tensor)], squares: &Squares, settings: &Settings) -> Result<()> {
         // The parameters of the last layer have groups of their own.
-        let moving = groups.iter().filter(|(group, _)| group.entries().first().is_some_and(|first| !settings.freezes(first)));
-        let moving = moving
-            .map(|&(group, gradient)| Ok((group, gradient, device::sums_of_squares(group, gradient)?)))
-            .collect::<Result<Vec<_>>>()?;
-        if moving.is_empty() {
-            return Ok(());
-        }
-        let squares: Vec<&Tensor> = moving.iter().map(|(_, _, squares)| squares).collect();
-        // The one time that a step waits for the device.
-        let squares = Tensor::cat(&squares, 0)?.to_vec1::<f32>()?;
-        let entries = moving.iter().flat_map(|(group, ..)| group.entries());
-        entries.zip(squares).try_for_each(|(entry, squares)| check_finite(entry, squares.into()))?;
-        for (group, gradient, squares) in moving {
+        let moving: Vec<_> = groups.iter().filter(|(group, _)| !group.entries().iter().any(|entry| settings.freezes(entry))).collect();
+        moving.iter().try_for_each(|(group, _)| squares.check(group))?;
+        for (group, gradient) in moving {
             let name = &group.entries()[0].name;
             if !self.on_device.contains_key(name) {
-                let moments = DeviceMoments::new(group, |entry| self.moments.get(&entry.name).cloned())?;
+                let moments = DeviceMoments::new(self.algorithm, group, |entry| self.moments.get(&entry.name).cloned())?;
                 self.on_device.insert(name.clone(), moments);
             }
             let mut steps = 0;
@@ -186,7 +188,7 @@ impl Optimizer {
             }
             let settings = self.settings_of(group, settings);
             if let Some(moments) = self.on_device.get_mut(name) {
-                moments.step(group, gradient, &squares, steps, &settings)?;
+                moments.step(group, gradient, squares.of_group(group)?, steps, &settings)?;
             }
         }
         Ok(())
@@ -198,7 +200,7 @@ fn check_finite(entry: &Entry, squares: f64) -> Result<()> {
 }
 
 fn update(algorithm: Algorithm, group: &Group, entry: &Entry, gradient: &Tensor, moments: &mut Moments, settings: &Settings) -> Result<()> {
-    let gradient = gradient.flatten_all()?.narrow(0, entry.offset, entry.len())?.contiguous()?.to_device(&candle_core::Device::Cpu)?;
+    let gradient = gradient.flatten_all()?.narrow(0, entry.offset, entry.len())?.contiguous()?;
     let clip = with_slice(&gradient, |g| {
         let squares: f64 = g.par_chunks(CHUNK).map(adam::sum_of_squares).collect::<Vec<_>>().into_iter().sum();
         check_finite(entry, squares)?;
@@ -219,15 +221,7 @@ fn update(algorithm: Algorithm, group: &Group, entry: &Entry, gradient: &Tensor,
             adapts: algorithm == Algorithm::Lars && entry.shape.len() > 1,
         },
     };
-    let step = Step { offset: entry.offset, rates, gradient, moments: Mutex::new(moments) };
-    let var = group.var();
-    if var.device().is_cpu() {
-        return var.inplace_op1(&step);
-    }
-    // Other devices: the update itself is computed on the CPU.
-    let flat = var.to_device(&candle_core::Device::Cpu)?.copy()?;
-    flat.inplace_op1(&step)?;
-    var.set(&flat.to_device(var.device())?)
+    group.var().inplace_op1(&Step { offset: entry.offset, rates, gradient, moments: Mutex::new(moments) })
 }
 
 const MOMENTUM: f32 = 0.9;
@@ -303,7 +297,7 @@ impl InplaceOp1 for Step<'_> {
 /// # Errors
 /// When the device fails.
 pub fn moving_average(teacher: &Group, student: &Tensor, momentum: f64) -> Result<()> {
-    if teacher.var().device().is_cpu() {
+    if is_host(teacher.var().device()) {
         return teacher.var().inplace_op2(student, &Average { momentum: momentum as f32 });
     }
     teacher.var().set(&((teacher.var().as_detached_tensor() * momentum)? + (student * (1.0 - momentum))?)?)
@@ -333,6 +327,7 @@ mod tests {
 
     use super::*;
     use crate::backbone::parameters::{Init, Random};
+    use crate::ops::host::elsewhere;
 
     const SETTINGS: Settings = Settings { lr: 0.01, weight_decay: 0.1, clip: 0.5, freeze_last_layer: true };
 
@@ -372,32 +367,39 @@ mod tests {
         }
     }
 
-    #[test]
-    fn whole_groups_step_as_parameters_one_by_one_do() {
-        let (one_by_one, whole, start) = (groups(), groups(), values(&groups()));
-        let (mut reference, mut optimizer) = (Optimizer::new(Algorithm::Adamw), Optimizer::new(Algorithm::Adamw));
-        let mut random = random();
-        // The last layer moves in the third step alone.
-        for step in 0..3 {
-            let settings = Settings { freeze_last_layer: step < 2, ..SETTINGS };
-            let gradients: Vec<Tensor> = whole.iter().map(|group| gradient(group, &mut random)).collect();
-            let mut store = one_by_one[0].var().sum_all().unwrap().backward().unwrap();
-            for (group, gradient) in one_by_one.iter().zip(&gradients) {
-                store.insert(group.var(), gradient.clone());
-            }
-            reference.step(&one_by_one.each_ref(), &store, &settings).unwrap();
-            optimizer.step_on_device(&whole.iter().zip(&gradients).collect::<Vec<_>>(), &settings).unwrap();
-            let (ours, expected) = (values(&whole), values(&one_by_one));
-            close(&ours, &expected);
-            assert_eq!(ours[27..] == start[27..], step < 2, "the last layer in step {step}");
-            assert!(ours[..27].iter().zip(&start).all(|(ours, start)| ours.to_bits() != start.to_bits()));
+    fn store(groups: &[Group], gradients: &[Tensor]) -> GradStore {
+        let mut store = groups[0].var().sum_all().unwrap().backward().unwrap();
+        for (group, gradient) in groups.iter().zip(gradients) {
+            store.insert(group.var(), gradient.clone());
         }
-        let (ours, expected) = (moments(&optimizer), moments(&reference));
-        assert!(ours.keys().eq(expected.keys()));
-        for (ours, expected) in ours.values().zip(expected.values()) {
-            assert_eq!(ours.steps, expected.steps);
-            close(&ours.first, &expected.first);
-            close(&ours.second, &expected.second);
+        store
+    }
+
+    #[test]
+    fn on_another_device_whole_groups_step_as_parameters_one_by_one_do() {
+        for algorithm in [Algorithm::Adamw, Algorithm::Sgd, Algorithm::Lars] {
+            let (one_by_one, whole, start) = (groups(), groups(), values(&groups()));
+            let (mut reference, mut optimizer) = (Optimizer::new(algorithm), Optimizer::new(algorithm));
+            let mut random = random();
+            // The last layer moves in the third step alone.
+            for step in 0..3 {
+                let settings = Settings { freeze_last_layer: step < 2, ..SETTINGS };
+                let gradients: Vec<Tensor> = whole.iter().map(|group| gradient(group, &mut random)).collect();
+                reference.step(&one_by_one.each_ref(), &store(&one_by_one, &gradients), &settings).unwrap();
+                elsewhere::run(|| optimizer.step(&whole.each_ref(), &store(&whole, &gradients), &settings)).unwrap();
+                assert_eq!(elsewhere::copies(), 1);
+                let (ours, expected) = (values(&whole), values(&one_by_one));
+                close(&ours, &expected);
+                assert_eq!(ours[27..] == start[27..], step < 2, "the last layer in step {step}");
+                assert!(ours[..27].iter().zip(&start).all(|(ours, start)| ours.to_bits() != start.to_bits()));
+            }
+            let (ours, expected) = (moments(&optimizer), moments(&reference));
+            assert!(ours.keys().eq(expected.keys()));
+            for (ours, expected) in ours.values().zip(expected.values()) {
+                assert_eq!(ours.steps, expected.steps);
+                close(&ours.first, &expected.first);
+                close(&ours.second, &expected.second);
+            }
         }
     }
 
@@ -407,7 +409,7 @@ mod tests {
         let settings = Settings { freeze_last_layer: false, ..SETTINGS };
         let mut gradients: Vec<Tensor> = groups.iter().map(|group| gradient(group, &mut random)).collect();
         let step = |optimizer: &mut Optimizer, gradients: &[Tensor]| {
-            optimizer.step_on_device(&groups.iter().zip(gradients).collect::<Vec<_>>(), &settings)
+            elsewhere::run(|| optimizer.step(&groups.each_ref(), &store(&groups, gradients), &settings))
         };
         step(&mut optimizer, &gradients).unwrap();
         let before = (values(&groups), moments(&optimizer));

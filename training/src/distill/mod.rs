@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use crate::backbone::Pass;
 use crate::backbone::parameters::{Group, Init, Random};
 use crate::backbone::vit::Vit;
-use crate::dino::optimizer::{self, Optimizer};
+use crate::dino::optimizer::{self, Optimizer, Squares};
 use crate::exchange;
 use crate::finetune::{Schedule, Trained};
 use crate::run::recipe::Recipe;
@@ -149,14 +149,17 @@ impl Student {
         let share = settings.smooth_l1_share;
         let of_patches = (((1.0 - &patch_cosine)? * (1.0 - share))? + (smooth * share)?)?;
         let loss = ((1.0 - &cls_cosine)? + (of_patches * settings.patch_loss_weight)?)?;
-        let scalar = |tensor: &Tensor| Ok::<f64, candle_core::Error>(tensor.to_scalar::<f32>()?.into());
-        let means = Means { loss: scalar(&loss)?, cls_cosine: scalar(&cls_cosine)?, patch_cosine: scalar(&patch_cosine)? };
-        anyhow::ensure!(means.loss.is_finite(), "the loss is {}: lower --lr, or warm it up over more epochs", means.loss);
         let gradients = loss.backward()?;
+        let groups: Vec<&Group> = self.backbone.groups().iter().chain([&self.head]).collect();
+        let mut squares = Squares::of(&groups, &gradients)?;
+        let fetched = squares.fetch(&[loss, cls_cosine, patch_cosine])?;
+        let mean = |i: usize| f64::from(fetched[i][0]);
+        let means = Means { loss: mean(0), cls_cosine: mean(1), patch_cosine: mean(2) };
+        anyhow::ensure!(means.loss.is_finite(), "the loss is {}: lower --lr, or warm it up over more epochs", means.loss);
         let lr = settings.schedule.lr_at(step, steps_per_epoch);
         let Settings { weight_decay, clip_grad: clip, .. } = *settings;
-        let groups: Vec<&Group> = self.backbone.groups().iter().chain([&self.head]).collect();
-        self.optimizer.step(&groups, &gradients, &optimizer::Settings { lr, weight_decay, clip, freeze_last_layer: false })?;
+        let settings = optimizer::Settings { lr, weight_decay, clip, freeze_last_layer: false };
+        self.optimizer.step_with(&groups, &gradients, &squares, &settings)?;
         Ok(means)
     }
 }

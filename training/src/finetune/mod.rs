@@ -35,7 +35,7 @@ use crate::backbone::Pass;
 use crate::backbone::parameters::{Group, Init, Random};
 use crate::backbone::vit::Vit;
 use crate::dino::layer_decay::LayerDecay;
-use crate::dino::optimizer::{self, Optimizer};
+use crate::dino::optimizer::{self, Optimizer, Squares};
 use crate::exchange;
 
 pub use schedule::Schedule;
@@ -135,16 +135,18 @@ impl Classifier {
         let flat = self.head.flat(true);
         let logits = features.matmul(&self.head.view(&flat, 0)?.t()?)?.broadcast_add(&self.head.view(&flat, 1)?)?;
         let loss = cross_entropy(&logits, targets)?;
-        let value = f64::from(loss.to_scalar::<f32>()?);
-        anyhow::ensure!(value.is_finite(), "the loss is {value}: lower --lr, or warm it up over more epochs");
         let gradients = loss.backward()?;
+        let mut squares = Squares::of(&self.backbone.groups().iter().chain([&self.head]).collect::<Vec<_>>(), &gradients)?;
+        let value = f64::from(squares.fetch(&[loss])?[0][0]);
+        anyhow::ensure!(value.is_finite(), "the loss is {value}: lower --lr, or warm it up over more epochs");
         let depth = self.backbone.config().depth;
         let Self { backbone, head, optimizer } = self;
         optimizer.layer_decay = LayerDecay { rate: settings.layer_decay, depth, ..LayerDecay::default() };
         for (index, group) in backbone.groups().iter().chain([&*head]).enumerate() {
             // CLS and positions.
             let weight_decay = if index < 2 { 0.0 } else { settings.weight_decay };
-            optimizer.step(&[group], &gradients, &optimizer::Settings { lr, weight_decay, clip: 0.0, freeze_last_layer: false })?;
+            let settings = optimizer::Settings { lr, weight_decay, clip: 0.0, freeze_last_layer: false };
+            optimizer.step_with(&[group], &gradients, &squares, &settings)?;
         }
         Ok(value)
     }

@@ -1,4 +1,4 @@
-//! GELU in its exact form x·Φ(x) (the public code's `nn.GELU()`), not the tanh approximation.
+//! Activations of the MLP: SwiGLU, and GELU in its exact form x·Φ(x) (the public code's `nn.GELU()`), not the tanh approximation.
 //!
 //! ```
 //! let mut out = [0.0; 3];
@@ -52,6 +52,44 @@ pub fn gelu_backward(x: &[f32], grad: &mut [f32], out: &mut [f32]) {
         let (cdf, density) = normal(x);
         *o = x * cdf;
         *g *= cdf + x * density;
+    }
+}
+
+/// σ(x).
+#[inline(always)]
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+/// Adds `bias` to each row `[gate, value]` of `x` in place, then `out = silu(gate) · value`, rows of half as many columns.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+fma", "x86_64+avx2+fma", "aarch64+neon"))]
+pub fn bias_swiglu(x: &mut [f32], bias: &[f32], out: &mut [f32]) {
+    let width = bias.len() / 2;
+    for (x, out) in x.chunks_exact_mut(2 * width).zip(out.chunks_exact_mut(width)) {
+        for (x, &b) in x.iter_mut().zip(bias) {
+            *x += b;
+        }
+        let (gate, value) = x.split_at(width);
+        for ((o, &g), &v) in out.iter_mut().zip(gate).zip(value) {
+            *o = g * sigmoid(g) * v;
+        }
+    }
+}
+
+/// From rows `[gate, value]` and the gradient of `silu(gate) · value` the gradients of both, and that product itself.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+fma", "x86_64+avx2+fma", "aarch64+neon"))]
+pub fn swiglu_backward(x: &[f32], width: usize, dout: &[f32], dx: &mut [f32], out: &mut [f32]) {
+    let rows = x.chunks_exact(2 * width).zip(dx.chunks_exact_mut(2 * width));
+    for (((x, dx), dout), out) in rows.zip(dout.chunks_exact(width)).zip(out.chunks_exact_mut(width)) {
+        let (gate, value) = x.split_at(width);
+        let (dgate, dvalue) = dx.split_at_mut(width);
+        for (((((o, dg), dv), &g), &v), &d) in out.iter_mut().zip(dgate).zip(dvalue).zip(gate).zip(value).zip(dout) {
+            let share = sigmoid(g);
+            let silu = g * share;
+            *o = silu * v;
+            *dv = d * silu;
+            *dg = d * v * (share + silu * (1.0 - share));
+        }
     }
 }
 

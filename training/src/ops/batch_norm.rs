@@ -14,7 +14,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, Device, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::across::{add_up, sum};
@@ -36,7 +36,7 @@ pub struct Statistics {
 }
 
 impl Statistics {
-    /// Of a batch `[…, channels]`, of which each process holds a part.
+    /// Of a batch `[…, channels]` in main memory, of which each process holds a part.
     ///
     /// # Errors
     /// When there are fewer than two rows, as then nothing deviates, when another process is lost, or the device fails.
@@ -54,7 +54,7 @@ impl Statistics {
         if rows < 2 {
             bail!("batch norm over {rows} values a channel: larger pictures or batches are needed");
         }
-        let parts: Vec<(usize, Vec<f32>, Vec<f32>)> = with_slice(&x.to_device(&candle_core::Device::Cpu)?, |x| {
+        let parts: Vec<(usize, Vec<f32>, Vec<f32>)> = with_slice(x, |x| {
             Ok(x.par_chunks(CHUNK_ROWS * channels)
                 .map(|x| {
                     let (mut mean, mut deviations) = (vec![0.0; channels], vec![0.0; channels]);
@@ -75,6 +75,16 @@ impl Statistics {
         let mut variance: Vec<f32> = (0..channels).map(own_variance).collect();
         add_up(exchange, &mut variance)?;
         Ok(Self { rows, mean, variance })
+    }
+
+    /// The means, then the variances with Bessel's correction, `[2 * channels]`: what running statistics follow.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn unbiased(&self, device: &Device) -> Result<Tensor> {
+        let correction = self.rows as f32 / (self.rows as f32 - 1.0);
+        let both = self.mean.iter().copied().chain(self.variance.iter().map(|variance| variance * correction));
+        Tensor::from_vec(both.collect::<Vec<_>>(), 2 * self.mean.len(), device)
     }
 
     fn rstd(&self, eps: f32) -> Vec<f32> {
@@ -104,9 +114,6 @@ impl BatchNorm {
         let channels = self.statistics.mean.len();
         if x.dim(D::Minus1)? != channels || parameters.dims() != [2 * channels] || shortcut.is_some_and(|s| s.dims() != x.dims()) {
             bail!("batch norm of {channels} channels: input {:?}, parameters {:?}", x.dims(), parameters.dims());
-        }
-        if !x.device().is_cpu() {
-            return composed(x, parameters, shortcut, (self.eps, self.rectify), &self.exchange);
         }
         let (x, parameters) = (x.contiguous()?, parameters.contiguous()?);
         match shortcut {
@@ -183,29 +190,38 @@ fn rectifier_gradient(out: &Tensor, dout: &Tensor) -> Result<Tensor> {
     Tensor::from_vec(gradient, out.shape().clone(), out.device())
 }
 
-/// The same out of candle's own operators, statistics included.
+/// The same out of candle's own operators, statistics included, on the device that holds `x`: the output, and of the batch what
+/// [`Statistics::unbiased`] gives.
 ///
 /// # Errors
-/// When shapes do not fit, another process is lost, or the device fails.
+/// When shapes do not fit, there are fewer than two rows, another process is lost, or the device fails.
 pub fn composed(
     x: &Tensor,
     parameters: &Tensor,
     shortcut: Option<&Tensor>,
     (eps, rectify): (f32, bool),
     exchange: &Arc<dyn Exchange>,
-) -> Result<Tensor> {
+) -> Result<(Tensor, Tensor)> {
     let channels = x.dim(D::Minus1)?;
     let rows = x.reshape(((), channels))?;
-    let count = sum(&rows.ones_like()?.narrow(1, 0, 1)?.sum_keepdim(0)?, exchange)?.detach();
+    let own = rows.dim(0)?;
+    if own * exchange.world() < 2 {
+        bail!("batch norm over {own} values a channel: larger pictures or batches are needed");
+    }
+    let count = sum(&Tensor::new(&[[own as f32]], x.device())?, exchange)?;
     let mean = |values: &Tensor| sum(&values.sum_keepdim(0)?, exchange)?.broadcast_div(&count);
-    let centred = rows.broadcast_sub(&mean(&rows)?)?;
-    let deviation = (mean(&centred.sqr()?)? + f64::from(eps))?.sqrt()?;
+    let means = mean(&rows)?;
+    let centred = rows.broadcast_sub(&means)?;
+    let variances = mean(&centred.sqr()?)?;
+    let deviation = (&variances + f64::from(eps))?.sqrt()?;
     let (weight, bias) = (parameters.narrow(0, 0, channels)?, parameters.narrow(0, channels, channels)?);
     let mut out = centred.broadcast_div(&deviation)?.broadcast_mul(&weight)?.broadcast_add(&bias)?.reshape(x.shape())?;
     if let Some(shortcut) = shortcut {
         out = (out + shortcut)?;
     }
-    if rectify { out.relu() } else { Ok(out) }
+    let unbiased = variances.detach().broadcast_mul(&(&count / (&count - 1.0)?)?)?;
+    let statistics = Tensor::cat(&[means.detach(), unbiased], 1)?.squeeze(0)?;
+    Ok((if rectify { out.relu()? } else { out }, statistics))
 }
 
 /// Normalises by known statistics, for evaluation: no gradient flows.

@@ -21,6 +21,8 @@ use std::ops::Range;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+use super::host::is_host;
+use super::linear::product;
 use super::{even_rows, slice, split_rows, with_slice};
 use crate::kernels::matmul::{Accum, Precision, Weight, at_b};
 use crate::kernels::reduce;
@@ -45,7 +47,7 @@ impl Convolution {
     /// When shapes do not fit, or the device fails.
     pub fn forward(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
         self.windows(x.shape(), weight.shape())?;
-        if x.device().is_cpu() { x.contiguous()?.apply_op2(&weight.contiguous()?, *self) } else { self.composed(x, weight) }
+        if is_host(x.device()) { x.contiguous()?.apply_op2(&weight.contiguous()?, *self) } else { self.composed(x, weight) }
     }
 
     /// The same out of candle's own operators: a product for each pixel of the window. (The gradients of candle's own convolution
@@ -62,7 +64,7 @@ impl Convolution {
         for (row, column) in (0..windows.side).flat_map(|row| (0..windows.side).map(move |column| (row, column))) {
             let pixels = padded.index_select(&places(row, rows)?, 1)?.index_select(&places(column, columns)?, 2)?;
             let weight = weight.narrow(2, row, 1)?.narrow(3, column, 1)?.reshape((outputs, channels))?;
-            let product = pixels.reshape((n * rows * columns, channels))?.matmul(&weight.t()?)?;
+            let product = product(&pixels.reshape((n * rows * columns, channels))?, &weight.t()?, self.precision)?;
             sum = Some(if let Some(sum) = sum { (sum + product)? } else { product });
         }
         let Some(sum) = sum else { bail!("convolution: the weight {:?} is empty", weight.dims()) };

@@ -11,6 +11,7 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use super::host::is_host;
 use super::{slice, with_slice};
 use crate::kernels::activation;
 
@@ -21,7 +22,7 @@ const CHUNK: usize = 1 << 14;
 /// # Errors
 /// When the device fails.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    if x.device().is_cpu() { x.contiguous()?.apply_op1(Fused) } else { x.gelu_erf() }
+    if is_host(x.device()) { x.contiguous()?.apply_op1(Fused) } else { x.gelu_erf() }
 }
 
 struct Fused;

@@ -13,6 +13,7 @@
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use super::host::is_host;
 use super::{slice, with_slice};
 use crate::kernels::{layer_norm, reduce};
 
@@ -23,7 +24,7 @@ const CHUNK_ROWS: usize = 256;
 /// # Errors
 /// When shapes do not fit, or the device fails.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Result<Tensor> {
-    if x.device().is_cpu() {
+    if is_host(x.device()) {
         x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, Fused { eps })
     } else {
         composed(x, weight, bias, eps)

@@ -10,9 +10,10 @@
 //! # Ok::<(), candle_core::Error>(())
 //! ```
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+use super::host::is_host;
 use super::{even_rows, slice, split_rows, with_slice};
 use crate::kernels::matmul::{Accum, Precision, Weight, at_b};
 use crate::kernels::reduce;
@@ -22,7 +23,18 @@ use crate::kernels::reduce;
 /// # Errors
 /// When shapes do not fit, or the device fails.
 pub fn linear(x: &Tensor, w: &Tensor, precision: Precision) -> Result<Tensor> {
-    if x.device().is_cpu() { x.contiguous()?.apply_op2(&w.contiguous()?, Fused { precision }) } else { x.matmul(&w.t()?) }
+    if is_host(x.device()) { x.contiguous()?.apply_op2(&w.contiguous()?, Fused { precision }) } else { product(x, &w.t()?, precision) }
+}
+
+/// `a b` out of candle's own operators.
+pub(crate) fn product(a: &Tensor, b: &Tensor, precision: Precision) -> Result<Tensor> {
+    let round = |values: &Tensor| values.to_dtype(DType::BF16);
+    match precision {
+        Precision::F32 => a.matmul(b),
+        // Candle multiplies bfloat16 on GPUs alone.
+        Precision::Bf16 if a.device().is_cpu() => round(a)?.to_dtype(DType::F32)?.matmul(&round(b)?.to_dtype(DType::F32)?),
+        Precision::Bf16 => round(a)?.matmul(&round(b)?)?.to_dtype(DType::F32),
+    }
 }
 
 struct Fused {

@@ -15,6 +15,7 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+use super::host::is_host;
 use super::{slice, with_slice};
 use crate::kernels::softmax::{dot, log_sum_exp, scaled_softmax, subtract};
 
@@ -30,7 +31,7 @@ pub fn cross_entropy(student: &Tensor, targets: &Tensor, teacher_views: usize, t
     if k != target_k || pictures == 0 || rows % pictures != 0 || rows / pictures < 2 {
         bail!("loss: student {:?} and teacher {:?} do not fit {teacher_views} teacher views", student.dims(), targets.dims());
     }
-    if !student.device().is_cpu() {
+    if !is_host(student.device()) {
         return composed(student, targets, teacher_views, temperature);
     }
     let weight = 1.0 / (pairs(rows / pictures, teacher_views) * pictures) as f64;
@@ -52,7 +53,7 @@ pub fn row_cross_entropy(student: &Tensor, targets: &Tensor, weights: &[f32], te
     if rows == 0 {
         return Tensor::zeros((), student.dtype(), student.device());
     }
-    if !student.device().is_cpu() {
+    if !is_host(student.device()) {
         return row_composed(student, targets, weights, temperature);
     }
     let held_against = (0..rows).map(|row| vec![row]).collect();

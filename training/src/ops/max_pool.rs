@@ -12,6 +12,7 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+use super::host::is_host;
 use super::{slice, with_slice};
 use crate::kernels::windows::Windows;
 
@@ -25,7 +26,7 @@ const PADDING: usize = 1;
 /// When shapes do not fit, or the device fails.
 pub fn max_pool(x: &Tensor) -> Result<Tensor> {
     windows(x.shape())?;
-    if x.device().is_cpu() { x.contiguous()?.apply_op1(Fused) } else { composed(x) }
+    if is_host(x.device()) { x.contiguous()?.apply_op1(Fused) } else { composed(x) }
 }
 
 /// The same out of candle's own operators. Of equal values each gets a share of the gradient.

@@ -21,6 +21,7 @@ pub mod batch_norm;
 pub mod block;
 pub mod conv;
 pub mod gelu;
+pub(crate) mod host;
 pub mod layer_norm;
 pub mod linear;
 pub mod loss;

@@ -14,6 +14,7 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+use super::host::is_host;
 use super::{slice, with_slice};
 use crate::kernels::softmax::dot;
 
@@ -27,7 +28,7 @@ pub fn scaled_unit_rows(x: &Tensor, g: &Tensor, floor: f32) -> Result<Tensor> {
     if g.dims() != [x.dim(0)?, 1] {
         bail!("rows {:?} and factors {:?} do not fit each other", x.dims(), g.dims());
     }
-    if x.device().is_cpu() { x.contiguous()?.apply_op2(&g.contiguous()?, Fused { floor }) } else { composed(x, g, floor) }
+    if is_host(x.device()) { x.contiguous()?.apply_op2(&g.contiguous()?, Fused { floor }) } else { composed(x, g, floor) }
 }
 
 /// The same out of candle's own operators.

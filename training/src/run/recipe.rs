@@ -24,7 +24,7 @@ mod schedules;
 use crate::backbone::BackboneConfig;
 use crate::backbone::resnet::{Kind, ResnetConfig};
 use crate::backbone::stem::Stem;
-use crate::backbone::vit::VitConfig;
+use crate::backbone::vit::{PositionCode, RotaryJitter, VitConfig};
 use crate::data::augment::Augmentation;
 use crate::dino::gram::Negatives;
 use crate::dino::head::HeadConfig;
@@ -66,6 +66,27 @@ pub struct Recipe {
     /// First value of factors on each branch of a ViT's blocks (layer scale), 0 for none. With --method dinov2 1e-5 where it is not given
     #[arg(long, value_parser = dino_program::flags::from_zero::<f32>, help_heading = "Backbone")]
     pub layer_scale: Option<f32>,
+    /// The MLP of a ViT's blocks. Public weights of DINOv2's giant and of DINOv3's S+ and H+ have swiglu
+    #[arg(long, value_enum, default_value_t = Recipe::default().ffn_layer, help_heading = "Backbone")]
+    pub ffn_layer: FfnLayer,
+    /// Columns of the hidden layer of --ffn-layer swiglu. Where it is not given: 8/3 of the dimension, a multiple of 8
+    #[arg(long, value_parser = dino_program::flags::at_least_one(), help_heading = "Backbone")]
+    pub ffn_hidden: Option<usize>,
+    /// How the patches of a ViT learn where they are: a table of positions, or rotations of queries and keys as in DINOv3
+    #[arg(long, value_enum, default_value_t = Recipe::default().pos_embed, help_heading = "Backbone")]
+    pub pos_embed: PosEmbed,
+    /// Largest period of --pos-embed rope
+    #[arg(long, value_parser = dino_program::flags::above_zero::<f64>, default_value_t = Recipe::default().rope_base, help_heading = "Backbone")]
+    pub rope_base: f64,
+    /// Shift the rows and columns of --pos-embed rope by up to this much in training; they are from -1 to 1
+    #[arg(long, value_parser = dino_program::flags::from_zero::<f64>, help_heading = "Backbone")]
+    pub rope_shift_coords: Option<f64>,
+    /// Multiply rows and columns each by a factor of up to this much, or divide them, in training
+    #[arg(long, help_heading = "Backbone")]
+    pub rope_jitter_coords: Option<f64>,
+    /// Multiply both by one factor of up to this much, or divide them, in training. DINOv3's largest was trained with 2
+    #[arg(long, help_heading = "Backbone")]
+    pub rope_rescale_coords: Option<f64>,
     /// How a ViT embeds its patches
     #[arg(long, value_enum, default_value_t = Recipe::default().stem, help_heading = "Backbone")]
     pub stem: Stem,
@@ -249,15 +270,37 @@ pub enum Method {
     Dinov2,
 }
 
+/// The MLP of a transformer block.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum FfnLayer {
+    /// two layers with GELU between them, the hidden one four times as wide as the dimension
+    #[default]
+    Mlp,
+    /// a gate with `SiLU` times a value (`SwiGLU`)
+    Swiglu,
+}
+
+/// How patches learn where they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum PosEmbed {
+    /// a table that is added to them
+    #[default]
+    Learned,
+    /// rotary positions
+    Rope,
+}
+
 /// Arithmetic that can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum PrecisionChoice {
     /// float32 throughout
     F32,
-    /// operands of matrix products rounded to bfloat16, on processors that multiply such (Intel AMX, AVX512-BF16): faster
+    /// operands of matrix products rounded to bfloat16, on GPUs and on processors that multiply such (Intel AMX, AVX512-BF16)
     Bf16,
-    /// bf16 where the processor has it, else f32
+    /// the fastest that trains as f32 does: bf16 where the processor has it, else f32; on a GPU `TensorFloat32`
     Auto,
 }
 
@@ -279,6 +322,13 @@ impl Default for Recipe {
             drop_path_rate: 0.1,
             registers: 0,
             layer_scale: None,
+            ffn_layer: FfnLayer::Mlp,
+            ffn_hidden: None,
+            pos_embed: PosEmbed::Learned,
+            rope_base: 100.0,
+            rope_shift_coords: None,
+            rope_jitter_coords: None,
+            rope_rescale_coords: None,
             stem: Stem::Patch,
             out_dim: 65536,
             norm_last_layer: true,
@@ -335,10 +385,11 @@ impl Default for Recipe {
 }
 
 impl Recipe {
-    /// With `auto` replaced by what it comes to on this machine, so that a change of machine is noticed.
+    /// With `auto` replaced by what it comes to on the CPU of this machine or on a GPU, so that a change of machine is noticed.
     #[must_use]
-    pub fn resolved(&self) -> Self {
+    pub fn resolved(&self, cpu: bool) -> Self {
         let precision = match self.precision.resolve() {
+            Precision::Bf16 if self.precision == PrecisionChoice::Auto && !cpu => PrecisionChoice::F32,
             Precision::F32 => PrecisionChoice::F32,
             Precision::Bf16 => PrecisionChoice::Bf16,
         };
@@ -348,11 +399,23 @@ impl Recipe {
     /// Sizes of the backbone.
     pub fn backbone(&self) -> BackboneConfig {
         let (precision, dinov2) = (self.precision.resolve(), self.method == Method::Dinov2);
+        let positions = match self.pos_embed {
+            PosEmbed::Learned => PositionCode::Learned,
+            PosEmbed::Rope => {
+                let (shift, jitter, rescale) = (self.rope_shift_coords, self.rope_jitter_coords, self.rope_rescale_coords);
+                PositionCode::Rotary { base: self.rope_base, jitter: RotaryJitter { shift, jitter, rescale } }
+            }
+        };
         let vit = |dim: usize, depth, heads| {
+            let dim = self.dim.unwrap_or(dim);
+            // As in the public code.
+            let hidden = || self.ffn_hidden.unwrap_or((dim * 4 * 2 / 3).next_multiple_of(8));
             BackboneConfig::Vit(VitConfig {
                 img_size: self.global_crops_size,
                 patch_size: self.patch_size,
-                dim: self.dim.unwrap_or(dim),
+                dim,
+                gated: (self.ffn_layer == FfnLayer::Swiglu).then(hidden),
+                positions,
                 depth: self.depth.unwrap_or(depth),
                 heads: self.heads.unwrap_or(heads),
                 drop_path: self.drop_path_rate,
@@ -475,11 +538,15 @@ impl Recipe {
 }
 
 /// Settings that shape the tensors of a checkpoint, or the meaning of its step number: a run cannot go on with others.
-pub const FIXED: [&str; 21] = [
+pub const FIXED: [&str; 25] = [
     "arch",
     "method",
     "stem",
     "registers",
+    "ffn-layer",
+    "ffn-hidden",
+    "pos-embed",
+    "rope-base",
     "layer-scale",
     "ibot-loss-weight",
     "ibot-separate-head",

@@ -123,8 +123,9 @@ const MASKS: u64 = 5;
 /// process is lost, or a file cannot be written.
 pub fn train(recipe: &Recipe, options: &Options) -> Result<Outcome> {
     recipe.check()?;
+    recipe.check_on(options.device.is_cpu())?;
     crate::device::allow_tf32(recipe.precision != PrecisionChoice::F32);
-    let recipe = &recipe.resolved();
+    let recipe = &recipe.resolved(options.device.is_cpu());
     let pictures = Arc::new(Pictures::open(&options.data, recipe.shrink, options.cache)?);
     let (rank, world) = (options.exchange.rank(), options.exchange.world());
     let per_step = recipe.pictures_per_step(world);

@@ -24,11 +24,11 @@ use std::path::Path;
 use candle_core::Device;
 use dino_vision::transform::Transform;
 
-use super::spec::{self, Interpolation, Linear, Mlp, Norm, Positions, StemLevel};
+use super::spec::{self, Activation, Interpolation, Linear, Mlp, Norm, Positions, StemLevel};
 use super::{Options, Tensor, error, layout, load, locate, open};
 use crate::backbone::parameters::{Entry, Group};
 use crate::backbone::stem::Stem;
-use crate::backbone::vit::{Vit, VitConfig};
+use crate::backbone::vit::{PositionCode, RotaryJitter, Vit, VitConfig, rotary_periods};
 use crate::backbone::{Backbone, BackboneConfig, positions};
 use crate::data::loader::generator;
 use crate::kernels::matmul::Precision;
@@ -142,9 +142,18 @@ fn assign(backbone: &Backbone, mut tensors: Named) -> Result<(), Error> {
 /// # Errors
 /// See [`Error`].
 pub fn vit(vit: spec::Vit, drop_path: f64, precision: Precision, device: &Device, notes: &mut Vec<String>) -> Result<Vit, Error> {
-    let Positions::Learned { table, .. } = &vit.positions else { return Err(refused("rotary positions")) };
+    let img_size = match &vit.positions {
+        Positions::Learned { table, .. } => table.shape[0] * vit.patch_size,
+        Positions::Rotary { .. } => (VitConfig::default().img_size / vit.patch_size).max(1) * vit.patch_size,
+    };
+    let positions = match rotary_base(&vit)? {
+        Some(base) => PositionCode::Rotary { base, jitter: RotaryJitter::default() },
+        None => PositionCode::Learned,
+    };
     let config = VitConfig {
-        img_size: table.shape[0] * vit.patch_size,
+        img_size,
+        gated: gated(&vit)?,
+        positions,
         patch_size: vit.patch_size,
         dim: vit.dim,
         depth: vit.blocks.len(),
@@ -171,23 +180,79 @@ fn refused(what: &str) -> Error {
     ))
 }
 
+/// Columns of the hidden layer of the MLPs where they are gated.
+///
+/// # Errors
+/// For gates that are not trained here.
+pub fn gated(vit: &spec::Vit) -> Result<Option<usize>, Error> {
+    match vit.blocks.first().map(|block| &block.mlp) {
+        Some(Mlp::Gated { activation: Activation::Gelu, .. }) => Err(refused("MLPs with gates of GELU")),
+        Some(Mlp::Gated { output, .. }) => Ok(output.weight.shape.get(1).copied()),
+        _ => Ok(None),
+    }
+}
+
+/// The base of the periods where positions are rotary.
+///
+/// # Errors
+/// For periods of no base.
+pub fn rotary_base(vit: &spec::Vit) -> Result<Option<f64>, Error> {
+    let Positions::Rotary { periods } = &vit.positions else { return Ok(None) };
+    // The second is the base to the power of 1 / their number. Those of public checkpoints are stored as bfloat16: rounded away.
+    let found = periods.get(1).map_or(100.0, |second| f64::from(*second).powi(periods.len() as i32));
+    let fits = |base: f64| rotary_periods(base, periods.len()).iter().zip(periods).all(|(ours, theirs)| (ours / theirs - 1.0).abs() < 5e-3);
+    // 100 is that of every public release.
+    match [100.0, found.round(), found].into_iter().find(|base| fits(*base)) {
+        Some(base) => Ok(Some(base)),
+        None => Err(refused("rotary positions whose periods are of no base")),
+    }
+}
+
 fn named(vit: spec::Vit, config: &VitConfig, notes: &mut Vec<String>) -> Result<Named, Error> {
     if vit.registers() != config.registers {
         return Err(refused(&format!("{} register tokens where the run has {}", vit.registers(), config.registers)));
     }
-    let Positions::Learned { table, interpolation } = vit.positions else { return Err(refused("rotary positions")) };
-    if (vit.eps - VitConfig::EPS).abs() > 1e-9 {
+    if (vit.eps - config.eps()).abs() > 1e-9 {
         // Features move by less than rounding does, unless a token hardly varies.
-        notes.push(format!("its layer norms have an epsilon of {:e}, training and what it exports {:e}", vit.eps, VitConfig::EPS));
+        notes.push(format!("its layer norms have an epsilon of {:e}, training and what it exports {:e}", vit.eps, config.eps()));
     }
+    if gated(&vit)? != config.gated {
+        return Err(Error::Unsupported(match gated(&vit)? {
+            Some(hidden) => {
+                format!("the MLPs of this backbone are gated, those of the run are not: give --ffn-layer swiglu --ffn-hidden {hidden}")
+            }
+            None => "the MLPs of this backbone are not gated: give --ffn-layer mlp".to_owned(),
+        }));
+    }
+    let base = rotary_base(&vit)?;
     let mut named = Named::new();
-    named.insert("pos_embed".to_owned(), position_table(table, config, interpolation, notes)?);
+    let registers_name = match (vit.positions, config.positions) {
+        (Positions::Learned { table, interpolation }, PositionCode::Learned) => {
+            named.insert("pos_embed".to_owned(), position_table(table, config, interpolation, notes)?);
+            "register_tokens"
+        }
+        (Positions::Rotary { periods }, PositionCode::Rotary { base: ours, .. })
+            if base.is_some_and(|base| (base / ours - 1.0).abs() < 1e-4) =>
+        {
+            named.insert("rope_embed.periods".to_owned(), Tensor { shape: vec![periods.len()], data: periods });
+            "storage_tokens"
+        }
+        (Positions::Rotary { .. }, _) => {
+            let base = base.unwrap_or_default();
+            return Err(Error::Unsupported(format!(
+                "the positions of this backbone are rotary, of base {base}: give --pos-embed rope --rope-base {base}"
+            )));
+        }
+        (Positions::Learned { .. }, _) => {
+            return Err(Error::Unsupported("this backbone has a table of positions: give --pos-embed learned".to_owned()));
+        }
+    };
     // The prefix holds CLS with its position, so that this position is zero.
     let mut cls = vit.prefix.data;
     let registers = cls.split_off(vit.dim);
     named.insert("cls_token".to_owned(), Tensor { shape: vec![1, 1, vit.dim], data: cls });
     if config.registers > 0 {
-        named.insert("register_tokens".to_owned(), Tensor { shape: vec![1, config.registers, vit.dim], data: registers });
+        named.insert(registers_name.to_owned(), Tensor { shape: vec![1, config.registers, vit.dim], data: registers });
     }
     if config.mask_token {
         named.insert("mask_token".to_owned(), Tensor { shape: vec![1, vit.dim], data: vec![0.0; vit.dim] });
@@ -203,9 +268,12 @@ fn named(vit: spec::Vit, config: &VitConfig, notes: &mut Vec<String>) -> Result<
         linear(&mut named, &name("attn.qkv"), block.qkv);
         linear(&mut named, &name("attn.proj"), block.proj);
         norm(&mut named, &name("norm2"), block.norm2);
-        let Mlp::Plain { input, output } = block.mlp else { return Err(refused("gated MLPs")) };
-        linear(&mut named, &name("mlp.fc1"), input);
-        linear(&mut named, &name("mlp.fc2"), output);
+        let (input, output, names) = match block.mlp {
+            Mlp::Plain { input, output } => (input, output, ["mlp.fc1", "mlp.fc2"]),
+            Mlp::Gated { input, output, .. } => (input, output, ["mlp.w12", "mlp.w3"]),
+        };
+        linear(&mut named, &name(names[0]), input);
+        linear(&mut named, &name(names[1]), output);
         if config.layer_scale.is_some() {
             // They are multiplied into the layers before them.
             for scale in ["ls1.gamma", "ls2.gamma"] {

@@ -7,6 +7,7 @@ use candle_core::{CpuStorage, CudaStorage, CustomOp2, Layout, Result, Shape, Ten
 
 use super::{Block, DropPath, Sequences, Tokens};
 use crate::kernels::cuda::{self as kernels, Merged};
+use crate::ops::linear::product;
 
 /// See [`Block::forward`]; `x` and `parameters` are on a GPU.
 pub(super) fn forward(
@@ -114,11 +115,11 @@ impl CustomOp2 for OnDevice {
     }
 
     fn cuda_fwd(&self, _: &CudaStorage, _: &Layout, _: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
-        let Block { dim, eps, .. } = self.block;
+        let Block { dim, eps, precision, .. } = self.block;
         let (heads, width, scale) = self.heads();
         let [norm1_w, norm1_b, qkv_w, qkv_b, proj_w, proj_b, norm2_w, norm2_b, fc1_w, fc1_b, fc2_w, fc2_b] = self.weights()?;
         let (normed, stats) = kernels::layer_norm(&self.x, &norm1_w, &norm1_b, eps)?;
-        let qkv = normed.matmul(&qkv_w.t()?)?;
+        let qkv = product(&normed, &qkv_w.t()?, precision)?;
         let mut attended = Merged::new(&self.x, self.sequences.rows(), dim)?;
         let (mut row, mut attention) = (0, Vec::new());
         for &(n, tokens) in &self.sequences.0 {
@@ -132,14 +133,14 @@ impl CustomOp2 for OnDevice {
             }
         }
         let attended = self.select(&attended.into_tensor())?;
-        let branch = attended.matmul(&proj_w.t()?)?;
+        let branch = product(&attended, &proj_w.t()?, precision)?;
         let shape = (self.sequences.rows_out(self.output), dim);
         let middle = kernels::residual(&self.select(&self.x)?, &branch, &proj_b, self.attention_factors.as_ref())?;
         let middle = kernels::rows(middle, &self.x, shape)?;
         let (middle_normed, middle_stats) = kernels::layer_norm(&middle, &norm2_w, &norm2_b, eps)?;
-        let hidden = middle_normed.matmul(&fc1_w.t()?)?;
+        let hidden = product(&middle_normed, &fc1_w.t()?, precision)?;
         let active = kernels::bias_gelu(&hidden, &fc1_b)?;
-        let out = kernels::residual(&middle, &active.matmul(&fc2_w.t()?)?, &fc2_b, self.mlp_factors.as_ref())?;
+        let out = kernels::residual(&middle, &product(&active, &fc2_w.t()?, precision)?, &fc2_b, self.mlp_factors.as_ref())?;
         if self.keep {
             let kept = Kept { normed, stats, attention, attended, middle, middle_normed, middle_stats, hidden, active };
             *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
@@ -151,7 +152,7 @@ impl CustomOp2 for OnDevice {
     fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor, dout: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(kept) = kept else { bail!("the forward pass of this block kept nothing") };
-        let dim = self.block.dim;
+        let Block { dim, precision, .. } = self.block;
         let (heads, width, scale) = self.heads();
         let [norm1_w, _, qkv_w, _, proj_w, _, norm2_w, _, fc1_w, fc1_b, fc2_w, _] = self.weights()?;
         let branch = |gradient: &Tensor, factors: &Option<Tensor>| match factors {
@@ -161,16 +162,16 @@ impl CustomOp2 for OnDevice {
         let dout = dout.contiguous()?.detach();
         // MLP branch, of the rows that came out.
         let dbranch = branch(&dout, &self.mlp_factors)?;
-        let (fc2_b_gradient, fc2_w_gradient) = (kernels::column_sums(&dbranch)?, dbranch.t()?.matmul(&kept.active)?);
-        let dhidden = kernels::bias_gelu_input(&kept.hidden, &fc1_b, &dbranch.matmul(&fc2_w)?)?;
-        let (fc1_b_gradient, fc1_w_gradient) = (kernels::column_sums(&dhidden)?, dhidden.t()?.matmul(&kept.middle_normed)?);
-        let dnormed = dhidden.matmul(&fc1_w)?;
+        let (fc2_b_gradient, fc2_w_gradient) = (kernels::column_sums(&dbranch)?, product(&dbranch.t()?, &kept.active, precision)?);
+        let dhidden = kernels::bias_gelu_input(&kept.hidden, &fc1_b, &product(&dbranch, &fc2_w, precision)?)?;
+        let (fc1_b_gradient, fc1_w_gradient) = (kernels::column_sums(&dhidden)?, product(&dhidden.t()?, &kept.middle_normed, precision)?);
+        let dnormed = product(&dhidden, &fc1_w, precision)?;
         let (norm2_w_gradient, norm2_b_gradient) = kernels::layer_norm_weights(&kept.middle, &kept.middle_stats, &dnormed)?;
         let dmiddle = kernels::layer_norm_input(&kept.middle, &norm2_w, &kept.middle_stats, &dnormed, &dout)?;
         // Attention branch.
         let dbranch = branch(&dmiddle, &self.attention_factors)?;
-        let (proj_b_gradient, proj_w_gradient) = (kernels::column_sums(&dbranch)?, dbranch.t()?.matmul(&kept.attended)?);
-        let dattended = self.spread(&dbranch.matmul(&proj_w)?)?;
+        let (proj_b_gradient, proj_w_gradient) = (kernels::column_sums(&dbranch)?, product(&dbranch.t()?, &kept.attended, precision)?);
+        let dattended = self.spread(&product(&dbranch, &proj_w, precision)?)?;
         let mut dqkv = Merged::new(&self.x, self.sequences.rows(), 3 * dim)?;
         let mut row = 0;
         for (&(n, tokens), (split, weights)) in self.sequences.0.iter().zip(&kept.attention) {
@@ -184,8 +185,8 @@ impl CustomOp2 for OnDevice {
             row += n * tokens;
         }
         let dqkv = dqkv.into_tensor();
-        let (qkv_b_gradient, qkv_w_gradient) = (kernels::column_sums(&dqkv)?, dqkv.t()?.matmul(&kept.normed)?);
-        let dnormed = dqkv.matmul(&qkv_w)?;
+        let (qkv_b_gradient, qkv_w_gradient) = (kernels::column_sums(&dqkv)?, product(&dqkv.t()?, &kept.normed, precision)?);
+        let dnormed = product(&dqkv, &qkv_w, precision)?;
         let (norm1_w_gradient, norm1_b_gradient) = kernels::layer_norm_weights(&self.x, &kept.stats, &dnormed)?;
         let dx = kernels::layer_norm_input(&self.x, &norm1_w, &kept.stats, &dnormed, &self.spread(&dmiddle)?)?;
         let parts = [

@@ -1,8 +1,8 @@
 //! The block as one CPU operator with its backward pass.
 //!
 //! Each core runs whole sequences through the whole block, in chunks whose intermediate values stay in its own cache. Kept for
-//! the backward pass are the packed q, k, v, the attention's output, the middle residual and the hidden layer before GELU;
-//! normalised rows, attention weights and GELU's output are computed again. A block that recomputes keeps none of these, and the backward
+//! the backward pass are the packed q, k, v, the attention's output, the middle residual and the hidden layer before its activation;
+//! normalised rows, attention weights and the activation's output are computed again. A block that recomputes keeps none of these, and the backward
 //! pass runs the forward pass once more: the same sums in the same order.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+use super::rotation::{Rotation, Turn};
 use super::sequences::{Chunk, Sequences, Task};
 use super::{Block, DropPath, Tokens};
 use crate::kernels::matmul::{Accum, Precision, Weight, at_b};
@@ -105,6 +106,8 @@ impl Drop for Kept {
 pub(super) struct Fused {
     pub(super) block: Block,
     pub(super) sequences: Sequences,
+    /// Of each run of sequences; empty without rotary positions.
+    pub(super) rotations: Vec<Rotation>,
     pub(super) drop: Option<DropPath>,
     pub(super) output: Tokens,
     pub(super) keep: bool,
@@ -124,7 +127,7 @@ struct Rows<'a> {
 impl Fused {
     /// The rows that come out, and what the backward pass needs; nothing of it without `keep`.
     fn run(&self, x: &[f32], p: &[f32], keep: bool) -> (Vec<f32>, Kept) {
-        let Block { dim, hidden, .. } = self.block;
+        let (dim, wide) = (self.block.dim, self.block.wide());
         let (rows, rows_out) = (self.sequences.rows(), self.sequences.rows_out(self.output));
         let weights = Weights::new(&self.block, p);
         let products = Products::new(&self.block, &weights, Weight::transposed);
@@ -136,14 +139,14 @@ impl Fused {
             qkv: pool::take(if_kept(rows) * 3 * dim),
             attended: pool::take(if_kept(rows_out) * dim),
             middle: pool::take(if_kept(rows_out) * dim),
-            hidden: pool::take(if_kept(rows_out) * hidden),
+            hidden: pool::take(if_kept(rows_out) * wide),
         };
         split_rows(&mut out, dim, counts_out())
             .into_par_iter()
             .zip(split_rows(&mut kept.qkv, 3 * dim, tasks.iter().map(Task::rows).map(if_kept)))
             .zip(split_rows(&mut kept.attended, dim, counts_out().map(if_kept)))
             .zip(split_rows(&mut kept.middle, dim, counts_out().map(if_kept)))
-            .zip(split_rows(&mut kept.hidden, hidden, counts_out().map(if_kept)))
+            .zip(split_rows(&mut kept.hidden, wide, counts_out().map(if_kept)))
             .zip(&tasks)
             .for_each(|(((((mut out, mut qkv), mut attended), mut middle), mut all_hidden), task)| {
                 let mut scratch = ForwardScratch::default();
@@ -159,7 +162,7 @@ impl Fused {
                             qkv: qkv.split_off_mut(..n * 3 * dim).unwrap_or_default(),
                             attended: attended.split_off_mut(..m * dim).unwrap_or_default(),
                             middle: middle.split_off_mut(..m * dim).unwrap_or_default(),
-                            hidden: all_hidden.split_off_mut(..m * hidden).unwrap_or_default(),
+                            hidden: all_hidden.split_off_mut(..m * wide).unwrap_or_default(),
                             out: out.split_off_mut(..m * dim).unwrap_or_default(),
                         }
                     } else {
@@ -167,7 +170,7 @@ impl Fused {
                             qkv: sized(a, n * 3 * dim),
                             attended: sized(b, m * dim),
                             middle: sized(c, m * dim),
-                            hidden: sized(d, m * hidden),
+                            hidden: sized(d, m * wide),
                             out: out.split_off_mut(..m * dim).unwrap_or_default(),
                         }
                     };
@@ -189,7 +192,10 @@ impl Fused {
         layer_norm::forward(x, w.norm1_w, w.norm1_b, eps, normed);
         products.qkv.multiply(rows.qkv, Accum::Replace, normed);
         reduce::add_bias(rows.qkv, w.qkv_b);
-        for (qkv, out) in rows.qkv.chunks_exact(3 * dim * tokens).zip(rows.attended.chunks_exact_mut(dim * queries)) {
+        for (qkv, out) in rows.qkv.chunks_exact_mut(3 * dim * tokens).zip(rows.attended.chunks_exact_mut(dim * queries)) {
+            if let Some(rotation) = self.rotations.get(chunk.run) {
+                rotation.turn(qkv, dim, Turn::Forward);
+            }
             attention::forward(qkv, dim, heads, out, &mut scratch.attention);
         }
         products.proj.multiply(rows.middle, Accum::Replace, rows.attended);
@@ -202,7 +208,11 @@ impl Fused {
         layer_norm::forward(rows.middle, w.norm2_w, w.norm2_b, eps, normed);
         products.fc1.multiply(rows.hidden, Accum::Replace, normed);
         let active = sized(&mut scratch.active, m * hidden);
-        activation::bias_gelu(rows.hidden, w.fc1_b, active);
+        if self.block.gated {
+            activation::bias_swiglu(rows.hidden, w.fc1_b, active);
+        } else {
+            activation::bias_gelu(rows.hidden, w.fc1_b, active);
+        }
         products.fc2.multiply(rows.out, Accum::Replace, active);
         for ((sequence, out), x) in
             chunk.sequences.clone().zip(rows.out.chunks_exact_mut(dim * queries)).zip(rows.middle.chunks_exact(dim * queries))
@@ -239,10 +249,16 @@ impl Fused {
         // MLP branch, of the rows that came out.
         let dbranch = self.branch(chunk, input.dout, &mut scratch.branch, |d| &d.mlp);
         reduce::add_column_sums(dbranch, d.fc2_b);
-        let dhidden = sized(&mut scratch.dhidden, m * hidden);
-        products.fc2.multiply(dhidden, Accum::Replace, dbranch);
+        let dhidden = sized(&mut scratch.dhidden, m * self.block.wide());
         let active = sized(&mut scratch.active, m * hidden);
-        activation::gelu_backward(input.hidden, dhidden, active);
+        if self.block.gated {
+            let dactive = sized(&mut scratch.dactive, m * hidden);
+            products.fc2.multiply(dactive, Accum::Replace, dbranch);
+            activation::swiglu_backward(input.hidden, hidden, dactive, dhidden, active);
+        } else {
+            products.fc2.multiply(dhidden, Accum::Replace, dbranch);
+            activation::gelu_backward(input.hidden, dhidden, active);
+        }
         at_b(self.block.precision, d.fc2_w, Accum::Add, dbranch, active, m);
         reduce::add_column_sums(dhidden, d.fc1_b);
         let normed = sized(&mut scratch.normed, m * dim);
@@ -265,6 +281,9 @@ impl Fused {
             input.qkv.chunks_exact(3 * stride).zip(dattended.chunks_exact(stride_out)).zip(dqkv.chunks_exact_mut(3 * stride))
         {
             attention::backward(qkv, dim, heads, dout, dqkv, &mut scratch.attention);
+            if let Some(rotation) = self.rotations.get(chunk.run) {
+                rotation.turn(dqkv, dim, Turn::Back);
+            }
         }
         reduce::add_column_sums(dqkv, d.qkv_b);
         let normed = sized(&mut scratch.normed, n * dim);
@@ -309,6 +328,7 @@ struct BackwardScratch {
     dnormed: Vec<f32>,
     dmiddle: Vec<f32>,
     active: Vec<f32>,
+    dactive: Vec<f32>,
     dhidden: Vec<f32>,
     dqkv: Vec<f32>,
 }
@@ -339,7 +359,7 @@ impl CustomOp2 for Fused {
             }
             None => bail!("the forward pass of this block kept nothing"),
         };
-        let Block { dim, hidden, .. } = self.block;
+        let (dim, wide) = (self.block.dim, self.block.wide());
         let (rows, len) = (self.sequences.rows(), self.block.len());
         let tasks = self.sequences.tasks(rayon::current_num_threads());
         let mut dx = vec![0.0; rows * dim];
@@ -366,7 +386,7 @@ impl CustomOp2 for Fused {
                                     qkv: &kept.qkv[of(3 * dim)],
                                     attended: &kept.attended[of_out(dim)],
                                     middle: &kept.middle[of_out(dim)],
-                                    hidden: &kept.hidden[of_out(hidden)],
+                                    hidden: &kept.hidden[of_out(wide)],
                                 };
                                 self.backward_chunk(
                                     chunk,

@@ -60,7 +60,7 @@ impl Sequences {
         // Small enough that no task gets much more than its share.
         let most = CHUNK_ROWS.min(goal.div_ceil(4));
         let (mut shares, mut done, mut sequence) = (vec![Task::default(); tasks.max(1)], 0, 0);
-        for &(n, tokens) in &self.0 {
+        for (run, &(n, tokens)) in self.0.iter().enumerate() {
             let at_once = (most / tokens.max(1)).max(1);
             for from in (0..n).step_by(at_once) {
                 let sequences = at_once.min(n - from);
@@ -70,7 +70,7 @@ impl Sequences {
                 if share.chunks.is_empty() {
                     share.first_row = done;
                 }
-                share.chunks.push(Chunk { sequences: sequence..sequence + sequences, tokens });
+                share.chunks.push(Chunk { sequences: sequence..sequence + sequences, tokens, run });
                 done += rows;
                 sequence += sequences;
             }
@@ -109,6 +109,8 @@ impl Task {
 pub(super) struct Chunk {
     pub(super) sequences: Range<usize>,
     pub(super) tokens: usize,
+    /// Which run of sequences they are of.
+    pub(super) run: usize,
 }
 
 impl Chunk {

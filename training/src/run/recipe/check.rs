@@ -2,11 +2,11 @@
 
 use anyhow::{Result, bail, ensure};
 
-use super::{Method, PrecisionChoice, Recipe};
+use super::{FfnLayer, Method, PosEmbed, PrecisionChoice, Recipe};
 use crate::backbone::BackboneConfig;
 use crate::backbone::resnet::ResnetConfig;
 use crate::backbone::stem::Stem;
-use crate::backbone::vit::VitConfig;
+use crate::backbone::vit::{PositionCode, VitConfig};
 use crate::dino::loss::Centering;
 use crate::kernels::matmul::has_bf16;
 
@@ -96,10 +96,6 @@ impl Recipe {
             self.epochs
         );
         ensure!(
-            self.precision != PrecisionChoice::Bf16 || has_bf16(),
-            "--precision bf16 needs a processor that multiplies bfloat16 values (Intel AMX or AVX512-BF16), which this one does not: use auto or f32"
-        );
-        ensure!(
             self.sinkhorn_queue == 0 || self.centering == Centering::SinkhornKnopp,
             "--sinkhorn-queue is for --centering sinkhorn_knopp: give both, or neither"
         );
@@ -117,6 +113,19 @@ impl Recipe {
         self.check_losses()?;
         self.check_going_on()?;
         self.check_backbone()
+    }
+
+    /// Whether the device, the CPU or a GPU, has the arithmetic that is asked for.
+    ///
+    /// # Errors
+    /// Where it does not, with the setting to change.
+    pub fn check_on(&self, cpu: bool) -> Result<()> {
+        ensure!(
+            self.precision != PrecisionChoice::Bf16 || !cpu || has_bf16(),
+            "--precision bf16 needs a GPU, or a processor that multiplies bfloat16 values (Intel AMX or AVX512-BF16), which this one does \
+             not: use auto or f32"
+        );
+        Ok(())
     }
 
     /// Settings of terms of the loss that the run does not have.
@@ -159,6 +168,20 @@ impl Recipe {
             self.freeze_backbone_epochs,
             self.epochs
         );
+        let rope = [self.rope_shift_coords, self.rope_jitter_coords, self.rope_rescale_coords];
+        ensure!(
+            self.pos_embed == PosEmbed::Rope
+                || (rope.iter().all(Option::is_none) && self.rope_base.to_bits() == Self::default().rope_base.to_bits()),
+            "--rope-base and the --rope-…-coords settings are for --pos-embed rope: leave them out, or give it"
+        );
+        for (name, factor) in [("jitter", self.rope_jitter_coords), ("rescale", self.rope_rescale_coords)] {
+            let factor = factor.unwrap_or(1.0);
+            ensure!(factor >= 1.0 && factor.is_finite(), "--rope-{name}-coords {factor} is a factor of at least 1");
+        }
+        ensure!(
+            self.ffn_layer == FfnLayer::Swiglu || self.ffn_hidden.is_none(),
+            "--ffn-hidden is for --ffn-layer swiglu: leave it out, or give it"
+        );
         let dim = self.backbone().dim();
         ensure!(self.lora_rank <= dim, "--lora-rank {} is more than the backbone's dimension, {dim}", self.lora_rank);
         Ok(())
@@ -166,10 +189,15 @@ impl Recipe {
 
     fn check_backbone(&self) -> Result<()> {
         match self.backbone() {
-            BackboneConfig::Vit(VitConfig { heads, depth, dim, patch_size, stem, .. }) => {
+            BackboneConfig::Vit(VitConfig { heads, depth, dim, patch_size, stem, positions, .. }) => {
                 ensure!(
                     heads > 0 && depth > 0 && dim > 0 && dim.is_multiple_of(heads),
                     "a backbone of dim {dim}, depth {depth} and {heads} heads cannot be built: dim must be a multiple of heads"
+                );
+                ensure!(
+                    positions == PositionCode::Learned || (dim / heads).is_multiple_of(4),
+                    "--pos-embed rope needs heads of a multiple of 4 channels: {dim} channels and {heads} heads make {}",
+                    dim / heads
                 );
                 stem.channels(patch_size, dim)?;
             }
@@ -177,6 +205,8 @@ impl Recipe {
                 let arch = self.arch;
                 let plain = self.stem == Stem::Patch
                     && self.registers == 0
+                    && self.ffn_layer == FfnLayer::Mlp
+                    && self.pos_embed == PosEmbed::Learned
                     && self.layer_scale.is_none()
                     && self.method == Method::Dino
                     && self.gram_loss_weight == 0.0
@@ -185,7 +215,7 @@ impl Recipe {
                     && self.patch_embed_lr_mult >= 1.0;
                 ensure!(
                     plain,
-                    "--stem, --registers, --layer-scale, --gram-loss-weight, --layer-decay, --patch-embed-lr-mult, --lora-rank and --method dinov2 are for ViTs: leave them \
+                    "--stem, --registers, --ffn-layer, --pos-embed, --layer-scale, --gram-loss-weight, --layer-decay, --patch-embed-lr-mult, --lora-rank and --method dinov2 are for ViTs: leave them \
                      out with --arch {arch}"
                 );
                 ensure!(

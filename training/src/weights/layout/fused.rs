@@ -7,6 +7,7 @@ use super::super::Error;
 use super::super::scope::Scope;
 use super::super::spec::{Activation, Backbone, Block, Conv, Interpolation, Linear, Mlp, Positions, StemLevel, Vit};
 use super::{Hints, Read, is_harmless, prefix, registers, rotary_quarter, split_table};
+use crate::backbone::vit::rotary_periods;
 
 /// What sets one of these layouts apart.
 pub(super) struct Dialect {
@@ -140,11 +141,6 @@ fn stem(scope: &mut Scope) -> Vec<StemLevel> {
 fn periods(scope: &mut Scope, hints: &Hints, quarter: usize) -> Result<Vec<f32>, Error> {
     let base = hints.config.rope_base()?.unwrap_or(100.0);
     Ok(scope.optional("rope_embed.periods", &[quarter]).map_or_else(|| rotary_periods(base, quarter), |periods| periods.data))
-}
-
-/// base^(i / n) for i in 0..n, where n is a quarter of a head's channels.
-pub(super) fn rotary_periods(base: f64, quarter: usize) -> Vec<f32> {
-    (0..quarter).map(|index| base.powf(index as f64 / quarter as f64) as f32).collect()
 }
 
 fn block(scope: &mut Scope, name: &str, dim: usize, gate: Activation, dialect: &Dialect) -> Block {

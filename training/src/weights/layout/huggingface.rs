@@ -3,8 +3,8 @@
 use super::super::Error;
 use super::super::scope::Scope;
 use super::super::spec::{Activation, Backbone, Block, Interpolation, Linear, Mlp, Positions, Vit};
-use super::fused::rotary_periods;
 use super::{Hints, Read, is_harmless, prefix, registers, rotary_quarter, split_table};
+use crate::backbone::vit::rotary_periods;
 
 /// Names inside a block, and what depends on the model beside them.
 struct Dialect {

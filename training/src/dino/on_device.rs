@@ -1,0 +1,126 @@
+//! Whole training steps on a device that is not the host, in whose place the CPU stands: the same numbers, one wait a step.
+
+use candle_core::{Device, Result, Tensor};
+
+use super::accumulate::Accumulated;
+use super::gram::{Gram, Negatives};
+use super::head::HeadConfig;
+use super::ibot::Ibot;
+use super::learner::{Learner, Report, Step, Views};
+use super::loss::Centering;
+use super::masks::{Masking, Masks};
+use super::network::Network;
+use super::optimizer::{Algorithm, Settings};
+use super::sinkhorn::Queue;
+use crate::backbone::BackboneConfig;
+use crate::backbone::resnet::{Kind, ResnetConfig};
+use crate::backbone::vit::VitConfig;
+use crate::data::loader::generator;
+use crate::exchange::alone;
+use crate::kernels::matmul::Precision;
+use crate::ops::host::elsewhere;
+
+const OUT: usize = 32;
+const BATCHES: u64 = 2;
+
+fn head(dim: usize, batch_norm: bool) -> HeadConfig {
+    HeadConfig { dim, hidden: 24, bottleneck: 8, out: OUT, batch_norm, norm_last_layer: false, precision: Precision::F32 }
+}
+
+fn vit(mask_token: bool) -> BackboneConfig {
+    VitConfig { img_size: 32, patch_size: 8, dim: 16, depth: 2, heads: 2, registers: 1, mask_token, ..VitConfig::default() }.into()
+}
+
+fn learner(backbone: BackboneConfig, algorithm: Algorithm, batch_norm: bool) -> Result<Learner> {
+    let (mut random, dim) = (generator(1, 0, 0, 0), backbone.dim());
+    let network = Network::new(backbone, head(dim, batch_norm), &mut random, &Device::Cpu)?;
+    Learner::new(network, algorithm, alone())
+}
+
+/// With all that DINOv2 and DINOv3 add.
+fn dinov2() -> Result<Learner> {
+    let mut random = generator(1, 0, 0, 0);
+    let network =
+        Network::new(vit(true), head(16, false), &mut random, &Device::Cpu)?.with_ibot_head(head(16, false), &mut random, &Device::Cpu)?;
+    let mut learner = Learner::new(network, Algorithm::Sgd, alone())?;
+    let mut ibot = Ibot::new(1.0, OUT, &Device::Cpu)?;
+    (ibot.patches.centering, learner.loss.centering) = (Centering::SinkhornKnopp, Centering::SinkhornKnopp);
+    learner.loss.queue = Queue::new(64);
+    learner.koleo_weight = 0.1;
+    learner.ibot = Some(ibot);
+    let anchor = learner.teacher.duplicate()?.backbone;
+    learner.gram = Some(Gram { weight: 1.0, anchor, across: false, negatives: Negatives::Kept });
+    Ok(learner)
+}
+
+/// Three steps of two micro-batches each: parameters, running statistics, centre and moments; the reports; and how often they waited for
+/// another device.
+fn run(mut learner: Learner) -> Result<(Vec<Vec<f32>>, Vec<Report>, usize)> {
+    let mut random = generator(2, 0, 0, 0);
+    let mut reports = Vec::new();
+    for step in 0..3 {
+        let mut batches = Accumulated::default();
+        for batch in 0..BATCHES {
+            let pixels = |sequence: u64, crops: usize, side: usize| {
+                let mut random = generator(3, step, batch, sequence);
+                let values =
+                    std::iter::repeat_with(|| crate::backbone::parameters::Random::normal(&mut random)).take(crops * 3 * side * side);
+                Tensor::from_vec(values.collect(), (crops, 3, side, side), &Device::Cpu)
+            };
+            let (global, local) = (pixels(0, 8, 32)?, pixels(1, 12, 16)?);
+            let masking = Masking { probability: 0.5, low: 0.2, high: 0.5 };
+            let masks = learner.ibot.as_ref().map(|_| Masks::new(&masking.draw(8, (4, 4), &mut random), &Device::Cpu)).transpose()?;
+            let views = Views { global: &global, local: Some(&local), masks: masks.as_ref() };
+            learner.add(&mut batches, views, 0.06, &mut random)?;
+        }
+        let optimizer = Settings { lr: 2e-3, weight_decay: 0.04, clip: 0.3, freeze_last_layer: step == 0 };
+        reports
+            .push(learner.step(batches, &Step { optimizer, momentum: 0.9, teacher_temp: 0.06 }, false).map_err(candle_core::Error::wrap)?);
+    }
+    let waits = elsewhere::copies();
+    Ok((state(&learner)?, reports, waits))
+}
+
+fn state(learner: &Learner) -> Result<Vec<Vec<f32>>> {
+    let networks = [&learner.student, &learner.teacher];
+    let groups = networks.into_iter().flat_map(|network| network.groups().chain(network.buffers()));
+    let mut all = groups.map(|group| group.var().to_vec1()).collect::<Result<Vec<_>>>()?;
+    all.push(learner.loss.centre().flatten_all()?.to_vec1()?);
+    let mut moments = learner.optimizer.moments()?;
+    moments.sort_by_key(|(name, _)| *name);
+    for (_, moments) in moments {
+        all.extend([vec![moments.steps as f32], moments.first.clone(), moments.second.clone()]);
+    }
+    Ok(all)
+}
+
+#[test]
+fn a_step_on_another_device_waits_for_it_once_and_gives_the_same_numbers() {
+    let resnet = || ResnetConfig { kind: Kind::Bottleneck, units: [1; 4], width: 4, precision: Precision::F32 }.into();
+    let cases: [(&str, &dyn Fn() -> Result<Learner>); 6] = [
+        ("DINO by AdamW", &|| learner(vit(false), Algorithm::Adamw, false)),
+        ("DINO by SGD", &|| learner(vit(false), Algorithm::Sgd, false)),
+        ("batch norm in the head", &|| learner(vit(false), Algorithm::Sgd, true)),
+        ("DINOv2 with Gram anchoring", &dinov2),
+        ("a ResNet by SGD", &|| learner(resnet(), Algorithm::Sgd, false)),
+        ("a ResNet by LARS", &|| learner(resnet(), Algorithm::Lars, true)),
+    ];
+    for (name, make) in cases {
+        let (expected, reports, _) = run(make().unwrap()).unwrap();
+        let (ours, our_reports, waits) = elsewhere::run(|| run(make().unwrap())).unwrap();
+        assert_eq!(waits, reports.len(), "{name}");
+        assert_eq!(ours.len(), expected.len(), "{name}");
+        // AdamW makes steps of one size of gradients that are nothing but rounding, as those of a key's bias: its own test compares it.
+        let compared = ours.iter().zip(&expected).filter(|_| !name.ends_with("AdamW"));
+        for (ours, expected) in compared {
+            assert_eq!(ours.len(), expected.len(), "{name}");
+            for (ours, expected) in ours.iter().zip(expected) {
+                assert!((ours - expected).abs() <= 1e-4 + 1e-4 * expected.abs(), "{name}: {ours} instead of {expected}");
+            }
+        }
+        for (ours, expected) in our_reports.iter().zip(&reports) {
+            assert!((ours.means.loss - expected.means.loss).abs() < 1e-4, "{name}: {ours:?} instead of {expected:?}");
+            assert!((ours.feature_std - expected.feature_std).abs() < 1e-4, "{name}");
+        }
+    }
+}
