@@ -1,14 +1,11 @@
 //! The nearest row of each query: exact scans in blocks.
 
 use ndarray::{ArrayView2, s};
-use rayon::prelude::*;
 
 use super::Rows;
-use crate::byte_rows::{Left, Right};
+use crate::byte_rows::{BLOCK, Left, Right, each_tile};
 use crate::cancel::{self, Cancelled};
 
-/// Rows of one block: its products with a picture's patches stay in the second cache.
-const BLOCK: usize = 512;
 /// Queries that are compared at once: their products with a block bound the memory.
 const QUERIES: usize = 1024;
 
@@ -57,7 +54,6 @@ pub(crate) struct Options<'a> {
 /// # Errors
 /// [`Cancelled`].
 pub(crate) fn scan(queries: &Rows, rows: &Rows, options: Options<'_>) -> Result<Found, Cancelled> {
-    let token = cancel::current();
     let mut found = Found { of_queries: vec![Hit::NOTHING; queries.len()], of_rows: Vec::new() };
     if options.of_rows {
         found.of_rows = vec![NONE; rows.len()];
@@ -65,22 +61,17 @@ pub(crate) fn scan(queries: &Rows, rows: &Rows, options: Options<'_>) -> Result<
     for first in (0..queries.len()).step_by(QUERIES) {
         let part = first..(first + QUERIES).min(queries.len());
         let left = Left::new(queries, part.clone());
-        let block = |tile: &mut Vec<f32>, start: usize| {
-            if token.is_cancelled() {
-                return (Vec::new(), Vec::new());
-            }
-            let right = Right::new(rows, start..(start + BLOCK).min(rows.len()));
-            right.cosines(&left, tile);
+        let right = |&start: &usize| Right::new(rows, start..(start + BLOCK).min(rows.len()));
+        let of_tile = |&start: &usize, tile: &mut [f32], columns: usize| {
             if let Some(owners) = options.owners {
-                leave_out(tile, &owners.queries[part.clone()], &owners.rows[start..start + right.len()]);
+                leave_out(tile, &owners.queries[part.clone()], &owners.rows[start..start + columns]);
             }
-            let nearest = tile.chunks_exact(right.len()).map(|row| nearest(row, start)).collect::<Vec<_>>();
-            let of_rows = if options.of_rows { largest_of_columns(tile, right.len()) } else { Vec::new() };
+            let nearest: Vec<Hit> = tile.chunks_exact(columns).map(|row| nearest(row, start)).collect();
+            let of_rows = if options.of_rows { largest_of_columns(tile, columns) } else { Vec::new() };
             (nearest, of_rows)
         };
         let starts: Vec<usize> = (0..rows.len()).step_by(BLOCK).collect();
-        let blocks: Vec<_> = starts.par_iter().map_init(Vec::new, |tile, &start| block(tile, start)).collect();
-        cancel::check()?;
+        let blocks = each_tile(&left, &starts, right, of_tile)?;
         for (start, (nearest, of_rows)) in starts.into_iter().zip(blocks) {
             for (best, hit) in found.of_queries[part.clone()].iter_mut().zip(nearest) {
                 if hit.cosine > best.cosine {

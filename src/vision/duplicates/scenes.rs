@@ -1,13 +1,9 @@
 //! The second stage: pairs of vectors above a cosine, by products of blocks.
 
-use rayon::prelude::*;
-
 use super::forest::Forest;
-use crate::byte_rows::{Left, Right, Rows};
-use crate::cancel::{self, Cancelled};
+use crate::byte_rows::{BLOCK, Left, Right, Rows, each_tile};
+use crate::cancel::Cancelled;
 
-/// Rows of one block: its products stay in the second cache.
-const BLOCK: usize = 512;
 /// Rows that are compared with all later blocks at once.
 const ROWS: usize = 1024;
 
@@ -36,22 +32,15 @@ struct Edges {
 /// # Errors
 /// [`Cancelled`].
 pub(super) fn unite(rows: &Rows, least: f32, forest: &mut Forest, progress: &dyn Fn(f64)) -> Result<Pairs, Cancelled> {
-    let (token, count, least) = (cancel::current(), rows.len(), least - ROUNDING);
+    let (count, least) = (rows.len(), least - ROUNDING);
     let mut pairs = Pairs::default();
     for first in (0..count).step_by(ROWS) {
         let left = Left::new(rows, first..(first + ROWS).min(count));
         // Earlier blocks have met these rows.
         let starts: Vec<usize> = (first..count).step_by(BLOCK).collect();
-        let block = |tile: &mut Vec<f32>, &start: &usize| {
-            if token.is_cancelled() {
-                return Edges { start, pairs: Vec::new(), found: 0 };
-            }
-            let right = Right::new(rows, start..(start + BLOCK).min(count));
-            right.cosines(&left, tile);
-            edges(tile, right.len(), first, start, least)
-        };
-        let blocks: Vec<Edges> = starts.par_iter().map_init(Vec::new, block).collect();
-        cancel::check()?;
+        let right = |&start: &usize| Right::new(rows, start..(start + BLOCK).min(count));
+        let of_tile = |&start: &usize, tile: &mut [f32], columns: usize| edges(tile, columns, first, start, least);
+        let blocks = each_tile(&left, &starts, right, of_tile)?;
         pairs.held = pairs.held.max(blocks.iter().map(|edges| edges.pairs.len()).sum());
         for edges in blocks {
             pairs.found += edges.found;

@@ -1,12 +1,8 @@
 //! The k nearest rows of each query, block by block.
 
-use rayon::prelude::*;
+use crate::byte_rows::{BLOCK, Left, Right, Rows, each_tile};
+use crate::cancel::Cancelled;
 
-use crate::byte_rows::{Left, Right, Rows};
-use crate::cancel::{self, Cancelled};
-
-/// Rows of one block: its products with a picture's patches stay in the second cache.
-const BLOCK: usize = 512;
 /// Queries that are compared at once.
 const QUERIES: usize = 1024;
 /// Blocks whose nearest rows are in memory at once.
@@ -25,32 +21,25 @@ pub(super) struct Neighbour {
 /// # Errors
 /// [`Cancelled`].
 pub(super) fn nearest(queries: &Rows, parts: &[&Rows], k: usize) -> Result<Vec<Vec<Neighbour>>, Cancelled> {
-    let token = cancel::current();
     let blocks: Vec<(usize, usize)> =
         parts.iter().enumerate().flat_map(|(part, rows)| (0..rows.len()).step_by(BLOCK).map(move |start| (part, start))).collect();
     let mut found: Vec<Vec<Neighbour>> = vec![Vec::new(); queries.len()];
     for first in (0..queries.len()).step_by(QUERIES) {
         let asked = first..(first + QUERIES).min(queries.len());
         let left = Left::new(queries, asked.clone());
-        for wave in blocks.chunks(WAVE) {
-            let of_block = |tile: &mut Vec<f32>, &(part, start): &(usize, usize)| {
-                if token.is_cancelled() {
-                    return Vec::new();
+        let right = |&(part, start): &(usize, usize)| Right::new(parts[part], start..(start + BLOCK).min(parts[part].len()));
+        let of_tile = |&(part, start): &(usize, usize), tile: &mut [f32], columns: usize| {
+            let best = |row: &[f32]| {
+                let mut best = Vec::new();
+                for (at, &cosine) in row.iter().enumerate() {
+                    offer(&mut best, Neighbour { part, row: start + at, cosine }, k);
                 }
-                let right = Right::new(parts[part], start..(start + BLOCK).min(parts[part].len()));
-                right.cosines(&left, tile);
-                let best = |row: &[f32]| {
-                    let mut best = Vec::new();
-                    for (at, &cosine) in row.iter().enumerate() {
-                        offer(&mut best, Neighbour { part, row: start + at, cosine }, k);
-                    }
-                    best
-                };
-                tile.chunks_exact(right.len()).map(best).collect()
+                best
             };
-            let blocks: Vec<Vec<Vec<Neighbour>>> = wave.par_iter().map_init(Vec::new, of_block).collect();
-            cancel::check()?;
-            for block in blocks {
+            tile.chunks_exact(columns).map(best).collect::<Vec<_>>()
+        };
+        for wave in blocks.chunks(WAVE) {
+            for block in each_tile(&left, wave, right, of_tile)? {
                 for (best, candidates) in found[asked.clone()].iter_mut().zip(block) {
                     for candidate in candidates {
                         offer(best, candidate, k);
