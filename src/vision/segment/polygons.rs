@@ -123,14 +123,16 @@ fn with_holes(mut outline: Vec<Point>, mut holes: Vec<Vec<Point>>) -> Vec<Point>
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::polygons;
 
-    fn lines(count: usize) -> Vec<u32> {
+    /// The edges of cells that are a pixel each.
+    pub(in crate::segment) fn lines(count: usize) -> Vec<u32> {
         (0..=count as u32).collect()
     }
 
-    fn parse(rows: &[&str]) -> (Vec<bool>, usize) {
+    /// The cells that are drawn as `#`, and the number of columns.
+    pub(in crate::segment) fn parse(rows: &[&str]) -> (Vec<bool>, usize) {
         (rows.concat().bytes().map(|cell| cell == b'#').collect(), rows[0].len())
     }
 

@@ -58,14 +58,7 @@ mod tests {
     use std::collections::HashSet;
 
     use super::{Part, parts};
-
-    fn lines(count: usize) -> Vec<u32> {
-        (0..=count as u32).collect()
-    }
-
-    fn parse(rows: &[&str]) -> (Vec<bool>, usize) {
-        (rows.concat().bytes().map(|cell| cell == b'#').collect(), rows[0].len())
-    }
+    use crate::segment::polygons::tests::{lines, parse};
 
     /// The points that a ring's sides go through, corners included; fails where it visits one twice, or a side is no side.
     fn walk(ring: &[u32]) -> Vec<[u32; 2]> {
