@@ -102,13 +102,17 @@ fn the_foreground_is_that_of_the_public_code() {
     assert!(foreground(unit(matrix(&file, "masking_up")).view(), GRID).iter().all(|set| *set));
 }
 
-/// Pictures of one kind: patches around few directions.
+/// Pictures of one kind: patches around few directions. One patch goes elsewhere by `extra`.
 fn picture(number: usize, extra: f32) -> PatchSet {
+    picture_with(number, |patch| if patch == 17 { extra } else { 0.0 })
+}
+
+fn picture_with(number: usize, extra: impl Fn(usize) -> f32) -> PatchSet {
     let grid = PatchGrid { rows: 10, columns: 12 };
     let mut rows = Rows::new(16);
     for patch in 0..grid.len() {
         let noise = |at: usize| (((number * 1000 + patch) * 16 + at) as f32 * 12.9898).sin() * 43758.547 % 1.0;
-        let odd = if patch == 17 { extra } else { 0.0 };
+        let odd = extra(patch);
         rows.push((0..16).map(|at| f32::from(u8::from(at == patch % 5)) + 0.2 * noise(at) + if at == 15 { odd } else { 0.0 }));
     }
     PatchSet { grid, foreground: vec![true; grid.len()], coverage: None, rows }
@@ -181,4 +185,41 @@ fn a_bound_on_the_patches_is_kept_and_costs_little() {
     assert!(of_bounded.0 >= of_all.0 && of_bounded.0 < of_bounded.1 && of_bounded.2 < of_bounded.1, "{of_all:?} {of_bounded:?}");
     // The threshold is one for what is left: new good pictures are about as near as the stored ones are to each other.
     assert!(of_bounded.0 < 1.3 * of_bounded.2, "{of_bounded:?}");
+}
+
+/// Of what every picture has once, and nothing else is like, one patch is kept: the picture that it is of is no anomaly without it.
+#[test]
+fn beyond_the_bound_a_picture_is_not_missed_where_it_stands_for_others() {
+    let (mut all, mut bounded) = (Bank::new(16, 100_000), Bank::new(16, 600));
+    for number in 0..30 {
+        for bank in [&mut all, &mut bounded] {
+            bank.add(&number.to_string(), 1, false, &picture(number, 3.0)).unwrap();
+        }
+        let [of_all, of_bounded] = [&all, &bounded].map(|bank| bank.threshold(DEFAULT_TOP, false));
+        assert!(of_bounded >= of_all, "{number}: {of_all:?} {of_bounded:?}");
+    }
+    let threshold = bounded.threshold(DEFAULT_TOP, false).unwrap();
+    let [good, odd] = [3.0, -3.0].map(|extra| score(&bounded, &picture(40, extra)));
+    assert!(good < 1.3 * threshold && threshold < 3.0 * good && 1.5 * threshold < odd, "{good} {threshold} {odd}");
+}
+
+/// The first picture of a new kind has several patches that are like each other: they are no anomaly any more when others have them too.
+#[test]
+fn beyond_the_bound_the_threshold_follows_what_becomes_usual() {
+    let of_new_kind = |number: usize| picture_with(number, |patch| if (17..27).contains(&patch) { 3.0 } else { 0.0 });
+    let (mut all, mut bounded) = (Bank::new(16, 100_000), Bank::new(16, 600));
+    let add = |bank: &mut Bank, number: usize| {
+        let set = if number < 15 { picture(number, 0.0) } else { of_new_kind(number) };
+        bank.add(&number.to_string(), 1, false, &set).unwrap();
+    };
+    let threshold = |bank: &Bank| bank.threshold(DEFAULT_TOP, false).unwrap();
+    (0..16).for_each(|number| [&mut all, &mut bounded].into_iter().for_each(|bank| add(bank, number)));
+    let (alone, alone_of_all) = (threshold(&bounded), threshold(&all));
+    assert!(!bounded.can_remove("3") && alone > 0.4 && alone_of_all > 0.4, "{alone} {alone_of_all}");
+    for number in 16..40 {
+        [&mut all, &mut bounded].into_iter().for_each(|bank| add(bank, number));
+        assert!(threshold(&bounded) >= threshold(&all), "{number}");
+    }
+    let good = score(&bounded, &of_new_kind(50));
+    assert!(good < 1.3 * threshold(&bounded) && threshold(&bounded) < 3.0 * good, "{good} {} {}", threshold(&bounded), threshold(&all));
 }

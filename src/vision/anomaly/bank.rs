@@ -8,7 +8,8 @@ use std::collections::{HashMap, HashSet};
 
 use ndarray::Array2;
 
-use super::leave_one_out::{Best, Scored};
+use super::coreset::{Covered, Selection};
+use super::leave_one_out::{Best, Cover, Scored, farther};
 use super::scan::{Hit, NONE, Options, Owners, distance, scan};
 use super::{PatchSet, Rows, coreset, leave_one_out};
 use crate::cancel::Cancelled;
@@ -149,12 +150,12 @@ impl Bank {
     pub fn add(&mut self, id: &str, stamp: u64, is_anomalous: bool, set: &PatchSet) -> Result<(), Cancelled> {
         let (own, all) = (set.grid.len(), set.rows.len());
         let keeps_all = self.radius == 0.0;
-        let both = Options { of_rows: keeps_all && !is_anomalous, ..Options::default() };
+        let both = Options { of_rows: !is_anomalous, ..Options::default() };
         // Rotations of an anomalous picture say nothing.
         let asked = if is_anomalous { &set.rows.select(0..own) } else { &set.rows };
         let found = scan(asked, &self.normal.rows, both)?;
         let best = found.of_queries[..own].iter().map(|hit| self.normal.nearest(*hit)).collect();
-        let scored = Scored { is_anomalous, best, foreground: set.foreground.clone() };
+        let mut scored = Scored { is_anomalous, best, foreground: set.foreground.clone(), covers: Vec::new() };
         if is_anomalous {
             // Beyond the bound its distances stay what they are now.
             let kept = if self.anomalous.rows.len() + own <= self.most { own } else { 0 };
@@ -163,13 +164,23 @@ impl Bank {
             return Ok(());
         }
         let of_rows = Options { of_rows: true, ..Options::default() };
-        let chosen: Vec<usize> = if keeps_all { (0..all).collect() } else { coreset::separate(&set.rows, &found.of_queries, self.radius)? };
+        let Selection { chosen, covered } = if keeps_all {
+            Selection { chosen: (0..all).collect(), covered: Vec::new() }
+        } else {
+            coreset::separate(&set.rows, &found.of_queries, self.radius)?
+        };
+        let of_own = covered.iter().filter(|covered| covered.row < own && covered.by < own);
+        scored.covers = of_own.map(|&Covered { row, by, cosine }| Cover { patch: row as u32, by: by as u32, cosine }).collect();
         let rows = if keeps_all { &set.rows } else { &set.rows.select(chosen.iter().copied()) };
-        let of_normal = if keeps_all { found.of_rows } else { scan(rows, &self.normal.rows, of_rows)?.of_rows };
+        let of_chosen = if keeps_all { &found.of_rows } else { &scan(rows, &self.normal.rows, of_rows)?.of_rows };
         let of_anomalous = scan(rows, &self.anomalous.rows, of_rows)?.of_rows;
         let number = self.enter(id, stamp, set.grid, scored);
-        for (block, cosines) in [(&self.normal, of_normal), (&self.anomalous, of_anomalous)] {
-            block.offer(&mut self.pictures, &cosines, number);
+        for (block, cosines) in [(&self.normal, of_chosen), (&self.anomalous, &of_anomalous)] {
+            block.offer(&mut self.pictures, cosines, |best, cosine| best.offer(cosine, number));
+        }
+        if !keeps_all {
+            let limit = 1.0 - self.radius;
+            self.normal.offer(&mut self.pictures, &found.of_rows, |best, cosine| best.offer_unkept(cosine, number, limit));
         }
         self.normal.extend(&set.rows, chosen, own, number);
         self.thin()
@@ -198,7 +209,7 @@ impl Bank {
         // Patches whose nearest was one of a removed picture ask again.
         let Self { normal, anomalous, pictures, .. } = self;
         for block in [&*normal, &*anomalous] {
-            block.ask_again(pictures, normal, |best| gone.contains(&best.of))?;
+            block.ask_again(pictures, normal, |best| gone.contains(&best.of), |_, now| now)?;
         }
         Ok(())
     }
@@ -208,15 +219,21 @@ impl Bank {
         if self.normal.rows.len() <= self.most {
             return Ok(());
         }
-        let (kept, radius) = coreset::thinned(&self.normal.rows, self.radius, self.most)?;
-        let left = self.normal.select(&kept);
+        let (Selection { chosen, covered }, radius) = coreset::thinned(&self.normal.rows, self.radius, self.most)?;
+        let left = self.normal.select(&chosen);
         let all = std::mem::replace(&mut self.normal, left);
         self.radius = radius;
         let Self { normal, anomalous, pictures, .. } = self;
+        // Without a picture, what was nearest in another would be kept, or something no farther from it than the radius.
+        let limit = 1.0 - radius;
+        let at_most_a_radius_farther = |before: Best, mut now: Best| {
+            now.offer(farther(before.cosine, limit), before.of);
+            now
+        };
         // Also of those that are not kept: their distances are known from here on, if not their patches.
-        for block in [&all, &*anomalous] {
-            block.ask_again(pictures, normal, |_| true)?;
-        }
+        all.ask_again(pictures, normal, |_| true, at_most_a_radius_farther)?;
+        anomalous.ask_again(pictures, normal, |_| true, |_, now| now)?;
+        all.note_covered(pictures, &covered, limit);
         Ok(())
     }
 
@@ -268,8 +285,8 @@ impl Block {
         Best { cosine: hit.cosine, of: self.owners.get(hit.row as usize).copied().unwrap_or(u32::MAX) }
     }
 
-    /// Tells each row's picture the cosine of the nearest patch of the picture `of`. Rows of one picture follow one another.
-    fn offer(&self, pictures: &mut HashMap<u32, Picture>, cosines: &[f32], of: u32) {
+    /// Tells each row's picture the cosine of the nearest patch of another picture. Rows of one picture follow one another.
+    fn offer(&self, pictures: &mut HashMap<u32, Picture>, cosines: &[f32], tell: impl Fn(&mut Best, f32)) {
         let mut first = 0;
         for run in self.owners.chunk_by(|a, b| a == b) {
             let rows = first..first + run.len();
@@ -277,14 +294,36 @@ impl Block {
             let Some(picture) = pictures.get_mut(&run[0]) else { continue };
             for row in rows {
                 if let Some(best) = picture.best(self.patches[row]) {
-                    best.offer(Best { cosine: cosines[row], of });
+                    tell(best, cosines[row]);
                 }
             }
         }
     }
 
-    /// Looks up the nearest patch of another picture in `normal` for those rows whose earlier one is `which`.
-    fn ask_again(&self, pictures: &mut HashMap<u32, Picture>, normal: &Self, which: impl Fn(&Best) -> bool) -> Result<(), Cancelled> {
+    /// Tells pictures whose patches cover one of another picture, and which of their patches are covered by another of their own where no
+    /// other picture's is nearer than `limit`.
+    fn note_covered(&self, pictures: &mut HashMap<u32, Picture>, covered: &[Covered], limit: f32) {
+        for &Covered { row, by, cosine } in covered {
+            let (patch, by_patch) = (self.patches[row], self.patches[by]);
+            let Some(picture) = pictures.get_mut(&self.owners[by]) else { continue };
+            let Some(of_cover) = picture.best(by_patch) else { continue };
+            if self.owners[row] != self.owners[by] {
+                of_cover.offer_unkept(cosine, self.owners[row], limit);
+            } else if picture.best(patch).is_some_and(|best| best.cosine < limit) {
+                picture.scored.covers.push(Cover { patch, by: by_patch, cosine });
+            }
+        }
+    }
+
+    /// Looks up the nearest patch of another picture in `normal` for those rows whose earlier one is `which`; `decide` chooses between the
+    /// earlier one and what was found.
+    fn ask_again(
+        &self,
+        pictures: &mut HashMap<u32, Picture>,
+        normal: &Self,
+        which: impl Fn(&Best) -> bool,
+        decide: impl Fn(Best, Best) -> Best,
+    ) -> Result<(), Cancelled> {
         let mut known = |row: usize| pictures.get_mut(&self.owners[row])?.best(self.patches[row]).copied();
         let asked: Vec<usize> = (0..self.owners.len()).filter(|&row| known(row).is_some_and(|best| which(&best))).collect();
         let queries: Vec<u32> = asked.iter().map(|&row| self.owners[row]).collect();
@@ -293,7 +332,7 @@ impl Block {
         let found = scan(&rows, &normal.rows, Options { owners: Some(owners), of_rows: false })?;
         for (row, hit) in asked.into_iter().zip(found.of_queries) {
             if let Some(best) = pictures.get_mut(&self.owners[row]).and_then(|picture| picture.best(self.patches[row])) {
-                *best = normal.nearest(hit);
+                *best = decide(*best, normal.nearest(hit));
             }
         }
         Ok(())
@@ -301,9 +340,18 @@ impl Block {
 }
 
 impl Best {
-    fn offer(&mut self, other: Self) {
-        if other.cosine > self.cosine && other.cosine > NONE {
-            *self = other;
+    /// A patch of the picture `of` has this cosine.
+    fn offer(&mut self, cosine: f32, of: u32) {
+        if cosine > self.cosine && cosine > NONE {
+            *self = Self { cosine, of };
+        }
+    }
+
+    /// A patch of the picture `of` has this cosine, and is not kept. Where no other picture has a patch as near as `limit`, the first that
+    /// comes would be kept without this picture; of one that is farther away, something at least as near to it as `limit`.
+    fn offer_unkept(&mut self, cosine: f32, of: u32, limit: f32) {
+        if self.cosine < limit {
+            self.offer(if cosine >= limit { cosine } else { farther(cosine, limit) }, of);
         }
     }
 }

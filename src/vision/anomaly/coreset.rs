@@ -20,11 +20,30 @@ const GROWTH: f32 = 1.25;
 /// Share of the bound that is kept, in percent: choosing anew at every new picture would take too long.
 const KEPT: usize = 75;
 
-/// Numbers of the candidates that are farther than `radius` (1 - cosine) from what is chosen already and from each other, the first
-/// before the later ones. `nearest` says for each how near it is to what is chosen already.
-pub(super) fn separate(candidates: &Rows, nearest: &[Hit], radius: f32) -> Result<Vec<usize>, Cancelled> {
+/// A row that was not chosen, since a chosen one is near it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Covered {
+    pub(super) row: usize,
+    /// The chosen one.
+    pub(super) by: usize,
+    pub(super) cosine: f32,
+}
+
+/// What was chosen of some rows.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Selection {
+    /// Numbers of the chosen rows, ascending.
+    pub(super) chosen: Vec<usize>,
+    /// What was not chosen for the sake of one of these. Where choosing took several rounds, one of a later round may be what covered one
+    /// of an earlier.
+    pub(super) covered: Vec<Covered>,
+}
+
+/// The candidates that are farther than `radius` (1 - cosine) from what is chosen already and from each other, the first before the later
+/// ones. `nearest` says for each how near it is to what is chosen already.
+pub(super) fn separate(candidates: &Rows, nearest: &[Hit], radius: f32) -> Result<Selection, Cancelled> {
     let limit = 1.0 - radius;
-    let (mut chosen, mut rows, mut tile) = (Vec::new(), Rows::new(candidates.dim()), Vec::new());
+    let (mut found, mut rows, mut tile) = (Selection::default(), Rows::new(candidates.dim()), Vec::new());
     for start in (0..candidates.len()).step_by(BLOCK) {
         let far: Vec<usize> = (start..(start + BLOCK).min(candidates.len())).filter(|&at| nearest[at].cosine < limit).collect();
         let block = candidates.select(far.iter().copied());
@@ -32,28 +51,37 @@ pub(super) fn separate(candidates: &Rows, nearest: &[Hit], radius: f32) -> Resul
         Right::new(&block, 0..block.len()).cosines(&Left::new(&block, 0..block.len()), &mut tile);
         let mut own: Vec<usize> = Vec::new();
         for (at, hit) in before.iter().enumerate() {
-            if hit.cosine < limit && own.iter().all(|other| tile[at * block.len() + other] < limit) {
-                own.push(at);
+            let cosine = |other: usize| tile[at * block.len() + other];
+            let by = if hit.cosine >= limit {
+                Some((found.chosen[hit.row as usize], hit.cosine))
+            } else {
+                own.iter().find(|&&other| cosine(other) >= limit).map(|&other| (far[other], cosine(other)))
+            };
+            match by {
+                Some((by, cosine)) => found.covered.push(Covered { row: far[at], by, cosine }),
+                None => own.push(at),
             }
         }
         for at in own {
             rows.push_from(&block, at);
-            chosen.push(far[at]);
+            found.chosen.push(far[at]);
         }
     }
-    Ok(chosen)
+    Ok(found)
 }
 
-/// Numbers of the rows that are left of more than `most`, in their order, and the radius that they are apart.
-pub(super) fn thinned(rows: &Rows, radius: f32, most: usize) -> Result<(Vec<usize>, f32), Cancelled> {
+/// The rows that are left of more than `most`, and the radius that they are apart.
+pub(super) fn thinned(rows: &Rows, radius: f32, most: usize) -> Result<(Selection, f32), Cancelled> {
     let mut radius = (radius * GROWTH).max(typical_distance(rows)?).max(SMALLEST);
-    let mut kept: Vec<usize> = (0..rows.len()).collect();
+    let mut found = Selection { chosen: (0..rows.len()).collect(), covered: Vec::new() };
     loop {
-        let left = rows.select(kept.iter().copied());
-        let chosen = separate(&left, &vec![Hit::NOTHING; left.len()], radius)?;
-        kept = chosen.into_iter().map(|at| kept[at]).collect();
-        if kept.len() * 100 <= most * KEPT || kept.len() <= 1 {
-            return Ok((kept, radius));
+        let left = rows.select(found.chosen.iter().copied());
+        let Selection { chosen, covered } = separate(&left, &vec![Hit::NOTHING; left.len()], radius)?;
+        let row = |at: usize| found.chosen[at];
+        found.covered.extend(covered.into_iter().map(|covered| Covered { row: row(covered.row), by: row(covered.by), ..covered }));
+        found.chosen = chosen.into_iter().map(row).collect();
+        if found.chosen.len() * 100 <= most * KEPT || found.chosen.len() <= 1 {
+            return Ok((found, radius));
         }
         radius *= GROWTH;
     }
@@ -78,7 +106,15 @@ mod tests {
     #[test]
     fn what_is_left_is_apart_and_covers_the_rest() {
         let rows = scattered(2000, 6, 3);
-        let (kept, radius) = thinned(&rows, 0.0, 1000).unwrap();
+        let (Selection { chosen: kept, covered }, radius) = thinned(&rows, 0.0, 1000).unwrap();
+        assert_eq!(kept.len() + covered.len(), rows.len());
+        let cosine = |a: usize, b: usize| {
+            let product: i32 = rows.codes(a).iter().zip(rows.codes(b)).map(|(&x, &y)| i32::from(x) * i32::from(y)).sum();
+            product as f32 * rows.scales()[a] * rows.scales()[b]
+        };
+        for Covered { row, by, cosine: near } in covered {
+            assert!((cosine(row, by) - near).abs() < 1e-6 && near >= 1.0 - radius && kept.binary_search(&row).is_err());
+        }
         assert!(kept.len() <= 750 && kept.len() > 100 && kept.is_sorted(), "{} at {radius}", kept.len());
         let left = rows.select(kept.iter().copied());
         let cosines = scan(&rows, &left, Options::default()).unwrap().of_queries;
@@ -88,6 +124,6 @@ mod tests {
         assert!(scan(&left, &left, options).unwrap().of_queries.iter().all(|hit| hit.cosine < 1.0 - radius));
         // Copies are one.
         let copies = rows.select((0..18).map(|at| at % 3));
-        assert_eq!(thinned(&copies, 0.0, 10).unwrap().0, [0, 1, 2]);
+        assert_eq!(thinned(&copies, 0.0, 10).unwrap().0.chosen, [0, 1, 2]);
     }
 }

@@ -3,16 +3,31 @@
 //! For each patch of a picture the nearest patch of another good picture is known, so that the score of each picture without itself
 //! costs next to nothing. Good pictures alone give the largest of their scores. Pictures that are labelled anomalous say where the
 //! line runs: between the scores of both, so that the mean of the shares that are told right is largest (Youden's index).
+//!
+//! Once only some patches are compared with (`coreset`), leaving out a picture takes patches away that are kept in place of those of other
+//! pictures. Without the picture one of theirs would be kept, so [`Best`] is of a patch that would be kept then. And a patch that is not
+//! compared with any more follows the one of its own picture that covers it ([`Cover`]). So a score is never below that of comparing with
+//! all patches of the others, and above it by a few radii at most.
 
 use super::mean_of_largest;
 use super::scan::{NONE, distance};
 
-/// The nearest patch of another good picture.
+/// The nearest patch of another good picture, of those that are kept or would be without this picture.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Best {
     pub(super) cosine: f32,
     /// Number of that picture.
     pub(super) of: u32,
+}
+
+/// A patch that pictures are not compared with, since one of the same picture is near it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Cover {
+    pub(super) patch: u32,
+    /// The patch near it.
+    pub(super) by: u32,
+    /// Of the two.
+    pub(super) cosine: f32,
 }
 
 /// A picture with what its score depends on.
@@ -22,11 +37,13 @@ pub(super) struct Scored {
     /// Of each patch of its grid.
     pub(super) best: Vec<Best>,
     pub(super) foreground: Vec<bool>,
+    /// Patches without another picture's near them. What covers one may be covered later.
+    pub(super) covers: Vec<Cover>,
 }
 
 impl Scored {
     pub(super) fn bytes(&self) -> usize {
-        self.best.len() * size_of::<Best>() + self.foreground.len()
+        self.best.len() * size_of::<Best>() + self.foreground.len() + self.covers.len() * size_of::<Cover>()
     }
 
     /// Its score without itself; `None` where there is no other picture.
@@ -34,11 +51,24 @@ impl Scored {
         if self.best.iter().all(|best| best.cosine <= NONE) {
             return None;
         }
+        let mut cosines: Vec<f32> = self.best.iter().map(|best| best.cosine).collect();
+        for &Cover { patch, by, cosine } in self.covers.iter().rev() {
+            let (patch, by) = (patch as usize, by as usize);
+            cosines[patch] = cosines[patch].max(farther(cosines[by], cosine));
+        }
         let counts = |at: usize| !masked || self.foreground.get(at).copied().unwrap_or(true);
-        let distances: Vec<f32> =
-            self.best.iter().enumerate().map(|(at, best)| if counts(at) { distance(best.cosine) } else { 0.0 }).collect();
+        let distances: Vec<f32> = cosines.iter().enumerate().map(|(at, &cosine)| if counts(at) { distance(cosine) } else { 0.0 }).collect();
         Some(mean_of_largest(&distances, top))
     }
+}
+
+/// The least cosine of two vectors whose cosines with a third are these: that of the sum of both angles.
+pub(super) fn farther(cosine: f32, by: f32) -> f32 {
+    if cosine <= NONE {
+        return NONE;
+    }
+    let angle = |cosine: f32| f64::from(cosine.clamp(-1.0, 1.0)).acos();
+    (angle(cosine) + angle(by)).min(std::f64::consts::PI).cos() as f32
 }
 
 /// Above which score a picture is anomalous. `None` where no good picture can be compared with another.
@@ -74,7 +104,26 @@ fn between(good: &mut [f32], bad: &mut [f32]) -> Option<f32> {
 
 #[cfg(test)]
 mod tests {
-    use super::between;
+    use super::{Best, Cover, NONE, Scored, between, farther};
+
+    #[test]
+    fn angles_add_up_to_a_half_turn() {
+        let is = |a: f32, b: f32, expected: f32| assert!((farther(a, b) - expected).abs() < 1e-6, "{a} {b}: {}", farther(a, b));
+        is(1.0, 0.5, 0.5);
+        is(0.5, 0.5, -0.5);
+        is(-0.5, 0.0, -1.0);
+        is(NONE, 1.0, NONE);
+    }
+
+    #[test]
+    fn a_patch_that_is_covered_follows_what_covers_it() {
+        let best = [0.0, 0.1, 1.0].map(|cosine| Best { cosine, of: 1 }).to_vec();
+        let covers = vec![Cover { patch: 0, by: 1, cosine: 1.0 }, Cover { patch: 1, by: 2, cosine: 0.5 }];
+        let mut scored = Scored { is_anomalous: false, best, foreground: vec![true; 3], covers };
+        assert!((scored.score(0.01, false).unwrap() - 0.5).abs() < 1e-6);
+        scored.covers.clear();
+        assert!((scored.score(0.01, false).unwrap() - 1.0).abs() < 1e-6);
+    }
 
     #[test]
     fn the_line_runs_between_good_and_bad() {
