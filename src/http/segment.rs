@@ -43,6 +43,8 @@ use dino_vision::{
 const MAX_OBJECTS: usize = 1000;
 /// Most objects of all pictures of a request together.
 const MAX_DRAWN: usize = 4096;
+/// Most pixels of all masks of a request that are drawn as PNG files, which have the size of their pictures: some seconds of a core.
+const MAX_DRAWN_PIXELS: u64 = 2_000_000_000;
 
 /// How masks are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -90,7 +92,7 @@ pub(super) struct Options {
     #[serde(deserialize_with = "head")]
     #[schemars(schema_with = "head_names")]
     head: Option<Asked>,
-    /// Most masks of one picture, 1 to 1000. Without it 1, and with a linear head all, as far as 4096 suffice for all pictures.
+    /// Most masks of one picture, 1 to 1000. Without it 1, and with a linear head all, as far as the limits of a request allow.
     max_objects: Option<usize>,
     format: Format,
     /// With `format=polygons`: how holes are written.
@@ -184,6 +186,24 @@ impl Options {
             basis: None,
         }
     }
+}
+
+/// How many of the masks that were found in one of `pictures` pictures are drawn: without `max_objects` as many as fit into what a request
+/// may draw; with it all of them, or the request is refused before the first of this picture is drawn.
+fn drawn(found: usize, format: Format, max_objects: Option<usize>, pictures: usize, (width, height): (u32, u32)) -> Result<usize, Problem> {
+    if format != Format::Png {
+        return Ok(found);
+    }
+    let pixels = (u64::from(width) * u64::from(height)).max(1);
+    let fits = (MAX_DRAWN_PIXELS / pictures.max(1) as u64 / pixels).max(1) as usize;
+    if found <= fits || max_objects.is_none() {
+        return Ok(found.min(fits));
+    }
+    let detail = format!(
+        "format: {found} masks of {width} x {height} pixels are too large to draw as PNG in a request of {pictures} pictures: set \
+         max_objects to {fits}, ask for rle or polygons, or send fewer or smaller pictures"
+    );
+    Err(Problem::new(Code::TooManyPixels, detail))
 }
 
 fn lacking(served: &Served, error: SegmentError) -> Problem {
@@ -430,14 +450,16 @@ fn as_png(served: &Served, picture: &Picture, wanted: &Wanted) -> Result<FileBod
 }
 
 fn in_json(served: &Served, pictures: &[Picture], wanted: &Wanted, encoder: &Encoder) -> Result<JsonBody<Answer>, Problem> {
-    let results = pictures.iter().map(|picture| result(served, picture, wanted)).collect::<Result<_, _>>()?;
+    let results = pictures.iter().map(|picture| result(served, picture, pictures.len(), wanted)).collect::<Result<_, _>>()?;
     let model = served.name().into();
     encoder.json(&Answer { model, head: None, results })
 }
 
-fn result(served: &Served, picture: &Picture, wanted: &Wanted) -> Result<Segmented, Problem> {
+/// What was found in one of `pictures` pictures.
+fn result(served: &Served, picture: &Picture, pictures: usize, wanted: &Wanted) -> Result<Segmented, Problem> {
     let Segmentation { objects, heads, components, grid } = segmentation(served, picture, wanted)?;
     let (width, height) = picture.inferred.size;
+    drawn(objects.len(), wanted.format, Some(wanted.options.max_objects), pictures, picture.inferred.size)?;
     let draw = || match &wanted.basis {
         // Not from the least to the largest of this picture: colours are the same in all.
         Some(_) => segment::colours_png(&segment::bytes_of_shares(&components), grid, (width, height)),
@@ -495,5 +517,19 @@ mod tests {
         assert_eq!(objects(None, 1, 150).unwrap(), 150);
         assert_eq!(objects(None, 28, 150).unwrap(), MAX_DRAWN / 28);
         assert!(objects(Some(150), 28, 150).unwrap_err().detail.contains("at most 146"));
+    }
+
+    #[test]
+    fn masks_of_large_pictures_are_drawn_as_far_as_a_request_may() {
+        let drawn = |max_objects, format, found, pictures, size| drawn(found, format, max_objects, pictures, size);
+        let large = (10_000, 5000);
+        assert_eq!(drawn(None, Format::Png, 150, 1, large).unwrap(), 40);
+        assert_eq!(drawn(None, Format::Rle, 150, 1, large).unwrap(), 150);
+        assert_eq!(drawn(Some(150), Format::Png, 40, 1, large).unwrap(), 40);
+        let refused = drawn(Some(150), Format::Png, 150, 2, large).unwrap_err();
+        assert!(refused.code == Code::TooManyPixels && refused.detail.contains("set max_objects to 20,"), "{}", refused.detail);
+        // One mask of each picture is always drawn.
+        assert_eq!(drawn(None, Format::Png, 9, 64, large).unwrap(), 1);
+        assert_eq!(drawn(Some(1), Format::Png, 1, 64, large).unwrap(), 1);
     }
 }

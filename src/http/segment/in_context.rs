@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::http::HeaderMap;
 
-use super::{Answer, Found, MaskFile, Masks, Options, PNG, Segmented, wants_png, written};
+use super::{Answer, Found, MaskFile, Masks, Options, PNG, Segmented, drawn, wants_png, written};
 use crate::{
     http::{
         App,
@@ -20,7 +20,7 @@ use crate::{
     traces::timed,
 };
 use dino_vision::{
-    in_context::{Painted, Votes, painted},
+    in_context::{Painted, Painting, Votes, painted},
     segment::{Heatmap, Mask},
     transform::PatchGrid,
     vote::{DEFAULT_K, DEFAULT_TEMPERATURE},
@@ -31,7 +31,7 @@ pub(super) const METHOD: &str = "neighbours";
 
 /// Most neighbours of a patch.
 const MAX_K: usize = 1000;
-/// Most pixels of all pictures of a request: two numbers are kept of each, and a flag for each mask.
+/// Most pixels of all pictures of a request: two numbers are kept of each, and a flag of one mask at a time.
 const MAX_PAINTED: u64 = 32_000_000;
 
 /// How patches vote.
@@ -99,7 +99,7 @@ pub(super) async fn handle(app: &App, headers: &HeaderMap, submission: Submissio
         return refused(format!("collection: no item of {} has a mask: send some with `mask` and `labels`", collection.name()));
     }
     let draw = move || -> Result<Masks, Problem> {
-        let painter = Painter { bank, how, served, vote };
+        let painter = Painter { bank, how, served, vote, pictures: inferred.len() };
         if as_picture {
             return painter.as_png(&inferred[0]).map(Either::Second);
         }
@@ -117,31 +117,36 @@ struct Painter {
     how: PatchOptions,
     served: Arc<Served>,
     vote: Vote,
+    /// Of the request.
+    pictures: usize,
 }
 
 impl Painter {
-    fn paint(&self, inferred: &Inferred) -> Result<(Votes, PatchGrid, Vec<Painted>), Problem> {
+    fn paint(&self, inferred: &Inferred) -> Result<(Votes, PatchGrid, Painting), Problem> {
         let (features, grid) = patches::features(&self.served, inferred, self.how.layer)?;
         let votes = self.bank.labelled.vote(&patches::rows(&features), self.vote.k, self.vote.temperature)?;
-        let masks = painted(&votes, grid, inferred.size, self.vote.threshold, self.vote.most)?;
-        Ok((votes, grid, masks))
+        let mut painting = painted(&votes, grid, inferred.size, self.vote.threshold)?;
+        painting.found.truncate(self.vote.most);
+        Ok((votes, grid, painting))
     }
 
     fn result(&self, inferred: &Inferred, options: &Options) -> Result<Segmented, Problem> {
-        let (votes, grid, masks) = self.paint(inferred)?;
-        let found = |Painted { label, mask, score }: Painted| -> Result<Found, Problem> {
-            let written = written(&mask, score, (options.format, options.holes), || Heatmap::new(&votes.shares[label], grid))?;
+        let (votes, grid, painting) = self.paint(inferred)?;
+        let found = |&Painted { label, score }: &Painted| -> Result<Found, Problem> {
+            let heatmap = || Heatmap::new(&votes.shares[label], grid);
+            let written = written(&painting.mask(label), score, (options.format, options.holes), heatmap)?;
             Ok(Found { label: Some(votes.labels[label].clone()), ..written })
         };
-        let masks = masks.into_iter().map(found).collect::<Result<_, _>>()?;
+        let drawn = drawn(painting.found.len(), options.format, options.max_objects, self.pictures, inferred.size)?;
+        let masks = painting.found[..drawn].iter().map(found).collect::<Result<_, _>>()?;
         let (width, height) = inferred.size;
         Ok(Segmented { width, height, method: METHOD, masks, heads: Vec::new(), colours: None })
     }
 
     /// The first mask; black where there is none.
     fn as_png(&self, inferred: &Inferred) -> Result<FileBody<MaskFile>, Problem> {
-        let (_, grid, masks) = self.paint(inferred)?;
+        let (_, grid, painting) = self.paint(inferred)?;
         let nothing = || Mask::new(vec![false; grid.len()], grid, inferred.size);
-        Ok(FileBody::new(PNG, masks.into_iter().next().map_or_else(nothing, |painted| painted.mask).png()?))
+        Ok(FileBody::new(PNG, painting.found.first().map_or_else(nothing, |painted| painting.mask(painted.label)).png()?))
     }
 }

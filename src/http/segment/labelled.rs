@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::http::HeaderMap;
 
-use super::{Answer, Found, MaskFile, Masks, Options, PNG, Segmented, wants_png, written};
+use super::{Answer, Found, MaskFile, Masks, Options, PNG, Segmented, drawn, wants_png, written};
 use crate::{
     http::{
         App,
@@ -53,7 +53,7 @@ pub(super) async fn handle(app: &App, headers: &HeaderMap, submission: Submissio
     let timing = inference.timing;
     let encoder = Encoder::new(app);
     let draw = move || -> Result<Masks, Problem> {
-        let classes = Classes { served, head, most };
+        let classes = Classes { served, head, most, pictures: inference.inferred.len() };
         if as_picture {
             return classes.as_png(&inference.inferred[0]).map(Either::Second);
         }
@@ -71,6 +71,8 @@ struct Classes {
     head: Arc<LinearHead>,
     /// Most masks of one picture.
     most: usize,
+    /// Pictures of the request.
+    pictures: usize,
 }
 
 impl Classes {
@@ -85,7 +87,9 @@ impl Classes {
             let label = self.head.description().classes[class].clone();
             Ok(Found { label: Some(label), ..written(&mask(&map, class, inferred), score, (options.format, options.holes), heatmap)? })
         };
-        let masks = map.present().into_iter().take(self.most).map(found).collect::<Result<_, _>>()?;
+        let present = map.present();
+        let drawn = drawn(present.len().min(self.most), options.format, options.max_objects, self.pictures, inferred.size)?;
+        let masks = present.into_iter().take(drawn).map(found).collect::<Result<_, _>>()?;
         Ok(Segmented { width, height, method: METHOD, masks, heads: Vec::new(), colours: None })
     }
 

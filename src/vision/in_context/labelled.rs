@@ -7,6 +7,7 @@ use super::nearest::nearest;
 use crate::anomaly::PatchSet;
 use crate::byte_rows::Rows;
 use crate::cancel::Cancelled;
+use crate::splitmix::splitmix64;
 
 /// What one mask says of a picture.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,6 +25,8 @@ pub struct Plane {
 struct Picture {
     /// What tells pictures apart: hash of the file.
     source: String,
+    /// Hash of the source, which makes the ranks of its patches.
+    seed: u64,
     rows: Rows,
     /// Number in the picture's grid of each row.
     patches: Vec<u32>,
@@ -34,8 +37,8 @@ struct Picture {
 #[derive(Clone, Debug)]
 pub struct LabelledPatches {
     most: usize,
-    /// Of each picture every so many patches are kept.
-    step: usize,
+    /// Patches whose [`rank`] is below it are kept, and of each picture the one with the least.
+    limit: u64,
     pictures: Vec<Arc<Picture>>,
 }
 
@@ -51,7 +54,7 @@ pub struct Votes {
 impl LabelledPatches {
     /// None yet; it keeps at most `most` patches.
     pub fn new(most: usize) -> Self {
-        Self { most, step: 1, pictures: Vec::new() }
+        Self { most, limit: u64::MAX, pictures: Vec::new() }
     }
 
     /// Number of patches.
@@ -81,12 +84,31 @@ impl LabelledPatches {
             return;
         }
         let own = set.grid.len().min(set.rows.len());
-        let patches: Vec<u32> = (0..own).step_by(self.step).map(|patch| patch as u32).collect();
-        let rows = set.rows.select(patches.iter().map(|&patch| patch as usize));
-        self.pictures.push(Arc::new(Picture { source: source.to_owned(), rows, patches, planes: vec![plane] }));
-        while self.len() > self.most && self.step < own {
-            self.step *= 2;
-            self.pictures.iter_mut().for_each(|picture| Arc::make_mut(picture).thin(self.step));
+        let patches = (0..own as u32).collect();
+        let seed = source.bytes().fold(0, |seed, byte| splitmix64(seed ^ u64::from(byte)));
+        let rows = set.rows.select(0..own);
+        let mut picture = Picture { source: source.to_owned(), seed, rows, patches, planes: vec![plane] };
+        picture.thin(self.limit);
+        self.pictures.push(Arc::new(picture));
+        self.thin();
+    }
+
+    /// Brings the number of patches to its bound, where it is above.
+    fn thin(&mut self) {
+        while self.len() > self.most && self.limit > 0 {
+            self.limit /= 2;
+            self.pictures.iter_mut().for_each(|picture| Arc::make_mut(picture).thin(self.limit));
+        }
+        // One patch of each picture is still too many where there are more pictures than the bound: some have none.
+        let excess = self.len().saturating_sub(self.most);
+        if excess == 0 {
+            return;
+        }
+        let mut last: Vec<(u64, usize)> =
+            self.pictures.iter().enumerate().filter_map(|(at, picture)| Some((picture.least()?, at))).collect();
+        last.sort_unstable();
+        for (_, at) in last.into_iter().rev().take(excess) {
+            Arc::make_mut(&mut self.pictures[at]).keep(|_| false);
         }
     }
 
@@ -135,10 +157,26 @@ fn has_same_patches(picture: &Picture, set: &PatchSet) -> bool {
         && (0..picture.rows.len()).all(|row| picture.rows.codes(row) == set.rows.codes(picture.patches[row] as usize))
 }
 
+/// The place of a patch in an order that is another one in each picture, and has no pattern: patches at even steps would be those of a few
+/// columns.
+fn rank(seed: u64, patch: u32) -> u64 {
+    splitmix64(seed ^ u64::from(patch))
+}
+
 impl Picture {
-    /// Keeps every so many of the patches.
-    fn thin(&mut self, step: usize) {
-        let kept: Vec<usize> = (0..self.patches.len()).filter(|&row| (self.patches[row] as usize).is_multiple_of(step)).collect();
+    /// The least rank of its patches.
+    fn least(&self) -> Option<u64> {
+        self.patches.iter().map(|&patch| rank(self.seed, patch)).min()
+    }
+
+    /// Keeps the patches whose rank is below `limit`, and the one with the least.
+    fn thin(&mut self, limit: u64) {
+        let (seed, least) = (self.seed, self.least());
+        self.keep(|patch| rank(seed, patch) < limit || Some(rank(seed, patch)) == least);
+    }
+
+    fn keep(&mut self, is_kept: impl Fn(u32) -> bool) {
+        let kept: Vec<usize> = (0..self.patches.len()).filter(|&row| is_kept(self.patches[row])).collect();
         self.rows = self.rows.select(kept.iter().copied());
         self.patches = kept.iter().map(|&row| self.patches[row]).collect();
     }
@@ -157,6 +195,8 @@ impl Picture {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::{LabelledPatches, Plane};
     use crate::anomaly::{PatchSet, Rows};
     use crate::transform::PatchGrid;
@@ -214,15 +254,48 @@ mod tests {
         assert!(patches.is_empty() && patches.vote(&picture.rows, 3, 0.07).unwrap().labels.is_empty());
     }
 
-    #[test]
-    fn the_bound_keeps_patches_of_every_picture() {
-        let mut patches = LabelledPatches::new(20);
-        for number in 0..5_u8 {
-            let vectors: Vec<[f32; 2]> = (0..9_u8).map(|at| [f32::from(at), f32::from(number)]).collect();
-            patches.add(&number.to_string(), plane(&number.to_string(), "x", &[255; 9]), &set(&vectors));
-            assert!(patches.len() <= 20);
+    /// Patches of `pictures` pictures of 30 x 30, with room for `most`.
+    fn thinned(pictures: impl IntoIterator<Item = usize>, most: usize) -> LabelledPatches {
+        let mut patches = LabelledPatches::new(most);
+        let vectors: Vec<[f32; 2]> = (0..900_u16).map(|at| [f32::from(at % 30), f32::from(at / 30)]).collect();
+        let set = set(&vectors);
+        for number in pictures {
+            patches.add(&number.to_string(), plane(&number.to_string(), "x", &[255; 900]), &set);
+            assert!(patches.len() <= most, "{} of {most}", patches.len());
         }
-        assert_eq!(patches.len(), 5 * 3);
-        assert!(patches.bytes() < 1000);
+        patches
+    }
+
+    #[test]
+    fn the_bound_is_kept_and_every_picture_has_a_patch_as_long_as_it_can() {
+        for (pictures, most) in [(5, 2000), (40, 1000), (70, 70), (70, 80)] {
+            let patches = thinned(0..pictures, most);
+            assert!(patches.pictures.iter().all(|picture| !picture.patches.is_empty()), "{pictures} within {most}");
+        }
+        // More pictures than patches: some have none, and their masks say nothing.
+        let mut patches = thinned(0..25, 10);
+        assert_eq!((patches.len(), patches.pictures.len()), (10, 25));
+        assert!((share(&patches, "x", CAT, 3, 0.07) - 1.0).abs() < 1e-6);
+        patches.add("24", plane("more", "y", &[0; 900]), &set(&[CAT; 900]));
+        assert!(patches.len() <= 10);
+        patches.remove(|_| true);
+        assert!(patches.is_empty());
+        assert!(thinned(0..3, 0).vote(&set(&[CAT]).rows, 3, 0.07).unwrap().labels.is_empty());
+    }
+
+    #[test]
+    fn kept_patches_are_the_same_in_any_order_and_of_all_columns() {
+        let kept = |patches: &LabelledPatches| -> BTreeMap<String, Vec<u32>> {
+            patches.pictures.iter().map(|picture| (picture.source.clone(), picture.patches.clone())).collect()
+        };
+        let patches = thinned(0..40, 9000);
+        assert_eq!(kept(&patches), kept(&thinned((0..40).rev(), 9000)));
+        assert!(patches.len() > 9000 / 3);
+        let mut columns = [0_usize; 30];
+        patches.pictures.iter().flat_map(|picture| &picture.patches).for_each(|patch| columns[*patch as usize % 30] += 1);
+        let mean = patches.len() / 30;
+        assert!(columns.iter().all(|&count| count * 10 > mean * 7 && count * 10 < mean * 13), "{columns:?}");
+        // Other patches in each picture.
+        assert_ne!(patches.pictures[0].patches, patches.pictures[1].patches);
     }
 }

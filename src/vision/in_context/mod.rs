@@ -29,9 +29,10 @@
 //!
 //! // In another picture the cat is on the right.
 //! let votes = known.vote(&patches([[0.0, 2.0], [2.0, 0.0]]), 1, 0.07)?;
-//! let found = painted(&votes, grid, (200, 100), 0.5, 8)?;
-//! assert_eq!(votes.labels[found[0].label], "cat");
-//! assert_eq!(found[0].mask.bbox(), [100, 0, 100, 100]);
+//! let painting = painted(&votes, grid, (200, 100), 0.5)?;
+//! let label = painting.found[0].label;
+//! assert_eq!(votes.labels[label], "cat");
+//! assert_eq!(painting.mask(label).bbox(), [100, 0, 100, 100]);
 //! # Ok::<(), dino_vision::cancel::Cancelled>(())
 //! ```
 
@@ -40,4 +41,4 @@ mod nearest;
 mod painted;
 
 pub use labelled::{LabelledPatches, Plane, Votes};
-pub use painted::{Painted, painted};
+pub use painted::{Painted, Painting, painted};

@@ -6,27 +6,42 @@ use crate::cancel::{self, Cancelled};
 use crate::segment::Mask;
 use crate::transform::PatchGrid;
 
-/// The pixels of one label.
-#[derive(Clone, Debug, PartialEq)]
+/// A label that has pixels of a picture.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Painted {
     /// Number of the label among those of the votes.
     pub label: usize,
-    /// On a grid of the picture's pixels.
-    pub mask: Mask,
-    /// Mean share of the label over the mask.
+    /// Mean share of the label over its pixels.
     pub score: f32,
 }
 
-/// One mask for each label that has pixels of a picture of `size` (width, height): a pixel is of the label with the largest share there, if
-/// that is larger than the background's and than `threshold`. Shares are enlarged to pixels bilinearly. The largest mask comes first, of at
-/// most `most`.
+/// A picture whose pixels have labels.
+#[derive(Clone, Debug)]
+pub struct Painting {
+    /// The labels that have pixels, the one with the most first.
+    pub found: Vec<Painted>,
+    /// Of each pixel the number of its label plus 1; 0 is background.
+    labels: Vec<u32>,
+    size: (u32, u32),
+}
+
+impl Painting {
+    /// The pixels of a label, on a grid of the picture's pixels: a byte for each, so that not all masks should be in memory at once.
+    pub fn mask(&self, label: usize) -> Mask {
+        let cells = self.labels.iter().map(|&own| own as usize == label + 1).collect();
+        Mask::new(cells, PatchGrid { rows: self.size.1 as usize, columns: self.size.0 as usize }, self.size)
+    }
+}
+
+/// The pixels of a picture of `size` (width, height) by their labels: a pixel is of the label with the largest share there, if that is
+/// larger than the background's and than `threshold`. Shares are enlarged to pixels bilinearly.
 ///
 /// # Errors
 /// [`Cancelled`].
 ///
 /// # Panics
 /// Where the shares are not as many as the grid has patches.
-pub fn painted(votes: &Votes, grid: PatchGrid, size: (u32, u32), threshold: f32, most: usize) -> Result<Vec<Painted>, Cancelled> {
+pub fn painted(votes: &Votes, grid: PatchGrid, size: (u32, u32), threshold: f32) -> Result<Painting, Cancelled> {
     let pixels = size.0 as usize * size.1 as usize;
     let background: Vec<f32> = (0..grid.len()).map(|patch| 1.0 - votes.shares.iter().map(|shares| shares[patch]).sum::<f32>()).collect();
     let mut largest: Vec<f32> = bilinear(&background, grid, size).values.iter().map(|share| share.max(threshold)).collect();
@@ -48,19 +63,13 @@ pub fn painted(votes: &Votes, grid: PatchGrid, size: (u32, u32), threshold: f32,
     }
     let mut found: Vec<usize> = (1..counts.len()).filter(|&number| counts[number] > 0).collect();
     found.sort_by_key(|&number| std::cmp::Reverse(counts[number]));
-    found.truncate(most);
-    let mask = |number: usize| {
-        cancel::check()?;
-        let cells = labels.iter().map(|label| *label as usize == number).collect();
-        let mask = Mask::new(cells, PatchGrid { rows: size.1 as usize, columns: size.0 as usize }, size);
-        Ok(Painted { label: number - 1, mask, score: (sums[number] / counts[number] as f64) as f32 })
-    };
-    found.into_iter().map(mask).collect()
+    let painted = |number: usize| Painted { label: number - 1, score: (sums[number] / counts[number] as f64) as f32 };
+    Ok(Painting { found: found.into_iter().map(painted).collect(), labels, size })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::painted;
+    use super::{Painting, painted};
     use crate::in_context::Votes;
     use crate::transform::PatchGrid;
 
@@ -71,13 +80,13 @@ mod tests {
             shares: vec![vec![0.9, 0.1, 0.2, 0.0], vec![0.1, 0.8, 0.2, 0.0], vec![0.0, 0.0, 0.1, 0.1]],
         };
         let grid = PatchGrid { rows: 1, columns: 4 };
-        let found = painted(&votes, grid, (40, 10), 0.0, 9).unwrap();
-        assert_eq!(found.iter().map(|painted| painted.label).collect::<Vec<_>>(), [1, 0]);
-        assert_eq!((found[1].mask.bbox(), found[0].mask.bbox()[0]), ([0, 0, 10, 10], 10));
-        assert!(found.iter().all(|painted| (0.4..=0.9).contains(&painted.score)), "{found:?}");
-        assert_eq!(painted(&votes, grid, (40, 10), 0.0, 1).unwrap(), found[..1]);
-        let sure = painted(&votes, grid, (40, 10), 0.85, 9).unwrap();
-        assert_eq!(sure.iter().map(|painted| painted.label).collect::<Vec<_>>(), [0]);
-        assert!(painted(&Votes { labels: vec![], shares: vec![] }, grid, (40, 10), 0.0, 9).unwrap().is_empty());
+        let labels = |painting: &Painting| painting.found.iter().map(|painted| painted.label).collect::<Vec<_>>();
+        let painting = painted(&votes, grid, (40, 10), 0.0).unwrap();
+        assert_eq!(labels(&painting), [1, 0]);
+        assert_eq!((painting.mask(0).bbox(), painting.mask(1).bbox()[0]), ([0, 0, 10, 10], 10));
+        assert_eq!(painting.mask(2).area(), 0);
+        assert!(painting.found.iter().all(|painted| (0.4..=0.9).contains(&painted.score)), "{:?}", painting.found);
+        assert_eq!(labels(&painted(&votes, grid, (40, 10), 0.85).unwrap()), [0]);
+        assert!(painted(&Votes { labels: vec![], shares: vec![] }, grid, (40, 10), 0.0).unwrap().found.is_empty());
     }
 }
