@@ -79,6 +79,8 @@ impl Options {
             }
             _ => {}
         }
+        // First of all that the model decides: without patches their size means nothing.
+        let layer = patch_bounds::check_outputs(served, self.layer)?;
         let patch = served.manifest().patch_size.max(1);
         let size = self.size.unwrap_or(largest);
         if self.size.is_some() && !(patch..=largest.max(patch)).contains(&size) {
@@ -92,7 +94,7 @@ impl Options {
                 each.saturating_mul(each)
             ));
         }
-        Ok(Wanted { size, layer: patch_bounds::check_outputs(served, self.layer)? })
+        Ok(Wanted { size, layer })
     }
 }
 

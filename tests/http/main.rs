@@ -51,6 +51,7 @@ mod shared;
 mod slow_readers;
 mod slow_store;
 mod soak;
+mod tabs;
 mod traces;
 mod urls;
 mod visitor;

@@ -38,6 +38,28 @@ fn pictures_of_the_page() {
     });
 }
 
+/// The same for the tabs that look at several pictures.
+#[test]
+#[ignore = "no check: draws the pictures of docs/ for `make screenshots`"]
+fn pictures_of_the_tabs() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::demo(folder.path(), &["--request-timeout", "300"]);
+    visit(&server, &[], |page| {
+        page.is_settled();
+        page.screen(1280, 860, "light");
+        page.click("#tab-odd");
+        page.redraws("suspect", || page.click("#odd-sample"));
+        page.until("document.getElementById('odd-verdict').textContent == 'The odd one' && document.getElementById('suspect-busy').hidden");
+        page.until("[...document.querySelectorAll('#goods img')].every(image => image.complete)");
+        page.run("scrollTo(0, 0); document.activeElement.blur()", &json!([]));
+        page.picture("page-odd");
+        page.click("#tab-spot");
+        page.until("document.getElementById('spot-note').textContent.startsWith('Similarity')");
+        page.run("scrollTo(0, 0); document.activeElement.blur()", &json!([]));
+        page.picture("page-spot");
+    });
+}
+
 impl Page {
     /// Draws what the screen shows into `docs`.
     fn picture(&self, name: &str) {

@@ -8,9 +8,14 @@ use crate::browser::Page;
 impl Page {
     /// Presses the pointer on a place of the picture, in shares of its sides.
     pub(crate) fn press_at(&self, x: f64, y: f64) {
-        let script = "const [x, y] = arguments, box = canvas.getBoundingClientRect(); \
+        self.press_on("canvas", x, y);
+    }
+
+    /// The same on any canvas.
+    pub(crate) fn press_on(&self, id: &str, x: f64, y: f64) {
+        let script = "const [id, x, y] = arguments, canvas = document.getElementById(id), box = canvas.getBoundingClientRect(); \
                       canvas.dispatchEvent(new PointerEvent('pointerdown', { clientX: box.left + x * box.width, clientY: box.top + y * box.height, bubbles: true }));";
-        self.run(script, &json!([x, y]));
+        self.run(script, &json!([id, x, y]));
     }
 
     /// Moves the pointer over the map until it rests on an item whose picture is shown.
@@ -37,11 +42,21 @@ impl Page {
 
     /// Drops or pastes a file.
     pub(crate) fn hand_over(&self, how: &str, content: &[u8], name: &str) {
-        let script = "const [how, content, name] = arguments, data = new DataTransfer(); \
-                      data.items.add(new File([Uint8Array.from(atob(content), byte => byte.charCodeAt(0))], name)); \
+        self.hand(how, "body", &[(content, name)]);
+    }
+
+    /// Drops files on an element.
+    pub(crate) fn hand_over_to(&self, css: &str, files: &[(&[u8], &str)]) {
+        self.hand("drop", css, files);
+    }
+
+    fn hand(&self, how: &str, css: &str, files: &[(&[u8], &str)]) {
+        let script = "const [how, css, files] = arguments, data = new DataTransfer(); \
+                      for (const [content, name] of files) data.items.add(new File([Uint8Array.from(atob(content), byte => byte.charCodeAt(0))], name)); \
                       const options = { bubbles: true, cancelable: true }; \
-                      document.body.dispatchEvent(how == 'drop' ? new DragEvent('drop', { dataTransfer: data, ...options }) \
-                                                                : new ClipboardEvent('paste', { clipboardData: data, ...options }));";
-        self.run(script, &json!([how, STANDARD.encode(content), name]));
+                      document.querySelector(css).dispatchEvent(how == 'drop' ? new DragEvent('drop', { dataTransfer: data, ...options }) \
+                                                                              : new ClipboardEvent('paste', { clipboardData: data, ...options }));";
+        let files: Vec<_> = files.iter().map(|(content, name)| json!([STANDARD.encode(content), name])).collect();
+        self.run(script, &json!([how, css, files]));
     }
 }

@@ -3,10 +3,13 @@
 import * as attention from "./attention.js";
 import * as code from "./code.js";
 import * as map from "./map.js";
+import * as odd from "./odd.js";
 import * as outline from "./outline.js";
 import * as picture from "./picture.js";
 import * as similarity from "./similarity.js";
+import * as spot from "./spot.js";
 import * as stage from "./stage.js";
+import * as tabs from "./tabs.js";
 import * as vote from "./vote.js";
 import { askForKey, json, key } from "./api.js";
 import { $, complain, element } from "./dom.js";
@@ -74,6 +77,11 @@ async function showPicture() {
   if (shown === state.picture) canvas.removeAttribute("aria-busy");
 }
 
+/** Looks at the first sample once the tab is shown. */
+async function begin() {
+  if (tabs.shown() === "look" && !state.picture) await picture.begin();
+}
+
 /** The server's name and models, in the head of the page. */
 function introduce(models) {
   const [first] = models;
@@ -111,13 +119,18 @@ code.start({ vote: vote.wanted, outline: outline.wanted, attention: attention.wa
 for (const choice of document.querySelectorAll("input[name=view]")) choice.onchange = switchView;
 on("picture", showPicture);
 switchView();
+picture.start();
+odd.start();
+spot.start();
+tabs.start({ look: picture.take, odd: odd.receive, spot: spot.receive });
 
 try {
   const { api_keys: needsKey } = await json("/healthz");
   $("key-button").hidden = !needsKey;
   if (needsKey && !key() && !await askForKey({})) throw new Error("This server asks for a key. Enter it with the button “Key”, above.");
   introduce(await vote.refresh());
-  await picture.start();
+  on("tab", begin);
+  await begin();
 } catch (error) {
-  complain("error", error, () => location.reload());
+  complain("page-error", error, () => location.reload());
 }

@@ -19,17 +19,18 @@ const errors = new Map();
 
 /**
  * Shows what went wrong in the place that `where` names; an older message there goes. `again` is offered as a button for errors that
- * may pass. What goes wrong for several parts of the page in the same way is said once, in the topmost of their places.
+ * may pass. What goes wrong for several parts of a tab in the same way is said once, in the topmost of their places.
  */
 export function complain(where, error, again) {
   if (error?.name === "AbortError") return;
   if (error) errors.set(where, { error, again });
   else errors.delete(where);
-  const said = new Set();
+  const said = new Map([...document.querySelectorAll("[role=tabpanel]"), null].map(tab => [tab, new Set()]));
   for (const box of document.querySelectorAll(".error[id]")) {
     const { error: shown, again: retry } = errors.get(box.id) ?? {};
-    const isShown = Boolean(shown) && !said.has(shown.message);
-    if (isShown) said.add(shown.message);
+    const words = said.get(box.closest("[role=tabpanel]"));
+    const isShown = Boolean(shown) && !words.has(shown.message);
+    if (isShown) words.add(shown.message);
     if (box.hidden === isShown || isShown && box.firstChild?.data !== shown.message) {
       box.hidden = !isShown;
       box.replaceChildren(...isShown ? [shown.message, ...shown.mayPass && retry ? [" ", retryButton(retry)] : []] : []);

@@ -3,6 +3,7 @@
 import { $, complain } from "./dom.js";
 import { ask } from "./api.js";
 import { prepared } from "./convert.js";
+import { NO_FILE, sampleOf } from "./given.js";
 import { showBusy } from "./stage.js";
 import { state, tell } from "./state.js";
 import { imagePath } from "./thumbnail.js";
@@ -30,8 +31,8 @@ async function choose(find, name, sample = null) {
 }
 
 function chooseSample(button) {
-  const [, file] = button.querySelector("img").getAttribute("src").match(/([^/]+)$/);
-  return choose(async () => (await ask(`/page/${file}`)).blob(), file, button);
+  const { name, find } = sampleOf(button.querySelector("img"));
+  return choose(find, name, button);
 }
 
 /** Asks about the stored picture of an item. */
@@ -40,19 +41,16 @@ export function chooseItem(collection, id) {
   return choose(async () => (await ask(imagePath(collection, id))).blob(), id.split("/").pop());
 }
 
-function take(files) {
-  if (!files?.length) return complain("error", new Error("That was no file. Drop a picture from your disk."));
+/** Takes files that were dropped, pasted or chosen. */
+export function take(files) {
+  if (!files.length) return complain("error", new Error(NO_FILE));
   choose(async () => files[0], files[0].name || "photo.jpg");
 }
 
+/** Takes the first sample. */
+export const begin = () => chooseSample($("samples").querySelector("button"));
+
 export function start() {
-  const drop = $("drop");
   $("file").onchange = event => event.target.files.length && take(event.target.files);
-  document.ondragover = event => { event.preventDefault(); drop.classList.add("over"); };
-  document.ondragleave = event => event.relatedTarget ?? drop.classList.remove("over");
-  document.ondrop = event => { event.preventDefault(); drop.classList.remove("over"); take(event.dataTransfer.files); };
-  document.onpaste = event => event.clipboardData.files.length && take(event.clipboardData.files);
-  const samples = [...$("samples").querySelectorAll("button")];
-  for (const sample of samples) sample.onclick = () => chooseSample(sample);
-  return chooseSample(samples[0]);
+  for (const sample of $("samples").querySelectorAll("button")) sample.onclick = () => chooseSample(sample);
 }

@@ -13,13 +13,15 @@ export const state = {
   collection: null,
   /** The classifier that votes. */
   head: null,
+  /** Whether the server has a place to keep collections. */
+  kept: true,
   /** The items that were added on this page, by collection: label by id. */
   taught: new Map(),
 };
 
 /**
  * `picture`: another one was chosen. `model`: another model. `voters`: another collection or classifier was chosen, or
- * something was added. `answer`: the vote on the picture (detail: the answer). `request`: an option that requests show.
+ * something was added. `tab`: another one is shown (detail: its name). `answer`: the vote on the picture (detail: the answer). `request`: an option that requests show.
  */
 export const changes = new EventTarget();
 

@@ -15,8 +15,6 @@ const SAME = 0.9995;
 const SHOWN = 12;
 const latest = new Latest();
 let collections = [];
-/** Whether the server has a place to keep collections. */
-let kept = true;
 
 /** The options of `/classify` as they are set. */
 export const wanted = () => state.head ? { head: state.head } : { collection: state.collection ?? "default" };
@@ -24,14 +22,15 @@ export const wanted = () => state.head ? { head: state.head } : { collection: st
 /** Asks who can vote, and keeps the choice where it is still there. */
 export async function refresh(preferred) {
   const [{ collections: found, kept: place }, { data: models }] = await Promise.all([json("/collections"), json("/v1/models")]);
-  collections = found;
-  kept = place;
+  // Collections of patches do not vote.
+  collections = found.filter(({ kind }) => kind !== "patches");
+  state.kept = place;
   const heads = models.flatMap(model => model.classifiers);
   const option = (value, text) => element("option", { value, textContent: text });
   $("voters").replaceChildren(
-    ...found.map(({ name, count }) => option(name, `${name} (${counted(count, "picture")})`)),
+    ...collections.map(({ name, count }) => option(name, `${name} (${counted(count, "picture")})`)),
     ...heads.map(head => option(`head:${head}`, `classifier ${head}`)),
-    ...kept ? [option(NEW, "a new collection…")] : [],
+    ...state.kept ? [option(NEW, "a new collection…")] : [],
   );
   const names = [...$("voters").options].map(one => one.value);
   $("voters").value = [preferred, state.collection, "default", names[0]].find(name => name && names.includes(name)) ?? "";
@@ -44,7 +43,7 @@ function chosen() {
   const head = value.startsWith("head:") ? value.slice(5) : null;
   Object.assign(state, { head, collection: head || value === NEW ? null : value || null });
   $("new-name-row").hidden = value !== NEW;
-  $("teach").hidden = head !== null || !kept;
+  $("teach").hidden = head !== null || !state.kept;
   tell("voters");
 }
 
@@ -61,7 +60,7 @@ export const clear = () => explain("");
 export async function show() {
   const { picture } = state;
   if (!picture) return;
-  if (!kept && !state.head) return explain("This server keeps no collections: start it with --data-dir, and it can be taught.");
+  if (!state.kept && !state.head) return explain("This server keeps no collections: start it with --data-dir, and it can be taught.");
   if (!state.head && !state.collection) {
     return explain(`${collections.length ? "A new collection." : "There is no collection here yet."} Give this picture a label, and one begins with it.`);
   }
