@@ -13,7 +13,7 @@ endif
 # What `make` alone does.
 .DEFAULT_GOAL := help
 
-.PHONY: help check serve test test-cluster haproxy soak fuzz lint cuda-check image-test supply-chain advisories onnxruntime postgres clients browser openvino seaweedfs test-openvino bench bench-models bench-train bench-model bench-segment bench-anomaly bench-duplicates bench-index screenshots
+.PHONY: help check serve test test-cluster haproxy soak fuzz lint cuda-check image-test supply-chain advisories onnxruntime postgres clients browser openvino seaweedfs test-openvino bench bench-models bench-train bench-model bench-segment bench-anomaly bench-duplicates bench-index bench-lance screenshots
 
 ## List the targets
 help:
@@ -124,6 +124,11 @@ bench-index: onnxruntime .cache/bench-index/ready
 	python3 -m venv .cache/bench-index
 	.cache/bench-index/bin/pip install --quiet --requirement tests/bench/requirements-index.txt
 	touch $@
+
+## Measure what LanceDB keeps of the promises of collections, on a folder and on S3
+bench-lance: seaweedfs
+	[ -e .cache/lance/ready ] || { python3 -m venv .cache/lance && .cache/lance/bin/pip install --quiet --requirement tests/bench/lance/requirements.txt && touch .cache/lance/ready; }
+	.cache/lance/bin/python tests/bench/lance/probe.py --weed .cache/seaweedfs/weed
 
 ## Measure the methods of /segment
 bench-segment: onnxruntime

@@ -119,6 +119,11 @@ struct Connections {
     state: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Database {
+    database: String,
+}
+
 type Times<L> = Family<L, Histogram, fn() -> Histogram>;
 type Ratio = Gauge<f64, std::sync::atomic::AtomicU64>;
 
@@ -160,6 +165,7 @@ struct Found {
     age: Ratio,
     store_ready: Gauge,
     store_reachable: Gauge,
+    store_databases: Family<Database, Gauge>,
     store_connections: Family<Connections, Gauge>,
     store_failures: Counter,
     panics: Counter,
@@ -324,6 +330,10 @@ impl Metrics {
                 found.store_connections.get_or_create(&Connections { state }).set(number as i64);
             }
             found.store_failures.inc_by(connections.failures);
+            for state in connections.databases {
+                let database = state.database.to_string();
+                found.store_databases.get_or_create(&Database { database }).set(i64::from(state.reachable));
+            }
         }
         let Some(Listing { collections, made }) = listing else { return found };
         found.age.set(made.elapsed().as_secs_f64());
@@ -349,7 +359,7 @@ impl Found {
     fn registry(self) -> Registry {
         let mut registry = Registry::with_prefix("dino");
         let Self { recall, inside, waiting, workers, models, agreement, items, damaged, age, .. } = self;
-        let Self { store_ready, store_reachable, store_connections, store_failures, panics, lookups, kept, .. } = self;
+        let Self { store_ready, store_reachable, store_databases, store_connections, store_failures, panics, lookups, kept, .. } = self;
         registry.register("index_recall", "Recall of the index as it was last measured at /collections/{c}/recall", recall);
         registry.register("pictures_inside", "Pictures that wait, are decoded or run", inside);
         registry.register("queue_length", "Pictures that wait for a worker", waiting);
@@ -378,6 +388,11 @@ impl Found {
             "store_reachable",
             "Whether the collections can be reached: 0 where their database does not answer",
             store_reachable,
+        );
+        registry.register(
+            "store_database_reachable",
+            "Whether a database can be reached, of several that hold the collections together",
+            store_databases,
         );
         registry.register("store_connections", "Connections to the database of the collections: busy, and idle", store_connections);
         registry.register("store_failures", "Times that the database of the collections did not answer", store_failures);

@@ -107,6 +107,14 @@ pub enum Error {
     /// The database of the collections does not answer; it may do so again.
     #[error("the database of the collections cannot be reached: {0}")]
     Unreachable(String),
+    /// One of the databases that hold the collections together does not answer; it may do so again.
+    #[error("the database {database} of the collections cannot be reached: {reason}")]
+    PartUnreachable {
+        /// Its host and name.
+        database: String,
+        /// What happened.
+        reason: String,
+    },
     /// The database is not one that can hold collections.
     #[error("the database cannot hold collections: {0}")]
     Unsuitable(String),

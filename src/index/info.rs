@@ -1,6 +1,7 @@
 //! What is known of a collection, and of a store.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -82,10 +83,10 @@ impl std::fmt::Display for Loading {
 }
 
 /// Connections to a store on another machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[schemars(rename = "StoreConnections")]
 pub struct Connections {
-    /// Whether the last who asked was answered.
+    /// Whether the last who asked was answered; of several databases, by all of them.
     pub reachable: bool,
     /// Connections that are in use.
     pub busy: usize,
@@ -93,4 +94,17 @@ pub struct Connections {
     pub idle: usize,
     /// Times that the server did not answer.
     pub failures: u64,
+    /// The databases, where several hold the collections together, in their order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub databases: Vec<DatabaseState>,
+}
+
+/// One of several databases that hold the collections together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[schemars(rename = "StoreDatabase")]
+pub struct DatabaseState {
+    /// Its host and name.
+    pub database: Arc<str>,
+    /// Whether the last who asked was answered.
+    pub reachable: bool,
 }

@@ -1,7 +1,7 @@
 //! Collections of labelled vectors: where they are kept, exact and approximate search, and the k-NN vote.
 //!
-//! A [`Store`] hands out [`Collection`]s. There are two: [`EmbeddedStore`], a folder that one process has open, and
-//! `PostgresStore`, a database that several servers share (feature `postgres`).
+//! A [`Store`] hands out [`Collection`]s. There are three: [`EmbeddedStore`], a folder that one process has open, `PostgresStore`, a
+//! database that several servers share, and `ShardedStore`, several databases that hold collections together (feature `postgres`).
 //! [`dino_vision::vote`] turns the neighbours that a search finds into class scores, and a [`snapshot`] carries a collection elsewhere.
 //!
 //! ```
@@ -54,7 +54,7 @@ pub use embedded::{EmbeddedCollection, EmbeddedStore, Similarity};
 pub use error::Error;
 pub use filter::Filter;
 pub use index_options::{IndexOptions, VectorFormat};
-pub use info::{Connections, DamagedItems, IndexState, Info, Loading};
+pub use info::{Connections, DamagedItems, DatabaseState, IndexState, Info, Loading};
 pub use item::{Attached, Damaged, Item, MAX_LABELS, MAX_METADATA, MAX_STRING, MAX_THUMBNAIL, NewItem, StoredItem, StoredPatches};
 pub use min_similarity::MinSimilarity;
 pub use name::CollectionName;
@@ -62,7 +62,7 @@ pub use options::{Opening, Options, StoreOptions};
 pub use page::{MAX_PAGE, Page};
 pub use patches::{ANOMALOUS, NORMAL, PatchBank};
 #[cfg(feature = "postgres")]
-pub use postgres::{IndexUrl, PostgresCollection, PostgresOptions, PostgresStore};
+pub use postgres::{IndexUrl, PostgresCollection, PostgresOptions, PostgresStore, ShardedStore};
 pub use recall::Recall;
 pub use sample::{Sample, Version};
 pub use search::{DEFAULT_EF, Neighbour, Search};

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::{EmbeddedStore, Error, IndexOptions, IndexUrl, Store, VectorFormat};
 #[cfg(feature = "postgres")]
-use super::{PostgresOptions, PostgresStore};
+use super::{PostgresOptions, postgres};
 
 /// Default of `--index-connections`. PostgreSQL's own default is to serve 100, from all servers together.
 const CONNECTIONS: u32 = 8;
@@ -29,8 +29,9 @@ pub struct StoreOptions {
     #[arg(long, env = "DINO_DATA_DIR", value_name = "DIR", help_heading = "Collections")]
     pub data_dir: Option<PathBuf>,
     /// Database of the collections, in place of a folder: postgres://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=verify-full, with the
-    /// extension pgvector. Servers that name the same one share its collections. Meant for the environment: every user who
-    /// can list the processes of this machine can read a flag.
+    /// extension pgvector. Servers that name the same one share its collections. Several, with commas between them, hold the
+    /// collections together: each item is in one of them, and all are asked. Meant for the environment: every user who can list
+    /// the processes of this machine can read a flag.
     #[arg(long, env = "DINO_INDEX", hide_env_values = true, value_name = "URL", help_heading = "Collections")]
     pub index: Option<IndexUrl>,
     /// Collections with fewer items are searched exactly; larger ones get an approximate index.
@@ -64,7 +65,7 @@ impl StoreOptions {
         if let Some(url) = &self.index {
             url.check()?;
             #[cfg(feature = "postgres")]
-            return Ok(Box::new(PostgresStore::open(url, self.postgres_options(index, 1, COMMAND_TIMEOUT))?));
+            return postgres::open(url, self.postgres_options(index, 1, COMMAND_TIMEOUT));
         }
         let folder = self.data_dir.as_ref().ok_or_else(|| Error::InvalidParameter("give --data-dir DIR or --index URL".to_owned()))?;
         Ok(Box::new(EmbeddedStore::open(folder, index)?))
@@ -87,7 +88,7 @@ pub struct Options {
     /// Where they are kept.
     #[command(flatten)]
     pub store: StoreOptions,
-    /// Most connections to the database of the collections.
+    /// Most connections to the database of the collections; to each of several.
     #[arg(long, env = "DINO_INDEX_CONNECTIONS", default_value_t = CONNECTIONS, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000), help_heading = "Collections")]
     pub index_connections: u32,
 }
@@ -121,9 +122,9 @@ impl Options {
             #[cfg(feature = "postgres")]
             {
                 let options = self.store.postgres_options(index, self.index_connections, timeout);
-                let store = PostgresStore::open_when_reachable(url, options)?;
+                let store = postgres::open_when_reachable(url, options)?;
                 let _ = done.send(Ok(()));
-                return Ok((Some(Arc::new(store)), opening));
+                return Ok((Some(store), opening));
             }
         }
         let Some(folder) = &self.store.data_dir else {

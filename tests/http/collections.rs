@@ -8,13 +8,13 @@ use serde_json::{Value, json};
 use crate::{
     harness::{Answer, BOUNDARY, Server, assert_close, multipart, program, root, tiny_model},
     pictures::{png, scene},
-    place::{Place, on_both_stores},
+    place::{Place, on_every_store},
 };
 
 /// Dimensions of the tiny model.
 const DIM: usize = 32;
 
-on_both_stores!(
+on_every_store!(
     a_collection_is_made_described_and_deleted,
     pictures_become_items_in_three_ways_and_stay,
     items_are_paged_through_and_deleted,

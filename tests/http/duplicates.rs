@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 use crate::{
     harness::{Server, file},
     pictures::png,
-    place::{Place, on_both_stores},
+    place::{Place, on_every_store},
     postgres::{database, shared},
 };
 
-on_both_stores!(
+on_every_store!(
     copies_are_found_and_what_is_alike_is_no_copy,
     similar_items_are_groups_of_their_own_kind,
     pages_are_stable_and_bad_requests_have_a_reason,
@@ -227,7 +227,8 @@ fn a_database_of_an_earlier_version_is_brought_up_and_its_items_are_compared() {
     drop(server);
     let tables = shared().sql(&name, "SELECT number FROM dino_collections");
     let table = format!("dino_items_{}", tables.trim());
-    shared().sql(&name, &format!("ALTER TABLE {table} DROP COLUMN fingerprint; DELETE FROM dino_schema WHERE version = 3"));
+    shared().sql(&name, &format!("ALTER TABLE {table} DROP COLUMN fingerprint; ALTER TABLE dino_collections DROP COLUMN parts; \
+         DROP TABLE dino_arrangement, dino_leftovers; DELETE FROM dino_schema WHERE version >= 3"));
     for statement in ["", "ALTER TABLE {} DROP COLUMN fingerprint"] {
         // The second time as a table that an earlier version has made meanwhile.
         shared().sql(&name, &statement.replace("{}", &table));

@@ -13,13 +13,13 @@ use serde_json::{Map, Value, json};
 use crate::{
     harness::{Answer, Server, TIMEOUT, program_with_file_limit, tiny_model},
     pictures::{png, scene},
-    place::{Place, on_both_stores},
+    place::{Place, on_every_store},
     postgres::{database, shared},
 };
 
 const DIM: usize = 32;
 
-on_both_stores!(what_is_accepted_comes_back);
+on_every_store!(what_is_accepted_comes_back);
 
 #[track_caller]
 fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {

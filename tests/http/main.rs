@@ -47,6 +47,7 @@ mod runtime;
 mod schema;
 mod screenshots;
 mod segment;
+mod sharded;
 mod shared;
 mod slow_readers;
 mod slow_store;

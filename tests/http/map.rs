@@ -5,10 +5,10 @@ use serde_json::{Value, json};
 use crate::{
     harness::Server,
     pictures::{png, scene},
-    place::{Place, on_both_stores},
+    place::{Place, on_every_store},
 };
 
-on_both_stores!(
+on_every_store!(
     like_lies_beside_like_and_the_map_follows_the_collection,
     a_large_collection_gives_a_sample_with_its_newest,
     small_and_even_collections_have_an_answer_and_bad_requests_a_reason,

@@ -14,13 +14,13 @@ use serde_json::json;
 use crate::{
     harness::{Server, python},
     pictures::{png, scene},
-    place::{Place, on_both_stores},
+    place::{Place, on_every_store},
     postgres::{database, shared},
 };
 
 const DIM: usize = 32;
 
-on_both_stores!(series_go_with_their_collection, scrapers_see_no_gaps);
+on_every_store!(series_go_with_their_collection, scrapers_see_no_gaps);
 
 fn text(server: &Server) -> String {
     server.get("/metrics").ok().text()

@@ -6,13 +6,13 @@ use serde_json::{Value, json};
 
 use crate::{
     pictures::{png, scene},
-    place::{Place, on_both_stores},
+    place::{Place, on_every_store},
 };
 
 /// Dimensions of the tiny model.
 const DIM: usize = 32;
 
-on_both_stores!(what_a_collection_does_not_know_gets_no_label, the_least_similarity_is_measured_anew_as_a_collection_changes);
+on_every_store!(what_a_collection_does_not_know_gets_no_label, the_least_similarity_is_measured_anew_as_a_collection_changes);
 
 /// The unit vector at a cosine to the unit vector `near`, in the direction of an axis.
 fn at_cosine(near: &[f32], cosine: f32, number: usize) -> Vec<f32> {

@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 use crate::{
     harness::Server,
     pictures::{noise, png},
-    place::{Place, on_both_stores},
+    place::{Place, on_every_store},
 };
 
-on_both_stores!(
+on_every_store!(
     good_pictures_say_what_is_odd,
     labels_refine_the_threshold,
     patches_are_kept_through_restarts_and_snapshots,

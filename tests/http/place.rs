@@ -1,4 +1,4 @@
-//! Where the collections of a test are: a folder, or a database.
+//! Where the collections of a test are: a folder, a database, or several.
 
 use std::path::PathBuf;
 
@@ -10,28 +10,40 @@ use crate::{harness::Server, postgres};
 pub(crate) struct Place {
     outside: TempDir,
     data: String,
-    /// The database, where that is the store.
+    /// The databases, where those are the store.
     url: Option<String>,
+    count: usize,
 }
 
 impl Place {
     pub(crate) fn folder_of_its_own() -> Self {
-        Self::new(None)
+        Self::of(0)
     }
 
     pub(crate) fn database_of_its_own() -> Self {
-        Self::new(Some(postgres::database()))
+        Self::of(1)
+    }
+
+    /// Three databases that hold the collections together.
+    pub(crate) fn databases_of_their_own() -> Self {
+        Self::of(3)
     }
 
     /// An empty one of the same kind.
     pub(crate) fn another(&self) -> Self {
-        Self::new(self.url.as_ref().map(|_| postgres::database()))
+        Self::of(self.count)
+    }
+
+    /// So many databases; a folder without any.
+    fn of(count: usize) -> Self {
+        let urls: Vec<_> = (0..count).map(|_| postgres::database()).collect();
+        Self { count, ..Self::new((count > 0).then(|| urls.join(","))) }
     }
 
     pub(crate) fn new(url: Option<String>) -> Self {
         let outside = tempfile::tempdir().unwrap();
         let data = outside.path().join("data").to_str().unwrap().to_owned();
-        Self { outside, data, url }
+        Self { outside, data, count: usize::from(url.is_some()), url }
     }
 
     /// Flags of the server; with a database also the folder for temporary files of snapshots.
@@ -63,14 +75,19 @@ impl Place {
         self.outside.path().join(name)
     }
 
+    /// Whether a body is stored in one step.
+    pub(crate) fn is_one_store(&self) -> bool {
+        self.count <= 1
+    }
+
     /// What stays in the data folder.
     pub(crate) fn files(&self) -> &[&str] {
         if self.url.is_some() { &[] } else { &[".reserve", "store.redb"] }
     }
 }
 
-/// Runs each test on both stores: what they do is the same.
-macro_rules! on_both_stores {
+/// Runs each test on every store: what they do is the same.
+macro_rules! on_every_store {
     ($($name:ident),+ $(,)?) => {
         mod embedded {
             $(#[test] fn $name() { super::$name(&super::Place::folder_of_its_own()); })+
@@ -78,6 +95,9 @@ macro_rules! on_both_stores {
         mod postgres {
             $(#[test] fn $name() { super::$name(&super::Place::database_of_its_own()); })+
         }
+        mod sharded {
+            $(#[test] fn $name() { super::$name(&super::Place::databases_of_their_own()); })+
+        }
     };
 }
-pub(crate) use on_both_stores;
+pub(crate) use on_every_store;

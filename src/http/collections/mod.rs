@@ -391,6 +391,13 @@ impl From<Error> for Problem {
                 let detail = "the database of the collections does not answer: try again in a while; a write that was under way may have happened or not";
                 return Self { retry_after: Some(UNREACHABLE), ..Self::new(Code::StoreUnreachable, detail) };
             }
+            Error::PartUnreachable { ref database, .. } => {
+                let detail = format!(
+                    "the database {database} of the collections does not answer: try again in a while; a write that was under way may have \
+                     happened, in part or as a whole, or not: send it again"
+                );
+                return Self { retry_after: Some(UNREACHABLE), ..Self::new(Code::StoreUnreachable, detail) };
+            }
             Error::Loading(_) => {
                 return Self { retry_after: Some(LOADING), ..Self::new(Code::NotReady, error.to_string()) };
             }

@@ -3,15 +3,15 @@
 //! Small collections have none: they are scanned, and exact. Once there is one, the database keeps it up to date. The tables of
 //! deleted collections are deleted here too.
 
-use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::super::{Error, IndexOptions};
+use super::background::{OnDrop, Repeated, spawn};
 use super::damage;
 use super::database::Database;
 use super::record::{Record, drop_orphans};
@@ -28,11 +28,6 @@ const BUILDING: &str = "building an index";
 /// Part of the threshold that this server writes to a collection before it counts its items again.
 const LOOKS: usize = 8;
 
-/// Between two attempts to delete tables that transactions still use.
-const RETRY_INTERVAL: Duration = Duration::from_secs(5);
-/// Number of those attempts; the next start goes on.
-const ATTEMPTS: usize = 720;
-
 /// Builds indexes, and deletes tables of deleted collections.
 pub(super) struct Builder {
     database: Arc<Database>,
@@ -41,13 +36,13 @@ pub(super) struct Builder {
     written: Mutex<HashMap<i64, usize>>,
     /// Numbers of the collections that a thread checks.
     looked_at: Mutex<HashSet<i64>>,
-    /// Whether a thread deletes tables, and was asked again since it began.
-    dropping: Mutex<Option<bool>>,
+    /// Deletes tables.
+    dropping: Arc<Repeated>,
 }
 
 impl Builder {
     pub(super) fn new(database: Arc<Database>, options: IndexOptions) -> Self {
-        Self { database, options, written: Mutex::default(), looked_at: Mutex::default(), dropping: Mutex::default() }
+        Self { database, options, written: Mutex::default(), looked_at: Mutex::default(), dropping: Arc::default() }
     }
 
     /// Notes that so many items were written, and starts a thread now and then that builds an index where one is due.
@@ -83,49 +78,10 @@ impl Builder {
     /// Makes a thread delete the tables of deleted collections once no transaction uses them any more: the one that runs already, where
     /// there is one.
     pub(super) fn drop_orphaned_tables(self: &Arc<Self>) {
-        {
-            let mut dropping = self.dropping.lock();
-            if let Some(again) = &mut *dropping {
-                *again = true;
-                return;
-            }
-            *dropping = Some(false);
-        }
         let builder = Arc::clone(self);
-        let started = spawn("deleting tables of deleted collections", move || {
-            let noted = Cell::new(false);
-            let _end = OnDrop(|| {
-                if !noted.get() {
-                    *builder.dropping.lock() = None;
-                }
-            });
-            noted.set(builder.clear()?);
-            Ok(())
+        self.dropping.ask("deleting tables of deleted collections", move || {
+            builder.database.run_in_background(async |connection| drop_orphans(connection).await)
         });
-        if !started {
-            *self.dropping.lock() = None;
-        }
-    }
-
-    /// Deletes those tables. True where all of them are deleted and `dropping` is reset.
-    fn clear(&self) -> Result<bool, Error> {
-        for _ in 0..ATTEMPTS {
-            let is_clear = self.database.run_in_background(async |connection| drop_orphans(connection).await)?;
-            let mut dropping = self.dropping.lock();
-            match &mut *dropping {
-                Some(again) if *again => *again = false,
-                _ if is_clear => {
-                    // Before the lock is released: a caller that asks from now on starts a new thread.
-                    *dropping = None;
-                    return Ok(true);
-                }
-                _ => {
-                    drop(dropping);
-                    std::thread::sleep(RETRY_INTERVAL);
-                }
-            }
-        }
-        Ok(false)
     }
 
     /// Starts a thread that builds the indexes that collections of earlier versions lack, and then every HNSW index that is due, which
@@ -183,29 +139,6 @@ fn log_failure(record: &Record, outcome: Result<(), Error>) {
         Ok(()) | Err(Error::NoCollection(_)) => {}
         Err(error) => tracing::error!(collection = %record.name, "{BUILDING}: {error}"),
     }
-}
-
-/// Does something when it goes, also after a panic.
-struct OnDrop<F: Fn()>(F);
-
-impl<F: Fn()> Drop for OnDrop<F> {
-    fn drop(&mut self) {
-        (self.0)();
-    }
-}
-
-/// Starts a thread; whether that was possible.
-fn spawn(what: &'static str, work: impl FnOnce() -> Result<(), Error> + Send + 'static) -> bool {
-    let work = move || {
-        if let Err(error) = work() {
-            tracing::error!("{what}: {error}");
-        }
-    };
-    let spawned = std::thread::Builder::new().name("index".to_owned()).spawn(work);
-    if let Err(error) = &spawned {
-        tracing::error!("{what}: a thread cannot be started: {error}");
-    }
-    spawned.is_ok()
 }
 
 async fn build(connection: &mut PgConnection, record: &Record, index: &str, definition: &str) -> Result<(), Error> {

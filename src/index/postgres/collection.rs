@@ -31,22 +31,38 @@ pub struct PostgresCollection {
     database: Arc<Database>,
     builder: Arc<Builder>,
     record: Record,
+    /// Whether other databases hold the rest of it.
+    is_part: bool,
 }
 
 impl PostgresCollection {
     pub(super) fn new(database: Arc<Database>, builder: Arc<Builder>, record: Record) -> Self {
-        Self { database, builder, record }
+        Self { database, builder, record, is_part: false }
     }
 
-    /// Reads from the collection's table; where that was replaced meanwhile by another of the same model, from that one.
-    /// Ends when the request is cancelled.
+    /// What this database holds of a collection that several hold.
+    pub(super) fn part(database: Arc<Database>, builder: Arc<Builder>, record: Record) -> Self {
+        Self { database, builder, record, is_part: true }
+    }
+
+    pub(super) fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// Notes that so many items were written.
+    pub(super) fn note(&self, items: usize) {
+        self.builder.note(&self.record, items);
+    }
+
+    /// Reads from the collection's table; where that was replaced meanwhile by another of the same model, from that one, unless it is a
+    /// part: then all parts have to be replaced together. Ends when the request is cancelled.
     fn read<T>(&self, work: impl AsyncFn(&mut PgConnection, &Record) -> Result<T, Error>) -> Result<T, Error> {
         let token = cancel::current();
         let read = async |connection: &mut PgConnection| match work(&mut *connection, &self.record)
             .await
             .map_err(|error| self.record.explain(error))
         {
-            Err(Error::NoCollection(name)) => match Record::find(&mut *connection, &self.record.name).await? {
+            Err(Error::NoCollection(name)) if !self.is_part => match Record::find(&mut *connection, &self.record.name).await? {
                 Some(successor) if successor.number != self.record.number => {
                     successor.spec.check_same(&self.record.name, &self.record.spec)?;
                     work(connection, &successor).await.map_err(|error| successor.explain(error))
@@ -92,7 +108,7 @@ impl Collection for PostgresCollection {
             return Ok(());
         }
         self.write(async |connection, table| write::insert(connection, table, spec, &items).await)?;
-        self.builder.note(&self.record, items.len());
+        self.note(items.len());
         Ok(())
     }
 

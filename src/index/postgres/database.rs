@@ -1,33 +1,38 @@
 //! Connections: a pool of them, timeouts, and whether the database answers.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection};
-use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 use tokio::time;
 
 use super::super::Error;
 use super::error::is_worth_retrying;
-use super::schema;
-use super::{Connections, IndexUrl};
+use super::open::Open;
+use super::runtime::Runtime;
+use super::{Connections, address, arrangement, schema};
 use dino_vision::cancel::{self, Cancelled};
 
 /// Longest wait for a connection. Where the server is down, the pool tries again and again meanwhile.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Most connections for work in the background: one builds an index, one deletes tables.
-const BACKGROUND_CONNECTIONS: usize = 2;
+/// Most connections for work in the background: one builds an index, one deletes tables, one deletes parts of collections.
+const BACKGROUND_CONNECTIONS: usize = 3;
 /// How often the database checks, while a statement runs, whether its client is still connected.
 const CLIENT_CHECK: &str = "1s";
 /// Attempts of a transaction that conflicts with others.
-const ATTEMPTS: usize = 5;
+pub(super) const ATTEMPTS: usize = 5;
 
 /// A database, for threads that may block.
 pub(super) struct Database {
-    /// Runs the connections; taken when this is dropped.
-    runtime: Option<Runtime>,
+    /// Runs the connections.
+    runtime: Arc<Runtime>,
+    /// What it is called in messages.
+    label: Arc<str>,
+    /// Whether it is one of several that hold collections together.
+    is_part: bool,
     pool: PgPool,
     /// A permit for each connection of the pool: a call that waits for other calls does not count as an unreachable database.
     permits: Semaphore,
@@ -46,19 +51,18 @@ pub(super) struct Database {
 
 impl Database {
     /// Gets ready to connect. The server is not asked yet.
-    pub(super) fn new(url: &IndexUrl, connections: u32, timeout: Duration) -> Result<Self, Error> {
-        let options = url.options()?;
-        let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("postgres").enable_all().build()?;
-        let pool = {
-            let _inside = runtime.enter();
+    pub(super) fn new(options: PgConnectOptions, connections: u32, timeout: Duration, runtime: &Arc<Runtime>, is_part: bool) -> Self {
+        let pool = runtime.enter(|| {
             PgPoolOptions::new()
                 .max_connections(connections)
                 .acquire_timeout(ACQUIRE_TIMEOUT)
                 .after_connect(move |connection, _| Box::pin(set_up(connection, timeout)))
                 .connect_lazy_with(options.clone())
-        };
-        Ok(Self {
-            runtime: Some(runtime),
+        });
+        Self {
+            runtime: Arc::clone(runtime),
+            label: address::label(&options).into(),
+            is_part,
             pool,
             permits: Semaphore::new(connections as usize),
             long_permits: Semaphore::new(connections as usize),
@@ -68,19 +72,32 @@ impl Database {
             prepared: OnceCell::new(),
             reachable: AtomicBool::new(false),
             failures: AtomicU64::new(0),
-        })
+        }
+    }
+
+    /// What waits for it.
+    pub(super) fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
+    /// What it is called in messages: host and name.
+    pub(super) fn label(&self) -> &Arc<str> {
+        &self.label
     }
 
     /// Does `work` with a connection of the pool; again, where its transaction conflicts with another one.
     pub(super) fn run<T>(&self, work: impl AsyncFn(&mut PgConnection) -> Result<T, Error>) -> Result<T, Error> {
-        self.wait(async {
+        self.runtime.block_on(self.run_async(work))
+    }
+
+    /// As [`run`](Self::run), for work on several databases.
+    pub(super) async fn run_async<T>(&self, work: impl AsyncFn(&mut PgConnection) -> Result<T, Error>) -> Result<T, Error> {
+        let outcome = async {
             // The other half of the time is for the work.
             let _permit = acquire(&self.permits, self.timeout / 2).await?;
             let mut connection = self.pool.acquire().await?;
             let repeated = async {
-                // Not polled, and so not run, where the tables were prepared before.
-                let migration = schema::migrate(&mut connection);
-                self.prepared.get_or_try_init(|| migration).await?;
+                self.prepare(&mut connection).await?;
                 for _ in 1..ATTEMPTS {
                     match work(&mut *connection).await {
                         Err(error) if is_worth_retrying(&error) => {}
@@ -98,16 +115,74 @@ impl Database {
                 connection.close_on_drop();
             }
             outcome
-        })
+        };
+        let outcome = outcome.await;
+        self.note(outcome)
+    }
+
+    /// Brings the tables to the version of this program, the first time.
+    async fn prepare(&self, connection: &mut PgConnection) -> Result<(), Error> {
+        // Not polled, and so not run, where the tables were prepared before.
+        let preparation = async {
+            schema::migrate(connection).await?;
+            if self.is_part { Ok(()) } else { arrangement::require_alone(connection).await }
+        };
+        self.prepared.get_or_try_init(|| preparation).await.copied()
+    }
+
+    /// A transaction that stays open while others are opened on other databases.
+    pub(super) async fn open(&self) -> Result<Open<'_>, Error> {
+        let outcome = async {
+            let permit = acquire(&self.permits, self.timeout / 2).await?;
+            let mut connection = self.pool.acquire().await?;
+            self.prepare(&mut connection).await?;
+            Open::pooled(self, connection, permit, self.timeout).await
+        };
+        let outcome = outcome.await;
+        self.note(outcome)
+    }
+
+    /// As [`open`](Self::open), for a transaction that may take as long as it needs, with a connection of its own.
+    pub(super) async fn open_long(&self) -> Result<Open<'_>, Error> {
+        self.open_apart(&self.long_permits, self.timeout / 2).await
+    }
+
+    /// As [`open_long`](Self::open_long), for work that no request waits for.
+    pub(super) async fn open_background(&self) -> Result<Open<'_>, Error> {
+        self.open_apart(&self.background_permits, Duration::MAX).await
+    }
+
+    async fn open_apart<'a>(&'a self, permits: &'a Semaphore, timeout: Duration) -> Result<Open<'a>, Error> {
+        self.run_async(async |_| Ok(())).await?;
+        let outcome = async {
+            let permit = acquire(permits, timeout).await?;
+            let connection = self.connect().await?;
+            Open::own(self, connection, permit).await
+        };
+        let outcome = outcome.await;
+        self.note(outcome)
+    }
+
+    /// Waits for a permit of `permits`, as long as for a connection.
+    pub(super) async fn wait_for<'a>(&self, permits: &'a Semaphore) -> Result<SemaphorePermit<'a>, Error> {
+        acquire(permits, self.timeout / 2).await
+    }
+
+    /// A connection of its own, without limits of time.
+    async fn connect(&self) -> Result<PgConnection, Error> {
+        let connecting = time::timeout(ACQUIRE_TIMEOUT, self.options.connect()).await;
+        let mut connection = connecting.map_err(|_| Error::Unreachable("no connection in time".to_owned()))??;
+        set_up(&mut connection, Duration::ZERO).await?;
+        Ok(connection)
     }
 
     /// Asks whether it answers. Where all connections are in use, their last outcome is the answer.
-    pub(super) fn check(&self) -> Result<(), Error> {
+    pub(super) async fn check(&self) -> Result<(), Error> {
         if self.permits.available_permits() == 0 && self.reachable.load(Ordering::Relaxed) {
             return Ok(());
         }
         // The pool tests a connection before it hands it out.
-        self.run(async |_| Ok(()))
+        self.run_async(async |_| Ok(())).await
     }
 
     /// Does `work` that may take as long as it needs, with a connection of its own.
@@ -126,21 +201,22 @@ impl Database {
         timeout: Duration,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        self.run(async |_| Ok(()))?;
-        self.wait(async {
-            let _permit = acquire(permits, timeout).await?;
-            let connecting = time::timeout(ACQUIRE_TIMEOUT, self.options.connect()).await;
-            let mut connection = connecting.map_err(|_| Error::Unreachable("no connection in time".to_owned()))??;
-            set_up(&mut connection, Duration::ZERO).await?;
-            let outcome = work(&mut connection).await;
-            connection.close().await?;
-            outcome
+        self.runtime.block_on(async {
+            self.run_async(async |_| Ok(())).await?;
+            let outcome = async {
+                let _permit = acquire(permits, timeout).await?;
+                let mut connection = self.connect().await?;
+                let outcome = work(&mut connection).await;
+                connection.close().await?;
+                outcome
+            };
+            let outcome = outcome.await;
+            self.note(outcome)
         })
     }
 
-    fn wait<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        let runtime = self.runtime.as_ref().expect("only dropping takes it");
-        let outcome = runtime.block_on(work);
+    /// Notes whether the database answered.
+    pub(super) fn note<T>(&self, outcome: Result<T, Error>) -> Result<T, Error> {
         if matches!(outcome, Err(Error::Busy | Error::Cancelled(_))) {
             // The server was not asked, or the request was cancelled before its answer.
             return outcome;
@@ -148,13 +224,13 @@ impl Database {
         let reached = !matches!(outcome, Err(Error::Unreachable(_)));
         if let Err(Error::Unreachable(reason)) = &outcome {
             self.failures.fetch_add(1, Ordering::Relaxed);
-            tracing::debug!(reason, "no answer of the database of the collections");
+            tracing::debug!(reason, database = &*self.label, "no answer of the database of the collections");
         }
         if self.reachable.swap(reached, Ordering::Relaxed) != reached {
             if let Err(Error::Unreachable(reason)) = &outcome {
-                tracing::error!(reason, "the database of the collections cannot be reached");
+                tracing::error!(reason, database = &*self.label, "the database of the collections cannot be reached");
             } else {
-                tracing::info!("the database of the collections can be reached");
+                tracing::info!(database = &*self.label, "the database of the collections can be reached");
             }
         }
         outcome
@@ -168,15 +244,7 @@ impl Database {
             idle,
             reachable: self.reachable.load(Ordering::Relaxed),
             failures: self.failures.load(Ordering::Relaxed),
-        }
-    }
-}
-
-impl Drop for Database {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            // Dropping it would block, which panics on threads of another runtime.
-            runtime.shutdown_background();
+            databases: Vec::new(),
         }
     }
 }

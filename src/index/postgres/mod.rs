@@ -5,28 +5,34 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `address`, `database`, `error` | URL, connections, errors |
+//! | `address`, `database`, `runtime`, `error` | URLs, connections, errors |
 //! | `schema`, `migrations/` | the tables |
 //! | `record` | collections by name |
 //! | `collection`, `write`, `search`, `filter`, `escape` | the items of one |
 //! | `patches` | the patches of items |
 //! | `sample` | some of its items, and the version of its content |
 //! | `damage` | which of its items cannot be read |
-//! | `approximate` | when it gets an index; deleting tables of deleted collections |
+//! | `approximate`, `background` | when it gets an index; deleting tables of deleted collections |
+//! | `shards/`, `arrangement`, `open` | collections over several databases; which these are; transactions on several of them |
 
 mod address;
 mod approximate;
+mod arrangement;
+mod background;
 mod collection;
 mod damage;
 mod database;
 mod error;
 mod escape;
 mod filter;
+mod open;
 mod patches;
 mod record;
+mod runtime;
 mod sample;
 mod schema;
 mod search;
+mod shards;
 mod write;
 
 use std::path::PathBuf;
@@ -38,10 +44,12 @@ use tempfile::NamedTempFile;
 
 pub use address::IndexUrl;
 pub use collection::PostgresCollection;
+pub use shards::ShardedStore;
 
 use self::approximate::Builder;
 use self::database::Database;
 use self::record::Record;
+use self::runtime::Runtime;
 use super::item::{next_part, prepare};
 use super::{Collection, CollectionName, Connections, Error, IndexOptions, Info, Items, OnExisting, Spec, Store};
 
@@ -60,7 +68,7 @@ pub struct PostgresStore {
 pub struct PostgresOptions {
     /// When collections get an index, and whether a thread builds it.
     pub index: IndexOptions,
-    /// Most connections at once.
+    /// Most connections at once, to each database.
     pub connections: u32,
     /// Longest that one call may take; calls that read or write a whole collection have no limit.
     pub timeout: Duration,
@@ -68,12 +76,34 @@ pub struct PostgresOptions {
     pub scratch: PathBuf,
 }
 
+/// Opens the collections of one database, or of several. They have to answer.
+///
+/// # Errors
+/// Those of [`PostgresStore::open`] and [`ShardedStore::open`].
+pub(super) fn open(url: &IndexUrl, options: PostgresOptions) -> Result<Box<dyn Store>, Error> {
+    if url.databases()?.len() > 1 {
+        return Ok(Box::new(ShardedStore::open(url, options)?));
+    }
+    Ok(Box::new(PostgresStore::open(url, options)?))
+}
+
+/// As [`open`], but where a database does not answer, each later call tries again.
+///
+/// # Errors
+/// As for [`open`], without [`Error::Unreachable`] and [`Error::PartUnreachable`].
+pub(super) fn open_when_reachable(url: &IndexUrl, options: PostgresOptions) -> Result<Arc<dyn Store>, Error> {
+    if url.databases()?.len() > 1 {
+        return Ok(Arc::new(ShardedStore::open_when_reachable(url, options)?));
+    }
+    Ok(Arc::new(PostgresStore::open_when_reachable(url, options)?))
+}
+
 impl PostgresStore {
     /// Connects, and brings the tables to the version of this program.
     ///
     /// # Errors
-    /// [`Error::Unreachable`] where no server answers, [`Error::Unsuitable`] for a database that cannot hold collections, and
-    /// the errors of the database: a wrong password, for example.
+    /// [`Error::Unreachable`] where no server answers, [`Error::Unsuitable`] for a database that cannot hold collections,
+    /// [`Error::InvalidParameter`] for a list of several (see [`ShardedStore`]), and the errors of the database: a wrong password, for example.
     pub fn open(url: &IndexUrl, options: PostgresOptions) -> Result<Self, Error> {
         let store = Self::open_later(url, options)?;
         store.check()?;
@@ -97,7 +127,10 @@ impl PostgresStore {
 
     fn open_later(url: &IndexUrl, options: PostgresOptions) -> Result<Self, Error> {
         fs_err::create_dir_all(&options.scratch)?;
-        let database = Arc::new(Database::new(url, options.connections, options.timeout)?);
+        let [database] = <[_; 1]>::try_from(url.databases()?)
+            .map_err(|_| Error::InvalidParameter("these are several databases: open them with ShardedStore".to_owned()))?;
+        let database = Database::new(database, options.connections, options.timeout, &Arc::new(Runtime::new()?), false);
+        let database = Arc::new(database);
         let builder = Arc::new(Builder::new(Arc::clone(&database), options.index));
         Ok(Self { database, builder, scratch: options.scratch })
     }
@@ -117,7 +150,7 @@ fn check_dim(spec: &Spec) -> Result<(), Error> {
 
 impl Store for PostgresStore {
     fn check(&self) -> Result<(), Error> {
-        self.database.check()
+        self.database.runtime().block_on(self.database.check())
     }
 
     fn connections(&self) -> Option<Connections> {
@@ -205,8 +238,8 @@ impl Store for PostgresStore {
     }
 
     fn remove(&self, name: &CollectionName) -> Result<(), Error> {
-        let existed = self.database.run(async |connection| Record::remove(connection, name).await)?;
-        if !existed {
+        let removed = self.database.run(async |connection| Record::remove(connection, name).await)?;
+        if removed.is_none() {
             return Err(Error::NoCollection(name.to_string()));
         }
         self.builder.drop_orphaned_tables();

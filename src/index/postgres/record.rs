@@ -19,7 +19,7 @@ const MAX_INLINE_DIM: usize = 1536;
 const MOST_COUNTED: usize = 500;
 
 /// Columns of a [`Record`].
-const SELECT: &str = "SELECT name, number, dim, fingerprint, precision, created, kind, \
+const SELECT: &str = "SELECT name, number, dim, fingerprint, precision, created, kind, parts, \
      EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass('dino_items_' || number || '_hnsw') AND indisvalid) AS indexed, \
      EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass('dino_items_' || number || '_damaged') AND indisvalid) AS names_damaged, \
      EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('dino_items_' || number) AND attname = 'fingerprint') AS has_fingerprints \
@@ -40,22 +40,34 @@ pub(super) struct Record {
     pub(super) names_damaged: bool,
     /// Whether its table has a column for what copies are known by.
     pub(super) has_fingerprints: bool,
+    /// In the first of several databases, what its parts are called in the others.
+    pub(super) parts: Option<CollectionName>,
+}
+
+/// A collection that was deleted.
+pub(super) struct Removed {
+    /// In the first of several databases, what its parts are called in the others.
+    pub(super) parts: Option<CollectionName>,
+}
+
+fn name_of(name: String) -> sqlx::Result<CollectionName> {
+    name.parse().map_err(|error: Error| sqlx::Error::Decode(error.into()))
 }
 
 impl FromRow<'_, PgRow> for Record {
     fn from_row(row: &PgRow) -> sqlx::Result<Self> {
-        let name: String = row.try_get("name")?;
-        let name = name.parse().map_err(|error: Error| sqlx::Error::Decode(error.into()))?;
+        let parts: Option<String> = row.try_get("parts")?;
         let kind: Option<Json<Kind>> = row.try_get("kind")?;
         let model = ModelTag { fingerprint: row.try_get("fingerprint")?, precision: row.try_get("precision")? };
         Ok(Self {
-            name,
+            name: name_of(row.try_get("name")?)?,
             number: row.try_get("number")?,
             spec: Spec { dim: row.try_get::<i32, _>("dim")? as usize, model, kind: kind.map_or(Kind::Pictures, |Json(kind)| kind) },
             created: row.try_get::<i64, _>("created")? as u64,
             indexed: row.try_get("indexed")?,
             names_damaged: row.try_get("names_damaged")?,
             has_fingerprints: row.try_get("has_fingerprints")?,
+            parts: parts.map(name_of).transpose()?,
         })
     }
 }
@@ -85,7 +97,7 @@ impl Record {
         let (number, created): (i64, i64) =
             sqlx::query_as("SELECT nextval('dino_numbers'), extract(epoch FROM now())::bigint").fetch_one(&mut *connection).await?;
         let (name, spec, created) = (name.clone(), spec.clone(), created as u64);
-        let record = Self { name, number, spec, created, indexed: false, names_damaged: true, has_fingerprints: true };
+        let record = Self { name, number, spec, created, indexed: false, names_damaged: true, has_fingerprints: true, parts: None };
         let (table, dim) = (record.table(), record.spec.dim);
         let storage = if dim <= MAX_INLINE_DIM { "PLAIN" } else { "EXTERNAL" };
         // Bytes of vectors are not compressed: that would take time and save nothing.
@@ -107,7 +119,8 @@ impl Record {
     pub(super) async fn insert(&self, connection: &mut PgConnection) -> Result<bool, Error> {
         let Spec { dim, model, kind } = &self.spec;
         let inserted = sqlx::query(
-            "INSERT INTO dino_collections (name, number, dim, fingerprint, precision, created, kind) VALUES ($1, $2, $3, $4, $5, $6, $7) \
+            "INSERT INTO dino_collections (name, number, dim, fingerprint, precision, created, kind, parts) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
              ON CONFLICT (name) DO NOTHING",
         )
         .bind(self.name.as_str())
@@ -117,16 +130,18 @@ impl Record {
         .bind(&model.precision)
         .bind(self.created as i64)
         .bind((*kind != Kind::Pictures).then_some(Json(*kind)))
+        .bind(self.parts.as_ref().map(CollectionName::as_str))
         .execute(connection)
         .await?;
         Ok(inserted.rows_affected() == 1)
     }
 
-    /// Deletes a collection's name, and with it the collection; false where there is none. Its table is left to [`drop_orphans`]:
+    /// Deletes a collection's name, and with it the collection; `None` where there is none. Its table is left to [`drop_orphans`]:
     /// transactions that read it would have to end first, and until then no other one would be let in.
-    pub(super) async fn remove(connection: &mut PgConnection, name: &CollectionName) -> Result<bool, Error> {
-        let removed = sqlx::query("DELETE FROM dino_collections WHERE name = $1").bind(name.as_str()).execute(connection).await?;
-        Ok(removed.rows_affected() == 1)
+    pub(super) async fn remove(connection: &mut PgConnection, name: &CollectionName) -> Result<Option<Removed>, Error> {
+        let removed = sqlx::query_scalar::<_, Option<String>>("DELETE FROM dino_collections WHERE name = $1 RETURNING parts");
+        let removed = removed.bind(name.as_str()).fetch_optional(connection).await?;
+        removed.map(|parts| Ok(Removed { parts: parts.map(name_of).transpose()? })).transpose()
     }
 
     /// Name of the table of its items: digits of ours, never a string of a client.
@@ -154,6 +169,11 @@ impl Record {
     /// What is known of all collections right now: one statement counts the items of many.
     pub(super) async fn list(connection: &mut PgConnection) -> Result<Vec<Info>, Error> {
         let records = Self::all(connection).await?;
+        Self::list_of(connection, &records).await
+    }
+
+    /// What is known of these collections right now; those that were deleted since are left out.
+    pub(super) async fn list_of(connection: &mut PgConnection, records: &[Self]) -> Result<Vec<Info>, Error> {
         let building = being_indexed(connection).await?;
         let mut found = Vec::with_capacity(records.len());
         for part in records.chunks(MOST_COUNTED) {

@@ -14,17 +14,23 @@ const MOST_BYTES: usize = 32 << 20;
 
 /// Stores items with normalised vectors `[dim]` and distinct ids, all of them or none.
 pub(super) async fn insert(connection: &mut PgConnection, table: &str, spec: &Spec, items: &[NewItem]) -> Result<(), Error> {
+    let mut transaction = connection.begin().await?;
+    insert_inside(&mut transaction, table, spec, items).await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+/// The same inside of a transaction.
+pub(super) async fn insert_inside(connection: &mut PgConnection, table: &str, spec: &Spec, items: &[NewItem]) -> Result<(), Error> {
     // Sorted, so that two transactions with the same ids lock them in the same order, which rules out a deadlock.
     let mut items: Vec<&NewItem> = items.iter().collect();
     items.sort_unstable_by(|a, b| a.item.id.cmp(&b.item.id));
-    let mut transaction = connection.begin().await?;
     let mut rest = items.as_slice();
     while !rest.is_empty() {
         let (part, later) = rest.split_at(statement_length(rest));
-        insert_part(&mut transaction, table, spec, part).await?;
+        insert_part(connection, table, spec, part).await?;
         rest = later;
     }
-    transaction.commit().await?;
     Ok(())
 }
 

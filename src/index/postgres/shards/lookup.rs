@@ -1,0 +1,74 @@
+//! Collections by name.
+
+use std::collections::HashMap;
+
+use futures::future::{try_join, try_join_all};
+use tokio::sync::SemaphorePermit;
+
+use super::super::super::{CollectionName, Error, Info};
+use super::super::record::Record;
+use super::{Shards, merge};
+
+impl Shards {
+    /// A permit for work that holds connections to all databases for long.
+    pub(super) async fn whole(&self) -> Result<SemaphorePermit<'_>, Error> {
+        self.all[0].database.wait_for(&self.whole).await
+    }
+
+    /// The collections, as the first database knows them.
+    pub(super) async fn records(&self) -> Result<Vec<Record>, Error> {
+        self.arrange().await?;
+        self.all[0].run(async |connection| Record::all(connection).await).await
+    }
+
+    /// What the databases know of a collection, in their order; `None` where it does not exist.
+    pub(super) async fn find(&self, name: &CollectionName) -> Result<Option<Vec<Record>>, Error> {
+        self.arrange().await?;
+        let mut before = None;
+        loop {
+            let Some(first) = self.all[0].run(async |connection| Record::find(connection, name).await).await? else { return Ok(None) };
+            let parts = first.parts.clone().ok_or_else(|| {
+                let reason = "was made by a server that knew the first database alone: delete it, and make it again";
+                Error::Unsuitable(format!("the collection {name} {reason}"))
+            })?;
+            let find = self.all[1..].iter().map(|shard| shard.run(async |connection| Record::find(connection, &parts).await));
+            let others = try_join_all(find).await?;
+            let Some(missing) = others.iter().position(Option::is_none) else {
+                let others = others.into_iter().flatten().map(|record| Record { name: name.clone(), ..record });
+                return Ok(Some(std::iter::once(first).chain(others).collect()));
+            };
+            if before.as_ref() == Some(&parts) {
+                let database = self.all[missing + 1].label();
+                return Err(Error::Unsuitable(format!(
+                    "{database} holds no part of the collection {name}: restore that database from its backup, or delete the collection"
+                )));
+            }
+            // Another server deleted or replaced it after the first database was asked: that one knows by now.
+            before = Some(parts);
+        }
+    }
+
+    /// What is known of all collections.
+    pub(super) async fn list(&self) -> Result<Vec<Info>, Error> {
+        self.arrange().await?;
+        let first = self.all[0].run(async |connection| {
+            let records = Record::all(connection).await?;
+            let infos = Record::list_of(connection, &records).await?;
+            Ok((records, infos))
+        });
+        let others = try_join_all(self.all[1..].iter().map(|shard| shard.run(async |connection| Record::list(connection).await)));
+        let ((records, infos), others) = try_join(first, others).await?;
+        let parts: HashMap<i64, CollectionName> =
+            records.into_iter().filter_map(|record| Some((record.number, record.parts?))).collect();
+        let mut others: Vec<HashMap<CollectionName, Info>> =
+            others.into_iter().map(|infos| infos.into_iter().map(|info| (info.name.clone(), info)).collect()).collect();
+        let mut found = Vec::with_capacity(infos.len());
+        for info in infos {
+            let Some(parts) = parts.get(&info.number.cast_signed()) else { continue };
+            // One that was made or deleted meanwhile is left out.
+            let rest: Option<Vec<Info>> = others.iter_mut().map(|infos| infos.remove(parts)).collect();
+            found.extend(rest.map(|rest| merge::info(info, rest)));
+        }
+        Ok(found)
+    }
+}

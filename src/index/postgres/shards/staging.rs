@@ -1,0 +1,102 @@
+//! Making a collection: parts in all databases, which the commit of the first one makes a collection.
+
+use futures::future::try_join_all;
+use sqlx::Connection;
+use uuid::Uuid;
+
+use super::super::super::item::NewItem;
+use super::super::super::{CollectionName, Error, OnExisting, Spec};
+use super::super::open::Open;
+use super::super::record::Record;
+use super::super::write::insert_inside;
+use super::placement::parted;
+use super::{Shards, leftovers};
+
+/// Parts that are being made, in transactions that are open. Where it is dropped, nothing of them stays but a note for
+/// [`Shards::clear_leftovers`].
+pub(super) struct Staging<'a> {
+    shards: &'a Shards,
+    name: CollectionName,
+    /// What the parts are called.
+    parts: CollectionName,
+    /// In the order of the databases.
+    open: Vec<Open<'a>>,
+    records: Vec<Record>,
+}
+
+impl<'a> Staging<'a> {
+    /// Makes empty parts.
+    pub(super) async fn begin(shards: &'a Shards, name: &CollectionName, spec: &Spec) -> Result<Self, Error> {
+        shards.arrange().await?;
+        let parts: CollectionName = Uuid::now_v7().simple().to_string().parse()?;
+        let (mut open, mut records) = (Vec::new(), Vec::new());
+        for (place, shard) in shards.all.iter().enumerate() {
+            let mut transaction = shard.named(shard.database.open_long().await)?;
+            if place == 0 {
+                shard.named(transaction.step(async |connection| leftovers::note_maker(connection).await).await)?;
+                // In a transaction of its own, so that it stays where this server is killed.
+                shard.run(async |connection| leftovers::note(connection, &parts, false).await).await?;
+            }
+            let own = if place == 0 { name } else { &parts };
+            let record = shard.named(transaction.step(async |connection| Record::make(connection, own, spec).await).await)?;
+            records.push(record);
+            open.push(transaction);
+        }
+        records[0].parts = Some(parts.clone());
+        Ok(Self { shards, name: name.clone(), parts, open, records })
+    }
+
+    /// Stores items with normalised vectors `[dim]` and distinct ids.
+    pub(super) async fn store(&mut self, spec: &Spec, items: Vec<NewItem>) -> Result<(), Error> {
+        let items = parted(items, self.open.len());
+        let parts = self.shards.all.iter().zip(&mut self.open).zip(&self.records).zip(&items).filter(|(_, items)| !items.is_empty());
+        let stores = parts.map(|(((shard, open), record), items)| async move {
+            shard.named(open.step(async |connection| insert_inside(connection, &record.table(), spec, items).await).await)
+        });
+        try_join_all(stores).await.map(drop)
+    }
+
+    /// Makes it a collection, in place of one of its name where `existing` says so; `None` where another one has the name.
+    pub(super) async fn finish(mut self, existing: OnExisting) -> Result<Option<Vec<Record>>, Error> {
+        let mut all = self.shards.all.iter().zip(&mut self.open).zip(&self.records);
+        let Some(((first, transaction), record)) = all.next() else { return Ok(None) };
+        let (name, parts) = (&self.name, &self.parts);
+        let has_name = first.named(
+            transaction
+                .step(async |connection| {
+                    if existing == OnExisting::Replace {
+                        leftovers::remove(connection, name).await?;
+                    }
+                    Ok(leftovers::unnote(connection, parts).await? && record.insert(connection).await?)
+                })
+                .await,
+        )?;
+        if !has_name {
+            return Ok(None);
+        }
+        for ((shard, transaction), record) in all {
+            shard.named(transaction.step(async |connection| record.insert(connection).await).await)?;
+        }
+        // The first database comes last: what it names is in all others.
+        for (shard, transaction) in self.shards.all.iter().zip(self.open).rev() {
+            shard.named(transaction.commit().await)?;
+        }
+        Ok(Some(self.records.into_iter().map(|record| Record { name: self.name.clone(), ..record }).collect()))
+    }
+}
+
+impl Shards {
+    /// Deletes a collection; false where it does not exist. Every database has to answer before: it is to delete its part.
+    pub(super) async fn remove(&self, name: &CollectionName) -> Result<bool, Error> {
+        self.arrange().await?;
+        try_join_all(self.all.iter().map(|shard| shard.run(async |_| Ok(())))).await?;
+        self.all[0]
+            .run(async |connection| {
+                let mut transaction = connection.begin().await?;
+                let existed = leftovers::remove(&mut transaction, name).await?;
+                transaction.commit().await?;
+                Ok(existed)
+            })
+            .await
+    }
+}
