@@ -227,8 +227,13 @@ fn a_database_of_an_earlier_version_is_brought_up_and_its_items_are_compared() {
     drop(server);
     let tables = shared().sql(&name, "SELECT number FROM dino_collections");
     let table = format!("dino_items_{}", tables.trim());
-    shared().sql(&name, &format!("ALTER TABLE {table} DROP COLUMN fingerprint; ALTER TABLE dino_collections DROP COLUMN parts; \
-         DROP TABLE dino_arrangement, dino_leftovers; DELETE FROM dino_schema WHERE version >= 3"));
+    shared().sql(
+        &name,
+        &format!(
+            "ALTER TABLE {table} DROP COLUMN fingerprint; ALTER TABLE dino_collections DROP COLUMN parts; \
+         DROP TABLE dino_arrangement, dino_leftovers; DELETE FROM dino_schema WHERE version >= 3"
+        ),
+    );
     for statement in ["", "ALTER TABLE {} DROP COLUMN fingerprint"] {
         // The second time as a table that an earlier version has made meanwhile.
         shared().sql(&name, &statement.replace("{}", &table));

@@ -256,12 +256,14 @@ fn pictures_that_come_together_are_all_known(place: &Place) {
         assert_eq!(score(server, &texture(number)) == 0.0, number % 4 != 3, "{number}");
     }
     // As if they had come one by one.
-    let threshold = ask(server, "", &texture(40))["threshold"].clone();
+    let threshold = || ask(server, "", &texture(40))["threshold"].as_f64().unwrap();
+    let together = threshold();
     for id in 0..16 {
         server.delete(&format!("/collections/p/items/{id}"));
     }
     (0..16).filter(|number| number % 4 != 3).for_each(|number| add(server, &number.to_string(), "", &texture(number)));
-    assert_eq!(ask(server, "", &texture(40))["threshold"], threshold);
+    // Several databases list them in another order, in which a cosine may be rounded otherwise.
+    assert!((threshold() - together).abs() < 1e-6);
 }
 
 fn what_cannot_be_is_refused_with_what_to_do(place: &Place) {

@@ -238,9 +238,11 @@ impl Database {
 
     /// What is known without asking the database.
     pub(super) fn connections(&self) -> Connections {
-        let (all, idle) = (self.pool.size() as usize, self.pool.num_idle());
+        let all = self.pool.size() as usize;
+        // The pool counts them apart: for a moment the second count may lie below zero, which is a very large number.
+        let idle = self.pool.num_idle().min(all);
         Connections {
-            busy: all.saturating_sub(idle),
+            busy: all - idle,
             idle,
             reachable: self.reachable.load(Ordering::Relaxed),
             failures: self.failures.load(Ordering::Relaxed),

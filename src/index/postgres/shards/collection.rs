@@ -96,9 +96,8 @@ impl ShardedCollection {
                 let (shard, record) = (&self.shards.all[place], self.parts[place].items.record());
                 let table = record.table();
                 let mut transaction = shard.named(shard.database.open().await)?;
-                let step = async |connection: &mut PgConnection| {
-                    work(place, connection, &table).await.map_err(|error| record.explain(error))
-                };
+                let step =
+                    async |connection: &mut PgConnection| work(place, connection, &table).await.map_err(|error| record.explain(error));
                 done.push(shard.named(transaction.step_again(step).await)?);
                 open.push((shard, transaction));
             }
@@ -114,7 +113,7 @@ impl ShardedCollection {
 }
 
 fn parts(shards: &Arc<Shards>, records: Vec<Record>) -> Parts {
-    let part = |(place, record)| {
+    let part = |(place, record): (usize, Record)| {
         let shard = &shards.all[place];
         let items = PostgresCollection::part(Arc::clone(&shard.database), Arc::clone(&shard.builder), record);
         Part { shards: Arc::clone(shards), place, items }
@@ -236,7 +235,8 @@ impl Collection for ShardedCollection {
         for id in ids {
             places[place(id, self.parts.len())].push(id);
         }
-        let of = |part: &Part| part.ask(|items| if places[part.place].is_empty() { Ok(Vec::new()) } else { items.patches(&places[part.place]) });
+        let of =
+            |part: &Part| part.ask(|items| if places[part.place].is_empty() { Ok(Vec::new()) } else { items.patches(&places[part.place]) });
         let found: Vec<StoredPatches> = self.read(|parts| each(parts, of))?.into_iter().flatten().collect();
         // The ids come older ones first, and so do the items.
         let order: HashMap<&str, usize> = ids.iter().enumerate().map(|(place, id)| (*id, place)).collect();

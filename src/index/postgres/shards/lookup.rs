@@ -58,8 +58,7 @@ impl Shards {
         });
         let others = try_join_all(self.all[1..].iter().map(|shard| shard.run(async |connection| Record::list(connection).await)));
         let ((records, infos), others) = try_join(first, others).await?;
-        let parts: HashMap<i64, CollectionName> =
-            records.into_iter().filter_map(|record| Some((record.number, record.parts?))).collect();
+        let parts: HashMap<i64, CollectionName> = records.into_iter().filter_map(|record| Some((record.number, record.parts?))).collect();
         let mut others: Vec<HashMap<CollectionName, Info>> =
             others.into_iter().map(|infos| infos.into_iter().map(|info| (info.name.clone(), info)).collect()).collect();
         let mut found = Vec::with_capacity(infos.len());

@@ -31,9 +31,7 @@ use tokio::sync::{OnceCell, Semaphore};
 use self::collection::ShardedCollection;
 use self::staging::Staging;
 use super::super::item::{next_part, prepare};
-use super::super::{
-    Collection, CollectionName, Connections, DatabaseState, Error, Info, Items, OnExisting, PostgresOptions, Spec, Store,
-};
+use super::super::{Collection, CollectionName, Connections, DatabaseState, Error, Info, Items, OnExisting, PostgresOptions, Spec, Store};
 use super::approximate::Builder;
 use super::background::Repeated;
 use super::database::Database;
