@@ -57,6 +57,23 @@ fn assert_differ(a: &Path, b: &Path) {
 }
 
 #[test]
+fn rotary_positions_are_changed_alike_in_all_processes_and_micro_batches() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    pictures(&data, 18);
+    let rope = ["--pos-embed", "rope", "--rope-rescale-coords", "2", "--rope-shift-coords", "0.3", "--drop-path-rate", "0.2"];
+    let with = |more: &[&'static str]| [&rope[..], more].concat();
+    let whole = folder.path().join("whole");
+    succeeds(&data, &whole, &with(&WHOLE));
+    let out = folder.path().join("both");
+    succeeds(&data, &out, &with(&["--processes", "2", "--accumulate", "2", "--batch-size", "2"]));
+    assert_same(&out, &whole);
+    let other = folder.path().join("unchanged");
+    succeeds(&data, &other, &[&["--pos-embed", "rope", "--drop-path-rate", "0.2"][..], &WHOLE].concat());
+    assert_ne!(losses(&other), losses(&whole), "they were changed");
+}
+
+#[test]
 fn two_processes_with_half_the_batch_and_micro_batches_give_what_the_whole_batch_gives() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");

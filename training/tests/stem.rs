@@ -90,6 +90,7 @@ fn gates_and_rotary_positions_are_exported_as_they_are_trained() {
     let rotary = VitConfig { positions: PositionCode::Rotary { base: 50.0, jitter }, stem: Stem::Patch, ..config() };
     exported_as_trained(VitConfig { gated: Some(40), ..config() });
     exported_as_trained(rotary);
+    exported_as_trained(VitConfig { stem: Stem::Conv, ..rotary });
     exported_as_trained(VitConfig { gated: Some(40), registers: 0, layer_scale: None, ..rotary });
 }
 

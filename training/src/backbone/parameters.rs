@@ -152,6 +152,10 @@ pub trait Random {
     fn normal(&mut self) -> f32;
     /// Uniform in -1..1.
     fn uniform(&mut self) -> f32;
+    /// Uniform in -1..1, the same for all pictures of a step.
+    fn shared(&mut self) -> f32 {
+        self.uniform()
+    }
 }
 
 impl<R: rand::Rng> Random for R {

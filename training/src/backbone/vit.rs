@@ -41,7 +41,8 @@ pub enum PositionCode {
     },
 }
 
-/// Random changes of rotary positions, drawn anew for each block and size of crops of a step; by their names in DINOv3's public code.
+/// Random changes of rotary positions, drawn anew for each block and size of crops of a step, the same for all of its pictures; by their
+/// names in DINOv3's public code.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct RotaryJitter {
     /// Rows and columns are each shifted by up to this much; positions are from -1 to 1.
@@ -54,10 +55,10 @@ pub struct RotaryJitter {
 
 impl RotaryJitter {
     fn draw(&self, random: &mut dyn Random) -> Jitter {
-        let mut uniform = |bound: f64| bound as f32 * random.uniform();
+        let mut uniform = |bound: f64| bound as f32 * random.shared();
         let mut both = |bound: Option<f64>| bound.map_or([0.0; 2], |bound| [uniform(bound), uniform(bound)]);
         let (shift, factors) = (both(self.shift), both(self.jitter.map(f64::ln)));
-        let rescale = self.rescale.map_or(0.0, |most| most.ln() as f32 * random.uniform());
+        let rescale = self.rescale.map_or(0.0, |most| most.ln() as f32 * random.shared());
         Jitter { shift, scale: factors.map(|factor| (factor + rescale).exp()) }
     }
 }
@@ -581,5 +582,32 @@ mod tests {
         assert_eq!(kept(&vit.duplicate().unwrap().with_activation_checkpointing()), [0, 0]);
         // q, k and v, and the hidden layer, of each block.
         assert_eq!(kept(&vit), [2, 2]);
+    }
+
+    #[test]
+    fn rotary_positions_are_changed_within_their_bounds_and_in_training_alone() {
+        let jitter = RotaryJitter { shift: Some(0.2), jitter: Some(1.5), rescale: Some(2.0) };
+        let mut random = generator(0, 0, 0, 0);
+        let drawn: Vec<Jitter> = (0..200).map(|_| jitter.draw(&mut random)).collect();
+        let largest = |of: fn(&Jitter) -> f32| drawn.iter().map(of).fold(f32::MIN, f32::max);
+        assert!((0.15..=0.2).contains(&largest(|j| j.shift[0])) && (0.15..=0.2).contains(&largest(|j| -j.shift[1])));
+        assert!((1.3..=1.501).contains(&largest(|j| (j.scale[0] / j.scale[1]).sqrt())), "rows and columns apart");
+        assert!((1.8..=2.001).contains(&largest(|j| (j.scale[0] * j.scale[1]).sqrt()).min(2.0)), "both together");
+        assert!(drawn.iter().all(|j| j.scale.iter().all(|scale| (1.0 / 3.001..3.001).contains(scale))));
+        let only = RotaryJitter { rescale: Some(2.0), ..RotaryJitter::default() }.draw(&mut random);
+        assert!(only.shift == [0.0; 2] && only.scale[0].to_bits() == only.scale[1].to_bits());
+        assert_eq!(RotaryJitter::default().draw(&mut random), Jitter::NONE);
+
+        let config = VitConfig { img_size: 32, patch_size: 8, dim: 16, depth: 2, heads: 2, ..VitConfig::default() };
+        let config = VitConfig { positions: PositionCode::Rotary { base: 100.0, jitter }, ..config };
+        let vit = Vit::new(config, &mut generator(0, 0, 0, 0), &Device::Cpu).unwrap();
+        let pictures = Tensor::randn(0.0_f32, 1.0, (1, 3, 32, 32), &Device::Cpu).unwrap();
+        let exchange: Arc<dyn Exchange> = Arc::new(Alone);
+        let features = |pass: &mut Pass<'_>| {
+            vit.features(std::slice::from_ref(&pictures), pass).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        };
+        let frozen = features(&mut Pass::Frozen);
+        assert_eq!(features(&mut Pass::Teacher(&exchange)), frozen);
+        assert_ne!(features(&mut Pass::Trained(&mut random, &exchange)), frozen);
     }
 }

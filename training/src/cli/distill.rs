@@ -124,7 +124,10 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
     if let Some(location) = &args.init {
         let path = location.fetch(&Want::Weights)?.path;
         let notes = init::initialise(&Backbone::Vit(backbone.clone()), &path, &args.network.options(), &recipe.transform(0));
-        notes.with_context(|| format!("--init {location}"))?.iter().for_each(|note| tracing::info!("{note}"));
+        notes
+            .with_context(|| format!("--init {location}: a student has MLPs of GELU and a table of positions"))?
+            .iter()
+            .for_each(|note| tracing::info!("{note}"));
     }
     let student = Student::new(backbone, teacher.dim, &mut random, &Device::Cpu)?;
     let progress = Progress {

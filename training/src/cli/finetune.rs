@@ -41,7 +41,7 @@ use crate::weights::{self, Backbone, init};
 /// Train a backbone and a linear classifier on it together, with labels, and measure them.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Checkpoint to start from: of the public DINO releases, or of this trainer; `hf://OWNER/NAME[@REVISION][/FILE]` names one on a
+    /// Checkpoint to start from: of the public DINO, DINOv2 and DINOv3 releases, or of this trainer; `hf://OWNER/NAME[@REVISION][/FILE]` names one on a
     /// model hub.
     #[arg(long, value_name = "CHECKPOINT|HF", value_parser = dino_program::flags::location())]
     model: Location,

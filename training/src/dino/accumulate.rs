@@ -217,7 +217,7 @@ impl Accumulated {
 
     /// Adds up over all processes, and takes means. `stop` tells the others that this process was told to stop.
     ///
-    /// Waits once for another device.
+    /// A run of one process waits once for another device.
     ///
     /// # Errors
     /// When another process is lost, or the device fails.
@@ -228,6 +228,8 @@ impl Accumulated {
         let trained: Vec<&Group> = groups.iter().copied().filter(|group| gradients.get(group.var()).is_some()).collect();
         let on_device = trained.iter().any(|group| !is_host(group.var().device()));
         if on_device && world > 1 {
+            // Sums over GPUs have no time limit of their own: a process that is lost is noticed here, before any of them is waited for.
+            exchange.barrier()?;
             exchange_on_device(&mut gradients, &trained, share, exchange)?;
         } else if world == 1 && self.batches > 1 {
             for group in &trained {

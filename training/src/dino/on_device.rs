@@ -14,7 +14,7 @@ use super::optimizer::{Algorithm, Settings};
 use super::sinkhorn::Queue;
 use crate::backbone::BackboneConfig;
 use crate::backbone::resnet::{Kind, ResnetConfig};
-use crate::backbone::vit::VitConfig;
+use crate::backbone::vit::{PositionCode, RotaryJitter, VitConfig};
 use crate::data::loader::generator;
 use crate::exchange::alone;
 use crate::kernels::matmul::Precision;
@@ -29,6 +29,12 @@ fn head(dim: usize, batch_norm: bool) -> HeadConfig {
 
 fn vit(mask_token: bool) -> BackboneConfig {
     VitConfig { img_size: 32, patch_size: 8, dim: 16, depth: 2, heads: 2, registers: 1, mask_token, ..VitConfig::default() }.into()
+}
+
+fn rotary() -> BackboneConfig {
+    let jitter = RotaryJitter { rescale: Some(2.0), ..RotaryJitter::default() };
+    let BackboneConfig::Vit(plain) = vit(false) else { panic!("a transformer") };
+    VitConfig { gated: Some(24), positions: PositionCode::Rotary { base: 100.0, jitter }, ..plain }.into()
 }
 
 fn learner(backbone: BackboneConfig, algorithm: Algorithm, batch_norm: bool) -> Result<Learner> {
@@ -97,7 +103,8 @@ fn state(learner: &Learner) -> Result<Vec<Vec<f32>>> {
 #[test]
 fn a_step_on_another_device_waits_for_it_once_and_gives_the_same_numbers() {
     let resnet = || ResnetConfig { kind: Kind::Bottleneck, units: [1; 4], width: 4, precision: Precision::F32 }.into();
-    let cases: [(&str, &dyn Fn() -> Result<Learner>); 6] = [
+    let cases: [(&str, &dyn Fn() -> Result<Learner>); 7] = [
+        ("gates and rotary positions", &|| learner(rotary(), Algorithm::Sgd, false)),
         ("DINO by AdamW", &|| learner(vit(false), Algorithm::Adamw, false)),
         ("DINO by SGD", &|| learner(vit(false), Algorithm::Sgd, false)),
         ("batch norm in the head", &|| learner(vit(false), Algorithm::Sgd, true)),
@@ -123,4 +130,36 @@ fn a_step_on_another_device_waits_for_it_once_and_gives_the_same_numbers() {
             assert!((ours.feature_std - expected.feature_std).abs() < 1e-4, "{name}");
         }
     }
+}
+
+/// Nothing else than [`crate::ops::host::to_host`] copies to main memory in a step: the test above counts its calls.
+#[test]
+fn the_parts_of_a_step_copy_to_main_memory_in_one_place() {
+    // Sums over processes, attention maps, what the CPU does by itself, and parameters that are set or stored.
+    let others = ["ops/host.rs", "ops/across.rs", "ops/block.rs", "ops/loss.rs", "backbone/parameters.rs", "dino/on_device.rs"];
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut folders = vec![root.join("dino"), root.join("ops"), root.join("backbone")];
+    let mut read = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in fs_err::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let name = path.strip_prefix(&root).unwrap().to_string_lossy().into_owned();
+            if others.contains(&name.as_str()) {
+                continue;
+            }
+            let text = fs_err::read_to_string(&path).unwrap();
+            let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+            for line in code.lines().filter(|line| !line.trim_start().starts_with("//")) {
+                let copies = ["to_vec0", "to_vec1", "to_vec2", "to_vec3", "to_scalar", "to_device"].iter().any(|call| line.contains(call));
+                let is_on_the_cpu = name == "dino/accumulate.rs" && line.contains("*sum += scalar.to_scalar");
+                assert!(!copies || is_on_the_cpu, "{name}: {line}");
+            }
+            read += 1;
+        }
+    }
+    assert!(read > 20);
 }

@@ -226,7 +226,8 @@ impl Block {
         for (run, &(n, tokens)) in sequences.0.iter().enumerate() {
             let qkv = qkv.narrow(0, row, n * tokens)?.reshape((n, tokens, 3, self.heads, width))?;
             let part = |i: usize| qkv.narrow(2, i, 1)?.squeeze(2)?.transpose(1, 2)?.contiguous();
-            let turned = |i: usize| rotations.get(run).map_or_else(|| part(i), |rotation| rotation.composed(&part(i)?));
+            let tables = rotations.get(run).map(|rotation| rotation.tables(qkv.device())).transpose()?;
+            let turned = |i: usize| tables.as_ref().map_or_else(|| part(i), |tables| rotation::turned(&part(i)?, tables));
             let scores = (turned(0)?.matmul(&turned(1)?.t()?)? * (1.0 / (width as f64).sqrt()))?;
             let weights = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
             let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?;
@@ -318,6 +319,7 @@ mod tests {
         compare(block(Precision::F32), &[]);
         compare(Block { gated: true, ..block(Precision::F32) }, &[]);
         compare(block(Precision::F32), &rotations);
+        compare(Block { gated: true, ..block(Precision::F32) }, &rotations);
     }
 
     fn compare(block: Block, rotations: &[Rotation]) {

@@ -32,7 +32,9 @@ pub(crate) fn product(a: &Tensor, b: &Tensor, precision: Precision) -> Result<Te
     match precision {
         Precision::F32 => a.matmul(b),
         // Candle multiplies bfloat16 on GPUs alone.
-        Precision::Bf16 if a.device().is_cpu() => round(a)?.to_dtype(DType::F32)?.matmul(&round(b)?.to_dtype(DType::F32)?),
+        Precision::Bf16 if a.device().is_cpu() => {
+            round(&round(a)?.to_dtype(DType::F32)?.matmul(&round(b)?.to_dtype(DType::F32)?)?)?.to_dtype(DType::F32)
+        }
         Precision::Bf16 => round(a)?.matmul(&round(b)?)?.to_dtype(DType::F32),
     }
 }

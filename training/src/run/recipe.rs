@@ -75,17 +75,17 @@ pub struct Recipe {
     /// How the patches of a ViT learn where they are: a table of positions, or rotations of queries and keys as in DINOv3
     #[arg(long, value_enum, default_value_t = Recipe::default().pos_embed, help_heading = "Backbone")]
     pub pos_embed: PosEmbed,
-    /// Largest period of --pos-embed rope
+    /// Base of the periods of --pos-embed rope
     #[arg(long, value_parser = dino_program::flags::above_zero::<f64>, default_value_t = Recipe::default().rope_base, help_heading = "Backbone")]
     pub rope_base: f64,
     /// Shift the rows and columns of --pos-embed rope by up to this much in training; they are from -1 to 1
     #[arg(long, value_parser = dino_program::flags::from_zero::<f64>, help_heading = "Backbone")]
     pub rope_shift_coords: Option<f64>,
     /// Multiply rows and columns each by a factor of up to this much, or divide them, in training
-    #[arg(long, help_heading = "Backbone")]
+    #[arg(long, value_parser = dino_program::flags::from_one::<f64>, help_heading = "Backbone")]
     pub rope_jitter_coords: Option<f64>,
     /// Multiply both by one factor of up to this much, or divide them, in training. DINOv3's largest was trained with 2
-    #[arg(long, help_heading = "Backbone")]
+    #[arg(long, value_parser = dino_program::flags::from_one::<f64>, help_heading = "Backbone")]
     pub rope_rescale_coords: Option<f64>,
     /// How a ViT embeds its patches
     #[arg(long, value_enum, default_value_t = Recipe::default().stem, help_heading = "Backbone")]
@@ -217,7 +217,7 @@ pub struct Recipe {
     /// Optimiser
     #[arg(long, value_enum, default_value_t = Recipe::default().optimizer, help_heading = "Optimisation")]
     pub optimizer: Algorithm,
-    /// Arithmetic of the linear layers; weights, sums and everything else stay float32
+    /// Arithmetic of the linear layers; weights and everything else stay float32
     #[arg(long, value_enum, default_value_t = Recipe::default().precision, help_heading = "Optimisation")]
     pub precision: PrecisionChoice,
 
@@ -298,7 +298,8 @@ pub enum PosEmbed {
 pub enum PrecisionChoice {
     /// float32 throughout
     F32,
-    /// operands of matrix products rounded to bfloat16, on GPUs and on processors that multiply such (Intel AMX, AVX512-BF16)
+    /// operands of matrix products rounded to bfloat16, on processors that multiply such (Intel AMX, AVX512-BF16) and on GPUs, which round
+    /// the products too
     Bf16,
     /// the fastest that trains as f32 does: bf16 where the processor has it, else f32; on a GPU `TensorFloat32`
     Auto,

@@ -111,10 +111,11 @@ pub enum Outcome {
 /// Steps under which a run learns next to nothing.
 const FEWEST_STEPS: usize = 3000;
 
-/// Random numbers of initial weights, of stochastic depth and of masks.
+/// Random numbers of initial weights, of stochastic depth, of masks, and of what all pictures of a step have in common.
 const WEIGHTS: u64 = 3;
 const DROP_PATH: u64 = 4;
 const MASKS: u64 = 5;
+const OF_STEP: u64 = 18;
 
 /// Trains.
 ///
@@ -429,7 +430,8 @@ impl Run<'_> {
 
     fn add(&self, batch: &Batch, epoch: usize, teacher_temp: f64, accumulated: &mut Accumulated) -> candle_core::Result<()> {
         let draw = |&place: &u64| loader::generator(self.recipe.seed, DROP_PATH, epoch as u64, place);
-        let mut random = PerPicture::new(batch.places.iter().map(draw));
+        let of_step = loader::generator(self.recipe.seed, OF_STEP, epoch as u64, self.step_of(batch));
+        let mut random = PerPicture::new(batch.places.iter().map(draw), of_step);
         let tensor = |values: &Vec<f32>, size: u32| {
             let size = size as usize;
             Tensor::from_slice(values, (values.len() / (3 * size * size), 3, size, size), &self.options.device)
@@ -441,12 +443,16 @@ impl Run<'_> {
         self.learner.add(accumulated, views, teacher_temp, &mut random)
     }
 
+    /// The step of an epoch that a batch belongs to.
+    fn step_of(&self, batch: &Batch) -> u64 {
+        batch.places.first().map_or(0, |place| place / self.per_step as u64)
+    }
+
     /// Patches that the student does not see: drawn for all pictures of the step, of which this batch has some.
     fn masks(&self, batch: &Batch, epoch: usize) -> candle_core::Result<Option<Masks>> {
         let Some(masking) = self.recipe.masking() else { return Ok(None) };
         let side = self.recipe.crop_sizes(epoch).0 / self.recipe.patch_size;
-        let step = batch.places.first().map_or(0, |place| place / self.per_step as u64);
-        let mut random = loader::generator(self.recipe.seed, MASKS, epoch as u64, step);
+        let mut random = loader::generator(self.recipe.seed, MASKS, epoch as u64, self.step_of(batch));
         let all = masking.draw(TEACHER_VIEWS * self.per_step, (side, side), &mut random);
         let places = batch.places.iter().map(|place| *place as usize % self.per_step);
         let crops = (0..TEACHER_VIEWS).flat_map(|view| places.clone().map(move |place| view * self.per_step + place));

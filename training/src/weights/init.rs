@@ -176,7 +176,7 @@ fn no_resnet(path: &Path) -> Error {
 
 fn refused(what: &str) -> Error {
     Error::Unsupported(format!(
-        "this backbone has {what}, which is not trained here: give a DINO ViT, of the public release or of dino-train"
+        "this backbone has {what}, which is not trained here: give a ViT of the public DINO, DINOv2 and DINOv3 releases or of dino-train"
     ))
 }
 
@@ -198,14 +198,22 @@ pub fn gated(vit: &spec::Vit) -> Result<Option<usize>, Error> {
 /// For periods of no base.
 pub fn rotary_base(vit: &spec::Vit) -> Result<Option<f64>, Error> {
     let Positions::Rotary { periods } = &vit.positions else { return Ok(None) };
-    // The second is the base to the power of 1 / their number. Those of public checkpoints are stored as bfloat16: rounded away.
-    let found = periods.get(1).map_or(100.0, |second| f64::from(*second).powi(periods.len() as i32));
-    let fits = |base: f64| rotary_periods(base, periods.len()).iter().zip(periods).all(|(ours, theirs)| (ours / theirs - 1.0).abs() < 5e-3);
-    // 100 is that of every public release.
-    match [100.0, found.round(), found].into_iter().find(|base| fits(*base)) {
-        Some(base) => Ok(Some(base)),
+    let count = periods.len() as f64;
+    let found = periods.last().map_or(100.0, |last| if periods.len() > 1 { f64::from(*last).powf(count / (count - 1.0)) } else { 100.0 });
+    // 100 is that of every public release; their periods are rounded to bfloat16.
+    let bases = [EXACT, BFLOAT16].into_iter().flat_map(|tolerance| [100.0, found.round(), found].map(|base| (base, tolerance)));
+    match bases.into_iter().find(|(base, tolerance)| are_of_base(periods, *base, *tolerance)) {
+        Some((base, _)) => Ok(Some(base)),
         None => Err(refused("rotary positions whose periods are of no base")),
     }
+}
+
+/// Relative differences of periods: by rounding of float32, and of bfloat16.
+const EXACT: f32 = 1e-5;
+const BFLOAT16: f32 = 5e-3;
+
+fn are_of_base(periods: &[f32], base: f64, tolerance: f32) -> bool {
+    rotary_periods(base, periods.len()).iter().zip(periods).all(|(ours, theirs)| (ours / theirs - 1.0).abs() < tolerance)
 }
 
 fn named(vit: spec::Vit, config: &VitConfig, notes: &mut Vec<String>) -> Result<Named, Error> {
@@ -216,25 +224,31 @@ fn named(vit: spec::Vit, config: &VitConfig, notes: &mut Vec<String>) -> Result<
         // Features move by less than rounding does, unless a token hardly varies.
         notes.push(format!("its layer norms have an epsilon of {:e}, training and what it exports {:e}", vit.eps, config.eps()));
     }
-    if gated(&vit)? != config.gated {
-        return Err(Error::Unsupported(match gated(&vit)? {
+    let own_gate = gated(&vit)?;
+    if own_gate != config.gated {
+        return Err(Error::Unsupported(match own_gate {
             Some(hidden) => {
-                format!("the MLPs of this backbone are gated, those of the run are not: give --ffn-layer swiglu --ffn-hidden {hidden}")
+                format!("the MLPs of this backbone are gated, of {hidden} columns: give --ffn-layer swiglu --ffn-hidden {hidden}")
             }
             None => "the MLPs of this backbone are not gated: give --ffn-layer mlp".to_owned(),
         }));
     }
     let base = rotary_base(&vit)?;
+    let has_key_biases =
+        |block: &spec::Block| block.qkv.bias.iter().any(|bias| bias[vit.dim..2 * vit.dim].iter().any(|value| *value != 0.0));
+    if base.is_some() && vit.blocks.iter().any(has_key_biases) {
+        return Err(refused("rotary positions and biases of keys"));
+    }
     let mut named = Named::new();
     let registers_name = match (vit.positions, config.positions) {
         (Positions::Learned { table, interpolation }, PositionCode::Learned) => {
             named.insert("pos_embed".to_owned(), position_table(table, config, interpolation, notes)?);
             "register_tokens"
         }
-        (Positions::Rotary { periods }, PositionCode::Rotary { base: ours, .. })
-            if base.is_some_and(|base| (base / ours - 1.0).abs() < 1e-4) =>
-        {
-            named.insert("rope_embed.periods".to_owned(), Tensor { shape: vec![periods.len()], data: periods });
+        (Positions::Rotary { periods }, PositionCode::Rotary { base: ours, .. }) if are_of_base(&periods, ours, BFLOAT16) => {
+            // Those that the run computes with.
+            let data = rotary_periods(ours, periods.len());
+            named.insert("rope_embed.periods".to_owned(), Tensor { shape: vec![data.len()], data });
             "storage_tokens"
         }
         (Positions::Rotary { .. }, _) => {

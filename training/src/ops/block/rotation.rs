@@ -98,26 +98,27 @@ impl Rotation {
         }
     }
 
-    /// `x` `[n, heads, tokens, width]` turned, out of candle's own operators.
-    pub(super) fn composed(&self, x: &Tensor) -> Result<Tensor> {
-        let tables = |values: &[f32], of_prefix: f32| {
-            // Each angle for both channels that it turns; the prefix is turned by none.
+    /// Cosines and sines of all channels, `[1, 1, tokens, width]` each: those of the prefix turn nothing.
+    pub(super) fn tables(&self, device: &Device) -> Result<[Tensor; 2]> {
+        let table = |values: &[f32], of_prefix: f32| {
             let mut table = vec![of_prefix; self.prefix * self.width()];
             for values in values.chunks_exact(self.half) {
+                // Each angle for both channels that it turns.
                 table.extend_from_slice(values);
                 table.extend_from_slice(values);
             }
-            self.table(table, x.device())
+            Tensor::from_vec(table, (1, 1, self.tokens(), self.width()), device)
         };
-        let (cos, sin) = (tables(&self.cos, 1.0)?, tables(&self.sin, 0.0)?);
-        let (first, second) = (x.narrow(D::Minus1, 0, self.half)?, x.narrow(D::Minus1, self.half, self.half)?);
-        let turned = Tensor::cat(&[second.neg()?, first], D::Minus1)?;
-        x.broadcast_mul(&cos)? + turned.broadcast_mul(&sin)?
+        Ok([table(&self.cos, 1.0)?, table(&self.sin, 0.0)?])
     }
+}
 
-    fn table(&self, values: Vec<f32>, device: &Device) -> Result<Tensor> {
-        Tensor::from_vec(values, (1, 1, self.tokens(), self.width()), device)
-    }
+/// `x` `[n, heads, tokens, width]` turned, out of candle's own operators.
+pub(super) fn turned(x: &Tensor, [cos, sin]: &[Tensor; 2]) -> Result<Tensor> {
+    let half = x.dim(D::Minus1)? / 2;
+    let (first, second) = (x.narrow(D::Minus1, 0, half)?, x.narrow(D::Minus1, half, half)?);
+    let across = Tensor::cat(&[second.neg()?, first], D::Minus1)?;
+    x.broadcast_mul(cos)? + across.broadcast_mul(sin)?
 }
 
 #[cfg(test)]

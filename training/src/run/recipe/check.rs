@@ -174,14 +174,18 @@ impl Recipe {
                 || (rope.iter().all(Option::is_none) && self.rope_base.to_bits() == Self::default().rope_base.to_bits()),
             "--rope-base and the --rope-…-coords settings are for --pos-embed rope: leave them out, or give it"
         );
+        ensure!((1.0..=1e6).contains(&self.rope_base), "--rope-base {} must be from 1 to a million", self.rope_base);
+        let shift = self.rope_shift_coords.unwrap_or(0.0);
+        ensure!((0.0..=1000.0).contains(&shift), "--rope-shift-coords {shift} must be from 0 to 1000");
         for (name, factor) in [("jitter", self.rope_jitter_coords), ("rescale", self.rope_rescale_coords)] {
             let factor = factor.unwrap_or(1.0);
-            ensure!(factor >= 1.0 && factor.is_finite(), "--rope-{name}-coords {factor} is a factor of at least 1");
+            ensure!((1.0..=1000.0).contains(&factor), "--rope-{name}-coords {factor} must be a factor from 1 to 1000");
         }
         ensure!(
             self.ffn_layer == FfnLayer::Swiglu || self.ffn_hidden.is_none(),
             "--ffn-hidden is for --ffn-layer swiglu: leave it out, or give it"
         );
+        ensure!(self.ffn_hidden != Some(0), "--ffn-hidden must be at least 1");
         let dim = self.backbone().dim();
         ensure!(self.lora_rank <= dim, "--lora-rank {} is more than the backbone's dimension, {dim}", self.lora_rank);
         Ok(())
@@ -256,6 +260,14 @@ mod tests {
         assert!(bad(|r| r.ibot_separate_head = true).contains("--method dinov2"));
         assert!(bad(|r| (r.method, r.use_bn_in_head) = (Method::Dinov2, true)).contains("--use-bn-in-head"));
         assert!(bad(|r| r.gram_across_crops = true).contains("--gram-loss-weight"));
+        assert!(bad(|r| r.ffn_hidden = Some(64)).contains("--ffn-layer swiglu"));
+        assert!(bad(|r| (r.ffn_layer, r.ffn_hidden) = (FfnLayer::Swiglu, Some(0))).contains("--ffn-hidden"));
+        assert!(bad(|r| r.rope_rescale_coords = Some(2.0)).contains("--pos-embed rope"));
+        assert!(bad(|r| r.rope_base = 1000.0).contains("--pos-embed rope"));
+        assert!(bad(|r| (r.pos_embed, r.rope_base) = (PosEmbed::Rope, f64::NAN)).contains("--rope-base"));
+        assert!(bad(|r| (r.pos_embed, r.rope_shift_coords) = (PosEmbed::Rope, Some(f64::INFINITY))).contains("--rope-shift-coords"));
+        assert!(bad(|r| (r.pos_embed, r.rope_rescale_coords) = (PosEmbed::Rope, Some(0.5))).contains("--rope-rescale-coords 0.5"));
+        assert!(bad(|r| (r.pos_embed, r.dim, r.heads) = (PosEmbed::Rope, Some(36), Some(6))).contains("multiple of 4"));
         let queue = bad(|r| (r.centering, r.sinkhorn_queue) = (Centering::SinkhornKnopp, 131_072));
         assert!(queue.contains("34 GB"), "{queue}");
         assert!(bad(|r| r.freeze_backbone_epochs = 100).contains("--freeze-backbone-epochs"));
