@@ -213,11 +213,15 @@ fn beyond_the_bound_the_threshold_follows_what_becomes_usual() {
         bank.add(&number.to_string(), 1, false, &set).unwrap();
     };
     let threshold = |bank: &Bank| bank.threshold(DEFAULT_TOP, false).unwrap();
-    (0..16).for_each(|number| [&mut all, &mut bounded].into_iter().for_each(|bank| add(bank, number)));
+    for number in 0..16 {
+        add(&mut all, number);
+        add(&mut bounded, number);
+    }
     let (alone, alone_of_all) = (threshold(&bounded), threshold(&all));
     assert!(!bounded.can_remove("3") && alone > 0.4 && alone_of_all > 0.4, "{alone} {alone_of_all}");
     for number in 16..40 {
-        [&mut all, &mut bounded].into_iter().for_each(|bank| add(bank, number));
+        add(&mut all, number);
+        add(&mut bounded, number);
         assert!(threshold(&bounded) >= threshold(&all), "{number}");
     }
     let good = score(&bounded, &of_new_kind(50));
