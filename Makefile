@@ -13,7 +13,7 @@ endif
 # What `make` alone does.
 .DEFAULT_GOAL := help
 
-.PHONY: help check serve test test-cluster haproxy soak fuzz lint cuda-check image-test supply-chain advisories onnxruntime postgres clients browser openvino seaweedfs test-openvino bench bench-models bench-train bench-model bench-segment bench-anomaly bench-duplicates bench-index bench-lance screenshots
+.PHONY: help check serve test test-cluster engines haproxy soak fuzz lint cuda-check image-test supply-chain advisories onnxruntime postgres clients browser openvino seaweedfs test-openvino bench bench-models bench-train bench-model bench-segment bench-anomaly bench-duplicates bench-index bench-lance bench-arrow screenshots
 
 ## List the targets
 help:
@@ -130,6 +130,11 @@ bench-lance: seaweedfs
 	[ -e .cache/lance/ready ] || { python3 -m venv .cache/lance && .cache/lance/bin/pip install --quiet --requirement tests/bench/lance/requirements.txt && touch .cache/lance/ready; }
 	.cache/lance/bin/python tests/bench/lance/probe.py --weed .cache/seaweedfs/weed
 
+## Measure how busy sessions are that a pipe, Ray and Spark feed through `embed --arrow`
+bench-arrow: onnxruntime engines
+	cargo build --profile dist --bin dino-server
+	.cache/engines/bin/python tests/bench/arrow.py --program target/dist/dino-server
+
 ## Measure the methods of /segment
 bench-segment: onnxruntime
 	cargo run --profile dist --package dino-bench --no-default-features --bin segment_time
@@ -153,12 +158,15 @@ test-weights: .cache/weights/ready onnxruntime
 	.cache/weights/bin/pip install --quiet --requirement training/tests/libraries/requirements.txt
 	touch $@
 
-## Test with what clusters run: HAProxy, Open MPI, a Slurm of one node, torchrun; 6 GB for PyTorch
-test-cluster: onnxruntime postgres haproxy .cache/weights/ready
+## Test with what clusters run: HAProxy, Open MPI, a Slurm of one node, torchrun, Ray, Spark; 6 GB for PyTorch, 1.5 GB for the last two
+test-cluster: onnxruntime postgres haproxy engines .cache/weights/ready
 	command -v mpirun >/dev/null || tests/packages.sh "The tests of launchers need Open MPI" openmpi-bin
 	cargo test --workspace --test launchers -- --ignored --test-threads 1
 	cargo test --workspace --test cluster
 	cargo test --workspace --test http balanced -- --ignored --nocapture
+
+engines:
+	tests/cluster/engines.sh .cache/engines
 
 haproxy:
 	command -v haproxy >/dev/null || tests/packages.sh "The tests of two servers need HAProxy" haproxy

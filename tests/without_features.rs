@@ -53,6 +53,7 @@ fn object_storage_and_rows_are_refused() {
     assert!(embed("s3://bucket/pictures/", &out, 1).contains("feature `object-store`"));
     assert!(embed("tests/photos", "s3://bucket/v.npy", 2).contains("feature `object-store`"));
     assert!(embed("rows.arrow", &out, 1).contains("feature `parquet`"));
+    assert!(refused(&["embed", "--arrow", "-", "--model", MODEL], 1).contains("feature `parquet`"));
 }
 
 #[test]

@@ -1,7 +1,11 @@
 //! `dino-server embed`: pictures become a file of vectors.
 
+#[cfg(feature = "parquet")]
+mod arrow;
+
 use std::sync::OnceLock;
 
+use anyhow::Context as _;
 use dino_hub::Location;
 use dino_server::encoding::Dtype;
 use dino_server::files::shard::Shard;
@@ -34,8 +38,19 @@ pub(crate) struct Args {
     /// File to write, .parquet or .npy, which appears once it is complete; or a folder, ending in /, that several jobs fill: each
     /// writes `part-I-of-N.parquet` and `part-I-of-N.failures.jsonl`, the last one _SUCCESS. Either may be in an object storage (s3://, gs://,
     /// az://).
-    #[arg(long, value_name = "FILE|FOLDER/")]
-    out: Out,
+    #[arg(long, value_name = "FILE|FOLDER/", required_unless_present = "arrow")]
+    out: Option<Out>,
+    /// Read record batches from stdin and answer on stdout, as Arrow IPC streams, in place of --images and --out: `--arrow -`. Answers have
+    /// the rows and columns that came, but `embedding` in place of the pictures, and `error`, which says of a picture that cannot be read
+    /// what is wrong. They come as soon as they are ready. Ray, Spark and pipes use it.
+    #[arg(
+        long,
+        value_name = "-",
+        value_parser = ["-"],
+        hide_possible_values = true,
+        conflicts_with_all = ["images", "out", "format", "shard", "id_column", "label_column", "skip_unreachable"]
+    )]
+    arrow: Option<String>,
     /// What the files in a folder are: parquet or npy [default: parquet in builds that write it].
     #[arg(long, default_value_t = Format::USUAL, value_name = "FORMAT", hide_default_value = true)]
     format: Format,
@@ -73,6 +88,13 @@ pub(crate) struct Args {
 type Outcome = Result<(Row, Vec<f32>), bulk::Error>;
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    if args.arrow.is_some() {
+        #[cfg(feature = "parquet")]
+        return arrow::run(args);
+        #[cfg(not(feature = "parquet"))]
+        anyhow::bail!(dino_server::files::NO_ARROW);
+    }
+    let out = args.out.as_ref().context("give --out FILE")?;
     let model = open_model(&args.model, args.precision)?;
     let source = args.images.open()?;
     let mut header = header(args, &model)?;
@@ -86,7 +108,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     };
     let names: Vec<String> = source.stamps()?.into_iter().enumerate().map(name).collect();
     header.inputs = checksum::of_bytes(format!("{}\n{}\n{}", header.dtype, header.normalize, names.join("\n")).as_bytes());
-    let target = args.out.target(header.shard, args.format).map_err(anyhow::Error::msg)?;
+    let target = out.target(header.shard, args.format).map_err(anyhow::Error::msg)?;
     if let Some(standing) = target.header()? {
         let path = target.shown();
         anyhow::ensure!(
@@ -188,6 +210,18 @@ fn rows(pooling: Pooling, manifest: &Manifest) -> anyhow::Result<usize> {
     }
 }
 
+/// The model, ready for pictures.
+fn open(args: &Args, model: &Model) -> anyhow::Result<Embedder> {
+    let options = SessionOptions {
+        device: args.device,
+        precision: args.precision,
+        threads: args.threads,
+        trust_device: args.trust_device,
+        ..SessionOptions::default()
+    };
+    Ok(Embedder::open(model, args.pooling, &options, Workload { sessions: args.sessions, batch: args.batch })?)
+}
+
 /// A run, unit by unit.
 struct Run<'a> {
     args: &'a Args,
@@ -264,7 +298,8 @@ impl Run<'_> {
         }
         let mut embedder = match self.embedder.take() {
             Some(embedder) => embedder,
-            None => self.open()?,
+            None if self.is_remote => open(self.args, self.model)?.with_readers(READERS),
+            None => open(self.args, self.model)?,
         };
         // Why the storage of the pictures fails: nothing else is read from it then.
         let (progress, storage) = (self.progress.clone(), OnceLock::<String>::new());
@@ -288,19 +323,6 @@ impl Run<'_> {
         })?;
         self.embedder = Some(embedder);
         Ok(part)
-    }
-
-    fn open(&self) -> anyhow::Result<Embedder> {
-        let args = self.args;
-        let options = SessionOptions {
-            device: args.device,
-            precision: args.precision,
-            threads: args.threads,
-            trust_device: args.trust_device,
-            ..SessionOptions::default()
-        };
-        let embedder = Embedder::open(self.model, args.pooling, &options, Workload { sessions: args.sessions, batch: args.batch })?;
-        Ok(if self.is_remote { embedder.with_readers(READERS) } else { embedder })
     }
 
     fn collect(&mut self, part: &mut Part, picture: &Picture, outcome: Outcome) -> anyhow::Result<()> {

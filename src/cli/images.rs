@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use dino_server::files::shard::Shard;
 use dino_server::files::source::address::without_secrets;
 use dino_server::files::source::{self, Columns, Options, Source};
@@ -15,12 +16,12 @@ pub(crate) struct ImagesArgs {
     /// (`shards/{0000..0012}.tar`); .parquet or .arrow files; a manifest with id, path or url, and label (.jsonl, .csv, .tsv); a
     /// list (.txt), or - for one on stdin: a path, file:// or http(s):// URL a line, with an id and a tab before it if wanted. Such files
     /// may be behind http(s):// URLs too. In folders every file is tried, whatever its name.
-    #[arg(long, value_name = "WHERE")]
-    pub(crate) images: PathBuf,
-    /// Column of Parquet and Arrow files that holds the pictures: of bytes, or Hugging Face's struct of bytes and path [default:
-    /// image, else the only such column].
+    #[arg(long, value_name = "WHERE", required_unless_present = "arrow")]
+    pub(crate) images: Option<PathBuf>,
+    /// Column of Parquet and Arrow files, or of --arrow, that holds the pictures: of bytes, or Hugging Face's struct of bytes and path
+    /// [default: image, else the only such column].
     #[arg(long, value_name = "NAME")]
-    image_column: Option<String>,
+    pub(crate) image_column: Option<String>,
     /// Column of Parquet and Arrow files with the pictures' ids [default: id, else the file and the number of the row].
     #[arg(long, value_name = "NAME")]
     id_column: Option<String>,
@@ -40,12 +41,13 @@ pub(crate) struct ImagesArgs {
 
 impl ImagesArgs {
     pub(crate) fn open(&self) -> anyhow::Result<Source> {
+        let images = self.images.as_deref().context("give --images WHERE")?;
         let columns = Columns { image: self.image_column.clone(), id: self.id_column.clone(), label: self.label_column.clone() };
-        open(&self.images, &Options { shard: self.shard, columns, composed: None })
+        open(images, &Options { shard: self.shard, columns, composed: None })
     }
 
     pub(crate) fn shown(&self) -> String {
-        shown(&self.images)
+        self.images.as_deref().map(shown).unwrap_or_default()
     }
 }
 

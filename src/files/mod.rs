@@ -1,5 +1,5 @@
 //! Files of the command line's bulk work: [`source`] is where pictures come from, [`table`] what `import` reads beside them, [`vectors`]
-//! what `embed` writes and `import` takes up again, [`shard`] the part of it that one of several jobs does. [`duplicates`] is the report
+//! what `embed` writes and `import` takes up again, [`stream`] what it answers to record batches on stdin, [`shard`] the part of it that one of several jobs does. [`duplicates`] is the report
 //! of near-copies.
 //!
 //! ```
@@ -18,6 +18,8 @@ pub mod objects;
 pub mod shard;
 pub mod source;
 pub mod storage;
+#[cfg(feature = "parquet")]
+pub mod stream;
 pub mod table;
 pub mod vectors;
 
@@ -25,6 +27,11 @@ pub mod vectors;
 #[cfg(not(feature = "parquet"))]
 pub const NO_PARQUET: &str =
     "this program was built without its feature `parquet` (`make serve` leaves it out), which `cargo build --release` includes";
+
+/// What a build without the feature `parquet` answers to streams of record batches.
+#[cfg(not(feature = "parquet"))]
+pub const NO_ARROW: &str = "this program was built without its feature `parquet`, which reads Arrow too (`make serve` leaves it out), and which `cargo build --release` \
+     includes";
 
 /// What a build without the feature `object-store` answers to addresses of an object storage.
 #[cfg(not(feature = "object-store"))]

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests, as the tests themselves")]
 
+mod arrow;
 mod common;
 mod duplicates;
 mod embed;

@@ -1,26 +1,28 @@
 //! Record batches of Arrow's IPC format, from files and streams.
 
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::io::{Read, Seek as _, SeekFrom};
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::path::Path;
-use std::sync::Once;
+use std::sync::{Arc, Once};
 
-use arrow_array::RecordBatch;
+use arrow_array::{ArrayRef, RecordBatch};
 use arrow_buffer::Buffer;
-use arrow_ipc::reader::StreamDecoder;
-use arrow_ipc::root_as_message;
+use arrow_ipc::convert::try_fb_to_schema;
+use arrow_ipc::reader::{read_dictionary, read_record_batch};
+use arrow_ipc::{Message, MessageHeader, root_as_message};
 use arrow_schema::{ArrowError, SchemaRef};
 use fs_err::File;
 
-/// Bytes that are read at once.
-const CHUNK: u64 = 1 << 20;
 /// How files begin and end; streams have neither.
 const MAGIC: &[u8; 6] = b"ARROW1";
-/// Most bytes that the buffers of a record batch may have together when they are no longer compressed.
+/// Most bytes that a message may have behind its head, and that its buffers may have together when they are no longer compressed.
 const LARGEST: u64 = 4 << 30;
-/// Longest message that is looked at, without its body: schemas of many thousand columns are shorter.
-const LONGEST_MESSAGE: u32 = 16 << 20;
+/// Longest head of a message that is looked at: schemas of many thousand columns are shorter.
+const LONGEST_HEAD: u32 = 16 << 20;
+/// Most memory that is set aside for what a message says that it is long; for more, its bytes have to arrive.
+const TRUSTED: u64 = 64 << 20;
 /// Most bytes before the first message.
 const HEAD: u64 = 64;
 
@@ -41,98 +43,156 @@ pub(super) fn open(path: &Path) -> Result<Stream<std::io::Take<File>>, ArrowErro
         start = 8 * (1 + filled as u64);
         len = len.saturating_sub(index + 10);
         if tail[4..] != *MAGIC || len < start {
-            return Err(ArrowError::IpcError("it is cut: the magic number at its end is missing".to_owned()));
+            return Err(wrong("it is cut: the magic number at its end is missing"));
         }
     }
-    check_lengths(&mut file, start, len)?;
     file.seek(SeekFrom::Start(start))?;
-    Ok(Stream::new(file.take(len - start)))
+    Ok(Stream { is_file: true, ..Stream::new(file.take(len - start)) })
 }
 
-/// Refuses compressed buffers that are said to become longer than any record batch here: the Arrow library makes room for what a file says. What
-/// else is wrong with the messages, the decoder finds.
-fn check_lengths(file: &mut File, start: u64, end: u64) -> Result<(), ArrowError> {
-    let mut at = start;
-    while let Some((message, body)) = message_at(file, at, end) {
-        let Ok(message) = root_as_message(&message) else { return Ok(()) };
-        let dictionary = || message.header_as_dictionary_batch()?.data();
-        let batch = message.header_as_record_batch().or_else(dictionary).filter(|batch| batch.compression().is_some());
-        let mut total = 0_u64;
-        for buffer in batch.and_then(|batch| batch.buffers()).into_iter().flatten().filter(|buffer| buffer.length() >= 8) {
-            let place = u64::try_from(buffer.offset()).ok().and_then(|offset| body.checked_add(offset));
-            let Some(declared) = place.and_then(|place| bytes_at::<8>(file, place)).map(i64::from_le_bytes) else { return Ok(()) };
-            // -1 says that it is not compressed; other negative numbers say nothing.
-            if declared != -1 {
-                total = total.saturating_add(u64::try_from(declared).unwrap_or(u64::MAX));
-            }
-            if total > LARGEST {
-                let reason = format!("a record batch of more than {LARGEST} bytes, as one of it says it is, is not read");
-                return Err(ArrowError::IpcError(reason));
-            }
+fn wrong(reason: impl Into<String>) -> ArrowError {
+    ArrowError::IpcError(reason.into())
+}
+
+fn cut() -> ArrowError {
+    wrong("it is cut in the middle of a message")
+}
+
+/// Refuses compressed buffers that are said to become longer than any record batch here: the Arrow library makes room for what a message says.
+fn check_lengths(message: &Message<'_>, body: &[u8]) -> Result<(), ArrowError> {
+    let dictionary = || message.header_as_dictionary_batch()?.data();
+    let batch = message.header_as_record_batch().or_else(dictionary).filter(|batch| batch.compression().is_some());
+    let mut total = 0_u64;
+    for buffer in batch.and_then(|batch| batch.buffers()).into_iter().flatten().filter(|buffer| buffer.length() >= 8) {
+        let begin = usize::try_from(buffer.offset()).ok().and_then(|offset| body.get(offset..)?.first_chunk());
+        // -1 says that it is not compressed; other negative numbers say nothing. What is wrong with the offset, the decoder finds.
+        match begin.map(|bytes| i64::from_le_bytes(*bytes)) {
+            None | Some(-1) => {}
+            Some(declared) => total = total.saturating_add(u64::try_from(declared).unwrap_or(u64::MAX)),
         }
-        let next = u64::try_from(message.bodyLength()).ok().and_then(|length| body.checked_add(length));
-        let Some(next) = next else { return Ok(()) };
-        at = next;
+        if total > LARGEST {
+            return Err(too_large());
+        }
     }
     Ok(())
 }
 
-/// The message that begins at a place, and where its body does; none at the end, and where it is damaged.
-fn message_at(file: &mut File, at: u64, end: u64) -> Option<(Vec<u8>, u64)> {
-    let first = u32::from_le_bytes(bytes_at(file, at)?);
-    // Streams of old versions have no mark before the length.
-    let (head, length) = if first == u32::MAX { (8, u32::from_le_bytes(bytes_at(file, at + 4)?)) } else { (4, first) };
-    let body = at.checked_add(head + u64::from(length)).filter(|&body| body <= end)?;
-    if length == 0 || length > LONGEST_MESSAGE {
-        return None;
-    }
-    file.seek(SeekFrom::Start(at + head)).ok()?;
-    let mut message = vec![0; length as usize];
-    file.read_exact(&mut message).ok()?;
-    Some((message, body))
+fn too_large() -> ArrowError {
+    wrong(format!("a record batch of more than {LARGEST} bytes, as one of it says it is, is not read"))
 }
 
-fn bytes_at<const N: usize>(file: &mut File, at: u64) -> Option<[u8; N]> {
-    let mut bytes = [0; N];
-    file.seek(SeekFrom::Start(at)).ok()?;
-    file.read_exact(&mut bytes).ok()?;
-    Some(bytes)
-}
-
-/// The record batches that a reader gives.
-pub(super) struct Stream<R> {
+/// The record batches that a reader gives, each as soon as its last byte is there: nothing behind it is waited for.
+pub(in crate::files) struct Stream<R> {
     source: R,
-    decoder: StreamDecoder,
-    buffer: Buffer,
+    schema: Option<SchemaRef>,
+    dictionaries: HashMap<i64, ArrayRef>,
+    /// Whether the source ends where the stream does.
+    is_file: bool,
     has_ended: bool,
+}
+
+/// What a message is.
+enum Content {
+    Batch(RecordBatch),
+    /// The schema or a dictionary.
+    Other,
 }
 
 impl<R: Read> Stream<R> {
     /// Begins to read.
-    pub(super) fn new(source: R) -> Self {
-        Self { source, decoder: StreamDecoder::new(), buffer: Buffer::from(&[]), has_ended: false }
+    pub(in crate::files) fn new(source: R) -> Self {
+        Self { source, schema: None, dictionaries: HashMap::new(), is_file: false, has_ended: false }
     }
 
-    /// The schema, once the first record batch was asked for.
-    pub(super) fn schema(&self) -> Option<SchemaRef> {
-        self.decoder.schema()
+    /// The schema, which is the first message.
+    pub(in crate::files) fn schema(&mut self) -> Result<SchemaRef, ArrowError> {
+        if self.schema.is_none() {
+            self.message()?;
+        }
+        self.schema.clone().ok_or_else(|| wrong("it is no Arrow file or stream"))
+    }
+
+    /// Reads a message; `None` at the end.
+    fn message(&mut self) -> Result<Option<Content>, ArrowError> {
+        let Some(length) = self.length()? else { return Ok(None) };
+        let head = self.bytes(length.into())?;
+        let message = root_as_message(&head).map_err(|_| wrong("it is no Arrow file or stream, or damaged: a message cannot be read"))?;
+        let length = u64::try_from(message.bodyLength()).map_err(|_| wrong("a message says that it is shorter than nothing"))?;
+        if length > LARGEST {
+            return Err(too_large());
+        }
+        let body = Buffer::from_vec(self.bytes(length)?);
+        check_lengths(&message, &body)?;
+        let decoded = without_panic(|| self.decode(&message, &body));
+        decoded.unwrap_or_else(|| Err(wrong("a message says that it is longer than it is"))).map(Some)
+    }
+
+    fn decode(&mut self, message: &Message<'_>, body: &Buffer) -> Result<Content, ArrowError> {
+        let (kind, version) = (message.header_type(), message.version());
+        let header = || wrong("a message lacks its header");
+        if kind == MessageHeader::Schema {
+            if self.schema.is_some() {
+                return Err(wrong("it has a second schema"));
+            }
+            self.schema = Some(Arc::new(try_fb_to_schema(message.header_as_schema().ok_or_else(header)?)?));
+            return Ok(Content::Other);
+        }
+        let schema = self.schema.as_ref().ok_or_else(|| wrong("it does not begin with a schema"))?;
+        match kind {
+            MessageHeader::RecordBatch => {
+                let batch = message.header_as_record_batch().ok_or_else(header)?;
+                read_record_batch(body, batch, Arc::clone(schema), &self.dictionaries, None, &version).map(Content::Batch)
+            }
+            MessageHeader::DictionaryBatch => {
+                let batch = message.header_as_dictionary_batch().ok_or_else(header)?;
+                read_dictionary(body, batch, schema, &mut self.dictionaries, &version)?;
+                Ok(Content::Other)
+            }
+            MessageHeader::NONE => Ok(Content::Other),
+            kind => Err(wrong(format!("it has a message of another kind ({kind:?})"))),
+        }
+    }
+
+    /// Length of the head of the next message; `None` at the end.
+    fn length(&mut self) -> Result<Option<u32>, ArrowError> {
+        let Some(mut length) = self.word()? else { return Ok(None) };
+        // Streams of old versions have no mark before the length.
+        if length == u32::MAX {
+            length = self.word()?.ok_or_else(cut)?;
+        }
+        match length {
+            0 if self.is_file && self.word()?.is_some() => Err(wrong("it goes on behind its end")),
+            0 => Ok(None),
+            length if length.to_le_bytes() == MAGIC[..4] => Err(wrong("it is an Arrow file, and has to be an Arrow stream")),
+            length if length > LONGEST_HEAD => Err(wrong("it is no Arrow file or stream, or damaged: a message would be too long")),
+            length => Ok(Some(length)),
+        }
+    }
+
+    fn word(&mut self) -> Result<Option<u32>, ArrowError> {
+        let mut bytes = Vec::with_capacity(4);
+        self.source.by_ref().take(4).read_to_end(&mut bytes)?;
+        match bytes.first_chunk() {
+            Some(bytes) => Ok(Some(u32::from_le_bytes(*bytes))),
+            None if bytes.is_empty() => Ok(None),
+            None => Err(cut()),
+        }
+    }
+
+    /// So many bytes. Memory grows with those that have arrived.
+    fn bytes(&mut self, length: u64) -> Result<Vec<u8>, ArrowError> {
+        let mut bytes = Vec::with_capacity(length.min(TRUSTED) as usize);
+        self.source.by_ref().take(length).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 == length { Ok(bytes) } else { Err(cut()) }
     }
 
     fn read(&mut self) -> Result<Option<RecordBatch>, ArrowError> {
         loop {
-            if self.buffer.is_empty() {
-                let mut bytes = Vec::new();
-                self.source.by_ref().take(CHUNK).read_to_end(&mut bytes)?;
-                if bytes.is_empty() {
-                    self.decoder.finish()?;
-                    return Ok(None);
-                }
-                self.buffer = bytes.into();
-            }
-            let decoded = without_panic(|| self.decoder.decode(&mut self.buffer));
-            let decoded = decoded.unwrap_or_else(|| Err(ArrowError::IpcError("a message says that it is longer than it is".to_owned())));
-            if let Some(batch) = decoded? {
-                return Ok(Some(batch));
+            match self.message()? {
+                Some(Content::Batch(batch)) => return Ok(Some(batch)),
+                Some(Content::Other) => {}
+                None if self.schema.is_none() => return Err(wrong("it is no Arrow file or stream")),
+                None => return Ok(None),
             }
         }
     }

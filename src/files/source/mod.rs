@@ -20,16 +20,18 @@
 //! ```
 
 pub mod address;
+#[cfg(feature = "parquet")]
+mod cells;
 mod folder;
 #[cfg(feature = "parquet")]
-mod ipc;
+pub(super) mod ipc;
 mod list;
 mod manifest;
 mod packed;
 #[cfg(feature = "object-store")]
 mod prefix;
 #[cfg(feature = "parquet")]
-mod rows;
+pub(super) mod rows;
 mod web;
 
 use std::path::{Path, PathBuf};
@@ -48,6 +50,8 @@ use sha2::{Digest as _, Sha256};
 use super::objects;
 use super::shard::Shard;
 use address::{Address, Base, without_secrets};
+#[cfg(feature = "parquet")]
+pub use cells::Cells;
 use packed::{Local, Packed, PackedUnit};
 
 /// What a source is read with.
@@ -100,7 +104,7 @@ pub enum Place {
     #[cfg(feature = "parquet")]
     Cell {
         /// The rows that were read with it.
-        column: arrow_array::LargeBinaryArray,
+        cells: Arc<Cells>,
         /// Its place among them.
         row: usize,
         /// Name of the file and number of the row, for messages.
@@ -118,6 +122,10 @@ pub struct Failure {
     /// What is wrong.
     pub reason: String,
 }
+
+/// What is wrong with a row whose picture is null.
+#[cfg(feature = "parquet")]
+pub(super) const NO_BYTES: &str = "it has no bytes";
 
 /// Pictures that are read together.
 #[derive(Clone, Debug, Default)]
@@ -220,8 +228,8 @@ impl Place {
                 shards::read(&shard.path, member.offset, member.len).map_err(|error| bulk::Error::NotThere(error.to_string()))
             }
             #[cfg(feature = "parquet")]
-            Self::Cell { column, row, .. } => {
-                let bytes = column.value(*row);
+            Self::Cell { cells, row, .. } => {
+                let bytes = cells.get(*row).ok_or_else(|| bulk::Error::NotThere(NO_BYTES.to_owned()))?;
                 if bytes.len() as u64 > bulk::MAX_FILE {
                     Err(bulk::Error::TooLarge { size: bytes.len() as u64 })
                 } else {

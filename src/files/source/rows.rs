@@ -1,11 +1,9 @@
-//! Pictures in a column of Parquet and Arrow files: of bytes, or of Hugging Face's struct of bytes and path.
+//! Pictures in a column of Parquet and Arrow files.
 
 use std::sync::Arc;
 
-use arrow_array::cast::AsArray;
-use arrow_array::{Array, ArrayRef, LargeBinaryArray, RecordBatch};
-use arrow_cast::cast;
-use arrow_schema::{ArrowError, DataType, Schema};
+use arrow_array::{ArrayRef, RecordBatch};
+use arrow_schema::{ArrowError, Schema};
 use dino_vision::bulk::BATCH;
 use fs_err::File;
 use parquet::arrow::ProjectionMask;
@@ -13,7 +11,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::ipc;
 use super::packed::Local;
-use super::{Batch, Batches, Columns, Error, Failure, Picture, Place};
+use super::{Batch, Batches, Cells, Columns, Error, Failure, NO_BYTES, Picture, Place};
 use crate::files::table::json;
 
 /// Bytes of pictures that are read from Parquet at once, about.
@@ -38,33 +36,11 @@ struct Plan {
 
 impl Plan {
     /// Finds the columns. One that a flag names has to be there: what is wrong with it is wrong in every file.
-    fn of(file: &Local, schema: &Schema, columns: &Columns) -> Result<Self, Error> {
-        let of_flag = |reason| Error::Column { shown: file.shown.clone(), reason };
-        let names = || schema.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ");
-        let find = |wanted: &Option<String>, usual: &[&str], flag: &str| match wanted {
-            Some(wanted) if schema.column_with_name(wanted).is_none() => {
-                Err(of_flag(format!("it has no column {wanted} ({flag}); it has {}", names())))
-            }
-            Some(wanted) => Ok(Some(wanted.clone())),
-            None => Ok(usual.iter().find(|name| schema.column_with_name(name).is_some()).map(|&name| name.to_owned())),
-        };
-        let image = if let Some(image) = find(&columns.image, &[], "--image-column")? {
-            image
-        } else {
-            let of_bytes: Vec<&str> =
-                schema.fields().iter().filter(|field| holds_bytes(field.data_type())).map(|field| field.name().as_str()).collect();
-            let only = if let [only] = of_bytes[..] { Some(only) } else { None };
-            let usual = of_bytes.iter().copied().find(|&name| name == "image");
-            let reason = || Error::Wrong(format!("no column is known to hold pictures: name one with --image-column; it has {}", names()));
-            usual.or(only).ok_or_else(reason)?.to_owned()
-        };
-        let kind = schema.field_with_name(&image).map_err(wrong)?.data_type();
-        if !holds_bytes(kind) {
-            return Err(of_flag(format!("its column {image} is of type {kind}, and has to be of bytes, or a struct with a field `bytes`")));
-        }
-        let label = find(&columns.label, &["label", "labels"], "--label-column")?;
+    fn of(shown: &str, schema: &Schema, columns: &Columns) -> Result<Self, Error> {
+        let image = image_column(shown, schema, columns.image.as_deref())?.to_owned();
+        let label = find(shown, schema, columns.label.as_deref(), &["label", "labels"], "--label-column")?;
         let classes = label.as_ref().map(|label| classes(schema, label)).unwrap_or_default();
-        Ok(Self { image, id: find(&columns.id, &["id"], "--id-column")?, label, classes })
+        Ok(Self { image, id: find(shown, schema, columns.id.as_deref(), &["id"], "--id-column")?, label, classes })
     }
 
     fn names(&self) -> impl Iterator<Item = &str> {
@@ -72,13 +48,41 @@ impl Plan {
     }
 }
 
-fn holds_bytes(kind: &DataType) -> bool {
-    match kind {
-        DataType::Binary | DataType::LargeBinary | DataType::BinaryView => true,
-        DataType::Dictionary(_, value) => holds_bytes(value),
-        DataType::Struct(fields) => fields.iter().any(|field| field.name() == "bytes" && holds_bytes(field.data_type())),
-        _ => false,
+/// The column of pictures: the one that a flag names, `image`, or the only one of bytes.
+pub(in crate::files) fn image_column<'a>(shown: &str, schema: &'a Schema, wanted: Option<&str>) -> Result<&'a str, Error> {
+    let named = find(shown, schema, wanted, &[], "--image-column")?;
+    let of_bytes = || schema.fields().iter().filter(|field| Cells::are_in(field.data_type()));
+    let field = match named {
+        Some(name) => schema.field_with_name(&name).ok(),
+        None => {
+            of_bytes().find(|field| field.name() == "image").or(of_bytes().next().filter(|_| of_bytes().count() == 1)).map(AsRef::as_ref)
+        }
+    };
+    let reason = || Error::Wrong(format!("no column is known to hold pictures: name one with --image-column; it has {}", names(schema)));
+    let field = field.ok_or_else(reason)?;
+    let (name, kind) = (field.name(), field.data_type());
+    if !Cells::are_in(kind) {
+        let reason = format!("its column {name} is of type {kind}, and has to be of bytes, or a struct with a field `bytes`");
+        return Err(Error::Column { shown: shown.to_owned(), reason });
     }
+    Ok(name)
+}
+
+/// The column that a flag names, else the first of the usual ones that is there.
+fn find(shown: &str, schema: &Schema, wanted: Option<&str>, usual: &[&str], flag: &str) -> Result<Option<String>, Error> {
+    let is_there = |name: &&str| schema.column_with_name(name).is_some();
+    match wanted {
+        Some(wanted) if !is_there(&wanted) => {
+            let reason = format!("it has no column {wanted} ({flag}); it has {}", names(schema));
+            Err(Error::Column { shown: shown.to_owned(), reason })
+        }
+        Some(wanted) => Ok(Some(wanted.to_owned())),
+        None => Ok(usual.iter().copied().find(is_there).map(str::to_owned)),
+    }
+}
+
+fn names(schema: &Schema) -> String {
+    schema.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ")
 }
 
 /// Names of the classes that a column counts.
@@ -94,7 +98,7 @@ fn wrong(error: impl std::fmt::Display) -> Error {
 
 fn parquet(file: &Local, columns: &Columns) -> Result<(Plan, Reader), Error> {
     let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(&file.path)?.into_parts().0).map_err(wrong)?;
-    let plan = Plan::of(file, builder.schema(), columns)?;
+    let plan = Plan::of(&file.shown, builder.schema(), columns)?;
     let schema = builder.parquet_schema();
     let wanted = |root: &usize| plan.names().any(|name| name == schema.root_schema().get_fields()[*root].name());
     let mask = ProjectionMask::roots(schema, (0..schema.root_schema().get_fields().len()).filter(wanted));
@@ -115,10 +119,9 @@ fn parquet(file: &Local, columns: &Columns) -> Result<(Plan, Reader), Error> {
 
 fn arrow(file: &Local, columns: &Columns) -> Result<(Plan, Reader), Error> {
     let mut stream = ipc::open(&file.path).map_err(wrong)?;
-    let first = stream.next().transpose().map_err(wrong)?;
-    let schema = stream.schema().ok_or_else(|| wrong("it is no Arrow file or stream"))?;
-    let plan = Plan::of(file, &schema, columns)?;
-    Ok((plan, Box::new(first.map(Ok).into_iter().chain(stream))))
+    let schema = stream.schema().map_err(wrong)?;
+    let plan = Plan::of(&file.shown, &schema, columns)?;
+    Ok((plan, Box::new(stream)))
 }
 
 /// The pictures of a reader.
@@ -163,8 +166,7 @@ impl Rows {
 
     fn pictures(&mut self, rows: &RecordBatch) -> Result<Batch, ArrowError> {
         let column = |name: &str| rows.column_by_name(name).ok_or_else(|| ArrowError::SchemaError(format!("no column {name}")));
-        let images = column(&self.plan.image)?;
-        let bytes = bytes_of(images)?;
+        let cells = Arc::new(Cells::of(column(&self.plan.image)?)?);
         let ids = self.plan.id.as_ref().map(|id| json::texts(column(id)?)).transpose()?;
         let labels = self.plan.label.as_ref().map(|label| labels_of(column(label)?, &self.plan.classes)).transpose()?;
         let mut batch = Batch::default();
@@ -175,10 +177,10 @@ impl Rows {
             let id = ids.as_ref().map_or(Some(&by_row), |ids| ids[row].as_ref().filter(|id| !id.is_empty()));
             let reason = match id {
                 None => "it has no id",
-                Some(_) if images.is_null(row) || bytes.is_null(row) => "it has no bytes",
+                Some(_) if cells.get(row).is_none() => NO_BYTES,
                 Some(id) => {
                     let labels = labels.as_ref().map(|labels| labels[row].clone()).unwrap_or_default();
-                    batch.pictures.push(Picture { id: id.clone(), labels, place: Place::Cell { column: bytes.clone(), row, shown } });
+                    batch.pictures.push(Picture { id: id.clone(), labels, place: Place::Cell { cells: Arc::clone(&cells), row, shown } });
                     continue;
                 }
             };
@@ -186,17 +188,6 @@ impl Rows {
         }
         Ok(batch)
     }
-}
-
-/// The bytes in a column.
-fn bytes_of(column: &ArrayRef) -> Result<LargeBinaryArray, ArrowError> {
-    let inner = match column.data_type() {
-        DataType::Struct(_) => {
-            column.as_struct().column_by_name("bytes").ok_or_else(|| ArrowError::SchemaError("no field `bytes`".to_owned()))?
-        }
-        _ => column,
-    };
-    Ok(cast(inner, &DataType::LargeBinary)?.as_binary::<i64>().clone())
 }
 
 /// Labels of each row; numbers of classes become their names.

@@ -19,6 +19,8 @@
 //! # Ok::<(), Error>(())
 //! ```
 
+#[cfg(feature = "parquet")]
+pub(super) mod columns;
 mod npy;
 #[cfg(feature = "parquet")]
 mod parquet;
@@ -56,7 +58,7 @@ const FORMAT: u32 = 1;
 /// Bytes from the end of a file that are read for its header; more where they are not enough.
 const TAIL: u64 = 64 << 10;
 /// Name of the header in a file's metadata.
-const HEADER: &str = "dino";
+pub(super) const HEADER: &str = "dino";
 
 /// What a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

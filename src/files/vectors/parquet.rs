@@ -4,8 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow_array::types::{Float16Type, Float32Type, Int8Type, UInt8Type};
-use arrow_array::{ArrayRef, ArrowPrimitiveType, FixedSizeListArray, PrimitiveArray, RecordBatch, StringArray};
+use arrow_array::{ArrayRef, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, Schema};
 use bytes::Bytes;
 use fs_err::File;
@@ -18,11 +17,8 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::schema::types::ColumnPath;
 
 use super::parts::{Parts, Row};
-use super::{EMBEDDING, Error, HEADER, Header, LABEL, PATH, SHA256, Target, encoded, parse_header};
-use crate::encoding::{Dtype, Encoded, Values};
+use super::{EMBEDDING, Error, HEADER, Header, LABEL, PATH, SHA256, Target, columns, parse_header};
 
-/// Column of int8: what each row of numbers is to be multiplied with.
-const SCALES: &str = "scales";
 /// Numbers in one row group, which is held in memory until it is complete.
 const GROUP_NUMBERS: usize = 16 << 20;
 
@@ -57,57 +53,21 @@ pub(super) fn write(target: &Target, header: &Header, parts: &Parts) -> Result<(
     Ok(out.finish()?)
 }
 
-/// Length of a list in the column of the vectors.
-fn list_length(header: &Header) -> i32 {
-    (header.rows * header.dtype.stored(header.dim)) as i32
-}
-
 fn schema(header: &Header) -> Schema {
-    let number = match header.dtype {
-        Dtype::F32 => DataType::Float32,
-        Dtype::F16 => DataType::Float16,
-        Dtype::Int8 => DataType::Int8,
-        Dtype::Binary => DataType::UInt8,
-    };
-    let list = |number, length| DataType::FixedSizeList(Arc::new(Field::new("element", number, false)), length);
-    let mut fields = vec![
-        Field::new(PATH, DataType::Utf8, false),
-        Field::new(LABEL, DataType::Utf8, true),
-        Field::new(SHA256, DataType::Utf8, false),
-        Field::new(EMBEDDING, list(number, list_length(header)), false),
-    ];
-    if header.dtype == Dtype::Int8 {
-        fields.push(Field::new(SCALES, list(DataType::Float32, header.rows as i32), false));
-    }
+    let mut fields =
+        vec![Field::new(PATH, DataType::Utf8, false), Field::new(LABEL, DataType::Utf8, true), Field::new(SHA256, DataType::Utf8, false)];
+    fields.extend(columns::fields(header, false));
     Schema::new(fields)
 }
 
 fn batch(header: &Header, schema: &Arc<Schema>, rows: &[Row], vectors: Vec<f32>) -> Result<RecordBatch, String> {
-    let Encoded { values, scales, .. } = encoded(header, rows.len(), vectors)?;
-    let length = list_length(header);
-    let values = match values {
-        Values::F32(values) => lists::<Float32Type>(values, length),
-        Values::F16(values) => lists::<Float16Type>(values, length),
-        Values::Int8(values) => lists::<Int8Type>(values, length),
-        Values::Binary(values) => lists::<UInt8Type>(values, length),
-    };
     let mut columns: Vec<ArrayRef> = vec![
         Arc::new(StringArray::from_iter_values(rows.iter().map(|row| &row.path))),
         Arc::new(rows.iter().map(|row| row.label.as_deref()).collect::<StringArray>()),
         Arc::new(StringArray::from_iter_values(rows.iter().map(|row| &row.sha256))),
-        values?,
     ];
-    if header.dtype == Dtype::Int8 {
-        columns.push(lists::<Float32Type>(scales, header.rows as i32)?);
-    }
+    columns.extend(columns::arrays(header, rows.len(), vectors, None)?);
     RecordBatch::try_new(Arc::clone(schema), columns).map_err(|error| error.to_string())
-}
-
-fn lists<T: ArrowPrimitiveType>(values: Vec<T::Native>, length: i32) -> Result<ArrayRef, String> {
-    let element = Arc::new(Field::new("element", T::DATA_TYPE, false));
-    let values = Arc::new(PrimitiveArray::<T>::from_iter_values(values));
-    let lists = FixedSizeListArray::try_new(element, length, values, None).map_err(|error| error.to_string())?;
-    Ok(Arc::new(lists))
 }
 
 /// The header in a Parquet file; `None` where it has none.

@@ -33,7 +33,7 @@ pub mod sidecars;
 pub mod tree;
 
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::executor::block_on;
@@ -121,8 +121,11 @@ impl Error {
 /// A model with its sessions, behind the queue that the server has before them.
 pub struct Embedder {
     batcher: Batcher<Outputs>,
+    sessions: usize,
     /// Threads that decode and wait for their picture's outputs.
     workers: usize,
+    /// Nanoseconds that the sessions have run, added up.
+    busy: AtomicU64,
     recipe: Recipe,
     dim: usize,
 }
@@ -137,6 +140,7 @@ struct Recipe {
 /// One thread's access to the sessions; see [`Embedder::each`].
 pub struct Worker<'a> {
     batcher: &'a Batcher<Outputs>,
+    busy: &'a AtomicU64,
     recipe: &'a Recipe,
 }
 
@@ -160,7 +164,7 @@ impl Embedder {
         let workers = if budget.pictures == 1 { count } else { cores::available().max(2 * count * budget.pictures) };
         let recipe =
             Recipe { transform: manifest.transform.clone(), registers: manifest.registers as usize, pooling, limits: Limits::default() };
-        Ok(Self { batcher, workers, recipe, dim: pooling.dim(manifest.dim as usize) })
+        Ok(Self { batcher, sessions: count, workers, busy: AtomicU64::new(0), recipe, dim: pooling.dim(manifest.dim as usize) })
     }
 
     /// Has at least `count` pictures read at once: those behind a network wait for it rather than for a core.
@@ -168,6 +172,37 @@ impl Embedder {
     pub fn with_readers(mut self, count: usize) -> Self {
         self.workers = self.workers.max(count);
         self
+    }
+
+    /// Number of sessions.
+    pub fn sessions(&self) -> usize {
+        self.sessions
+    }
+
+    /// Threads that decode pictures and wait for their outputs.
+    pub fn workers(&self) -> usize {
+        self.workers
+    }
+
+    /// Time that the sessions have run, added up over them.
+    pub fn busy(&self) -> Duration {
+        Duration::from_nanos(self.busy.load(Ordering::Relaxed))
+    }
+
+    /// Runs `work` once on each worker, and `meanwhile` on this thread; returns what that returns when all workers have ended.
+    pub fn on_workers<T>(&mut self, work: impl Fn(&mut Worker<'_>) + Sync, meanwhile: impl FnOnce() -> T) -> T {
+        std::thread::scope(|scope| {
+            for _ in 0..self.workers {
+                let mut worker = self.worker();
+                let work = &work;
+                scope.spawn(move || work(&mut worker));
+            }
+            meanwhile()
+        })
+    }
+
+    fn worker(&self) -> Worker<'_> {
+        Worker { batcher: &self.batcher, busy: &self.busy, recipe: &self.recipe }
     }
 
     /// Length of the vectors.
@@ -192,7 +227,7 @@ impl Embedder {
             let results = Mutex::new(Vec::with_capacity(batch.len()));
             std::thread::scope(|scope| {
                 for _ in 0..self.workers.min(batch.len()) {
-                    let mut worker = Worker { batcher: &self.batcher, recipe: &self.recipe };
+                    let mut worker = self.worker();
                     let (next, results, work, end) = (&next, &results, &work, batch.end);
                     scope.spawn(move || {
                         loop {
@@ -242,7 +277,12 @@ impl Worker<'_> {
     /// [`ModelError::Run`].
     pub fn run(&mut self, pixels: Array3<f32>) -> Result<Outputs, ModelError> {
         match block_on(self.batcher.run(pixels, Instant::now() + NO_DEADLINE)) {
-            Ok(answer) => Ok(answer.output),
+            Ok(answer) => {
+                // A run of several pictures counts once.
+                let share = answer.ran.as_nanos() / answer.batch.max(1) as u128;
+                self.busy.fetch_add(share as u64, Ordering::Relaxed);
+                Ok(answer.output)
+            }
             Err(Failure::Engine(error)) => Err(ModelError::Run(error.0)),
             Err(failure) => Err(ModelError::Run(failure.to_string())),
         }

@@ -1,0 +1,28 @@
+"""Writes the pictures of a folder to stdout as an Arrow stream, for `dino-server embed --arrow -`.
+
+    python3 examples/arrow_stream.py PICTURES | dino-server embed --arrow - --model models/demo >vectors.arrows
+
+Each record batch has some pictures, so that the first ones are embedded while others are read. Needs pyarrow.
+"""
+
+import pathlib
+import sys
+
+import pyarrow
+
+ROWS = 32
+
+
+def main() -> None:
+    schema = pyarrow.schema({"path": pyarrow.string(), "image": pyarrow.binary()})
+    folder = pathlib.Path(sys.argv[1])
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    with pyarrow.ipc.new_stream(sys.stdout.buffer, schema) as out:
+        for start in range(0, len(paths), ROWS):
+            some = paths[start : start + ROWS]
+            columns = [[str(path.relative_to(folder)) for path in some], [path.read_bytes() for path in some]]
+            out.write_batch(pyarrow.record_batch(columns, schema=schema))
+
+
+if __name__ == "__main__":
+    main()
