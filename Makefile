@@ -162,7 +162,7 @@ test-weights: .cache/weights/ready onnxruntime
 test-cluster: onnxruntime postgres haproxy engines .cache/weights/ready
 	command -v mpirun >/dev/null || tests/packages.sh "The tests of launchers need Open MPI" openmpi-bin
 	cargo test --workspace --test launchers -- --ignored --test-threads 1
-	cargo test --workspace --test cluster
+	cargo test --workspace --test cluster -- --test-threads 1
 	cargo test --workspace --test http balanced -- --ignored --nocapture
 
 engines:

@@ -254,8 +254,8 @@ fn answers_do_not_wait_for_more_input() {
 #[test]
 fn who_does_not_read_answers_has_to_wait_and_may_leave() {
     let folder = tempfile::tempdir().unwrap();
-    let (files, _) = wanted(folder.path(), 1);
-    let sent = batch(vec![("image", images(&files)), ("name", names(&files))]);
+    let (_, files) = pictures(folder.path(), 2);
+    let sent = batch(vec![("image", images(&files)), ("name", names(&files))]).slice(0, 1);
     let mut running = Running::start(&[]);
     let mut writer = StreamWriter::try_new(running.stdin.take().unwrap(), &sent.schema()).unwrap();
     let written = Arc::new(AtomicUsize::new(0));
