@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io::{BufReader, Read as _, Write as _};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::slice::from_ref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -15,6 +16,7 @@ use arrow_array::{
     Array, ArrayRef, BinaryArray, BinaryViewArray, DictionaryArray, Int32Array, LargeBinaryArray, RecordBatch, StringArray,
     StringViewArray, StructArray,
 };
+use arrow_buffer::Buffer;
 use arrow_ipc::reader::StreamReader;
 use arrow_ipc::writer::{FileWriter, IpcWriteOptions, StreamWriter};
 use arrow_schema::{DataType, Field, Schema};
@@ -142,7 +144,7 @@ fn rows_of_every_type_come_back_with_the_vectors_of_the_folder() {
         Arc::new(StructArray::from(with_path)),
     ];
     for column in columns {
-        let labels = DictionaryArray::<Int8Type>::from_iter((0..9).map(|row| ["a", "b"][row % 2]));
+        let labels: DictionaryArray<Int8Type> = (0..9).map(|row| ["a", "b"][row % 2]).collect();
         let sent = batch(vec![("kind", Arc::new(labels)), ("image", column), ("name", names(&files))]);
         let schema = sent.schema().as_ref().clone().with_metadata([("of the caller".to_owned(), "stays".to_owned())]);
         let sent = sent.with_schema(Arc::new(schema)).unwrap();
@@ -182,7 +184,7 @@ fn what_is_no_picture_has_no_vector_and_says_why() {
     let cells = [Some(&files[0].1[..]), None, Some(b"no picture"), Some(&whole[..whole.len() / 2]), Some(b""), Some(whole)];
     let sent = batch(vec![("bytes", Arc::new(BinaryArray::from_iter(cells))), ("number", Arc::new(Int32Array::from_iter_values(0..6)))]);
     for (flags, column) in [(&[][..], "embedding"), (&["--dtype", "int8"], "scales"), (&["--pooling", "patches"], "embedding")] {
-        let output = run(&stream(&[sent.clone()]), flags);
+        let output = run(&stream(from_ref(&sent)), flags);
         let found = answers(&output);
         let (answer, errors) = (&found[0], found[0]["error"].as_string::<i32>());
         assert_eq!(answer["number"].as_ref(), sent["number"].as_ref());
@@ -216,7 +218,7 @@ fn large_record_batches_are_answered_in_parts() {
     let of_all: Vec<&str> = found.iter().flat_map(|answer| answer["label"].as_string_view().iter().flatten()).collect();
     assert_eq!(of_all, labels.collect::<Vec<_>>());
     // A part does not have the strings of the others.
-    let bytes: usize = found[2]["label"].as_string_view().data_buffers().iter().map(|buffer| buffer.len()).sum();
+    let bytes: usize = found[2]["label"].as_string_view().data_buffers().iter().map(Buffer::len).sum();
     assert!(bytes < 88 * 64, "{bytes}");
     let vectors: Vec<_> = found.iter().flat_map(rows).map(|(vector, _)| vector.unwrap()).collect();
     for (row, vector) in vectors.into_iter().enumerate() {
@@ -300,8 +302,8 @@ fn streams_that_cannot_be_answered_are_refused_by_name() {
     nothing(&stream(&[of(&[("name", &names)])]), &[], "no column is known to hold pictures: name one with --image-column; it has name");
     nothing(&stream(&[of(&[("a", &images), ("b", &images)])]), &[], "it has a, b");
     let flag = ["--image-column", "picture"];
-    nothing(&stream(&[good.clone()]), &flag, "the stream on stdin: it has no column picture (--image-column); it has image, name");
-    nothing(&stream(&[good.clone()]), &["--image-column", "name"], "its column name is of type Utf8, and has to be of bytes");
+    nothing(&stream(from_ref(&good)), &flag, "the stream on stdin: it has no column picture (--image-column); it has image, name");
+    nothing(&stream(from_ref(&good)), &["--image-column", "name"], "its column name is of type Utf8, and has to be of bytes");
     for taken in ["embedding", "error"] {
         nothing(&stream(&[of(&[("image", &images), (taken, &names)])]), &[], &format!("its column {taken} would be in the answers twice"));
     }

@@ -103,7 +103,7 @@ impl Answers {
                 Err(error) => return Err(Error::Model(error)),
             }
         }
-        let nulls = NullBuffer::from_iter(errors.iter().map(Option::is_none));
+        let nulls: NullBuffer = errors.iter().map(Option::is_none).collect();
         let mut columns = unit.columns.clone();
         columns.extend(columns::arrays(&self.header, unit.rows, vectors, Some(&nulls)).map_err(Error::Answer)?);
         columns.push(Arc::new(StringArray::from(errors)));

@@ -101,7 +101,7 @@ pub fn embed(
         .spawn(move || reader.0.end(read(stream, &form, &reader.0)))
         .map_err(|error| Error::Answer(format!("no thread can be started: {error}")))?;
 
-    let busy_before = embedder.busy();
+    let busy_before = embedder.busy().as_secs_f64();
     let work = |worker: &mut bulk::Worker<'_>| pipeline.work(|unit: &Unit, row| unit.embed(worker, row));
     let (rows, failed) = embedder.on_workers(work, || {
         let _guard = CancelOnDrop(&pipeline);
@@ -109,7 +109,7 @@ pub fn embed(
     })?;
     let took = pipeline.began().map(|began| began.elapsed()).unwrap_or_default();
     let available = took.as_secs_f64() * embedder.sessions() as f64;
-    let busy = (embedder.busy() - busy_before).as_secs_f64() / available.max(f64::MIN_POSITIVE);
+    let busy = (embedder.busy().as_secs_f64() - busy_before) / available.max(f64::MIN_POSITIVE);
     Ok(Summary { rows, failed, took, busy })
 }
 

@@ -63,9 +63,10 @@ struct Size {
 }
 
 /// A row for a worker.
-pub(super) struct Row<U> {
-    pub(super) unit: Arc<U>,
-    pub(super) row: usize,
+struct Task<U> {
+    unit: Arc<U>,
+    row: usize,
+    /// That of the unit, counted from the beginning.
     number: usize,
 }
 
@@ -154,21 +155,21 @@ impl<U, T> Pipeline<U, T> {
     /// Works on rows until there are no more.
     pub(super) fn work(&self, mut work: impl FnMut(&U, usize) -> T) {
         let _guard = CancelOnPanic(self);
-        while let Some(row) = self.take() {
-            let outcome = work(&row.unit, row.row);
-            self.put(row, outcome);
+        while let Some(task) = self.take() {
+            let outcome = work(&task.unit, task.row);
+            self.put(&task, outcome);
         }
     }
 
     /// Waits for a row. `None` once there are no more.
-    fn take(&self) -> Option<Row<U>> {
+    fn take(&self) -> Option<Task<U>> {
         let mut state = self.state.lock();
         loop {
             if state.is_cancelled {
                 return None;
             }
-            if let Some(row) = state.take() {
-                return Some(row);
+            if let Some(task) = state.take() {
+                return Some(task);
             }
             if state.end.is_some() {
                 return None;
@@ -177,12 +178,12 @@ impl<U, T> Pipeline<U, T> {
         }
     }
 
-    fn put(&self, row: Row<U>, outcome: T) {
+    fn put(&self, task: &Task<U>, outcome: T) {
         let mut state = self.state.lock();
         // The unit of a row that has no outcome is still there.
-        let place = row.number - state.first;
+        let place = task.number - state.first;
         let unit = &mut state.units[place];
-        unit.outcomes[row.row] = Some(outcome);
+        unit.outcomes[task.row] = Some(outcome);
         unit.left -= 1;
         if unit.left == 0 && place == 0 {
             self.done.notify_all();
@@ -224,12 +225,12 @@ impl<U, T> Pipeline<U, T> {
 }
 
 impl<U, T> State<U, T> {
-    fn take(&mut self) -> Option<Row<U>> {
+    fn take(&mut self) -> Option<Task<U>> {
         while let Some(unit) = self.units.get_mut(self.open) {
             if unit.taken < unit.outcomes.len() {
-                let row = Row { unit: Arc::clone(&unit.unit), row: unit.taken, number: self.first + self.open };
+                let task = Task { unit: Arc::clone(&unit.unit), row: unit.taken, number: self.first + self.open };
                 unit.taken += 1;
-                return Some(row);
+                return Some(task);
             }
             self.open += 1;
         }
