@@ -132,8 +132,8 @@ bench-lance: seaweedfs
 
 ## Measure how busy sessions are that a pipe, Ray and Spark feed through `embed --arrow`
 bench-arrow: onnxruntime engines
-	cargo build --profile dist --bin dino-server
-	.cache/engines/bin/python tests/bench/arrow.py --program target/dist/dino-server
+	cargo build --profile dist --workspace --bins
+	.cache/engines/bin/python tests/bench/arrow.py --program target/dist/dino-server --trainer target/dist/dino-train
 
 ## Measure the methods of /segment
 bench-segment: onnxruntime

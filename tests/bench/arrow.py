@@ -1,8 +1,8 @@
 """Measures how busy the ONNX sessions are that a pipe, Ray and Spark feed through `dino-server embed --arrow -`.
 
-    .cache/engines/bin/python tests/bench/arrow.py --program target/dist/dino-server
+    .cache/engines/bin/python tests/bench/arrow.py --program target/dist/dino-server --trainer target/dist/dino-train
 
-Every process says on stderr what share of the time from its first record batch to its last answer its sessions ran; the last column has it
+The model is a ViT-S/16 at 224 pixels with random weights, or the one that --model names; the pictures are photos of 640 x 427, as JPEG. Every process says on stderr what share of the time from its first record batch to its last answer its sessions ran; the last column has it
 over the whole command, with the start of the engine and of its workers.
 """
 
@@ -18,11 +18,12 @@ import time
 
 import pyarrow
 
+from models import SHAPES, tensors, write
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PHOTOS = [ROOT / "tests/photos" / name for name in ("china.jpg", "flower.jpg", "rocket.jpg")]
 SAID = re.compile(r"answered (\d+) rows, \d+ of them with an error, in ([\d.]+) s, of which the sessions were busy ([\d.]+) %")
 WORKERS = 2
-
 
 def pipe(program: pathlib.Path, model: str, pictures: pathlib.Path) -> None:
     """One process with a session for each worker of the engines, fed from the folder."""
@@ -50,17 +51,26 @@ def engine(command: list, example: str, program: pathlib.Path, model: str, pictu
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--program", type=pathlib.Path, required=True)
-    parser.add_argument("--model", default=str(ROOT / "models/demo"))
-    parser.add_argument("--pictures", type=int, default=3000)
+    parser.add_argument("--trainer", type=pathlib.Path, help="makes the model")
+    parser.add_argument("--model")
+    parser.add_argument("--pictures", type=int, default=1500)
+    parser.add_argument("--only", default="", help="pipe, Ray or Spark")
     arguments = parser.parse_args()
     spark = pathlib.Path(sys.executable).with_name("spark-submit")
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         pictures, logs, program = folder / "pictures", folder / "logs", folder / "dino-server"
+        if arguments.model is None:
+            weights, model = folder / "weights.safetensors", folder / "model"
+            write(weights, tensors(*SHAPES["DINO ViT-S/16"]))
+            command = [arguments.trainer, "export", "--checkpoint", weights, "--out", model, "--precision", "f32", "--unmeasured"]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            arguments.model = str(model)
         pictures.mkdir()
         for number in range(arguments.pictures):
             shutil.copy(PHOTOS[number % len(PHOTOS)], pictures / f"{number:05}.jpg")
-        program.write_text(f'#!/bin/sh\nexec "{arguments.program.resolve()}" "$@" 2>"{logs}/$$"\n')
+        # Ray kills the children of its workers: this shell, and not the program, which ends when its input does.
+        program.write_text(f'#!/bin/sh\n"{arguments.program.resolve()}" "$@" 2>"{logs}/$$"\nexit $?\n')
         program.chmod(0o755)
         ways = {
             "pipe": lambda: pipe(program, arguments.model, pictures),
@@ -72,18 +82,15 @@ def main() -> None:
         }
         print("| | processes | pictures/s, whole command | busy, each process | busy, whole command |\n| --- | --- | --- | --- | --- |")
         for way, run in ways.items():
+            if arguments.only not in way:
+                continue
             logs.mkdir()
             begin = time.monotonic()
             run()
             took = time.monotonic() - begin
-            # The workers of Ray end after its command.
-            deadline = time.monotonic() + 20
-            while True:
-                found = [SAID.search(log.read_text()) for log in logs.iterdir()]
-                found = [match.groups() for match in found if match]
-                if sum(int(rows) for rows, _, _ in found) >= arguments.pictures or time.monotonic() > deadline:
-                    break
-                time.sleep(0.1)
+            time.sleep(2)
+            found = [SAID.search(log.read_text()) for log in logs.iterdir()]
+            found = [match.groups() for match in found if match]
             busy = sum(float(seconds) * float(percent) / 100 for _, seconds, percent in found)
             sessions = WORKERS if way == "pipe" else 1
             shares = ", ".join(sorted(f"{float(percent) / 100:.3f}" for _, _, percent in found))
