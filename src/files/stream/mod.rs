@@ -19,7 +19,7 @@ mod pipeline;
 use std::io::{self, BufWriter, Read, Write};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrow_ipc::writer::StreamWriter;
 use arrow_schema::ArrowError;
@@ -103,11 +103,11 @@ pub fn embed(
 
     let busy_before = embedder.busy().as_secs_f64();
     let work = |worker: &mut bulk::Worker<'_>| pipeline.work(|unit: &Unit, row| unit.embed(worker, row));
-    let (rows, failed) = embedder.on_workers(work, || {
+    let Written { rows, failed, last } = embedder.on_workers(work, || {
         let _guard = CancelOnDrop(&pipeline);
         write(&mut writer, &answers, &pipeline)
     })?;
-    let took = pipeline.began().map(|began| began.elapsed()).unwrap_or_default();
+    let took = pipeline.began().zip(last).map(|(began, last)| last - began).unwrap_or_default();
     let available = took.as_secs_f64() * embedder.sessions() as f64;
     let busy = (embedder.busy().as_secs_f64() - busy_before) / available.max(f64::MIN_POSITIVE);
     Ok(Summary { rows, failed, took, busy })
@@ -128,21 +128,31 @@ fn read(stream: Stream<impl Read>, answers: &Answers, pipeline: &Pipeline<Unit, 
     Ok(())
 }
 
-/// Writes all answers. Returns the number of rows, and of those that failed.
+/// What was written.
+#[derive(Default)]
+struct Written {
+    rows: usize,
+    failed: usize,
+    /// When the last answer was.
+    last: Option<Instant>,
+}
+
+/// Writes all answers.
 fn write(
     writer: &mut StreamWriter<BufWriter<impl Write>>,
     answers: &Answers,
     pipeline: &Pipeline<Unit, Outcome>,
-) -> Result<(usize, usize), Error> {
-    let (mut rows, mut failed) = (0, 0);
+) -> Result<Written, Error> {
+    let mut written = Written::default();
     loop {
         match pipeline.next() {
             Next::Answer(mut answer) => {
-                failed += answer.outcomes.iter().filter(|outcome| outcome.is_err()).count();
+                written.failed += answer.outcomes.iter().filter(|outcome| outcome.is_err()).count();
                 let batch = answers.answer(&answer.unit, std::mem::take(&mut answer.outcomes))?;
-                rows += batch.num_rows();
+                written.rows += batch.num_rows();
                 writer.write(&batch).map_err(output_error)?;
                 writer.flush().map_err(output_error)?;
+                written.last = Some(Instant::now());
                 pipeline.release(&answer);
             }
             Next::End(end) => {
@@ -150,9 +160,9 @@ fn write(
                 end.map_err(Error::Input)?;
                 return match writer.finish().map_err(output_error) {
                     // A caller that has every answer needs no mark.
-                    Err(Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok((rows, failed)),
+                    Err(Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(written),
                     Err(error) => Err(error),
-                    Ok(()) => Ok((rows, failed)),
+                    Ok(()) => Ok(written),
                 };
             }
             Next::Lost => return Err(Error::Lost),
