@@ -3,12 +3,11 @@
 //! An id belongs to the database that a hash of it names. With another number or order of databases it would be looked for in another one,
 //! so those are refused.
 
-use futures::future::try_join_all;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::super::Error;
-use super::shards::Shard;
+use super::shards::{Shard, all};
 
 /// What a database knows of those that it belongs to.
 struct Membership {
@@ -46,7 +45,7 @@ async fn read(connection: &mut PgConnection) -> Result<Found, Error> {
 /// Refuses databases that are not those of one arrangement, in its order. Where none of them belongs to one, and all are empty, they make
 /// a new one.
 pub(super) async fn arrange(shards: &[Shard]) -> Result<(), Error> {
-    let found = try_join_all(shards.iter().map(|shard| shard.run(async |connection| read(connection).await))).await?;
+    let found = all(shards.iter().map(|shard| shard.run(async |connection| read(connection).await))).await?;
     let of = shards.len();
     for (place, found) in found.iter().enumerate() {
         check(place, of, found).map_err(|why| unsuitable(&shards[place], &why))?;

@@ -3,12 +3,11 @@
 
 use std::sync::Arc;
 
-use futures::future::try_join_all;
 use sqlx::PgConnection;
 
 use super::super::super::{CollectionName, Error};
 use super::super::record::Record;
-use super::Shards;
+use super::{Shards, all};
 
 /// Held by servers that make parts, together, and alone by one that deletes those without a collection. Any number will do that nothing
 /// else in the database uses.
@@ -67,14 +66,14 @@ impl Shards {
             Ok((is_alone, noted))
         };
         let (is_alone, noted) = first.named(transaction.step(look).await)?;
-        let all = noted.len();
+        let count = noted.len();
         let names: Vec<String> = noted.into_iter().filter(|(_, is_deleted)| is_alone || *is_deleted).map(|(name, _)| name).collect();
         if !names.is_empty() {
             let delete = async |connection: &mut PgConnection| {
                 sqlx::query("DELETE FROM dino_collections WHERE name = ANY($1)").bind(&names).execute(connection).await?;
                 Ok(())
             };
-            try_join_all(others.iter().map(|shard| shard.run(delete))).await?;
+            all(others.iter().map(|shard| shard.run(delete))).await?;
             let forget = async |connection: &mut PgConnection| {
                 sqlx::query("DELETE FROM dino_leftovers WHERE name = ANY($1)").bind(&names).execute(connection).await?;
                 Ok(())
@@ -83,6 +82,6 @@ impl Shards {
         }
         first.named(transaction.commit().await)?;
         self.drop_orphaned_tables();
-        Ok(names.len() == all)
+        Ok(names.len() == count)
     }
 }

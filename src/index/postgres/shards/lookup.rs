@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
-use futures::future::{try_join, try_join_all};
+use futures::future::join;
 use tokio::sync::SemaphorePermit;
 
 use super::super::super::{CollectionName, Error, Info};
 use super::super::record::Record;
-use super::{Shards, merge};
+use super::{Shards, all, merge};
 
 impl Shards {
     /// A permit for work that holds connections to all databases for long.
@@ -32,7 +32,7 @@ impl Shards {
                 Error::Unsuitable(format!("the collection {name} {reason}"))
             })?;
             let find = self.all[1..].iter().map(|shard| shard.run(async |connection| Record::find(connection, &parts).await));
-            let others = try_join_all(find).await?;
+            let others = all(find).await?;
             let Some(missing) = others.iter().position(Option::is_none) else {
                 let others = others.into_iter().flatten().map(|record| Record { name: name.clone(), ..record });
                 return Ok(Some(std::iter::once(first).chain(others).collect()));
@@ -56,8 +56,9 @@ impl Shards {
             let infos = Record::list_of(connection, &records).await?;
             Ok((records, infos))
         });
-        let others = try_join_all(self.all[1..].iter().map(|shard| shard.run(async |connection| Record::list(connection).await)));
-        let ((records, infos), others) = try_join(first, others).await?;
+        let others = all(self.all[1..].iter().map(|shard| shard.run(async |connection| Record::list(connection).await)));
+        let (first, others) = join(first, others).await;
+        let ((records, infos), others) = (first?, others?);
         let parts: HashMap<i64, CollectionName> = records.into_iter().filter_map(|record| Some((record.number, record.parts?))).collect();
         let mut others: Vec<HashMap<CollectionName, Info>> =
             others.into_iter().map(|infos| infos.into_iter().map(|info| (info.name.clone(), info)).collect()).collect();

@@ -83,6 +83,12 @@ impl Shard {
     }
 }
 
+/// What all of them answer, in their order, or the first error. All are waited for: a connection whose statement was not waited for would
+/// go back to its pool before that has ended.
+pub(super) async fn all<T>(asked: impl IntoIterator<Item = impl Future<Output = Result<T, Error>>>) -> Result<Vec<T>, Error> {
+    join_all(asked).await.into_iter().collect()
+}
+
 impl Shards {
     /// Refuses databases that are not those of one arrangement, in its order.
     async fn arrange(&self) -> Result<(), Error> {
@@ -90,8 +96,7 @@ impl Shards {
     }
 
     async fn check(&self) -> Result<(), Error> {
-        let checks = join_all(self.all.iter().map(|shard| async { shard.named(shard.database.check().await) }));
-        checks.await.into_iter().collect::<Result<(), Error>>()?;
+        all(self.all.iter().map(|shard| async { shard.named(shard.database.check().await) })).await?;
         self.arrange().await
     }
 

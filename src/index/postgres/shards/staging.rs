@@ -10,7 +10,7 @@ use super::super::open::Open;
 use super::super::record::Record;
 use super::super::write::insert_inside;
 use super::placement::parted;
-use super::{Shards, leftovers};
+use super::{Shards, all, leftovers};
 
 /// Parts that are being made, in transactions that are open. Where it is dropped, nothing of them stays but a note for
 /// [`Shards::clear_leftovers`].
@@ -53,13 +53,14 @@ impl<'a> Staging<'a> {
         let stores = parts.map(|(((shard, open), record), items)| async move {
             shard.named(open.step(async |connection| insert_inside(connection, &record.table(), spec, items).await).await)
         });
+        // After an error all of the transactions end, with their connections.
         try_join_all(stores).await.map(drop)
     }
 
     /// Makes it a collection, in place of one of its name where `existing` says so; `None` where another one has the name.
     pub(super) async fn finish(mut self, existing: OnExisting) -> Result<Option<Vec<Record>>, Error> {
-        let mut all = self.shards.all.iter().zip(&mut self.open).zip(&self.records);
-        let Some(((first, transaction), record)) = all.next() else { return Ok(None) };
+        let mut places = self.shards.all.iter().zip(&mut self.open).zip(&self.records);
+        let Some(((first, transaction), record)) = places.next() else { return Ok(None) };
         let (name, parts) = (&self.name, &self.parts);
         let has_name = first.named(
             transaction
@@ -74,7 +75,7 @@ impl<'a> Staging<'a> {
         if !has_name {
             return Ok(None);
         }
-        for ((shard, transaction), record) in all {
+        for ((shard, transaction), record) in places {
             shard.named(transaction.step(async |connection| record.insert(connection).await).await)?;
         }
         // The first database comes last: what it names is in all others.
@@ -89,7 +90,7 @@ impl Shards {
     /// Deletes a collection; false where it does not exist. Every database has to answer before: it is to delete its part.
     pub(super) async fn remove(&self, name: &CollectionName) -> Result<bool, Error> {
         self.arrange().await?;
-        try_join_all(self.all.iter().map(|shard| shard.run(async |_| Ok(())))).await?;
+        all(self.all.iter().map(|shard| shard.run(async |_| Ok(())))).await?;
         self.all[0]
             .run(async |connection| {
                 let mut transaction = connection.begin().await?;
