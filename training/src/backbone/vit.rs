@@ -595,7 +595,7 @@ mod tests {
         assert!((1.8..=2.001).contains(&largest(|j| (j.scale[0] * j.scale[1]).sqrt()).min(2.0)), "both together");
         assert!(drawn.iter().all(|j| j.scale.iter().all(|scale| (1.0 / 3.001..3.001).contains(scale))));
         let only = RotaryJitter { rescale: Some(2.0), ..RotaryJitter::default() }.draw(&mut random);
-        assert!(only.shift == [0.0; 2] && only.scale[0].to_bits() == only.scale[1].to_bits());
+        assert_eq!(only, Jitter { shift: [0.0; 2], scale: [only.scale[0]; 2] });
         assert_eq!(RotaryJitter::default().draw(&mut random), Jitter::NONE);
 
         let config = VitConfig { img_size: 32, patch_size: 8, dim: 16, depth: 2, heads: 2, ..VitConfig::default() };

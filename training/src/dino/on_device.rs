@@ -1,6 +1,8 @@
 //! Whole training steps on a device that is not the host, in whose place the CPU stands: the same numbers, one wait a step.
 
 use candle_core::{Device, Result, Tensor};
+use rand::SeedableRng as _;
+use rand_chacha::ChaCha8Rng;
 
 use super::accumulate::Accumulated;
 use super::gram::{Gram, Negatives};
@@ -15,13 +17,16 @@ use super::sinkhorn::Queue;
 use crate::backbone::BackboneConfig;
 use crate::backbone::resnet::{Kind, ResnetConfig};
 use crate::backbone::vit::{PositionCode, RotaryJitter, VitConfig};
-use crate::data::loader::generator;
 use crate::exchange::alone;
 use crate::kernels::matmul::Precision;
 use crate::ops::host::elsewhere;
 
 const OUT: usize = 32;
 const BATCHES: u64 = 2;
+
+fn generator(purpose: u64, step: u64, batch: u64, sequence: u64) -> ChaCha8Rng {
+    ChaCha8Rng::seed_from_u64(((purpose * 100 + step) * 100 + batch) * 100 + sequence)
+}
 
 fn head(dim: usize, batch_norm: bool) -> HeadConfig {
     HeadConfig { dim, hidden: 24, bottleneck: 8, out: OUT, batch_norm, norm_last_layer: false, precision: Precision::F32 }

@@ -56,6 +56,7 @@ pub fn gelu_backward(x: &[f32], grad: &mut [f32], out: &mut [f32]) {
 }
 
 /// σ(x).
+#[expect(clippy::inline_always, reason = "only what is inlined gets the vector width of its caller")]
 #[inline(always)]
 fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
