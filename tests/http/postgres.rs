@@ -104,9 +104,18 @@ impl Cluster {
 
     /// Runs SQL in a database, and returns what it prints.
     pub(crate) fn sql(&self, database: &str, sql: &str) -> String {
-        let ran = self.tool("psql", &["-U", "postgres", "-d", database, "-v", "ON_ERROR_STOP=1", "-Atc", sql, "-h"], &self.folder);
+        let ran = self.psql(database, sql);
         assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
         String::from_utf8(ran.stdout).unwrap()
+    }
+
+    /// Runs SQL that may fail, as while a database has clients; whether it did not.
+    pub(crate) fn try_sql(&self, database: &str, sql: &str) -> bool {
+        self.psql(database, sql).status.success()
+    }
+
+    fn psql(&self, database: &str, sql: &str) -> Output {
+        self.tool("psql", &["-U", "postgres", "-d", database, "-v", "ON_ERROR_STOP=1", "-Atc", sql, "-h"], &self.folder)
     }
 
     /// Runs SQL in a session that stays open, with its locks, until its input is closed.

@@ -179,7 +179,7 @@ fn databases_are_named_all_and_in_their_order() {
         (one.clone(), "number 1 of 3 databases that hold collections together"),
         (two.clone(), "number 2 of 3"),
         (format!("{alone},{empty}"), "collections of its own"),
-        (format!("{one},{two},{empty}"), "it is empty, and others of its databases hold collections"),
+        (format!("{one},{two},{empty}"), "it is empty, and others of its databases belong together without it"),
         (format!("{other},{other}&application_name=x"), "is the same as one"),
     ] {
         let (code, error) = serve(&index);
@@ -195,6 +195,65 @@ fn databases_are_named_all_and_in_their_order() {
     server.log_with("holds no part of the collection c");
     assert_eq!(server.delete("/collections/c").status, 204);
     assert_eq!(server.put("/collections/c", &json!({})).status, 201);
+}
+
+/// Which databases belong together is settled when a server first starts with them, not when the first collection is made.
+#[test]
+fn the_databases_of_an_arrangement_stay_those() {
+    let (one, two, three) = (database(), database(), database());
+    let model = tiny_model();
+    let serve = |index: &str| refusal(&["serve", "--listen", "127.0.0.1:0", "--model", model.to_str().unwrap(), "--index", index]);
+    // A server that goes on alone would show and change parts.
+    let alone = Server::start(&["--index", &one]);
+    let (code, error) = serve(&format!("{one},{two}"));
+    assert!(code == Some(1) && error.contains("by a server whose --index names it alone"), "{error}");
+    drop(alone);
+    let servers = [0, 1].map(|_| Server::without_waiting(&[model.to_str().unwrap()], &["--index", &format!("{one},{two}")]));
+    for server in &servers {
+        wait_for("both start at once", || server.get("/readyz").status == 200);
+    }
+    drop(servers);
+    for (index, words) in [
+        (format!("{one},{three}"), "it is empty, and others of its databases belong together without it"),
+        (one.clone(), "number 1 of 2 databases that hold collections together"),
+    ] {
+        let (code, error) = serve(&index);
+        assert!(code == Some(1) && error.contains(words), "{words}: {error}");
+    }
+}
+
+/// As where a host fails over to the wrong replica: what is there is neither shown nor written to.
+#[test]
+fn a_name_that_comes_to_lead_to_another_database_is_unreachable() {
+    let cluster = Cluster::start();
+    let [one, two, other, third] = std::array::from_fn(|_| cluster.database());
+    let strangers = Server::start(&["--index", &format!("{third},{other}")]);
+    assert_eq!(strangers.put("/collections/c", &json!({})).status, 201);
+    strangers.post_json("/collections/c/items", &items(0..30, 5)).ok();
+    drop(strangers);
+    let server = Server::start(&["--index", &format!("{one},{two}")]);
+    assert_eq!(server.put("/collections/c", &json!({})).status, 201);
+    server.post_json("/collections/c/items", &items(0..30, 1)).ok();
+    let (two, other) = (name(&two).to_owned(), name(&other).to_owned());
+    let swap = || {
+        for (from, to) in [(&two, "aside"), (&other, two.as_str()), (&"aside".to_owned(), other.as_str())] {
+            wait_for("renamed", || {
+                let end = format!("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = '{from}'");
+                cluster.sql("postgres", &end);
+                cluster.try_sql("postgres", &format!("ALTER DATABASE {from} RENAME TO {to}"))
+            });
+        }
+    };
+    swap();
+    for path in ["/collections", "/collections/c", "/collections/c/items"] {
+        server.get(path).problem(503, "store_unreachable");
+    }
+    server.post_json("/collections/c/items", &items(0..30, 2)).problem(503, "store_unreachable");
+    server.log_with("its name leads to another one");
+    swap();
+    wait_for("ready again", || server.get("/readyz").status == 200);
+    assert_eq!(count(&server), 30);
+    assert_eq!(server.get("/collections/c/items/i1").ok().json()["labels"], json!(["v1"]));
 }
 
 /// What a server leaves that is killed while it makes a collection is deleted by the next one, and by no other that still runs.
@@ -249,6 +308,8 @@ fn writers_of_the_same_items_never_wait_for_each_other_for_good() {
             });
         }
     });
+    let found = ids(&neighbours(&servers[0], &json!({ "vector": axis(0), "k": 200 })));
+    assert_eq!(found.iter().collect::<BTreeSet<_>>().len(), found.len(), "each is there once at most: {found:?}");
     servers[0].post_json("/collections/c/items", &items(0..40, 7)).ok();
     assert_eq!(count(&servers[1]), 40);
     let labels: BTreeSet<_> =

@@ -10,10 +10,11 @@ use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 use tokio::time;
 
 use super::super::Error;
+use super::arrangement::{self, Role};
 use super::error::is_worth_retrying;
 use super::open::Open;
 use super::runtime::Runtime;
-use super::{Connections, address, arrangement, schema};
+use super::{Connections, address, schema};
 use dino_vision::cancel::{self, Cancelled};
 
 /// Longest wait for a connection. Where the server is down, the pool tries again and again meanwhile.
@@ -31,8 +32,8 @@ pub(super) struct Database {
     runtime: Arc<Runtime>,
     /// What it is called in messages.
     label: Arc<str>,
-    /// Whether it is one of several that hold collections together.
-    is_part: bool,
+    /// What it has to be, at each connection.
+    role: Arc<Role>,
     pool: PgPool,
     /// A permit for each connection of the pool: a call that waits for other calls does not count as an unreachable database.
     permits: Semaphore,
@@ -51,18 +52,30 @@ pub(super) struct Database {
 
 impl Database {
     /// Gets ready to connect. The server is not asked yet.
-    pub(super) fn new(options: PgConnectOptions, connections: u32, timeout: Duration, runtime: &Arc<Runtime>, is_part: bool) -> Self {
+    pub(super) fn new(options: PgConnectOptions, connections: u32, timeout: Duration, runtime: &Arc<Runtime>, role: Role) -> Self {
+        let role = Arc::new(role);
+        let of_connection = Arc::clone(&role);
         let pool = runtime.enter(|| {
             PgPoolOptions::new()
                 .max_connections(connections)
                 .acquire_timeout(ACQUIRE_TIMEOUT)
-                .after_connect(move |connection, _| Box::pin(set_up(connection, timeout)))
+                .after_connect(move |connection, _| {
+                    let role = Arc::clone(&of_connection);
+                    Box::pin(async move {
+                        set_up(connection, timeout).await?;
+                        // The pool tries again, until a caller has waited for long enough.
+                        role.admit(connection).await.map_err(|error| {
+                            tracing::error!("a connection to a database of the collections is refused: {error}");
+                            sqlx::Error::Protocol(error.to_string())
+                        })
+                    })
+                })
                 .connect_lazy_with(options.clone())
         });
         Self {
             runtime: Arc::clone(runtime),
             label: address::label(&options).into(),
-            is_part,
+            role,
             pool,
             permits: Semaphore::new(connections as usize),
             long_permits: Semaphore::new(connections as usize),
@@ -125,9 +138,20 @@ impl Database {
         // Not polled, and so not run, where the tables were prepared before.
         let preparation = async {
             schema::migrate(connection).await?;
-            if self.is_part { Ok(()) } else { arrangement::require_alone(connection).await }
+            if let Role::Alone(known) = &*self.role {
+                arrangement::require_alone(connection).await?;
+                known.get_or_init(|| ());
+            }
+            Ok(())
         };
         self.prepared.get_or_try_init(|| preparation).await.copied()
+    }
+
+    /// Notes that it has this place among several databases: later connections have to lead to it.
+    pub(super) fn belongs(&self, place: i32, arrangement: &str) {
+        if let Role::Part(known) = &*self.role {
+            known.get_or_init(|| (place, arrangement.to_owned()));
+        }
     }
 
     /// A transaction that stays open while others are opened on other databases.
@@ -163,6 +187,11 @@ impl Database {
         self.note(outcome)
     }
 
+    /// Longest that one call may take.
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// Waits for a permit of `permits`, as long as for a connection.
     pub(super) async fn wait_for<'a>(&self, permits: &'a Semaphore) -> Result<SemaphorePermit<'a>, Error> {
         acquire(permits, self.timeout / 2).await
@@ -173,6 +202,7 @@ impl Database {
         let connecting = time::timeout(ACQUIRE_TIMEOUT, self.options.connect()).await;
         let mut connection = connecting.map_err(|_| Error::Unreachable("no connection in time".to_owned()))??;
         set_up(&mut connection, Duration::ZERO).await?;
+        self.role.admit(&mut connection).await?;
         Ok(connection)
     }
 
@@ -269,6 +299,7 @@ async fn set_up(connection: &mut PgConnection, limit: Duration) -> sqlx::Result<
         "DO $$ BEGIN PERFORM set_config('client_connection_check_interval', '{CLIENT_CHECK}', false); \
          EXCEPTION WHEN undefined_object OR invalid_parameter_value THEN NULL; END $$; \
          SET client_min_messages = warning; SET plan_cache_mode = force_custom_plan; SET statement_timeout = {limit}; \
+         SET idle_in_transaction_session_timeout = 0; \
          SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
     );
     connection.execute(sqlx::raw_sql(AssertSqlSafe(settings))).await.map(drop)

@@ -36,7 +36,7 @@ mod shards;
 mod write;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use sqlx::Connection;
@@ -47,6 +47,7 @@ pub use collection::PostgresCollection;
 pub use shards::ShardedStore;
 
 use self::approximate::Builder;
+use self::arrangement::Role;
 use self::database::Database;
 use self::record::Record;
 use self::runtime::Runtime;
@@ -129,7 +130,8 @@ impl PostgresStore {
         fs_err::create_dir_all(&options.scratch)?;
         let [database] = <[_; 1]>::try_from(url.databases()?)
             .map_err(|_| Error::InvalidParameter("these are several databases: open them with ShardedStore".to_owned()))?;
-        let database = Database::new(database, options.connections, options.timeout, &Arc::new(Runtime::new()?), false);
+        let database =
+            Database::new(database, options.connections, options.timeout, &Arc::new(Runtime::new()?), Role::Alone(OnceLock::new()));
         let database = Arc::new(database);
         let builder = Arc::new(Builder::new(Arc::clone(&database), options.index));
         Ok(Self { database, builder, scratch: options.scratch })

@@ -11,6 +11,9 @@ use super::super::Error;
 use super::database::{ATTEMPTS, Database};
 use super::error::is_worth_retrying;
 
+/// What databases do by default is not known, and with a stricter isolation a commit may fail.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
+
 /// A transaction. Where it is dropped before [`commit`](Self::commit), its connection is closed, and nothing of it stays.
 pub(super) struct Open<'a> {
     database: &'a Database,
@@ -52,7 +55,7 @@ impl<'a> Open<'a> {
 
     async fn begin(database: &'a Database, held: Held, permit: SemaphorePermit<'a>, limit: Duration) -> Result<Self, Error> {
         let mut open = Self { database, connection: Some(held), limit, _permit: permit };
-        open.statement("BEGIN").await?;
+        open.statement(BEGIN).await?;
         Ok(open)
     }
 
@@ -68,7 +71,10 @@ impl<'a> Open<'a> {
     pub(super) async fn step_again<T>(&mut self, work: impl AsyncFn(&mut PgConnection) -> Result<T, Error>) -> Result<T, Error> {
         for _ in 1..ATTEMPTS {
             match self.step(&work).await {
-                Err(error) if is_worth_retrying(&error) => self.statement("ROLLBACK; BEGIN").await?,
+                Err(error) if is_worth_retrying(&error) => {
+                    self.statement("ROLLBACK").await?;
+                    self.statement(BEGIN).await?;
+                }
                 outcome => return outcome,
             }
         }

@@ -5,7 +5,9 @@ CREATE TABLE dino_arrangement (
     place integer NOT NULL,
     databases integer NOT NULL,
     -- The same in all of them.
-    arrangement text NOT NULL
+    arrangement text NOT NULL,
+    -- In the first of them, whether all have theirs: from then on one without it is another database.
+    is_complete boolean NOT NULL DEFAULT false
 );
 -- In the first of several databases, the name of the parts that the others hold; null where a collection is all here.
 ALTER TABLE dino_collections ADD COLUMN parts text;

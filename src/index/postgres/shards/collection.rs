@@ -101,10 +101,15 @@ impl ShardedCollection {
                 done.push(shard.named(transaction.step_again(step).await)?);
                 open.push((shard, transaction));
             }
-            let mut outcome = Ok(());
+            let (count, mut outcome) = (open.len(), Ok(()));
             for (shard, transaction) in open {
                 // After one that failed the others are committed all the same: the caller is told to send it again.
-                let committed = shard.named(transaction.commit().await);
+                let committed = shard.named(transaction.commit().await).map_err(|error| match error {
+                    Error::Sql(source) if count > 1 => {
+                        Error::PartUnreachable { database: shard.label().to_owned(), reason: source.to_string() }
+                    }
+                    other => other,
+                });
                 outcome = outcome.and(committed);
             }
             outcome.map(|()| done)

@@ -65,9 +65,16 @@ impl Shards {
         let mut found = Vec::with_capacity(infos.len());
         for info in infos {
             let Some(parts) = parts.get(&info.number.cast_signed()) else { continue };
-            // One that was made or deleted meanwhile is left out.
             let rest: Option<Vec<Info>> = others.iter_mut().map(|infos| infos.remove(parts)).collect();
-            found.extend(rest.map(|rest| merge::info(info, rest)));
+            match rest {
+                Some(rest) => found.push(merge::info(info, rest)),
+                // One that was made or deleted meanwhile is left out.
+                None => {
+                    if let Err(error) = self.find(&info.name).await {
+                        tracing::error!(collection = %info.name, "left out of the list of collections: {error}");
+                    }
+                }
+            }
         }
         Ok(found)
     }

@@ -22,17 +22,19 @@ mod placement;
 mod staging;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use sqlx::PgConnection;
 use tempfile::NamedTempFile;
 use tokio::sync::{OnceCell, Semaphore};
+use tokio::time;
 
 use self::collection::ShardedCollection;
 use self::staging::Staging;
 use super::super::item::{next_part, prepare};
 use super::super::{Collection, CollectionName, Connections, DatabaseState, Error, Info, Items, OnExisting, PostgresOptions, Spec, Store};
 use super::approximate::Builder;
+use super::arrangement::Role;
 use super::background::Repeated;
 use super::database::Database;
 use super::record::Record;
@@ -74,10 +76,20 @@ impl Shard {
         self.named(self.database.run_async(work).await)
     }
 
+    /// Notes its place.
+    pub(super) fn belongs(&self, place: i32, arrangement: &str) {
+        self.database.belongs(place, arrangement);
+    }
+
     /// Says which database does not answer.
     fn named<T>(&self, outcome: Result<T, Error>) -> Result<T, Error> {
         outcome.map_err(|error| match error {
             Error::Unreachable(reason) => Error::PartUnreachable { database: self.label().to_owned(), reason },
+            Error::Unsuitable(reason) if !reason.starts_with(self.label()) => Error::Unsuitable(format!("{}: {reason}", self.label())),
+            Error::Sql(source) => {
+                tracing::error!(database = self.label(), "a database of the collections fails: {source}");
+                Error::Sql(source)
+            }
             other => other,
         })
     }
@@ -92,6 +104,10 @@ pub(super) async fn all<T>(asked: impl IntoIterator<Item = impl Future<Output = 
 impl Shards {
     /// Refuses databases that are not those of one arrangement, in its order.
     async fn arrange(&self) -> Result<(), Error> {
+        if self.arranged.get().is_none() {
+            // Callers wait for databases that do not answer side by side; behind the next line they would do it one after another.
+            all(self.all.iter().map(|shard| shard.run(async |_| Ok(())))).await?;
+        }
         self.arranged.get_or_try_init(|| arrangement::arrange(&self.all)).await.copied()
     }
 
@@ -142,7 +158,7 @@ impl ShardedStore {
         fs_err::create_dir_all(&options.scratch)?;
         let runtime = Arc::new(Runtime::new()?);
         let shard = |database| {
-            let database = Arc::new(Database::new(database, options.connections, options.timeout, &runtime, true));
+            let database = Arc::new(Database::new(database, options.connections, options.timeout, &runtime, Role::Part(OnceLock::new())));
             let builder = Arc::new(Builder::new(Arc::clone(&database), options.index));
             Shard { database, builder }
         };
@@ -200,7 +216,12 @@ impl Store for ShardedStore {
             (existing, false)
         } else {
             let make = async { Staging::begin(&self.shards, name, &spec).await?.finish(OnExisting::Refuse).await };
-            let made = self.shards.runtime.block_on(make);
+            // Its transactions have no limits of their own.
+            let limit = self.shards.all[0].database.timeout();
+            let made = self.shards.runtime.block_on(async { time::timeout(limit, make).await }).unwrap_or_else(|_| {
+                let reason = format!("the databases together made no collection within {} s", limit.as_secs_f64());
+                Err(Error::Unreachable(reason))
+            });
             if !matches!(made, Ok(Some(_))) {
                 self.shards.clear_leftovers();
             }
