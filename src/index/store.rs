@@ -15,8 +15,8 @@ use super::{
 /// A store of collections.
 ///
 /// # Errors
-/// Besides those that each method names, all of them fail with [`Error::Unreachable`] while the database cannot be reached,
-/// and with the errors of reading and writing.
+/// Besides those that each method names, all of them fail with [`Error::Unreachable`], or [`Error::PartUnreachable`] of several databases,
+/// while a database cannot be reached, and with the errors of reading and writing.
 #[expect(clippy::missing_errors_doc, reason = "said above for all of them")]
 pub trait Store: Send + Sync {
     /// Whether the store can be read and written right now: [`Error::Unwritable`] while a write that failed cannot be made,
@@ -85,7 +85,8 @@ pub trait Collection: Send + Sync {
     /// What is known of the collection right now.
     fn info(&self) -> Result<Info, Error>;
 
-    /// Stores `items`: all of them or, after an error, none. They are durable and visible when this returns.
+    /// Stores `items`: all of them or, after an error, none; over several databases some of them after an error between their commits, which
+    /// [`Error::PartUnreachable`] tells. They are durable and visible when this returns.
     ///
     /// An item whose id exists is replaced as a whole. Where one call has an id twice, the last one wins.
     /// [`Error::InvalidItem`], [`Error::InvalidVector`] and [`Error::Dimension`] name the item.
@@ -94,7 +95,7 @@ pub trait Collection: Send + Sync {
     /// Deletes one item; [`Error::NoItem`] where it does not exist.
     fn delete(&self, id: &str) -> Result<(), Error>;
 
-    /// Deletes every item that passes `filter`, all at once, and returns their number.
+    /// Deletes every item that passes `filter`, all at once in each database, and returns their number.
     fn delete_where(&self, filter: &Filter) -> Result<usize, Error>;
 
     /// One item with its vector; [`Error::NoItem`] where it does not exist.
@@ -140,7 +141,7 @@ pub trait Collection: Send + Sync {
     /// version they are. An error of `visit` ends it. Items that cannot be read are left out.
     fn scan(&self, filter: Option<&Filter>, visit: &mut VisitVector<'_>) -> Result<Version, Error>;
 
-    /// Calls `visit` with every item of one moment and what is attached to it, ordered by id. An error of `visit` ends it. Returns the items
+    /// Calls `visit` with every item of one moment (of each of several databases, its own) and what is attached to it, ordered by id. An error of `visit` ends it. Returns the items
     /// that cannot be read, which are skipped.
     fn export(&self, visit: &mut Visit<'_>) -> Result<Vec<Damaged>, Error>;
 

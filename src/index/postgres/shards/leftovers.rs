@@ -9,8 +9,8 @@ use super::super::super::{CollectionName, Error};
 use super::super::record::Record;
 use super::{Shards, all};
 
-/// Held by servers that make parts, together, and alone by one that deletes those without a collection. Any number will do that nothing
-/// else in the database uses.
+/// Shared by the servers that make parts, exclusive to one that deletes those without a collection. Any number will do that nothing else in
+/// the database uses.
 const LOCK: i64 = 0x6469_6e6f_0002;
 
 /// Keeps others from deleting the parts that this transaction makes.

@@ -18,7 +18,7 @@ pub(super) fn info(first: Info, others: Vec<Info>) -> Info {
         let (ours, theirs) = (all.index, part.index);
         all.count += part.count;
         all.index = IndexState {
-            // An answer is as near to exact as that of each part.
+            // One part with an index makes answers approximate.
             kind: if ours.indexed > 0 { ours.kind } else { theirs.kind },
             indexed: ours.indexed + theirs.indexed,
             scanned: ours.scanned + theirs.scanned,
