@@ -20,7 +20,20 @@ const WRITER: &str = "a-key-that-may-write-too";
 const ANSWERED: &str = "['The odd one', 'Like the good ones'].includes(document.getElementById('odd-verdict').textContent) \
                         && document.getElementById('suspect-busy').hidden";
 
+/// Holds back the next file that the page reads until `release()` is called.
+const HOLD_A_FILE: &str = "const read = Blob.prototype.arrayBuffer; \
+                           Blob.prototype.arrayBuffer = async function () { \
+                             Blob.prototype.arrayBuffer = read; \
+                             await new Promise(go => window.release = go); \
+                             return read.call(this); \
+                           };";
+
 impl Page {
+    /// Lets what was held back go on.
+    fn release(&self) {
+        self.run("window.release();", &json!([]));
+    }
+
     /// Shows a tab.
     fn tab(&self, name: &str) {
         self.click(&format!("#tab-{name}"));
@@ -70,6 +83,9 @@ fn tabs_are_reached_by_pointer_keyboard_and_address() {
             page.value("[...document.querySelectorAll('[role=tab]')].map(tab => [tab.ariaSelected, tab.tabIndex])"),
             json!([["false", -1], ["true", 0], ["false", -1]])
         );
+        // Alt with an arrow is the browser's own.
+        let alt = "document.getElementById('tab-odd').dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowRight', altKey: true, cancelable: true }))";
+        assert_eq!(page.value(&format!("[{alt}, location.hash]")), json!([true, "#odd"]));
         page.type_into("#tab-odd", RIGHT);
         page.until("location.hash == '#spot' && document.activeElement.id == 'tab-spot'");
         page.type_into("#tab-spot", RIGHT);
@@ -191,6 +207,107 @@ fn pictures_of_a_visitor_are_good_until_there_are_enough() {
 
         page.run("document.dispatchEvent(new DragEvent('drop', { dataTransfer: new DataTransfer(), cancelable: true }))", &json!([]));
         page.until("document.getElementById('odd-error').textContent.includes('no file')");
+    });
+}
+
+#[test]
+fn what_is_read_late_does_not_undo_what_was_done_since() {
+    let (server, _folder) = with_collection(&[]);
+    visit(&server, &[], |page| {
+        page.is_settled();
+        page.tab("odd");
+        let good = |seed: u64, name: &str| page.hand_over_to("#good-card", &[(&png(&noise(60, 60, seed)), name)]);
+        good(1, "a.png");
+        page.until("document.querySelectorAll('#goods img').length == 1");
+        page.run(HOLD_A_FILE, &json!([]));
+        good(2, "late.png");
+        page.until("window.release");
+        page.click("#odd-again");
+        page.until("document.querySelectorAll('#goods img').length == 0");
+        page.release();
+        good(3, "b.png");
+        page.until("document.querySelectorAll('#goods img').length");
+        assert_eq!(page.goods(), json!(["b.png"]));
+
+        // A sample that is loaded after another picture was added.
+        let script = "const ask = window.fetch; window.release = null; window.fetch = async (url, options) => { \
+                        const response = await ask(url, options); \
+                        if (url.endsWith('/page/wood-1.jpg')) await new Promise(go => window.release = go); \
+                        return response; \
+                      };";
+        page.run(script, &json!([]));
+        page.click("#odd-sample");
+        page.until("window.release");
+        good(4, "c.png");
+        page.until("document.querySelectorAll('#goods img').length == 2");
+        page.release();
+        page.hand_over_to("#suspect-card", &[(&png(&scene(90, 60, 5)), "odd.png")]);
+        page.compares();
+        assert_eq!((page.goods(), page.value("suspects.hidden")), (json!(["b.png", "c.png"]), json!(true)));
+    });
+}
+
+#[test]
+fn a_comparison_that_failed_is_shown_after_another_try() {
+    let (server, _folder) = with_collection(&[]);
+    visit(&server, &[], |page| {
+        page.is_settled();
+        page.tab("odd");
+        // A format that the browser does not read, and a server that is busy once.
+        let script = "const ask = window.fetch; let isBusy = true; window.createImageBitmap = () => Promise.reject(new Error('unknown')); \
+                      window.fetch = async (url, options) => { \
+                        if (!isBusy || !url.includes('/anomaly')) return ask(url, options); \
+                        isBusy = false; \
+                        return new Response('{\"detail\": \"Too many requests.\"}', { status: 503 }); \
+                      };";
+        page.run(script, &json!([]));
+        page.hand_over_to("#good-card", &[(&png(&noise(60, 60, 1)), "a.png"), (&png(&noise(60, 60, 2)), "b.png")]);
+        page.until("document.querySelectorAll('#goods img').length == 2");
+        page.hand_over_to("#suspect-card", &[(&png(&scene(90, 60, 5)), "odd.png")]);
+        page.until("document.querySelector('#odd-error button')");
+        page.click("#odd-error button");
+        page.compares();
+        assert_eq!(page.value("suspect.checkVisibility() && suspect.style.aspectRatio"), "90 / 60");
+    });
+}
+
+#[test]
+fn pictures_that_could_not_be_deleted_are_still_named_and_deleted_later() {
+    let (server, _folder) = with_collection(&[]);
+    visit(&server, &[], |page| {
+        page.is_settled();
+        page.tab("odd");
+        page.click("#odd-sample");
+        page.compares();
+        let name = temporary(&server)[0].0.clone();
+        let script = "const ask = window.fetch; let isAway = true; window.fetch = async (url, options) => { \
+                        if (!isAway || options?.method != 'DELETE') return ask(url, options); \
+                        isAway = false; \
+                        throw new TypeError('Failed to fetch'); \
+                      };";
+        page.run(script, &json!([]));
+        page.click("#odd-again");
+        page.until("document.querySelector('#odd-error button')");
+        page.until("document.getElementById('odd-place').textContent.startsWith('Kept on the server as the collection page-odd-one-out-')");
+        assert_eq!(temporary(&server), [(name, 3)]);
+        page.click("#odd-error button");
+        page.until("document.getElementById('odd-place').textContent == ''");
+        assert_eq!((temporary(&server), page.shown_errors()), (vec![], json!([])));
+
+        // One that is made while the page is left.
+        let script = "const ask = window.fetch; window.fetch = async (url, options) => { \
+                        const response = await ask(url, options); \
+                        return options?.method == 'PUT' ? new Promise(() => {}) : response; \
+                      };";
+        page.run(script, &json!([]));
+        page.click("#odd-sample");
+        let began = std::time::Instant::now();
+        while temporary(&server).is_empty() {
+            assert!(began.elapsed().as_secs() < 60, "no collection is made");
+            std::thread::sleep(std::time::Duration::from_millis(40));
+        }
+        page.reload();
+        is_gone(&server);
     });
 }
 
@@ -332,6 +449,34 @@ fn the_same_spot_is_found_by_pointer_and_keyboard_in_pictures_of_a_visitor() {
         page.hand_over_to("#spot-from-card", &[(&photo, "left.png")]);
         page.until("document.getElementById('spot-note').textContent.startsWith('Similarity')");
         assert_eq!(page.shown_errors(), json!([]));
+    });
+}
+
+#[test]
+fn both_sides_are_chosen_at_the_same_time_and_an_unreadable_file_changes_nothing() {
+    let (server, _folder) = with_collection(&[]);
+    visit(&server, &[], |page| {
+        page.is_settled();
+        page.tab("spot");
+        page.until("document.getElementById('spot-note').textContent.startsWith('Similarity')");
+        let photo = file("photos/coffee.png");
+        page.run(HOLD_A_FILE, &json!([]));
+        page.hand_over_to("#spot-from-card", &[(&photo, "left.png")]);
+        page.until("window.release");
+        page.hand_over_to("#spot-to-card", &[(&photo, "right.png")]);
+        page.until("document.getElementById('spot-to-name').textContent == 'right.png'");
+        // It is not compared with the picture that is about to go.
+        assert_eq!((page.text("spot-note"), page.text("spot-busy")), (String::new(), "Reading the picture…".into()));
+        page.release();
+        page.until("document.getElementById('spot-note').textContent.startsWith('Similarity 1.00')");
+        assert_eq!((page.text("spot-from-name"), page.text("spot-to-name")), ("left.png".into(), "right.png".into()));
+
+        // Neither the server nor this browser reads it: what was there before goes on.
+        page.hand_over_to("#spot-from-card", &[(b"\0\0\0\x18ftypheic\0\0\0\0", "phone.heic")]);
+        page.until("document.getElementById('spot-error').textContent.includes('HEIC') && document.getElementById('spot-busy').hidden");
+        assert_eq!((page.text("spot-from-name"), &page.text("spot-note")[..15]), ("left.png".into(), "Similarity 1.00"));
+        page.redraws("spot-to", || page.press_on("spot-from", 0.25, 0.75));
+        page.until("said.textContent.startsWith('Spot 28 % from the left, 73 % from the top; the same in the other picture 28 %')");
     });
 }
 

@@ -28,6 +28,10 @@ let suspect = null;
 let changes = 0;
 /** Counts choices of the suspicious picture: one that was read too late does not take the place of a newer one. */
 let choices = 0;
+/** Counts new beginnings: good pictures that were chosen before the newest one are not added after it. */
+let epoch = 0;
+/** Counts what the visitor does: a sample that was loaded too late does not replace what was given meanwhile. */
+let actions = 0;
 let isRunning = false;
 /** The newest run, which may have ended. */
 let running = null;
@@ -55,6 +59,7 @@ async function run() {
 }
 
 async function ask(isOld) {
+  $("suspect-frame").hidden = false;
   busy("Looking…");
   const tell = (at, of) => busy(`Looking at good picture ${at} of ${of}…`);
   const compared = route => {
@@ -162,7 +167,8 @@ function showGoods() {
 
 /** Where the good pictures are kept. */
 function showPlace() {
-  $("odd-place").textContent = collection.name ? `Kept on the server as the collection ${collection.name}, until you start again or leave this page.` : "";
+  const { names } = collection, noun = names.length > 1 ? "collections" : "collection";
+  $("odd-place").textContent = names.length ? `Kept on the server as the ${noun} ${names.join(", ")}, until you start again or leave this page.` : "";
 }
 
 function addGoods(pictures) {
@@ -176,6 +182,7 @@ function addGoods(pictures) {
 /** Makes a picture the suspicious one; `find` answers it. */
 async function choose(find) {
   const choice = ++choices;
+  actions++;
   complain("odd-error", null);
   try {
     const found = await find();
@@ -186,6 +193,8 @@ async function choose(find) {
     showGoods();
     compare();
     await board.show(found.picture);
+    // The comparison may have failed before the browser had read the picture.
+    if (choice === choices && board.photo) $("suspect-frame").hidden = false;
   } catch (error) {
     if (choice === choices) complain("odd-error", error, () => choose(find));
   }
@@ -197,7 +206,10 @@ export async function receive(files, target) {
   if (!files.length) return complain("odd-error", new Error(NO_FILE));
   const isGood = target?.closest("#good-card") ? true : target?.closest("#suspect-card") ? false : goods.length < ENOUGH;
   if (!isGood) return choose(() => ofFile(files[0]));
+  actions++;
+  const begun = epoch;
   const read = await Promise.allSettled(files.slice(0, MOST + 1).map(ofFile));
+  if (begun !== epoch) return;
   const hasRoom = addGoods(read.filter(({ status }) => status === "fulfilled").map(({ value }) => value));
   compare();
   const failed = read.find(({ status }) => status === "rejected");
@@ -207,13 +219,15 @@ export async function receive(files, target) {
 
 /** The sample: its good pictures, and the first of its suspicious ones. */
 async function sample() {
-  const button = $("odd-sample");
+  const button = $("odd-sample"), action = ++actions;
   let pictures;
   try {
     pictures = await Promise.all([...button.querySelectorAll(".good")].map(ofSample));
   } catch (error) {
-    return complain("odd-error", error, sample);
+    if (action === actions) complain("odd-error", error, sample);
+    return;
   }
+  if (action !== actions) return;
   clear();
   addGoods(pictures);
   $("suspects").hidden = false;
@@ -226,6 +240,8 @@ function clear() {
   goods = [];
   suspect = null;
   choices++;
+  epoch++;
+  actions++;
   board.clear();
   $("suspect-frame").hidden = true;
   $("suspects").hidden = true;
@@ -237,7 +253,13 @@ async function again() {
   clear();
   $("good-file").focus();
   await compare();
-  await collection.end().catch(error => complain("odd-error", error, again));
+  await end();
+}
+
+/** Deletes the good pictures on the server. */
+async function end() {
+  complain("odd-error", null);
+  await collection.end().catch(error => complain("odd-error", error, end));
   showPlace();
 }
 
@@ -259,18 +281,18 @@ export function start() {
   for (const button of $("suspects").querySelectorAll("button")) button.onclick = () => choose(() => ofSample(button.querySelector("img")));
   $("odd-fine").firstChild.onclick = () => {
     if (!suspect) return;
+    actions++;
     addGoods([suspect]);
     compare();
   };
   // Another model has a collection of its own.
   on("model", async () => {
+    // Where that fails, the next end deletes it.
     await collection.end().catch(() => {});
+    showPlace();
     compare();
   });
   on("voters", offer);
-  addEventListener("pagehide", () => {
-    collection.leave();
-    showPlace();
-  });
+  addEventListener("pagehide", () => collection.leave().then(showPlace));
   forget();
 }

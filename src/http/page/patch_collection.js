@@ -29,10 +29,19 @@ async function cleanUp(now) {
 }
 
 export class PatchCollection {
-  /** Its name on the server; null where there is none. */
-  name = null;
-  /** The ids of its items. */
+  /** The name of the one in use; null where there is none. */
+  #current = null;
+  /** The model that the one in use was made for. */
+  #model = null;
+  /** The names that may be on the server: each from before the request that makes it until it is deleted. */
+  #names = new Set();
+  /** The ids of the items of the one in use. */
   #held = new Set();
+
+  /** The names of the collections that the server may hold: more than one where deleting failed. */
+  get names() {
+    return [...this.#names];
+  }
 
   /**
    * Runs `work` with the collection's route while it holds just these pictures, `{ id, picture }`. `tell` hears of each that is sent: its
@@ -45,19 +54,20 @@ export class PatchCollection {
     } catch (error) {
       if (error.code !== "unknown_collection" || isOld()) throw error;
       // It was deleted by another tab, or on the server.
-      this.name = null;
+      this.#names.delete(this.#current);
+      this.#current = null;
       return this.#with(pictures, tell, isOld, work);
     }
   }
 
   async #with(pictures, tell, isOld, work) {
-    if (!this.name) await this.#make();
-    await this.#hold(pictures, tell, isOld);
-    return isOld() ? null : work(routeOf(this.name));
+    const isUsable = this.#current && this.#model === state.model;
+    const route = routeOf(isUsable ? this.#current : await this.#make());
+    await this.#hold(route, pictures, tell, isOld);
+    return isOld() ? null : work(route);
   }
 
-  async #hold(pictures, tell, isOld) {
-    const route = routeOf(this.name);
+  async #hold(route, pictures, tell, isOld) {
     const wanted = new Set(pictures.map(({ id }) => id));
     for (const id of [...this.#held].filter(id => !wanted.has(id))) {
       await ask(`${route}/items/${encodeURIComponent(id)}`, { method: "DELETE" });
@@ -76,27 +86,45 @@ export class PatchCollection {
     }
   }
 
+  /** Makes a new one; answers its name. */
   async #make() {
     const name = PREFIX + crypto.getRandomValues(new Uint32Array(1))[0].toString(36);
-    const body = JSON.stringify({ kind: "patches", ...state.model ? { model: state.model } : {} });
-    const { created } = await json(routeOf(name), { method: "PUT", body, headers: { "Content-Type": "application/json" } });
-    this.name = name;
+    const { model } = state;
+    const body = JSON.stringify({ kind: "patches", ...model ? { model } : {} });
+    // Before the answer: the page may be left until then.
+    this.#names.add(name);
+    let created;
+    try {
+      ({ created } = await json(routeOf(name), { method: "PUT", body, headers: { "Content-Type": "application/json" } }));
+    } catch (error) {
+      // After a lost connection or a timeout the server may hold it all the same.
+      if (!error.mayPass) this.#names.delete(name);
+      throw error;
+    }
+    // Anew: `end` may have run before the server had made it.
+    this.#names.add(name);
+    this.#current = name;
+    this.#model = model;
     this.#held.clear();
     // No comparison waits for it or fails with it.
     cleanUp(created).catch(() => {});
+    return name;
   }
 
-  /** Deletes it. */
+  /** Deletes it. Where that fails the name is kept, and the next call tries again. */
   async end() {
-    const { name } = this;
-    this.name = null;
-    if (name) await remove(name);
+    this.#current = null;
+    for (const name of this.names) await this.#delete(name);
   }
 
   /** Deletes it while the page is left. */
-  leave() {
-    const { name } = this;
-    this.name = null;
-    if (name) remove(name, { keepalive: true }).catch(() => {});
+  async leave() {
+    this.#current = null;
+    await Promise.allSettled(this.names.map(name => this.#delete(name, { keepalive: true })));
+  }
+
+  async #delete(name, options) {
+    await remove(name, options);
+    this.#names.delete(name);
   }
 }

@@ -23,31 +23,46 @@ let cell = null;
 /** The spot that is shown first, in shares of the sides: the middle, slightly above, where things mostly are. */
 const MIDDLE = [0.5, 0.45];
 let first = MIDDLE;
-/** Counts choices: a picture that was read too late does not take the place of a newer one. */
-let choices = 0;
+/** Counts choices of each side: a picture that was read too late does not take the place of a newer one. */
+const choices = { from: 0, to: 0 };
+/** The sides whose newest picture is being read. */
+const reading = new Set();
+/** Whether a picture was put on its side since the last request. */
+let isDue = false;
+/** Whether a request is under way. */
+let isLooking = false;
 
 /** Finds the spot of every patch at once: then pointing needs no request. */
 async function match() {
   forget();
+  isDue = false;
   if (!given.from || !given.to) {
     note("Now the other picture: drop or choose it.");
+    showBusy();
     return;
   }
   const body = new FormData();
   for (const side of ["from", "to"]) body.append("image", given[side].picture);
   const route = path("/match", { model: state.model, mutual: false, max_matches: MOST_MATCHES });
-  const [signal, choice] = [latest.next(), choices];
-  busy("Looking…");
+  const signal = latest.next();
+  isLooking = true;
+  showBusy();
   try {
     const answer = await json(route, { method: "POST", body, signal });
-    if (choice !== choices) return;
-    complain("spot-error", null);
+    if (signal.aborted) return;
     take(answer);
   } catch (error) {
-    if (error.name === "AbortError" || choice !== choices) return;
-    complain("spot-error", explained(error), match);
+    if (signal.aborted) return;
+    complain("spot-error", explained(error), matchAgain);
   }
-  busy("");
+  isLooking = false;
+  showBusy();
+}
+
+/** Asks anew for the same pictures. */
+function matchAgain() {
+  complain("spot-error", null);
+  return match();
 }
 
 function take(answer) {
@@ -70,17 +85,18 @@ const patchAt = ([x, y]) => [Math.min(matched.columns - 1, Math.floor(x * matche
 /** Takes away what was found for other pictures. */
 function forget() {
   latest.next();
+  isLooking = false;
   matched = cell = null;
   for (const board of Object.values(boards)) board.lay(null);
   note("");
-  busy("");
 }
 
 function note(words) {
   $("spot-note").textContent = words;
 }
 
-function busy(words) {
+function showBusy() {
+  const words = reading.size ? "Reading the picture…" : isLooking ? "Looking…" : "";
   $("spot-busy").textContent = words;
   $("spot-busy").hidden = !words;
 }
@@ -121,45 +137,59 @@ function tellPlace() {
   say(`Spot ${place([(column + 0.5) / matched.columns, (row + 0.5) / matched.rows])}; the same in the other picture ${there}.`);
 }
 
-/** Puts pictures on their sides; `find` answers them by their sides. */
-async function choose(find, sample = null) {
-  const choice = ++choices;
+/** Puts pictures on `sides`; `find` answers them by their sides. What is shown stays until they are read. */
+async function choose(sides, find, sample = null) {
+  const own = Object.fromEntries(sides.map(side => [side, ++choices[side]]));
+  // A later choice of one side leaves the other one to this choice.
+  const wanted = () => sides.filter(side => own[side] === choices[side]);
+  for (const side of sides) reading.add(side);
   complain("spot-error", null);
-  forget();
-  busy("Reading the picture…");
-  for (const button of $("pairs").querySelectorAll("button")) button.setAttribute("aria-pressed", button === sample);
+  showBusy();
+  let failure = null;
   try {
     const found = await find();
-    if (choice !== choices) return;
+    const fresh = wanted();
+    if (!fresh.length) return;
+    forget();
+    isDue = true;
     first = sample ? sample.dataset.spot.split(" ").map(Number) : MIDDLE;
-    for (const [side, one] of Object.entries(found)) {
-      given[side] = one;
-      await boards[side].show(one.picture);
-      if (choice !== choices) return;
-      const unseen = boards[side].photo ? "" : "This browser cannot show the format; the server reads it.";
-      $(`spot-${side}-name`).textContent = sample ? "" : [one.name, one.done, unseen].filter(Boolean).join(" · ");
-    }
+    const isPair = fresh.length === 2;
+    for (const button of $("pairs").querySelectorAll("button")) button.setAttribute("aria-pressed", isPair && button === sample);
+    await Promise.all(fresh.map(side => put(side, found[side], Boolean(sample))));
   } catch (error) {
-    if (choice !== choices) return;
-    busy("");
-    return complain("spot-error", error, () => choose(find, sample));
+    failure = error;
   }
-  await match();
+  const ended = wanted();
+  if (!ended.length) return;
+  for (const side of ended) reading.delete(side);
+  if (failure) complain("spot-error", failure, () => choose(ended, find, sample));
+  // The last of several choices asks for all of them, even where it failed itself.
+  if (isDue && !reading.size) await match();
+  else showBusy();
+}
+
+/** Puts a picture on its side. */
+async function put(side, one, isSample) {
+  given[side] = one;
+  await boards[side].show(one.picture);
+  if (given[side] !== one) return;
+  const unseen = boards[side].photo ? "" : "This browser cannot show the format; the server reads it.";
+  $(`spot-${side}-name`).textContent = isSample ? "" : [one.name, one.done, unseen].filter(Boolean).join(" · ");
 }
 
 function chooseSample(button) {
   const [from, to] = button.querySelectorAll("img");
   next = "from";
-  return choose(async () => ({ from: await ofSample(from), to: await ofSample(to) }), button);
+  return choose(["from", "to"], async () => ({ from: await ofSample(from), to: await ofSample(to) }), button);
 }
 
 /** Takes files that were dropped, pasted or chosen: two are both pictures, one goes to the side that it was dropped on, or in turn. */
 export function receive(files, target) {
   if (!files.length) return complain("spot-error", new Error(NO_FILE));
-  if (files.length > 1) return choose(async () => ({ from: await ofFile(files[0]), to: await ofFile(files[1]) }));
+  if (files.length > 1) return choose(["from", "to"], async () => ({ from: await ofFile(files[0]), to: await ofFile(files[1]) }));
   const side = target?.closest("#spot-from-card") ? "from" : target?.closest("#spot-to-card") ? "to" : next;
   next = side === "from" ? "to" : "from";
-  return choose(async () => ({ [side]: await ofFile(files[0]) }));
+  return choose([side], async () => ({ [side]: await ofFile(files[0]) }));
 }
 
 export function start() {
@@ -188,5 +218,5 @@ export function start() {
   const pairs = [...$("pairs").querySelectorAll("button")];
   for (const pair of pairs) pair.onclick = () => chooseSample(pair);
   on("tab", name => name === "spot" && !given.from && chooseSample(pairs[0]));
-  on("model", () => given.from && match());
+  on("model", () => given.from && matchAgain());
 }

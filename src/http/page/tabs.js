@@ -38,6 +38,8 @@ export function start(takers) {
       show(name);
     };
     tab.onkeydown = event => {
+      // Alt with an arrow goes back or forward in the browser.
+      if (event.altKey || event.ctrlKey || event.metaKey) return;
       const to = event.key === "Home" ? 0 : event.key === "End" ? NAMES.length - 1 : (at + STEPS[event.key] + NAMES.length) % NAMES.length;
       if (Number.isNaN(to)) return;
       event.preventDefault();
