@@ -62,8 +62,10 @@ pub(crate) fn visit_at(origin: &str, expected: &[&str], test: impl FnOnce(&Page)
     }
 }
 
-impl Page {
-    fn open(origin: &str) -> Self {
+/// A driver, and the port that it listens on. It wants the same port of IPv4 and IPv6, of which another program may have one: then it ends, and
+/// the next one takes another port.
+fn driver() -> (Child, String) {
+    for _ in 0..5 {
         let mut command = Command::new("chromedriver");
         command.arg("--port=0").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut driver = command.spawn().unwrap_or_else(|error| panic!("{MISSING} ({error})"));
@@ -72,7 +74,18 @@ impl Page {
         let port = lines.by_ref().find_map(|line| Some(line.split_once("successfully on port ")?.1.trim_end_matches('.').to_owned()));
         // Its further words are of no interest, but it shall not wait for a reader of them.
         thread::spawn(move || lines.for_each(drop));
-        let address = format!("http://127.0.0.1:{}/session", port.expect("chromedriver names its port"));
+        match port {
+            Some(port) => return (driver, port),
+            None => drop((driver.kill(), driver.wait())),
+        }
+    }
+    panic!("chromedriver names its port")
+}
+
+impl Page {
+    fn open(origin: &str) -> Self {
+        let (driver, port) = driver();
+        let address = format!("http://127.0.0.1:{port}/session");
         let agent = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(TIMEOUT)).build().into();
         let mut page = Self { driver, agent, session: address, origin: origin.to_owned() };
         let capabilities = json!({
