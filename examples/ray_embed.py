@@ -8,6 +8,7 @@ embedding and error. Needs ray[data] and pyarrow.
 
 import argparse
 import subprocess
+import sys
 import threading
 
 import pyarrow
@@ -23,35 +24,43 @@ class Embed:
 
     def __call__(self, table: pyarrow.Table) -> pyarrow.Table:
         # A new one for the first table, and where the last one was killed, for example for its memory.
-        if self.process is None or self.process.poll() is not None:
+        is_new = self.process is None or self.process.poll() is not None
+        if is_new:
             self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-            self.writer = pyarrow.ipc.new_stream(self.process.stdin, table.schema)
-            self.reader = None
-        # Rows are sent while others are answered: a program that nobody reads from does not read either.
-        sender = threading.Thread(target=self.send, args=(table,), daemon=True)
-        sender.start()
         try:
+            if is_new:
+                self.reader = None
+                self.writer = pyarrow.ipc.new_stream(self.process.stdin, table.schema)
+            # Rows are sent while others are answered: a program that nobody reads from does not read either.
+            sender = threading.Thread(target=send, args=(table, self.process, self.writer), daemon=True)
+            sender.start()
             # The schema comes once, before the first answer.
             self.reader = self.reader or pyarrow.ipc.open_stream(self.process.stdout)
             answers, rows = [], 0
             while rows < table.num_rows:
                 answers.append(self.reader.read_next_batch())
                 rows += answers[-1].num_rows
-        except (StopIteration, pyarrow.ArrowInvalid, OSError) as error:
-            # It says on stderr what is wrong. Ray asks another worker for these rows.
-            self.process.kill()
-            raise RuntimeError(f"{self.command[0]} ended with exit code {self.process.wait()}") from error
-        finally:
             sender.join()
+        except BaseException as error:
+            # Its other answers are not for the next table. Without it, the sender ends too.
+            self.process.kill()
+            code = self.process.wait()
+            if isinstance(error, (StopIteration, pyarrow.ArrowInvalid, OSError)):
+                # It says on stderr what is wrong. Ray asks another worker for these rows.
+                raise RuntimeError(f"{self.command[0]} ended with exit code {code}") from error
+            raise
         return pyarrow.Table.from_batches(answers, self.reader.schema)
 
-    def send(self, table: pyarrow.Table) -> None:
-        try:
-            for batch in table.to_batches(max_chunksize=16):
-                self.writer.write_batch(batch)
-                self.process.stdin.flush()
-        except OSError:
-            pass  # It has ended, which its reader sees too.
+
+def send(table: pyarrow.Table, process: subprocess.Popen, writer: pyarrow.RecordBatchStreamWriter) -> None:
+    try:
+        for batch in table.to_batches(max_chunksize=16):
+            writer.write_batch(batch)
+            process.stdin.flush()
+    except Exception as error:
+        # The process would wait for rows that do not come, and the worker for their answers.
+        print(f"rows cannot be sent: {error}", file=sys.stderr)
+        process.kill()
 
 
 def main() -> None:

@@ -40,8 +40,13 @@ def embed(command: list[str]):
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             sender = threading.Thread(target=send, daemon=True)
             sender.start()
-            for batch in pyarrow.ipc.open_stream(process.stdout):
-                yield pyarrow.RecordBatch.from_arrays([batch[field.name].cast(field.type) for field in ANSWERS], schema=ANSWERS)
+            try:
+                for batch in pyarrow.ipc.open_stream(process.stdout):
+                    yield pyarrow.RecordBatch.from_arrays([batch[field.name].cast(field.type) for field in ANSWERS], schema=ANSWERS)
+            except BaseException:
+                # Also where Spark wants no more answers. The end of the `with` waits for the process.
+                process.kill()
+                raise
             sender.join()
         # A stream that just stops looks like one that is complete. Spark runs a task that fails again.
         if process.returncode:
