@@ -189,16 +189,10 @@ impl Embedder {
         Duration::from_nanos(self.busy.load(Ordering::Relaxed))
     }
 
-    /// Runs `work` once on each worker, and `meanwhile` on this thread; returns what that returns when all workers have ended.
+    /// Runs `work` once on each worker, and `meanwhile` on this thread; returns what that returns when all workers have ended. A worker that
+    /// panics ends alone: `work` has to tell `meanwhile`.
     pub fn on_workers<T>(&mut self, work: impl Fn(&mut Worker<'_>) + Sync, meanwhile: impl FnOnce() -> T) -> T {
-        std::thread::scope(|scope| {
-            for _ in 0..self.workers {
-                let mut worker = self.worker();
-                let work = &work;
-                scope.spawn(move || work(&mut worker));
-            }
-            meanwhile()
-        })
+        beside((0..self.workers).map(|_| self.worker()), work, meanwhile)
     }
 
     fn worker(&self) -> Worker<'_> {
@@ -247,6 +241,20 @@ impl Embedder {
         }
         Ok(())
     }
+}
+
+/// Runs `work` on a thread for each of `workers`, and `meanwhile` on this one.
+fn beside<W: Send, T>(workers: impl Iterator<Item = W>, work: impl Fn(&mut W) + Sync, meanwhile: impl FnOnce() -> T) -> T {
+    let work = &work;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = workers.map(|mut worker| scope.spawn(move || work(&mut worker))).collect();
+        let result = meanwhile();
+        for thread in threads {
+            // The scope would panic for a thread that was not joined here, and the result would be lost.
+            drop(thread.join());
+        }
+        result
+    })
 }
 
 impl Worker<'_> {
@@ -300,4 +308,19 @@ pub fn read(path: &Path) -> Result<Vec<u8>, Error> {
         return Err(Error::TooLarge { size });
     }
     fs_err::read(path).map_err(kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::beside;
+
+    #[test]
+    fn what_is_done_meanwhile_returns_also_where_a_worker_panics() {
+        let work = |worker: &mut usize| {
+            if *worker == 1 {
+                std::panic::resume_unwind(Box::new(()));
+            }
+        };
+        assert_eq!(beside(0..3, work, || "lost"), "lost");
+    }
 }
