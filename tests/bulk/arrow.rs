@@ -283,6 +283,33 @@ fn who_does_not_read_answers_has_to_wait_and_may_leave() {
     assert!(sender.join().unwrap() < ALL, "the program no longer reads");
 }
 
+/// Columns that are passed on take memory as pictures do: 16 of these record batches are as much as may be on its way.
+#[test]
+fn large_columns_beside_small_pictures_have_to_wait_too() {
+    const BATCHES: usize = 60;
+    let folder = tempfile::tempdir().unwrap();
+    let (_, files) = pictures(folder.path(), 2);
+    let sent = batch(vec![("image", images(&files[..1])), ("text", Arc::new(StringArray::from(vec!["x".repeat(16 << 20)])))]);
+    let mut running = Running::start(&[]);
+    let mut writer = StreamWriter::try_new(running.stdin.take().unwrap(), &sent.schema()).unwrap();
+    let written = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&written);
+    let sender = thread::spawn(move || {
+        (0..BATCHES).take_while(|_| writer.write(&sent).map(|()| counter.fetch_add(1, Ordering::SeqCst)).is_ok()).count()
+    });
+    // Until nothing more is taken.
+    let mut last = usize::MAX;
+    while last == 0 || last != written.load(Ordering::SeqCst) {
+        last = written.load(Ordering::SeqCst);
+        thread::sleep(Duration::from_millis(700));
+    }
+    assert!(last <= 20, "{last} record batches were taken without a reader");
+    drop(running.stdout.take());
+    let (code, said) = running.end();
+    assert_eq!((code, said.as_str()), (Some(0), ""));
+    assert!(sender.join().unwrap() < BATCHES);
+}
+
 #[test]
 fn streams_that_cannot_be_answered_are_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
@@ -307,6 +334,7 @@ fn streams_that_cannot_be_answered_are_refused_by_name() {
     for taken in ["embedding", "error"] {
         nothing(&stream(&[of(&[("image", &images), (taken, &names)])]), &[], &format!("its column {taken} would be in the answers twice"));
     }
+    nothing(&stream(&[of(&[("image", &names), ("name", &names), ("image", &images)])]), &[], "it has more than one column image");
     let file = {
         let mut writer = FileWriter::try_new(Vec::new(), &good.schema()).unwrap();
         writer.write(&good).unwrap();
@@ -321,6 +349,12 @@ fn streams_that_cannot_be_answered_are_refused_by_name() {
     let found: Vec<RecordBatch> = StreamReader::try_new(&answered[..], None).unwrap().map_while(Result::ok).collect();
     assert_eq!(rows(&found[0])[1].0.as_ref(), Some(&wanted[&files[1].0].1));
     assert_eq!(found.len(), 1);
+
+    // So is all that comes before an end without a mark, as of a writer that was killed between two record batches.
+    let answered = refused(&whole[..whole.len() - 8], &[], "the stream on stdin: it ends without its end mark");
+    assert!(!answered.ends_with(&[255, 255, 255, 255, 0, 0, 0, 0]));
+    let found: Vec<RecordBatch> = StreamReader::try_new(&answered[..], None).unwrap().map(Result::unwrap).collect();
+    assert_eq!(found.iter().map(RecordBatch::num_rows).collect::<Vec<_>>(), [3, 3]);
 
     // A compressed buffer that says that it becomes 2^45 bytes.
     let options = IpcWriteOptions::default().try_with_compression(Some(arrow_ipc::CompressionType::ZSTD)).unwrap();

@@ -1,8 +1,8 @@
 //! Pictures in a column of Arrow: of one of its types of bytes, or of Hugging Face's struct of bytes and path.
 
 use arrow_array::cast::AsArray;
-use arrow_array::{Array, BinaryArray, BinaryViewArray, LargeBinaryArray};
-use arrow_buffer::NullBuffer;
+use arrow_array::{Array, ArrayRef, BinaryArray, BinaryViewArray, LargeBinaryArray, downcast_integer_array};
+use arrow_buffer::{ArrowNativeType as _, NullBuffer};
 use arrow_schema::{ArrowError, DataType};
 
 /// The bytes in a column. They are not copied: many rows of a dictionary may have the same picture.
@@ -16,8 +16,7 @@ enum Bytes {
     View(BinaryViewArray),
     /// Each row's place among the values.
     Dictionary {
-        keys: Vec<usize>,
-        nulls: Option<NullBuffer>,
+        keys: ArrayRef,
         values: Box<Cells>,
     },
     Struct {
@@ -45,10 +44,9 @@ impl Cells {
             DataType::BinaryView => Bytes::View(column.as_binary_view().clone()),
             DataType::Dictionary(..) => {
                 let dictionary = column.as_any_dictionary();
-                // Keys have no place among values that are none: every row is null then.
-                let keys = if dictionary.values().is_empty() { Vec::new() } else { dictionary.normalized_keys() };
-                let values = Box::new(Self::of(dictionary.values())?);
-                Bytes::Dictionary { keys, nulls: dictionary.keys().nulls().cloned(), values }
+                let keys = dictionary.keys();
+                // They stay as they are: of a dictionary inside another one, few may be asked for.
+                Bytes::Dictionary { keys: keys.slice(0, keys.len()), values: Box::new(Self::of(dictionary.values())?) }
             }
             DataType::Struct(_) => {
                 let inner = column.as_struct().column_by_name(BYTES);
@@ -70,11 +68,19 @@ impl Cells {
             Bytes::Binary(array) => valid(array, row).map(|array| array.value(row)),
             Bytes::LargeBinary(array) => valid(array, row).map(|array| array.value(row)),
             Bytes::View(array) => valid(array, row).map(|array| array.value(row)),
-            Bytes::Dictionary { nulls, .. } | Bytes::Struct { nulls, .. } if is_null(nulls) => None,
-            Bytes::Dictionary { keys, values, .. } => values.get(*keys.get(row)?),
+            Bytes::Dictionary { keys, values } => values.get(key(valid(keys, row)?, row)?),
+            Bytes::Struct { nulls, .. } if is_null(nulls) => None,
             Bytes::Struct { bytes, .. } => bytes.get(row),
         }
     }
+}
+
+/// The place that a row of keys names.
+fn key(keys: &dyn Array, row: usize) -> Option<usize> {
+    downcast_integer_array!(
+        keys => keys.value(row).to_usize(),
+        _ => None,
+    )
 }
 
 /// The field of a struct that holds a picture.
@@ -118,6 +124,14 @@ mod tests {
         }
         let empty = Cells::of(&dictionary(vec![None, None], BinaryArray::from_iter([None::<&[u8]>; 0]))).unwrap();
         assert_eq!(empty.get(1), None);
+        // A dictionary whose values are a dictionary.
+        let nested = DictionaryArray::<Int8Type>::new(
+            Int8Array::from(vec![Some(2), None, Some(1), Some(0)]),
+            dictionary(vec![Some(1), None, Some(0)], BinaryArray::from_iter([values[2], values[0]])),
+        );
+        let cells = Cells::of(&nested.slice(1, 3)).unwrap();
+        assert_eq!([0, 1, 2, 3].map(|row| cells.get(row)), [None, None, values[0], None]);
+        assert_eq!(Cells::of(&nested).unwrap().get(0), values[2]);
         assert!(!Cells::are_in(&DataType::Utf8) && Cells::of(&Int8Array::from(vec![1])).is_err());
     }
 }

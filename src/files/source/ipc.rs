@@ -15,9 +15,12 @@ use arrow_ipc::{Message, MessageHeader, root_as_message};
 use arrow_schema::{ArrowError, SchemaRef};
 use fs_err::File;
 
+use super::memory;
+
 /// How files begin and end; streams have neither.
 const MAGIC: &[u8; 6] = b"ARROW1";
-/// Most bytes that a message may have behind its head, and that its buffers may have together when they are no longer compressed.
+/// Most bytes that a message may have behind its head, that its buffers may have together when they are no longer compressed, and that all
+/// dictionaries may have together.
 const LARGEST: u64 = 4 << 30;
 /// Longest head of a message that is looked at: schemas of many thousand columns are shorter.
 const LONGEST_HEAD: u32 = 16 << 20;
@@ -58,27 +61,32 @@ fn cut() -> ArrowError {
     wrong("it is cut in the middle of a message")
 }
 
-/// Refuses compressed buffers that are said to become longer than any record batch here: the Arrow library makes room for what a message says.
-fn check_lengths(message: &Message<'_>, body: &[u8]) -> Result<(), ArrowError> {
+/// Bytes that the buffers of a message say that they have together when they are no longer compressed. More than `largest` are refused: the
+/// Arrow library makes room for what a message says, and copies each buffer that is not aligned, also where several are the same bytes.
+fn check_lengths(message: &Message<'_>, body: &[u8], largest: u64) -> Result<u64, ArrowError> {
     let dictionary = || message.header_as_dictionary_batch()?.data();
-    let batch = message.header_as_record_batch().or_else(dictionary).filter(|batch| batch.compression().is_some());
+    let Some(batch) = message.header_as_record_batch().or_else(dictionary) else { return Ok(0) };
+    let is_compressed = batch.compression().is_some();
     let mut total = 0_u64;
-    for buffer in batch.and_then(|batch| batch.buffers()).into_iter().flatten().filter(|buffer| buffer.length() >= 8) {
-        let begin = usize::try_from(buffer.offset()).ok().and_then(|offset| body.get(offset..)?.first_chunk());
-        // -1 says that it is not compressed; other negative numbers say nothing. What is wrong with the offset, the decoder finds.
-        match begin.map(|bytes| i64::from_le_bytes(*bytes)) {
-            None | Some(-1) => {}
-            Some(declared) => total = total.saturating_add(u64::try_from(declared).unwrap_or(u64::MAX)),
-        }
-        if total > LARGEST {
-            return Err(too_large());
+    for buffer in batch.buffers().into_iter().flatten() {
+        // What is wrong with a length or an offset, the decoder finds.
+        let length = u64::try_from(buffer.length()).unwrap_or(0);
+        let begin = || usize::try_from(buffer.offset()).ok().and_then(|offset| body.get(offset..)?.first_chunk());
+        let declared = if is_compressed && length >= 8 { begin().map(|bytes| i64::from_le_bytes(*bytes)) } else { None };
+        total = total.saturating_add(match declared {
+            // -1 says that it is not compressed; other negative numbers say nothing.
+            None | Some(-1) => length,
+            Some(declared) => u64::try_from(declared).unwrap_or(u64::MAX),
+        });
+        if total > largest {
+            return Err(too_large(largest));
         }
     }
-    Ok(())
+    Ok(total)
 }
 
-fn too_large() -> ArrowError {
-    wrong(format!("a record batch of more than {LARGEST} bytes, as one of it says it is, is not read"))
+fn too_large(largest: u64) -> ArrowError {
+    wrong(format!("a record batch of more than {largest} bytes, as one of it says it is, is not read"))
 }
 
 /// The record batches that a reader gives, each as soon as its last byte is there: nothing behind it is waited for.
@@ -89,6 +97,10 @@ pub(in crate::files) struct Stream<R> {
     /// Whether the source ends where the stream does.
     is_file: bool,
     has_ended: bool,
+    /// Whether the mark of the end was read.
+    has_end_mark: bool,
+    /// [`LARGEST`], but in tests.
+    largest: u64,
 }
 
 /// What a message is.
@@ -101,7 +113,12 @@ enum Content {
 impl<R: Read> Stream<R> {
     /// Begins to read.
     pub(in crate::files) fn new(source: R) -> Self {
-        Self { source, schema: None, dictionaries: HashMap::new(), is_file: false, has_ended: false }
+        Self { source, schema: None, dictionaries: HashMap::new(), is_file: false, has_ended: false, has_end_mark: false, largest: LARGEST }
+    }
+
+    /// Whether the mark of the end was read. Without it, a stream that ended between two messages may have been cut there.
+    pub(in crate::files) fn has_end_mark(&self) -> bool {
+        self.has_end_mark
     }
 
     /// The schema, which is the first message.
@@ -118,11 +135,16 @@ impl<R: Read> Stream<R> {
         let head = self.bytes(length.into())?;
         let message = root_as_message(&head).map_err(|_| wrong("it is no Arrow file or stream, or damaged: a message cannot be read"))?;
         let length = u64::try_from(message.bodyLength()).map_err(|_| wrong("a message says that it is shorter than nothing"))?;
-        if length > LARGEST {
-            return Err(too_large());
+        if length > self.largest {
+            return Err(too_large(self.largest));
         }
         let body = Buffer::from_vec(self.bytes(length)?);
-        check_lengths(&message, &body)?;
+        let declared = check_lengths(&message, &body, self.largest)?;
+        if let Some(dictionary) = message.header_as_dictionary_batch() {
+            // One that is no addition takes the place of the last one.
+            let stay = self.dictionaries.iter().filter(|(id, _)| dictionary.isDelta() || **id != dictionary.id());
+            self.check_dictionaries(memory::bytes(stay.map(|(_, values)| values)).saturating_add(declared.max(length)))?;
+        }
         let decoded = without_panic(|| self.decode(&message, &body));
         decoded.unwrap_or_else(|| Err(wrong("a message says that it is longer than it is"))).map(Some)
     }
@@ -146,11 +168,17 @@ impl<R: Read> Stream<R> {
             MessageHeader::DictionaryBatch => {
                 let batch = message.header_as_dictionary_batch().ok_or_else(header)?;
                 read_dictionary(body, batch, schema, &mut self.dictionaries, &version)?;
+                self.check_dictionaries(memory::bytes(self.dictionaries.values()))?;
                 Ok(Content::Other)
             }
             MessageHeader::NONE => Ok(Content::Other),
             kind => Err(wrong(format!("it has a message of another kind ({kind:?})"))),
         }
+    }
+
+    fn check_dictionaries(&self, bytes: u64) -> Result<(), ArrowError> {
+        let reason = || wrong(format!("dictionaries of more than {} bytes together are not read", self.largest));
+        if bytes > self.largest { Err(reason()) } else { Ok(()) }
     }
 
     /// Length of the head of the next message; `None` at the end.
@@ -162,7 +190,10 @@ impl<R: Read> Stream<R> {
         }
         match length {
             0 if self.is_file && self.word()?.is_some() => Err(wrong("it goes on behind its end")),
-            0 => Ok(None),
+            0 => {
+                self.has_end_mark = true;
+                Ok(None)
+            }
             length if length.to_le_bytes() == MAGIC[..4] => Err(wrong("it is an Arrow file, and has to be an Arrow stream")),
             length if length > LONGEST_HEAD => Err(wrong("it is no Arrow file or stream, or damaged: a message would be too long")),
             length => Ok(Some(length)),
@@ -230,4 +261,88 @@ fn without_panic<T>(run: impl FnOnce() -> T) -> Option<T> {
     let result = catch_unwind(AssertUnwindSafe(run));
     IS_QUIET.set(false);
     result.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow_array::types::Int32Type;
+    use arrow_array::{DictionaryArray, Int32Array, Int64Array, StringArray};
+    use arrow_ipc::writer::{DictionaryHandling, IpcWriteOptions, StreamWriter};
+    use arrow_schema::{Field, Schema};
+
+    use super::*;
+
+    fn batch(columns: Vec<ArrayRef>) -> RecordBatch {
+        let fields: Vec<_> =
+            columns.iter().enumerate().map(|(at, column)| Field::new(at.to_string(), column.data_type().clone(), true)).collect();
+        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()
+    }
+
+    fn stream(batches: &[RecordBatch], handling: DictionaryHandling) -> Vec<u8> {
+        let options = IpcWriteOptions::default().with_dictionary_handling(handling);
+        let mut writer = StreamWriter::try_new_with_options(Vec::new(), &batches[0].schema(), options).unwrap();
+        for batch in batches {
+            writer.write(batch).unwrap();
+        }
+        writer.into_inner().unwrap()
+    }
+
+    /// Number of record batches before the end or an error.
+    fn read(bytes: &[u8], largest: u64) -> (usize, Option<String>) {
+        let (mut count, mut error) = (0, None);
+        for batch in (Stream { largest, ..Stream::new(bytes) }) {
+            match batch {
+                Ok(_) => count += 1,
+                Err(reason) => error = Some(reason.to_string()),
+            }
+        }
+        (count, error)
+    }
+
+    #[test]
+    fn the_mark_of_the_end_is_noticed() {
+        let whole = stream(&[batch(vec![Arc::new(Int64Array::from(vec![1, 2]))])], DictionaryHandling::Resend);
+        for (bytes, wanted) in [(&whole[..], true), (&whole[..whole.len() - 8], false)] {
+            let mut stream = Stream::new(bytes);
+            assert_eq!((stream.by_ref().map(Result::unwrap).count(), stream.has_end_mark()), (1, wanted));
+        }
+    }
+
+    #[test]
+    fn dictionaries_are_bounded_together() {
+        let values = |from: i32, to: i32| StringArray::from_iter_values((from..to).map(|value| format!("{value:0100}")));
+        let of = |values: StringArray| -> ArrayRef {
+            let keys = Int32Array::from_iter_values([0, 1]);
+            Arc::new(DictionaryArray::<Int32Type>::new(keys, Arc::new(values)))
+        };
+        // Each has about 10 kB, and 40 kB may be there.
+        let many = batch((0..8).map(|_| of(values(0, 100))).collect());
+        let (count, error) = read(&stream(&[many], DictionaryHandling::Resend), 40_000);
+        assert!(count == 0 && error.unwrap().contains("dictionaries of more than 40000 bytes"));
+        let grows: Vec<_> = (1..=8).map(|part| batch(vec![of(values(0, 100 * part))])).collect();
+        let (count, error) = read(&stream(&grows, DictionaryHandling::Delta), 40_000);
+        assert!((1..4).contains(&count) && error.unwrap().contains("dictionaries of more than 40000 bytes"), "{count}");
+        // New ones take the place of old ones.
+        let replaced: Vec<_> = (0..8).map(|part| batch(vec![of(values(part, part + 100))])).collect();
+        assert_eq!(read(&stream(&replaced, DictionaryHandling::Resend), 40_000), (8, None));
+    }
+
+    #[test]
+    fn buffers_of_the_same_bytes_count_each() {
+        let columns = (0..8).map(|_| Arc::new(Int64Array::from_iter_values(0..100)) as ArrayRef).collect();
+        let mut bytes = stream(&[batch(columns)], DictionaryHandling::Resend);
+        assert_eq!(read(&bytes, 10_000), (1, None));
+        let word = |bytes: &[u8], at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+        let start = 8 + word(&bytes, 4) + 8;
+        let head = bytes[start..start + word(&bytes, start - 4)].to_vec();
+        let message = root_as_message(&head).unwrap();
+        let length = message.bodyLength();
+        for buffer in message.header_as_record_batch().unwrap().buffers().unwrap().iter().filter(|buffer| buffer.length() == 800) {
+            let pair = |offset: i64, length: i64| [offset.to_le_bytes(), length.to_le_bytes()].concat();
+            let at = start + head.windows(16).position(|bytes| bytes == pair(buffer.offset(), 800)).unwrap();
+            bytes[at..at + 16].copy_from_slice(&pair(4, length - 4));
+        }
+        let (count, error) = read(&bytes, 10_000);
+        assert!(count == 0 && error.unwrap().contains("is not read"));
+    }
 }

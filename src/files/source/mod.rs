@@ -27,6 +27,8 @@ mod folder;
 pub(super) mod ipc;
 mod list;
 mod manifest;
+#[cfg(feature = "parquet")]
+pub(super) mod memory;
 mod packed;
 #[cfg(feature = "object-store")]
 mod prefix;

@@ -65,6 +65,10 @@ pub(in crate::files) fn image_column<'a>(shown: &str, schema: &'a Schema, wanted
         let reason = format!("its column {name} is of type {kind}, and has to be of bytes, or a struct with a field `bytes`");
         return Err(Error::Column { shown: shown.to_owned(), reason });
     }
+    // Columns are found by their name, which would be that of the first one.
+    if schema.fields().iter().filter(|other| other.name() == name).count() > 1 {
+        return Err(Error::Wrong(format!("it has more than one column {name}: rename all but the one of pictures")));
+    }
     Ok(name)
 }
 

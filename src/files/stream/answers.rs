@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use arrow_array::cast::AsArray;
 use arrow_array::{Array as _, ArrayRef, RecordBatch, RecordBatchOptions, StringArray};
 use arrow_buffer::NullBuffer;
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use dino_vision::bulk::{self, BATCH, MAX_FILE, Worker};
 
 use super::Error;
+use super::compact::compact;
 use crate::files::source::rows::image_column;
-use crate::files::source::{self, Cells, NO_BYTES};
+use crate::files::source::{self, Cells, NO_BYTES, memory};
 use crate::files::vectors::{HEADER, Header, columns};
 
 /// Column of what is wrong with a picture; null where it has a vector.
@@ -37,6 +37,7 @@ pub(super) struct Unit {
     columns: Vec<ArrayRef>,
     pictures: Cells,
     rows: usize,
+    bytes: u64,
 }
 
 impl Answers {
@@ -75,13 +76,16 @@ impl Answers {
     /// The units of a record batch, one at least.
     pub(super) fn units(&self, batch: &RecordBatch) -> impl Iterator<Item = Result<Unit, ArrowError>> {
         let (all, most) = (batch.num_rows(), self.rows());
+        let memory = memory::bytes(batch.columns());
         (0..all.max(1)).step_by(most).map(move |start| {
             let rows = most.min(all - start);
             let is_cut = rows < all;
-            let cut = |column: &ArrayRef| if is_cut { compact(column.slice(start, rows)) } else { Arc::clone(column) };
+            let cut = |column: &ArrayRef| if is_cut { compact(&column.slice(start, rows)) } else { Arc::clone(column) };
             let passed = batch.columns().iter().enumerate().filter(|(at, _)| *at != self.image).map(|(_, column)| cut(column)).collect();
             let pictures = Cells::of(&batch.column(self.image).slice(start, rows))?;
-            Ok(Unit { columns: passed, pictures, rows })
+            let of_pictures = (0..rows).filter_map(|row| pictures.get(row)).map(|bytes| bytes.len() as u64).sum();
+            let share = memory / all.max(1) as u64 * rows.max(1) as u64;
+            Ok(Unit { columns: passed, pictures, rows, bytes: share.max(of_pictures) })
         })
     }
 
@@ -117,9 +121,10 @@ impl Unit {
         self.rows
     }
 
-    /// Bytes of its pictures.
+    /// Its share of the memory of the record batch, by rows, or the bytes of its pictures where they are more: rows of a dictionary may
+    /// have the same one.
     pub(super) fn bytes(&self) -> u64 {
-        (0..self.rows).filter_map(|row| self.pictures.get(row)).map(|bytes| bytes.len() as u64).sum()
+        self.bytes
     }
 
     /// Embeds the picture of a row.
@@ -129,14 +134,5 @@ impl Unit {
             return Err(bulk::Error::TooLarge { size: bytes.len() as u64 });
         }
         worker.embed(bytes).map(|(_, vector)| vector)
-    }
-}
-
-/// A part of a column without what other parts hold: of views, the writer would write all bytes that the whole column refers to.
-fn compact(column: ArrayRef) -> ArrayRef {
-    match column.data_type() {
-        DataType::Utf8View => Arc::new(column.as_string_view().gc()),
-        DataType::BinaryView => Arc::new(column.as_binary_view().gc()),
-        _ => column,
     }
 }

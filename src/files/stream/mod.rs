@@ -14,6 +14,7 @@
 //! ```
 
 mod answers;
+mod compact;
 mod pipeline;
 
 use std::io::{self, BufWriter, Read, Write};
@@ -32,7 +33,7 @@ use pipeline::{Limits, Next, Pipeline};
 
 pub use answers::ERROR;
 
-/// Most bytes of pictures on their way at once, where they are several.
+/// Most bytes of record batches on their way at once, where there are several units of them.
 const BYTES: u64 = 256 << 20;
 
 /// Why a stream is not answered to its end.
@@ -113,9 +114,12 @@ pub fn embed(
     Ok(Summary { rows, failed, took, busy })
 }
 
+/// What is wrong with a stream that may be cut between two record batches.
+const NO_END_MARK: &str = "it ends without its end mark, as it does where its writer is killed: rows may be missing";
+
 /// Admits the rows of all record batches.
-fn read(stream: Stream<impl Read>, answers: &Answers, pipeline: &Pipeline<Unit, Outcome>) -> Result<(), String> {
-    for batch in stream {
+fn read(mut stream: Stream<impl Read>, answers: &Answers, pipeline: &Pipeline<Unit, Outcome>) -> Result<(), String> {
+    for batch in stream.by_ref() {
         let batch = batch.map_err(|error| reason(&error))?;
         for unit in answers.units(&batch) {
             let unit = unit.map_err(|error| reason(&error))?;
@@ -125,7 +129,7 @@ fn read(stream: Stream<impl Read>, answers: &Answers, pipeline: &Pipeline<Unit, 
             }
         }
     }
-    Ok(())
+    if stream.has_end_mark() { Ok(()) } else { Err(NO_END_MARK.to_owned()) }
 }
 
 /// What was written.

@@ -14,7 +14,7 @@ use parking_lot::{Condvar, Mutex};
 pub(super) struct Limits {
     /// Rows that are not answered.
     pub(super) rows: usize,
-    /// Bytes of their pictures.
+    /// Bytes of their memory.
     pub(super) bytes: u64,
 }
 
