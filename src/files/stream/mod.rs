@@ -6,7 +6,7 @@
 //! ```no_run
 //! use dino_server::files::stream;
 //! # use dino_server::files::vectors::Header;
-//! # fn example(header: &Header, embedder: &mut dino_vision::bulk::Embedder) -> Result<(), stream::Error> {
+//! # fn example(header: &Header, embedder: &mut dino_vision::bulk::Embedder) -> Result<(), Box<dyn std::error::Error>> {
 //! let summary = stream::embed(std::io::stdin(), std::fs::File::create("vectors.arrows")?, None, header, embedder)?;
 //! eprintln!("{} of {} pictures cannot be read", summary.failed, summary.rows);
 //! # Ok(())
