@@ -13,6 +13,9 @@ import ray
 from ray.cluster_utils import Cluster
 
 folder, program = sys.argv[1:3]
+# Ray notes the cluster's address in a folder of its own, which it makes only for clusters that the command line starts.
+os.environ["RAY_TMPDIR"] = folder
+os.makedirs(os.path.join(folder, "ray"), exist_ok=True)
 node = {"num_cpus": 1, "object_store_memory": 128 << 20, "temp_dir": folder, "include_dashboard": False}
 cluster = Cluster(initialize_head=True, head_node_args=node)
 try:
