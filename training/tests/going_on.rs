@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use dino_train::backbone::vit::rotary_periods;
+use dino_train::backbone::positions::rotary_periods;
 use image::{Rgb, RgbImage};
 use runs::{checkpoints, export, log, pictures, run, tensors, text, weights, with_defaults};
 

@@ -7,8 +7,9 @@ mod golden;
 use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
+use dino_train::backbone::positions::{PositionCode, RotaryJitter};
 use dino_train::backbone::resnet::{Kind, ResnetConfig};
-use dino_train::backbone::vit::{PositionCode, RotaryJitter, VitConfig};
+use dino_train::backbone::vit::VitConfig;
 use dino_train::backbone::{Backbone, BackboneConfig, Pass};
 use dino_train::kernels::matmul::Precision;
 use dino_train::weights::{Options, init};

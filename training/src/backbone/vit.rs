@@ -18,55 +18,15 @@ use std::ops::Range;
 
 use candle_core::{Device, Result, Tensor, bail};
 
+use super::Pass;
 use super::lora::Lora;
 use super::parameters::{Entry, Group, Init, Random};
+use super::positions::{PositionCode, interpolation, rotary_periods};
 use super::stem::{self, Stem};
-use super::{Pass, positions};
 use crate::kernels::matmul::Precision;
 use crate::ops::block::{Block, DropPath, Jitter, Rotation, Sequences, Tokens};
 use crate::ops::layer_norm::layer_norm;
 use crate::ops::linear::linear;
-
-/// How patches learn where they are.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum PositionCode {
-    /// A table that is added to them, resampled to the grid of each picture.
-    Learned,
-    /// Queries and keys are turned (DINOv3). There is no table, keys have no biases, and layer norms have an epsilon of 1e-5.
-    Rotary {
-        /// The periods of the angles are `base^(i / n)` for i in 0..n, where n is a quarter of a head's channels.
-        base: f64,
-        /// How positions are changed in training.
-        jitter: RotaryJitter,
-    },
-}
-
-/// Random changes of rotary positions, drawn anew for each block and size of crops of a step, the same for all of its pictures; by their
-/// names in DINOv3's public code.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct RotaryJitter {
-    /// Rows and columns are each shifted by up to this much; positions are from -1 to 1.
-    pub shift: Option<f64>,
-    /// Rows and columns are each multiplied by a factor between 1 / this and this.
-    pub jitter: Option<f64>,
-    /// Both together are multiplied by one factor between 1 / this and this.
-    pub rescale: Option<f64>,
-}
-
-impl RotaryJitter {
-    fn draw(&self, random: &mut dyn Random) -> Jitter {
-        let mut uniform = |bound: f64| bound as f32 * random.shared();
-        let mut both = |bound: Option<f64>| bound.map_or([0.0; 2], |bound| [uniform(bound), uniform(bound)]);
-        let (shift, factors) = (both(self.shift), both(self.jitter.map(f64::ln)));
-        let rescale = self.rescale.map_or(0.0, |most| most.ln() as f32 * random.shared());
-        Jitter { shift, scale: factors.map(|factor| (factor + rescale).exp()) }
-    }
-}
-
-/// base^(i / n) for i in 0..n, where n is a quarter of a head's channels.
-pub fn rotary_periods(base: f64, quarter: usize) -> Vec<f32> {
-    (0..quarter).map(|index| base.powf(index as f64 / quarter as f64) as f32).collect()
-}
 
 /// Sizes of a vision transformer.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -335,30 +295,32 @@ impl Vit {
             Some(lora) => (lora.merged(&self.config.block(), index, &group.flat(false), track)?, false),
             None => (group.flat(track), track),
         };
-        let is_rotary = matches!(self.config.positions, PositionCode::Rotary { .. });
-        if self.places.scales.is_none() && !is_rotary {
-            return Ok(flat);
-        }
-        let scales = self.places.scales.map(|scales| self.groups[scales + index].flat(track));
-        let dim = self.config.dim;
-        let factors = self.config.block().parameters().into_iter().map(|(name, shape)| {
-            let ones = |len: usize| Tensor::ones(len, flat.dtype(), flat.device());
-            let scaled = |branch: usize| match &scales {
-                Some(scales) => {
-                    let columns = shape.get(1).copied().unwrap_or(1);
-                    scales.narrow(0, branch * dim, dim)?.reshape((dim, 1))?.broadcast_as((dim, columns))?.flatten_all()
+        let flat = if self.config.positions == PositionCode::Learned { flat } else { self.without_key_biases(&flat)? };
+        let Some(scales) = self.places.scales else { return Ok(flat) };
+        let scales = self.groups[scales + index].flat(track);
+        let (dim, mut factors) = (self.config.dim, Vec::new());
+        for (name, shape) in self.config.block().parameters() {
+            let branch = match name {
+                "attn.proj.weight" | "attn.proj.bias" => 0,
+                "mlp.fc2.weight" | "mlp.fc2.bias" | "mlp.w3.weight" | "mlp.w3.bias" => 1,
+                _ => {
+                    factors.push(Tensor::ones(shape.iter().product::<usize>(), flat.dtype(), flat.device())?);
+                    continue;
                 }
-                None => ones(shape.iter().product()),
             };
-            match name {
-                "attn.proj.weight" | "attn.proj.bias" => scaled(0),
-                "mlp.fc2.weight" | "mlp.fc2.bias" | "mlp.w3.weight" | "mlp.w3.bias" => scaled(1),
-                "attn.qkv.bias" if is_rotary => Tensor::cat(&[ones(dim)?, ones(dim)?.zeros_like()?, ones(dim)?], 0),
-                _ => ones(shape.iter().product()),
-            }
-        });
-        let factors = Tensor::cat(&factors.collect::<Result<Vec<_>>>()?, 0)?;
-        flat * factors
+            let columns = shape.get(1).copied().unwrap_or(1);
+            factors.push(scales.narrow(0, branch * dim, dim)?.reshape((dim, 1))?.broadcast_as((dim, columns))?.flatten_all()?);
+        }
+        flat * Tensor::cat(&factors, 0)?
+    }
+
+    /// The parameters of a block whose biases of keys, which are zero, are not trained.
+    fn without_key_biases(&self, flat: &Tensor) -> Result<Tensor> {
+        let dim = self.config.dim;
+        let ahead = self.config.block().parameters().into_iter().take_while(|(name, _)| *name != "attn.qkv.bias");
+        let keys = ahead.map(|(_, shape)| shape.iter().product::<usize>()).sum::<usize>() + dim;
+        let rest = flat.elem_count() - keys - dim;
+        Tensor::cat(&[flat.narrow(0, 0, keys)?, flat.narrow(0, keys, dim)?.detach(), flat.narrow(0, keys + dim, rest)?], 0)
     }
 
     /// Pictures `[n, 3, height, width]` to patches `[n, rows * columns, dim]`, without the bias of the embedding.
@@ -434,7 +396,7 @@ impl Vit {
         let patches = if (h, w) == (side, side) {
             patches
         } else {
-            positions::interpolation(side, h, w, table.device())?.matmul(&patches.reshape((side * side, dim))?)?.reshape((1, h * w, dim))?
+            interpolation(side, h, w, table.device())?.matmul(&patches.reshape((side * side, dim))?)?.reshape((1, h * w, dim))?
         };
         Ok(Some((table.narrow(1, 0, 1)?, patches)))
     }
@@ -465,12 +427,8 @@ impl Vit {
         }
         let mut x = if rows.len() == 1 { rows.swap_remove(0) } else { Tensor::cat(&rows, 0)? };
         let block = Block { recompute: self.recompute, ..self.config.block() };
-        let is_drawn = matches!((self.config.positions, &*pass), (PositionCode::Rotary { jitter, .. }, Pass::Trained(..)) if jitter != RotaryJitter::default());
-        let mut rotations = self.rotations(crops, pass)?;
         for i in 0..self.config.depth {
-            if is_drawn && i > 0 {
-                rotations = self.rotations(crops, pass)?;
-            }
+            let rotations = self.rotations(crops, pass)?;
             let drop = self.drop_path(i, sequences.count(), pass);
             let output = if i + 1 == self.config.depth { output } else { Tokens::All };
             x = block.forward(&x, &self.block(i, track)?, &sequences, &rotations, drop.as_ref(), output)?;
@@ -561,6 +519,7 @@ mod tests {
     use candle_core::DType;
 
     use super::*;
+    use crate::backbone::positions::RotaryJitter;
     use crate::data::loader::generator;
     use crate::exchange::{Alone, Exchange};
     use crate::ops::pool;
@@ -585,19 +544,8 @@ mod tests {
     }
 
     #[test]
-    fn rotary_positions_are_changed_within_their_bounds_and_in_training_alone() {
+    fn rotary_positions_are_changed_in_training_alone() {
         let jitter = RotaryJitter { shift: Some(0.2), jitter: Some(1.5), rescale: Some(2.0) };
-        let mut random = generator(0, 0, 0, 0);
-        let drawn: Vec<Jitter> = (0..200).map(|_| jitter.draw(&mut random)).collect();
-        let largest = |of: fn(&Jitter) -> f32| drawn.iter().map(of).fold(f32::MIN, f32::max);
-        assert!((0.15..=0.2).contains(&largest(|j| j.shift[0])) && (0.15..=0.2).contains(&largest(|j| -j.shift[1])));
-        assert!((1.3..=1.501).contains(&largest(|j| (j.scale[0] / j.scale[1]).sqrt())), "rows and columns apart");
-        assert!((1.8..=2.001).contains(&largest(|j| (j.scale[0] * j.scale[1]).sqrt()).min(2.0)), "both together");
-        assert!(drawn.iter().all(|j| j.scale.iter().all(|scale| (1.0 / 3.001..3.001).contains(scale))));
-        let only = RotaryJitter { rescale: Some(2.0), ..RotaryJitter::default() }.draw(&mut random);
-        assert_eq!(only, Jitter { shift: [0.0; 2], scale: [only.scale[0]; 2] });
-        assert_eq!(RotaryJitter::default().draw(&mut random), Jitter::NONE);
-
         let config = VitConfig { img_size: 32, patch_size: 8, dim: 16, depth: 2, heads: 2, ..VitConfig::default() };
         let config = VitConfig { positions: PositionCode::Rotary { base: 100.0, jitter }, ..config };
         let vit = Vit::new(config, &mut generator(0, 0, 0, 0), &Device::Cpu).unwrap();
@@ -608,6 +556,6 @@ mod tests {
         };
         let frozen = features(&mut Pass::Frozen);
         assert_eq!(features(&mut Pass::Teacher(&exchange)), frozen);
-        assert_ne!(features(&mut Pass::Trained(&mut random, &exchange)), frozen);
+        assert_ne!(features(&mut Pass::Trained(&mut generator(1, 0, 0, 0), &exchange)), frozen);
     }
 }

@@ -22,9 +22,10 @@ mod preset;
 mod schedules;
 
 use crate::backbone::BackboneConfig;
+use crate::backbone::positions::{PositionCode, RotaryJitter};
 use crate::backbone::resnet::{Kind, ResnetConfig};
 use crate::backbone::stem::Stem;
-use crate::backbone::vit::{PositionCode, RotaryJitter, VitConfig};
+use crate::backbone::vit::VitConfig;
 use crate::data::augment::Augmentation;
 use crate::dino::gram::Negatives;
 use crate::dino::head::HeadConfig;

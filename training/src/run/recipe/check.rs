@@ -4,9 +4,10 @@ use anyhow::{Result, bail, ensure};
 
 use super::{FfnLayer, Method, PosEmbed, PrecisionChoice, Recipe};
 use crate::backbone::BackboneConfig;
+use crate::backbone::positions::PositionCode;
 use crate::backbone::resnet::ResnetConfig;
 use crate::backbone::stem::Stem;
-use crate::backbone::vit::{PositionCode, VitConfig};
+use crate::backbone::vit::VitConfig;
 use crate::dino::loss::Centering;
 use crate::kernels::matmul::has_bf16;
 

@@ -7,7 +7,7 @@ use super::super::Error;
 use super::super::scope::Scope;
 use super::super::spec::{Activation, Backbone, Block, Conv, Interpolation, Linear, Mlp, Positions, StemLevel, Vit};
 use super::{Hints, Read, is_harmless, prefix, registers, rotary_quarter, split_table};
-use crate::backbone::vit::rotary_periods;
+use crate::backbone::positions::rotary_periods;
 
 /// What sets one of these layouts apart.
 pub(super) struct Dialect {

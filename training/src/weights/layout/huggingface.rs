@@ -4,7 +4,7 @@ use super::super::Error;
 use super::super::scope::Scope;
 use super::super::spec::{Activation, Backbone, Block, Interpolation, Linear, Mlp, Positions, Vit};
 use super::{Hints, Read, is_harmless, prefix, registers, rotary_quarter, split_table};
-use crate::backbone::vit::rotary_periods;
+use crate::backbone::positions::rotary_periods;
 
 /// Names inside a block, and what depends on the model beside them.
 struct Dialect {
