@@ -4,6 +4,7 @@
 #![expect(clippy::float_cmp, reason = "answers that should be equal are equal to the last bit")]
 
 mod answers;
+mod as_a_folder;
 mod balanced;
 mod browser;
 mod cache;
