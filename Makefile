@@ -139,9 +139,10 @@ bench-arrow: onnxruntime engines
 bench-segment: onnxruntime
 	cargo run --profile dist --package dino-bench --no-default-features --bin segment_time
 
-## Measure what /anomaly takes beside inference
-bench-anomaly:
-	cargo run --profile dist --package dino-bench --no-default-features --bin anomaly_time
+## Measure what /anomaly takes beside inference, and its scan beside faiss
+bench-anomaly: .cache/bench-index/ready
+	cargo build --profile dist --package dino-bench --no-default-features --bin anomaly_time
+	OMP_NUM_THREADS=2 OPENBLAS_NUM_THREADS=2 .cache/bench-index/bin/python tests/bench/patches.py
 
 ## Measure what /duplicates takes for 100,000 items
 bench-duplicates:

@@ -161,7 +161,8 @@ def main():
             print(f"- OpenVINO alone {limit['runtime']:.1f} pictures/s, with decoding and transform {limit['with_decoding']:.1f}; lowest cosine to f32 {limit['cosine']:.6f}")
             candidates["dino-server, f32 on OpenVINO"] = lambda: bench.ours("f32", "openvino")
         except subprocess.CalledProcessError as error:
-            print(f"- OpenVINO is left out: {error.stderr.strip().splitlines()[-1]}")
+            reason = error.stderr.partition("\n\nStack backtrace")[0].split("\n")
+            print(f"- OpenVINO is left out: {' '.join(line.strip() for line in reason if line)}")
         for kind in ("fastapi", "litserve"):
             for precision in ("f32", "int8"):
                 model = str(bench.models[precision])

@@ -260,7 +260,8 @@ impl Log {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn append_json(&self, line: &serde_json::Value) -> Result<()> {
+    pub fn append_json(&self, line: &impl Serialize) -> Result<()> {
+        let line = serde_json::to_string(line)?;
         let mut file = fs_err::OpenOptions::new().create(true).append(true).open(&self.path)?;
         file.write_all(format!("{line}\n").as_bytes())?;
         Ok(())

@@ -59,6 +59,32 @@ fn a_student_comes_near_its_teacher_goes_on_exactly_and_is_exported() {
 }
 
 #[test]
+fn small_crops_of_a_crop_come_near_what_the_teacher_says_of_it_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    pictures(&at("data"), 12);
+    let local = "--local-crops-number 3 --local-crops-size 8".split(' ').collect::<Vec<_>>();
+    let output = distill(&at("data"), &at("run"), &local);
+    assert!(output.status.success(), "{}", text(&output));
+    let lines = log(&at("run"));
+    let cosine = |line: &Value| line["local_cosine"].as_f64().unwrap();
+    assert!(cosine(&lines[5]) > cosine(&lines[0]), "{lines:?}");
+    // Without the loss of patches the mean over all four crops is left.
+    let loss = |line: &Value| {
+        let of = |name: &str| line[name].as_f64().unwrap();
+        (of("loss"), (1.0 - of("cls_cosine") + 3.0 * (1.0 - of("local_cosine"))) / 4.0)
+    };
+    let output = distill(&at("data"), &at("cls"), &[&local[..], &["--patch-loss-weight", "0"]].concat());
+    assert!(output.status.success(), "{}", text(&output));
+    for line in log(&at("cls")) {
+        let (given, expected) = loss(&line);
+        assert!((given - expected).abs() < 1e-5, "{line}");
+    }
+    let refused = distill(&at("data"), &at("run"), &["--resume", "--local-crops-number", "2", "--local-crops-size", "8"]);
+    assert!(text(&refused).contains("other settings"), "{}", text(&refused));
+}
+
+#[test]
 fn students_and_teachers_that_do_not_fit_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
@@ -68,6 +94,8 @@ fn students_and_teachers_that_do_not_fit_are_refused() {
         (&["--crop-size", "18"], "no multiple"),
         (&["--epochs", "2", "--warmup-epochs", "3"], "--warmup-epochs 3"),
         (&["--smooth-l1-share", "2"], "--smooth-l1-share"),
+        (&["--local-crops-number", "1", "--local-crops-size", "10"], "--local-crops-size 10"),
+        (&["--local-crops-number", "1", "--local-crops-size", "8", "--local-crops-scale", "0.5", "0.2"], "--local-crops-scale"),
     ] {
         let flags: Vec<&str> = flags.to_vec();
         let output = distill(&at("data"), &at("run"), &flags);

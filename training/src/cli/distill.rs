@@ -14,7 +14,7 @@ use dino_vision::transform::Transform;
 use ndarray::{Array4, s};
 use rand::seq::SliceRandom;
 use rayon::prelude::*;
-use serde_json::json;
+use serde::Serialize;
 
 use super::backbone::DeviceArgs;
 use super::resume::Resume;
@@ -23,7 +23,7 @@ use super::usage::Usage;
 use super::warmup;
 use crate::backbone::vit::Vit;
 use crate::backbone::{Backbone, BackboneConfig};
-use crate::data::augment::paired_crops;
+use crate::data::augment::CropWindow;
 use crate::data::loader::generator;
 use crate::data::pictures::Pictures;
 use crate::distill::{Means, Progress, Settings, Student};
@@ -114,6 +114,7 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
         return Err(Usage(anyhow::anyhow!("--arch {}: students are vision transformers", args.arch)).into());
     };
     recipe.check().map_err(|error| Usage(error.context("the student (--crop-size is its --global-crops-size)")))?;
+    settings.check_local_crops(args.patch_size).map_err(Usage)?;
     if args.init.is_none() && args.network.options() != weights::Options::default() {
         return Err(Usage(anyhow::anyhow!("--prefix and --ignore say how the checkpoint of --init is read")).into());
     }
@@ -195,6 +196,19 @@ impl Teacher {
     }
 }
 
+/// Normalised pixels of crops of some pictures.
+#[derive(Default)]
+struct Batch {
+    /// Pictures that could be read.
+    count: usize,
+    /// As the student sees them.
+    seen: Vec<f32>,
+    /// The same as the teacher sees them.
+    taught: Vec<f32>,
+    /// Local ones: the first of each picture, then the second of each, and so on.
+    local: Vec<f32>,
+}
+
 struct Run<'a> {
     args: &'a Args,
     transform: Transform,
@@ -238,13 +252,19 @@ impl Run<'_> {
                 tracing::info!("stopped in epoch {}: --resume goes on from its beginning", epoch + 1);
                 return Ok(());
             };
-            let Means { loss, cls_cosine, patch_cosine } = means;
-            tracing::info!("epoch {} of {epochs}: loss {loss:.4}, cosine of CLS {cls_cosine:.4}, of patches {patch_cosine:.4}", epoch + 1);
+            let Means { loss, cls_cosine, patch_cosine, local_cosine } = means;
+            let of_local = local_cosine.map_or_else(String::new, |cosine| format!(", of CLS of local crops {cosine:.4}"));
+            tracing::info!(
+                "epoch {} of {epochs}: loss {loss:.4}, cosine of CLS {cls_cosine:.4}, of patches {patch_cosine:.4}{of_local}",
+                epoch + 1
+            );
             let seconds = started.elapsed().as_secs_f64();
-            self.log().append_json(&json!({
-                "epoch": epoch + 1, "loss": loss, "cls_cosine": cls_cosine, "patch_cosine": patch_cosine,
-                "images_per_second": self.pictures.len() as f64 / seconds, "seconds": seconds,
-            }))?;
+            self.log().append_json(&Line {
+                epoch: epoch + 1,
+                means,
+                images_per_second: self.pictures.len() as f64 / seconds,
+                seconds,
+            })?;
             last = Some(means);
             self.progress.epochs_done += 1;
             self.save()?;
@@ -269,18 +289,22 @@ impl Run<'_> {
         let bar = progress::bar(order.len(), &format!("epoch {}/{}", epoch + 1, settings.schedule.epochs));
         let (mut sums, mut rows) = (Means::default(), 0);
         for (number, chosen) in order.chunks(settings.schedule.batch_size).enumerate() {
-            let Some((seen, taught, count)) = self.batch(chosen, epoch) else { continue };
-            let (cls, patches) = self.teacher.features(taught, count)?;
-            let side = self.args.crop_size;
-            let pictures = Tensor::from_vec(seen, (count, 3, side, side), &Device::Cpu)?;
+            let batch = self.batch(chosen, epoch);
+            let count = batch.count;
+            if count == 0 {
+                continue;
+            }
+            let (cls, patches) = self.teacher.features(batch.taught, count)?;
+            let tensor = |pixels: Vec<f32>, side: usize| Tensor::from_vec(pixels, ((), 3, side, side), &Device::Cpu);
+            let mut crops = vec![tensor(batch.seen, self.args.crop_size)?];
+            if settings.local_crops_number > 0 {
+                crops.push(tensor(batch.local, settings.local_crops_size)?);
+            }
             let step = epoch * steps_per_epoch + number;
             // Without stochastic depth nothing is drawn.
             let mut random = generator(settings.seed, WEIGHTS, 1, step as u64);
-            let means = self.student.step(&pictures, (&cls, &patches), &settings, (step, steps_per_epoch), &mut random);
-            let means = means.with_context(|| format!("step {step}"))?;
-            sums.loss += means.loss * count as f64;
-            sums.cls_cosine += means.cls_cosine * count as f64;
-            sums.patch_cosine += means.patch_cosine * count as f64;
+            let means = self.student.step(&crops, (&cls, &patches), &settings, (step, steps_per_epoch), &mut random);
+            sums.add(&means.with_context(|| format!("step {step}"))?, count as f64);
             rows += count;
             bar.inc(chosen.len() as u64);
             if stop.load(Ordering::Relaxed) && number + 1 < steps_per_epoch {
@@ -289,23 +313,35 @@ impl Run<'_> {
         }
         bar.finish_and_clear();
         ensure!(rows > 0, "none of the pictures below {} could be read", self.args.data.display());
-        let mean = |sum: f64| sum / rows as f64;
-        Ok(Some(Means { loss: mean(sums.loss), cls_cosine: mean(sums.cls_cosine), patch_cosine: mean(sums.patch_cosine) }))
+        let mut means = Means::default();
+        means.add(&sums, 1.0 / rows as f64);
+        Ok(Some(means))
     }
 
-    /// Crops of those pictures that can be read, as the student and as the teacher sees them, and their number; none without any.
-    fn batch(&self, chosen: &[usize], epoch: usize) -> Option<(Vec<f32>, Vec<f32>, usize)> {
-        let (pictures, settings) = (&self.pictures, &self.progress.settings);
-        let (own, teacher) = (self.args.crop_size as u32, self.teacher.side);
+    /// Crops of those pictures that can be read.
+    fn batch(&self, chosen: &[usize], epoch: usize) -> Batch {
+        let settings = &self.progress.settings;
         let crops = |&index: &usize| {
-            let picture = pictures.get(index)?;
+            let picture = self.pictures.get(index)?;
             let mut random = generator(settings.seed, CROPS, epoch as u64, index as u64);
-            Some(paired_crops(&picture, [(own, own), (teacher, teacher)], (settings.crop_scale, 1.0), &mut random))
+            let window = CropWindow::draw(picture.dimensions(), (settings.crop_scale, 1.0), &mut random);
+            let seen = |window: &CropWindow, side: usize| self.transform.normalise(&window.crop(&picture, side as u32, side as u32));
+            let scale = (settings.local_crops_scale[0], settings.local_crops_scale[1]);
+            let mut local = || seen(&window.part(scale, &mut random), settings.local_crops_size);
+            let local: Vec<_> = (0..settings.local_crops_number).map(|_| local()).collect();
+            let taught = self.teacher.transform.normalise(&window.crop(&picture, self.teacher.side, self.teacher.side));
+            Some((seen(&window, self.args.crop_size), taught, local))
         };
         let crops: Vec<_> = chosen.par_iter().map(crops).collect::<Vec<_>>().into_iter().flatten().collect();
-        let seen = crops.iter().flat_map(|[seen, _]| self.transform.normalise(seen)).collect();
-        let taught = crops.iter().flat_map(|[_, taught]| self.teacher.transform.normalise(taught)).collect();
-        (!crops.is_empty()).then_some((seen, taught, crops.len()))
+        let mut batch = Batch { count: crops.len(), ..Batch::default() };
+        for number in 0..settings.local_crops_number {
+            batch.local.extend(crops.iter().flat_map(|(.., local)| &local[number]));
+        }
+        for (seen, taught, _) in crops {
+            batch.seen.extend(seen);
+            batch.taught.extend(taught);
+        }
+        batch
     }
 
     fn save(&mut self) -> Result<()> {
@@ -313,13 +349,29 @@ impl Run<'_> {
     }
 }
 
+/// A line of log.jsonl.
+#[derive(Serialize)]
+struct Line {
+    epoch: usize,
+    #[serde(flatten)]
+    means: Means,
+    images_per_second: f64,
+    seconds: f64,
+}
+
+#[derive(Serialize)]
+struct Summary {
+    epochs: usize,
+    #[serde(flatten)]
+    means: Means,
+}
+
 /// The last line of stdout.
 #[expect(clippy::print_stdout, reason = "the result of the command")]
 fn print(epochs: usize, last: Option<Means>) -> Result<()> {
     // A run that was done before has nothing new to say.
-    if let Some(Means { loss, cls_cosine, patch_cosine }) = last {
-        let report = json!({"epochs": epochs, "loss": loss, "cls_cosine": cls_cosine, "patch_cosine": patch_cosine});
-        println!("{}", serde_json::to_string(&report)?);
+    if let Some(means) = last {
+        println!("{}", serde_json::to_string(&Summary { epochs, means })?);
     }
     Ok(())
 }

@@ -97,25 +97,39 @@ impl Augmentation {
 /// torchvision's `RandomResizedCrop` with its defaults (8 % to all of the area, 3/4 to 4/3, bilinear), then a flip by chance: what
 /// supervised training on pictures `(height, width)` sees.
 pub fn random_resized_crop(picture: &RgbImage, (height, width): (u32, u32), random: &mut impl rand::Rng) -> RgbImage {
-    let window = window(picture.dimensions(), (0.08, 1.0), random);
-    let mut crop = resample_with(FilterType::Bilinear, picture, window, width, height);
-    if random.random_bool(0.5) {
-        image::imageops::flip_horizontal_in_place(&mut crop);
-    }
-    crop
+    CropWindow::draw(picture.dimensions(), (0.08, 1.0), random).crop(picture, width, height)
 }
 
-/// [`random_resized_crop`] of one window at two sizes `(height, width)`: what a student and its teacher see.
-pub fn paired_crops(picture: &RgbImage, sizes: [(u32, u32); 2], scale: (f64, f64), random: &mut impl rand::Rng) -> [RgbImage; 2] {
-    let window = window(picture.dimensions(), scale, random);
-    let flip = random.random_bool(0.5);
-    sizes.map(|(height, width)| {
-        let mut crop = resample_with(FilterType::Bilinear, picture, window, width, height);
-        if flip {
+/// A window of a picture, by chance, flipped or not.
+#[derive(Clone, Copy, Debug)]
+pub struct CropWindow {
+    /// Left, top, width, height in pixels.
+    window: (f64, f64, f64, f64),
+    flip: bool,
+}
+
+impl CropWindow {
+    /// As [`random_resized_crop`] takes one, of a share of the area within `scale`.
+    pub fn draw(size: (u32, u32), scale: (f64, f64), random: &mut impl rand::Rng) -> Self {
+        Self { window: window(size, scale, random), flip: random.random_bool(0.5) }
+    }
+
+    /// A window within this one.
+    #[must_use]
+    pub fn part(&self, scale: (f64, f64), random: &mut impl rand::Rng) -> Self {
+        let (left, top, width, height) = self.window;
+        let part = Self::draw((width as u32, height as u32), scale, random);
+        Self { window: (left + part.window.0, top + part.window.1, part.window.2, part.window.3), ..part }
+    }
+
+    /// What it shows, in `width` x `height` pixels.
+    pub fn crop(&self, picture: &RgbImage, width: u32, height: u32) -> RgbImage {
+        let mut crop = resample_with(FilterType::Bilinear, picture, self.window, width, height);
+        if self.flip {
             image::imageops::flip_horizontal_in_place(&mut crop);
         }
         crop
-    })
+    }
 }
 
 /// `ColorJitter(0.4, 0.4, 0.2, 0.1)`: the four changes in random order.

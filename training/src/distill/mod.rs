@@ -13,13 +13,14 @@
 //!
 //! let schedule = Schedule { epochs: 1, batch_size: 2, lr: 1e-3, min_lr: 1e-6, warmup_epochs: 0 };
 //! let settings = Settings {
-//!     schedule, weight_decay: 0.02, clip_grad: 3.0, patch_loss_weight: 1.0, smooth_l1_share: 0.1, crop_scale: 0.2, seed: 0,
+//!     schedule, weight_decay: 0.02, clip_grad: 3.0, patch_loss_weight: 1.0, smooth_l1_share: 0.1, crop_scale: 0.2,
+//!     local_crops_number: 0, local_crops_size: 16, local_crops_scale: vec![0.05, 0.4], seed: 0,
 //! };
 //! // What a teacher of 24 columns makes of two pictures of four patches.
 //! let random_tensor = |shape: &[usize]| Tensor::randn(0.0_f32, 1.0, shape, &Device::Cpu);
 //! let teacher = (&random_tensor(&[2, 24])?, &random_tensor(&[2, 4, 24])?);
 //! let pictures = Tensor::zeros((2, 3, 32, 32), DType::F32, &Device::Cpu)?;
-//! let means = student.step(&pictures, teacher, &settings, (0, 10), &mut random)?;
+//! let means = student.step(&[pictures], teacher, &settings, (0, 10), &mut random)?;
 //! assert!(means.loss > 0.0 && means.cls_cosine.abs() <= 1.0);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -58,9 +59,46 @@ pub struct Settings {
     /// Least share of a picture's area that a crop covers.
     #[arg(long, value_parser = dino_program::flags::part::<f64>, default_value_t = 0.2)]
     pub crop_scale: f64,
+    /// Small crops out of each crop, which the student alone sees, and of which it has to give the teacher's CLS of the whole crop.
+    #[arg(long, default_value_t = 0)]
+    #[serde(default)]
+    pub local_crops_number: usize,
+    /// Their side in pixels, a multiple of the student's patches.
+    #[arg(long, value_parser = dino_program::flags::at_least_one(), default_value_t = local_crops_size())]
+    #[serde(default = "local_crops_size")]
+    pub local_crops_size: usize,
+    /// Share of the crop's area that each of them covers.
+    #[arg(long, value_parser = dino_program::flags::part::<f64>, num_args = 2, value_names = ["LOW", "HIGH"], default_values_t = local_crops_scale())]
+    #[serde(default = "local_crops_scale")]
+    pub local_crops_scale: Vec<f64>,
     /// Decides the first weights, the order of pictures and all crops.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+}
+
+impl Settings {
+    /// Refuses local crops that a student with patches of `patch_size` pixels cannot see.
+    ///
+    /// # Errors
+    /// When a value does not fit.
+    pub fn check_local_crops(&self, patch_size: usize) -> anyhow::Result<()> {
+        let (side, scale) = (self.local_crops_size, &self.local_crops_scale);
+        anyhow::ensure!(
+            self.local_crops_number == 0 || side.is_multiple_of(patch_size),
+            "--local-crops-size {side} is no multiple of --patch-size {patch_size}"
+        );
+        anyhow::ensure!(matches!(scale[..], [low, high] if low <= high), "--local-crops-scale takes two numbers, the lower first");
+        Ok(())
+    }
+}
+
+/// As in training without a teacher.
+fn local_crops_size() -> usize {
+    Recipe::default().local_crops_size
+}
+
+fn local_crops_scale() -> Vec<f64> {
+    Recipe::default().local_crops_scale
 }
 
 /// How far a run is.
@@ -85,8 +123,23 @@ pub struct Means {
     pub loss: f64,
     /// Cosine between the student's CLS, brought to the teacher's columns, and the teacher's.
     pub cls_cosine: f64,
+    /// The same of local crops, where there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub local_cosine: Option<f64>,
     /// The same of patches.
     pub patch_cosine: f64,
+}
+
+impl Means {
+    /// Adds `others` times `weight`.
+    pub fn add(&mut self, others: &Self, weight: f64) {
+        self.loss += others.loss * weight;
+        self.cls_cosine += others.cls_cosine * weight;
+        self.patch_cosine += others.patch_cosine * weight;
+        if let Some(cosine) = others.local_cosine {
+            *self.local_cosine.get_or_insert_default() += cosine * weight;
+        }
+    }
 }
 
 /// A student with its heads, and their optimiser.
@@ -119,13 +172,14 @@ impl Student {
         Ok(Self { head: Group::new(parameters.collect(), random, device)?, backbone, optimizer: Optimizer::default() })
     }
 
-    /// One step on pictures `[n, 3, h, w]` after the teacher's CLS `[n, T]` and patches `[n, patches, T]`.
+    /// One step after the teacher's CLS `[n, T]` and patches `[n, patches, T]` of crops `[n, 3, h, w]`, the first of `crops`. A second are
+    /// local ones, `[m n, 3, s, s]`, those of picture i at i, n + i, 2 n + i and so on.
     ///
     /// # Errors
     /// When the loss is not finite, shapes do not fit, or the device fails.
     pub fn step(
         &mut self,
-        pictures: &Tensor,
+        crops: &[Tensor],
         (cls, patches): (&Tensor, &Tensor),
         settings: &Settings,
         (step, steps_per_epoch): (usize, usize),
@@ -133,28 +187,46 @@ impl Student {
     ) -> anyhow::Result<Means> {
         let (n, per_picture, columns) = patches.dims3()?;
         let pass = &mut Pass::Trained(random, &exchange::alone());
-        let (tokens, _) = self.backbone.all_tokens(std::slice::from_ref(pictures), None, pass)?;
+        let (tokens, _) = self.backbone.all_tokens(crops, None, pass)?;
         let (dim, prefix) = (self.backbone.config().dim, 1 + self.backbone.config().registers);
-        let tokens = tokens.reshape((n, prefix + per_picture, dim))?;
+        let rows = n * (prefix + per_picture);
+        let locals = match crops.get(1) {
+            None => None,
+            Some(crops) => Some(tokens.narrow(0, rows, tokens.dim(0)? - rows)?.reshape((crops.dim(0)?, (), dim))?),
+        };
+        let tokens = tokens.narrow(0, 0, rows)?.reshape((n, prefix + per_picture, dim))?;
         let flat = self.head.flat(true);
         let head = |rows: &Tensor, number: usize| -> Result<Tensor> {
             let (weight, bias) = (self.head.view(&flat, 2 * number)?, self.head.view(&flat, 2 * number + 1)?);
             rows.matmul(&weight.t()?)?.broadcast_add(&bias)
         };
-        let seen_cls = head(&tokens.narrow(1, 0, 1)?.reshape((n, dim))?, 0)?;
+        let seen_cls = head(&first(&tokens)?, 0)?;
         let seen_patches = head(&tokens.narrow(1, prefix, per_picture)?.reshape((n * per_picture, dim))?, 1)?;
         let patches = patches.reshape((n * per_picture, columns))?;
         let (cls_cosine, patch_cosine) = (cosine(&seen_cls, cls)?, cosine(&seen_patches, &patches)?);
         let smooth = smooth_l1(&seen_patches, &patches)?;
         let share = settings.smooth_l1_share;
         let of_patches = (((1.0 - &patch_cosine)? * (1.0 - share))? + (smooth * share)?)?;
-        let loss = ((1.0 - &cls_cosine)? + (of_patches * settings.patch_loss_weight)?)?;
+        let mut of_cls = (1.0 - &cls_cosine)?;
+        let mut figures = vec![cls_cosine, patch_cosine];
+        if let Some(locals) = locals {
+            let seen = head(&first(&locals)?, 0)?;
+            let number = seen.dim(0)? / n;
+            let cosine = cosine(&seen, &cls.repeat((number, 1))?)?;
+            // The mean over all crops, whatever their size.
+            of_cls = ((of_cls + ((1.0 - &cosine)? * number as f64)?)? / (1 + number) as f64)?;
+            figures.push(cosine);
+        }
+        let loss = (of_cls + (of_patches * settings.patch_loss_weight)?)?;
         let gradients = loss.backward()?;
         let groups: Vec<&Group> = self.backbone.groups().iter().chain([&self.head]).collect();
         let mut squares = Squares::of(&groups, &gradients)?;
-        let fetched = squares.fetch(&[loss, cls_cosine, patch_cosine])?;
+        figures.push(loss);
+        let fetched = squares.fetch(&figures)?;
         let mean = |i: usize| f64::from(fetched[i][0]);
-        let means = Means { loss: mean(0), cls_cosine: mean(1), patch_cosine: mean(2) };
+        let last = figures.len() - 1;
+        let local_cosine = (last == 3).then(|| mean(2));
+        let means = Means { loss: mean(last), cls_cosine: mean(0), patch_cosine: mean(1), local_cosine };
         anyhow::ensure!(means.loss.is_finite(), "the loss is {}: lower --lr, or warm it up over more epochs", means.loss);
         let lr = settings.schedule.lr_at(step, steps_per_epoch);
         let Settings { weight_decay, clip_grad: clip, .. } = *settings;
@@ -176,6 +248,11 @@ impl Trained for Student {
     fn optimizer(&mut self) -> &mut Optimizer {
         &mut self.optimizer
     }
+}
+
+/// The first token of each picture, of tokens `[n, t, dim]`.
+fn first(tokens: &Tensor) -> Result<Tensor> {
+    tokens.narrow(1, 0, 1)?.squeeze(1)?.contiguous()
 }
 
 /// Mean cosine between the rows of two matrices.
