@@ -1,7 +1,7 @@
 //! Building a graph with `hnsw_rs`: levels, insertion and the choice of neighbours are the library's.
 //!
 //! The library keeps one number sequence for each point. Here that is a single reference to a vector, so that no vector is
-//! copied. Beside the vectors a build takes 2.0 to 2.15 KB a row with 16 links (BENCHMARKS.md); all of that is freed before [`links_of`]
+//! copied. Beside the vectors a build takes 2.0 to 3.3 KB a row with 16 links (BENCHMARKS.md); all of that is freed before [`links_of`]
 //! returns, also where the build was stopped.
 
 use std::sync::atomic::{AtomicBool, Ordering};
