@@ -259,12 +259,7 @@ impl Run<'_> {
                 epoch + 1
             );
             let seconds = started.elapsed().as_secs_f64();
-            self.log().append_json(&Line {
-                epoch: epoch + 1,
-                means,
-                images_per_second: self.pictures.len() as f64 / seconds,
-                seconds,
-            })?;
+            self.log().append_json(&Line { epoch: epoch + 1, means, images_per_second: self.pictures.len() as f64 / seconds, seconds })?;
             last = Some(means);
             self.progress.epochs_done += 1;
             self.save()?;
@@ -320,17 +315,18 @@ impl Run<'_> {
 
     /// Crops of those pictures that can be read.
     fn batch(&self, chosen: &[usize], epoch: usize) -> Batch {
-        let settings = &self.progress.settings;
+        let (pictures, settings, side) = (&self.pictures, &self.progress.settings, self.args.crop_size);
+        let (transform, teacher) = (&self.transform, (&self.teacher.transform, self.teacher.side));
         let crops = |&index: &usize| {
-            let picture = self.pictures.get(index)?;
+            let picture = pictures.get(index)?;
             let mut random = generator(settings.seed, CROPS, epoch as u64, index as u64);
             let window = CropWindow::draw(picture.dimensions(), (settings.crop_scale, 1.0), &mut random);
-            let seen = |window: &CropWindow, side: usize| self.transform.normalise(&window.crop(&picture, side as u32, side as u32));
+            let seen = |window: &CropWindow, side: usize| transform.normalise(&window.crop(&picture, side as u32, side as u32));
             let scale = (settings.local_crops_scale[0], settings.local_crops_scale[1]);
             let mut local = || seen(&window.part(scale, &mut random), settings.local_crops_size);
             let local: Vec<_> = (0..settings.local_crops_number).map(|_| local()).collect();
-            let taught = self.teacher.transform.normalise(&window.crop(&picture, self.teacher.side, self.teacher.side));
-            Some((seen(&window, self.args.crop_size), taught, local))
+            let taught = teacher.0.normalise(&window.crop(&picture, teacher.1, teacher.1));
+            Some((seen(&window, side), taught, local))
         };
         let crops: Vec<_> = chosen.par_iter().map(crops).collect::<Vec<_>>().into_iter().flatten().collect();
         let mut batch = Batch { count: crops.len(), ..Batch::default() };
