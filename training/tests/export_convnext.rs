@@ -2,38 +2,15 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use common::{Tensors, array, assert_close, read, repository, run, session, session_of, write};
+use common::convnext::{expected, folder, meta, releases, renamed, timm};
+use common::{Tensors, array, assert_close, run, session, session_of, write};
 use dino_train::export::{Error, Exported, Options, export};
 use dino_vision::model::Precision;
 
-fn folder() -> PathBuf {
-    repository().join("tests/data/convnext")
-}
-
-/// The tensors under the names of another release.
-fn renamed(name: impl Fn(&str) -> String) -> Tensors {
-    read(&folder().join("model.safetensors")).into_iter().map(|(old, tensor)| (name(&old), tensor)).collect()
-}
-
-fn meta(name: &str) -> String {
-    let name = name.replace("depthwise_conv", "dwconv").replace("pointwise_conv", "pwconv").replace(".layers.", ".");
-    let name = name.replace("layer_norm", "norm");
-    match name.split_once(".downsample_layers.") {
-        Some((stage, part)) => format!("downsample_layers.{}.{part}", stage.trim_start_matches("stages.")),
-        None => name,
-    }
-}
-
-fn timm(name: &str) -> String {
-    let name = name.replace("depthwise_conv", "conv_dw").replace("pointwise_conv", "mlp.fc").replace(".layers.", ".blocks.");
-    let name = name.replace("stages.0.downsample_layers.", "stem.").replace("downsample_layers", "downsample");
-    if let Some(part) = name.strip_prefix("layer_norm.") { format!("head.norm.{part}") } else { name.replace("layer_norm", "norm") }
-}
-
 fn assert_expected(exported: &Exported) {
-    let expected = read(&folder().join("expected.safetensors"));
+    let expected = expected();
     let mut session = session(&exported.folder);
     for case in ["whole", "tall"] {
         let outputs = run(&mut session, &expected[&format!("{case}.input")]);
@@ -57,14 +34,7 @@ fn every_release_gives_what_transformers_gives() {
     assert_expected(&exported);
     let manifest = &exported.manifest;
     assert_eq!((manifest.architecture.as_str(), manifest.patch_size, manifest.depth, manifest.dim), ("dinov3-convnext", 32, 5, 24));
-    let of_modules = |name: &str| if name.starts_with("layer_norm") { name.to_owned() } else { format!("model.{name}") };
-    let releases: [(&str, Tensors); 4] = [
-        ("dinov3-convnext-pth", renamed(meta)),
-        ("timm-convnext", renamed(timm)),
-        ("hf-dinov3-convnext", renamed(of_modules)),
-        ("hf-dinov3-convnext", renamed(|name| format!("model.{}", of_modules(name)))),
-    ];
-    for (layout, tensors) in releases {
+    for (layout, tensors) in releases() {
         let exported = export_tensors(work.path(), &tensors).unwrap();
         assert_eq!((exported.manifest.source.layout.as_str(), exported.report.used), (layout, tensors.len()));
         assert_expected(&exported);
@@ -98,7 +68,7 @@ fn f16_stays_close() {
     let work = tempfile::tempdir().unwrap();
     let options = Options { precisions: vec![Precision::F32, Precision::F16], ..Options::default() };
     let exported = export(&folder(), &work.path().join("model"), &options).unwrap();
-    let expected = read(&folder().join("expected.safetensors"));
+    let expected = expected();
     let outputs = run(&mut session_of(&exported.folder, Precision::F16), &expected["whole.input"]);
     let (found, expected) = (&outputs["embedding"], array(&expected["whole.embedding"]));
     let largest = found.iter().zip(&expected).map(|(found, expected)| (found - expected).abs()).fold(0.0, f32::max);

@@ -2,11 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod common;
 mod golden;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
+use dino_train::backbone::convnext::{Convnext, ConvnextConfig};
 use dino_train::backbone::positions::{PositionCode, RotaryJitter};
 use dino_train::backbone::resnet::{Kind, ResnetConfig};
 use dino_train::backbone::vit::VitConfig;
@@ -145,6 +147,96 @@ fn a_residual_network_is_read_as_export_reads_it() {
     assert!(from(&options("student_ema", "layer1.0.gate")).unwrap_err().contains("resnetblur50"));
 }
 
+/// That of `tests/data/convnext`.
+const CONVNEXT: ConvnextConfig = ConvnextConfig {
+    depths: [1, 1, 2, 1],
+    dims: [8, 12, 16, 24],
+    drop_path: 0.0,
+    layer_scale: Some(1e-6),
+    precision: Precision::F32,
+};
+
+fn initialised(config: ConvnextConfig, path: &Path) -> Result<Convnext, String> {
+    let backbone = fresh(config);
+    let read = init::initialise(&backbone, path, &Options::default(), &Transform::evaluation());
+    read.map_err(|error| error.to_string())?;
+    let Backbone::Convnext(convnext) = backbone else { panic!("a ConvNeXt") };
+    Ok(convnext)
+}
+
+fn on_cpu(tensor: &common::Tensors, name: &str) -> Tensor {
+    let tensor = &tensor[name];
+    Tensor::from_slice(&tensor.data, tensor.shape.as_slice(), &Device::Cpu).unwrap()
+}
+
+fn assert_convnext(convnext: &Convnext, expected: &common::Tensors, layout: &str) {
+    for size in ["whole", "tall"] {
+        let input = on_cpu(expected, &format!("{size}.input"));
+        let embedding = convnext.features(std::slice::from_ref(&input), &mut Pass::Frozen).unwrap();
+        let map = convnext.feature_map(&input, &mut Pass::Frozen).unwrap().permute((0, 3, 1, 2)).unwrap();
+        for (found, output) in [(embedding, "embedding"), (map, "feature_map")] {
+            compare(&found, &on_cpu(expected, &format!("{size}.{output}")), TOLERANCE)
+                .unwrap_or_else(|e| panic!("{layout}, {size}.{output}: {e}"));
+        }
+    }
+}
+
+#[test]
+fn convnexts_of_every_layout_answer_as_transformers_and_keep_their_layer_scales() {
+    let expected = common::convnext::expected();
+    assert_convnext(&initialised(CONVNEXT, &common::convnext::folder()).unwrap(), &expected, "folder");
+    let own = common::convnext::renamed(common::convnext::meta);
+    let work = tempfile::tempdir().unwrap();
+    let file = work.path().join("weights.safetensors");
+    for (layout, mut tensors) in common::convnext::releases() {
+        if layout == "dinov3-convnext-pth" {
+            // Meta's module names its final norm twice.
+            tensors.extend(["weight", "bias"].map(|part| (format!("norms.3.{part}"), tensors[&format!("norm.{part}")].clone())));
+        }
+        common::write(&file, &tensors, &[]);
+        let convnext = initialised(CONVNEXT, &file).unwrap();
+        assert_convnext(&convnext, &expected, layout);
+        for group in convnext.groups() {
+            let flat = group.flat(false);
+            for (index, entry) in group.entries().iter().enumerate() {
+                let name = entry.name.strip_prefix("backbone.").unwrap();
+                assert_eq!(golden::values(&group.view(&flat, index).unwrap()), own[name].data, "{layout}: {name}");
+            }
+        }
+    }
+    // Without layer scales those of the run are 1.
+    let mut unscaled = own;
+    let folded: Vec<String> = unscaled.keys().filter_map(|name| Some(name.strip_suffix(".gamma")?.to_owned())).collect();
+    for block in folded {
+        let gamma = unscaled.remove(&format!("{block}.gamma")).unwrap();
+        for part in ["weight", "bias"] {
+            let tensor = unscaled.get_mut(&format!("{block}.pwconv2.{part}")).unwrap();
+            let columns = tensor.data.len() / gamma.data.len();
+            for (row, factor) in tensor.data.chunks_mut(columns).zip(&gamma.data) {
+                row.iter_mut().for_each(|value| *value *= factor);
+            }
+        }
+    }
+    common::write(&file, &unscaled, &[]);
+    for layer_scale in [None, Some(1e-6)] {
+        assert_convnext(&initialised(ConvnextConfig { layer_scale, ..CONVNEXT }, &file).unwrap(), &expected, "folded");
+    }
+}
+
+#[test]
+fn a_convnext_that_does_not_fit_is_refused_with_what_to_give() {
+    let folder = common::convnext::folder();
+    let refused = |config: ConvnextConfig| initialised(config, &folder).unwrap_err();
+    let deeper = refused(ConvnextConfig { depths: [1, 1, 3, 1], ..CONVNEXT });
+    assert!(deeper.contains("missing: stages.2.2.dwconv.bias"), "{deeper}");
+    let wider = refused(ConvnextConfig { dims: [8, 12, 16, 32], ..CONVNEXT });
+    assert!(wider.contains("wrong shape: downsample_layers.3.1.bias is [24]"), "{wider}");
+    let unscaled = refused(ConvnextConfig { layer_scale: None, ..CONVNEXT });
+    assert!(unscaled.contains("--layer-scale 0"), "{unscaled}");
+    let resnet = initialised(CONVNEXT, &self::folder("pth-dino-resnet")).unwrap_err();
+    assert!(resnet.contains("holds no ConvNeXt"), "{resnet}");
+}
+
 #[test]
 fn positions_are_resampled_to_the_pictures_of_the_run() {
     let name = "pth-dino-backbone";
@@ -179,6 +271,7 @@ fn what_does_not_fit_is_named_and_changes_nothing() {
     let wider = refused(&fresh(VitConfig { dim: 2 * native.dim, ..native }), name);
     assert!(wider.contains("wrong shape: patch_embed.proj.weight is"), "{wider}");
     assert!(refused(&fresh(native), "pth-dino-resnet").contains("--arch resnet18"));
+    assert!(refused(&fresh(native), "pth-dino-resnet").contains("convnext_tiny"));
     assert!(refused(&fresh(native), "hf-dinov2-registers").contains("register tokens"));
     let resnet = resnet_of("pth-dino-resnet");
     assert!(refused(&fresh(resnet), name).contains("holds no ResNet"));

@@ -11,7 +11,8 @@ use dino_train::exchange::{Exchange, alone};
 use dino_train::kernels::matmul::Precision;
 use dino_train::ops::batch_norm::{self, BatchNorm, Statistics};
 use dino_train::ops::conv::Convolution;
-use dino_train::ops::{gelu::gelu, layer_norm, linear::linear, max_pool};
+use dino_train::ops::pointwise::Pointwise;
+use dino_train::ops::{depthwise::depthwise, gelu::gelu, layer_norm, linear::linear, max_pool};
 
 fn var(shape: &[usize], seed: usize) -> Var {
     let n = shape.iter().product();
@@ -78,6 +79,76 @@ fn convolutions_equal_candles_in_both_gradients() {
     }
     let (x, w) = (var(&[1, 4, 4, 3], 7), var(&[2, 5, 3, 3], 8));
     assert!(Convolution { stride: 1, precision: Precision::F32 }.forward(&x, &w).is_err(), "channels that do not fit");
+}
+
+/// Sizes smaller than a window, more and fewer pictures than cores, and channels that fill no block.
+const DEPTHWISE: [[usize; 4]; 3] = [[3, 9, 11, 19], [1, 2, 3, 5], [2, 8, 5, 16]];
+
+#[test]
+fn depthwise_convolutions_equal_candles_in_every_gradient() {
+    for shape in DEPTHWISE {
+        let channels = shape[3];
+        let (x, w, b) = (var(&shape, 15), var(&[channels, 1, 7, 7], 16), var(&[channels], 17));
+        let candles = || {
+            let planes = x.permute((0, 3, 1, 2))?.contiguous()?.conv2d(&w, 3, 1, 1, channels)?;
+            planes.permute((0, 2, 3, 1))?.contiguous()?.broadcast_add(&b)
+        };
+        assert_close(&run(&[&x, &w, &b], || depthwise(&x, &w, &b)), &run(&[&x, &w, &b], candles));
+    }
+    let (x, b) = (var(&[1, 4, 4, 3], 15), var(&[3], 17));
+    assert!(depthwise(&x, &var(&[3, 1, 5, 5], 16), &b).is_err(), "windows of another size");
+    assert!(depthwise(&x, &var(&[2, 1, 7, 7], 16), &b).is_err(), "channels that do not fit");
+}
+
+#[test]
+fn gradients_of_depthwise_convolutions_are_slopes() {
+    let [x, w, b] = [var(&[2, 4, 5, 3], 18), var(&[3, 1, 7, 7], 19), var(&[3], 20)];
+    let weights = var(&[2, 4, 5, 3], 99);
+    let loss = |x: &Tensor, w: &Tensor, b: &Tensor| {
+        let out = depthwise(x, w, b).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let weights = weights.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        out.iter().zip(&weights).map(|(out, weight)| f64::from(*out) * f64::from(*weight)).sum::<f64>()
+    };
+    let gradients = run(&[&x, &w, &b], || depthwise(&x, &w, &b));
+    let arguments = [x.as_tensor(), w.as_tensor(), b.as_tensor()];
+    for (argument, gradient) in gradients[1..].iter().enumerate() {
+        for at in (0..gradient.len()).step_by(7) {
+            // The output is linear in each argument, so that a long step is as good as a short one.
+            let moved = |by: f32| {
+                let mut values = arguments[argument].flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                values[at] += by;
+                let moved = Tensor::from_vec(values, arguments[argument].shape(), &Device::Cpu).unwrap();
+                let of = |i: usize| if i == argument { &moved } else { arguments[i] };
+                loss(of(0), of(1), of(2))
+            };
+            let slope = (moved(1.0) - moved(-1.0)) / 2.0;
+            assert!((slope - f64::from(gradient[at])).abs() < 1e-3, "argument {argument}[{at}]: {slope}, not {}", gradient[at]);
+        }
+    }
+}
+
+#[test]
+fn the_pointwise_branch_equals_the_composed_form_in_every_gradient() {
+    // Several chunks and tasks, of 43 rows for each factor.
+    let factors = [0.0, 1.25, 1.25, 0.0, 1.25, 1.25, 1.25];
+    let (x, y) = (var(&[301, 12], 21), var(&[301, 12], 22));
+    for scaled in [false, true] {
+        let branch = Pointwise { dim: 12, hidden: 20, scaled, eps: 1e-6, precision: Precision::F32 };
+        let p = var(&[branch.len()], 23);
+        assert_eq!(branch.len(), branch.parameters().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum::<usize>());
+        for factors in [None, Some(&factors[..])] {
+            let arguments = [&x, &y, &p];
+            assert_close(
+                &run(&arguments, || branch.forward(&x, &y, &p, factors)),
+                &run(&arguments, || branch.composed(&x, &y, &p, factors)),
+            );
+        }
+        let frozen = branch.forward(&x.as_detached_tensor(), &y.as_detached_tensor(), &p.as_detached_tensor(), None).unwrap();
+        let tracked = branch.forward(&x, &y, &p, None).unwrap();
+        let values = |tensor: Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(values(frozen), values(tracked), "what is kept changes nothing");
+        assert!(branch.forward(&x, &y, &p, Some(&[1.0; 2])).is_err(), "301 rows are not of two pictures");
+    }
 }
 
 #[test]

@@ -14,6 +14,7 @@
 //! ```
 
 pub(crate) mod batch_norm;
+pub mod convnext;
 mod lora;
 pub mod parameters;
 pub mod positions;
@@ -25,6 +26,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor, bail};
 
+use self::convnext::{Convnext, ConvnextConfig};
 use self::parameters::{Group, Random};
 use self::resnet::{Resnet, ResnetConfig};
 use self::vit::{Vit, VitConfig};
@@ -53,6 +55,17 @@ impl Pass<'_> {
             Self::Teacher(exchange) | Self::Trained(_, exchange) => Some(exchange),
         }
     }
+
+    /// Stochastic depth: the factors of a branch of `count` pictures, 0 or 1/keep, where branches are dropped at a rate above 0.
+    pub(crate) fn drop_path(&mut self, rate: f64, count: usize) -> Option<Vec<f32>> {
+        match self {
+            Self::Trained(random, _) if rate > 0.0 => {
+                let keep = 1.0 - rate as f32;
+                Some((0..count).map(|_| if random.uniform() * 0.5 + 0.5 < keep { 1.0 / keep } else { 0.0 }).collect())
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Sizes of a backbone.
@@ -62,6 +75,8 @@ pub enum BackboneConfig {
     Vit(VitConfig),
     /// A residual network.
     Resnet(ResnetConfig),
+    /// A convolutional network of transformer-like blocks.
+    Convnext(ConvnextConfig),
 }
 
 impl From<VitConfig> for BackboneConfig {
@@ -76,12 +91,19 @@ impl From<ResnetConfig> for BackboneConfig {
     }
 }
 
+impl From<ConvnextConfig> for BackboneConfig {
+    fn from(config: ConvnextConfig) -> Self {
+        Self::Convnext(config)
+    }
+}
+
 impl BackboneConfig {
     /// Dimension of the features.
     pub fn dim(&self) -> usize {
         match self {
             Self::Vit(config) => config.dim,
             Self::Resnet(config) => config.dim(),
+            Self::Convnext(config) => config.dim(),
         }
     }
 
@@ -90,6 +112,7 @@ impl BackboneConfig {
         match self {
             Self::Vit(config) => config.depth,
             Self::Resnet(config) => config.depth(),
+            Self::Convnext(config) => config.depth(),
         }
     }
 }
@@ -101,6 +124,8 @@ pub enum Backbone {
     Vit(Vit),
     /// A residual network.
     Resnet(Resnet),
+    /// A convolutional network of transformer-like blocks.
+    Convnext(Convnext),
 }
 
 impl Backbone {
@@ -112,6 +137,7 @@ impl Backbone {
         Ok(match config {
             BackboneConfig::Vit(config) => Self::Vit(Vit::new(config, random, device)?),
             BackboneConfig::Resnet(config) => Self::Resnet(Resnet::new(config, random, device)?),
+            BackboneConfig::Convnext(config) => Self::Convnext(Convnext::new(config, random, device)?),
         })
     }
 
@@ -120,6 +146,7 @@ impl Backbone {
         match self {
             Self::Vit(vit) => BackboneConfig::Vit(*vit.config()),
             Self::Resnet(resnet) => BackboneConfig::Resnet(*resnet.config()),
+            Self::Convnext(convnext) => BackboneConfig::Convnext(*convnext.config()),
         }
     }
 
@@ -127,16 +154,16 @@ impl Backbone {
     pub fn vit(&self) -> Option<&Vit> {
         match self {
             Self::Vit(vit) => Some(vit),
-            Self::Resnet(_) => None,
+            Self::Resnet(_) | Self::Convnext(_) => None,
         }
     }
 
-    /// Whose blocks keep their inputs alone for the backward pass, and compute the rest again there. Of a residual network the same.
+    /// Whose blocks keep their inputs alone for the backward pass, and compute the rest again there. A convolutional network as it is.
     #[must_use]
     pub fn with_activation_checkpointing(self) -> Self {
         match self {
             Self::Vit(vit) => Self::Vit(vit.with_activation_checkpointing()),
-            Self::Resnet(_) => self,
+            Self::Resnet(_) | Self::Convnext(_) => self,
         }
     }
 
@@ -145,6 +172,7 @@ impl Backbone {
         match self {
             Self::Vit(vit) => vit.groups(),
             Self::Resnet(resnet) => resnet.groups(),
+            Self::Convnext(convnext) => convnext.groups(),
         }
     }
 
@@ -152,7 +180,7 @@ impl Backbone {
     pub fn adapters(&self) -> &[Group] {
         match self {
             Self::Vit(vit) => vit.adapters(),
-            Self::Resnet(_) => &[],
+            Self::Resnet(_) | Self::Convnext(_) => &[],
         }
     }
 
@@ -163,7 +191,7 @@ impl Backbone {
     pub fn merged(&self) -> Result<Vec<Tensor>> {
         match self {
             Self::Vit(vit) => vit.merged(),
-            Self::Resnet(resnet) => Ok(resnet.groups().iter().map(|group| group.flat(false)).collect()),
+            Self::Resnet(_) | Self::Convnext(_) => Ok(self.groups().iter().map(|group| group.flat(false)).collect()),
         }
     }
 
@@ -174,7 +202,7 @@ impl Backbone {
     pub fn with_adapters(self, rank: usize, random: &mut impl Random, device: &Device) -> Result<Self> {
         match self {
             Self::Vit(vit) => Ok(Self::Vit(vit.with_adapters(rank, random, device)?)),
-            Self::Resnet(_) => bail!("a residual network has no low-rank adapters"),
+            Self::Resnet(_) | Self::Convnext(_) => bail!("a convolutional network has no low-rank adapters"),
         }
     }
 
@@ -183,14 +211,14 @@ impl Backbone {
     pub fn without_adapters(self) -> Self {
         match self {
             Self::Vit(vit) => Self::Vit(vit.without_adapters()),
-            Self::Resnet(resnet) => Self::Resnet(resnet),
+            Self::Resnet(_) | Self::Convnext(_) => self,
         }
     }
 
     /// Running statistics of batch norms: stored, not trained.
     pub fn buffers(&self) -> &[Group] {
         match self {
-            Self::Vit(_) => &[],
+            Self::Vit(_) | Self::Convnext(_) => &[],
             Self::Resnet(resnet) => resnet.buffers(),
         }
     }
@@ -203,6 +231,7 @@ impl Backbone {
         Ok(match self {
             Self::Vit(vit) => Self::Vit(vit.duplicate()?),
             Self::Resnet(resnet) => Self::Resnet(resnet.duplicate()?),
+            Self::Convnext(convnext) => Self::Convnext(convnext.duplicate()?),
         })
     }
 
@@ -214,6 +243,7 @@ impl Backbone {
         match self {
             Self::Vit(vit) => vit.features(crops, pass),
             Self::Resnet(resnet) => resnet.features(crops, pass),
+            Self::Convnext(convnext) => convnext.features(crops, pass),
         }
     }
 
@@ -222,7 +252,7 @@ impl Backbone {
     /// # Errors
     /// When the backbone has no patches, or shapes do not fit.
     pub fn places(&self, crops: &Tensor) -> Result<Vec<(usize, usize)>> {
-        let Self::Vit(vit) = self else { bail!("a residual network has no patches") };
+        let Self::Vit(vit) = self else { bail!("a convolutional network has no patches") };
         let ((n, _, height, width), side) = (crops.dims4()?, vit.config().patch_size);
         Ok((0..n).flat_map(|crop| (0..(height / side) * (width / side)).map(move |patch| (crop, patch))).collect())
     }
@@ -244,7 +274,7 @@ impl Backbone {
             let none = Tensor::zeros((0, features.dim(1)?), features.dtype(), features.device())?;
             return Ok((features, none));
         }
-        let Self::Vit(vit) = self else { bail!("a residual network has no patches to mask") };
+        let Self::Vit(vit) = self else { bail!("a convolutional network has no patches to mask") };
         let (tokens, sequences) = vit.all_tokens(crops, masks, pass)?;
         let rows = |rows: Vec<u32>| match rows.len() {
             0 => Tensor::zeros((0, vit.config().dim), tokens.dtype(), tokens.device()),

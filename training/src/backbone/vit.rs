@@ -438,14 +438,7 @@ impl Vit {
 
     fn drop_path(&self, block: usize, sequences: usize, pass: &mut Pass<'_>) -> Option<DropPath> {
         let rate = self.config.drop_path * block as f64 / (self.config.depth.max(2) - 1) as f64;
-        match pass {
-            Pass::Trained(random, _) if rate > 0.0 => {
-                let keep = 1.0 - rate as f32;
-                let mut draw = || (0..sequences).map(|_| if random.uniform() * 0.5 + 0.5 < keep { 1.0 / keep } else { 0.0 }).collect();
-                Some(DropPath { attention: draw(), mlp: draw() })
-            }
-            _ => None,
-        }
+        Some(DropPath { attention: pass.drop_path(rate, sequences)?, mlp: pass.drop_path(rate, sequences)? })
     }
 
     fn norm(&self, x: &Tensor, track: bool) -> Result<Tensor> {

@@ -6,7 +6,7 @@ use anyhow::Result;
 use toml::Table;
 
 use crate::run::state;
-use crate::weights::{self, Backbone, Positions, init};
+use crate::weights::{self, Backbone, Convnext, Positions, init};
 
 /// Settings that follow from a checkpoint.
 const NAMES: [&str; 13] = [
@@ -38,7 +38,7 @@ pub(super) fn of_run(out: &Path) -> Result<Table> {
 }
 
 /// Sizes of a transformer in a checkpoint, and crops that its patches divide: those of the public code, or smaller ones where it was trained
-/// on such. Empty for other networks.
+/// on such. Of a `ConvNeXt` its name, and its dimension where that is another. Empty for other networks.
 ///
 /// # Errors
 /// When the checkpoint cannot be read.
@@ -48,7 +48,11 @@ pub(super) fn of_checkpoint(path: &Path, options: &weights::Options) -> Result<T
         Err(weights::Error::Heads(_)) => return Ok(Table::new()),
         other => other?,
     };
-    let Backbone::Vit(vit) = loaded.backbone else { return Ok(Table::new()) };
+    let vit = match loaded.backbone {
+        Backbone::Vit(vit) => vit,
+        Backbone::Convnext(convnext) => return Ok(of_convnext(&convnext)),
+        Backbone::Resnet(_) => return Ok(Table::new()),
+    };
     let (arch, own) = match vit.dim {
         192 => ("vit_tiny", [192, 12, 3]),
         384 => ("vit_small", [384, 12, 6]),
@@ -80,4 +84,21 @@ pub(super) fn of_checkpoint(path: &Path, options: &weights::Options) -> Result<T
     settings.insert("stem".to_owned(), stem.into());
     tracing::info!("the backbone is that of the checkpoint: {arch}, dim {}, {} blocks, patches of {patch}", vit.dim, vit.blocks.len());
     Ok(settings)
+}
+
+fn of_convnext(convnext: &Convnext) -> Table {
+    let (dim, depths) = (convnext.dim(), convnext.stages.iter().map(|stage| stage.blocks.len()).collect::<Vec<_>>());
+    let (arch, own) = match (&depths[..], dim) {
+        ([3, 3, 9, 3], _) => ("convnext_tiny", 768),
+        ([3, 3, 27, 3], 1024) => ("convnext_base", 1024),
+        ([3, 3, 27, 3], 1536) => ("convnext_large", 1536),
+        ([3, 3, 27, 3], _) => ("convnext_small", 768),
+        _ => return Table::new(),
+    };
+    let mut settings = Table::from_iter([("arch".to_owned(), arch.into())]);
+    if dim != own {
+        settings.insert("dim".to_owned(), (dim as i64).into());
+    }
+    tracing::info!("the backbone is that of the checkpoint: {arch}, dim {dim}, {} blocks", depths.iter().sum::<usize>());
+    settings
 }

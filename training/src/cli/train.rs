@@ -130,7 +130,7 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
     }
     let recipe = resolve(settings, args, matches, goes_on).map_err(Usage)?;
     recipe.check().and_then(|()| recipe.check_on(args.device == "cpu")).map_err(Usage)?;
-    if args.activation_checkpointing && (matches!(recipe.backbone(), BackboneConfig::Resnet(_)) || args.device != "cpu") {
+    if args.activation_checkpointing && (!matches!(recipe.backbone(), BackboneConfig::Vit(_)) || args.device != "cpu") {
         return Err(Usage(anyhow!("--activation-checkpointing is for vision transformers on the CPU: leave it out")).into());
     }
     let gram_anchor = args.gram_anchor.as_ref().map(|anchor| anchor.fetch(&Want::Weights)).transpose()?.map(|found| found.path);

@@ -17,6 +17,7 @@ use super::network::Network;
 use super::optimizer::{Algorithm, Settings};
 use super::sinkhorn::Queue;
 use crate::backbone::BackboneConfig;
+use crate::backbone::convnext::ConvnextConfig;
 use crate::backbone::parameters::Entry;
 use crate::backbone::positions::{PositionCode, RotaryJitter};
 use crate::backbone::resnet::{Kind, ResnetConfig};
@@ -85,7 +86,9 @@ fn run(mut learner: Learner) -> Result<(State, Vec<Report>, usize)> {
                     std::iter::repeat_with(|| crate::backbone::parameters::Random::normal(&mut random)).take(crops * 3 * side * side);
                 Tensor::from_vec(values.collect(), (crops, 3, side, side), &Device::Cpu)
             };
-            let (global, local) = (pixels(0, 8, 32)?, pixels(1, 12, 16)?);
+            // The cells of a ConvNeXt are of 32 pixels.
+            let side = if matches!(learner.student.backbone.config(), BackboneConfig::Convnext(_)) { 32 } else { 16 };
+            let (global, local) = (pixels(0, 8, 32)?, pixels(1, 12, side)?);
             let masking = Masking { probability: 0.5, low: 0.2, high: 0.5 };
             let masks = learner.ibot.as_ref().map(|_| Masks::new(&masking.draw(8, (4, 4), &mut random), &Device::Cpu)).transpose()?;
             let views = Views { global: &global, local: Some(&local), masks: masks.as_ref() };
@@ -119,7 +122,11 @@ fn state(learner: &Learner) -> Result<State> {
 #[test]
 fn a_step_on_another_device_waits_for_it_once_and_gives_the_same_numbers() {
     let resnet = || ResnetConfig { kind: Kind::Bottleneck, units: [1; 4], width: 4, precision: Precision::F32 }.into();
-    let cases: [(&str, &dyn Fn() -> Result<Learner>); 7] = [
+    let convnext = || {
+        let (depths, dims) = ([1, 1, 2, 1], [4, 8, 8, 20]);
+        ConvnextConfig { depths, dims, drop_path: 0.3, layer_scale: Some(0.5), precision: Precision::F32 }.into()
+    };
+    let cases: [(&str, &dyn Fn() -> Result<Learner>); 8] = [
         ("gates and rotary positions", &|| learner(rotary(), Algorithm::Sgd, false)),
         ("DINO by AdamW", &|| learner(vit(false), Algorithm::Adamw, false)),
         ("DINO by SGD", &|| learner(vit(false), Algorithm::Sgd, false)),
@@ -127,6 +134,7 @@ fn a_step_on_another_device_waits_for_it_once_and_gives_the_same_numbers() {
         ("DINOv2 with Gram anchoring", &dinov2),
         ("a ResNet by SGD", &|| learner(resnet(), Algorithm::Sgd, false)),
         ("a ResNet by LARS", &|| learner(resnet(), Algorithm::Lars, true)),
+        ("a ConvNeXt by SGD", &|| learner(convnext(), Algorithm::Sgd, false)),
     ];
     for (name, make) in cases {
         let (expected, reports, _) = run(make().unwrap()).unwrap();

@@ -23,6 +23,7 @@ pub mod batch_norm;
 mod bf16;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
+pub mod depthwise;
 pub mod layer_norm;
 pub mod matmul;
 pub mod momentum;

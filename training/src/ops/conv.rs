@@ -23,9 +23,8 @@ use rayon::prelude::*;
 
 use super::host::is_host;
 use super::linear::product;
-use super::{even_rows, slice, split_rows, with_slice};
+use super::{even_ranges, slice, split_rows, sum_of_tasks, with_slice};
 use crate::kernels::matmul::{Accum, Precision, Weight, at_b};
-use crate::kernels::reduce;
 use crate::kernels::windows::Windows;
 
 /// Windows that are multiplied at once: enough that the weight's way into the cache pays off.
@@ -95,19 +94,6 @@ fn reordered(weight: &[f32], channels: usize, area: usize, back: bool) -> Vec<f3
     out
 }
 
-/// The pictures of each task.
-fn tasks(pictures: usize) -> Vec<Range<usize>> {
-    let mut at = 0;
-    let counts = even_rows(pictures);
-    counts
-        .into_iter()
-        .map(|count| {
-            at += count;
-            at - count..at
-        })
-        .collect()
-}
-
 /// Chunks of the windows of some pictures.
 fn chunks(windows: &Windows, pictures: usize) -> impl Iterator<Item = Range<usize>> + use<> {
     let all = pictures * windows.per_picture();
@@ -127,7 +113,7 @@ impl CustomOp2 for Convolution {
         let weight = Weight::transposed(&ordered, windows.len(), self.precision);
         let (rows, columns) = windows.grid();
         let mut out = vec![0.0; pictures * rows * columns * outputs];
-        let tasks = tasks(pictures);
+        let tasks = even_ranges(pictures);
         split_rows(&mut out, windows.per_picture() * outputs, tasks.iter().map(Range::len)).into_par_iter().zip(&tasks).for_each(
             |(out, task)| {
                 let x = &x[task.start * windows.picture_len()..task.end * windows.picture_len()];
@@ -145,7 +131,7 @@ impl CustomOp2 for Convolution {
         let windows = self.windows(x.shape(), w.shape())?;
         let ((pictures, ..), outputs) = (x.dims4()?, w.dim(0)?);
         let area = windows.side * windows.side;
-        let tasks = tasks(pictures);
+        let tasks = even_ranges(pictures);
         let mut dx = vec![0.0; if x.track_op() { x.elem_count() } else { 0 }];
         let dx_len = if x.track_op() { windows.picture_len() } else { 0 };
         let parts: Vec<Vec<f32>> = with_slice(x, |x| {
@@ -166,11 +152,7 @@ impl CustomOp2 for Convolution {
                 })
             })
         })?;
-        let mut parts = parts.into_iter();
-        let mut total = parts.next().unwrap_or_else(|| vec![0.0; w.elem_count()]);
-        for part in parts {
-            total.par_chunks_mut(1 << 14).zip(part.par_chunks(1 << 14)).for_each(|(a, b)| reduce::add(a, b));
-        }
+        let total = sum_of_tasks(parts, w.elem_count());
         let dw = reordered(&total, windows.channels, area, true);
         let dx = if x.track_op() { Some(Tensor::from_vec(dx, x.shape().clone(), x.device())?) } else { None };
         Ok((dx, Some(Tensor::from_vec(dw, w.shape().clone(), w.device())?)))

@@ -14,9 +14,8 @@ use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, b
 use rayon::prelude::*;
 
 use super::host::is_host;
-use super::{even_rows, slice, split_rows, with_slice};
+use super::{even_ranges, slice, split_rows, sum_of_tasks, with_slice};
 use crate::kernels::matmul::{Accum, Precision, Weight, at_b};
-use crate::kernels::reduce;
 
 /// `x` `[rows, k]` and `w` `[n, k]` to `[rows, n]`, without a bias.
 ///
@@ -56,38 +55,23 @@ impl CustomOp2 for Fused {
         let (x, w) = (slice(x, x_layout)?, slice(w, w_layout)?);
         let mut out = vec![0.0; rows * n];
         let weight = Weight::transposed(w, k, self.precision);
-        let counts = even_rows(rows);
-        let mut starts = 0;
-        split_rows(&mut out, n, counts.iter().copied())
-            .into_iter()
-            .zip(&counts)
-            .map(|(out, rows)| {
-                starts += rows;
-                (out, &x[(starts - rows) * k..starts * k])
-            })
-            .collect::<Vec<_>>()
+        let ranges = even_ranges(rows);
+        split_rows(&mut out, n, ranges.iter().map(ExactSizeIterator::len))
             .into_par_iter()
-            .for_each(|(out, x)| weight.multiply(out, Accum::Replace, x));
+            .zip(&ranges)
+            .for_each(|(out, range)| weight.multiply(out, Accum::Replace, &x[range.start * k..range.end * k]));
         Ok((CpuStorage::F32(out), Shape::from((rows, n))))
     }
 
     fn bwd(&self, x: &Tensor, w: &Tensor, _out: &Tensor, dout: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let ((rows, k), n) = (x.dims2()?, w.dim(0)?);
-        let counts = even_rows(rows);
-        let mut at = 0;
-        let ranges: Vec<_> = counts
-            .iter()
-            .map(|rows| {
-                at += rows;
-                at - rows..at
-            })
-            .collect();
+        let ranges = even_ranges(rows);
         let dx = if x.track_op() {
             let mut dx = vec![0.0; rows * k];
             with_slice(w, |w| {
                 let weight = Weight::plain(w, k, self.precision);
                 with_slice(dout, |dout| {
-                    split_rows(&mut dx, k, counts.iter().copied())
+                    split_rows(&mut dx, k, ranges.iter().map(ExactSizeIterator::len))
                         .into_par_iter()
                         .zip(&ranges)
                         .for_each(|(dx, range)| weight.multiply(dx, Accum::Replace, &dout[range.start * n..range.end * n]));
@@ -118,12 +102,7 @@ impl CustomOp2 for Fused {
                         .collect())
                 })
             })?;
-            let mut parts = parts.into_iter();
-            let mut total = parts.next().unwrap_or_else(|| vec![0.0; n * k]);
-            for part in parts {
-                total.par_chunks_mut(1 << 14).zip(part.par_chunks(1 << 14)).for_each(|(a, b)| reduce::add(a, b));
-            }
-            Some(Tensor::from_vec(total, (n, k), w.device())?)
+            Some(Tensor::from_vec(sum_of_tasks(parts, n * k), (n, k), w.device())?)
         } else {
             None
         };

@@ -20,16 +20,23 @@ pub mod across;
 pub mod batch_norm;
 pub mod block;
 pub mod conv;
+pub mod depthwise;
 pub mod gelu;
 pub(crate) mod host;
 pub mod layer_norm;
 pub mod linear;
 pub mod loss;
 pub mod max_pool;
+pub mod pointwise;
 pub(crate) mod pool;
 pub mod unit_rows;
 
+use std::ops::Range;
+
 use candle_core::{CpuStorage, Layout, Result, Tensor, bail};
+use rayon::prelude::*;
+
+use crate::kernels::reduce;
 
 /// The elements of a contiguous f32 argument.
 pub(crate) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
@@ -60,8 +67,19 @@ pub(crate) fn split_rows(mut values: &mut [f32], columns: usize, rows: impl Iter
     .collect()
 }
 
-/// Row counts that share `rows` evenly between the cores.
-pub(crate) fn even_rows(rows: usize) -> Vec<usize> {
+/// Ranges that share `rows` evenly between the cores, one after another.
+pub(crate) fn even_ranges(rows: usize) -> Vec<Range<usize>> {
     let tasks = rayon::current_num_threads().clamp(1, rows.max(1));
-    (0..tasks).map(|i| rows * (i + 1) / tasks - rows * i / tasks).collect()
+    (0..tasks).map(|i| rows * i / tasks..rows * (i + 1) / tasks).collect()
+}
+
+/// The sum of what each task found, `len` values each.
+pub(crate) fn sum_of_tasks(parts: Vec<Vec<f32>>, len: usize) -> Vec<f32> {
+    const CHUNK: usize = 1 << 14;
+    let mut parts = parts.into_iter();
+    let mut total = parts.next().unwrap_or_else(|| vec![0.0; len]);
+    for part in parts {
+        total.par_chunks_mut(CHUNK).zip(part.par_chunks(CHUNK)).for_each(|(a, b)| reduce::add(a, b));
+    }
+    total
 }

@@ -22,6 +22,7 @@ mod preset;
 mod schedules;
 
 use crate::backbone::BackboneConfig;
+use crate::backbone::convnext::{self, ConvnextConfig};
 use crate::backbone::positions::{PositionCode, RotaryJitter};
 use crate::backbone::resnet::{Kind, ResnetConfig};
 use crate::backbone::stem::Stem;
@@ -45,14 +46,15 @@ pub use schedules::Schedules;
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct Recipe {
-    /// Backbone to train: `vit_tiny`, `vit_small`, `vit_base`, resnet18 or resnet50. ViT-small with patch 16 is the best start; tiny is for
-    /// small data and quick looks. Residual networks want another optimiser and weight decay: see --preset resnet50
+    /// Backbone to train: `vit_tiny`, `vit_small`, `vit_base`, resnet18, resnet50, `convnext_tiny`, `convnext_small`, `convnext_base` or
+    /// `convnext_large`. ViT-small with patch 16 is the best start; tiny is for small data and quick looks. Residual networks want another
+    /// optimiser and weight decay: see --preset resnet50
     #[arg(long, default_value_t = Recipe::default().arch, help_heading = "Backbone")]
     pub arch: Arch,
     /// Side of a patch of a ViT in pixels. Smaller patches give better features and finer masks, and cost with the square
     #[arg(long, value_parser = dino_program::flags::at_least_one(), default_value_t = Recipe::default().patch_size, help_heading = "Backbone")]
     pub patch_size: usize,
-    /// Dimension of the features, in place of the arch's own. A ResNet is made narrower or wider by it
+    /// Dimension of the features, in place of the arch's own. A ResNet or `ConvNeXt` is made narrower or wider by it
     #[arg(long, value_parser = dino_program::flags::at_least_one(), help_heading = "Backbone")]
     pub dim: Option<usize>,
     /// Number of blocks of a ViT, in place of the arch's own
@@ -64,7 +66,8 @@ pub struct Recipe {
     /// Register tokens of a ViT beside CLS. Four keep its attention free of outliers in large ones
     #[arg(long, default_value_t = Recipe::default().registers, help_heading = "Backbone")]
     pub registers: usize,
-    /// First value of factors on each branch of a ViT's blocks (layer scale), 0 for none. With --method dinov2 1e-5 where it is not given
+    /// First value of factors on each branch of the blocks of a ViT or `ConvNeXt` (layer scale), 0 for none. Where it is not given: 1e-6 of a
+    /// `ConvNeXt`, 1e-5 with --method dinov2, else none
     #[arg(long, value_parser = dino_program::flags::from_zero::<f32>, help_heading = "Backbone")]
     pub layer_scale: Option<f32>,
     /// The MLP of a ViT's blocks. Public weights of DINOv2's giant and of DINOv3's S+ and H+ have swiglu
@@ -91,7 +94,7 @@ pub struct Recipe {
     /// How a ViT embeds its patches
     #[arg(long, value_enum, default_value_t = Recipe::default().stem, help_heading = "Backbone")]
     pub stem: Stem,
-    /// Stochastic depth of a ViT: share of the last block's branches that is dropped, less in earlier blocks
+    /// Stochastic depth of a ViT or `ConvNeXt`: share of the last block's branches that is dropped, less in earlier blocks
     #[arg(long, value_parser = dino_program::flags::below_one::<f64>, default_value_t = Recipe::default().drop_path_rate, help_heading = "Backbone")]
     pub drop_path_rate: f64,
 
@@ -433,12 +436,22 @@ impl Recipe {
             let width = self.dim.map_or(resnet.width, |dim| dim * resnet.width / resnet.dim());
             BackboneConfig::Resnet(ResnetConfig { width, ..resnet })
         };
+        let convnext = |depth, width: usize| {
+            let width = self.dim.map_or(width, |dim| dim / 8);
+            let layer_scale = Some(self.layer_scale.unwrap_or(convnext::LAYER_SCALE)).filter(|first| *first > 0.0);
+            let (depths, dims) = ([3, 3, depth, 3], [1, 2, 4, 8].map(|factor| factor * width));
+            BackboneConfig::Convnext(ConvnextConfig { depths, dims, drop_path: self.drop_path_rate, layer_scale, precision })
+        };
         match self.arch {
             Arch::VitTiny => vit(192, 12, 3),
             Arch::VitSmall => vit(384, 12, 6),
             Arch::VitBase => vit(768, 12, 12),
             Arch::Resnet18 => resnet(Kind::Basic, [2, 2, 2, 2]),
             Arch::Resnet50 => resnet(Kind::Bottleneck, [3, 4, 6, 3]),
+            Arch::ConvnextTiny => convnext(9, 96),
+            Arch::ConvnextSmall => convnext(27, 96),
+            Arch::ConvnextBase => convnext(27, 128),
+            Arch::ConvnextLarge => convnext(27, 192),
         }
     }
 

@@ -41,8 +41,8 @@ use crate::files::write_atomically;
 use crate::log::{Measured, Sums};
 use crate::run::recipe::Recipe;
 
-/// Pixels by positions of a residual network's last map.
-const RESNET_STRIDE: usize = 32;
+/// Pixels by positions of a convolutional network's last map.
+const STRIDE: usize = 32;
 
 /// What the metadata says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -51,7 +51,7 @@ pub struct Description {
     pub format: u32,
     /// Name of the backbone.
     pub arch: String,
-    /// Side of a patch in pixels; of a residual network, pixels by positions of its last map.
+    /// Side of a patch in pixels; of a convolutional network, pixels by positions of its last map.
     pub patch_size: usize,
     /// Dimension of the features.
     pub dim: usize,
@@ -95,7 +95,7 @@ impl Description {
         let backbone = learner.student.backbone.config();
         let (patch_size, heads, img_size) = match backbone {
             BackboneConfig::Vit(vit) => (vit.patch_size, vit.heads, vit.img_size),
-            BackboneConfig::Resnet(_) => (RESNET_STRIDE, 0, recipe.global_crops_size),
+            BackboneConfig::Resnet(_) | BackboneConfig::Convnext(_) => (STRIDE, 0, recipe.global_crops_size),
         };
         Self {
             format: 1,

@@ -26,6 +26,7 @@ use dino_vision::transform::Transform;
 
 use super::spec::{self, Activation, Interpolation, Linear, Mlp, Norm, Positions, StemLevel};
 use super::{Options, Tensor, error, layout, load, locate, open};
+use crate::backbone::convnext::{self, ConvnextConfig};
 use crate::backbone::parameters::{Entry, Group};
 use crate::backbone::positions::{PositionCode, RotaryJitter, rotary_periods};
 use crate::backbone::stem::Stem;
@@ -76,8 +77,8 @@ pub fn initialise(backbone: &Backbone, path: &Path, options: &Options, pixels: &
         (Err(super::Error::Heads(_)), BackboneConfig::Vit(config)) => {
             load(path, &Options { heads: Some(config.heads), ..options.clone() })?
         }
-        // No ResNet has heads.
-        (Err(super::Error::Heads(_)), BackboneConfig::Resnet(_)) => return Err(no_resnet(path)),
+        // No convolutional network has heads.
+        (Err(super::Error::Heads(_)), BackboneConfig::Resnet(_) | BackboneConfig::Convnext(_)) => return Err(holds_no(path, &config)),
         (read, _) => read?,
     };
     let mut notes = checkpoint.report.notes;
@@ -91,10 +92,15 @@ pub fn initialise(backbone: &Backbone, path: &Path, options: &Options, pixels: &
             named(vit, &config, &mut notes)?
         }
         (spec::Backbone::Resnet(_), BackboneConfig::Resnet(_)) => layout::resnet_tensors(&open(&locate(path)?)?, options)?,
-        (_, BackboneConfig::Resnet(_)) => return Err(no_resnet(path)),
+        (spec::Backbone::Convnext(convnext), BackboneConfig::Convnext(config)) => {
+            note_epsilon(convnext.eps, convnext::EPS, &mut notes);
+            named_convnext(layout::convnext_tensors(&open(&locate(path)?)?, options)?, &config)?
+        }
+        (_, BackboneConfig::Resnet(_) | BackboneConfig::Convnext(_)) => return Err(holds_no(path, &config)),
         (_, BackboneConfig::Vit(_)) => {
             return Err(Error::Unsupported(format!(
-                "{} holds a convolutional network: --init takes a ResNet with --arch resnet18 or resnet50, and no ConvNeXt",
+                "{} holds a convolutional network: --init takes a ResNet with --arch resnet18 or resnet50, a ConvNeXt with --arch \
+                 convnext_tiny, convnext_small, convnext_base or convnext_large",
                 path.display()
             )));
         }
@@ -171,8 +177,36 @@ pub fn vit(vit: spec::Vit, drop_path: f64, precision: Precision, device: &Device
     Ok(fresh)
 }
 
-fn no_resnet(path: &Path) -> Error {
-    Error::Unsupported(format!("{} holds no ResNet, which --arch asks for", path.display()))
+fn holds_no(path: &Path, asked: &BackboneConfig) -> Error {
+    let kind = match asked {
+        BackboneConfig::Vit(_) => "vision transformer",
+        BackboneConfig::Resnet(_) => "ResNet",
+        BackboneConfig::Convnext(_) => "ConvNeXt",
+    };
+    Error::Unsupported(format!("{} holds no {kind}, which --arch asks for", path.display()))
+}
+
+/// Notes an epsilon that training does not keep.
+fn note_epsilon(theirs: f32, ours: f32, notes: &mut Vec<String>) {
+    if (theirs - ours).abs() > 1e-9 {
+        // Features move by less than rounding does, unless a token hardly varies.
+        notes.push(format!("its layer norms have an epsilon of {theirs:e}, training and what it exports {ours:e}"));
+    }
+}
+
+/// The tensors of a `ConvNeXt` as the run's backbone has them: with layer scales, or without.
+fn named_convnext(mut tensors: Named, config: &ConvnextConfig) -> Result<Named, Error> {
+    let has_scales = tensors.keys().any(|name| name.ends_with(".gamma"));
+    if has_scales && config.layer_scale.is_none() {
+        return Err(Error::Unsupported("this backbone has layer scales: leave out --layer-scale 0".to_owned()));
+    }
+    if !has_scales && config.layer_scale.is_some() {
+        // As if they were multiplied into the layers before them.
+        let of_block = |(name, bias): (&String, &Tensor)| Some((format!("{}.gamma", name.strip_suffix(".pwconv2.bias")?), bias.shape.clone()));
+        let scales: Vec<_> = tensors.iter().filter_map(of_block).collect();
+        tensors.extend(scales.into_iter().map(|(name, shape)| (name, Tensor { data: vec![1.0; shape.iter().product()], shape })));
+    }
+    Ok(tensors)
 }
 
 fn refused(what: &str) -> Error {
@@ -221,10 +255,7 @@ fn named(vit: spec::Vit, config: &VitConfig, notes: &mut Vec<String>) -> Result<
     if vit.registers() != config.registers {
         return Err(refused(&format!("{} register tokens where the run has {}", vit.registers(), config.registers)));
     }
-    if (vit.eps - config.eps()).abs() > 1e-9 {
-        // Features move by less than rounding does, unless a token hardly varies.
-        notes.push(format!("its layer norms have an epsilon of {:e}, training and what it exports {:e}", vit.eps, config.eps()));
-    }
+    note_epsilon(vit.eps, config.eps(), notes);
     let own_gate = gated(&vit)?;
     if own_gate != config.gated {
         return Err(Error::Unsupported(match own_gate {

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 #![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
+pub(crate) mod convnext;
 pub(crate) mod torch;
 
 use std::collections::BTreeMap;

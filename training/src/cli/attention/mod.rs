@@ -64,7 +64,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let backbone = args.backbone.open(0)?;
     ensure!(
         !backbone.model.manifest().is_convolutional(),
-        "{} is a ResNet, which has no attention: give a vision transformer",
+        "{} is a convolutional network, which has no attention: give a vision transformer",
         args.backbone.model
     );
     let mut embedder = backbone.embedder(Pooling::Cls)?;

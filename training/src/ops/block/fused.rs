@@ -15,7 +15,7 @@ use super::sequences::{Chunk, Sequences, Task};
 use super::{Block, DropPath, Tokens};
 use crate::kernels::matmul::{Accum, Precision, Weight, at_b};
 use crate::kernels::{activation, attention, layer_norm, reduce, sized};
-use crate::ops::{pool, slice, split_rows, with_slice};
+use crate::ops::{pool, slice, split_rows, sum_of_tasks, with_slice};
 
 /// The parameters of a block as slices, or their gradients.
 macro_rules! parts {
@@ -363,12 +363,12 @@ impl CustomOp2 for Fused {
         let (rows, len) = (self.sequences.rows(), self.block.len());
         let tasks = self.sequences.tasks(rayon::current_num_threads());
         let mut dx = vec![0.0; rows * dim];
-        let mut dp = with_slice(x, |x| {
+        let dp: Vec<Vec<f32>> = with_slice(x, |x| {
             with_slice(p, |p| {
                 with_slice(dout, |dout| {
                     let weights = Weights::new(&self.block, p);
                     let products = Products::new(&self.block, &weights, Weight::plain);
-                    let gradients: Vec<Vec<f32>> = split_rows(&mut dx, dim, tasks.iter().map(Task::rows))
+                    let gradients = split_rows(&mut dx, dim, tasks.iter().map(Task::rows))
                         .into_par_iter()
                         .zip(&tasks)
                         .map(|(mut dx, task)| {
@@ -405,14 +405,9 @@ impl CustomOp2 for Fused {
                     Ok(gradients)
                 })
             })
-        })?
-        .into_iter();
-        let mut total = dp.next().unwrap_or_else(|| vec![0.0; len]);
-        for part in dp {
-            total.par_chunks_mut(1 << 14).zip(part.par_chunks(1 << 14)).for_each(|(a, b)| reduce::add(a, b));
-        }
+        })?;
         let dx = if x.track_op() { Some(Tensor::from_vec(dx, (rows, dim), x.device())?) } else { None };
-        let dp = if p.track_op() { Some(Tensor::from_vec(total, len, p.device())?) } else { None };
+        let dp = if p.track_op() { Some(Tensor::from_vec(sum_of_tasks(dp, len), len, p.device())?) } else { None };
         Ok((dx, dp))
     }
 }

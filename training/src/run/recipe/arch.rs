@@ -19,14 +19,26 @@ pub enum Arch {
     Resnet18,
     /// 16 bottlenecks, dim 2048
     Resnet50,
+    /// 18 blocks, dim 768
+    ConvnextTiny,
+    /// 36 blocks, dim 768
+    ConvnextSmall,
+    /// 36 blocks, dim 1024
+    ConvnextBase,
+    /// 36 blocks, dim 1536
+    ConvnextLarge,
 }
 
-const NAMES: [(&str, Arch); 7] = [
+const NAMES: [(&str, Arch); 11] = [
     ("vit_tiny", Arch::VitTiny),
     ("vit_small", Arch::VitSmall),
     ("vit_base", Arch::VitBase),
     ("resnet18", Arch::Resnet18),
     ("resnet50", Arch::Resnet50),
+    ("convnext_tiny", Arch::ConvnextTiny),
+    ("convnext_small", Arch::ConvnextSmall),
+    ("convnext_base", Arch::ConvnextBase),
+    ("convnext_large", Arch::ConvnextLarge),
     // Old names, which the public code takes too.
     ("deit_tiny", Arch::VitTiny),
     ("deit_small", Arch::VitSmall),
@@ -34,13 +46,21 @@ const NAMES: [(&str, Arch); 7] = [
 
 /// A backbone that is not to be had.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0} is not supported: the backbones are vit_tiny, vit_small and vit_base (any --patch-size), resnet18 and resnet50")]
+#[error(
+    "{0} is not supported: the backbones are vit_tiny, vit_small and vit_base (any --patch-size), resnet18, resnet50, convnext_tiny, \
+     convnext_small, convnext_base and convnext_large"
+)]
 pub struct Unsupported(String);
 
 impl Arch {
     /// True for residual networks.
     pub fn is_resnet(self) -> bool {
         matches!(self, Self::Resnet18 | Self::Resnet50)
+    }
+
+    /// True for `ConvNeXt`.
+    pub fn is_convnext(self) -> bool {
+        matches!(self, Self::ConvnextTiny | Self::ConvnextSmall | Self::ConvnextBase | Self::ConvnextLarge)
     }
 }
 
@@ -82,7 +102,7 @@ mod tests {
             assert_eq!(name.parse(), Ok(arch));
             assert_eq!(arch.to_string().parse(), Ok(arch));
         }
-        for name in ["xcit_small_12_p16", "convnext_tiny", "resnet101", ""] {
+        for name in ["xcit_small_12_p16", "convnext_huge", "resnet101", ""] {
             let said = name.parse::<Arch>().unwrap_err().to_string();
             assert!(said.starts_with(name) && said.contains("resnet50"), "{said}");
         }

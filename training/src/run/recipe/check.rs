@@ -4,6 +4,7 @@ use anyhow::{Result, bail, ensure};
 
 use super::{FfnLayer, Method, PosEmbed, PrecisionChoice, Recipe};
 use crate::backbone::BackboneConfig;
+use crate::backbone::convnext::CELL;
 use crate::backbone::positions::PositionCode;
 use crate::backbone::resnet::ResnetConfig;
 use crate::backbone::stem::Stem;
@@ -28,8 +29,13 @@ impl Recipe {
             ("final-local-crops-size", local),
         ];
         for (name, size) in sizes {
-            let patch = if self.arch.is_resnet() { 1 } else { self.patch_size };
+            let patch = if self.arch.is_resnet() || self.arch.is_convnext() { 1 } else { self.patch_size };
             ensure!(patch > 0 && size >= patch && size.is_multiple_of(patch), "--{name} {size} is no multiple of --patch-size {patch}");
+            ensure!(
+                !self.arch.is_convnext() || size.is_multiple_of(CELL),
+                "--{name} {size} is no multiple of {CELL}, the pixels along a cell of a {}",
+                self.arch
+            );
             ensure!(size <= 4096, "--{name} {size} is more than 4096");
         }
         for (name, scale) in [("global-crops-scale", &self.global_crops_scale), ("local-crops-scale", &self.local_crops_scale)] {
@@ -207,31 +213,38 @@ impl Recipe {
                 stem.channels(patch_size, dim)?;
             }
             BackboneConfig::Resnet(resnet) => {
-                let arch = self.arch;
-                let plain = self.stem == Stem::Patch
-                    && self.registers == 0
-                    && self.ffn_layer == FfnLayer::Mlp
-                    && self.pos_embed == PosEmbed::Learned
-                    && self.layer_scale.is_none()
-                    && self.method == Method::Dino
-                    && self.gram_loss_weight == 0.0
-                    && self.lora_rank == 0
-                    && self.layer_decay >= 1.0
-                    && self.patch_embed_lr_mult >= 1.0;
                 ensure!(
-                    plain,
-                    "--stem, --registers, --ffn-layer, --pos-embed, --layer-scale, --gram-loss-weight, --layer-decay, --patch-embed-lr-mult, --lora-rank and --method dinov2 are for ViTs: leave them \
-                     out with --arch {arch}"
+                    self.layer_scale.is_none(),
+                    "--layer-scale is for ViTs and ConvNeXts: leave it out with --arch {}",
+                    self.arch
                 );
-                ensure!(
-                    self.depth.is_none() && self.heads.is_none(),
-                    "--depth and --heads are for ViTs: leave them out with --arch {arch}"
-                );
-                let step = ResnetConfig { width: 1, ..resnet }.dim();
-                let dim = self.dim.unwrap_or(resnet.dim());
-                ensure!(dim > 0 && dim.is_multiple_of(step), "--dim {dim}: the dimension of a {arch} must be a multiple of {step}");
+                self.check_convolutional(resnet.dim(), ResnetConfig { width: 1, ..resnet }.dim())?;
             }
+            BackboneConfig::Convnext(convnext) => self.check_convolutional(convnext.dim(), 8)?,
         }
+        Ok(())
+    }
+
+    /// Settings that convolutional networks do not have. Theirs have `dim` channels at last, which can be any multiple of `step`.
+    fn check_convolutional(&self, dim: usize, step: usize) -> Result<()> {
+        let arch = self.arch;
+        let plain = self.stem == Stem::Patch
+            && self.registers == 0
+            && self.ffn_layer == FfnLayer::Mlp
+            && self.pos_embed == PosEmbed::Learned
+            && self.method == Method::Dino
+            && self.gram_loss_weight == 0.0
+            && self.lora_rank == 0
+            && self.layer_decay >= 1.0
+            && self.patch_embed_lr_mult >= 1.0;
+        ensure!(
+            plain,
+            "--stem, --registers, --ffn-layer, --pos-embed, --gram-loss-weight, --layer-decay, --patch-embed-lr-mult, --lora-rank and \
+             --method dinov2 are for ViTs: leave them out with --arch {arch}"
+        );
+        ensure!(self.depth.is_none() && self.heads.is_none(), "--depth and --heads are for ViTs: leave them out with --arch {arch}");
+        let dim = self.dim.unwrap_or(dim);
+        ensure!(dim > 0 && dim.is_multiple_of(step), "--dim {dim}: the dimension of a {arch} must be a multiple of {step}");
         Ok(())
     }
 }
@@ -239,6 +252,7 @@ impl Recipe {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run::recipe::Arch;
 
     #[test]
     fn the_defaults_are_sound_and_bad_settings_are_named() {
@@ -272,7 +286,37 @@ mod tests {
         let queue = bad(|r| (r.centering, r.sinkhorn_queue) = (Centering::SinkhornKnopp, 131_072));
         assert!(queue.contains("34 GB"), "{queue}");
         assert!(bad(|r| r.freeze_backbone_epochs = 100).contains("--freeze-backbone-epochs"));
-        assert!(bad(|r| (r.arch, r.lora_rank) = (crate::run::recipe::Arch::Resnet18, 4)).contains("--lora-rank"));
+        assert!(bad(|r| (r.arch, r.lora_rank) = (Arch::Resnet18, 4)).contains("--lora-rank"));
+        assert!(bad(|r| (r.arch, r.layer_scale) = (Arch::Resnet18, Some(0.1))).contains("--layer-scale"));
         assert!(bad(|r| r.lr = f64::NAN).contains("--lr"));
+    }
+
+    #[test]
+    fn a_convnext_has_settings_of_its_own() {
+        let recipe = Recipe { arch: Arch::ConvnextTiny, dim: Some(16), layer_scale: Some(0.1), ..Recipe::default() };
+        recipe.check().unwrap();
+        let refused = |change: fn(&mut Recipe)| {
+            let mut recipe = recipe.clone();
+            change(&mut recipe);
+            recipe.check().unwrap_err().to_string()
+        };
+        for change in [
+            |r: &mut Recipe| r.stem = Stem::Conv,
+            |r| r.registers = 4,
+            |r| r.ffn_layer = FfnLayer::Swiglu,
+            |r| r.pos_embed = PosEmbed::Rope,
+            |r| r.method = Method::Dinov2,
+            |r| r.gram_loss_weight = 1.0,
+            |r| r.lora_rank = 4,
+            |r| r.layer_decay = 0.9,
+            |r| r.patch_embed_lr_mult = 0.2,
+            |r| r.depth = Some(3),
+            |r| r.heads = Some(3),
+        ] {
+            let said = refused(change);
+            assert!(said.contains("are for ViTs") && said.contains("--arch convnext_tiny"), "{said}");
+        }
+        assert!(refused(|r| r.dim = Some(20)).contains("multiple of 8"));
+        assert!(refused(|r| r.local_crops_size = 48).contains("--local-crops-size 48 is no multiple of 32"));
     }
 }

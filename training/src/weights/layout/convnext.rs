@@ -1,8 +1,11 @@
 //! `ConvNeXt`, as DINOv3 distilled it: Meta's own names, Hugging Face's `DINOv3ConvNextModel`, and timm's.
 
+use std::collections::BTreeMap;
+
 use super::super::Error;
 use super::super::scope::Scope;
 use super::super::spec::{Backbone, Conv, Convnext, ConvnextBlock, ConvnextStage, Linear};
+use super::super::store::Tensor;
 use super::{Hints, Read, is_harmless};
 
 /// Epsilon of the norms of all releases.
@@ -55,6 +58,40 @@ impl Dialect {
             _ => format!("{}stages.{stage}.downsample_layers.{part}", self.prefix),
         }
     }
+
+    /// The list of a stage's blocks.
+    fn blocks(&self, stage: usize) -> String {
+        format!("{}stages.{stage}{}", self.prefix, self.blocks)
+    }
+
+    /// Meta's name of what is called `name` here.
+    fn in_meta(&self, name: &str) -> String {
+        let below = |name: &str, place: &str| name.strip_prefix(place)?.strip_prefix('.').map(str::to_owned);
+        for stage in 0..4 {
+            for part in 0..2 {
+                if let Some(rest) = below(name, &self.downsample(stage, part)) {
+                    return format!("{}.{rest}", META.downsample(stage, part));
+                }
+            }
+            if let Some((number, rest)) = below(name, &self.blocks(stage)).as_deref().and_then(|rest| rest.split_once('.')) {
+                let renamed = self.block.iter().zip(META.block).find_map(|(theirs, ours)| Some(format!("{ours}.{}", below(rest, theirs)?)));
+                return format!("{}.{number}.{}", META.blocks(stage), renamed.unwrap_or_else(|| rest.to_owned()));
+            }
+        }
+        below(name, self.norm).map_or_else(|| name.to_owned(), |rest| format!("{}.{rest}", META.norm))
+    }
+}
+
+/// Every tensor that [`read`] reads, under Meta's names, layer scales included.
+pub(super) fn tensors(scope: &Scope) -> Result<BTreeMap<String, Tensor>, Error> {
+    let dialect = Dialect::of(scope);
+    let tensors = scope.tensors(is_harmless_here)?;
+    Ok(tensors.into_iter().map(|(name, tensor)| (dialect.in_meta(&name), tensor)).collect())
+}
+
+/// Meta's module keeps its final norm in a list too, beside places for those of other stages.
+fn is_harmless_here(name: &str) -> bool {
+    is_harmless(name) || name.starts_with("norms.")
 }
 
 pub(super) fn read(mut scope: Scope, hints: &Hints) -> Result<Read, Error> {
@@ -64,8 +101,7 @@ pub(super) fn read(mut scope: Scope, hints: &Hints) -> Result<Read, Error> {
         stages.push(stage(&mut scope, &dialect, index, &mut channels));
     }
     let norm = scope.norm(dialect.norm, channels);
-    // Meta's module keeps its final norm in a list too, beside places for those of other stages.
-    let report = scope.finish(dialect.layout, |name| is_harmless(name) || name.starts_with("norms."))?;
+    let report = scope.finish(dialect.layout, is_harmless_here)?;
     let eps = hints.config.eps()?.unwrap_or(EPS) as f32;
     let backbone = Backbone::Convnext(Convnext { stages, norm, eps });
     Ok(Read { backbone, layout: dialect.layout, architecture: "dinov3-convnext", transform: None, report })
@@ -84,7 +120,7 @@ fn stage(scope: &mut Scope, dialect: &Dialect, index: usize, channels: &mut usiz
     };
     let norm = scope.norm(&norm, if index == 0 { out } else { input });
     *channels = out;
-    let list = format!("{}stages.{index}{}", dialect.prefix, dialect.blocks);
+    let list = dialect.blocks(index);
     let count = scope.count(&list, Some(1));
     let blocks = (0..count).map(|number| block(scope, dialect, &format!("{list}.{number}"), out)).collect();
     ConvnextStage { downsample, norm, blocks }

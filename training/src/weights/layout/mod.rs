@@ -63,10 +63,7 @@ const SIGNATURES: [(&str, Names); 8] = [
 /// Finds the backbone in a store and reads it.
 pub(super) fn read(store: &Store, config: Option<&Json>, options: &Options) -> Result<Read, Error> {
     let mut notes = Vec::new();
-    let (mut root, names) = root::find(store, options, &mut notes)?;
-    if matches!(names, Names::Convnext) {
-        root = above_model(store, root);
-    }
+    let (root, names) = find(store, options, &mut notes)?;
     let config = Config::read(config, store, names)?;
     let scope = Scope::new(store, &root, &options.ignore)?;
     let hints = Hints::gather(store, config, options)?;
@@ -99,6 +96,12 @@ pub(super) fn read(store: &Store, config: Option<&Json>, options: &Options) -> R
     Ok(read)
 }
 
+/// Where the backbone is, and the family of its names.
+fn find(store: &Store, options: &Options, notes: &mut Vec<String>) -> Result<(String, Names), Error> {
+    let (root, names) = root::find(store, options, notes)?;
+    Ok((if matches!(names, Names::Convnext) { above_model(store, root) } else { root }, names))
+}
+
 /// In the modules of transformers 5 a `ConvNeXt` is called `model`, and its final norm lies beside it.
 fn above_model(store: &Store, root: String) -> String {
     match root.strip_suffix("model.") {
@@ -109,8 +112,14 @@ fn above_model(store: &Store, root: String) -> String {
 
 /// Every tensor of a torchvision ResNet that [`read`] reads, under its own name, batch norms included.
 pub(super) fn resnet_tensors(store: &Store, options: &Options) -> Result<BTreeMap<String, Tensor>, Error> {
-    let (root, _) = root::find(store, options, &mut Vec::new())?;
+    let (root, _) = find(store, options, &mut Vec::new())?;
     Scope::new(store, &root, &options.ignore)?.tensors(is_harmless)
+}
+
+/// Every tensor of a `ConvNeXt` that [`read`] reads, under Meta's names, layer scales included.
+pub(super) fn convnext_tensors(store: &Store, options: &Options) -> Result<BTreeMap<String, Tensor>, Error> {
+    let (root, _) = find(store, options, &mut Vec::new())?;
+    convnext::tensors(&Scope::new(store, &root, &options.ignore)?)
 }
 
 /// What is known beside the tensors, from flags, `config.json`, the checkpoint's metadata and the arguments of DINO's script.
