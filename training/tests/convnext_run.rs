@@ -76,10 +76,13 @@ fn a_convnext_is_trained_resumed_exported_and_evaluated() {
     assert!(output.status.success(), "{}", text(&output));
     assert!(weights(&at("whole")) == weights(&at("resumed")), "the run went on to other weights");
     let end = tensors(&at("resumed"), "");
-    for name in ["downsample_layers.0.0.weight", "downsample_layers.2.0.bias", "stages.2.8.dwconv.weight", "stages.3.0.gamma", "norm.weight"] {
+    for name in
+        ["downsample_layers.0.0.weight", "downsample_layers.2.0.bias", "stages.2.8.dwconv.weight", "stages.3.0.gamma", "norm.weight"]
+    {
         for side in ["student", "teacher"] {
             let name = format!("{side}.backbone.{name}");
-            let of = |all: &[(String, Vec<f32>)]| all.iter().find(|(other, _)| *other == name).unwrap_or_else(|| panic!("{name}")).1.clone();
+            let of =
+                |all: &[(String, Vec<f32>)]| all.iter().find(|(other, _)| *other == name).unwrap_or_else(|| panic!("{name}")).1.clone();
             assert_ne!(of(&start), of(&end), "{name} moves");
         }
     }
@@ -101,8 +104,8 @@ fn a_convnext_is_trained_resumed_exported_and_evaluated() {
     assert!((figures["k1"]["top1"].as_f64().unwrap() - 100.0).abs() < 1e-9, "each picture is its own neighbour: {said}");
 
     // Another run goes on from these weights, whose sizes need not be given; a rate of 0 leaves them as they are.
-    let init = ["--init", at("whole").to_str().unwrap(), "--lr", "0", "--min-lr", "0", "--epochs", "1", "--warmup-epochs", "0"]
-        .map(str::to_owned);
+    let init =
+        ["--init", at("whole").to_str().unwrap(), "--lr", "0", "--min-lr", "0", "--epochs", "1", "--warmup-epochs", "0"].map(str::to_owned);
     let mut command = Command::new(env!("CARGO_BIN_EXE_dino-train"));
     command.arg("train").arg("--data").arg(at("data")).arg("--out").arg(at("onwards")).args(init);
     command.args("--out-dim 32 --head-hidden-dim 16 --head-bottleneck-dim 8 --weight-decay 0 --weight-decay-end 0".split_whitespace());

@@ -148,13 +148,8 @@ fn a_residual_network_is_read_as_export_reads_it() {
 }
 
 /// That of `tests/data/convnext`.
-const CONVNEXT: ConvnextConfig = ConvnextConfig {
-    depths: [1, 1, 2, 1],
-    dims: [8, 12, 16, 24],
-    drop_path: 0.0,
-    layer_scale: Some(1e-6),
-    precision: Precision::F32,
-};
+const CONVNEXT: ConvnextConfig =
+    ConvnextConfig { depths: [1, 1, 2, 1], dims: [8, 12, 16, 24], drop_path: 0.0, layer_scale: Some(1e-6), precision: Precision::F32 };
 
 fn initialised(config: ConvnextConfig, path: &Path) -> Result<Convnext, String> {
     let backbone = fresh(config);

@@ -251,6 +251,7 @@ mod tests {
 
     #[test]
     fn the_gradient_of_every_parameter_is_the_slope_of_the_features() {
+        const STEP: f32 = 1e-2;
         let config =
             ConvnextConfig { depths: [1, 2, 1, 1], dims: [4, 8, 8, 12], drop_path: 0.0, layer_scale: Some(1.0), precision: Precision::F32 };
         let mut random = generator(2, 0, 0, 0);
@@ -269,7 +270,6 @@ mod tests {
             let features = values(&convnext.features(&crops, &mut Pass::Frozen).unwrap());
             features.iter().zip(values(&weights)).map(|(feature, weight)| f64::from(*feature) * f64::from(weight)).sum::<f64>()
         };
-        const STEP: f32 = 1e-2;
         for group in convnext.groups() {
             let (flat, gradient) = (values(group.var()), values(gradients.get(group.var()).unwrap()));
             for entry in group.entries() {

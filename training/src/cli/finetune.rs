@@ -85,7 +85,9 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
     settings.schedule.check().map_err(Usage)?;
     let checkpoint = args.model.fetch(&Want::Weights)?.path;
     let loaded = weights::load(&checkpoint, &args.reading.options(None))?;
-    let Backbone::Vit(vit) = loaded.backbone else { bail!("{} is a convolutional network: finetune trains vision transformers", args.model) };
+    let Backbone::Vit(vit) = loaded.backbone else {
+        bail!("{} is a convolutional network: finetune trains vision transformers", args.model)
+    };
     let precision = if has_bf16() { Precision::Bf16 } else { Precision::F32 };
     let mut notes = loaded.report.notes;
     let backbone = init::vit(vit, settings.drop_path, precision, &Device::Cpu, &mut notes).with_context(|| args.model.to_string())?;

@@ -202,7 +202,8 @@ fn named_convnext(mut tensors: Named, config: &ConvnextConfig) -> Result<Named, 
     }
     if !has_scales && config.layer_scale.is_some() {
         // As if they were multiplied into the layers before them.
-        let of_block = |(name, bias): (&String, &Tensor)| Some((format!("{}.gamma", name.strip_suffix(".pwconv2.bias")?), bias.shape.clone()));
+        let of_block =
+            |(name, bias): (&String, &Tensor)| Some((format!("{}.gamma", name.strip_suffix(".pwconv2.bias")?), bias.shape.clone()));
         let scales: Vec<_> = tensors.iter().filter_map(of_block).collect();
         tensors.extend(scales.into_iter().map(|(name, shape)| (name, Tensor { data: vec![1.0; shape.iter().product()], shape })));
     }

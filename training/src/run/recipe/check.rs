@@ -213,11 +213,7 @@ impl Recipe {
                 stem.channels(patch_size, dim)?;
             }
             BackboneConfig::Resnet(resnet) => {
-                ensure!(
-                    self.layer_scale.is_none(),
-                    "--layer-scale is for ViTs and ConvNeXts: leave it out with --arch {}",
-                    self.arch
-                );
+                ensure!(self.layer_scale.is_none(), "--layer-scale is for ViTs and ConvNeXts: leave it out with --arch {}", self.arch);
                 self.check_convolutional(resnet.dim(), ResnetConfig { width: 1, ..resnet }.dim())?;
             }
             BackboneConfig::Convnext(convnext) => self.check_convolutional(convnext.dim(), 8)?,
@@ -300,8 +296,8 @@ mod tests {
             change(&mut recipe);
             recipe.check().unwrap_err().to_string()
         };
-        for change in [
-            |r: &mut Recipe| r.stem = Stem::Conv,
+        let of_vits: [fn(&mut Recipe); 11] = [
+            |r| r.stem = Stem::Conv,
             |r| r.registers = 4,
             |r| r.ffn_layer = FfnLayer::Swiglu,
             |r| r.pos_embed = PosEmbed::Rope,
@@ -312,7 +308,8 @@ mod tests {
             |r| r.patch_embed_lr_mult = 0.2,
             |r| r.depth = Some(3),
             |r| r.heads = Some(3),
-        ] {
+        ];
+        for change in of_vits {
             let said = refused(change);
             assert!(said.contains("are for ViTs") && said.contains("--arch convnext_tiny"), "{said}");
         }
