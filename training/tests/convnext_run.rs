@@ -51,7 +51,7 @@ fn features(run: &Path, pictures: &common::Tensors) -> Vec<ArrayD<f32>> {
     let recipe: Recipe = Stored::describe(&checkpoint).unwrap().recipe;
     let backbone = Backbone::new(recipe.backbone(), &mut dino_train::data::loader::generator(9, 0, 0, 0), &Device::Cpu).unwrap();
     init::initialise(&backbone, &checkpoint, &Options::default(), &Transform::evaluation()).unwrap();
-    let of = |pictures: &common::Tensor| {
+    let of = |pictures: &dino_train::weights::Tensor| {
         let pixels = Tensor::from_slice(&pictures.data, pictures.shape.as_slice(), &Device::Cpu).unwrap();
         let features = backbone.features(&[pixels], &mut Pass::Frozen).unwrap();
         ArrayD::from_shape_vec(IxDyn(features.dims()), features.flatten_all().unwrap().to_vec1().unwrap()).unwrap()
