@@ -252,7 +252,7 @@ mod tests {
     #[test]
     fn the_gradient_of_every_parameter_is_the_slope_of_the_features() {
         // By how much the loss moves.
-        const CHANGE: f32 = 1e-2;
+        const CHANGE: f32 = 3e-3;
         let config =
             ConvnextConfig { depths: [1, 2, 1, 1], dims: [4, 8, 8, 12], drop_path: 0.0, layer_scale: Some(1.0), precision: Precision::F32 };
         let mut random = generator(2, 0, 0, 0);
