@@ -123,7 +123,8 @@ fn two_processes_train_a_convnext_as_one_does() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     classes(&at("data"));
-    let flags = ["--optimizer", "sgd", "--lr", "0.1", "--drop-path-rate", "0", "--epochs", "2"];
+    // Longer steps make differences of rounding large.
+    let flags = ["--optimizer", "sgd", "--lr", "0.001", "--drop-path-rate", "0", "--epochs", "2"];
     let output = train(&at("data"), &at("whole"), &[&TINY[..], &flags].concat());
     assert!(output.status.success(), "{}", text(&output));
     let output = train(&at("data"), &at("halves"), &[&TINY[..], &flags, &["--batch-size", "2", "--processes", "2"]].concat());

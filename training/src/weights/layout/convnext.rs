@@ -85,7 +85,9 @@ impl Dialect {
 /// Every tensor that [`read`] reads, under Meta's names, layer scales included.
 pub(super) fn tensors(scope: &Scope) -> Result<BTreeMap<String, Tensor>, Error> {
     let dialect = Dialect::of(scope);
-    let tensors = scope.tensors(is_harmless_here)?;
+    // timm's final norm lies beside the classifier, which is left out.
+    let norm = format!("{}.", dialect.norm);
+    let tensors = scope.tensors(|name| is_harmless_here(name) && !name.starts_with(&norm))?;
     Ok(tensors.into_iter().map(|(name, tensor)| (dialect.in_meta(&name), tensor)).collect())
 }
 
