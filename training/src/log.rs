@@ -6,7 +6,8 @@
 //! let lines = Log::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../models/demo").as_ref()).lines()?;
 //! assert_eq!(lines[0].epoch, 1);
 //! // What is learnt from is the rest.
-//! assert!((lines[0].loss - lines[0].teacher_entropy - lines[0].kl).abs() < 1e-6);
+//! let teacher = lines[0].teacher.unwrap();
+//! assert!((lines[0].loss - teacher.teacher_entropy - teacher.kl).abs() < 1e-6);
 //! # Ok::<(), anyhow::Error>(())
 //! ```
 
@@ -106,6 +107,24 @@ impl fmt::Display for Measured {
     }
 }
 
+/// The teacher of an epoch: of runs that have one.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Teacher {
+    /// Logarithm of the output dimension: the highest entropy there can be.
+    pub ln_k: f64,
+    /// Its mean entropy, in nats: near 0 or near `ln_k` is a collapse.
+    pub teacher_entropy: f64,
+    /// Mean divergence between teacher and student: loss less entropy.
+    pub kl: f64,
+    /// Entropy of the mean of its distributions over the last pictures, in nats: near 0 one output takes all.
+    #[serde(default)]
+    pub mean_entropy: f64,
+    /// Its momentum in the last step.
+    pub momentum: f64,
+    /// Its temperature.
+    pub teacher_temp: f64,
+}
+
 /// One epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Line {
@@ -113,18 +132,19 @@ pub struct Line {
     pub epoch: usize,
     /// Steps since the start of the run.
     pub step: usize,
-    /// Mean loss, in nats.
+    /// Mean loss: DINO's in nats, or `LeJEPA`'s.
     pub loss: f64,
-    /// Logarithm of the output dimension: the highest entropy there can be.
-    pub ln_k: f64,
-    /// Mean entropy of the teacher, in nats: near 0 or near `ln_k` is a collapse.
-    pub teacher_entropy: f64,
-    /// Mean divergence between teacher and student: loss less entropy.
-    pub kl: f64,
-    /// Entropy of the mean of the teacher's distributions over the last pictures, in nats: near 0 one output takes all.
-    #[serde(default)]
-    pub mean_entropy: f64,
-    /// Standard deviation of the teacher's L2-normalised CLS features over the pictures of a step, averaged over dimensions.
+    /// What is seen of the teacher, where there is one.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<Teacher>,
+    /// The prediction term of `LeJEPA`, where that is the loss.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prediction: Option<f64>,
+    /// `SIGReg`, where `LeJEPA` is the loss.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sigreg: Option<f64>,
+    /// Standard deviation of the L2-normalised CLS features, the teacher's where there is one, over the pictures of a step, averaged over
+    /// dimensions.
     #[serde(default)]
     pub feature_std: f64,
     /// What `feature_std` is where features spread evenly: 1/√dim.
@@ -143,10 +163,6 @@ pub struct Line {
     pub lr: f64,
     /// Weight decay of the last step.
     pub weight_decay: f64,
-    /// Momentum of the teacher in the last step.
-    pub momentum: f64,
-    /// Temperature of the teacher.
-    pub teacher_temp: f64,
     /// Pictures per second of wall time.
     pub images_per_second: f64,
     /// Wall time of the epoch, of all its parts where it was interrupted.
@@ -195,6 +211,12 @@ pub struct Sums {
     /// Sum of Gram anchoring's parts of the loss.
     #[serde(default)]
     pub gram: f64,
+    /// Sum of `LeJEPA`'s prediction terms.
+    #[serde(default)]
+    pub prediction: f64,
+    /// Sum of its `SIGReg`.
+    #[serde(default)]
+    pub sigreg: f64,
     /// Wall time.
     pub seconds: f64,
 }

@@ -115,6 +115,25 @@ fn balanced_outputs_and_features_apart_are_those_of_all_processes() {
 }
 
 #[test]
+fn embeddings_are_spread_over_the_pictures_of_all_processes() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    pictures(&data, 18);
+    let run = |name: &str, more: &[&str]| {
+        let out = folder.path().join(name);
+        // As below: the projector has batch norms.
+        let parts = ["--method", "lejepa", "--optimizer", "sgd", "--lejepa-weight", "0.1", "--sigreg-slices", "64"];
+        succeeds(&data, &out, &[more, &parts].concat());
+        out
+    };
+    let whole = run("whole", &WHOLE);
+    let processes = run("processes", &["--processes", "2", "--batch-size", "4"]);
+    assert_same(&processes, &whole);
+    let micro = run("micro-batches", &["--accumulate", "2", "--batch-size", "4"]);
+    assert_differ(&micro, &whole);
+}
+
+#[test]
 fn masks_and_the_loss_of_patches_are_those_of_all_processes() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");

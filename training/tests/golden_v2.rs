@@ -45,7 +45,7 @@ fn learner(file: &Golden, description: &Value, case: &Value) -> Learner {
     let head = golden::head(size);
     let mut student = Network::new(backbone, head, &mut golden::random(), &Device::Cpu).unwrap();
     if case["separate_head"] == true {
-        student = student.with_ibot_head(HeadConfig { out: size("ibot_out"), ..head }, &mut golden::random(), &Device::Cpu).unwrap();
+        student = student.with_ibot_head(HeadConfig { out: Some(size("ibot_out")), ..head }, &mut golden::random(), &Device::Cpu).unwrap();
     }
     let mut learner = Learner::new(student, Algorithm::Adamw, alone()).unwrap();
     for (network, name) in [(&learner.student, "student"), (&learner.teacher, "teacher")] {
@@ -56,7 +56,7 @@ fn learner(file: &Golden, description: &Value, case: &Value) -> Learner {
         }
     }
     if case["losses"]["ibot"].is_number() {
-        let mut ibot = Ibot::new(1.0, learner.student.patch_head().config().out, &Device::Cpu).unwrap();
+        let mut ibot = Ibot::new(1.0, learner.student.patch_head().config().columns(), &Device::Cpu).unwrap();
         ibot.patches.set_centre(file.get("ibot_center").squeeze(0).unwrap());
         learner.ibot = Some(ibot);
     }

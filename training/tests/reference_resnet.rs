@@ -98,7 +98,7 @@ fn steps_of_sgd_and_lars_with_batch_norm_in_the_head_equal_the_public_codes() {
             dim: backbone.dim(),
             hidden: of("mlp.0.weight", 0),
             bottleneck: of("mlp.6.weight", 0),
-            out: of("last_layer.weight_v", 0),
+            out: Some(of("last_layer.weight_v", 0)),
             batch_norm: true,
             norm_last_layer: false,
             precision: Precision::F32,

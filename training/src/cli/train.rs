@@ -226,8 +226,28 @@ fn settings(args: &Args, matches: &ArgMatches) -> Result<toml::Table> {
     Ok(settings)
 }
 
+/// Weight decay of residual networks with --method lejepa, as its public code advises.
+const LEJEPA_RESNET_DECAY: f64 = 5e-4;
+
+/// Adds what a method has instead of the defaults, where it was not given.
+fn add_defaults_of_method(settings: &mut toml::Table) -> Result<()> {
+    let is = |name: &str, value: &str| settings.get(name).and_then(toml::Value::as_str).is_some_and(|found| found.starts_with(value));
+    if !is("method", "lejepa") {
+        return Ok(());
+    }
+    let mut own = table(Preset::Lejepa.text())?;
+    if is("arch", "resnet") {
+        own.extend(["weight-decay", "weight-decay-end"].map(|name| (name.to_owned(), LEJEPA_RESNET_DECAY.into())));
+    }
+    for (name, value) in own {
+        settings.entry(name).or_insert(value);
+    }
+    Ok(())
+}
+
 /// The recipe of settings; `goes_on` where the run has a checkpoint.
-fn resolve(settings: toml::Table, args: &Args, matches: &ArgMatches, goes_on: bool) -> Result<Recipe> {
+fn resolve(mut settings: toml::Table, args: &Args, matches: &ArgMatches, goes_on: bool) -> Result<Recipe> {
+    add_defaults_of_method(&mut settings)?;
     let source = args.config.as_ref().map_or_else(|| "settings".to_owned(), |path| path.display().to_string());
     let mut recipe: Recipe = settings.try_into().context(source)?;
     warmup::cut(&mut recipe.warmup_epochs, recipe.epochs, matches);
@@ -278,6 +298,20 @@ mod tests {
         assert!(going_on.lr < Recipe::default().lr && (going_on.layer_decay - 0.5).abs() < 1e-9, "{going_on:?}");
         assert_eq!((going_on.warmup_epochs, going_on.freeze_backbone_epochs), (0, 0), "cut to the run");
         assert_eq!(recipe(&["--init", "weights.pth"]), Recipe::default());
+    }
+
+    #[test]
+    fn a_method_has_defaults_of_its_own_and_what_is_given_counts_more() {
+        let decay = |recipe: &Recipe| [recipe.weight_decay, recipe.weight_decay_end];
+        let own = recipe(&["--method", "lejepa"]);
+        own.check().unwrap();
+        assert_eq!((decay(&own), own.head_bottleneck_dim, own.clip_grad), ([0.05; 2], 128, 0.0));
+        assert_eq!(recipe(&["--preset", "lejepa"]), own);
+        let given = recipe(&["--method", "lejepa", "--weight-decay-end", "0.2", "--head-bottleneck-dim", "16"]);
+        assert_eq!((decay(&given), given.head_bottleneck_dim), ([0.05, 0.2], 16));
+        assert_eq!(decay(&recipe(&["--method", "lejepa", "--arch", "resnet18"])), [5e-4; 2]);
+        // Of another preset they are given too.
+        assert_eq!(decay(&recipe(&["--preset", "vit_small_16", "--method", "lejepa"])), [0.04, 0.4]);
     }
 
     #[test]

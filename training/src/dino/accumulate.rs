@@ -1,8 +1,8 @@
 //! What one step learns from: gradients and statistics, added up over micro-batches and then over processes.
 //!
 //! All micro-batches of a step see the same weights and the same centre, and everything here is a mean over the pictures, so N of them
-//! over M processes give what one batch of all the pictures gives, up to rounding. (Sinkhorn-Knopp and KoLeo compare the pictures of a
-//! micro-batch, of all processes.)
+//! over M processes give what one batch of all the pictures gives, up to rounding. (Sinkhorn-Knopp, KoLeo and `SIGReg` compare the pictures of
+//! a micro-batch, of all processes.)
 //!
 //! ```
 //! use dino_train::dino::accumulate::{Accumulated, Error};
@@ -26,9 +26,9 @@ use crate::ops::with_slice;
 /// Means of a step or of a part of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Means<T = f64> {
-    /// DINO's cross-entropy between teacher and student, in nats.
+    /// DINO's cross-entropy between teacher and student, in nats; `LeJEPA`'s whole loss.
     pub loss: T,
-    /// Entropy of the teacher's distributions, in nats.
+    /// Entropy of the teacher's distributions, in nats; 0 without a teacher.
     pub teacher_entropy: T,
     /// KoLeo's part of the loss, with its weight.
     pub koleo: T,
@@ -36,20 +36,24 @@ pub struct Means<T = f64> {
     pub ibot: T,
     /// Gram anchoring's part of the loss, with its weight.
     pub gram: T,
+    /// The prediction term of `LeJEPA`, without its weight.
+    pub prediction: T,
+    /// `SIGReg` of `LeJEPA`, without its weight.
+    pub sigreg: T,
 }
 
 /// Scalars of [`Means`].
-const MEANS: usize = 5;
+const MEANS: usize = 7;
 
 impl<T> Means<T> {
     fn into_array(self) -> [T; MEANS] {
-        [self.loss, self.teacher_entropy, self.koleo, self.ibot, self.gram]
+        [self.loss, self.teacher_entropy, self.koleo, self.ibot, self.gram, self.prediction, self.sigreg]
     }
 }
 
 impl<T> From<[T; MEANS]> for Means<T> {
-    fn from([loss, teacher_entropy, koleo, ibot, gram]: [T; MEANS]) -> Self {
-        Self { loss, teacher_entropy, koleo, ibot, gram }
+    fn from([loss, teacher_entropy, koleo, ibot, gram, prediction, sigreg]: [T; MEANS]) -> Self {
+        Self { loss, teacher_entropy, koleo, ibot, gram, prediction, sigreg }
     }
 }
 
@@ -59,16 +63,22 @@ pub struct Share {
     pub means: Means<Tensor>,
     /// Of the whole loss.
     pub gradients: GradStore,
-    /// The teacher's logits `[rows, k]`.
-    pub logits: Tensor,
-    /// Whether the step wants them afterwards.
+    /// What the teacher says of the pictures, where there is one.
+    pub outputs: Option<Outputs>,
+    /// Whether the step wants its logits afterwards.
     pub keep_logits: bool,
     /// The teacher's logits of masked patches `[masked, k]`, where there are such.
     pub patch_logits: Option<Tensor>,
-    /// The teacher's distributions `[rows, k]`.
-    pub targets: Tensor,
-    /// The teacher's CLS features `[rows, dim]`.
+    /// CLS features of the global views `[rows, dim]`: the teacher's, or without one the student's.
     pub features: Tensor,
+}
+
+/// The teacher's side of a batch.
+pub struct Outputs {
+    /// Its logits `[rows, k]`.
+    pub logits: Tensor,
+    /// Its distributions `[rows, k]`.
+    pub targets: Tensor,
 }
 
 /// Sums over micro-batches.
@@ -100,13 +110,13 @@ pub struct Averages {
     pub own_loss: f64,
     /// Parts of the loss, and the teacher's entropy.
     pub means: Means,
-    /// Mean of the teacher's logits, one for each output.
+    /// Mean of the teacher's logits, one for each output; empty without a teacher.
     pub logits: Vec<f32>,
     /// Mean of the teacher's logits of masked patches, one for each output; empty without them.
     pub patch_logits: Vec<f32>,
-    /// Mean of the teacher's distributions, one for each output.
+    /// Mean of the teacher's distributions, one for each output; empty without a teacher.
     pub distribution: Vec<f32>,
-    /// Standard deviation over the pictures of the L2-normalised features of the teacher, averaged over their dimensions.
+    /// Standard deviation over the pictures of the L2-normalised features, averaged over their dimensions.
     pub feature_std: f64,
     /// Ranks whose loss was not finite.
     pub failed: Vec<usize>,
@@ -135,7 +145,7 @@ impl Accumulated {
     /// When the device fails.
     pub fn add(&mut self, share: Share, groups: &[&Group]) -> Result<()> {
         self.batches += 1;
-        self.rows += share.targets.dim(0)?;
+        self.rows += share.features.dim(0)?;
         let features = share.features.broadcast_div(&share.features.sqr()?.sum_keepdim(1)?.sqrt()?.maximum(1e-12)?)?;
         let squares = features.sqr()?;
         // A process may have no masked patches in a step.
@@ -147,13 +157,11 @@ impl Accumulated {
             }
             None => None,
         };
-        let matrices = [
-            (&share.logits, &mut self.logits),
-            (&share.targets, &mut self.targets),
-            (&features, &mut self.features),
-            (&squares, &mut self.squares),
-        ];
-        for (matrix, sums) in matrices.into_iter().chain(patches.map(|logits| (logits, &mut self.patches))) {
+        // In this order on another device too.
+        let outputs = share.outputs.as_ref();
+        let of_teacher = outputs.map(|Outputs { logits, targets }| [(logits, &mut self.logits), (targets, &mut self.targets)]);
+        let matrices = of_teacher.into_iter().flatten().chain([(&features, &mut self.features), (&squares, &mut self.squares)]);
+        for (matrix, sums) in matrices.chain(patches.map(|logits| (logits, &mut self.patches))) {
             sums.resize(matrix.dim(1)?, 0.0);
             if is_host(matrix.device()) {
                 with_slice(matrix, |values| {
@@ -162,18 +170,19 @@ impl Accumulated {
                 })?;
             }
         }
-        if share.keep_logits {
-            self.kept.push(share.logits.clone());
+        if let Some(outputs) = outputs.filter(|_| share.keep_logits) {
+            self.kept.push(outputs.logits.clone());
         }
         let scalars = share.means.into_array();
-        if is_host(share.logits.device()) {
+        if is_host(features.device()) {
             for (sum, scalar) in self.scalars.iter_mut().zip(&scalars) {
                 *sum += scalar.to_scalar::<f32>()?;
             }
         } else {
             // Not waited for here: the device has the backward pass and the update yet to do.
-            let matrices = [&share.logits, &share.targets, &features, &squares];
-            let sums = matrices.into_iter().chain(patches).map(|matrix| matrix.sum(0));
+            let of_teacher = outputs.map(|Outputs { logits, targets }| [logits, targets]);
+            let matrices = of_teacher.into_iter().flatten().chain([&features, &squares]);
+            let sums = matrices.chain(patches).map(|matrix| matrix.sum(0));
             let parts = scalars.iter().map(|scalar| scalar.reshape(1)).chain(sums).collect::<Result<Vec<_>>>()?;
             self.pending.push(Tensor::cat(&parts, 0)?.detach());
         }
@@ -373,8 +382,9 @@ mod tests {
         let gradients = (group.var().sum_all().unwrap() * value).unwrap().backward().unwrap();
         let rows = |columns: usize| Tensor::full(value as f32, (2, columns), &Device::Cpu).unwrap();
         let scalar = |value: f64| Tensor::new(value as f32, &Device::Cpu).unwrap();
-        let means = Means { loss: scalar(loss), teacher_entropy: scalar(1.0), koleo: scalar(0.0), ibot: scalar(0.0), gram: scalar(0.0) };
-        Share { means, gradients, logits: rows(3), keep_logits: false, patch_logits: None, targets: rows(3), features: rows(4) }
+        let means = Means::from([loss, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0].map(scalar));
+        let outputs = Some(Outputs { logits: rows(3), targets: rows(3) });
+        Share { means, gradients, outputs, keep_logits: false, patch_logits: None, features: rows(4) }
     }
 
     fn group() -> Group {

@@ -1,4 +1,5 @@
-//! The projection head: a three-layer MLP, an L2 bottleneck and a weight-normalised last layer (paper, section 3.1 and appendix C).
+//! The projection head: a three-layer MLP, an L2 bottleneck and a weight-normalised last layer (paper, section 3.1 and appendix C); or the
+//! MLP alone, a projector whose output are embeddings (`LeJEPA`).
 //!
 //! ```
 //! use candle_core::{Device, Tensor};
@@ -6,7 +7,7 @@
 //! use dino_train::{backbone::Pass, data::loader::generator, kernels::matmul::Precision};
 //!
 //! let precision = Precision::F32;
-//! let config = HeadConfig { dim: 16, hidden: 32, bottleneck: 8, out: 64, batch_norm: false, norm_last_layer: true, precision };
+//! let config = HeadConfig { dim: 16, hidden: 32, bottleneck: 8, out: Some(64), batch_norm: false, norm_last_layer: true, precision };
 //! let head = Head::new(config, &mut generator(0, 0, 0, 0), &Device::Cpu)?;
 //! let features = Tensor::randn(0.0_f32, 1.0, (2, 16), &Device::Cpu)?;
 //! let logits = head.forward(&features, &Pass::Frozen)?.to_vec2::<f32>()?;
@@ -33,14 +34,26 @@ pub struct HeadConfig {
     pub hidden: usize,
     /// Columns of the bottleneck.
     pub bottleneck: usize,
-    /// Output dimension K.
-    pub out: usize,
+    /// Output dimension K of the last layer; none for a projector, which ends at its bottleneck and does not normalise that.
+    pub out: Option<usize>,
     /// Batch norms behind the hidden layers.
     pub batch_norm: bool,
     /// Keep the last layer's norms at 1 instead of training them.
     pub norm_last_layer: bool,
     /// Arithmetic of the linear layers.
     pub precision: Precision,
+}
+
+impl HeadConfig {
+    /// Columns of the output.
+    pub fn columns(&self) -> usize {
+        self.out.unwrap_or(self.bottleneck)
+    }
+
+    /// A projector has rectifiers behind its batch norms, as in the public code of `LeJEPA`.
+    fn rectifies(&self) -> bool {
+        self.out.is_none() && self.batch_norm
+    }
 }
 
 /// Linear layers of the MLP.
@@ -74,8 +87,13 @@ impl Head {
         for (layer, (from, to)) in [(dim, hidden), (hidden, hidden), (hidden, bottleneck)].into_iter().enumerate() {
             // Places in the public code's list of layers: linear, batch norm if there are any, GELU.
             let place = layer * if config.batch_norm { 3 } else { 2 };
-            groups.push(single(&format!("{name}.mlp.{place}.weight"), &[to, from], Init::Normal(0.02), random, device)?);
-            groups.push(single(&format!("{name}.mlp.{place}.bias"), &[to], Init::Constant(0.0), random, device)?);
+            let (weight, bias) = match out {
+                Some(_) => (Init::Normal(0.02), Init::Constant(0.0)),
+                // PyTorch's defaults.
+                None => (Init::Uniform(1.0 / (from as f32).sqrt()), Init::Uniform(1.0 / (from as f32).sqrt())),
+            };
+            groups.push(single(&format!("{name}.mlp.{place}.weight"), &[to, from], weight, random, device)?);
+            groups.push(single(&format!("{name}.mlp.{place}.bias"), &[to], bias, random, device)?);
         }
         let mut buffers = Vec::new();
         for layer in 0..if config.batch_norm { LAYERS - 1 } else { 0 } {
@@ -83,9 +101,11 @@ impl Head {
             groups.push(batch_norm::parameters(&name, hidden, random, device)?);
             buffers.push(batch_norm::running(&name, hidden, random, device)?);
         }
-        groups.push(single(&format!("{name}.last_layer.weight_g"), &[out, 1], Init::Constant(1.0), random, device)?);
-        let bound = Init::Uniform(1.0 / (bottleneck as f32).sqrt());
-        groups.push(single(&format!("{name}.last_layer.weight_v"), &[out, bottleneck], bound, random, device)?);
+        if let Some(out) = out {
+            groups.push(single(&format!("{name}.last_layer.weight_g"), &[out, 1], Init::Constant(1.0), random, device)?);
+            let bound = Init::Uniform(1.0 / (bottleneck as f32).sqrt());
+            groups.push(single(&format!("{name}.last_layer.weight_v"), &[out, bottleneck], bound, random, device)?);
+        }
         Ok(Self { config, groups, buffers })
     }
 
@@ -94,14 +114,15 @@ impl Head {
         &self.config
     }
 
-    /// All parameters, those of the last layer at the end.
+    /// All parameters, those of the last layer, where there is one, at the end.
     pub fn groups(&self) -> &[Group] {
         &self.groups
     }
 
     /// The parameters that are trained.
     pub fn trained(&self) -> impl Iterator<Item = &Group> {
-        let norms = self.config.norm_last_layer.then(|| self.groups.len() - 2);
+        let keeps_norms = self.config.norm_last_layer && self.config.out.is_some();
+        let norms = keeps_norms.then(|| self.groups.len() - 2);
         self.groups.iter().enumerate().filter(move |(index, _)| Some(*index) != norms).map(|(_, group)| group)
     }
 
@@ -119,7 +140,7 @@ impl Head {
         Ok(Self { config: self.config, groups, buffers })
     }
 
-    /// Features `[rows, dim]` to logits `[rows, out]`.
+    /// Features `[rows, dim]` to logits `[rows, out]`, of a projector to embeddings `[rows, bottleneck]`.
     ///
     /// # Errors
     /// When shapes do not fit, or the device fails.
@@ -130,11 +151,14 @@ impl Head {
         for layer in 0..LAYERS {
             x = linear(&x, &parameter(2 * layer, track)?, self.config.precision)?.broadcast_add(&parameter(2 * layer + 1, track)?)?;
             if let Some(running) = self.buffers.get(layer) {
-                x = batch_norm::forward(&x, &self.groups[2 * LAYERS + layer], running, None, false, pass)?;
+                x = batch_norm::forward(&x, &self.groups[2 * LAYERS + layer], running, None, self.config.rectifies(), pass)?;
             }
-            if layer + 1 < LAYERS {
+            if layer + 1 < LAYERS && !self.config.rectifies() {
                 x = gelu(&x)?;
             }
+        }
+        if self.config.out.is_none() {
+            return Ok(x);
         }
         let last = self.groups.len() - 2;
         let norms = parameter(last, track && !self.config.norm_last_layer)?;

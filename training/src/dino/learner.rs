@@ -7,7 +7,7 @@
 //!
 //! let vit = VitConfig { img_size: 32, patch_size: 16, dim: 16, depth: 1, heads: 2, ..VitConfig::default() };
 //! let precision = Precision::F32;
-//! let head = HeadConfig { dim: 16, hidden: 32, bottleneck: 8, out: 64, batch_norm: false, norm_last_layer: true, precision };
+//! let head = HeadConfig { dim: 16, hidden: 32, bottleneck: 8, out: Some(64), batch_norm: false, norm_last_layer: true, precision };
 //! let mut random = generator(0, 0, 0, 0);
 //! let learner = Learner::new(Network::new(vit, head, &mut random, &Device::Cpu)?, Algorithm::Adamw, alone())?;
 //!
@@ -26,10 +26,11 @@ use candle_core::{Result, Tensor};
 
 use crate::backbone::Pass;
 use crate::backbone::parameters::{Group, Random};
-use crate::dino::accumulate::{self, Accumulated, Averages, Means, Share};
+use crate::dino::accumulate::{self, Accumulated, Averages, Means, Outputs, Share};
 use crate::dino::gram::{Gram, gram};
 use crate::dino::ibot::Ibot;
 use crate::dino::koleo::koleo;
+use crate::dino::lejepa::{self, Lejepa};
 use crate::dino::loss::{DinoLoss, TEACHER_VIEWS, Value};
 use crate::dino::masks::Masks;
 use crate::dino::network::Network;
@@ -42,7 +43,8 @@ use crate::ops::across;
 pub struct Learner {
     /// Sees all crops and is trained.
     pub student: Network,
-    /// Sees the two global crops and follows the student.
+    /// Sees the two global crops and follows the student. With `LeJEPA` it sees nothing, and is the student after each step: what is
+    /// evaluated and exported.
     pub teacher: Network,
     /// Holds the centre.
     pub loss: DinoLoss,
@@ -52,6 +54,8 @@ pub struct Learner {
     pub ibot: Option<Ibot>,
     /// The term that holds patches to an anchor, where there is one.
     pub gram: Option<Gram>,
+    /// The loss in place of DINO's, where it is another.
+    pub lejepa: Option<Lejepa>,
     /// Holds the moments.
     pub optimizer: Optimizer,
     /// Train the heads alone; the backbones stay as they are.
@@ -76,10 +80,10 @@ pub struct Step {
 pub struct Report {
     /// Parts of the loss, and the teacher's entropy.
     pub means: Means,
-    /// Mean of the teacher's distributions, one share for each output.
+    /// Mean of the teacher's distributions, one share for each output; empty without a teacher.
     pub distribution: Vec<f32>,
-    /// Standard deviation of the teacher's L2-normalised CLS features over the pictures, averaged over dimensions: 1/√dim where
-    /// they spread over the sphere, 0 where all are the same.
+    /// Standard deviation of the teacher's L2-normalised CLS features, without a teacher of the student's, over the pictures, averaged over
+    /// dimensions: 1/√dim where they spread over the sphere, 0 where all are the same.
     pub feature_std: f64,
     /// Whether a process was told to stop.
     pub stop: bool,
@@ -154,15 +158,14 @@ impl Gradients {
         let none = self.value.teacher_entropy.zeros_like()?;
         let koleo = self.koleo.map_or_else(|| none.clone(), |koleo| koleo.detach());
         let ibot = self.ibot.as_ref().map_or_else(|| none.clone(), |ibot| ibot.loss.detach());
-        let gram = self.gram.map_or(none, |gram| gram.detach());
-        let means = Means { loss: self.value.loss.detach(), teacher_entropy: self.value.teacher_entropy, koleo, ibot, gram };
+        let gram = self.gram.map_or_else(|| none.clone(), |gram| gram.detach());
+        let (loss, teacher_entropy) = (self.value.loss.detach(), self.value.teacher_entropy);
         Ok(Share {
-            means,
+            means: Means { loss, teacher_entropy, koleo, ibot, gram, prediction: none.clone(), sigreg: none },
             gradients: self.gradients,
-            logits: self.teacher,
+            outputs: Some(Outputs { logits: self.teacher, targets: self.value.targets }),
             keep_logits: self.keep_logits,
             patch_logits: self.ibot.map(|ibot| ibot.teacher),
-            targets: self.value.targets,
             features: self.features,
         })
     }
@@ -177,10 +180,21 @@ impl Learner {
         let mut teacher = student.duplicate()?;
         // It follows the student's merged weights.
         teacher.backbone = teacher.backbone.without_adapters();
-        let out = student.head.config().out;
+        let out = student.head.config().columns();
         let device = student.groups().next().map_or(candle_core::Device::Cpu, |group| group.var().device().clone());
         let (loss, optimizer) = (DinoLoss::new(out, &device)?, Optimizer::new(algorithm));
-        Ok(Self { student, teacher, loss, koleo_weight: 0.0, ibot: None, gram: None, optimizer, freeze_backbone: false, exchange })
+        Ok(Self {
+            student,
+            teacher,
+            loss,
+            koleo_weight: 0.0,
+            ibot: None,
+            gram: None,
+            lejepa: None,
+            optimizer,
+            freeze_backbone: false,
+            exchange,
+        })
     }
 
     /// Loss and gradients of one batch; changes nothing but the running statistics of batch norms.
@@ -200,11 +214,7 @@ impl Learner {
         let all = if self.gram.is_some() { self.student.backbone.places(global)? } else { Vec::new() };
         let wanted = if all.is_empty() { places } else { &all };
         let masked = masks.map(|masks| &masks.tensor);
-        let (seen, seen_patches) = if self.freeze_backbone {
-            self.student.backbone.features_at(&crops, masked, wanted, &mut Pass::Teacher(&self.exchange))?
-        } else {
-            self.student.backbone.features_at(&crops, masked, wanted, &mut Pass::Trained(random, &self.exchange))?
-        };
+        let (seen, seen_patches) = self.see(&crops, masked, wanted, random)?;
         let pass = &mut Pass::Trained(random, &self.exchange);
         let patches = if all.is_empty() || places.is_empty() {
             seen_patches.narrow(0, 0, places.len())?
@@ -216,8 +226,7 @@ impl Learner {
         let student = self.student.head.forward(&seen, pass)?;
         let value = self.loss.evaluate(&student, &teacher, teacher_temp, &self.exchange)?;
         let (mut whole, mut apart, mut ibot) = (value.loss.clone(), None, None);
-        if self.koleo_weight > 0.0 {
-            let koleo = (koleo(&seen.narrow(0, 0, global.dim(0)?)?, TEACHER_VIEWS, &self.exchange)? * self.koleo_weight)?;
+        if let Some(koleo) = self.kept_apart(&seen.narrow(0, 0, global.dim(0)?)?)? {
             whole = (whole + &koleo)?;
             apart = Some(koleo);
         }
@@ -244,6 +253,43 @@ impl Learner {
         Ok(Gradients { value, koleo: apart, ibot, gram, gradients, student: student.detach(), teacher, features, keep_logits })
     }
 
+    /// The student's CLS features of all crops, and those of the patches at `places`.
+    fn see(
+        &self,
+        crops: &[Tensor],
+        masked: Option<&Tensor>,
+        places: &[(usize, usize)],
+        random: &mut dyn Random,
+    ) -> Result<(Tensor, Tensor)> {
+        let pass = &mut if self.freeze_backbone { Pass::Teacher(&self.exchange) } else { Pass::Trained(random, &self.exchange) };
+        self.student.backbone.features_at(crops, masked, places, pass)
+    }
+
+    /// KoLeo's part of the loss, with its weight, where there is one: of the student's features of the global views.
+    fn kept_apart(&self, features: &Tensor) -> Result<Option<Tensor>> {
+        let term = || koleo(features, TEACHER_VIEWS, &self.exchange)? * self.koleo_weight;
+        (self.koleo_weight > 0.0).then(term).transpose()
+    }
+
+    /// What one batch adds by `LeJEPA`'s loss, without a teacher.
+    fn embed(&self, lejepa: &Lejepa, views: Views<'_>, random: &mut dyn Random) -> Result<Share> {
+        let global = views.global.dim(0)?;
+        let crops: Vec<Tensor> = std::iter::once(views.global).chain(views.local).cloned().collect();
+        let (seen, _) = self.see(&crops, None, &[], random)?;
+        let embeddings = self.student.head.forward(&seen, &Pass::Trained(random, &self.exchange))?;
+        let directions = lejepa::directions(embeddings.dim(1)?, lejepa.slices, random, embeddings.device())?;
+        let lejepa::Value { loss, prediction, sigreg } =
+            lejepa.evaluate(&embeddings, global / TEACHER_VIEWS, &directions, &self.exchange)?;
+        let features = seen.narrow(0, 0, global)?;
+        let koleo = self.kept_apart(&features)?;
+        let gradients = koleo.as_ref().map_or_else(|| Ok(loss.clone()), |koleo| &loss + koleo)?.backward()?;
+        let none = loss.zeros_like()?.detach();
+        let koleo = koleo.map_or_else(|| none.clone(), |koleo| koleo.detach());
+        let (loss, prediction, sigreg) = (loss.detach(), prediction.detach(), sigreg.detach());
+        let means = Means { loss, teacher_entropy: none.clone(), koleo, ibot: none.clone(), gram: none, prediction, sigreg };
+        Ok(Share { means, gradients, outputs: None, keep_logits: false, patch_logits: None, features: features.detach() })
+    }
+
     /// Gram anchoring's part of the loss, with its weight: all patches of the global views, by student and anchor.
     fn held_to_anchor(of: &Gram, global: &Tensor, patches: &Tensor) -> Result<Tensor> {
         let places = of.anchor.places(global)?;
@@ -257,7 +303,10 @@ impl Learner {
     /// # Errors
     /// When shapes do not fit, or the device fails.
     pub fn add(&self, accumulated: &mut Accumulated, views: Views<'_>, teacher_temp: f64, random: &mut dyn Random) -> Result<()> {
-        let share = self.gradients(views, teacher_temp, random)?.share()?;
+        let share = match &self.lejepa {
+            Some(lejepa) => self.embed(lejepa, views, random)?,
+            None => self.gradients(views, teacher_temp, random)?.share()?,
+        };
         accumulated.add(share, &self.student.trained().collect::<Vec<_>>())
     }
 
@@ -278,7 +327,9 @@ impl Learner {
         }
         // The centre and the queue last: a gradient that is not finite leaves them as they are.
         self.apply(&averages.gradients, &averages.squares, step)?;
-        self.loss.move_centre(&averages.logits)?;
+        if self.lejepa.is_none() {
+            self.loss.move_centre(&averages.logits)?;
+        }
         if let Some(ibot) = self.ibot.as_mut().filter(|_| !averages.patch_logits.is_empty()) {
             ibot.patches.move_centre(&averages.patch_logits)?;
         }
@@ -299,8 +350,17 @@ impl Learner {
         let frozen = if self.freeze_backbone { self.teacher.backbone.groups().len() } else { 0 };
         for (teacher, student) in self.teacher.groups().zip(self.student.moving()?).skip(frozen) {
             // The average of two equal numbers may be another by rounding.
-            if let Some(student) = student {
+            let Some(student) = student else { continue };
+            if self.lejepa.is_some() {
+                teacher.var().set(&student)?;
+            } else {
                 moving_average(teacher, &student, step.momentum)?;
+            }
+        }
+        if self.lejepa.is_some() {
+            // It saw no batch whose statistics it could have.
+            for (teacher, student) in self.teacher.buffers().zip(self.student.buffers()) {
+                teacher.var().set(&student.flat(false))?;
             }
         }
         Ok(())

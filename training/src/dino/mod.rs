@@ -9,7 +9,7 @@
 //!
 //! let vit = VitConfig { img_size: 32, patch_size: 16, dim: 16, depth: 1, heads: 2, ..VitConfig::default() };
 //! let precision = Precision::F32;
-//! let head = HeadConfig { dim: 16, hidden: 32, bottleneck: 8, out: 64, batch_norm: false, norm_last_layer: true, precision };
+//! let head = HeadConfig { dim: 16, hidden: 32, bottleneck: 8, out: Some(64), batch_norm: false, norm_last_layer: true, precision };
 //! let mut random = generator(0, 0, 0, 0);
 //! let student = Network::new(vit, head, &mut random, &Device::Cpu)?;
 //! let mut learner = Learner::new(student, Algorithm::Adamw, alone())?;
@@ -32,6 +32,7 @@ pub mod ibot;
 pub mod koleo;
 pub mod layer_decay;
 pub mod learner;
+pub mod lejepa;
 pub mod loss;
 pub mod masks;
 pub mod network;

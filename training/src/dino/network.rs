@@ -7,7 +7,7 @@
 //!
 //! let vit = VitConfig { img_size: 32, patch_size: 16, dim: 16, depth: 1, heads: 2, ..VitConfig::default() };
 //! let precision = Precision::F32;
-//! let head = HeadConfig { dim: 16, hidden: 32, bottleneck: 8, out: 64, batch_norm: false, norm_last_layer: true, precision };
+//! let head = HeadConfig { dim: 16, hidden: 32, bottleneck: 8, out: Some(64), batch_norm: false, norm_last_layer: true, precision };
 //! let network = Network::new(vit, head, &mut generator(0, 0, 0, 0), &Device::Cpu)?;
 //! assert!(network.entries().any(|(_, entry)| entry.name == "backbone.cls_token" && entry.shape == [1, 1, 16]));
 //! assert!(network.entries().any(|(_, entry)| entry.name == "head.mlp.0.weight" && entry.shape == [32, 16]));
@@ -114,7 +114,7 @@ impl Network {
     pub fn patch_logits(&self, features: &Tensor, pass: &Pass<'_>) -> Result<Tensor> {
         let head = self.patch_head();
         match features.dim(0)? {
-            0 => Tensor::zeros((0, head.config().out), features.dtype(), features.device()),
+            0 => Tensor::zeros((0, head.config().columns()), features.dtype(), features.device()),
             _ => head.forward(features, pass),
         }
     }

@@ -11,6 +11,7 @@ use super::gram::{Gram, Negatives};
 use super::head::HeadConfig;
 use super::ibot::Ibot;
 use super::learner::{Learner, Report, Step, Views};
+use super::lejepa::Lejepa;
 use super::loss::Centering;
 use super::masks::{Masking, Masks};
 use super::network::Network;
@@ -34,7 +35,7 @@ fn generator(purpose: u64, step: u64, batch: u64, sequence: u64) -> ChaCha8Rng {
 }
 
 fn head(dim: usize, batch_norm: bool) -> HeadConfig {
-    HeadConfig { dim, hidden: 24, bottleneck: 8, out: OUT, batch_norm, norm_last_layer: false, precision: Precision::F32 }
+    HeadConfig { dim, hidden: 24, bottleneck: 8, out: Some(OUT), batch_norm, norm_last_layer: false, precision: Precision::F32 }
 }
 
 fn vit(mask_token: bool) -> BackboneConfig {
@@ -66,6 +67,16 @@ fn dinov2() -> Result<Learner> {
     learner.ibot = Some(ibot);
     let anchor = learner.teacher.duplicate()?.backbone;
     learner.gram = Some(Gram { weight: 1.0, anchor, across: false, negatives: Negatives::Kept });
+    Ok(learner)
+}
+
+/// A network that learns without a teacher.
+fn lejepa(backbone: BackboneConfig) -> Result<Learner> {
+    let (mut random, dim) = (generator(1, 0, 0, 0), backbone.dim());
+    let network = Network::new(backbone, HeadConfig { out: None, ..head(dim, true) }, &mut random, &Device::Cpu)?;
+    let mut learner = Learner::new(network, Algorithm::Sgd, alone())?;
+    learner.lejepa = Some(Lejepa { weight: 0.1, slices: 32 });
+    learner.koleo_weight = 0.1;
     Ok(learner)
 }
 
@@ -126,12 +137,13 @@ fn a_step_on_another_device_waits_for_it_once_and_gives_the_same_numbers() {
         let (depths, dims) = ([1, 1, 2, 1], [4, 8, 8, 20]);
         ConvnextConfig { depths, dims, drop_path: 0.3, layer_scale: Some(0.5), precision: Precision::F32 }.into()
     };
-    let cases: [(&str, &dyn Fn() -> Result<Learner>); 8] = [
+    let cases: [(&str, &dyn Fn() -> Result<Learner>); 9] = [
         ("gates and rotary positions", &|| learner(rotary(), Algorithm::Sgd, false)),
         ("DINO by AdamW", &|| learner(vit(false), Algorithm::Adamw, false)),
         ("DINO by SGD", &|| learner(vit(false), Algorithm::Sgd, false)),
         ("batch norm in the head", &|| learner(vit(false), Algorithm::Sgd, true)),
         ("DINOv2 with Gram anchoring", &dinov2),
+        ("batch norm in the projector of LeJEPA", &|| lejepa(resnet())),
         ("a ResNet by SGD", &|| learner(resnet(), Algorithm::Sgd, false)),
         ("a ResNet by LARS", &|| learner(resnet(), Algorithm::Lars, true)),
         ("a ConvNeXt by SGD", &|| learner(convnext(), Algorithm::Sgd, false)),

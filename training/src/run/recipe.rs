@@ -32,6 +32,7 @@ use crate::dino::gram::Negatives;
 use crate::dino::head::HeadConfig;
 use crate::dino::ibot::Ibot;
 use crate::dino::learner::Learner;
+use crate::dino::lejepa::Lejepa;
 use crate::dino::loss::Centering;
 use crate::dino::masks::Masking;
 use crate::dino::optimizer::Algorithm;
@@ -110,7 +111,7 @@ pub struct Recipe {
     /// Columns of the head's hidden layers
     #[arg(long, value_parser = dino_program::flags::at_least_one(), default_value_t = Recipe::default().head_hidden_dim, help_heading = "Head")]
     pub head_hidden_dim: usize,
-    /// Columns of the head's bottleneck
+    /// Columns of the head's bottleneck; with --method lejepa the dimension of the embeddings, 128 where it is not given
     #[arg(long, value_parser = dino_program::flags::at_least_one(), default_value_t = Recipe::default().head_bottleneck_dim, help_heading = "Head")]
     pub head_bottleneck_dim: usize,
 
@@ -139,13 +140,21 @@ pub struct Recipe {
     #[arg(long, default_value_t = Recipe::default().sinkhorn_queue, value_name = "N", help_heading = "Teacher")]
     pub sinkhorn_queue: usize,
 
-    /// What is learnt: dino compares whole pictures; dinov2 hides patches from the student as well, and asks it what the teacher says of them
+    /// What is learnt: dino compares whole pictures; dinov2 hides patches from the student as well, and asks it what the teacher says of them;
+    /// lejepa has no teacher, and settings of its own where they are not given: those of --preset lejepa
     #[arg(long, value_enum, default_value_t = Recipe::default().method, help_heading = "Loss")]
     pub method: Method,
     /// Weight of the term that keeps the features of different pictures apart (KoLeo), 0 for none. Where it is not given: 0.1 with --method
     /// dinov2, else none
     #[arg(long, value_parser = dino_program::flags::from_zero::<f64>, help_heading = "Loss")]
     pub koleo_loss_weight: Option<f64>,
+    /// Share of the term that spreads the embeddings like a Gaussian (`SIGReg`) in the loss of --method lejepa; the rest is that of the term
+    /// that brings the views of a picture together
+    #[arg(long, value_parser = dino_program::flags::share::<f64>, default_value_t = Recipe::default().lejepa_weight, value_name = "LAMBDA", help_heading = "Loss")]
+    pub lejepa_weight: f64,
+    /// Random directions that it looks along in each step
+    #[arg(long, value_parser = dino_program::flags::at_least_one(), default_value_t = Recipe::default().sigreg_slices, value_name = "N", help_heading = "Loss")]
+    pub sigreg_slices: usize,
     /// Weight of the loss of hidden patches (iBOT) with --method dinov2, 0 for none
     #[arg(long, value_parser = dino_program::flags::from_zero::<f64>, default_value_t = Recipe::default().ibot_loss_weight, help_heading = "Loss")]
     pub ibot_loss_weight: f64,
@@ -272,6 +281,8 @@ pub enum Method {
     Dino,
     /// whole pictures and hidden patches (Oquab et al. 2023)
     Dinov2,
+    /// embeddings that agree and are spread like a Gaussian, without a teacher (Balestriero and `LeCun` 2025)
+    Lejepa,
 }
 
 /// The MLP of a transformer block.
@@ -349,6 +360,8 @@ impl Default for Recipe {
             sinkhorn_queue: 0,
             method: Method::Dino,
             koleo_loss_weight: None,
+            lejepa_weight: 0.02,
+            sigreg_slices: 256,
             ibot_loss_weight: 1.0,
             ibot_separate_head: false,
             ibot_out_dim: None,
@@ -457,12 +470,13 @@ impl Recipe {
 
     /// Sizes of the head.
     pub fn head(&self) -> HeadConfig {
+        let is_projector = self.method == Method::Lejepa;
         HeadConfig {
             dim: self.backbone().dim(),
             hidden: self.head_hidden_dim,
             bottleneck: self.head_bottleneck_dim,
-            out: self.out_dim,
-            batch_norm: self.use_bn_in_head,
+            out: (!is_projector).then_some(self.out_dim),
+            batch_norm: self.use_bn_in_head || is_projector,
             norm_last_layer: self.norm_last_layer,
             precision: self.precision.resolve(),
         }
@@ -471,7 +485,7 @@ impl Recipe {
     /// Sizes of the patches' own head, where they have one.
     pub fn ibot_head(&self) -> Option<HeadConfig> {
         let wanted = self.method == Method::Dinov2 && self.ibot_separate_head && self.ibot_loss_weight > 0.0;
-        wanted.then(|| HeadConfig { out: self.ibot_out_dim.unwrap_or(self.out_dim), ..self.head() })
+        wanted.then(|| HeadConfig { out: Some(self.ibot_out_dim.unwrap_or(self.out_dim)), ..self.head() })
     }
 
     /// How patches are hidden from the student, where they are.
@@ -488,10 +502,12 @@ impl Recipe {
         learner.loss.center_momentum = self.center_momentum;
         learner.loss.centering = self.centering;
         learner.loss.queue = Queue::new(self.sinkhorn_queue);
+        let lejepa = Lejepa { weight: self.lejepa_weight, slices: self.sigreg_slices };
+        learner.lejepa = (self.method == Method::Lejepa).then_some(lejepa);
         let dinov2 = self.method == Method::Dinov2;
         learner.koleo_weight = self.koleo_loss_weight.unwrap_or(if dinov2 { 0.1 } else { 0.0 });
         if dinov2 && self.ibot_loss_weight > 0.0 {
-            let (k, device) = (learner.student.patch_head().config().out, learner.loss.centre().device().clone());
+            let (k, device) = (learner.student.patch_head().config().columns(), learner.loss.centre().device().clone());
             let mut ibot = Ibot::new(self.ibot_loss_weight, k, &device)?;
             ibot.patches.center_momentum = self.center_momentum;
             ibot.patches.centering = self.centering;

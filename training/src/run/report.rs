@@ -106,10 +106,15 @@ impl Run {
             ("epochs".to_owned(), last.epoch.to_string()),
             ("steps".to_owned(), last.step.to_string()),
             ("loss".to_owned(), format!("{:.3}", last.loss)),
-            ("teacher entropy of ln K".to_owned(), format!("{:.2} / {:.2}", last.teacher_entropy, last.ln_k)),
             ("pictures / s".to_owned(), format!("{:.1}", pictures / seconds.max(1e-9))),
             ("hours of training".to_owned(), format!("{:.2}", seconds / 3600.0)),
         ];
+        if let Some(teacher) = last.teacher {
+            figures.insert(3, ("teacher entropy of ln K".to_owned(), format!("{:.2} / {:.2}", teacher.teacher_entropy, teacher.ln_k)));
+        }
+        if let (Some(prediction), Some(sigreg)) = (last.prediction, last.sigreg) {
+            figures.insert(3, ("prediction, SIGReg".to_owned(), format!("{prediction:.3}, {sigreg:.2}")));
+        }
         let best = self.lines.iter().filter_map(|line| line.knn.map(|knn| (line.epoch, knn))).max_by(|a, b| a.1.top1.total_cmp(&b.1.top1));
         if let Some((epoch, knn)) = best {
             let figure = format!("{:.1} / {:.1} %", knn.top1, knn.mean_class);
@@ -128,15 +133,31 @@ impl Run {
             name,
             points: self.lines.iter().filter_map(|line| Some((line.epoch as f64, value(line)?))).collect(),
         };
+        let has_teacher = self.lines.iter().any(|line| line.teacher.is_some());
+        let (title, note) = if has_teacher {
+            ("Loss and entropy of the teacher, in nats", "An entropy that falls to 0 or rises to ln K is a collapse.")
+        } else {
+            ("Loss", "The weighted mean of the two terms below.")
+        };
         let charts = vec![
             Chart {
-                title: "Loss and entropy of the teacher, in nats",
-                note: "An entropy that falls to 0 or rises to ln K is a collapse.",
+                title,
+                note,
                 curves: vec![
                     curve("loss", |line| Some(line.loss)),
-                    curve("teacher entropy", |line| Some(line.teacher_entropy)),
-                    curve("ln K", |line| Some(line.ln_k)),
+                    curve("teacher entropy", |line| line.teacher.map(|teacher| teacher.teacher_entropy)),
+                    curve("ln K", |line| line.teacher.map(|teacher| teacher.ln_k)),
                 ],
+            },
+            Chart {
+                title: "Prediction",
+                note: "Squared distance of embeddings from the centre of their picture, a mean over dimensions.",
+                curves: vec![curve("prediction", |line| line.prediction)],
+            },
+            Chart {
+                title: "SIGReg",
+                note: "How far the embeddings are from a Gaussian.",
+                curves: vec![curve("SIGReg", |line| line.sigreg)],
             },
             Chart {
                 title: "k-NN, in percent",
@@ -162,11 +183,11 @@ impl Run {
             Chart {
                 title: "Divergence of the student from the teacher (KL), in nats",
                 note: "Near 0, with the entropy near ln K, nothing is learnt.",
-                curves: vec![curve("KL", |line| Some(line.kl))],
+                curves: vec![curve("KL", |line| line.teacher.map(|teacher| teacher.kl))],
             },
             Chart {
                 title: "Standard deviation of the features",
-                note: "Of the teacher's, over pictures; 0 is a collapse to one point.",
+                note: "Of the teacher's, or without one the network's, over pictures; 0 is a collapse to one point.",
                 curves: vec![
                     curve("deviation", |line| (line.feature_std_even > 0.0).then_some(line.feature_std)),
                     curve("spread evenly", |line| (line.feature_std_even > 0.0).then_some(line.feature_std_even)),
@@ -176,7 +197,7 @@ impl Run {
             Chart {
                 title: "Momentum of the teacher",
                 note: "At the end of each epoch.",
-                curves: vec![curve("momentum", |line| Some(line.momentum))],
+                curves: vec![curve("momentum", |line| line.teacher.map(|teacher| teacher.momentum))],
             },
             Chart {
                 title: "Weight decay",
@@ -186,7 +207,7 @@ impl Run {
             Chart {
                 title: "Temperature of the teacher",
                 note: "Lower is sharper.",
-                curves: vec![curve("temperature", |line| Some(line.teacher_temp))],
+                curves: vec![curve("temperature", |line| line.teacher.map(|teacher| teacher.teacher_temp))],
             },
             Chart {
                 title: "Pictures per second",

@@ -2,7 +2,7 @@
 //!
 //! A safetensors file of float32 tensors: `student.…`, `teacher.…` (names of the public code, running statistics of batch norms
 //! included; of a student with low-rank adapters those with the adapters merged, and its own as `lora.…`), `optimizer.first.…`,
-//! `optimizer.second.…`, `center` and, where there are such, `queue` and `ibot_center`. The metadata entry `dino` is JSON: sizes and transform for the exporter, progress, steps per
+//! `optimizer.second.…` and, where there are such, `center`, `queue` and `ibot_center`. The metadata entry `dino` is JSON: sizes and transform for the exporter, progress, steps per
 //! parameter and the recipe. Random numbers need no state: they follow from the seed and the step.
 //!
 //! ```
@@ -183,8 +183,10 @@ pub fn save(path: &Path, learner: &Learner, description: &Description) -> Result
             tensors.push((format!("optimizer.second.{name}"), Values::new(&[moments.second.len()], &moments.second)));
         }
     }
-    let centre = learner.loss.centre();
-    tensors.push(("center".to_owned(), Values::new(centre.dims(), &centre.flatten_all()?.to_vec1::<f32>()?)));
+    if learner.lejepa.is_none() {
+        let centre = learner.loss.centre();
+        tensors.push(("center".to_owned(), Values::new(centre.dims(), &centre.flatten_all()?.to_vec1::<f32>()?)));
+    }
     if let Some(queue) = learner.loss.queue.logits() {
         tensors.push(("queue".to_owned(), Values::new(queue.dims(), &queue.flatten_all()?.to_vec1::<f32>()?)));
     }
@@ -277,6 +279,9 @@ impl Stored {
                 second: if has_second { values(&format!("optimizer.second.{name}"), None)? } else { Vec::new() },
             };
             learner.optimizer.set_moments(name, moments);
+        }
+        if learner.lejepa.is_some() {
+            return Ok(());
         }
         let shape = learner.loss.centre().dims().to_vec();
         let device = learner.loss.centre().device().clone();

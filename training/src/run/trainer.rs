@@ -45,7 +45,7 @@ use crate::dino::masks::Masks;
 use crate::dino::network::Network;
 use crate::exchange::{self, Exchange};
 use crate::files;
-use crate::log::{Line, Log, Measured, Sums};
+use crate::log::{Line, Log, Measured, Sums, Teacher};
 use crate::ops::across::lost_peer;
 use crate::run::diagnostics::{Signs, Watch, feature_std_even};
 use crate::run::lock::Lock;
@@ -55,7 +55,7 @@ use crate::run::recipe::{PrecisionChoice, Recipe, Schedules};
 use crate::run::state::{self, Description};
 use crate::run::verdict::Verdict;
 use crate::show::plot;
-use crate::show::progress::{Figures, Progress};
+use crate::show::progress::{Figures, Parts, Progress};
 use crate::weights::{self, init};
 
 /// Where a run reads and writes, and how it treats the machine: nothing here changes what is learnt.
@@ -349,6 +349,8 @@ impl Run<'_> {
             self.sums.koleo += report.means.koleo;
             self.sums.ibot += report.means.ibot;
             self.sums.gram += report.means.gram;
+            self.sums.prediction += report.means.prediction;
+            self.sums.sigreg += report.means.sigreg;
             self.sums.mean_entropy += signs.mean_entropy;
             self.sums.feature_std += report.feature_std;
             self.stopping = report.stop;
@@ -377,8 +379,12 @@ impl Run<'_> {
             None => self.line(epoch),
         };
         let spread = line.feature_std / line.feature_std_even;
-        let Line { loss, teacher_entropy, ln_k, kl, lr, images_per_second, .. } = line;
-        progress.epoch(line.epoch, Figures { loss, teacher_entropy, ln_k, kl, spread, lr, images_per_second }, measured);
+        let Line { loss, lr, images_per_second, .. } = line;
+        let parts = match line.teacher {
+            Some(Teacher { teacher_entropy: entropy, ln_k, kl, .. }) => Parts::Teacher { entropy, ln_k, kl },
+            None => Parts::Lejepa { prediction: line.prediction.unwrap_or_default(), sigreg: line.sigreg.unwrap_or_default() },
+        };
+        progress.epoch(line.epoch, Figures { loss, parts, spread, lr, images_per_second }, measured);
         self.sums = Sums::default();
         if !self.leads() {
             return Ok(());
@@ -470,11 +476,14 @@ impl Run<'_> {
     }
 
     fn figures(&self, report: &learner::Report, signs: Signs, step: &Step) -> Figures {
+        let means = &report.means;
+        let parts = match self.learner.lejepa {
+            Some(_) => Parts::Lejepa { prediction: means.prediction, sigreg: means.sigreg },
+            None => Parts::Teacher { entropy: means.teacher_entropy, ln_k: self.ln_k(), kl: signs.kl },
+        };
         Figures {
-            loss: report.means.loss,
-            teacher_entropy: report.means.teacher_entropy,
-            kl: signs.kl,
-            ln_k: self.ln_k(),
+            loss: means.loss,
+            parts,
             spread: report.feature_std / self.feature_std_even(),
             lr: step.optimizer.lr,
             ..Figures::default()
@@ -486,14 +495,22 @@ impl Run<'_> {
         let mean = |sum: f64| sum / steps.max(1) as f64;
         let (loss, teacher_entropy) = (mean(self.sums.loss), mean(self.sums.entropy));
         let last = self.schedules.at(self.step.saturating_sub(1));
-        Line {
-            epoch: epoch + 1,
-            step: self.step,
-            loss,
+        let teacher = Teacher {
             ln_k: self.ln_k(),
             teacher_entropy,
             kl: loss - teacher_entropy,
             mean_entropy: mean(self.sums.mean_entropy),
+            momentum: last.momentum,
+            teacher_temp: last.teacher_temp,
+        };
+        let lejepa = self.learner.lejepa;
+        Line {
+            epoch: epoch + 1,
+            step: self.step,
+            loss,
+            teacher: lejepa.is_none().then_some(teacher),
+            prediction: lejepa.map(|_| mean(self.sums.prediction)),
+            sigreg: lejepa.map(|_| mean(self.sums.sigreg)),
             feature_std: mean(self.sums.feature_std),
             feature_std_even: self.feature_std_even(),
             koleo: (self.learner.koleo_weight > 0.0).then(|| mean(self.sums.koleo)),
@@ -501,8 +518,6 @@ impl Run<'_> {
             gram: self.learner.gram.as_ref().map(|_| mean(self.sums.gram)),
             lr: last.optimizer.lr,
             weight_decay: last.optimizer.weight_decay,
-            momentum: last.momentum,
-            teacher_temp: last.teacher_temp,
             images_per_second: (steps * self.per_step) as f64 / seconds.max(1e-9),
             seconds,
             broken_pictures: self.pictures.broken(),

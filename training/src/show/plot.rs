@@ -19,14 +19,16 @@ use plotters::prelude::*;
 use crate::files::write_atomically;
 use crate::log::Line;
 
-/// Draws loss, teacher entropy and ln K over the epochs: an entropy that falls to 0 or rises to ln K is a collapse. Below, where it was
+/// Draws loss, teacher entropy and ln K, or the parts of `LeJEPA`'s loss, over the epochs: an entropy that falls to 0 or rises to ln K is a
+/// collapse. Below, where it was
 /// measured, what the teacher could do, beside what the first weights could.
 ///
 /// # Errors
 /// When the picture cannot be written.
 pub fn curves(points: &[Line], picture: &Path) -> Result<()> {
     let Some(last) = points.last() else { return Ok(()) };
-    let top = points.iter().fold(last.ln_k, |top, p| top.max(p.loss)) * 1.05;
+    let values = points.iter().flat_map(|point| SERIES.iter().filter_map(|(_, _, value)| value(point)));
+    let top = values.fold(0.0, f64::max) * 1.05;
     let mut svg = String::new();
     let epochs = (last.epoch as f64).max(2.0);
     draw(&mut svg, points, epochs, top).map_err(|e| anyhow!("{}: {e}", picture.display()))?;
@@ -34,7 +36,16 @@ pub fn curves(points: &[Line], picture: &Path) -> Result<()> {
 }
 
 /// Name, colour and value of a curve.
-type Series = (&'static str, RGBColor, fn(&Line) -> f64);
+type Series = (&'static str, RGBColor, fn(&Line) -> Option<f64>);
+
+/// Colours that differ in brightness too. A run has some of them.
+const SERIES: [Series; 5] = [
+    ("loss", RGBColor(0, 90, 181), |p| Some(p.loss)),
+    ("teacher entropy", RGBColor(220, 90, 30), |p| p.teacher.map(|teacher| teacher.teacher_entropy)),
+    ("ln K", RGBColor(150, 150, 150), |p| p.teacher.map(|teacher| teacher.ln_k)),
+    ("prediction", RGBColor(220, 90, 30), |p| p.prediction),
+    ("SIGReg", RGBColor(150, 150, 150), |p| p.sigreg),
+];
 
 fn draw(svg: &mut String, points: &[Line], epochs: f64, top: f64) -> Result<(), Box<dyn std::error::Error>> {
     const HEIGHT: u32 = 360;
@@ -47,16 +58,15 @@ fn draw(svg: &mut String, points: &[Line], epochs: f64, top: f64) -> Result<(), 
     }
     let mut chart =
         ChartBuilder::on(&area).margin(12).x_label_area_size(36).y_label_area_size(44).build_cartesian_2d(1.0..epochs, 0.0..top)?;
-    chart.configure_mesh().x_desc("epoch").y_desc("nats").light_line_style(BLACK.mix(0.04)).bold_line_style(BLACK.mix(0.1)).draw()?;
-    // Colours that differ in brightness too.
-    let series: [Series; 3] = [
-        ("loss", RGBColor(0, 90, 181), |p| p.loss),
-        ("teacher entropy", RGBColor(220, 90, 30), |p| p.teacher_entropy),
-        ("ln K", RGBColor(150, 150, 150), |p| p.ln_k),
-    ];
-    for (name, colour, value) in series {
+    let unit = if points.iter().any(|point| point.teacher.is_some()) { "nats" } else { "loss" };
+    chart.configure_mesh().x_desc("epoch").y_desc(unit).light_line_style(BLACK.mix(0.04)).bold_line_style(BLACK.mix(0.1)).draw()?;
+    for (name, colour, value) in SERIES {
+        let curve: Vec<(f64, f64)> = points.iter().filter_map(|point| Some((point.epoch as f64, value(point)?))).collect();
+        if curve.is_empty() {
+            continue;
+        }
         chart
-            .draw_series(LineSeries::new(points.iter().map(|p| (p.epoch as f64, value(p))), colour.stroke_width(2)))?
+            .draw_series(LineSeries::new(curve, colour.stroke_width(2)))?
             .label(name)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
     }

@@ -1,11 +1,11 @@
 //! What a person watches during a run: the bar on a terminal, and lines where there is none.
 //!
 //! ```
-//! use dino_train::show::progress::{Figures, Progress};
+//! use dino_train::show::progress::{Figures, Parts, Progress};
 //!
 //! let mut progress = Progress::new(0, 100, 2, 64, false);
-//! let figures =
-//!     Figures { loss: 6.5, teacher_entropy: 5.5, ln_k: 6.9, kl: 1.0, spread: 0.9, lr: 5e-4, images_per_second: 20.0 };
+//! let parts = Parts::Teacher { entropy: 5.5, ln_k: 6.9, kl: 1.0 };
+//! let figures = Figures { loss: 6.5, parts, spread: 0.9, lr: 5e-4, images_per_second: 20.0 };
 //! progress.step(1, figures);
 //! assert_eq!(progress.figures().lr, 5e-4);
 //! ```
@@ -17,18 +17,65 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::log::Measured;
 
+/// What is shown beside the loss.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Parts {
+    /// Of a run with a teacher, in nats.
+    Teacher {
+        /// Its entropy.
+        entropy: f64,
+        /// The highest entropy that there can be.
+        ln_k: f64,
+        /// Divergence of the student from it.
+        kl: f64,
+    },
+    /// Of `LeJEPA`: the terms of its loss.
+    Lejepa {
+        /// Distance of the views from their picture's centre.
+        prediction: f64,
+        /// The statistic against the Gaussian.
+        sigreg: f64,
+    },
+}
+
+impl Default for Parts {
+    fn default() -> Self {
+        Self::Teacher { entropy: 0.0, ln_k: 0.0, kl: 0.0 }
+    }
+}
+
+impl Parts {
+    /// Moves towards `new`; a run has one kind.
+    fn blend(self, new: Self, blend: impl Fn(f64, f64) -> f64) -> Self {
+        match (self, new) {
+            (Self::Teacher { entropy, kl, .. }, Self::Teacher { entropy: new_entropy, ln_k, kl: new_kl }) => {
+                Self::Teacher { entropy: blend(entropy, new_entropy), ln_k, kl: blend(kl, new_kl) }
+            }
+            (Self::Lejepa { prediction, sigreg }, Self::Lejepa { prediction: new_prediction, sigreg: new_sigreg }) => {
+                Self::Lejepa { prediction: blend(prediction, new_prediction), sigreg: blend(sigreg, new_sigreg) }
+            }
+            _ => new,
+        }
+    }
+}
+
+impl fmt::Display for Parts {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Teacher { entropy, ln_k, kl } => write!(formatter, "teacher entropy {entropy:.2} of {ln_k:.2}, KL {kl:.2}"),
+            Self::Lejepa { prediction, sigreg } => write!(formatter, "prediction {prediction:.3}, SIGReg {sigreg:.2}"),
+        }
+    }
+}
+
 /// Figures of some steps: of the last ones, smoothed, or of an epoch.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Figures {
-    /// Loss, in nats.
+    /// Loss.
     pub loss: f64,
-    /// Entropy of the teacher, in nats.
-    pub teacher_entropy: f64,
-    /// The highest entropy that there can be.
-    pub ln_k: f64,
-    /// Divergence between teacher and student, in nats.
-    pub kl: f64,
-    /// Standard deviation of the teacher's features, in shares of what it is where they spread evenly.
+    /// What stands beside it.
+    pub parts: Parts,
+    /// Standard deviation of the features, in shares of what it is where they spread evenly.
     pub spread: f64,
     /// Learning rate.
     pub lr: f64,
@@ -40,8 +87,8 @@ impl fmt::Display for Figures {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             formatter,
-            "loss {:.3}, teacher entropy {:.2} of {:.2}, KL {:.2}, feature spread {:.2}, lr {:.1e}, {:.1} images/s",
-            self.loss, self.teacher_entropy, self.ln_k, self.kl, self.spread, self.lr, self.images_per_second
+            "loss {:.3}, {}, feature spread {:.2}, lr {:.1e}, {:.1} images/s",
+            self.loss, self.parts, self.spread, self.lr, self.images_per_second
         )
     }
 }
@@ -82,10 +129,8 @@ impl Progress {
         let pace = self.done as f64 / self.started.elapsed().as_secs_f64().max(1e-9);
         self.figures = Figures {
             loss: blend(self.figures.loss, new.loss),
-            teacher_entropy: blend(self.figures.teacher_entropy, new.teacher_entropy),
-            kl: blend(self.figures.kl, new.kl),
+            parts: self.figures.parts.blend(new.parts, blend),
             spread: blend(self.figures.spread, new.spread),
-            ln_k: new.ln_k,
             lr: new.lr,
             images_per_second: pace * self.batch as f64,
         };

@@ -35,7 +35,7 @@ pub(crate) fn head(size: impl Fn(&str) -> usize) -> HeadConfig {
         dim: size("dim"),
         hidden: size("hidden"),
         bottleneck: size("bottleneck"),
-        out: size("out"),
+        out: Some(size("out")),
         batch_norm: false,
         norm_last_layer: false,
         precision: Precision::F32,

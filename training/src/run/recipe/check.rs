@@ -12,6 +12,8 @@ use crate::backbone::vit::VitConfig;
 use crate::dino::loss::Centering;
 use crate::kernels::matmul::has_bf16;
 
+/// Most directions of `SIGReg`: each takes memory for every crop of a step.
+const MOST_SLICES: usize = 16_384;
 /// Bytes of a queue of outputs.
 const LARGEST_QUEUE: usize = 8 << 30;
 
@@ -58,6 +60,7 @@ impl Recipe {
             ("out-dim", self.out_dim),
             ("head-hidden-dim", self.head_hidden_dim),
             ("head-bottleneck-dim", self.head_bottleneck_dim),
+            ("sigreg-slices", self.sigreg_slices),
         ];
         for (name, value) in positive {
             ensure!(value > 0, "--{name} must be at least 1");
@@ -118,6 +121,7 @@ impl Recipe {
             "--ibot-out-dim is for --method dinov2 with --ibot-separate-head true"
         );
         self.check_losses()?;
+        self.check_lejepa()?;
         self.check_going_on()?;
         self.check_backbone()
     }
@@ -161,6 +165,29 @@ impl Recipe {
             self.out_dim,
             queue / 1_000_000_000
         );
+        Ok(())
+    }
+
+    /// `LeJEPA` has no teacher, and other methods have none of its settings.
+    fn check_lejepa(&self) -> Result<()> {
+        let default = Self::default();
+        ensure!((0.0..=1.0).contains(&self.lejepa_weight), "--lejepa-weight {} must be from 0 to 1", self.lejepa_weight);
+        ensure!(self.sigreg_slices <= MOST_SLICES, "--sigreg-slices {} is more than {MOST_SLICES}", self.sigreg_slices);
+        if self.method != Method::Lejepa {
+            let own = self.lejepa_weight.to_bits() == default.lejepa_weight.to_bits() && self.sigreg_slices == default.sigreg_slices;
+            ensure!(own, "--lejepa-weight and --sigreg-slices are for --method lejepa: leave them out, or give it");
+            return Ok(());
+        }
+        let of_teacher = |recipe: &Self| {
+            let warmup = recipe.warmup_teacher_temp_epochs as f64;
+            [recipe.momentum_teacher, recipe.center_momentum, recipe.teacher_temp, recipe.warmup_teacher_temp, warmup].map(f64::to_bits)
+        };
+        ensure!(
+            of_teacher(self) == of_teacher(&default) && self.centering == default.centering && self.sinkhorn_queue == 0,
+            "--momentum-teacher, --center-momentum, --teacher-temp, --warmup-teacher-temp, --warmup-teacher-temp-epochs, --centering and \
+             --sinkhorn-queue are for a teacher, which --method lejepa does not have: leave them out"
+        );
+        ensure!(self.gram_loss_weight == 0.0, "--gram-loss-weight is for --method dino and dinov2: leave it out with --method lejepa");
         Ok(())
     }
 
@@ -228,7 +255,7 @@ impl Recipe {
             && self.registers == 0
             && self.ffn_layer == FfnLayer::Mlp
             && self.pos_embed == PosEmbed::Learned
-            && self.method == Method::Dino
+            && self.method != Method::Dinov2
             && self.gram_loss_weight == 0.0
             && self.lora_rank == 0
             && self.layer_decay >= 1.0
@@ -315,5 +342,38 @@ mod tests {
         }
         assert!(refused(|r| r.dim = Some(20)).contains("multiple of 8"));
         assert!(refused(|r| r.local_crops_size = 48).contains("--local-crops-size 48 is no multiple of 32"));
+    }
+
+    #[test]
+    fn a_method_without_a_teacher_takes_no_settings_of_one() {
+        let lejepa = || Recipe { method: Method::Lejepa, ..Recipe::default() };
+        lejepa().check().unwrap();
+        Recipe { koleo_loss_weight: Some(0.1), arch: crate::run::recipe::Arch::Resnet18, ..lejepa() }.check().unwrap();
+        let bad = |change: fn(&mut Recipe)| {
+            let mut recipe = lejepa();
+            change(&mut recipe);
+            recipe.check().unwrap_err().to_string()
+        };
+        for change in [
+            |r: &mut Recipe| r.momentum_teacher = 0.99,
+            |r| r.center_momentum = 0.8,
+            |r| r.teacher_temp = 0.07,
+            |r| r.warmup_teacher_temp = 0.02,
+            |r| r.warmup_teacher_temp_epochs = 3,
+            |r| r.centering = Centering::SinkhornKnopp,
+            |r| (r.centering, r.sinkhorn_queue) = (Centering::SinkhornKnopp, 64),
+        ] {
+            let said = bad(change);
+            assert!(said.contains("--method lejepa does not have"), "{said}");
+        }
+        assert!(bad(|r| r.gram_loss_weight = 1.0).contains("--gram-loss-weight"));
+        assert!(bad(|r| r.mask_probability = 0.4).contains("--method dinov2"));
+        assert!(bad(|r| r.ibot_loss_weight = 2.0).contains("--method dinov2"));
+        assert!(bad(|r| r.lejepa_weight = 1.5).contains("--lejepa-weight 1.5"));
+        assert!(bad(|r| r.sigreg_slices = 0).contains("--sigreg-slices"));
+        assert!(bad(|r| r.sigreg_slices = 20_000).contains("--sigreg-slices 20000"));
+        for own in [Recipe { lejepa_weight: 0.1, ..Recipe::default() }, Recipe { sigreg_slices: 64, ..Recipe::default() }] {
+            assert!(own.check().unwrap_err().to_string().contains("are for --method lejepa"));
+        }
     }
 }

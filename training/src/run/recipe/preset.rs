@@ -2,7 +2,7 @@
 
 use clap::ValueEnum;
 
-/// A recipe of the paper or of its public code, or the one for small data.
+/// A recipe of the paper or of its public code, of another method's, or the one for small data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
 pub enum Preset {
@@ -21,6 +21,9 @@ pub enum Preset {
     /// DINOv2's training with small steps, to go on from public weights: for --init
     #[value(name = "continue_dinov2")]
     ContinueDinov2,
+    /// `LeJEPA`, which has no teacher, with what its public code advises: also the settings of --method lejepa that are not given
+    #[value(name = "lejepa")]
+    Lejepa,
     /// A small ViT on crops of 48 pixels: some thousand pictures and two CPU cores
     #[value(name = "small_data")]
     SmallData,
@@ -35,6 +38,7 @@ impl Preset {
             Self::VitBase8 => include_str!("../../../recipes/vit_base_8.toml"),
             Self::Resnet50 => include_str!("../../../recipes/resnet50.toml"),
             Self::ContinueDinov2 => include_str!("../../../recipes/continue_dinov2.toml"),
+            Self::Lejepa => include_str!("../../../recipes/lejepa.toml"),
             Self::SmallData => include_str!("../../../recipes/small_data.toml"),
         }
     }
