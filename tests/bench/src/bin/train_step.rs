@@ -81,7 +81,7 @@ fn main() -> Result<()> {
         dim: args.dim,
         hidden: args.hidden,
         bottleneck: args.bottleneck,
-        out: args.out,
+        out: Some(args.out),
         batch_norm: false,
         norm_last_layer: true,
         precision,

@@ -354,15 +354,16 @@ mod tests {
             change(&mut recipe);
             recipe.check().unwrap_err().to_string()
         };
-        for change in [
-            |r: &mut Recipe| r.momentum_teacher = 0.99,
+        let changes: [fn(&mut Recipe); 7] = [
+            |r| r.momentum_teacher = 0.99,
             |r| r.center_momentum = 0.8,
             |r| r.teacher_temp = 0.07,
             |r| r.warmup_teacher_temp = 0.02,
             |r| r.warmup_teacher_temp_epochs = 3,
             |r| r.centering = Centering::SinkhornKnopp,
             |r| (r.centering, r.sinkhorn_queue) = (Centering::SinkhornKnopp, 64),
-        ] {
+        ];
+        for change in changes {
             let said = bad(change);
             assert!(said.contains("--method lejepa does not have"), "{said}");
         }
