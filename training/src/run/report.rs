@@ -215,7 +215,12 @@ impl Run {
                 curves: vec![curve("pictures / s", |line| Some(line.images_per_second))],
             },
         ];
-        charts.into_iter().filter(|chart| chart.curves.iter().any(|curve| !curve.points.is_empty())).collect()
+        let shown = |mut chart: Chart| {
+            // A run has some of the figures.
+            chart.curves.retain(|curve| !curve.points.is_empty());
+            (!chart.curves.is_empty()).then_some(chart)
+        };
+        charts.into_iter().filter_map(shown).collect()
     }
 
     /// A row for each watched picture, a column for each epoch.
