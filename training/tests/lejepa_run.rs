@@ -1,6 +1,5 @@
 //! Whole runs of `--method lejepa`: what they log, keep and refuse.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod runs;
 
