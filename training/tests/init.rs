@@ -208,7 +208,9 @@ fn convnexts_of_every_layout_answer_as_transformers_and_keep_their_layer_scales(
             let tensor = unscaled.get_mut(&format!("{block}.pwconv2.{part}")).unwrap();
             let columns = tensor.data.len() / gamma.data.len();
             for (row, factor) in tensor.data.chunks_mut(columns).zip(&gamma.data) {
-                row.iter_mut().for_each(|value| *value *= factor);
+                for value in row.iter_mut() {
+                    *value *= factor;
+                }
             }
         }
     }

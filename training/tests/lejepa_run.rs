@@ -1,6 +1,5 @@
 //! Whole runs of `--method lejepa`: what they log, keep and refuse.
 
-
 mod runs;
 
 use std::path::Path;

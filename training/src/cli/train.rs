@@ -302,16 +302,16 @@ mod tests {
 
     #[test]
     fn a_method_has_defaults_of_its_own_and_what_is_given_counts_more() {
-        let decay = |recipe: &Recipe| [recipe.weight_decay, recipe.weight_decay_end];
+        let decay = |recipe: &Recipe| vec![recipe.weight_decay, recipe.weight_decay_end];
         let own = recipe(&["--method", "lejepa"]);
         own.check().unwrap();
-        assert_eq!((decay(&own), own.head_bottleneck_dim, own.clip_grad), ([0.05; 2], 128, 0.0));
+        assert_eq!((decay(&own), own.head_bottleneck_dim, own.clip_grad), (vec![0.05; 2], 128, 0.0));
         assert_eq!(recipe(&["--preset", "lejepa"]), own);
         let given = recipe(&["--method", "lejepa", "--weight-decay-end", "0.2", "--head-bottleneck-dim", "16"]);
-        assert_eq!((decay(&given), given.head_bottleneck_dim), ([0.05, 0.2], 16));
-        assert_eq!(decay(&recipe(&["--method", "lejepa", "--arch", "resnet18"])), [5e-4; 2]);
+        assert_eq!((decay(&given), given.head_bottleneck_dim), (vec![0.05, 0.2], 16));
+        assert_eq!(vec![5e-4; 2], decay(&recipe(&["--method", "lejepa", "--arch", "resnet18"])));
         // Of another preset they are given too.
-        assert_eq!(decay(&recipe(&["--preset", "vit_small_16", "--method", "lejepa"])), [0.04, 0.4]);
+        assert_eq!(vec![0.04, 0.4], decay(&recipe(&["--preset", "vit_small_16", "--method", "lejepa"])));
     }
 
     #[test]

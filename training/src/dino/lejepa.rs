@@ -185,7 +185,7 @@ mod tests {
             running.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
         });
         // The mean over processes follows.
-        assert!(((parts[0].0 + parts[1].0) / 2.0 - loss).abs() < 1e-5, "{parts:?}, not {loss}");
+        assert!((f32::midpoint(parts[0].0, parts[1].0) - loss).abs() < 1e-5, "{parts:?}, not {loss}");
         for (process, (_, gradients)) in parts.iter().enumerate() {
             for (i, own) in gradients.iter().enumerate() {
                 let (row, column) = (i / DIM, i % DIM);
