@@ -4,7 +4,7 @@
 
 mod runs;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -94,43 +94,36 @@ fn two_processes_with_half_the_batch_and_micro_batches_give_what_the_whole_batch
     }
 }
 
-#[test]
-fn balanced_outputs_and_features_apart_are_those_of_all_processes() {
-    let folder = tempfile::tempdir().unwrap();
-    let data = folder.path().join("data");
+/// The run of one process, after holding that of two processes against it. Half the batch has other neighbours and another balance: the
+/// comparison sees the difference.
+fn over_all_processes(folder: &Path, parts: &[&str]) -> PathBuf {
+    let data = folder.join("data");
     pictures(&data, 18);
     let run = |name: &str, more: &[&str]| {
-        let out = folder.path().join(name);
-        let parts = ["--centering", "sinkhorn_knopp", "--sinkhorn-queue", "32", "--koleo-loss-weight", "0.1", "--stem", "conv"];
-        succeeds(&data, &out, &[more, &parts].concat());
+        let out = folder.join(name);
+        succeeds(&data, &out, &[more, parts].concat());
         out
     };
     let whole = run("whole", &WHOLE);
-    let processes = run("processes", &["--processes", "2", "--batch-size", "4"]);
-    assert_same(&processes, &whole);
+    assert_same(&run("processes", &["--processes", "2", "--batch-size", "4"]), &whole);
+    assert_differ(&run("micro-batches", &["--accumulate", "2", "--batch-size", "4"]), &whole);
+    whole
+}
+
+#[test]
+fn balanced_outputs_and_features_apart_are_those_of_all_processes() {
+    let folder = tempfile::tempdir().unwrap();
+    let parts = ["--centering", "sinkhorn_knopp", "--sinkhorn-queue", "32", "--koleo-loss-weight", "0.1", "--stem", "conv"];
+    let whole = over_all_processes(folder.path(), &parts);
     assert_eq!(tensors(&whole, "queue")[0].1.len(), 32 * 32);
-    // Half the batch has other neighbours and another balance: the test sees the difference.
-    let micro = run("micro-batches", &["--accumulate", "2", "--batch-size", "4"]);
-    assert_differ(&micro, &whole);
 }
 
 #[test]
 fn embeddings_are_spread_over_the_pictures_of_all_processes() {
     let folder = tempfile::tempdir().unwrap();
-    let data = folder.path().join("data");
-    pictures(&data, 18);
-    let run = |name: &str, more: &[&str]| {
-        let out = folder.path().join(name);
-        // As below: the projector has batch norms.
-        let parts = ["--method", "lejepa", "--optimizer", "sgd", "--lejepa-weight", "0.1", "--sigreg-slices", "64"];
-        succeeds(&data, &out, &[more, &parts].concat());
-        out
-    };
-    let whole = run("whole", &WHOLE);
-    let processes = run("processes", &["--processes", "2", "--batch-size", "4"]);
-    assert_same(&processes, &whole);
-    let micro = run("micro-batches", &["--accumulate", "2", "--batch-size", "4"]);
-    assert_differ(&micro, &whole);
+    // As below: the projector has batch norms.
+    let parts = ["--method", "lejepa", "--optimizer", "sgd", "--lejepa-weight", "0.1", "--sigreg-slices", "64"];
+    over_all_processes(folder.path(), &parts);
 }
 
 #[test]
