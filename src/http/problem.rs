@@ -160,6 +160,8 @@ codes! {
         StoreFailed,
         /// The collections' database does not answer.
         StoreUnreachable,
+        /// The collections' database answers, and did not get to this in time.
+        StoreBusy,
         /// The server cannot answer (yet, or any more).
         NotReady,
     }
@@ -275,7 +277,7 @@ impl IntoResponse for Problem {
                 tracing::error!(?code, %detail, "request failed");
             }
             // `NotReady` is what every start answers for a while; a worker that is lost later has its own line in the log.
-            Code::StoreUnreachable | Code::DeadlinePassed => tracing::warn!(?code, %detail, "request failed"),
+            Code::StoreUnreachable | Code::StoreBusy | Code::DeadlinePassed => tracing::warn!(?code, %detail, "request failed"),
             _ => tracing::debug!(?code, %detail, "request refused"),
         }
         let body = Body {

@@ -115,6 +115,14 @@ pub enum Error {
         /// What happened.
         reason: String,
     },
+    /// A database answers, and did not get to do this in time; it may do so again.
+    #[error("the database {database} of the collections is busy: {reason}")]
+    Slow {
+        /// Its host and name.
+        database: String,
+        /// What took so long.
+        reason: String,
+    },
     /// The database is not one that can hold collections.
     #[error("the database cannot hold collections: {0}")]
     Unsuitable(String),

@@ -16,7 +16,7 @@ use super::{
 ///
 /// # Errors
 /// Besides those that each method names, all of them fail with [`Error::Unreachable`], or [`Error::PartUnreachable`] of several databases,
-/// while a database cannot be reached, and with the errors of reading and writing.
+/// while a database cannot be reached, [`Error::Slow`] while one is busy, and with the errors of reading and writing.
 #[expect(clippy::missing_errors_doc, reason = "said above for all of them")]
 pub trait Store: Send + Sync {
     /// Whether the store can be read and written right now: [`Error::Unwritable`] while a write that failed cannot be made,

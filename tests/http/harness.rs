@@ -296,8 +296,12 @@ impl Server {
 
     /// A request to a server that may die under it: the status, if there was an answer.
     pub(crate) fn attempt(&self, method: &str, path: &str, body: &Value) -> Option<u16> {
-        let request = ureq::http::Request::builder().method(method).uri(self.url(path)).header("content-type", "application/json");
-        Some(self.agent.run(request.body(body.to_string()).unwrap()).ok()?.status().as_u16())
+        self.attempt_with(method, path, "application/json", body.to_string().as_bytes())
+    }
+
+    pub(crate) fn attempt_with(&self, method: &str, path: &str, kind: &str, body: &[u8]) -> Option<u16> {
+        let request = ureq::http::Request::builder().method(method).uri(self.url(path)).header("content-type", kind);
+        Some(self.agent.run(request.body(body).unwrap()).ok()?.status().as_u16())
     }
 
     pub(crate) fn post_json(&self, path: &str, body: &Value) -> Answer {

@@ -17,11 +17,11 @@ use crate::{
 };
 
 /// The name of a database of the cluster that all tests share.
-fn name(url: &str) -> &str {
+pub(crate) fn name(url: &str) -> &str {
     url.split(['/', '?']).nth(3).unwrap()
 }
 
-fn items(numbers: std::ops::Range<usize>, version: usize) -> Value {
+pub(crate) fn items(numbers: std::ops::Range<usize>, version: usize) -> Value {
     let item = |i: usize| json!({ "id": format!("i{i}"), "vector": axis(i), "labels": [format!("v{version}")] });
     json!({ "items": numbers.map(item).collect::<Vec<_>>() })
 }

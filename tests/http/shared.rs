@@ -196,7 +196,7 @@ fn table(database: &str) -> String {
 fn busy_connections_are_no_lost_database() {
     let name = shared().database();
     let database = name.split(['/', '?']).nth(3).unwrap();
-    let server = Server::start(&["--index", &name, "--index-connections", "1", "--request-timeout", "6"]);
+    let server = Server::start(&["--index", &name, "--index-connections", "1", "--request-timeout", "9"]);
     assert_eq!(server.put("/collections/c", &json!({})).status, 201);
     let session = shared().session(database, &format!("BEGIN; LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", table(database)));
     thread::scope(|scope| {

@@ -398,6 +398,9 @@ impl From<Error> for Problem {
                 );
                 return Self { retry_after: Some(UNREACHABLE), ..Self::new(Code::StoreUnreachable, detail) };
             }
+            Error::Slow { .. } => {
+                return Self { retry_after: Some(UNREACHABLE), ..Self::new(Code::StoreBusy, format!("{error}: try again in a while")) };
+            }
             Error::Loading(_) => {
                 return Self { retry_after: Some(LOADING), ..Self::new(Code::NotReady, error.to_string()) };
             }

@@ -68,7 +68,7 @@ impl Builder {
             let _end = OnDrop(|| {
                 builder.looked_at.lock().remove(&record.number);
             });
-            builder.build_if_due(&record)
+            builder.block_on(builder.build_if_due(&record))
         });
         if !started {
             self.looked_at.lock().remove(&number);
@@ -80,55 +80,66 @@ impl Builder {
     pub(super) fn drop_orphaned_tables(self: &Arc<Self>) {
         let builder = Arc::clone(self);
         self.dropping.ask("deleting tables of deleted collections", move || {
-            builder.database.run_in_background(async |connection| drop_orphans(connection).await)
+            builder.block_on(builder.database.run_in_background(async |connection| drop_orphans(connection).await))
         });
     }
 
     /// Starts a thread that builds the indexes that collections of earlier versions lack, and then every HNSW index that is due, which
-    /// may take hours. A collection whose index cannot be built holds up no other one.
-    pub(super) fn complete_all(self: &Arc<Self>) {
+    /// may take hours. A collection whose index cannot be built holds up no other one. `records` asks for the collections.
+    pub(super) fn complete_all(self: &Arc<Self>, records: impl AsyncFnOnce() -> Result<Vec<Record>, Error> + Send + 'static) {
         let builder = Arc::clone(self);
-        spawn(BUILDING, move || {
-            let records = builder.database.run(async |connection| Record::all(connection).await)?;
+        let work = async move || {
+            let records = records().await?;
             for record in records.iter().filter(|record| !record.names_damaged) {
-                log_failure(record, builder.build(record, &record.damaged_index(), &damage::index_over(record)));
+                log_failure(record, builder.build(record, &record.damaged_index(), &damage::index_over(record)).await);
             }
             for record in &records {
-                log_failure(record, builder.build_if_due(record));
+                log_failure(record, builder.build_if_due(record).await);
             }
             Ok(())
-        });
+        };
+        let builder = Arc::clone(self);
+        spawn(BUILDING, move || builder.block_on(work()));
     }
 
     /// Builds an index where the collection has outgrown exact search and has none.
-    pub(super) fn build_if_due(&self, record: &Record) -> Result<(), Error> {
-        if record.spec.dim > MAX_DIM || !self.has_outgrown(record)? {
+    pub(super) async fn build_if_due(&self, record: &Record) -> Result<(), Error> {
+        if record.spec.dim > MAX_DIM || !self.has_outgrown(record).await? {
             return Ok(());
         }
         let definition = format!("ON {} USING hnsw (embedding vector_ip_ops) WITH ({PARAMETERS})", record.table());
-        self.build(record, &record.index(), &definition)
+        self.build(record, &record.index(), &definition).await
+    }
+
+    fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.database.runtime().block_on(work)
     }
 
     /// Builds an index of a collection, unless it is there or another server builds one.
-    fn build(&self, record: &Record, index: &str, definition: &str) -> Result<(), Error> {
-        self.database.run_in_background(async |connection| {
+    async fn build(&self, record: &Record, index: &str, definition: &str) -> Result<(), Error> {
+        let start = Instant::now();
+        let build = async |connection: &mut PgConnection| {
             // One builder is enough; the lock goes with the connection.
             let lock = sqlx::query_scalar("SELECT pg_try_advisory_lock($1, $2)").bind(LOCK).bind(record.number as i32);
-            if lock.fetch_one(&mut *connection).await? {
-                build(connection, record, index, definition).await.map_err(|error| record.explain(error))?;
-            }
-            Ok(())
-        })
+            Ok(lock.fetch_one(&mut *connection).await?
+                && build(connection, index, definition).await.map_err(|error| record.explain(error))?)
+        };
+        if self.database.run_in_background(build).await? {
+            let (database, seconds) = (&**self.database.label(), start.elapsed().as_secs_f32());
+            tracing::info!(collection = %record.name, database, index, seconds, "index built");
+        }
+        Ok(())
     }
 
-    fn has_outgrown(&self, record: &Record) -> Result<bool, Error> {
+    async fn has_outgrown(&self, record: &Record) -> Result<bool, Error> {
         // One more is counted.
         let most = i64::try_from(self.options.exact_below).unwrap_or(i64::MAX).min(i64::MAX - 1);
         let sql = format!("SELECT count(*) >= $1 AND count(*) > 0 FROM (SELECT FROM {} LIMIT $1 + 1) AS first", record.table());
-        self.database.run(async |connection| {
+        let count = async |connection: &mut PgConnection| {
             let outgrown = sqlx::query_scalar(AssertSqlSafe(sql.clone())).bind(most).fetch_one(connection).await;
             outgrown.map_err(|error| record.explain(error.into()))
-        })
+        };
+        self.database.run_async(count).await
     }
 }
 
@@ -141,19 +152,18 @@ fn log_failure(record: &Record, outcome: Result<(), Error>) {
     }
 }
 
-async fn build(connection: &mut PgConnection, record: &Record, index: &str, definition: &str) -> Result<(), Error> {
+/// Builds an index; false where it is there.
+async fn build(connection: &mut PgConnection, index: &str, definition: &str) -> Result<bool, Error> {
     let valid: Option<bool> = sqlx::query_scalar("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass($1)")
         .bind(index)
         .fetch_optional(&mut *connection)
         .await?;
     if valid == Some(true) {
-        return Ok(());
+        return Ok(false);
     }
-    let start = Instant::now();
     // An unfinished index of a build that broke off is not used, and its name is taken.
     for sql in [format!("DROP INDEX CONCURRENTLY IF EXISTS {index}"), format!("CREATE INDEX CONCURRENTLY {index} {definition}")] {
         sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await?;
     }
-    tracing::info!(collection = %record.name, index, seconds = start.elapsed().as_secs_f32(), "index built");
-    Ok(())
+    Ok(true)
 }

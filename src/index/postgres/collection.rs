@@ -56,7 +56,7 @@ impl PostgresCollection {
 
     /// Reads from the collection's table; where that was replaced meanwhile by another of the same model, from that one, unless it is a
     /// part: then all parts have to be replaced together. Ends when the request is cancelled.
-    fn read<T>(&self, work: impl AsyncFn(&mut PgConnection, &Record) -> Result<T, Error>) -> Result<T, Error> {
+    pub(super) async fn read<T>(&self, work: impl AsyncFn(&mut PgConnection, &Record) -> Result<T, Error>) -> Result<T, Error> {
         let token = cancel::current();
         let read = async |connection: &mut PgConnection| match work(&mut *connection, &self.record)
             .await
@@ -71,10 +71,39 @@ impl PostgresCollection {
             },
             outcome => outcome,
         };
-        self.database.run(async |connection| {
+        let read = async |connection: &mut PgConnection| {
             let read = token.run_until_cancelled(read(connection)).await;
             read.unwrap_or_else(|| Err(Cancelled.into()))
-        })
+        };
+        self.database.run_async(read).await
+    }
+
+    /// [`read`](Self::read) for a thread that may block.
+    fn ask<T>(&self, work: impl AsyncFn(&mut PgConnection, &Record) -> Result<T, Error>) -> Result<T, Error> {
+        self.block_on(self.read(work))
+    }
+
+    fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.database.runtime().block_on(work)
+    }
+
+    /// Source of each item, by id.
+    pub(super) async fn read_sources(&self) -> Result<HashMap<String, Option<String>>, Error> {
+        let read = async |connection: &mut PgConnection| {
+            let sql = format!("SELECT id, source FROM {}", self.record.table());
+            let mut rows = sqlx::query_as::<_, (String, Option<String>)>(AssertSqlSafe(sql)).fetch(connection);
+            let mut sources = HashMap::new();
+            while let Some((id, source)) = rows.try_next().await.map_err(|error| self.record.explain(error.into()))? {
+                sources.insert(from_stored(id), source.map(from_stored));
+            }
+            Ok(sources)
+        };
+        self.database.run_long(read).await
+    }
+
+    /// [`Collection::build_if_due`] for a thread that waits for several.
+    pub(super) async fn build_index_if_due(&self) -> Result<(), Error> {
+        self.builder.build_if_due(&self.record).await
     }
 
     /// Writes to the collection's table, and never to that of a successor.
@@ -98,7 +127,7 @@ impl Collection for PostgresCollection {
     }
 
     fn info(&self) -> Result<Info, Error> {
-        self.read(async |connection, record| record.info(connection).await)
+        self.ask(async |connection, record| record.info(connection).await)
     }
 
     fn upsert(&self, items: Vec<NewItem>) -> Result<(), Error> {
@@ -132,7 +161,7 @@ impl Collection for PostgresCollection {
 
     fn get(&self, id: &str) -> Result<StoredItem, Error> {
         let stored = to_stored(id);
-        let found = self.read(async |connection, record| {
+        let found = self.ask(async |connection, record| {
             let sql = format!("SELECT {ITEM}, embedding::real[] AS vector FROM {} WHERE id = $1", record.table());
             let row = sqlx::query(AssertSqlSafe(sql)).bind(&*stored).fetch_optional(connection).await?;
             row.map(|row| Ok(StoredItem { item: item(&row)?, vector: row.try_get("vector")? })).transpose()
@@ -142,7 +171,7 @@ impl Collection for PostgresCollection {
 
     fn thumbnail(&self, id: &str) -> Result<Vec<u8>, Error> {
         let stored = to_stored(id);
-        let found: Option<Vec<u8>> = self.read(async |connection, record| {
+        let found: Option<Vec<u8>> = self.ask(async |connection, record| {
             let sql = format!("SELECT picture FROM {} WHERE id = $1", record.table());
             Ok(sqlx::query_scalar(AssertSqlSafe(sql)).bind(&*stored).fetch_optional(connection).await?.flatten())
         })?;
@@ -153,7 +182,7 @@ impl Collection for PostgresCollection {
         check_page(limit)?;
         // Ids have at least one byte, so that all of them come after the empty one.
         let after = to_stored(after.unwrap_or_default());
-        self.read(async |connection, record| {
+        self.ask(async |connection, record| {
             let sql = format!("SELECT {ITEM} FROM {} WHERE id > $1 ORDER BY id LIMIT $2", record.table());
             let mut rows = sqlx::query(AssertSqlSafe(sql)).bind(&*after).bind(limit as i64 + 1).fetch(connection);
             let (mut page, mut read, mut last) = (PageBuilder::new(limit), 0, None);
@@ -180,48 +209,27 @@ impl Collection for PostgresCollection {
     }
 
     fn sources(&self) -> Result<HashMap<String, Option<String>>, Error> {
-        self.database.run_long(async |connection| {
-            let sql = format!("SELECT id, source FROM {}", self.record.table());
-            let mut rows = sqlx::query_as::<_, (String, Option<String>)>(AssertSqlSafe(sql)).fetch(connection);
-            let mut sources = HashMap::new();
-            while let Some((id, source)) = rows.try_next().await.map_err(|error| self.record.explain(error.into()))? {
-                sources.insert(from_stored(id), source.map(from_stored));
-            }
-            Ok(sources)
-        })
+        self.block_on(self.read_sources())
     }
 
     fn search(&self, query: &[f32], options: &Search<'_>) -> Result<Vec<Neighbour>, Error> {
         let query = options.prepare(query, self.record.spec.dim)?;
-        self.read(async |connection, record| search(connection, &record.table(), &query, options, record.indexed).await)
+        self.ask(async |connection, record| search(connection, record, &query, options).await)
     }
 
     fn label_counts(&self, labels: &BTreeSet<&str>) -> Result<HashMap<String, usize>, Error> {
-        let labels = label_forms(labels.iter().copied());
-        self.read(async |connection, record| {
-            let sql = format!(
-                "SELECT label, count(*) FROM {}, unnest(labels) AS one (label) WHERE labels && $1 AND label = ANY($1) GROUP BY label",
-                record.table()
-            );
-            let counts: Vec<(String, i64)> = sqlx::query_as(AssertSqlSafe(sql)).bind(&labels).fetch_all(connection).await?;
-            let mut by_label = HashMap::new();
-            for (label, count) in counts {
-                *by_label.entry(nfc(&from_stored(label)).into_owned()).or_default() += count as usize;
-            }
-            Ok(by_label)
-        })
+        self.ask(async |connection, record| label_counts(connection, record, labels).await)
     }
 
     fn recall(&self, k: usize, ef: usize, queries: usize) -> Result<Recall, Error> {
-        self.read(async |connection, record| {
-            let table = record.table();
-            let sql = format!("SELECT embedding::real[] FROM {table} ORDER BY hashtextextended(id, 0) LIMIT $1");
+        self.ask(async |connection, record| {
+            let sql = format!("SELECT embedding::real[] FROM {} ORDER BY hashtextextended(id, 0) LIMIT $1", record.table());
             let sample: Vec<Vec<f32>> = sqlx::query_scalar(AssertSqlSafe(sql)).bind(queries as i64).fetch_all(&mut *connection).await?;
             let mut counter = RecallCounter::default();
             for query in &sample {
                 let options = Search { k, ef, ..Search::default() };
-                let exact = search(connection, &table, query, &Search { exact: true, ..options }, record.indexed).await?;
-                let fast = search(connection, &table, query, &options, record.indexed).await?;
+                let exact = search(connection, record, query, &Search { exact: true, ..options }).await?;
+                let fast = search(connection, record, query, &options).await?;
                 counter.add(&exact, &fast);
             }
             Ok(counter.recall(k, ef))
@@ -229,24 +237,24 @@ impl Collection for PostgresCollection {
     }
 
     fn version(&self) -> Result<Version, Error> {
-        self.read(async |connection, record| version(connection, record).await)
+        self.ask(async |connection, record| version(connection, record).await)
     }
 
     fn sample(&self, most: usize) -> Result<Sample, Error> {
-        self.read(async |connection, record| sample(connection, record, most).await)
+        self.ask(async |connection, record| sample(connection, record, most).await)
     }
 
     fn stamps(&self) -> Result<Vec<(String, u64)>, Error> {
-        self.read(async |connection, record| stamps(connection, record).await)
+        self.ask(async |connection, record| stamps(connection, record).await)
     }
 
     fn patches(&self, ids: &[&str]) -> Result<Vec<StoredPatches>, Error> {
-        self.read(async |connection, record| patches(connection, record, ids).await)
+        self.ask(async |connection, record| patches(connection, record, ids).await)
     }
 
     fn scan(&self, filter: Option<&Filter>, visit: &mut VisitVector<'_>) -> Result<Version, Error> {
         let token = cancel::current();
-        self.database.run_long(async |connection| {
+        let work = async |connection: &mut PgConnection| {
             // Before the items: what is written in between makes the mark an old one, and the next request looks again.
             let version = version(connection, &self.record).await.map_err(|error| self.record.explain(error))?;
             let mut sql = QueryBuilder::<Postgres>::new(format!("SELECT {ITEM}, embedding::real[] AS vector FROM {}", self.record.table()));
@@ -262,11 +270,12 @@ impl Collection for PostgresCollection {
                 }
             }
             Ok(version)
-        })
+        };
+        self.block_on(self.database.run_long(work))
     }
 
     fn export(&self, visit: &mut Visit<'_>) -> Result<Vec<Damaged>, Error> {
-        self.database.run_long(async |connection| {
+        let work = async |connection: &mut PgConnection| {
             let column = if self.record.spec.patches().is_some() { "patches" } else { "NULL::bytea AS patches" };
             let sql = format!("SELECT {ITEM}, embedding::real[] AS vector, picture, {column} FROM {} ORDER BY id", self.record.table());
             let mut damaged = Vec::new();
@@ -284,10 +293,30 @@ impl Collection for PostgresCollection {
                 visit(&StoredItem { item, vector: row.try_get("vector")? }, attached)?;
             }
             Ok(damaged)
-        })
+        };
+        self.block_on(self.database.run_long(work))
     }
 
     fn build_if_due(&self) -> Result<(), Error> {
-        self.builder.build_if_due(&self.record)
+        self.block_on(self.build_index_if_due())
     }
+}
+
+/// Number of items that have each of these labels.
+pub(super) async fn label_counts(
+    connection: &mut PgConnection,
+    record: &Record,
+    labels: &BTreeSet<&str>,
+) -> Result<HashMap<String, usize>, Error> {
+    let sql = format!(
+        "SELECT label, count(*) FROM {}, unnest(labels) AS one (label) WHERE labels && $1 AND label = ANY($1) GROUP BY label",
+        record.table()
+    );
+    let labels = label_forms(labels.iter().copied());
+    let counts: Vec<(String, i64)> = sqlx::query_as(AssertSqlSafe(sql)).bind(labels).fetch_all(connection).await?;
+    let mut by_label = HashMap::new();
+    for (label, count) in counts {
+        *by_label.entry(nfc(&from_stored(label)).into_owned()).or_default() += count as usize;
+    }
+    Ok(by_label)
 }

@@ -11,7 +11,7 @@ use tokio::time;
 
 use super::super::Error;
 use super::arrangement::{self, Role};
-use super::error::is_worth_retrying;
+use super::error::{is_worth_retrying, why_slow};
 use super::open::Open;
 use super::runtime::Runtime;
 use super::{Connections, address, schema};
@@ -119,11 +119,11 @@ impl Database {
                 }
                 work(&mut *connection).await
             };
-            let outcome = time::timeout(self.timeout, repeated).await.unwrap_or_else(|_| {
-                let seconds = self.timeout.as_secs_f64();
-                Err(Error::Unreachable(format!("no answer within {seconds} s")))
-            });
-            if matches!(outcome, Err(Error::Unreachable(_) | Error::Cancelled(_))) {
+            let outcome = match time::timeout(self.timeout, repeated).await {
+                Ok(outcome) => outcome,
+                Err(_) => Err(self.late(self.timeout).await),
+            };
+            if matches!(outcome, Err(Error::Unreachable(_) | Error::Slow { .. } | Error::Cancelled(_))) {
                 // It may be in the middle of a statement.
                 connection.close_on_drop();
             }
@@ -166,22 +166,22 @@ impl Database {
         self.note(outcome)
     }
 
-    /// As [`open`](Self::open), for a transaction that may take as long as it needs, with a connection of its own.
-    pub(super) async fn open_long(&self) -> Result<Open<'_>, Error> {
-        self.open_apart(&self.long_permits, self.timeout / 2).await
+    /// As [`open`](Self::open), with a connection of its own. Without a limit each step may take as long as it needs.
+    pub(super) async fn open_long(&self, limit: Option<Duration>) -> Result<Open<'_>, Error> {
+        self.open_apart(&self.long_permits, self.timeout / 2, limit).await
     }
 
     /// As [`open_long`](Self::open_long), for work that no request waits for.
     pub(super) async fn open_background(&self) -> Result<Open<'_>, Error> {
-        self.open_apart(&self.background_permits, Duration::MAX).await
+        self.open_apart(&self.background_permits, Duration::MAX, None).await
     }
 
-    async fn open_apart<'a>(&'a self, permits: &'a Semaphore, timeout: Duration) -> Result<Open<'a>, Error> {
+    async fn open_apart<'a>(&'a self, permits: &'a Semaphore, timeout: Duration, limit: Option<Duration>) -> Result<Open<'a>, Error> {
         self.run_async(async |_| Ok(())).await?;
         let outcome = async {
             let permit = acquire(permits, timeout).await?;
-            let connection = self.connect().await?;
-            Open::own(self, connection, permit).await
+            let connection = self.connect(limit).await?;
+            Open::own(self, connection, permit, limit).await
         };
         let outcome = outcome.await;
         self.note(outcome)
@@ -197,13 +197,30 @@ impl Database {
         acquire(permits, self.timeout / 2).await
     }
 
-    /// A connection of its own, without limits of time.
-    async fn connect(&self) -> Result<PgConnection, Error> {
-        let connecting = time::timeout(ACQUIRE_TIMEOUT, self.options.connect()).await;
-        let mut connection = connecting.map_err(|_| Error::Unreachable("no connection in time".to_owned()))??;
-        set_up(&mut connection, Duration::ZERO).await?;
+    /// A connection of its own, whose statements have this limit of time.
+    async fn connect(&self, limit: Option<Duration>) -> Result<PgConnection, Error> {
+        let mut connection = self.reach().await?;
+        set_up(&mut connection, limit.unwrap_or_default()).await?;
         self.role.admit(&mut connection).await?;
         Ok(connection)
+    }
+
+    async fn reach(&self) -> Result<PgConnection, Error> {
+        let connecting = time::timeout(ACQUIRE_TIMEOUT, self.options.connect()).await;
+        Ok(connecting.map_err(|_| Error::Unreachable("no connection in time".to_owned()))??)
+    }
+
+    /// Why there was no answer within `limit`: the database is busy where it takes a new connection.
+    pub(super) async fn late(&self, limit: Duration) -> Error {
+        let reason = format!("no answer within {} s", limit.as_secs_f64());
+        match self.reach().await {
+            Ok(_) => self.slow(format!("{reason}; a write that was under way may have happened or not")),
+            Err(_) => Error::Unreachable(reason),
+        }
+    }
+
+    fn slow(&self, reason: String) -> Error {
+        Error::Slow { database: self.label.to_string(), reason }
     }
 
     /// Asks whether it answers. Where all connections are in use, their last outcome is the answer.
@@ -216,37 +233,39 @@ impl Database {
     }
 
     /// Does `work` that may take as long as it needs, with a connection of its own.
-    pub(super) fn run_long<T>(&self, work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>) -> Result<T, Error> {
-        self.run_apart(&self.long_permits, self.timeout / 2, work)
+    pub(super) async fn run_long<T>(&self, work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>) -> Result<T, Error> {
+        self.run_apart(&self.long_permits, self.timeout / 2, work).await
     }
 
     /// As [`run_long`](Self::run_long), for work that no request waits for: it waits without a timeout.
-    pub(super) fn run_in_background<T>(&self, work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>) -> Result<T, Error> {
-        self.run_apart(&self.background_permits, Duration::MAX, work)
+    pub(super) async fn run_in_background<T>(&self, work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>) -> Result<T, Error> {
+        self.run_apart(&self.background_permits, Duration::MAX, work).await
     }
 
-    fn run_apart<T>(
+    async fn run_apart<T>(
         &self,
         permits: &Semaphore,
         timeout: Duration,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        self.runtime.block_on(async {
-            self.run_async(async |_| Ok(())).await?;
-            let outcome = async {
-                let _permit = acquire(permits, timeout).await?;
-                let mut connection = self.connect().await?;
-                let outcome = work(&mut connection).await;
-                connection.close().await?;
-                outcome
-            };
-            let outcome = outcome.await;
-            self.note(outcome)
-        })
+        self.run_async(async |_| Ok(())).await?;
+        let outcome = async {
+            let _permit = acquire(permits, timeout).await?;
+            let mut connection = self.connect(None).await?;
+            let outcome = work(&mut connection).await;
+            connection.close().await?;
+            outcome
+        };
+        let outcome = outcome.await;
+        self.note(outcome)
     }
 
-    /// Notes whether the database answered.
+    /// Notes whether the database answered, and says where it only was busy.
     pub(super) fn note<T>(&self, outcome: Result<T, Error>) -> Result<T, Error> {
+        let outcome = outcome.map_err(|error| match why_slow(&error) {
+            Some(reason) => self.slow(reason.to_owned()),
+            None => error,
+        });
         if matches!(outcome, Err(Error::Busy | Error::Cancelled(_))) {
             // The server was not asked, or the request was cancelled before its answer.
             return outcome;
@@ -290,7 +309,8 @@ async fn acquire(permits: &Semaphore, timeout: Duration) -> Result<SemaphorePerm
 
 /// Settings of a new connection. A limit of zero is none.
 async fn set_up(connection: &mut PgConnection, limit: Duration) -> sqlx::Result<()> {
-    let limit = limit.as_millis();
+    // A lock is given up while the request still waits for an answer, which then says so.
+    let (limit, lock_limit) = (limit.as_millis(), limit.as_millis() * 2 / 3);
     // Filters and vectors differ from one call to the next: a plan that fits all of them fits none. A write that is
     // acknowledged is durable, whatever the database's own default is.
     // A statement whose connection was closed ends, where the database can look for that: from PostgreSQL 14 on, and not on
@@ -299,7 +319,7 @@ async fn set_up(connection: &mut PgConnection, limit: Duration) -> sqlx::Result<
         "DO $$ BEGIN PERFORM set_config('client_connection_check_interval', '{CLIENT_CHECK}', false); \
          EXCEPTION WHEN undefined_object OR invalid_parameter_value THEN NULL; END $$; \
          SET client_min_messages = warning; SET plan_cache_mode = force_custom_plan; SET statement_timeout = {limit}; \
-         SET idle_in_transaction_session_timeout = 0; \
+         SET lock_timeout = {lock_limit}; SET idle_in_transaction_session_timeout = 0; \
          SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
     );
     connection.execute(sqlx::raw_sql(AssertSqlSafe(settings))).await.map(drop)

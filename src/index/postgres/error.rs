@@ -36,6 +36,16 @@ pub(super) fn is_missing_table(error: &Error) -> bool {
     has_code(error, NO_TABLE)
 }
 
+/// What a healthy database says that did not get to do something in time.
+pub(super) fn why_slow(error: &Error) -> Option<&'static str> {
+    [
+        ("55P03", "a statement waited for too long for a lock that another transaction holds; nothing of it was done"),
+        ("57014", "a statement took too long and was ended; nothing of it was done"),
+    ]
+    .into_iter()
+    .find_map(|(code, reason)| has_code(error, code).then_some(reason))
+}
+
 /// Whether another transaction held the lock for too long.
 pub(super) fn is_locked(error: &Error) -> bool {
     has_code(error, "55P03") || is_worth_retrying(error)

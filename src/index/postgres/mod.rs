@@ -39,7 +39,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use sqlx::Connection;
+use sqlx::{Connection, PgConnection};
 use tempfile::NamedTempFile;
 
 pub use address::IndexUrl;
@@ -118,10 +118,11 @@ impl PostgresStore {
     pub fn open_when_reachable(url: &IndexUrl, options: PostgresOptions) -> Result<Self, Error> {
         let store = Self::open_later(url, options)?;
         match store.check() {
-            Err(Error::Unreachable(reason)) => tracing::warn!("the database of the collections cannot be reached yet: {reason}"),
+            Err(error @ (Error::Unreachable(_) | Error::Slow { .. })) => tracing::warn!("the collections cannot be reached yet: {error}"),
             outcome => outcome?,
         }
-        store.builder.complete_all();
+        let database = Arc::clone(&store.database);
+        store.builder.complete_all(async move || database.run_async(async |connection| Record::all(connection).await).await);
         store.builder.drop_orphaned_tables();
         Ok(store)
     }
@@ -204,7 +205,7 @@ impl Store for PostgresStore {
         existing: OnExisting,
     ) -> Result<Arc<dyn Collection>, Error> {
         check_dim(&spec)?;
-        let record = self.database.run_long(async |connection| {
+        let make = async |connection: &mut PgConnection| {
             let exists = || Error::Exists(name.to_string());
             let mut transaction = connection.begin().await?;
             if existing == OnExisting::Refuse && Record::find(&mut transaction, name).await?.is_some() {
@@ -227,7 +228,8 @@ impl Store for PostgresStore {
             }
             transaction.commit().await?;
             Ok(record)
-        })?;
+        };
+        let record = self.database.runtime().block_on(self.database.run_long(make))?;
         if existing == OnExisting::Replace {
             self.builder.drop_orphaned_tables();
         }

@@ -48,9 +48,14 @@ impl<'a> Open<'a> {
         Self::begin(database, Held::Pooled(connection), permit, limit).await
     }
 
-    /// With a connection of its own, without limits.
-    pub(super) async fn own(database: &'a Database, connection: PgConnection, permit: SemaphorePermit<'a>) -> Result<Self, Error> {
-        Self::begin(database, Held::Own(connection), permit, Duration::MAX).await
+    /// With a connection of its own.
+    pub(super) async fn own(
+        database: &'a Database,
+        connection: PgConnection,
+        permit: SemaphorePermit<'a>,
+        limit: Option<Duration>,
+    ) -> Result<Self, Error> {
+        Self::begin(database, Held::Own(connection), permit, limit.unwrap_or(Duration::MAX)).await
     }
 
     async fn begin(database: &'a Database, held: Held, permit: SemaphorePermit<'a>, limit: Duration) -> Result<Self, Error> {
@@ -62,8 +67,10 @@ impl<'a> Open<'a> {
     /// Does `work` in the transaction.
     pub(super) async fn step<T>(&mut self, work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>) -> Result<T, Error> {
         let connection = self.connection.as_mut().expect("only committing takes it").get();
-        let outcome = time::timeout(self.limit, work(connection)).await;
-        let outcome = outcome.unwrap_or_else(|_| Err(Error::Unreachable(format!("no answer within {} s", self.limit.as_secs_f64()))));
+        let outcome = match time::timeout(self.limit, work(connection)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(self.database.late(self.limit).await),
+        };
         self.database.note(outcome)
     }
 

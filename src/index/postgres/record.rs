@@ -40,7 +40,7 @@ pub(super) struct Record {
     pub(super) names_damaged: bool,
     /// Whether its table has a column for what copies are known by.
     pub(super) has_fingerprints: bool,
-    /// In the first of several databases, what its parts are called in the others.
+    /// In the first of several databases, what its parts are called in the others; in those, what the collection is called.
     pub(super) parts: Option<CollectionName>,
 }
 

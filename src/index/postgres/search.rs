@@ -1,5 +1,7 @@
 //! Nearest items: an exact scan, or the index where there is one and the search need not be exact.
 
+use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use sqlx::postgres::PgRow;
@@ -7,9 +9,10 @@ use sqlx::types::Json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres, QueryBuilder, Row};
 
 use super::super::item::{Item, set_of};
-use super::super::{Error, Neighbour, Search};
+use super::super::{Error, Filter, Neighbour, Search};
 use super::escape::{from_stored, object_from_stored};
 use super::filter::push_where;
+use super::record::Record;
 use dino_vision::duplicates::Fingerprint;
 
 /// Columns of an [`Item`].
@@ -19,54 +22,134 @@ pub(super) const PICTURED: &str = "picture IS NOT NULL AS pictured";
 /// Widest search that pgvector's index takes. Where that is too narrow for `k`, it goes on by itself.
 const MAX_EF: usize = 1000;
 
+/// What a search reads of a row.
+trait Found: Sized {
+    fn columns() -> String;
+    fn read(row: &PgRow) -> Result<Self, Error>;
+}
+
+/// An item that a search found, before it is read.
+#[derive(Clone, Debug)]
+pub(super) struct Ranked {
+    /// As the database gives it: items whose rounded similarity is the same have an order.
+    similarity: f64,
+    /// In its stored form.
+    id: String,
+}
+
+impl Ranked {
+    /// Nearest first, then by id, as the database orders.
+    pub(super) fn order(&self, other: &Self) -> Ordering {
+        other.similarity.total_cmp(&self.similarity).then_with(|| self.id.cmp(&other.id))
+    }
+}
+
+impl Found for Ranked {
+    fn columns() -> String {
+        "id".to_owned()
+    }
+
+    fn read(row: &PgRow) -> Result<Self, Error> {
+        Ok(Self { similarity: row.try_get("similarity")?, id: row.try_get("id")? })
+    }
+}
+
+impl Found for Neighbour {
+    fn columns() -> String {
+        format!("{ITEM}, {PICTURED}")
+    }
+
+    fn read(row: &PgRow) -> Result<Self, Error> {
+        let similarity: f64 = row.try_get("similarity")?;
+        // Rounding may take the product of two unit vectors a little out of its range.
+        let similarity = (similarity as f32).clamp(-1.0, 1.0);
+        Ok(Self { item: Arc::new(item(row)?), similarity, has_picture: row.try_get("pictured")? })
+    }
+}
+
 /// The neighbours of a normalised query `[dim]`, nearest first.
 pub(super) async fn search(
     connection: &mut PgConnection,
-    table: &str,
+    record: &Record,
     query: &[f32],
     options: &Search<'_>,
-    indexed: bool,
 ) -> Result<Vec<Neighbour>, Error> {
-    if indexed && !options.exact {
+    let mut found: Vec<Neighbour> = find(connection, record, query, options).await?;
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// Which items these are, in the order of the database.
+pub(super) async fn rank(
+    connection: &mut PgConnection,
+    record: &Record,
+    query: &[f32],
+    options: &Search<'_>,
+) -> Result<Vec<Ranked>, Error> {
+    find(connection, record, query, options).await
+}
+
+/// Reads ranked items as they are now, without those that are gone or do not pass the filter any more; false where something changed
+/// since they were ranked.
+pub(super) async fn read_ranked(
+    connection: &mut PgConnection,
+    record: &Record,
+    query: &[f32],
+    filter: Option<&Filter>,
+    ranked: &[&Ranked],
+) -> Result<(Vec<Neighbour>, bool), Error> {
+    let mut sql = select::<Neighbour>(record, query, filter);
+    let ids: Vec<&str> = ranked.iter().map(|one| one.id.as_str()).collect();
+    sql.push(if filter.is_some() { " AND id = ANY(" } else { " WHERE id = ANY(" }).push_bind(ids).push(")");
+    let rows = sql.build().fetch_all(connection).await?;
+    let before: HashMap<&str, f64> = ranked.iter().map(|one| (one.id.as_str(), one.similarity)).collect();
+    let mut are_same = rows.len() == ranked.len();
+    for row in &rows {
+        let now: f64 = row.try_get("similarity")?;
+        are_same &= before.get(row.try_get::<&str, _>("id")?).is_some_and(|before| before.to_bits() == now.to_bits());
+    }
+    Ok((readable(&rows, Neighbour::read)?, are_same))
+}
+
+async fn find<T: Found>(connection: &mut PgConnection, record: &Record, query: &[f32], options: &Search<'_>) -> Result<Vec<T>, Error> {
+    if record.indexed && !options.exact {
         let ef = options.ef.max(options.k).clamp(1, MAX_EF);
         let settings = format!("SET LOCAL hnsw.ef_search = {ef}; SET LOCAL hnsw.iterative_scan = strict_order");
-        let found = nearest(connection, table, query, options, &settings, "").await?;
+        let found = nearest(connection, record, query, options, &settings, "").await?;
         // Where few items pass, the index gives up before it has looked at all of them.
         if found.len() == options.k {
             return Ok(found);
         }
     }
     // Bitmap scans stay allowed: the index over ids supports them, the one over vectors does not.
-    nearest(connection, table, query, options, "SET LOCAL enable_indexscan = off", ", id").await
+    nearest(connection, record, query, options, "SET LOCAL enable_indexscan = off", ", id").await
 }
 
-async fn nearest(
+async fn nearest<T: Found>(
     connection: &mut PgConnection,
-    table: &str,
+    record: &Record,
     query: &[f32],
     options: &Search<'_>,
     settings: &str,
     then_by: &str,
-) -> Result<Vec<Neighbour>, Error> {
+) -> Result<Vec<T>, Error> {
     let begin = AssertSqlSafe(format!("BEGIN READ ONLY; {settings}"));
     let mut transaction = connection.begin_with(begin).await?;
-    // Of vectors of length 1 the product is the cosine; the operator gives its negative.
-    let mut sql = QueryBuilder::<Postgres>::new(format!("SELECT {ITEM}, -(embedding <#> "));
-    sql.push_bind(query).push(format!("::real[]::vector) AS similarity, {PICTURED} FROM {table}"));
-    push_where(&mut sql, options.filter);
+    let mut sql = select::<T>(record, query, options.filter);
     sql.push(" ORDER BY embedding <#> ").push_bind(query).push(format!("::real[]::vector{then_by} LIMIT "));
     sql.push_bind(i64::try_from(options.k).unwrap_or(i64::MAX));
     let rows = sql.build().fetch_all(&mut *transaction).await?;
     transaction.commit().await?;
-    let mut found = readable(&rows, neighbour)?;
-    found.sort_unstable();
-    Ok(found)
+    readable(&rows, T::read)
 }
 
-fn neighbour(row: &PgRow) -> Result<Neighbour, Error> {
-    let similarity: f64 = row.try_get("similarity")?;
-    // Rounding may take the product of two unit vectors a little out of its range.
-    Ok(Neighbour { item: Arc::new(item(row)?), similarity: (similarity as f32).clamp(-1.0, 1.0), has_picture: row.try_get("pictured")? })
+/// Items that pass a filter, with their similarity.
+fn select<T: Found>(record: &Record, query: &[f32], filter: Option<&Filter>) -> QueryBuilder<Postgres> {
+    // Of vectors of length 1 the product is the cosine; the operator gives its negative.
+    let mut sql = QueryBuilder::new(format!("SELECT {}, -(embedding <#> ", T::columns()));
+    sql.push_bind(query).push(format!("::real[]::vector) AS similarity FROM {}", record.table()));
+    push_where(&mut sql, filter);
+    sql
 }
 
 /// What `read` makes of rows. An item that cannot be read is named in the log and left out, so that its neighbours are not.

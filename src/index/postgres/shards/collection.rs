@@ -12,14 +12,14 @@ use super::super::super::store::{Visit, VisitVector};
 use super::super::super::{
     Collection, CollectionName, Damaged, Error, Filter, Info, Neighbour, Page, Recall, Sample, Search, Spec, StoredPatches, Version,
 };
-use super::super::collection::PostgresCollection;
+use super::super::collection::{PostgresCollection, label_counts};
 use super::super::filter::push_where;
+use super::super::patches::{patches, stamps};
 use super::super::record::Record;
+use super::super::sample::{sample, version};
 use super::super::write::insert_inside;
-use super::Shards;
-use super::each::each;
 use super::placement::{parted, place};
-use super::{export, merge};
+use super::{Shard, Shards, all, export, merge, page, search};
 
 /// A collection of a [`ShardedStore`](super::ShardedStore), as of the moment when it was looked up.
 pub(super) struct ShardedCollection {
@@ -38,9 +38,23 @@ pub(super) struct Part {
 }
 
 impl Part {
+    /// Place of its database, from 0.
+    pub(super) fn place(&self) -> usize {
+        self.place
+    }
+
     /// Asks for something; an error says which database does not answer.
     pub(super) fn ask<T>(&self, ask: impl FnOnce(&PostgresCollection) -> Result<T, Error>) -> Result<T, Error> {
-        self.shards.all[self.place].named(ask(&self.items))
+        self.shard().named(ask(&self.items))
+    }
+
+    /// As [`ask`](Self::ask), with a connection, for a thread that waits for several parts.
+    pub(super) async fn read<T>(&self, work: impl AsyncFn(&mut PgConnection, &Record) -> Result<T, Error>) -> Result<T, Error> {
+        self.shard().named(self.items.read(work).await)
+    }
+
+    fn shard(&self) -> &Shard {
+        &self.shards.all[self.place]
     }
 }
 
@@ -72,9 +86,13 @@ impl ShardedCollection {
         }
     }
 
-    /// Asks all parts at the same time.
-    fn ask<T: Send>(&self, ask: impl Fn(&PostgresCollection) -> Result<T, Error> + Sync) -> Result<Vec<T>, Error> {
-        self.read(|parts| each(parts, |part| part.ask(&ask)))
+    /// Reads from all parts at the same time.
+    fn ask<T>(&self, ask: impl AsyncFn(&mut PgConnection, &Record) -> Result<T, Error>) -> Result<Vec<T>, Error> {
+        self.read(|parts| self.block_on(all(parts.iter().map(|part| part.read(&ask)))))
+    }
+
+    fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.shards.runtime.block_on(work)
     }
 
     /// Asks the part that the item of this id is in.
@@ -105,8 +123,8 @@ impl ShardedCollection {
             for (shard, transaction) in open {
                 // After one that failed the others are committed all the same: the caller is told to send it again.
                 let committed = shard.named(transaction.commit().await).map_err(|error| match error {
-                    Error::Sql(source) if count > 1 => {
-                        Error::PartUnreachable { database: shard.label().to_owned(), reason: source.to_string() }
+                    Error::Sql(_) | Error::Slow { .. } if count > 1 => {
+                        Error::PartUnreachable { database: shard.label().to_owned(), reason: error.to_string() }
                     }
                     other => other,
                 });
@@ -140,7 +158,7 @@ impl Collection for ShardedCollection {
     }
 
     fn info(&self) -> Result<Info, Error> {
-        let mut infos = self.ask(PostgresCollection::info)?.into_iter();
+        let mut infos = self.ask(async |connection, record| record.info(connection).await)?.into_iter();
         let first = infos.next().ok_or_else(|| Error::NoCollection(self.name().to_string()))?;
         Ok(merge::info(first, infos.collect()))
     }
@@ -179,23 +197,24 @@ impl Collection for ShardedCollection {
 
     fn page(&self, after: Option<&str>, limit: usize) -> Result<Page, Error> {
         check_page(limit)?;
-        Ok(merge::page(self.ask(|part| part.page(after, limit))?, limit))
+        self.read(|parts| self.block_on(page::page(parts, after, limit)))
     }
 
     fn sources(&self) -> Result<HashMap<String, Option<String>>, Error> {
-        Ok(self.ask(PostgresCollection::sources)?.into_iter().flatten().collect())
+        let sources = async |part: &Part| part.shard().named(part.items.read_sources().await);
+        let sources = self.read(|parts| self.block_on(all(parts.iter().map(&sources))))?;
+        Ok(sources.into_iter().flatten().collect())
     }
 
     fn search(&self, query: &[f32], options: &Search<'_>) -> Result<Vec<Neighbour>, Error> {
-        let mut found: Vec<Neighbour> = self.ask(|part| part.search(query, options))?.into_iter().flatten().collect();
-        found.sort_unstable();
-        found.truncate(options.k);
-        Ok(found)
+        let query = options.prepare(query, self.spec().dim)?;
+        self.read(|parts| self.block_on(search::search(parts, &query, options)))
     }
 
     fn label_counts(&self, labels: &BTreeSet<&str>) -> Result<HashMap<String, usize>, Error> {
         let mut counts = HashMap::new();
-        for (label, count) in self.ask(|part| part.label_counts(labels))?.into_iter().flatten() {
+        let parts = self.ask(async |connection, record| label_counts(connection, record, labels).await)?;
+        for (label, count) in parts.into_iter().flatten() {
             *counts.entry(label).or_default() += count;
         }
         Ok(counts)
@@ -212,27 +231,34 @@ impl Collection for ShardedCollection {
     }
 
     fn version(&self) -> Result<Version, Error> {
-        Ok(merge::version(&self.ask(PostgresCollection::version)?))
+        Ok(merge::version(&self.ask(async |connection, record| version(connection, record).await)?))
     }
 
     fn sample(&self, most: usize) -> Result<Sample, Error> {
-        self.read(|parts| {
-            // Before the items: what is written in between makes the mark an old one, and the next request looks again.
-            let versions = each(parts, |part| part.ask(PostgresCollection::version))?;
-            let shares = merge::shares(&versions.iter().map(|version| version.count).collect::<Vec<_>>(), most);
-            let samples = each(parts, |part| part.ask(|items| items.sample(shares[part.place])))?;
-            let dim = self.spec().dim;
-            let rows = |Sample { items, vectors, .. }: Sample| {
-                let vectors: Vec<Vec<f32>> = vectors.chunks_exact(dim).map(<[f32]>::to_vec).collect();
-                items.into_iter().zip(vectors).collect::<Vec<_>>()
-            };
-            let (items, vectors): (Vec<_>, Vec<_>) = merge::interleave(samples.into_iter().map(rows).collect()).into_iter().unzip();
-            Ok(Sample { version: merge::version(&versions), items, vectors: vectors.concat() })
-        })
+        let (versions, samples) = self.read(|parts| {
+            self.block_on(async {
+                // Before the items: what is written in between makes the mark an old one, and the next request looks again.
+                let mark = async |connection: &mut PgConnection, record: &Record| version(connection, record).await;
+                let versions = all(parts.iter().map(|part| part.read(&mark))).await?;
+                let shares = merge::shares(&versions.iter().map(|version| version.count).collect::<Vec<_>>(), most);
+                let samples = parts
+                    .iter()
+                    .zip(shares)
+                    .map(async |(part, share)| part.read(async |connection, record| sample(connection, record, share).await).await);
+                Ok((versions, all(samples).await?))
+            })
+        })?;
+        let dim = self.spec().dim;
+        let rows = |Sample { items, vectors, .. }: Sample| {
+            let vectors: Vec<Vec<f32>> = vectors.chunks_exact(dim).map(<[f32]>::to_vec).collect();
+            items.into_iter().zip(vectors).collect::<Vec<_>>()
+        };
+        let (items, vectors): (Vec<_>, Vec<_>) = merge::interleave(samples.into_iter().map(rows).collect()).into_iter().unzip();
+        Ok(Sample { version: merge::version(&versions), items, vectors: vectors.concat() })
     }
 
     fn stamps(&self) -> Result<Vec<(String, u64)>, Error> {
-        Ok(merge::interleave(self.ask(PostgresCollection::stamps)?))
+        Ok(merge::interleave(self.ask(async |connection, record| stamps(connection, record).await)?))
     }
 
     fn patches(&self, ids: &[&str]) -> Result<Vec<StoredPatches>, Error> {
@@ -240,12 +266,17 @@ impl Collection for ShardedCollection {
         for id in ids {
             places[place(id, self.parts.len())].push(id);
         }
-        let of =
-            |part: &Part| part.ask(|items| if places[part.place].is_empty() { Ok(Vec::new()) } else { items.patches(&places[part.place]) });
-        let found: Vec<StoredPatches> = self.read(|parts| each(parts, of))?.into_iter().flatten().collect();
+        let read = async |part: &Part| {
+            let own = &places[part.place];
+            if own.is_empty() {
+                return Ok(Vec::new());
+            }
+            part.read(async |connection, record| patches(connection, record, own).await).await
+        };
+        let found = self.read(|parts| self.block_on(all(parts.iter().map(&read))))?;
+        let mut found: Vec<StoredPatches> = found.into_iter().flatten().collect();
         // The ids come older ones first, and so do the items.
         let order: HashMap<&str, usize> = ids.iter().enumerate().map(|(place, id)| (*id, place)).collect();
-        let mut found = found;
         found.sort_by_key(|patches| order.get(patches.item.id.as_str()).copied());
         Ok(found)
     }
@@ -264,6 +295,7 @@ impl Collection for ShardedCollection {
     }
 
     fn build_if_due(&self) -> Result<(), Error> {
-        each(&self.parts, |part| part.ask(PostgresCollection::build_if_due)).map(drop)
+        let build = async |part: &Part| part.shard().named(part.items.build_index_if_due().await);
+        self.block_on(all(self.parts.iter().map(build))).map(drop)
     }
 }

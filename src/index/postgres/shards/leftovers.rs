@@ -20,9 +20,9 @@ pub(super) async fn note_maker(connection: &mut PgConnection) -> Result<(), Erro
 }
 
 /// Notes parts: those of a collection that is deleted, or else some that are about to be made.
-pub(super) async fn note(connection: &mut PgConnection, parts: &CollectionName, is_deleted: bool) -> Result<(), Error> {
+pub(super) async fn note(connection: &mut PgConnection, parts: &str, is_deleted: bool) -> Result<(), Error> {
     let note = sqlx::query("INSERT INTO dino_leftovers (name, is_deleted) VALUES ($1, $2) ON CONFLICT DO NOTHING");
-    note.bind(parts.as_str()).bind(is_deleted).execute(connection).await?;
+    note.bind(parts).bind(is_deleted).execute(connection).await?;
     Ok(())
 }
 
@@ -36,7 +36,7 @@ pub(super) async fn unnote(connection: &mut PgConnection, parts: &CollectionName
 pub(super) async fn remove(connection: &mut PgConnection, name: &CollectionName) -> Result<bool, Error> {
     let removed = Record::remove(connection, name).await?;
     if let Some(parts) = removed.as_ref().and_then(|removed| removed.parts.as_ref()) {
-        note(connection, parts, true).await?;
+        note(connection, parts.as_str(), true).await?;
     }
     Ok(removed.is_some())
 }
@@ -48,7 +48,7 @@ impl Shards {
         self.leftovers.ask("deleting parts of deleted collections", move || {
             match shards.runtime.block_on(shards.clear()) {
                 // It is asked again later.
-                Err(Error::PartUnreachable { .. } | Error::Busy) => Ok(false),
+                Err(Error::PartUnreachable { .. } | Error::Slow { .. } | Error::Busy) => Ok(false),
                 outcome => outcome,
             }
         });

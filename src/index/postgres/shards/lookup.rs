@@ -21,12 +21,25 @@ impl Shards {
         self.all[0].run(async |connection| Record::all(connection).await).await
     }
 
+    /// The collections as the database at `place` knows them, by their own names.
+    pub(super) async fn records_at(&self, place: usize) -> Result<Vec<Record>, Error> {
+        let first = self.records().await?;
+        if place == 0 {
+            return Ok(first);
+        }
+        let names: HashMap<_, _> = first.into_iter().filter_map(|record| Some((record.parts?, record.name))).collect();
+        let parts = self.all[place].run(async |connection| Record::all(connection).await).await?;
+        Ok(parts.into_iter().filter_map(|part| Some(Record { name: names.get(&part.name)?.clone(), ..part })).collect())
+    }
+
     /// What the databases know of a collection, in their order; `None` where it does not exist.
     pub(super) async fn find(&self, name: &CollectionName) -> Result<Option<Vec<Record>>, Error> {
         self.arrange().await?;
         let mut before = None;
         loop {
-            let Some(first) = self.all[0].run(async |connection| Record::find(connection, name).await).await? else { return Ok(None) };
+            let Some(first) = self.all[0].run(async |connection| Record::find(connection, name).await).await? else {
+                return self.lost(Some(name)).await?.first().map_or(Ok(None), |lost| Err(self.explain(lost)));
+            };
             let parts = first.parts.clone().ok_or_else(|| {
                 let reason = "was made by a server that knew the first database alone: delete it, and make it again";
                 Error::Unsuitable(format!("the collection {name} {reason}"))

@@ -3,8 +3,7 @@
 use dino_vision::splitmix::splitmix64;
 
 use super::super::super::info::{DamagedItems, IndexState, MOST_NAMED};
-use super::super::super::page::PageBuilder;
-use super::super::super::{Info, Item, Page, Version};
+use super::super::super::{Info, Version};
 
 /// A number for the collection whose parts have these: another one where one of them is another.
 pub(super) fn number(numbers: impl Iterator<Item = u64>) -> u64 {
@@ -52,22 +51,6 @@ pub(super) fn version(parts: &[Version]) -> Version {
     }
 }
 
-/// A page of up to `limit` items from the page of each part that comes after the same id, and that `limit` is the limit of too.
-pub(super) fn page(parts: Vec<Page>, limit: usize) -> Page {
-    // A part that has further items may have some that come before those of another part, but none before its own last one.
-    let known_to = parts.iter().filter_map(|page| page.next.clone()).min();
-    let mut items: Vec<Item> = parts.into_iter().flat_map(|page| page.items).collect();
-    items.retain(|item| known_to.as_ref().is_none_or(|last| item.id <= *last));
-    items.sort_unstable_by(|a, b| a.id.cmp(&b.id));
-    let mut page = PageBuilder::new(limit);
-    for item in items {
-        if !page.add(item) {
-            return page.end();
-        }
-    }
-    Page { next: known_to, ..page.end() }
-}
-
 /// How many of `most` items each part gives, for as even a share of all as there is.
 pub(super) fn shares(counts: &[usize], most: usize) -> Vec<usize> {
     let all: usize = counts.iter().sum();
@@ -99,31 +82,6 @@ pub(super) fn interleave<T>(lists: Vec<Vec<T>>) -> Vec<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn part(ids: &[&str], next: Option<&str>) -> Page {
-        let items = ids.iter().map(|id| Item { id: (*id).to_owned(), ..Item::default() }).collect();
-        Page { items, next: next.map(str::to_owned) }
-    }
-
-    fn ids(page: &Page) -> Vec<&str> {
-        page.items.iter().map(|item| item.id.as_str()).collect()
-    }
-
-    #[test]
-    fn pages_leave_nothing_out_and_end_where_a_part_may_have_more() {
-        let all = page(vec![part(&["a", "d"], None), part(&["b"], None), part(&[], None)], 10);
-        assert_eq!((ids(&all), &all.next), (vec!["a", "b", "d"], &None));
-        let cut = page(vec![part(&["a", "d"], None), part(&["b", "c"], None)], 2);
-        assert_eq!((ids(&cut), cut.next.as_deref()), (vec!["a", "b"], Some("b")));
-        // The second part has something between `b` and `d`, perhaps.
-        let open = page(vec![part(&["a", "d"], None), part(&["b"], Some("b"))], 10);
-        assert_eq!((ids(&open), open.next.as_deref()), (vec!["a", "b"], Some("b")));
-        // It was read to `c`, which is damaged.
-        let damaged = page(vec![part(&["d"], None), part(&[], Some("c"))], 10);
-        assert_eq!((ids(&damaged), damaged.next.as_deref()), (vec![], Some("c")));
-        let full = page(vec![part(&["a", "b"], Some("b")), part(&["c", "d"], Some("d"))], 2);
-        assert_eq!((ids(&full), full.next.as_deref()), (vec!["a", "b"], Some("b")));
-    }
 
     #[test]
     fn shares_add_up() {

@@ -8,17 +8,19 @@
 //! | file | what |
 //! | --- | --- |
 //! | `placement` | which database an id belongs to |
-//! | `lookup`, `staging`, `leftovers` | collections by name; making them; deleting what is left of deleted ones |
-//! | `collection`, `export` | the items of one |
-//! | `each`, `merge` | asking all databases at once, and making one answer of theirs |
+//! | `lookup`, `staging`, `leftovers`, `lost` | collections by name; making them; what is left of deleted ones; what the first database lost |
+//! | `collection`, `search`, `page`, `export` | the items of one |
+//! | `merge` | one answer of those of all databases |
 
 mod collection;
-mod each;
 mod export;
 mod leftovers;
 mod lookup;
+mod lost;
 mod merge;
+mod page;
 mod placement;
+mod search;
 mod staging;
 
 use std::path::PathBuf;
@@ -27,7 +29,6 @@ use std::sync::{Arc, OnceLock};
 use sqlx::PgConnection;
 use tempfile::NamedTempFile;
 use tokio::sync::{OnceCell, Semaphore};
-use tokio::time;
 
 use self::collection::ShardedCollection;
 use self::staging::Staging;
@@ -108,7 +109,11 @@ impl Shards {
             // Callers wait for databases that do not answer side by side; behind the next line they would do it one after another.
             all(self.all.iter().map(|shard| shard.run(async |_| Ok(())))).await?;
         }
-        self.arranged.get_or_try_init(|| arrangement::arrange(&self.all)).await.copied()
+        let arrange = || async {
+            arrangement::arrange(&self.all).await?;
+            self.report_lost().await
+        };
+        self.arranged.get_or_try_init(arrange).await.copied()
     }
 
     async fn check(&self) -> Result<(), Error> {
@@ -143,11 +148,14 @@ impl ShardedStore {
     pub fn open_when_reachable(url: &IndexUrl, options: PostgresOptions) -> Result<Self, Error> {
         let store = Self::open_later(url, options)?;
         match store.check() {
-            Err(error @ Error::PartUnreachable { .. }) => tracing::warn!("the collections cannot be reached yet: {error}"),
+            Err(error @ (Error::PartUnreachable { .. } | Error::Slow { .. })) => {
+                tracing::warn!("the collections cannot be reached yet: {error}")
+            }
             outcome => outcome?,
         }
-        for shard in &store.shards.all {
-            shard.builder.complete_all();
+        for (place, shard) in store.shards.all.iter().enumerate() {
+            let shards = Arc::clone(&store.shards);
+            shard.builder.complete_all(async move || shards.records_at(place).await);
         }
         store.shards.drop_orphaned_tables();
         store.shards.clear_leftovers();
@@ -215,12 +223,10 @@ impl Store for ShardedStore {
         let (records, is_new) = if let Some(existing) = find()? {
             (existing, false)
         } else {
-            let make = async { Staging::begin(&self.shards, name, &spec).await?.finish(OnExisting::Refuse).await };
-            // Its transactions have no limits of their own.
-            let limit = self.shards.all[0].database.timeout();
-            let made = self.shards.runtime.block_on(async { time::timeout(limit, make).await }).unwrap_or_else(|_| {
-                let reason = format!("the databases together made no collection within {} s", limit.as_secs_f64());
-                Err(Error::Unreachable(reason))
+            let limit = Some(self.shards.all[0].database.timeout());
+            let made = self.shards.runtime.block_on(async {
+                let _whole = self.shards.whole().await?;
+                Staging::begin(&self.shards, name, &spec, limit).await?.finish(OnExisting::Refuse).await
             });
             if !matches!(made, Ok(Some(_))) {
                 self.shards.clear_leftovers();
@@ -249,7 +255,7 @@ impl Store for ShardedStore {
                 return Err(exists());
             }
             let _whole = self.shards.whole().await?;
-            let mut staging = Staging::begin(&self.shards, name, &spec).await?;
+            let mut staging = Staging::begin(&self.shards, name, &spec, None).await?;
             loop {
                 let part = prepare(next_part(items)?, &spec)?;
                 if part.is_empty() {
@@ -257,7 +263,14 @@ impl Store for ShardedStore {
                 }
                 staging.store(&spec, part).await?;
             }
-            staging.finish(existing).await?.ok_or_else(exists)
+            let made = staging.finish(existing).await?.ok_or_else(exists)?;
+            if existing == OnExisting::Replace
+                && let Err(error) = self.shards.give_up(name).await
+            {
+                // It is noticed again at the next start.
+                tracing::error!(collection = %name, "what an older backup left of it stays for now: {error}");
+            }
+            Ok(made)
         });
         self.shards.clear_leftovers();
         let collection = self.collection_of(made?);

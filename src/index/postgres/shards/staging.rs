@@ -1,5 +1,7 @@
 //! Making a collection: parts in all databases, which the commit of the first one makes a collection.
 
+use std::time::Duration;
+
 use futures::future::try_join_all;
 use sqlx::Connection;
 use uuid::Uuid;
@@ -25,24 +27,24 @@ pub(super) struct Staging<'a> {
 }
 
 impl<'a> Staging<'a> {
-    /// Makes empty parts.
-    pub(super) async fn begin(shards: &'a Shards, name: &CollectionName, spec: &Spec) -> Result<Self, Error> {
+    /// Makes empty parts. Where there is a limit, each step may take so long on each database. A permit of [`Shards::whole`] is held.
+    pub(super) async fn begin(shards: &'a Shards, name: &CollectionName, spec: &Spec, limit: Option<Duration>) -> Result<Self, Error> {
         shards.arrange().await?;
         let parts: CollectionName = Uuid::now_v7().simple().to_string().parse()?;
-        let (mut open, mut records) = (Vec::new(), Vec::new());
-        for (place, shard) in shards.all.iter().enumerate() {
-            let mut transaction = shard.named(shard.database.open_long().await)?;
-            if place == 0 {
-                shard.named(transaction.step(async |connection| leftovers::note_maker(connection).await).await)?;
-                // In a transaction of its own, so that it stays where this server is killed.
-                shard.run(async |connection| leftovers::note(connection, &parts, false).await).await?;
+        // The connections of all of them are there before anything is made.
+        let mut open = all(shards.all.iter().map(|shard| async move { shard.named(shard.database.open_long(limit).await) })).await?;
+        shards.all[0].named(open[0].step(async |connection| leftovers::note_maker(connection).await).await)?;
+        // In a transaction of its own, so that it stays where this server is killed.
+        shards.all[0].run(async |connection| leftovers::note(connection, parts.as_str(), false).await).await?;
+        let make = shards.all.iter().zip(&mut open).enumerate().map(|(place, (shard, transaction))| {
+            // The first names the parts of the others, and these name the collection.
+            let [own, other] = if place == 0 { [name, &parts] } else { [&parts, name] };
+            async move {
+                let record = shard.named(transaction.step(async |connection| Record::make(connection, own, spec).await).await)?;
+                Ok(Record { parts: Some(other.clone()), ..record })
             }
-            let own = if place == 0 { name } else { &parts };
-            let record = shard.named(transaction.step(async |connection| Record::make(connection, own, spec).await).await)?;
-            records.push(record);
-            open.push(transaction);
-        }
-        records[0].parts = Some(parts.clone());
+        });
+        let records = all(make).await?;
         Ok(Self { shards, name: name.clone(), parts, open, records })
     }
 
@@ -75,9 +77,10 @@ impl<'a> Staging<'a> {
         if !has_name {
             return Ok(None);
         }
-        for ((shard, transaction), record) in places {
-            shard.named(transaction.step(async |connection| record.insert(connection).await).await)?;
-        }
+        all(places.map(|((shard, transaction), record)| async move {
+            shard.named(transaction.step(async |connection| record.insert(connection).await).await)
+        }))
+        .await?;
         // The first database comes last: what it names is in all others.
         for (shard, transaction) in self.shards.all.iter().zip(self.open).rev() {
             shard.named(transaction.commit().await)?;
@@ -91,13 +94,14 @@ impl Shards {
     pub(super) async fn remove(&self, name: &CollectionName) -> Result<bool, Error> {
         self.arrange().await?;
         all(self.all.iter().map(|shard| shard.run(async |_| Ok(())))).await?;
-        self.all[0]
+        let existed = self.all[0]
             .run(async |connection| {
                 let mut transaction = connection.begin().await?;
                 let existed = leftovers::remove(&mut transaction, name).await?;
                 transaction.commit().await?;
                 Ok(existed)
             })
-            .await
+            .await?;
+        Ok(self.give_up(name).await? || existed)
     }
 }
