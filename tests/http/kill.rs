@@ -1,7 +1,11 @@
 //! A server that is killed again and again while clients write: nothing that it acknowledged is lost, nothing that it
 //! deleted comes back.
 
-use std::{collections::BTreeMap, thread, time::Duration};
+use std::{
+    collections::BTreeMap,
+    thread,
+    time::{Duration, Instant},
+};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
@@ -9,6 +13,9 @@ use serde_json::{Value, json};
 use crate::{
     harness::{Server, assert_close},
     place::Place,
+    postgres::shared,
+    sharded::{items, name},
+    shared::{axis, ids, neighbours, wait_for},
 };
 
 const CLIENTS: usize = 4;
@@ -139,4 +146,60 @@ fn kill_again_and_again(place: &Place, rounds: u64) -> u64 {
     let length = vector(*version).iter().map(|x| x * x).sum::<f32>().sqrt();
     assert_close(&found, &vector(*version).iter().map(|x| x / length).collect::<Vec<_>>());
     known.iter().map(|known| known.writes).sum()
+}
+
+/// Whether the collection is there, or was there before, it is so as a whole; and it can be restored again.
+#[test]
+fn a_killed_restore_into_several_databases_is_all_or_nothing() {
+    const ALL: usize = 1500;
+    const OLD: usize = 20;
+    let [source, place] = [Place::folder_of_its_own(), Place::databases_of_their_own()];
+    let copied = source.server(&[]);
+    copied.post_json("/collections/c/items", &items(0..ALL, 1)).ok();
+    let snapshot = copied.post("/collections/c/snapshot", "application/json", b"").ok().body.clone();
+    drop(copied);
+    let start = || Server::start(&[&place.flags()[..], &["--sessions", "1"]].concat());
+    let restore =
+        |server: &Server| server.attempt_with("POST", "/collections/c/restore?replace=true", "application/octet-stream", &snapshot);
+    let mut server = start();
+    let began = Instant::now();
+    assert_eq!(restore(&server), Some(201));
+    let usual = began.elapsed();
+    let mut moments = StdRng::seed_from_u64(5);
+    let mut found = BTreeMap::new();
+    for round in 0..12 {
+        // Over nothing, then over another collection, again and again.
+        assert_eq!(server.delete("/collections/c").status, 204);
+        let before = round % 2 * OLD;
+        if before > 0 {
+            assert_eq!(server.put("/collections/c", &json!({})).status, 201);
+            server.post_json("/collections/c/items", &items(0..before, 0)).ok();
+        }
+        thread::scope(|scope| {
+            let restoring = scope.spawn(|| restore(&server));
+            thread::sleep(usual.mul_f64(moments.random_range(0.0..1.1)));
+            server.signal("-KILL");
+            let answer = restoring.join().unwrap();
+            assert!([None, Some(201)].contains(&answer), "{answer:?}");
+        });
+        drop(server);
+        server = start();
+        let page = server.get("/collections/c/items?limit=1");
+        let count = if page.status == 404 { 0 } else { neighbours(&server, &json!({ "vector": axis(1), "k": ALL })).len() };
+        assert!([before, ALL].contains(&count), "round {round}: {count} of {ALL} items, {before} before");
+        *found.entry(count).or_insert(0) += 1;
+        assert_eq!(restore(&server), Some(201), "round {round}");
+        let mut all = ids(&neighbours(&server, &json!({ "vector": axis(1), "k": 2 * ALL })));
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), ALL, "round {round}");
+    }
+    println!("12 kills of restores: items found afterwards, and how often: {found:?}");
+    // No part of what was cut off stays.
+    let [_, urls] = place.store();
+    for url in urls.split(',') {
+        let left = "SELECT (SELECT count(*) FROM dino_collections), (SELECT count(*) FROM dino_leftovers), \
+                    (SELECT count(*) FROM pg_class WHERE relkind = 'r' AND relname ~ '^dino_items_')";
+        wait_for("nothing is left over", || shared().sql(name(url), left).trim() == "1|0|1");
+    }
 }
