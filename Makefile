@@ -13,7 +13,7 @@ endif
 # What `make` alone does.
 .DEFAULT_GOAL := help
 
-.PHONY: help check serve test test-cluster engines haproxy soak fuzz lint cuda-check image-test supply-chain advisories onnxruntime postgres clients browser openvino seaweedfs test-openvino bench bench-models bench-train bench-model bench-segment bench-anomaly bench-duplicates bench-index bench-lance bench-arrow screenshots
+.PHONY: help check serve test test-cluster engines haproxy soak fuzz lint cuda-check image-test supply-chain advisories onnxruntime postgres clients browser openvino seaweedfs test-openvino bench bench-models bench-train bench-model bench-segment bench-anomaly bench-duplicates bench-index bench-databases bench-lance bench-arrow screenshots
 
 ## List the targets
 help:
@@ -123,6 +123,16 @@ bench-index: onnxruntime .cache/bench-index/ready
 .cache/bench-index/ready: tests/bench/requirements-index.txt
 	python3 -m venv .cache/bench-index
 	.cache/bench-index/bin/pip install --quiet --requirement tests/bench/requirements-index.txt
+	touch $@
+
+## Measure one PostgreSQL beside three that hold a collection together; ROWS=200000
+bench-databases: onnxruntime postgres .cache/bench-databases/ready
+	cargo build --profile dist --workspace --bins
+	.cache/bench-databases/bin/python tests/bench/databases.py --rows $(or $(ROWS),200000)
+
+.cache/bench-databases/ready: tests/bench/requirements-databases.txt
+	python3 -m venv .cache/bench-databases
+	.cache/bench-databases/bin/pip install --quiet --requirement tests/bench/requirements-databases.txt
 	touch $@
 
 ## Measure what LanceDB keeps of the promises of collections, on a folder and on S3
