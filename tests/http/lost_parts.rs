@@ -10,6 +10,9 @@ use crate::{
     shared::{count, wait_for},
 };
 
+/// What the log says of a part that is in no backup of the first database.
+const UNKNOWN: &str = "does not know it, as after a restore";
+
 /// As the first database is after that.
 fn forget(urls: &[String], collection: &str) {
     shared().sql(name(&urls[0]), &format!("DELETE FROM dino_collections WHERE name = '{collection}'"));
@@ -33,7 +36,7 @@ fn a_collection_that_the_first_database_does_not_know_is_named_and_not_served() 
     forget(&urls, "c");
 
     let server = Server::start(&["--index", &index]);
-    let said = || server.log().lines().filter(|line| line.contains("does not know that collection")).map(str::to_owned).collect::<Vec<_>>();
+    let said = || server.log().lines().filter(|line| line.contains(UNKNOWN)).map(str::to_owned).collect::<Vec<_>>();
     wait_for("said of both parts", || said().len() == 2);
     let said = said();
     assert!(said.iter().all(|line| line.contains("the collection c (") && line.contains("restore")), "{said:?}");
@@ -60,6 +63,44 @@ fn a_collection_that_the_first_database_does_not_know_is_named_and_not_served() 
     wait_for("its parts are gone", || parts(&urls[1]) == 1 && parts(&urls[2]) == 1);
     server.get("/collections/c").problem(404, "unknown_collection");
     assert_eq!(server.put("/collections/c", &json!({})).status, 201);
+}
+
+/// A backup may be made in the middle of a restore: its first database holds a note that parts are being made, and no collection of them.
+#[test]
+fn parts_that_were_being_made_when_the_first_database_was_saved_stay() {
+    let urls = [database(), database(), database()];
+    let index = urls.join(",");
+    let server = Server::start(&["--index", &index]);
+    assert_eq!(server.put("/collections/c", &json!({})).status, 201);
+    server.post_json("/collections/c/items", &items(0..60, 1)).ok();
+    let marked = |url: &String| shared().sql(name(url), "SELECT count(*) FROM dino_collections WHERE is_made").trim() == "1";
+    wait_for("the parts are marked", || urls[1..].iter().all(marked));
+    drop(server);
+    let parts_of_c = shared().sql(name(&urls[0]), "SELECT parts FROM dino_collections WHERE name = 'c'").trim().to_owned();
+    forget(&urls, "c");
+    shared().sql(name(&urls[0]), &format!("INSERT INTO dino_leftovers VALUES ('{parts_of_c}', false), ('never-made', false)"));
+
+    let server = Server::start(&["--index", &index]);
+    let notes = || shared().sql(name(&urls[0]), "SELECT count(*) FROM dino_leftovers").trim() == "0";
+    wait_for("what was being made is cleared", notes);
+    assert_eq!((parts(&urls[1]), parts(&urls[2])), (1, 1), "what was made stays");
+    server.get("/collections/c").problem(503, "store_failed");
+    // At the start of each of the two, and by the request of one.
+    wait_for("it is said", || server.log().lines().filter(|line| line.contains(UNKNOWN)).count() == 3);
+    assert_eq!(server.delete("/collections/c").status, 204);
+    wait_for("its parts are gone", || parts(&urls[1]) == 0 && parts(&urls[2]) == 0);
+}
+
+/// The first database may know an older collection of that name: the others are not the ones to restore then.
+#[test]
+fn a_first_database_that_is_behind_is_the_one_that_is_named() {
+    let urls = [database(), database(), database()];
+    let server = Server::start(&["--index", &urls.join(",")]);
+    assert_eq!(server.put("/collections/c", &json!({})).status, 201);
+    shared().sql(name(&urls[0]), "UPDATE dino_collections SET parts = 'older' WHERE name = 'c'");
+    server.get("/collections/c").problem(503, "store_failed");
+    let log = server.log_with(UNKNOWN);
+    assert!(!log.contains("holds no part"), "{log}");
 }
 
 #[test]

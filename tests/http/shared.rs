@@ -122,6 +122,16 @@ fn two_servers_are_one(place: &Place) {
         is_over.store(true, Ordering::Relaxed);
         assert!(reader.join().unwrap() > 0);
     });
+    // Both replace it at the same time: each is the last one for a while, and none is refused.
+    let restored = thread::scope(|scope| {
+        let restores = [&one, &two].map(|server| {
+            let restore = || server.post("/collections/c/restore?replace=true", "application/octet-stream", &snapshot).status;
+            scope.spawn(move || (0..10).map(|_| restore()).collect::<Vec<_>>())
+        });
+        restores.map(|restores| restores.join().unwrap())
+    });
+    assert_eq!(restored, [vec![201; 10], vec![201; 10]]);
+    assert_eq!(neighbours(&two, &json!({ "vector": axis(1), "k": 100 })).len(), 46);
     assert_eq!(one.delete("/collections/c").status, 204);
     two.get("/collections/c").problem(404, "unknown_collection");
     assert_eq!(two.get("/collections").ok().json()["collections"], json!([]));

@@ -14,6 +14,7 @@ use super::super::{Error, IndexOptions};
 use super::background::{OnDrop, Repeated, spawn};
 use super::damage;
 use super::database::Database;
+use super::error::is_passing;
 use super::record::{Record, drop_orphans};
 
 /// Most dimensions of pgvector's HNSW index over `vector`. Larger ones are always scanned.
@@ -36,13 +37,22 @@ pub(super) struct Builder {
     written: Mutex<HashMap<i64, usize>>,
     /// Numbers of the collections that a thread checks.
     looked_at: Mutex<HashSet<i64>>,
+    /// Builds those that were due at the start.
+    completing: Arc<Repeated>,
     /// Deletes tables.
     dropping: Arc<Repeated>,
 }
 
 impl Builder {
     pub(super) fn new(database: Arc<Database>, options: IndexOptions) -> Self {
-        Self { database, options, written: Mutex::default(), looked_at: Mutex::default(), dropping: Arc::default() }
+        Self {
+            database,
+            options,
+            written: Mutex::default(),
+            looked_at: Mutex::default(),
+            completing: Arc::default(),
+            dropping: Arc::default(),
+        }
     }
 
     /// Notes that so many items were written, and starts a thread now and then that builds an index where one is due.
@@ -80,26 +90,33 @@ impl Builder {
     pub(super) fn drop_orphaned_tables(self: &Arc<Self>) {
         let builder = Arc::clone(self);
         self.dropping.ask("deleting tables of deleted collections", move || {
-            builder.block_on(builder.database.run_in_background(async |connection| drop_orphans(connection).await))
+            match builder.block_on(builder.database.run_in_background(async |connection| drop_orphans(connection).await)) {
+                Err(error) if is_passing(&error) => Ok(false),
+                outcome => outcome,
+            }
         });
     }
 
     /// Starts a thread that builds the indexes that collections of earlier versions lack, and then every HNSW index that is due, which
-    /// may take hours. A collection whose index cannot be built holds up no other one. `records` asks for the collections.
-    pub(super) fn complete_all(self: &Arc<Self>, records: impl AsyncFnOnce() -> Result<Vec<Record>, Error> + Send + 'static) {
+    /// may take hours. A collection whose index cannot be built holds up no other one. `records` asks for the collections, until the
+    /// database answers.
+    pub(super) fn complete_all(self: &Arc<Self>, records: impl AsyncFn() -> Result<Vec<Record>, Error> + Send + 'static) {
         let builder = Arc::clone(self);
         let work = async move || {
-            let records = records().await?;
+            let records = match records().await {
+                Err(error) if is_passing(&error) => return Ok(false),
+                records => records?,
+            };
             for record in records.iter().filter(|record| !record.names_damaged) {
                 log_failure(record, builder.build(record, &record.damaged_index(), &damage::index_over(record)).await);
             }
             for record in &records {
                 log_failure(record, builder.build_if_due(record).await);
             }
-            Ok(())
+            Ok(true)
         };
         let builder = Arc::clone(self);
-        spawn(BUILDING, move || builder.block_on(work()));
+        self.completing.ask(BUILDING, move || builder.block_on(work()));
     }
 
     /// Builds an index where the collection has outgrown exact search and has none.
@@ -124,7 +141,7 @@ impl Builder {
             Ok(lock.fetch_one(&mut *connection).await?
                 && build(connection, index, definition).await.map_err(|error| record.explain(error))?)
         };
-        if self.database.run_in_background(build).await? {
+        if self.database.run_build(build).await? {
             let (database, seconds) = (&**self.database.label(), start.elapsed().as_secs_f32());
             tracing::info!(collection = %record.name, database, index, seconds, "index built");
         }

@@ -10,8 +10,8 @@ use super::super::Error;
 
 /// Between two attempts.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
-/// Number of attempts; the next start goes on.
-const ATTEMPTS: usize = 720;
+/// Number of attempts, for a day; the next start goes on.
+const ATTEMPTS: usize = 17_280;
 
 /// Work that at most one thread does at a time.
 #[derive(Default)]

@@ -11,7 +11,7 @@ use tokio::time;
 
 use super::super::Error;
 use super::arrangement::{self, Role};
-use super::error::{is_worth_retrying, why_slow};
+use super::error::{is_full, is_worth_retrying, why_slow};
 use super::open::Open;
 use super::runtime::Runtime;
 use super::{Connections, address, schema};
@@ -19,8 +19,8 @@ use dino_vision::cancel::{self, Cancelled};
 
 /// Longest wait for a connection. Where the server is down, the pool tries again and again meanwhile.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Most connections for work in the background: one builds an index, one deletes tables, one deletes parts of collections.
-const BACKGROUND_CONNECTIONS: usize = 3;
+/// Most connections for work in the background beside the one that builds indexes: one deletes tables, one deletes parts of collections.
+const BACKGROUND_CONNECTIONS: usize = 2;
 /// How often the database checks, while a statement runs, whether its client is still connected.
 const CLIENT_CHECK: &str = "1s";
 /// Attempts of a transaction that conflicts with others.
@@ -41,6 +41,10 @@ pub(super) struct Database {
     long_permits: Semaphore,
     /// For the same work that no request waits for.
     background_permits: Semaphore,
+    /// For building an index, which may take hours and all of the memory that the database has for it.
+    build_permits: Semaphore,
+    /// For the one connection that asks whether a database that does not answer in time takes connections.
+    probe: Semaphore,
     options: PgConnectOptions,
     /// Longest that one call may take.
     timeout: Duration,
@@ -80,6 +84,8 @@ impl Database {
             permits: Semaphore::new(connections as usize),
             long_permits: Semaphore::new(connections as usize),
             background_permits: Semaphore::new(BACKGROUND_CONNECTIONS),
+            build_permits: Semaphore::new(1),
+            probe: Semaphore::new(1),
             options,
             timeout,
             prepared: OnceCell::new(),
@@ -213,9 +219,18 @@ impl Database {
     /// Why there was no answer within `limit`: the database is busy where it takes a new connection.
     pub(super) async fn late(&self, limit: Duration) -> Error {
         let reason = format!("no answer within {} s", limit.as_secs_f64());
-        match self.reach().await {
-            Ok(_) => self.slow(format!("{reason}; a write that was under way may have happened or not")),
-            Err(_) => Error::Unreachable(reason),
+        if self.takes_connections().await {
+            return self.slow(format!("{reason}; a write that was under way may have happened or not"));
+        }
+        Error::Unreachable(reason)
+    }
+
+    /// One call asks at a time: the others, whose connections count too, go by what is known.
+    async fn takes_connections(&self) -> bool {
+        let Ok(_permit) = self.probe.try_acquire() else { return self.reachable.load(Ordering::Relaxed) };
+        match time::timeout(ACQUIRE_TIMEOUT, self.options.connect()).await {
+            Ok(connected) => connected.as_ref().err().is_none_or(is_full),
+            Err(_) => false,
         }
     }
 
@@ -242,6 +257,11 @@ impl Database {
         self.run_apart(&self.background_permits, Duration::MAX, work).await
     }
 
+    /// As [`run_in_background`](Self::run_in_background), for building an index.
+    pub(super) async fn run_build<T>(&self, work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>) -> Result<T, Error> {
+        self.run_apart(&self.build_permits, Duration::MAX, work).await
+    }
+
     async fn run_apart<T>(
         &self,
         permits: &Semaphore,
@@ -253,7 +273,8 @@ impl Database {
             let _permit = acquire(permits, timeout).await?;
             let mut connection = self.connect(None).await?;
             let outcome = work(&mut connection).await;
-            connection.close().await?;
+            // What was done is done, however this connection ends.
+            drop(connection.close().await);
             outcome
         };
         let outcome = outcome.await;

@@ -4,6 +4,8 @@ use super::super::Error;
 
 /// No such table.
 const NO_TABLE: &str = "42P01";
+/// No connection is free.
+const TOO_MANY: &str = "53300";
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
@@ -23,12 +25,22 @@ impl From<sqlx::Error> for Error {
 
 /// Codes of a server that is starting, stopping or full, or that closed the connection: appendix A of PostgreSQL's manual.
 fn is_gone(code: &str) -> bool {
-    code.starts_with("08") || ["53300", "57P01", "57P02", "57P03", "57P05"].contains(&code)
+    code.starts_with("08") || [TOO_MANY, "57P01", "57P02", "57P03", "57P05"].contains(&code)
 }
 
 /// Whether the same transaction may succeed when it is repeated: it conflicted with another one.
 pub(super) fn is_worth_retrying(error: &Error) -> bool {
     ["40001", "40P01"].iter().any(|code| has_code(error, code))
+}
+
+/// Whether work in the background is worth another try later: a database did not answer, or not in time.
+pub(super) fn is_passing(error: &Error) -> bool {
+    matches!(error, Error::Unreachable(_) | Error::PartUnreachable { .. } | Error::Slow { .. } | Error::Busy)
+}
+
+/// Whether a database refuses a connection because it has as many as it takes.
+pub(super) fn is_full(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(sqlx::error::DatabaseError::code).is_some_and(|code| code == TOO_MANY)
 }
 
 /// Whether a table was deleted.

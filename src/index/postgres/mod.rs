@@ -41,6 +41,7 @@ use std::time::Duration;
 
 use sqlx::{Connection, PgConnection};
 use tempfile::NamedTempFile;
+use tokio_util::sync::CancellationToken;
 
 pub use address::IndexUrl;
 pub use collection::PostgresCollection;
@@ -48,11 +49,13 @@ pub use shards::ShardedStore;
 
 use self::approximate::Builder;
 use self::arrangement::Role;
-use self::database::Database;
+use self::database::{ATTEMPTS, Database};
+use self::open::BEGIN;
 use self::record::Record;
 use self::runtime::Runtime;
 use super::item::{next_part, prepare};
 use super::{Collection, CollectionName, Connections, Error, IndexOptions, Info, Items, OnExisting, Spec, Store};
+use dino_vision::cancel;
 
 /// Largest dimension of pgvector's `vector`.
 const MAX_DIM: usize = 16_000;
@@ -151,6 +154,14 @@ fn check_dim(spec: &Spec) -> Result<(), Error> {
     Ok(())
 }
 
+/// Builds the index of a collection that was restored, also where the client has left by now.
+fn build_after_restore(name: &CollectionName, collection: &dyn Collection) {
+    if let Err(error) = cancel::scope(CancellationToken::new(), || collection.build_if_due()) {
+        // The collection is there, and is searched without.
+        tracing::error!(collection = %name, "its index was not built: {error}");
+    }
+}
+
 impl Store for PostgresStore {
     fn check(&self) -> Result<(), Error> {
         self.database.runtime().block_on(self.database.check())
@@ -207,7 +218,7 @@ impl Store for PostgresStore {
         check_dim(&spec)?;
         let make = async |connection: &mut PgConnection| {
             let exists = || Error::Exists(name.to_string());
-            let mut transaction = connection.begin().await?;
+            let mut transaction = connection.begin_with(BEGIN).await?;
             if existing == OnExisting::Refuse && Record::find(&mut transaction, name).await?.is_some() {
                 return Err(exists());
             }
@@ -219,25 +230,28 @@ impl Store for PostgresStore {
                 }
                 write::insert(&mut transaction, &record.table(), &spec, &part).await?;
             }
-            // The old collection is removed last: it is read and written until then, and transactions that read it go on.
-            if existing == OnExisting::Replace {
-                Record::remove(&mut transaction, name).await?;
+            for _ in 0..ATTEMPTS {
+                // The old collection is removed last: it is read and written until then, and transactions that read it go on. Again
+                // where another server puts one of that name in its place.
+                if existing == OnExisting::Replace {
+                    Record::remove(&mut transaction, name).await?;
+                }
+                if record.insert(&mut transaction).await? {
+                    transaction.commit().await?;
+                    return Ok(record);
+                }
+                if existing != OnExisting::Replace {
+                    break;
+                }
             }
-            if !record.insert(&mut transaction).await? {
-                return Err(exists());
-            }
-            transaction.commit().await?;
-            Ok(record)
+            Err(exists())
         };
         let record = self.database.runtime().block_on(self.database.run_long(make))?;
         if existing == OnExisting::Replace {
             self.builder.drop_orphaned_tables();
         }
         let collection = self.collection_of(record);
-        if let Err(error) = collection.build_if_due() {
-            // The collection is there, and is searched without.
-            tracing::error!(collection = %name, "its index was not built: {error}");
-        }
+        build_after_restore(name, &*collection);
         Ok(collection)
     }
 

@@ -12,7 +12,7 @@ use super::database::{ATTEMPTS, Database};
 use super::error::is_worth_retrying;
 
 /// What databases do by default is not known, and with a stricter isolation a commit may fail.
-const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
+pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
 /// A transaction. Where it is dropped before [`commit`](Self::commit), its connection is closed, and nothing of it stays.
 pub(super) struct Open<'a> {

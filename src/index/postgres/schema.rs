@@ -6,11 +6,12 @@ use super::super::Error;
 
 /// Each brings the tables from the version before it to its own; the first is version 1. What has been released is never
 /// changed.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("migrations/1.sql"),
     include_str!("migrations/2.sql"),
     include_str!("migrations/3.sql"),
     include_str!("migrations/4.sql"),
+    include_str!("migrations/5.sql"),
 ];
 
 /// Held while tables are changed, so that servers that start together do it one after the other. Any number will do that

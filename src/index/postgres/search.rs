@@ -89,26 +89,37 @@ pub(super) async fn rank(
     find(connection, record, query, options).await
 }
 
-/// Reads ranked items as they are now, without those that are gone or do not pass the filter any more; false where something changed
-/// since they were ranked.
+/// Ranked items as they are now.
+#[derive(Default)]
+pub(super) struct Reread {
+    /// Without those that are gone, do not pass the filter any more, or cannot be read.
+    pub(super) found: Vec<Neighbour>,
+    /// Those that cannot be read.
+    pub(super) unreadable: usize,
+    /// Those whose similarity is the one by which they were ranked.
+    pub(super) unchanged: usize,
+}
+
+/// Reads ranked items.
 pub(super) async fn read_ranked(
     connection: &mut PgConnection,
     record: &Record,
     query: &[f32],
     filter: Option<&Filter>,
     ranked: &[&Ranked],
-) -> Result<(Vec<Neighbour>, bool), Error> {
+) -> Result<Reread, Error> {
     let mut sql = select::<Neighbour>(record, query, filter);
     let ids: Vec<&str> = ranked.iter().map(|one| one.id.as_str()).collect();
     sql.push(if filter.is_some() { " AND id = ANY(" } else { " WHERE id = ANY(" }).push_bind(ids).push(")");
     let rows = sql.build().fetch_all(connection).await?;
     let before: HashMap<&str, f64> = ranked.iter().map(|one| (one.id.as_str(), one.similarity)).collect();
-    let mut are_same = rows.len() == ranked.len();
+    let mut unchanged = 0;
     for row in &rows {
         let now: f64 = row.try_get("similarity")?;
-        are_same &= before.get(row.try_get::<&str, _>("id")?).is_some_and(|before| before.to_bits() == now.to_bits());
+        unchanged += usize::from(before.get(row.try_get::<&str, _>("id")?).is_some_and(|before| before.to_bits() == now.to_bits()));
     }
-    Ok((readable(&rows, Neighbour::read)?, are_same))
+    let found = readable(&rows, Neighbour::read)?;
+    Ok(Reread { unreadable: rows.len() - found.len(), found, unchanged })
 }
 
 async fn find<T: Found>(connection: &mut PgConnection, record: &Record, query: &[f32], options: &Search<'_>) -> Result<Vec<T>, Error> {

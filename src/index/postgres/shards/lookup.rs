@@ -51,6 +51,10 @@ impl Shards {
                 return Ok(Some(std::iter::once(first).chain(others).collect()));
             };
             if before.as_ref() == Some(&parts) {
+                // The first database is the one that is behind where the others have parts that it does not know.
+                if let Some(lost) = self.lost(Some(name)).await?.first() {
+                    return Err(self.explain(lost));
+                }
                 let database = self.all[missing + 1].label();
                 return Err(Error::Unsuitable(format!(
                     "{database} holds no part of the collection {name}: restore that database from its backup, or delete the collection"
@@ -81,14 +85,27 @@ impl Shards {
             let rest: Option<Vec<Info>> = others.iter_mut().map(|infos| infos.remove(parts)).collect();
             match rest {
                 Some(rest) => found.push(merge::info(info, rest)),
-                // One that was made or deleted meanwhile is left out.
-                None => {
-                    if let Err(error) = self.find(&info.name).await {
-                        tracing::error!(collection = %info.name, "left out of the list of collections: {error}");
-                    }
-                }
+                // It was made, deleted or replaced meanwhile.
+                None => match self.info(&info.name).await {
+                    Ok(now) => found.extend(now),
+                    Err(error) => tracing::error!(collection = %info.name, "left out of the list of collections: {error}"),
+                },
             }
         }
         Ok(found)
+    }
+
+    /// What is known of a collection right now; `None` where it does not exist.
+    async fn info(&self, name: &CollectionName) -> Result<Option<Info>, Error> {
+        let Some(records) = self.find(name).await? else { return Ok(None) };
+        let asked = self.all.iter().zip(&records).map(|(shard, record)| shard.run(async |connection| record.info(connection).await));
+        match all(asked).await {
+            Ok(infos) => {
+                let mut infos = infos.into_iter();
+                Ok(infos.next().map(|first| merge::info(first, infos.collect())))
+            }
+            Err(Error::NoCollection(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 }

@@ -40,7 +40,7 @@ use super::background::Repeated;
 use super::database::Database;
 use super::record::Record;
 use super::runtime::Runtime;
-use super::{IndexUrl, arrangement, check_dim};
+use super::{IndexUrl, arrangement, build_after_restore, check_dim};
 use futures::future::join_all;
 
 /// The collections of several databases.
@@ -149,7 +149,7 @@ impl ShardedStore {
         let store = Self::open_later(url, options)?;
         match store.check() {
             Err(error @ (Error::PartUnreachable { .. } | Error::Slow { .. })) => {
-                tracing::warn!("the collections cannot be reached yet: {error}")
+                tracing::warn!("the collections cannot be reached yet: {error}");
             }
             outcome => outcome?,
         }
@@ -228,9 +228,7 @@ impl Store for ShardedStore {
                 let _whole = self.shards.whole().await?;
                 Staging::begin(&self.shards, name, &spec, limit).await?.finish(OnExisting::Refuse).await
             });
-            if !matches!(made, Ok(Some(_))) {
-                self.shards.clear_leftovers();
-            }
+            self.shards.clear_leftovers();
             match made? {
                 Some(records) => (records, true),
                 // Another server made one of that name meanwhile.
@@ -274,20 +272,15 @@ impl Store for ShardedStore {
         });
         self.shards.clear_leftovers();
         let collection = self.collection_of(made?);
-        if let Err(error) = collection.build_if_due() {
-            // The collection is there, and is searched without.
-            tracing::error!(collection = %name, "its index was not built: {error}");
-        }
+        build_after_restore(name, &*collection);
         Ok(collection)
     }
 
     fn remove(&self, name: &CollectionName) -> Result<(), Error> {
-        let existed = self.shards.runtime.block_on(self.shards.remove(name))?;
-        if !existed {
-            return Err(Error::NoCollection(name.to_string()));
-        }
+        let removed = self.shards.runtime.block_on(self.shards.remove(name));
+        // Also after an error: it may have come too late to stop it.
         self.shards.clear_leftovers();
-        Ok(())
+        if removed? { Ok(()) } else { Err(Error::NoCollection(name.to_string())) }
     }
 
     fn scratch(&self) -> Result<NamedTempFile, Error> {

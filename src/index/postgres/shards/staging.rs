@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::super::super::item::NewItem;
 use super::super::super::{CollectionName, Error, OnExisting, Spec};
+use super::super::database::ATTEMPTS;
 use super::super::open::Open;
 use super::super::record::Record;
 use super::super::write::insert_inside;
@@ -33,7 +34,10 @@ impl<'a> Staging<'a> {
         let parts: CollectionName = Uuid::now_v7().simple().to_string().parse()?;
         // The connections of all of them are there before anything is made.
         let mut open = all(shards.all.iter().map(|shard| async move { shard.named(shard.database.open_long(limit).await) })).await?;
-        shards.all[0].named(open[0].step(async |connection| leftovers::note_maker(connection).await).await)?;
+        let notes = shards.all.iter().zip(&mut open).map(|(shard, transaction)| async move {
+            shard.named(transaction.step(async |connection| leftovers::note_maker(connection).await).await)
+        });
+        all(notes).await?;
         // In a transaction of its own, so that it stays where this server is killed.
         shards.all[0].run(async |connection| leftovers::note(connection, parts.as_str(), false).await).await?;
         let make = shards.all.iter().zip(&mut open).enumerate().map(|(place, (shard, transaction))| {
@@ -67,10 +71,18 @@ impl<'a> Staging<'a> {
         let has_name = first.named(
             transaction
                 .step(async |connection| {
-                    if existing == OnExisting::Replace {
+                    let is_noted = leftovers::unnote(connection, parts).await?;
+                    for _ in 0..ATTEMPTS {
+                        if is_noted && record.insert(connection).await? {
+                            return Ok(true);
+                        }
+                        if !is_noted || existing != OnExisting::Replace {
+                            return Ok(false);
+                        }
+                        // Again where another server puts one of that name in place of what is removed.
                         leftovers::remove(connection, name).await?;
                     }
-                    Ok(leftovers::unnote(connection, parts).await? && record.insert(connection).await?)
+                    Ok(false)
                 })
                 .await,
         )?;
@@ -102,6 +114,13 @@ impl Shards {
                 Ok(existed)
             })
             .await?;
-        Ok(self.give_up(name).await? || existed)
+        match self.give_up(name).await {
+            // It is deleted; what is left is noticed again at the next start.
+            Err(error) if existed => {
+                tracing::error!(collection = %name, "what an older backup left of it stays for now: {error}");
+                Ok(true)
+            }
+            gave_up => Ok(gave_up? || existed),
+        }
     }
 }
