@@ -1,6 +1,7 @@
 //! How masks of a model are best made: what `/segment` does where a request names no method.
 
 use std::fmt;
+use std::ops::{Bound, RangeBounds as _};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -56,13 +57,38 @@ impl Method {
         }
     }
 
-    /// Whether the threshold is one that the method can cut at.
-    pub(crate) fn takes(self, threshold: f32) -> bool {
-        match self {
-            Self::Attention => threshold > 0.0 && threshold <= 1.0,
-            Self::Background | Self::Ncut | Self::Lost => (-1.0..=1.0).contains(&threshold),
-            Self::Pca => (-100.0..=100.0).contains(&threshold),
-            Self::Saliency => threshold > 0.0 && threshold <= 100.0,
+    /// The thresholds that the method can cut at.
+    pub(crate) fn thresholds(self) -> Thresholds {
+        let (least, most) = match self {
+            Self::Attention => (Bound::Excluded(0.0), 1.0),
+            Self::Background | Self::Ncut | Self::Lost => (Bound::Included(-1.0), 1.0),
+            Self::Pca => (Bound::Included(-100.0), 100.0),
+            Self::Saliency => (Bound::Excluded(0.0), 100.0),
+        };
+        Thresholds { least, most }
+    }
+}
+
+/// A range of numbers, and the words for it.
+pub(crate) struct Thresholds {
+    least: Bound<f32>,
+    most: f32,
+}
+
+impl Thresholds {
+    /// Whether it is one of them; what is no number is not.
+    pub(crate) fn contains(&self, threshold: f32) -> bool {
+        (self.least, Bound::Included(self.most)).contains(&threshold)
+    }
+}
+
+impl fmt::Display for Thresholds {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let most = self.most;
+        match self.least {
+            Bound::Excluded(least) => write!(formatter, "above {least} and at most {most}"),
+            Bound::Included(least) => write!(formatter, "between {least} and {most}"),
+            Bound::Unbounded => write!(formatter, "at most {most}"),
         }
     }
 }
@@ -131,8 +157,9 @@ impl MaskDefaults {
             return Err(("segment.size", format!("is {}; known are 1 to {MOST_SIDE}", self.size)));
         }
         let (method, threshold) = (self.method, self.threshold.unwrap_or_else(|| self.method.default_threshold()));
-        if !method.takes(threshold) {
-            return Err(("segment.threshold", format!("is {threshold}, which method {method} does not take")));
+        let known = method.thresholds();
+        if !known.contains(threshold) {
+            return Err(("segment.threshold", format!("is {threshold}; known for method {method} are those {known}")));
         }
         Ok(())
     }

@@ -62,7 +62,7 @@ struct Candidate {
 }
 
 /// What a part of the rows may add to the nearest.
-struct Part {
+struct Candidates {
     /// The k largest similarities that rows have at least, as ordered numbers, the smallest on top.
     least: BinaryHeap<Reverse<Ordered>>,
     candidates: Vec<Candidate>,
@@ -85,7 +85,7 @@ impl PartialOrd for Ordered {
     }
 }
 
-impl Part {
+impl Candidates {
     fn offer(&mut self, k: usize, least: f32) {
         self.least.push(Reverse(Ordered(least)));
         if self.least.len() > k {
@@ -115,7 +115,7 @@ pub(super) fn bytes(
     let (block_rows, token) = (block_of(options), cancel::current());
     let coded = codes::Query::new(query);
     let part = |rows: std::ops::Range<usize>| {
-        let mut part = Part { least: BinaryHeap::new(), candidates: Vec::new() };
+        let mut part = Candidates { least: BinaryHeap::new(), candidates: Vec::new() };
         let (mut products, mut bounds) = (Vec::with_capacity(block_rows), Vec::with_capacity(block_rows));
         let mut threshold = known;
         for start in rows.clone().step_by(block_rows) {
@@ -134,7 +134,7 @@ pub(super) fn bytes(
         part.candidates.retain(|candidate| candidate.most >= threshold);
         part
     };
-    let mut whole = Part { least: BinaryHeap::new(), candidates: Vec::new() };
+    let mut whole = Candidates { least: BinaryHeap::new(), candidates: Vec::new() };
     let starts: Vec<usize> = (0..codes.len()).step_by(SCAN_ROWS).collect();
     for part in starts.into_par_iter().map(|start| part(start..(start + SCAN_ROWS).min(codes.len()))).collect::<Vec<_>>() {
         part.least.into_iter().for_each(|least| whole.offer(k, least.0.0));

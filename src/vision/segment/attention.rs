@@ -8,7 +8,7 @@ use ndarray::{ArrayView1, ArrayView2, Axis};
 
 use super::SegmentError;
 use super::components::components;
-use super::method::Part;
+use super::method::Region;
 use crate::transform::PatchGrid;
 
 /// Whose attention makes the mask.
@@ -51,15 +51,15 @@ impl FromStr for Head {
 
 /// The connected parts of the patches that hold `threshold` of the attention, most attention first. `attention` is
 /// `[heads, patches]`. Parts of several heads may be the same.
-pub(super) fn parts(attention: ArrayView2<'_, f32>, grid: PatchGrid, threshold: f32, head: Head) -> Result<Vec<Part>, SegmentError> {
-    let mut found: Vec<(f32, Part)> = Vec::new();
+pub(super) fn parts(attention: ArrayView2<'_, f32>, grid: PatchGrid, threshold: f32, head: Head) -> Result<Vec<Region>, SegmentError> {
+    let mut found: Vec<(f32, Region)> = Vec::new();
     for weights in chosen(attention, head)? {
         let kept = head_cells(&weights, threshold);
         let heat: Arc<[f32]> = weights.into();
         for cells in components(&kept, grid.columns) {
             let mass = cells.iter().zip(heat.iter()).filter(|(cell, _)| **cell).map(|(_, weight)| *weight).sum();
             let contrast = Some(contrast(heat.iter().copied(), &cells, &kept).max(0.0));
-            found.push((mass, Part { cells, heat: heat.clone(), contrast }));
+            found.push((mass, Region { cells, heat: heat.clone(), contrast }));
         }
     }
     // Stable, so equal masses keep the order of heads and reading direction.

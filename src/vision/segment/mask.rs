@@ -5,7 +5,7 @@ use image::{ExtendedColorType, ImageEncoder};
 
 use super::Rle;
 use super::polygons::polygons;
-use super::rings::{self, Part};
+use super::rings::{self, OutlinePart};
 use crate::transform::PatchGrid;
 
 /// A set of patches, and the size of the picture they lie over.
@@ -120,7 +120,7 @@ impl Mask {
     }
 
     /// The same with holes apart, in rings that visit no point twice: polygons that geometry libraries take as valid.
-    pub fn parts(&self) -> Vec<Part> {
+    pub fn parts(&self) -> Vec<OutlinePart> {
         rings::parts(&self.cells, &self.column_edges(), &self.row_edges())
     }
 

@@ -74,7 +74,7 @@ impl Options {
     /// [`SegmentError`].
     pub fn check(&self, heads: usize) -> Result<(), SegmentError> {
         let (method, threshold) = (self.method, self.threshold());
-        if !method.takes(threshold) {
+        if !method.thresholds().contains(threshold) {
             return Err(SegmentError::Threshold { method, threshold });
         }
         match self.head {
@@ -112,12 +112,7 @@ pub enum SegmentError {
         head: Head,
     },
     /// The threshold is out of range.
-    #[error("threshold must {}, not {threshold}", match method {
-        Method::Attention => "be above 0 and at most 1",
-        Method::Pca => "lie between -100 and 100 for method pca",
-        Method::Saliency => "be above 0 and at most 100 for method saliency",
-        _ => "lie between -1 and 1 for this method",
-    })]
+    #[error("the threshold of method {method} must be {}, not {threshold}", method.thresholds())]
     Threshold {
         /// The method.
         method: Method,
@@ -167,7 +162,7 @@ impl Segmentation {
 }
 
 /// A set of patches that may become an object.
-pub(super) struct Part {
+pub(super) struct Region {
     pub(super) cells: Vec<bool>,
     /// What the method saw, one value per patch.
     pub(super) heat: Arc<[f32]>,
@@ -206,11 +201,11 @@ pub fn segment(patches: &Patches<'_>, size: (u32, u32), structure: f32, options:
         }
         Method::Ncut => {
             let cuts = ncut(patches.features()?, grid, threshold, most);
-            cuts.into_iter().map(|cut| Part { cells: cut.object, heat: cut.eigenvector.into(), contrast: None }).collect()
+            cuts.into_iter().map(|cut| Region { cells: cut.object, heat: cut.eigenvector.into(), contrast: None }).collect()
         }
         Method::Lost => {
             let grown = lost(patches.features()?, grid, LOST_PATCHES, threshold, most);
-            grown.into_iter().map(|grown| Part { cells: grown.object, heat: grown.correlation.into(), contrast: None }).collect()
+            grown.into_iter().map(|grown| Region { cells: grown.object, heat: grown.correlation.into(), contrast: None }).collect()
         }
         Method::Pca => {
             principal = principal_components(patches.features()?, patches.attention().ok(), grid);
@@ -256,14 +251,14 @@ pub fn segment_coloured(
 }
 
 /// The first `most` different objects of the parts.
-fn objects(parts: Vec<Part>, patches: &Patches<'_>, size: (u32, u32), structure: f32, most: usize) -> Vec<Object> {
+fn objects(parts: Vec<Region>, patches: &Patches<'_>, size: (u32, u32), structure: f32, most: usize) -> Vec<Object> {
     let grid = patches.grid();
     let mut objects: Vec<Object> = Vec::new();
     let features = patches.features().map(normalised).ok();
     // All masks lie on this grid.
     let mut distinct = Distinct::new([&Mask::new(vec![false; grid.len()], grid, size)]);
     let mut highest = 1.0_f32;
-    for Part { cells, heat, contrast } in parts {
+    for Region { cells, heat, contrast } in parts {
         if objects.len() == most || cancel::is_cancelled() {
             break;
         }
@@ -281,10 +276,10 @@ fn objects(parts: Vec<Part>, patches: &Patches<'_>, size: (u32, u32), structure:
 }
 
 /// The connected parts, largest first; equal ones in reading direction.
-fn by_size(cells: &[bool], heat: Arc<[f32]>, grid: PatchGrid) -> Vec<Part> {
+fn by_size(cells: &[bool], heat: Arc<[f32]>, grid: PatchGrid) -> Vec<Region> {
     let mut parts = components(cells, grid.columns);
     parts.sort_by_cached_key(|part| std::cmp::Reverse(part.iter().filter(|cell| **cell).count()));
-    iter::zip(parts, iter::repeat(heat)).map(|(cells, heat)| Part { cells, heat, contrast: None }).collect()
+    iter::zip(parts, iter::repeat(heat)).map(|(cells, heat)| Region { cells, heat, contrast: None }).collect()
 }
 
 /// 1 minus the cosine between the mean features inside and outside, from 0 (the same) to 1 (at right angles, or beyond); 0

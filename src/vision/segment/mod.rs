@@ -55,7 +55,7 @@ pub use method::{Options, SegmentError, Segmentation, segment, segment_coloured}
 pub use ncut::{Cut, ncut};
 pub use patches::Patches;
 pub use pca::principal_components;
-pub use rings::Part as OutlinePart;
+pub use rings::OutlinePart;
 pub use rle::Rle;
 pub use saliency::saliency;
 pub use similarity::{similarity, similarity_to_mask};

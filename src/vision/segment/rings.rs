@@ -4,7 +4,7 @@ use super::polygons::{Point, grid_of, is_clockwise, rings};
 
 /// One connected part of a mask: `[x1, y1, x2, y2, …]` in pixels, corners only, without repeating the first.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
-pub struct Part {
+pub struct OutlinePart {
     /// Clockwise, y pointing down.
     pub outer: Vec<u32>,
     /// Counter-clockwise. They lie inside of `outer` and may touch it or each other in single points.
@@ -15,10 +15,10 @@ pub struct Part {
 /// to a corner with itself or with the outline, it is several rings. Filled, holes left out, they are the mask, pixel for pixel.
 ///
 /// `cells` are the flags of a grid whose lines lie at `xs` and `ys`; both ascend, and cells between equal lines are not seen.
-pub(super) fn parts(cells: &[bool], xs: &[u32], ys: &[u32]) -> Vec<Part> {
+pub(super) fn parts(cells: &[bool], xs: &[u32], ys: &[u32]) -> Vec<OutlinePart> {
     let (cells, xs, ys) = grid_of(cells, xs, ys);
     let (labels, count) = super::components::labels(&cells, xs.len().saturating_sub(1), false);
-    let mut parts = vec![Part { outer: Vec::new(), holes: Vec::new() }; count as usize];
+    let mut parts = vec![OutlinePart { outer: Vec::new(), holes: Vec::new() }; count as usize];
     for (cell, ring) in rings(&cells, xs.len().saturating_sub(1), &xs, &ys) {
         let part = &mut parts[labels[cell] as usize - 1];
         for ring in simple(ring) {
@@ -57,7 +57,7 @@ fn simple(ring: Vec<Point>) -> Vec<Vec<Point>> {
 mod tests {
     use std::collections::HashSet;
 
-    use super::{Part, parts};
+    use super::{OutlinePart, parts};
     use crate::segment::polygons::tests::{lines, parse};
 
     /// The points that a ring's sides go through, corners included; fails where it visits one twice, or a side is no side.
@@ -96,9 +96,9 @@ mod tests {
     }
 
     /// Checks every ring, and gives the mask of all parts.
-    fn filled(parts: &[Part], columns: usize, rows: usize) -> Vec<bool> {
+    fn filled(parts: &[OutlinePart], columns: usize, rows: usize) -> Vec<bool> {
         let mut mask = vec![false; columns * rows];
-        for Part { outer, holes } in parts {
+        for OutlinePart { outer, holes } in parts {
             let border: HashSet<_> = walk(outer).into_iter().collect();
             let mut part = fill(outer, columns, rows);
             for hole in holes {
