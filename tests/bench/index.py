@@ -24,8 +24,7 @@ GRID = [(16, 128), (16, 200), (32, 200)]
 # Without this much recall a point does not count.
 WANTED = 0.99
 ROWS, QUERIES, DIM, CLUSTERS = 100_000, 1_000, 384, 1_000
-# Most memory of a process at each step, in times of the vectors (docs/operations.md). The database's cache of 64 MB, which is 0.4 of them
-# here, is among it.
+# Most memory of a process at each step, in times of the vectors (docs/operations.md).
 PROMISED = {"build": 3.3, "open": 2.0, "restore": 2.0}
 # Pixels of the pictures that patch tokens come from.
 SIDE = 288

@@ -23,7 +23,7 @@ use super::{Attached, CollectionName, Error, Spec, StoredPatches};
 /// Name of the database in the data folder.
 const FILE: &str = "store.redb";
 /// Memory for the database's pages; items live in memory anyway, so that little is read twice.
-const CACHE_BYTES: usize = 64 << 20;
+const CACHE_BYTES: usize = 16 << 20;
 
 /// Collection name → [`Record`] as JSON.
 const COLLECTIONS: TableDefinition<&str, &[u8]> = TableDefinition::new("collections");
