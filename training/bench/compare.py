@@ -18,6 +18,7 @@ SHAPES = {
     "demo: dim 192, depth 6, patch 8, 48 px": dict(dim=192, depth=6, heads=3, patch=8, batch=32, **{"global": 48, "local": 24}),
     "ViT-Ti/16, 224 px": dict(dim=192, depth=12, heads=3, patch=16, batch=8, **{"global": 224, "local": 96}),
     "ViT-S/16, 224 px": dict(dim=384, depth=12, heads=6, patch=16, batch=4, **{"global": 224, "local": 96}),
+    "ConvNeXt tiny, 224 px": dict(convnext=True, batch=4, **{"global": 224, "local": 96}),
 }
 
 
@@ -29,7 +30,7 @@ def run(command):
 
 
 def flags(shape):
-    return [part for name, value in shape.items() for part in (f"--{name}", value)]
+    return [part for name, value in shape.items() for part in ([f"--{name}"] if value is True else [f"--{name}", value])]
 
 
 def median(runs, key):
@@ -52,14 +53,17 @@ def steps(args):
     print("| --- | --- | --- | --- | --- | --- | --- |")
     grid = []
     for name, shape in SHAPES.items():
+        if args.only not in name:
+            continue
         for bf16 in precisions:
             extra = ["--bf16"] if bf16 else []
             own = [args.step, *flags(shape), *extra, "--threads", cores]
+            option, values = ("--layout", ("contiguous", "channels_last")) if "convnext" in shape else ("--attention", ("plain", "sdpa"))
             theirs = {
-                (attention, threads): [
-                    sys.executable, HERE / "pytorch_step.py", *flags(shape), *extra, "--attention", attention, "--threads", threads,
+                (value, threads): [
+                    sys.executable, HERE / "pytorch_step.py", *flags(shape), *extra, option, value, "--threads", threads,
                 ]
-                for attention in ("plain", "sdpa")
+                for value in values
                 for threads in thread_counts
             }
             # One look at the whole grid, then rounds with its best point.
@@ -77,8 +81,8 @@ def steps(args):
                 flush=True,
             )
     print("\nPyTorch's grid, images/s of one look of three steps:\n")
-    for name, bf16, attention, threads, speed in grid:
-        print(f"- {name}, {'bf16' if bf16 else 'f32'}, {attention}, {threads} threads: {speed:.1f}")
+    for name, bf16, option, threads, speed in grid:
+        print(f"- {name}, {'bf16' if bf16 else 'f32'}, {option}, {threads} threads: {speed:.1f}")
 
 
 def crops(args):
@@ -99,9 +103,11 @@ def main():
     p.add_argument("--augment", required=True, help="the built program augment")
     p.add_argument("--pictures", required=True, help="a folder of JPEG pictures for the augmentation")
     p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--only", default="", help="shapes whose names contain this; the augmentation is left out with it")
     args = p.parse_args()
     steps(args)
-    crops(args)
+    if not args.only:
+        crops(args)
 
 
 if __name__ == "__main__":

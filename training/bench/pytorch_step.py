@@ -12,6 +12,7 @@ import time
 
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import nn
 
 
@@ -62,11 +63,25 @@ class Vit(nn.Module):
         return self.norm(x[:, 0])
 
 
-class Head(nn.Module):
+class Convnext(nn.Module):
+    """torchvision's ConvNeXt tiny without a classifier: the mean of the last stage, normalised."""
+
     def __init__(self, a):
         super().__init__()
+        self.net = torchvision.models.convnext_tiny(weights=None, stochastic_depth_prob=0.0)
+        self.net.classifier = nn.Sequential(self.net.classifier[0], self.net.classifier[1])
+        self.format = torch.channels_last if a.layout == "channels_last" else torch.contiguous_format
+        self.net.to(memory_format=self.format)
+
+    def forward(self, x):
+        return self.net(x.contiguous(memory_format=self.format))
+
+
+class Head(nn.Module):
+    def __init__(self, dim, a):
+        super().__init__()
         self.mlp = nn.Sequential(
-            nn.Linear(a.dim, a.hidden), nn.GELU(), nn.Linear(a.hidden, a.hidden), nn.GELU(), nn.Linear(a.hidden, a.bottleneck)
+            nn.Linear(dim, a.hidden), nn.GELU(), nn.Linear(a.hidden, a.hidden), nn.GELU(), nn.Linear(a.hidden, a.bottleneck)
         )
         self.last = nn.utils.parametrizations.weight_norm(nn.Linear(a.bottleneck, a.out, bias=False))
         self.last.parametrizations.weight.original0.data.fill_(1)
@@ -95,13 +110,15 @@ def main():
     p.add_argument("--bf16", action="store_true")
     p.add_argument("--tf32", action="store_true")
     p.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    p.add_argument("--convnext", action="store_true", help="ConvNeXt tiny in place of a vision transformer")
+    p.add_argument("--layout", choices=["contiguous", "channels_last"], default="channels_last", help="of a ConvNeXt's pictures")
     p.add_argument("--attention", choices=["plain", "sdpa"], default="sdpa")
     a = p.parse_args()
     torch.set_num_threads(a.threads)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = a.tf32
     torch.set_default_device(a.device)
     torch.manual_seed(0)
-    student, teacher = (nn.ModuleList([Vit(a), Head(a)]) for _ in range(2))
+    student, teacher = (nn.ModuleList([Convnext(a), Head(768, a)] if a.convnext else [Vit(a), Head(a.dim, a)]) for _ in range(2))
     teacher.load_state_dict(student.state_dict())
     teacher.requires_grad_(False)
     trained = [(name, p) for name, p in student.named_parameters() if p.requires_grad]

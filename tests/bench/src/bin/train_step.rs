@@ -9,6 +9,8 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
 use clap::Parser;
+use dino_train::backbone::BackboneConfig;
+use dino_train::backbone::convnext::{ConvnextConfig, LAYER_SCALE};
 use dino_train::backbone::parameters::Random;
 use dino_train::backbone::vit::VitConfig;
 use dino_train::dino::accumulate::Accumulated;
@@ -22,6 +24,9 @@ use rand::SeedableRng;
 
 #[derive(Parser)]
 struct Args {
+    /// `ConvNeXt` tiny, whose sizes are fixed, in place of a vision transformer of the following ones
+    #[arg(long)]
+    convnext: bool,
     #[arg(long, default_value_t = 192)]
     dim: usize,
     #[arg(long, default_value_t = 6)]
@@ -68,17 +73,9 @@ fn main() -> Result<()> {
     unsafe { dino_train::process::prepare() };
     rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global()?;
     let precision = if args.bf16 { Precision::Bf16 } else { Precision::F32 };
-    let vit = VitConfig {
-        img_size: args.global,
-        patch_size: args.patch,
-        dim: args.dim,
-        depth: args.depth,
-        heads: args.heads,
-        precision,
-        ..VitConfig::default()
-    };
+    let backbone = backbone(&args, precision);
     let head = HeadConfig {
-        dim: args.dim,
+        dim: backbone.dim(),
         hidden: args.hidden,
         bottleneck: args.bottleneck,
         out: Some(args.out),
@@ -87,7 +84,7 @@ fn main() -> Result<()> {
         precision,
     };
     let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(0);
-    let mut student = Network::new(vit, head, &mut random, &Device::Cpu)?;
+    let mut student = Network::new(backbone, head, &mut random, &Device::Cpu)?;
     if args.activation_checkpointing {
         student.backbone = student.backbone.with_activation_checkpointing();
     }
@@ -115,6 +112,15 @@ fn main() -> Result<()> {
     let median = seconds[seconds.len() / 2];
     println!("{}", serde_json::json!({ "images_per_second": args.batch as f64 / median, "step_ms": 1e3 * median, "peak_mb": peak_mb()? }));
     Ok(())
+}
+
+fn backbone(args: &Args, precision: Precision) -> BackboneConfig {
+    if args.convnext {
+        let (depths, dims, layer_scale) = ([3, 3, 9, 3], [96, 192, 384, 768], Some(LAYER_SCALE));
+        return ConvnextConfig { depths, dims, drop_path: 0.0, layer_scale, precision }.into();
+    }
+    let (dim, depth, heads) = (args.dim, args.depth, args.heads);
+    VitConfig { img_size: args.global, patch_size: args.patch, dim, depth, heads, precision, ..VitConfig::default() }.into()
 }
 
 /// Largest resident size of this process.
