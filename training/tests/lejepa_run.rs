@@ -4,9 +4,8 @@ mod runs;
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
-use runs::{checkpoints, command, export, let_it_work, log, pictures, run, signal, tensors, text, weights};
+use runs::{checkpoints, export, kill_and_resume, log, pictures, run, tensors, text, weights};
 
 const METHOD: [&str; 6] = ["--method", "lejepa", "--head-bottleneck-dim", "12", "--checkpoint-minutes", "0"];
 
@@ -54,12 +53,7 @@ fn a_run_without_a_teacher_logs_its_terms_goes_on_exactly_and_is_exported() {
     assert!(strip("student.").iter().any(|(name, _)| name == "head.mlp.1.running_var"));
     assert!(tensors(&whole, "center").is_empty() && !strip("student.").iter().any(|(name, _)| name.contains("last_layer")));
 
-    let mut child = command(&data, &broken, &more).spawn().unwrap();
-    let_it_work(&mut child, &broken, Duration::from_millis(20));
-    signal(&child, "KILL");
-    child.wait().unwrap();
-    let output = run(&data, &broken, &[&more[..], &["--resume"]].concat());
-    assert!(output.status.success(), "{}", text(&output));
+    kill_and_resume(&data, &broken, &more);
     assert_eq!(weights(&whole), weights(&broken), "every tensor of the last checkpoint is the same, bit by bit");
 
     export(&whole, &folder.path().join("model"), &[]);

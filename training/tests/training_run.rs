@@ -4,7 +4,7 @@ mod runs;
 
 use std::time::Duration;
 
-use runs::{checkpoints, command, export, let_it_work, losses, picture, pictures, run, signal, text, weights};
+use runs::{checkpoints, command, export, kill_and_resume, let_it_work, losses, picture, pictures, run, signal, text, weights};
 
 #[test]
 fn a_run_that_was_stopped_or_killed_goes_on_as_if_nothing_had_been() {
@@ -79,12 +79,7 @@ fn a_run_with_a_queue_of_outputs_goes_on_from_it() {
     let more = ["--epochs", "6", "--checkpoint-minutes", "0", "--centering", "sinkhorn_knopp", "--sinkhorn-queue", "20", "--stem", "conv"];
     let (whole, broken) = (folder.path().join("whole"), folder.path().join("broken"));
     assert!(run(&data, &whole, &more).status.success());
-    let mut child = command(&data, &broken, &more).spawn().unwrap();
-    let_it_work(&mut child, &broken, Duration::from_millis(20));
-    signal(&child, "KILL");
-    child.wait().unwrap();
-    let output = run(&data, &broken, &[&more[..], &["--resume"]].concat());
-    assert!(output.status.success(), "{}", text(&output));
+    kill_and_resume(&data, &broken, &more);
     assert_eq!(weights(&whole), weights(&broken), "every tensor of the last checkpoint is the same, bit by bit");
 }
 

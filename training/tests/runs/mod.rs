@@ -117,6 +117,16 @@ pub(crate) fn let_it_work(child: &mut Child, out: &Path, longer: Duration) {
     std::thread::sleep(longer);
 }
 
+/// A run that is killed soon after its first checkpoint, and then goes on to its end.
+pub(crate) fn kill_and_resume(data: &Path, out: &Path, more: &[&str]) {
+    let mut child = command(data, out, more).spawn().unwrap();
+    let_it_work(&mut child, out, Duration::from_millis(20));
+    signal(&child, "KILL");
+    child.wait().unwrap();
+    let output = run(data, out, &[more, &["--resume"]].concat());
+    assert!(output.status.success(), "{}", text(&output));
+}
+
 /// Every float32 tensor of the newest checkpoint below a name.
 pub(crate) fn tensors(out: &Path, prefix: &str) -> Vec<(String, Vec<f32>)> {
     let values = |bytes: Vec<u8>| bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
