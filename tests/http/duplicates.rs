@@ -230,7 +230,7 @@ fn a_database_of_an_earlier_version_is_brought_up_and_its_items_are_compared() {
     shared().sql(
         &name,
         &format!(
-            "ALTER TABLE {table} DROP COLUMN fingerprint; ALTER TABLE dino_collections DROP COLUMN parts; \
+            "ALTER TABLE {table} DROP COLUMN fingerprint; ALTER TABLE dino_collections DROP COLUMN parts, DROP COLUMN is_made; \
          DROP TABLE dino_arrangement, dino_leftovers; DELETE FROM dino_schema WHERE version >= 3"
         ),
     );
