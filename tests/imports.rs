@@ -143,12 +143,12 @@ fn check(source: &str, own_name: &str, layers: Layers) {
     }
     let names: BTreeSet<String> = modules.keys().cloned().collect();
     let listed: BTreeSet<String> = layers.iter().map(|(module, _)| (*module).to_owned()).collect();
-    assert_eq!(names, listed, "the modules of {source} are those of its list in tests/rooms.rs");
+    assert_eq!(names, listed, "the modules of {source} are those of its list in tests/imports.rs");
     for (at, (module, allowed)) in layers.iter().enumerate() {
         let earlier = |other: &&str| layers[..at].iter().any(|(module, _)| module == other);
         assert!(allowed.iter().all(earlier), "{source}: the list of `{module}` names a module that comes after it: a circle");
         for other in modules[*module].iter().filter(|other| *other != module && names.contains(*other)) {
-            assert!(allowed.contains(&other.as_str()), "{source}: `{module}` uses `{other}`, which tests/rooms.rs does not allow");
+            assert!(allowed.contains(&other.as_str()), "{source}: `{module}` uses `{other}`, which tests/imports.rs does not allow");
         }
     }
 }
