@@ -132,7 +132,7 @@ fn a_lost_database_is_named_until_it_is_back() {
     let gone = metrics.lines().find(|line| line.starts_with("dino_store_database_reachable") && line.contains(&lost_name)).unwrap();
     assert!(gone.ends_with(" 0") && !metrics.contains("sEcret"), "{gone}");
     server.embed(&picture);
-    let late = Server::without_waiting(&[tiny_model().to_str().unwrap()], &["--index", &url]);
+    let late = Server::without_waiting(&[tiny_model().to_str().unwrap()], &["--index", &url, "--exact-below", "20"]);
     late.log_with("cannot be reached yet");
     late.get("/collections/c").problem(503, "store_unreachable");
 
@@ -141,6 +141,8 @@ fn a_lost_database_is_named_until_it_is_back() {
         wait_for("ready again", || server.get("/readyz").status == 200);
         assert_eq!(server.get("/collections/c/items/i1").ok().json()["labels"], json!(["v1"]));
     }
+    // What was due when it could not ask is built now.
+    wait_for("indexes are built", || late.log().matches("index built").count() == 2);
     let stored = late.get("/collections/c/items?limit=1000").ok().json();
     let version = |item: &Value| item["labels"][0].as_str().unwrap()[1..].parse::<usize>().unwrap();
     let stored: Vec<_> =
