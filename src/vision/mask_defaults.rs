@@ -1,7 +1,6 @@
 //! How masks of a model are best made: what `/segment` does where a request names no method.
 
 use std::fmt;
-use std::ops::{Bound, RangeBounds as _};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -59,37 +58,35 @@ impl Method {
 
     /// The thresholds that the method can cut at.
     pub(crate) fn thresholds(self) -> Thresholds {
-        let (least, most) = match self {
-            Self::Attention => (Bound::Excluded(0.0), 1.0),
-            Self::Background | Self::Ncut | Self::Lost => (Bound::Included(-1.0), 1.0),
-            Self::Pca => (Bound::Included(-100.0), 100.0),
-            Self::Saliency => (Bound::Excluded(0.0), 100.0),
+        let (least, most, is_least_one) = match self {
+            Self::Attention => (0.0, 1.0, false),
+            Self::Background | Self::Ncut | Self::Lost => (-1.0, 1.0, true),
+            Self::Pca => (-100.0, 100.0, true),
+            Self::Saliency => (0.0, 100.0, false),
         };
-        Thresholds { least, most }
+        Thresholds { least, most, is_least_one }
     }
 }
 
 /// A range of numbers, and the words for it.
 pub(crate) struct Thresholds {
-    least: Bound<f32>,
+    least: f32,
     most: f32,
+    /// Whether `least` is in the range.
+    is_least_one: bool,
 }
 
 impl Thresholds {
     /// Whether it is one of them; what is no number is not.
     pub(crate) fn contains(&self, threshold: f32) -> bool {
-        (self.least, Bound::Included(self.most)).contains(&threshold)
+        (threshold > self.least || self.is_least_one && threshold >= self.least) && threshold <= self.most
     }
 }
 
 impl fmt::Display for Thresholds {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let most = self.most;
-        match self.least {
-            Bound::Excluded(least) => write!(formatter, "above {least} and at most {most}"),
-            Bound::Included(least) => write!(formatter, "between {least} and {most}"),
-            Bound::Unbounded => write!(formatter, "at most {most}"),
-        }
+        let Self { least, most, is_least_one } = self;
+        if *is_least_one { write!(formatter, "between {least} and {most}") } else { write!(formatter, "above {least} and at most {most}") }
     }
 }
 
