@@ -19,8 +19,10 @@ use dino_vision::cancel::{self, Cancelled};
 
 /// Longest wait for a connection. Where the server is down, the pool tries again and again meanwhile.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Most connections for work in the background beside the one that builds indexes: one deletes tables, one deletes parts of collections.
+/// Most connections for work in the background beside those that build indexes: one deletes tables, one deletes parts of collections.
 const BACKGROUND_CONNECTIONS: usize = 2;
+/// Most indexes that are built at once: a restore, which is answered after its own, seldom waits for one that takes hours.
+const BUILDS: usize = 3;
 /// How often the database checks, while a statement runs, whether its client is still connected.
 const CLIENT_CHECK: &str = "1s";
 /// Attempts of a transaction that conflicts with others.
@@ -41,7 +43,7 @@ pub(super) struct Database {
     long_permits: Semaphore,
     /// For the same work that no request waits for.
     background_permits: Semaphore,
-    /// For building an index, which may take hours and all of the memory that the database has for it.
+    /// For building indexes, which may take hours: cleaning up does not wait for them.
     build_permits: Semaphore,
     /// For the one connection that asks whether a database that does not answer in time takes connections.
     probe: Semaphore,
@@ -84,7 +86,7 @@ impl Database {
             permits: Semaphore::new(connections as usize),
             long_permits: Semaphore::new(connections as usize),
             background_permits: Semaphore::new(BACKGROUND_CONNECTIONS),
-            build_permits: Semaphore::new(1),
+            build_permits: Semaphore::new(BUILDS),
             probe: Semaphore::new(1),
             options,
             timeout,
