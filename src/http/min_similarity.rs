@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::{App, collections::search_pool, problem::Problem, request_context, single_flight::SingleFlight};
 use crate::{
-    index::{Collection, CollectionName, MinSimilarity},
+    index::{Collection, CollectionName, Error, MinSimilarity},
     serving::{Panicked, Pool},
 };
 
@@ -46,6 +46,8 @@ impl Default for MinSimilarities {
 /// The value of one collection.
 struct Entry {
     cached: Mutex<Option<CachedValue>>,
+    /// Until then the collection is not asked, since the database was too slow.
+    rests_until: Mutex<Option<Instant>>,
     /// Looks whether the value still holds, and measures it where it does not: once for all requests that come meanwhile.
     renewal: SingleFlight<Result<f32, Problem>>,
 }
@@ -60,7 +62,10 @@ struct CachedValue {
 
 impl MinSimilarities {
     fn entry(&self, collection: &dyn Collection) -> Arc<Entry> {
-        let unmeasured = || Ok::<_, Infallible>(Arc::new(Entry { cached: Mutex::default(), renewal: SingleFlight::new(Duration::ZERO) }));
+        let unmeasured = || {
+            let renewal = SingleFlight::new(Duration::ZERO);
+            Ok::<_, Infallible>(Arc::new(Entry { cached: Mutex::default(), rests_until: Mutex::default(), renewal }))
+        };
         let Ok(entry) = self.kept.get_or_insert_with(&(collection.name().clone(), collection.number()), unmeasured);
         entry
     }
@@ -72,6 +77,10 @@ pub(super) async fn of(app: &App, collection: &Arc<dyn Collection>) -> Result<f3
     let known = *entry.cached.lock();
     if let Some(known) = known.filter(|known| Instant::now() < known.good_until) {
         return Ok(known.measured.value);
+    }
+    let rests = (*entry.rests_until.lock()).is_some_and(|until| Instant::now() < until);
+    if rests {
+        return Ok(known.map_or(ASKS_ALL, |known| known.measured.value));
     }
     let renewing = entry.renewal.get(|| renew(app.clone(), Arc::clone(&entry), Arc::clone(collection)));
     let left =
@@ -89,9 +98,14 @@ async fn renew(app: App, entry: Arc<Entry>, collection: Arc<dyn Collection>) -> 
     let (version, took) = search_pool(&app)
         .run(move || {
             let began = Instant::now();
-            asked.version().map(|version| (version, began.elapsed()))
+            (asked.version(), began.elapsed())
         })
-        .await??;
+        .await?;
+    if matches!(version, Err(Error::Slow { .. })) {
+        // A table that takes longer to read than a statement may is not read again and again.
+        *entry.rests_until.lock() = Some(Instant::now() + took * REST);
+    }
+    let version = version?;
     let known = *entry.cached.lock();
     let holds = |known: &CachedValue| {
         known.measured.is_exact(version) || (known.measured.holds_for(version) && known.measured_at.elapsed() < INEXACT_FOR)

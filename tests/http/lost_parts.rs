@@ -99,8 +99,26 @@ fn a_first_database_that_is_behind_is_the_one_that_is_named() {
     assert_eq!(server.put("/collections/c", &json!({})).status, 201);
     shared().sql(name(&urls[0]), "UPDATE dino_collections SET parts = 'older' WHERE name = 'c'");
     server.get("/collections/c").problem(503, "store_failed");
-    let log = server.log_with(UNKNOWN);
-    assert!(!log.contains("holds no part"), "{log}");
+    assert_eq!(server.get("/collections").ok().json()["collections"], json!([]));
+    let log = server.log_with("left out of the list of collections: ");
+    assert!(log.contains(UNKNOWN) && !log.contains("holds no part"), "{log}");
+}
+
+#[test]
+fn the_list_leaves_out_what_a_database_lost_and_says_so() {
+    let urls = [database(), database(), database()];
+    let server = Server::start(&["--index", &urls.join(",")]);
+    for collection in ["a", "b", "c", "d"] {
+        assert_eq!(server.put(&format!("/collections/{collection}"), &json!({})).status, 201);
+        server.post_json(&format!("/collections/{collection}/items"), &items(0..30, 1)).ok();
+    }
+    shared().sql(name(&urls[2]), "DELETE FROM dino_collections WHERE parts IN ('a', 'c')");
+    let listed = server.get("/collections").ok().json()["collections"].clone();
+    let listed: Vec<_> = listed.as_array().unwrap().iter().map(|one| (one["name"].as_str().unwrap(), &one["count"])).collect();
+    assert_eq!(listed, [("b", &json!(30)), ("d", &json!(30))]);
+    for lost in ["a", "c"] {
+        server.log_with(&format!("/{} holds no part of the collection {lost}: restore", name(&urls[2])));
+    }
 }
 
 #[test]

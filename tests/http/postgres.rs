@@ -77,6 +77,14 @@ impl Cluster {
         keeper.wait().unwrap();
     }
 
+    /// Stops all of its processes in their tracks, or lets them go on: as where the network ends without a word.
+    pub(crate) fn freeze(&self, freezes: bool) {
+        let main = fs_err::read_to_string(self.folder.join("data/postmaster.pid")).unwrap().lines().next().unwrap().to_owned();
+        let children = Command::new("pgrep").args(["-P", &main]).output().unwrap().stdout;
+        let signal = if freezes { "-STOP" } else { "-CONT" };
+        succeed(Command::new("kill").arg(signal).arg(&main).args(String::from_utf8(children).unwrap().split_whitespace()));
+    }
+
     pub(crate) fn start_again(&mut self) {
         let mut command = Command::new("sh");
         command.args(["-c", KEEPER, "sh"]).arg(&self.folder).arg(self.program("postgres"));

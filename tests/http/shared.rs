@@ -111,6 +111,8 @@ fn two_servers_are_one(place: &Place) {
             let mut searches = 0;
             while !is_over.load(Ordering::Relaxed) {
                 assert_eq!(neighbours(&two, &json!({ "vector": axis(1), "k": 100 })).len(), 46);
+                let listed = two.get("/collections").ok().json()["collections"].clone();
+                assert_eq!((&listed[0]["name"], &listed[0]["count"]), (&json!("c"), &json!(46)), "{listed}");
                 searches += 1;
             }
             searches

@@ -1,5 +1,6 @@
 //! Connections: a pool of them, timeouts, and whether the database answers.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -227,6 +228,35 @@ impl Database {
         Error::Unreachable(reason)
     }
 
+    /// Waits for work that has no limit of time. A connection whose other end has vanished says nothing: so it is asked for time and again,
+    /// over another one.
+    pub(super) async fn watched<T>(&self, backend: i32, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let mut work = pin!(work);
+        loop {
+            if let Ok(outcome) = time::timeout(self.timeout, &mut work).await {
+                return outcome;
+            }
+            if !self.has_backend(backend).await {
+                return Err(Error::Unreachable("the connection that the work was done over is lost".to_owned()));
+            }
+        }
+    }
+
+    /// Whether a process of the database still is there; also where the database takes no more connections.
+    async fn has_backend(&self, backend: i32) -> bool {
+        let ask = async {
+            let mut connection = self.options.connect().await?;
+            let sql = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)";
+            let found = sqlx::query_scalar(sql).bind(backend).fetch_one(&mut connection).await?;
+            drop(connection.close().await);
+            Ok(found)
+        };
+        match time::timeout(ACQUIRE_TIMEOUT, ask).await {
+            Ok(asked) => asked.unwrap_or_else(|error: sqlx::Error| is_full(&error)),
+            Err(_) => false,
+        }
+    }
+
     /// One call asks at a time: the others, whose connections count too, go by what is known.
     async fn takes_connections(&self) -> bool {
         let Ok(_permit) = self.probe.try_acquire() else { return self.reachable.load(Ordering::Relaxed) };
@@ -274,9 +304,12 @@ impl Database {
         let outcome = async {
             let _permit = acquire(permits, timeout).await?;
             let mut connection = self.connect(None).await?;
-            let outcome = work(&mut connection).await;
-            // What was done is done, however this connection ends.
-            drop(connection.close().await);
+            let backend = backend(&mut connection).await?;
+            let outcome = self.watched(backend, work(&mut connection)).await;
+            if !matches!(outcome, Err(Error::Unreachable(_))) {
+                // What was done is done, however this connection ends.
+                drop(connection.close().await);
+            }
             outcome
         };
         let outcome = outcome.await;
@@ -321,6 +354,11 @@ impl Database {
             databases: Vec::new(),
         }
     }
+}
+
+/// The process of the database that a connection leads to.
+pub(super) async fn backend(connection: &mut PgConnection) -> Result<i32, Error> {
+    Ok(sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(connection).await?)
 }
 
 /// Waits for a permit, unless the request is cancelled meanwhile.

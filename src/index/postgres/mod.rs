@@ -177,7 +177,8 @@ impl Store for PostgresStore {
     }
 
     fn list(&self) -> Result<Vec<Info>, Error> {
-        self.database.run(async |connection| Record::list(connection).await)
+        let listed = self.database.run(async |connection| Record::list(connection).await)?;
+        Ok(listed.into_iter().map(|(_, info)| info).collect())
     }
 
     fn collection(&self, name: &CollectionName) -> Result<Arc<dyn Collection>, Error> {

@@ -8,7 +8,7 @@ use tokio::sync::SemaphorePermit;
 use tokio::time;
 
 use super::super::Error;
-use super::database::{ATTEMPTS, Database};
+use super::database::{ATTEMPTS, Database, backend};
 use super::error::is_worth_retrying;
 
 /// What databases do by default is not known, and with a stricter isolation a commit may fail.
@@ -18,9 +18,15 @@ pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 pub(super) struct Open<'a> {
     database: &'a Database,
     connection: Option<Held>,
-    /// Longest that one step may take.
-    limit: Duration,
+    limit: Limit,
     _permit: SemaphorePermit<'a>,
+}
+
+enum Limit {
+    /// Longest that one step may take.
+    Step(Duration),
+    /// None while the database does the work, in this process of its own.
+    Backend(i32),
 }
 
 enum Held {
@@ -45,20 +51,24 @@ impl<'a> Open<'a> {
         permit: SemaphorePermit<'a>,
         limit: Duration,
     ) -> Result<Self, Error> {
-        Self::begin(database, Held::Pooled(connection), permit, limit).await
+        Self::begin(database, Held::Pooled(connection), permit, Limit::Step(limit)).await
     }
 
     /// With a connection of its own.
     pub(super) async fn own(
         database: &'a Database,
-        connection: PgConnection,
+        mut connection: PgConnection,
         permit: SemaphorePermit<'a>,
         limit: Option<Duration>,
     ) -> Result<Self, Error> {
-        Self::begin(database, Held::Own(connection), permit, limit.unwrap_or(Duration::MAX)).await
+        let limit = match limit {
+            Some(limit) => Limit::Step(limit),
+            None => Limit::Backend(backend(&mut connection).await?),
+        };
+        Self::begin(database, Held::Own(connection), permit, limit).await
     }
 
-    async fn begin(database: &'a Database, held: Held, permit: SemaphorePermit<'a>, limit: Duration) -> Result<Self, Error> {
+    async fn begin(database: &'a Database, held: Held, permit: SemaphorePermit<'a>, limit: Limit) -> Result<Self, Error> {
         let mut open = Self { database, connection: Some(held), limit, _permit: permit };
         open.statement(BEGIN).await?;
         Ok(open)
@@ -67,9 +77,12 @@ impl<'a> Open<'a> {
     /// Does `work` in the transaction.
     pub(super) async fn step<T>(&mut self, work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>) -> Result<T, Error> {
         let connection = self.connection.as_mut().expect("only committing takes it").get();
-        let outcome = match time::timeout(self.limit, work(connection)).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(self.database.late(self.limit).await),
+        let outcome = match self.limit {
+            Limit::Step(limit) => match time::timeout(limit, work(connection)).await {
+                Ok(outcome) => outcome,
+                Err(_) => Err(self.database.late(limit).await),
+            },
+            Limit::Backend(backend) => self.database.watched(backend, work(connection)).await,
         };
         self.database.note(outcome)
     }

@@ -9,6 +9,7 @@ use sqlx::{AssertSqlSafe, FromRow, PgConnection, QueryBuilder, Row};
 use super::super::info::DamagedItems;
 use super::super::{CollectionName, Error, IndexState, Info, Kind, ModelTag, Spec};
 use super::damage;
+use super::database::ATTEMPTS;
 use super::error::{is_locked, is_missing_table};
 
 /// Largest vectors that are kept in the rows of the table itself, so that a scan need not look them up elsewhere: a row has
@@ -166,35 +167,44 @@ impl Record {
         Ok(self.info_of(counts.get(&self.number).cloned().unwrap_or_default(), building.contains(&self.table())))
     }
 
-    /// What is known of all collections right now: one statement counts the items of many.
-    pub(super) async fn list(connection: &mut PgConnection) -> Result<Vec<Info>, Error> {
-        let records = Self::all(connection).await?;
-        Self::list_of(connection, &records).await
+    /// All collections and what is known of them right now, by name.
+    pub(super) async fn list(connection: &mut PgConnection) -> Result<Vec<(Self, Info)>, Error> {
+        let mut listed = Vec::new();
+        for _ in 0..ATTEMPTS {
+            let records = Self::all(connection).await?;
+            let all = records.len();
+            listed = Self::list_of(connection, records).await?;
+            if listed.len() == all {
+                break;
+            }
+            // Some were deleted since, or replaced: those have another table by now.
+        }
+        Ok(listed)
     }
 
-    /// What is known of these collections right now; those that were deleted since are left out.
-    pub(super) async fn list_of(connection: &mut PgConnection, records: &[Self]) -> Result<Vec<Info>, Error> {
+    /// What is known of these collections right now; those whose tables were dropped since are left out.
+    async fn list_of(connection: &mut PgConnection, records: Vec<Self>) -> Result<Vec<(Self, Info)>, Error> {
         let building = being_indexed(connection).await?;
-        let mut found = Vec::with_capacity(records.len());
+        let mut counts = HashMap::new();
         for part in records.chunks(MOST_COUNTED) {
-            let counts = match count(connection, part).await {
-                // One was deleted since: the others are counted one by one.
+            match count(connection, part).await {
+                // The others are counted one by one.
                 Err(error) if is_missing_table(&error) => {
-                    let mut counts = HashMap::new();
                     for record in part {
                         match count(connection, std::slice::from_ref(record)).await {
                             Err(error) if is_missing_table(&error) => {}
                             counted => counts.extend(counted?),
                         }
                     }
-                    counts
                 }
-                counts => counts?,
-            };
-            let known = part.iter().filter_map(|record| Some((record, counts.get(&record.number)?.clone())));
-            found.extend(known.map(|(record, count)| record.info_of(count, building.contains(&record.table()))));
+                counted => counts.extend(counted?),
+            }
         }
-        Ok(found)
+        let known = records.into_iter().filter_map(|record| {
+            let info = record.info_of(counts.remove(&record.number)?, building.contains(&record.table()));
+            Some((record, info))
+        });
+        Ok(known.collect())
     }
 
     fn info_of(&self, Counts { count, damaged }: Counts, building: bool) -> Info {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use sqlx::{PgConnection, Postgres, QueryBuilder};
+use sqlx::{Connection as _, PgConnection, Postgres, QueryBuilder};
 
 use super::super::super::item::{NewItem, StoredItem, prepare};
 use super::super::super::page::check_page;
@@ -100,8 +100,8 @@ impl ShardedCollection {
         self.read(|parts| parts[place(id, parts.len())].ask(&ask))
     }
 
-    /// Does `work` in the databases at `places`, and commits it in all of them once it is done: before that, an error leaves nothing of
-    /// it. They are taken in their order, so that two writers of the same items never wait for each other in two databases, where
+    /// Does `work` in the databases at `places`, and commits it in all of them once it is done and all of them still answer: before that, an
+    /// error leaves nothing of it. They are taken in their order, so that two writers of the same items never wait for each other in two databases, where
     /// neither database would see it.
     fn write<T>(
         &self,
@@ -119,16 +119,26 @@ impl ShardedCollection {
                 done.push(shard.named(transaction.step_again(step).await)?);
                 open.push((shard, transaction));
             }
-            let (count, mut outcome) = (open.len(), Ok(()));
+            // The first may have waited for long for the last.
+            let pings = open.iter_mut().map(|(shard, transaction)| async move {
+                shard.named(transaction.step(async |connection| Ok(connection.ping().await?)).await)
+            });
+            all(pings).await?;
+            let (count, mut is_committed, mut outcome) = (open.len(), false, Ok(()));
             for (shard, transaction) in open {
-                // After one that failed the others are committed all the same: the caller is told to send it again.
                 let committed = shard.named(transaction.commit().await).map_err(|error| match error {
                     Error::Sql(_) | Error::Slow { .. } if count > 1 => {
                         Error::PartUnreachable { database: shard.label().to_owned(), reason: error.to_string() }
                     }
                     other => other,
                 });
-                outcome = outcome.and(committed);
+                if is_committed {
+                    // After one that failed the others are committed all the same: the caller is told to send it again.
+                    outcome = outcome.and(committed);
+                } else {
+                    committed?;
+                    is_committed = true;
+                }
             }
             outcome.map(|()| done)
         })

@@ -2,12 +2,19 @@
 
 use std::collections::HashMap;
 
-use futures::future::join;
 use tokio::sync::SemaphorePermit;
 
 use super::super::super::{CollectionName, Error, Info};
 use super::super::record::Record;
 use super::{Shards, all, merge};
+
+/// A collection of which a database answers without a part.
+struct Parted<'a> {
+    /// What its parts are called.
+    parts: CollectionName,
+    /// The first of these databases.
+    database: &'a str,
+}
 
 impl Shards {
     /// A permit for work that holds connections to all databases for long.
@@ -55,10 +62,7 @@ impl Shards {
                 if let Some(lost) = self.lost(Some(name)).await?.first() {
                     return Err(self.explain(lost));
                 }
-                let database = self.all[missing + 1].label();
-                return Err(Error::Unsuitable(format!(
-                    "{database} holds no part of the collection {name}: restore that database from its backup, or delete the collection"
-                )));
+                return Err(no_part(self.all[missing + 1].label(), name));
             }
             // Another server deleted or replaced it after the first database was asked: that one knows by now.
             before = Some(parts);
@@ -68,31 +72,47 @@ impl Shards {
     /// What is known of all collections.
     pub(super) async fn list(&self) -> Result<Vec<Info>, Error> {
         self.arrange().await?;
-        let first = self.all[0].run(async |connection| {
-            let records = Record::all(connection).await?;
-            let infos = Record::list_of(connection, &records).await?;
-            Ok((records, infos))
-        });
-        let others = all(self.all[1..].iter().map(|shard| shard.run(async |connection| Record::list(connection).await)));
-        let (first, others) = join(first, others).await;
-        let ((records, infos), others) = (first?, others?);
-        let parts: HashMap<i64, CollectionName> = records.into_iter().filter_map(|record| Some((record.number, record.parts?))).collect();
-        let mut others: Vec<HashMap<CollectionName, Info>> =
-            others.into_iter().map(|infos| infos.into_iter().map(|info| (info.name.clone(), info)).collect()).collect();
-        let mut found = Vec::with_capacity(infos.len());
-        for info in infos {
-            let Some(parts) = parts.get(&info.number.cast_signed()) else { continue };
-            let rest: Option<Vec<Info>> = others.iter_mut().map(|infos| infos.remove(parts)).collect();
-            match rest {
-                Some(rest) => found.push(merge::info(info, rest)),
-                // It was made, deleted or replaced meanwhile.
-                None => match self.info(&info.name).await {
-                    Ok(now) => found.extend(now),
-                    Err(error) => tracing::error!(collection = %info.name, "left out of the list of collections: {error}"),
-                },
+        let (found, parted) = self.look().await?;
+        if parted.is_empty() {
+            return Ok(found);
+        }
+        // Between two answers of one look a collection may have been made, deleted or replaced: a second look knows it, all of them at once.
+        let (mut found, still) = self.look().await?;
+        let lost = if still.is_empty() { Vec::new() } else { self.lost(None).await? };
+        for (name, Parted { parts, database }) in still {
+            let is_same = parted.get(&name).is_some_and(|before| before.parts == parts);
+            let now = match lost.iter().find(|lost| lost.is_of(&name)) {
+                _ if !is_same => self.info(&name).await,
+                Some(lost) => Err(self.explain(lost)),
+                None => Err(no_part(database, &name)),
+            };
+            match now {
+                Ok(now) => found.extend(now),
+                Err(error) => tracing::error!(collection = %name, "left out of the list of collections: {error}"),
             }
         }
+        found.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(found)
+    }
+
+    /// What is known of the collections of which all databases answer with a part, and those of which one does not.
+    async fn look(&self) -> Result<(Vec<Info>, HashMap<CollectionName, Parted<'_>>), Error> {
+        let looks = self.all.iter().map(|shard| shard.run(async |connection| Record::list(connection).await));
+        let mut listed = all(looks).await?.into_iter();
+        let first = listed.next().unwrap_or_default();
+        let mut others: Vec<HashMap<CollectionName, Info>> =
+            listed.map(|infos| infos.into_iter().map(|(record, info)| (record.name, info)).collect()).collect();
+        let (mut found, mut parted) = (Vec::with_capacity(first.len()), HashMap::new());
+        for (record, info) in first {
+            let Some(parts) = record.parts else { continue };
+            let rest: Vec<Option<Info>> = others.iter_mut().map(|infos| infos.remove(&parts)).collect();
+            if let Some(missing) = rest.iter().position(Option::is_none) {
+                parted.insert(record.name, Parted { parts, database: self.all[missing + 1].label() });
+            } else {
+                found.push(merge::info(info, rest.into_iter().flatten().collect()));
+            }
+        }
+        Ok((found, parted))
     }
 
     /// What is known of a collection right now; `None` where it does not exist.
@@ -108,4 +128,10 @@ impl Shards {
             Err(error) => Err(error),
         }
     }
+}
+
+fn no_part(database: &str, collection: &CollectionName) -> Error {
+    Error::Unsuitable(format!(
+        "{database} holds no part of the collection {collection}: restore that database from its backup, or delete the collection"
+    ))
 }

@@ -21,6 +21,12 @@ pub(super) struct Lost {
     place: usize,
 }
 
+impl Lost {
+    pub(super) fn is_of(&self, collection: &CollectionName) -> bool {
+        self.collection == collection.as_str()
+    }
+}
+
 impl Shards {
     /// Parts of this collection, or of all, that the first database does not know.
     pub(super) async fn lost(&self, collection: Option<&CollectionName>) -> Result<Vec<Lost>, Error> {
