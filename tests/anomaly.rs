@@ -141,15 +141,15 @@ fn by_definition(good: &[usize]) -> f32 {
 fn the_threshold_is_kept_as_pictures_come_and_go() {
     let mut bank = Bank::new(16, 10_000);
     let add = |bank: &mut Bank, number: usize| bank.add(&number.to_string(), number as u64, false, &picture(number, 0.0)).unwrap();
-    assert_eq!(bank.threshold(DEFAULT_TOP, false), None);
+    assert_eq!(bank.threshold(DEFAULT_TOP, false).unwrap(), None);
     add(&mut bank, 0);
-    assert_eq!((bank.threshold(DEFAULT_TOP, false), score(&bank, &picture(0, 0.0))), (None, 0.0));
+    assert_eq!((bank.threshold(DEFAULT_TOP, false).unwrap(), score(&bank, &picture(0, 0.0))), (None, 0.0));
     (1..6).for_each(|number| add(&mut bank, number));
-    assert_eq!(bank.threshold(DEFAULT_TOP, false), Some(by_definition(&[0, 1, 2, 3, 4, 5])));
+    assert_eq!(bank.threshold(DEFAULT_TOP, false).unwrap(), Some(by_definition(&[0, 1, 2, 3, 4, 5])));
     bank.remove(["1", "4", "none"]).unwrap();
-    assert_eq!(bank.threshold(DEFAULT_TOP, false), Some(by_definition(&[0, 2, 3, 5])));
+    assert_eq!(bank.threshold(DEFAULT_TOP, false).unwrap(), Some(by_definition(&[0, 2, 3, 5])));
     add(&mut bank, 7);
-    let threshold = bank.threshold(DEFAULT_TOP, false).unwrap();
+    let threshold = bank.threshold(DEFAULT_TOP, false).unwrap().unwrap();
     assert_eq!(threshold, by_definition(&[0, 2, 3, 5, 7]));
     assert_eq!((bank.len(), bank.stamp("7"), bank.stamp("1")), (5 * 120, Some(7), None));
 
@@ -159,13 +159,24 @@ fn the_threshold_is_kept_as_pictures_come_and_go() {
     assert!(odd_score > threshold, "{odd_score} {threshold}");
     bank.add("odd", 1, true, &odd).unwrap();
     assert_eq!((bank.len(), score(&bank, &odd)), (600, odd_score));
-    let between = bank.threshold(DEFAULT_TOP, false).unwrap();
+    let between = bank.threshold(DEFAULT_TOP, false).unwrap().unwrap();
     assert!((between - f32::midpoint(threshold, odd_score)).abs() < 1e-6);
     // A good picture that has the same odd patch takes it out of the anomalies.
     bank.add("good odd", 2, false, &picture(9, 3.0)).unwrap();
     assert_eq!(score(&bank, &odd), 0.0);
     bank.remove(["odd", "good odd"]).unwrap();
-    assert_eq!(bank.threshold(DEFAULT_TOP, false), Some(threshold));
+    assert_eq!(bank.threshold(DEFAULT_TOP, false).unwrap(), Some(threshold));
+}
+
+/// It keeps the distances that it came with, so what they may be to stays, or all is made anew.
+#[test]
+fn what_an_anomalous_picture_without_a_place_for_its_patches_may_refer_to_is_not_removed() {
+    let mut bank = Bank::new(16, 600);
+    (0..4).for_each(|number| bank.add(&number.to_string(), 1, false, &picture(number, 0.0)).unwrap());
+    (0..6).for_each(|number| bank.add(&format!("bad {number}"), 1, true, &picture(10 + number, 3.0)).unwrap());
+    assert!(!bank.can_remove("0") && !bank.can_remove("bad 0") && bank.can_remove("bad 5") && bank.can_remove("none"));
+    bank.remove(["bad 5"]).unwrap();
+    assert!(bank.can_remove("0") && bank.can_remove("bad 0"));
 }
 
 #[test]
@@ -181,7 +192,7 @@ fn a_bound_on_the_patches_is_kept_and_costs_little() {
     assert!(!bounded.can_remove("3") && all.can_remove("3") && all.len() == 2400);
     let (good, odd) = (picture(30, 0.0), picture(31, 3.0));
     let [of_all, of_bounded] =
-        [&all, &bounded].map(|bank| (score(bank, &good), score(bank, &odd), bank.threshold(DEFAULT_TOP, false).unwrap()));
+        [&all, &bounded].map(|bank| (score(bank, &good), score(bank, &odd), bank.threshold(DEFAULT_TOP, false).unwrap().unwrap()));
     assert!(of_bounded.0 >= of_all.0 && of_bounded.0 < of_bounded.1 && of_bounded.2 < of_bounded.1, "{of_all:?} {of_bounded:?}");
     // The threshold is one for what is left: new good pictures are about as near as the stored ones are to each other.
     assert!(of_bounded.0 < 1.3 * of_bounded.2, "{of_bounded:?}");
@@ -195,10 +206,10 @@ fn beyond_the_bound_a_picture_is_not_missed_where_it_stands_for_others() {
         for bank in [&mut all, &mut bounded] {
             bank.add(&number.to_string(), 1, false, &picture(number, 3.0)).unwrap();
         }
-        let [of_all, of_bounded] = [&all, &bounded].map(|bank| bank.threshold(DEFAULT_TOP, false));
+        let [of_all, of_bounded] = [&all, &bounded].map(|bank| bank.threshold(DEFAULT_TOP, false).unwrap());
         assert!(of_bounded >= of_all, "{number}: {of_all:?} {of_bounded:?}");
     }
-    let threshold = bounded.threshold(DEFAULT_TOP, false).unwrap();
+    let threshold = bounded.threshold(DEFAULT_TOP, false).unwrap().unwrap();
     let [good, odd] = [3.0, -3.0].map(|extra| score(&bounded, &picture(40, extra)));
     assert!(good < 1.3 * threshold && threshold < 3.0 * good && 1.5 * threshold < odd, "{good} {threshold} {odd}");
 }
@@ -212,7 +223,7 @@ fn beyond_the_bound_the_threshold_follows_what_becomes_usual() {
         let set = if number < 15 { picture(number, 0.0) } else { of_new_kind(number) };
         bank.add(&number.to_string(), 1, false, &set).unwrap();
     };
-    let threshold = |bank: &Bank| bank.threshold(DEFAULT_TOP, false).unwrap();
+    let threshold = |bank: &Bank| bank.threshold(DEFAULT_TOP, false).unwrap().unwrap();
     for number in 0..16 {
         add(&mut all, number);
         add(&mut bounded, number);

@@ -7,6 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::{Collection, Error, Item, StoredPatches};
@@ -22,6 +23,8 @@ pub const ANOMALOUS: &str = "anomalous";
 
 /// Items whose patches are read at once: those of a picture with its rotations have some megabytes.
 const READ: usize = 8;
+/// Thresholds that are kept: most requests ask for the same one.
+const MOST_THRESHOLDS: usize = 16;
 
 /// The bank of one collection.
 #[derive(Clone, Debug)]
@@ -36,6 +39,9 @@ pub struct PatchBank {
     unreadable: HashMap<String, u64>,
     /// Of just these patches, once it was asked for.
     colours: OnceLock<Option<Arc<ColourBasis>>>,
+    /// Those of just these patches that were asked for, by the share of the patches that makes a score (its bits) and whether the
+    /// background is left out.
+    thresholds: Arc<Mutex<HashMap<(u64, bool), Option<f32>>>>,
 }
 
 impl PatchBank {
@@ -53,6 +59,7 @@ impl PatchBank {
             labelled: LabelledPatches::new(most),
             unreadable: HashMap::new(),
             colours: OnceLock::new(),
+            thresholds: Arc::default(),
         }
     }
 
@@ -66,16 +73,42 @@ impl PatchBank {
         self.colours.get_or_init(|| cancel::scope(CancellationToken::new(), fit)).clone()
     }
 
+    /// The [threshold](Bank::threshold) of these patches, computed once for all that ask for the same.
+    ///
+    /// # Errors
+    /// [`Cancelled`].
+    pub fn threshold(&self, top: f64, masked: bool) -> Result<Option<f32>, Cancelled> {
+        let asked = (top.to_bits(), masked);
+        let known = self.thresholds.lock().get(&asked).copied();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let found = self.bank.threshold(top, masked)?;
+        let mut thresholds = self.thresholds.lock();
+        if thresholds.len() >= MOST_THRESHOLDS {
+            thresholds.clear();
+        }
+        thresholds.insert(asked, found);
+        Ok(found)
+    }
+
     /// The bank, to change.
     fn changed(this: &mut Arc<Self>) -> &mut Self {
         let own = Arc::make_mut(this);
         own.colours = OnceLock::new();
+        // Another map: a copy of the bank shares the one that was here.
+        own.thresholds = Arc::default();
         own
     }
 
     /// Memory of the patches in bytes.
     pub fn bytes(&self) -> usize {
         self.bank.bytes() + self.labelled.bytes()
+    }
+
+    /// Number of patches that are kept, those with a mask twice.
+    pub fn patches(&self) -> usize {
+        self.bank.patches() + self.labelled.len()
     }
 
     fn add(&mut self, StoredPatches { stamp, item, patches }: StoredPatches) -> Result<(), Cancelled> {
@@ -87,6 +120,11 @@ impl PatchBank {
             self.labelled.add(&source, plane, &patches);
         }
         Ok(())
+    }
+
+    /// Whether the bank is then as if these items had never been there.
+    fn can_remove(&self, gone: &HashSet<&str>) -> bool {
+        gone.iter().all(|id| self.bank.can_remove(id)) && self.labelled.can_remove(|id| gone.contains(id))
     }
 
     fn remove(&mut self, gone: &HashSet<&str>) -> Result<(), Cancelled> {
@@ -102,19 +140,19 @@ impl PatchBank {
     /// Removes what is not stored any more, and adds what is new, older items before newer ones. Other holders of the bank keep theirs
     /// as it is.
     ///
-    /// Where the bank holds only some of the patches, it is made anew after a good item was deleted or replaced: what that stood for would
-    /// be missing.
+    /// Where the bank holds only some of the patches, it is made anew after an item was deleted or replaced for whose sake others were left
+    /// out: what that stood for would be missing. Returns whether all items were read, for that or since none was known.
     ///
     /// # Errors
     /// Those of the collection. Then some of it is done, and the next call goes on, or begins anew.
-    pub fn refresh(this: &mut Arc<Self>, collection: &dyn Collection) -> Result<(), Error> {
+    pub fn refresh(this: &mut Arc<Self>, collection: &dyn Collection) -> Result<bool, Error> {
         let stored = collection.stamps()?;
         let stamps: HashMap<&str, u64> = stored.iter().map(|(id, stamp)| (id.as_str(), *stamp)).collect();
         let is_gone = |id: &&str| stamps.get(id).copied() != this.bank.stamp(id);
         let gone: Vec<String> = this.bank.ids().filter(is_gone).map(str::to_owned).collect();
         if !gone.is_empty() {
-            let can_remove = gone.iter().all(|id| this.bank.can_remove(id));
-            if !can_remove || Self::changed(this).remove(&gone.iter().map(String::as_str).collect()).is_err() {
+            let gone: HashSet<&str> = gone.iter().map(String::as_str).collect();
+            if !this.can_remove(&gone) || Self::changed(this).remove(&gone).is_err() {
                 Self::clear(this, collection);
             }
         }
@@ -123,6 +161,7 @@ impl PatchBank {
         }
         let is_missing = |id: &&str| this.bank.stamp(id).is_none() && !this.unreadable.contains_key(*id);
         let missing: Vec<&str> = stored.iter().map(|(id, _)| id.as_str()).filter(is_missing).collect();
+        let reads_all = !missing.is_empty() && missing.len() == stored.len();
         for ids in missing.chunks(READ) {
             cancel::check()?;
             for found in collection.patches(ids)? {
@@ -135,7 +174,7 @@ impl PatchBank {
                 }
             }
         }
-        Ok(())
+        Ok(reads_all)
     }
 }
 
@@ -147,8 +186,151 @@ fn is_anomalous(item: &Item) -> bool {
 mod tests {
     use dino_vision::anomaly::{PatchSet, Rows};
     use dino_vision::transform::PatchGrid;
+    use tempfile::TempDir;
 
     use super::*;
+    use crate::index::{EmbeddedStore, IndexOptions, Kind, ModelTag, NewItem, PatchOptions, Spec, Store};
+
+    const GRID: PatchGrid = PatchGrid { rows: 5, columns: 6 };
+
+    /// A collection of patches of four numbers, of which 100 are compared with: those of three pictures.
+    struct Stored {
+        collection: Arc<dyn Collection>,
+        _store: EmbeddedStore,
+        _folder: TempDir,
+    }
+
+    impl Stored {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let store = EmbeddedStore::open(folder.path(), IndexOptions::default()).unwrap();
+            let kind = Kind::Patches(PatchOptions { max_patches: 100, layer: None, size: 64 });
+            let spec = Spec { dim: 4, model: ModelTag { fingerprint: "x".into(), precision: None }, kind };
+            let (collection, _) = Store::create(&store, &"p".parse().unwrap(), spec).unwrap();
+            Self { collection, _store: store, _folder: folder }
+        }
+
+        /// Stores a picture whose patches lie around a direction, with a mask of all of it or without.
+        fn add(&self, number: usize, along: [f32; 4], labels: &[&str], has_mask: bool) {
+            let rows = rows(number, along);
+            let coverage = has_mask.then(|| vec![255; GRID.len()]);
+            let set = PatchSet { grid: GRID, foreground: vec![true; GRID.len()], coverage, rows };
+            let labels = labels.iter().map(|&label| label.to_owned()).collect();
+            let item = Item { id: number.to_string(), labels, source: Some(format!("source {number}")), ..Item::default() };
+            let new = NewItem { item, vector: set.mean(), thumbnail: None, patches: Some(set.to_bytes()) };
+            self.collection.upsert(vec![new]).unwrap();
+        }
+
+        fn delete(&self, numbers: impl IntoIterator<Item = usize>) {
+            numbers.into_iter().for_each(|number| self.collection.delete(&number.to_string()).unwrap());
+        }
+
+        fn empty(&self) -> Arc<PatchBank> {
+            Arc::new(PatchBank::of(&*self.collection).unwrap())
+        }
+
+        /// Brings a bank up to date, and compares it with one that is made anew.
+        #[track_caller]
+        fn refresh(&self, bank: &mut Arc<PatchBank>) {
+            PatchBank::refresh(bank, &*self.collection).unwrap();
+            let mut anew = self.empty();
+            PatchBank::refresh(&mut anew, &*self.collection).unwrap();
+            let shown = |bank: &PatchBank| {
+                let votes = bank.labelled.vote(&rows(100, [1.0, 1.0, 1.0, 1.0]), 20, 0.07).unwrap();
+                (bank.bank.len(), bank.patches(), bank.threshold(0.01, false).unwrap(), bank.labelled.len(), votes)
+            };
+            assert_eq!(shown(bank), shown(&anew));
+        }
+    }
+
+    fn rows(number: usize, along: [f32; 4]) -> Rows {
+        let mut rows = Rows::new(4);
+        for patch in 0..GRID.len() {
+            let noise = |at: usize| (((number * 1000 + patch) * 4 + at) as f32 * 12.9898).sin() * 43758.547 % 1.0;
+            rows.push((0..4).map(|at| along[at] + 0.1 * noise(at)));
+        }
+        rows
+    }
+
+    const GOOD: [f32; 4] = [1.0, 0.0, 0.0, 0.0];
+
+    /// Where few masks are left of more than the bound, all of their patches vote again.
+    #[test]
+    fn patches_that_were_left_out_for_masks_that_are_gone_come_back() {
+        let stored = Stored::new();
+        (0..2).for_each(|number| stored.add(number, GOOD, &[], false));
+        // The last three have no place among the anomalous ones: of those nothing has to be made anew.
+        for number in 10..16 {
+            stored.add(number, [1.0, 0.0, 3.0, 0.0], &[ANOMALOUS, &format!("label {number}")], true);
+        }
+        let mut bank = stored.empty();
+        stored.refresh(&mut bank);
+        assert!(bank.labelled.len() <= 100 && bank.bank.patches() == 150, "{}", bank.labelled.len());
+        stored.delete(13..16);
+        stored.refresh(&mut bank);
+        assert_eq!(bank.labelled.len(), 90);
+    }
+
+    /// A picture whose distances cannot be asked for anew does not keep those to one that is gone.
+    #[test]
+    fn the_threshold_is_what_a_restart_would_give() {
+        let stored = Stored::new();
+        (0..2).for_each(|number| stored.add(number, GOOD, &[], false));
+        stored.add(2, [1.0, 0.9, 0.0, 0.0], &[NORMAL], false);
+        (10..13).for_each(|number| stored.add(number, [1.0, 0.0, 3.0, 0.0], &[ANOMALOUS], false));
+        // Beyond the bound, and like a good one.
+        (13..16).for_each(|number| stored.add(number, [1.0, 0.9, 0.0, 0.0], &[ANOMALOUS], false));
+        let mut bank = stored.empty();
+        stored.refresh(&mut bank);
+        let before = bank.threshold(0.01, false).unwrap();
+        stored.delete([2]);
+        stored.refresh(&mut bank);
+        assert_ne!(bank.threshold(0.01, false).unwrap(), before);
+        // Of those that have a place, when they leave it; and a good one that comes.
+        stored.delete([10, 12]);
+        stored.refresh(&mut bank);
+        stored.add(3, [1.0, 0.2, 0.0, 0.0], &[], false);
+        stored.refresh(&mut bank);
+    }
+
+    #[test]
+    fn a_refresh_says_whether_all_was_read() {
+        let stored = Stored::new();
+        (0..3).for_each(|number| stored.add(number, GOOD, &[], false));
+        let (mut bank, refresh) = (stored.empty(), |bank: &mut Arc<PatchBank>| PatchBank::refresh(bank, &*stored.collection).unwrap());
+        assert_eq!([refresh(&mut bank), refresh(&mut bank)], [true, false]);
+        stored.add(3, GOOD, &[], false);
+        // That is more than the bound: what is deleted now was kept in place of others.
+        assert!(!refresh(&mut bank) && bank.bank.len() < 100);
+        stored.delete([1]);
+        assert!(refresh(&mut bank) && bank.bank.len() == 90);
+        stored.delete([0]);
+        assert!(!refresh(&mut bank) && bank.bank.len() == 60);
+    }
+
+    /// Questions without a threshold of their own would walk all pictures each time.
+    #[test]
+    fn a_threshold_is_computed_once_for_the_same_patches() {
+        let stored = Stored::new();
+        (0..3).for_each(|number| stored.add(number, GOOD, &[], false));
+        let mut bank = stored.empty();
+        PatchBank::refresh(&mut bank, &*stored.collection).unwrap();
+        let cancelled = CancellationToken::new();
+        cancelled.cancel();
+        let ask = |bank: &PatchBank, top: f64| cancel::scope(cancelled.clone(), || bank.threshold(top, false));
+        assert_eq!(ask(&bank, 0.5), Err(Cancelled));
+        let found = bank.threshold(0.5, false).unwrap();
+        assert!(found.is_some() && ask(&bank, 0.5) == Ok(found) && ask(&bank, 0.1) == Err(Cancelled));
+        // Other patches have another one, and what still holds the earlier ones keeps theirs.
+        let earlier = Arc::clone(&bank);
+        stored.delete([1]);
+        PatchBank::refresh(&mut bank, &*stored.collection).unwrap();
+        assert_eq!((ask(&bank, 0.5), ask(&earlier, 0.5)), (Err(Cancelled), Ok(found)));
+        for top in 1..40 {
+            bank.threshold(f64::from(top) / 40.0, false).unwrap();
+        }
+        assert!(bank.thresholds.lock().len() <= MOST_THRESHOLDS);
+    }
 
     /// The first request for a basis may be cancelled while it is fitted.
     #[test]

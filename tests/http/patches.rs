@@ -23,6 +23,8 @@ on_every_store!(
     colours_agree_in_a_basis_of_the_collection,
     masks_are_knowledge_and_deleting_forgets,
     masks_that_cannot_be_are_refused,
+    masks_that_are_left_have_all_their_patches,
+    patches_in_memory_are_measured,
 );
 
 /// A server with the collection of patches `p`.
@@ -491,6 +493,14 @@ fn masks_that_cannot_be_are_refused(place: &Place) {
     refused(items, &item(&json!({ "mask": STANDARD.encode(png(&noise(32, 64, 1))) })), "32 x 64");
     refused(items, &item(&json!({ "mask": { "size": [64, 64], "counts": "0" } })), "add up");
     refused(items, &item(&json!({ "mask": STANDARD.encode(png(&RgbImage::new(64, 64))) })), "no pixel");
+    // The second of two, and no picture was run for it.
+    let mut second = item(&json!({}));
+    let good = second["items"][0].clone();
+    second["items"] = json!([good, { "image": image, "labels": ["x"], "mask": { "size": [32, 64], "counts": "0PP2" } }]);
+    let problem = server.post_json(items, &second).problem(400, "bad_parameter");
+    assert_eq!(problem["index"], 1, "{problem}");
+    let metrics = server.get("/metrics").ok().text();
+    assert!(!metrics.lines().any(|line| line.starts_with("dino_pictures_total{")), "{metrics}");
     let mut rotated = item(&json!({}));
     rotated["rotations"] = json!(true);
     refused(items, &rotated, "rotations");
@@ -517,4 +527,57 @@ fn masks_that_cannot_be_are_refused(place: &Place) {
         assert!(problem["detail"].as_str().unwrap().contains(names), "{problem}");
     }
     server.post("/segment?collection=none", "image/png", &png(&picture)).problem(404, "unknown_collection");
+}
+
+/// Masks of `anomalous` items beyond the bound have some of their patches each; where most are deleted, the others have all of them again,
+/// as after a restart.
+fn masks_that_are_left_have_all_their_patches(place: &Place) {
+    let start = || {
+        let server = Server::start(&place.flags());
+        // The patches of two pictures.
+        made(&server, &json!({ "kind": "patches", "size": 64, "max_patches": 128 }));
+        server
+    };
+    let server = start();
+    for number in 0..8_u32 {
+        let (picture, square) = with_square(number * 4, 16, u64::from(number));
+        // All but the square.
+        let ground = RgbImage::from_fn(64, 64, |x, y| Rgb(square.get_pixel(x, y).0.map(|value| 255 - value)));
+        teach(&server, &number.to_string(), &json!(["anomalous"]), &picture, &json!(STANDARD.encode(png(&ground))));
+    }
+    let (asked, _) = with_square(20, 24, 9);
+    // More neighbours than the square has patches.
+    let ask = |server: &Server| paint(server, "&format=heatmap&k=12&temperature=0.3", &asked);
+    assert_eq!(ask(&server)[0]["label"], "anomalous");
+    for number in 1..8 {
+        assert_eq!(server.delete(&format!("/collections/p/items/{number}")).status, 204);
+    }
+    let left = ask(&server);
+    assert_eq!(left[0]["label"], "anomalous");
+    drop(server);
+    assert_eq!(ask(&start()), left, "after a restart");
+}
+
+fn patches_in_memory_are_measured(place: &Place) {
+    let server = server(place);
+    let is = |expected: [u64; 3]| {
+        let metrics = server.get("/metrics").ok().text();
+        let value = |name: &str| -> u64 {
+            let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            line.unwrap_or_else(|| panic!("no {name} in {metrics}")).parse().unwrap()
+        };
+        let found = ["dino_patch_banks", "dino_patch_bank_patches", "dino_patch_bank_reads_total"].map(value);
+        assert_eq!(found, expected);
+        assert_eq!(value("dino_patch_bank_bytes") > 0, expected[1] > 0);
+    };
+    is([0, 0, 0]);
+    (0..2).for_each(|number| add(&server, &number.to_string(), "", &texture(number)));
+    is([0, 0, 0]);
+    score(&server, &texture(5));
+    is([1, 128, 1]);
+    add(&server, "2", "", &texture(2));
+    score(&server, &texture(5));
+    is([1, 192, 1]);
+    assert_eq!(server.delete("/collections/p").status, 204);
+    is([0, 0, 1]);
 }

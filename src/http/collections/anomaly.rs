@@ -196,11 +196,10 @@ pub(super) async fn handle(
     let whole_picture = served.whole_picture(how.size);
     let inference = infer(&app, &served, pictures, move |picture| whole_picture(picture).0).await?;
     let (inferred, timing, encoder) = (inference.inferred, inference.timing, Encoder::new(&app));
-    // Not before inference: a bank that a request holds is copied where it is written to meanwhile.
-    let bank = timed("load", patch_banks::of(&app, &collection, empty)).await?;
+    let ready = timed("load", patch_banks::ready(&app, &collection, empty)).await?;
     let name = collection.name().to_string();
-    let comparing = app.drawing.run(move || {
-        let threshold = options.threshold.or_else(|| bank.bank.threshold(options.top, options.masking));
+    let comparing = ready.draw(&app, move |bank: Arc<PatchBank>| -> Result<_, Problem> {
+        let threshold = if options.threshold.is_some() { options.threshold } else { bank.threshold(options.top, options.masking)? };
         let compare = Compare { bank: &bank, how, threshold, options: &options };
         let results = inferred.iter().map(|inferred| compare.found(&served, inferred)).collect::<Result<_, _>>()?;
         encoder.json(&Answer { collection: name, model: served.name().into(), results })

@@ -109,8 +109,28 @@ pub(in crate::http) fn rows(features: &Array2<f32>) -> Rows {
 /// What became of the pictures of an upsert: their inference, and what else is kept of those that are no rotations.
 pub(super) type Inferences = (Inference, Vec<Option<Kept>>);
 
+/// Refuses masks that cannot be read, or are not of their picture's size, before a model runs. Only one of them is in memory at a time, so
+/// each is read again when it is stored.
+async fn check_masks(app: &App, upsert: &Upsert) -> Result<(), Problem> {
+    for (&index, mask) in &upsert.masks {
+        let Some((_, ItemContent::Picture(source))) = upsert.items.get(index) else { continue };
+        let (mask, picture, limits) = (mask.clone(), source.bytes.clone(), app.limits.media);
+        let check = move || -> Result<(), Problem> {
+            let mask = mask.read(&limits)?;
+            // A picture whose header cannot be read is refused when it is decoded.
+            if let Ok(size) = media::dimensions(&picture, &limits) {
+                mask.check(size)?;
+            }
+            Ok(())
+        };
+        app.pool.run(check).await?.map_err(|problem| problem.at(index))?;
+    }
+    Ok(())
+}
+
 /// Runs the pictures of an upsert, each followed by its rotations.
 pub(super) async fn infer(app: &App, served: &Arc<Served>, upsert: &Upsert, options: PatchOptions) -> Result<Inferences, Problem> {
+    check_masks(app, upsert).await?;
     let (turns, keep) = (turns(upsert), app.store_images);
     let mut pictures: Vec<(usize, Bytes)> = Vec::new();
     for (position, (_, content)) in upsert.items.iter().enumerate() {

@@ -57,8 +57,8 @@ impl Source {
     /// The basis of what the collection holds now.
     pub(super) async fn fitted(self, app: &App) -> Result<Basis, Problem> {
         let Self { collection, empty, how } = self;
-        let bank = timed("load", patch_banks::of(app, &collection, empty)).await?;
-        let basis = timed("fit", patch_banks::colour_basis(app, bank)).await?;
+        let ready = timed("load", patch_banks::ready(app, &collection, empty)).await?;
+        let basis = timed("fit", patch_banks::colour_basis(app, ready)).await?;
         let Some(basis) = basis else {
             let name = collection.name();
             let detail = format!("basis: collection {name} holds no patches that differ: add pictures to it");

@@ -94,11 +94,12 @@ pub(super) async fn handle(app: &App, headers: &HeaderMap, submission: Submissio
     let whole_picture = served.whole_picture(how.size);
     let inference = infer(app, &served, pictures, move |picture| whole_picture(picture).0).await?;
     let (inferred, timing, encoder) = (inference.inferred, inference.timing, Encoder::new(app));
-    let bank = timed("load", patch_banks::of(app, &collection, empty)).await?;
-    if bank.labelled.is_empty() {
-        return refused(format!("collection: no item of {} has a mask: send some with `mask` and `labels`", collection.name()));
-    }
-    let draw = move || -> Result<Masks, Problem> {
+    let ready = timed("load", patch_banks::ready(app, &collection, empty)).await?;
+    let draw = move |bank: Arc<PatchBank>| -> Result<Masks, Problem> {
+        if bank.labelled.is_empty() {
+            let detail = format!("collection: no item of {} has a mask: send some with `mask` and `labels`", collection.name());
+            return Err(Problem::new(Code::BadParameter, detail));
+        }
         let painter = Painter { bank, how, served, vote, pictures: inferred.len() };
         if as_picture {
             return painter.as_png(&inferred[0]).map(Either::Second);
@@ -106,7 +107,7 @@ pub(super) async fn handle(app: &App, headers: &HeaderMap, submission: Submissio
         let results = inferred.iter().map(|inferred| painter.result(inferred, &options)).collect::<Result<_, _>>()?;
         encoder.json(&Answer { model: painter.served.name().into(), head: None, results }).map(Either::First)
     };
-    let masks = timed("segment", app.drawing.run(draw)).await??;
+    let masks = timed("segment", ready.draw(app, draw)).await??;
     drop(lease);
     Ok(timing.with(masks))
 }

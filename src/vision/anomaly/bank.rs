@@ -31,6 +31,8 @@ pub struct Bank {
     pictures: HashMap<u32, Picture>,
     /// Numbers of the pictures by their ids.
     numbers: HashMap<String, u32>,
+    /// Of the anomalous ones, how many have no place for their patches.
+    without_patches: usize,
     next: u32,
 }
 
@@ -51,6 +53,8 @@ struct Picture {
     stamp: u64,
     grid: PatchGrid,
     scored: Scored,
+    /// Whether its patches are kept, or those of them that were chosen.
+    has_patches: bool,
 }
 
 /// The stored patch that is nearest to one of a picture.
@@ -72,6 +76,7 @@ impl Bank {
             anomalous: Block::new(dim),
             pictures: HashMap::new(),
             numbers: HashMap::new(),
+            without_patches: 0,
             next: 0,
         }
     }
@@ -86,6 +91,11 @@ impl Bank {
         self.normal.rows.is_empty()
     }
 
+    /// Number of all patches that are here, those of anomalous pictures too.
+    pub fn patches(&self) -> usize {
+        self.normal.rows.len() + self.anomalous.rows.len()
+    }
+
     /// Memory of the patches in bytes.
     pub fn bytes(&self) -> usize {
         let scored: usize = self.pictures.values().map(|picture| picture.scored.bytes()).sum();
@@ -93,9 +103,13 @@ impl Bank {
     }
 
     /// Whether a picture can be removed: a good one cannot once only some of the patches are kept, since what it stood for would be
-    /// missing.
+    /// missing. Where an anomalous one had no place for its patches, its distances cannot be asked for anew: then neither a good one can,
+    /// which they may be to, nor an anomalous one whose place it would get.
     pub fn can_remove(&self, id: &str) -> bool {
-        self.radius == 0.0 || self.picture(id).is_none_or(|picture| picture.scored.is_anomalous)
+        let Some(picture) = self.picture(id) else { return true };
+        let stands_for_others = self.radius > 0.0 && !picture.scored.is_anomalous;
+        let would_be_asked_about = self.without_patches > 0 && picture.has_patches;
+        !(stands_for_others || would_be_asked_about)
     }
 
     /// The version of a picture that is here.
@@ -139,7 +153,10 @@ impl Bank {
     /// to be anomalous, between theirs and those of the good ones. `None` with fewer than two good pictures.
     ///
     /// `top` is the share of the patches that make a score; with `masked` those of the background count as 0.
-    pub fn threshold(&self, top: f64, masked: bool) -> Option<f32> {
+    ///
+    /// # Errors
+    /// [`Cancelled`].
+    pub fn threshold(&self, top: f64, masked: bool) -> Result<Option<f32>, Cancelled> {
         leave_one_out::threshold(self.pictures.values().map(|picture| &picture.scored), top, masked)
     }
 
@@ -158,8 +175,10 @@ impl Bank {
         let mut scored = Scored { is_anomalous, best, foreground: set.foreground.clone(), covers: Vec::new() };
         if is_anomalous {
             // Beyond the bound its distances stay what they are now.
-            let kept = if self.anomalous.rows.len() + own <= self.most { own } else { 0 };
-            let number = self.enter(id, stamp, set.grid, scored);
+            let has_patches = self.anomalous.rows.len() + own <= self.most;
+            let kept = if has_patches { own } else { 0 };
+            self.without_patches += usize::from(!has_patches);
+            let number = self.enter(Picture { id: id.to_owned(), stamp, grid: set.grid, scored, has_patches });
             self.anomalous.extend(&set.rows, 0..kept, own, number);
             return Ok(());
         }
@@ -174,7 +193,7 @@ impl Bank {
         let rows = if keeps_all { &set.rows } else { &set.rows.select(chosen.iter().copied()) };
         let of_chosen = if keeps_all { &found.of_rows } else { &scan(rows, &self.normal.rows, of_rows)?.of_rows };
         let of_anomalous = scan(rows, &self.anomalous.rows, of_rows)?.of_rows;
-        let number = self.enter(id, stamp, set.grid, scored);
+        let number = self.enter(Picture { id: id.to_owned(), stamp, grid: set.grid, scored, has_patches: true });
         for (block, cosines) in [(&self.normal, of_chosen), (&self.anomalous, &of_anomalous)] {
             block.offer(&mut self.pictures, cosines, |best, cosine| best.offer(cosine, number));
         }
@@ -203,6 +222,7 @@ impl Bank {
             return Ok(());
         }
         self.pictures.retain(|number, _| !gone.contains(number));
+        self.without_patches = self.pictures.values().filter(|picture| !picture.has_patches).count();
         for block in [&mut self.normal, &mut self.anomalous] {
             block.retain(|owner| !gone.contains(&owner));
         }
@@ -237,11 +257,11 @@ impl Bank {
         Ok(())
     }
 
-    fn enter(&mut self, id: &str, stamp: u64, grid: PatchGrid, scored: Scored) -> u32 {
+    fn enter(&mut self, picture: Picture) -> u32 {
         let number = self.next;
         self.next += 1;
-        self.numbers.insert(id.to_owned(), number);
-        self.pictures.insert(number, Picture { id: id.to_owned(), stamp, grid, scored });
+        self.numbers.insert(picture.id.clone(), number);
+        self.pictures.insert(number, picture);
         number
     }
 }

@@ -11,6 +11,7 @@
 
 use super::mean_of_largest;
 use super::scan::{NONE, distance};
+use crate::cancel::{self, Cancelled};
 
 /// The nearest patch of another good picture, of those that are kept or would be without this picture.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -72,14 +73,15 @@ pub(super) fn farther(cosine: f32, by: f32) -> f32 {
 }
 
 /// Above which score a picture is anomalous. `None` where no good picture can be compared with another.
-pub(super) fn threshold<'a>(pictures: impl Iterator<Item = &'a Scored>, top: f64, masked: bool) -> Option<f32> {
+pub(super) fn threshold<'a>(pictures: impl Iterator<Item = &'a Scored>, top: f64, masked: bool) -> Result<Option<f32>, Cancelled> {
     let (mut good, mut bad) = (Vec::new(), Vec::new());
     for picture in pictures {
+        cancel::check()?;
         if let Some(score) = picture.score(top, masked) {
             if picture.is_anomalous { bad.push(score) } else { good.push(score) }
         }
     }
-    between(&mut good, &mut bad)
+    Ok(between(&mut good, &mut bad))
 }
 
 /// Where the line runs between the scores of good and of anomalous pictures.

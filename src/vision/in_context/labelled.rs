@@ -1,12 +1,12 @@
 //! The patches of pictures that have a mask, and their vote.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::nearest::nearest;
+use super::nearest::each_nearest;
+use super::votes::{Tally, Votes};
 use crate::anomaly::PatchSet;
 use crate::byte_rows::Rows;
-use crate::cancel::Cancelled;
+use crate::cancel::{self, Cancelled};
 use crate::splitmix::splitmix64;
 
 /// What one mask says of a picture.
@@ -40,15 +40,6 @@ pub struct LabelledPatches {
     /// Patches whose [`rank`] is below it are kept, and of each picture the one with the least.
     limit: u64,
     pictures: Vec<Arc<Picture>>,
-}
-
-/// What neighbours say of the patches of a picture.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Votes {
-    /// Labels with at least one vote, in their order.
-    pub labels: Vec<String>,
-    /// For each label its share of each patch, 0 to 1. What is left of 1 is background.
-    pub shares: Vec<Vec<f32>>,
 }
 
 impl LabelledPatches {
@@ -112,7 +103,13 @@ impl LabelledPatches {
         }
     }
 
-    /// Removes the masks of these items, and pictures without one.
+    /// Whether the masks of these items can be removed: where only some of the patches are kept, others would have a place now.
+    pub fn can_remove(&self, is_gone: impl Fn(&str) -> bool) -> bool {
+        self.limit == u64::MAX || !self.pictures.iter().flat_map(|picture| &picture.planes).any(|plane| is_gone(&plane.id))
+    }
+
+    /// Removes the masks of these items, and pictures without one. Patches that were left out for the sake of them stay so, see
+    /// [`can_remove`](Self::can_remove).
     pub fn remove(&mut self, is_gone: impl Fn(&str) -> bool) {
         for picture in &mut self.pictures {
             if picture.planes.iter().any(|plane| is_gone(&plane.id)) {
@@ -128,25 +125,40 @@ impl LabelledPatches {
     /// # Errors
     /// [`Cancelled`].
     pub fn vote(&self, queries: &Rows, k: usize, temperature: f64) -> Result<Votes, Cancelled> {
+        let mut tally = Tally::new(queries.len());
+        self.each_vote(queries, k, temperature, |patch, label, vote| tally.add(patch, label, vote))?;
+        if let Some(chosen) = tally.of_chosen() {
+            tally = chosen;
+            self.each_vote(queries, k, temperature, |patch, label, vote| tally.add(patch, label, vote))?;
+        }
+        Ok(tally.votes())
+    }
+
+    /// Tells which of `queries` a label gets a vote for, and how large that is.
+    fn each_vote<'a>(
+        &'a self,
+        queries: &Rows,
+        k: usize,
+        temperature: f64,
+        mut tell: impl FnMut(usize, &'a str, f32),
+    ) -> Result<(), Cancelled> {
         debug_assert!(temperature > 0.0 && k > 0);
         let parts: Vec<&Rows> = self.pictures.iter().map(|picture| &picture.rows).collect();
-        let found = nearest(queries, &parts, k)?;
-        let mut shares: BTreeMap<&str, Vec<f32>> = BTreeMap::new();
-        for (query, neighbours) in found.iter().enumerate() {
-            let Some(first) = neighbours.first() else { continue };
+        each_nearest(queries, &parts, k, |query, neighbours| {
+            let Some(first) = neighbours.first() else { return Ok(()) };
             let weight = |cosine: f32| (f64::from(cosine - first.cosine) / temperature).exp();
             let total: f64 = neighbours.iter().map(|neighbour| weight(neighbour.cosine)).sum();
             for neighbour in neighbours {
+                // A picture may have thousands of masks.
+                cancel::check()?;
                 let picture = &self.pictures[neighbour.part];
                 let patch = picture.patches[neighbour.row] as usize;
                 for (label, covered) in picture.shares(patch) {
-                    let of_label = shares.entry(label).or_insert_with(|| vec![0.0; queries.len()]);
-                    of_label[query] += (weight(neighbour.cosine) / total * f64::from(covered)) as f32;
+                    tell(query, label, (weight(neighbour.cosine) / total * f64::from(covered)) as f32);
                 }
             }
-        }
-        let (labels, shares) = shares.into_iter().map(|(label, shares)| (label.to_owned(), shares)).unzip();
-        Ok(Votes { labels, shares })
+            Ok(())
+        })
     }
 }
 
@@ -197,8 +209,11 @@ impl Picture {
 mod tests {
     use std::collections::BTreeMap;
 
+    use tokio_util::sync::CancellationToken;
+
     use super::{LabelledPatches, Plane};
     use crate::anomaly::{PatchSet, Rows};
+    use crate::cancel::{Cancelled, scope};
     use crate::transform::PatchGrid;
 
     fn set(vectors: &[[f32; 2]]) -> PatchSet {
@@ -252,6 +267,48 @@ mod tests {
         assert!(share(&patches, "cat", CAT, 1, 0.07) < 1e-6 && share(&patches, "dog", [-1.0, 0.0], 1, 0.07) > 0.99);
         patches.remove(|_| true);
         assert!(patches.is_empty() && patches.vote(&picture.rows, 3, 0.07).unwrap().labels.is_empty());
+    }
+
+    #[test]
+    fn thousands_of_labels_keep_their_most_voted_and_the_background() {
+        let mut patches = LabelledPatches::new(10_000);
+        let labels = (0..1200).map(|number| format!("l{number}")).collect();
+        patches.add("many", Plane { id: "many".into(), labels, coverage: vec![204] }, &set(&[CAT]));
+        patches.add("one", plane("one", "grass", &[255]), &set(&[GRASS]));
+        let votes = patches.vote(&set(&[CAT, GRASS]).rows, 1, 0.07).unwrap();
+        assert_eq!((votes.labels.len(), votes.shares.len(), votes.others.len()), (1000, 1000, 2));
+        let grass = votes.labels.iter().position(|label| label == "grass").unwrap();
+        assert!((votes.shares[grass][1] - 1.0).abs() < 1e-6);
+        // What the others have is no background.
+        let all: f32 = votes.shares.iter().map(|shares| shares[0]).sum::<f32>() + votes.others[0];
+        assert!((all - 0.8).abs() < 1e-3 && votes.others[0] > 0.1 && votes.others[1].abs() < 1e-9, "{all} {:?}", votes.others);
+    }
+
+    #[test]
+    fn a_vote_ends_when_it_is_cancelled() {
+        let mut patches = LabelledPatches::new(100);
+        patches.add("one", plane("1", "cat", &[255]), &set(&[CAT]));
+        let (cancelled, queries) = (CancellationToken::new(), set(&[CAT]).rows);
+        // While votes are told, when the nearest are found already.
+        let told = scope(cancelled.clone(), || patches.each_vote(&queries, 1, 0.07, |_, _, _| cancelled.cancel()));
+        assert_eq!(told, Ok(()));
+        patches.add("two", plane("2", "cat", &[255]), &set(&[CAT]));
+        let (cancelled, mut votes) = (CancellationToken::new(), 0);
+        let told = scope(cancelled.clone(), || {
+            patches.each_vote(&queries, 2, 0.07, |_, _, _| {
+                votes += 1;
+                cancelled.cancel();
+            })
+        });
+        assert_eq!((told, votes), (Err(Cancelled), 1));
+    }
+
+    #[test]
+    fn below_the_bound_masks_are_removed_in_place_and_beyond_it_all_are_added_anew() {
+        let is_gone = |id: &str| id == "3";
+        assert!(thinned(0..5, 5 * 900).can_remove(is_gone));
+        let patches = thinned(0..5, 3 * 900);
+        assert!(!patches.can_remove(is_gone) && patches.can_remove(|id| id == "none"));
     }
 
     /// Patches of `pictures` pictures of 30 x 30, with room for `most`.

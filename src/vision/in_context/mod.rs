@@ -7,8 +7,9 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `labelled` | the patches of pictures with masks, and the vote |
+//! | `labelled` | the patches of pictures with masks, and their vote |
 //! | `nearest` | the k nearest of each patch |
+//! | `votes` | what the vote says, of a bounded number of labels |
 //! | `painted` | from votes of patches to masks of pixels |
 //!
 //! ```
@@ -39,6 +40,8 @@
 mod labelled;
 mod nearest;
 mod painted;
+mod votes;
 
-pub use labelled::{LabelledPatches, Plane, Votes};
+pub use labelled::{LabelledPatches, Plane};
 pub use painted::{Painted, Painting, painted};
+pub use votes::Votes;

@@ -3,10 +3,12 @@
 use crate::byte_rows::{BLOCK, Left, Right, Rows, each_tile};
 use crate::cancel::Cancelled;
 
-/// Queries that are compared at once.
+/// Most queries that are compared at once.
 const QUERIES: usize = 1024;
 /// Blocks whose nearest rows are in memory at once.
 const WAVE: usize = 32;
+/// Most rows that were found in the blocks of a wave, before they are merged: 24 bytes each.
+const MAX_WAITING: usize = 1 << 21;
 
 /// A row that was found: which of the parts it is of, its number there, and its cosine.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -16,16 +18,22 @@ pub(super) struct Neighbour {
     pub(super) cosine: f32,
 }
 
-/// The `k` nearest rows of each query among all parts, nearest first; of equal ones those of earlier parts and rows.
+/// Tells `tell` the number of each query and its `k` nearest rows among all parts, nearest first; of equal ones those of earlier parts and
+/// rows. Those of some queries are in memory at a time.
 ///
 /// # Errors
-/// [`Cancelled`].
-pub(super) fn nearest(queries: &Rows, parts: &[&Rows], k: usize) -> Result<Vec<Vec<Neighbour>>, Cancelled> {
+/// [`Cancelled`], and those of `tell`.
+pub(super) fn each_nearest(
+    queries: &Rows,
+    parts: &[&Rows],
+    k: usize,
+    mut tell: impl FnMut(usize, &[Neighbour]) -> Result<(), Cancelled>,
+) -> Result<(), Cancelled> {
     let blocks: Vec<(usize, usize)> =
         parts.iter().enumerate().flat_map(|(part, rows)| (0..rows.len()).step_by(BLOCK).map(move |start| (part, start))).collect();
-    let mut found: Vec<Vec<Neighbour>> = vec![Vec::new(); queries.len()];
-    for first in (0..queries.len()).step_by(QUERIES) {
-        let asked = first..(first + QUERIES).min(queries.len());
+    let at_once = queries_at_once(k);
+    for first in (0..queries.len()).step_by(at_once) {
+        let asked = first..(first + at_once).min(queries.len());
         let left = Left::new(queries, asked.clone());
         let right = |&(part, start): &(usize, usize)| Right::new(parts[part], start..(start + BLOCK).min(parts[part].len()));
         let of_tile = |&(part, start): &(usize, usize), tile: &mut [f32], columns: usize| {
@@ -38,17 +46,26 @@ pub(super) fn nearest(queries: &Rows, parts: &[&Rows], k: usize) -> Result<Vec<V
             };
             tile.chunks_exact(columns).map(best).collect::<Vec<_>>()
         };
+        let mut found: Vec<Vec<Neighbour>> = vec![Vec::new(); asked.len()];
         for wave in blocks.chunks(WAVE) {
             for block in each_tile(&left, wave, right, of_tile)? {
-                for (best, candidates) in found[asked.clone()].iter_mut().zip(block) {
+                for (best, candidates) in found.iter_mut().zip(block) {
                     for candidate in candidates {
                         offer(best, candidate, k);
                     }
                 }
             }
         }
+        for (query, neighbours) in asked.zip(&found) {
+            tell(query, neighbours)?;
+        }
     }
-    Ok(found)
+    Ok(())
+}
+
+/// Queries that are compared at once: fewer where each has many neighbours.
+fn queries_at_once(k: usize) -> usize {
+    (MAX_WAITING / (WAVE * k.clamp(1, BLOCK))).clamp(1, QUERIES)
 }
 
 /// Keeps the `k` nearest in their order. An equal one that comes later is behind.
@@ -63,16 +80,29 @@ fn offer(best: &mut Vec<Neighbour>, candidate: Neighbour, k: usize) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Neighbour, nearest};
+    use super::*;
     use crate::anomaly::scan::tests::scattered;
+
+    fn nearest(queries: &Rows, parts: &[&Rows], k: usize) -> Vec<Vec<Neighbour>> {
+        let mut found = Vec::new();
+        let tell = |query: usize, neighbours: &[Neighbour]| {
+            assert_eq!(query, found.len());
+            found.push(neighbours.to_vec());
+            Ok(())
+        };
+        each_nearest(queries, parts, k, tell).unwrap();
+        found
+    }
 
     #[test]
     fn neighbours_are_those_of_comparing_all() {
-        let queries = scattered(70, 12, 1);
+        // More than are compared at once with the largest of these `k`.
+        let queries = scattered(140, 12, 1);
         let parts = [scattered(1030, 12, 2), scattered(5, 12, 3), scattered(0, 12, 4), scattered(600, 12, 5)];
         let parts: Vec<_> = parts.iter().collect();
         for k in [1, 7, 2000] {
-            let found = nearest(&queries, &parts, k).unwrap();
+            let found = nearest(&queries, &parts, k);
+            assert_eq!(found.len(), queries.len());
             for (at, found) in found.iter().enumerate() {
                 let mut all: Vec<Neighbour> = Vec::new();
                 for (part, rows) in parts.iter().enumerate() {
@@ -87,6 +117,16 @@ mod tests {
                 assert_eq!(*found, all, "{k} {at}");
             }
         }
-        assert!(nearest(&queries, &[], 3).unwrap().iter().all(Vec::is_empty));
+        assert!(nearest(&queries, &[], 3).iter().all(Vec::is_empty));
+    }
+
+    #[test]
+    fn what_waits_to_be_merged_is_bounded() {
+        for k in 1..=2000 {
+            let queries = queries_at_once(k);
+            let bytes = queries * WAVE * k.min(BLOCK) * size_of::<Neighbour>();
+            assert!(queries >= 1 && bytes <= 50 << 20, "{k}: {bytes}");
+        }
+        assert_eq!((queries_at_once(20), queries_at_once(1000)), (QUERIES, 128));
     }
 }

@@ -40,10 +40,11 @@ impl Painting {
 /// [`Cancelled`].
 ///
 /// # Panics
-/// Where the shares are not as many as the grid has patches.
+/// Where the shares, or those of others, are not as many as the grid has patches.
 pub fn painted(votes: &Votes, grid: PatchGrid, size: (u32, u32), threshold: f32) -> Result<Painting, Cancelled> {
     let pixels = size.0 as usize * size.1 as usize;
-    let background: Vec<f32> = (0..grid.len()).map(|patch| 1.0 - votes.shares.iter().map(|shares| shares[patch]).sum::<f32>()).collect();
+    let background = |patch: usize| 1.0 - votes.shares.iter().map(|shares| shares[patch]).sum::<f32>() - votes.others[patch];
+    let background: Vec<f32> = (0..grid.len()).map(background).collect();
     let mut largest: Vec<f32> = bilinear(&background, grid, size).values.iter().map(|share| share.max(threshold)).collect();
     // 0 is background.
     let mut labels = vec![0_u32; pixels];
@@ -78,6 +79,7 @@ mod tests {
         let votes = Votes {
             labels: vec!["a".into(), "b".into(), "c".into()],
             shares: vec![vec![0.9, 0.1, 0.2, 0.0], vec![0.1, 0.8, 0.2, 0.0], vec![0.0, 0.0, 0.1, 0.1]],
+            others: vec![0.0; 4],
         };
         let grid = PatchGrid { rows: 1, columns: 4 };
         let labels = |painting: &Painting| painting.found.iter().map(|painted| painted.label).collect::<Vec<_>>();
@@ -87,6 +89,10 @@ mod tests {
         assert_eq!(painting.mask(2).area(), 0);
         assert!(painting.found.iter().all(|painted| (0.4..=0.9).contains(&painted.score)), "{:?}", painting.found);
         assert_eq!(labels(&painted(&votes, grid, (40, 10), 0.85).unwrap()), [0]);
-        assert!(painted(&Votes { labels: vec![], shares: vec![] }, grid, (40, 10), 0.0).unwrap().found.is_empty());
+        let nothing = Votes { labels: vec![], shares: vec![], others: vec![0.0; 4] };
+        assert!(painted(&nothing, grid, (40, 10), 0.0).unwrap().found.is_empty());
+        // What labels have that are not listed is no background: the others are painted there as far as they go.
+        let rest = Votes { labels: vec!["a".into()], shares: vec![vec![0.3; 4]], others: vec![0.2, 0.2, 0.6, 0.6] };
+        assert_eq!(painted(&rest, grid, (40, 10), 0.0).unwrap().mask(0).bbox(), [20, 0, 20, 10]);
     }
 }

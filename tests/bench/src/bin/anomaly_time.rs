@@ -46,7 +46,7 @@ fn main() -> Result<()> {
     let products = 2.0 * (queries.len() * bank.len() * DIM) as f64;
     println!("nearest of {} patches among {}: {milliseconds:.1} ms, {:.0} GOP/s", queries.len(), bank.len(), products / milliseconds / 1e6);
     let threshold = measure(|| {
-        black_box(bank.threshold(0.01, false));
+        black_box(bank.threshold(0.01, false)?);
         Ok(())
     })?;
     let distances: Vec<f32> = bank.nearest(&queries)?.iter().map(|nearest| nearest.map_or(0.0, |nearest| nearest.distance())).collect();
