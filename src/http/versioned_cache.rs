@@ -67,6 +67,18 @@ impl<K: Clone + Eq + Hash, V: MemoryUse> VersionedCache<K, V> {
         self.0.get(key).filter(|cached| cached.inserted_at.elapsed() < longest).map(|cached| cached.value)
     }
 
+    /// Counts a value as computed just now.
+    pub(super) fn renew(&self, key: &K) {
+        if let Some(cached) = self.0.get(key) {
+            self.0.insert(key.clone(), Cached { inserted_at: Instant::now(), ..cached });
+        }
+    }
+
+    /// Drops what was computed longer ago under keys that `is_meant` names.
+    pub(super) fn drop_older(&self, longest: Duration, is_meant: impl Fn(&K) -> bool) {
+        self.0.retain(|key, cached| cached.inserted_at.elapsed() < longest || !is_meant(key));
+    }
+
     /// Keeps a value in place of an older one of the same key. One that is larger than the whole bound is not kept.
     pub(super) fn insert(&self, key: K, version: Version, value: Arc<V>) {
         self.0.insert(key, Cached { version, inserted_at: Instant::now(), value });
@@ -107,8 +119,17 @@ mod tests {
         let newer = value(10_000);
         cache.insert(("a", 99), version, Arc::clone(&newer));
         assert!(Arc::ptr_eq(&cache.find(&("a", 99), version).unwrap(), &newer));
+        let inserted_at = || cache.0.get(&("a", 99)).unwrap().inserted_at;
+        let before = inserted_at();
+        while Instant::now() == before {}
+        cache.renew(&("a", 99));
+        cache.renew(&("b", 99));
+        assert!(inserted_at() > before && cache.find(&("b", 99), version).is_none());
         // One that is larger than all room costs the others nothing.
         cache.insert(("b", 5), version, value(100_000));
         assert!(cache.find(&("b", 5), version).is_none() && cache.0.len() == count && (3..=6).contains(&count), "{count}");
+        cache.drop_older(Duration::from_mins(10), |_| true);
+        cache.drop_older(Duration::ZERO, |(_, points)| *points != 99);
+        assert!(cache.find(&("a", 99), version).is_some() && cache.0.len() == 1);
     }
 }

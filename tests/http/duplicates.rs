@@ -16,6 +16,7 @@ on_every_store!(
     copies_are_found_and_what_is_alike_is_no_copy,
     similar_items_are_groups_of_their_own_kind,
     pages_are_stable_and_bad_requests_have_a_reason,
+    pages_go_on_with_the_answer_that_they_began_with,
     copies_come_back_from_a_snapshot_and_items_without_pixels_are_counted,
 );
 
@@ -161,12 +162,44 @@ fn similar_items_are_groups_of_their_own_kind(place: &Place) {
     assert_eq!(without.iter().map(ids).collect::<Vec<_>>(), [vec!["a3", "a4"], vec!["b1", "b2"]]);
 }
 
-fn pages_are_stable_and_bad_requests_have_a_reason(place: &Place) {
-    let server = place.server(&[]);
+/// Seven pairs of similar items, `0-0` and `0-1` and so on, 25 degrees apart.
+fn seven_pairs(server: &Server) -> Vec<String> {
     let names: Vec<String> = (0..7).flat_map(|group| (0..2).map(move |item| format!("{group}-{item}"))).collect();
     let angle = |(at, id): (usize, &'_ String)| (id.clone(), 25.0 * (at / 2) as f32 + (at % 2) as f32);
     let angles: Vec<(String, f32)> = names.iter().enumerate().map(angle).collect();
-    at_angles(&server, &angles.iter().map(|(id, degrees)| (id.as_str(), *degrees)).collect::<Vec<_>>());
+    at_angles(server, &angles.iter().map(|(id, degrees)| (id.as_str(), *degrees)).collect::<Vec<_>>());
+    names
+}
+
+fn pages_go_on_with_the_answer_that_they_began_with(place: &Place) {
+    let server = place.server(&[]);
+    seven_pairs(&server);
+    let ask = |more: &str| server.get(&format!("/collections/c/duplicates?limit=3{more}"));
+    let next = |page: &Value| format!("&cursor={}", page["next"].as_str().unwrap());
+    let groups_of = |page: &Value| -> Vec<usize> { page["groups"].as_array().unwrap().iter().map(|group| ids(group).len()).collect() };
+    let one = ask("").ok().json();
+    at_angles(&server, &[("4-2", 100.5)]);
+    // Another reader begins after the write.
+    let other = ask("").ok().json();
+    assert_eq!((&one["count"], &other["count"], &other["total"]), (&json!(14), &json!(15), &json!(7)));
+    for (first, count, sizes) in [(&one, 14, [2, 2, 2]), (&other, 15, [2, 3, 2]), (&one, 14, [2, 2, 2])] {
+        let second = ask(&next(first)).ok().json();
+        assert_eq!((&second["count"], groups_of(&second)), (&json!(count), sizes.to_vec()), "{second:#}");
+        let third = ask(&next(&second)).ok().json();
+        assert_eq!((&third["count"], groups_of(&third), &third["next"]), (&json!(count), vec![2], &Value::Null));
+    }
+    // A cursor of no answer that is kept, or of one with other options.
+    for more in ["&cursor=0123456789abcdef.2-0".to_owned(), format!("{}&same_pixels=true", next(&other))] {
+        let problem = ask(&more).problem(400, "bad_parameter");
+        assert!(problem["detail"].as_str().unwrap().contains("start again with the first page"), "{problem}");
+    }
+    let problem = ask("&cursor=2-0").problem(400, "bad_parameter");
+    assert!(problem["detail"].as_str().unwrap().contains("none that a page has given"), "{problem}");
+}
+
+fn pages_are_stable_and_bad_requests_have_a_reason(place: &Place) {
+    let server = place.server(&[]);
+    let names = seven_pairs(&server);
     let page = |cursor: &str| server.get(&format!("/collections/c/duplicates?limit=3{cursor}")).ok().json();
     let (mut seen, mut cursor, mut sizes) = (Vec::new(), String::new(), Vec::new());
     loop {

@@ -20,6 +20,7 @@ use super::{
         versioned_cache::VersionedCache,
     },
     RETRY_AFTER, Report,
+    cursor::ReportId,
 };
 use crate::{
     index::{Collection, CollectionName, Error, Filter, Version},
@@ -37,7 +38,7 @@ const MOST_KEPT: u64 = 640 * MOST_ITEMS as u64;
 const MOST_WAITING: usize = 8;
 /// Collections with their options that may be compared at once, as it is expected.
 const USUAL_COUNT: usize = 100;
-/// How long the pages after the first are those of the same report, whatever is written meanwhile.
+/// How long after a page the next one is of the same report, whatever is written meanwhile.
 const PAGED_FOR: Duration = Duration::from_mins(10);
 
 /// What is compared: a collection that is made again under a name has another number.
@@ -71,7 +72,8 @@ pub(crate) struct DuplicateFinder {
     /// Of comparisons that run or wait: each goes on where its caller leaves.
     turns: Arc<Semaphore>,
     flights: Cache<Key, Arc<Flight>>,
-    reports: VersionedCache<Key, Report>,
+    /// By what is compared and in which version: readers of pages go on with the report that they began with.
+    reports: VersionedCache<(Key, ReportId), Report>,
 }
 
 impl Default for DuplicateFinder {
@@ -84,12 +86,17 @@ impl Default for DuplicateFinder {
 impl DuplicateFinder {
     /// What was found in just this version.
     pub(super) fn find(&self, key: &Key, now: Version) -> Option<Arc<Report>> {
-        self.reports.find(key, now)
+        self.reports.find(&(key.clone(), ReportId::of(key, now)), now)
     }
 
-    /// What the first page was of, if that was not long ago.
-    pub(super) fn find_for_next_page(&self, key: &Key) -> Option<Arc<Report>> {
-        self.reports.find_recent(key, PAGED_FOR)
+    /// What the page before was of, if that was not long ago.
+    pub(super) fn find_for_next_page(&self, key: &Key, report: &ReportId) -> Option<Arc<Report>> {
+        self.reports.find_recent(&(key.clone(), report.clone()), PAGED_FOR)
+    }
+
+    /// Keeps a report for the page after one that is given now.
+    pub(super) fn keep_for_next_page(&self, key: &Key, report: &ReportId) {
+        self.reports.renew(&(key.clone(), report.clone()));
     }
 
     /// The comparison of these items.
@@ -156,7 +163,10 @@ fn make(
     })?;
     let options = Options { min_similarity: key.min_similarity.map(f32::from_bits) };
     let found = candidates.compare(options, &|share| flight.percent.store((share * 100.0) as u32, Ordering::Relaxed))?;
-    let report = Arc::new(Report::new(&candidates, &found.groups));
-    finder.reports.insert(key, version, Arc::clone(&report));
+    let id = ReportId::of(&key, version);
+    let report = Arc::new(Report::new(id.clone(), &candidates, &found.groups));
+    // No page is asked of them any more.
+    finder.reports.drop_older(PAGED_FOR, |(other, _)| *other == key);
+    finder.reports.insert((key, id), version, Arc::clone(&report));
     Ok(report)
 }

@@ -1,5 +1,6 @@
 //! `GET …/duplicates`: items with the same pixels, and items of the same scene.
 
+mod cursor;
 mod finder;
 
 use std::{sync::Arc, time::Duration};
@@ -10,7 +11,10 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use tokio::time::{Instant, timeout};
 
 pub(crate) use self::finder::DuplicateFinder;
-use self::finder::Key;
+use self::{
+    cursor::{Cursor, ReportId},
+    finder::Key,
+};
 use super::{
     super::{
         App,
@@ -24,7 +28,7 @@ use super::{
     find, search_pool,
 };
 use crate::{
-    index::{Collection, Filter, MAX_STRING, checksum},
+    index::{Collection, Filter, checksum},
     serving::Panicked,
 };
 use dino_vision::duplicates::{self, Candidates, DEFAULT_SIMILARITY, Fingerprint, Kind};
@@ -88,10 +92,14 @@ impl Options {
         if !(1..=MOST_GROUPS).contains(&self.limit) {
             return refused(format!("limit: must lie between 1 and {MOST_GROUPS}, not {}", self.limit));
         }
-        if self.cursor.as_ref().is_some_and(|cursor| cursor.len() > MAX_STRING) {
-            return refused("cursor: is none that a page has given as `next`".to_owned());
-        }
         Ok(())
+    }
+
+    /// Where the page begins, where it is not the first.
+    fn cursor(&self) -> Result<Option<Cursor>, Problem> {
+        let Some(text) = self.cursor.as_deref().filter(|text| !text.is_empty()) else { return Ok(None) };
+        let wrong = || Problem::new(Code::BadParameter, "cursor: is none that a page has given as `next`");
+        Cursor::parse(text).map(Some).ok_or_else(wrong)
     }
 }
 
@@ -110,7 +118,7 @@ pub(in crate::http) struct Answer<'a> {
     /// In the order of the ids of their first items.
     groups: &'a [Group],
     /// What to pass as `cursor` for the next page; null at the end.
-    next: Option<&'a str>,
+    next: Option<String>,
 }
 
 /// Items that are connected by the same pixels or by similarity. A group may be a chain, whose ends have little in common.
@@ -146,6 +154,7 @@ struct Item {
 
 /// What was found in a collection.
 pub(super) struct Report {
+    id: ReportId,
     count: usize,
     without_fingerprint: usize,
     groups: Vec<Group>,
@@ -160,7 +169,7 @@ impl MemoryUse for Report {
 }
 
 impl Report {
-    fn new(candidates: &Candidates, groups: &[duplicates::Group]) -> Self {
+    fn new(id: ReportId, candidates: &Candidates, groups: &[duplicates::Group]) -> Self {
         let item = |member: &duplicates::Member| {
             let size = candidates.fingerprint(member.item).map(Fingerprint::size);
             Item {
@@ -177,19 +186,24 @@ impl Report {
             lowest_similarity: group.lowest_similarity.unwrap_or(0.0),
             items: group.members.iter().map(item).collect(),
         };
-        Self { count: candidates.len(), without_fingerprint: candidates.without_fingerprint(), groups: groups.iter().map(group).collect() }
+        Self {
+            id,
+            count: candidates.len(),
+            without_fingerprint: candidates.without_fingerprint(),
+            groups: groups.iter().map(group).collect(),
+        }
     }
 
     /// The groups after a cursor, and the cursor of the page after them.
-    fn page(&self, cursor: Option<&str>, limit: usize) -> (&[Group], Option<&str>) {
-        let start = cursor.map_or(0, |cursor| self.groups.partition_point(|group| group.items[0].id.as_str() <= cursor));
+    fn page(&self, cursor: Option<&Cursor>, limit: usize) -> (&[Group], Option<Cursor>) {
+        let start = cursor.map_or(0, |cursor| self.groups.partition_point(|group| group.items[0].id <= cursor.after));
         let (mut end, mut items) = (start, 0);
         while end < self.groups.len() && end - start < limit && items < PAGE_ITEMS {
             items += self.groups[end].items.len();
             end += 1;
         }
-        let next = (end < self.groups.len()).then(|| self.groups[end - 1].items[0].id.as_str());
-        (&self.groups[start..end], next)
+        let next = || Cursor { report: self.id.clone(), after: self.groups[end - 1].items[0].id.clone() };
+        (&self.groups[start..end], (end < self.groups.len()).then(next))
     }
 }
 
@@ -201,37 +215,50 @@ pub(super) async fn handle(
 ) -> Result<JsonBody<Answer<'static>>, Problem> {
     let collection = find(&app, &path.collection).await?;
     options.check()?;
-    let Options { min_similarity, same_pixels, limit, cursor, filter } = options;
+    let cursor = options.cursor()?;
+    let Options { min_similarity, same_pixels, limit, filter, .. } = options;
     let key = Key {
         collection: collection.name().clone(),
         number: collection.number(),
         min_similarity: (!same_pixels).then(|| min_similarity.to_bits()),
         filter: filter.as_ref().map(|filter| checksum::of_bytes(filter.text.as_bytes())),
     };
-    let known = cursor.as_ref().and_then(|_| app.duplicates.find_for_next_page(&key));
+    let wanted = cursor.as_ref().map(|cursor| &cursor.report);
+    let known = wanted.and_then(|report| app.duplicates.find_for_next_page(&key, report));
     let report = match known {
         Some(report) => report,
-        None => find_or_compare(&app, &key, &collection, filter.map(|filter| filter.filter)).await?,
+        None => find_or_compare(&app, &key, &collection, filter.map(|filter| filter.filter), wanted).await?,
     };
+    app.duplicates.keep_for_next_page(&key, &report.id);
     let encoder = Encoder::new(&app);
     let encode = move || {
-        let (groups, next) = report.page(cursor.as_deref(), limit);
+        let (groups, next) = report.page(cursor.as_ref(), limit);
         encoder.json(&Answer {
             collection: collection.name().as_str(),
             count: report.count,
             without_fingerprint: report.without_fingerprint,
             total: report.groups.len(),
             groups,
-            next,
+            next: next.map(|cursor| cursor.to_string()),
         })
     };
     app.pool.run(encode).await?
 }
 
-/// What was found in the collection as it is now.
-async fn find_or_compare(app: &App, key: &Key, collection: &Arc<dyn Collection>, filter: Option<Filter>) -> Result<Arc<Report>, Problem> {
+/// What was found in the collection as it is now, which has to be `wanted` where a page before was of that.
+async fn find_or_compare(
+    app: &App,
+    key: &Key,
+    collection: &Arc<dyn Collection>,
+    filter: Option<Filter>,
+    wanted: Option<&ReportId>,
+) -> Result<Arc<Report>, Problem> {
     let asked = Arc::clone(collection);
     let version = search_pool(app).run(move || asked.version()).await??;
+    let is_wanted = |report: &ReportId| wanted.is_none_or(|wanted| wanted == report);
+    if !is_wanted(&ReportId::of(key, version)) {
+        return Err(gone());
+    }
     if let Some(report) = app.duplicates.find(key, version) {
         return Ok(report);
     }
@@ -239,7 +266,7 @@ async fn find_or_compare(app: &App, key: &Key, collection: &Arc<dyn Collection>,
     let left = request_context::deadline().map_or(app.limits.time, |deadline| deadline.saturating_duration_since(Instant::now()));
     let longest = left.saturating_sub(TO_ANSWER).max(left / 2);
     if let Ok(outcome) = timeout(longest, finder::compare(app, &flight, key, collection, filter)).await {
-        return outcome.ok_or(Panicked)?;
+        return outcome.ok_or(Panicked)?.and_then(|report| if is_wanted(&report.id) { Ok(report) } else { Err(gone()) });
     }
     let detail = format!(
         "the items of collection {} are still being compared with each other ({} %), and that goes on: ask again",
@@ -247,4 +274,10 @@ async fn find_or_compare(app: &App, key: &Key, collection: &Arc<dyn Collection>,
         flight.percent()
     );
     Err(Problem { retry_after: Some(RETRY_AFTER), ..Problem::new(Code::NotReady, detail) })
+}
+
+fn gone() -> Problem {
+    let detail = "cursor: the answer that it belongs to is of other options, or of what the collection held before, and is kept no longer: start again \
+                  with the first page";
+    Problem::new(Code::BadParameter, detail)
 }
