@@ -13,12 +13,13 @@ use dino_server::files::source::{Batch, Failure, Picture, Unit};
 use dino_server::files::vectors::parts::{Part, Parts, Row};
 use dino_server::files::vectors::{Format, Header, Out};
 use dino_server::index::checksum;
+use dino_vision::bulk::names::Finder;
 use dino_vision::bulk::{self, Embedder, Worker, Workload};
 use dino_vision::embedding::Pooling;
 use dino_vision::model::{Device, Manifest, Model, Precision, SessionOptions};
 use indicatif::ProgressBar;
 
-use super::images::{ImagesArgs, READERS};
+use super::images::{self, ImagesArgs, READERS};
 use super::{open_model, progress};
 
 /// Version of what parts hold.
@@ -129,6 +130,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     for failure in &source.failures {
         super::skipped(&failure.path, &failure.reason);
     }
+    if let Some((count, first)) = &source.repeated {
+        repeated(*count, first);
+    }
+    let finder = Finder::default();
     let known = source.units.iter().filter_map(|unit| unit.count()).sum();
     let mut run = Run {
         args,
@@ -142,12 +147,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         skipped: source.failures.clone(),
         unreachable: 0,
         with_more_labels: 0,
+        finder: &finder,
     };
     for (unit, name) in source.units.iter().zip(&names) {
         run.unit(unit.as_ref(), name)?;
     }
     let Run { count, skipped, unreachable, with_more_labels, parts, progress, .. } = run;
     progress.finish_and_clear();
+    images::other_forms(&finder);
     anyhow::ensure!(
         unreachable == 0,
         "{unreachable} pictures are on hosts that do not answer, and nothing was written: run this again to go on, or with --skip-unreachable to \
@@ -176,6 +183,13 @@ fn done(what: &str, skipped: usize) {
 #[expect(clippy::print_stderr, reason = "for the user of the command")]
 fn only_first(pictures: usize) {
     eprintln!("{pictures} pictures have several labels, of which the first is written");
+}
+
+#[expect(clippy::print_stderr, reason = "for the user of the command")]
+fn repeated(count: usize, first: &str) {
+    eprintln!(
+        "{count} pictures have an id that came before, the first: {first}: each has a row, and `import --table` refuses such a table"
+    );
 }
 
 fn header(args: &Args, model: &Model) -> anyhow::Result<Header> {
@@ -238,6 +252,8 @@ struct Run<'a> {
     unreachable: usize,
     /// Pictures of this run whose labels are not all written.
     with_more_labels: usize,
+    /// Of files whose names have another Unicode form than their ids.
+    finder: &'a Finder,
 }
 
 impl Run<'_> {
@@ -302,12 +318,12 @@ impl Run<'_> {
             None => open(self.args, self.model)?,
         };
         // Why the storage of the pictures fails: nothing else is read from it then.
-        let (progress, storage) = (self.progress.clone(), OnceLock::<String>::new());
+        let (progress, storage, finder) = (self.progress.clone(), OnceLock::<String>::new(), self.finder);
         let work = |worker: &mut Worker<'_>, index: usize| {
             if let Some(reason) = storage.get() {
                 return Err(bulk::Error::Storage(reason.clone()));
             }
-            let outcome = embed_picture(worker, &pictures[index]);
+            let outcome = embed_picture(worker, &pictures[index], finder);
             if let Err(bulk::Error::Storage(reason)) = &outcome {
                 // The first reason stays.
                 let _ = storage.set(reason.clone());
@@ -349,8 +365,8 @@ impl Run<'_> {
     }
 }
 
-fn embed_picture(worker: &mut Worker<'_>, picture: &Picture) -> Outcome {
-    let bytes = picture.place.read()?;
+fn embed_picture(worker: &mut Worker<'_>, picture: &Picture, finder: &Finder) -> Outcome {
+    let bytes = images::read(&picture.place, finder)?;
     let (_, vector) = worker.embed(&bytes)?;
     Ok((Row { path: picture.id.clone(), label: picture.labels.first().cloned(), sha256: checksum::of_bytes(&bytes) }, vector))
 }

@@ -1,11 +1,14 @@
 //! Flags of the commands that read many pictures.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use dino_server::files::shard::Shard;
-use dino_server::files::source::address::without_secrets;
-use dino_server::files::source::{self, Columns, Options, Source};
+use dino_server::files::source::address::{Address, without_secrets};
+use dino_server::files::source::{self, Columns, Options, Place, Source};
+use dino_vision::bulk;
+use dino_vision::bulk::names::Finder;
 
 /// Pictures that are read at once where they come through a network.
 pub(crate) const READERS: usize = 16;
@@ -61,6 +64,27 @@ pub(crate) fn open(images: &Path, options: &Options) -> anyhow::Result<Source> {
         anyhow::bail!("no file in {}{}", shown(images), if source.failures.is_empty() { "" } else { " that is read here" });
     }
     Ok(source)
+}
+
+/// The bytes of a picture; where there is no such file, of the one whose name differs in its Unicode form alone.
+///
+/// # Errors
+/// Those of [`Place::read`].
+pub(crate) fn read(place: &Place, finder: &Finder) -> Result<Vec<u8>, bulk::Error> {
+    place.read().or_else(|error| match (&error, place) {
+        (bulk::Error::Read(ErrorKind::NotFound), Place::At(Address::File(path))) => {
+            finder.find(path).map_or(Err(error), |path| bulk::read(&path))
+        }
+        _ => Err(error),
+    })
+}
+
+/// Says which files were found by names of another form.
+#[expect(clippy::print_stderr, reason = "for the user of the command")]
+pub(crate) fn other_forms(finder: &Finder) {
+    if let (count, Some(first)) = finder.found() {
+        eprintln!("found {count} files under another Unicode form of their name, the first: {}", first.display());
+    }
 }
 
 pub(crate) fn shown(images: &Path) -> String {

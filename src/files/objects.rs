@@ -39,7 +39,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_mins(4);
 /// In the texts of errors that stay: where machines of a cloud ask for credentials, which does not answer elsewhere, and statuses that the crate
 /// does not tell from others where it lists objects.
-const PERMANENT: [&str; 4] = ["169.254.", "status code: 400", "status code: 401", "status code: 403"];
+const PERMANENT: [&str; 4] = ["169.254.", BAD_REQUEST, "status code: 401", "status code: 403"];
+const BAD_REQUEST: &str = "status code: 400";
 /// Most time for one request, a range's bytes included.
 const TIMEOUT: &str = "60s";
 
@@ -104,7 +105,10 @@ fn patiently<T, F: Future<Output = Result<T, Error>>>(run: impl Fn() -> F) -> io
         .map_err(|error| {
             let kind = match &error {
                 Error::NotFound { .. } => ErrorKind::NotFound,
-                Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => ErrorKind::PermissionDenied,
+                // "Already exists" is a conflict, Azure's answer to reading what is archived.
+                Error::PermissionDenied { .. } | Error::Unauthenticated { .. } | Error::AlreadyExists { .. } => ErrorKind::PermissionDenied,
+                // S3's answer to reading what has a key of its own.
+                Error::Generic { .. } if error.to_string().contains(BAD_REQUEST) => ErrorKind::PermissionDenied,
                 Error::Precondition { .. } => ErrorKind::InvalidData,
                 _ => ErrorKind::Other,
             };
@@ -178,6 +182,16 @@ impl Place {
         &self.url
     }
 
+    /// Whether both are in one bucket.
+    pub(super) fn is_beside(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.store, &other.store)
+    }
+
+    /// Its size in bytes, as it was listed.
+    pub(super) fn size(&self) -> Option<u64> {
+        self.version.as_ref().map(|version| version.size)
+    }
+
     /// What changes when the object does; empty where there is none.
     ///
     /// # Errors
@@ -199,12 +213,20 @@ impl Place {
     /// All bytes, unless there are more than `most`: then only their number.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] where there is no such object.
+    /// [`ErrorKind::NotFound`] where there is no such object, [`ErrorKind::PermissionDenied`] where the storage refuses it.
     pub fn read(&self, most: u64) -> io::Result<Result<Bytes, u64>> {
         patiently(|| async {
             let answer = self.store.get(&self.path).await?;
             if answer.meta.size > most { Ok(Err(answer.meta.size)) } else { answer.bytes().await.map(Ok) }
         })
+    }
+
+    /// Begins to read it, and reads none of its bytes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::PermissionDenied`] where the storage refuses it, [`ErrorKind::NotFound`] where there is no such object.
+    pub(super) fn ask(&self) -> io::Result<()> {
+        patiently(|| async { self.store.get(&self.path).await.map(drop) })
     }
 
     /// At most `len` bytes from the end, and the size of all; `None` where there is no such object.

@@ -107,8 +107,9 @@ impl Shard {
     /// - Kubernetes' indexed jobs: `JOB_COMPLETION_INDEX`, and `DINO_SHARD_COUNT`, because it does not say how many there are;
     /// - AWS Batch's array jobs: `AWS_BATCH_JOB_ARRAY_INDEX` and `AWS_BATCH_JOB_ARRAY_SIZE`.
     ///
-    /// Where `DINO_SHARD_COUNT` is set, it counts: the number of the job, from 0, is then the part. Without it, arrays of one job, of steps,
-    /// or that begin behind 1 are refused, because they may be failed jobs of a larger array.
+    /// Where `DINO_SHARD_COUNT` is set, it counts: it is the number of parts of the whole, and the number of the job, from 0, is then the part;
+    /// of a job with T tasks, the part of its first task divided by T. Without it, arrays of one job, of steps, or that begin behind 1 are
+    /// refused, because they may be failed jobs of a larger array.
     ///
     /// # Errors
     /// Where there is none of these, more than one, or they do not fit together.
@@ -182,7 +183,19 @@ fn of_slurm(number: &impl Fn(&str) -> Result<Option<u32>, String>, count: Option
         },
     };
     Ok(match (array, tasks) {
-        (Some((job, jobs)), Some((task, tasks))) => Some((job.saturating_mul(tasks).saturating_add(task), jobs.saturating_mul(tasks))),
+        (Some((job, jobs)), Some((task, tasks))) => {
+            let whole = match count {
+                Some(count) if !count.is_multiple_of(tasks) => {
+                    return Err(format!(
+                        "{COUNT}={count} is no multiple of the {tasks} tasks of this job: it is the number of parts of the whole, one for each task \
+                         of each job of the array"
+                    ));
+                }
+                Some(count) => count,
+                None => jobs.saturating_mul(tasks),
+            };
+            Some((job.saturating_mul(tasks).saturating_add(task), whole))
+        }
         (array, tasks) => array.or(tasks.map(|(task, tasks)| (task, count.unwrap_or(tasks)))),
     })
 }
@@ -194,6 +207,9 @@ mod tests {
     #[test]
     fn schedulers_say_which_part_this_is() {
         const ARRAY: &str = "SLURM_ARRAY_TASK_MIN=1 SLURM_ARRAY_TASK_MAX=8 SLURM_ARRAY_TASK_STEP=1 SLURM_ARRAY_TASK_COUNT=8";
+        let of_tasks = |job: &str, task: &str, tasks: &str, count: &str| {
+            format!("SLURM_ARRAY_TASK_ID={job} SLURM_PROCID={task} SLURM_STEP_NUM_TASKS={tasks} DINO_SHARD_COUNT={count}")
+        };
         let table = [
             ("JOB_COMPLETION_INDEX=3 DINO_SHARD_COUNT=16", Ok("3/16")),
             ("JOB_COMPLETION_INDEX=3", Err("set DINO_SHARD_COUNT to the job's completions")),
@@ -217,6 +233,16 @@ mod tests {
             ("SLURM_ARRAY_TASK_ID=3 SLURM_ARRAY_TASK_MIN=3 SLURM_ARRAY_TASK_MAX=3 DINO_SHARD_COUNT=16", Ok("3/16")),
             // Some jobs of an array of 16 once more.
             ("SLURM_ARRAY_TASK_ID=6 SLURM_ARRAY_TASK_MIN=2 SLURM_ARRAY_TASK_MAX=6 DINO_SHARD_COUNT=16", Ok("6/16")),
+            // One job of an array of 8 with 4 tasks each once more: the count is that of all 32 tasks.
+            (&of_tasks("2", "0", "4", "32"), Ok("8/32")),
+            (&of_tasks("2", "3", "4", "32"), Ok("11/32")),
+            (&of_tasks("7", "3", "4", "32"), Ok("31/32")),
+            (&of_tasks("8", "0", "4", "32"), Err("Slurm says that this is part 32, counted from 0, of 32")),
+            (&of_tasks("2", "0", "4", "8"), Err("Slurm says that this is part 8, counted from 0, of 8")),
+            (&of_tasks("2", "0", "4", "30"), Err("DINO_SHARD_COUNT=30 is no multiple of the 4 tasks")),
+            (&of_tasks("2", "0", "0", "32"), Err("DINO_SHARD_COUNT=32 is no multiple of the 0 tasks")),
+            (&of_tasks("0", "0", "0", "0"), Err("part 0, counted from 0, of 0")),
+            (&of_tasks("5", "0", "1", "16"), Ok("5/16")),
             ("SLURM_PROCID=2 SLURM_STEP_NUM_TASKS=3 SLURM_NTASKS=3", Ok("2/3")),
             ("SLURM_PROCID=0 SLURM_NTASKS=1", Err("no scheduler says")),
             ("SLURM_PROCID=0 SLURM_NTASKS=3", Err("start it with srun")),

@@ -10,7 +10,7 @@ use arrow_array::types::{Float16Type, Float32Type, Int8Type};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
-use super::common::{many_pictures, model, other_model, program, run, text, wild_folder};
+use super::common::{many_pictures, model, other_model, photo, program, run, text, wild_folder};
 
 fn embed(images: &Path, out: &Path, more: &[&str]) -> Output {
     let model = model();
@@ -249,6 +249,29 @@ fn a_killed_run_goes_on_and_ends_in_the_same_file() {
     let (paths, rows) = (paths(&changed), vectors(&changed));
     let row = |path: &str| paths.iter().position(|found| found == path).map(|row| rows[row * 32..][..32].to_vec());
     assert!(row("odd/0001.png") == row("even/0000.png") && row("odd/0003.png").is_none());
+}
+
+#[test]
+fn listed_files_are_found_in_either_unicode_form() {
+    const COMPOSED: &str = "Tür/Größe 1.jpg";
+    const DECOMPOSED: &str = "Tu\u{308}r/Gro\u{308}ße 1.jpg";
+    let folder = tempfile::tempdir().unwrap();
+    for (stands, listed) in [(DECOMPOSED, COMPOSED), (COMPOSED, DECOMPOSED)] {
+        let root = folder.path().join(stands.len().to_string());
+        let (file, list, out) = (root.join(stands), root.join("list.txt"), root.join("v.parquet"));
+        fs_err::create_dir_all(file.parent().unwrap()).unwrap();
+        fs_err::write(&file, photo("flower.jpg")).unwrap();
+        fs_err::write(&list, listed).unwrap();
+        let output = embed(&list, &out, &[]);
+        assert!(said(&output).contains("wrote 1 embeddings"));
+        let stderr = text(&output.stderr);
+        assert!(stderr.contains("found 1 files under another Unicode form of their name, the first: "), "{stderr}");
+        assert_eq!(paths(&read(&out).0), [listed]);
+        // It is the file that is found whose changes are seen.
+        assert!(said(&embed(&list, &out, &[])).contains("is up to date; 0 files skipped"));
+        fs_err::write(&file, photo("china.jpg")).unwrap();
+        assert!(said(&embed(&list, &out, &[])).contains("wrote 1 embeddings"));
+    }
 }
 
 #[test]

@@ -9,5 +9,7 @@ mod embed;
 mod import;
 #[cfg(feature = "object-store")]
 mod objects;
+#[cfg(feature = "object-store")]
+mod refused;
 mod sources;
 mod table;

@@ -21,7 +21,7 @@ use super::sources::{Rows, embedded, pictures, rows_of, rows_of_batches, tar_of}
 
 const KEY: &str = "dino";
 const SECRET: &str = "dino-secret";
-const BUCKET: &str = "pictures";
+pub(crate) const BUCKET: &str = "pictures";
 /// Longest that the storage may take to start.
 const START: Duration = Duration::from_mins(1);
 
@@ -125,7 +125,7 @@ impl Storage {
 }
 
 /// Has a program use the storage behind a port.
-fn with_access(command: &mut Command, endpoint: u16) -> &mut Command {
+pub(crate) fn with_access(command: &mut Command, endpoint: u16) -> &mut Command {
     command.env("AWS_ENDPOINT", format!("http://127.0.0.1:{endpoint}")).env("AWS_ALLOW_HTTP", "true").env("AWS_REGION", "us-east-1");
     command.env("AWS_ACCESS_KEY_ID", KEY).env("AWS_SECRET_ACCESS_KEY", SECRET)
 }
@@ -137,7 +137,7 @@ fn command(endpoint: u16, arguments: &[&str]) -> Command {
     command
 }
 
-fn embed(endpoint: u16, arguments: &[&str]) -> Output {
+pub(crate) fn embed(endpoint: u16, arguments: &[&str]) -> Output {
     command(endpoint, arguments).output().unwrap()
 }
 

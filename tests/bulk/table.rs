@@ -19,6 +19,7 @@ use parquet::file::properties::WriterProperties;
 use serde_json::{Value, json};
 
 use super::common::{many_pictures, model, other_model, photo, run, text};
+use super::sources::tar_of;
 
 fn import(table: &Path, data: &Path, more: &[&str]) -> Output {
     let model = model();
@@ -209,6 +210,68 @@ fn names_are_found_in_either_unicode_form() {
     assert!(said(&output).contains("2 stored"), "{}", text(&output.stdout));
     let collection = collection(&data);
     assert!([COMPOSED, DECOMPOSED].iter().all(|id| collection.get(id).unwrap().item.labels == ["Tür"]));
+}
+
+#[test]
+fn names_inside_of_tar_files_are_composed_as_those_in_folders() {
+    const COMPOSED: &str = "Tür/Größe 1.jpg";
+    const DECOMPOSED: &str = "Tu\u{308}r/Gro\u{308}ße 1.jpg";
+    let folder = tempfile::tempdir().unwrap();
+    let (data, model) = (folder.path().join("data"), model());
+    let import = |names: &[&str]| {
+        let shard = folder.path().join("s.tar");
+        tar_of(&shard, &names.iter().map(|&name| (name.to_owned(), photo("flower.jpg"))).collect::<Vec<_>>());
+        said(&run(&["import"], &[("--images", &shard), ("--data-dir", &data), ("--model", &model)]))
+    };
+    // The tree as a Mac packs it, then as others do.
+    assert!(import(&[DECOMPOSED]).contains("1 stored, 0 unchanged, 0 skipped"));
+    assert!(import(&[COMPOSED]).contains("0 stored, 1 unchanged, 0 skipped; 1 items in all"));
+    assert_eq!(collection(&data).get(&format!("s.tar/{COMPOSED}")).unwrap().item.labels, ["Tür"]);
+    // Two members whose names look the same are two pictures.
+    assert!(import(&[COMPOSED, DECOMPOSED]).contains("1 stored, 1 unchanged, 0 skipped; 2 items in all"));
+    assert!(collection(&data).get(&format!("s.tar/{DECOMPOSED}")).is_ok());
+}
+
+#[test]
+fn a_table_of_vectors_has_an_id_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (data, model) = (at("data"), model());
+    many_pictures(&at("images"), 4);
+    let embed = |images: &str, table: &str| {
+        let output = run(&["embed"], &[("--images", &at(images)), ("--out", &at(table)), ("--model", &model)]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stderr)
+    };
+    let import = |table: &str, more: &[&str]| run(&[&["import"], more].concat(), &[("--table", &at(table)), ("--data-dir", &data)]);
+    let refused = |table: &str, more: &[&str], reason: &str| {
+        let output = import(table, more);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(text(&output.stderr).contains(reason), "{}", text(&output.stderr));
+        assert!(!data.exists(), "nothing was made");
+    };
+    fs_err::write(at("list.txt"), "images/even/0000.png\nimages/odd/0001.png\nimages/even/0000.png\n").unwrap();
+    let named = embed("list.txt", "twice.parquet");
+    assert!(named.contains("1 pictures have an id that came before, the first: images/even/0000.png"), "{named}");
+    refused("twice.parquet", &[], r#"rows 1 and 3 have the same id "images/even/0000.png""#);
+    let named = embed("images", "once.parquet");
+    assert!(!named.contains("came before"), "{named}");
+    refused("once.parquet", &["--id-column", "label"], r#"rows 1 and 2 have the same id "even""#);
+
+    // Names that look the same are two.
+    fs_err::create_dir(at("both")).unwrap();
+    let both = ["\u{fc}.png", "u\u{308}.png"];
+    for name in both {
+        fs_err::copy(at("images/even/0000.png"), at("both").join(name)).unwrap();
+    }
+    embed("both", "both.parquet");
+    assert!(said(&import("both.parquet", &[])).contains("2 stored, 0 unchanged, 0 skipped"));
+    assert!(both.iter().all(|id| collection(&data).get(id).is_ok()));
+    // One alone is composed.
+    fs_err::remove_file(at("both").join(both[0])).unwrap();
+    embed("both", "one.parquet");
+    assert!(said(&import("one.parquet", &[])).contains("0 stored, 1 unchanged, 0 skipped"));
+    assert!(said(&import("once.parquet", &[])).contains("4 stored, 0 unchanged, 0 skipped; 6 items in all"));
 }
 
 #[test]

@@ -59,11 +59,14 @@ fn jobs_and_tasks_of_slurm_take_their_parts() {
         ("--array=2", format!("{} || true", embed("none"))),
         // One of three once more.
         ("--array=2", format!("DINO_SHARD_COUNT=3 {}", embed("array"))),
+        // One of two, with two tasks each, once more: of four parts.
+        ("--array=1 --ntasks=2", format!("DINO_SHARD_COUNT=4 srun --ntasks=2 {}", embed("tasks"))),
     ]);
     is_whole("array");
     is_whole("tasks");
     assert!(logs[2].contains("start it with srun"), "{}", logs[2]);
     assert!(logs[3].contains("set DINO_SHARD_COUNT"), "{}", logs[3]);
     assert!(logs[4].contains("is up to date"), "{}", logs[4]);
+    assert_eq!(logs[5].matches("is up to date").count(), 2, "{}", logs[5]);
     assert!(!folder.path().join("none").exists());
 }

@@ -1,7 +1,6 @@
 //! Importing pictures: each is embedded, unless it is there already.
 
 use std::collections::{HashMap, HashSet};
-use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -17,7 +16,7 @@ use dino_vision::media;
 use dino_vision::model::SessionOptions;
 
 use super::{Args, Target};
-use crate::cli::images::READERS;
+use crate::cli::images::{self, READERS};
 use crate::cli::{open_model, progress};
 
 /// A picture and the item that it becomes.
@@ -172,15 +171,8 @@ pub(super) fn run(args: &Args, from: &Path, jobs: Jobs) -> anyhow::Result<()> {
         })
     })?;
     progress.finish_and_clear();
-    other_forms(&finder);
+    images::other_forms(&finder);
     target.finish(from)
-}
-
-#[expect(clippy::print_stderr, reason = "for the user of the command")]
-fn other_forms(finder: &Finder) {
-    if let (count, Some(first)) = finder.found() {
-        eprintln!("found {count} files under another Unicode form of their name, the first: {}", first.display());
-    }
 }
 
 fn embed(
@@ -191,13 +183,7 @@ fn embed(
     described: Option<&dyn Collection>,
     thumbnail: bool,
 ) -> Outcome {
-    let read = job.place.read().or_else(|error| match (&error, &job.place) {
-        (bulk::Error::Read(ErrorKind::NotFound), Place::At(Address::File(path))) => {
-            finder.find(path).map_or(Err(error), |path| bulk::read(&path))
-        }
-        _ => Err(error),
-    });
-    let bytes = match read {
+    let bytes = match images::read(&job.place, finder) {
         Ok(bytes) => bytes,
         Err(error) if error.is_transient() => return Outcome::Unreachable(error.to_string()),
         Err(error) if error.is_of_file() => return Outcome::Skipped(error.to_string()),

@@ -22,6 +22,8 @@ use dino_vision::bulk;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
 use super::packed::Local;
+#[cfg(feature = "object-store")]
+use super::refused;
 use super::{Error, joined, web};
 #[cfg(feature = "object-store")]
 use crate::files::objects::Place;
@@ -161,8 +163,12 @@ impl Address {
     /// # Errors
     /// [`Error::Storage`].
     pub(super) fn version(&self) -> Result<String, Error> {
-        let Self::Web(url) = self else { return self.stamp() };
-        Ok(web::version(url)?.unwrap_or_else(|| format!("{:?}", std::time::SystemTime::now())))
+        match self {
+            Self::File(_) => self.stamp(),
+            Self::Web(url) => Ok(web::version(url)?.unwrap_or_else(|| format!("{:?}", std::time::SystemTime::now()))),
+            #[cfg(feature = "object-store")]
+            Self::Object(place) => place.stamp().map_err(|error| Error::Storage(format!("{self}: {error}"))),
+        }
     }
 
     /// The bytes of a picture.
@@ -175,17 +181,23 @@ impl Address {
             Self::Web(url) => web::read(url),
             #[cfg(feature = "object-store")]
             Self::Object(place) => match place.read(bulk::MAX_FILE) {
-                Ok(Ok(bytes)) => Ok(bytes.into()),
+                Ok(Ok(bytes)) => {
+                    refused::note_read(place);
+                    Ok(bytes.into())
+                }
                 Ok(Err(size)) => Err(bulk::Error::TooLarge { size }),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                     Err(bulk::Error::NotThere("there is no such object".to_owned()))
+                }
+                Err(error) if refused::is_alone(place, &error) => {
+                    Err(bulk::Error::NotThere(format!("the storage refuses this object, and gives others: {error}")))
                 }
                 Err(error) => Err(bulk::Error::Storage(error.to_string())),
             },
         }
     }
 
-    /// What changes when the file does; nothing for a URL, which would have to be asked, and for what does not exist.
+    /// What changes when the file does; nothing for a URL, which would have to be asked, and for what does not exist or is refused alone.
     ///
     /// # Errors
     /// [`Error::Storage`].
@@ -201,7 +213,11 @@ impl Address {
             }
             Self::Web(_) => Ok(String::new()),
             #[cfg(feature = "object-store")]
-            Self::Object(place) => place.stamp().map_err(|error| Error::Storage(format!("{self}: {error}"))),
+            Self::Object(place) => match place.stamp() {
+                // One failure among others, when it is read.
+                Err(error) if refused::is_alone(place, &error) => Ok(String::new()),
+                stamp => stamp.map_err(|error| Error::Storage(format!("{self}: {error}"))),
+            },
         }
     }
 

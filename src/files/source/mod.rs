@@ -32,16 +32,20 @@ pub(super) mod memory;
 mod packed;
 #[cfg(feature = "object-store")]
 mod prefix;
+#[cfg(feature = "object-store")]
+mod refused;
 #[cfg(feature = "parquet")]
 pub(super) mod rows;
 mod web;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[cfg(doc)]
 use dino_vision::bulk::names;
+use dino_vision::bulk::names::Finder;
 use dino_vision::bulk::shards::{self, Member};
 use dino_vision::bulk::{self, BATCH, compressed};
 use parking_lot::Mutex;
@@ -63,7 +67,7 @@ pub struct Options {
     pub shard: Shard,
     /// Columns of Parquet and Arrow files.
     pub columns: Columns,
-    /// Whether ids in a folder are composed (NFC) where they are not longer than so many bytes; see [`names::ids`].
+    /// Whether ids that are names of files and members are composed (NFC) where they are not longer than so many bytes; see [`names::ids`].
     pub composed: Option<usize>,
 }
 
@@ -171,6 +175,8 @@ pub struct Source {
     pub is_remote: bool,
     /// Whether there was no picture, in any part.
     pub is_empty: bool,
+    /// How many pictures and files of all parts have an id that came before in the listing, and the first such id.
+    pub repeated: Option<(usize, String)>,
 }
 
 /// Why there is no source.
@@ -260,13 +266,13 @@ pub fn open(images: &Path, options: &Options) -> Result<Source, Error> {
     let listing = match images.to_str() {
         Some("-") => list::read(std::io::stdin().lock(), "the list on stdin", &Base::Folder(PathBuf::new()))?,
         _ if images.is_dir() => folder::list(images, options.composed)?,
-        Some(text) => named(text)?,
+        Some(text) => named(text, options.composed)?,
         None => return Err(unknown(images)),
     };
     Ok(Source::of(listing, options))
 }
 
-fn named(text: &str) -> Result<Listing, Error> {
+fn named(text: &str, composed: Option<usize>) -> Result<Listing, Error> {
     let shown = &without_secrets(text);
     #[cfg(feature = "object-store")]
     if text.ends_with('/') && (objects::Place::is_url(text) || text.starts_with("http://") || text.starts_with("https://")) {
@@ -277,7 +283,7 @@ fn named(text: &str) -> Result<Listing, Error> {
         return Err(Error::Wrong(is_compressed(shown, kind)));
     }
     if packed::Kind::of(path).is_some_and(packed::Kind::is_readable) {
-        return packed::pattern(text);
+        return packed::pattern(text, composed);
     }
     let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_ascii_lowercase();
     if matches!(ending.as_str(), "csv" | "tsv" | "jsonl" | "ndjson" | "txt") {
@@ -328,11 +334,14 @@ impl Source {
         let shard = options.shard;
         let Listing { found, failures } = listing;
         let is_empty = found.is_empty();
+        #[cfg(feature = "object-store")]
+        refused::note_listed(&found);
         let mut names = Sha256::new();
         for found in &found {
             names.update(found.name());
         }
         let listing = hex::encode(names.finalize());
+        let repeated = repeated(&found);
         let files = found.iter().filter(|found| matches!(found, Found::Packed(_))).count();
         let by_file = files >= shard.count() as usize;
         let is_remote =
@@ -357,7 +366,7 @@ impl Source {
                         units.push(Box::new(Loose(std::mem::take(&mut loose))));
                     }
                     let part = if by_file { Shard::WHOLE } else { shard };
-                    units.push(Box::new(PackedUnit { file, part, columns: options.columns.clone() }));
+                    units.push(Box::new(PackedUnit { file, part, columns: options.columns.clone(), composed: options.composed }));
                 }
             }
         }
@@ -365,7 +374,7 @@ impl Source {
             units.push(Box::new(Loose(loose)));
         }
         let failures = failures.into_iter().filter(|failure| is_empty || shard.holds(&failure.id)).collect();
-        Self { units, failures, listing, is_remote, is_empty }
+        Self { units, failures, listing, is_remote, is_empty, repeated }
     }
 
     /// The stamps of all units. Storages are asked for sixteen at a time.
@@ -379,7 +388,22 @@ impl Source {
     }
 }
 
+/// How many have an id that came before, and the first such id.
+fn repeated(found: &[Found]) -> Option<(usize, String)> {
+    let mut seen = HashSet::with_capacity(found.len());
+    let mut again = found.iter().map(Found::id).filter(|id| !seen.insert(*id));
+    let first = again.next()?.to_owned();
+    Some((1 + again.count(), first))
+}
+
 impl Found {
+    fn id(&self) -> &str {
+        match self {
+            Self::Picture(picture) => &picture.id,
+            Self::Packed(file) => &file.id,
+        }
+    }
+
     /// What says which picture or file it is.
     fn name(&self) -> String {
         match self {
@@ -417,9 +441,13 @@ struct Loose(Vec<Picture>);
 
 impl Unit for Loose {
     fn stamp(&self) -> Result<String, Error> {
+        let finder = Finder::default();
         let state = |Picture { id, labels, place }: &Picture| {
-            let (address, state) =
-                if let Place::At(address) = place { (address.whole(), address.stamp()?) } else { (String::new(), String::new()) };
+            let (address, state) = if let Place::At(address) = place {
+                (address.whole(), other_form(address, &finder).as_ref().unwrap_or(address).stamp()?)
+            } else {
+                (String::new(), String::new())
+            };
             Ok(format!("{id}\0{address}\0{labels:?}\0{state}\n"))
         };
         let is_remote = |picture: &Picture| matches!(&picture.place, Place::At(address) if address.is_remote());
@@ -434,6 +462,13 @@ impl Unit for Loose {
     fn batches(&self) -> Result<Batches<'_>, Error> {
         Ok(Box::new(std::iter::once(Batch { pictures: self.0.clone(), failures: Vec::new() })))
     }
+}
+
+/// The file that is read in place of one that is not there, because their names differ in their Unicode form alone.
+fn other_form(address: &Address, finder: &Finder) -> Option<Address> {
+    let Address::File(path) = address else { return None };
+    let is_gone = !path.as_os_str().is_ascii() && !path.exists();
+    is_gone.then(|| finder.find(path)).flatten().map(Address::File)
 }
 
 /// A path as it is shown in messages.

@@ -1,10 +1,12 @@
 //! Files that hold many pictures: tar, Parquet and Arrow.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dino_vision::bulk::samples::{self, Samples};
-use dino_vision::bulk::{BATCH, compressed, shards};
+use dino_vision::bulk::{BATCH, compressed, names, shards};
+use dino_vision::unicode::nfc;
 use tempfile::TempPath;
 
 use super::address::{Address, without_query, without_secrets};
@@ -59,8 +61,9 @@ pub struct Local {
     pub(super) temporary: Option<TempPath>,
 }
 
-/// The files that a path, a URL or a pattern of them stands for. Ids begin behind the folder before the first `{`.
-pub(super) fn pattern(text: &str) -> Result<Listing, Error> {
+/// The files that a path, a URL or a pattern of them stands for. Ids begin behind the folder before the first `{`; `composed` says up to which
+/// length they are composed.
+pub(super) fn pattern(text: &str, composed: Option<usize>) -> Result<Listing, Error> {
     let path = without_query(text);
     let before = path.split('{').next().unwrap_or(path);
     if text[path.len()..].contains('{') {
@@ -76,7 +79,9 @@ pub(super) fn pattern(text: &str) -> Result<Listing, Error> {
             fs_err::metadata(path)?;
         }
         let kind = Kind::of(address.path()).ok_or_else(|| Error::Wrong(format!("{address} is no .tar, .parquet or .arrow file")))?;
-        listing.found.push(Found::Packed(Packed { id: without_query(&text)[folder..].to_owned(), address, kind }));
+        let id = &without_query(&text)[folder..];
+        let id = composed.map_or_else(|| id.to_owned(), |longest| names::ids(&[id], longest).into_iter().collect());
+        listing.found.push(Found::Packed(Packed { id, address, kind }));
     }
     Ok(listing)
 }
@@ -87,12 +92,15 @@ pub(super) struct PackedUnit {
     /// Which of its pictures.
     pub(super) part: Shard,
     pub(super) columns: Columns,
+    /// Up to which length names of members are composed.
+    pub(super) composed: Option<usize>,
 }
 
 impl Unit for PackedUnit {
     fn stamp(&self) -> Result<String, Error> {
         let Packed { id, address, .. } = &self.file;
-        Ok(format!("{id}\0{}\0{}\0{}\0{:?}", address.whole(), address.version()?, self.part, self.columns))
+        let composed = self.composed.map_or_else(String::new, |longest| format!("\0{longest}"));
+        Ok(format!("{id}\0{}\0{}\0{}\0{:?}{composed}", address.whole(), address.version()?, self.part, self.columns))
     }
 
     fn count(&self) -> Option<usize> {
@@ -136,13 +144,21 @@ impl PackedUnit {
             return Err(Error::Wrong(is_compressed("it", kind)));
         }
         let Samples { found, damage } = samples::of(&shard.path)?;
-        let prefix = &self.file.id;
-        let picture = move |sample: samples::Sample| Picture {
-            id: format!("{prefix}/{}", sample.member.name),
-            labels: sample.class(&shard.path).into_iter().collect(),
-            place: Place::Member { shard: Arc::clone(&shard), member: sample.member },
+        let (prefix, composed) = (&self.file.id, self.composed);
+        let members: Vec<&str> = found.iter().map(|sample| sample.member.name.as_str()).collect();
+        let members: Vec<String> = match composed {
+            Some(longest) => names::ids(&members, longest.saturating_sub(prefix.len() + 1)).into_iter().map(Cow::into_owned).collect(),
+            None => members.into_iter().map(str::to_owned).collect(),
         };
-        let mut pictures = found.into_iter().map(picture);
+        let picture = move |(name, sample): (String, samples::Sample)| {
+            let class = sample.class(&shard.path).map(|class| if composed.is_some() { nfc(&class).into_owned() } else { class });
+            Picture {
+                id: format!("{prefix}/{name}"),
+                labels: class.into_iter().collect(),
+                place: Place::Member { shard: Arc::clone(&shard), member: sample.member },
+            }
+        };
+        let mut pictures = members.into_iter().zip(found).map(picture);
         let batches = std::iter::from_fn(move || {
             let pictures: Vec<Picture> = pictures.by_ref().take(BATCH).collect();
             (!pictures.is_empty()).then_some(Batch { pictures, failures: Vec::new() })

@@ -19,6 +19,8 @@
 
 mod csv;
 #[cfg(feature = "parquet")]
+mod ids;
+#[cfg(feature = "parquet")]
 pub(super) mod json;
 #[cfg(feature = "parquet")]
 mod parquet;
@@ -143,7 +145,7 @@ pub enum Error {
 /// Opens a table. With `embed`, the vectors of one that has them are ignored, and its pictures embedded.
 ///
 /// # Errors
-/// See [`Error`]; all of a CSV file is checked, and of a Parquet file whatever is not vectors.
+/// See [`Error`]; all of a CSV file is checked, and of a Parquet file whatever is not vectors: where it has any, the ids of their rows.
 #[cfg_attr(not(feature = "parquet"), expect(unused_variables, reason = "only Parquet holds vectors"))]
 pub fn open(path: &Path, columns: &Columns, embed: bool) -> Result<Table, Error> {
     match format(path)? {

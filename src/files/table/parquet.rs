@@ -1,6 +1,6 @@
 //! Tables as Parquet: pictures, or the vectors that `embed` wrote.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use arrow_array::cast::AsArray;
@@ -14,9 +14,10 @@ use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchR
 use parquet::basic::Compression;
 use parquet::file::metadata::ParquetMetaData;
 
+use super::ids::Ids;
 use super::{Columns, Error, Pictures, Places, Role, Table, check, json};
 use crate::files::vectors::{self, EMBEDDING, Header, SHA256};
-use crate::index::Item;
+use crate::index::{Item, MAX_STRING};
 use dino_vision::unicode::nfc;
 
 /// Rows that are read at once.
@@ -34,8 +35,8 @@ pub struct Vectors {
     /// Columns that are left out, with the reason.
     pub ignored: Vec<String>,
     rows: Rows,
-    /// Rows whose ids are paths beyond ASCII, by the composed form.
-    named_by_path: HashMap<String, usize>,
+    /// Composed forms of paths that several rows have in different forms.
+    alike: HashSet<String>,
 }
 
 impl Places {
@@ -77,6 +78,7 @@ pub(super) fn open(path: &Path, columns: &Columns, embed: bool) -> Result<Table,
         if fits { Ok(()) } else { Err(format!("is of type {kind}, and has to be {wanted}")) }
     };
     let places = columns.places(path, &names, fits)?;
+    let ids = Ids { file: path, path: columns_by_role[places.path], id: places.id.map(|place| columns_by_role[place]) };
     let has_role = |column: usize| places.all().any(|place| columns_by_role[place] == column);
     // Of vectors only those that are wanted are read; what has no form in JSON is not read at all.
     let (mut read, mut ignored) = (Vec::new(), Vec::new());
@@ -100,7 +102,7 @@ pub(super) fn open(path: &Path, columns: &Columns, embed: bool) -> Result<Table,
     let batches = builder.with_batch_size(ROWS).with_projection(mask).build().map_err(malformed)?;
     let rows = Rows { path: path.to_owned(), columns: columns.clone(), places, batches, of_embed: with_vectors, row: 0 };
     match header {
-        Some(header) => Ok(Table::Vectors(Box::new(Vectors { header, count, ignored, rows, named_by_path: HashMap::new() }))),
+        Some(header) => Ok(Table::Vectors(Box::new(Vectors { header, count, ignored, rows, alike: ids.alike()? }))),
         None => rows.pictures(ignored).map(Table::Pictures),
     }
 }
@@ -213,15 +215,13 @@ impl Vectors {
 }
 
 impl Vectors {
-    /// An item that can be stored. Where its path is its id, composed, no earlier row may have had that.
-    fn identify(&mut self, path: &str, item: Item) -> Result<Item, String> {
+    /// An item that can be stored. Where its path is its id, that is composed, unless another row's id looks the same.
+    fn identify(&self, path: &str, item: Item) -> Result<Item, String> {
         let named_by_path = item.id.is_empty();
         let mut item = check(path, item)?;
-        if named_by_path && !item.id.is_ascii() {
-            item.id = nfc(path).into_owned();
-            if let Some(first) = self.named_by_path.insert(item.id.clone(), self.rows.row) {
-                return Err(format!("row {first} has this path too, in this or another Unicode form (--id-column tells them apart)"));
-            }
+        let composed = nfc(path);
+        if named_by_path && composed.len() <= MAX_STRING && !self.alike.contains(&*composed) {
+            item.id = composed.into_owned();
         }
         Ok(item)
     }
