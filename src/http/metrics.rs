@@ -48,6 +48,12 @@ use dino_program::manuals::COMMIT;
 
 /// Longest wait for the sizes of the collections: Prometheus gives up by itself after ten seconds.
 const LISTING: Duration = Duration::from_secs(3);
+/// A database counts all rows of its tables for a listing. One that took longer than this is not made again for each scrape.
+const QUICK: Duration = Duration::from_secs(1);
+/// Times that the next one is as far away as the last took beyond that, so that the database spends a twentieth of its time on them.
+const REST: u32 = 20;
+/// At most: what was stored meanwhile does not show.
+const LONGEST_REST: Duration = Duration::from_mins(5);
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Request {
@@ -135,11 +141,18 @@ pub(super) struct Metrics {
     pictures: Family<Model, Counter>,
     stages: Times<Stage>,
     batches: Times<Model>,
-    /// By name of the collection, what was measured of the collection of that number.
-    recalls: Mutex<HashMap<String, (u64, f64)>>,
+    /// By name of the collection.
+    recalls: Mutex<HashMap<String, Measured>>,
     listing: SingleFlight<Option<Listing>>,
     /// The last listing that succeeded.
     listed: Mutex<Option<Listing>>,
+}
+
+/// What was measured of the collection of a number.
+struct Measured {
+    number: u64,
+    recall: f64,
+    at: Instant,
 }
 
 /// What is known of all collections, as of one moment.
@@ -169,6 +182,10 @@ struct Found {
     store_connections: Family<Connections, Gauge>,
     store_failures: Counter,
     panics: Counter,
+    patch_banks: Gauge,
+    patches: Gauge,
+    patch_bytes: Gauge,
+    patch_reads: Counter,
 }
 
 /// From a tenth of a millisecond to 13 seconds.
@@ -206,11 +223,15 @@ impl Default for Metrics {
             stages,
             batches,
             recalls: Mutex::default(),
-            // What was deleted a moment ago must not show.
-            listing: SingleFlight::new(Duration::ZERO),
+            listing: SingleFlight::by_time(freshness),
             listed: Mutex::default(),
         }
     }
+}
+
+/// How long a listing is good that took so long. What was deleted a moment ago must not show, unless looking takes long.
+fn freshness(took: Duration) -> Duration {
+    took.saturating_sub(QUICK).saturating_mul(REST).min(LONGEST_REST)
 }
 
 /// Version, and the commit where the build was told it.
@@ -250,7 +271,8 @@ impl Metrics {
 
     /// Keeps a measurement of an index. `number` is that of the collection.
     pub(super) fn measured(&self, collection: &str, number: u64, recall: &Recall) {
-        self.recalls.lock().insert(collection.to_owned(), (number, recall.recall));
+        let measured = Measured { number, recall: recall.recall, at: Instant::now() };
+        self.recalls.lock().insert(collection.to_owned(), measured);
     }
 
     /// All collections; the last ones that are known where they cannot be listed in time.
@@ -277,9 +299,11 @@ impl Metrics {
         });
         match timeout(LISTING, listing).await {
             Ok(Some(Some(listing))) => {
-                // The measurements of deleted collections are dropped.
+                // The measurements of deleted collections are dropped, and those of newer ones than the listing kept.
                 let numbers: HashMap<&str, u64> = listing.collections.iter().map(|info| (info.name.as_str(), info.number)).collect();
-                self.recalls.lock().retain(|name, (number, _)| numbers.get(name.as_str()) == Some(number));
+                self.recalls
+                    .lock()
+                    .retain(|name, measured| measured.at > listing.made || numbers.get(name.as_str()) == Some(&measured.number));
                 let mut listed = self.listed.lock();
                 if listed.as_ref().is_none_or(|older| older.made <= listing.made) {
                     *listed = Some(listing.clone());
@@ -321,6 +345,11 @@ impl Metrics {
                 }
             }
         }
+        let held = app.patch_banks.held();
+        found.patch_banks.set(held.banks as i64);
+        found.patches.set(held.patches as i64);
+        found.patch_bytes.set(held.bytes as i64);
+        found.patch_reads.inc_by(app.patch_banks.rebuilds());
         let (listing, ready) = tokio::join!(self.list(app), health::check_store(app));
         found.store_ready.set(i64::from(ready.is_ok()));
         found.store_reachable.set(1);
@@ -346,8 +375,8 @@ impl Metrics {
             if let Some(damaged) = &info.damaged {
                 found.damaged.get_or_create(&Collection { collection: collection.clone() }).set(damaged.count as i64);
             }
-            if let Some((_, recall)) = recalls.get(&collection).filter(|(number, _)| *number == info.number) {
-                found.recall.get_or_create(&Collection { collection }).set(*recall);
+            if let Some(measured) = recalls.get(&collection).filter(|measured| measured.number == info.number) {
+                found.recall.get_or_create(&Collection { collection }).set(measured.recall);
             }
         }
         found
@@ -360,6 +389,7 @@ impl Found {
         let mut registry = Registry::with_prefix("dino");
         let Self { recall, inside, waiting, workers, models, agreement, items, damaged, age, .. } = self;
         let Self { store_ready, store_reachable, store_databases, store_connections, store_failures, panics, lookups, kept, .. } = self;
+        let Self { patch_banks, patches, patch_bytes, patch_reads, .. } = self;
         registry.register("index_recall", "Recall of the index as it was last measured at /collections/{c}/recall", recall);
         registry.register("pictures_inside", "Pictures that wait, are decoded or run", inside);
         registry.register("queue_length", "Pictures that wait for a worker", waiting);
@@ -378,7 +408,11 @@ impl Found {
         registry.register("embedding_cache_bytes", "Bytes of the embeddings that are kept, in memory and in the folder", kept);
         registry.register("collection_items", "Items of a collection, indexed by a graph or scanned", items);
         registry.register("collection_items_damaged", "Stored items of a collection that cannot be read", damaged);
-        registry.register("collections_age_seconds", "Age of what is said of collections, which grows while they cannot be listed", age);
+        registry.register(
+            "collections_age_seconds",
+            "Age of what is said of collections, which grows while they cannot be listed, and between listings that take long",
+            age,
+        );
         registry.register(
             "store_ready",
             "Whether the collections can be read and written: 0 while the disk is full, the data folder is gone, or the database does not answer",
@@ -397,6 +431,14 @@ impl Found {
         registry.register("store_connections", "Connections to the database of the collections: busy, and idle", store_connections);
         registry.register("store_failures", "Times that the database of the collections did not answer", store_failures);
         registry.register("panics", "Parts of the server that failed and were caught; the log has each of them", panics);
+        registry.register("patch_banks", "Collections whose patches are in memory", patch_banks);
+        registry.register("patch_bank_patches", "Patches in memory, of all such collections", patches);
+        registry.register(
+            "patch_bank_bytes",
+            "Bytes of the patches in memory, as of when each collection was last asked about",
+            patch_bytes,
+        );
+        registry.register("patch_bank_reads", "Times that all patches of a collection were read from the store into memory", patch_reads);
         registry
     }
 }
@@ -420,4 +462,16 @@ pub(super) async fn handle(State(app): State<App>, headers: HeaderMap) -> Result
         text = to_text(&text);
     }
     Ok(FileBody::new(exposition.kind(), ([(header::VARY, "accept")], text)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listings_are_kept_by_the_time_that_they_took() {
+        for (took, seconds) in [(0, 0), (900, 0), (1100, 2), (4000, 60), (60_000, 300), (u64::MAX, 300)] {
+            assert_eq!(freshness(Duration::from_millis(took)), Duration::from_secs(seconds), "{took} ms");
+        }
+    }
 }

@@ -8,20 +8,42 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-/// An outcome, once it is known, and when that was.
+/// An outcome, once it is known, and until when it is good.
 type Outcome<T> = watch::Receiver<Option<(Instant, T)>>;
 
 /// Runs the same work once for several callers: a caller that asks while it runs, or shortly after, gets the same outcome. Whatever
 /// the number of callers, one thread runs it.
 pub(super) struct SingleFlight<T> {
-    freshness: Duration,
+    freshness: Freshness,
     last: Mutex<Option<Outcome<T>>>,
+}
+
+/// How long an outcome is good.
+#[derive(Clone, Copy)]
+enum Freshness {
+    Fixed(Duration),
+    /// By the time that the work took.
+    ByTime(fn(Duration) -> Duration),
+}
+
+impl Freshness {
+    fn after(self, took: Duration) -> Duration {
+        match self {
+            Self::Fixed(freshness) => freshness,
+            Self::ByTime(freshness) => freshness(took),
+        }
+    }
 }
 
 impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
     /// An outcome is good for `freshness`.
     pub(super) fn new(freshness: Duration) -> Self {
-        Self { freshness, last: Mutex::new(None) }
+        Self { freshness: Freshness::Fixed(freshness), last: Mutex::new(None) }
+    }
+
+    /// An outcome is good for as long as `freshness` says of the time that the work took.
+    pub(super) fn by_time(freshness: fn(Duration) -> Duration) -> Self {
+        Self { freshness: Freshness::ByTime(freshness), last: Mutex::new(None) }
     }
 
     /// The outcome of `work`, which continues when the caller is dropped; `None` where it panicked.
@@ -41,7 +63,7 @@ impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
         let mut last = self.last.lock();
         if let Some(outcome) = &*last {
             let is_good = match &*outcome.borrow() {
-                Some((known, _)) => known.elapsed() < self.freshness,
+                Some((good_until, _)) => Instant::now() < *good_until,
                 // Without a sender, the work panicked.
                 None => outcome.has_changed().is_ok(),
             };
@@ -50,10 +72,11 @@ impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
             }
         }
         let (tell, outcome) = watch::channel(None);
-        let work = work();
+        let (work, freshness) = (work(), self.freshness);
         tokio::spawn(async move {
+            let began = Instant::now();
             let value = work.await;
-            tell.send_replace(Some((Instant::now(), value)));
+            tell.send_replace(Some((Instant::now() + freshness.after(began.elapsed()), value)));
         });
         *last = Some(outcome.clone());
         outcome
@@ -86,6 +109,10 @@ mod tests {
         assert_eq!(flight.get(work).await, Some(0));
         let stale = SingleFlight::new(Duration::ZERO);
         assert_eq!((stale.get(work).await, stale.get(work).await), (Some(1), Some(2)));
+        let slow = SingleFlight::by_time(|took| if took < Duration::from_millis(20) { Duration::ZERO } else { Duration::from_mins(1) });
+        assert_eq!((slow.get(work).await, slow.get(work).await), (Some(3), Some(3)));
+        let quick = SingleFlight::by_time(|took| took.saturating_sub(Duration::from_mins(1)));
+        assert_eq!((quick.get(work).await, quick.get(work).await), (Some(4), Some(5)));
     }
 
     #[tokio::test]

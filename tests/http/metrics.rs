@@ -16,6 +16,8 @@ use crate::{
     pictures::{png, scene},
     place::{Place, on_every_store},
     postgres::{database, shared},
+    sharded::name,
+    shared::end,
 };
 
 const DIM: usize = 32;
@@ -76,6 +78,32 @@ fn scrapers_see_no_gaps(place: &Place) {
             });
         }
     });
+}
+
+/// A count that waited long for its table is not made again for the next scrape.
+#[test]
+fn slow_counts_are_rare() {
+    let url = database();
+    let server = Server::start(&["--index", &url, "--sessions", "1"]);
+    assert_eq!(server.put("/collections/c", &json!({})).status, 201);
+    let store = || {
+        server.post_json("/collections/c/items", &json!({ "items": [{ "vector": vec![1.0; DIM] }] })).ok();
+    };
+    let is_counted = |count: usize| {
+        let (shown, wanted) = (text(&server), format!("dino_collection_items{{collection=\"c\",state=\"scanned\"}} {count}\n"));
+        assert!(shown.contains(&wanted), "not {count}: {shown}");
+    };
+    for count in 1..3 {
+        store();
+        is_counted(count);
+    }
+    let session = shared().session(name(&url), "BEGIN; LOCK TABLE dino_items_1 IN ACCESS EXCLUSIVE MODE");
+    // The answer waits for some seconds, and has what was known before.
+    is_counted(2);
+    end(session);
+    is_counted(2);
+    store();
+    is_counted(2);
 }
 
 /// D03: each agent gets a format that it reads, with the same values.
