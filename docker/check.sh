@@ -34,6 +34,15 @@ for values in $chart/ci/*-values.yaml; do
     $helm lint --quiet --strict $chart --values "$values"
     $helm template dino $chart --namespace dino --values "$values" >"$tools/helm-$(basename "$values" -values.yaml).yaml"
 done
+# The server reads numbers as they are written in values.yaml, and runs on one GPU.
+for line in 'DINO_MAX_PIXELS: "50000000"' 'DINO_MAX_BATCH_DELAY: "0.002"' 'DINO_TRUST_DEVICE: "true"' 'DINO_MAX_BODY: "64M"'; do
+    grep -qxF "  $line" $tools/helm-weights.yaml || { echo "the chart does not write $line" >&2; exit 1; }
+done
+refused=$($helm template dino $chart --set gpu.enabled=true --set gpu.count=2 2>&1 >/dev/null) && refused="nothing was refused"
+case $refused in
+*"a server runs on one GPU"*) ;;
+*) echo "two GPUs of one pod: $refused" >&2; exit 1 ;;
+esac
 # Those of operators are not Kubernetes' own: they have no schema here, which is a warning.
 set -- "$tools"/helm-*.yaml
 if command -v kubectl >/dev/null; then

@@ -64,6 +64,11 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- (urlParse .url).host | regexFind ":[0-9]+$" | trimPrefix ":" | default (ternary "80" .default (hasPrefix "http://" .url)) }}
 {{- end }}
 
+{{/* A value as text. Numbers of values.yaml are floats, which toString writes as 5e+07. */}}
+{{- define "dino.text" -}}
+{{- if kindIs "string" . }}{{ . }}{{ else }}{{ toJson . }}{{ end }}
+{{- end }}
+
 {{/* Cores as a number: "2", "1500m". */}}
 {{- define "dino.cores" -}}
 {{- $cores := toString . }}
@@ -177,7 +182,7 @@ spec:
       lifecycle: { preStop: { sleep: { seconds: 5 } } }
       resources:
         requests: {{ toJson $values.resources.requests }}
-        {{- $gpu := ternary (dict $values.gpu.resource (toString $values.gpu.count)) dict $values.gpu.enabled }}
+        {{- $gpu := ternary (dict $values.gpu.resource "1") dict $values.gpu.enabled }}
         limits: {{ toJson (merge $gpu $values.resources.limits) }}
       securityContext: {{- include "dino.containerSecurity" .root | nindent 8 }}
       volumeMounts:
