@@ -210,7 +210,7 @@ fn answer(served: &Served, classifier: &Classifier, inferred: &[Inferred], optio
             answer.collection = Some(collection.name().to_string());
         }
         Classifier::Head(name) => {
-            let Some(head) = served.heads().get(name) else { return Err(UnknownHead::new(name, [served]).into()) };
+            let Some(head) = served.head(name) else { return Err(UnknownHead::new(name, [served]).into()) };
             let registers = served.manifest().registers as usize;
             for inferred in inferred {
                 let features = head.description().tokens.of(&inferred.outputs, registers)?;

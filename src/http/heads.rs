@@ -27,7 +27,7 @@ pub(super) fn find(app: &App, name: &str, model: Option<&str>, task: Task) -> Re
         app.registry.get(Some(model))?;
     }
     let served = app.registry.with_head(name, model, task)?;
-    let Some(head) = served.heads().get(name).cloned() else { return Err(UnknownHead::new(name, [&*served]).into()) };
+    let Some(head) = served.head(name).cloned() else { return Err(UnknownHead::new(name, [&*served]).into()) };
     let found = head.description().task;
     if found != task {
         let detail = format!("head {name} is for {}: ask {}?head={name}", found.name(), found.route());

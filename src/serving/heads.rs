@@ -10,6 +10,7 @@ use super::{Named, Served};
 use dino_vision::{
     head::{HeadError, LinearHead},
     model::Manifest,
+    unicode::nfc,
 };
 
 /// Folder of a model folder that holds heads.
@@ -48,7 +49,7 @@ impl UnknownHead {
     }
 }
 
-/// The heads in a model's folder, by the names of their own folders.
+/// The heads in a model's folder, by the names of their own folders, which a Mac decomposes: composed (NFC).
 pub(super) fn of_folder(model: &Path, manifest: &Manifest, fingerprint: &str) -> Result<BTreeMap<String, Arc<LinearHead>>, HeadsError> {
     let folder = model.join(FOLDER);
     let mut heads = BTreeMap::new();
@@ -65,7 +66,11 @@ pub(super) fn of_folder(model: &Path, manifest: &Manifest, fingerprint: &str) ->
             .check_name(name)
             .and_then(|()| head.check_model(manifest, fingerprint))
             .map_err(|error| failed(name, error))?;
-        heads.insert(name.to_owned(), Arc::new(head));
+        if heads.insert(nfc(name).into_owned(), Arc::new(head)).is_some() {
+            let reason = "another folder beside it has the same name in another Unicode form: give one of them another name".to_owned();
+            let source = HeadError::Damaged { path: path.clone(), reason };
+            return Err(failed(name, source));
+        }
     }
     Ok(heads)
 }

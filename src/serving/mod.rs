@@ -36,6 +36,7 @@ use dino_vision::{
     media::{self, DecodeError},
     model::{Device, Manifest, Outputs, Precision},
     transform::PatchGrid,
+    unicode::nfc,
 };
 
 pub use heads::{HeadsError, UnknownHead};
@@ -160,6 +161,11 @@ impl Served {
     /// The linear heads on its features, by name.
     pub fn heads(&self) -> &BTreeMap<String, Arc<LinearHead>> {
         &self.heads
+    }
+
+    /// The head of that name, in whatever Unicode form it is written.
+    pub fn head(&self, name: &str) -> Option<&Arc<LinearHead>> {
+        self.heads.get(&*nfc(name))
     }
 
     /// State of its workers.

@@ -187,8 +187,8 @@ impl Registry {
     pub fn with_head(&self, head: &str, model: Option<&str>, task: Task) -> Result<Arc<Served>, UnknownHead> {
         let all = self.all();
         let candidates = || all.iter().filter(|served| model.is_none_or(|model| served.name() == model));
-        let has_task = |served: &&Arc<Served>| served.heads().get(head).is_some_and(|found| found.description().task == task);
-        let found = candidates().find(has_task).or_else(|| candidates().find(|served| served.heads().contains_key(head)));
+        let has_task = |served: &&Arc<Served>| served.head(head).is_some_and(|found| found.description().task == task);
+        let found = candidates().find(has_task).or_else(|| candidates().find(|served| served.head(head).is_some()));
         found.cloned().ok_or_else(|| UnknownHead::new(head, candidates().map(Arc::as_ref)))
     }
 

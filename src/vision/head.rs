@@ -26,6 +26,7 @@
 //! assert!(probabilities[[0, 0]] > 0.88, "a cat");
 //! ```
 
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use ndarray::{Array1, Array2, ArrayView2, Axis, Slice, concatenate};
@@ -228,7 +229,7 @@ pub struct LinearHead {
 pub enum HeadError {
     /// A file cannot be read or written.
     #[error("{0}; a head is a folder with head.json and head.safetensors")]
-    Io(#[from] std::io::Error),
+    Io(#[from] io::Error),
     /// A file is not what it should be.
     #[error("{}: {reason}", path.display())]
     Damaged {
@@ -269,6 +270,43 @@ pub enum HeadError {
 
 const DESCRIPTION: &str = "head.json";
 const WEIGHTS: &str = "head.safetensors";
+/// Weights that take the place of others, until the description is theirs.
+const NEW_WEIGHTS: &str = "head.new.safetensors";
+
+impl Description {
+    fn read(folder: &Path) -> Result<Self, HeadError> {
+        let path = folder.join(DESCRIPTION);
+        let text = fs_err::read(&path)?;
+        serde_json::from_slice(&text).map_err(|error| HeadError::Damaged { path, reason: error.to_string() })
+    }
+
+    /// The name of the file that holds its weights, and its bytes: that of new ones where a save was interrupted behind the description.
+    fn weights(&self, folder: &Path) -> Result<(&'static str, Vec<u8>), HeadError> {
+        let read = |name: &'static str| -> Result<(&'static str, Vec<u8>), HeadError> {
+            let path = folder.join(name);
+            let bytes = fs_err::read(&path)?;
+            if sha256(&bytes).eq_ignore_ascii_case(&self.weights_sha256) {
+                return Ok((name, bytes));
+            }
+            let reason = format!("its SHA-256 is not the one in {DESCRIPTION}: it is damaged or was replaced");
+            Err(HeadError::Damaged { path, reason })
+        };
+        // The third time for those that were given their name between the first two looks.
+        read(WEIGHTS).or_else(|error| read(NEW_WEIGHTS).or_else(|_| read(WEIGHTS)).map_err(|_| error))
+    }
+}
+
+/// Writes a file of a head, durably; a reader sees the old file or the new one.
+fn write(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(bytes)?;
+    // Temporary files are private; a head may be served by another user.
+    #[cfg(unix)]
+    file.as_file().set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+    file.as_file().sync_all()?;
+    file.persist(folder.join(name)).map_err(|error| error.error)?;
+    fs_err::File::open(folder)?.sync_all()
+}
 
 impl LinearHead {
     /// A head of trained weights `[classes, F]` and biases `[classes]`. The hash of the description is set when it is saved.
@@ -292,18 +330,14 @@ impl LinearHead {
     /// [`HeadError::Io`] and [`HeadError::Damaged`].
     pub fn load(folder: &Path) -> Result<Self, HeadError> {
         let damaged = |name: &str, reason: String| HeadError::Damaged { path: folder.join(name), reason };
-        let text = fs_err::read(folder.join(DESCRIPTION))?;
-        let description: Description = serde_json::from_slice(&text).map_err(|error| damaged(DESCRIPTION, error.to_string()))?;
+        let description = Description::read(folder)?;
         if description.format != description.task.format() {
             return Err(damaged(DESCRIPTION, format!("format is {}, this program reads 1, and 2 of dense heads", description.format)));
         }
         if (description.classes.is_empty() && description.task != Task::Depth) || description.tokens.n_last_blocks == 0 {
             return Err(damaged(DESCRIPTION, "it needs at least one class and one block".into()));
         }
-        let bytes = fs_err::read(folder.join(WEIGHTS))?;
-        if !sha256(&bytes).eq_ignore_ascii_case(&description.weights_sha256) {
-            return Err(damaged(WEIGHTS, format!("its SHA-256 is not the one in {DESCRIPTION}: it is damaged or was replaced")));
-        }
+        let (_, bytes) = description.weights(folder)?;
         let tensors = SafeTensors::deserialize(&bytes).map_err(|error| damaged(WEIGHTS, error.to_string()))?;
         let read = |name: &str, axes: usize| {
             let tensor = tensors.tensor(name).map_err(|error| damaged(WEIGHTS, error.to_string()))?;
@@ -327,23 +361,31 @@ impl LinearHead {
         Ok(Self { description, weight, bias: bias.into() })
     }
 
-    /// Writes it as a folder, which is made if it is not there.
+    /// Writes it as a folder, which is made if it is not there. Of a head that is there already, all is left until all of the new one is.
     ///
     /// # Errors
     /// [`HeadError::Io`].
     pub fn save(&mut self, folder: &Path) -> Result<(), HeadError> {
         let bytes = |numbers: &mut dyn Iterator<Item = &f32>| numbers.flat_map(|number| number.to_le_bytes()).collect::<Vec<u8>>();
         let (weight, bias) = (bytes(&mut self.weight.iter()), bytes(&mut self.bias.iter()));
-        let view = |shape: &[usize], bytes| TensorView::new(Dtype::F32, shape.to_vec(), bytes).map_err(std::io::Error::other);
+        let view = |shape: &[usize], bytes| TensorView::new(Dtype::F32, shape.to_vec(), bytes).map_err(io::Error::other);
         let tensors = [("weight", view(self.weight.shape(), &weight)?), ("bias", view(self.bias.shape(), &bias)?)];
-        let weights = safetensors::serialize(tensors, None).map_err(std::io::Error::other)?;
+        let weights = safetensors::serialize(tensors, None).map_err(io::Error::other)?;
         self.description.weights_sha256 = sha256(&weights);
-        fs_err::create_dir_all(folder)?;
-        fs_err::write(folder.join(WEIGHTS), weights)?;
-        let mut text = serde_json::to_string_pretty(&self.description).map_err(std::io::Error::other)?;
+        let mut text = serde_json::to_string_pretty(&self.description).map_err(io::Error::other)?;
         text.push('\n');
-        fs_err::write(folder.join(DESCRIPTION), text)?;
-        Ok(())
+        fs_err::create_dir_all(folder)?;
+        let name_weights = || fs_err::rename(folder.join(NEW_WEIGHTS), folder.join(WEIGHTS));
+        // A save that was interrupted: its weights are those of the head that stands here.
+        if let Ok(standing) = Description::read(folder)
+            && let Ok((NEW_WEIGHTS, _)) = standing.weights(folder)
+        {
+            name_weights()?;
+        }
+        write(folder, NEW_WEIGHTS, &weights)?;
+        write(folder, DESCRIPTION, text.as_bytes())?;
+        name_weights()?;
+        Ok(fs_err::File::open(folder)?.sync_all()?)
     }
 
     /// Whether the features that it was trained on are those of this model.
@@ -429,6 +471,40 @@ mod tests {
         fs_err::write(&path, bytes).unwrap();
         assert!(LinearHead::load(folder.path()).unwrap_err().to_string().contains("SHA-256"));
         assert!(matches!(LinearHead::load(&folder.path().join("none")), Err(HeadError::Io(_))));
+    }
+
+    #[test]
+    fn a_save_that_is_interrupted_leaves_the_old_head_or_the_new_one() {
+        let folders = tempfile::tempdir().unwrap();
+        let (folder, other) = (folders.path().join("head"), folders.path().join("other"));
+        let (mut old, mut new) = (head(), LinearHead { weight: array![[3.0, 0.0, 2.0], [0.0, 1.0, 0.0]], ..head() });
+        let weight = || LinearHead::load(&folder).unwrap().weight;
+        let names = || {
+            let mut names: Vec<_> = fs_err::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        old.save(&folder).unwrap();
+        new.save(&other).unwrap();
+        // Its weights cannot be written.
+        fs_err::create_dir(folder.join(NEW_WEIGHTS)).unwrap();
+        assert!(matches!(new.save(&folder), Err(HeadError::Io(_))));
+        assert_eq!(weight(), old.weight);
+        fs_err::remove_dir(folder.join(NEW_WEIGHTS)).unwrap();
+        assert_eq!(names(), [DESCRIPTION, WEIGHTS]);
+        // It ends before the description is written, then behind it.
+        fs_err::copy(other.join(WEIGHTS), folder.join(NEW_WEIGHTS)).unwrap();
+        assert_eq!(weight(), old.weight);
+        fs_err::copy(other.join(DESCRIPTION), folder.join(DESCRIPTION)).unwrap();
+        assert_eq!(weight(), new.weight);
+        // The next one finds that head, and leaves it until its own is whole.
+        old.save(&folder).unwrap();
+        assert_eq!((weight(), names()), (old.weight.clone(), vec![DESCRIPTION.into(), WEIGHTS.into()]));
+        // The weights cannot have their name.
+        fs_err::remove_file(folder.join(WEIGHTS)).unwrap();
+        fs_err::create_dir(folder.join(WEIGHTS)).unwrap();
+        assert!(matches!(new.save(&folder), Err(HeadError::Io(_))));
+        assert_eq!(weight(), new.weight);
     }
 
     #[test]

@@ -195,6 +195,31 @@ fn of_models_with_heads_of_one_name_the_one_with_the_task_answers() {
     assert!(problem["detail"].as_str().unwrap().contains("/depth?head=scenes"), "{problem}");
 }
 
+/// A model folder that a Mac has unpacked.
+#[test]
+fn heads_are_known_by_their_names_in_either_unicode_form() {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in fs_err::read_dir(tiny_model()).unwrap().map(Result::unwrap).filter(|entry| entry.path().is_file()) {
+        fs_err::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+    }
+    head(Task::Classes, &fingerprint()).save(&folder.path().join("heads/Tu\u{308}r")).unwrap();
+    head(Task::Segmentation, &fingerprint()).save(&folder.path().join("heads/Bo\u{308}den")).unwrap();
+    let model = folder.path().display().to_string();
+    let server = Server::with_models(&[&format!("mac={model}")], &[]);
+    let body = png(&picture());
+    for name in ["T%C3%BCr", "Tu%CC%88r"] {
+        server.post(&format!("/classify?head={name}"), "image/png", &body).ok();
+    }
+    for name in ["B%C3%B6den", "Bo%CC%88den"] {
+        server.post(&format!("/segment?head={name}&format=rle"), "image/png", &body).ok();
+    }
+    drop(server);
+    head(Task::Classes, &fingerprint()).save(&folder.path().join("heads/Tür")).unwrap();
+    let output = program().args(["serve", "--listen", "127.0.0.1:0", "--model"]).arg(format!("mac={model}")).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("in another Unicode form"), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 #[test]
 fn logits_that_are_not_finite_are_no_answer() {
     let folder = tempfile::tempdir().unwrap();
