@@ -67,3 +67,33 @@ fn what_is_missing_is_named() {
     fs_err::remove_dir_all(folder.path().join("test/scratch")).expect("removed");
     fails(1, &[], "both kinds");
 }
+
+#[test]
+fn what_is_no_picture_is_skipped_and_named() {
+    let folder = wood();
+    fs_err::write(folder.path().join("test/scratch/readme.txt"), "no picture").expect("written");
+    let masks = folder.path().join("ground_truth");
+    let output = evaluate(folder.path(), &["--masks", masks.to_str().expect("a string")]);
+    assert_eq!(report(&output)["pictures"], 2);
+    assert!(text(&output.stderr).contains("readme.txt: it is no picture"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn what_a_mask_leaves_open_is_in_no_figure_of_pixels() {
+    let folder = wood();
+    let masks = folder.path().join("ground_truth");
+    // The scratch, and what lies around it.
+    let figures = |around: u8| {
+        let inside = |x: u32, y: u32, by: u32| (28 - by..84 + by).contains(&x) && (44 - by..74 + by).contains(&y);
+        let number = |x: u32, y: u32| match (inside(x, y, 0), inside(x, y, 8)) {
+            (true, _) => 1,
+            (_, true) => around,
+            _ => 0,
+        };
+        GrayImage::from_fn(112, 112, |x, y| Luma([number(x, y)])).save(masks.join("scratch/000_mask.png")).expect("saved");
+        let found = report(&evaluate(folder.path(), &["--masks", masks.to_str().expect("a string")]));
+        ["pixel_auroc", "pro"].map(|name| found[name].as_f64().expect("a number"))
+    };
+    let (good, void) = (figures(0), figures(255));
+    assert!(good.iter().zip(void).all(|(good, void)| (good - void).abs() > 1e-4), "{good:?} {void:?}");
+}

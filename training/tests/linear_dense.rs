@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod program;
+mod tagged;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -9,6 +10,7 @@ use std::process::{Command, Output};
 use dino_vision::head::{LinearHead, Task};
 use image::{GrayImage, ImageBuffer, Luma, Rgb, RgbImage};
 use program::{report, text};
+use tagged::turn;
 
 const WIDTH: u32 = 64;
 const HEIGHT: u32 = 48;
@@ -230,4 +232,73 @@ fn masks_that_do_not_fit_are_named() {
     let output = linear("depth", &[], &paths[..3]);
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("--masks DIR"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn white_with_soft_edges_is_cut_at_half_and_numbers_are_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    let mask = |number: u32| root.join(format!("masks/{number}.png"));
+    // White squares; each pixel is the mean of those around it.
+    shapes(root, |class| if class == 0 { 0 } else { 255 });
+    for number in 0..11 {
+        let hard = image::open(mask(number)).unwrap().into_luma8();
+        let soft = GrayImage::from_fn(WIDTH, HEIGHT, |x, y| {
+            let around = |at: u32, side: u32| at.saturating_sub(1)..=(at + 1).min(side - 1);
+            let values: Vec<u32> = around(x, WIDTH)
+                .flat_map(|x| around(y, HEIGHT).map(move |y| (x, y)))
+                .map(|(x, y)| hard.get_pixel(x, y).0[0].into())
+                .collect();
+            Luma([(values.iter().sum::<u32>() / values.len() as u32) as u8])
+        });
+        soft.save(mask(number)).unwrap();
+    }
+    let output = run("segmentation", root, &["--epochs", "40", "--lr", "0.01"]);
+    let found = report(&output);
+    assert_eq!(found["iou"].as_object().unwrap().keys().collect::<Vec<_>>(), ["background", "object"]);
+    assert!(found["iou"]["object"].as_f64().unwrap() > 60.0, "{found}");
+
+    // One of them has numbers, and either way of reading would be wrong for some.
+    let numbers = GrayImage::from_fn(WIDTH, HEIGHT, |x, y| Luma([class(3, x, y)]));
+    numbers.save(mask(3)).unwrap();
+    let output = run("segmentation", root, &["--epochs", "1"]);
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(["masks/3.png", "soft edges", "--classes"].iter().all(|word| stderr.contains(word)), "{stderr}");
+
+    // Many classes, as ADE20K has them: there is no white.
+    shapes(root, |class| [0, 20, 150][usize::from(class)]);
+    let found = report(&run("segmentation", root, &["--epochs", "1"]));
+    assert_eq!(found["iou"].as_object().unwrap().len(), 151);
+}
+
+#[test]
+fn masks_and_depths_are_turned_as_their_orientation_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    let depths = || {
+        for number in 0..11 {
+            let depth = |x: u32, y: u32| [6000_u16, 1500, 3000][usize::from(class(number, x, y))];
+            let map = ImageBuffer::<Luma<u16>, _>::from_fn(WIDTH, HEIGHT, |x, y| Luma([depth(x, y)]));
+            map.save(root.join("masks").join(format!("{number}.png"))).unwrap();
+        }
+    };
+    for task in ["segmentation", "depth"] {
+        let found = |orientation: Option<u8>| {
+            shapes(root, |class| class);
+            if task == "depth" {
+                depths();
+            }
+            for folder in ["train", "val", "masks"] {
+                if let Some(orientation) = orientation {
+                    turn(&root.join(folder), orientation);
+                }
+            }
+            report(&run(task, root, &["--epochs", "3", "--lr", "0.01"]))
+        };
+        let upright = found(None);
+        for orientation in [6, 3] {
+            assert_eq!(found(Some(orientation)), upright, "{task} {orientation}");
+        }
+    }
 }

@@ -2,13 +2,15 @@
 #![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
 mod common;
+mod tagged;
 
 use std::path::Path;
 use std::process::Command;
 
 use common::bundled_golden;
-use image::{GrayImage, Luma, Rgb, RgbImage};
+use image::{GrayImage, ImageBuffer, Luma, Rgb, RgbImage};
 use serde_json::Value;
+use tagged::turn;
 
 /// Pictures of a bright square in noise, two frames of each of three scenes, in `images`, and their masks in `masks`.
 fn paint(folder: &Path) {
@@ -91,4 +93,42 @@ fn masks_need_their_pictures() {
     let (code, _, said) = export(work.path(), &["--pictures", "images", "--masks", "images/none"]);
     assert!(code == Some(1) && said.contains("masks are named NAME.png"), "{said}");
     assert!(!work.path().join("model").exists());
+}
+
+#[test]
+fn pictures_and_masks_are_turned_as_their_orientation_says() {
+    let work = tempfile::tempdir().unwrap();
+    assert_eq!(export(work.path(), &[]).0, Some(0));
+    let figures = || {
+        let arguments = ["segment-eval", "--model", "model", "--images", "images", "--masks", "masks", "--segment-size", "96"];
+        let (code, last, said) = dino_train(work.path(), &[&arguments[..], &["--method", "saliency"]].concat());
+        assert_eq!(code, Some(0), "{said}");
+        last
+    };
+    paint(work.path());
+    let upright = figures();
+    for orientation in [6, 3] {
+        paint(work.path());
+        turn(&work.path().join("images"), orientation);
+        turn(&work.path().join("masks"), orientation);
+        assert_eq!(figures(), upright, "{orientation}");
+    }
+}
+
+#[test]
+fn masks_whose_numbers_cannot_be_read_are_skipped_and_named() {
+    let work = tempfile::tempdir().unwrap();
+    assert_eq!(export(work.path(), &[]).0, Some(0));
+    paint(work.path());
+    let mask = |name: &str| work.path().join("masks").join(name);
+    let first = image::open(mask("scene0_00000.png")).unwrap().into_rgba8();
+    first.save_with_format(mask("scene0_00000.png"), image::ImageFormat::Gif).unwrap();
+    let unclear = ImageBuffer::<Luma<u16>, _>::from_fn(128, 96, |x, _| Luma([[0, 1, 65_535, 65_535][x as usize % 4]]));
+    unclear.save(mask("scene0_00001.png")).unwrap();
+    let arguments = ["segment-eval", "--model", "model", "--images", "images", "--masks", "masks", "--segment-size", "96"];
+    let (code, _, said) = dino_train(work.path(), &[&arguments[..], &["--method", "saliency"]].concat());
+    assert_eq!(code, Some(0), "{said}");
+    for words in ["scene0_00000.png: the mask is a GIF file", "scene0_00001.png: it has 65535"] {
+        assert!(said.contains(words), "{said}");
+    }
 }

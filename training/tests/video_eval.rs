@@ -1,6 +1,7 @@
 //! The evaluation on videos as a program, on videos painted for it.
 
 mod program;
+mod tagged;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -8,6 +9,7 @@ use std::process::{Command, Output};
 use image::{GrayImage, Luma, Rgb, RgbImage};
 use program::{report, text};
 use serde_json::Value;
+use tagged::turn;
 
 const FRAMES: u32 = 6;
 
@@ -43,6 +45,14 @@ fn evaluate(data: &Path, flags: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dino-train"));
     command.arg("video-eval").arg("--model").arg(model).args(["--image-size", "128"]).arg("--data").arg(data).args(flags);
     command.output().expect("the program starts")
+}
+
+/// Changes a byte of the pixels of a PNG file, which only decoding notices.
+fn damage(path: &Path) {
+    let mut file = fs_err::read(path).expect("a file");
+    let middle = file.len() / 2;
+    file[middle] ^= 0x55;
+    fs_err::write(path, file).expect("written");
 }
 
 fn figure(report: &Value, name: &str) -> f64 {
@@ -117,6 +127,8 @@ fn what_cannot_be_measured_is_named() {
     let mask = |frame: u32| -> PathBuf { masks.join(format!("{frame:05}.png")) };
     GrayImage::new(10, 10).save(mask(1)).expect("saved");
     fails(1, &[], "00001.png: the mask is of (10, 10)");
+    fails(1, &[], "none of the 1 videos");
+    GrayImage::new(192, 128).save(mask(1)).expect("saved");
     RgbImage::new(192, 128).save(mask(0)).expect("saved");
     fails(1, &[], "with a palette");
     GrayImage::new(192, 128).save(mask(0)).expect("saved");
@@ -151,7 +163,81 @@ fn attention_over_a_video_is_a_video() {
     assert_eq!((&video[..4], &video[8..12], frames_of), (&b"RIFF"[..], &b"AVI "[..], FRAMES as usize));
     assert_eq!(image::image_dimensions(out.join("attn-00003.png")).expect("a picture"), (192, 128));
     assert_eq!(draw(&["--sheets-only"]).status.code(), Some(2));
+    // Frames that cannot be read are skipped, whether their header tells it or not.
+    fs_err::write(frames.join("00001.png"), "no picture").expect("written");
+    damage(&frames.join("00003.png"));
+    let output = draw(&[]);
+    let stderr = text(&output.stderr);
+    assert!(output.status.success() && stderr.contains("00001.png") && stderr.contains("00003.png"), "{stderr}");
+    assert!(stderr.contains("4 frames drawn"), "{stderr}");
     RgbImage::new(50, 50).save(frames.join("00009.png")).expect("saved");
     let output = draw(&[]);
     assert!(output.status.code() == Some(1) && text(&output.stderr).contains("00009.png has (50, 50) pixels"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn videos_with_bad_files_are_named_and_the_others_measured() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |path: &str| folder.path().join(path);
+    for name in ["a", "b", "c", "d"] {
+        paint(&at(name).join("frames"), &at(name).join("masks"), 2);
+    }
+    fs_err::write(at("a/frames/00003.png"), "no picture").expect("written");
+    damage(&at("b/frames/00003.png"));
+    fs_err::write(at("c/masks/00002.png"), "no picture").expect("written");
+    let output = evaluate(folder.path(), &[]);
+    let found = report(&output);
+    assert_eq!(found["sequences"].as_object().expect("objects").keys().collect::<Vec<_>>(), ["d_1", "d_2"]);
+    assert_eq!(found["frames"], FRAMES - 2);
+    let stderr = text(&output.stderr);
+    for words in ["a/frames/00003.png", "b/frames/00003.png", "c/masks/00002.png", "3 of 4 videos"] {
+        assert!(stderr.contains(words), "{words}: {stderr}");
+    }
+    fs_err::remove_dir_all(at("d")).expect("removed");
+    let output = evaluate(folder.path(), &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("none of the 3 videos"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn white_with_soft_edges_is_one_object() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (frames, masks) = (folder.path().join("one/frames"), folder.path().join("one/masks"));
+    paint(&frames, &masks, 1);
+    for frame in 0..FRAMES {
+        // Two columns of grey at the left of the square: one belongs to it, one does not.
+        let path = masks.join(format!("{frame:05}.png"));
+        let mut mask = image::open(&path).expect("a mask").into_luma8();
+        for y in 16..56 {
+            mask.put_pixel(15 + 4 * frame, y, Luma([60]));
+            mask.put_pixel(16 + 4 * frame, y, Luma([190]));
+        }
+        mask.save(&path).expect("saved");
+    }
+    let soft = report(&evaluate(folder.path(), &[]));
+    paint(&frames, &masks, 1);
+    let hard = report(&evaluate(folder.path(), &[]));
+    assert_eq!(soft, hard);
+    // Numbers in one of them.
+    GrayImage::from_fn(192, 128, |x, _| Luma([if x < 60 { 3 } else { 0 }])).save(masks.join("00002.png")).expect("saved");
+    let mut mask = image::open(masks.join("00000.png")).expect("a mask").into_luma8();
+    mask.put_pixel(0, 0, Luma([190]));
+    mask.save(masks.join("00000.png")).expect("saved");
+    let output = evaluate(folder.path(), &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("00002.png: the greys of these masks"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn frames_and_masks_are_turned_as_their_orientation_says() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (frames, masks) = (folder.path().join("two/frames"), folder.path().join("two/masks"));
+    paint(&frames, &masks, 2);
+    let upright = report(&evaluate(folder.path(), &[]));
+    for orientation in [6, 3] {
+        paint(&frames, &masks, 2);
+        turn(&frames, orientation);
+        turn(&masks, orientation);
+        assert_eq!(report(&evaluate(folder.path(), &[])), upright, "{orientation}");
+    }
 }

@@ -44,6 +44,7 @@ mod webp;
 use std::io::Cursor;
 
 use image::codecs::{bmp::BmpDecoder, gif::GifDecoder, png::PngDecoder, webp::WebPDecoder};
+use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageResult, RgbImage};
 
 use colour::{Pixels, Profile};
@@ -161,6 +162,16 @@ pub fn dimensions(bytes: &[u8], limits: &Limits) -> Result<(u32, u32), DecodeErr
         Ok(header.upright())
     })
     .unwrap_or_else(|| Err(format.corrupt("its header could not be read")))
+}
+
+/// How the stored pixels of a picture have to be turned to stand upright, for those who read them without [`decode`], which does so.
+///
+/// # Errors
+/// Where the header cannot be read.
+pub fn orientation(bytes: &[u8]) -> Result<Orientation, DecodeError> {
+    let format = Format::sniff(bytes)?;
+    guard::quietly(|| Header::read(format, bytes).map(|header| header.orientation))
+        .unwrap_or_else(|| Err(format.corrupt("its header could not be read")))
 }
 
 fn checked(format: Format, header: Header, limits: &Limits) -> Result<Header, DecodeError> {

@@ -19,7 +19,8 @@ use super::segment_eval::mask_of;
 use super::segment_eval::untrained::untrained;
 use crate::evaluate::anomaly::{Pixels, auroc};
 use crate::evaluate::descriptors::decode;
-use crate::evaluate::drawn;
+use crate::evaluate::segmentation::Truth;
+use crate::evaluate::{drawn, files};
 
 /// Folder of the test pictures that are good.
 const GOOD: &str = "good";
@@ -37,8 +38,8 @@ pub struct Args {
     /// Pictures to measure with: good ones in the folder `good`, anomalous ones in the others.
     #[arg(long, value_name = "DIR")]
     test: PathBuf,
-    /// Masks of the anomalous ones, below DIR as the pictures are below theirs, with the same names ending in `_mask.png` or `.png`,
-    /// white on black. Without it only the scores of whole pictures are measured.
+    /// Masks of the anomalous ones, below DIR as the pictures are below theirs, with the same names ending in `_mask.png` or `.png`:
+    /// white on black, or numbers, of which 255 is left out. Without it only the scores of whole pictures are measured.
     #[arg(long, value_name = "DIR")]
     masks: Option<PathBuf>,
     /// Longer side in pixels at which the model sees a picture.
@@ -117,9 +118,10 @@ fn measure(args: &Args, test: &Test, eye: &mut Eye<'_>) -> anyhow::Result<(Figur
         }
         scores.push((mean_of_largest(&distances, args.top), *is_anomalous));
         if args.masks.is_some() {
-            let width = picture.width() as usize;
-            let drawn = drawn.unwrap_or_else(|| vec![false; width * picture.height() as usize]);
-            pixels.add(&enlarged(&distances, grid, picture.dimensions()).values, &drawn, width);
+            let map = enlarged(&distances, grid, picture.dimensions()).values;
+            let good = || Truth { pixels: vec![false; map.len()], void: vec![false; map.len()], boxes: Vec::new() };
+            let Truth { pixels: drawn, void, .. } = drawn.unwrap_or_else(good);
+            pixels.add(&map, &drawn, &void, picture.width() as usize);
         }
     }
     let Some(image_auroc) = auroc(&scores) else {
@@ -153,20 +155,26 @@ struct Test(Vec<Picture>);
 impl Test {
     fn list(args: &Args) -> anyhow::Result<Self> {
         let (mut pictures, finder) = (Vec::new(), Finder::default());
-        for entry in tree::list(&args.test)?.entries {
+        let listing = tree::list(&args.test)?;
+        for file in &listing.skipped {
+            tracing::warn!("skipped {}: {}", file.path.display(), file.reason);
+        }
+        for entry in listing.entries {
             let Some(class) = entry.class else {
                 tracing::warn!("left out {}: it is in no folder of {}", entry.path.display(), args.test.display());
                 continue;
             };
             let is_anomalous = class != GOOD;
-            let mask = match args.masks.as_deref().filter(|_| is_anomalous) {
-                Some(masks) => {
-                    let mask = mask_of(&entry.path, &args.test, masks, &finder);
-                    Some(mask.with_context(|| format!("{} has no mask below {}", entry.path.display(), masks.display()))?)
+            let masks = args.masks.as_deref().filter(|_| is_anomalous);
+            let mask = masks.and_then(|masks| mask_of(&entry.path, &args.test, masks, &finder));
+            match masks {
+                Some(masks) if mask.is_none() => {
+                    let path = entry.path.display();
+                    ensure!(!files::is_picture(&entry.path), "{path} has no mask below {}", masks.display());
+                    tracing::warn!("skipped {path}: it is no picture");
                 }
-                None => None,
-            };
-            pictures.push(Picture { path: entry.path, is_anomalous, mask });
+                _ => pictures.push(Picture { path: entry.path, is_anomalous, mask }),
+            }
         }
         ensure!(!pictures.is_empty(), "{} has no pictures in folders: good ones are in {GOOD}", args.test.display());
         Ok(Self(pictures))
@@ -174,11 +182,11 @@ impl Test {
 }
 
 /// A picture with what was drawn over it; `None` after a warning where one of them cannot be read.
-fn read(picture: &Path, mask: Option<&Path>) -> Option<(RgbImage, Option<Vec<bool>>)> {
+fn read(picture: &Path, mask: Option<&Path>) -> Option<(RgbImage, Option<Truth>)> {
     let read = || -> anyhow::Result<_> {
         let picture = decode(picture)?;
         let drawn = mask.map(|mask| drawn::read(mask, picture.dimensions())).transpose()?;
-        Ok((picture, drawn.map(|drawn| drawn.pixels)))
+        Ok((picture, drawn))
     };
     read().inspect_err(|error| tracing::warn!("skipped {error:#}")).ok()
 }

@@ -10,10 +10,12 @@ use dino_vision::transform::PatchGrid;
 use image::RgbImage;
 use indicatif::ProgressBar;
 use ndarray::{Array2, Axis};
+use rayon::prelude::*;
 use serde::Serialize;
 
 use super::backbone::BackboneArgs;
-use crate::evaluate::descriptors::decode;
+use crate::evaluate::descriptors::{decode, dimensions, is_of_file};
+use crate::evaluate::drawn::{self, Folder};
 use crate::evaluate::video::frame;
 use crate::evaluate::video::labels::{Numbers, Objects, check_size, mask};
 use crate::evaluate::video::measures::{Figures, Statistics, contour, region};
@@ -29,7 +31,8 @@ pub struct Args {
     backbone: BackboneArgs,
     /// Videos: DAVIS 2017 (JPEGImages/480p, Annotations/480p, ImageSets/2017), or a folder that has for each video a folder with `frames`
     /// and `masks` of the same names. Masks are PNG files whose numbers, by palette or as greys, are objects; 255 is left out, unless it is
-    /// the only one (white on black). Only the first frame's objects are followed.
+    /// the only one (white on black; soft edges are cut at half). Only the first frame's objects are followed. A video of which a file
+    /// cannot be read is left out, and named.
     #[arg(long, visible_alias = "data-path", value_name = "DIR")]
     data: PathBuf,
     /// Which sequences of DAVIS: those that ImageSets/2017/SET.txt names.
@@ -65,24 +68,45 @@ struct Report {
     frames: usize,
 }
 
+/// What to do where greys of masks may be objects or soft edges.
+const ADVICE: &str = "save objects with a palette, or in black and white alone";
+
 /// Runs the verb.
 ///
 /// # Errors
-/// Where a video cannot be read, there is nothing to measure or to write, or the model does not run.
+/// Where no video can be read, there is nothing to measure or to write, or the model does not run.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let sequences = sequences::list(&args.data, &args.set)?;
-    let frames = sequences.iter().map(|sequence| sequence.measured().count()).sum();
     ensure!(
-        frames > 0 || args.out.is_some(),
+        args.out.is_some() || sequences.iter().any(|sequence| sequence.measured().count() > 0),
         "{} has no masks to measure with: those of the first and the last frame are not measured; --out writes the masks that are found",
         args.data.display()
     );
     let backbone = args.backbone.open(0)?;
     let mut eye = Eye { session: backbone.session_of(&backbone.model)?, model: &backbone.model, shorter: args.image_size };
-    let bar = progress::bar(sequences.iter().map(|sequence| sequence.frames.len()).sum(), "frames");
-    let (mut regions, mut contours, mut by_object) = (Vec::new(), Vec::new(), BTreeMap::new());
+    let leave_out = |sequence: &Sequence, error: &anyhow::Error| tracing::warn!("left out the video {}: {error:#}", sequence.name);
+    let mut videos = Vec::new();
     for sequence in &sequences {
-        let objects = follow(args, sequence, &mut eye, &bar).with_context(|| format!("video {}", sequence.name))?;
+        match Video::checked(sequence, &eye) {
+            Ok(video) => videos.push(video),
+            Err(error) => leave_out(sequence, &error),
+        }
+    }
+    let bar = progress::bar(videos.iter().map(|video| video.sequence.frames.len()).sum(), "frames");
+    let (mut regions, mut contours, mut by_object) = (Vec::new(), Vec::new(), BTreeMap::new());
+    let (mut followed, mut frames) = (0, 0);
+    for video in &videos {
+        let sequence = video.sequence;
+        let objects = match follow(args, video, &mut eye, &bar) {
+            Ok(objects) => objects,
+            Err(error) if is_of_file(&error) => {
+                bar.suspend(|| leave_out(sequence, &error));
+                continue;
+            }
+            Err(error) => return Err(error.context(format!("video {}", sequence.name))),
+        };
+        followed += 1;
+        frames += sequence.measured().count();
         for (at, (region, contour)) in objects.into_iter().enumerate() {
             regions.push(region);
             contours.push(contour);
@@ -90,6 +114,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         }
     }
     bar.finish_and_clear();
+    let all = sequences.len();
+    ensure!(frames > 0 || followed > 0 && args.out.is_some(), "none of the {all} videos of {} could be measured", args.data.display());
+    if followed < all {
+        tracing::warn!("{} of {all} videos were left out: the figures are of the others", all - followed);
+    }
     let means = Statistics::mean_of(&regions).zip(Statistics::mean_of(&contours));
     print(&Report { figures: means.map(|(region, contour)| Figures::of(region, contour)), sequences: by_object, frames })
 }
@@ -108,13 +137,57 @@ fn print(report: &Report) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A video whose masks were read, and whose frames fit.
+struct Video<'a> {
+    sequence: &'a Sequence,
+    /// Its masks are white objects with soft edges.
+    is_soft: bool,
+}
+
+impl<'a> Video<'a> {
+    /// Reads the headers of all frames and the masks that are used, before anything is computed.
+    ///
+    /// # Errors
+    /// Names the first file that cannot be read or does not fit.
+    fn checked(sequence: &'a Sequence, eye: &Eye<'_>) -> anyhow::Result<Self> {
+        // In the order of the frames, so that the first of several errors is named.
+        let sizes: Vec<anyhow::Result<(u32, u32)>> = sequence.frames.par_iter().map(|path| dimensions(path)).collect();
+        let sizes: Vec<(u32, u32)> = sizes.into_iter().collect::<anyhow::Result<_>>()?;
+        let seen = |at: usize| eye.seen(sizes[at]).with_context(|| sequence.frames[at].display().to_string());
+        let first = seen(0)?;
+        for (at, path) in sequence.frames.iter().enumerate() {
+            ensure!(seen(at)? == first, "{} has not the shape of the first frame", path.display());
+        }
+        let first_path = &sequence.masks[&0];
+        let used: Vec<(usize, &Path)> = std::iter::once((0, first_path.as_path())).chain(sequence.measured()).collect();
+        let read = |&(at, path): &(usize, &Path)| -> anyhow::Result<Folder> {
+            let stored = drawn::stored(path)?;
+            let folder = Folder::of(path, &stored);
+            check_size(&stored.into(), path, sizes[at])?;
+            Ok(folder)
+        };
+        let masks: Vec<anyhow::Result<Folder>> = used.par_iter().map(read).collect();
+        let folder = masks.into_iter().try_fold(Folder::default(), |folder, mask| mask.map(|mask| folder.merged(mask)))?;
+        let video = Self { sequence, is_soft: folder.is_soft(ADVICE)? };
+        let objects = Objects::of(&video.read(first_path, sizes[0])?);
+        ensure!(!objects.numbers().is_empty(), "{} has no object", first_path.display());
+        Ok(video)
+    }
+
+    /// The mask of a frame of `size` (width, height).
+    fn read(&self, path: &Path, size: (u32, u32)) -> anyhow::Result<Numbers> {
+        let numbers = Numbers::read(path)?;
+        check_size(&numbers, path, size)?;
+        Ok(if self.is_soft { numbers.cut() } else { numbers })
+    }
+}
+
 /// Follows the objects of a video, and measures each; nothing is measured without masks.
-fn follow(args: &Args, sequence: &Sequence, eye: &mut Eye<'_>, bar: &ProgressBar) -> anyhow::Result<Vec<(Statistics, Statistics)>> {
-    let first_path = &sequence.masks[&0];
-    let (picture, first) = (decode(&sequence.frames[0])?, Numbers::read(first_path)?);
-    check_size(&first, first_path, picture.dimensions())?;
+fn follow(args: &Args, video: &Video<'_>, eye: &mut Eye<'_>, bar: &ProgressBar) -> anyhow::Result<Vec<(Statistics, Statistics)>> {
+    let sequence = video.sequence;
+    let picture = decode(&sequence.frames[0])?;
+    let first = video.read(&sequence.masks[&0], picture.dimensions())?;
     let objects = Objects::of(&first);
-    ensure!(!objects.numbers().is_empty(), "{} has no object", first_path.display());
     let (features, grid) = eye.look(&picture)?;
     let settings = Settings { last_frames: args.n_last_frames, top_k: args.topk, neighbourhood: args.size_mask_neighborhood };
     let mut propagation = Propagation::new(settings, grid, features.view(), objects.shares(&first, grid));
@@ -129,8 +202,7 @@ fn follow(args: &Args, sequence: &Sequence, eye: &mut Eye<'_>, bar: &ProgressBar
         let found = objects.pixels(propagation.next(features.view()), grid, eye.patch(), picture.dimensions());
         save(args, sequence, at, &found)?;
         if let Some(path) = measured.get(&at) {
-            let truth = Numbers::read(path)?;
-            check_size(&truth, path, picture.dimensions())?;
+            let truth = video.read(path, picture.dimensions())?;
             for (number, (regions, contours)) in objects.numbers().iter().zip(&mut values) {
                 let (truth, found) = (mask(&truth, *number), mask(&found, *number));
                 regions.push(region(&truth, &found));
@@ -164,13 +236,18 @@ impl Eye<'_> {
         self.model.manifest().patch_size as usize
     }
 
+    /// (width, height) to which a frame of `size` is resized.
+    fn seen(&self, size: (u32, u32)) -> anyhow::Result<(u32, u32)> {
+        match self.model.only_size() {
+            Some((height, width)) => Ok((width, height)),
+            None => frame::size(size, self.shorter),
+        }
+    }
+
     /// The patch tokens `[patches, dim]` of a frame, and their grid.
     fn look(&mut self, picture: &RgbImage) -> anyhow::Result<(Array2<f32>, PatchGrid)> {
         let manifest = self.model.manifest();
-        let size = match self.model.only_size() {
-            Some((height, width)) => (width, height),
-            None => frame::size(picture.dimensions(), self.shorter)?,
-        };
+        let size = self.seen(picture.dimensions())?;
         let (input, grid) = frame::input(picture, size, &manifest.transform, manifest.patch_size)?;
         let outputs = self.session.run(input.view().insert_axis(Axis(0)))?;
         let features = pool_layer(&outputs, None, manifest.registers as usize, Pooling::Patches)?.index_axis_move(Axis(0), 0);

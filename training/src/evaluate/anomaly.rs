@@ -12,7 +12,7 @@
 //!
 //! // A map of 2 x 2 pixels, of which the first is drawn as anomalous.
 //! let mut pixels = Pixels::default();
-//! pixels.add(&[0.9, 0.1, 0.2, 0.1], &[true, false, false, false], 2);
+//! pixels.add(&[0.9, 0.1, 0.2, 0.1], &[true, false, false, false], &[false; 4], 2);
 //! assert_eq!(pixels.auroc(), Some(1.0));
 //! ```
 
@@ -32,11 +32,15 @@ pub struct Pixels {
 
 /// Area under the receiver operating characteristic of scores with "is anomalous"; equal scores count half. `None` unless there are both.
 pub fn auroc(scores: &[(f32, bool)]) -> Option<f64> {
-    let mut scores = scores.to_vec();
+    area_under_curve(&mut scores.to_vec(), |&is_bad| is_bad)
+}
+
+/// The same of scores with anything that says whether they are of something anomalous. They are sorted, and not copied.
+fn area_under_curve<T: Send>(scores: &mut [(f32, T)], is_bad: impl Fn(&T) -> bool) -> Option<f64> {
     scores.par_sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
     let (mut good, mut area, mut bad) = (0_u64, 0.0, 0_u64);
     for equal in scores.chunk_by(|a, b| a.0.total_cmp(&b.0).is_eq()) {
-        let bad_here = equal.iter().filter(|(_, bad)| *bad).count() as u64;
+        let bad_here = equal.iter().filter(|(_, of)| is_bad(of)).count() as u64;
         let good_here = equal.len() as u64 - bad_here;
         area += bad_here as f64 * (good as f64 + good_here as f64 / 2.0);
         (good, bad) = (good + good_here, bad + bad_here);
@@ -45,12 +49,12 @@ pub fn auroc(scores: &[(f32, bool)]) -> Option<f64> {
 }
 
 impl Pixels {
-    /// Adds the map of a picture and what was drawn over it, both row by row.
+    /// Adds the map of a picture, what was drawn over it as anomalous, and what that leaves open, which is in no figure; all row by row.
     ///
     /// # Panics
     /// If they have not the same number of pixels.
-    pub fn add(&mut self, map: &[f32], drawn: &[bool], width: usize) {
-        assert_eq!(map.len(), drawn.len(), "one flag per pixel");
+    pub fn add(&mut self, map: &[f32], drawn: &[bool], void: &[bool], width: usize) {
+        assert_eq!((map.len(), map.len()), (drawn.len(), void.len()), "flags for each pixel");
         let (labels, count) = labels(drawn, width);
         let mut sizes = vec![0_u32; count as usize + 1];
         for &label in &labels {
@@ -58,12 +62,14 @@ impl Pixels {
         }
         self.regions += count as usize;
         let share = |label: u32| if label == 0 { 0.0 } else { 1.0 / sizes[label as usize] as f32 };
-        self.pixels.extend(map.iter().zip(labels).map(|(&score, label)| (score, share(label))));
+        let known = map.iter().zip(labels).zip(void).filter(|(_, is_void)| !**is_void);
+        self.pixels.extend(known.map(|((&score, label), _)| (score, share(label))));
     }
 
-    /// Area under the receiver operating characteristic of the pixels. `None` unless there are both kinds.
-    pub fn auroc(&self) -> Option<f64> {
-        auroc(&self.pixels.iter().map(|&(score, share)| (score, share > 0.0)).collect::<Vec<_>>())
+    /// Area under the receiver operating characteristic of the pixels. `None` unless there are both kinds. They are sorted in place: there
+    /// may be gigabytes of them.
+    pub fn auroc(&mut self) -> Option<f64> {
+        area_under_curve(&mut self.pixels, |share| *share > 0.0)
     }
 
     /// Per-region overlap, integrated up to [`PRO_LIMIT`] and divided by it. `None` unless there are regions and good pixels.
@@ -113,6 +119,33 @@ mod tests {
         is(&[(0.0, true)], None);
     }
 
+    #[test]
+    fn what_a_mask_leaves_open_is_in_no_figure() {
+        let (map, drawn) = ([0.9, 0.8, 0.2, 0.1], [true, false, false, false]);
+        let figures = |void: [bool; 4]| {
+            let mut pixels = Pixels::default();
+            pixels.add(&map, &[false; 4], &[false; 4], 4);
+            pixels.add(&map, &drawn, &void, 4);
+            (pixels.auroc().unwrap(), pixels.pro().unwrap())
+        };
+        let (all, known) = (figures([false; 4]), figures([false, true, false, false]));
+        // Seven good pixels, of which one equals the anomalous one: six and a half are told apart; then five and a half of six.
+        assert!((all.0 - 6.5 / 7.0).abs() < 1e-12 && (known.0 - 5.5 / 6.0).abs() < 1e-12, "{all:?} {known:?}");
+        assert!((all.1 - known.1).abs() > 1e-3, "{all:?} {known:?}");
+    }
+
+    #[test]
+    fn the_figures_of_pixels_do_not_depend_on_their_order() {
+        let (map, drawn) = ([0.9, 0.1, 0.2, 0.1, 0.3, 0.8], [true, false, false, true, false, false]);
+        let mut pixels = Pixels::default();
+        pixels.add(&map, &drawn, &[false; 6], 2);
+        let pro = pixels.clone().pro();
+        let of_scores: Vec<(f32, bool)> = map.into_iter().zip(drawn).collect();
+        assert!(pro.is_some() && pixels.auroc() == auroc(&of_scores));
+        // Each of them sorts the pixels.
+        assert!(pixels.auroc() == auroc(&of_scores) && pixels.pro() == pro);
+    }
+
     /// From the features on: what the functions of the public code give on the same.
     #[test]
     fn the_figures_are_those_of_the_public_code() {
@@ -138,7 +171,7 @@ mod tests {
         for (picture, mask) in features.axis_chunks_iter(Axis(0), grid.len()).zip(masks.chunks(61 * 47)) {
             let distances = distances_of_floats(picture, stored.view()).unwrap();
             scores.push((mean_of_largest(&distances, 0.01), mask.contains(&true)));
-            pixels.add(&enlarged(&distances, grid, size).values, mask, 61);
+            pixels.add(&enlarged(&distances, grid, size).values, mask, &vec![false; mask.len()], 61);
         }
         for (name, found) in [("image_auroc", auroc(&scores)), ("pixel_auroc", pixels.auroc()), ("pro", pixels.pro())] {
             let (found, expected) = (found.unwrap(), expected[name].as_f64().unwrap());

@@ -80,3 +80,17 @@ pub fn decode(path: &Path) -> anyhow::Result<RgbImage> {
     let read = || Ok::<_, bulk::Error>(media::decode(&bulk::read(path)?, &Limits::default())?);
     read().with_context(|| path.display().to_string())
 }
+
+/// (width, height) of a picture as it is seen, from its header alone.
+///
+/// # Errors
+/// Names the file.
+pub fn dimensions(path: &Path) -> anyhow::Result<(u32, u32)> {
+    let read = || Ok::<_, bulk::Error>(media::dimensions(&bulk::read(path)?, &Limits::default())?);
+    read().with_context(|| path.display().to_string())
+}
+
+/// Whether an error of [`decode`] or [`dimensions`] is of the one file, so that others go on without it.
+pub fn is_of_file(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<bulk::Error>().is_some_and(bulk::Error::is_of_file)
+}

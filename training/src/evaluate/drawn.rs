@@ -5,10 +5,13 @@
 //!   index and colour contradict each other, and the mask is refused.
 //! - **Grey** with values between half and white, or of black and white alone, is cut at half: masks with soft edges, and what
 //!   JPEG left of one. Other grey values are numbers: 0 is background, 255 void, each other an object. Where white covers more
-//!   than the numbers do, it may be either, and the mask is refused.
+//!   than the numbers do, it may be either, and the mask is refused. Greys of 16 bits that are none of 8 are numbers.
 //! - **Colours**: black is background, VOC's (224, 224, 192) void, each other an object.
 //! - **JPEG** keeps neither numbers nor colours: a pixel is of an object where its brightest channel is at least half.
 //! - What is less than half opaque is background.
+//!
+//! Files are PNG or JPEG, whatever their names, and are turned as their orientation says. [`Folder`] has the rule for masks of which all
+//! have to be read alike.
 //!
 //! ```
 //! use dino_train::evaluate::drawn::read;
@@ -21,26 +24,33 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod file;
+mod greys;
+mod sixteen;
+
 use std::collections::BTreeMap;
-use std::io::Cursor;
 use std::path::Path;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use dino_vision::bulk;
 use dino_vision::media::{self, Format, Limits};
-use image::codecs::png::PngDecoder;
-use image::{DynamicImage, ImageDecoder as _};
+use image::{DynamicImage, Luma, LumaA, Rgb};
 
 use super::segmentation::{Truth, bounds};
+pub use file::{Stored, stored};
+pub use greys::{Counts, Folder, Greys};
 
 /// From here on a grey pixel of a mask belongs to an object, and an opaque one to the mask.
-const HALF: u8 = 128;
+pub const HALF: u8 = 128;
 /// What PASCAL VOC paints around objects whose border is not known.
 const VOID: [u8; 3] = [224, 224, 192];
 /// The number of such pixels in grey and in palettes.
 const VOID_NUMBER: u8 = 255;
 /// Most objects of one mask: more are the colours of soft edges.
 const MOST_OBJECTS: usize = 255;
+/// Why a mask with more white than numbers is refused.
+const WHITE_OR_VOID: &str =
+    "it is white where it is not darker than half grey: white may be an object with an edge, or what is left out (255)";
 
 /// What a pixel is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,72 +77,16 @@ pub fn read(path: &Path, size: (u32, u32)) -> anyhow::Result<Truth> {
 
 fn pixels(bytes: &[u8]) -> anyhow::Result<Vec<Pixel>> {
     match Format::sniff(bytes)? {
-        Format::Png => match indices(bytes)? {
-            Some((palette, indices)) => of_palette(&palette, &indices),
-            None => of_values(decode_png(bytes)?),
+        Format::Png => match file::indexed(bytes)? {
+            Some(Stored { palette: Some(palette), values, .. }) => of_palette(&palette, &values),
+            _ => of_values(file::decoded(bytes)?),
         },
         Format::Jpeg => {
             let picture = media::decode(bytes, &Limits::default())?;
             Ok(picture.pixels().map(|pixel| cut(pixel.0.into_iter().max().unwrap_or(0))).collect())
         }
-        _ => of_values(DynamicImage::ImageRgb8(media::decode(bytes, &Limits::default())?)),
+        other => bail!("the mask is a {other} file, whose numbers and transparency are not read: save it as PNG"),
     }
-}
-
-/// Pixels of a PNG file, which has no palette; its header was checked.
-fn decode_png(bytes: &[u8]) -> anyhow::Result<DynamicImage> {
-    let decoder = PngDecoder::new(Cursor::new(bytes))?;
-    ensure!(decoder.total_bytes() <= 8 * Limits::MAX_PIXELS, "the mask is too large");
-    Ok(DynamicImage::from_decoder(decoder)?)
-}
-
-/// Colours of a palette and the index of each pixel; `None` of a PNG file without a palette.
-#[expect(clippy::type_complexity, reason = "two lists")]
-fn indices(bytes: &[u8]) -> anyhow::Result<Option<(Vec<[u8; 4]>, Vec<u8>)>> {
-    let mut decoder = png::Decoder::new(Cursor::new(bytes));
-    decoder.set_transformations(png::Transformations::IDENTITY);
-    let mut reader = decoder.read_info()?;
-    let info = reader.info();
-    if info.color_type != png::ColorType::Indexed {
-        return Ok(None);
-    }
-    let colours = info.palette.clone().context("its palette is missing")?;
-    let alphas = info.trns.clone().unwrap_or_default();
-    let alpha = |index: usize| alphas.get(index).copied().unwrap_or(255);
-    let palette = colours.as_chunks::<3>().0.iter().enumerate().map(|(index, &[r, g, b])| [r, g, b, alpha(index)]).collect();
-    Ok(Some((palette, unpacked(&mut reader)?)))
-}
-
-/// Size (width, height) and values, row by row.
-type Stored = ((u32, u32), Vec<u8>);
-
-/// The values of a PNG file of palette indices or of greys of at most 8 bits, as they are stored; `None` of others.
-/// The size that its header declares is not checked.
-///
-/// # Errors
-/// Where the file is damaged.
-pub(super) fn stored(bytes: &[u8]) -> anyhow::Result<Option<Stored>> {
-    if Format::sniff(bytes)? != Format::Png {
-        return Ok(None);
-    }
-    let mut decoder = png::Decoder::new(Cursor::new(bytes));
-    decoder.set_transformations(png::Transformations::IDENTITY);
-    let mut reader = decoder.read_info()?;
-    let png::Info { color_type, bit_depth, width, height, .. } = *reader.info();
-    let is_plain = matches!(color_type, png::ColorType::Indexed | png::ColorType::Grayscale) && bit_depth != png::BitDepth::Sixteen;
-    if is_plain { Ok(Some(((width, height), unpacked(&mut reader)?))) } else { Ok(None) }
-}
-
-/// The values of a picture of one channel of at most 8 bits.
-fn unpacked(reader: &mut png::Reader<Cursor<&[u8]>>) -> anyhow::Result<Vec<u8>> {
-    let (width, depth) = (reader.info().width as usize, reader.info().bit_depth as usize);
-    let mut packed = vec![0; reader.output_buffer_size().context("the mask is too large")?];
-    let frame = reader.next_frame(&mut packed)?;
-    let of_row = |row: &[u8]| -> Vec<u8> {
-        let at = |x: usize| row[x * depth / 8] >> (8 - depth - x * depth % 8) & ((1_u16 << depth) - 1) as u8;
-        (0..width).map(at).collect()
-    };
-    Ok(packed[..frame.buffer_size()].chunks_exact(frame.line_size).flat_map(of_row).collect())
 }
 
 fn of_palette(palette: &[[u8; 4]], indices: &[u8]) -> anyhow::Result<Vec<Pixel>> {
@@ -166,14 +120,15 @@ fn of_palette(palette: &[[u8; 4]], indices: &[u8]) -> anyhow::Result<Vec<Pixel>>
 }
 
 fn of_values(picture: DynamicImage) -> anyhow::Result<Vec<Pixel>> {
-    // Numbers of 16 bits would be lost in 8.
-    if let DynamicImage::ImageLuma16(grey) = &picture
-        && grey.pixels().all(|pixel| pixel.0[0] < u16::from(VOID_NUMBER))
-    {
-        return Ok(grey.pixels().map(|pixel| number(pixel.0[0].into())).collect());
-    }
-    let rgba = picture.into_rgba8();
-    of_colours(rgba.as_raw().as_chunks::<4>().0)
+    // What has 16 bits would be lost in 8.
+    let wide: Vec<[u16; 4]> = match picture {
+        DynamicImage::ImageLuma16(picture) => picture.pixels().map(|&Luma([grey])| [grey, grey, grey, u16::MAX]).collect(),
+        DynamicImage::ImageLumaA16(picture) => picture.pixels().map(|&LumaA([grey, alpha])| [grey, grey, grey, alpha]).collect(),
+        DynamicImage::ImageRgb16(picture) => picture.pixels().map(|&Rgb([r, g, b])| [r, g, b, u16::MAX]).collect(),
+        DynamicImage::ImageRgba16(picture) => picture.pixels().map(|pixel| pixel.0).collect(),
+        narrow => return of_colours(narrow.into_rgba8().as_raw().as_chunks::<4>().0),
+    };
+    sixteen::pixels(&wide)
 }
 
 fn of_colours(pixels: &[[u8; 4]]) -> anyhow::Result<Vec<Pixel>> {
@@ -202,22 +157,14 @@ fn is_grey([r, g, b, _]: [u8; 4]) -> bool {
 
 /// Whether grey values are numbers rather than brightness.
 fn is_number(pixels: &[[u8; 4]]) -> anyhow::Result<bool> {
-    let mut counts = [0_usize; 256];
-    pixels.iter().filter(|pixel| pixel[3] >= HALF).for_each(|pixel| counts[usize::from(pixel[0])] += 1);
+    let opaque = pixels.iter().filter(|pixel| pixel[3] >= HALF);
+    let counts = Counts::of(opaque.map(|pixel| pixel[0]));
     let is_cut_out = pixels.iter().any(|pixel| pixel[3] < HALF);
-    let (low, high): (usize, usize) = (counts[1..usize::from(HALF)].iter().sum(), counts[usize::from(HALF)..255].iter().sum());
-    let white = counts[255];
     ensure!(
-        !is_cut_out || low + high + white > 0 || counts[0] == 0,
+        !is_cut_out || counts.within(1..VOID_NUMBER) + counts.white() > 0 || counts.within(0..1) == 0,
         "what is opaque in it is black, so that transparency and brightness mean opposite things: save it in white on black"
     );
-    if high > 0 || low == 0 {
-        return Ok(false);
-    }
-    if white > low {
-        bail!("it is white where it is not darker than half grey: white may be an object with an edge, or what is left out (255)");
-    }
-    Ok(true)
+    counts.meaning().map(|greys| greys == Greys::Numbers).ok_or_else(|| anyhow!(WHITE_OR_VOID))
 }
 
 fn number(value: u32) -> Pixel {
@@ -253,9 +200,10 @@ fn truth(pixels: &[Pixel], width: u32) -> anyhow::Result<Truth> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Cursor;
     use std::path::PathBuf;
 
-    use image::{GrayImage, ImageBuffer, Luma, Rgb, RgbImage, Rgba, RgbaImage, imageops};
+    use image::{GrayImage, ImageBuffer, RgbImage, Rgba, RgbaImage, imageops};
     use tempfile::TempDir;
 
     use super::*;
@@ -401,5 +349,19 @@ mod tests {
         refused(png(png::BitDepth::Eight, png::ColorType::Rgb, None, &many), "hundreds");
         refused(b"no picture".to_vec(), "");
         assert!(read(&file(&folder, png(png::BitDepth::Eight, png::ColorType::Grayscale, None, &edge)), (3, 3)).is_err());
+    }
+    #[test]
+    fn other_formats_are_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let clear = RgbaImage::from_fn(SIZE.0, SIZE.1, |x, y| Rgba(if disc_at(x, y) { [255; 4] } else { [255, 255, 255, 0] }));
+        for (format, name) in [
+            (image::ImageFormat::WebP, "WebP"),
+            (image::ImageFormat::Gif, "GIF"),
+            (image::ImageFormat::Tiff, "TIFF"),
+            (image::ImageFormat::Bmp, "BMP"),
+        ] {
+            let error = format!("{:#}", of_picture(&folder, &clear.clone().into(), format).unwrap_err());
+            assert!(error.contains("mask.png") && error.contains(name) && error.contains("save it as PNG"), "{error}");
+        }
     }
 }

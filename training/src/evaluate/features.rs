@@ -15,7 +15,6 @@
 //! ```
 
 use dino_vision::bulk::{self, Embedder, Worker};
-use dino_vision::duplicates::Fingerprint;
 use dino_vision::head::Tokens;
 use image::RgbImage;
 use ndarray::{Array2, Axis};
@@ -24,6 +23,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::data::augment::random_resized_crop;
 use crate::data::labelled::Labelled;
 use crate::data::loader::generator;
+use crate::evaluate::copies::Fingerprint;
 use crate::show::progress;
 
 /// How pictures are brought to the model's input.

@@ -13,6 +13,9 @@
 
 use std::path::{Path, PathBuf};
 
+use dino_vision::bulk;
+use dino_vision::media::Format;
+
 /// Extensions of the files that are taken for pictures where others may lie beside them.
 pub const PICTURES: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
 
@@ -32,4 +35,9 @@ pub fn listed(folder: &Path, extensions: &[&str]) -> std::io::Result<Vec<PathBuf
     }
     files.sort_unstable();
     Ok(files)
+}
+
+/// Whether the file begins as pictures do, whatever its name.
+pub fn is_picture(path: &Path) -> bool {
+    bulk::read(path).is_ok_and(|bytes| Format::sniff(&bytes).is_ok())
 }

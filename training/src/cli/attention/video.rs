@@ -8,45 +8,74 @@ use dino_vision::model::Model;
 use image::codecs::jpeg::JpegEncoder;
 
 use super::{Args, look, write};
+use crate::evaluate::descriptors::{dimensions, is_of_file};
 use crate::show::avi::Avi;
 use crate::show::progress;
 
 /// Quality of the video's pictures.
 const QUALITY: u8 = 90;
 
-/// Draws the mean over the heads of each frame as OUT/attn-NAME.png, and all of them as OUT/video.avi.
+/// Draws the mean over the heads of each frame as OUT/attn-NAME.png, and all of them as OUT/video.avi. Frames that cannot be read are
+/// skipped with a warning.
 pub(super) fn draw(args: &Args, embedder: &mut Embedder, model: &Model, files: &[(PathBuf, String)]) -> anyhow::Result<()> {
+    let (size, frames) = of_one_size(files)?;
     fs_err::create_dir_all(&args.out)?;
-    let bar = progress::bar(files.len(), "draw");
-    let work = |worker: &mut Worker<'_>, index: usize| -> anyhow::Result<((u32, u32), Vec<u8>)> {
-        let (path, name) = &files[index];
-        let (picture, attention) = look(args, worker, model, path).with_context(|| path.display().to_string())?;
+    let bar = progress::bar(frames.len(), "draw");
+    let work = |worker: &mut Worker<'_>, index: usize| -> anyhow::Result<Vec<u8>> {
+        let (path, name) = frames[index];
+        let looked = look(args, worker, model, path).with_context(|| path.display().to_string());
+        bar.inc(1);
+        let (picture, attention) = looked?;
         let mean = attention.names().count() - 1;
         let heat = attention.heat(mean, picture.dimensions());
         write(&heat, &args.out.join(format!("attn-{name}.png")))?;
         let mut jpeg = Vec::new();
         heat.write_with_encoder(JpegEncoder::new_with_quality(&mut jpeg, QUALITY))?;
-        bar.inc(1);
-        Ok((heat.dimensions(), jpeg))
+        Ok(jpeg)
     };
     let path = args.out.join("video.avi");
-    let mut video: Option<(Avi, (u32, u32))> = None;
-    embedder.each(files.len(), work, |range, results| {
-        for ((path_of_frame, _), result) in files[range].iter().zip(results) {
-            let (size, jpeg) = result?;
+    let (mut video, mut written): (Option<Avi>, usize) = (None, 0);
+    embedder.each(frames.len(), work, |_, results| -> anyhow::Result<()> {
+        for result in results {
+            let jpeg = match result {
+                Err(error) if is_of_file(&error) => {
+                    bar.suspend(|| tracing::warn!("skipped {error:#}"));
+                    continue;
+                }
+                result => result?,
+            };
             if video.is_none() {
-                video = Some((Avi::create(&path, size, args.fps)?, size));
+                video = Some(Avi::create(&path, size, args.fps)?);
             }
-            let Some((video, first)) = &mut video else { continue };
-            ensure!(size == *first, "{} has {size:?} pixels, and the first frame {first:?}", path_of_frame.display());
+            let Some(video) = &mut video else { continue };
             video.add(&jpeg).with_context(|| path.display().to_string())?;
+            written += 1;
         }
         Ok(())
     })?;
     bar.finish_and_clear();
-    if let Some((video, _)) = video {
-        video.finish()?;
-    }
-    tracing::info!("{} frames drawn in {}", files.len(), path.display());
+    let video = video.with_context(|| none_of(files))?;
+    video.finish()?;
+    tracing::info!("{written} frames drawn in {}", path.display());
     Ok(())
+}
+
+/// The size of the frames, and those whose headers can be read, before any of them is drawn.
+fn of_one_size(files: &[(PathBuf, String)]) -> anyhow::Result<((u32, u32), Vec<&(PathBuf, String)>)> {
+    let (mut size, mut frames) = (None, Vec::new());
+    for file in files {
+        match dimensions(&file.0) {
+            Ok(found) => {
+                let first = *size.get_or_insert(found);
+                ensure!(found == first, "{} has {found:?} pixels, and the first frame {first:?}", file.0.display());
+                frames.push(file);
+            }
+            Err(error) => tracing::warn!("skipped {error:#}"),
+        }
+    }
+    Ok((size.with_context(|| none_of(files))?, frames))
+}
+
+fn none_of(files: &[(PathBuf, String)]) -> String {
+    format!("none of the {} frames could be read as a picture", files.len())
 }

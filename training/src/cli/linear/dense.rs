@@ -12,7 +12,6 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, anyhow, ensure};
 use dino_vision::bulk::{self, Embedder, Worker};
 use dino_vision::dense;
-use dino_vision::duplicates::Fingerprint;
 use dino_vision::embedding::Pooling;
 use dino_vision::head::{DepthRange, Description, LinearHead, Task, Tokens};
 use dino_vision::media::{self, Limits};
@@ -30,7 +29,7 @@ use super::super::Usage;
 use super::super::backbone::Backbone;
 use super::super::knn::warn_of;
 use crate::data::loader::generator;
-use crate::evaluate::copies::{self, Named};
+use crate::evaluate::copies::{self, Fingerprint, Named};
 use crate::evaluate::dense::{Cache, Example, Objective, Probe, schedule, step};
 use crate::evaluate::descriptors::decode;
 use crate::evaluate::video::labels::nearest;
@@ -109,7 +108,7 @@ trait Kind: Objective<Label: PartialEq> + Sized {
     const TASK: Task;
     /// What is wrong with masks of which no pixel is known, and what to do.
     const NOTHING_KNOWN: &'static str;
-    /// What one picture says of a head.
+    /// What pictures say of a head.
     type Score: Send;
 
     /// What is known of each pixel of a picture of `size` (width, height).
@@ -120,13 +119,17 @@ trait Kind: Objective<Label: PartialEq> + Sized {
     fn start(&self, features: usize, lr: f64, random: &mut ChaCha8Rng) -> Probe;
     /// What a head says of each cell of a grid over the picture.
     fn answer(&self, logits: ArrayView2<'_, f32>, patches: PatchGrid, grid: PatchGrid) -> Vec<Self::Label>;
-    /// Compares the answer with the truth.
+    /// What no picture says.
+    fn nothing(&self) -> Self::Score;
+    /// Compares the answer with the truth, for one picture.
     fn score(&self, truth: &[Self::Label], answer: &[Self::Label]) -> Self::Score;
+    /// Adds what a further picture says: the score of all takes little more memory than that of one.
+    fn add(all: &mut Self::Score, picture: Self::Score);
     /// The figures of one head.
     ///
     /// # Errors
     /// Where no picture has a pixel that is known.
-    fn figures(&self, scores: &[Self::Score]) -> Result<Figures>;
+    fn figures(&self, all: &Self::Score) -> Result<Figures>;
     /// `None` of what is not known.
     fn colour(&self, label: Self::Label) -> Option<Rgb<u8>>;
     /// Names and colours of what is drawn.
@@ -306,7 +309,7 @@ fn run<K: Kind>(args: &super::Args, kind: &K, train: &[Pair], val: &[Pair]) -> R
     let (cache, of_train) = embed(kind, &mut eye, train, mirrored, args.cache.saturating_mul(1 << 20))?;
     let probes = learn(args, kind, &cache, mirrored)?;
     let served: Vec<(Array2<f32>, Array1<f32>)> = probes.iter().map(Probe::served).collect();
-    let mut scores: Vec<Vec<K::Score>> = served.iter().map(|_| Vec::new()).collect();
+    let mut scores: Vec<K::Score> = served.iter().map(|_| kind.nothing()).collect();
     let judge = |look: &mut Look<'_, '_>, pair: &Pair, picture: &RgbImage| -> Result<(Vec<K::Score>, Fingerprint)> {
         let truth = kind.read(&pair.mask, picture.dimensions())?;
         let (input, grid) = look.input(picture);
@@ -321,7 +324,7 @@ fn run<K: Kind>(args: &super::Args, kind: &K, train: &[Pair], val: &[Pair]) -> R
     eye.each("val", val, judge, |at, (made, fingerprint)| {
         of_val.names.push(val[at].picture.display().to_string());
         of_val.fingerprints.push(fingerprint);
-        scores.iter_mut().zip(made).for_each(|(scores, score)| scores.push(score));
+        scores.iter_mut().zip(made).for_each(|(all, picture)| K::add(all, picture));
         Ok(())
     })?;
     let measured = of_val.names.len();
@@ -329,7 +332,7 @@ fn run<K: Kind>(args: &super::Args, kind: &K, train: &[Pair], val: &[Pair]) -> R
     if !copies.is_empty() {
         warn_of(&copies, measured);
     }
-    let figures: Vec<Figures> = scores.iter().map(|scores| kind.figures(scores)).collect::<Result<_>>()?;
+    let figures: Vec<Figures> = scores.iter().map(|all| kind.figures(all)).collect::<Result<_>>()?;
     // Of equal ones the first.
     let best = (0..figures.len()).rev().max_by(|&a, &b| figures[a].rank.total_cmp(&figures[b].rank)).context("--lr names no rate")?;
     let summary = summary(args, K::TASK, eye.size, &probes, &figures, best, measured);

@@ -32,7 +32,10 @@ pub fn read(path: &Path, size: (u32, u32), scale: f32) -> Result<Vec<f32>> {
         ensure!(found == size, "the depths are of {} x {} pixels, their picture of {} x {}", found.0, found.1, size.0, size.1);
         let decoder = PngDecoder::new(Cursor::new(&bytes[..])).context("depths are PNG files")?;
         ensure!(decoder.total_bytes() <= 8 * Limits::MAX_PIXELS, "it is too large");
-        let DynamicImage::ImageLuma16(grey) = DynamicImage::from_decoder(decoder)? else {
+        let mut map = DynamicImage::from_decoder(decoder)?;
+        // As its picture is seen.
+        map.apply_orientation(media::orientation(&bytes)?);
+        let DynamicImage::ImageLuma16(grey) = map else {
             bail!("depths are grey PNG files of 16 bits, whose numbers --depth-scale divides: this one is of another kind");
         };
         Ok(grey.into_raw().into_iter().map(|number| f32::from(number) / scale).collect())

@@ -15,12 +15,10 @@
 use std::path::Path;
 
 use anyhow::{Context as _, ensure};
-use dino_vision::bulk;
-use dino_vision::media::{self, Limits};
 use dino_vision::transform::PatchGrid;
 use ndarray::{Array2, ArrayView2};
 
-use crate::evaluate::drawn;
+use crate::evaluate::drawn::{self, Stored};
 use crate::evaluate::input::bilinear;
 
 /// What DAVIS leaves out; in masks without another number, the object.
@@ -39,15 +37,16 @@ impl Numbers {
     /// Reads a PNG file with a palette or of greys.
     ///
     /// # Errors
-    /// Where the file is none, or is too large.
+    /// Where the file is none, is damaged or too large.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
-        let read = || -> anyhow::Result<Self> {
-            let bytes = bulk::read(path)?;
-            media::dimensions(&bytes, &Limits::default())?;
-            let (size, values) = drawn::stored(&bytes)?.context("a mask of a video is a PNG file with a palette, or of greys of 8 bits")?;
-            Ok(Self { size, values })
-        };
-        read().with_context(|| path.display().to_string())
+        drawn::stored(path).map(Self::from)
+    }
+
+    /// White and black alone, cut at half: what masks are whose greys are soft edges ([`drawn::Folder`]).
+    #[must_use]
+    pub fn cut(self) -> Self {
+        let cut = |value: u8| if value < drawn::HALF { 0 } else { VOID };
+        Self { values: self.values.into_iter().map(cut).collect(), ..self }
     }
 
     /// Writes a PNG file with the palette of PASCAL VOC, as DAVIS has them.
@@ -67,6 +66,12 @@ impl Numbers {
             Ok(())
         };
         write().with_context(|| path.display().to_string())
+    }
+}
+
+impl From<Stored> for Numbers {
+    fn from(stored: Stored) -> Self {
+        Self { size: stored.size, values: stored.values }
     }
 }
 

@@ -16,10 +16,13 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::collections::btree_map::Entry;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
+use dino_vision::bulk::names::Finder;
+use dino_vision::unicode::nfc;
 
 use crate::evaluate::files;
 
@@ -53,7 +56,10 @@ pub fn list(root: &Path, set: &str) -> anyhow::Result<Vec<Sequence>> {
     let davis = root.join("JPEGImages/480p");
     if davis.is_dir() {
         let names = fs_err::read_to_string(root.join("ImageSets/2017").join(format!("{set}.txt")))?;
-        let named = |name: &str| sequence(name, &davis.join(name), &root.join("Annotations/480p").join(name));
+        let (masks, finder) = (root.join("Annotations/480p"), Finder::default());
+        // Folders may have another Unicode form of the name than the list.
+        let folder = |path: PathBuf| finder.find(&path).unwrap_or(path);
+        let named = |name: &str| sequence(name, &folder(davis.join(name)), &folder(masks.join(name)));
         let sequences = names.lines().map(str::trim).filter(|name| !name.is_empty()).map(named).collect::<anyhow::Result<Vec<_>>>()?;
         ensure!(!sequences.is_empty(), "{set}.txt of {} names no sequence", root.join("ImageSets/2017").display());
         return Ok(sequences);
@@ -81,8 +87,23 @@ fn sequence(name: &str, frames: &Path, masks: &Path) -> anyhow::Result<Sequence>
     ensure!(!files.is_empty(), "{} holds no frames ({})", frames.display(), files::PICTURES.join(", "));
     let mut by_stem: BTreeMap<OsString, PathBuf> =
         files::listed(masks, &MASKS)?.into_iter().filter_map(|mask| Some((mask.file_stem()?.to_owned(), mask))).collect();
-    let masks_of: BTreeMap<usize, PathBuf> =
+    let mut masks_of: BTreeMap<usize, PathBuf> =
         files.iter().enumerate().filter_map(|(at, frame)| Some((at, by_stem.remove(frame.file_stem()?)?))).collect();
+    // What is left may have another Unicode form of its frame's name.
+    let composed = |stem: &OsStr| Some(nfc(stem.to_str()?).into_owned());
+    let mut by_composed: BTreeMap<String, PathBuf> =
+        by_stem.into_iter().filter_map(|(stem, mask)| Some((composed(&stem)?, mask))).collect();
+    let mut found = 0;
+    for (at, frame) in files.iter().enumerate() {
+        let Entry::Vacant(place) = masks_of.entry(at) else { continue };
+        if let Some(mask) = frame.file_stem().and_then(composed).and_then(|stem| by_composed.remove(&stem)) {
+            place.insert(mask);
+            found += 1;
+        }
+    }
+    if found > 0 {
+        tracing::warn!("found {found} masks of {} under another Unicode form of their frame's name", masks.display());
+    }
     ensure!(
         masks_of.contains_key(&0),
         "{} has no mask in {}: the labels of the first frame are carried on",
@@ -90,4 +111,42 @@ fn sequence(name: &str, frames: &Path, masks: &Path) -> anyhow::Result<Sequence>
         masks.display()
     );
     Ok(Sequence { name: name.to_owned(), frames: files, masks: masks_of })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn masks_are_found_under_either_form_of_their_frames_name() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |path: String| {
+            let path = root.path().join(path);
+            fs_err::create_dir_all(path.parent().unwrap()).unwrap();
+            fs_err::write(path, "").unwrap();
+        };
+        let (composed, decomposed) = ("T\u{fc}r", "Tu\u{308}r");
+        for number in 0..3 {
+            write(format!("one/frames/{composed} {number}.jpg"));
+            write(format!("one/masks/{decomposed} {number}.png"));
+        }
+        // Both forms are there: each frame has its own.
+        for form in [composed, decomposed] {
+            write(format!("two/frames/{form}.jpg"));
+            write(format!("two/masks/{form}.png"));
+        }
+        let [one, two]: [Sequence; 2] = list(root.path(), "val").unwrap().try_into().unwrap();
+        assert_eq!((one.masks.len(), one.measured().count()), (3, 1));
+        for (at, frame) in two.frames.iter().enumerate() {
+            assert_eq!(two.masks[&at].file_stem(), frame.file_stem());
+        }
+        // A list in one form, folders in the other.
+        for folder in ["JPEGImages", "Annotations"] {
+            let end = if folder == "Annotations" { "png" } else { "jpg" };
+            write(format!("{folder}/480p/{decomposed}/0.{end}"));
+        }
+        write("ImageSets/2017/val.txt".to_owned());
+        fs_err::write(root.path().join("ImageSets/2017/val.txt"), composed).unwrap();
+        assert_eq!(list(root.path(), "val").unwrap()[0].name, composed);
+    }
 }

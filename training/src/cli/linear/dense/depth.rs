@@ -55,7 +55,8 @@ impl Kind for Bins {
     const TASK: Task = Task::Depth;
     const NOTHING_KNOWN: &'static str = "no number divided by --depth-scale lies between --min-depth and --max-depth, and 0 is not known. Give \
         --depth-scale 1000 for maps in millimetres, 256 for KITTI's, and --max-depth in the unit that follows";
-    type Score = Option<DepthFigures>;
+    /// Of each picture in which something is known: the figures of all are their means.
+    type Score = Vec<DepthFigures>;
 
     fn read(&self, mask: &Path, size: (u32, u32)) -> Result<Vec<f32>> {
         depth_map::read(mask, size, self.scale)
@@ -73,13 +74,20 @@ impl Kind for Bins {
         Depths::new(logits, patches, self.range()).enlarged(grid).values
     }
 
-    fn score(&self, truth: &[f32], answer: &[f32]) -> Option<DepthFigures> {
-        DepthFigures::of(truth, answer, self.range())
+    fn nothing(&self) -> Vec<DepthFigures> {
+        Vec::new()
     }
 
-    fn figures(&self, scores: &[Option<DepthFigures>]) -> Result<Figures> {
-        let known: Vec<DepthFigures> = scores.iter().flatten().copied().collect();
-        let mean = DepthFigures::mean(&known).context(Self::NOTHING_KNOWN)?;
+    fn score(&self, truth: &[f32], answer: &[f32]) -> Vec<DepthFigures> {
+        DepthFigures::of(truth, answer, self.range()).into_iter().collect()
+    }
+
+    fn add(all: &mut Vec<DepthFigures>, picture: Vec<DepthFigures>) {
+        all.extend(picture);
+    }
+
+    fn figures(&self, all: &Vec<DepthFigures>) -> Result<Figures> {
+        let mean = DepthFigures::mean(all).context(Self::NOTHING_KNOWN)?;
         let DepthFigures { abs_rel, rmse, delta1, delta2, delta3 } = mean;
         let columns = vec![("abs_rel", abs_rel), ("rmse", rmse), ("delta1", delta1), ("delta2", delta2), ("delta3", delta3)];
         let range = json!([self.range().min, self.range().max]);
@@ -97,5 +105,24 @@ impl Kind for Bins {
 
     fn describe(&self) -> (Vec<String>, Option<DepthRange>) {
         (Vec::new(), Some(self.range()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pictures_count_alike_whatever_their_size_and_those_without_depths_do_not() {
+        let bins = Bins::new(DepthRange { min: 0.1, max: 10.0 }, 1.0, 0);
+        let pictures: [(&[f32], &[f32]); 3] = [(&[2.0, 2.0, 2.0], &[2.0, 2.0, 2.0]), (&[0.0, 20.0], &[1.0, 1.0]), (&[2.0], &[4.0])];
+        let mut all = bins.nothing();
+        for (truth, answer) in pictures {
+            Bins::add(&mut all, bins.score(truth, answer));
+        }
+        assert_eq!(all.len(), 2);
+        let figures = bins.figures(&all).unwrap();
+        assert!((figures.rank + 1.0).abs() < 1e-9, "rmse {}, not 1", -figures.rank);
+        assert!(bins.figures(&bins.nothing()).is_err());
     }
 }

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail, ensure};
 use dino_vision::bulk::names::Finder;
 use dino_vision::bulk::{self, tree};
-use dino_vision::media::Format;
 
 use crate::cli::segment_eval::mask_of;
+use crate::evaluate::files::is_picture;
 
 /// A picture and its mask.
 pub(super) struct Pair {
@@ -78,8 +78,4 @@ fn is_same_file(a: &Path, b: &Path) -> bool {
         (Ok(a), Ok(b)) => a == b,
         _ => true,
     }
-}
-
-fn is_picture(path: &Path) -> bool {
-    bulk::read(path).is_ok_and(|bytes| Format::sniff(&bytes).is_ok())
 }

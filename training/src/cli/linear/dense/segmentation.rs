@@ -18,11 +18,14 @@ use super::{Figures, Kind};
 use crate::evaluate::dense::figures::Confusion;
 use crate::evaluate::dense::segmentation::{IGNORE, Segmentation};
 use crate::evaluate::dense::{Example, Objective, Probe};
+use crate::evaluate::drawn::{self, Counts, Folder, HALF};
 use crate::evaluate::video::labels::{Numbers, check_size};
 use crate::show::draw;
 
 /// Weight decay of the public configurations.
 const DECAY: f64 = 1e-4;
+/// What to do where greys may be numbers or soft edges.
+const ADVICE: &str = "name the classes with --classes where they are numbers, else save the masks in black and white alone";
 
 /// The classes of masks.
 pub(super) struct Classes {
@@ -37,7 +40,7 @@ enum Reading {
     Plain,
     /// 0 is left out, 1 is the first class.
     WithoutZero,
-    /// White on black: 255 is class 1.
+    /// White on black: from half grey on class 1.
     WhiteOnBlack,
 }
 
@@ -45,12 +48,16 @@ impl Classes {
     /// Looks through all masks for their numbers.
     ///
     /// # Errors
-    /// Where a mask cannot be read, those of train and val are of different kinds, or there is no second class.
+    /// Where a mask cannot be read, masks are of different kinds, or there is no second class.
     pub(super) fn of(train: &[Pair], val: &[Pair], names: Option<&Path>, reduce_zero_label: bool) -> Result<Self> {
         let names = names.map(read_names).transpose()?;
         let (train, val) = (Used::by(train)?, Used::by(val)?);
+        ensure!(train.has_known(), "none of the masks of train tells anything: {}", Self::NOTHING_KNOWN);
+        ensure!(val.has_known(), "none of the masks of val tells anything: {}", Self::NOTHING_KNOWN);
         let guessed = !reduce_zero_label && names.as_ref().is_none_or(|names| names.len() == 2);
-        if guessed {
+        let soft = train.folder.clone().merged(val.folder.clone()).is_soft(ADVICE);
+        let is_soft = guessed && matches!(soft, Ok(true));
+        if guessed && !is_soft {
             let other = match (train.is_white_on_black(), val.is_white_on_black()) {
                 (true, false) => val.other(),
                 (false, true) => train.other(),
@@ -63,7 +70,10 @@ impl Classes {
                 );
             }
         }
-        let is_white_on_black = guessed && (train.is_white_on_black() || val.is_white_on_black());
+        if guessed && names.is_none() {
+            soft?;
+        }
+        let is_white_on_black = guessed && (is_soft || train.is_white_on_black() || val.is_white_on_black());
         let reading = match (reduce_zero_label, is_white_on_black) {
             (true, _) => Reading::WithoutZero,
             (false, true) => Reading::WhiteOnBlack,
@@ -77,54 +87,56 @@ impl Classes {
             (None, Reading::WithoutZero) => (1..=most).map(|number| number.to_string()).collect(),
         };
         if reading == Reading::WhiteOnBlack {
-            tracing::info!("masks have no numbers but 0 and 255: white is the object");
+            let kind = if is_soft { "soft edges and are cut at half" } else { "no numbers but 0 and 255" };
+            tracing::info!("masks have {kind}: white is the object");
         }
         train.warn_of_white(reading);
-        ensure!(train.has_known(), "none of the masks of train tells anything: {}", Self::NOTHING_KNOWN);
-        ensure!(val.has_known(), "none of the masks of val tells anything: {}", Self::NOTHING_KNOWN);
         ensure!(names.len() >= 2, "masks need at least two classes, and have {}", names.len());
         ensure!(names.len() <= MOST_CLASSES, "--classes names {} classes; masks can tell {MOST_CLASSES}", names.len());
         Ok(Self { names, reading })
     }
 }
 
-/// How many pixels of a set have each number.
-struct Used([u64; 256]);
+/// How many pixels of a set have each number, and whether they are greys.
+#[derive(Default)]
+struct Used {
+    numbers: Counts,
+    folder: Folder,
+}
 
 impl Used {
     fn by(pairs: &[Pair]) -> Result<Self> {
-        let count = |pair: &Pair| -> Result<[u64; 256]> {
-            let mut used = [0; 256];
-            Numbers::read(&pair.mask)?.values.iter().for_each(|value| used[usize::from(*value)] += 1);
-            Ok(used)
+        let count = |pair: &Pair| -> Result<Self> {
+            let stored = drawn::stored(&pair.mask)?;
+            Ok(Self { numbers: Counts::of(stored.values.iter().copied()), folder: Folder::of(&pair.mask, &stored) })
         };
-        let merge = |a: [u64; 256], b: [u64; 256]| Ok(std::array::from_fn(|at| a[at] + b[at]));
-        pairs.par_iter().map(count).try_reduce(|| [0; 256], merge).map(Self)
+        let merge = |a: Self, b: Self| Ok(Self { numbers: a.numbers.merged(&b.numbers), folder: a.folder.merged(b.folder) });
+        pairs.par_iter().map(count).try_reduce(Self::default, merge)
     }
 
     /// A number beside 0 and 255.
     fn other(&self) -> Option<usize> {
-        (1..usize::from(IGNORE)).find(|number| self.0[*number] > 0)
+        (1..usize::from(IGNORE)).find(|number| self.numbers.0[*number] > 0)
     }
 
     /// Whether 0 and 255 are there, and nothing else.
     fn is_white_on_black(&self) -> bool {
-        self.0[0] > 0 && self.0[usize::from(IGNORE)] > 0 && self.other().is_none()
+        self.numbers.0[0] > 0 && self.numbers.white() > 0 && self.other().is_none()
     }
 
     /// Whether there is a number that is not left out.
     fn has_known(&self) -> bool {
-        self.0[..usize::from(IGNORE)].iter().any(|count| *count > 0)
+        self.numbers.within(0..IGNORE) > 0
     }
 
     /// The largest number that is not left out.
     fn most(&self) -> usize {
-        self.0[..usize::from(IGNORE)].iter().rposition(|count| *count > 0).unwrap_or(0)
+        self.numbers.0[..usize::from(IGNORE)].iter().rposition(|count| *count > 0).unwrap_or(0)
     }
 
     /// 255 in most pixels may mean something else in these masks than how they are read.
     fn warn_of_white(&self, reading: Reading) {
-        let (white, all) = (self.0[usize::from(IGNORE)], self.0.iter().sum::<u64>());
+        let (white, all) = (self.numbers.white(), self.numbers.0.iter().sum::<u64>());
         if 2 * white > all {
             let meaning = if reading == Reading::WhiteOnBlack { "the object" } else { "left out" };
             let percent = 100.0 * white as f64 / all as f64;
@@ -166,7 +178,7 @@ impl Kind for Classes {
         let numbers = Numbers::read(mask)?;
         check_size(&numbers, mask, size)?;
         let class = |number: u8| match (self.reading, number) {
-            (Reading::WhiteOnBlack, IGNORE) => 1,
+            (Reading::WhiteOnBlack, grey) => u8::from(grey >= HALF),
             (Reading::WithoutZero, 0) => IGNORE,
             (Reading::WithoutZero, number) if number != IGNORE => number - 1,
             (_, number) => number,
@@ -198,17 +210,21 @@ impl Kind for Classes {
         ClassMap::new(logits, patches, grid).classes
     }
 
+    fn nothing(&self) -> Confusion {
+        Confusion::new(self.names.len())
+    }
+
     fn score(&self, truth: &[u8], answer: &[u8]) -> Confusion {
-        let mut confusion = Confusion::new(self.names.len());
+        let mut confusion = self.nothing();
         confusion.add(truth, answer);
         confusion
     }
 
-    fn figures(&self, scores: &[Confusion]) -> Result<Figures> {
-        let mut all = Confusion::new(self.names.len());
-        for confusion in scores {
-            all.merge(confusion);
-        }
+    fn add(all: &mut Confusion, picture: Confusion) {
+        all.merge(&picture);
+    }
+
+    fn figures(&self, all: &Confusion) -> Result<Figures> {
         let figures = all.figures();
         let iou: Map<String, Value> = self.names.iter().cloned().zip(figures.iou.iter().map(|iou| json!(iou))).collect();
         let columns = vec![("miou", figures.miou), ("accuracy", figures.accuracy), ("mean_accuracy", figures.mean_accuracy)];
@@ -226,5 +242,28 @@ impl Kind for Classes {
 
     fn describe(&self) -> (Vec<String>, Option<DepthRange>) {
         (self.names.clone(), None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pictures_are_one_score_over_all_their_pixels() {
+        let names = ["a", "b", "c"].map(str::to_owned).to_vec();
+        let classes = Classes { names, reading: Reading::Plain };
+        let pictures: [(&[u8], &[u8]); 3] = [(&[0, 0, 1, IGNORE], &[0, 1, 1, 0]), (&[2], &[0]), (&[1, 2], &[1, 2])];
+        let mut all = classes.nothing();
+        for (truth, answer) in pictures {
+            Classes::add(&mut all, classes.score(truth, answer));
+        }
+        let pixels = pictures.map(|(truth, _)| truth).concat();
+        let answers = pictures.map(|(_, answer)| answer).concat();
+        assert_eq!(all, classes.score(&pixels, &answers));
+        let figures = classes.figures(&all).unwrap();
+        // Pixels that are right over those of the class in the mask or the answer: 1 of 3, 2 of 3 and 1 of 2.
+        let miou = 100.0 * (1.0 / 3.0 + 2.0 / 3.0 + 1.0 / 2.0) / 3.0;
+        assert!((figures.rank - miou).abs() < 1e-9, "{}, not {miou}", figures.rank);
     }
 }
