@@ -9,6 +9,7 @@ use dino_train::kernels::matmul::Precision;
 use dino_train::weights::{self, Backbone, init};
 use dino_vision::head::LinearHead;
 use image::{Rgb, RgbImage};
+use safetensors::SafeTensors;
 use serde_json::Value;
 
 fn golden(path: &str) -> PathBuf {
@@ -56,8 +57,12 @@ fn a_loaded_backbone_computes_what_its_export_computes() {
 }
 
 fn finetune(train: &Path, val: &Path, out: &Path, more: &[&str]) -> Output {
+    finetune_from(&golden("pth-dino-backbone/dino_vit_pretrain.pth"), "4", train, val, out, more)
+}
+
+fn finetune_from(model: &Path, heads: &str, train: &Path, val: &Path, out: &Path, more: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dino-train"));
-    command.arg("finetune").arg("--model").arg(golden("pth-dino-backbone/dino_vit_pretrain.pth")).args(["--heads", "4"]);
+    command.arg("finetune").arg("--model").arg(model).args(["--heads", heads]);
     command.arg("--train").arg(train).arg("--val").arg(val).arg("--out").arg(out);
     command.args(["--batch-size", "4", "--lr", "0.06", "--epochs", "4", "--warmup-epochs", "1", "--mixup", "0.2"]).args(more);
     command.output().unwrap()
@@ -101,7 +106,7 @@ fn a_run_learns_goes_on_exactly_and_ends_in_a_model_with_its_head() {
     assert_eq!(succeed(&finetune(&train, &val, &at("broken"), &["--resume"])), figures);
     let bytes = |run: &str| fs_err::read(checkpoint(run, 4)).unwrap();
     let tensors = |bytes: &[u8]| {
-        let tensors = safetensors::SafeTensors::deserialize(bytes).unwrap();
+        let tensors = SafeTensors::deserialize(bytes).unwrap();
         let mut all: Vec<_> = tensors.iter().map(|(name, view)| (name.to_owned(), view.data().to_vec())).collect();
         all.sort();
         all
@@ -122,4 +127,50 @@ fn a_run_learns_goes_on_exactly_and_ends_in_a_model_with_its_head() {
     let head = LinearHead::load(&at("whole/model/heads/finetuned")).unwrap();
     head.check_model(model.manifest(), &model.fingerprint(dino_vision::embedding::Pooling::Cls)).unwrap();
     assert_eq!(head.description().classes, ["a", "b", "c"]);
+}
+
+/// The checkpoint as a version wrote it that did not note what a run began with.
+fn forget_start(checkpoint: &Path) {
+    let bytes = fs_err::read(checkpoint).unwrap();
+    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+    let mut metadata = header.metadata().clone().unwrap();
+    let mut description: Value = serde_json::from_str(&metadata["dino"]).unwrap();
+    assert!(description["progress"].as_object_mut().unwrap().remove("start").is_some());
+    metadata.insert("dino".to_owned(), description.to_string());
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let rewritten = safetensors::serialize(tensors.iter(), Some(metadata)).unwrap();
+    fs_err::write(checkpoint, rewritten).unwrap();
+}
+
+#[test]
+fn a_run_goes_on_with_the_network_that_it_began_with_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (train, val, out) = (at("train"), at("val"), at("run"));
+    pictures(&train, 2);
+    pictures(&val, 1);
+    let model = golden("pth-dino-backbone/dino_vit_pretrain.pth");
+    let figures = succeed(&finetune(&train, &val, &out, &[]));
+    let checkpoint = |number: usize| out.join(format!("checkpoint-{number:08}.safetensors"));
+    // Another network of the same sizes.
+    let other = at("other.safetensors");
+    fs_err::copy(checkpoint(4), &other).unwrap();
+    fs_err::remove_file(checkpoint(4)).unwrap();
+    let refused = |model: &Path, heads: &str, more: &[&str], words: &[&str]| {
+        let output = finetune_from(model, heads, &train, &val, &out, &[&["--resume"], more].concat());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(words.iter().all(|word| said.contains(word)), "{said}");
+        assert!(!checkpoint(4).exists());
+    };
+    refused(&model, "2", &[], &["another --heads (4 -> 2)", "give the old one"]);
+    refused(&other, "4", &[], &["another --model"]);
+    refused(&model, "4", &["--mean", "0.5,0.5,0.5"], &["--mean", "give the old one"]);
+    // The heads and the transform were always noted.
+    forget_start(&checkpoint(3));
+    refused(&model, "2", &[], &["another --heads (4 -> 2)"]);
+    assert_eq!(succeed(&finetune(&train, &val, &out, &["--resume"])), figures);
+    // From here on it is known.
+    let output = finetune_from(&other, "4", &train, &val, &out, &["--resume"]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("another --model"));
 }

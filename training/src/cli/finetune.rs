@@ -30,7 +30,7 @@ use crate::evaluate::figures::Figures;
 use crate::evaluate::linear::Probe;
 use crate::export;
 use crate::files;
-use crate::finetune::{self, Classifier, Progress, Settings, Stored};
+use crate::finetune::{self, Classifier, Progress, Settings, Start, Stored};
 use crate::kernels::matmul::{Precision, has_bf16};
 use crate::log::Log;
 use crate::run::lock::Lock;
@@ -84,7 +84,8 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
     warmup::cut(&mut settings.schedule.warmup_epochs, settings.schedule.epochs, matches);
     settings.schedule.check().map_err(Usage)?;
     let checkpoint = args.model.fetch(&Want::Weights)?.path;
-    let loaded = weights::load(&checkpoint, &args.reading.options(None))?;
+    let options = args.reading.options(None);
+    let loaded = weights::load(&checkpoint, &options)?;
     let Backbone::Vit(vit) = loaded.backbone else {
         bail!("{} is a convolutional network: finetune trains vision transformers", args.model)
     };
@@ -98,7 +99,13 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
     let mut random = generator(settings.seed, WEIGHTS, 0, 0);
     let classifier = Classifier::new(backbone, train.classes().len(), &mut random, &Device::Cpu)?;
     let names: Vec<&str> = (0..train.len()).map(|index| train.name(index)).collect();
-    let progress = Progress { settings, epochs_done: 0, classes: train.classes().to_vec(), pictures: sha256(names.join("\0").as_bytes()) };
+    let progress = Progress {
+        settings,
+        epochs_done: 0,
+        classes: train.classes().to_vec(),
+        pictures: sha256(names.join("\0").as_bytes()),
+        start: Some(Start { weights: loaded.sha256, prefix: options.prefix, ignore: options.ignore }),
+    };
     fs_err::create_dir_all(&args.out)?;
     let _lock = Lock::take(&args.out)?;
     files::remove_unfinished(&args.out)?;
@@ -133,10 +140,30 @@ impl Run<'_> {
             old.pictures == new.pictures && old.classes == new.classes,
             "the pictures of --train are not those of the run: give the old folder, or choose another --out"
         );
+        self.check_network(&stored)?;
         stored.restore(&mut self.classifier)?;
-        self.progress = stored.progress;
+        let start = self.progress.start.take();
+        self.progress = Progress { start, ..stored.progress };
         self.log().keep_epochs(self.progress.epochs_done)?;
         tracing::info!("going on from {} (epoch {})", newest.display(), self.progress.epochs_done);
+        Ok(())
+    }
+
+    /// Whether the run goes on with the network that it began with, and shows it pictures in the same way.
+    fn check_network(&self, stored: &Stored<Progress>) -> Result<()> {
+        let out = self.args.out.display();
+        let change = stored.progress.start.as_ref().zip(self.progress.start.as_ref()).and_then(|(old, new)| old.change(new));
+        let heads = self.classifier.backbone.config().heads;
+        let change = change.or_else(|| (stored.heads != heads).then(|| ("--heads", format!("{} -> {heads}", stored.heads))));
+        if let Some((flag, change)) = change {
+            bail!("{out} was begun with another {flag} ({change}): give the old one, or choose another --out");
+        }
+        ensure!(
+            stored.transform == self.transform,
+            "{out} was begun with another transform of pictures (--size, --crop, --mean, --std, --interpolation, or a file beside --model): \
+             give the old one, or choose another --out ({})",
+            serde_json::to_string(&stored.transform)?
+        );
         Ok(())
     }
 

@@ -20,7 +20,7 @@ use std::sync::{Arc, OnceLock};
 use dino_vision::bulk::compressed::{self, Compression};
 use dino_vision::bulk::samples::{self, Sample};
 use dino_vision::bulk::tree::{is_named_as_picture, uppermost};
-use dino_vision::bulk::{shards, sidecars, tree};
+use dino_vision::bulk::{self, shards, sidecars, tree};
 use dino_vision::media::{self, Limits};
 use dino_vision::model::sha256;
 use fast_image_resize::images::{TypedImage, TypedImageRef};
@@ -85,10 +85,13 @@ enum Source {
 }
 
 impl Source {
-    fn read(&self) -> std::io::Result<Vec<u8>> {
+    /// The bytes. One that is too large is refused before memory is spent on it.
+    fn read(&self) -> Result<Vec<u8>, String> {
         match self {
-            Self::File(path) => fs_err::read(path),
-            Self::Member { shard, sample } => shards::read(shard, sample.member.offset, sample.member.len),
+            Self::File(path) => bulk::read(path).map_err(|error| error.to_string()),
+            Self::Member { shard, sample } => {
+                shards::read(shard, sample.member.offset, sample.member.len).map_err(|error| error.to_string())
+            }
         }
     }
 }
@@ -211,8 +214,7 @@ impl Pictures {
         if slot.broken.load(Ordering::Relaxed) {
             return None;
         }
-        let decoded =
-            slot.source.read().map_err(|e| e.to_string()).and_then(|bytes| media::decode(&bytes, &self.limits).map_err(|e| e.to_string()));
+        let decoded = slot.source.read().and_then(|bytes| media::decode(&bytes, &self.limits).map_err(|error| error.to_string()));
         let picture = match decoded {
             Ok(picture) => Arc::new(match self.shrink {
                 Some(side) => shrink(picture, side),
@@ -292,4 +294,23 @@ pub(super) fn resample_with(filter: FilterType, picture: &RgbImage, window: (f64
         debug_assert!(done.is_ok(), "the window lies inside the picture");
     }
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_would_fill_the_memory_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cat/x.jpg");
+        fs_err::create_dir(folder.path().join("cat")).unwrap();
+        // It takes no room on the disk.
+        fs_err::File::create(&path).unwrap().set_len(bulk::MAX_FILE + 1).unwrap();
+        let reason = Source::File(path).read().unwrap_err();
+        assert_eq!(reason, format!("the file has {} bytes, at most {} are read", bulk::MAX_FILE + 1, bulk::MAX_FILE));
+        let pictures = Pictures::open(folder.path(), None, 0).unwrap();
+        assert!(pictures.get(0).is_none());
+        assert_eq!(pictures.broken(), 1);
+    }
 }

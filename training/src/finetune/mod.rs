@@ -24,6 +24,7 @@
 //! ```
 
 mod schedule;
+mod start;
 mod state;
 
 use candle_core::{D, Device, Result, Tensor};
@@ -39,6 +40,7 @@ use crate::dino::optimizer::{self, Optimizer, Squares};
 use crate::exchange;
 
 pub use schedule::Schedule;
+pub use start::Start;
 pub use state::{Progress, Stored, Trained, file_name, save};
 
 /// Settings of a run; those that have another value in a resumed run are refused.

@@ -11,7 +11,7 @@ use safetensors::SafeTensors;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::Settings;
+use super::{Settings, Start};
 use crate::backbone::parameters::Group;
 use crate::backbone::vit::Vit;
 use crate::dino::optimizer::{Moments, Optimizer};
@@ -31,6 +31,9 @@ pub struct Progress {
     pub classes: Vec<String>,
     /// SHA-256 over the names of the training pictures.
     pub pictures: String,
+    /// What it began with; checkpoints of earlier versions do not say it.
+    #[serde(default)]
+    pub start: Option<Start>,
 }
 
 /// What is trained: a backbone, heads on it, and their optimiser.
@@ -102,6 +105,10 @@ pub fn save<P: Serialize>(out: &Path, epochs: usize, trained: &mut impl Trained,
 pub struct Stored<P> {
     bytes: Vec<u8>,
     optimizer_steps: BTreeMap<String, u64>,
+    /// Attention heads of a block, which no tensor shows.
+    pub heads: usize,
+    /// Evaluation transform.
+    pub transform: Transform,
     /// How far the run was.
     pub progress: P,
 }
@@ -119,7 +126,8 @@ impl<P: DeserializeOwned> Stored<P> {
         let text = text.with_context(|| format!("{} was not written by dino-train", path.display()))?;
         let description: Description<P> =
             serde_json::from_str(text).with_context(|| format!("{} is a checkpoint of another kind of run", path.display()))?;
-        Ok(Self { bytes, optimizer_steps: description.optimizer_steps, progress: description.progress })
+        let Description { heads, transform, optimizer_steps, progress, .. } = description;
+        Ok(Self { bytes, optimizer_steps, heads, transform, progress })
     }
 
     /// Copies everything into networks of the same sizes.
