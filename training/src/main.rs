@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use dino_program::manuals::{Manual, VERSION};
 use dino_train::cli;
+use dino_train::exchange::launcher::Launched;
 
 /// Tensors of a training step are freed and allocated again at the same sizes: an allocator that keeps its pages saves their faults.
 #[global_allocator]
@@ -51,8 +52,9 @@ fn main() -> ExitCode {
     }
     let matches = Cli::command().get_matches_from(cli::public::with_dashes(std::env::args_os()));
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    // Of the processes of one run, only the first tells how it goes.
-    let level = if std::env::var("RANK").is_ok_and(|rank| rank != "0") { "warn" } else { "info,ort=warn" };
+    // Of the processes of one run, only the first tells how it goes; where the variables make no sense, each says so.
+    let tells = Launched::from_environment().ok().flatten().is_none_or(|launched| launched.place.rank == 0);
+    let level = if tells { "info,ort=warn" } else { "warn" };
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())

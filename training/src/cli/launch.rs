@@ -9,8 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 
+/// Most processes of a machine.
+pub(super) const MOST: u64 = 1024;
 /// Pause between two looks at the processes.
 const PAUSE: Duration = Duration::from_millis(50);
 /// How long the others may take to end by themselves when one has failed.
@@ -34,7 +36,6 @@ impl Drop for Processes {
 /// # Errors
 /// When a process cannot be started, or one fails.
 pub(super) fn run(world: usize, stop: &Arc<AtomicBool>) -> Result<()> {
-    ensure!(world <= 1024, "--processes {world} is more than 1024");
     let program = std::env::current_exe().context("the program's own file")?;
     let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr()).context("a free port on loopback")?.port();
     let mut processes = Processes(Vec::with_capacity(world));

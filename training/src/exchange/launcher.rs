@@ -14,7 +14,7 @@
 use std::net::Ipv4Addr;
 
 use super::Error;
-use super::meeting::Place;
+use super::meeting::{Machines, Place};
 
 /// First of the ports that are chosen by the number of a job, and how many there are.
 const PORTS: (u64, u64) = (15_000, 15_000);
@@ -39,7 +39,8 @@ impl Launched {
     ///   one process.
     ///
     /// `MASTER_ADDR` and `MASTER_PORT` say where rank 0 listens. Without them it is the first host of Slurm's list, or this machine where all
-    /// processes are on it, at a port that follows from the number of the job.
+    /// processes are on it, at a port that follows from the number of the job. Where not all processes are on
+    /// one machine, rank 0 is open to others, whatever address its name has there.
     ///
     /// # Errors
     /// When a variable is missing or makes no sense.
@@ -64,23 +65,25 @@ type Variables<'a> = &'a dyn Fn(&'static str) -> Option<String>;
 
 fn torchrun(variable: Variables<'_>) -> Result<Launched, Error> {
     let (rank, world) = numbers(variable, "RANK", "WORLD_SIZE")?;
-    let local_world = optional(variable, "LOCAL_WORLD_SIZE")?.unwrap_or(1);
+    let local_world = optional(variable, "LOCAL_WORLD_SIZE")?;
+    let machines = Machines::of(local_world, world);
     let place = if world == 1 {
-        Place { rank, world, address: loopback(), port: 0 }
+        Place { rank, world, address: loopback(), port: 0, machines }
     } else {
         let port = master_port(variable)?.ok_or_else(|| no_port(variable))?;
         // Newer versions of torchrun keep this port for a store of their own.
         let port = port.checked_add(u16::from(variable("TORCHELASTIC_USE_AGENT_STORE").is_some_and(|value| value == "True")));
         let port = port.ok_or_else(|| no_port(variable))?;
-        Place { rank, world, address: variable("MASTER_ADDR").unwrap_or_else(loopback), port }
+        Place { rank, world, address: variable("MASTER_ADDR").unwrap_or_else(loopback), port, machines }
     };
-    Ok(Launched { place, local_rank: optional(variable, "LOCAL_RANK")?.unwrap_or(0), local_world: local_world.max(1) })
+    Ok(Launched { place, local_rank: optional(variable, "LOCAL_RANK")?.unwrap_or(0), local_world: local_world.unwrap_or(1).max(1) })
 }
 
 fn open_mpi(variable: Variables<'_>) -> Result<Launched, Error> {
     let (rank, world) = numbers(variable, "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE")?;
-    let local_world = optional(variable, "OMPI_COMM_WORLD_LOCAL_SIZE")?.unwrap_or(1);
-    let here = (local_world == world).then(loopback);
+    let local_world = optional(variable, "OMPI_COMM_WORLD_LOCAL_SIZE")?;
+    let machines = Machines::of(local_world, world);
+    let here = (machines == Machines::One).then(loopback);
     let address = variable("MASTER_ADDR").or(here).ok_or_else(|| Error::Setting {
         name: "MASTER_ADDR",
         value: String::new(),
@@ -89,17 +92,18 @@ fn open_mpi(variable: Variables<'_>) -> Result<Launched, Error> {
     // Open MPI 5 and 4 name the job like this, the same for all its processes.
     let job = variable("PMIX_NAMESPACE").or_else(|| variable("OMPI_MCA_ess_base_jobid")).unwrap_or_default();
     let number = job.bytes().fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
-    let place = Place { rank, world, address, port: master_port(variable)?.unwrap_or_else(|| port_of(number)) };
+    let place = Place { rank, world, address, port: master_port(variable)?.unwrap_or_else(|| port_of(number)), machines };
     let local_rank = optional(variable, "OMPI_COMM_WORLD_LOCAL_RANK")?.unwrap_or(0);
-    Ok(Launched { place, local_rank, local_world: local_world.max(1) })
+    Ok(Launched { place, local_rank, local_world: local_world.unwrap_or(1).max(1) })
 }
 
 fn slurm(variable: Variables<'_>) -> Result<Launched, Error> {
     let (rank, world) = numbers(variable, "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")?;
     let node = optional(variable, "SLURM_NODEID")?.unwrap_or(0);
-    let local_world = variable("SLURM_STEP_TASKS_PER_NODE").and_then(|counts| tasks_of(&counts, node)).unwrap_or(1);
+    let local_world = variable("SLURM_STEP_TASKS_PER_NODE").and_then(|counts| tasks_of(&counts, node));
+    let machines = Machines::of(local_world, world);
     let hosts = variable("SLURM_STEP_NODELIST").or_else(|| variable("SLURM_JOB_NODELIST")).unwrap_or_default();
-    let here = (local_world == world).then(loopback);
+    let here = (machines == Machines::One).then(loopback);
     let address = variable("MASTER_ADDR").or(here).or_else(|| first_host(&hosts)).ok_or_else(|| Error::Setting {
         name: "SLURM_STEP_NODELIST",
         value: hosts,
@@ -108,8 +112,8 @@ fn slurm(variable: Variables<'_>) -> Result<Launched, Error> {
     // Several steps of a job may run at once.
     let number = |name| variable(name).and_then(|value| value.trim().parse::<u64>().ok()).unwrap_or(0);
     let number = number("SLURM_JOB_ID").wrapping_mul(7).wrapping_add(number("SLURM_STEP_ID"));
-    let place = Place { rank, world, address, port: master_port(variable)?.unwrap_or_else(|| port_of(number)) };
-    Ok(Launched { place, local_rank: optional(variable, "SLURM_LOCALID")?.unwrap_or(0), local_world })
+    let place = Place { rank, world, address, port: master_port(variable)?.unwrap_or_else(|| port_of(number)), machines };
+    Ok(Launched { place, local_rank: optional(variable, "SLURM_LOCALID")?.unwrap_or(0), local_world: local_world.unwrap_or(1) })
 }
 
 fn loopback() -> String {
@@ -200,13 +204,16 @@ mod tests {
     fn torchruns_variables_are_read() {
         assert_eq!(launched(&[("RANK", "3")]).unwrap(), None);
         let all = [("WORLD_SIZE", "4"), ("RANK", "3"), ("MASTER_PORT", "29500"), ("MASTER_ADDR", "node1")];
-        assert_eq!(place(&all), Place { rank: 3, world: 4, address: "node1".to_owned(), port: 29500 });
+        let machines = Machines::Unknown;
+        assert_eq!(place(&all), Place { rank: 3, world: 4, address: "node1".to_owned(), port: 29500, machines });
         let agent = [&all[..], &[("TORCHELASTIC_USE_AGENT_STORE", "True")]].concat();
         assert_eq!(place(&agent).port, 29501, "torchrun holds its own port");
         assert_eq!(place(&all[..3]).address, "127.0.0.1", "loopback unless told otherwise");
         let local = [&all[..], &[("LOCAL_RANK", "1"), ("LOCAL_WORLD_SIZE", "2")]].concat();
         let local = launched(&local).unwrap().unwrap();
-        assert_eq!((local.local_rank, local.local_world), (1, 2));
+        assert_eq!((local.local_rank, local.local_world, local.place.machines), (1, 2, Machines::Several));
+        let here = [&all[..], &[("LOCAL_WORLD_SIZE", "4")]].concat();
+        assert_eq!(place(&here).machines, Machines::One);
     }
 
     #[test]
@@ -221,12 +228,14 @@ mod tests {
         let found = launched(&here).unwrap().unwrap();
         assert_eq!((found.local_rank, found.local_world), (1, 2));
         assert_eq!((found.place.rank, found.place.world, found.place.address.as_str()), (1, 2, "127.0.0.1"));
+        assert_eq!(found.place.machines, Machines::One);
         assert_eq!(place(&here[..4]).port, 15_000);
         assert!((15_000..30_000).contains(&found.place.port));
         let apart = [here[0], here[1], ("OMPI_COMM_WORLD_LOCAL_SIZE", "1")];
         let said = launched(&apart).unwrap_err().to_string();
         assert!(said.contains("mpirun -x MASTER_ADDR"), "{said}");
-        assert_eq!(place(&[&apart[..], &[("MASTER_ADDR", "node1"), ("MASTER_PORT", "7")]].concat()).port, 7);
+        let apart = place(&[&apart[..], &[("MASTER_ADDR", "node1"), ("MASTER_PORT", "7")]].concat());
+        assert_eq!((apart.port, apart.machines), (7, Machines::Several));
     }
 
     #[test]
@@ -246,10 +255,10 @@ mod tests {
         ];
         let found = launched(&step).unwrap().unwrap();
         let port = 15_000 + (7 * 4711 % 15_000) as u16;
-        assert_eq!(found.place, Place { rank: 5, world: 6, address: "gpu07".to_owned(), port });
+        assert_eq!(found.place, Place { rank: 5, world: 6, address: "gpu07".to_owned(), port, machines: Machines::Several });
         assert_eq!((found.local_rank, found.local_world), (1, 2));
         let one_node = [("SLURM_STEP_NUM_TASKS", "2"), ("SLURM_PROCID", "0"), ("SLURM_STEP_TASKS_PER_NODE", "2")];
-        assert_eq!(place(&one_node).address, "127.0.0.1");
+        assert_eq!((place(&one_node).address.as_str(), place(&one_node).machines), ("127.0.0.1", Machines::One));
         assert!(launched(&one_node[..2]).unwrap_err().to_string().contains("SLURM_STEP_NODELIST"));
     }
 

@@ -28,6 +28,30 @@ pub struct Place {
     pub address: String,
     /// Port on which rank 0 listens.
     pub port: u16,
+    /// Where the others are.
+    pub machines: Machines,
+}
+
+/// Where the processes of a run are, as far as is known before they meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Machines {
+    /// All on this one.
+    One,
+    /// Some on others.
+    Several,
+    /// Nobody says.
+    Unknown,
+}
+
+impl Machines {
+    /// With `local` of the `world` processes on this machine, where that is said.
+    pub(super) fn of(local: Option<usize>, world: usize) -> Self {
+        match local {
+            Some(local) if local == world => Self::One,
+            Some(local) if (1..world).contains(&local) => Self::Several,
+            _ => Self::Unknown,
+        }
+    }
 }
 
 impl Place {
@@ -39,6 +63,17 @@ impl Place {
         let name = format!("{}:{}", self.address, self.port);
         let mut found = (self.address.as_str(), self.port).to_socket_addrs().map_err(|e| self.network(format!("find {name}"), e))?;
         found.next().ok_or_else(|| self.network(format!("find {name}"), ErrorKind::NotFound.into()))
+    }
+
+    /// Where this process listens, with rank 0 at `master`: what is reached over loopback listens there alone.
+    fn listens_at(&self, master: SocketAddr) -> SocketAddr {
+        let ip = match master.ip() {
+            // The name of the own machine may be mapped to loopback (127.0.1.1 in Debian's /etc/hosts), where others do not reach it.
+            ip if self.machines == Machines::Several || !ip.is_loopback() => unspecified(ip),
+            ip if self.rank == 0 => ip,
+            ip => localhost(ip),
+        };
+        SocketAddr::new(ip, if self.rank == 0 { master.port() } else { 0 })
     }
 }
 
@@ -54,16 +89,10 @@ pub(super) struct Neighbours {
 /// Brings all processes together, in a ring.
 pub(super) fn meet(place: &Place, secret: Option<&Secret>, timeout: Duration) -> Result<Neighbours, Error> {
     let master = place.resolve()?;
-    if secret.is_none() && !master.ip().is_loopback() {
+    let listen = place.listens_at(master);
+    if secret.is_none() && !listen.ip().is_loopback() {
         return Err(Error::NoSecret { address: place.address.clone() });
     }
-    // What is reached over loopback listens there alone.
-    let listen = match (place.rank, master.ip()) {
-        (0, ip) if ip.is_loopback() => master,
-        (0, ip) => SocketAddr::new(unspecified(ip), master.port()),
-        (_, ip) if ip.is_loopback() => SocketAddr::new(ip, 0),
-        (_, ip) => SocketAddr::new(unspecified(ip), 0),
-    };
     let listener = TcpListener::bind(listen).map_err(|e| {
         let advice = if e.kind() == ErrorKind::AddrInUse { " (choose another MASTER_PORT)" } else { "" };
         place.network(format!("listen on {listen}{advice}"), e)
@@ -116,6 +145,15 @@ fn unspecified(ip: IpAddr) -> IpAddr {
     if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
 }
 
+fn localhost(ip: IpAddr) -> IpAddr {
+    if ip.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() }
+}
+
+/// Where a process at `caller`, which has reached this machine at `here`, reaches one that listens at `next`: loopback is each machine's own.
+fn reached_from(caller: IpAddr, here: IpAddr, next: SocketAddr) -> SocketAddr {
+    if next.ip().is_loopback() && !caller.is_loopback() { SocketAddr::new(here, next.port()) } else { next }
+}
+
 /// Rank 0 waits for all others, then tells each where the one after it listens.
 fn host(place: &Place, secret: Option<&Secret>, listener: &TcpListener, deadline: Instant, timeout: Duration) -> Result<SocketAddr, Error> {
     let mut callers: Vec<Option<(Channel, SocketAddr)>> = (1..place.world).map(|_| None).collect();
@@ -133,15 +171,20 @@ fn host(place: &Place, secret: Option<&Secret>, listener: &TcpListener, deadline
             continue;
         }
         if let Some(slot @ None) = caller.rank.checked_sub(1).and_then(|i| callers.get_mut(i)) {
-            *slot = Some((stream, SocketAddr::new(from.ip(), caller.port)));
+            // Whatever address of loopback it has called from, it listens at this one.
+            let ip = from.ip().to_canonical();
+            let ip = if ip.is_loopback() { localhost(ip) } else { ip };
+            *slot = Some((stream, SocketAddr::new(ip, caller.port)));
         } else {
             tracing::warn!("a second process at {from} calls itself rank {}: it was sent away", caller.rank);
         }
     }
     let addresses: Vec<SocketAddr> = callers.iter().flatten().map(|(_, address)| *address).collect();
-    for (i, (stream, _)) in callers.iter_mut().flatten().enumerate() {
+    for (i, (stream, own)) in callers.iter_mut().flatten().enumerate() {
+        let here = stream.stream().local_addr().map_err(|e| place.network("answer a call", e))?.ip().to_canonical();
         // The last one's neighbour is rank 0, which it has reached already: all zeros.
-        write_address(stream, place.world, addresses.get(i + 1)).map_err(|source| Error::Lost { rank: 0, peer: i + 1, source })?;
+        let next = addresses.get(i + 1).map(|next| reached_from(own.ip(), here, *next));
+        write_address(stream, place.world, next).map_err(|source| Error::Lost { rank: 0, peer: i + 1, source })?;
     }
     addresses.first().copied().ok_or_else(|| place.network("be a ring of one", ErrorKind::InvalidInput.into()))
 }
@@ -230,7 +273,7 @@ fn greet(stream: &mut Channel, place: &Place, port: u16) -> std::io::Result<()> 
     write_words(stream, &[MAGIC, place.world as u32, place.rank as u32, u32::from(port)])
 }
 
-fn write_address(stream: &mut Channel, world: usize, address: Option<&SocketAddr>) -> std::io::Result<()> {
+fn write_address(stream: &mut Channel, world: usize, address: Option<SocketAddr>) -> std::io::Result<()> {
     let mut words = [MAGIC, world as u32, 0, 0, 0, 0, 0];
     if let Some(address) = address {
         let octets = match address.ip() {
@@ -257,4 +300,96 @@ fn read_words<const N: usize>(stream: &mut Channel) -> std::io::Result<[u32; N]>
         *word = u32::from_ne_bytes(bytes);
     }
     Ok(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::thread;
+
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(10);
+
+    /// Lets processes meet that know rank 0 by these names, and gives where each of them reaches the next one.
+    fn meeting(names: &[&str], machines: Machines, secret: Option<&Secret>) -> Vec<Result<IpAddr, String>> {
+        let port = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap().local_addr().unwrap().port();
+        let join = |place: &Place| -> Result<IpAddr, String> {
+            let neighbours = meet(place, secret, TIMEOUT).map_err(|error| error.to_string())?;
+            Ok(neighbours.next.stream().peer_addr().unwrap().ip())
+        };
+        let place = |(rank, name): (usize, &&str)| Place { rank, world: names.len(), address: (*name).to_owned(), port, machines };
+        let places: Vec<Place> = names.iter().enumerate().map(place).collect();
+        thread::scope(|scope| {
+            let running: Vec<_> = places.iter().map(|place| scope.spawn(move || join(place))).collect();
+            running.into_iter().map(|thread| thread.join().unwrap()).collect()
+        })
+    }
+
+    /// An address of this machine at which others reach it; loopback where it has none. Nothing is sent.
+    fn outside() -> IpAddr {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+        let found = socket.connect((Ipv4Addr::new(198, 51, 100, 1), 9)).and_then(|()| socket.local_addr());
+        found.map_or(Ipv4Addr::LOCALHOST.into(), |address| address.ip())
+    }
+
+    #[test]
+    fn a_machine_whose_name_is_mapped_to_loopback_is_reached_by_others() {
+        let secret = Secret::new("0123456789abcdef").unwrap();
+        let outside = outside();
+        let other = outside.to_string();
+        // The second process stands for one on another machine; the third is on that of rank 0.
+        let found = meeting(&["127.0.1.1", &other, "127.0.1.1"], Machines::Several, Some(&secret));
+        assert_eq!(found[..2], [Ok(outside), Ok(outside)]);
+        assert!(found[2].as_ref().is_ok_and(IpAddr::is_loopback), "{found:?}");
+    }
+
+    #[test]
+    fn processes_of_several_machines_need_a_secret_at_any_address() {
+        let found = meeting(&["127.0.0.1"; 2], Machines::Several, None);
+        assert!(found.iter().all(|found| found.as_ref().is_err_and(|said| said.contains("set DINO_EXCHANGE_SECRET"))), "{found:?}");
+    }
+
+    #[test]
+    fn processes_of_one_machine_meet_at_any_address_of_loopback() {
+        for machines in [Machines::One, Machines::Unknown] {
+            let found = meeting(&["127.0.1.1"; 3], machines, None);
+            assert!(found.iter().all(|found| found.as_ref().is_ok_and(IpAddr::is_loopback)), "{machines:?}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn loopback_is_listened_at_alone_where_no_other_machine_is_known() {
+        let listens = |rank: usize, machines: Machines, master: &str| {
+            let place = Place { rank, world: 4, address: String::new(), port: 7, machines };
+            place.listens_at(master.parse().unwrap()).to_string()
+        };
+        for machines in [Machines::One, Machines::Unknown] {
+            assert_eq!([0, 1].map(|rank| listens(rank, machines, "127.0.1.1:7")), ["127.0.1.1:7", "127.0.0.1:0"]);
+            assert_eq!([0, 1].map(|rank| listens(rank, machines, "[::1]:7")), ["[::1]:7", "[::1]:0"]);
+            assert_eq!([0, 1].map(|rank| listens(rank, machines, "10.0.0.1:7")), ["0.0.0.0:7", "0.0.0.0:0"]);
+        }
+        for master in ["127.0.1.1:7", "10.0.0.1:7"] {
+            assert_eq!([0, 1].map(|rank| listens(rank, Machines::Several, master)), ["0.0.0.0:7", "0.0.0.0:0"]);
+        }
+        assert_eq!(listens(0, Machines::Several, "[::1]:7"), "[::]:7");
+    }
+
+    #[test]
+    fn loopback_is_told_to_processes_of_this_machine_alone() {
+        let told = |caller: &str, next: &str| {
+            let here = IpAddr::from([10, 0, 0, 1]);
+            reached_from(caller.parse().unwrap(), here, next.parse().unwrap()).to_string()
+        };
+        assert_eq!(told("10.0.0.2", "127.0.0.1:7"), "10.0.0.1:7");
+        assert_eq!(told("127.0.0.1", "127.0.0.1:7"), "127.0.0.1:7");
+        assert_eq!(told("127.0.0.1", "10.0.0.2:7"), "10.0.0.2:7");
+        assert_eq!(told("10.0.0.3", "10.0.0.2:7"), "10.0.0.2:7");
+    }
+
+    #[test]
+    fn it_is_known_where_the_processes_are_if_those_of_a_machine_are_counted() {
+        let found = [Some(2), Some(4), None, Some(0), Some(5)].map(|local| Machines::of(local, 4));
+        assert_eq!(found, [Machines::Several, Machines::One, Machines::Unknown, Machines::Unknown, Machines::Unknown]);
+    }
 }

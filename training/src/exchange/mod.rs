@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use candle_core::{Device, Tensor};
-pub use meeting::Place;
+pub use meeting::{Machines, Place};
 
 /// How long a process waits for another before the run ends with an error. Checkpoints on slow disks take minutes.
 pub const TIMEOUT: Duration = Duration::from_mins(10);

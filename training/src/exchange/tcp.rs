@@ -31,7 +31,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::channel::{Channel, Secret};
-use super::meeting::{self, Neighbours, Place};
+use super::meeting::{self, Machines, Neighbours, Place};
 use super::{Error, Exchange};
 
 /// A process's place in the ring, and its two connections.
@@ -80,7 +80,7 @@ impl Ring {
         let joining: Vec<_> = (0..world)
             .zip(listeners)
             .map(|(rank, listener)| {
-                let place = Place { rank, world, address: master.ip().to_string(), port: master.port() };
+                let place = Place { rank, world, address: master.ip().to_string(), port: master.port(), machines: Machines::One };
                 let secret = secret.cloned();
                 thread::spawn(move || {
                     let neighbours = meeting::meet_at(&place, secret.as_ref(), listener, master, timeout)?;
@@ -311,7 +311,10 @@ mod tests {
     fn strangers_are_sent_away_and_absent_ones_are_named() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let master = listener.local_addr().unwrap();
-        let place = |rank, world| Place { rank, world, address: master.ip().to_string(), port: master.port() };
+        let place = |rank, world| {
+            let machines = Machines::Unknown;
+            Place { rank, world, address: master.ip().to_string(), port: master.port(), machines }
+        };
         let (first, other) = (place(0, 3), place(1, 2));
         let timeout = Duration::from_millis(1500);
         let host = thread::spawn(move || meeting::meet_at(&first, None, listener, master, timeout).unwrap_err().to_string());
