@@ -30,6 +30,16 @@ pub fn at_least_one() -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(1..)
 }
 
+/// A whole number from 1 to `most`.
+pub fn one_to(most: u64) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=most)
+}
+
+/// A whole number from 0 to `most`.
+pub fn up_to(most: u64) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(0..=most)
+}
+
 /// A finite number of at least 0.
 ///
 /// # Errors
@@ -86,7 +96,23 @@ fn number<T: FromStr + Copy + Into<f64>>(text: &str, fits: impl Fn(f64) -> bool,
 
 #[cfg(test)]
 mod tests {
+    use clap::{Arg, Command};
+
     use super::*;
+
+    #[test]
+    fn counts_out_of_range_are_refused() {
+        let takes = |flag: &str, value: &str| {
+            let command = Command::new("example")
+                .arg(Arg::new("one-to").long("one-to").value_parser(one_to(64)))
+                .arg(Arg::new("up-to").long("up-to").value_parser(up_to(64)));
+            command.try_get_matches_from(["example", flag, value]).is_ok()
+        };
+        assert!(takes("--one-to", "1") && takes("--one-to", "64") && takes("--up-to", "0") && takes("--up-to", "64"));
+        for (flag, value) in [("--one-to", "0"), ("--one-to", "65"), ("--up-to", "65"), ("--up-to", "-1"), ("--up-to", "x")] {
+            assert!(!takes(flag, value), "{flag} {value}");
+        }
+    }
 
     #[test]
     fn numbers_out_of_range_are_refused() {

@@ -2,6 +2,7 @@
 //!
 //! ```
 //! assert!(dino_train::device::open("cpu")?.is_cpu());
+//! assert!(dino_train::device::known("cuda:1").is_ok());
 //! assert!(dino_train::device::open("tpu").unwrap_err().to_string().contains("cpu, cuda or cuda:N is wanted"));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -11,6 +12,22 @@ use candle_core::Device;
 
 use crate::exchange::launcher::Launched;
 
+/// What is said of other names.
+const WANTED: &str = "cpu, cuda or cuda:N is wanted";
+
+/// The name of a device that there can be, whether this program and this machine have it or not.
+///
+/// # Errors
+/// For other names, with what is wanted.
+pub fn known(name: &str) -> Result<String, String> {
+    if matches!(name, "cpu" | "cuda") || gpu(name).is_some() { Ok(name.to_owned()) } else { Err(WANTED.to_owned()) }
+}
+
+/// The number behind `cuda:`.
+fn gpu(name: &str) -> Option<usize> {
+    name.strip_prefix("cuda:")?.parse().ok()
+}
+
 /// The device of this name: `cpu`, `cuda` (the first GPU, or the one of this process's number on its machine) or `cuda:N`.
 ///
 /// # Errors
@@ -19,10 +36,7 @@ pub fn open(name: &str) -> Result<Device> {
     let number = match name {
         "cpu" => return Ok(Device::Cpu),
         "cuda" => Launched::from_environment()?.map_or(0, |launched| launched.local_rank),
-        _ => name
-            .strip_prefix("cuda:")
-            .and_then(|n| n.parse().ok())
-            .with_context(|| format!("--device {name}: cpu, cuda or cuda:N is wanted"))?,
+        _ => gpu(name).with_context(|| format!("--device {name}: {WANTED}"))?,
     };
     ensure!(
         cfg!(feature = "cuda"),

@@ -63,13 +63,13 @@ pub struct Args {
     #[arg(long, value_parser = dino_program::flags::at_least_one(), default_value_t = 16)]
     patch_size: usize,
     /// Dimension of its features, in place of the arch's own.
-    #[arg(long, value_parser = dino_program::flags::at_least_one())]
+    #[arg(long, value_parser = dino_program::flags::one_to(16_384))]
     dim: Option<usize>,
     /// Number of its blocks, in place of the arch's own.
-    #[arg(long, value_parser = dino_program::flags::at_least_one())]
+    #[arg(long, value_parser = dino_program::flags::one_to(256))]
     depth: Option<usize>,
     /// Its attention heads, in place of the arch's own.
-    #[arg(long, value_parser = dino_program::flags::at_least_one())]
+    #[arg(long, value_parser = dino_program::flags::one_to(1024))]
     heads: Option<usize>,
     /// Side in pixels of the crops that the student sees, a multiple of its patches. The teacher sees the same crop at the size that has as
     /// many of its own patches.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, anyhow, ensure};
 use dino_vision::bulk::tree;
 use dino_vision::media;
 use dino_vision::segment::{ColourBasis, Coloured};
@@ -13,6 +13,7 @@ use ndarray::{Array2, Axis, concatenate};
 
 use super::anomaly_eval::Eye;
 use super::backbone::BackboneArgs;
+use super::usage::Usage;
 use crate::evaluate::descriptors::decode;
 use crate::show::progress;
 
@@ -56,7 +57,9 @@ struct Seen {
 /// Where no picture can be read, their patches do not differ, the model does not run, or the file cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let is_png = args.out.extension().is_some_and(|kind| kind.eq_ignore_ascii_case("png"));
-    ensure!(is_png, "--out {} does not end in .png", args.out.display());
+    if !is_png {
+        return Err(Usage(anyhow!("--out {} does not end in .png", args.out.display())).into());
+    }
     let entries = tree::list(&args.images)?.entries;
     ensure!(!entries.is_empty(), "{} holds no pictures", args.images.display());
     let count = entries.len().min(args.most as usize);

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, anyhow, bail};
 use dino_vision::embedding::Pooling;
 use dino_vision::head::Tokens;
 use dino_vision::tsne;
@@ -12,6 +12,7 @@ use rand_distr::StandardNormal;
 use serde_json::json;
 
 use super::backbone::BackboneArgs;
+use super::usage::Usage;
 use crate::data::labelled::Labelled;
 use crate::data::loader::generator;
 use crate::evaluate::features::{self, View};
@@ -50,7 +51,9 @@ pub struct Args {
 /// Where there are too few pictures that can be read, the model does not run, or a file cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let kind = args.out.extension().and_then(|kind| kind.to_str()).unwrap_or_default().to_ascii_lowercase();
-    ensure!(kind == "svg" || kind == "png", "--out {} ends neither in .svg nor in .png", args.out.display());
+    if kind != "svg" && kind != "png" {
+        return Err(Usage(anyhow!("--out {} ends neither in .svg nor in .png", args.out.display())).into());
+    }
     let pictures = Labelled::open_any(&args.images, 0, UNKNOWN)?;
     let mut embedder = args.backbone.open(0)?.embedder(Pooling::Cls)?;
     let tokens = Tokens { n_last_blocks: 1, avgpool_patchtokens: false };

@@ -60,11 +60,11 @@ pub struct Settings {
     #[arg(long, value_parser = dino_program::flags::part::<f64>, default_value_t = 0.2)]
     pub crop_scale: f64,
     /// Small crops out of each crop, which the student alone sees, and of which it has to give the teacher's CLS of the whole crop.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, value_parser = dino_program::flags::up_to(64), default_value_t = 0)]
     #[serde(default)]
     pub local_crops_number: usize,
     /// Their side in pixels, a multiple of the student's patches.
-    #[arg(long, value_parser = dino_program::flags::at_least_one(), default_value_t = local_crops_size())]
+    #[arg(long, value_parser = dino_program::flags::one_to(4096), default_value_t = local_crops_size())]
     #[serde(default = "local_crops_size")]
     pub local_crops_size: usize,
     /// Share of the crop's area that each of them covers.
