@@ -113,9 +113,12 @@ fn over_all_processes(folder: &Path, parts: &[&str]) -> PathBuf {
 #[test]
 fn balanced_outputs_and_features_apart_are_those_of_all_processes() {
     let folder = tempfile::tempdir().unwrap();
-    let parts = ["--centering", "sinkhorn_knopp", "--sinkhorn-queue", "32", "--koleo-loss-weight", "0.1", "--stem", "conv"];
+    let parts = ["--centering", "sinkhorn_knopp", "--sinkhorn-queue", "20", "--koleo-loss-weight", "0.1", "--stem", "conv"];
     let whole = over_all_processes(folder.path(), &parts);
-    assert_eq!(tensors(&whole, "queue")[0].1.len(), 32 * 32);
+    // The queue keeps some of the outputs of a step, and the same ones.
+    let queue = |run: &Path| tensors(run, "queue")[0].1.clone();
+    let (own, all) = (queue(&folder.path().join("processes")), queue(&whole));
+    assert!(all.len() == 20 * 32 && own.iter().zip(&all).all(|(a, b)| (a - b).abs() < 1e-4), "{own:?}, not {all:?}");
 }
 
 #[test]
@@ -167,6 +170,14 @@ fn patches_are_held_to_an_anchor() {
     };
     let (whole, processes) = (held("whole", "1", &WHOLE), held("processes", "1", &["--processes", "2", "--batch-size", "4"]));
     assert_same(&processes, &whole);
+    // An anchor of the run itself, that sees larger crops.
+    let own = |name: &str, more: &[&str]| {
+        let out = folder.path().join(name);
+        let gram = ["--gram-loss-weight", "1", "--gram-update-epochs", "1", "--gram-crops-size", "48"];
+        succeeds(&data, &out, &[&gram, more].concat());
+        out
+    };
+    assert_same(&own("own-processes", &["--processes", "2", "--batch-size", "4"]), &own("own-whole", &WHOLE));
     let last = |out: &Path| {
         let log = std::fs::read_to_string(out.join("log.jsonl")).unwrap();
         serde_json::from_str::<serde_json::Value>(log.lines().last().unwrap()).unwrap()["gram"].as_f64().unwrap()
@@ -271,13 +282,75 @@ fn a_launcher_that_is_killed_leaves_a_checkpoint_and_no_processes() {
     }
 }
 
+/// A port of one test, below those that systems choose for others: neither another test's process nor a connection has it.
+fn port(test: u32) -> String {
+    (20_000 + (4 * std::process::id() + test) % 10_000).to_string()
+}
+
+#[test]
+fn processes_of_several_machines_take_their_secret_from_the_environment() {
+    const SECRET: &str = "0123456789abcdef";
+    let folder = tempfile::tempdir().unwrap();
+    let (data, out) = (folder.path().join("data"), folder.path().join("run"));
+    pictures(&data, 16);
+    let port = port(1);
+    let start = |rank: &str, address: &str, secret: Option<&str>| {
+        let mut command = command(&data, &out, &["--epochs", "1", "--warmup-epochs", "0", "--exchange-minutes", "0.5"]);
+        command.envs([("RANK", rank), ("WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", "1")]);
+        command.envs([("MASTER_ADDR", address), ("MASTER_PORT", port.as_str())]);
+        command.env_remove("DINO_EXCHANGE_SECRET").envs(secret.map(|secret| ("DINO_EXCHANGE_SECRET", secret)));
+        command.stdout(Stdio::null()).spawn().unwrap()
+    };
+    let refused = |address: &str, secret: Option<&str>, named: &str| {
+        let output = ends_within(start("1", address, secret), Duration::from_mins(1));
+        assert!(output.status.code() == Some(1) && text(&output).contains(named), "{address}: {}", text(&output));
+    };
+    // Nothing is sent to this address.
+    refused("192.0.2.7", None, "rank 0 is at 192.0.2.7, on another machine or open to others: set DINO_EXCHANGE_SECRET");
+    refused("127.0.1.1", None, "set DINO_EXCHANGE_SECRET");
+    refused("127.0.1.1", Some("short"), "at least 16 characters are wanted");
+
+    // The first machine's own name is mapped to this address, as Debian does it.
+    let first = start("0", "127.0.1.1", Some(SECRET));
+    refused("127.0.1.1", Some("0123456789abcdeF"), "do all have the same DINO_EXCHANGE_SECRET?");
+    let second = ends_within(start("1", "127.0.1.1", Some(SECRET)), Duration::from_mins(1));
+    let first = ends_within(first, Duration::from_mins(1));
+    let said = text(&first);
+    assert!(first.status.success() && second.status.success(), "{said}{}", text(&second));
+    assert!(said.contains("another DINO_EXCHANGE_SECRET, or none") && said.contains("on 2 processes"), "{said}");
+}
+
+#[test]
+fn of_the_processes_of_any_launcher_the_first_tells_how_it_goes() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    pictures(&data, 16);
+    let port = port(2);
+    for (world, rank, on_machine) in [
+        ("WORLD_SIZE", "RANK", "LOCAL_WORLD_SIZE"),
+        ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+        ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_STEP_TASKS_PER_NODE"),
+    ] {
+        let out = folder.path().join(world);
+        let start = |number: &str| {
+            let mut command = command(&data, &out, &["--epochs", "1", "--warmup-epochs", "0"]);
+            command.envs([(world, "2"), (rank, number), (on_machine, "2"), ("MASTER_PORT", port.as_str())]);
+            command.stdout(Stdio::null()).spawn().unwrap()
+        };
+        let started = ["0", "1"].map(start);
+        let [first, second] = started.map(|child| ends_within(child, Duration::from_mins(1)));
+        let (of_first, of_second) = (text(&first), text(&second));
+        assert!(first.status.success() && second.status.success(), "{world}: {of_first}{of_second}");
+        assert!(of_first.contains("on 2 processes") && !of_second.contains("on 2 processes"), "{world}: {of_second}");
+    }
+}
+
 #[test]
 fn processes_with_other_settings_are_told_so() {
     let folder = tempfile::tempdir().unwrap();
     let (data, out) = (folder.path().join("data"), folder.path().join("run"));
     pictures(&data, 16);
-    // Below the ports that systems choose for others: neither another test's process nor a connection has it.
-    let port = (20_000 + std::process::id() % 10_000).to_string();
+    let port = port(0);
     let start = |rank: &str, more: &[&str]| {
         let mut command = command(&data, &out, more);
         command.envs([("RANK", rank), ("WORLD_SIZE", "2"), ("MASTER_PORT", &port)]).stdout(Stdio::null());

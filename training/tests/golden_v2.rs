@@ -7,7 +7,7 @@ mod golden;
 use candle_core::{DType, Device, Tensor, Var};
 use dino_train::backbone::vit::VitConfig;
 use dino_train::dino::accumulate::Accumulated;
-use dino_train::dino::gram::{Negatives, gram};
+use dino_train::dino::gram::{Negatives, gram, resampled};
 use dino_train::dino::head::HeadConfig;
 use dino_train::dino::ibot::Ibot;
 use dino_train::dino::learner::{Gradients, Learner, Step, Views};
@@ -16,7 +16,7 @@ use dino_train::dino::masks::Masks;
 use dino_train::dino::network::Network;
 use dino_train::dino::optimizer::{Algorithm, Settings};
 use dino_train::exchange::alone;
-use golden::{Golden, TOLERANCE, compare_relative, compare_values};
+use golden::{Golden, TOLERANCE, assert_can_fail, compare_relative, compare_values};
 use serde_json::Value;
 
 fn description() -> Value {
@@ -77,7 +77,7 @@ fn gradients(learner: &Learner, file: &Golden, case: &Value) -> Gradients {
     let masked: Vec<Vec<f32>> = file.get("masks").to_vec2().unwrap();
     let masked: Vec<Vec<bool>> = masked.iter().map(|mask| mask.iter().map(|masked| *masked > 0.0).collect()).collect();
     let masks = Masks::new(&masked, &Device::Cpu).unwrap();
-    let views = Views { global: &global, local: Some(&local), masks: Some(&masks) };
+    let views = Views { global: &global, local: Some(&local), anchored: None, masks: Some(&masks) };
     learner.gradients(views, case["teacher_temp"].as_f64().unwrap(), &mut golden::random()).unwrap()
 }
 
@@ -123,19 +123,51 @@ fn golden_v2_every_case() {
     for name in cases.keys() {
         let (mut learner, file, case) = case(name);
         check(&learner, &file, &case).unwrap_or_else(|e| panic!("{name}: {e}"));
-        // What a step leaves behind: centres that moved, or that Sinkhorn-Knopp does not touch.
-        let mut accumulated = Accumulated::default();
-        let share = gradients(&learner, &file, &case).share().unwrap();
-        accumulated.add(share, &learner.student.groups().collect::<Vec<_>>()).unwrap();
-        let optimizer = Settings { lr: 0.0, weight_decay: 0.0, clip: 0.0, freeze_last_layer: false };
-        learner.step(accumulated, &Step { optimizer, momentum: 1.0, teacher_temp: 0.06 }, false).unwrap();
-        let after = |name: &str| {
-            let moved = format!("{name}.after");
-            golden::values(&file.get(if file.0.contains_key(&moved) { &moved } else { name }))
+        check_centres(&mut learner, &file, &case).unwrap_or_else(|e| panic!("{name}: {e}"));
+    }
+}
+
+/// What a step leaves behind: centres that moved, or that Sinkhorn-Knopp does not touch.
+fn check_centres(learner: &mut Learner, file: &Golden, case: &Value) -> Result<(), String> {
+    let mut accumulated = Accumulated::default();
+    let share = gradients(learner, file, case).share().unwrap();
+    accumulated.add(share, &learner.student.groups().collect::<Vec<_>>()).unwrap();
+    let optimizer = Settings { lr: 0.0, weight_decay: 0.0, clip: 0.0, freeze_last_layer: false };
+    learner.step(accumulated, &Step { optimizer, momentum: 1.0, teacher_temp: 0.06 }, false).unwrap();
+    let same = |centre: &Tensor, name: &str| {
+        let moved = format!("{name}.after");
+        let want = file.get(if file.0.contains_key(&moved) { &moved } else { name });
+        compare_values(&golden::values(centre), &golden::values(&want), TOLERANCE).map_err(|e| format!("{name}: {e}"))
+    };
+    same(learner.loss.centre(), "dino_center")?;
+    learner.ibot.as_ref().map_or(Ok(()), |ibot| same(ibot.patches.centre(), "ibot_center"))
+}
+
+/// Every tensor that is expected is compared: a change of a thousandth of its largest value is seen.
+#[test]
+fn golden_v2_every_tensor_counts() {
+    let changed = |file: &Golden, name: &str| {
+        let mut values = golden::values(&file.get(name));
+        values[0] += 1e-3 * values.iter().fold(1.0_f32, |largest, value| largest.max(value.abs()));
+        let mut file = Golden(file.0.clone());
+        let shape = file.get(name).dims().to_vec();
+        file.0.insert(name.to_owned(), Tensor::from_vec(values, shape, &Device::Cpu).unwrap());
+        file
+    };
+    for name in description()["cases"].as_object().unwrap().keys() {
+        let (mut learner, file, case) = case(name);
+        let counts = |tensor: &&String| {
+            let of_patches = tensor.as_str() == "teacher_patch_probabilities";
+            tensor.starts_with("gradient.") || tensor.as_str() == "teacher_probabilities" || (of_patches && learner.ibot.is_some())
         };
-        compare_values(&golden::values(learner.loss.centre()), &after("dino_center"), TOLERANCE).unwrap();
-        if let Some(ibot) = &learner.ibot {
-            compare_values(&golden::values(ibot.patches.centre()), &after("ibot_center"), TOLERANCE).unwrap();
+        let expected: Vec<String> = file.0.keys().filter(counts).cloned().collect();
+        assert!(expected.len() > 20, "{expected:?}");
+        for tensor in expected {
+            let error = check(&learner, &changed(&file, &tensor), &case).unwrap_err();
+            assert!(error.starts_with(if tensor.starts_with("gradient.") { "gradient of" } else { "targets" }), "{name}, {tensor}: {error}");
+        }
+        for centre in ["dino_center.after", "ibot_center.after"].into_iter().filter(|centre| file.0.contains_key(*centre)) {
+            assert!(check_centres(&mut learner, &changed(&file, centre), &case).is_err(), "{name}, {centre}");
         }
     }
 }
@@ -166,6 +198,27 @@ fn golden_v2_gram() {
             assert!(compare_values(&[loss], &want("loss"), TOLERANCE).is_err(), "{other} passes for {name}");
         }
     }
+}
+
+/// An anchor that sees larger pictures (`reference/gram.py`).
+#[test]
+fn golden_v2_gram_of_a_finer_anchor() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/reference/gram.safetensors");
+    let file = Golden(candle_core::safetensors::load(path, &Device::Cpu).unwrap());
+    for case in ["double", "more", "odd", "same"] {
+        let get = |part: &str| file.get(&format!("{case}.{part}"));
+        let student = Var::from_tensor(&get("student")).unwrap();
+        let anchor = resampled(&get("anchor"), student.dim(1).unwrap()).unwrap();
+        compare_values(&golden::values(&anchor), &golden::values(&get("resampled")), TOLERANCE).unwrap_or_else(|e| panic!("{case}: {e}"));
+        let loss = gram(&student, &anchor, false, Negatives::Kept).unwrap();
+        let gradient = golden::values(loss.backward().unwrap().get(&student).unwrap());
+        let loss = loss.to_scalar::<f32>().unwrap();
+        compare_values(&[loss], &golden::values(&get("loss")), TOLERANCE).unwrap_or_else(|e| panic!("{case}: {e}"));
+        compare_relative(&gradient, &golden::values(&get("gradient"))).unwrap_or_else(|e| panic!("{case}: {e}"));
+    }
+    let oblong = Tensor::zeros((1, 6, 2), DType::F32, &Device::Cpu).unwrap();
+    assert!(resampled(&oblong, 4).is_err());
+    assert_can_fail(file.below(""));
 }
 
 /// Each part of the step is noticed when it is another.

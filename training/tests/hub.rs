@@ -128,6 +128,26 @@ fn two_programs_at_once_fetch_once() {
 }
 
 #[test]
+fn a_run_goes_on_from_weights_by_name() {
+    let (hub, work) = (LoopbackHub::start(), tempfile::tempdir().unwrap());
+    hub.put("o/n", repository("hf-dinov2"));
+    let (data, out) = (work.path().join("data"), work.path().join("run"));
+    fs_err::create_dir_all(&data).unwrap();
+    for at in 0..6_u8 {
+        let picture = image::RgbImage::from_fn(48, 48, |x, y| image::Rgb([40 * at, (5 * x) as u8, (5 * y) as u8]));
+        picture.save(data.join(format!("{at}.png"))).unwrap();
+    }
+    let settings = "train --init hf://o/n --method dinov2 --out-dim 32 --head-hidden-dim 16 --head-bottleneck-dim 8 --local-crops-number 1 \
+                    --batch-size 3 --epochs 2 --precision f32";
+    let mut arguments: Vec<&str> = settings.split_whitespace().collect();
+    arguments.extend(["--data", data.to_str().unwrap(), "--out", out.to_str().unwrap()]);
+    let (output, said) = run(&hub, work.path(), &arguments);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("before the first step") && said.contains("the run "), "{said}");
+    assert!(out.join("best.safetensors").is_file());
+}
+
+#[test]
 fn a_backbone_is_evaluated_by_name() {
     let (hub, work) = (LoopbackHub::start(), tempfile::tempdir().unwrap());
     hub.put("o/n", repository("hf-dinov2"));

@@ -63,6 +63,29 @@ fn a_run_without_a_teacher_logs_its_terms_goes_on_exactly_and_is_exported() {
 }
 
 #[test]
+fn a_convnext_learns_goes_on_exactly_and_is_exported() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, whole, broken) = (folder.path().join("data"), folder.path().join("whole"), folder.path().join("broken"));
+    pictures(&data, 8);
+    let arch = "--arch convnext_tiny --dim 32 --global-crops-size 32 --local-crops-size 32 --local-crops-number 1 --epochs 3";
+    let start = |out: &Path, more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dino-train"));
+        command.arg("train").arg("--data").arg(&data).arg("--out").arg(out).args(["--batch-size", "4", "--warmup-epochs", "1"]);
+        let output = command.args(METHOD).args(arch.split_whitespace()).args(["--head-hidden-dim", "16"]).args(more).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output));
+    };
+    start(&whole, &["--keep-checkpoints", "9"]);
+    assert!(log(&whole).iter().all(|line| line["sigreg"].as_f64().unwrap() > 0.0));
+    // From the middle of the second epoch.
+    std::fs::create_dir(&broken).unwrap();
+    let third = checkpoints(&whole).into_iter().find(|path| path.ends_with("checkpoint-00000003.safetensors")).unwrap();
+    std::fs::copy(&third, broken.join(third.file_name().unwrap())).unwrap();
+    start(&broken, &["--resume"]);
+    assert_eq!(weights(&whole), weights(&broken), "every tensor of the last checkpoint is the same, bit by bit");
+    export(&whole, &folder.path().join("model"), &[]);
+}
+
+#[test]
 fn a_residual_network_keeps_its_running_statistics_for_evaluation() {
     let folder = tempfile::tempdir().unwrap();
     let (data, out) = (folder.path().join("data"), folder.path().join("run"));

@@ -93,9 +93,23 @@ fn axis(from: usize, to: usize, scale: f64) -> Vec<f64> {
 /// # Errors
 /// When the device fails.
 pub fn interpolation(side: usize, height: usize, width: usize, device: &Device) -> Result<Tensor> {
-    let rows = axis(side, height, (height as f64 + 0.1) / side as f64);
-    let columns = axis(side, width, (width as f64 + 0.1) / side as f64);
-    let mut matrix = Vec::with_capacity(height * width * side * side);
+    let along = |count: usize| axis(side, count, (count as f64 + 0.1) / side as f64);
+    grid(side, &along(height), &along(width), device)
+}
+
+/// `[to * to, from * from]`: multiplied with what lies on a grid of `from * from` it gives that of a grid of `to * to`, as `PyTorch`'s
+/// `interpolate(size=(to, to), mode="bicubic", align_corners=False)`.
+///
+/// # Errors
+/// When the device fails.
+pub fn resampling(from: usize, to: usize, device: &Device) -> Result<Tensor> {
+    let along = axis(from, to, to as f64 / from as f64);
+    grid(from, &along, &along, device)
+}
+
+/// The weights of both axes together, `[rows * columns, side * side]`.
+fn grid(side: usize, rows: &[f64], columns: &[f64], device: &Device) -> Result<Tensor> {
+    let mut matrix = Vec::with_capacity(rows.len() * columns.len());
     for row in rows.chunks_exact(side) {
         for column in columns.chunks_exact(side) {
             for y in row {
@@ -103,7 +117,7 @@ pub fn interpolation(side: usize, height: usize, width: usize, device: &Device) 
             }
         }
     }
-    Tensor::from_vec(matrix, (height * width, side * side), device)
+    Tensor::from_vec(matrix, (rows.len() / side * (columns.len() / side), side * side), device)
 }
 
 #[cfg(test)]

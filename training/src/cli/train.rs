@@ -44,7 +44,7 @@ pub struct Args {
     /// How that checkpoint is read
     #[command(flatten)]
     network: super::checkpoint::Network,
-    /// Checkpoint of the same architecture that --gram-loss-weight holds patches to: an earlier one of the same run, or another run's.
+    /// Checkpoint of the same architecture that --gram-loss-weight holds patches to: an earlier one of the same run, or another run's
     #[arg(long, value_name = "FILE|DIR|HF", value_parser = dino_program::flags::location(), help_heading = "Loss")]
     gram_anchor: Option<Location>,
     /// Go on from the newest checkpoint in --out, or start where it holds none: the same command line for the first start and for each
@@ -74,17 +74,17 @@ pub struct Args {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value_t = false, action = clap::ArgAction::Set, value_parser = clap::builder::BoolishValueParser::new())]
     activation_checkpointing: bool,
     /// Where to compute: cpu, cuda (the first GPU, or the one of this process's number on its machine) or cuda:N
-    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
+    #[arg(long, value_parser = crate::device::known, default_value = "cpu", value_name = "DEVICE")]
     device: String,
     /// Processes of this machine that train together, each on --batch-size-per-gpu pictures and its share of the cores. For several
     /// machines, start one process each with torchrun, or with the environment variables that it sets
-    #[arg(long, value_parser = dino_program::flags::at_least_one(), default_value_t = 1, value_name = "N")]
+    #[arg(long, value_parser = dino_program::flags::one_to(launch::MOST), default_value_t = 1, value_name = "N")]
     processes: usize,
     /// Minutes that a process waits for another before it gives up
     #[arg(long, value_parser = dino_program::flags::above_zero::<f64>, default_value_t = 10.0)]
     exchange_minutes: f64,
     /// Evaluations in a row below what the weights of --init could do after which the run is ended, 0 for never
-    #[arg(long, default_value_t = 10, value_name = "N")]
+    #[arg(long, default_value_t = 3, value_name = "N")]
     stop_below: usize,
     /// Epochs between k-NN figures of the teacher (k = 20), 0 for none. With --init every epoch where it is not given, on up to 5,000
     /// pictures of --data; where they have no classes, it is measured how often two crops of a picture find each other
@@ -253,8 +253,12 @@ fn resolve(mut settings: toml::Table, args: &Args, matches: &ArgMatches, goes_on
     warmup::cut(&mut recipe.warmup_epochs, recipe.epochs, matches);
     warmup::cut_freeze(&mut recipe.freeze_backbone_epochs, recipe.epochs, matches);
     ensure!(
-        (recipe.gram_loss_weight > 0.0) == args.gram_anchor.is_some(),
+        args.gram_anchor.is_none() || recipe.gram_loss_weight > 0.0,
         "--gram-anchor names the checkpoint that --gram-loss-weight holds patches to: give both, or neither"
+    );
+    ensure!(
+        recipe.gram_loss_weight == 0.0 || args.gram_anchor.is_some() || recipe.gram_update_epochs > 0,
+        "--gram-loss-weight holds patches to an anchor: give --gram-anchor CHECKPOINT, or --gram-update-epochs N for the run's own teacher"
     );
     ensure!(
         args.init.is_some() || goes_on || (recipe.lora_rank == 0 && recipe.freeze_backbone_epochs == 0),

@@ -4,12 +4,12 @@
 //! use dino_train::data::{augment::Augmentation, loader::generator};
 //!
 //! let augmentation = Augmentation {
-//!     global_size: 32, global_scale: (0.4, 1.0), local_crops: 1, local_size: 16, local_scale: (0.05, 0.4), blur_sigma: (0.1, 0.4),
+//!     global_size: 32, global_scale: (0.4, 1.0), anchor_size: None, local_crops: 1, local_size: 16, local_scale: (0.05, 0.4), blur_sigma: (0.1, 0.4),
 //! };
 //! let picture = image::RgbImage::from_fn(60, 40, |x, y| image::Rgb([x as u8, y as u8, 90]));
 //! let crop = |seed| {
 //!     let mut crop = vec![0.0; augmentation.global_len()];
-//!     augmentation.global(&picture, 0, &mut generator(seed, 0, 0, 0), &mut crop);
+//!     augmentation.global(&picture, 0, &mut generator(seed, 0, 0, 0), &mut crop, &mut []);
 //!     crop
 //! };
 //! assert_eq!(crop(1), crop(1));
@@ -33,6 +33,9 @@ pub struct Augmentation {
     pub global_size: u32,
     /// Share of the picture's area that a global crop covers, lowest and highest.
     pub global_scale: (f64, f64),
+    /// Side in pixels of the global crops as the anchor of Gram anchoring sees them, without changes of colour and blur; `None` where
+    /// it sees those of the networks.
+    pub anchor_size: Option<u32>,
     /// Number of local crops.
     pub local_crops: usize,
     /// Side of the local crops in pixels.
@@ -60,10 +63,22 @@ impl Augmentation {
         3 * (self.local_size * self.local_size) as usize
     }
 
-    /// Writes global crop number `view` (0 or 1) of a picture, `[3, size, size]`, normalised.
-    pub fn global(&self, picture: &RgbImage, view: usize, random: &mut impl rand::Rng, out: &mut [f32]) {
+    /// Values of one global crop as the anchor sees it; 0 where it sees none of its own.
+    pub fn anchor_len(&self) -> usize {
+        3 * self.anchor_size.map_or(0, |size| (size * size) as usize)
+    }
+
+    /// Writes global crop number `view` (0 or 1) of a picture, `[3, size, size]`, normalised, and what the anchor sees of it.
+    pub fn global(&self, picture: &RgbImage, view: usize, random: &mut impl rand::Rng, out: &mut [f32], anchored: &mut [f32]) {
         let kind = if view == 0 { Kind { blur: 1.0, solarise: 0.0 } } else { Kind { blur: 0.1, solarise: 0.2 } };
-        self.crop(picture, self.global_size, self.global_scale, &kind, random, out);
+        let CropWindow { window, flip } = self.crop(picture, self.global_size, self.global_scale, &kind, random, out);
+        if let Some(size) = self.anchor_size {
+            let mut planes = Planes::new(&resample(picture, window, size, size));
+            if flip {
+                planes.flip();
+            }
+            planes.normalise(IMAGENET_MEAN, IMAGENET_STD, anchored);
+        }
     }
 
     /// Writes one local crop of a picture, `[3, size, size]`, normalised.
@@ -71,10 +86,10 @@ impl Augmentation {
         self.crop(picture, self.local_size, self.local_scale, &Kind { blur: 0.5, solarise: 0.0 }, random, out);
     }
 
-    fn crop(&self, picture: &RgbImage, size: u32, scale: (f64, f64), kind: &Kind, random: &mut impl rand::Rng, out: &mut [f32]) {
-        let window = window(picture.dimensions(), scale, random);
-        let mut planes = Planes::new(&resample(picture, window, size, size));
-        if random.random_bool(0.5) {
+    fn crop(&self, picture: &RgbImage, size: u32, scale: (f64, f64), kind: &Kind, random: &mut impl rand::Rng, out: &mut [f32]) -> CropWindow {
+        let drawn = CropWindow::draw(picture.dimensions(), scale, random);
+        let mut planes = Planes::new(&resample(picture, drawn.window, size, size));
+        if drawn.flip {
             planes.flip();
         }
         if random.random_bool(0.8) {
@@ -91,6 +106,7 @@ impl Augmentation {
             planes.solarise();
         }
         planes.normalise(IMAGENET_MEAN, IMAGENET_STD, out);
+        drawn
     }
 }
 
@@ -207,6 +223,7 @@ mod tests {
         let augmentation = Augmentation {
             global_size: 48,
             global_scale: (0.4, 1.0),
+            anchor_size: None,
             local_crops: 1,
             local_size: 24,
             local_scale: (0.05, 0.4),
@@ -215,12 +232,43 @@ mod tests {
         let draw = |seed| {
             let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
             let (mut global, mut local) = (vec![0.0; augmentation.global_len()], vec![0.0; augmentation.local_len()]);
-            augmentation.global(&picture, 1, &mut random, &mut global);
+            augmentation.global(&picture, 1, &mut random, &mut global, &mut []);
             augmentation.local(&picture, &mut random, &mut local);
             (global, local)
         };
         assert_eq!(draw(3), draw(3));
         assert_ne!(draw(3), draw(4));
         assert!(draw(5).0.iter().all(|v| v.is_finite() && v.abs() < 3.0));
+    }
+
+    /// Of a picture that is red on its left and green on its right: the window and its side are told apart.
+    #[test]
+    fn an_anchor_sees_the_same_window_without_its_colours_changed() {
+        let picture = RgbImage::from_fn(120, 90, |x, y| image::Rgb([255 - 2 * x as u8, 2 * x as u8, 2 * y as u8]));
+        let plain = Augmentation {
+            global_size: 24,
+            global_scale: (0.4, 1.0),
+            anchor_size: None,
+            local_crops: 0,
+            local_size: 24,
+            local_scale: (0.05, 0.4),
+            blur_sigma: (0.1, 0.2),
+        };
+        let larger = Augmentation { anchor_size: Some(48), ..plain };
+        for seed in 0..40 {
+            let random = || rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+            let (mut crop, mut same, mut anchored) = (vec![0.0; plain.global_len()], vec![0.0; plain.global_len()], vec![0.0; larger.anchor_len()]);
+            plain.global(&picture, 0, &mut random(), &mut crop, &mut []);
+            larger.global(&picture, 0, &mut random(), &mut same, &mut anchored);
+            assert_eq!(crop, same, "the networks see what they see without an anchor");
+            let drawn = CropWindow::draw(picture.dimensions(), plain.global_scale, &mut random());
+            for (x, y, pixel) in drawn.crop(&picture, 48, 48).enumerate_pixels() {
+                for channel in 0..3 {
+                    let wanted = (f32::from(pixel[channel]) / 255.0 - IMAGENET_MEAN[channel]) / IMAGENET_STD[channel];
+                    let got = anchored[(channel * 48 + y as usize) * 48 + x as usize];
+                    assert!((got - wanted).abs() < 0.1, "{seed}: {got}, not {wanted} at {x} {y}");
+                }
+            }
+        }
     }
 }

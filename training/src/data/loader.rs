@@ -32,6 +32,8 @@ const AHEAD: usize = 2;
 pub struct Batch {
     /// `[2 * pictures, 3, size, size]`.
     pub global: Vec<f32>,
+    /// The global crops as an anchor sees them, `[2 * pictures, 3, size, size]`, where it sees others.
+    pub anchored: Vec<f32>,
     /// `[local crops * pictures, 3, size, size]`.
     pub local: Vec<f32>,
     /// Which pictures they are of.
@@ -102,9 +104,10 @@ pub fn epoch(pictures: &Arc<Pictures>, plan: Plan, epoch: usize, numbers: Range<
 /// None when no picture at all can be read.
 fn load(pictures: &Pictures, order: &[usize], plan: &Plan, epoch: usize, number: usize) -> Option<Batch> {
     let Plan { augmentation, batch: size, .. } = plan;
-    let (global_len, local_len) = (augmentation.global_len(), augmentation.local_len());
+    let (global_len, anchor_len, local_len) = (augmentation.global_len(), augmentation.anchor_len(), augmentation.local_len());
     let mut batch = Batch {
         global: vec![0.0; 2 * size * global_len],
+        anchored: vec![0.0; 2 * size * anchor_len],
         local: vec![0.0; augmentation.local_crops * size * local_len],
         pictures: Vec::with_capacity(*size),
         places: Vec::with_capacity(*size),
@@ -114,8 +117,15 @@ fn load(pictures: &Pictures, order: &[usize], plan: &Plan, epoch: usize, number:
         let (index, picture) = readable(pictures, order, place)?;
         let mut random = generator(plan.seed, CROPS, epoch as u64, place as u64);
         for view in 0..2 {
-            let at = (view * size + slot) * global_len;
-            augmentation.global(&picture, view, &mut random, &mut batch.global[at..at + global_len]);
+            let crop = view * size + slot;
+            let part = |len: usize| crop * len..(crop + 1) * len;
+            augmentation.global(
+                &picture,
+                view,
+                &mut random,
+                &mut batch.global[part(global_len)],
+                &mut batch.anchored[part(anchor_len)],
+            );
         }
         for view in 0..augmentation.local_crops {
             let at = (view * size + slot) * local_len;

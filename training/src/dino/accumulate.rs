@@ -199,12 +199,12 @@ impl Accumulated {
         Ok(())
     }
 
-    /// The teacher's logits of the micro-batches that were to be kept, one batch after another.
+    /// The teacher's logits of the micro-batches that were to be kept, `[batches, rows, k]`.
     ///
     /// # Errors
     /// When the device fails.
     pub fn kept_logits(&self) -> Result<Option<Tensor>> {
-        if self.kept.is_empty() { Ok(None) } else { Tensor::cat(&self.kept, 0).map(Some) }
+        if self.kept.is_empty() { Ok(None) } else { Tensor::stack(&self.kept, 0).map(Some) }
     }
 
     /// Adds what is pending on another device, and fetches the gradients' squares with it.

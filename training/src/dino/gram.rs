@@ -13,11 +13,12 @@
 //! # Ok::<(), candle_core::Error>(())
 //! ```
 
-use candle_core::{D, Result, Tensor};
+use candle_core::{D, Result, Tensor, bail};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::backbone::Backbone;
+use crate::backbone::positions::resampling;
 use crate::ops::unit_rows::scaled_unit_rows;
 
 /// Least norm that a feature is divided by.
@@ -48,6 +49,8 @@ pub struct Gram {
     pub across: bool,
     /// What becomes of negative similarities.
     pub negatives: Negatives,
+    /// The anchor is an earlier teacher of this run, which nothing but the run's checkpoints holds.
+    pub is_own: bool,
 }
 
 /// Patch features `[pictures, patches, dim]` of student and anchor to the mean squared difference of their cosine similarities, within
@@ -62,6 +65,26 @@ pub fn gram(student: &Tensor, anchor: &Tensor, across: bool, negatives: Negative
     }
     let own = if negatives == Negatives::Removed { own.relu()? } else { own };
     (own - wanted)?.sqr()?.mean_all()
+}
+
+/// Patch features of square pictures, `[pictures, patches, dim]`, resampled to `count` patches each: bicubic without antialiasing, as the
+/// public code makes the features of larger pictures comparable.
+///
+/// # Errors
+/// When pictures are not square, or the device fails.
+pub fn resampled(features: &Tensor, count: usize) -> Result<Tensor> {
+    let (pictures, patches, dim) = features.dims3()?;
+    if patches == count {
+        return Ok(features.clone());
+    }
+    let (from, to) = (patches.isqrt(), count.isqrt());
+    if from * from != patches || to * to != count {
+        bail!("{patches} and {count} patches are not those of square pictures");
+    }
+    // One product for all pictures.
+    let columns = features.transpose(0, 1)?.contiguous()?.reshape((patches, pictures * dim))?;
+    let resampled = resampling(from, to, features.device())?.matmul(&columns)?;
+    resampled.reshape((count, pictures, dim))?.transpose(0, 1)?.contiguous()
 }
 
 fn similarities(features: &Tensor, across: bool) -> Result<Tensor> {

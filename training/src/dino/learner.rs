@@ -14,7 +14,7 @@
 //! // Of one picture two global crops, which both networks see, and three local ones, which the student alone sees.
 //! let global = Tensor::randn(0.0_f32, 1.0, (2, 3, 32, 32), &Device::Cpu)?;
 //! let local = Tensor::randn(0.0_f32, 1.0, (3, 3, 16, 16), &Device::Cpu)?;
-//! let batch = learner.gradients(Views { global: &global, local: Some(&local), masks: None }, 0.04, &mut random)?;
+//! let batch = learner.gradients(Views { global: &global, local: Some(&local), anchored: None, masks: None }, 0.04, &mut random)?;
 //! assert_eq!((batch.student.dims(), batch.teacher.dims()), ([5, 64].as_slice(), [2, 64].as_slice()));
 //! # Ok::<(), candle_core::Error>(())
 //! ```
@@ -27,7 +27,7 @@ use candle_core::{Result, Tensor};
 use crate::backbone::Pass;
 use crate::backbone::parameters::{Group, Random};
 use crate::dino::accumulate::{self, Accumulated, Averages, Means, Outputs, Share};
-use crate::dino::gram::{Gram, gram};
+use crate::dino::gram::{Gram, gram, resampled};
 use crate::dino::ibot::Ibot;
 use crate::dino::koleo::koleo;
 use crate::dino::lejepa::{self, Lejepa};
@@ -113,6 +113,8 @@ pub struct Views<'a> {
     pub global: &'a Tensor,
     /// The other views, if any.
     pub local: Option<&'a Tensor>,
+    /// The global views as an anchor sees them, `[2 * pictures, 3, H, W]`, where it sees others.
+    pub anchored: Option<&'a Tensor>,
     /// Patches of the global views that the student does not see.
     pub masks: Option<&'a Masks>,
 }
@@ -202,7 +204,7 @@ impl Learner {
     /// # Errors
     /// When shapes do not fit, another process is lost, or the device fails.
     pub fn gradients(&self, views: Views<'_>, teacher_temp: f64, random: &mut dyn Random) -> Result<Gradients> {
-        let Views { global, local, masks } = views;
+        let Views { global, local, anchored, masks } = views;
         let pass = &mut Pass::Teacher(&self.exchange);
         let places = masks.filter(|_| self.ibot.is_some()).map_or(&[][..], |masks| &masks.places);
         let (features, patches) = self.teacher.backbone.features_at(std::slice::from_ref(global), None, places, pass)?;
@@ -236,7 +238,7 @@ impl Learner {
             whole = (whole + &loss)?;
             ibot = Some(PatchValue { loss, teacher: teacher_patches, targets });
         }
-        let gram = self.gram.as_ref().map(|of| Self::held_to_anchor(of, global, &seen_patches)).transpose()?;
+        let gram = self.gram.as_ref().map(|of| Self::held_to_anchor(of, anchored.unwrap_or(global), &seen_patches)).transpose()?;
         if let Some(gram) = &gram {
             whole = (whole + gram)?;
         }
@@ -291,11 +293,12 @@ impl Learner {
     }
 
     /// Gram anchoring's part of the loss, with its weight: all patches of the global views, by student and anchor.
-    fn held_to_anchor(of: &Gram, global: &Tensor, patches: &Tensor) -> Result<Tensor> {
-        let places = of.anchor.places(global)?;
-        let (_, wanted) = of.anchor.features_at(std::slice::from_ref(global), None, &places, &mut Pass::Frozen)?;
-        let pictures = |rows: &Tensor| rows.reshape((global.dim(0)?, (), rows.dim(1)?));
-        gram(&pictures(patches)?, &pictures(&wanted)?, of.across, of.negatives)? * of.weight
+    fn held_to_anchor(of: &Gram, views: &Tensor, patches: &Tensor) -> Result<Tensor> {
+        let places = of.anchor.places(views)?;
+        let (_, wanted) = of.anchor.features_at(std::slice::from_ref(views), None, &places, &mut Pass::Frozen)?;
+        let pictures = |rows: &Tensor| rows.reshape((views.dim(0)?, (), rows.dim(1)?));
+        let patches = pictures(patches)?;
+        gram(&patches, &resampled(&pictures(&wanted)?, patches.dim(1)?)?, of.across, of.negatives)? * of.weight
     }
 
     /// Adds one micro-batch to what a step learns from; see [`Learner::gradients`].
@@ -334,7 +337,12 @@ impl Learner {
             ibot.patches.move_centre(&averages.patch_logits)?;
         }
         if let Some(logits) = logits {
-            self.loss.queue.push(&across::gather(&logits, &self.exchange)?)?;
+            // As one process with one batch has them, view by view: which ones a queue drops does not depend on how a step is divided.
+            let (batches, rows, k) = logits.dims3()?;
+            let all = across::gather(&logits.flatten(0, 1)?, &self.exchange)?;
+            let parts = (self.exchange.world(), batches, TEACHER_VIEWS, rows / TEACHER_VIEWS, k);
+            let all = all.reshape(parts)?.permute((2, 1, 3, 0, 4))?.contiguous()?;
+            self.loss.queue.push(&all.reshape(((), k))?)?;
         }
         let Averages { means, distribution, feature_std, stop, .. } = averages;
         Ok(Report { means, distribution, feature_std, stop })

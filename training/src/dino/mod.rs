@@ -17,7 +17,7 @@
 //! // Two global crops of two pictures.
 //! let global = Tensor::randn(0.0_f32, 1.0, (4, 3, 32, 32), &Device::Cpu)?;
 //! let mut batches = Accumulated::default();
-//! learner.add(&mut batches, Views { global: &global, local: None, masks: None }, 0.04, &mut random)?;
+//! learner.add(&mut batches, Views { global: &global, local: None, anchored: None, masks: None }, 0.04, &mut random)?;
 //! let optimizer = Settings { lr: 1e-3, weight_decay: 0.04, clip: 3.0, freeze_last_layer: false };
 //! let report = learner.step(batches, &Step { optimizer, momentum: 0.996, teacher_temp: 0.04 }, false)?;
 //! assert!(report.means.teacher_entropy <= 64_f64.ln() + 1e-3);

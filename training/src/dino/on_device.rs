@@ -66,7 +66,7 @@ fn dinov2() -> Result<Learner> {
     learner.koleo_weight = 0.1;
     learner.ibot = Some(ibot);
     let anchor = learner.teacher.duplicate()?.backbone;
-    learner.gram = Some(Gram { weight: 1.0, anchor, across: false, negatives: Negatives::Kept });
+    learner.gram = Some(Gram { weight: 1.0, anchor, across: false, negatives: Negatives::Kept, is_own: false });
     Ok(learner)
 }
 
@@ -102,7 +102,7 @@ fn run(mut learner: Learner) -> Result<(State, Vec<Report>, usize)> {
             let (global, local) = (pixels(0, 8, 32)?, pixels(1, 12, side)?);
             let masking = Masking { probability: 0.5, low: 0.2, high: 0.5 };
             let masks = learner.ibot.as_ref().map(|_| Masks::new(&masking.draw(8, (4, 4), &mut random), &Device::Cpu)).transpose()?;
-            let views = Views { global: &global, local: Some(&local), masks: masks.as_ref() };
+            let views = Views { global: &global, local: Some(&local), anchored: None, masks: masks.as_ref() };
             learner.add(&mut batches, views, 0.06, &mut random)?;
         }
         let optimizer = Settings { lr: 2e-3, weight_decay: 0.04, clip: 0.3, freeze_last_layer: step == 0 };

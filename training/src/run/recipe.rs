@@ -22,14 +22,14 @@ mod check;
 mod preset;
 mod schedules;
 
-use crate::backbone::BackboneConfig;
+use crate::backbone::{Backbone, BackboneConfig};
 use crate::backbone::convnext::{self, ConvnextConfig};
 use crate::backbone::positions::{PositionCode, RotaryJitter};
 use crate::backbone::resnet::{Kind, ResnetConfig};
 use crate::backbone::stem::Stem;
 use crate::backbone::vit::VitConfig;
 use crate::data::augment::Augmentation;
-use crate::dino::gram::Negatives;
+use crate::dino::gram::{Gram, Negatives};
 use crate::dino::head::HeadConfig;
 use crate::dino::ibot::Ibot;
 use crate::dino::learner::Learner;
@@ -58,16 +58,16 @@ pub struct Recipe {
     #[arg(long, value_parser = dino_program::flags::at_least_one(), default_value_t = Recipe::default().patch_size, help_heading = "Backbone")]
     pub patch_size: usize,
     /// Dimension of the features, in place of the arch's own. A ResNet or `ConvNeXt` is made narrower or wider by it
-    #[arg(long, value_parser = dino_program::flags::at_least_one(), help_heading = "Backbone")]
+    #[arg(long, value_parser = dino_program::flags::one_to(16_384), help_heading = "Backbone")]
     pub dim: Option<usize>,
     /// Number of blocks of a ViT, in place of the arch's own
-    #[arg(long, value_parser = dino_program::flags::at_least_one(), help_heading = "Backbone")]
+    #[arg(long, value_parser = dino_program::flags::one_to(256), help_heading = "Backbone")]
     pub depth: Option<usize>,
     /// Attention heads of a ViT, in place of the arch's own
-    #[arg(long, value_parser = dino_program::flags::at_least_one(), help_heading = "Backbone")]
+    #[arg(long, value_parser = dino_program::flags::one_to(1024), help_heading = "Backbone")]
     pub heads: Option<usize>,
     /// Register tokens of a ViT beside CLS. Four keep its attention free of outliers in large ones
-    #[arg(long, default_value_t = Recipe::default().registers, help_heading = "Backbone")]
+    #[arg(long, value_parser = dino_program::flags::up_to(1024), default_value_t = Recipe::default().registers, help_heading = "Backbone")]
     pub registers: usize,
     /// First value of factors on each branch of the blocks of a ViT or `ConvNeXt` (layer scale), 0 for none. Where it is not given: 1e-6 of a
     /// `ConvNeXt`, 1e-5 with --method dinov2, else none
@@ -77,7 +77,7 @@ pub struct Recipe {
     #[arg(long, value_enum, default_value_t = Recipe::default().ffn_layer, help_heading = "Backbone")]
     pub ffn_layer: FfnLayer,
     /// Columns of the hidden layer of --ffn-layer swiglu. Where it is not given: 8/3 of the dimension, a multiple of 8
-    #[arg(long, value_parser = dino_program::flags::at_least_one(), help_heading = "Backbone")]
+    #[arg(long, value_parser = dino_program::flags::one_to(65_536), help_heading = "Backbone")]
     pub ffn_hidden: Option<usize>,
     /// How the patches of a ViT learn where they are: a table of positions, or rotations of queries and keys as in DINOv3
     #[arg(long, value_enum, default_value_t = Recipe::default().pos_embed, help_heading = "Backbone")]
@@ -102,7 +102,7 @@ pub struct Recipe {
     pub drop_path_rate: f64,
 
     /// Dimension of the head's output. Large values work well for large and varied data
-    #[arg(long, value_parser = dino_program::flags::at_least_one(), default_value_t = Recipe::default().out_dim, help_heading = "Head")]
+    #[arg(long, value_parser = dino_program::flags::one_to(1 << 20), default_value_t = Recipe::default().out_dim, help_heading = "Head")]
     pub out_dim: usize,
     /// Keep the norms of the head's last layer at 1. More stable; false can do better with a small ViT
     #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, value_parser = clap::builder::BoolishValueParser::new(), default_value_t = Recipe::default().norm_last_layer, help_heading = "Head")]
@@ -111,10 +111,10 @@ pub struct Recipe {
     #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, value_parser = clap::builder::BoolishValueParser::new(), default_value_t = Recipe::default().use_bn_in_head, help_heading = "Head")]
     pub use_bn_in_head: bool,
     /// Columns of the head's hidden layers
-    #[arg(long, value_parser = dino_program::flags::at_least_one(), default_value_t = Recipe::default().head_hidden_dim, help_heading = "Head")]
+    #[arg(long, value_parser = dino_program::flags::one_to(65_536), default_value_t = Recipe::default().head_hidden_dim, help_heading = "Head")]
     pub head_hidden_dim: usize,
     /// Columns of the head's bottleneck; with --method lejepa the dimension of the embeddings, 128 where it is not given
-    #[arg(long, value_parser = dino_program::flags::at_least_one(), default_value_t = Recipe::default().head_bottleneck_dim, help_heading = "Head")]
+    #[arg(long, value_parser = dino_program::flags::one_to(65_536), default_value_t = Recipe::default().head_bottleneck_dim, help_heading = "Head")]
     pub head_bottleneck_dim: usize,
 
     /// First momentum of the teacher, raised to 1 by a cosine. Use a higher one with small batches: 0.9995 for 256 pictures
@@ -164,11 +164,18 @@ pub struct Recipe {
     #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, value_parser = clap::builder::BoolishValueParser::new(), default_value_t = Recipe::default().ibot_separate_head, help_heading = "Loss")]
     pub ibot_separate_head: bool,
     /// Outputs of the patches' own head, in place of --out-dim
-    #[arg(long, value_parser = dino_program::flags::at_least_one(), help_heading = "Loss")]
+    #[arg(long, value_parser = dino_program::flags::one_to(1 << 20), help_heading = "Loss")]
     pub ibot_out_dim: Option<usize>,
-    /// Weight of the term that keeps patches as similar to each other as --gram-anchor has them (Gram anchoring of DINOv3), 0 for none
+    /// Weight of the term that keeps patches as similar to each other as an anchor has them (--gram-anchor, --gram-update-epochs; Gram anchoring of DINOv3), 0 for none
     #[arg(long, value_parser = dino_program::flags::from_zero::<f64>, default_value_t = Recipe::default().gram_loss_weight, help_heading = "Loss")]
     pub gram_loss_weight: f64,
+    /// Let the anchor see the global crops at this size in pixels, without changes of colour and blur, and bring its features to the grid of
+    /// the student's: finer features, as DINOv3 has them. Without it the anchor sees the very crops of the networks
+    #[arg(long, value_parser = dino_program::flags::at_least_one(), help_heading = "Loss")]
+    pub gram_crops_size: Option<usize>,
+    /// Make the teacher the anchor after every so many epochs, 0 for never. Without --gram-anchor the term begins with the first of them
+    #[arg(long, default_value_t = Recipe::default().gram_update_epochs, help_heading = "Loss")]
+    pub gram_update_epochs: usize,
     /// Compare the patches of all crops of a batch there, not those of each crop alone
     #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, value_parser = clap::builder::BoolishValueParser::new(), default_value_t = Recipe::default().gram_across_crops, help_heading = "Loss")]
     pub gram_across_crops: bool,
@@ -368,6 +375,8 @@ impl Default for Recipe {
             ibot_separate_head: false,
             ibot_out_dim: None,
             gram_loss_weight: 0.0,
+            gram_crops_size: None,
+            gram_update_epochs: 0,
             gram_across_crops: false,
             gram_negatives: Negatives::Kept,
             mask_probability: 0.5,
@@ -518,6 +527,11 @@ impl Recipe {
         Ok(())
     }
 
+    /// The term that holds patches to an anchor; `is_own` where that is a teacher of this run.
+    pub fn gram(&self, anchor: Backbone, is_own: bool) -> Gram {
+        Gram { weight: self.gram_loss_weight, anchor, across: self.gram_across_crops, negatives: self.gram_negatives, is_own }
+    }
+
     /// Sides of the global and of the local crops in an epoch, counted from 0.
     pub fn crop_sizes(&self, epoch: usize) -> (usize, usize) {
         let (global, local) = (self.global_crops_size, self.local_crops_size);
@@ -538,6 +552,8 @@ impl Recipe {
         Ok(Augmentation {
             global_size: global as u32,
             global_scale: pair(&self.global_crops_scale).context("--global-crops-scale takes two numbers")?,
+            // Larger crops at the end of a run are no reason for the anchor to see less than the networks.
+            anchor_size: self.gram_crops_size.map(|size| size.max(global) as u32),
             local_crops: self.local_crops_number,
             local_size: local as u32,
             local_scale: pair(&self.local_crops_scale).context("--local-crops-scale takes two numbers")?,

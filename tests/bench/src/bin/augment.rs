@@ -43,7 +43,7 @@ fn speed(args: &Args, augmentation: &Augmentation, cache: usize) -> Result<f64> 
         for index in 0..pictures.len() {
             let Some(picture) = pictures.get(index) else { continue };
             let mut random = generator(0, 0, round as u64, index as u64);
-            (0..2).for_each(|view| augmentation.global(&picture, view, &mut random, &mut global));
+            (0..2).for_each(|view| augmentation.global(&picture, view, &mut random, &mut global, &mut []));
             (0..augmentation.local_crops).for_each(|_| augmentation.local(&picture, &mut random, &mut local));
             done += 1;
         }
