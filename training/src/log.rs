@@ -289,16 +289,26 @@ impl Log {
         Ok(())
     }
 
-    /// Keeps the lines of an earlier run that left no checkpoint under another name: a run that starts has a log of its own.
+    /// Moves the lines of an earlier run that left no checkpoint to the end of another file, behind those of runs before it: a run that
+    /// starts has a log of its own.
     ///
     /// # Errors
-    /// When the file cannot be renamed.
+    /// When a file cannot be read, written or removed.
     pub fn set_aside(&self) -> Result<()> {
-        if self.path.exists() {
-            let old = self.path.with_extension("old.jsonl");
-            fs_err::rename(&self.path, &old)?;
-            tracing::warn!("{} is of an earlier run without a checkpoint: it is now {}", self.path.display(), old.display());
+        if !self.path.exists() {
+            return Ok(());
         }
+        let old = self.path.with_extension("old.jsonl");
+        let mut lines = if old.exists() { fs_err::read(&old)? } else { Vec::new() };
+        // A line that was cut short stays one of its own.
+        if lines.last().is_some_and(|byte| *byte != b'\n') {
+            lines.push(b'\n');
+        }
+        lines.extend(fs_err::read(&self.path)?);
+        // Killed between the two, it has the lines twice, and never none.
+        write_atomically(&old, &lines)?;
+        fs_err::remove_file(&self.path)?;
+        tracing::warn!("{} was of an earlier run without a checkpoint: its lines are now in {}", self.path.display(), old.display());
         Ok(())
     }
 
@@ -312,5 +322,26 @@ impl Log {
         text.push('\n');
         file.write_all(text.as_bytes())?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_all_runs_that_left_no_checkpoint_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = Log::new(folder.path());
+        log.set_aside().unwrap();
+        assert_eq!(fs_err::read_dir(folder.path()).unwrap().count(), 0);
+        for lines in ["{\"epoch\":1}\n{\"epoch\":2}\n{\"epo", "{\"epoch\":1}\n", "{\"epoch\":7}\n"] {
+            fs_err::write(folder.path().join("log.jsonl"), lines).unwrap();
+            log.set_aside().unwrap();
+            assert!(!folder.path().join("log.jsonl").exists());
+        }
+        let kept = fs_err::read_to_string(folder.path().join("log.old.jsonl")).unwrap();
+        let wanted = ["{\"epoch\":1}", "{\"epoch\":2}", "{\"epo", "{\"epoch\":1}", "{\"epoch\":7}"];
+        assert_eq!(kept.lines().collect::<Vec<_>>(), wanted);
     }
 }

@@ -2,9 +2,10 @@
 
 mod runs;
 
+use std::path::Path;
 use std::time::Duration;
 
-use runs::{checkpoints, command, export, kill_and_resume, let_it_work, losses, picture, pictures, run, signal, text, weights};
+use runs::{checkpoints, command, export, kill_and_resume, let_it_work, log, losses, picture, pictures, run, signal, tensors_of, text, weights};
 
 #[test]
 fn a_run_that_was_stopped_or_killed_goes_on_as_if_nothing_had_been() {
@@ -107,6 +108,66 @@ fn the_last_epochs_have_larger_crops_and_resume_exactly() {
     let manifest = std::fs::read(folder.path().join("model/manifest.json")).unwrap();
     let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
     assert_eq!(manifest["transform"]["crop"], serde_json::json!([48, 48]));
+}
+
+#[test]
+fn the_teacher_of_the_run_becomes_the_anchor_and_a_killed_run_keeps_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    pictures(&data, 16);
+    let more = "--epochs 5 --gram-loss-weight 1 --gram-update-epochs 2 --gram-crops-size 48 --keep-checkpoints 99 --checkpoint-minutes 0";
+    let more: Vec<&str> = more.split(' ').collect();
+    let (whole, broken, plain) = (folder.path().join("whole"), folder.path().join("broken"), folder.path().join("plain"));
+    let output = run(&data, &whole, &more);
+    assert!(output.status.success(), "{}", text(&output));
+    let held: Vec<bool> = log(&whole).iter().map(|line| line["gram"].as_f64().is_some()).collect();
+    assert_eq!(held, [false, false, true, true, true], "from the first teacher on");
+    assert!(run(&data, &plain, &["--epochs", "5"]).status.success());
+    let (of_whole, of_plain) = (losses(&whole), losses(&plain));
+    assert!(of_whole[..2] == of_plain[..2] && of_whole[3] != of_plain[3], "{of_whole:?} {of_plain:?}");
+
+    // The anchor of the last epoch is the teacher that the fourth has left.
+    let tensors = |path: &Path, network: &str| -> Vec<(String, Vec<u8>)> {
+        let all = tensors_of(path).into_iter();
+        all.filter_map(|(name, values)| Some((name.strip_prefix(network)?.strip_prefix(".backbone.")?.to_owned(), values))).collect()
+    };
+    let (fourth, last) = (whole.join("checkpoint-00000016.safetensors"), whole.join("checkpoint-00000020.safetensors"));
+    let anchor = tensors(&last, "gram_anchor");
+    assert!(anchor == tensors(&fourth, "teacher") && anchor.len() > 10 && anchor != tensors(&last, "teacher"));
+    kill_and_resume(&data, &broken, &more);
+    assert_eq!(weights(&whole), weights(&broken), "every tensor of the last checkpoint is the same, bit by bit");
+    export(&whole, &folder.path().join("model"), &[]);
+}
+
+/// An epoch is kept before it is measured, which may take long; what was not measured is when the run goes on.
+#[test]
+fn an_epoch_whose_measurement_failed_is_kept_and_measured_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, whole, broken, val) = (folder.path().join("data"), folder.path().join("whole"), folder.path().join("broken"), folder.path().join("val"));
+    pictures(&data, 8);
+    let class = |name: &str, readable: bool| {
+        std::fs::create_dir_all(val.join(name)).unwrap();
+        for seed in 0..3 {
+            let file = val.join(name).join(format!("{seed}.png"));
+            if readable { picture(seed, 40, 40).save(file).unwrap() } else { std::fs::write(file, "no picture").unwrap() }
+        }
+    };
+    let classes = |readable: bool| ["cats", "dogs"].map(|name| class(name, readable));
+    let val_folder = val.to_str().unwrap();
+    let more = ["--epochs", "2", "--knn-every", "1", "--knn-train", val_folder, "--knn-val", val_folder];
+    classes(false);
+    let output = run(&data, &broken, &more);
+    assert!(!output.status.success(), "{}", text(&output));
+    let kept = checkpoints(&broken).pop().unwrap();
+    assert!(kept.ends_with("checkpoint-00000002.safetensors"), "{}", kept.display());
+    classes(true);
+    let output = run(&data, &broken, &[&more[..], &["--resume"]].concat());
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(run(&data, &whole, &more).status.success());
+    let figures = |out: &Path| log(out).iter().map(|line| line["knn"]["top1"].as_f64()).collect::<Vec<_>>();
+    assert_eq!((figures(&broken), losses(&broken)), (figures(&whole), losses(&whole)));
+    assert!(figures(&whole).len() == 2 && figures(&whole)[0].is_some());
+    assert_eq!(weights(&whole), weights(&broken), "every tensor of the last checkpoint is the same, bit by bit");
 }
 
 #[test]

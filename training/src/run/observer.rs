@@ -122,24 +122,38 @@ impl Observer {
         self.crops.as_ref().map(|crops| Ok(Measured::Agreement(crops.measure(backbone, device)?))).transpose()
     }
 
+    /// Whether it is time for something every so many epochs, counted from 1.
+    fn is_due(&self, every: usize, epoch: usize) -> bool {
+        every > 0 && (epoch.is_multiple_of(every) || epoch == self.epochs)
+    }
+
+    /// Epochs between figures.
+    fn figures_every(&self) -> usize {
+        if self.options.knn_every == 0 && self.options.compares { 1 } else { self.options.knn_every }
+    }
+
+    /// Whether [`look`](Self::look) has something to do after an epoch, which may take long.
+    pub fn looks(&self, epoch: usize) -> bool {
+        self.is_due(self.options.pictures_every, epoch) || self.is_due(self.figures_every(), epoch)
+    }
+
     /// Figures and pictures of the backbone after epoch `epoch`, counted from 1, where it is time for them; in rank 0 alone. All processes
     /// make this call.
     ///
     /// # Errors
     /// When no picture can be read, the device fails, a picture cannot be written, or another process is lost.
     pub fn look(&self, backbone: &Backbone, device: &Device, exchange: &dyn Exchange, epoch: usize) -> Result<Option<Measured>> {
-        let due = |every: usize| every > 0 && (epoch.is_multiple_of(every) || epoch == self.epochs);
         let folder = self.run.join(report::PICTURES);
-        let pictures = due(self.options.pictures_every);
+        let pictures = self.is_due(self.options.pictures_every, epoch);
         // Residual networks have no attention to draw.
         if pictures && let (Some(watch), Some(vit)) = (&self.watch, backbone.vit()) {
             watch.draw(vit, device, epoch, &folder)?;
         }
-        let every = if self.options.knn_every == 0 && self.options.compares { 1 } else { self.options.knn_every };
-        if let Some(crops) = self.crops.as_ref().filter(|_| due(every)) {
+        let figures = self.is_due(self.figures_every(), epoch);
+        if let Some(crops) = self.crops.as_ref().filter(|_| figures) {
             return Ok(Some(Measured::Agreement(crops.measure(backbone, device)?)));
         }
-        let Some(online) = self.online.as_ref().filter(|_| due(every) || pictures) else { return Ok(None) };
+        let Some(online) = self.online.as_ref().filter(|_| figures || pictures) else { return Ok(None) };
         let Some((knn, queries)) = online.measure(backbone, device, exchange)? else { return Ok(None) };
         if pictures {
             draw_map(queries, online.classes(), &folder)?;

@@ -2,7 +2,8 @@
 //!
 //! A safetensors file of float32 tensors: `student.…`, `teacher.…` (names of the public code, running statistics of batch norms
 //! included; of a student with low-rank adapters those with the adapters merged, and its own as `lora.…`), `optimizer.first.…`,
-//! `optimizer.second.…` and, where there are such, `center`, `queue` and `ibot_center`. The metadata entry `dino` is JSON: sizes and transform for the exporter, progress, steps per
+//! `optimizer.second.…` and, where there are such, `center`, `queue`, `ibot_center`, and `gram_anchor.…` of an anchor that was the teacher of
+//! this run. The metadata entry `dino` is JSON: sizes and transform for the exporter, progress, steps per
 //! parameter and the recipe. Random numbers need no state: they follow from the seed and the step.
 //!
 //! ```
@@ -32,8 +33,9 @@ use candle_core::{Device, Tensor};
 use dino_vision::transform::Transform;
 use safetensors::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
-use crate::backbone::BackboneConfig;
+use crate::backbone::{Backbone, BackboneConfig};
 use crate::backbone::parameters::{Entry, Group};
 use crate::dino::learner::Learner;
 use crate::dino::optimizer::{Algorithm, Moments};
@@ -83,6 +85,12 @@ pub struct Description {
     /// What the weights that the run began with could do.
     #[serde(default)]
     pub baseline: Option<Measured>,
+    /// Names of the pictures that they were measured on, as one hash, where these are not the pictures of the run.
+    #[serde(default)]
+    pub measured: Option<String>,
+    /// SHA-256 of the weights of `--gram-anchor`.
+    #[serde(default)]
+    pub gram_anchor: Option<String>,
 }
 
 fn one() -> usize {
@@ -114,6 +122,8 @@ impl Description {
             pictures: None,
             epoch_so_far: Sums::default(),
             baseline: None,
+            measured: None,
+            gram_anchor: None,
         }
     }
 }
@@ -150,6 +160,8 @@ impl View for Values {
 
 /// Where the weights of a student are that its adapters are added to, and the adapters.
 const LORA: &str = "lora";
+/// Where the teacher is that Gram anchoring holds patches to.
+const ANCHOR: &str = "gram_anchor";
 
 /// Adds the parameters of a group, whose flat values are given.
 fn add_group(tensors: &mut Vec<(String, Values)>, network: &str, group: &Group, values: &Tensor) -> Result<()> {
@@ -171,6 +183,11 @@ pub fn save(path: &Path, learner: &Learner, description: &Description) -> Result
         let buffers = network.buffers().map(|group| (group, group.flat(false)));
         for (group, value) in network.groups().zip(network.merged()?).chain(buffers) {
             add_group(&mut tensors, name, group, &value)?;
+        }
+    }
+    if let Some(gram) = learner.gram.as_ref().filter(|gram| gram.is_own) {
+        for group in gram.anchor.groups() {
+            add_group(&mut tensors, ANCHOR, group, &group.flat(false))?;
         }
     }
     for group in learner.student.own_groups() {
@@ -247,6 +264,12 @@ impl Stored {
         self.bytes
     }
 
+    /// Whether it holds an anchor of Gram anchoring, as it does from the first that the run made of its teacher on.
+    pub fn has_anchor(&self) -> bool {
+        SafeTensors::read_metadata(&self.bytes)
+            .is_ok_and(|(_, header)| header.tensors().keys().any(|name| name.starts_with(&format!("{ANCHOR}."))))
+    }
+
     /// Copies everything into a learner of the same sizes.
     ///
     /// # Errors
@@ -267,6 +290,9 @@ impl Stored {
             for group in network.groups().chain(network.buffers()) {
                 restore_group(group, |entry| values(&format!("{name}.{}", entry.name), Some(&entry.shape)))?;
             }
+        }
+        for group in learner.gram.iter().filter(|gram| gram.is_own).flat_map(|gram| gram.anchor.groups()) {
+            restore_group(group, |entry| values(&format!("{ANCHOR}.{}", entry.name), Some(&entry.shape)))?;
         }
         for group in learner.student.own_groups() {
             restore_group(group, |entry| values(&format!("{LORA}.{}", entry.name), Some(&entry.shape)))?;
@@ -306,6 +332,18 @@ fn restore_group(group: &Group, values: impl Fn(&Entry) -> Result<Vec<f32>>) -> 
     let flat = Tensor::from_vec(flat, group.var().elem_count(), &Device::Cpu)?;
     group.var().set(&flat.to_device(group.var().device())?)?;
     Ok(())
+}
+
+/// SHA-256 of a backbone's weights, in hexadecimal.
+///
+/// # Errors
+/// When the device fails.
+pub fn hash(backbone: &Backbone) -> Result<String> {
+    let mut hash = Sha256::new();
+    for group in backbone.groups() {
+        hash.update(bytemuck::cast_slice(&group.flat(false).to_vec1::<f32>()?));
+    }
+    Ok(hex::encode(hash.finalize()))
 }
 
 /// File name of the checkpoint after a number of steps.

@@ -40,7 +40,7 @@ use crate::data::pictures::Pictures;
 use crate::dino::accumulate::{self, Accumulated};
 use crate::dino::gram::Gram;
 use crate::dino::learner::{self, Learner, Step, Views};
-use crate::dino::loss::TEACHER_VIEWS;
+use crate::dino::loss::{Centering, TEACHER_VIEWS};
 use crate::dino::masks::Masks;
 use crate::dino::network::Network;
 use crate::exchange::{self, Exchange};
@@ -51,7 +51,7 @@ use crate::run::diagnostics::{Signs, Watch, feature_std_even};
 use crate::run::lock::Lock;
 use crate::run::observer::{self, Observer};
 use crate::run::random::PerPicture;
-use crate::run::recipe::{PrecisionChoice, Recipe, Schedules};
+use crate::run::recipe::{Method, PrecisionChoice, Recipe, Schedules};
 use crate::run::state::{self, Description};
 use crate::run::verdict::Verdict;
 use crate::show::plot;
@@ -165,6 +165,7 @@ pub fn train(recipe: &Recipe, options: &Options) -> Result<Outcome> {
     let mut learner = Learner::new(student, recipe.optimizer, options.exchange.clone())?;
     recipe.set_losses(&mut learner)?;
     learner.gram = gram(recipe, options, &learner)?;
+    let anchor = learner.gram.as_ref().map(|gram| state::hash(&gram.anchor)).transpose()?;
     let plan = Plan {
         augmentation: recipe.augmentation(0)?,
         batch: recipe.batch_size_per_gpu,
@@ -193,6 +194,7 @@ pub fn train(recipe: &Recipe, options: &Options) -> Result<Outcome> {
         sums: Sums::default(),
         saved: (Instant::now(), None),
         baseline: None,
+        anchor,
     };
     run.agree()?;
     run.restore()?;
@@ -219,7 +221,7 @@ fn gram(recipe: &Recipe, options: &Options, learner: &Learner) -> Result<Option<
     let anchor = learner.teacher.backbone.duplicate()?;
     let notes = init::initialise(&anchor, path, reading, &recipe.transform(0));
     notes.with_context(|| format!("--gram-anchor {}", path.display()))?.iter().for_each(|note| tracing::info!("{note}"));
-    Ok(Some(Gram { weight: recipe.gram_loss_weight, anchor, across: recipe.gram_across_crops, negatives: recipe.gram_negatives }))
+    Ok(Some(recipe.gram(anchor, false)))
 }
 
 struct Run<'a> {
@@ -247,6 +249,8 @@ struct Run<'a> {
     saved: (Instant, Option<usize>),
     /// What the weights that the run began with could do; rank 0 alone knows it.
     baseline: Option<Measured>,
+    /// Of the weights of `--gram-anchor`.
+    anchor: Option<String>,
 }
 
 impl Run<'_> {
@@ -275,7 +279,13 @@ impl Run<'_> {
                 FEWEST_STEPS.div_ceil(self.steps_per_epoch)
             );
         }
+        if self.leads() {
+            self.advise_on_sinkhorn();
+        }
         let mut progress = Progress::new(self.step, self.steps_per_epoch, epochs, self.per_step, self.leads());
+        if self.is_unmeasured() {
+            self.end_epoch(self.step / self.steps_per_epoch - 1, &mut progress)?;
+        }
         while self.step < epochs * self.steps_per_epoch && !self.ends_below()? {
             let epoch = self.step / self.steps_per_epoch;
             if !self.epoch(epoch, &mut progress)? {
@@ -298,6 +308,32 @@ impl Run<'_> {
             progress.say(&format!("{broken} of {} files could not be read", self.pictures.len()));
         }
         Ok(if judged { Outcome::Judged } else { Outcome::Finished })
+    }
+
+    /// With fewer outputs of the teacher than columns some columns are never used.
+    fn advise_on_sinkhorn(&self) {
+        let crops = TEACHER_VIEWS * self.per_step;
+        let advise = |k: usize, what: &str, flag: &str, seen: usize, how: &str| {
+            if seen < k {
+                tracing::warn!(
+                    "--centering sinkhorn_knopp balances {k} outputs over the {seen} {what} of a step: with fewer of these than outputs the \
+                     targets tell little. Lower {flag}, raise --batch-size-per-gpu{how}"
+                );
+            }
+        };
+        if self.recipe.centering != Centering::SinkhornKnopp || self.recipe.method == Method::Lejepa {
+            return;
+        }
+        if self.recipe.sinkhorn_queue == 0 {
+            advise(self.recipe.out_dim, "global crops", "--out-dim", crops, ", or give --sinkhorn-queue");
+        }
+        if let (Some(_), Some(masking)) = (&self.learner.ibot, self.recipe.masking()) {
+            let side = self.recipe.global_crops_size / self.recipe.patch_size;
+            let share = masking.probability * (masking.low + masking.high) / 2.0;
+            let seen = ((crops * side * side) as f64 * share) as usize;
+            let (k, flag) = self.recipe.ibot_head().map_or((self.recipe.out_dim, "--out-dim"), |head| (head.columns(), "--ibot-out-dim"));
+            advise(k, "hidden patches", flag, seen, "");
+        }
     }
 
     /// Whether the run has stayed below its first weights for too long: rank 0 knows, and tells the others.
@@ -334,6 +370,9 @@ impl Run<'_> {
         let (mut since, before) = (Instant::now(), self.step);
         let accumulate = self.recipe.accumulate;
         self.plan.augmentation = self.recipe.augmentation(epoch)?;
+        if self.learner.gram.is_none() {
+            self.plan.augmentation.anchor_size = None;
+        }
         let mut batches = loader::epoch(&self.pictures, self.plan, epoch, first * accumulate..self.steps_per_epoch * accumulate);
         loop {
             let step = self.schedules.at(self.step);
@@ -370,9 +409,23 @@ impl Run<'_> {
         bail!("the pictures of epoch {} ended early, at step {}: a thread that loads them failed", epoch + 1, self.step)
     }
 
+    /// Whether an epoch is trained, and neither measured nor logged: the run was killed in between.
+    fn is_unmeasured(&self) -> bool {
+        self.step > 0 && self.step.is_multiple_of(self.steps_per_epoch) && self.sums.steps > 0
+    }
+
     /// Logs an epoch, then writes its checkpoint: a line without its checkpoint is taken out by the next run.
     fn end_epoch(&mut self, epoch: usize, progress: &mut Progress) -> Result<()> {
+        if self.observer.looks(epoch + 1) {
+            // It may take longer than a job has that is told to end.
+            self.save()?;
+        }
         let measured = self.observer.look(&self.learner.teacher.backbone, &self.options.device, &*self.options.exchange, epoch + 1)?;
+        if let (Some(measured), Some(baseline)) = (&measured, &self.baseline)
+            && !measured.is_comparable(baseline)
+        {
+            tracing::warn!("measured on other pictures than the weights that the run began with, and not compared with those");
+        }
         let line = match measured {
             Some(Measured::Knn(knn)) => Line { knn: Some(knn), ..self.line(epoch) },
             Some(Measured::Agreement(agreement)) => Line { agreement: Some(agreement), ..self.line(epoch) },
@@ -386,6 +439,12 @@ impl Run<'_> {
         };
         progress.epoch(line.epoch, Figures { loss, parts, spread, lr, images_per_second }, measured);
         self.sums = Sums::default();
+        // What was written before it was measured is written again.
+        self.saved.1 = None;
+        let every = self.recipe.gram_update_epochs;
+        if every > 0 && (epoch + 1).is_multiple_of(every) {
+            self.learner.gram = Some(self.recipe.gram(self.learner.teacher.backbone.duplicate()?, true));
+        }
         if !self.leads() {
             return Ok(());
         }
@@ -444,8 +503,9 @@ impl Run<'_> {
         };
         let global = tensor(&batch.global, self.plan.augmentation.global_size)?;
         let local = if batch.local.is_empty() { None } else { Some(tensor(&batch.local, self.plan.augmentation.local_size)?) };
+        let anchored = self.plan.augmentation.anchor_size.map(|size| tensor(&batch.anchored, size)).transpose()?;
         let masks = self.masks(batch, epoch)?;
-        let views = Views { global: &global, local: local.as_ref(), masks: masks.as_ref() };
+        let views = Views { global: &global, local: local.as_ref(), anchored: anchored.as_ref(), masks: masks.as_ref() };
         self.learner.add(accumulated, views, teacher_temp, &mut random)
     }
 
@@ -539,6 +599,8 @@ impl Run<'_> {
                 pictures: Some(self.fingerprint.clone()),
                 epoch_so_far: self.sums,
                 baseline: self.baseline,
+                measured: self.observer.fingerprint(),
+                gram_anchor: self.anchor.clone(),
                 ..Description::new(self.recipe, &self.learner, self.step, self.steps_per_epoch)
             };
             state::save(&path, &self.learner, &description)?;

@@ -92,7 +92,12 @@ pub(crate) fn checkpoints(out: &Path) -> Vec<PathBuf> {
 
 /// Every tensor of the newest checkpoint.
 pub(crate) fn weights(out: &Path) -> Vec<(String, Vec<u8>)> {
-    let bytes = std::fs::read(checkpoints(out).last().unwrap()).unwrap();
+    tensors_of(checkpoints(out).last().unwrap())
+}
+
+/// Every tensor of a checkpoint, by name.
+pub(crate) fn tensors_of(checkpoint: &Path) -> Vec<(String, Vec<u8>)> {
+    let bytes = std::fs::read(checkpoint).unwrap();
     let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let mut all: Vec<(String, Vec<u8>)> = tensors.iter().map(|(name, view)| (name.to_owned(), view.data().to_vec())).collect();
     all.sort();

@@ -8,6 +8,7 @@ use candle_core::Tensor;
 use super::{BEST, Options, Run};
 use crate::dino::network::Network;
 use crate::exchange;
+use crate::log::Measured;
 use crate::run::observer;
 use crate::run::recipe::{FIXED, Recipe};
 use crate::run::state::{self, Description, Stored};
@@ -47,17 +48,18 @@ impl Run<'_> {
     /// Makes sure that all processes have the settings and the pictures of rank 0.
     pub(super) fn agree(&self) -> Result<()> {
         let measured = self.observer.fingerprint();
-        let own = serde_json::to_vec(&(self.recipe, &self.fingerprint, &measured))?;
+        let own = serde_json::to_vec(&(self.recipe, &self.fingerprint, &measured, &self.anchor))?;
         let first = exchange::hand_out(&*self.options.exchange, if self.leads() { own.clone() } else { Vec::new() })?;
         if first == own {
             return Ok(());
         }
-        let (recipe, pictures, first_measured): (Recipe, String, Option<String>) = serde_json::from_slice(&first)?;
+        let (recipe, pictures, first_measured, anchor): (Recipe, String, Option<String>, Option<String>) = serde_json::from_slice(&first)?;
         let rank = self.plan.rank;
         if let Some((name, change)) = self.recipe.differences(&recipe).first() {
             bail!("rank {rank} has another --{name} than rank 0 ({change}): give all processes the same settings");
         }
         ensure!(pictures == self.fingerprint, "rank {rank} sees other pictures below {} than rank 0", self.options.data.display());
+        ensure!(anchor == self.anchor, "rank {rank} has other weights in --gram-anchor than rank 0: give all processes the same file");
         ensure!(measured == first_measured, "rank {rank} sees other pictures for --knn-every than rank 0 (--knn-train, --knn-val)");
         Ok(())
     }
@@ -107,16 +109,45 @@ impl Run<'_> {
 
     fn go_on_from(&mut self, path: &Path, stored: &Stored) -> Result<()> {
         self.check_settings(&stored.description)?;
+        self.check_anchor(stored)?;
+        if self.recipe.gram_update_epochs > 0 && stored.has_anchor() {
+            self.learner.gram = Some(self.recipe.gram(self.learner.teacher.backbone.duplicate()?, true));
+        }
         stored.restore(&mut self.learner).with_context(|| path.display().to_string())?;
         self.step = stored.description.step;
         self.sums = stored.description.epoch_so_far;
         self.saved.1 = Some(self.step);
-        self.baseline = stored.description.baseline;
+        self.baseline = self.baseline_of(&stored.description);
         if self.leads() {
-            self.log.go_back_to(self.step)?;
+            self.log.go_back_to(if self.is_unmeasured() { self.step - 1 } else { self.step })?;
             self.keep_newest_if_best()?;
         }
         tracing::info!("going on from {} (epoch {}, step {})", path.display(), self.step / self.steps_per_epoch, self.step);
+        Ok(())
+    }
+
+    /// What the first weights of the run could do, where the run still measures on the pictures that they were measured on.
+    fn baseline_of(&self, stored: &Description) -> Option<Measured> {
+        let baseline = stored.baseline?;
+        let changed = stored.measured.is_some() && stored.measured != self.observer.fingerprint();
+        if changed && self.leads() {
+            tracing::warn!(
+                "the run measures on other pictures than before (--knn-train, --knn-val, --knn-every): it is not compared with the weights \
+                 that it began with"
+            );
+        }
+        (!changed).then_some(baseline)
+    }
+
+    /// Which weights patches are held to: a run without them would go on with another loss.
+    fn check_anchor(&self, stored: &Stored) -> Result<()> {
+        match (&stored.description.gram_anchor, &self.anchor) {
+            (Some(_), None) if self.recipe.gram_loss_weight > 0.0 && !stored.has_anchor() => {
+                bail!("the run has held patches to the weights of --gram-anchor: give it again")
+            }
+            (Some(old), Some(new)) if old != new => tracing::warn!("--gram-anchor has other weights than before"),
+            _ => {}
+        }
         Ok(())
     }
 
