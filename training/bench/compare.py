@@ -1,4 +1,4 @@
-"""Compares a whole DINO step of `dino-train` with PyTorch's, and the augmentation with torchvision's, on the same cores.
+"""Compares a whole step of DINO or DINOv2 of `dino-train` with PyTorch's, and the augmentation with torchvision's, on the same cores.
 
 Each shape is measured in rounds, the candidates one after another in each round; a figure is the median over rounds.
 PyTorch counts with the best point of the printed grid.
@@ -14,11 +14,16 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+DEMO = dict(dim=192, depth=6, heads=3, patch=8, batch=32, **{"global": 48, "local": 24})
+TINY = dict(dim=192, depth=12, heads=3, patch=16, batch=8, **{"global": 224, "local": 96})
+SMALL = dict(dim=384, depth=12, heads=6, patch=16, batch=4, **{"global": 224, "local": 96})
 SHAPES = {
-    "demo: dim 192, depth 6, patch 8, 48 px": dict(dim=192, depth=6, heads=3, patch=8, batch=32, **{"global": 48, "local": 24}),
-    "ViT-Ti/16, 224 px": dict(dim=192, depth=12, heads=3, patch=16, batch=8, **{"global": 224, "local": 96}),
-    "ViT-S/16, 224 px": dict(dim=384, depth=12, heads=6, patch=16, batch=4, **{"global": 224, "local": 96}),
-    "ConvNeXt tiny, 224 px": dict(convnext=True, batch=4, **{"global": 224, "local": 96}),
+    "demo: dim 192, depth 6, patch 8, 48 px, batch 32": DEMO,
+    "ViT-Ti/16, 224 px, batch 8": TINY,
+    "ViT-S/16, 224 px, batch 4": SMALL,
+    "DINOv2: dim 192, depth 6, patch 8, 48 px, batch 32": DEMO | {"method": "dinov2"},
+    "DINOv2: ViT-S/16, 224 px, batch 4": SMALL | {"method": "dinov2"},
+    "ConvNeXt tiny, 224 px, batch 4": dict(convnext=True, batch=4, **{"global": 224, "local": 96}),
 }
 
 

@@ -1,7 +1,7 @@
-"""Times whole DINO steps in PyTorch on random pixels, and prints one JSON line: what `dino-train` is compared with.
+"""Times whole steps of DINO or DINOv2 in PyTorch on random pixels, and prints one JSON line: what `dino-train` is compared with.
 
-The network, the loss and the optimiser are those of the paper, written with PyTorch's own fast parts: fused AdamW,
-multi-tensor moving average, and attention either plain or by `scaled_dot_product_attention`.
+The network, the loss and the optimiser are those of the papers, written with PyTorch's own fast parts: fused AdamW,
+multi-tensor moving average, and attention either plain or by `scaled_dot_product_attention`. The losses are in `pytorch_losses.py`.
 """
 
 import argparse
@@ -15,13 +15,25 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
+from pytorch_losses import Dino, Dinov2
+
+
+class LayerScale(nn.Module):
+    def __init__(self, dim):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), 1e-5))
+
+    def forward(self, x):
+        return x * self.gamma
+
 
 class Block(nn.Module):
-    def __init__(self, dim, heads, sdpa):
+    def __init__(self, dim, heads, sdpa, scaled):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(dim, eps=1e-6), nn.LayerNorm(dim, eps=1e-6)
         self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.fc1, self.fc2 = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
+        self.scale1, self.scale2 = (LayerScale(dim) if scaled else nn.Identity() for _ in range(2))
         self.heads, self.sdpa = heads, sdpa
 
     def attention(self, x):
@@ -34,33 +46,43 @@ class Block(nn.Module):
         return self.proj(out.transpose(1, 2).reshape(n, tokens, dim))
 
     def forward(self, x):
-        x = x + self.attention(self.norm1(x))
-        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+        x = x + self.scale1(self.attention(self.norm1(x)))
+        return x + self.scale2(self.fc2(F.gelu(self.fc1(self.norm2(x)))))
 
 
 class Vit(nn.Module):
-    def __init__(self, a):
+    """With DINOv2's mask token and layer scales, where they are wanted."""
+
+    def __init__(self, a, dinov2=False):
         super().__init__()
         self.grid = a.global_size // a.patch
         self.embed = nn.Conv2d(3, a.dim, a.patch, a.patch)
         self.cls = nn.Parameter(torch.randn(1, 1, a.dim) * 0.02)
         self.positions = nn.Parameter(torch.randn(1, self.grid**2 + 1, a.dim) * 0.02)
-        self.blocks = nn.ModuleList(Block(a.dim, a.heads, a.attention == "sdpa") for _ in range(a.depth))
+        self.blocks = nn.ModuleList(Block(a.dim, a.heads, a.attention == "sdpa", dinov2) for _ in range(a.depth))
         self.norm = nn.LayerNorm(a.dim, eps=1e-6)
+        if dinov2:
+            self.mask_token = nn.Parameter(torch.zeros(1, a.dim))
 
-    def forward(self, x):
+    def forward(self, x, places=None, hidden=None):
+        """Features of CLS, one a picture, and behind them those of the tokens at `places`, which count through all pictures. The mask
+        token takes the place of patches that are `hidden` [pictures, patches]."""
         rows = self.embed(x)
         h, w = rows.shape[2:]
         positions = self.positions[:, 1:]
         if h != self.grid:
             positions = positions.reshape(1, self.grid, self.grid, -1).permute(0, 3, 1, 2)
             positions = F.interpolate(positions, size=(h, w), mode="bicubic").permute(0, 2, 3, 1).flatten(1, 2)
-        rows = rows.flatten(2).transpose(1, 2) + positions
+        rows = rows.flatten(2).transpose(1, 2)
+        if hidden is not None:
+            rows = torch.where(hidden.unsqueeze(-1), self.mask_token, rows)
+        rows = rows + positions
         cls = (self.cls + self.positions[:, :1]).expand(len(x), -1, -1)
         x = torch.cat([cls, rows], 1)
         for block in self.blocks:
             x = block(x)
-        return self.norm(x[:, 0])
+        first = x[:, 0]
+        return self.norm(first if places is None else torch.cat([first, x.flatten(0, 1).index_select(0, places)]))
 
 
 class Convnext(nn.Module):
@@ -91,15 +113,8 @@ class Head(nn.Module):
         return self.last(F.normalize(self.mlp(x), dim=-1))
 
 
-def loss_of(student, teacher, centre, pictures):
-    targets = ((teacher - centre) / 0.04).softmax(-1).chunk(2)
-    logs = (student / 0.1).log_softmax(-1).split(pictures)
-    terms = [-(t * s).sum(-1).mean() for i, t in enumerate(targets) for j, s in enumerate(logs) if i != j]
-    return sum(terms) / len(terms)
-
-
 def main():
-    p = argparse.ArgumentParser()
+    p = argparse.ArgumentParser(description=__doc__)
     for name, default in dict(dim=192, depth=6, heads=3, patch=8, locals=8, batch=32, out=1024, hidden=512, bottleneck=128).items():
         p.add_argument(f"--{name}", type=int, default=default)
     p.add_argument("--global", dest="global_size", type=int, default=48)
@@ -110,15 +125,20 @@ def main():
     p.add_argument("--bf16", action="store_true")
     p.add_argument("--tf32", action="store_true")
     p.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    p.add_argument("--method", choices=["dino", "dinov2"], default="dino", help="dinov2 with Sinkhorn-Knopp and one head for CLS and patches")
     p.add_argument("--convnext", action="store_true", help="ConvNeXt tiny in place of a vision transformer")
     p.add_argument("--layout", choices=["contiguous", "channels_last"], default="channels_last", help="of a ConvNeXt's pictures")
     p.add_argument("--attention", choices=["plain", "sdpa"], default="sdpa")
     a = p.parse_args()
+    dinov2 = a.method == "dinov2"
+    if a.convnext and dinov2:
+        p.error("--method dinov2 is for vision transformers: leave out --convnext")
     torch.set_num_threads(a.threads)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = a.tf32
     torch.set_default_device(a.device)
     torch.manual_seed(0)
-    student, teacher = (nn.ModuleList([Convnext(a), Head(768, a)] if a.convnext else [Vit(a), Head(a.dim, a)]) for _ in range(2))
+    network = lambda: [Convnext(a), Head(768, a)] if a.convnext else [Vit(a, dinov2), Head(a.dim, a)]
+    student, teacher = (nn.ModuleList(network()) for _ in range(2))
     teacher.load_state_dict(student.state_dict())
     teacher.requires_grad_(False)
     trained = [(name, p) for name, p in student.named_parameters() if p.requires_grad]
@@ -130,17 +150,11 @@ def main():
     pairs = list(zip(teacher.parameters(), student.parameters()))
     global_crops = torch.randn(2 * a.batch, 3, a.global_size, a.global_size)
     local_crops = torch.randn(a.locals * a.batch, 3, a.local_size, a.local_size)
-    centre = torch.zeros(1, a.out)
+    loss_of = Dinov2(a) if dinov2 else Dino(a)
     seconds = []
     for number in range(a.warmup + a.steps):
         since = time.perf_counter()
-        with torch.autocast(a.device, dtype=torch.bfloat16, enabled=a.bf16):
-            with torch.no_grad():
-                targets = teacher[1](teacher[0](global_crops)).float()
-            features = torch.cat([student[0](global_crops), student[0](local_crops)])
-            logits = student[1](features).float()
-        loss = loss_of(logits, targets, centre, a.batch)
-        centre = centre * 0.9 + targets.mean(0, keepdim=True) * 0.1
+        loss = loss_of(student, teacher, global_crops, local_crops)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         for _, p in trained:

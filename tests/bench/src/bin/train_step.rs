@@ -1,4 +1,5 @@
-//! Times whole DINO steps, two global and eight local crops of random pixels, and prints one JSON line: what `make bench-train` compares.
+//! Times whole steps of a method, two global and eight local crops of random pixels, and prints one JSON line: what `make bench-train`
+//! compares.
 //!
 //! `cargo run --release --package dino-bench --bin train_step -- --dim 192 --depth 12 --heads 3 --patch 16 --global 224 --local 96 --batch 8`
 
@@ -9,21 +10,23 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
 use clap::Parser;
-use dino_train::backbone::BackboneConfig;
-use dino_train::backbone::convnext::{ConvnextConfig, LAYER_SCALE};
 use dino_train::backbone::parameters::Random;
-use dino_train::backbone::vit::VitConfig;
 use dino_train::dino::accumulate::Accumulated;
-use dino_train::dino::head::HeadConfig;
 use dino_train::dino::learner::{Learner, Step, Views};
+use dino_train::dino::loss::{Centering, TEACHER_VIEWS};
+use dino_train::dino::masks::Masks;
 use dino_train::dino::network::Network;
-use dino_train::dino::optimizer::{Algorithm, Settings};
+use dino_train::dino::optimizer::Settings;
 use dino_train::exchange::alone;
-use dino_train::kernels::matmul::{Precision, has_bf16};
+use dino_train::kernels::matmul::has_bf16;
+use dino_train::run::recipe::{Arch, Method, PrecisionChoice, Recipe};
 use rand::SeedableRng;
 
 #[derive(Parser)]
 struct Args {
+    /// What is learnt; dinov2 with Sinkhorn-Knopp, and one head for CLS and patches
+    #[arg(long, value_enum, default_value_t = Method::Dino)]
+    method: Method,
     /// `ConvNeXt` tiny, whose sizes are fixed, in place of a vision transformer of the following ones
     #[arg(long)]
     convnext: bool,
@@ -72,35 +75,30 @@ fn main() -> Result<()> {
     // SAFETY: this is the first statement of the program, and no other thread has been started.
     unsafe { dino_train::process::prepare() };
     rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global()?;
-    let precision = if args.bf16 { Precision::Bf16 } else { Precision::F32 };
-    let backbone = backbone(&args, precision);
-    let head = HeadConfig {
-        dim: backbone.dim(),
-        hidden: args.hidden,
-        bottleneck: args.bottleneck,
-        out: Some(args.out),
-        batch_norm: false,
-        norm_last_layer: true,
-        precision,
-    };
+    let recipe = recipe(&args);
+    recipe.check()?;
     let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(0);
-    let mut student = Network::new(backbone, head, &mut random, &Device::Cpu)?;
+    let mut student = Network::new(recipe.backbone(), recipe.head(), &mut random, &Device::Cpu)?;
     if args.activation_checkpointing {
         student.backbone = student.backbone.with_activation_checkpointing();
     }
-    let mut learner = Learner::new(student, Algorithm::Adamw, alone())?;
+    let mut learner = Learner::new(student, recipe.optimizer, alone())?;
+    recipe.set_losses(&mut learner)?;
     let mut pixels = |count: usize, side: usize| -> Result<Tensor> {
         let values: Vec<f32> = (0..count * 3 * side * side).map(|_| random.normal()).collect();
         Ok(Tensor::from_vec(values, (count, 3, side, side), &Device::Cpu)?)
     };
-    let (global, local) = (pixels(2 * args.batch, args.global)?, pixels(args.locals * args.batch, args.local)?);
+    let (global, local) = (pixels(TEACHER_VIEWS * args.batch, args.global)?, pixels(args.locals * args.batch, args.local)?);
     let settings = Settings { lr: 5e-4, weight_decay: 0.04, clip: 3.0, freeze_last_layer: false };
     let step = Step { optimizer: settings, momentum: 0.996, teacher_temp: 0.04 };
+    let side = args.global / args.patch;
     let mut seconds = Vec::new();
     for number in 0..args.warmup + args.steps {
         let since = Instant::now();
         let mut accumulated = Accumulated::default();
-        let views = Views { global: &global, local: Some(&local), masks: None };
+        let drawn = recipe.masking().map(|masking| masking.draw(TEACHER_VIEWS * args.batch, (side, side), &mut random));
+        let masks = drawn.map(|crops| Masks::new(&crops, &Device::Cpu)).transpose()?;
+        let views = Views { global: &global, local: Some(&local), anchored: None, masks: masks.as_ref() };
         learner.add(&mut accumulated, views, step.teacher_temp, &mut random)?;
         let report = learner.step(accumulated, &step, false)?;
         anyhow::ensure!(report.means.loss.is_finite(), "the loss is {}", report.means.loss);
@@ -114,13 +112,27 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn backbone(args: &Args, precision: Precision) -> BackboneConfig {
-    if args.convnext {
-        let (depths, dims, layer_scale) = ([3, 3, 9, 3], [96, 192, 384, 768], Some(LAYER_SCALE));
-        return ConvnextConfig { depths, dims, drop_path: 0.0, layer_scale, precision }.into();
+/// The settings of a run with such steps, without stochastic depth.
+fn recipe(args: &Args) -> Recipe {
+    let of_vit = |value| (!args.convnext).then_some(value);
+    Recipe {
+        arch: if args.convnext { Arch::ConvnextTiny } else { Arch::VitSmall },
+        patch_size: args.patch,
+        dim: of_vit(args.dim),
+        depth: of_vit(args.depth),
+        heads: of_vit(args.heads),
+        drop_path_rate: 0.0,
+        out_dim: args.out,
+        head_hidden_dim: args.hidden,
+        head_bottleneck_dim: args.bottleneck,
+        centering: if args.method == Method::Dinov2 { Centering::SinkhornKnopp } else { Centering::Centering },
+        method: args.method,
+        precision: if args.bf16 { PrecisionChoice::Bf16 } else { PrecisionChoice::F32 },
+        global_crops_size: args.global,
+        local_crops_number: args.locals,
+        local_crops_size: args.local,
+        ..Recipe::default()
     }
-    let (dim, depth, heads) = (args.dim, args.depth, args.heads);
-    VitConfig { img_size: args.global, patch_size: args.patch, dim, depth, heads, precision, ..VitConfig::default() }.into()
 }
 
 /// Largest resident size of this process.
