@@ -27,6 +27,8 @@ const ASKS_ALL: f32 = 0.0;
 /// A database reads a whole table to answer whether a collection has changed. It is asked again after so many times as long as that
 /// took, so that it spends a twentieth of the time on it at most; a folder answers in microseconds, and is asked for each request.
 const REST: u32 = 20;
+/// Longest time that a collection is not asked after its database was too slow to answer.
+const LONGEST_REST: Duration = Duration::from_mins(2);
 /// Most collections whose values are kept.
 const MOST_KEPT: usize = 1000;
 
@@ -102,8 +104,8 @@ async fn renew(app: App, entry: Arc<Entry>, collection: Arc<dyn Collection>) -> 
         })
         .await?;
     if matches!(version, Err(Error::Slow { .. })) {
-        // A table that takes longer to read than a statement may is not read again and again.
-        *entry.rests_until.lock() = Some(Instant::now() + took * REST);
+        // A table that takes longer to read than a statement may, or waits for a lock, is not asked again and again.
+        *entry.rests_until.lock() = Some(Instant::now() + (took * REST).min(LONGEST_REST));
     }
     let version = version?;
     let known = *entry.cached.lock();

@@ -41,7 +41,16 @@ pub struct PatchBank {
     colours: OnceLock<Option<Arc<ColourBasis>>>,
     /// Those of just these patches that were asked for, by the share of the patches that makes a score (its bits) and whether the
     /// background is left out.
-    thresholds: Arc<Mutex<HashMap<(u64, bool), Option<f32>>>>,
+    thresholds: Arc<Mutex<HashMap<(u64, bool), Arc<Threshold>>>>,
+}
+
+/// A threshold that was asked for.
+#[derive(Debug, Default)]
+struct Threshold {
+    /// Once it is known.
+    value: OnceLock<Option<f32>>,
+    /// Held while it is computed, which may be cancelled: then the next one that asks computes it.
+    turn: Mutex<()>,
 }
 
 impl PatchBank {
@@ -78,18 +87,23 @@ impl PatchBank {
     /// # Errors
     /// [`Cancelled`].
     pub fn threshold(&self, top: f64, masked: bool) -> Result<Option<f32>, Cancelled> {
-        let asked = (top.to_bits(), masked);
-        let known = self.thresholds.lock().get(&asked).copied();
-        if let Some(known) = known {
-            return Ok(known);
+        let threshold = self.asked(top, masked);
+        let _turn = threshold.turn.lock();
+        if let Some(known) = threshold.value.get() {
+            return Ok(*known);
         }
         let found = self.bank.threshold(top, masked)?;
+        Ok(*threshold.value.get_or_init(|| found))
+    }
+
+    /// The place of a threshold, known or not.
+    fn asked(&self, top: f64, masked: bool) -> Arc<Threshold> {
+        let asked = (top.to_bits(), masked);
         let mut thresholds = self.thresholds.lock();
-        if thresholds.len() >= MOST_THRESHOLDS {
+        if thresholds.len() >= MOST_THRESHOLDS && !thresholds.contains_key(&asked) {
             thresholds.clear();
         }
-        thresholds.insert(asked, found);
-        Ok(found)
+        Arc::clone(thresholds.entry(asked).or_default())
     }
 
     /// The bank, to change.
@@ -330,6 +344,13 @@ mod tests {
             bank.threshold(f64::from(top) / 40.0, false).unwrap();
         }
         assert!(bank.thresholds.lock().len() <= MOST_THRESHOLDS);
+        // Who asks while it is computed waits for that.
+        let threshold = bank.asked(0.33, false);
+        let (turn, asks) = (threshold.turn.lock(), Arc::clone(&bank));
+        let asking = std::thread::spawn(move || asks.threshold(0.33, false));
+        threshold.value.set(Some(7.0)).unwrap();
+        drop(turn);
+        assert_eq!(asking.join().unwrap(), Ok(Some(7.0)));
     }
 
     /// The first request for a basis may be cancelled while it is fitted.

@@ -141,8 +141,8 @@ pub trait Collection: Send + Sync {
     /// version they are. An error of `visit` ends it. Items that cannot be read are left out.
     fn scan(&self, filter: Option<&Filter>, visit: &mut VisitVector<'_>) -> Result<Version, Error>;
 
-    /// Calls `visit` with every item of one moment (of each of several databases, its own) and what is attached to it, ordered by id. An error of `visit` ends it. Returns the items
-    /// that cannot be read, which are skipped.
+    /// Calls `visit` with every item of one moment (of each of several databases, its own) and what is attached to it, ordered by id. An
+    /// error of `visit` ends it. Returns the items that cannot be read, which are skipped.
     fn export(&self, visit: &mut Visit<'_>) -> Result<Vec<Damaged>, Error>;
 
     /// Builds the approximate index now, where one is due.

@@ -100,9 +100,9 @@ fn a_snapshot_ends_where_its_database_vanishes_without_a_word() {
         let session = lock();
         let asked = scope.spawn(snapshot);
         wait_for("it waits", is_waiting);
-        cluster.freeze(true);
+        let frozen = cluster.freeze();
         asked.join().unwrap().problem(503, "store_unreachable");
-        cluster.freeze(false);
+        drop(frozen);
         end(session);
     });
     wait_for("it is back", || snapshot().status == 200);

@@ -43,6 +43,15 @@ pub(crate) fn database() -> String {
     SHARED.database()
 }
 
+/// A server whose processes stand still.
+pub(crate) struct Frozen<'a>(&'a Cluster);
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        self.0.signal("-CONT");
+    }
+}
+
 pub(crate) struct Cluster {
     folder: PathBuf,
     keeper: Option<Child>,
@@ -77,12 +86,16 @@ impl Cluster {
         keeper.wait().unwrap();
     }
 
-    /// Stops all of its processes in their tracks, or lets them go on: as where the network ends without a word.
-    pub(crate) fn freeze(&self, freezes: bool) {
+    /// Stops all of its processes in their tracks until the answer is dropped: as where the network ends without a word.
+    pub(crate) fn freeze(&self) -> Frozen<'_> {
+        self.signal("-STOP");
+        Frozen(self)
+    }
+
+    fn signal(&self, signal: &str) {
         let main = fs_err::read_to_string(self.folder.join("data/postmaster.pid")).unwrap().lines().next().unwrap().to_owned();
-        let children = Command::new("pgrep").args(["-P", &main]).output().unwrap().stdout;
-        let signal = if freezes { "-STOP" } else { "-CONT" };
-        succeed(Command::new("kill").arg(signal).arg(&main).args(String::from_utf8(children).unwrap().split_whitespace()));
+        let children = fs_err::read_to_string(format!("/proc/{main}/task/{main}/children")).unwrap();
+        succeed(Command::new("kill").arg(signal).arg(&main).args(children.split_whitespace()));
     }
 
     pub(crate) fn start_again(&mut self) {

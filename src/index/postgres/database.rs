@@ -24,6 +24,8 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 const BACKGROUND_CONNECTIONS: usize = 2;
 /// Most indexes that are built at once: a restore, which is answered after its own, seldom waits for one that takes hours.
 const BUILDS: usize = 3;
+/// Times in a row that nobody answers about long work, after which it is given up.
+const UNANSWERED: u32 = 5;
 /// How often the database checks, while a statement runs, whether its client is still connected.
 const CLIENT_CHECK: &str = "1s";
 /// Attempts of a transaction that conflicts with others.
@@ -228,33 +230,30 @@ impl Database {
         Error::Unreachable(reason)
     }
 
-    /// Waits for work that has no limit of time. A connection whose other end has vanished says nothing: so it is asked for time and again,
-    /// over another one.
-    pub(super) async fn watched<T>(&self, backend: i32, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        let mut work = pin!(work);
-        loop {
+    /// Waits for work that has no limit of time. A connection whose other end has vanished says nothing: so the process that it leads to is
+    /// looked for time and again, over another one.
+    pub(super) async fn watched<T>(&self, backend: &Backend, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let (mut work, mut unanswered) = (pin!(work), 0);
+        while unanswered < UNANSWERED {
             if let Ok(outcome) = time::timeout(self.timeout, &mut work).await {
                 return outcome;
             }
-            if !self.has_backend(backend).await {
-                return Err(Error::Unreachable("the connection that the work was done over is lost".to_owned()));
+            match time::timeout(ACQUIRE_TIMEOUT, self.has(backend)).await {
+                Ok(Ok(true)) => unanswered = 0,
+                Ok(Ok(false)) => break,
+                // The network may be away for a moment, and a pooler has no connection to spare.
+                Ok(Err(_)) | Err(_) => unanswered += 1,
             }
         }
+        Err(Error::Unreachable("the connection that the work was done over is lost".to_owned()))
     }
 
-    /// Whether a process of the database still is there; also where the database takes no more connections.
-    async fn has_backend(&self, backend: i32) -> bool {
-        let ask = async {
-            let mut connection = self.options.connect().await?;
-            let sql = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)";
-            let found = sqlx::query_scalar(sql).bind(backend).fetch_one(&mut connection).await?;
-            drop(connection.close().await);
-            Ok(found)
-        };
-        match time::timeout(ACQUIRE_TIMEOUT, ask).await {
-            Ok(asked) => asked.unwrap_or_else(|error: sqlx::Error| is_full(&error)),
-            Err(_) => false,
-        }
+    async fn has(&self, (backend, since): &Backend) -> sqlx::Result<bool> {
+        let mut connection = self.options.connect().await?;
+        let sql = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1 AND backend_start::text = $2)";
+        let found = sqlx::query_scalar(sql).bind(backend).bind(since).fetch_one(&mut connection).await?;
+        drop(connection.close().await);
+        Ok(found)
     }
 
     /// One call asks at a time: the others, whose connections count too, go by what is known.
@@ -305,7 +304,7 @@ impl Database {
             let _permit = acquire(permits, timeout).await?;
             let mut connection = self.connect(None).await?;
             let backend = backend(&mut connection).await?;
-            let outcome = self.watched(backend, work(&mut connection)).await;
+            let outcome = self.watched(&backend, work(&mut connection)).await;
             if !matches!(outcome, Err(Error::Unreachable(_))) {
                 // What was done is done, however this connection ends.
                 drop(connection.close().await);
@@ -356,9 +355,13 @@ impl Database {
     }
 }
 
-/// The process of the database that a connection leads to.
-pub(super) async fn backend(connection: &mut PgConnection) -> Result<i32, Error> {
-    Ok(sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(connection).await?)
+/// A process of the database that serves a connection: its number, which another one may have later, and when it began.
+pub(super) type Backend = (i32, String);
+
+/// The process that a connection leads to.
+pub(super) async fn backend(connection: &mut PgConnection) -> Result<Backend, Error> {
+    let sql = "SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()";
+    Ok(sqlx::query_as(sql).fetch_one(connection).await?)
 }
 
 /// Waits for a permit, unless the request is cancelled meanwhile.

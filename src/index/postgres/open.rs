@@ -8,7 +8,7 @@ use tokio::sync::SemaphorePermit;
 use tokio::time;
 
 use super::super::Error;
-use super::database::{ATTEMPTS, Database, backend};
+use super::database::{ATTEMPTS, Backend, Database, backend};
 use super::error::is_worth_retrying;
 
 /// What databases do by default is not known, and with a stricter isolation a commit may fail.
@@ -26,7 +26,7 @@ enum Limit {
     /// Longest that one step may take.
     Step(Duration),
     /// None while the database does the work, in this process of its own.
-    Backend(i32),
+    Backend(Backend),
 }
 
 enum Held {
@@ -77,10 +77,10 @@ impl<'a> Open<'a> {
     /// Does `work` in the transaction.
     pub(super) async fn step<T>(&mut self, work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>) -> Result<T, Error> {
         let connection = self.connection.as_mut().expect("only committing takes it").get();
-        let outcome = match self.limit {
-            Limit::Step(limit) => match time::timeout(limit, work(connection)).await {
+        let outcome = match &self.limit {
+            Limit::Step(limit) => match time::timeout(*limit, work(connection)).await {
                 Ok(outcome) => outcome,
-                Err(_) => Err(self.database.late(limit).await),
+                Err(_) => Err(self.database.late(*limit).await),
             },
             Limit::Backend(backend) => self.database.watched(backend, work(connection)).await,
         };

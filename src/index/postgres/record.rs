@@ -169,17 +169,21 @@ impl Record {
 
     /// All collections and what is known of them right now, by name.
     pub(super) async fn list(connection: &mut PgConnection) -> Result<Vec<(Self, Info)>, Error> {
-        let mut listed = Vec::new();
-        for _ in 0..ATTEMPTS {
-            let records = Self::all(connection).await?;
-            let all = records.len();
-            listed = Self::list_of(connection, records).await?;
-            if listed.len() == all {
-                break;
+        let numbers = |records: &[Self]| records.iter().map(|record| record.number).collect::<Vec<_>>();
+        let mut records = Self::all(connection).await?;
+        for _ in 1..ATTEMPTS {
+            let (before, count) = (numbers(&records), records.len());
+            let listed = Self::list_of(connection, records).await?;
+            if listed.len() == count {
+                return Ok(listed);
             }
-            // Some were deleted since, or replaced: those have another table by now.
+            // Some were deleted since, or replaced: those have another table by now. Or their tables are lost.
+            records = Self::all(connection).await?;
+            if numbers(&records) == before {
+                return Ok(listed);
+            }
         }
-        Ok(listed)
+        Self::list_of(connection, records).await
     }
 
     /// What is known of these collections right now; those whose tables were dropped since are left out.
