@@ -118,7 +118,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             standing.shard,
             header.shard
         );
-        if target.is_made(&standing, &header) {
+        if target.is_made(&standing, &header) && !source.gives_any(&standing.refused)? {
             target.end(&header)?;
             done(&format!("{path} is up to date"), standing.skipped);
             return Ok(());
@@ -145,6 +145,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         progress: progress(known),
         count: 0,
         skipped: source.failures.clone(),
+        refused: Vec::new(),
         unreachable: 0,
         with_more_labels: 0,
         finder: &finder,
@@ -152,7 +153,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     for (unit, name) in source.units.iter().zip(&names) {
         run.unit(unit.as_ref(), name)?;
     }
-    let Run { count, skipped, unreachable, with_more_labels, parts, progress, .. } = run;
+    let Run { count, skipped, refused, unreachable, with_more_labels, parts, progress, .. } = run;
     progress.finish_and_clear();
     images::other_forms(&finder);
     anyhow::ensure!(
@@ -167,6 +168,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let nothing_read = count == 0 && header.shard == Shard::WHOLE;
     anyhow::ensure!(!nothing_read, "no readable picture in {} ({} skipped)", args.images.shown(), skipped.len());
     header.skipped = skipped.len();
+    header.refused = refused;
     target.write_failures(&skipped)?;
     target.write(&header, &parts)?;
     parts.remove()?;
@@ -208,6 +210,7 @@ fn header(args: &Args, model: &Model) -> anyhow::Result<Header> {
         rows: rows(args.pooling, manifest)?,
         shard: args.images.shard,
         skipped: 0,
+        refused: Vec::new(),
         inputs: String::new(),
         run: String::new(),
     })
@@ -248,6 +251,8 @@ struct Run<'a> {
     progress: ProgressBar,
     count: usize,
     skipped: Vec<Failure>,
+    /// Ids of those of them that a storage refused while it gave others.
+    refused: Vec<String>,
     /// Pictures that another run may find.
     unreachable: usize,
     /// Pictures of this run whose labels are not all written.
@@ -284,11 +289,13 @@ impl Run<'_> {
             if unit.count().is_none() {
                 self.progress.inc_length(batch.pictures.len() as u64);
             }
-            let before = self.unreachable;
+            let (unreachable, refused) = (self.unreachable, self.refused.len());
             let part = Part { is_last, ..self.embed(batch)? };
-            // A batch with a picture that is missing for now is made anew by the next run.
-            if self.unreachable == before {
-                self.parts.save(&name_of(number), &part)?;
+            // A batch with a picture that is missing for now is made anew by the next run, which does not look for the second name.
+            if self.unreachable == unreachable {
+                let name = name_of(number);
+                let name = if self.refused.len() == refused { name } else { format!("{name}.refused") };
+                self.parts.save(&name, &part)?;
             }
             if is_last {
                 return Ok(());
@@ -353,6 +360,9 @@ impl Run<'_> {
             }
             Err(error) if error.is_of_file() => {
                 let failure = Failure { id: picture.id.clone(), path: picture.place.shown(), reason: error.to_string() };
+                if matches!(error, bulk::Error::Refused(_)) {
+                    self.refused.push(picture.id.clone());
+                }
                 if error.is_transient() && !self.args.images.skip_unreachable {
                     self.unreachable += 1;
                 }

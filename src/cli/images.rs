@@ -46,7 +46,7 @@ impl ImagesArgs {
     pub(crate) fn open(&self) -> anyhow::Result<Source> {
         let images = self.images.as_deref().context("give --images WHERE")?;
         let columns = Columns { image: self.image_column.clone(), id: self.id_column.clone(), label: self.label_column.clone() };
-        open(images, &Options { shard: self.shard, columns, composed: None })
+        open(images, &Options { shard: self.shard, columns, composed: None, counts_repeated: true })
     }
 
     pub(crate) fn shown(&self) -> String {

@@ -41,6 +41,8 @@ const PATIENCE: Duration = Duration::from_mins(4);
 /// does not tell from others where it lists objects.
 const PERMANENT: [&str; 4] = ["169.254.", BAD_REQUEST, "status code: 401", "status code: 403"];
 const BAD_REQUEST: &str = "status code: 400";
+/// In the texts of errors of storages that give an object, but no range of it: of an empty one there is none, and some know no ranges.
+const GIVEN: [&str; 2] = ["status code: 416", "non-partial response"];
 /// Most time for one request, a range's bytes included.
 const TIMEOUT: &str = "60s";
 
@@ -221,12 +223,23 @@ impl Place {
         })
     }
 
-    /// Begins to read it, and reads none of its bytes.
+    /// Whether the storage gives it, and does not refuse it or say that there is no such object. Asks for its first byte: archived objects
+    /// can be asked about, and not be read.
     ///
     /// # Errors
-    /// [`ErrorKind::PermissionDenied`] where the storage refuses it, [`ErrorKind::NotFound`] where there is no such object.
-    pub(super) fn ask(&self) -> io::Result<()> {
-        patiently(|| async { self.store.get(&self.path).await.map(drop) })
+    /// Where the storage does not say.
+    pub(super) fn is_given(&self) -> io::Result<bool> {
+        let asked = patiently(|| async {
+            match self.store.get_opts(&self.path, GetOptions::new().with_range(Some(0..1_u64))).await {
+                Err(error) if GIVEN.iter().any(|text| error.to_string().contains(text)) => Ok(()),
+                answer => answer.map(drop),
+            }
+        });
+        match asked {
+            Ok(()) => Ok(true),
+            Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::NotFound) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// At most `len` bytes from the end, and the size of all; `None` where there is no such object.

@@ -143,7 +143,7 @@ pub(super) struct Metrics {
     batches: Times<Model>,
     /// By name of the collection.
     recalls: Mutex<HashMap<String, Measured>>,
-    listing: SingleFlight<Option<Listing>>,
+    listing: SingleFlight<Listed>,
     /// The last listing that succeeded.
     listed: Mutex<Option<Listing>>,
 }
@@ -160,6 +160,13 @@ struct Measured {
 struct Listing {
     collections: Arc<Vec<Collected>>,
     made: Instant,
+}
+
+/// What a try to list them came to; no listing where that failed.
+#[derive(Clone)]
+struct Listed {
+    listing: Option<Listing>,
+    good_for: Duration,
 }
 
 /// What is looked up for one answer.
@@ -223,15 +230,19 @@ impl Default for Metrics {
             stages,
             batches,
             recalls: Mutex::default(),
-            listing: SingleFlight::by_time(freshness),
+            listing: SingleFlight::by_outcome(|listed: &Listed| listed.good_for),
             listed: Mutex::default(),
         }
     }
 }
 
-/// How long a listing is good that took so long. What was deleted a moment ago must not show, unless looking takes long.
-fn freshness(took: Duration) -> Duration {
-    took.saturating_sub(QUICK).saturating_mul(REST).min(LONGEST_REST)
+/// How long a listing is good that took so long. What was deleted a moment ago must not show, unless looking takes long, or
+/// longer than the database may. After other errors the next scrape lists them again.
+fn freshness(outcome: &Result<Vec<Collected>, Error>, took: Duration) -> Duration {
+    match outcome {
+        Ok(_) | Err(Error::Slow { .. }) => took.saturating_sub(QUICK).saturating_mul(REST).min(LONGEST_REST),
+        Err(_) => Duration::ZERO,
+    }
 }
 
 /// Version, and the commit where the build was told it.
@@ -280,25 +291,32 @@ impl Metrics {
         let store = app.store.clone()?;
         let asking = app.clone();
         let listing = self.listing.get(|| async move {
-            let made = Instant::now();
-            let listed = asking.disk.run(move || store.list()).await;
+            let list = move || {
+                let made = Instant::now();
+                let outcome = store.list();
+                let good_for = freshness(&outcome, made.elapsed());
+                (outcome, made, good_for)
+            };
             let failed = |error: &dyn std::fmt::Display| tracing::warn!("the collections cannot be listed for /metrics: {error}");
-            match listed {
-                Ok(Ok(collections)) => Some(Listing { collections: Arc::new(collections), made }),
-                // It shows in what /readyz says.
-                Ok(Err(Error::Loading(_))) => None,
-                Ok(Err(error)) => {
-                    failed(&error);
-                    None
+            match asking.disk.run(list).await {
+                Ok((Ok(collections), made, good_for)) => {
+                    Listed { listing: Some(Listing { collections: Arc::new(collections), made }), good_for }
+                }
+                Ok((Err(error), _, good_for)) => {
+                    // That they are being loaded shows in what /readyz says.
+                    if !matches!(error, Error::Loading(_)) {
+                        failed(&error);
+                    }
+                    Listed { listing: None, good_for }
                 }
                 Err(error) => {
                     failed(&error);
-                    None
+                    Listed { listing: None, good_for: Duration::ZERO }
                 }
             }
         });
         match timeout(LISTING, listing).await {
-            Ok(Some(Some(listing))) => {
+            Ok(Some(Listed { listing: Some(listing), .. })) => {
                 // The measurements of deleted collections are dropped, and those of newer ones than the listing kept.
                 let numbers: HashMap<&str, u64> = listing.collections.iter().map(|info| (info.name.as_str(), info.number)).collect();
                 self.recalls
@@ -470,8 +488,13 @@ mod tests {
 
     #[test]
     fn listings_are_kept_by_the_time_that_they_took() {
+        let slow = || Err(Error::Slow { database: "d".to_owned(), reason: "a lock".to_owned() });
         for (took, seconds) in [(0, 0), (900, 0), (1100, 2), (4000, 60), (60_000, 300), (u64::MAX, 300)] {
-            assert_eq!(freshness(Duration::from_millis(took)), Duration::from_secs(seconds), "{took} ms");
+            let took = Duration::from_millis(took);
+            for outcome in [Ok(Vec::new()), slow()] {
+                assert_eq!(freshness(&outcome, took), Duration::from_secs(seconds), "{outcome:?} in {took:?}");
+            }
+            assert_eq!(freshness(&Err(Error::Unreachable("off".to_owned())), took), Duration::ZERO, "{took:?}");
         }
     }
 }

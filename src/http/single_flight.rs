@@ -2,6 +2,7 @@
 
 use std::{
     future::Future,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -14,36 +15,20 @@ type Outcome<T> = watch::Receiver<Option<(Instant, T)>>;
 /// Runs the same work once for several callers: a caller that asks while it runs, or shortly after, gets the same outcome. Whatever
 /// the number of callers, one thread runs it.
 pub(super) struct SingleFlight<T> {
-    freshness: Freshness,
+    /// How long an outcome is good.
+    freshness: Arc<dyn Fn(&T) -> Duration + Send + Sync>,
     last: Mutex<Option<Outcome<T>>>,
-}
-
-/// How long an outcome is good.
-#[derive(Clone, Copy)]
-enum Freshness {
-    Fixed(Duration),
-    /// By the time that the work took.
-    ByTime(fn(Duration) -> Duration),
-}
-
-impl Freshness {
-    fn after(self, took: Duration) -> Duration {
-        match self {
-            Self::Fixed(freshness) => freshness,
-            Self::ByTime(freshness) => freshness(took),
-        }
-    }
 }
 
 impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
     /// An outcome is good for `freshness`.
     pub(super) fn new(freshness: Duration) -> Self {
-        Self { freshness: Freshness::Fixed(freshness), last: Mutex::new(None) }
+        Self::by_outcome(move |_| freshness)
     }
 
-    /// An outcome is good for as long as `freshness` says of the time that the work took.
-    pub(super) fn by_time(freshness: fn(Duration) -> Duration) -> Self {
-        Self { freshness: Freshness::ByTime(freshness), last: Mutex::new(None) }
+    /// An outcome is good for as long as `freshness` says of it.
+    pub(super) fn by_outcome(freshness: impl Fn(&T) -> Duration + Send + Sync + 'static) -> Self {
+        Self { freshness: Arc::new(freshness), last: Mutex::new(None) }
     }
 
     /// The outcome of `work`, which continues when the caller is dropped; `None` where it panicked.
@@ -72,11 +57,11 @@ impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
             }
         }
         let (tell, outcome) = watch::channel(None);
-        let (work, freshness) = (work(), self.freshness);
+        let (work, freshness) = (work(), Arc::clone(&self.freshness));
         tokio::spawn(async move {
-            let began = Instant::now();
             let value = work.await;
-            tell.send_replace(Some((Instant::now() + freshness.after(began.elapsed()), value)));
+            let good_until = Instant::now() + freshness(&value);
+            tell.send_replace(Some((good_until, value)));
         });
         *last = Some(outcome.clone());
         outcome
@@ -109,10 +94,8 @@ mod tests {
         assert_eq!(flight.get(work).await, Some(0));
         let stale = SingleFlight::new(Duration::ZERO);
         assert_eq!((stale.get(work).await, stale.get(work).await), (Some(1), Some(2)));
-        let slow = SingleFlight::by_time(|took| if took < Duration::from_millis(20) { Duration::ZERO } else { Duration::from_mins(1) });
-        assert_eq!((slow.get(work).await, slow.get(work).await), (Some(3), Some(3)));
-        let quick = SingleFlight::by_time(|took| took.saturating_sub(Duration::from_mins(1)));
-        assert_eq!((quick.get(work).await, quick.get(work).await), (Some(4), Some(5)));
+        let even = SingleFlight::by_outcome(|run: &usize| if run.is_multiple_of(2) { Duration::from_mins(1) } else { Duration::ZERO });
+        assert_eq!((even.get(work).await, even.get(work).await, even.get(work).await), (Some(3), Some(4), Some(4)));
     }
 
     #[tokio::test]

@@ -17,10 +17,12 @@ use crate::{
     place::{Place, on_every_store},
     postgres::{database, shared},
     sharded::name,
-    shared::end,
+    shared::{end, wait_for},
 };
 
 const DIM: usize = 32;
+/// Longer than any count is kept.
+const KEPT: Duration = Duration::from_mins(6);
 
 on_every_store!(series_go_with_their_collection, scrapers_see_no_gaps);
 
@@ -28,10 +30,22 @@ fn text(server: &Server) -> String {
     server.get("/metrics").ok().text()
 }
 
+/// Waits until `/metrics` shows something: counts that took the database long are kept for a while.
+fn shows(server: &Server, what: &str, is_so: impl Fn(&str) -> bool) {
+    let began = Instant::now();
+    loop {
+        let shown = text(server);
+        if is_so(&shown) {
+            return;
+        }
+        assert!(began.elapsed() < KEPT, "not so: {what}: {shown}");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
 /// Samples by name and labels, without those that a look at them changes.
-fn samples(server: &Server) -> BTreeSet<String> {
-    let all = text(server);
-    let lines = all.lines().filter(|line| !line.starts_with('#') && !line.contains("/metrics"));
+fn samples(shown: &str) -> BTreeSet<String> {
+    let lines = shown.lines().filter(|line| !line.starts_with('#') && !line.contains("/metrics"));
     lines.map(|line| line.rsplit_once(' ').unwrap().0.to_owned()).collect()
 }
 
@@ -48,22 +62,22 @@ fn series_go_with_their_collection(place: &Place) {
     };
     fill("first");
     assert_eq!(server.delete("/collections/first").status, 204);
-    let before = samples(&server);
-    assert!(!before.iter().any(|sample| sample.contains("\"first\"")), "{before:?}");
+    shows(&server, "first is gone", |shown| shown.contains("dino_collections_age_seconds") && !shown.contains("\"first\""));
+    let before = samples(&text(&server));
     for number in 0..20 {
         fill(&format!("x{number}"));
-        let shown = text(&server);
-        assert!(shown.contains(&format!("dino_index_recall{{collection=\"x{number}\"}}")), "{shown}");
-        assert!(shown.contains(&format!("dino_collection_items{{collection=\"x{number}\",state=\"scanned\"}} 5\n")), "{shown}");
+        let recall = format!("dino_index_recall{{collection=\"x{number}\"}}");
+        let items = format!("dino_collection_items{{collection=\"x{number}\",state=\"scanned\"}} 5\n");
+        shows(&server, &items, |shown| shown.contains(&recall) && shown.contains(&items));
         assert_eq!(server.delete(&format!("/collections/x{number}")).status, 204);
     }
-    assert_eq!(samples(&server), before);
+    shows(&server, "they are gone", |shown| samples(shown) == before);
     // Made again, it has not been measured yet.
     fill("x0");
     let snapshot = server.post("/collections/x0/snapshot", "application/json", b"").ok().body.clone();
     assert_eq!(server.post("/collections/x0/restore?replace=true", "application/octet-stream", &snapshot).status, 201);
-    let shown = text(&server);
-    assert!(shown.contains("dino_collection_items{collection=\"x0\"") && !shown.contains("dino_index_recall{"), "{shown}");
+    let is_unmeasured = |shown: &str| shown.contains("dino_collection_items{collection=\"x0\"") && !shown.contains("dino_index_recall{");
+    shows(&server, "x0 is another", is_unmeasured);
 }
 
 fn scrapers_see_no_gaps(place: &Place) {
@@ -89,17 +103,22 @@ fn slow_counts_are_rare() {
     let store = || {
         server.post_json("/collections/c/items", &json!({ "items": [{ "vector": vec![1.0; DIM] }] })).ok();
     };
+    let items = |count: usize| format!("dino_collection_items{{collection=\"c\",state=\"scanned\"}} {count}\n");
     let is_counted = |count: usize| {
-        let (shown, wanted) = (text(&server), format!("dino_collection_items{{collection=\"c\",state=\"scanned\"}} {count}\n"));
-        assert!(shown.contains(&wanted), "not {count}: {shown}");
+        let shown = text(&server);
+        assert!(shown.contains(&items(count)), "not {count}: {shown}");
     };
     for count in 1..3 {
         store();
-        is_counted(count);
+        shows(&server, &items(count), |shown| shown.contains(&items(count)));
     }
     let session = shared().session(name(&url), "BEGIN; LOCK TABLE dino_items_1 IN ACCESS EXCLUSIVE MODE");
     // The answer waits for some seconds, and has what was known before.
-    is_counted(2);
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    wait_for("a count waits", || {
+        is_counted(2);
+        shared().sql(name(&url), waiting).trim() != "0"
+    });
     end(session);
     is_counted(2);
     store();

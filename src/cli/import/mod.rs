@@ -111,7 +111,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         (None, Some(images)) => {
             let columns =
                 source::Columns { image: args.image_column.clone(), id: args.id_column.clone(), label: args.label_column.clone() };
-            let options = source::Options { shard: args.shard, columns, composed: Some(MAX_STRING) };
+            let options = source::Options { shard: args.shard, columns, composed: Some(MAX_STRING), counts_repeated: false };
             pictures::run(args, images, Jobs::of_source(images::open(images, &options)?))
         }
         (None, None) => anyhow::bail!("give --images DIR or --table FILE"),

@@ -190,7 +190,7 @@ impl Address {
                     Err(bulk::Error::NotThere("there is no such object".to_owned()))
                 }
                 Err(error) if refused::is_alone(place, &error) => {
-                    Err(bulk::Error::NotThere(format!("the storage refuses this object, and gives others: {error}")))
+                    Err(bulk::Error::Refused(format!("the storage refuses this object, and gives others: {error}")))
                 }
                 Err(error) => Err(bulk::Error::Storage(error.to_string())),
             },

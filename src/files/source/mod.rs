@@ -11,7 +11,8 @@
 //! std::fs::create_dir(folder.path().join("cat"))?;
 //! std::fs::write(folder.path().join("cat/1.jpg"), "bytes")?;
 //!
-//! let options = Options { shard: Shard::WHOLE, columns: Columns { image: None, id: None, label: None }, composed: None };
+//! let columns = Columns { image: None, id: None, label: None };
+//! let options = Options { shard: Shard::WHOLE, columns, composed: None, counts_repeated: false };
 //! let source = open(folder.path(), &options)?;
 //! let picture = source.units[0].batches()?.next().unwrap().pictures.remove(0);
 //! assert_eq!((picture.id.as_str(), picture.labels.as_slice()), ("cat/1.jpg", ["cat".to_owned()].as_slice()));
@@ -69,6 +70,8 @@ pub struct Options {
     pub columns: Columns,
     /// Whether ids that are names of files and members are composed (NFC) where they are not longer than so many bytes; see [`names::ids`].
     pub composed: Option<usize>,
+    /// Whether ids that come again are counted ([`Source::repeated`]), which takes memory for all of them.
+    pub counts_repeated: bool,
 }
 
 /// Columns with a meaning, where they have other names than the usual ones.
@@ -175,7 +178,8 @@ pub struct Source {
     pub is_remote: bool,
     /// Whether there was no picture, in any part.
     pub is_empty: bool,
-    /// How many pictures and files of all parts have an id that came before in the listing, and the first such id.
+    /// How many pictures and files of all parts have an id that came before in the listing, and the first such id; none where
+    /// [`Options::counts_repeated`] is not set.
     pub repeated: Option<(usize, String)>,
 }
 
@@ -341,7 +345,7 @@ impl Source {
             names.update(found.name());
         }
         let listing = hex::encode(names.finalize());
-        let repeated = repeated(&found);
+        let repeated = if options.counts_repeated { repeated(&found) } else { None };
         let files = found.iter().filter(|found| matches!(found, Found::Packed(_))).count();
         let by_file = files >= shard.count() as usize;
         let is_remote =
@@ -385,6 +389,44 @@ impl Source {
         let packed = side_by_side(&self.units, |unit| unit.count().is_none().then(|| unit.stamp()));
         // Those of single pictures ask for sixteen at a time themselves.
         self.units.iter().zip(packed).map(|(unit, stamp)| stamp.unwrap_or_else(|| unit.stamp())).collect()
+    }
+
+    /// Whether a storage that has refused these pictures, by their ids, gives one of them now. They are objects of their own.
+    ///
+    /// # Errors
+    /// [`Error::Storage`].
+    #[cfg(feature = "object-store")]
+    pub fn gives_any(&self, refused: &[String]) -> Result<bool, Error> {
+        if refused.is_empty() {
+            return Ok(false);
+        }
+        let refused: HashSet<&str> = refused.iter().map(String::as_str).collect();
+        let mut asked: Vec<Picture> = Vec::new();
+        for unit in self.units.iter().filter(|unit| unit.count().is_some()) {
+            let pictures = unit.batches()?.flat_map(|batch| batch.pictures);
+            asked.extend(pictures.filter(|picture| refused.contains(picture.id.as_str())));
+        }
+        let is_given = |picture: &Picture| {
+            let Place::At(Address::Object(object)) = &picture.place else { return Ok(false) };
+            object.is_given().map_err(|error| Error::Storage(format!("{}: {error}", object.url())))
+        };
+        for some in asked.chunks(REQUESTS) {
+            for is_given in side_by_side(some, is_given) {
+                if is_given? {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether a storage that has refused these pictures gives one of them now: this build asks none.
+    ///
+    /// # Errors
+    /// None.
+    #[cfg(not(feature = "object-store"))]
+    pub fn gives_any(&self, _refused: &[String]) -> Result<bool, Error> {
+        Ok(false)
     }
 }
 

@@ -57,12 +57,12 @@ pub(super) fn is_alone(object: &objects::Place, error: &io::Error) -> bool {
     let others: Vec<objects::Place> = others.cloned().collect();
     drop(known);
     for other in others {
-        match other.ask() {
-            Ok(()) => {
+        match other.is_given() {
+            Ok(true) => {
                 note_read(&other);
                 return true;
             }
-            Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::NotFound) => {}
+            Ok(false) => {}
             // The storage is away.
             Err(_) => return false,
         }

@@ -210,6 +210,9 @@ pub struct Header {
     pub shard: Shard,
     /// Files that are not in here because they could not be read.
     pub skipped: usize,
+    /// Ids of those that a storage refused while it gave others. A later run asks for them again, though nothing has changed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<String>,
     /// Hash over the settings and the files that went in: an equal one means that nothing has changed.
     pub inputs: String,
     /// Hash over the settings, the number of parts and the names of all pictures in all parts: files with the same belong together. Empty in files

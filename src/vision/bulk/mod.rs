@@ -83,6 +83,9 @@ pub enum Error {
     /// The picture is not to be had from where it is: a damaged member, an address that does not answer; the next one may be.
     #[error("{0}")]
     NotThere(String),
+    /// The storage refuses this picture and gives others; it may be given later, once it was restored from an archive.
+    #[error("{0}")]
+    Refused(String),
     /// A host does not answer now, and may later; the next picture may be elsewhere.
     #[error("{0}")]
     Unreachable(String),
@@ -100,7 +103,10 @@ pub enum Error {
 impl Error {
     /// Whether the one file is to blame, so that the others go on without it.
     pub fn is_of_file(&self) -> bool {
-        matches!(self, Self::Read(_) | Self::TooLarge { .. } | Self::Decode(_) | Self::NotThere(_) | Self::Unreachable(_))
+        matches!(
+            self,
+            Self::Read(_) | Self::TooLarge { .. } | Self::Decode(_) | Self::NotThere(_) | Self::Refused(_) | Self::Unreachable(_)
+        )
     }
 
     /// Whether the same may succeed later, so that the file is not to be left out for ever.
