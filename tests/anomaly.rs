@@ -168,13 +168,18 @@ fn the_threshold_is_kept_as_pictures_come_and_go() {
     assert_eq!(bank.threshold(DEFAULT_TOP, false).unwrap(), Some(threshold));
 }
 
-/// It keeps the distances that it came with, so what they may be to stays, or all is made anew.
+/// It keeps the distances that it came with, so what they are to stays, or all is made anew.
 #[test]
-fn what_an_anomalous_picture_without_a_place_for_its_patches_may_refer_to_is_not_removed() {
+fn what_an_anomalous_picture_without_a_place_for_its_patches_refers_to_is_not_removed() {
     let mut bank = Bank::new(16, 600);
     (0..4).for_each(|number| bank.add(&number.to_string(), 1, false, &picture(number, 0.0)).unwrap());
     (0..6).for_each(|number| bank.add(&format!("bad {number}"), 1, true, &picture(10 + number, 3.0)).unwrap());
     assert!(!bank.can_remove("0") && !bank.can_remove("bad 0") && bank.can_remove("bad 5") && bank.can_remove("none"));
+    // One that came later is none of those that its distances are to.
+    bank.add("late", 1, false, &picture(4, 0.0)).unwrap();
+    assert!(bank.can_remove("late") && !bank.can_remove("0"));
+    bank.remove(["late"]).unwrap();
+    assert!(!bank.can_remove("0") && !bank.can_remove("bad 0"));
     bank.remove(["bad 5"]).unwrap();
     assert!(bank.can_remove("0") && bank.can_remove("bad 0"));
 }

@@ -329,8 +329,20 @@ impl LinearHead {
     /// # Errors
     /// [`HeadError::Io`] and [`HeadError::Damaged`].
     pub fn load(folder: &Path) -> Result<Self, HeadError> {
+        Self::described(Description::read(folder)?, folder)
+    }
+
+    /// The head of a folder whose description was read just now.
+    fn described(description: Description, folder: &Path) -> Result<Self, HeadError> {
+        Self::of(description.clone(), folder).or_else(|error| {
+            // A save that has ended meanwhile left no weights of that description, but its own.
+            let now = Description::read(folder)?;
+            if now == description { Err(error) } else { Self::of(now, folder) }
+        })
+    }
+
+    fn of(description: Description, folder: &Path) -> Result<Self, HeadError> {
         let damaged = |name: &str, reason: String| HeadError::Damaged { path: folder.join(name), reason };
-        let description = Description::read(folder)?;
         if description.format != description.task.format() {
             return Err(damaged(DESCRIPTION, format!("format is {}, this program reads 1, and 2 of dense heads", description.format)));
         }
@@ -505,6 +517,16 @@ mod tests {
         fs_err::create_dir(folder.join(WEIGHTS)).unwrap();
         assert!(matches!(new.save(&folder), Err(HeadError::Io(_))));
         assert_eq!(weight(), new.weight);
+    }
+
+    #[test]
+    fn a_head_that_is_replaced_while_it_is_read_is_the_new_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut old, mut new) = (head(), LinearHead { weight: array![[3.0, 0.0, 2.0], [0.0, 1.0, 0.0]], ..head() });
+        old.save(folder.path()).unwrap();
+        new.save(folder.path()).unwrap();
+        let read = LinearHead::described(old.description, folder.path()).unwrap();
+        assert_eq!((read.weight, &read.description), (new.weight, &new.description));
     }
 
     #[test]

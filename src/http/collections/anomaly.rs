@@ -199,7 +199,10 @@ pub(super) async fn handle(
     let ready = timed("load", patch_banks::ready(&app, &collection, empty)).await?;
     let name = collection.name().to_string();
     let comparing = ready.draw(&app, move |bank: Arc<PatchBank>| -> Result<_, Problem> {
-        let threshold = if options.threshold.is_some() { options.threshold } else { bank.threshold(options.top, options.masking)? };
+        let threshold = match options.threshold {
+            given @ Some(_) => given,
+            None => bank.threshold(options.top, options.masking)?,
+        };
         let compare = Compare { bank: &bank, how, threshold, options: &options };
         let results = inferred.iter().map(|inferred| compare.found(&served, inferred)).collect::<Result<_, _>>()?;
         encoder.json(&Answer { collection: name, model: served.name().into(), results })

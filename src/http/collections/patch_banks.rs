@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    convert,
     ops::ControlFlow,
     sync::{
         Arc,
@@ -35,8 +36,6 @@ pub(in crate::http) struct PatchBanks {
     clock: AtomicU64,
     /// Times that all patches of a collection were read.
     rebuilds: AtomicU64,
-    /// Held while a basis of colours is fitted. Requests for it wait in turn, and hold up no thread.
-    fitting: tokio::sync::Mutex<()>,
 }
 
 /// What all banks in memory take together.
@@ -62,6 +61,8 @@ struct Entry {
     ready: Mutex<Option<Arc<PatchBank>>>,
     /// Told when it is there again.
     is_ready: Condvar,
+    /// Held while a basis of colours is fitted. Requests for it wait in turn, and hold up no thread.
+    fitting: tokio::sync::Mutex<()>,
 }
 
 /// How far a bank is that is not ready.
@@ -83,6 +84,7 @@ impl Entry {
             turn: tokio::sync::Mutex::default(),
             ready: Mutex::default(),
             is_ready: Condvar::new(),
+            fitting: tokio::sync::Mutex::default(),
         }
     }
 
@@ -97,13 +99,7 @@ impl Entry {
 impl PatchBanks {
     /// So many are brought up to date at a time.
     pub(in crate::http) fn new(threads: usize) -> Self {
-        Self {
-            threads: Pool::new(threads),
-            kept: Mutex::default(),
-            clock: AtomicU64::new(0),
-            rebuilds: AtomicU64::new(0),
-            fitting: tokio::sync::Mutex::default(),
-        }
+        Self { threads: Pool::new(threads), kept: Mutex::default(), clock: AtomicU64::new(0), rebuilds: AtomicU64::new(0) }
     }
 
     /// What is in memory now.
@@ -164,7 +160,7 @@ fn remove_oldest(kept: &mut HashMap<CollectionName, Arc<Entry>>) {
 }
 
 /// The patches of a collection, with all that was stored before they were asked for. It holds no bank while it waits for its turn to
-/// compute.
+/// compute, unless it found none there once.
 pub(in crate::http) struct Ready {
     entry: Arc<Entry>,
     collection: Arc<dyn Collection>,
@@ -176,15 +172,15 @@ pub(in crate::http) struct Ready {
 pub(in crate::http) async fn ready(app: &App, collection: &Arc<dyn Collection>, empty: PatchBank) -> Result<Ready, Problem> {
     let entry = app.patch_banks.entry(&**collection, empty.number);
     let ready = Ready { entry, collection: Arc::clone(collection), empty };
-    ready.renew(app).await?;
+    ready.renew(app, drop).await?;
     Ok(ready)
 }
 
 impl Ready {
-    /// Brings the bank up to date, in a task that goes on without the caller.
-    async fn renew(&self, app: &App) -> Result<(), Problem> {
+    /// What `take` takes of the bank, which is brought up to date in a task that goes on without the caller.
+    async fn renew<T: Send + 'static>(&self, app: &App, take: fn(Arc<PatchBank>) -> T) -> Result<T, Problem> {
         let renewing = renew(app.clone(), Arc::clone(&self.entry), Arc::clone(&self.collection), self.empty.clone());
-        tokio::spawn(renewing).await.map_err(|_| Panicked)?
+        tokio::spawn(async move { renewing.await.map(take) }).await.map_err(|_| Panicked)?
     }
 
     /// Runs `work` with the bank where masks and maps are drawn, once it is its turn.
@@ -197,22 +193,23 @@ impl Ready {
     }
 
     /// Runs `work` with the bank on one of `threads`, which waits so long for a bank that is just being changed.
-    async fn run<T, F>(&self, app: &App, threads: &Pool, patience: Duration, mut work: F) -> Result<T, Problem>
+    async fn run<T, F>(&self, app: &App, threads: &Pool, patience: Duration, work: F) -> Result<T, Problem>
     where
         T: Send + 'static,
         F: FnOnce(Arc<PatchBank>) -> T + Send + 'static,
     {
-        loop {
-            let entry = Arc::clone(&self.entry);
-            let outcome = threads.run(move || match entry.wait(patience) {
-                Some(bank) => ControlFlow::Break(work(bank)),
-                None => ControlFlow::Continue(work),
-            });
-            match outcome.await? {
-                ControlFlow::Break(done) => return Ok(done),
-                ControlFlow::Continue(again) => work = again,
+        let entry = Arc::clone(&self.entry);
+        let outcome = threads.run(move || match entry.wait(patience) {
+            Some(bank) => ControlFlow::Break(work(bank)),
+            None => ControlFlow::Continue(work),
+        });
+        match outcome.await? {
+            ControlFlow::Break(done) => Ok(done),
+            // It keeps the one that it gets now: requests that change it could take it from each other without end.
+            ControlFlow::Continue(work) => {
+                let bank = self.renew(app, convert::identity).await?;
+                Ok(threads.run(move || work(bank)).await?)
             }
-            self.renew(app).await?;
         }
     }
 }
@@ -221,20 +218,21 @@ impl Ready {
 pub(in crate::http) async fn colour_basis(app: &App, ready: Ready) -> Result<Option<Arc<ColourBasis>>, Problem> {
     let app = app.clone();
     let fitting = async move {
-        let _turn = app.patch_banks.fitting.lock().await;
+        let _turn = ready.entry.fitting.lock().await;
         // The threads that change banks: one that waited for a change would keep it from being made.
         ready.run(&app, &app.patch_banks.threads, Duration::ZERO, |bank| bank.colour_basis()).await
     };
     tokio::spawn(fitting).await.map_err(|_| Panicked)?
 }
 
-async fn renew(app: App, entry: Arc<Entry>, collection: Arc<dyn Collection>, empty: PatchBank) -> Result<(), Problem> {
+async fn renew(app: App, entry: Arc<Entry>, collection: Arc<dyn Collection>, empty: PatchBank) -> Result<Arc<PatchBank>, Problem> {
     let mut turn = entry.turn.lock().await;
     let asked = Arc::clone(&collection);
     // What is written from here on makes that an old version, and the next request looks again.
     let now = app.patch_banks.threads.run(move || asked.version()).await??;
-    if turn.version == Some(now) {
-        return Ok(());
+    let standing = entry.ready.lock().clone();
+    if let Some(bank) = standing.filter(|_| turn.version == Some(now)) {
+        return Ok(bank);
     }
     // Taken out, so that it is changed in place where no request compares with it. Should the thread panic, the next one begins anew.
     turn.version = None;
@@ -250,9 +248,9 @@ async fn renew(app: App, entry: Arc<Entry>, collection: Arc<dyn Collection>, emp
         Ok(has_read_all) => {
             app.patch_banks.rebuilds.fetch_add(u64::from(has_read_all), Ordering::Relaxed);
             turn.version = Some(now);
-            *entry.ready.lock() = Some(bank);
+            *entry.ready.lock() = Some(Arc::clone(&bank));
             entry.is_ready.notify_all();
-            Ok(())
+            Ok(bank)
         }
         Err(error) => {
             turn.unfinished = Some(bank);

@@ -33,6 +33,8 @@ pub struct Bank {
     numbers: HashMap<String, u32>,
     /// Of the anomalous ones, how many have no place for their patches.
     without_patches: usize,
+    /// Numbers of the pictures that the distances of those are to.
+    referred: HashSet<u32>,
     next: u32,
 }
 
@@ -77,6 +79,7 @@ impl Bank {
             pictures: HashMap::new(),
             numbers: HashMap::new(),
             without_patches: 0,
+            referred: HashSet::new(),
             next: 0,
         }
     }
@@ -103,13 +106,16 @@ impl Bank {
     }
 
     /// Whether a picture can be removed: a good one cannot once only some of the patches are kept, since what it stood for would be
-    /// missing. Where an anomalous one had no place for its patches, its distances cannot be asked for anew: then neither a good one can,
-    /// which they may be to, nor an anomalous one whose place it would get.
+    /// missing. Where an anomalous one had no place for its patches, its distances cannot be asked for anew: then neither a good one can
+    /// that they are to, nor an anomalous one whose place it would get.
     pub fn can_remove(&self, id: &str) -> bool {
-        let Some(picture) = self.picture(id) else { return true };
-        let stands_for_others = self.radius > 0.0 && !picture.scored.is_anomalous;
-        let would_be_asked_about = self.without_patches > 0 && picture.has_patches;
-        !(stands_for_others || would_be_asked_about)
+        let Some(number) = self.numbers.get(id) else { return true };
+        let Some(picture) = self.pictures.get(number) else { return true };
+        if picture.scored.is_anomalous {
+            self.without_patches == 0 || !picture.has_patches
+        } else {
+            self.radius == 0.0 && !self.referred.contains(number)
+        }
     }
 
     /// The version of a picture that is here.
@@ -177,7 +183,10 @@ impl Bank {
             // Beyond the bound its distances stay what they are now.
             let has_patches = self.anomalous.rows.len() + own <= self.most;
             let kept = if has_patches { own } else { 0 };
-            self.without_patches += usize::from(!has_patches);
+            if !has_patches {
+                self.without_patches += 1;
+                self.referred.extend(scored.referred());
+            }
             let number = self.enter(Picture { id: id.to_owned(), stamp, grid: set.grid, scored, has_patches });
             self.anomalous.extend(&set.rows, 0..kept, own, number);
             return Ok(());
@@ -222,7 +231,9 @@ impl Bank {
             return Ok(());
         }
         self.pictures.retain(|number, _| !gone.contains(number));
-        self.without_patches = self.pictures.values().filter(|picture| !picture.has_patches).count();
+        let without_patches = self.pictures.values().filter(|picture| !picture.has_patches);
+        self.without_patches = without_patches.clone().count();
+        self.referred = without_patches.flat_map(|picture| picture.scored.referred()).collect();
         for block in [&mut self.normal, &mut self.anomalous] {
             block.retain(|owner| !gone.contains(&owner));
         }

@@ -47,6 +47,11 @@ impl Scored {
         self.best.len() * size_of::<Best>() + self.foreground.len() + self.covers.len() * size_of::<Cover>()
     }
 
+    /// Numbers of the pictures that its distances are to.
+    pub(super) fn referred(&self) -> impl Iterator<Item = u32> {
+        self.best.iter().map(|best| best.of)
+    }
+
     /// Its score without itself; `None` where there is no other picture.
     fn score(&self, top: f64, masked: bool) -> Option<f32> {
         if self.best.iter().all(|best| best.cosine <= NONE) {
