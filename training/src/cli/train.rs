@@ -84,7 +84,7 @@ pub struct Args {
     #[arg(long, value_parser = dino_program::flags::above_zero::<f64>, default_value_t = 10.0)]
     exchange_minutes: f64,
     /// Evaluations in a row below what the weights of --init could do after which the run is ended, 0 for never
-    #[arg(long, default_value_t = 3, value_name = "N")]
+    #[arg(long, default_value_t = 5, value_name = "N")]
     stop_below: usize,
     /// Epochs between k-NN figures of the teacher (k = 20), 0 for none. With --init every epoch where it is not given, on up to 5,000
     /// pictures of --data; where they have no classes, it is measured how often two crops of a picture find each other

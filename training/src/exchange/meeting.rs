@@ -305,6 +305,7 @@ fn read_words<const N: usize>(stream: &mut Channel) -> std::io::Result<[u32; N]>
 #[cfg(test)]
 mod tests {
     use std::net::UdpSocket;
+    use std::sync::atomic::{AtomicU16, Ordering};
     use std::thread;
 
     use super::*;
@@ -313,7 +314,9 @@ mod tests {
 
     /// Lets processes meet that know rank 0 by these names, and gives where each of them reaches the next one.
     fn meeting(names: &[&str], machines: Machines, secret: Option<&Secret>) -> Vec<Result<IpAddr, String>> {
-        let port = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap().local_addr().unwrap().port();
+        // Below those that the system gives to whoever asks for any.
+        static MEETINGS: AtomicU16 = AtomicU16::new(0);
+        let port = 20_000 + (std::process::id() % 1000) as u16 * 10 + MEETINGS.fetch_add(1, Ordering::Relaxed);
         let join = |place: &Place| -> Result<IpAddr, String> {
             let neighbours = meet(place, secret, TIMEOUT).map_err(|error| error.to_string())?;
             Ok(neighbours.next.stream().peer_addr().unwrap().ip())

@@ -33,9 +33,8 @@ use candle_core::{Device, Tensor};
 use dino_vision::transform::Transform;
 use safetensors::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
-use crate::backbone::{Backbone, BackboneConfig};
+use crate::backbone::BackboneConfig;
 use crate::backbone::parameters::{Entry, Group};
 use crate::dino::learner::Learner;
 use crate::dino::optimizer::{Algorithm, Moments};
@@ -85,10 +84,10 @@ pub struct Description {
     /// What the weights that the run began with could do.
     #[serde(default)]
     pub baseline: Option<Measured>,
-    /// Names of the pictures that they were measured on, as one hash, where these are not the pictures of the run.
+    /// Names of the pictures that they were measured on by k-NN, as one hash.
     #[serde(default)]
     pub measured: Option<String>,
-    /// SHA-256 of the weights of `--gram-anchor`.
+    /// SHA-256 of the file of `--gram-anchor`.
     #[serde(default)]
     pub gram_anchor: Option<String>,
 }
@@ -332,18 +331,6 @@ fn restore_group(group: &Group, values: impl Fn(&Entry) -> Result<Vec<f32>>) -> 
     let flat = Tensor::from_vec(flat, group.var().elem_count(), &Device::Cpu)?;
     group.var().set(&flat.to_device(group.var().device())?)?;
     Ok(())
-}
-
-/// SHA-256 of a backbone's weights, in hexadecimal.
-///
-/// # Errors
-/// When the device fails.
-pub fn hash(backbone: &Backbone) -> Result<String> {
-    let mut hash = Sha256::new();
-    for group in backbone.groups() {
-        hash.update(bytemuck::cast_slice(&group.flat(false).to_vec1::<f32>()?));
-    }
-    Ok(hex::encode(hash.finalize()))
 }
 
 /// File name of the checkpoint after a number of steps.

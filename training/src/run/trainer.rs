@@ -108,6 +108,9 @@ pub enum Outcome {
     Stopped,
 }
 
+/// Public runs have up to so many times as many outputs as pictures that Sinkhorn-Knopp balances them over.
+const FEW: usize = 16;
+
 /// Steps under which a run learns next to nothing.
 const FEWEST_STEPS: usize = 3000;
 
@@ -165,7 +168,7 @@ pub fn train(recipe: &Recipe, options: &Options) -> Result<Outcome> {
     let mut learner = Learner::new(student, recipe.optimizer, options.exchange.clone())?;
     recipe.set_losses(&mut learner)?;
     learner.gram = gram(recipe, options, &learner)?;
-    let anchor = learner.gram.as_ref().map(|gram| state::hash(&gram.anchor)).transpose()?;
+    let anchor = options.gram_anchor.as_ref().map(|(path, _)| weights::sha256(path)).transpose()?;
     let plan = Plan {
         augmentation: recipe.augmentation(0)?,
         batch: recipe.batch_size_per_gpu,
@@ -249,7 +252,7 @@ struct Run<'a> {
     saved: (Instant, Option<usize>),
     /// What the weights that the run began with could do; rank 0 alone knows it.
     baseline: Option<Measured>,
-    /// Of the weights of `--gram-anchor`.
+    /// SHA-256 of the file of `--gram-anchor`.
     anchor: Option<String>,
 }
 
@@ -310,14 +313,15 @@ impl Run<'_> {
         Ok(if judged { Outcome::Judged } else { Outcome::Finished })
     }
 
-    /// With fewer outputs of the teacher than columns some columns are never used.
+    /// With fewer pictures than outputs, outputs cannot be used equally.
     fn advise_on_sinkhorn(&self) {
-        let crops = TEACHER_VIEWS * self.per_step;
+        // Each batch of a step is balanced by itself, over all processes.
+        let crops = TEACHER_VIEWS * self.recipe.batch_size_per_gpu * self.plan.world;
         let advise = |k: usize, what: &str, flag: &str, seen: usize, how: &str| {
-            if seen < k {
+            if seen < k / FEW {
                 tracing::warn!(
-                    "--centering sinkhorn_knopp balances {k} outputs over the {seen} {what} of a step: with fewer of these than outputs the \
-                     targets tell little. Lower {flag}, raise --batch-size-per-gpu{how}"
+                    "--centering sinkhorn_knopp balances {k} outputs over the {seen} {what} of a batch: far fewer of these than outputs make \
+                     targets noisy. Lower {flag}, raise --batch-size-per-gpu{how}"
                 );
             }
         };

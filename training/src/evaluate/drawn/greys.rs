@@ -8,6 +8,9 @@ use anyhow::bail;
 use super::file::Stored;
 use super::{HALF, VOID_NUMBER};
 
+/// Fewest different greys of edges that were drawn softly.
+const MANY: usize = 16;
+
 /// What greys mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Greys {
@@ -52,6 +55,13 @@ impl Counts {
         self.0[usize::from(VOID_NUMBER)]
     }
 
+    /// Whether greys are as those of edges: many, of which none stands out. A few that many pixels have are numbers.
+    fn are_spread(&self) -> bool {
+        let greys = &self.0[1..usize::from(VOID_NUMBER)];
+        let (all, largest) = (greys.iter().sum::<u64>(), greys.iter().max().copied().unwrap_or_default());
+        greys.iter().filter(|count| **count > 0).count() >= MANY && 4 * largest <= all
+    }
+
     /// The rule for one mask: values between half and white, or black and white alone, are brightness, darker greys are numbers. `None`
     /// where white covers more than the numbers do, so that it may be an object with an edge, or what is left out.
     pub fn meaning(&self) -> Option<Greys> {
@@ -93,7 +103,8 @@ impl Folder {
     }
 
     /// Whether greys are the soft edges of white objects, by the rule for one mask; false where they are numbers, and where there are none
-    /// but black and white. Numbers of half and more are common in folders, so white has to cover more than all greys.
+    /// but black and white. Numbers of half and more are common in folders, so white has to cover more than all greys, and these have to be
+    /// as edges have them.
     ///
     /// # Errors
     /// Where they may be either, or are not the same in all masks: names a mask, and says `advice`.
@@ -105,7 +116,11 @@ impl Folder {
         }
         match (self.counts.meaning(), &self.numbered) {
             (Some(Greys::Numbers), _) => Ok(false),
-            (Some(Greys::Brightness), None) if self.counts.white() > self.counts.within(1..VOID_NUMBER) => Ok(true),
+            (Some(Greys::Brightness), None)
+                if self.counts.white() > self.counts.within(1..VOID_NUMBER) && self.counts.are_spread() =>
+            {
+                Ok(true)
+            }
             (_, numbered) => bail!(
                 "{}: the greys of these masks may be numbers, with 255 for what is left out, or the soft edges of white objects: {advice}",
                 numbered.as_ref().unwrap_or(shaded).display()
@@ -134,17 +149,20 @@ mod tests {
             all.is_soft("do this").map_err(|error| error.to_string())
         };
         let white: &[u8] = &[0, 0, 255, 255, 255];
-        let soft: &[u8] = &[0, 40, 200, 255, 255];
+        let soft: Vec<u8> = (0..60).map(|at| if at < 25 { at * 10 } else { 255 }).collect();
+        let soft = soft.as_slice();
         assert_eq!(soft_of(&[white, soft]), Ok(true));
         assert_eq!(soft_of(&[white, white]), Ok(false));
         // Numbers: those of ADE20K, which has no 255, and those of VOC, with a border that is left out.
         assert_eq!(soft_of(&[&[0, 1, 149], &[150, 150, 3]]), Ok(false));
         assert_eq!(soft_of(&[&[0, 15, 15, 255], &[20, 20, 0, 255]]), Ok(false));
-        let unclear: [([&[u8]; 2], &str); 4] = [
+        let unclear: [([&[u8]; 2], &str); 5] = [
             ([soft, &[0, 1, 1, 1]], "1.png"),
             ([&[0, 1, 1, 255], &[0, 181, 181, 181]], "0.png"),
             ([&[0, 181, 181, 255], &[0, 0, 0, 0]], "0.png"),
             ([&[0, 0], &[0, 1, 255, 255]], "1.png"),
+            // Few pixels have a class, and one of the numbers is above half.
+            ([&[1, 5, 255, 255], &[150, 255, 255, 255]], "0.png"),
         ];
         for (masks, named) in unclear {
             let error = soft_of(&masks).unwrap_err();

@@ -59,7 +59,7 @@ impl Run<'_> {
             bail!("rank {rank} has another --{name} than rank 0 ({change}): give all processes the same settings");
         }
         ensure!(pictures == self.fingerprint, "rank {rank} sees other pictures below {} than rank 0", self.options.data.display());
-        ensure!(anchor == self.anchor, "rank {rank} has other weights in --gram-anchor than rank 0: give all processes the same file");
+        ensure!(anchor == self.anchor, "rank {rank} has another file in --gram-anchor than rank 0: give all processes the same one");
         ensure!(measured == first_measured, "rank {rank} sees other pictures for --knn-every than rank 0 (--knn-train, --knn-val)");
         Ok(())
     }
@@ -144,6 +144,9 @@ impl Run<'_> {
         match (&stored.description.gram_anchor, &self.anchor) {
             (Some(_), None) if self.recipe.gram_loss_weight > 0.0 && !stored.has_anchor() => {
                 bail!("the run has held patches to the weights of --gram-anchor: give it again")
+            }
+            (_, Some(_)) if self.recipe.gram_update_epochs > 0 && stored.has_anchor() => {
+                tracing::warn!("the teacher that the run has made its anchor stays it: --gram-anchor was for the epochs before");
             }
             (Some(old), Some(new)) if old != new => tracing::warn!("--gram-anchor has other weights than before"),
             _ => {}
