@@ -13,14 +13,18 @@ export PYTHONPATH="$PWD/$tools"
 $tools/bin/hadolint docker/Dockerfile
 $tools/bin/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker/compose.yaml
 python3 docker/check_names.py
-if command -v haproxy >/dev/null; then
+# What cannot be checked is said: a machine without a tool has checked less.
+has() {
+    command -v "$1" >/dev/null || { echo "not checked, for want of $1: $2" >&2; return 1; }
+}
+if has haproxy docker/haproxy; then
     haproxy -c -q -f docker/haproxy/haproxy.cfg
 fi
 # Of the base each file is complete; overlays are patches, which kustomize has to apply first.
 resources=$(find docker/kubernetes/base docker/kubernetes/bulk -name '*.yaml' ! -name kustomization.yaml ! -name service-monitor.yaml)
 # shellcheck disable=SC2086
 $tools/bin/kubernetes-validate --quiet --strict --kubernetes-version 1.33 $resources
-if command -v kubectl >/dev/null; then
+if has kubectl "the overlays of docker/kubernetes"; then
     for folder in base gpu bulk; do
         kubectl kustomize docker/kubernetes/$folder >$tools/kustomize-$folder.yaml
     done
@@ -49,7 +53,7 @@ if command -v kubectl >/dev/null; then
     set -- "$@" "$tools"/kustomize-*.yaml
 fi
 $tools/bin/kubernetes-validate --quiet --strict --kubernetes-version 1.33 "$@"
-if command -v npm >/dev/null; then
+if has npm "the resources of operators"; then
     operators=.cache/deploy-operators
     [ -e $operators/node_modules ] || npm install --silent --no-audit --no-fund --prefix $operators \
         @kubernetes-models/keda@0.4.2 @kubernetes-models/prometheus-operator@6.0.0
