@@ -39,10 +39,12 @@ pub struct PatchBank {
     unreadable: HashMap<String, u64>,
     /// Of just these patches, once it was asked for.
     colours: OnceLock<Option<Arc<ColourBasis>>>,
-    /// Those of just these patches that were asked for, by the share of the patches that makes a score (its bits) and whether the
-    /// background is left out.
-    thresholds: Arc<Mutex<HashMap<(u64, bool), Arc<Threshold>>>>,
+    /// Those of just these patches that were asked for.
+    thresholds: Arc<Mutex<Thresholds>>,
 }
+
+/// Thresholds by the share of the patches that makes a score (its bits) and whether the background is left out.
+type Thresholds = HashMap<(u64, bool), Arc<Threshold>>;
 
 /// A threshold that was asked for.
 #[derive(Debug, Default)]

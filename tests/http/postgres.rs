@@ -43,12 +43,19 @@ pub(crate) fn database() -> String {
     SHARED.database()
 }
 
-/// A server whose processes stand still.
-pub(crate) struct Frozen<'a>(&'a Cluster);
+/// Processes that stand still.
+pub(crate) struct Frozen(Vec<String>);
 
-impl Drop for Frozen<'_> {
+impl Frozen {
+    /// Those that have ended since are no matter.
+    fn signal(&self, signal: &str) {
+        Command::new("kill").arg(signal).args(&self.0).stderr(Stdio::null()).status().unwrap();
+    }
+}
+
+impl Drop for Frozen {
     fn drop(&mut self) {
-        self.0.signal("-CONT");
+        self.signal("-CONT");
     }
 }
 
@@ -87,15 +94,15 @@ impl Cluster {
     }
 
     /// Stops all of its processes in their tracks until the answer is dropped: as where the network ends without a word.
-    pub(crate) fn freeze(&self) -> Frozen<'_> {
-        self.signal("-STOP");
-        Frozen(self)
-    }
-
-    fn signal(&self, signal: &str) {
+    pub(crate) fn freeze(&self) -> Frozen {
         let main = fs_err::read_to_string(self.folder.join("data/postmaster.pid")).unwrap().lines().next().unwrap().to_owned();
+        let mut frozen = Frozen(vec![main.clone()]);
+        frozen.signal("-STOP");
+        // No others come from now on.
         let children = fs_err::read_to_string(format!("/proc/{main}/task/{main}/children")).unwrap();
-        succeed(Command::new("kill").arg(signal).arg(&main).args(children.split_whitespace()));
+        frozen.0.extend(children.split_whitespace().map(str::to_owned));
+        frozen.signal("-STOP");
+        frozen
     }
 
     pub(crate) fn start_again(&mut self) {

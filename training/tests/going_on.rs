@@ -134,7 +134,8 @@ fn a_run_that_stays_below_its_first_weights_ends_and_stays_ended() {
     weights_of_others(folder.path());
     pictures(&at("data"), 16);
     // Steps that no weights survive.
-    let harm = ["--lr", "9", "--layer-decay", "1", "--momentum-teacher", "0", "--warmup-epochs", "0", "--collapse-steps", "0", "--epochs", "10"];
+    let harm =
+        ["--lr", "9", "--layer-decay", "1", "--momentum-teacher", "0", "--warmup-epochs", "0", "--collapse-steps", "0", "--epochs", "10"];
     let output = go_on(folder.path(), "data", "run", &harm);
     let said = text(&output);
     assert!(output.status.success(), "{said}");

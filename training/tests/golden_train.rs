@@ -88,7 +88,11 @@ fn golden_train_steps() {
         let (global, local) = crops(&file, i);
         let step = step(&description, i);
         let batch = learner
-            .gradients(Views { global: &global, local: Some(&local), anchored: None, masks: None }, step.teacher_temp, &mut golden::random())
+            .gradients(
+                Views { global: &global, local: Some(&local), anchored: None, masks: None },
+                step.teacher_temp,
+                &mut golden::random(),
+            )
             .unwrap();
         let loss = batch.value.loss.to_scalar::<f32>().unwrap();
         compare_values(&[loss], &[expected["loss"].as_f64().unwrap() as f32], TOLERANCE).unwrap_or_else(|e| panic!("loss {i}: {e}"));

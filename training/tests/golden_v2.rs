@@ -164,7 +164,10 @@ fn golden_v2_every_tensor_counts() {
         assert!(expected.len() > 20, "{expected:?}");
         for tensor in expected {
             let error = check(&learner, &changed(&file, &tensor), &case).unwrap_err();
-            assert!(error.starts_with(if tensor.starts_with("gradient.") { "gradient of" } else { "targets" }), "{name}, {tensor}: {error}");
+            assert!(
+                error.starts_with(if tensor.starts_with("gradient.") { "gradient of" } else { "targets" }),
+                "{name}, {tensor}: {error}"
+            );
         }
         for centre in ["dino_center.after", "ibot_center.after"].into_iter().filter(|centre| file.0.contains_key(*centre)) {
             let (mut learner, ..) = self::case(name);

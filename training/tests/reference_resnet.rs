@@ -117,8 +117,9 @@ fn steps_of_sgd_and_lars_with_batch_norm_in_the_head_equal_the_public_codes() {
                 freeze_last_layer: i == 0,
             };
             let step = Step { optimizer, momentum: 0.9, teacher_temp: 0.04 };
-            let batch =
-                learner.gradients(Views { global: &global, local: Some(&local), anchored: None, masks: None }, step.teacher_temp, &mut random()).unwrap();
+            let batch = learner
+                .gradients(Views { global: &global, local: Some(&local), anchored: None, masks: None }, step.teacher_temp, &mut random())
+                .unwrap();
             let loss = batch.value.loss.to_scalar().unwrap();
             compare_values(&[loss], &[*want], TOLERANCE).unwrap_or_else(|e| panic!("{name} loss {i}: {e}"));
             if i == 0 {

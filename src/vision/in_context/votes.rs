@@ -91,10 +91,14 @@ mod tests {
     /// Votes of patch, label and share, told as often as the tally asks for.
     fn counted(patches: usize, votes: &[(usize, &str, f32)]) -> Votes {
         let mut tally = Tally::new(patches);
-        votes.iter().for_each(|&(patch, label, vote)| tally.add(patch, label, vote));
+        for &(patch, label, vote) in votes {
+            tally.add(patch, label, vote);
+        }
         if let Some(chosen) = tally.of_chosen() {
             tally = chosen;
-            votes.iter().for_each(|&(patch, label, vote)| tally.add(patch, label, vote));
+            for &(patch, label, vote) in votes {
+                tally.add(patch, label, vote);
+            }
         }
         tally.votes()
     }

@@ -86,7 +86,15 @@ impl Augmentation {
         self.crop(picture, self.local_size, self.local_scale, &Kind { blur: 0.5, solarise: 0.0 }, random, out);
     }
 
-    fn crop(&self, picture: &RgbImage, size: u32, scale: (f64, f64), kind: &Kind, random: &mut impl rand::Rng, out: &mut [f32]) -> CropWindow {
+    fn crop(
+        &self,
+        picture: &RgbImage,
+        size: u32,
+        scale: (f64, f64),
+        kind: &Kind,
+        random: &mut impl rand::Rng,
+        out: &mut [f32],
+    ) -> CropWindow {
         let drawn = CropWindow::draw(picture.dimensions(), scale, random);
         let mut planes = Planes::new(&resample(picture, drawn.window, size, size));
         if drawn.flip {
@@ -257,7 +265,8 @@ mod tests {
         let larger = Augmentation { anchor_size: Some(48), ..plain };
         for seed in 0..40 {
             let random = || rand_chacha::ChaCha8Rng::seed_from_u64(seed);
-            let (mut crop, mut same, mut anchored) = (vec![0.0; plain.global_len()], vec![0.0; plain.global_len()], vec![0.0; larger.anchor_len()]);
+            let (mut crop, mut same, mut anchored) =
+                (vec![0.0; plain.global_len()], vec![0.0; plain.global_len()], vec![0.0; larger.anchor_len()]);
             plain.global(&picture, 0, &mut random(), &mut crop, &mut []);
             larger.global(&picture, 0, &mut random(), &mut same, &mut anchored);
             assert_eq!(crop, same, "the networks see what they see without an anchor");

@@ -119,13 +119,7 @@ fn load(pictures: &Pictures, order: &[usize], plan: &Plan, epoch: usize, number:
         for view in 0..2 {
             let crop = view * size + slot;
             let part = |len: usize| crop * len..(crop + 1) * len;
-            augmentation.global(
-                &picture,
-                view,
-                &mut random,
-                &mut batch.global[part(global_len)],
-                &mut batch.anchored[part(anchor_len)],
-            );
+            augmentation.global(&picture, view, &mut random, &mut batch.global[part(global_len)], &mut batch.anchored[part(anchor_len)]);
         }
         for view in 0..augmentation.local_crops {
             let at = (view * size + slot) * local_len;

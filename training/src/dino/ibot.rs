@@ -53,7 +53,7 @@ impl Ibot {
         teacher_temp: f64,
         exchange: &Arc<dyn Exchange>,
     ) -> Result<(Tensor, Tensor)> {
-        let (targets, _) = self.patches.targets(teacher, teacher_temp, exchange)?;
+        let targets = self.patches.targets(teacher, teacher_temp, exchange)?;
         let loss = row_cross_entropy(student, &targets, &masks.weights, self.patches.student_temp)?;
         Ok(((loss * self.weight)?, targets))
     }

@@ -86,27 +86,36 @@ impl DinoLoss {
     /// # Errors
     /// When shapes do not fit, another process is lost, or the device fails.
     pub fn evaluate(&self, student: &Tensor, teacher: &Tensor, teacher_temp: f64, exchange: &Arc<dyn Exchange>) -> Result<Value> {
-        let (targets, logs) = self.targets(teacher, teacher_temp, exchange)?;
+        let (targets, logs) = if self.centering == Centering::SinkhornKnopp {
+            let targets = self.targets(teacher, teacher_temp, exchange)?;
+            let logs = targets.maximum(f64::from(f32::MIN_POSITIVE))?.log()?;
+            (targets, logs)
+        } else {
+            let logs = self.centred(teacher, teacher_temp)?;
+            (logs.exp()?, logs)
+        };
         let entropy = ((&targets * logs)?.sum_all()? / -(targets.dim(0)? as f64))?;
         let loss = cross_entropy(student, &targets, TEACHER_VIEWS, self.student_temp)?;
         Ok(Value { loss, teacher_entropy: entropy, targets })
     }
 
-    /// The teacher's logits `[rows, k]` to its distributions and their logarithms.
-    pub(super) fn targets(&self, teacher: &Tensor, teacher_temp: f64, exchange: &Arc<dyn Exchange>) -> Result<(Tensor, Tensor)> {
+    /// The teacher's logits `[rows, k]` to its distributions.
+    pub(super) fn targets(&self, teacher: &Tensor, teacher_temp: f64, exchange: &Arc<dyn Exchange>) -> Result<Tensor> {
         if self.centering == Centering::SinkhornKnopp {
-            let targets = sinkhorn::assign(teacher, &self.queue, teacher_temp, exchange)?;
-            let logs = targets.maximum(f64::from(f32::MIN_POSITIVE))?.log()?;
-            return Ok((targets, logs));
+            return sinkhorn::assign(teacher, &self.queue, teacher_temp, exchange);
         }
         // A process may have no masked patches.
         if teacher.dim(0)? == 0 {
-            return Ok((teacher.clone(), teacher.clone()));
+            return Ok(teacher.clone());
         }
+        self.centred(teacher, teacher_temp)?.exp()
+    }
+
+    /// Logarithms of the distributions that the centre gives.
+    fn centred(&self, teacher: &Tensor, teacher_temp: f64) -> Result<Tensor> {
         let logits = (teacher.detach().broadcast_sub(&self.centre)? / teacher_temp)?;
         let logits = logits.broadcast_sub(&logits.max_keepdim(1)?)?;
-        let logs = logits.broadcast_sub(&logits.exp()?.sum_keepdim(1)?.log()?)?;
-        Ok((logs.exp()?, logs))
+        logits.broadcast_sub(&logits.exp()?.sum_keepdim(1)?.log()?)
     }
 
     /// Moves the centre towards the mean of a step's teacher logits, one for each output; without a centre, nothing changes.

@@ -14,9 +14,13 @@
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
+use rayon::prelude::*;
 
 use crate::exchange::Exchange;
-use crate::ops::across;
+use crate::kernels::reduce;
+use crate::kernels::softmax::{dot, exponentials, largest, scale_columns, subtract};
+use crate::ops::host::is_host;
+use crate::ops::{across, with_slice};
 
 /// Rounds of balancing outputs and pictures.
 const ROUNDS: usize = 3;
@@ -69,6 +73,70 @@ impl Queue {
 /// # Errors
 /// When another process is lost, or the device fails.
 pub fn assign(logits: &Tensor, queue: &Queue, temperature: f64, exchange: &Arc<dyn Exchange>) -> Result<Tensor> {
+    if is_host(logits.device()) {
+        return fused(logits, queue, temperature, exchange);
+    }
+    composed(logits, queue, temperature, exchange)
+}
+
+/// In main memory: the exponentials stay as they are, and each row and each column has a factor that they count with.
+fn fused(logits: &Tensor, queue: &Queue, temperature: f64, exchange: &Arc<dyn Exchange>) -> Result<Tensor> {
+    let ((own_rows, k), scale) = (logits.dims2()?, (1.0 / temperature) as f32);
+    let mut shares = with_slice(logits, |own| Ok(own.to_vec()))?;
+    if let Some(earlier) = queue.logits() {
+        with_slice(earlier, |earlier| {
+            shares.extend_from_slice(earlier);
+            Ok(())
+        })?;
+    }
+    let mut tops = vec![0.0; exchange.world()];
+    tops[exchange.rank()] = shares.par_chunks(k).map(largest).reduce(|| f32::MIN, f32::max);
+    add_up_over_processes(&mut tops, exchange)?;
+    let top = tops.into_iter().fold(f32::MIN, f32::max);
+    shares.par_chunks_mut(k).for_each(|row| exponentials(row, top, scale));
+
+    let (mut of_rows, mut of_columns) = (vec![1.0_f32; shares.len() / k.max(1)], vec![1.0_f32; k]);
+    for _ in 0..ROUNDS {
+        // How much of each output is used: by the rows of all processes, and of the queue, which all of them have.
+        let mut used = column_sums(&shares[..own_rows * k], &of_rows[..own_rows], k);
+        add_up_over_processes(&mut used, exchange)?;
+        reduce::add(&mut used, &column_sums(&shares[own_rows * k..], &of_rows[own_rows..], k));
+        for (factor, used) in of_columns.iter_mut().zip(used) {
+            *factor = balanced(*factor, used) / k as f32;
+        }
+        of_rows.par_iter_mut().zip(shares.par_chunks(k)).for_each(|(factor, row)| {
+            *factor = balanced(*factor, dot(row, &of_columns));
+        });
+    }
+    shares.truncate(own_rows * k);
+    shares.par_chunks_mut(k).zip(&of_rows).for_each(|(row, factor)| scale_columns(row, &of_columns, *factor));
+    Tensor::from_vec(shares, (own_rows, k), logits.device())
+}
+
+/// The factor with which a sum that counted with another one is 1. What is far from everything has a sum of 0, and stays at it.
+fn balanced(factor: f32, sum: f32) -> f32 {
+    if sum == 0.0 { 0.0 } else { factor / (factor * sum).max(LEAST as f32) }
+}
+
+fn add_up_over_processes(values: &mut [f32], exchange: &Arc<dyn Exchange>) -> Result<()> {
+    if exchange.world() == 1 { Ok(()) } else { across::add_up(&**exchange, values) }
+}
+
+/// Sums of the columns of rows `[rows, k]` that count with factors.
+fn column_sums(rows: &[f32], factors: &[f32], k: usize) -> Vec<f32> {
+    /// Columns whose sums stay in the nearest cache.
+    const COLUMNS: usize = 4096;
+    let mut sums = vec![0.0; k];
+    sums.par_chunks_mut(COLUMNS).enumerate().for_each(|(block, sums)| {
+        for (row, factor) in rows.chunks_exact(k).zip(factors) {
+            subtract(sums, &row[block * COLUMNS..], -factor);
+        }
+    });
+    sums
+}
+
+/// The same out of candle's own operators.
+fn composed(logits: &Tensor, queue: &Queue, temperature: f64, exchange: &Arc<dyn Exchange>) -> Result<Tensor> {
     let logits = (logits.detach() / temperature)?;
     let earlier = queue.logits().map(|earlier| earlier / temperature).transpose()?;
     // One shift for all, so that no exponential overflows: a factor that the first round takes out.
@@ -133,6 +201,20 @@ mod tests {
         let extreme = (logits(60, 1) * 1000.0).unwrap();
         let shares = assign(&extreme, &Queue::default(), 0.04, &alone()).unwrap();
         assert!(shares.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().all(|share| share.is_finite()));
+    }
+
+    /// On the processor as on other devices.
+    #[test]
+    fn both_forms_give_the_same() {
+        for (rows, earlier, spread) in [(1, 0, 1.0), (5, 7, 1.0), (60, 0, 1.0), (60, 3, 8.0)] {
+            let mut queue = Queue::new(100);
+            if earlier > 0 {
+                queue.push(&logits(earlier, 9)).unwrap();
+            }
+            let logits = (logits(rows, 1) * spread).unwrap();
+            let run = || assign(&logits, &queue, 0.1, &alone()).unwrap();
+            assert_close(&run(), &crate::ops::host::elsewhere::run(run));
+        }
     }
 
     #[test]

@@ -13,6 +13,9 @@ use multiversion::multiversion;
 
 use super::vector::{exp, max, sum};
 
+/// Power of e below which [`exp`] is not exact.
+const LEAST_POWER: f32 = -87.0;
+
 /// Row softmax of `scale * x` in place.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+fma", "x86_64+avx2+fma", "aarch64+neon"))]
 pub fn softmax(x: &mut [f32], columns: usize, scale: f32) {
@@ -59,6 +62,29 @@ pub fn scaled_softmax(x: &[f32], scale: f32, log_sum_exp: f32, factor: f32, out:
     for (o, &x) in out.iter_mut().zip(x) {
         *o = factor * exp(x * scale - log_sum_exp);
     }
+}
+
+/// `x = e^(scale (x - top))` in place; what would be below the smallest of normal numbers is 0.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+fma", "x86_64+avx2+fma", "aarch64+neon"))]
+pub fn exponentials(x: &mut [f32], top: f32, scale: f32) {
+    for x in x {
+        let power = (*x - top) * scale;
+        *x = if power < LEAST_POWER { 0.0 } else { exp(power) };
+    }
+}
+
+/// `x *= factors * factor` in place.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+fma", "x86_64+avx2+fma", "aarch64+neon"))]
+pub fn scale_columns(x: &mut [f32], factors: &[f32], factor: f32) {
+    for (x, &of_column) in x.iter_mut().zip(factors) {
+        *x *= of_column * factor;
+    }
+}
+
+/// Largest value of a row, negative infinity of none.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+fma", "x86_64+avx2+fma", "aarch64+neon"))]
+pub fn largest(x: &[f32]) -> f32 {
+    max(x)
 }
 
 /// `out -= factor * x`.

@@ -22,12 +22,12 @@ mod check;
 mod preset;
 mod schedules;
 
-use crate::backbone::{Backbone, BackboneConfig};
 use crate::backbone::convnext::{self, ConvnextConfig};
 use crate::backbone::positions::{PositionCode, RotaryJitter};
 use crate::backbone::resnet::{Kind, ResnetConfig};
 use crate::backbone::stem::Stem;
 use crate::backbone::vit::VitConfig;
+use crate::backbone::{Backbone, BackboneConfig};
 use crate::data::augment::Augmentation;
 use crate::dino::gram::{Gram, Negatives};
 use crate::dino::head::HeadConfig;

@@ -60,8 +60,11 @@ pub(super) fn draw(args: &Args, embedder: &mut Embedder, model: &Model, files: &
     Ok(())
 }
 
+/// File of a frame, and its name.
+type Frame = (PathBuf, String);
+
 /// The size of the frames, and those whose headers can be read, before any of them is drawn.
-fn of_one_size(files: &[(PathBuf, String)]) -> anyhow::Result<((u32, u32), Vec<&(PathBuf, String)>)> {
+fn of_one_size(files: &[Frame]) -> anyhow::Result<((u32, u32), Vec<&Frame>)> {
     let (mut size, mut frames) = (None, Vec::new());
     for file in files {
         match dimensions(&file.0) {
@@ -76,6 +79,6 @@ fn of_one_size(files: &[(PathBuf, String)]) -> anyhow::Result<((u32, u32), Vec<&
     Ok((size.with_context(|| none_of(files))?, frames))
 }
 
-fn none_of(files: &[(PathBuf, String)]) -> String {
+fn none_of(files: &[Frame]) -> String {
     format!("none of the {} frames could be read as a picture", files.len())
 }

@@ -8,8 +8,8 @@ use anyhow::bail;
 use super::file::Stored;
 use super::{HALF, VOID_NUMBER};
 
-/// Fewest different greys of edges that were drawn softly.
-const MANY: usize = 16;
+/// Pixels from a soft edge's grey to the black and to the white beside it, at most.
+const REACH: u32 = 3;
 
 /// What greys mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,13 +55,6 @@ impl Counts {
         self.0[usize::from(VOID_NUMBER)]
     }
 
-    /// Whether greys are as those of edges: many, of which none stands out. A few that many pixels have are numbers.
-    fn are_spread(&self) -> bool {
-        let greys = &self.0[1..usize::from(VOID_NUMBER)];
-        let (all, largest) = (greys.iter().sum::<u64>(), greys.iter().max().copied().unwrap_or_default());
-        greys.iter().filter(|count| **count > 0).count() >= MANY && 4 * largest <= all
-    }
-
     /// The rule for one mask: values between half and white, or black and white alone, are brightness, darker greys are numbers. `None`
     /// where white covers more than the numbers do, so that it may be an object with an edge, or what is left out.
     pub fn meaning(&self) -> Option<Greys> {
@@ -78,6 +71,8 @@ impl Counts {
 #[derive(Clone, Debug, Default)]
 pub struct Folder {
     counts: Counts,
+    /// Greys with both black and white near them.
+    edges: u64,
     /// The first mask with a grey that is neither black nor white.
     shaded: Option<PathBuf>,
     /// The first mask that by itself has numbers.
@@ -93,18 +88,23 @@ impl Folder {
             return Self { numbered: named(mask.values.iter().any(|value| *value > 0)), ..Self::default() };
         }
         let (shaded, numbered) = (counts.within(1..VOID_NUMBER) > 0, counts.meaning() == Some(Greys::Numbers));
-        Self { counts, shaded: named(shaded), numbered: named(numbered) }
+        Self { counts, edges: edges(mask), shaded: named(shaded), numbered: named(numbered) }
     }
 
     /// Both together; `other` comes behind.
     #[must_use]
     pub fn merged(self, other: Self) -> Self {
-        Self { counts: self.counts.merged(&other.counts), shaded: self.shaded.or(other.shaded), numbered: self.numbered.or(other.numbered) }
+        Self {
+            counts: self.counts.merged(&other.counts),
+            edges: self.edges + other.edges,
+            shaded: self.shaded.or(other.shaded),
+            numbered: self.numbered.or(other.numbered),
+        }
     }
 
     /// Whether greys are the soft edges of white objects, by the rule for one mask; false where they are numbers, and where there are none
-    /// but black and white. Numbers of half and more are common in folders, so white has to cover more than all greys, and these have to be
-    /// as edges have them.
+    /// but black and white. Numbers of half and more are common in folders, so white has to cover more than all greys, and these have to lie
+    /// between it and black.
     ///
     /// # Errors
     /// Where they may be either, or are not the same in all masks: names a mask, and says `advice`.
@@ -114,19 +114,39 @@ impl Folder {
         if self.counts.white() == 0 {
             return Ok(false);
         }
+        let greys = self.counts.within(1..VOID_NUMBER);
         match (self.counts.meaning(), &self.numbered) {
             (Some(Greys::Numbers), _) => Ok(false),
-            (Some(Greys::Brightness), None)
-                if self.counts.white() > self.counts.within(1..VOID_NUMBER) && self.counts.are_spread() =>
-            {
-                Ok(true)
-            }
+            (Some(Greys::Brightness), None) if self.counts.white() > greys && 2 * self.edges > greys => Ok(true),
             (_, numbered) => bail!(
                 "{}: the greys of these masks may be numbers, with 255 for what is left out, or the soft edges of white objects: {advice}",
                 numbered.as_ref().unwrap_or(shaded).display()
             ),
         }
     }
+}
+
+/// Greys of a mask with both black and white near them.
+fn edges(mask: &Stored) -> u64 {
+    let (width, height) = mask.size;
+    let around = |at: u32, side: u32| at.saturating_sub(REACH)..(at + REACH + 1).min(side);
+    let row = |y: u32, x: Range<u32>| {
+        let start = y as usize * width as usize;
+        &mask.values[start + x.start as usize..start + x.end as usize]
+    };
+    let lies_between = |x: u32, y: u32| {
+        let (mut black, mut white) = (false, false);
+        for y in around(y, height) {
+            for value in row(y, around(x, width)) {
+                black |= *value == 0;
+                white |= *value == VOID_NUMBER;
+            }
+        }
+        black && white
+    };
+    let is_grey = |x: u32, y: u32| (1..VOID_NUMBER).contains(&row(y, x..x + 1)[0]);
+    let places = (0..height).flat_map(|y| (0..width).map(move |x| (x, y)));
+    places.filter(|&(x, y)| is_grey(x, y) && lies_between(x, y)).count() as u64
 }
 
 #[cfg(test)]
@@ -149,8 +169,7 @@ mod tests {
             all.is_soft("do this").map_err(|error| error.to_string())
         };
         let white: &[u8] = &[0, 0, 255, 255, 255];
-        let soft: Vec<u8> = (0..60).map(|at| if at < 25 { at * 10 } else { 255 }).collect();
-        let soft = soft.as_slice();
+        let soft: &[u8] = &[0, 40, 200, 255, 255];
         assert_eq!(soft_of(&[white, soft]), Ok(true));
         assert_eq!(soft_of(&[white, white]), Ok(false));
         // Numbers: those of ADE20K, which has no 255, and those of VOC, with a border that is left out.
@@ -162,7 +181,7 @@ mod tests {
             ([&[0, 181, 181, 255], &[0, 0, 0, 0]], "0.png"),
             ([&[0, 0], &[0, 1, 255, 255]], "1.png"),
             // Few pixels have a class, and one of the numbers is above half.
-            ([&[1, 5, 255, 255], &[150, 255, 255, 255]], "0.png"),
+            ([&[1, 5, 255, 255, 255], &[150, 255, 255, 255]], "0.png"),
         ];
         for (masks, named) in unclear {
             let error = soft_of(&masks).unwrap_err();

@@ -9,7 +9,7 @@ const STRETCHED: u16 = 257;
 
 /// What pixels `[red, green, blue, alpha]` are: as in 8 bits where each value has one of 8 bits, else numbers of 16.
 pub(super) fn pixels(pixels: &[[u16; 4]]) -> anyhow::Result<Vec<Pixel>> {
-    let opaque = || pixels.iter().filter(|pixel| is_opaque(pixel));
+    let opaque = || pixels.iter().filter(|pixel| is_opaque(**pixel));
     if opaque().all(|pixel| pixel[..3].iter().all(|value| value.is_multiple_of(STRETCHED))) {
         let bytes: Vec<[u8; 4]> = pixels.iter().map(|pixel| pixel.map(byte)).collect();
         return of_colours(&bytes);
@@ -33,10 +33,10 @@ pub(super) fn pixels(pixels: &[[u16; 4]]) -> anyhow::Result<Vec<Pixel>> {
         ensure!(most != u16::from(VOID_NUMBER) || largest <= others, WHITE_OR_VOID);
         |value| number(value.into())
     };
-    Ok(pixels.iter().map(|pixel| if is_opaque(pixel) { meaning(pixel[0]) } else { Pixel::Background }).collect())
+    Ok(pixels.iter().map(|pixel| if is_opaque(*pixel) { meaning(pixel[0]) } else { Pixel::Background }).collect())
 }
 
-fn is_opaque(pixel: &[u16; 4]) -> bool {
+fn is_opaque(pixel: [u16; 4]) -> bool {
     byte(pixel[3]) >= HALF
 }
 

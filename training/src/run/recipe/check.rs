@@ -65,21 +65,7 @@ impl Recipe {
         for (name, value) in positive {
             ensure!(value > 0, "--{name} must be at least 1");
         }
-        // As the flags are: a file of settings passes them by.
-        let bounded = [
-            ("dim", self.dim.unwrap_or(1), 16_384),
-            ("depth", self.depth.unwrap_or(1), 256),
-            ("heads", self.heads.unwrap_or(1), 1024),
-            ("registers", self.registers, 1024),
-            ("ffn-hidden", self.ffn_hidden.unwrap_or(1), 65_536),
-            ("out-dim", self.out_dim, 1 << 20),
-            ("ibot-out-dim", self.ibot_out_dim.unwrap_or(1), 1 << 20),
-            ("head-hidden-dim", self.head_hidden_dim, 65_536),
-            ("head-bottleneck-dim", self.head_bottleneck_dim, 65_536),
-        ];
-        for (name, size, most) in bounded {
-            ensure!(size <= most, "--{name} {size} is more than {most}");
-        }
+        self.check_bounds()?;
         ensure!(
             self.final_epochs <= self.epochs,
             "--final-epochs {} is more than the {} of --epochs, of which they are the last",
@@ -91,7 +77,6 @@ impl Recipe {
             "--final-global-crops-size and --final-local-crops-size are those of the last --final-epochs: give these too"
         );
         ensure!(self.shrink != Some(0), "--shrink must be at least 1");
-        ensure!(self.local_crops_number <= 64, "--local-crops-number {} is more than 64", self.local_crops_number);
         let temperatures = [("teacher-temp", self.teacher_temp), ("warmup-teacher-temp", self.warmup_teacher_temp)];
         for (name, value) in temperatures {
             ensure!(value > 0.0 && value.is_finite(), "--{name} {value} must be above 0");
@@ -139,6 +124,26 @@ impl Recipe {
         self.check_lejepa()?;
         self.check_going_on()?;
         self.check_backbone()
+    }
+
+    /// Sizes have the bounds of the flags also in a file of settings.
+    fn check_bounds(&self) -> Result<()> {
+        let bounded = [
+            ("dim", self.dim.unwrap_or(1), 16_384),
+            ("depth", self.depth.unwrap_or(1), 256),
+            ("heads", self.heads.unwrap_or(1), 1024),
+            ("registers", self.registers, 1024),
+            ("ffn-hidden", self.ffn_hidden.unwrap_or(1), 65_536),
+            ("out-dim", self.out_dim, 1 << 20),
+            ("ibot-out-dim", self.ibot_out_dim.unwrap_or(1), 1 << 20),
+            ("head-hidden-dim", self.head_hidden_dim, 65_536),
+            ("head-bottleneck-dim", self.head_bottleneck_dim, 65_536),
+        ];
+        for (name, size, most) in bounded {
+            ensure!(size <= most, "--{name} {size} is more than {most}");
+        }
+        ensure!(self.local_crops_number <= 64, "--local-crops-number {} is more than 64", self.local_crops_number);
+        Ok(())
     }
 
     /// Whether the device, the CPU or a GPU, has the arithmetic that is asked for.
