@@ -46,14 +46,9 @@ pub struct PatchBank {
 /// Thresholds by the share of the patches that makes a score (its bits) and whether the background is left out.
 type Thresholds = HashMap<(u64, bool), Arc<Threshold>>;
 
-/// A threshold that was asked for.
-#[derive(Debug, Default)]
-struct Threshold {
-    /// Once it is known.
-    value: OnceLock<Option<f32>>,
-    /// Held while it is computed, which may be cancelled: then the next one that asks computes it.
-    turn: Mutex<()>,
-}
+/// A threshold that was asked for, once it is known. Held while it is computed, which may be cancelled: then the next one that asks computes
+/// it.
+type Threshold = Mutex<Option<Option<f32>>>;
 
 impl PatchBank {
     /// An empty bank for a collection of patches; `None` for one of pictures.
@@ -90,12 +85,13 @@ impl PatchBank {
     /// [`Cancelled`].
     pub fn threshold(&self, top: f64, masked: bool) -> Result<Option<f32>, Cancelled> {
         let threshold = self.asked(top, masked);
-        let _turn = threshold.turn.lock();
-        if let Some(known) = threshold.value.get() {
-            return Ok(*known);
+        let mut known = threshold.lock();
+        if let Some(known) = *known {
+            return Ok(known);
         }
         let found = self.bank.threshold(top, masked)?;
-        Ok(*threshold.value.get_or_init(|| found))
+        *known = Some(found);
+        Ok(found)
     }
 
     /// The place of a threshold, known or not.
@@ -348,10 +344,10 @@ mod tests {
         assert!(bank.thresholds.lock().len() <= MOST_THRESHOLDS);
         // Who asks while it is computed waits for that.
         let threshold = bank.asked(0.33, false);
-        let (turn, asks) = (threshold.turn.lock(), Arc::clone(&bank));
+        let (mut known, asks) = (threshold.lock(), Arc::clone(&bank));
         let asking = std::thread::spawn(move || asks.threshold(0.33, false));
-        threshold.value.set(Some(7.0)).unwrap();
-        drop(turn);
+        *known = Some(Some(7.0));
+        drop(known);
         assert_eq!(asking.join().unwrap(), Ok(Some(7.0)));
     }
 

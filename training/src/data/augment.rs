@@ -225,23 +225,24 @@ mod tests {
         assert!((mean - 0.225).abs() < 0.03, "{mean}");
     }
 
+    const AUGMENTATION: Augmentation = Augmentation {
+        global_size: 48,
+        global_scale: (0.4, 1.0),
+        anchor_size: None,
+        local_crops: 1,
+        local_size: 24,
+        local_scale: (0.05, 0.4),
+        blur_sigma: (0.1, 2.0),
+    };
+
     #[test]
     fn crops_depend_on_the_seed_alone() {
         let picture = RgbImage::from_fn(120, 90, |x, y| image::Rgb([x as u8, y as u8, (x ^ y) as u8]));
-        let augmentation = Augmentation {
-            global_size: 48,
-            global_scale: (0.4, 1.0),
-            anchor_size: None,
-            local_crops: 1,
-            local_size: 24,
-            local_scale: (0.05, 0.4),
-            blur_sigma: (0.1, 2.0),
-        };
         let draw = |seed| {
             let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
-            let (mut global, mut local) = (vec![0.0; augmentation.global_len()], vec![0.0; augmentation.local_len()]);
-            augmentation.global(&picture, 1, &mut random, &mut global, &mut []);
-            augmentation.local(&picture, &mut random, &mut local);
+            let (mut global, mut local) = (vec![0.0; AUGMENTATION.global_len()], vec![0.0; AUGMENTATION.local_len()]);
+            AUGMENTATION.global(&picture, 1, &mut random, &mut global, &mut []);
+            AUGMENTATION.local(&picture, &mut random, &mut local);
             (global, local)
         };
         assert_eq!(draw(3), draw(3));
@@ -253,15 +254,7 @@ mod tests {
     #[test]
     fn an_anchor_sees_the_same_window_without_its_colours_changed() {
         let picture = RgbImage::from_fn(120, 90, |x, y| image::Rgb([255 - 2 * x as u8, 2 * x as u8, 2 * y as u8]));
-        let plain = Augmentation {
-            global_size: 24,
-            global_scale: (0.4, 1.0),
-            anchor_size: None,
-            local_crops: 0,
-            local_size: 24,
-            local_scale: (0.05, 0.4),
-            blur_sigma: (0.1, 0.2),
-        };
+        let plain = Augmentation { global_size: 24, ..AUGMENTATION };
         let larger = Augmentation { anchor_size: Some(48), ..plain };
         for seed in 0..40 {
             let random = || rand_chacha::ChaCha8Rng::seed_from_u64(seed);

@@ -25,9 +25,11 @@
 //! # Ok::<(), anyhow::Error>(())
 //! ```
 
+mod advice;
+mod anchor;
 mod start;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -38,9 +40,8 @@ use candle_core::{Device, Tensor};
 use crate::data::loader::{self, Batch, Plan};
 use crate::data::pictures::Pictures;
 use crate::dino::accumulate::{self, Accumulated};
-use crate::dino::gram::Gram;
 use crate::dino::learner::{self, Learner, Step, Views};
-use crate::dino::loss::{Centering, TEACHER_VIEWS};
+use crate::dino::loss::TEACHER_VIEWS;
 use crate::dino::masks::Masks;
 use crate::dino::network::Network;
 use crate::exchange::{self, Exchange};
@@ -51,7 +52,7 @@ use crate::run::diagnostics::{Signs, Watch, feature_std_even};
 use crate::run::lock::Lock;
 use crate::run::observer::{self, Observer};
 use crate::run::random::PerPicture;
-use crate::run::recipe::{Method, PrecisionChoice, Recipe, Schedules};
+use crate::run::recipe::{PrecisionChoice, Recipe, Schedules};
 use crate::run::state::{self, Description};
 use crate::run::verdict::Verdict;
 use crate::show::plot;
@@ -108,12 +109,6 @@ pub enum Outcome {
     Stopped,
 }
 
-/// Public runs have up to so many times as many outputs as pictures that Sinkhorn-Knopp balances them over.
-const FEW: usize = 16;
-
-/// Steps under which a run learns next to nothing.
-const FEWEST_STEPS: usize = 3000;
-
 /// Random numbers of initial weights, of stochastic depth, of masks, and of what all pictures of a step have in common.
 const WEIGHTS: u64 = 3;
 const DROP_PATH: u64 = 4;
@@ -167,7 +162,7 @@ pub fn train(recipe: &Recipe, options: &Options) -> Result<Outcome> {
     }
     let mut learner = Learner::new(student, recipe.optimizer, options.exchange.clone())?;
     recipe.set_losses(&mut learner)?;
-    learner.gram = gram(recipe, options, &learner)?;
+    learner.gram = anchor::first(recipe, options, &learner)?;
     let anchor = options.gram_anchor.as_ref().map(|(path, _)| weights::sha256(path)).transpose()?;
     let plan = Plan {
         augmentation: recipe.augmentation(0)?,
@@ -207,25 +202,6 @@ pub fn train(recipe: &Recipe, options: &Options) -> Result<Outcome> {
 
 /// The checkpoint whose teacher could do most so far, in a run's folder.
 const BEST: &str = "best.safetensors";
-
-/// Gram anchoring, where the recipe has it.
-fn gram(recipe: &Recipe, options: &Options, learner: &Learner) -> Result<Option<Gram>> {
-    let Some((path, reading)) = &options.gram_anchor else { return Ok(None) };
-    let is_own = |folder: Option<&Path>| {
-        folder.and_then(|folder| folder.canonicalize().ok()).is_some_and(|folder| options.out.canonicalize().is_ok_and(|out| out == folder))
-    };
-    let changes = is_own(Some(path)) || (path.ends_with(BEST) && is_own(path.parent()));
-    ensure!(
-        !changes,
-        "--gram-anchor {}: name one checkpoint of the run, for example checkpoint-00001000.safetensors: the newest and the best are others \
-         each time that a run goes on",
-        path.display()
-    );
-    let anchor = learner.teacher.backbone.duplicate()?;
-    let notes = init::initialise(&anchor, path, reading, &recipe.transform(0));
-    notes.with_context(|| format!("--gram-anchor {}", path.display()))?.iter().for_each(|note| tracing::info!("{note}"));
-    Ok(Some(recipe.gram(anchor, false)))
-}
 
 struct Run<'a> {
     recipe: &'a Recipe,
@@ -272,18 +248,8 @@ impl Run<'_> {
             self.per_step,
             self.learner.student.groups().map(|group| group.var().elem_count()).sum::<usize>()
         );
-        let steps = epochs * self.steps_per_epoch;
-        // Weights that know something already need fewer.
-        if self.leads() && steps < FEWEST_STEPS && self.baseline.is_none() {
-            tracing::warn!(
-                "{steps} steps are few: from scratch and with the default settings a run usually learns nothing in under {FEWEST_STEPS}. Raise \
-                 --epochs to {}, take smaller steps with a lower --batch-size-per-gpu, or start from public weights \
-                 (--init hf://facebook/dinov2-small --method dinov2)",
-                FEWEST_STEPS.div_ceil(self.steps_per_epoch)
-            );
-        }
         if self.leads() {
-            self.advise_on_sinkhorn();
+            self.advise();
         }
         let mut progress = Progress::new(self.step, self.steps_per_epoch, epochs, self.per_step, self.leads());
         if self.is_unmeasured() {
@@ -311,33 +277,6 @@ impl Run<'_> {
             progress.say(&format!("{broken} of {} files could not be read", self.pictures.len()));
         }
         Ok(if judged { Outcome::Judged } else { Outcome::Finished })
-    }
-
-    /// With fewer pictures than outputs, outputs cannot be used equally.
-    fn advise_on_sinkhorn(&self) {
-        // Each batch of a step is balanced by itself, over all processes.
-        let crops = TEACHER_VIEWS * self.recipe.batch_size_per_gpu * self.plan.world;
-        let advise = |k: usize, what: &str, flag: &str, seen: usize, how: &str| {
-            if seen < k / FEW {
-                tracing::warn!(
-                    "--centering sinkhorn_knopp balances {k} outputs over the {seen} {what} of a batch: far fewer of these than outputs make \
-                     targets noisy. Lower {flag}, raise --batch-size-per-gpu{how}"
-                );
-            }
-        };
-        if self.recipe.centering != Centering::SinkhornKnopp || self.recipe.method == Method::Lejepa {
-            return;
-        }
-        if self.recipe.sinkhorn_queue == 0 {
-            advise(self.recipe.out_dim, "global crops", "--out-dim", crops, ", or give --sinkhorn-queue");
-        }
-        if let (Some(_), Some(masking)) = (&self.learner.ibot, self.recipe.masking()) {
-            let side = self.recipe.global_crops_size / self.recipe.patch_size;
-            let share = masking.probability * (masking.low + masking.high) / 2.0;
-            let seen = ((crops * side * side) as f64 * share) as usize;
-            let (k, flag) = self.recipe.ibot_head().map_or((self.recipe.out_dim, "--out-dim"), |head| (head.columns(), "--ibot-out-dim"));
-            advise(k, "hidden patches", flag, seen, "");
-        }
     }
 
     /// Whether the run has stayed below its first weights for too long: rank 0 knows, and tells the others.
@@ -425,11 +364,6 @@ impl Run<'_> {
             self.save()?;
         }
         let measured = self.observer.look(&self.learner.teacher.backbone, &self.options.device, &*self.options.exchange, epoch + 1)?;
-        if let (Some(measured), Some(baseline)) = (&measured, &self.baseline)
-            && !measured.is_comparable(baseline)
-        {
-            tracing::warn!("measured on other pictures than the weights that the run began with, and not compared with those");
-        }
         let line = match measured {
             Some(Measured::Knn(knn)) => Line { knn: Some(knn), ..self.line(epoch) },
             Some(Measured::Agreement(agreement)) => Line { agreement: Some(agreement), ..self.line(epoch) },
@@ -445,10 +379,7 @@ impl Run<'_> {
         self.sums = Sums::default();
         // What was written before it was measured is written again.
         self.saved.1 = None;
-        let every = self.recipe.gram_update_epochs;
-        if every > 0 && (epoch + 1).is_multiple_of(every) {
-            self.learner.gram = Some(self.recipe.gram(self.learner.teacher.backbone.duplicate()?, true));
-        }
+        self.renew_anchor(epoch)?;
         if !self.leads() {
             return Ok(());
         }

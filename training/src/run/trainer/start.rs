@@ -111,7 +111,7 @@ impl Run<'_> {
         self.check_settings(&stored.description)?;
         self.check_anchor(stored)?;
         if self.recipe.gram_update_epochs > 0 && stored.has_anchor() {
-            self.learner.gram = Some(self.recipe.gram(self.learner.teacher.backbone.duplicate()?, true));
+            self.anchor_to_teacher()?;
         }
         stored.restore(&mut self.learner).with_context(|| path.display().to_string())?;
         self.step = stored.description.step;
@@ -129,7 +129,12 @@ impl Run<'_> {
     /// What the first weights of the run could do, where the run still measures on the pictures that they were measured on.
     fn baseline_of(&self, stored: &Description) -> Option<Measured> {
         let baseline = stored.baseline?;
-        let changed = stored.measured.is_some() && stored.measured != self.observer.fingerprint();
+        let now = self.observer.fingerprint();
+        let changed = match baseline {
+            // Checkpoints of earlier versions do not say which they were.
+            Measured::Knn(_) => stored.measured.is_some() && stored.measured != now,
+            Measured::Agreement(_) => now.is_some(),
+        };
         if changed && self.leads() {
             tracing::warn!(
                 "the run measures on other pictures than before (--knn-train, --knn-val, --knn-every): it is not compared with the weights \
@@ -137,21 +142,6 @@ impl Run<'_> {
             );
         }
         (!changed).then_some(baseline)
-    }
-
-    /// Which weights patches are held to: a run without them would go on with another loss.
-    fn check_anchor(&self, stored: &Stored) -> Result<()> {
-        match (&stored.description.gram_anchor, &self.anchor) {
-            (Some(_), None) if self.recipe.gram_loss_weight > 0.0 && !stored.has_anchor() => {
-                bail!("the run has held patches to the weights of --gram-anchor: give it again")
-            }
-            (_, Some(_)) if self.recipe.gram_update_epochs > 0 && stored.has_anchor() => {
-                tracing::warn!("the teacher that the run has made its anchor stays it: --gram-anchor was for the epochs before");
-            }
-            (Some(old), Some(new)) if old != new => tracing::warn!("--gram-anchor has other weights than before"),
-            _ => {}
-        }
-        Ok(())
     }
 
     fn check_settings(&self, stored: &Description) -> Result<()> {
