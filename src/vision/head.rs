@@ -26,7 +26,7 @@
 //! assert!(probabilities[[0, 0]] > 0.88, "a cat");
 //! ```
 
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use ndarray::{Array1, Array2, ArrayView2, Axis, Slice, concatenate};
@@ -34,7 +34,7 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};
 
 use crate::embedding::{self, EmbeddingError, Pooling};
-use crate::model::{Manifest, Outputs, sha256};
+use crate::model::{Manifest, Outputs, replace, sha256};
 use crate::segment;
 
 /// Which tokens a head looks at, as the public linear evaluation picks them.
@@ -296,18 +296,6 @@ impl Description {
     }
 }
 
-/// Writes a file of a head, durably; a reader sees the old file or the new one.
-fn write(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(bytes)?;
-    // Temporary files are private; a head may be served by another user.
-    #[cfg(unix)]
-    file.as_file().set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
-    file.as_file().sync_all()?;
-    file.persist(folder.join(name)).map_err(|error| error.error)?;
-    fs_err::File::open(folder)?.sync_all()
-}
-
 impl LinearHead {
     /// A head of trained weights `[classes, F]` and biases `[classes]`. The hash of the description is set when it is saved.
     ///
@@ -394,8 +382,8 @@ impl LinearHead {
         {
             name_weights()?;
         }
-        write(folder, NEW_WEIGHTS, &weights)?;
-        write(folder, DESCRIPTION, text.as_bytes())?;
+        replace(folder, NEW_WEIGHTS, &weights)?;
+        replace(folder, DESCRIPTION, text.as_bytes())?;
         name_weights()?;
         Ok(fs_err::File::open(folder)?.sync_all()?)
     }

@@ -14,7 +14,6 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
@@ -249,13 +248,7 @@ impl Manifest {
         self.check().map_err(|(field, reason)| ManifestError::Field { path: path.clone(), field, reason })?;
         let mut text = serde_json::to_string_pretty(self).map_err(|source| ManifestError::Parse { path: path.clone(), source })?;
         text.push('\n');
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        file.write_all(text.as_bytes())?;
-        // Temporary files are private; a model folder may be served by another user.
-        #[cfg(unix)]
-        file.as_file().set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
-        file.as_file().sync_all()?;
-        file.persist(&path).map_err(|error| error.error)?;
+        super::replace(folder, Self::FILE_NAME, text.as_bytes())?;
         Ok(())
     }
 

@@ -30,6 +30,7 @@ mod pinned;
 mod plain;
 mod plugin;
 mod raw_session;
+mod replace;
 pub mod runtime;
 mod session;
 
@@ -42,6 +43,7 @@ pub use fingerprint::sha256;
 pub use manifest::{Manifest, ManifestError};
 pub use outputs::{OUTPUTS, Outputs};
 pub use raw_session::RawSession;
+pub(crate) use replace::replace;
 pub use runtime::RuntimeError;
 pub use session::{Session, SessionOptions, devices};
 
