@@ -34,8 +34,8 @@ names = {name for file in bindings.rglob("*.rs") for name in re.findall(r"\bfn (
 print("\n".join(f"void {name}(void) {{}}" for name in sorted(names)))' >"$home/stub.c"
 cc -shared -fPIC -Wl,-soname,libcuda.so.1 -o "$home/lib64/stubs/libcuda.so" "$home/stub.c"
 ln -s libcuda.so "$home/lib64/stubs/libcuda.so.1"
-# Kernels that are compiled where they run: by the same library, without headers.
-python3 - "$home/lib64/libnvrtc.so" training/src/kernels/cuda/block.cu <<'END'
+# Kernels that are compiled where they run: by the same library, without headers. It looks for its builtins along the path.
+LD_LIBRARY_PATH="$home/lib64${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" python3 - "$home/lib64/libnvrtc.so" training/src/kernels/cuda/block.cu <<'END'
 import ctypes, pathlib, sys
 nvrtc, program = ctypes.CDLL(sys.argv[1]), ctypes.c_void_p()
 assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), pathlib.Path(sys.argv[2]).read_bytes(), sys.argv[2].encode(), 0, None, None) == 0
