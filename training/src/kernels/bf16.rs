@@ -36,8 +36,8 @@ impl Tile {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Packed {
     tiles: Vec<Tile>,
-    /// Tiles of a strip.
-    depth: usize,
+    /// The inner dimension.
+    inner: usize,
 }
 
 /// What multiplies tiles.
@@ -91,11 +91,11 @@ impl Packed {
         assert!(available(), "the processor has no bfloat16 products");
         let outer = values.len() / inner;
         assert_eq!(values.len(), outer * inner, "the operand is not a whole matrix");
-        self.depth = inner.div_ceil(DEPTH);
-        let strips = outer.div_ceil(2 * ROWS) * 2;
+        self.inner = inner;
+        let (strips, depth) = (outer.div_ceil(2 * ROWS) * 2, self.depth());
         self.tiles.clear();
-        self.tiles.resize(strips * self.depth, Tile::ZERO);
-        for (strip, tiles) in self.tiles.chunks_exact_mut(self.depth).enumerate().take(outer.div_ceil(ROWS)) {
+        self.tiles.resize(strips * depth, Tile::ZERO);
+        for (strip, tiles) in self.tiles.chunks_exact_mut(depth).enumerate().take(outer.div_ceil(ROWS)) {
             for (step, tile) in tiles.iter_mut().enumerate() {
                 let (from, width) = (strip * ROWS, ROWS.min(outer - strip * ROWS));
                 let (at, depth) = (step * DEPTH, DEPTH.min(inner - step * DEPTH));
@@ -114,8 +114,13 @@ impl Packed {
         }
     }
 
+    /// Tiles of a strip.
+    fn depth(&self) -> usize {
+        self.inner.div_ceil(DEPTH)
+    }
+
     fn strip(&self, index: usize) -> *const Tile {
-        self.tiles[index * self.depth..].as_ptr()
+        self.tiles[index * self.depth()..].as_ptr()
     }
 }
 
@@ -238,9 +243,9 @@ pub(super) fn multiply(c: &mut [f32], n: usize, add: bool, left: &Packed, right:
 /// # Safety
 /// The unit is one of [`Unit::all`].
 unsafe fn multiply_with(unit: Unit, c: &mut [f32], n: usize, add: bool, left: &Packed, right: &Packed) {
-    assert_eq!(left.depth, right.depth, "the inner dimensions differ");
+    assert_eq!(left.inner, right.inner, "the inner dimensions differ");
     assert!(n > 0 && c.len().is_multiple_of(n), "the destination is not a whole matrix");
-    let (m, depth) = (c.len() / n, left.depth);
+    let (m, depth, pairs) = (c.len() / n, left.depth(), left.inner.div_ceil(2));
     assert!(left.tiles.len() >= m.div_ceil(ROWS) * depth && right.tiles.len() >= n.div_ceil(ROWS) * depth, "an operand is too small");
     if depth == 0 || m == 0 {
         return;
@@ -249,9 +254,12 @@ unsafe fn multiply_with(unit: Unit, c: &mut [f32], n: usize, add: bool, left: &P
     // The tiles stay configured while this lives.
     // SAFETY: the caller vouches for the unit.
     let _tiles = (unit == Unit::Tiles).then(|| unsafe { amx::Configured::new() });
-    let block = match unit {
-        Unit::Tiles => amx::block,
-        Unit::Vectors => avx512::block,
+    // The first `height` rows of a block of sums; the tiles always make all 32.
+    let block = |left, right, height, c, stride, add| match unit {
+        // SAFETY: strips come in pairs, the callers below give blocks of 32 rows of 32 sums, and the caller vouches for the unit.
+        Unit::Tiles => unsafe { amx::block(left, right, depth, c, stride, add) },
+        // SAFETY: as before; the tiles of a strip hold all pairs of the inner dimension.
+        Unit::Vectors => unsafe { avx512::block(left, right, pairs, height, c, stride, add) },
     };
     for column in (0..n).step_by(SIDE) {
         let right = [right.strip(column / ROWS), right.strip(column / ROWS + 1)];
@@ -259,14 +267,12 @@ unsafe fn multiply_with(unit: Unit, c: &mut [f32], n: usize, add: bool, left: &P
             let left = [left.strip(row / ROWS), left.strip(row / ROWS + 1)];
             let at = row * n + column;
             if row + SIDE <= m && column + SIDE <= n {
-                // SAFETY: the whole block lies inside `c`, strips come in pairs, and the caller vouches for the unit.
-                unsafe { block(left, right, depth, c[at..].as_mut_ptr(), n, add) };
+                block(left, right, SIDE, c[at..].as_mut_ptr(), n, add);
                 continue;
             }
-            // SAFETY: as before; the block is `edge`.
-            unsafe { block(left, right, depth, edge.as_mut_ptr(), SIDE, false) };
-            let width = SIDE.min(n - column);
-            for (i, sums) in edge.chunks_exact(SIDE).enumerate().take(m - row) {
+            let (height, width) = (SIDE.min(m - row), SIDE.min(n - column));
+            block(left, right, height, edge.as_mut_ptr(), SIDE, false);
+            for (i, sums) in edge.chunks_exact(SIDE).enumerate().take(height) {
                 let out = &mut c[at + i * n..at + i * n + width];
                 for (o, s) in out.iter_mut().zip(sums) {
                     *o = if add { *o + s } else { *s };

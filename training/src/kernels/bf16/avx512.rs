@@ -9,21 +9,31 @@ use std::arch::x86_64::{
 };
 use std::mem::transmute;
 
-use super::{ROWS, Tile};
+use super::{DEPTH, ROWS, Tile};
 
 /// Rows of sums in registers at once; divides [`ROWS`].
 const HEIGHT: usize = 8;
+/// Pairs of values in a row of a left tile.
+const PAIRS: usize = DEPTH / 2;
 
-/// 32 x 32 sums from two left and two right strips, `[32, 32]` at `c` with rows `stride` floats apart; added to what is there if `add`.
+/// The first `height` rows, or some more, of 32 x 32 sums from two left and two right strips, `[32, 32]` at `c` with rows `stride` floats
+/// apart; added to what is there if `add`. The inner dimension has `pairs` pairs of values.
 ///
 /// # Safety
-/// The processor has AVX512-BF16; `left` and `right` point at two strips of `depth` tiles each, `c` at 32 rows of 32 floats.
-pub(super) unsafe fn block(left: [*const Tile; 2], right: [*const Tile; 2], depth: usize, c: *mut f32, stride: usize, add: bool) {
-    for (strip, left) in left.into_iter().enumerate() {
-        for row in (0..ROWS).step_by(HEIGHT) {
-            // SAFETY: the rows lie inside the strip and the block, and the caller has checked the processor.
-            unsafe { rows(left, row, right, depth, c.add((strip * ROWS + row) * stride), stride, add) };
-        }
+/// The processor has AVX512-BF16; `left` and `right` point at two strips of as many tiles each as hold `pairs` pairs, `c` at 32 rows of 32
+/// floats.
+pub(super) unsafe fn block(
+    left: [*const Tile; 2],
+    right: [*const Tile; 2],
+    pairs: usize,
+    height: usize,
+    c: *mut f32,
+    stride: usize,
+    add: bool,
+) {
+    for row in (0..height.min(2 * ROWS)).step_by(HEIGHT) {
+        // SAFETY: the rows lie inside the strip and the block, and the caller has checked the processor.
+        unsafe { rows(left[row / ROWS], row % ROWS, right, pairs, c.add(row * stride), stride, add) };
     }
 }
 
@@ -32,7 +42,7 @@ pub(super) unsafe fn block(left: [*const Tile; 2], right: [*const Tile; 2], dept
 /// # Safety
 /// As [`block`], with `c` at the first of these rows.
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn rows(left: *const Tile, first: usize, right: [*const Tile; 2], depth: usize, c: *mut f32, stride: usize, add: bool) {
+unsafe fn rows(left: *const Tile, first: usize, right: [*const Tile; 2], count: usize, c: *mut f32, stride: usize, add: bool) {
     let mut sums = [[_mm512_setzero_ps(); 2]; HEIGHT];
     if add {
         for (row, sums) in sums.iter_mut().enumerate() {
@@ -40,16 +50,17 @@ unsafe fn rows(left: *const Tile, first: usize, right: [*const Tile; 2], depth: 
             *sums = unsafe { [_mm512_loadu_ps(c.add(row * stride)), _mm512_loadu_ps(c.add(row * stride + 16))] };
         }
     }
-    for step in 0..depth {
-        // SAFETY: `depth` tiles are there in each strip; a tile is [`ROWS`] rows of 16 pairs.
+    for step in 0..count.div_ceil(PAIRS) {
+        // SAFETY: as many tiles are there in each strip; a tile is [`ROWS`] rows of [`PAIRS`] pairs.
         unsafe {
-            let left = left.add(step).cast::<i32>().add(first * 16);
+            let left = left.add(step).cast::<i32>().add(first * PAIRS);
             let [low, high] = [right[0].add(step).cast::<i32>(), right[1].add(step).cast::<i32>()];
-            for pair in 0..16 {
-                let low = pairs(_mm512_loadu_si512(low.add(pair * 16).cast()));
-                let high = pairs(_mm512_loadu_si512(high.add(pair * 16).cast()));
+            // Behind the inner dimension a tile holds zeros.
+            for pair in 0..PAIRS.min(count - step * PAIRS) {
+                let low = pairs(_mm512_loadu_si512(low.add(pair * ROWS).cast()));
+                let high = pairs(_mm512_loadu_si512(high.add(pair * ROWS).cast()));
                 for (row, sums) in sums.iter_mut().enumerate() {
-                    let value = pairs(_mm512_set1_epi32(*left.add(row * 16 + pair)));
+                    let value = pairs(_mm512_set1_epi32(*left.add(row * PAIRS + pair)));
                     sums[0] = _mm512_dpbf16_ps(sums[0], value, low);
                     sums[1] = _mm512_dpbf16_ps(sums[1], value, high);
                 }
