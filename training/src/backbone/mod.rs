@@ -253,8 +253,8 @@ impl Backbone {
     /// When the backbone has no patches, or shapes do not fit.
     pub fn places(&self, crops: &Tensor) -> Result<Vec<(usize, usize)>> {
         let Self::Vit(vit) = self else { bail!("a convolutional network has no patches") };
-        let ((n, _, height, width), side) = (crops.dims4()?, vit.config().patch_size);
-        Ok((0..n).flat_map(|crop| (0..(height / side) * (width / side)).map(move |patch| (crop, patch))).collect())
+        let patches = vit.patches_of(crops)?;
+        Ok((0..crops.dim(0)?).flat_map(|crop| (0..patches).map(move |patch| (crop, patch))).collect())
     }
 
     /// [`Backbone::features`], and those of some patches of the first crops: rows `[places, dim]` for places of crop and patch. Patches of
@@ -275,13 +275,14 @@ impl Backbone {
             return Ok((features, none));
         }
         let Self::Vit(vit) = self else { bail!("a convolutional network has no patches to mask") };
-        let (tokens, sequences) = vit.all_tokens(crops, masks, pass)?;
+        let (tokens, cls) = vit.tokens_of_first(crops, masks, pass)?;
         let rows = |rows: Vec<u32>| match rows.len() {
             0 => Tensor::zeros((0, vit.config().dim), tokens.dtype(), tokens.device()),
             count => tokens.index_select(&Tensor::from_vec(rows, count, tokens.device())?, 0),
         };
-        let (per_crop, first) = (sequences.0.first().map_or(0, |&(_, tokens)| tokens), 1 + vit.config().registers);
+        let first = 1 + vit.config().registers;
+        let per_crop = crops.first().map_or(Ok(0), |crops| vit.patches_of(crops))? + first;
         let patches = places.iter().map(|(crop, patch)| (crop * per_crop + first + patch) as u32);
-        Ok((rows(sequences.first_rows())?, rows(patches.collect())?))
+        Ok((rows(cls)?, rows(patches.collect())?))
     }
 }

@@ -297,21 +297,7 @@ impl Vit {
         };
         let flat = if self.config.positions == PositionCode::Learned { flat } else { self.without_key_biases(&flat)? };
         let Some(scales) = self.places.scales else { return Ok(flat) };
-        let scales = self.groups[scales + index].flat(track);
-        let (dim, mut factors) = (self.config.dim, Vec::new());
-        for (name, shape) in self.config.block().parameters() {
-            let branch = match name {
-                "attn.proj.weight" | "attn.proj.bias" => 0,
-                "mlp.fc2.weight" | "mlp.fc2.bias" | "mlp.w3.weight" | "mlp.w3.bias" => 1,
-                _ => {
-                    factors.push(Tensor::ones(shape.iter().product::<usize>(), flat.dtype(), flat.device())?);
-                    continue;
-                }
-            };
-            let columns = shape.get(1).copied().unwrap_or(1);
-            factors.push(scales.narrow(0, branch * dim, dim)?.reshape((dim, 1))?.broadcast_as((dim, columns))?.flatten_all()?);
-        }
-        flat * Tensor::cat(&factors, 0)?
+        self.config.block().scaled(&flat, &self.groups[scales + index].flat(track))
     }
 
     /// The parameters of a block whose biases of keys, which are zero, are not trained.
@@ -321,6 +307,15 @@ impl Vit {
         let keys = ahead.map(|(_, shape)| shape.iter().product::<usize>()).sum::<usize>() + dim;
         let rest = flat.elem_count() - keys - dim;
         Tensor::cat(&[flat.narrow(0, 0, keys)?, flat.narrow(0, keys, dim)?.detach(), flat.narrow(0, keys + dim, rest)?], 0)
+    }
+
+    /// Patches of each of some pictures `[n, 3, height, width]`.
+    ///
+    /// # Errors
+    /// When shapes do not fit.
+    pub fn patches_of(&self, pictures: &Tensor) -> Result<usize> {
+        let (.., height, width) = pictures.dims4()?;
+        Ok((height / self.config.patch_size) * (width / self.config.patch_size))
     }
 
     /// Pictures `[n, 3, height, width]` to patches `[n, rows * columns, dim]`, without the bias of the embedding.
@@ -454,14 +449,15 @@ impl Vit {
         self.norm(&x, pass.tracks())
     }
 
-    /// Normalised tokens of all crops, one row each, and how they lie: CLS, registers and patches of each picture, crop by crop. Patches
-    /// of the first crops are replaced where `masks` `[n, patches]` is 1.
+    /// Normalised tokens, one row each: CLS, registers and patches of each of the first crops, then CLS of each of the others; and which rows
+    /// are CLS. Patches of the first crops are replaced where `masks` `[n, patches]` is 1.
     ///
     /// # Errors
     /// When shapes do not fit, or the device fails.
-    pub fn all_tokens(&self, crops: &[Tensor], masks: Option<&Tensor>, pass: &mut Pass<'_>) -> Result<(Tensor, Sequences)> {
-        let (x, sequences) = self.residual(crops, masks, pass, Tokens::All)?;
-        Ok((self.norm(&x, pass.tracks())?, sequences))
+    pub fn tokens_of_first(&self, crops: &[Tensor], masks: Option<&Tensor>, pass: &mut Pass<'_>) -> Result<(Tensor, Vec<u32>)> {
+        let output = Tokens::AllOfFirstRun;
+        let (x, sequences) = self.residual(crops, masks, pass, output)?;
+        Ok((self.norm(&x, pass.tracks())?, sequences.first_rows(output)))
     }
 
     /// All normalised tokens `[n, tokens, dim]` of pictures `[n, 3, height, width]`.
@@ -526,7 +522,7 @@ mod tests {
         let exchange: Arc<dyn Exchange> = Arc::new(Alone);
         let kept = |vit: &Vit| {
             let mut random = generator(0, 0, 0, 0);
-            let tokens = vit.all_tokens(std::slice::from_ref(&pictures), None, &mut Pass::Trained(&mut random, &exchange)).unwrap();
+            let tokens = vit.tokens_of_first(std::slice::from_ref(&pictures), None, &mut Pass::Trained(&mut random, &exchange)).unwrap();
             drop(tokens);
             let rows = 3 * (7 * 7 + 1);
             [3 * 22, 4 * 22].map(|columns| pool::waiting(rows * columns))

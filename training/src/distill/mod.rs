@@ -187,13 +187,10 @@ impl Student {
     ) -> anyhow::Result<Means> {
         let (n, per_picture, columns) = patches.dims3()?;
         let pass = &mut Pass::Trained(random, &exchange::alone());
-        let (tokens, _) = self.backbone.all_tokens(crops, None, pass)?;
+        let (tokens, _) = self.backbone.tokens_of_first(crops, None, pass)?;
         let (dim, prefix) = (self.backbone.config().dim, 1 + self.backbone.config().registers);
         let rows = n * (prefix + per_picture);
-        let locals = match crops.get(1) {
-            None => None,
-            Some(crops) => Some(tokens.narrow(0, rows, tokens.dim(0)? - rows)?.reshape((crops.dim(0)?, (), dim))?),
-        };
+        let locals = crops.get(1).map(|crops| tokens.narrow(0, rows, crops.dim(0)?)).transpose()?;
         let tokens = tokens.narrow(0, 0, rows)?.reshape((n, prefix + per_picture, dim))?;
         let flat = self.head.flat(true);
         let head = |rows: &Tensor, number: usize| -> Result<Tensor> {
@@ -210,7 +207,7 @@ impl Student {
         let mut of_cls = (1.0 - &cls_cosine)?;
         let mut figures = vec![cls_cosine, patch_cosine];
         if let Some(locals) = locals {
-            let seen = head(&first(&locals)?, 0)?;
+            let seen = head(&locals, 0)?;
             let number = seen.dim(0)? / n;
             let cosine = cosine(&seen, &cls.repeat((number, 1))?)?;
             // The mean over all crops, whatever their size.

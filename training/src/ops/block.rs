@@ -19,6 +19,7 @@
 mod cuda;
 mod fused;
 mod rotation;
+mod scales;
 mod sequences;
 
 use std::sync::{Arc, Mutex};
@@ -62,14 +63,17 @@ pub enum Tokens {
     All,
     /// The first alone, CLS: the last block of a network whose other tokens are not read needs the others' keys and values only.
     First,
+    /// Every one of the first run of sequences, and the first alone of others: patches of large crops, and no more than CLS of small ones.
+    AllOfFirstRun,
 }
 
 impl Tokens {
-    /// How many of a sequence's `tokens`.
-    pub(super) fn of(self, tokens: usize) -> usize {
+    /// How many of the `tokens` of a sequence of a run.
+    pub(super) fn of(self, run: usize, tokens: usize) -> usize {
         match self {
             Self::All => tokens,
-            Self::First => 1,
+            Self::AllOfFirstRun if run == 0 => tokens,
+            Self::First | Self::AllOfFirstRun => 1,
         }
     }
 }
@@ -194,10 +198,8 @@ impl Block {
             bail!("a block has twelve parameters")
         };
         let factors = |per_sequence: &[f32]| sequences.per_row(per_sequence, output, x.device());
-        let kept = |rows: &Tensor| match output {
-            Tokens::All => Ok(rows.clone()),
-            Tokens::First => rows.index_select(&Tensor::from_vec(sequences.first_rows(), sequences.count(), rows.device())?, 0),
-        };
+        let rows_out = sequences.selected(output, x.device())?;
+        let kept = |rows: &Tensor| rows_out.as_ref().map_or_else(|| Ok(rows.clone()), |selected| rows.index_select(selected, 0));
         let normed = super::layer_norm::composed(x, norm1_w, norm1_b, self.eps)?;
         let qkv = product(&normed, &qkv_w.t()?, self.precision)?.broadcast_add(qkv_b)?;
         let mut branch =
@@ -330,7 +332,8 @@ mod tests {
             attention: (0..sequences.count()).map(|i| if i % 3 == 0 { 0.0 } else { 1.25 }).collect(),
             mlp: (0..sequences.count()).map(|i| if i % 4 == 1 { 0.0 } else { 1.25 }).collect(),
         };
-        for (drop, output) in [(None, Tokens::All), (Some(&drop), Tokens::All), (None, Tokens::First), (Some(&drop), Tokens::First)] {
+        let outputs = [Tokens::All, Tokens::First, Tokens::AllOfFirstRun];
+        for (drop, output) in outputs.into_iter().flat_map(|output| [(None, output), (Some(&drop), output)]) {
             let fused = run(&x, &p, |x, p| block.forward(x, p, &sequences, rotations, drop, output));
             let composed = run(&x, &p, |x, p| block.composed(x, p, &sequences, rotations, drop, output));
             for ((fused, composed), what) in fused.iter().zip(&composed).zip(["output", "gradient of x", "gradient of parameters"]) {

@@ -78,25 +78,15 @@ impl OnDevice {
 
     /// Rows that come out, of all rows.
     fn select(&self, rows: &Tensor) -> Result<Tensor> {
-        match self.output {
-            Tokens::All => Ok(rows.clone()),
-            Tokens::First => rows.index_select(&self.first_rows()?, 0),
-        }
+        let selected = self.sequences.selected(self.output, rows.device())?;
+        selected.map_or_else(|| Ok(rows.clone()), |selected| rows.index_select(&selected, 0))
     }
 
     /// All rows, zero but for those that come out.
     fn spread(&self, rows: &Tensor) -> Result<Tensor> {
-        match self.output {
-            Tokens::All => Ok(rows.clone()),
-            Tokens::First => {
-                let zeros = Tensor::zeros((self.sequences.rows(), self.block.dim), rows.dtype(), rows.device())?;
-                zeros.index_add(&self.first_rows()?, rows, 0)
-            }
-        }
-    }
-
-    fn first_rows(&self) -> Result<Tensor> {
-        Tensor::from_vec(self.sequences.first_rows(), self.sequences.count(), self.x.device())
+        let Some(selected) = self.sequences.selected(self.output, rows.device())? else { return Ok(rows.clone()) };
+        let zeros = Tensor::zeros((self.sequences.rows(), self.block.dim), rows.dtype(), rows.device())?;
+        zeros.index_add(&selected, rows, 0)
     }
 
     fn heads(&self) -> (usize, usize, f32) {

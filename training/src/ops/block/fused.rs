@@ -131,8 +131,7 @@ impl Fused {
         let (rows, rows_out) = (self.sequences.rows(), self.sequences.rows_out(self.output));
         let weights = Weights::new(&self.block, p);
         let products = Products::new(&self.block, &weights, Weight::transposed);
-        let tasks = self.sequences.tasks(rayon::current_num_threads());
-        let counts_out = || tasks.iter().map(|task| task.rows_out(self.output));
+        let tasks = self.tasks();
         let if_kept = |rows: usize| if keep { rows } else { 0 };
         let mut out = vec![0.0; rows_out * dim];
         let mut kept = Kept {
@@ -141,43 +140,37 @@ impl Fused {
             middle: pool::take(if_kept(rows_out) * dim),
             hidden: pool::take(if_kept(rows_out) * wide),
         };
-        split_rows(&mut out, dim, counts_out())
-            .into_par_iter()
-            .zip(split_rows(&mut kept.qkv, 3 * dim, tasks.iter().map(Task::rows).map(if_kept)))
+        let chunks = Task::in_order(&tasks);
+        let counts_out = || chunks.iter().map(|chunk| chunk.rows_out());
+        let rows_of_chunks = split_rows(&mut out, dim, counts_out())
+            .into_iter()
+            .zip(split_rows(&mut kept.qkv, 3 * dim, chunks.iter().map(|chunk| if_kept(chunk.rows()))))
             .zip(split_rows(&mut kept.attended, dim, counts_out().map(if_kept)))
             .zip(split_rows(&mut kept.middle, dim, counts_out().map(if_kept)))
             .zip(split_rows(&mut kept.hidden, wide, counts_out().map(if_kept)))
-            .zip(&tasks)
-            .for_each(|(((((mut out, mut qkv), mut attended), mut middle), mut all_hidden), task)| {
-                let mut scratch = ForwardScratch::default();
-                let mut spare: [Vec<f32>; 4] = Default::default();
-                let mut x = &x[task.first_row * dim..];
-                for chunk in &task.chunks {
-                    let (n, m) = (chunk.rows(), chunk.rows_out(self.output));
-                    let (head, tail) = x.split_at(n * dim);
-                    x = tail;
+            .map(|((((out, qkv), attended), middle), hidden)| Rows { qkv, attended, middle, hidden, out });
+        Task::deal(&tasks, rows_of_chunks).into_par_iter().zip(&tasks).for_each(|(rows_of_chunks, task)| {
+            let mut scratch = ForwardScratch::default();
+            let mut spare: [Vec<f32>; 4] = Default::default();
+            for (mut rows, chunk) in rows_of_chunks.into_iter().zip(&task.chunks) {
+                let (n, m) = (chunk.rows(), chunk.rows_out());
+                if !keep {
                     let [a, b, c, d] = &mut spare;
-                    let mut rows = if keep {
-                        Rows {
-                            qkv: qkv.split_off_mut(..n * 3 * dim).unwrap_or_default(),
-                            attended: attended.split_off_mut(..m * dim).unwrap_or_default(),
-                            middle: middle.split_off_mut(..m * dim).unwrap_or_default(),
-                            hidden: all_hidden.split_off_mut(..m * wide).unwrap_or_default(),
-                            out: out.split_off_mut(..m * dim).unwrap_or_default(),
-                        }
-                    } else {
-                        Rows {
-                            qkv: sized(a, n * 3 * dim),
-                            attended: sized(b, m * dim),
-                            middle: sized(c, m * dim),
-                            hidden: sized(d, m * wide),
-                            out: out.split_off_mut(..m * dim).unwrap_or_default(),
-                        }
-                    };
-                    self.forward_chunk(chunk, head, &products, &mut rows, &mut scratch);
+                    let (qkv, attended, middle) = (sized(a, n * 3 * dim), sized(b, m * dim), sized(c, m * dim));
+                    rows = Rows { qkv, attended, middle, hidden: sized(d, m * wide), out: rows.out };
                 }
-            });
+                self.forward_chunk(chunk, chunk.of(x, dim), &products, &mut rows, &mut scratch);
+            }
+        });
         (out, kept)
+    }
+
+    /// How cores share the sequences.
+    fn tasks(&self) -> Vec<Task> {
+        let Block { dim, .. } = self.block;
+        let linear = 4 * dim * dim + dim * (self.block.wide() + self.block.hidden);
+        // Small products, and exponentials: a multiplication there takes twice as long or more.
+        self.sequences.tasks(rayon::current_num_threads(), self.output, |tokens| linear + 2 * 2 * tokens * dim)
     }
 
     fn factor(&self, sequence: usize, of: impl Fn(&DropPath) -> &Vec<f32>) -> f32 {
@@ -187,7 +180,7 @@ impl Fused {
     fn forward_chunk(&self, chunk: &Chunk, x: &[f32], products: &Products<'_>, rows: &mut Rows<'_>, scratch: &mut ForwardScratch) {
         let Block { dim, heads, hidden, eps, .. } = self.block;
         let w = products.weights;
-        let (n, m, tokens, queries) = (chunk.rows(), chunk.rows_out(self.output), chunk.tokens, self.output.of(chunk.tokens));
+        let (n, m, tokens, queries) = (chunk.rows(), chunk.rows_out(), chunk.tokens, chunk.queries);
         let normed = sized(&mut scratch.normed, n * dim);
         layer_norm::forward(x, w.norm1_w, w.norm1_b, eps, normed);
         products.qkv.multiply(rows.qkv, Accum::Replace, normed);
@@ -227,7 +220,7 @@ impl Fused {
             return dout;
         }
         let scaled = sized(scratch, dout.len());
-        let stride = self.block.dim * self.output.of(chunk.tokens);
+        let stride = self.block.dim * chunk.queries;
         for ((sequence, out), dout) in chunk.sequences.clone().zip(scaled.chunks_exact_mut(stride)).zip(dout.chunks_exact(stride)) {
             reduce::scaled(dout, self.factor(sequence, &of), out);
         }
@@ -245,7 +238,7 @@ impl Fused {
     ) {
         let Block { dim, heads, hidden, eps, .. } = self.block;
         let w = products.weights;
-        let (n, m, tokens, queries) = (chunk.rows(), chunk.rows_out(self.output), chunk.tokens, self.output.of(chunk.tokens));
+        let (n, m, tokens, queries) = (chunk.rows(), chunk.rows_out(), chunk.tokens, chunk.queries);
         // MLP branch, of the rows that came out.
         let dbranch = self.branch(chunk, input.dout, &mut scratch.branch, |d| &d.mlp);
         reduce::add_column_sums(dbranch, d.fc2_b);
@@ -291,7 +284,7 @@ impl Fused {
         at_b(self.block.precision, d.qkv_w, Accum::Add, dqkv, normed, n);
         let dnormed = sized(&mut scratch.dnormed, n * dim);
         products.qkv.multiply(dnormed, Accum::Replace, dqkv);
-        if self.output == Tokens::All {
+        if queries == tokens {
             dx.copy_from_slice(dmiddle);
         } else {
             dx.fill(0.0);
@@ -361,43 +354,31 @@ impl CustomOp2 for Fused {
         };
         let (dim, wide) = (self.block.dim, self.block.wide());
         let (rows, len) = (self.sequences.rows(), self.block.len());
-        let tasks = self.sequences.tasks(rayon::current_num_threads());
+        let tasks = self.tasks();
         let mut dx = vec![0.0; rows * dim];
         let dp: Vec<Vec<f32>> = with_slice(x, |x| {
             with_slice(p, |p| {
                 with_slice(dout, |dout| {
                     let weights = Weights::new(&self.block, p);
                     let products = Products::new(&self.block, &weights, Weight::plain);
-                    let gradients = split_rows(&mut dx, dim, tasks.iter().map(Task::rows))
+                    let dx_of_chunks = split_rows(&mut dx, dim, Task::in_order(&tasks).into_iter().map(Chunk::rows));
+                    let gradients = Task::deal(&tasks, dx_of_chunks)
                         .into_par_iter()
                         .zip(&tasks)
-                        .map(|(mut dx, task)| {
-                            let (mut row, mut row_out) = (task.first_row, task.first_row_out(self.output));
+                        .map(|(dx_of_chunks, task)| {
                             let mut gradient = vec![0.0; len];
                             let mut parts = Gradients::new(&self.block, &mut gradient);
                             let mut scratch = BackwardScratch::default();
-                            for chunk in &task.chunks {
-                                let (n, m) = (chunk.rows(), chunk.rows_out(self.output));
-                                let of = |columns: usize| row * columns..(row + n) * columns;
-                                let of_out = |columns: usize| row_out * columns..(row_out + m) * columns;
+                            for (dx, chunk) in dx_of_chunks.into_iter().zip(&task.chunks) {
                                 let input = Backward {
-                                    x: &x[of(dim)],
-                                    dout: &dout[of_out(dim)],
-                                    qkv: &kept.qkv[of(3 * dim)],
-                                    attended: &kept.attended[of_out(dim)],
-                                    middle: &kept.middle[of_out(dim)],
-                                    hidden: &kept.hidden[of_out(wide)],
+                                    x: chunk.of(x, dim),
+                                    dout: chunk.of_out(dout, dim),
+                                    qkv: chunk.of(&kept.qkv, 3 * dim),
+                                    attended: chunk.of_out(&kept.attended, dim),
+                                    middle: chunk.of_out(&kept.middle, dim),
+                                    hidden: chunk.of_out(&kept.hidden, wide),
                                 };
-                                self.backward_chunk(
-                                    chunk,
-                                    &input,
-                                    &products,
-                                    dx.split_off_mut(..n * dim).unwrap_or_default(),
-                                    &mut parts,
-                                    &mut scratch,
-                                );
-                                row += n;
-                                row_out += m;
+                                self.backward_chunk(chunk, &input, &products, dx, &mut parts, &mut scratch);
                             }
                             gradient
                         })

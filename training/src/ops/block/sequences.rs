@@ -24,19 +24,41 @@ impl Sequences {
         self.0.iter().map(|(n, _)| n).sum()
     }
 
-    /// Rows that a block puts out.
-    pub(super) fn rows_out(&self, output: Tokens) -> usize {
-        self.0.iter().map(|&(n, tokens)| n * output.of(tokens)).sum()
+    /// Sequences of each run, their tokens, and how many of these a block puts out.
+    fn runs(&self, output: Tokens) -> impl Iterator<Item = (usize, usize, usize)> {
+        self.0.iter().enumerate().map(move |(run, &(n, tokens))| (n, tokens, output.of(run, tokens)))
     }
 
-    /// Row of each sequence's first token.
-    pub fn first_rows(&self) -> Vec<u32> {
+    /// Rows that a block puts out.
+    pub(super) fn rows_out(&self, output: Tokens) -> usize {
+        self.runs(output).map(|(n, _, queries)| n * queries).sum()
+    }
+
+    /// Which rows a block puts out, where these are not all.
+    pub(super) fn selected(&self, output: Tokens, device: &Device) -> Result<Option<Tensor>> {
+        if output == Tokens::All {
+            return Ok(None);
+        }
+        let mut rows = Vec::with_capacity(self.rows_out(output));
+        let mut row = 0;
+        for (n, tokens, queries) in self.runs(output) {
+            for _ in 0..n {
+                rows.extend(row..row + queries as u32);
+                row += tokens as u32;
+            }
+        }
+        let count = rows.len();
+        Tensor::from_vec(rows, count, device).map(Some)
+    }
+
+    /// Of the rows that a block puts out, each sequence's first.
+    pub fn first_rows(&self, output: Tokens) -> Vec<u32> {
         let mut row = 0;
         let mut rows = Vec::with_capacity(self.count());
-        for &(n, tokens) in &self.0 {
+        for (n, _, queries) in self.runs(output) {
             for _ in 0..n {
                 rows.push(row);
-                row += tokens as u32;
+                row += queries as u32;
             }
         }
         rows
@@ -46,34 +68,35 @@ impl Sequences {
     pub(super) fn per_row(&self, per_sequence: &[f32], output: Tokens, device: &Device) -> Result<Tensor> {
         let mut values = Vec::with_capacity(self.rows_out(output));
         let mut at = per_sequence.iter();
-        for &(n, tokens) in &self.0 {
+        for (n, _, queries) in self.runs(output) {
             for value in at.by_ref().take(n) {
-                values.extend(std::iter::repeat_n(*value, output.of(tokens)));
+                values.extend(std::iter::repeat_n(*value, queries));
             }
         }
         Tensor::from_vec(values, (self.rows_out(output), 1), device)
     }
 
-    /// Cuts all sequences into chunks and shares those between `tasks`, by rows.
-    pub(super) fn tasks(&self, tasks: usize) -> Vec<Task> {
-        let goal = self.rows().div_ceil(tasks.max(1)).max(1);
-        // Small enough that no task gets much more than its share.
-        let most = CHUNK_ROWS.min(goal.div_ceil(4));
-        let (mut shares, mut done, mut sequence) = (vec![Task::default(); tasks.max(1)], 0, 0);
-        for (run, &(n, tokens)) in self.0.iter().enumerate() {
-            let at_once = (most / tokens.max(1)).max(1);
-            for from in (0..n).step_by(at_once) {
-                let sequences = at_once.min(n - from);
-                let rows = sequences * tokens;
-                let task = ((done + rows / 2) / goal).min(shares.len() - 1);
-                let share = &mut shares[task];
-                if share.chunks.is_empty() {
-                    share.first_row = done;
-                }
-                share.chunks.push(Chunk { sequences: sequence..sequence + sequences, tokens, run });
-                done += rows;
-                sequence += sequences;
+    /// Cuts all sequences into chunks, in the order of their rows, and deals them out to `tasks` that take about equally long. A row of a
+    /// sequence costs what `cost` says of the sequence's tokens.
+    pub(super) fn tasks(&self, tasks: usize, output: Tokens, cost: impl Fn(usize) -> usize) -> Vec<Task> {
+        let (mut shares, mut costs) = (vec![Task::default(); tasks.max(1)], vec![0; tasks.max(1)]);
+        let (mut first_row, mut first_row_out, mut sequence, mut index) = (0, 0, 0, 0);
+        for (run, (n, tokens, queries)) in self.runs(output).enumerate() {
+            // As many for each task, where there are enough sequences, and none much larger than another.
+            let least = n.div_ceil((CHUNK_ROWS / tokens.max(1)).max(1));
+            let chunks = least.next_multiple_of(shares.len()).min(n);
+            for chunk in 0..chunks {
+                let sequences = sequence + n * chunk / chunks..sequence + n * (chunk + 1) / chunks;
+                let rows = sequences.len() * tokens;
+                let rows_out = sequences.len() * queries;
+                let task = costs.iter().enumerate().min_by_key(|(_, cost)| **cost).map_or(0, |(task, _)| task);
+                shares[task].chunks.push(Chunk { index, first_row, first_row_out, sequences, tokens, queries, run });
+                costs[task] += rows * cost(tokens);
+                first_row += rows;
+                first_row_out += rows_out;
+                index += 1;
             }
+            sequence += n;
         }
         shares.retain(|share| !share.chunks.is_empty());
         shares
@@ -83,32 +106,36 @@ impl Sequences {
 /// What one core does.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Task {
-    pub(super) first_row: usize,
     pub(super) chunks: Vec<Chunk>,
 }
 
 impl Task {
-    pub(super) fn rows(&self) -> usize {
-        self.chunks.iter().map(Chunk::rows).sum()
+    /// All chunks of some tasks, in the order of their rows.
+    pub(super) fn in_order(tasks: &[Self]) -> Vec<&Chunk> {
+        let mut chunks: Vec<&Chunk> = tasks.iter().flat_map(|task| &task.chunks).collect();
+        chunks.sort_by_key(|chunk| chunk.index);
+        chunks
     }
 
-    pub(super) fn rows_out(&self, output: Tokens) -> usize {
-        self.chunks.iter().map(|chunk| chunk.rows_out(output)).sum()
-    }
-
-    pub(super) fn first_row_out(&self, output: Tokens) -> usize {
-        match output {
-            Tokens::All => self.first_row,
-            Tokens::First => self.chunks.first().map_or(0, |chunk| chunk.sequences.start),
-        }
+    /// What belongs to the chunks, in the order of their rows, dealt out to the tasks.
+    pub(super) fn deal<T>(tasks: &[Self], of_chunks: impl IntoIterator<Item = T>) -> Vec<Vec<T>> {
+        let mut of_chunks: Vec<Option<T>> = of_chunks.into_iter().map(Some).collect();
+        let mut take = |chunk: &Chunk| of_chunks.get_mut(chunk.index).and_then(Option::take);
+        tasks.iter().map(|task| task.chunks.iter().filter_map(&mut take).collect()).collect()
     }
 }
 
 /// Consecutive sequences of equal length.
 #[derive(Clone, Debug)]
 pub(super) struct Chunk {
+    /// Its place in the order of rows.
+    pub(super) index: usize,
+    pub(super) first_row: usize,
+    first_row_out: usize,
     pub(super) sequences: Range<usize>,
     pub(super) tokens: usize,
+    /// How many tokens of each sequence come out.
+    pub(super) queries: usize,
     /// Which run of sequences they are of.
     pub(super) run: usize,
 }
@@ -118,8 +145,18 @@ impl Chunk {
         self.sequences.len() * self.tokens
     }
 
-    pub(super) fn rows_out(&self, output: Tokens) -> usize {
-        self.sequences.len() * output.of(self.tokens)
+    pub(super) fn rows_out(&self) -> usize {
+        self.sequences.len() * self.queries
+    }
+
+    /// Its rows of a matrix of all rows.
+    pub(super) fn of<'a>(&self, values: &'a [f32], columns: usize) -> &'a [f32] {
+        &values[self.first_row * columns..(self.first_row + self.rows()) * columns]
+    }
+
+    /// Its rows of a matrix of the rows that come out.
+    pub(super) fn of_out<'a>(&self, values: &'a [f32], columns: usize) -> &'a [f32] {
+        &values[self.first_row_out * columns..(self.first_row_out + self.rows_out()) * columns]
     }
 }
 
@@ -132,18 +169,35 @@ mod tests {
         for sequences in [vec![(1, 1)], vec![(64, 37), (128, 10)], vec![(3, 400)], vec![(1, 2), (5, 1)]] {
             let sequences = Sequences(sequences);
             for tasks in 1..6 {
-                let shares = sequences.tasks(tasks);
-                let (mut row, mut sequence) = (0, 0);
-                for task in &shares {
-                    assert_eq!(task.first_row, row);
-                    for chunk in &task.chunks {
-                        assert_eq!(chunk.sequences.start, sequence);
-                        sequence = chunk.sequences.end;
-                    }
-                    row += task.rows();
+                let shares = sequences.tasks(tasks, Tokens::AllOfFirstRun, |_| 1);
+                let (mut row, mut row_out, mut sequence) = (0, 0, 0);
+                for (index, chunk) in Task::in_order(&shares).into_iter().enumerate() {
+                    assert_eq!((chunk.index, chunk.first_row, chunk.sequences.start), (index, row, sequence));
+                    assert_eq!(chunk.first_row_out, row_out);
+                    row_out += chunk.rows_out();
+                    sequence = chunk.sequences.end;
+                    row += chunk.rows();
                 }
                 assert_eq!((row, sequence), (sequences.rows(), sequences.count()));
+                assert_eq!(row_out, sequences.rows_out(Tokens::AllOfFirstRun));
+                let dealt = Task::deal(&shares, Task::in_order(&shares).iter().map(|chunk| chunk.index));
+                for (share, dealt) in shares.iter().zip(dealt) {
+                    assert_eq!(share.chunks.iter().map(|chunk| chunk.index).collect::<Vec<_>>(), dealt);
+                }
             }
+        }
+    }
+
+    #[test]
+    fn tasks_cost_about_the_same() {
+        // Two large and eight small crops of four pictures: a row of a long sequence costs more.
+        let (sequences, cost) = (Sequences(vec![(8, 197), (32, 37)]), |tokens| 1000 + tokens);
+        for tasks in [2, 4] {
+            let shares = sequences.tasks(tasks, Tokens::All, cost);
+            let costs: Vec<usize> =
+                shares.iter().map(|share| share.chunks.iter().map(|chunk| chunk.rows() * cost(chunk.tokens)).sum()).collect();
+            assert_eq!(costs.len(), tasks);
+            assert!(costs.iter().max() <= costs.iter().min().map(|least| least * 11 / 10).as_ref(), "{costs:?}");
         }
     }
 }
