@@ -51,9 +51,9 @@ pub struct Args {
     /// restart of a job. `--resume` alone means auto
     #[arg(long, value_enum, value_name = "auto", num_args = 0..=1, default_missing_value = "auto")]
     resume: Option<Resume>,
-    /// Threads that decode and crop pictures
-    #[arg(long, default_value_t = 2)]
-    num_workers: usize,
+    /// Threads that decode and crop pictures; without it 2, and on a GPU one for each core of the machine, shared by its processes
+    #[arg(long)]
+    num_workers: Option<usize>,
     /// Decoded pictures are kept in memory up to this many megabytes
     #[arg(long, default_value_t = 2048, value_name = "MB")]
     cache: usize,
@@ -142,11 +142,13 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
     }
     // The processes of a machine share its cores and its memory.
     let neighbours = launched.map_or(1, |launched| launched.local_world);
+    let cores = (dino_vision::cores::available() / neighbours).max(1);
     if neighbours > 1 && std::env::var_os("RAYON_NUM_THREADS").is_none() {
-        let cores = dino_vision::cores::available();
-        rayon::ThreadPoolBuilder::new().num_threads((cores / neighbours).max(1)).build_global()?;
+        rayon::ThreadPoolBuilder::new().num_threads(cores).build_global()?;
     }
     let device = crate::device::open(&args.device)?;
+    // A GPU takes more crops than two cores make; the CPU's cores have the steps to do.
+    let workers = args.num_workers.unwrap_or(if device.is_cpu() { 2 } else { cores });
     let exchange_timeout = minutes(args.exchange_minutes, "--exchange-minutes")?;
     let options = Options {
         data: args.data.clone(),
@@ -155,7 +157,7 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
         init: init.map(|found| (found.path, args.network.options())),
         // The flags are for one of the two: --init, where it is there.
         gram_anchor: gram_anchor.map(|path| (path, if args.init.is_some() { weights::Options::default() } else { args.network.options() })),
-        workers: args.num_workers,
+        workers,
         cache: args.cache.saturating_mul(1 << 20) / neighbours,
         checkpoint_every: minutes(args.checkpoint_minutes, "--checkpoint-minutes")?,
         keep: args.keep_checkpoints,
