@@ -9,7 +9,8 @@
 
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp1, Device, Error, Layout, Result, Shape, Tensor};
+use candle_core::backend::BackendStorage as _;
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, Error, Layout, Result, Shape, Storage, Tensor, bail};
 
 use super::slice;
 use crate::exchange::{self, Exchange};
@@ -19,8 +20,12 @@ use crate::exchange::{self, Exchange};
 /// # Errors
 /// When another process is lost.
 pub(crate) fn add_up(exchange: &dyn Exchange, values: &mut [f32]) -> Result<()> {
-    // The variant that keeps the error itself, for `lost_peer`.
-    exchange.sum(values).map_err(|error| Error::WrappedContext { context: error.to_string(), wrapped: Box::new(error) })
+    exchange.sum(values).map_err(kept)
+}
+
+/// The variant that keeps the error itself, for [`lost_peer`].
+fn kept(error: exchange::Error) -> Error {
+    Error::WrappedContext { context: error.to_string(), wrapped: Box::new(error) }
 }
 
 /// What another process did, where that is why an operator failed.
@@ -32,7 +37,7 @@ pub fn lost_peer(error: &Error) -> Option<&exchange::Error> {
     }
 }
 
-/// The sum of `values` over all processes. As each of them goes on with all of it, the gradients of all of them add up too.
+/// The sum of `values` over all processes, on their device. As each process goes on with all of it, the gradients of all of them add up too.
 ///
 /// # Errors
 /// When another process is lost, or the device fails.
@@ -40,7 +45,8 @@ pub(crate) fn sum(values: &Tensor, exchange: &Arc<dyn Exchange>) -> Result<Tenso
     if exchange.world() == 1 {
         return Ok(values.clone());
     }
-    values.to_device(&Device::Cpu)?.contiguous()?.apply_op1(Sum(exchange.clone()))?.to_device(values.device())
+    let values = values.contiguous()?;
+    values.apply_op1(Sum { exchange: exchange.clone(), values: values.detach() })
 }
 
 /// The rows `[rows, columns]` of all processes, which have as many each, one process after another.
@@ -52,8 +58,11 @@ pub(crate) fn gather(rows: &Tensor, exchange: &Arc<dyn Exchange>) -> Result<Tens
     sum(&rows.pad_with_zeros(0, rank * count, (world - 1 - rank) * count)?, exchange)
 }
 
-#[derive(Debug)]
-struct Sum(Arc<dyn Exchange>);
+struct Sum {
+    exchange: Arc<dyn Exchange>,
+    /// The argument as a tensor: candle hands an operator its storage only.
+    values: Tensor,
+}
 
 impl CustomOp1 for Sum {
     fn name(&self) -> &'static str {
@@ -62,11 +71,20 @@ impl CustomOp1 for Sum {
 
     fn cpu_fwd(&self, values: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let mut values = slice(values, layout)?.to_vec();
-        add_up(&*self.0, &mut values)?;
+        add_up(&*self.exchange, &mut values)?;
         Ok((CpuStorage::F32(values), layout.shape().clone()))
     }
 
+    fn cuda_fwd(&self, _: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
+        let sums = self.exchange.sum_tensor(&self.values).map_err(kept)?;
+        let (storage, layout) = sums.storage_and_layout();
+        match &*storage {
+            Storage::Cuda(storage) => Ok((storage.try_clone(layout)?, sums.shape().clone())),
+            _ => bail!("a tensor on a GPU is wanted"),
+        }
+    }
+
     fn bwd(&self, _: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
-        sum(gradient, &self.0).map(Some)
+        sum(gradient, &self.exchange).map(Some)
     }
 }
