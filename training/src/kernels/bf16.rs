@@ -15,7 +15,10 @@ use std::arch::x86_64::{
     _mm512_unpacklo_epi64,
 };
 use std::cell::RefCell;
+use std::ops::Range;
 use std::sync::OnceLock;
+
+use rayon::prelude::*;
 
 const ROWS: usize = 16;
 /// Values of the inner dimension in one tile.
@@ -88,30 +91,31 @@ pub(super) enum Side {
 impl Packed {
     /// Packs a row-major matrix whose inner dimension is `inner`. Call only where [`available`].
     pub(super) fn fill(&mut self, values: &[f32], inner: usize, layout: Layout, side: Side) {
-        assert!(available(), "the processor has no bfloat16 products");
-        let outer = values.len() / inner;
-        assert_eq!(values.len(), outer * inner, "the operand is not a whole matrix");
-        self.inner = inner;
-        let (strips, depth) = (outer.div_ceil(2 * ROWS) * 2, self.depth());
+        let source = Source::new(values, inner, layout, side);
+        self.make_room(&source);
+        self.tiles.chunks_exact_mut(source.depth()).enumerate().for_each(|(strip, tiles)| source.pack(strip, tiles));
+    }
+
+    /// The same on all cores: not from within a task of theirs.
+    pub(super) fn fill_on_all_cores(&mut self, values: &[f32], inner: usize, layout: Layout, side: Side) {
+        let source = Source::new(values, inner, layout, side);
+        self.make_room(&source);
+        self.tiles.par_chunks_exact_mut(source.depth()).enumerate().for_each(|(strip, tiles)| source.pack(strip, tiles));
+    }
+
+    /// Packs the left side that some columns of a row-major matrix of `inner` rows are, transposed.
+    pub(super) fn fill_columns(&mut self, values: &[f32], inner: usize, columns: Range<usize>) {
+        let whole = Source::new(values, inner, Layout::InnerFirst, Side::Left);
+        let source = Source { values: &values[columns.start..], outer: columns.len(), ..whole };
+        self.make_room(&source);
+        self.tiles.chunks_exact_mut(source.depth()).enumerate().for_each(|(strip, tiles)| source.pack(strip, tiles));
+    }
+
+    /// Tiles for a matrix, all zeros.
+    fn make_room(&mut self, source: &Source<'_>) {
+        self.inner = source.inner;
         self.tiles.clear();
-        self.tiles.resize(strips * depth, Tile::ZERO);
-        for (strip, tiles) in self.tiles.chunks_exact_mut(depth).enumerate().take(outer.div_ceil(ROWS)) {
-            for (step, tile) in tiles.iter_mut().enumerate() {
-                let (from, width) = (strip * ROWS, ROWS.min(outer - strip * ROWS));
-                let (at, depth) = (step * DEPTH, DEPTH.min(inner - step * DEPTH));
-                // SAFETY: the features were checked by `available`, and the masks below keep all reads inside `values`.
-                unsafe {
-                    match layout {
-                        Layout::InnerLast => pack_rows(&values[from * inner + at..], inner, width, depth, tile),
-                        Layout::InnerFirst => pack_pairs(&values[at * outer + from..], outer, width, depth, tile),
-                    }
-                    // A tile packed by rows is a left tile, one packed by pairs a right tile; the other one is its transpose in units of pairs.
-                    if (layout == Layout::InnerLast) != (side == Side::Left) {
-                        transpose(tile);
-                    }
-                }
-            }
-        }
+        self.tiles.resize(source.outer.div_ceil(2 * ROWS) * 2 * source.depth(), Tile::ZERO);
     }
 
     /// Tiles of a strip.
@@ -121,6 +125,55 @@ impl Packed {
 
     fn strip(&self, index: usize) -> *const Tile {
         self.tiles[index * self.depth()..].as_ptr()
+    }
+}
+
+/// A row-major matrix that is packed.
+#[derive(Clone, Copy)]
+struct Source<'a> {
+    values: &'a [f32],
+    outer: usize,
+    inner: usize,
+    /// Values from a row to the next.
+    stride: usize,
+    layout: Layout,
+    side: Side,
+}
+
+impl<'a> Source<'a> {
+    fn new(values: &'a [f32], inner: usize, layout: Layout, side: Side) -> Self {
+        assert!(available(), "the processor has no bfloat16 products");
+        let outer = values.len() / inner;
+        assert_eq!(values.len(), outer * inner, "the operand is not a whole matrix");
+        Self { values, outer, inner, stride: if layout == Layout::InnerLast { inner } else { outer }, layout, side }
+    }
+
+    /// Tiles of a strip.
+    fn depth(&self) -> usize {
+        self.inner.div_ceil(DEPTH)
+    }
+
+    /// Packs one strip, of which nothing is left where the number of strips was made even.
+    fn pack(&self, strip: usize, tiles: &mut [Tile]) {
+        let Self { values, outer, inner, stride, layout, side } = *self;
+        let (from, width) = (strip * ROWS, ROWS.min(outer.saturating_sub(strip * ROWS)));
+        if width == 0 {
+            return;
+        }
+        for (step, tile) in tiles.iter_mut().enumerate() {
+            let (at, depth) = (step * DEPTH, DEPTH.min(inner - step * DEPTH));
+            // SAFETY: the features were checked by `Source::new`, and the masks below keep all reads inside `values`.
+            unsafe {
+                match layout {
+                    Layout::InnerLast => pack_rows(&values[from * stride + at..], stride, width, depth, tile),
+                    Layout::InnerFirst => pack_pairs(&values[at * stride + from..], stride, width, depth, tile),
+                }
+                // A tile packed by rows is a left tile, one packed by pairs a right tile; the other one is its transpose in units of pairs.
+                if (layout == Layout::InnerLast) != (side == Side::Left) {
+                    transpose(tile);
+                }
+            }
+        }
     }
 }
 

@@ -13,6 +13,8 @@
 //! assert_eq!(gradient, [11.0]);
 //! ```
 
+use std::ops::Range;
+
 pub use faer::Accum;
 use faer::linalg::matmul::matmul;
 use faer::{MatMut, MatRef, Par};
@@ -41,7 +43,7 @@ fn rows(x: &[f32], columns: usize) -> MatRef<'_, f32> {
     MatRef::from_row_major_slice(x, x.len() / columns, columns)
 }
 
-/// A weight `[n, k]` of a linear layer, made ready once for products with many left sides.
+/// A weight `[n, k]` of a linear layer, made ready once, on all cores, for products with many left sides.
 pub struct Weight<'a> {
     values: &'a [f32],
     columns: usize,
@@ -66,7 +68,7 @@ impl<'a> Weight<'a> {
         let packed = (precision == Precision::Bf16).then(|| {
             let mut packed = Packed::default();
             let (inner, layout) = if transposed { (columns, Layout::InnerLast) } else { (values.len() / columns, Layout::InnerFirst) };
-            packed.fill(values, inner, layout, Side::Right);
+            packed.fill_on_all_cores(values, inner, layout, Side::Right);
             packed
         });
         Self { values, columns, transposed, packed }
@@ -101,17 +103,23 @@ impl<'a> Weight<'a> {
 
 /// `c[m, n] = a[k, m]ᵀ · b[k, n]`, or added to `c`: the gradient of a linear layer's weight.
 pub fn at_b(precision: Precision, c: &mut [f32], accum: Accum, a: &[f32], b: &[f32], k: usize) {
-    let (m, n) = (a.len() / k, b.len() / k);
+    at_b_of(precision, c, accum, a, 0..a.len() / k, b, k);
+}
+
+/// The same of some columns of `a`: some rows of the weight.
+pub fn at_b_of(precision: Precision, c: &mut [f32], accum: Accum, a: &[f32], columns: Range<usize>, b: &[f32], k: usize) {
+    let n = b.len() / k;
     #[cfg(target_arch = "x86_64")]
     if precision == Precision::Bf16 {
         return bf16::with_scratch(|left, right| {
-            left.fill(a, k, Layout::InnerFirst, Side::Left);
+            left.fill_columns(a, k, columns);
             right.fill(b, k, Layout::InnerFirst, Side::Right);
             bf16::multiply(c, n, accum == Accum::Add, left, right);
         });
     }
     let _ = precision;
-    matmul(MatMut::from_row_major_slice_mut(c, m, n), accum, rows(a, m).transpose(), rows(b, n), 1.0, Par::Seq);
+    let left = rows(a, a.len() / k).subcols(columns.start, columns.len()).transpose();
+    matmul(MatMut::from_row_major_slice_mut(c, columns.len(), n), accum, left, rows(b, n), 1.0, Par::Seq);
 }
 
 #[cfg(test)]
@@ -155,7 +163,12 @@ mod tests {
                 assert_close(&c, &want);
                 at_b(precision, &mut c, Accum::Add, &at, &wt, k);
                 let more = reference(m, n, k, |i, t| rat[t * m + i], |t, j| rwt[t * n + j]);
-                assert_close(&c, &want.iter().zip(&more).map(|(a, b)| a + b).collect::<Vec<_>>());
+                let want: Vec<f32> = want.iter().zip(&more).map(|(a, b)| a + b).collect();
+                assert_close(&c, &want);
+                let columns = m / 3..m;
+                let part = &mut c[columns.start * n..];
+                at_b_of(precision, part, Accum::Replace, &at, columns.clone(), &wt, k);
+                assert_close(part, &more[columns.start * n..]);
             }
         }
     }

@@ -15,7 +15,7 @@ use rayon::prelude::*;
 
 use super::host::is_host;
 use super::{even_ranges, slice, split_rows, sum_of_tasks, with_slice};
-use crate::kernels::matmul::{Accum, Precision, Weight, at_b};
+use crate::kernels::matmul::{Accum, Precision, Weight, at_b, at_b_of};
 
 /// `x` `[rows, k]` and `w` `[n, k]` to `[rows, n]`, without a bias.
 ///
@@ -40,6 +40,33 @@ pub(crate) fn product(a: &Tensor, b: &Tensor, precision: Precision) -> Result<Te
 
 struct Fused {
     precision: Precision,
+}
+
+impl Fused {
+    /// `doutᵀ x` `[n, k]` from `x` `[rows, k]` and `dout` `[rows, n]`.
+    fn weight_gradient(&self, x: &Tensor, dout: &Tensor, (rows, k, n): (usize, usize, usize)) -> Result<Tensor> {
+        let dw = with_slice(x, |x| {
+            with_slice(dout, |dout| {
+                // Each core makes some rows of a tall gradient, or a part of a flat one out of some rows of the input.
+                if n > rows {
+                    let (ranges, mut dw) = (even_ranges(n), vec![0.0; n * k]);
+                    split_rows(&mut dw, k, ranges.iter().map(ExactSizeIterator::len))
+                        .into_par_iter()
+                        .zip(ranges)
+                        .for_each(|(dw, range)| at_b_of(self.precision, dw, Accum::Replace, dout, range, x, rows));
+                    return Ok(dw);
+                }
+                let parts = even_ranges(rows).into_par_iter().map(|range| {
+                    let mut dw = vec![0.0; n * k];
+                    let (dout, x) = (&dout[range.start * n..range.end * n], &x[range.start * k..range.end * k]);
+                    at_b(self.precision, &mut dw, Accum::Replace, dout, x, range.len());
+                    dw
+                });
+                Ok(sum_of_tasks(parts.collect(), n * k))
+            })
+        })?;
+        Tensor::from_vec(dw, (n, k), x.device())
+    }
 }
 
 impl CustomOp2 for Fused {
@@ -82,30 +109,7 @@ impl CustomOp2 for Fused {
         } else {
             None
         };
-        let dw = if w.track_op() {
-            let parts: Vec<Vec<f32>> = with_slice(x, |x| {
-                with_slice(dout, |dout| {
-                    Ok(ranges
-                        .par_iter()
-                        .map(|range| {
-                            let mut dw = vec![0.0; n * k];
-                            at_b(
-                                self.precision,
-                                &mut dw,
-                                Accum::Replace,
-                                &dout[range.start * n..range.end * n],
-                                &x[range.start * k..range.end * k],
-                                range.len(),
-                            );
-                            dw
-                        })
-                        .collect())
-                })
-            })?;
-            Some(Tensor::from_vec(sum_of_tasks(parts, n * k), (n, k), w.device())?)
-        } else {
-            None
-        };
+        let dw = w.track_op().then(|| self.weight_gradient(x, dout, (rows, k, n))).transpose()?;
         Ok((dx, dw))
     }
 }
