@@ -7,8 +7,8 @@
 //!
 //! // One crop of two patches, of which the first is masked; four outputs, which are all the same.
 //! let masks = Masks::new(&[vec![true, false]], &Device::Cpu)?;
-//! let logits = Tensor::zeros((1, 4), DType::F32, &Device::Cpu)?;
-//! let (loss, _) = Ibot::new(1.0, 4, &Device::Cpu)?.evaluate(&logits, &logits, &masks, 0.04, &alone())?;
+//! let (logits, ibot) = (Tensor::zeros((1, 4), DType::F32, &Device::Cpu)?, Ibot::new(1.0, 4, &Device::Cpu)?);
+//! let loss = ibot.held(&ibot.targets(&logits, 0.04, &alone())?, &masks).cross_entropy(&logits)?;
 //! assert!((loss.to_scalar::<f32>()? - 4_f32.ln()).abs() < 1e-6);
 //! # Ok::<(), candle_core::Error>(())
 //! ```
@@ -20,7 +20,7 @@ use candle_core::{Device, Result, Tensor};
 use super::loss::DinoLoss;
 use super::masks::Masks;
 use crate::exchange::Exchange;
-use crate::ops::loss::row_cross_entropy;
+use crate::ops::loss::Held;
 
 /// The loss of masked patches, beside that of whole pictures.
 #[derive(Clone, Debug)]
@@ -40,21 +40,17 @@ impl Ibot {
         Ok(Self { weight, patches: DinoLoss::new(k, device)? })
     }
 
-    /// Student and teacher logits of the masked patches, `[masked, k]` each, to the loss with its weight: the mean over global crops of
-    /// the mean cross-entropy over a crop's masked patches. The teacher's distributions are the second.
+    /// The teacher's logits of the masked patches, `[masked, k]`, to its distributions.
     ///
     /// # Errors
-    /// When shapes do not fit, another process is lost, or the device fails.
-    pub fn evaluate(
-        &self,
-        student: &Tensor,
-        teacher: &Tensor,
-        masks: &Masks,
-        teacher_temp: f64,
-        exchange: &Arc<dyn Exchange>,
-    ) -> Result<(Tensor, Tensor)> {
-        let targets = self.patches.targets(teacher, teacher_temp, exchange)?;
-        let loss = row_cross_entropy(student, &targets, &masks.weights, self.patches.student_temp)?;
-        Ok(((loss * self.weight)?, targets))
+    /// When another process is lost, or the device fails.
+    pub fn targets(&self, teacher: &Tensor, teacher_temp: f64, exchange: &Arc<dyn Exchange>) -> Result<Tensor> {
+        self.patches.targets(teacher, teacher_temp, exchange)
+    }
+
+    /// What the student's logits of the masked patches are held against: the mean over global crops of the mean cross-entropy over a crop's
+    /// masked patches, without the loss's weight.
+    pub fn held<'a>(&self, targets: &'a Tensor, masks: &'a Masks) -> Held<'a> {
+        Held::rows(targets, &masks.weights, self.patches.student_temp)
     }
 }

@@ -33,10 +33,10 @@ use crate::dino::koleo::koleo;
 use crate::dino::lejepa::{self, Lejepa};
 use crate::dino::loss::{DinoLoss, TEACHER_VIEWS, Value};
 use crate::dino::masks::Masks;
-use crate::dino::network::Network;
+use crate::dino::network::{Logits, Network};
 use crate::dino::optimizer::{Algorithm, Optimizer, Settings, Squares, moving_average};
 use crate::exchange::Exchange;
-use crate::ops::across;
+use crate::ops::{across, loss::cross_entropies};
 
 /// Student, teacher and everything that changes from step to step.
 #[derive(Debug)]
@@ -208,8 +208,7 @@ impl Learner {
         let pass = &mut Pass::Teacher(&self.exchange);
         let places = masks.filter(|_| self.ibot.is_some()).map_or(&[][..], |masks| &masks.places);
         let (features, patches) = self.teacher.backbone.features_at(std::slice::from_ref(global), None, places, pass)?;
-        let teacher = self.teacher.head.forward(&features, pass)?;
-        let teacher_patches = self.teacher.patch_logits(&patches, pass)?;
+        let teacher = self.teacher.logits(&features, &patches, pass)?;
 
         let crops: Vec<Tensor> = std::iter::once(global).chain(local).cloned().collect();
         // Anchoring compares all patches of the global views.
@@ -225,18 +224,15 @@ impl Learner {
             let rows = places.iter().map(|(crop, patch)| (crop * per_crop + patch) as u32).collect::<Vec<_>>();
             seen_patches.index_select(&Tensor::from_vec(rows, places.len(), seen_patches.device())?, 0)?
         };
-        let student = self.student.head.forward(&seen, pass)?;
-        let value = self.loss.evaluate(&student, &teacher, teacher_temp, &self.exchange)?;
-        let (mut whole, mut apart, mut ibot) = (value.loss.clone(), None, None);
+        let student = self.student.logits(&seen, &patches, pass)?;
+        let (value, ibot) = self.compare(&student, &teacher, masks, teacher_temp)?;
+        let (mut whole, mut apart) = (value.loss.clone(), None);
+        if let Some(ibot) = &ibot {
+            whole = (whole + &ibot.loss)?;
+        }
         if let Some(koleo) = self.kept_apart(&seen.narrow(0, 0, global.dim(0)?)?)? {
             whole = (whole + &koleo)?;
             apart = Some(koleo);
-        }
-        if let (Some(of_patches), Some(masks)) = (&self.ibot, masks) {
-            let logits = self.student.patch_logits(&patches, pass)?;
-            let (loss, targets) = of_patches.evaluate(&logits, &teacher_patches, masks, teacher_temp, &self.exchange)?;
-            whole = (whole + &loss)?;
-            ibot = Some(PatchValue { loss, teacher: teacher_patches, targets });
         }
         let gram = self.gram.as_ref().map(|of| Self::held_to_anchor(of, anchored.unwrap_or(global), &seen_patches)).transpose()?;
         if let Some(gram) = &gram {
@@ -252,7 +248,26 @@ impl Learner {
             }
         }
         let keep_logits = self.loss.queue.is_wanted();
-        Ok(Gradients { value, koleo: apart, ibot, gram, gradients, student: student.detach(), teacher, features, keep_logits })
+        let (student, teacher) = (student.crops.detach(), teacher.crops);
+        Ok(Gradients { value, koleo: apart, ibot, gram, gradients, student, teacher, features, keep_logits })
+    }
+
+    /// DINO's loss, and iBOT's where there is one.
+    fn compare(&self, student: &Logits, teacher: &Logits, masks: Option<&Masks>, teacher_temp: f64) -> Result<(Value, Option<PatchValue>)> {
+        let Some((ibot, masks)) = self.ibot.as_ref().zip(masks) else {
+            return Ok((self.loss.evaluate(&student.crops, &teacher.crops, teacher_temp, &self.exchange)?, None));
+        };
+        let (targets, teacher_entropy) = self.loss.judged(&teacher.crops, teacher_temp, &self.exchange)?;
+        let of_patches = ibot.targets(&teacher.patches, teacher_temp, &self.exchange)?;
+        let (crops, patches) = (self.loss.held(&targets), ibot.held(&of_patches, masks));
+        let (loss, loss_of_patches) = if let Some(both) = &student.both {
+            let losses = cross_entropies(both, [(student.crops.dim(0)?, crops), (student.patches.dim(0)?, patches)])?;
+            (losses.get(0)?, losses.get(1)?)
+        } else {
+            (crops.cross_entropy(&student.crops)?, patches.cross_entropy(&student.patches)?)
+        };
+        let value = Value { loss, teacher_entropy, targets };
+        Ok((value, Some(PatchValue { loss: (loss_of_patches * ibot.weight)?, teacher: teacher.patches.clone(), targets: of_patches })))
     }
 
     /// The student's CLS features of all crops, and those of the patches at `places`.

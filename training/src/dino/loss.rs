@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::sinkhorn::{self, Queue};
 use crate::exchange::Exchange;
-use crate::ops::loss::cross_entropy;
+use crate::ops::loss::Held;
 
 /// The two crops that the teacher sees.
 pub const TEACHER_VIEWS: usize = 2;
@@ -86,6 +86,12 @@ impl DinoLoss {
     /// # Errors
     /// When shapes do not fit, another process is lost, or the device fails.
     pub fn evaluate(&self, student: &Tensor, teacher: &Tensor, teacher_temp: f64, exchange: &Arc<dyn Exchange>) -> Result<Value> {
+        let (targets, teacher_entropy) = self.judged(teacher, teacher_temp, exchange)?;
+        Ok(Value { loss: self.held(&targets).cross_entropy(student)?, teacher_entropy, targets })
+    }
+
+    /// The teacher's logits `[2 * pictures, k]` to its distributions, and their mean entropy.
+    pub(super) fn judged(&self, teacher: &Tensor, teacher_temp: f64, exchange: &Arc<dyn Exchange>) -> Result<(Tensor, Tensor)> {
         let (targets, logs) = if self.centering == Centering::SinkhornKnopp {
             let targets = self.targets(teacher, teacher_temp, exchange)?;
             let logs = targets.maximum(f64::from(f32::MIN_POSITIVE))?.log()?;
@@ -95,8 +101,12 @@ impl DinoLoss {
             (logs.exp()?, logs)
         };
         let entropy = ((&targets * logs)?.sum_all()? / -(targets.dim(0)? as f64))?;
-        let loss = cross_entropy(student, &targets, TEACHER_VIEWS, self.student_temp)?;
-        Ok(Value { loss, teacher_entropy: entropy, targets })
+        Ok((targets, entropy))
+    }
+
+    /// What the student's views are held against.
+    pub(super) fn held<'a>(&self, targets: &'a Tensor) -> Held<'a> {
+        Held::views(targets, TEACHER_VIEWS, self.student_temp)
     }
 
     /// The teacher's logits `[rows, k]` to its distributions.

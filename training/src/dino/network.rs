@@ -31,6 +31,17 @@ pub struct Network {
     pub ibot_head: Option<Head>,
 }
 
+/// What a network says of crops and of patches.
+#[derive(Clone, Debug)]
+pub struct Logits {
+    /// Of crops, `[rows, out]`.
+    pub crops: Tensor,
+    /// Of patches, `[rows, out]`.
+    pub patches: Tensor,
+    /// The two in one tensor, patches behind crops, where one call of a head gave them: gradients flow through it at less cost.
+    pub both: Option<Tensor>,
+}
+
 /// Whether a group holds the linear layers of a transformer block.
 fn is_block(group: &Group) -> bool {
     group.entries().iter().any(|entry| entry.name.ends_with("attn.qkv.weight"))
@@ -107,16 +118,22 @@ impl Network {
         Ok(Self { backbone: self.backbone.duplicate()?, head: self.head.duplicate()?, ibot_head })
     }
 
-    /// Features of patches `[rows, dim]` to logits `[rows, out]`.
+    /// Features of crops and of patches, `[rows, dim]` each, to logits. A head that both share is called once.
     ///
     /// # Errors
     /// When shapes do not fit, or the device fails.
-    pub fn patch_logits(&self, features: &Tensor, pass: &Pass<'_>) -> Result<Tensor> {
+    pub fn logits(&self, crops: &Tensor, patches: &Tensor, pass: &Pass<'_>) -> Result<Logits> {
+        let (rows, rows_of_patches) = (crops.dim(0)?, patches.dim(0)?);
         let head = self.patch_head();
-        match features.dim(0)? {
-            0 => Tensor::zeros((0, head.config().columns()), features.dtype(), features.device()),
-            _ => head.forward(features, pass),
+        if rows_of_patches == 0 {
+            let none = Tensor::zeros((0, head.config().columns()), patches.dtype(), patches.device())?;
+            return Ok(Logits { crops: self.head.forward(crops, pass)?, patches: none, both: None });
         }
+        if self.ibot_head.is_some() {
+            return Ok(Logits { crops: self.head.forward(crops, pass)?, patches: head.forward(patches, pass)?, both: None });
+        }
+        let both = self.head.forward(&Tensor::cat(&[crops, patches], 0)?, pass)?;
+        Ok(Logits { crops: both.narrow(0, 0, rows)?, patches: both.narrow(0, rows, rows_of_patches)?, both: Some(both) })
     }
 
     /// The head for patches.
