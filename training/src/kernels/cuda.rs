@@ -1,207 +1,117 @@
-//! The kernels of `cuda/block.cu` on tensors of a GPU: each takes contiguous float32 tensors and gives new ones, outside of any graph.
+//! The kernels of `cuda/block.cu` on tensors of a GPU: each takes float32 tensors and gives new ones, outside of any graph. In tests the CPU
+//! stands in a GPU's place (`cuda/emulated.rs`).
 
-use std::sync::OnceLock;
+#[cfg(not(test))]
+mod device;
+#[cfg(test)]
+#[path = "cuda/emulated.rs"]
+mod device;
+mod launch;
 
-use candle_core::cuda::cudarc::driver::{CudaFunction, CudaSlice, CudaView, LaunchConfig, PushKernelArg};
-use candle_core::cuda::{WrapErr, cudarc};
-use candle_core::op::BackpropOp;
-use candle_core::{CudaDevice, CudaStorage, Device, Result, Shape, Storage, Tensor, bail};
+use candle_core::{D, Result, Tensor};
 
-/// Threads of a block in element-wise kernels.
-const THREADS: u32 = 256;
-/// Warps of a block in kernels that give each row a warp.
-const WARPS: u32 = 8;
+use self::device::Gpu;
+pub(crate) use self::device::{Buffer, Stored};
+use self::launch::Argument::{Float, In, Maybe, Out, Part};
+use self::launch::{Grid, int, long};
+
+/// What NVRTC compiles.
+const SOURCE: &str = include_str!("cuda/block.cu");
 /// Rows that one block sums up at least.
 const CHUNK_ROWS: usize = 256;
 /// Blocks that share the rows of a column sum at most.
 const MAX_CHUNKS: usize = 128;
 
-fn function(device: &CudaDevice, name: &str) -> Result<CudaFunction> {
-    static PTX: OnceLock<std::result::Result<String, String>> = OnceLock::new();
-    let compile =
-        || cudarc::nvrtc::compile_ptx(include_str!("cuda/block.cu")).map(|ptx| ptx.to_src()).map_err(|error| format!("{error:?}"));
-    match PTX.get_or_init(compile) {
-        Ok(ptx) => Ok(device.get_or_load_custom_func(name, "dino-block", ptx)?.into_cuda_function()),
-        Err(error) => bail!("the CUDA kernels of a block do not compile: {error}"),
-    }
-}
-
-/// The GPU of a tensor.
-fn gpu(tensor: &Tensor) -> Result<CudaDevice> {
-    match tensor.device() {
-        Device::Cuda(device) => Ok(device.clone()),
-        _ => bail!("a tensor on a GPU is wanted"),
-    }
-}
-
-/// Gives `f` the elements of each tensor; all must be contiguous.
-macro_rules! with_views {
-    ([$($name:ident),+], $body:expr) => {{
-        $(
-            let tensor = $name.contiguous()?;
-            let (storage, layout) = tensor.storage_and_layout();
-            let Storage::Cuda(storage) = &*storage else { bail!("a tensor on a GPU is wanted") };
-            let elements = layout.start_offset()..layout.start_offset() + layout.shape().elem_count();
-            let $name: CudaView<'_, f32> = storage.as_cuda_slice::<f32>()?.slice(elements);
-        )+
-        $body
-    }};
-}
-
-/// Room for `len` elements that a kernel is about to fill.
-fn room(device: &CudaDevice, len: usize) -> Result<CudaSlice<f32>> {
-    #[expect(unsafe_code, reason = "memory that a kernel fills is not filled twice")]
-    // SAFETY: every caller launches a kernel that writes all elements before any other kernel of the stream reads them.
-    unsafe {
-        device.alloc::<f32>(len)
-    }
-}
-
-fn tensor(values: CudaSlice<f32>, device: &CudaDevice, shape: impl Into<Shape>) -> Tensor {
-    let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(values, device.clone()));
-    Tensor::from_storage(storage, shape, BackpropOp::none(), false)
-}
-
-fn elements(count: usize) -> LaunchConfig {
-    LaunchConfig { grid_dim: (count.div_ceil(THREADS as usize) as u32, 1, 1), block_dim: (THREADS, 1, 1), shared_mem_bytes: 0 }
-}
-
-fn rows_of_warps(rows: usize) -> LaunchConfig {
-    LaunchConfig { grid_dim: (rows.div_ceil(WARPS as usize) as u32, 1, 1), block_dim: (32, WARPS, 1), shared_mem_bytes: 0 }
-}
-
-/// Launches a kernel with arguments that are views, slices or numbers.
-macro_rules! launch {
-    ($device:expr, $name:literal, $config:expr, $($arg:expr),+) => {{
-        let function = function($device, $name)?;
-        let stream = $device.cuda_stream();
-        let mut launch = stream.launch_builder(&function);
-        $(launch.arg($arg);)+
-        #[expect(unsafe_code, reason = "the only way to launch a kernel")]
-        // SAFETY: the arguments are those of the kernel of this name, and all buffers have the lengths that it is told.
-        unsafe { launch.launch($config) }.w()?;
-    }};
-}
-
 /// Layer norm of `x` `[rows, dim]`: the output, and mean and 1 / deviation of each row.
 pub(crate) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Result<(Tensor, Tensor)> {
-    let (rows, dim) = x.dims2()?;
-    let device = gpu(x)?;
-    let (mut out, mut stats) = (room(&device, rows * dim)?, room(&device, rows * 2)?);
-    with_views!([x, weight, bias], {
-        let (r, d) = (rows as i32, dim as i32);
-        launch!(&device, "layer_norm", rows_of_warps(rows), &x, &weight, &bias, &mut out, &mut stats, &r, &d, &eps);
-    });
-    Ok((tensor(out, &device, (rows, dim)), tensor(stats, &device, (rows, 2))))
+    let ((rows, dim), gpu) = (x.dims2()?, Gpu::of(x)?);
+    let (mut out, mut stats) = (gpu.room(rows * dim)?, gpu.room(rows * 2)?);
+    let arguments = &mut [In(x), In(weight), In(bias), Out(&mut out), Out(&mut stats), int(rows)?, int(dim)?, Float(eps)];
+    gpu.launch("layer_norm", Grid::rows(rows), arguments)?;
+    Ok((gpu.tensor(out, (rows, dim)), gpu.tensor(stats, (rows, 2))))
 }
 
 /// `base` plus the gradient of a layer norm by its input.
 pub(crate) fn layer_norm_input(x: &Tensor, weight: &Tensor, stats: &Tensor, dout: &Tensor, base: &Tensor) -> Result<Tensor> {
-    let (rows, dim) = x.dims2()?;
-    let device = gpu(x)?;
-    let mut out = room(&device, rows * dim)?;
-    with_views!([x, weight, stats, dout, base], {
-        let (r, d) = (rows as i32, dim as i32);
-        launch!(&device, "layer_norm_input", rows_of_warps(rows), &x, &weight, &stats, &dout, &base, &mut out, &r, &d);
-    });
-    Ok(tensor(out, &device, (rows, dim)))
+    let ((rows, dim), gpu) = (x.dims2()?, Gpu::of(x)?);
+    let mut out = gpu.room(rows * dim)?;
+    let arguments = &mut [In(x), In(weight), In(stats), In(dout), In(base), Out(&mut out), int(rows)?, int(dim)?];
+    gpu.launch("layer_norm_input", Grid::rows(rows), arguments)?;
+    Ok(gpu.tensor(out, (rows, dim)))
 }
 
-/// How the rows of a column sum are shared: rows of a chunk, chunks, and the launch.
-fn columns(rows: usize, cols: usize) -> (usize, usize, LaunchConfig) {
+/// How the rows of a column sum are shared: rows of a chunk, and chunks.
+fn chunks(rows: usize) -> (usize, usize) {
     let chunk = rows.div_ceil(MAX_CHUNKS).max(CHUNK_ROWS);
-    let chunks = rows.div_ceil(chunk).max(1);
-    let config = LaunchConfig { grid_dim: (cols.div_ceil(32) as u32, chunks as u32, 1), block_dim: (32, 8, 1), shared_mem_bytes: 0 };
-    (chunk, chunks, config)
+    (chunk, rows.div_ceil(chunk).max(1))
 }
 
 /// Sums over the rows of `x` `[rows, columns]`: `[columns]`.
 pub(crate) fn column_sums(x: &Tensor) -> Result<Tensor> {
-    let (rows, cols) = x.dims2()?;
-    let device = gpu(x)?;
-    let (chunk, chunks, config) = columns(rows, cols);
-    let mut out = room(&device, chunks * cols)?;
-    with_views!([x], {
-        let (r, c, chunk) = (rows as i32, cols as i32, chunk as i32);
-        launch!(&device, "column_sums", config, &x, &mut out, &r, &c, &chunk);
-    });
+    let ((rows, cols), gpu) = (x.dims2()?, Gpu::of(x)?);
+    let (chunk, chunks) = chunks(rows);
+    let mut out = gpu.room(chunks * cols)?;
+    let arguments = &mut [In(x), Out(&mut out), int(rows)?, int(cols)?, int(chunk)?];
+    gpu.launch("column_sums", Grid::columns(cols, chunks), arguments)?;
     if chunks == 1 {
-        return Ok(tensor(out, &device, cols));
+        return Ok(gpu.tensor(out, cols));
     }
-    column_sums(&tensor(out, &device, (chunks, cols)))
+    column_sums(&gpu.tensor(out, (chunks, cols)))
 }
 
 /// Gradients of a layer norm by its weight and its bias, `[dim]` each.
 pub(crate) fn layer_norm_weights(x: &Tensor, stats: &Tensor, dout: &Tensor) -> Result<(Tensor, Tensor)> {
-    let (rows, dim) = x.dims2()?;
-    let device = gpu(x)?;
-    let (chunk, chunks, config) = columns(rows, dim);
-    let mut out = room(&device, 2 * chunks * dim)?;
-    with_views!([x, stats, dout], {
-        let (r, d, chunk) = (rows as i32, dim as i32, chunk as i32);
-        launch!(&device, "layer_norm_weights", config, &x, &stats, &dout, &mut out, &r, &d, &chunk);
-    });
-    let sums = tensor(out, &device, (2, chunks, dim));
+    let ((rows, dim), gpu) = (x.dims2()?, Gpu::of(x)?);
+    let (chunk, chunks) = chunks(rows);
+    let mut out = gpu.room(2 * chunks * dim)?;
+    let arguments = &mut [In(x), In(stats), In(dout), Out(&mut out), int(rows)?, int(dim)?, int(chunk)?];
+    gpu.launch("layer_norm_weights", Grid::columns(dim, chunks), arguments)?;
+    let sums = gpu.tensor(out, (2, chunks, dim));
     Ok((column_sums(&sums.get(0)?)?, column_sums(&sums.get(1)?)?))
 }
 
 /// `x + factor of the row * (y + bias)`, all `[rows, columns]`; as a buffer of the device.
-pub(crate) fn residual(x: &Tensor, y: &Tensor, bias: &Tensor, factors: Option<&Tensor>) -> Result<CudaSlice<f32>> {
-    let (rows, cols) = x.dims2()?;
-    let device = gpu(x)?;
-    let mut out = room(&device, rows * cols)?;
-    let (count, columns) = ((rows * cols) as i64, cols as i32);
-    match factors {
-        Some(factors) => with_views!([x, y, bias, factors], {
-            launch!(&device, "residual", elements(rows * cols), &x, &y, &bias, &factors, &mut out, &count, &columns);
-        }),
-        None => with_views!([x, y, bias], {
-            let null = 0_u64;
-            launch!(&device, "residual", elements(rows * cols), &x, &y, &bias, &null, &mut out, &count, &columns);
-        }),
-    }
+pub(crate) fn residual(x: &Tensor, y: &Tensor, bias: &Tensor, factors: Option<&Tensor>) -> Result<Buffer> {
+    let ((rows, cols), gpu) = (x.dims2()?, Gpu::of(x)?);
+    let (mut out, count) = (gpu.room(rows * cols)?, rows * cols);
+    let arguments = &mut [In(x), In(y), In(bias), Maybe(factors), Out(&mut out), long(count), int(cols)?];
+    gpu.launch("residual", Grid::elements(count), arguments)?;
     Ok(out)
 }
 
 /// A buffer of `[rows, columns]` as a tensor on the device of `like`.
-pub(crate) fn rows(values: CudaSlice<f32>, like: &Tensor, shape: (usize, usize)) -> Result<Tensor> {
-    Ok(tensor(values, &gpu(like)?, shape))
+pub(crate) fn rows(values: Buffer, like: &Tensor, shape: (usize, usize)) -> Result<Tensor> {
+    Ok(Gpu::of(like)?.tensor(values, shape))
+}
+
+/// A buffer as what candle takes from an operator, on the device of `like`.
+pub(crate) fn stored(values: Buffer, like: &Tensor) -> Result<Stored> {
+    Ok(Gpu::of(like)?.stored(values))
 }
 
 /// Every row of `x` `[rows, columns]` times its factor.
 pub(crate) fn scale_rows(x: &Tensor, factors: &Tensor) -> Result<Tensor> {
-    let (rows, cols) = x.dims2()?;
-    let device = gpu(x)?;
-    let mut out = room(&device, rows * cols)?;
-    with_views!([x, factors], {
-        let (count, cols) = ((rows * cols) as i64, cols as i32);
-        launch!(&device, "scale_rows", elements(count as usize), &x, &factors, &mut out, &count, &cols);
-    });
-    Ok(tensor(out, &device, (rows, cols)))
+    let ((rows, cols), gpu) = (x.dims2()?, Gpu::of(x)?);
+    let (mut out, count) = (gpu.room(rows * cols)?, rows * cols);
+    gpu.launch("scale_rows", Grid::elements(count), &mut [In(x), In(factors), Out(&mut out), long(count), int(cols)?])?;
+    Ok(gpu.tensor(out, (rows, cols)))
 }
 
 /// `gelu(y + bias)`.
 pub(crate) fn bias_gelu(y: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    let (rows, cols) = y.dims2()?;
-    let device = gpu(y)?;
-    let mut out = room(&device, rows * cols)?;
-    with_views!([y, bias], {
-        let (count, cols) = ((rows * cols) as i64, cols as i32);
-        launch!(&device, "bias_gelu", elements(count as usize), &y, &bias, &mut out, &count, &cols);
-    });
-    Ok(tensor(out, &device, (rows, cols)))
+    let ((rows, cols), gpu) = (y.dims2()?, Gpu::of(y)?);
+    let (mut out, count) = (gpu.room(rows * cols)?, rows * cols);
+    gpu.launch("bias_gelu", Grid::elements(count), &mut [In(y), In(bias), Out(&mut out), long(count), int(cols)?])?;
+    Ok(gpu.tensor(out, (rows, cols)))
 }
 
 /// The gradient of [`bias_gelu`] by `y`.
 pub(crate) fn bias_gelu_input(y: &Tensor, bias: &Tensor, dout: &Tensor) -> Result<Tensor> {
-    let (rows, cols) = y.dims2()?;
-    let device = gpu(y)?;
-    let mut out = room(&device, rows * cols)?;
-    with_views!([y, bias, dout], {
-        let (count, cols) = ((rows * cols) as i64, cols as i32);
-        launch!(&device, "bias_gelu_input", elements(count as usize), &y, &bias, &dout, &mut out, &count, &cols);
-    });
-    Ok(tensor(out, &device, (rows, cols)))
+    let ((rows, cols), gpu) = (y.dims2()?, Gpu::of(y)?);
+    let (mut out, count) = (gpu.room(rows * cols)?, rows * cols);
+    let arguments = &mut [In(y), In(bias), In(dout), Out(&mut out), long(count), int(cols)?];
+    gpu.launch("bias_gelu_input", Grid::elements(count), arguments)?;
+    Ok(gpu.tensor(out, (rows, cols)))
 }
 
 /// `n` sequences of `tokens` rows `[n * tokens, parts * heads * width]` (plus `bias`) to `[parts, n, heads, tokens, width]`.
@@ -211,26 +121,18 @@ pub(crate) fn split_heads(
     (n, tokens): (usize, usize),
     (parts, heads, width): (usize, usize, usize),
 ) -> Result<Tensor> {
-    let device = gpu(rows)?;
+    let gpu = Gpu::of(rows)?;
     let count = n * tokens * parts * heads * width;
-    let mut out = room(&device, count)?;
-    let [s, t, p, h, w] = [n, tokens, parts, heads, width].map(|size| size as i32);
-    match bias {
-        Some(bias) => with_views!([rows, bias], {
-            launch!(&device, "split_heads", elements(count), &rows, &bias, &mut out, &s, &t, &p, &h, &w);
-        }),
-        None => with_views!([rows], {
-            let null = 0_u64;
-            launch!(&device, "split_heads", elements(count), &rows, &null, &mut out, &s, &t, &p, &h, &w);
-        }),
-    }
-    Ok(tensor(out, &device, (parts, n, heads, tokens, width)))
+    let mut out = gpu.room(count)?;
+    let arguments = &mut [In(rows), Maybe(bias), Out(&mut out), int(n)?, int(tokens)?, int(parts)?, int(heads)?, int(width)?];
+    gpu.launch("split_heads", Grid::elements(count), arguments)?;
+    Ok(gpu.tensor(out, (parts, n, heads, tokens, width)))
 }
 
 /// Rows that are filled one part of one run of sequences at a time.
 pub(crate) struct Merged {
-    values: CudaSlice<f32>,
-    device: CudaDevice,
+    values: Buffer,
+    gpu: Gpu,
     rows: usize,
     cols: usize,
 }
@@ -238,50 +140,115 @@ pub(crate) struct Merged {
 impl Merged {
     /// Room for `[rows, columns]` beside `like`.
     pub(crate) fn new(like: &Tensor, rows: usize, cols: usize) -> Result<Self> {
-        let device = gpu(like)?;
-        Ok(Self { values: room(&device, rows * cols)?, device, rows, cols })
+        let gpu = Gpu::of(like)?;
+        Ok(Self { values: gpu.room(rows * cols)?, gpu, rows, cols })
     }
 
     /// Writes `[n, heads, tokens, width]` into the rows from `row`, columns from `first`.
     pub(crate) fn put(&mut self, part: &Tensor, row: usize, first: usize) -> Result<()> {
         let (n, heads, tokens, width) = part.dims4()?;
-        let Self { values, device, cols, .. } = self;
-        let mut values = values.slice_mut(row * *cols..(row + n * tokens) * *cols);
-        with_views!([part], {
-            let [s, t, h, w, c, f] = [n, tokens, heads, width, *cols, first].map(|size| size as i32);
-            launch!(device, "merge_heads", elements(n * tokens * heads * width), &part, &mut values, &s, &t, &h, &w, &c, &f);
-        });
-        Ok(())
+        let Self { values, gpu, cols, .. } = self;
+        let to = Part(values, row * *cols..(row + n * tokens) * *cols);
+        let arguments = &mut [In(part), to, int(n)?, int(tokens)?, int(heads)?, int(width)?, int(*cols)?, int(first)?];
+        gpu.launch("merge_heads", Grid::elements(n * tokens * heads * width), arguments)
     }
 
     /// What was written: every row and column must have been.
     pub(crate) fn into_tensor(self) -> Tensor {
-        tensor(self.values, &self.device, (self.rows, self.cols))
+        self.gpu.tensor(self.values, (self.rows, self.cols))
     }
 }
 
 /// `softmax(scale * scores)` over the last axis.
 pub(crate) fn softmax(scores: &Tensor, scale: f32) -> Result<Tensor> {
-    let cols = scores.dim(candle_core::D::Minus1)?;
+    let (cols, gpu) = (scores.dim(D::Minus1)?, Gpu::of(scores)?);
     let rows = scores.elem_count() / cols;
-    let (device, shape) = (gpu(scores)?, scores.shape().clone());
-    let mut out = room(&device, rows * cols)?;
-    with_views!([scores], {
-        let (r, c) = (rows as i32, cols as i32);
-        launch!(&device, "softmax", rows_of_warps(rows), &scores, &mut out, &r, &c, &scale);
-    });
-    Ok(tensor(out, &device, shape))
+    let mut out = gpu.room(rows * cols)?;
+    gpu.launch("softmax", Grid::rows(rows), &mut [In(scores), Out(&mut out), int(rows)?, int(cols)?, Float(scale)])?;
+    Ok(gpu.tensor(out, scores.shape().clone()))
 }
 
 /// The gradient of [`softmax`] by the scores, from its output.
 pub(crate) fn softmax_input(weights: &Tensor, dout: &Tensor, scale: f32) -> Result<Tensor> {
-    let cols = weights.dim(candle_core::D::Minus1)?;
+    let (cols, gpu) = (weights.dim(D::Minus1)?, Gpu::of(weights)?);
     let rows = weights.elem_count() / cols;
-    let (device, shape) = (gpu(weights)?, weights.shape().clone());
-    let mut out = room(&device, rows * cols)?;
-    with_views!([weights, dout], {
-        let (r, c) = (rows as i32, cols as i32);
-        launch!(&device, "softmax_input", rows_of_warps(rows), &weights, &dout, &mut out, &r, &c, &scale);
-    });
-    Ok(tensor(out, &device, shape))
+    let mut out = gpu.room(rows * cols)?;
+    let arguments = &mut [In(weights), In(dout), Out(&mut out), int(rows)?, int(cols)?, Float(scale)];
+    gpu.launch("softmax_input", Grid::rows(rows), arguments)?;
+    Ok(gpu.tensor(out, weights.shape().clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    fn values(shape: &[usize], seed: usize) -> Tensor {
+        let values = (0..shape.iter().product()).map(|i: usize| ((i * 7919 + seed * 104_729) % 1000) as f32 / 250.0 - 2.0);
+        Tensor::from_vec(values.collect(), shape, &Device::Cpu).unwrap()
+    }
+
+    fn assert_close(got: &Tensor, want: &Tensor, what: &str) {
+        assert_eq!(got.dims(), want.dims(), "{what}");
+        let flat = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        for (i, (got, want)) in flat(got).iter().zip(flat(want)).enumerate() {
+            assert!((got - want).abs() <= 1e-4 + 1e-4 * want.abs(), "{what}, element {i}: {got}, not {want}");
+        }
+    }
+
+    #[test]
+    fn columns_are_summed_up_in_chunks() {
+        // One chunk, several, and as many as there are at most.
+        for (rows, cols) in [(1, 1), (7, 33), (256, 5), (700, 40), (40_000, 3)] {
+            let x = values(&[rows, cols], rows);
+            assert_close(&column_sums(&x).unwrap(), &x.sum(0).unwrap(), &format!("{rows} rows"));
+        }
+    }
+
+    #[test]
+    fn layer_norm_keeps_mean_and_scale_of_each_row() {
+        let (x, weight, bias) = (values(&[9, 37], 1), values(&[37], 2), values(&[37], 3));
+        let (out, stats) = layer_norm(&x, &weight, &bias, 1e-3).unwrap();
+        let mean = x.mean_keepdim(1).unwrap();
+        let scale = (x.var_keepdim(1).unwrap() * (36.0 / 37.0)).unwrap();
+        let scale = (scale + 1e-3).unwrap().sqrt().unwrap().recip().unwrap();
+        assert_close(&stats, &Tensor::cat(&[&mean, &scale], 1).unwrap(), "statistics");
+        let normed = x.broadcast_sub(&mean).unwrap().broadcast_mul(&scale).unwrap();
+        assert_close(&out, &normed.broadcast_mul(&weight).unwrap().broadcast_add(&bias).unwrap(), "output");
+    }
+
+    #[test]
+    fn softmax_stays_finite_for_large_scores() {
+        for cols in [1, 31, 32, 70] {
+            let scores = (values(&[2, 3, cols], 4) * 100.0).unwrap();
+            let scaled = (&scores * 0.5).unwrap();
+            let exp = scaled.broadcast_sub(&scaled.max_keepdim(2).unwrap()).unwrap().exp().unwrap();
+            let want = exp.broadcast_div(&exp.sum_keepdim(2).unwrap()).unwrap();
+            assert_close(&softmax(&scores, 0.5).unwrap(), &want, "softmax");
+        }
+    }
+
+    #[test]
+    fn heads_are_split_and_merged_again() {
+        let (rows, bias) = (values(&[10, 24], 5), values(&[24], 6));
+        let split = split_heads(&rows, Some(&bias), (2, 5), (3, 2, 4)).unwrap();
+        let with_bias = rows.broadcast_add(&bias).unwrap();
+        let want = with_bias.reshape((2, 5, 3, 2, 4)).unwrap().permute((2, 0, 3, 1, 4)).unwrap();
+        assert_close(&split, &want, "split");
+        let mut merged = Merged::new(&rows, 10, 24).unwrap();
+        for part in 0..3 {
+            merged.put(&split.get(part).unwrap(), 0, part * 8).unwrap();
+        }
+        assert_close(&merged.into_tensor(), &with_bias, "merged");
+    }
+
+    /// Elements of a tensor that is not contiguous, or begins within another, are the right ones.
+    #[test]
+    fn views_of_tensors_are_read_row_by_row() {
+        let x = values(&[6, 8], 7);
+        assert_close(&column_sums(&x.t().unwrap()).unwrap(), &x.sum(1).unwrap(), "transposed");
+        let part = x.narrow(0, 2, 3).unwrap();
+        assert_close(&column_sums(&part).unwrap(), &part.sum(0).unwrap(), "part");
+    }
 }

@@ -21,7 +21,7 @@ pub mod attention;
 pub mod batch_norm;
 #[cfg(target_arch = "x86_64")]
 mod bf16;
-#[cfg(feature = "cuda")]
+#[cfg(any(feature = "cuda", test))]
 pub(crate) mod cuda;
 pub mod depthwise;
 pub mod layer_norm;

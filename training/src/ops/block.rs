@@ -15,7 +15,8 @@
 //! # Ok::<(), candle_core::Error>(())
 //! ```
 
-#[cfg(feature = "cuda")]
+mod composed;
+#[cfg(any(feature = "cuda", test))]
 mod cuda;
 mod fused;
 mod rotation;
@@ -24,14 +25,13 @@ mod sequences;
 
 use std::sync::{Arc, Mutex};
 
-use candle_core::{D, Result, Tensor, bail};
+use candle_core::{Result, Tensor, bail};
 
 use self::fused::Fused;
 use self::rotation::Turn;
 pub use self::rotation::{Jitter, Rotation};
 pub use self::sequences::Sequences;
 use super::host::is_host;
-use super::linear::product;
 use super::with_slice;
 use crate::kernels::attention;
 use crate::kernels::matmul::Precision;
@@ -151,8 +151,8 @@ impl Block {
         }
         self.check_rotations(sequences, rotations)?;
         // The kernels there are those of plain blocks.
-        #[cfg(feature = "cuda")]
-        if x.device().is_cuda() && rotations.is_empty() && !self.gated {
+        #[cfg(any(feature = "cuda", test))]
+        if super::host::is_gpu(x.device()) && rotations.is_empty() && !self.gated {
             return cuda::forward(self, x, parameters, sequences, drop, output);
         }
         if !is_host(x.device()) {
@@ -172,71 +172,6 @@ impl Block {
             bail!("block of dim {}: the rotations do not fit sequences of {:?} and heads of {width} channels", self.dim, sequences.0);
         }
         Ok(())
-    }
-
-    /// The same out of candle's own operators, for devices without the fused one and as its reference in tests.
-    ///
-    /// # Errors
-    /// When the device fails.
-    pub fn composed(
-        &self,
-        x: &Tensor,
-        parameters: &Tensor,
-        sequences: &Sequences,
-        rotations: &[Rotation],
-        drop: Option<&DropPath>,
-        output: Tokens,
-    ) -> Result<Tensor> {
-        let mut offset = 0;
-        let mut weights = Vec::with_capacity(12);
-        for (_, shape) in self.parameters() {
-            let len = shape.iter().product::<usize>();
-            weights.push(parameters.narrow(0, offset, len)?.reshape(shape)?);
-            offset += len;
-        }
-        let [norm1_w, norm1_b, qkv_w, qkv_b, proj_w, proj_b, norm2_w, norm2_b, fc1_w, fc1_b, fc2_w, fc2_b] = &weights[..] else {
-            bail!("a block has twelve parameters")
-        };
-        let factors = |per_sequence: &[f32]| sequences.per_row(per_sequence, output, x.device());
-        let rows_out = sequences.selected(output, x.device())?;
-        let kept = |rows: &Tensor| rows_out.as_ref().map_or_else(|| Ok(rows.clone()), |selected| rows.index_select(selected, 0));
-        let normed = super::layer_norm::composed(x, norm1_w, norm1_b, self.eps)?;
-        let qkv = product(&normed, &qkv_w.t()?, self.precision)?.broadcast_add(qkv_b)?;
-        let mut branch =
-            product(&kept(&self.composed_attention(&qkv, sequences, rotations)?)?, &proj_w.t()?, self.precision)?.broadcast_add(proj_b)?;
-        if let Some(drop) = drop {
-            branch = branch.broadcast_mul(&factors(&drop.attention)?)?;
-        }
-        let x = (kept(x)? + branch)?;
-        let normed = super::layer_norm::composed(&x, norm2_w, norm2_b, self.eps)?;
-        let hidden = product(&normed, &fc1_w.t()?, self.precision)?.broadcast_add(fc1_b)?;
-        let hidden = if self.gated {
-            (hidden.narrow(1, 0, self.hidden)?.silu()? * hidden.narrow(1, self.hidden, self.hidden)?)?
-        } else {
-            hidden.gelu_erf()?
-        };
-        let mut branch = product(&hidden, &fc2_w.t()?, self.precision)?.broadcast_add(fc2_b)?;
-        if let Some(drop) = drop {
-            branch = branch.broadcast_mul(&factors(&drop.mlp)?)?;
-        }
-        x + branch
-    }
-
-    fn composed_attention(&self, qkv: &Tensor, sequences: &Sequences, rotations: &[Rotation]) -> Result<Tensor> {
-        let width = self.dim / self.heads;
-        let (mut row, mut parts) = (0, Vec::new());
-        for (run, &(n, tokens)) in sequences.0.iter().enumerate() {
-            let qkv = qkv.narrow(0, row, n * tokens)?.reshape((n, tokens, 3, self.heads, width))?;
-            let part = |i: usize| qkv.narrow(2, i, 1)?.squeeze(2)?.transpose(1, 2)?.contiguous();
-            let tables = rotations.get(run).map(|rotation| rotation.tables(qkv.device())).transpose()?;
-            let turned = |i: usize| tables.as_ref().map_or_else(|| part(i), |tables| rotation::turned(&part(i)?, tables));
-            let scores = (turned(0)?.matmul(&turned(1)?.t()?)? * (1.0 / (width as f64).sqrt()))?;
-            let weights = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
-            let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?;
-            parts.push(weights.matmul(&part(2)?)?.transpose(1, 2)?.reshape((n * tokens, self.dim))?);
-            row += n * tokens;
-        }
-        Tensor::cat(&parts, 0)
     }
 
     /// The attention weights of this block, `[heads, tokens, tokens]` for each sequence, in order.
@@ -285,7 +220,7 @@ mod tests {
     use crate::backbone::parameters::Random;
     use crate::kernels::matmul::has_bf16;
 
-    fn random(shape: &[usize], scale: f32, seed: u64) -> Var {
+    pub(super) fn random(shape: &[usize], scale: f32, seed: u64) -> Var {
         let mut source = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
         let values: Vec<f32> = (0..shape.iter().product()).map(|_| scale * source.normal()).collect();
         Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu).unwrap()).unwrap()
@@ -296,6 +231,7 @@ mod tests {
     }
 
     fn assert_close(got: &Tensor, want: &Tensor, what: &str) {
+        assert_eq!(got.dims(), want.dims(), "{what}");
         for (i, (g, w)) in values(got).iter().zip(values(want)).enumerate() {
             assert!((g - w).abs() < 1e-4 + 1e-4 * w.abs(), "{what}, element {i}: {g}, not {w}");
         }
@@ -326,7 +262,27 @@ mod tests {
 
     fn compare(block: Block, rotations: &[Rotation]) {
         // Enough rows for several chunks and tasks, of two lengths.
-        let sequences = Sequences(vec![(70, 7), (31, 3)]);
+        compare_on(block, &Sequences(vec![(70, 7), (31, 3)]), rotations, |forward| forward());
+    }
+
+    /// Output, gradient of x and the gradients of each parameter.
+    fn parts(block: &Block, [out, dx, dp]: &[Tensor; 3]) -> Vec<(&'static str, Tensor)> {
+        let mut parts = vec![("output", out.clone()), ("gradient of x", dx.clone())];
+        let mut at = 0;
+        for ((name, _), len) in block.parameters().into_iter().zip(block.lengths()) {
+            parts.push((name, dp.narrow(0, at, len).unwrap()));
+            at += len;
+        }
+        parts
+    }
+
+    /// A block beside the composed one, where `on` runs what is compared: with and without drop path, of all tokens and of the first ones.
+    pub(super) fn compare_on(
+        block: Block,
+        sequences: &Sequences,
+        rotations: &[Rotation],
+        on: fn(&dyn Fn() -> Result<Tensor>) -> Result<Tensor>,
+    ) {
         let (x, p) = (random(&[sequences.rows(), block.dim], 1.0, 1), random(&[block.len()], 0.3, 2));
         let drop = DropPath {
             attention: (0..sequences.count()).map(|i| if i % 3 == 0 { 0.0 } else { 1.25 }).collect(),
@@ -334,19 +290,20 @@ mod tests {
         };
         let outputs = [Tokens::All, Tokens::First, Tokens::AllOfFirstRun];
         for (drop, output) in outputs.into_iter().flat_map(|output| [(None, output), (Some(&drop), output)]) {
-            let fused = run(&x, &p, |x, p| block.forward(x, p, &sequences, rotations, drop, output));
-            let composed = run(&x, &p, |x, p| block.composed(x, p, &sequences, rotations, drop, output));
-            for ((fused, composed), what) in fused.iter().zip(&composed).zip(["output", "gradient of x", "gradient of parameters"]) {
+            let run_as = |block: Block| run(&x, &p, |x, p| on(&|| block.forward(x, p, sequences, rotations, drop, output)));
+            let fused = run_as(block);
+            let composed = run(&x, &p, |x, p| block.composed(x, p, sequences, rotations, drop, output));
+            for ((what, fused), (_, composed)) in parts(&block, &fused).iter().zip(&parts(&block, &composed)) {
                 // Gradients of parameters are sums over hundreds of rows: their scale sets the tolerance.
                 let scale = values(composed).iter().fold(1f32, |a, b| a.max(b.abs()));
                 assert_close(&(fused / f64::from(scale)).unwrap(), &(composed / f64::from(scale)).unwrap(), what);
             }
-            let thrifty = Block { recompute: true, ..block };
-            let again = run(&x, &p, |x, p| thrifty.forward(x, p, &sequences, rotations, drop, output));
+            let again = run_as(Block { recompute: true, ..block });
             for (again, fused) in again.iter().zip(&fused) {
                 assert_eq!(values(again), values(fused), "what is computed again is the same");
             }
-            let frozen = block.forward(&x.as_detached_tensor(), &p.as_detached_tensor(), &sequences, rotations, drop, output).unwrap();
+            let (x, p) = (x.as_detached_tensor(), p.as_detached_tensor());
+            let frozen = on(&|| block.forward(&x, &p, sequences, rotations, drop, output)).unwrap();
             assert_eq!(values(&frozen), values(&fused[0]), "the frozen pass computes the same");
         }
     }

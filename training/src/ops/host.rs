@@ -11,6 +11,16 @@ pub(crate) fn is_host(device: &Device) -> bool {
     device.is_cpu()
 }
 
+/// Whether tensors of this device lie on a GPU, where the kernels of [`crate::kernels::cuda`] reach them.
+#[cfg(any(feature = "cuda", test))]
+pub(crate) fn is_gpu(device: &Device) -> bool {
+    #[cfg(test)]
+    if device.is_cpu() {
+        return elsewhere::is_on();
+    }
+    device.is_cuda()
+}
+
 /// The elements of a float32 tensor in main memory. Waits until another device has computed them.
 ///
 /// # Errors
@@ -21,7 +31,7 @@ pub(crate) fn to_host(tensor: &Tensor) -> Result<Vec<f32>> {
     tensor.flatten_all()?.to_vec1()
 }
 
-/// For tests on machines without a GPU: the CPU as a device that is not the host, and the copies that are made from it.
+/// For tests on machines without a GPU: the CPU in a GPU's place, with emulated kernels, and the copies that are made from it.
 #[cfg(test)]
 pub(crate) mod elsewhere {
     use std::cell::Cell;
@@ -44,7 +54,7 @@ pub(crate) mod elsewhere {
         COPIES.get()
     }
 
-    /// What `f` returns when the CPU is treated as another device.
+    /// What `f` returns when the CPU is treated as a GPU.
     pub(crate) fn run<T>(f: impl FnOnce() -> T) -> T {
         ON.set(true);
         COPIES.set(0);

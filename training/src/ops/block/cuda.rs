@@ -3,10 +3,10 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::{CpuStorage, CudaStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
 use super::{Block, DropPath, Sequences, Tokens};
-use crate::kernels::cuda::{self as kernels, Merged};
+use crate::kernels::cuda::{self as kernels, Merged, Stored};
 use crate::ops::linear::product;
 
 /// See [`Block::forward`]; `x` and `parameters` are on a GPU.
@@ -93,18 +93,8 @@ impl OnDevice {
         let width = self.block.dim / self.block.heads;
         (self.block.heads, width, 1.0 / (width as f32).sqrt())
     }
-}
 
-impl CustomOp2 for OnDevice {
-    fn name(&self) -> &'static str {
-        "transformer-block-cuda"
-    }
-
-    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        bail!("this form of the block is for GPUs")
-    }
-
-    fn cuda_fwd(&self, _: &CudaStorage, _: &Layout, _: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
+    fn run(&self) -> Result<(Stored, Shape)> {
         let Block { dim, eps, precision, .. } = self.block;
         let (heads, width, scale) = self.heads();
         let [norm1_w, norm1_b, qkv_w, qkv_b, proj_w, proj_b, norm2_w, norm2_b, fc1_w, fc1_b, fc2_w, fc2_b] = self.weights()?;
@@ -135,8 +125,35 @@ impl CustomOp2 for OnDevice {
             let kept = Kept { normed, stats, attention, attended, middle, middle_normed, middle_stats, hidden, active };
             *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
         }
-        let candle_core::Device::Cuda(device) = self.x.device() else { bail!("a tensor on a GPU is wanted") };
-        Ok((CudaStorage::wrap_cuda_slice(out, device.clone()), Shape::from(shape)))
+        Ok((kernels::stored(out, &self.x)?, Shape::from(shape)))
+    }
+}
+
+impl CustomOp2 for OnDevice {
+    fn name(&self) -> &'static str {
+        "transformer-block-cuda"
+    }
+
+    #[cfg(not(test))]
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        bail!("this form of the block is for GPUs")
+    }
+
+    #[cfg(not(test))]
+    fn cuda_fwd(
+        &self,
+        _: &candle_core::CudaStorage,
+        _: &Layout,
+        _: &candle_core::CudaStorage,
+        _: &Layout,
+    ) -> Result<(candle_core::CudaStorage, Shape)> {
+        self.run()
+    }
+
+    /// In tests the CPU stands in a GPU's place.
+    #[cfg(test)]
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.run()
     }
 
     fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor, dout: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
@@ -194,5 +211,30 @@ impl CustomOp2 for OnDevice {
             fc2_b_gradient,
         ];
         Ok((Some(dx), Some(Tensor::cat(&parts, 0)?)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::compare_on;
+    use super::*;
+    use crate::kernels::matmul::Precision;
+    use crate::ops::host::elsewhere;
+
+    /// Sizes that fill no warp, rows for several chunks of a column sum, and more tokens than a warp has threads.
+    fn cases() -> [(Block, Sequences); 3] {
+        let block = |dim, heads, hidden| Block { dim, heads, hidden, gated: false, eps: 1e-6, precision: Precision::F32, recompute: false };
+        [
+            (block(24, 3, 40), Sequences(vec![(70, 7), (31, 3)])),
+            (block(36, 1, 70), Sequences(vec![(2, 41), (1, 1), (3, 5)])),
+            (block(64, 4, 32), Sequences(vec![(2, 33)])),
+        ]
+    }
+
+    #[test]
+    fn blocks_by_the_kernels_of_a_gpu_and_their_gradients_equal_the_composed_ones() {
+        for (block, sequences) in cases() {
+            compare_on(block, &sequences, &[], |forward| elsewhere::run(forward));
+        }
     }
 }
