@@ -13,7 +13,7 @@ use candle_core::{D, Result, Tensor};
 use self::device::Gpu;
 pub(crate) use self::device::{Buffer, Stored};
 use self::launch::Argument::{Float, In, Maybe, Out, Part};
-use self::launch::{Grid, int, long};
+use self::launch::{Argument, Grid, int, long};
 
 /// What NVRTC compiles.
 const SOURCE: &str = include_str!("cuda/block.cu");
@@ -114,18 +114,53 @@ pub(crate) fn bias_gelu_input(y: &Tensor, bias: &Tensor, dout: &Tensor) -> Resul
     Ok(gpu.tensor(out, (rows, cols)))
 }
 
-/// `n` sequences of `tokens` rows `[n * tokens, parts * heads * width]` (plus `bias`) to `[parts, n, heads, tokens, width]`.
+/// `silu(gate + bias) * (value + bias)` of rows `[gate, value]`.
+pub(crate) fn bias_swiglu(y: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    let ((rows, wide), gpu) = (y.dims2()?, Gpu::of(y)?);
+    let (cols, count) = (wide / 2, rows * (wide / 2));
+    let mut out = gpu.room(count)?;
+    gpu.launch("bias_swiglu", Grid::elements(count), &mut [In(y), In(bias), Out(&mut out), long(count), int(cols)?])?;
+    Ok(gpu.tensor(out, (rows, cols)))
+}
+
+/// The gradient of [`bias_swiglu`] by `y`.
+pub(crate) fn bias_swiglu_input(y: &Tensor, bias: &Tensor, dout: &Tensor) -> Result<Tensor> {
+    let ((rows, cols), gpu) = (dout.dims2()?, Gpu::of(y)?);
+    let (mut out, count) = (gpu.room(rows * 2 * cols)?, rows * cols);
+    let arguments = &mut [In(y), In(bias), In(dout), Out(&mut out), long(count), int(cols)?];
+    gpu.launch("bias_swiglu_input", Grid::elements(count), arguments)?;
+    Ok(gpu.tensor(out, (rows, 2 * cols)))
+}
+
+/// Rotary positions of the sequences of one run.
+pub(crate) struct Angles {
+    /// Cosines, then sines: `[2, patches, width / 2]`.
+    pub(crate) table: Tensor,
+    /// Tokens ahead of the patches.
+    pub(crate) prefix: usize,
+}
+
+/// The arguments of a kernel that turns heads where there are angles: these, and the tokens that are not turned.
+fn angles(of: Option<&Angles>) -> Result<(Argument<'_>, Argument<'static>)> {
+    Ok((Maybe(of.map(|angles| &angles.table)), int(of.map_or(0, |angles| angles.prefix))?))
+}
+
+/// `n` sequences of `tokens` rows `[n * tokens, parts * heads * width]` (plus `bias`) to `[parts, n, heads, tokens, width]`, the first two parts
+/// turned.
 pub(crate) fn split_heads(
     rows: &Tensor,
     bias: Option<&Tensor>,
+    turn: Option<&Angles>,
     (n, tokens): (usize, usize),
     (parts, heads, width): (usize, usize, usize),
 ) -> Result<Tensor> {
     let gpu = Gpu::of(rows)?;
     let count = n * tokens * parts * heads * width;
     let mut out = gpu.room(count)?;
-    let arguments = &mut [In(rows), Maybe(bias), Out(&mut out), int(n)?, int(tokens)?, int(parts)?, int(heads)?, int(width)?];
-    gpu.launch("split_heads", Grid::elements(count), arguments)?;
+    let (angles, prefix) = angles(turn)?;
+    let sizes = [int(n)?, int(tokens)?, int(parts)?, int(heads)?, int(width)?];
+    let arguments = [In(rows), Maybe(bias), angles, Out(&mut out)].into_iter().chain(sizes).chain([prefix]);
+    gpu.launch("split_heads", Grid::elements(count), &mut arguments.collect::<Vec<_>>())?;
     Ok(gpu.tensor(out, (parts, n, heads, tokens, width)))
 }
 
@@ -144,13 +179,15 @@ impl Merged {
         Ok(Self { values: gpu.room(rows * cols)?, gpu, rows, cols })
     }
 
-    /// Writes `[n, heads, tokens, width]` into the rows from `row`, columns from `first`.
-    pub(crate) fn put(&mut self, part: &Tensor, row: usize, first: usize) -> Result<()> {
+    /// Writes `[n, heads, tokens, width]`, turned back, into the rows from `row`, columns from `first`.
+    pub(crate) fn put(&mut self, part: &Tensor, turn: Option<&Angles>, row: usize, first: usize) -> Result<()> {
         let (n, heads, tokens, width) = part.dims4()?;
         let Self { values, gpu, cols, .. } = self;
         let to = Part(values, row * *cols..(row + n * tokens) * *cols);
-        let arguments = &mut [In(part), to, int(n)?, int(tokens)?, int(heads)?, int(width)?, int(*cols)?, int(first)?];
-        gpu.launch("merge_heads", Grid::elements(n * tokens * heads * width), arguments)
+        let (angles, prefix) = angles(turn)?;
+        let sizes = [int(n)?, int(tokens)?, int(heads)?, int(width)?, int(*cols)?, int(first)?];
+        let arguments = [In(part), angles, to].into_iter().chain(sizes).chain([prefix]);
+        gpu.launch("merge_heads", Grid::elements(n * tokens * heads * width), &mut arguments.collect::<Vec<_>>())
     }
 
     /// What was written: every row and column must have been.
@@ -232,15 +269,56 @@ mod tests {
     #[test]
     fn heads_are_split_and_merged_again() {
         let (rows, bias) = (values(&[10, 24], 5), values(&[24], 6));
-        let split = split_heads(&rows, Some(&bias), (2, 5), (3, 2, 4)).unwrap();
+        let split = split_heads(&rows, Some(&bias), None, (2, 5), (3, 2, 4)).unwrap();
         let with_bias = rows.broadcast_add(&bias).unwrap();
         let want = with_bias.reshape((2, 5, 3, 2, 4)).unwrap().permute((2, 0, 3, 1, 4)).unwrap();
         assert_close(&split, &want, "split");
         let mut merged = Merged::new(&rows, 10, 24).unwrap();
         for part in 0..3 {
-            merged.put(&split.get(part).unwrap(), 0, part * 8).unwrap();
+            merged.put(&split.get(part).unwrap(), None, 0, part * 8).unwrap();
         }
         assert_close(&merged.into_tensor(), &with_bias, "merged");
+    }
+
+    #[test]
+    fn heads_of_patches_are_turned_and_turned_back() {
+        // CLS and four patches; heads of four channels.
+        let (rows, angles) = (values(&[10, 24], 5), values(&[4, 2], 6));
+        let (cos, sin) = (angles.cos().unwrap(), angles.sin().unwrap());
+        let turn = Angles { table: Tensor::stack(&[&cos, &sin], 0).unwrap(), prefix: 1 };
+        let plain = split_heads(&rows, None, None, (2, 5), (3, 2, 4)).unwrap();
+        let split = split_heads(&rows, None, Some(&turn), (2, 5), (3, 2, 4)).unwrap();
+        let patches = |x: &Tensor, from: usize| x.narrow(2, 1, 4).unwrap().narrow(3, from, 2).unwrap();
+        for part in 0..3 {
+            let (plain, split) = (plain.get(part).unwrap(), split.get(part).unwrap());
+            let (a, b) = (patches(&plain, 0), patches(&plain, 2));
+            let mul = |x: &Tensor, by: &Tensor| x.broadcast_mul(by).unwrap();
+            let turned = [(mul(&a, &cos) - mul(&b, &sin)).unwrap(), (mul(&b, &cos) + mul(&a, &sin)).unwrap()];
+            let want = Tensor::cat(&[plain.narrow(2, 0, 1).unwrap(), Tensor::cat(&turned, 3).unwrap()], 2).unwrap();
+            assert_close(&split, if part < 2 { &want } else { &plain }, "split");
+        }
+        let mut merged = Merged::new(&rows, 10, 24).unwrap();
+        for part in 0..3 {
+            merged.put(&split.get(part).unwrap(), (part < 2).then_some(&turn), 0, part * 8).unwrap();
+        }
+        assert_close(&merged.into_tensor(), &rows, "merged");
+    }
+
+    /// A gate that is far from zero gives no infinity.
+    #[test]
+    fn gates_and_their_gradients_stay_finite() {
+        let y = Tensor::new(&[[-200.0_f32, 200.0, 1.0, 3.0, 3.0, -2.0]], &Device::Cpu).unwrap();
+        let bias = Tensor::new(&[0.0_f32, 0.0, -0.5, 0.0, 0.0, 1.0], &Device::Cpu).unwrap();
+        let silu = 0.5 / (1.0 + (-0.5_f32).exp());
+        assert_close(&bias_swiglu(&y, &bias).unwrap(), &Tensor::new(&[[0.0, 600.0, -silu]], &Device::Cpu).unwrap(), "output");
+        let share = silu / 0.5;
+        let slope = share + silu * (1.0 - share);
+        let want = Tensor::new(&[[0.0, 3.0, -slope, 0.0, 200.0, silu]], &Device::Cpu).unwrap();
+        assert_close(
+            &bias_swiglu_input(&y, &bias, &Tensor::ones((1, 3), candle_core::DType::F32, &Device::Cpu).unwrap()).unwrap(),
+            &want,
+            "slope",
+        );
     }
 
     /// Elements of a tensor that is not contiguous, or begins within another, are the right ones.

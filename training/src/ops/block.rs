@@ -150,10 +150,9 @@ impl Block {
             bail!("block of dim {}: input {:?}, parameters {:?}", self.dim, x.dims(), parameters.dims());
         }
         self.check_rotations(sequences, rotations)?;
-        // The kernels there are those of plain blocks.
         #[cfg(any(feature = "cuda", test))]
-        if super::host::is_gpu(x.device()) && rotations.is_empty() && !self.gated {
-            return cuda::forward(self, x, parameters, sequences, drop, output);
+        if super::host::is_gpu(x.device()) {
+            return cuda::forward(self, x, parameters, sequences, rotations, drop, output);
         }
         if !is_host(x.device()) {
             return self.composed(x, parameters, sequences, rotations, drop, output);

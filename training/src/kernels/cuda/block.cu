@@ -117,25 +117,69 @@ extern "C" __global__ void bias_gelu_input(const float *y, const float *bias, co
     dy[i] = dout[i] * (cdf + x * 0.39894228040143268f * expf(-0.5f * x * x));
 }
 
-// Rows [n * tokens, parts * heads * width] plus a bias (may be null) to [parts, n, heads, tokens, width].
-extern "C" __global__ void split_heads(const float *rows, const float *bias, float *out, int n, int tokens, int parts, int heads, int width) {
+// out = silu(gate + bias) * (value + bias) for each row [gate, value], of cols columns each.
+extern "C" __global__ void bias_swiglu(const float *y, const float *bias, float *out, long long count, int cols) {
+    long long i = ELEMENT;
+    if (i >= count) return;
+    int col = i % cols;
+    const float *from = y + i / cols * 2 * cols;
+    float gate = from[col] + bias[col], value = from[cols + col] + bias[cols + col];
+    out[i] = gate / (1.0f + expf(-gate)) * value;
+}
+
+// The gradient of that by y.
+extern "C" __global__ void bias_swiglu_input(const float *y, const float *bias, const float *dout, float *dy, long long count, int cols) {
+    long long i = ELEMENT;
+    if (i >= count) return;
+    int col = i % cols;
+    long long first = i / cols * 2 * cols;
+    float gate = y[first + col] + bias[col], value = y[first + cols + col] + bias[cols + col];
+    float share = 1.0f / (1.0f + expf(-gate)), silu = gate * share;
+    dy[first + col] = dout[i] * value * (share + silu * (1.0f - share));
+    dy[first + cols + col] = dout[i] * silu;
+}
+
+// The channel that is turned together with this one, as a distance from it.
+__device__ __forceinline__ int partner(int channel, int width) { return channel < width / 2 ? width / 2 : -(width / 2); }
+
+// A channel after its head's turn by the angles of its patch, or back: way is 1 or -1. angles holds cosines, then sines: [2, patches, width / 2].
+__device__ __forceinline__ float turned(float own, float other, const float *angles, long long patch, int patches, int channel, int width, float way) {
+    int half = width / 2;
+    long long at = patch * half + channel % half;
+    float sine = way * angles[(long long)patches * half + at];
+    return own * angles[at] + (channel < half ? -sine : sine) * other;
+}
+
+// Rows [n * tokens, parts * heads * width] plus a bias (may be null) to [parts, n, heads, tokens, width]. The first two parts, queries and keys,
+// are turned by the angles of their patches, which come after the first tokens of a sequence; without angles nothing is.
+extern "C" __global__ void split_heads(const float *rows, const float *bias, const float *angles, float *out, int n, int tokens, int parts, int heads, int width, int prefix) {
     long long i = ELEMENT;
     int dim = heads * width, cols = parts * dim;
     if (i >= (long long)n * tokens * cols) return;
-    int col = i % cols;
+    int col = i % cols, channel = col % width;
     long long row = i / cols, sequence = row / tokens, token = row % tokens;
     int part = col / dim, head = col % dim / width;
-    out[(((part * (long long)n + sequence) * heads + head) * tokens + token) * width + col % width] = rows[i] + (bias ? bias[col] : 0.0f);
+    float value = rows[i] + (bias ? bias[col] : 0.0f);
+    if (angles && part < 2 && token >= prefix) {
+        int to = partner(channel, width);
+        float other = rows[i + to] + (bias ? bias[col + to] : 0.0f);
+        value = turned(value, other, angles, token - prefix, tokens - prefix, channel, width, 1.0f);
+    }
+    out[(((part * (long long)n + sequence) * heads + head) * tokens + token) * width + channel] = value;
 }
 
-// The way back for one part: [n, heads, tokens, width] to columns first.. of rows with cols columns.
-extern "C" __global__ void merge_heads(const float *from, float *rows, int n, int tokens, int heads, int width, int cols, int first) {
+// The way back for one part: [n, heads, tokens, width] to columns first.. of rows with cols columns, turned back where there are angles.
+extern "C" __global__ void merge_heads(const float *from, const float *angles, float *rows, int n, int tokens, int heads, int width, int cols, int first, int prefix) {
     long long i = ELEMENT;
     int dim = heads * width;
     if (i >= (long long)n * tokens * dim) return;
-    int col = i % dim;
+    int col = i % dim, channel = col % width;
     long long row = i / dim, sequence = row / tokens, token = row % tokens;
-    rows[row * cols + first + col] = from[((sequence * heads + col / width) * tokens + token) * width + col % width];
+    long long at = ((sequence * heads + col / width) * tokens + token) * width + channel;
+    float value = from[at];
+    if (angles && token >= prefix)
+        value = turned(value, from[at + partner(channel, width)], angles, token - prefix, tokens - prefix, channel, width, -1.0f);
+    rows[row * cols + first + col] = value;
 }
 
 // out = softmax(scale * scores) for each row.

@@ -5,8 +5,8 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
-use super::{Block, DropPath, Sequences, Tokens};
-use crate::kernels::cuda::{self as kernels, Merged, Stored};
+use super::{Block, DropPath, Rotation, Sequences, Tokens};
+use crate::kernels::cuda::{self as kernels, Angles, Merged, Stored};
 use crate::ops::linear::product;
 
 /// See [`Block::forward`]; `x` and `parameters` are on a GPU.
@@ -15,6 +15,7 @@ pub(super) fn forward(
     x: &Tensor,
     parameters: &Tensor,
     sequences: &Sequences,
+    rotations: &[Rotation],
     drop: Option<&DropPath>,
     output: Tokens,
 ) -> Result<Tensor> {
@@ -23,6 +24,7 @@ pub(super) fn forward(
     let step = OnDevice {
         block: *block,
         sequences: sequences.clone(),
+        angles: if rotations.is_empty() { Vec::new() } else { Rotation::angles(rotations, x.device())? },
         attention_factors: factors(|drop| &drop.attention)?,
         mlp_factors: factors(|drop| &drop.mlp)?,
         output,
@@ -52,6 +54,8 @@ struct Kept {
 struct OnDevice {
     block: Block,
     sequences: Sequences,
+    /// Of each run of sequences; empty without rotary positions.
+    angles: Vec<Angles>,
     attention_factors: Option<Tensor>,
     mlp_factors: Option<Tensor>,
     output: Tokens,
@@ -102,11 +106,11 @@ impl OnDevice {
         let qkv = product(&normed, &qkv_w.t()?, precision)?;
         let mut attended = Merged::new(&self.x, self.sequences.rows(), dim)?;
         let (mut row, mut attention) = (0, Vec::new());
-        for &(n, tokens) in &self.sequences.0 {
+        for (run, &(n, tokens)) in self.sequences.0.iter().enumerate() {
             let rows = qkv.narrow(0, row, n * tokens)?;
-            let split = kernels::split_heads(&rows, Some(&qkv_b), (n, tokens), (3, heads, width))?;
+            let split = kernels::split_heads(&rows, Some(&qkv_b), self.angles.get(run), (n, tokens), (3, heads, width))?;
             let weights = kernels::softmax(&split.get(0)?.matmul(&split.get(1)?.t()?)?, scale)?;
-            attended.put(&weights.matmul(&split.get(2)?)?, row, 0)?;
+            attended.put(&weights.matmul(&split.get(2)?)?, None, row, 0)?;
             row += n * tokens;
             if self.keep {
                 attention.push((split, weights));
@@ -119,7 +123,8 @@ impl OnDevice {
         let middle = kernels::rows(middle, &self.x, shape)?;
         let (middle_normed, middle_stats) = kernels::layer_norm(&middle, &norm2_w, &norm2_b, eps)?;
         let hidden = product(&middle_normed, &fc1_w.t()?, precision)?;
-        let active = kernels::bias_gelu(&hidden, &fc1_b)?;
+        let activate = if self.block.gated { kernels::bias_swiglu } else { kernels::bias_gelu };
+        let active = activate(&hidden, &fc1_b)?;
         let out = kernels::residual(&middle, &product(&active, &fc2_w.t()?, precision)?, &fc2_b, self.mlp_factors.as_ref())?;
         if self.keep {
             let kept = Kept { normed, stats, attention, attended, middle, middle_normed, middle_stats, hidden, active };
@@ -170,7 +175,8 @@ impl CustomOp2 for OnDevice {
         // MLP branch, of the rows that came out.
         let dbranch = branch(&dout, &self.mlp_factors)?;
         let (fc2_b_gradient, fc2_w_gradient) = (kernels::column_sums(&dbranch)?, product(&dbranch.t()?, &kept.active, precision)?);
-        let dhidden = kernels::bias_gelu_input(&kept.hidden, &fc1_b, &product(&dbranch, &fc2_w, precision)?)?;
+        let activate_input = if self.block.gated { kernels::bias_swiglu_input } else { kernels::bias_gelu_input };
+        let dhidden = activate_input(&kept.hidden, &fc1_b, &product(&dbranch, &fc2_w, precision)?)?;
         let (fc1_b_gradient, fc1_w_gradient) = (kernels::column_sums(&dhidden)?, product(&dhidden.t()?, &kept.middle_normed, precision)?);
         let dnormed = product(&dhidden, &fc1_w, precision)?;
         let (norm2_w_gradient, norm2_b_gradient) = kernels::layer_norm_weights(&kept.middle, &kept.middle_stats, &dnormed)?;
@@ -181,14 +187,14 @@ impl CustomOp2 for OnDevice {
         let dattended = self.spread(&product(&dbranch, &proj_w, precision)?)?;
         let mut dqkv = Merged::new(&self.x, self.sequences.rows(), 3 * dim)?;
         let mut row = 0;
-        for (&(n, tokens), (split, weights)) in self.sequences.0.iter().zip(&kept.attention) {
+        for (run, (&(n, tokens), (split, weights))) in self.sequences.0.iter().zip(&kept.attention).enumerate() {
             let rows = dattended.narrow(0, row, n * tokens)?;
-            let dout = kernels::split_heads(&rows, None, (n, tokens), (1, heads, width))?.get(0)?;
+            let dout = kernels::split_heads(&rows, None, None, (n, tokens), (1, heads, width))?.get(0)?;
             let (q, k, v) = (split.get(0)?, split.get(1)?, split.get(2)?);
             let dscores = kernels::softmax_input(weights, &dout.matmul(&v.t()?)?, scale)?;
-            dqkv.put(&dscores.matmul(&k)?, row, 0)?;
-            dqkv.put(&dscores.t()?.matmul(&q)?, row, dim)?;
-            dqkv.put(&weights.t()?.matmul(&dout)?, row, 2 * dim)?;
+            dqkv.put(&dscores.matmul(&k)?, self.angles.get(run), row, 0)?;
+            dqkv.put(&dscores.t()?.matmul(&q)?, self.angles.get(run), row, dim)?;
+            dqkv.put(&weights.t()?.matmul(&dout)?, None, row, 2 * dim)?;
             row += n * tokens;
         }
         let dqkv = dqkv.into_tensor();
@@ -216,6 +222,7 @@ impl CustomOp2 for OnDevice {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Jitter;
     use super::super::tests::compare_on;
     use super::*;
     use crate::kernels::matmul::Precision;
@@ -231,10 +238,33 @@ mod tests {
         ]
     }
 
+    fn compare(gated: bool, rotations: impl Fn(&Block, &Sequences) -> Vec<Rotation>) {
+        for (block, sequences) in cases() {
+            let rotations = rotations(&block, &sequences);
+            compare_on(Block { gated, ..block }, &sequences, &rotations, |forward| elsewhere::run(forward));
+        }
+    }
+
+    /// One row of patches behind CLS.
+    fn rotations(block: &Block, sequences: &Sequences) -> Vec<Rotation> {
+        let jitter = Jitter { shift: [0.1, -0.2], scale: [1.4, 0.8] };
+        let periods: Vec<f32> = (0..block.dim / block.heads / 4).map(|i| 1.0 + 3.0 * i as f32).collect();
+        sequences.0.iter().map(|&(_, tokens)| Rotation::new(1, (1, tokens - 1), &periods, &jitter)).collect()
+    }
+
     #[test]
     fn blocks_by_the_kernels_of_a_gpu_and_their_gradients_equal_the_composed_ones() {
-        for (block, sequences) in cases() {
-            compare_on(block, &sequences, &[], |forward| elsewhere::run(forward));
-        }
+        compare(false, |_, _| Vec::new());
+    }
+
+    #[test]
+    fn gated_blocks_by_the_kernels_of_a_gpu_equal_the_composed_ones() {
+        compare(true, |_, _| Vec::new());
+    }
+
+    #[test]
+    fn rotary_blocks_by_the_kernels_of_a_gpu_equal_the_composed_ones() {
+        compare(false, rotations);
+        compare(true, rotations);
     }
 }

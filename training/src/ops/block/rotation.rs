@@ -13,6 +13,9 @@ use std::f32::consts::TAU;
 
 use candle_core::{D, Device, Result, Tensor};
 
+#[cfg(any(feature = "cuda", test))]
+use crate::kernels::cuda::Angles;
+
 /// What a step does to the positions of patches, so that they are not learnt by heart: factors and offsets of rows and columns.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Jitter {
@@ -96,6 +99,21 @@ impl Rotation {
                 }
             }
         }
+    }
+
+    /// The angles of each run of sequences, for the kernels of a GPU: one copy to it for all.
+    #[cfg(any(feature = "cuda", test))]
+    pub(super) fn angles(of: &[Self], device: &Device) -> Result<Vec<Angles>> {
+        let all: Vec<f32> = of.iter().flat_map(|rotation| [&rotation.cos, &rotation.sin]).flatten().copied().collect();
+        let all = Tensor::new(all, device)?;
+        let mut at = 0;
+        let narrow = |rotation: &Self| {
+            let len = 2 * rotation.cos.len();
+            at += len;
+            let table = all.narrow(0, at - len, len)?.reshape((2, rotation.tokens() - rotation.prefix, rotation.half))?;
+            Ok(Angles { table, prefix: rotation.prefix })
+        };
+        of.iter().map(narrow).collect()
     }
 
     /// Cosines and sines of all channels, `[1, 1, tokens, width]` each: those of the prefix turn nothing.
