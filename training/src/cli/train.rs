@@ -70,7 +70,7 @@ pub struct Args {
     #[arg(long, default_value_t = 500)]
     collapse_steps: usize,
     /// Keep the inputs of a ViT's blocks alone for the backward pass, and compute the rest again there: the same numbers in less memory,
-    /// and a quarter to a third slower. On the CPU
+    /// and a quarter to a third slower
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value_t = false, action = clap::ArgAction::Set, value_parser = clap::builder::BoolishValueParser::new())]
     activation_checkpointing: bool,
     /// Where to compute: cpu, cuda (the first GPU, or the one of this process's number on its machine) or cuda:N
@@ -130,8 +130,8 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
     }
     let recipe = resolve(settings, args, matches, goes_on).map_err(Usage)?;
     recipe.check().and_then(|()| recipe.check_on(args.device == "cpu")).map_err(Usage)?;
-    if args.activation_checkpointing && (!matches!(recipe.backbone(), BackboneConfig::Vit(_)) || args.device != "cpu") {
-        return Err(Usage(anyhow!("--activation-checkpointing is for vision transformers on the CPU: leave it out")).into());
+    if args.activation_checkpointing && !matches!(recipe.backbone(), BackboneConfig::Vit(_)) {
+        return Err(Usage(anyhow!("--activation-checkpointing is for vision transformers: leave it out")).into());
     }
     let gram_anchor = args.gram_anchor.as_ref().map(|anchor| anchor.fetch(&Want::Weights)).transpose()?.map(|found| found.path);
     let stop = stop::on_signals()?;

@@ -52,7 +52,7 @@ pub struct Block {
     /// Arithmetic of the four linear layers.
     pub precision: Precision,
     /// Keep nothing but the input for the backward pass, which computes the rest again (Chen et al. 2016): the same numbers, in less
-    /// memory and more time. On a GPU everything is kept.
+    /// memory and more time.
     pub recompute: bool,
 }
 

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
 use super::{Block, DropPath, Rotation, Sequences, Tokens};
-use crate::kernels::cuda::{self as kernels, Angles, Merged, Stored};
+use crate::kernels::cuda::{self as kernels, Angles, Buffer, Merged, Stored};
 use crate::ops::linear::product;
 
 /// See [`Block::forward`]; `x` and `parameters` are on a GPU.
@@ -20,19 +20,7 @@ pub(super) fn forward(
     output: Tokens,
 ) -> Result<Tensor> {
     let (x, parameters) = (x.contiguous()?, parameters.contiguous()?);
-    let factors = |of: fn(&DropPath) -> &Vec<f32>| drop.map(|drop| sequences.per_row(of(drop), output, x.device())).transpose();
-    let step = OnDevice {
-        block: *block,
-        sequences: sequences.clone(),
-        angles: if rotations.is_empty() { Vec::new() } else { Rotation::angles(rotations, x.device())? },
-        attention_factors: factors(|drop| &drop.attention)?,
-        mlp_factors: factors(|drop| &drop.mlp)?,
-        output,
-        keep: x.track_op() || parameters.track_op(),
-        x: x.detach(),
-        parameters: parameters.detach(),
-        kept: Mutex::default(),
-    };
+    let step = OnDevice::new(block, &x, &parameters, sequences, rotations, drop, output)?;
     if step.keep { x.apply_op2(&parameters, step) } else { x.apply_op2_no_bwd(&parameters, &step) }
 }
 
@@ -68,6 +56,30 @@ struct OnDevice {
 }
 
 impl OnDevice {
+    fn new(
+        block: &Block,
+        x: &Tensor,
+        parameters: &Tensor,
+        sequences: &Sequences,
+        rotations: &[Rotation],
+        drop: Option<&DropPath>,
+        output: Tokens,
+    ) -> Result<Self> {
+        let factors = |of: fn(&DropPath) -> &Vec<f32>| drop.map(|drop| sequences.per_row(of(drop), output, x.device())).transpose();
+        Ok(Self {
+            block: *block,
+            sequences: sequences.clone(),
+            angles: if rotations.is_empty() { Vec::new() } else { Rotation::angles(rotations, x.device())? },
+            attention_factors: factors(|drop| &drop.attention)?,
+            mlp_factors: factors(|drop| &drop.mlp)?,
+            output,
+            keep: x.track_op() || parameters.track_op(),
+            x: x.detach(),
+            parameters: parameters.detach(),
+            kept: Mutex::default(),
+        })
+    }
+
     /// The parameters in their shapes.
     fn weights(&self) -> Result<[Tensor; 12]> {
         let mut offset = 0;
@@ -98,7 +110,8 @@ impl OnDevice {
         (self.block.heads, width, 1.0 / (width as f32).sqrt())
     }
 
-    fn run(&self) -> Result<(Stored, Shape)> {
+    /// The rows that come out, and what the backward pass needs; its attention weights, the most of it, with `keep` alone.
+    fn run(&self, keep: bool) -> Result<(Buffer, Kept)> {
         let Block { dim, eps, precision, .. } = self.block;
         let (heads, width, scale) = self.heads();
         let [norm1_w, norm1_b, qkv_w, qkv_b, proj_w, proj_b, norm2_w, norm2_b, fc1_w, fc1_b, fc2_w, fc2_b] = self.weights()?;
@@ -112,7 +125,7 @@ impl OnDevice {
             let weights = kernels::softmax(&split.get(0)?.matmul(&split.get(1)?.t()?)?, scale)?;
             attended.put(&weights.matmul(&split.get(2)?)?, None, row, 0)?;
             row += n * tokens;
-            if self.keep {
+            if keep {
                 attention.push((split, weights));
             }
         }
@@ -126,11 +139,15 @@ impl OnDevice {
         let activate = if self.block.gated { kernels::bias_swiglu } else { kernels::bias_gelu };
         let active = activate(&hidden, &fc1_b)?;
         let out = kernels::residual(&middle, &product(&active, &fc2_w.t()?, precision)?, &fc2_b, self.mlp_factors.as_ref())?;
-        if self.keep {
-            let kept = Kept { normed, stats, attention, attended, middle, middle_normed, middle_stats, hidden, active };
-            *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
-        }
-        Ok((kernels::stored(out, &self.x)?, Shape::from(shape)))
+        Ok((out, Kept { normed, stats, attention, attended, middle, middle_normed, middle_stats, hidden, active }))
+    }
+
+    /// What comes out, as candle takes it; a block that recomputes keeps nothing else.
+    fn pass(&self) -> Result<(Stored, Shape)> {
+        let keep = self.keep && !self.block.recompute;
+        let (out, kept) = self.run(keep)?;
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = keep.then_some(kept);
+        Ok((kernels::stored(out, &self.x)?, Shape::from((self.sequences.rows_out(self.output), self.block.dim))))
     }
 }
 
@@ -152,18 +169,22 @@ impl CustomOp2 for OnDevice {
         _: &candle_core::CudaStorage,
         _: &Layout,
     ) -> Result<(candle_core::CudaStorage, Shape)> {
-        self.run()
+        self.pass()
     }
 
     /// In tests the CPU stands in a GPU's place.
     #[cfg(test)]
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.run()
+        self.pass()
     }
 
     fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor, dout: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(kept) = kept else { bail!("the forward pass of this block kept nothing") };
+        let kept = match kept {
+            Some(kept) => kept,
+            None if self.block.recompute => self.run(true)?.1,
+            None => bail!("the forward pass of this block kept nothing"),
+        };
         let Block { dim, precision, .. } = self.block;
         let (heads, width, scale) = self.heads();
         let [norm1_w, _, qkv_w, _, proj_w, _, norm2_w, _, fc1_w, fc1_b, fc2_w, _] = self.weights()?;
@@ -223,7 +244,7 @@ impl CustomOp2 for OnDevice {
 #[cfg(test)]
 mod tests {
     use super::super::Jitter;
-    use super::super::tests::compare_on;
+    use super::super::tests::{compare_on, random};
     use super::*;
     use crate::kernels::matmul::Precision;
     use crate::ops::host::elsewhere;
@@ -266,5 +287,19 @@ mod tests {
     fn rotary_blocks_by_the_kernels_of_a_gpu_equal_the_composed_ones() {
         compare(false, rotations);
         compare(true, rotations);
+    }
+
+    #[test]
+    fn a_block_that_recomputes_keeps_nothing_until_the_backward_pass() {
+        let [(block, sequences), ..] = cases();
+        let (x, p) = (random(&[sequences.rows(), block.dim], 1.0, 1), random(&[block.len()], 0.3, 2));
+        for recompute in [false, true] {
+            let block = Block { recompute, ..block };
+            let step = OnDevice::new(&block, &x, &p, &sequences, &[], None, Tokens::All).unwrap();
+            let (_, shape) = step.pass().unwrap();
+            assert_eq!(step.kept.lock().unwrap().is_none(), recompute);
+            let dout = Tensor::ones(shape, candle_core::DType::F32, x.device()).unwrap();
+            assert!(step.bwd(&x, &p, &dout, &dout).is_ok());
+        }
     }
 }
