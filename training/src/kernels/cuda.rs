@@ -215,6 +215,25 @@ pub(crate) fn softmax_input(weights: &Tensor, dout: &Tensor, scale: f32) -> Resu
     Ok(gpu.tensor(out, weights.shape().clone()))
 }
 
+/// Each row of `x` `[rows, columns]` divided by its norm, which counts as at least `floor`, times its factor in `[rows, 1]`; as a buffer of the
+/// device.
+pub(crate) fn unit_rows(x: &Tensor, factors: &Tensor, floor: f32) -> Result<Buffer> {
+    let ((rows, cols), gpu) = (x.dims2()?, Gpu::of(x)?);
+    let mut out = gpu.room(rows * cols)?;
+    let arguments = &mut [In(x), In(factors), Out(&mut out), int(rows)?, int(cols)?, Float(floor)];
+    gpu.launch("unit_rows", Grid::rows(rows), arguments)?;
+    Ok(out)
+}
+
+/// The gradients of [`unit_rows`] by `x` and by the factors.
+pub(crate) fn unit_rows_input(x: &Tensor, factors: &Tensor, dout: &Tensor, floor: f32) -> Result<(Tensor, Tensor)> {
+    let ((rows, cols), gpu) = (x.dims2()?, Gpu::of(x)?);
+    let (mut dx, mut dfactors) = (gpu.room(rows * cols)?, gpu.room(rows)?);
+    let arguments = &mut [In(x), In(factors), In(dout), Out(&mut dx), Out(&mut dfactors), int(rows)?, int(cols)?, Float(floor)];
+    gpu.launch("unit_rows_input", Grid::rows(rows), arguments)?;
+    Ok((gpu.tensor(dx, (rows, cols)), gpu.tensor(dfactors, (rows, 1))))
+}
+
 #[cfg(test)]
 mod tests {
     use candle_core::Device;

@@ -1,4 +1,4 @@
-//! Differentiable operators: fused on the CPU (see [`crate::kernels`]), composed of candle's own elsewhere.
+//! Differentiable operators: fused on the CPU (see [`crate::kernels`]), blocks and unit rows on a GPU too, composed of candle's own elsewhere.
 //!
 //! Candle's stock `layer_norm` and `softmax_last_dim` run fused kernels without a backward pass, so gradients
 //! silently vanish behind them. Every operator here has one, and a test compares both forms.
@@ -27,6 +27,8 @@ pub mod layer_norm;
 pub mod linear;
 pub mod loss;
 pub mod max_pool;
+#[cfg(any(feature = "cuda", test))]
+pub(crate) mod on_gpu;
 pub mod pointwise;
 pub(crate) mod pool;
 pub mod unit_rows;

@@ -15,7 +15,11 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::host::is_host;
+#[cfg(any(feature = "cuda", test))]
+use super::on_gpu::{Kernels, OnGpu};
 use super::{slice, with_slice};
+#[cfg(any(feature = "cuda", test))]
+use crate::kernels::cuda::{self, Stored};
 use crate::kernels::softmax::dot;
 
 const CHUNK_ROWS: usize = 64;
@@ -27,6 +31,11 @@ const CHUNK_ROWS: usize = 64;
 pub fn scaled_unit_rows(x: &Tensor, g: &Tensor, floor: f32) -> Result<Tensor> {
     if g.dims() != [x.dim(0)?, 1] {
         bail!("rows {:?} and factors {:?} do not fit each other", x.dims(), g.dims());
+    }
+    #[cfg(any(feature = "cuda", test))]
+    if super::host::is_gpu(x.device()) {
+        let (x, g) = (x.contiguous()?, g.contiguous()?);
+        return x.apply_op2(&g, OnGpu(OnDevice { x: x.detach(), g: g.detach(), floor }));
     }
     if is_host(x.device()) { x.contiguous()?.apply_op2(&g.contiguous()?, Fused { floor }) } else { composed(x, g, floor) }
 }
@@ -99,11 +108,37 @@ impl CustomOp2 for Fused {
     }
 }
 
+/// The same by kernels of a GPU.
+#[cfg(any(feature = "cuda", test))]
+struct OnDevice {
+    x: Tensor,
+    g: Tensor,
+    floor: f32,
+}
+
+#[cfg(any(feature = "cuda", test))]
+impl Kernels for OnDevice {
+    fn name(&self) -> &'static str {
+        "unit-rows-cuda"
+    }
+
+    fn forward(&self) -> Result<(Stored, Shape)> {
+        let out = cuda::unit_rows(&self.x, &self.g, self.floor)?;
+        Ok((cuda::stored(out, &self.x)?, self.x.shape().clone()))
+    }
+
+    fn backward(&self, dout: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (dx, dg) = cuda::unit_rows_input(&self.x, &self.g, dout, self.floor)?;
+        Ok((Some(dx), Some(dg)))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use candle_core::{Device, Var};
 
     use super::*;
+    use crate::ops::host::elsewhere;
 
     #[test]
     fn the_fused_rows_and_their_gradients_equal_the_composed_ones() {
@@ -119,10 +154,14 @@ mod tests {
                 let gradients = (&out * &weights).unwrap().sum_all().unwrap().backward().unwrap();
                 [flat(&out), flat(gradients.get(&x).unwrap()), flat(gradients.get(&g).unwrap())]
             };
-            let got = run(scaled_unit_rows(&x, &g, floor).unwrap());
             let want = run(composed(&x, &g, floor).unwrap());
-            for (got, want) in got.iter().flatten().zip(want.iter().flatten()) {
-                assert!((got - want).abs() < 1e-5 + 1e-5 * want.abs(), "floor {floor}: {got}, not {want}");
+            let fused = scaled_unit_rows(&x, &g, floor).unwrap();
+            let on_gpu = elsewhere::run(|| scaled_unit_rows(&x, &g, floor)).unwrap();
+            for got in [run(fused), run(on_gpu)] {
+                assert!(got.iter().map(Vec::len).eq(want.iter().map(Vec::len)));
+                for (got, want) in got.iter().flatten().zip(want.iter().flatten()) {
+                    assert!((got - want).abs() < 1e-5 + 1e-5 * want.abs(), "floor {floor}: {got}, not {want}");
+                }
             }
         }
         assert!(scaled_unit_rows(&x, &g.t().unwrap(), 0.0).is_err());

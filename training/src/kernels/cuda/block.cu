@@ -1,4 +1,4 @@
-// What a transformer block computes between its matrix products, in float32. Compiled by NVRTC when it is first used.
+// What a transformer block computes between its matrix products, and rows of one length, in float32. Compiled by NVRTC when it is first used.
 // Sums are taken in a fixed order, without atomics: the same input gives the same bits.
 
 #define FULL 0xffffffffu
@@ -205,4 +205,28 @@ extern "C" __global__ void softmax_input(const float *weights, const float *dout
     for (int c = threadIdx.x; c < cols; c += 32) along += p[c] * g[c];
     along = warp_sum(along);
     for (int c = threadIdx.x; c < cols; c += 32) dscores[row * cols + c] = scale * p[c] * (g[c] - along);
+}
+
+// out = factor of the row * x / |x| for each row; a length counts as at least floor.
+extern "C" __global__ void unit_rows(const float *x, const float *factors, float *out, int rows, int cols, float floor) {
+    long long row = WARP_ROW;
+    if (row >= rows) return;
+    float squares = 0.0f;
+    for (int c = threadIdx.x; c < cols; c += 32) squares += x[row * cols + c] * x[row * cols + c];
+    float factor = factors[row] / fmaxf(sqrtf(warp_sum(squares)), floor);
+    for (int c = threadIdx.x; c < cols; c += 32) out[row * cols + c] = factor * x[row * cols + c];
+}
+
+// The gradients of that by x and by the factors.
+extern "C" __global__ void unit_rows_input(const float *x, const float *factors, const float *dout, float *dx, float *dfactors, int rows, int cols, float floor) {
+    long long row = WARP_ROW;
+    if (row >= rows) return;
+    const float *from = x + row * cols, *g = dout + row * cols;
+    float squares = 0.0f, along = 0.0f;
+    for (int c = threadIdx.x; c < cols; c += 32) { squares += from[c] * from[c]; along += from[c] * g[c]; }
+    float length = sqrtf(warp_sum(squares)), norm = fmaxf(length, floor);
+    along = warp_sum(along) / norm;
+    float factor = factors[row] / norm, turn = length > floor ? along / norm : 0.0f;
+    for (int c = threadIdx.x; c < cols; c += 32) dx[row * cols + c] = factor * (g[c] - turn * from[c]);
+    if (threadIdx.x == 0) dfactors[row] = along;
 }

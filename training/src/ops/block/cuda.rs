@@ -3,11 +3,12 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{Result, Shape, Tensor, bail};
 
 use super::{Block, DropPath, Rotation, Sequences, Tokens};
 use crate::kernels::cuda::{self as kernels, Angles, Buffer, Merged, Stored};
 use crate::ops::linear::product;
+use crate::ops::on_gpu::{Kernels, OnGpu};
 
 /// See [`Block::forward`]; `x` and `parameters` are on a GPU.
 pub(super) fn forward(
@@ -21,7 +22,7 @@ pub(super) fn forward(
 ) -> Result<Tensor> {
     let (x, parameters) = (x.contiguous()?, parameters.contiguous()?);
     let step = OnDevice::new(block, &x, &parameters, sequences, rotations, drop, output)?;
-    if step.keep { x.apply_op2(&parameters, step) } else { x.apply_op2_no_bwd(&parameters, &step) }
+    if step.keep { x.apply_op2(&parameters, OnGpu(step)) } else { x.apply_op2_no_bwd(&parameters, &OnGpu(step)) }
 }
 
 /// What the backward pass needs of the forward pass.
@@ -48,7 +49,6 @@ struct OnDevice {
     mlp_factors: Option<Tensor>,
     output: Tokens,
     keep: bool,
-    /// The arguments as tensors: candle hands an operator their storage only.
     x: Tensor,
     parameters: Tensor,
     /// Filled by the forward pass, taken by the backward pass.
@@ -141,44 +141,22 @@ impl OnDevice {
         let out = kernels::residual(&middle, &product(&active, &fc2_w.t()?, precision)?, &fc2_b, self.mlp_factors.as_ref())?;
         Ok((out, Kept { normed, stats, attention, attended, middle, middle_normed, middle_stats, hidden, active }))
     }
+}
 
-    /// What comes out, as candle takes it; a block that recomputes keeps nothing else.
-    fn pass(&self) -> Result<(Stored, Shape)> {
+impl Kernels for OnDevice {
+    fn name(&self) -> &'static str {
+        "transformer-block-cuda"
+    }
+
+    /// A block that recomputes keeps nothing.
+    fn forward(&self) -> Result<(Stored, Shape)> {
         let keep = self.keep && !self.block.recompute;
         let (out, kept) = self.run(keep)?;
         *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = keep.then_some(kept);
         Ok((kernels::stored(out, &self.x)?, Shape::from((self.sequences.rows_out(self.output), self.block.dim))))
     }
-}
 
-impl CustomOp2 for OnDevice {
-    fn name(&self) -> &'static str {
-        "transformer-block-cuda"
-    }
-
-    #[cfg(not(test))]
-    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        bail!("this form of the block is for GPUs")
-    }
-
-    #[cfg(not(test))]
-    fn cuda_fwd(
-        &self,
-        _: &candle_core::CudaStorage,
-        _: &Layout,
-        _: &candle_core::CudaStorage,
-        _: &Layout,
-    ) -> Result<(candle_core::CudaStorage, Shape)> {
-        self.pass()
-    }
-
-    /// In tests the CPU stands in a GPU's place.
-    #[cfg(test)]
-    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.pass()
-    }
-
-    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor, dout: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn backward(&self, dout: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
         let kept = match kept {
             Some(kept) => kept,
@@ -192,16 +170,15 @@ impl CustomOp2 for OnDevice {
             Some(factors) => kernels::scale_rows(gradient, factors),
             None => Ok(gradient.clone()),
         };
-        let dout = dout.contiguous()?.detach();
         // MLP branch, of the rows that came out.
-        let dbranch = branch(&dout, &self.mlp_factors)?;
+        let dbranch = branch(dout, &self.mlp_factors)?;
         let (fc2_b_gradient, fc2_w_gradient) = (kernels::column_sums(&dbranch)?, product(&dbranch.t()?, &kept.active, precision)?);
         let activate_input = if self.block.gated { kernels::bias_swiglu_input } else { kernels::bias_gelu_input };
         let dhidden = activate_input(&kept.hidden, &fc1_b, &product(&dbranch, &fc2_w, precision)?)?;
         let (fc1_b_gradient, fc1_w_gradient) = (kernels::column_sums(&dhidden)?, product(&dhidden.t()?, &kept.middle_normed, precision)?);
         let dnormed = product(&dhidden, &fc1_w, precision)?;
         let (norm2_w_gradient, norm2_b_gradient) = kernels::layer_norm_weights(&kept.middle, &kept.middle_stats, &dnormed)?;
-        let dmiddle = kernels::layer_norm_input(&kept.middle, &norm2_w, &kept.middle_stats, &dnormed, &dout)?;
+        let dmiddle = kernels::layer_norm_input(&kept.middle, &norm2_w, &kept.middle_stats, &dnormed, dout)?;
         // Attention branch.
         let dbranch = branch(&dmiddle, &self.attention_factors)?;
         let (proj_b_gradient, proj_w_gradient) = (kernels::column_sums(&dbranch)?, product(&dbranch.t()?, &kept.attended, precision)?);
@@ -296,10 +273,10 @@ mod tests {
         for recompute in [false, true] {
             let block = Block { recompute, ..block };
             let step = OnDevice::new(&block, &x, &p, &sequences, &[], None, Tokens::All).unwrap();
-            let (_, shape) = step.pass().unwrap();
+            let (_, shape) = step.forward().unwrap();
             assert_eq!(step.kept.lock().unwrap().is_none(), recompute);
             let dout = Tensor::ones(shape, candle_core::DType::F32, x.device()).unwrap();
-            assert!(step.bwd(&x, &p, &dout, &dout).is_ok());
+            assert!(step.backward(&dout).is_ok());
         }
     }
 }
