@@ -134,15 +134,18 @@ pub(crate) fn bias_swiglu_input(y: &Tensor, bias: &Tensor, dout: &Tensor) -> Res
 
 /// Rotary positions of the sequences of one run.
 pub(crate) struct Angles {
-    /// Cosines, then sines: `[2, patches, width / 2]`.
+    /// Cosines, then sines, of each row and then each column of patches: `[2, rows + columns, width / 4]`.
     pub(crate) table: Tensor,
     /// Tokens ahead of the patches.
     pub(crate) prefix: usize,
+    /// Patches of a row.
+    pub(crate) columns: usize,
 }
 
-/// The arguments of a kernel that turns heads where there are angles: these, and the tokens that are not turned.
-fn angles(of: Option<&Angles>) -> Result<(Argument<'_>, Argument<'static>)> {
-    Ok((Maybe(of.map(|angles| &angles.table)), int(of.map_or(0, |angles| angles.prefix))?))
+/// The arguments of a kernel that turns heads where there are angles: these, and what says which of them are a token's.
+fn angles(of: Option<&Angles>) -> Result<(Argument<'_>, [Argument<'static>; 2])> {
+    let (prefix, columns) = of.map_or((0, 0), |angles| (angles.prefix, angles.columns));
+    Ok((Maybe(of.map(|angles| &angles.table)), [int(prefix)?, int(columns)?]))
 }
 
 /// `n` sequences of `tokens` rows `[n * tokens, parts * heads * width]` (plus `bias`) to `[parts, n, heads, tokens, width]`, the first two parts
@@ -157,9 +160,9 @@ pub(crate) fn split_heads(
     let gpu = Gpu::of(rows)?;
     let count = n * tokens * parts * heads * width;
     let mut out = gpu.room(count)?;
-    let (angles, prefix) = angles(turn)?;
+    let (angles, places) = angles(turn)?;
     let sizes = [int(n)?, int(tokens)?, int(parts)?, int(heads)?, int(width)?];
-    let arguments = [In(rows), Maybe(bias), angles, Out(&mut out)].into_iter().chain(sizes).chain([prefix]);
+    let arguments = [In(rows), Maybe(bias), angles, Out(&mut out)].into_iter().chain(sizes).chain(places);
     gpu.launch("split_heads", Grid::elements(count), &mut arguments.collect::<Vec<_>>())?;
     Ok(gpu.tensor(out, (parts, n, heads, tokens, width)))
 }
@@ -184,9 +187,9 @@ impl Merged {
         let (n, heads, tokens, width) = part.dims4()?;
         let Self { values, gpu, cols, .. } = self;
         let to = Part(values, row * *cols..(row + n * tokens) * *cols);
-        let (angles, prefix) = angles(turn)?;
+        let (angles, places) = angles(turn)?;
         let sizes = [int(n)?, int(tokens)?, int(heads)?, int(width)?, int(*cols)?, int(first)?];
-        let arguments = [In(part), angles, to].into_iter().chain(sizes).chain([prefix]);
+        let arguments = [In(part), angles, to].into_iter().chain(sizes).chain(places);
         gpu.launch("merge_heads", Grid::elements(n * tokens * heads * width), &mut arguments.collect::<Vec<_>>())
     }
 
@@ -301,10 +304,15 @@ mod tests {
 
     #[test]
     fn heads_of_patches_are_turned_and_turned_back() {
-        // CLS and four patches; heads of four channels.
-        let (rows, angles) = (values(&[10, 24], 5), values(&[4, 2], 6));
-        let (cos, sin) = (angles.cos().unwrap(), angles.sin().unwrap());
-        let turn = Angles { table: Tensor::stack(&[&cos, &sin], 0).unwrap(), prefix: 1 };
+        // CLS and 2 x 2 patches; heads of four channels: an angle for each row and each column.
+        let (rows, lines) = (values(&[10, 24], 5), values(&[4, 1], 6));
+        let (cos, sin) = (lines.cos().unwrap(), lines.sin().unwrap());
+        let turn = Angles { table: Tensor::stack(&[&cos, &sin], 0).unwrap(), prefix: 1, columns: 2 };
+        let of_patches = |lines: &Tensor| {
+            let of = |patches: [u32; 4]| lines.index_select(&Tensor::new(&patches, &Device::Cpu).unwrap(), 0).unwrap();
+            Tensor::cat(&[of([0, 0, 1, 1]), of([2, 3, 2, 3])], 1).unwrap()
+        };
+        let (cos, sin) = (of_patches(&cos), of_patches(&sin));
         let plain = split_heads(&rows, None, None, (2, 5), (3, 2, 4)).unwrap();
         let split = split_heads(&rows, None, Some(&turn), (2, 5), (3, 2, 4)).unwrap();
         let patches = |x: &Tensor, from: usize| x.narrow(2, 1, 4).unwrap().narrow(3, from, 2).unwrap();

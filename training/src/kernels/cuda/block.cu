@@ -142,17 +142,19 @@ extern "C" __global__ void bias_swiglu_input(const float *y, const float *bias, 
 // The channel that is turned together with this one, as a distance from it.
 __device__ __forceinline__ int partner(int channel, int width) { return channel < width / 2 ? width / 2 : -(width / 2); }
 
-// A channel after its head's turn by the angles of its patch, or back: way is 1 or -1. angles holds cosines, then sines: [2, patches, width / 2].
-__device__ __forceinline__ float turned(float own, float other, const float *angles, long long patch, int patches, int channel, int width, float way) {
-    int half = width / 2;
-    long long at = patch * half + channel % half;
-    float sine = way * angles[(long long)patches * half + at];
+// A channel after its head's turn by the angles of its patch, or back: way is 1 or -1. The angles of a patch are those of its row, then those of its
+// column; angles holds cosines of all rows and columns, then sines: [2, rows + columns, width / 4].
+__device__ __forceinline__ float turned(float own, float other, const float *angles, int patch, int patches, int columns, int channel, int width, float way) {
+    int half = width / 2, quarter = width / 4, of = channel % half, rows = patches / columns;
+    int line = of < quarter ? patch / columns : rows + patch % columns;
+    int at = line * quarter + of % quarter;
+    float sine = way * angles[(rows + columns) * quarter + at];
     return own * angles[at] + (channel < half ? -sine : sine) * other;
 }
 
 // Rows [n * tokens, parts * heads * width] plus a bias (may be null) to [parts, n, heads, tokens, width]. The first two parts, queries and keys,
 // are turned by the angles of their patches, which come after the first tokens of a sequence; without angles nothing is.
-extern "C" __global__ void split_heads(const float *rows, const float *bias, const float *angles, float *out, int n, int tokens, int parts, int heads, int width, int prefix) {
+extern "C" __global__ void split_heads(const float *rows, const float *bias, const float *angles, float *out, int n, int tokens, int parts, int heads, int width, int prefix, int columns) {
     long long i = ELEMENT;
     int dim = heads * width, cols = parts * dim;
     if (i >= (long long)n * tokens * cols) return;
@@ -163,13 +165,13 @@ extern "C" __global__ void split_heads(const float *rows, const float *bias, con
     if (angles && part < 2 && token >= prefix) {
         int to = partner(channel, width);
         float other = rows[i + to] + (bias ? bias[col + to] : 0.0f);
-        value = turned(value, other, angles, token - prefix, tokens - prefix, channel, width, 1.0f);
+        value = turned(value, other, angles, token - prefix, tokens - prefix, columns, channel, width, 1.0f);
     }
     out[(((part * (long long)n + sequence) * heads + head) * tokens + token) * width + channel] = value;
 }
 
 // The way back for one part: [n, heads, tokens, width] to columns first.. of rows with cols columns, turned back where there are angles.
-extern "C" __global__ void merge_heads(const float *from, const float *angles, float *rows, int n, int tokens, int heads, int width, int cols, int first, int prefix) {
+extern "C" __global__ void merge_heads(const float *from, const float *angles, float *rows, int n, int tokens, int heads, int width, int cols, int first, int prefix, int columns) {
     long long i = ELEMENT;
     int dim = heads * width;
     if (i >= (long long)n * tokens * dim) return;
@@ -178,7 +180,7 @@ extern "C" __global__ void merge_heads(const float *from, const float *angles, f
     long long at = ((sequence * heads + col / width) * tokens + token) * width + channel;
     float value = from[at];
     if (angles && token >= prefix)
-        value = turned(value, from[at + partner(channel, width)], angles, token - prefix, tokens - prefix, channel, width, -1.0f);
+        value = turned(value, from[at + partner(channel, width)], angles, token - prefix, tokens - prefix, columns, channel, width, -1.0f);
     rows[row * cols + first + col] = value;
 }
 

@@ -230,7 +230,7 @@ mod tests {
     fn cases() -> [(Block, Sequences); 3] {
         let block = |dim, heads, hidden| Block { dim, heads, hidden, gated: false, eps: 1e-6, precision: Precision::F32, recompute: false };
         [
-            (block(24, 3, 40), Sequences(vec![(70, 7), (31, 3)])),
+            (block(24, 3, 40), Sequences(vec![(38, 7), (12, 3)])),
             (block(36, 1, 70), Sequences(vec![(2, 41), (1, 1), (3, 5)])),
             (block(64, 4, 32), Sequences(vec![(2, 33)])),
         ]
@@ -243,11 +243,11 @@ mod tests {
         }
     }
 
-    /// One row of patches behind CLS.
+    /// Two rows of patches behind CLS.
     fn rotations(block: &Block, sequences: &Sequences) -> Vec<Rotation> {
         let jitter = Jitter { shift: [0.1, -0.2], scale: [1.4, 0.8] };
         let periods: Vec<f32> = (0..block.dim / block.heads / 4).map(|i| 1.0 + 3.0 * i as f32).collect();
-        sequences.0.iter().map(|&(_, tokens)| Rotation::new(1, (1, tokens - 1), &periods, &jitter)).collect()
+        sequences.0.iter().map(|&(_, tokens)| Rotation::new(1, (2, tokens / 2), &periods, &jitter)).collect()
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub struct Rotation {
     prefix: usize,
     /// Angles of a patch: half of a head's channels. Channel i is turned together with channel i + half.
     half: usize,
+    /// Patches of a row.
+    columns: usize,
     /// `[patches, half]`.
     cos: Vec<f32>,
     /// `[patches, half]`.
@@ -73,7 +75,7 @@ impl Rotation {
                 }
             }
         }
-        Self { prefix, half, cos, sin }
+        Self { prefix, half, columns, cos, sin }
     }
 
     /// Tokens of a sequence that it is for.
@@ -101,19 +103,38 @@ impl Rotation {
         }
     }
 
-    /// The angles of each run of sequences, for the kernels of a GPU: one copy to it for all.
+    /// The angles of each run of sequences, for the kernels of a GPU: one copy to it for all, of each row and each column alone, since a copy
+    /// that is large waits for the GPU.
     #[cfg(any(feature = "cuda", test))]
     pub(super) fn angles(of: &[Self], device: &Device) -> Result<Vec<Angles>> {
-        let all: Vec<f32> = of.iter().flat_map(|rotation| [&rotation.cos, &rotation.sin]).flatten().copied().collect();
-        let all = Tensor::new(all, device)?;
-        let mut at = 0;
-        let narrow = |rotation: &Self| {
-            let len = 2 * rotation.cos.len();
+        let (mut all, mut lengths) = (Vec::new(), Vec::with_capacity(of.len()));
+        for rotation in of {
+            let before = all.len();
+            rotation.extend_by_lines(&mut all, &rotation.cos);
+            rotation.extend_by_lines(&mut all, &rotation.sin);
+            lengths.push(all.len() - before);
+        }
+        let (count, mut at) = (all.len(), 0);
+        let all = Tensor::from_vec(all, count, device)?;
+        let angles = |(rotation, len): (&Self, usize)| {
             at += len;
-            let table = all.narrow(0, at - len, len)?.reshape((2, rotation.tokens() - rotation.prefix, rotation.half))?;
-            Ok(Angles { table, prefix: rotation.prefix })
+            let quarter = rotation.half / 2;
+            let table = all.narrow(0, at - len, len)?.reshape((2, len / 2 / quarter.max(1), quarter))?;
+            Ok(Angles { table, prefix: rotation.prefix, columns: rotation.columns })
         };
-        of.iter().map(narrow).collect()
+        of.iter().zip(lengths).map(angles).collect()
+    }
+
+    /// Values of the rows, which all patches of a row share, then values of the columns.
+    #[cfg(any(feature = "cuda", test))]
+    fn extend_by_lines(&self, lines: &mut Vec<f32>, values: &[f32]) {
+        let patches = || values.chunks_exact(self.half.max(1));
+        for patch in patches().step_by(self.columns.max(1)) {
+            lines.extend_from_slice(&patch[..self.half / 2]);
+        }
+        for patch in patches().take(self.columns) {
+            lines.extend_from_slice(&patch[self.half / 2..]);
+        }
     }
 
     /// Cosines and sines of all channels, `[1, 1, tokens, width]` each: those of the prefix turn nothing.
