@@ -134,11 +134,11 @@ fn masks_and_the_loss_of_patches_are_those_of_all_processes() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     pictures(&data, 18);
-    for centering in ["centering", "sinkhorn_knopp"] {
+    for (centering, separate) in [("centering", "true"), ("sinkhorn_knopp", "true"), ("centering", "false")] {
         let run = |name: &str, more: &[&str]| {
-            let out = folder.path().join(format!("{centering}-{name}"));
-            let parts = "--method dinov2 --ibot-separate-head true --koleo-loss-weight 0 --registers 2 --layer-scale 0.5 --centering";
-            let parts: Vec<&str> = parts.split(' ').chain([centering]).collect();
+            let out = folder.path().join(format!("{centering}-{separate}-{name}"));
+            let parts = "--method dinov2 --koleo-loss-weight 0 --registers 2 --layer-scale 0.5 --centering";
+            let parts: Vec<&str> = parts.split(' ').chain([centering, "--ibot-separate-head", separate]).collect();
             succeeds(&data, &out, &[more, &parts].concat());
             out
         };

@@ -51,7 +51,7 @@ pub struct Args {
     /// restart of a job. `--resume` alone means auto
     #[arg(long, value_enum, value_name = "auto", num_args = 0..=1, default_missing_value = "auto")]
     resume: Option<Resume>,
-    /// Threads that decode and crop pictures; without it 2, and on a GPU one for each core of the machine, shared by its processes
+    /// Threads that decode and crop pictures, each of which holds a batch; without it 2, and on a GPU one for each core, 16 at most
     #[arg(long)]
     num_workers: Option<usize>,
     /// Decoded pictures are kept in memory up to this many megabytes
@@ -148,7 +148,7 @@ pub fn run(args: &Args, matches: &ArgMatches) -> Result<()> {
     }
     let device = crate::device::open(&args.device)?;
     // A GPU takes more crops than two cores make; the CPU's cores have the steps to do.
-    let workers = args.num_workers.unwrap_or(if device.is_cpu() { 2 } else { cores });
+    let workers = args.num_workers.unwrap_or(if device.is_cpu() { 2 } else { cores.min(16) });
     let exchange_timeout = minutes(args.exchange_minutes, "--exchange-minutes")?;
     let options = Options {
         data: args.data.clone(),

@@ -85,7 +85,7 @@ pub fn epoch(pictures: &Arc<Pictures>, plan: Plan, epoch: usize, numbers: Range<
     let workers = plan.workers.clamp(1, count.saturating_sub(first).max(1));
     let channels: Vec<Receiver<Batch>> = (0..workers)
         .map(|worker| {
-            let (sender, receiver) = sync_channel(AHEAD);
+            let (sender, receiver) = sync_channel(if workers > 2 { 0 } else { AHEAD });
             let (pictures, order) = (Arc::clone(pictures), Arc::clone(&order));
             thread::spawn(move || {
                 for number in (first + worker..count).step_by(workers) {

@@ -106,6 +106,7 @@ impl Packed {
     /// Packs the left side that some columns of a row-major matrix of `inner` rows are, transposed.
     pub(super) fn fill_columns(&mut self, values: &[f32], inner: usize, columns: Range<usize>) {
         let whole = Source::new(values, inner, Layout::InnerFirst, Side::Left);
+        assert!(columns.start <= columns.end && columns.end <= whole.outer, "the matrix has fewer columns");
         let source = Source { values: &values[columns.start..], outer: columns.len(), ..whole };
         self.make_room(&source);
         self.tiles.chunks_exact_mut(source.depth()).enumerate().for_each(|(strip, tiles)| source.pack(strip, tiles));

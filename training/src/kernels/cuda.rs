@@ -8,7 +8,7 @@ mod device;
 mod device;
 mod launch;
 
-use candle_core::{D, Result, Tensor};
+use candle_core::{D, Result, Tensor, bail};
 
 use self::device::Gpu;
 pub(crate) use self::device::{Buffer, Stored};
@@ -22,9 +22,20 @@ const CHUNK_ROWS: usize = 256;
 /// Blocks that share the rows of a column sum at most.
 const MAX_CHUNKS: usize = 128;
 
+/// Kernels read as far as they are told: as many elements have to be there.
+fn lengths(of: &[(&Tensor, usize)]) -> Result<()> {
+    for (tensor, len) in of {
+        if tensor.elem_count() != *len {
+            bail!("a kernel wants {len} elements, and is given {:?}", tensor.dims());
+        }
+    }
+    Ok(())
+}
+
 /// Layer norm of `x` `[rows, dim]`: the output, and mean and 1 / deviation of each row.
 pub(crate) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Result<(Tensor, Tensor)> {
     let ((rows, dim), gpu) = (x.dims2()?, Gpu::of(x)?);
+    lengths(&[(weight, dim), (bias, dim)])?;
     let (mut out, mut stats) = (gpu.room(rows * dim)?, gpu.room(rows * 2)?);
     let arguments = &mut [In(x), In(weight), In(bias), Out(&mut out), Out(&mut stats), int(rows)?, int(dim)?, Float(eps)];
     gpu.launch("layer_norm", Grid::rows(rows), arguments)?;
@@ -34,6 +45,7 @@ pub(crate) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -
 /// `base` plus the gradient of a layer norm by its input.
 pub(crate) fn layer_norm_input(x: &Tensor, weight: &Tensor, stats: &Tensor, dout: &Tensor, base: &Tensor) -> Result<Tensor> {
     let ((rows, dim), gpu) = (x.dims2()?, Gpu::of(x)?);
+    lengths(&[(weight, dim), (stats, 2 * rows), (dout, rows * dim), (base, rows * dim)])?;
     let mut out = gpu.room(rows * dim)?;
     let arguments = &mut [In(x), In(weight), In(stats), In(dout), In(base), Out(&mut out), int(rows)?, int(dim)?];
     gpu.launch("layer_norm_input", Grid::rows(rows), arguments)?;
@@ -62,6 +74,7 @@ pub(crate) fn column_sums(x: &Tensor) -> Result<Tensor> {
 /// Gradients of a layer norm by its weight and its bias, `[dim]` each.
 pub(crate) fn layer_norm_weights(x: &Tensor, stats: &Tensor, dout: &Tensor) -> Result<(Tensor, Tensor)> {
     let ((rows, dim), gpu) = (x.dims2()?, Gpu::of(x)?);
+    lengths(&[(stats, 2 * rows), (dout, rows * dim)])?;
     let (chunk, chunks) = chunks(rows);
     let mut out = gpu.room(2 * chunks * dim)?;
     let arguments = &mut [In(x), In(stats), In(dout), Out(&mut out), int(rows)?, int(dim)?, int(chunk)?];
@@ -73,6 +86,8 @@ pub(crate) fn layer_norm_weights(x: &Tensor, stats: &Tensor, dout: &Tensor) -> R
 /// `x + factor of the row * (y + bias)`, all `[rows, columns]`; as a buffer of the device.
 pub(crate) fn residual(x: &Tensor, y: &Tensor, bias: &Tensor, factors: Option<&Tensor>) -> Result<Buffer> {
     let ((rows, cols), gpu) = (x.dims2()?, Gpu::of(x)?);
+    lengths(&[(y, rows * cols), (bias, cols)])?;
+    lengths(factors.map(|factors| (factors, rows)).as_slice())?;
     let (mut out, count) = (gpu.room(rows * cols)?, rows * cols);
     let arguments = &mut [In(x), In(y), In(bias), Maybe(factors), Out(&mut out), long(count), int(cols)?];
     gpu.launch("residual", Grid::elements(count), arguments)?;
@@ -92,6 +107,7 @@ pub(crate) fn stored(values: Buffer, like: &Tensor) -> Result<Stored> {
 /// Every row of `x` `[rows, columns]` times its factor.
 pub(crate) fn scale_rows(x: &Tensor, factors: &Tensor) -> Result<Tensor> {
     let ((rows, cols), gpu) = (x.dims2()?, Gpu::of(x)?);
+    lengths(&[(factors, rows)])?;
     let (mut out, count) = (gpu.room(rows * cols)?, rows * cols);
     gpu.launch("scale_rows", Grid::elements(count), &mut [In(x), In(factors), Out(&mut out), long(count), int(cols)?])?;
     Ok(gpu.tensor(out, (rows, cols)))
@@ -100,6 +116,7 @@ pub(crate) fn scale_rows(x: &Tensor, factors: &Tensor) -> Result<Tensor> {
 /// `gelu(y + bias)`.
 pub(crate) fn bias_gelu(y: &Tensor, bias: &Tensor) -> Result<Tensor> {
     let ((rows, cols), gpu) = (y.dims2()?, Gpu::of(y)?);
+    lengths(&[(bias, cols)])?;
     let (mut out, count) = (gpu.room(rows * cols)?, rows * cols);
     gpu.launch("bias_gelu", Grid::elements(count), &mut [In(y), In(bias), Out(&mut out), long(count), int(cols)?])?;
     Ok(gpu.tensor(out, (rows, cols)))
@@ -108,6 +125,7 @@ pub(crate) fn bias_gelu(y: &Tensor, bias: &Tensor) -> Result<Tensor> {
 /// The gradient of [`bias_gelu`] by `y`.
 pub(crate) fn bias_gelu_input(y: &Tensor, bias: &Tensor, dout: &Tensor) -> Result<Tensor> {
     let ((rows, cols), gpu) = (y.dims2()?, Gpu::of(y)?);
+    lengths(&[(bias, cols), (dout, rows * cols)])?;
     let (mut out, count) = (gpu.room(rows * cols)?, rows * cols);
     let arguments = &mut [In(y), In(bias), In(dout), Out(&mut out), long(count), int(cols)?];
     gpu.launch("bias_gelu_input", Grid::elements(count), arguments)?;
@@ -117,6 +135,7 @@ pub(crate) fn bias_gelu_input(y: &Tensor, bias: &Tensor, dout: &Tensor) -> Resul
 /// `silu(gate + bias) * (value + bias)` of rows `[gate, value]`.
 pub(crate) fn bias_swiglu(y: &Tensor, bias: &Tensor) -> Result<Tensor> {
     let ((rows, wide), gpu) = (y.dims2()?, Gpu::of(y)?);
+    lengths(&[(bias, wide)])?;
     let (cols, count) = (wide / 2, rows * (wide / 2));
     let mut out = gpu.room(count)?;
     gpu.launch("bias_swiglu", Grid::elements(count), &mut [In(y), In(bias), Out(&mut out), long(count), int(cols)?])?;
@@ -126,6 +145,7 @@ pub(crate) fn bias_swiglu(y: &Tensor, bias: &Tensor) -> Result<Tensor> {
 /// The gradient of [`bias_swiglu`] by `y`.
 pub(crate) fn bias_swiglu_input(y: &Tensor, bias: &Tensor, dout: &Tensor) -> Result<Tensor> {
     let ((rows, cols), gpu) = (dout.dims2()?, Gpu::of(y)?);
+    lengths(&[(y, rows * 2 * cols), (bias, 2 * cols)])?;
     let (mut out, count) = (gpu.room(rows * 2 * cols)?, rows * cols);
     let arguments = &mut [In(y), In(bias), In(dout), Out(&mut out), long(count), int(cols)?];
     gpu.launch("bias_swiglu_input", Grid::elements(count), arguments)?;
@@ -159,6 +179,8 @@ pub(crate) fn split_heads(
 ) -> Result<Tensor> {
     let gpu = Gpu::of(rows)?;
     let count = n * tokens * parts * heads * width;
+    lengths(&[(rows, count)])?;
+    lengths(bias.map(|bias| (bias, parts * heads * width)).as_slice())?;
     let mut out = gpu.room(count)?;
     let (angles, places) = angles(turn)?;
     let sizes = [int(n)?, int(tokens)?, int(parts)?, int(heads)?, int(width)?];
@@ -212,6 +234,7 @@ pub(crate) fn softmax(scores: &Tensor, scale: f32) -> Result<Tensor> {
 pub(crate) fn softmax_input(weights: &Tensor, dout: &Tensor, scale: f32) -> Result<Tensor> {
     let (cols, gpu) = (weights.dim(D::Minus1)?, Gpu::of(weights)?);
     let rows = weights.elem_count() / cols;
+    lengths(&[(dout, rows * cols)])?;
     let mut out = gpu.room(rows * cols)?;
     let arguments = &mut [In(weights), In(dout), Out(&mut out), int(rows)?, int(cols)?, Float(scale)];
     gpu.launch("softmax_input", Grid::rows(rows), arguments)?;
@@ -222,6 +245,7 @@ pub(crate) fn softmax_input(weights: &Tensor, dout: &Tensor, scale: f32) -> Resu
 /// device.
 pub(crate) fn unit_rows(x: &Tensor, factors: &Tensor, floor: f32) -> Result<Buffer> {
     let ((rows, cols), gpu) = (x.dims2()?, Gpu::of(x)?);
+    lengths(&[(factors, rows)])?;
     let mut out = gpu.room(rows * cols)?;
     let arguments = &mut [In(x), In(factors), Out(&mut out), int(rows)?, int(cols)?, Float(floor)];
     gpu.launch("unit_rows", Grid::rows(rows), arguments)?;
@@ -231,6 +255,7 @@ pub(crate) fn unit_rows(x: &Tensor, factors: &Tensor, floor: f32) -> Result<Buff
 /// The gradients of [`unit_rows`] by `x` and by the factors.
 pub(crate) fn unit_rows_input(x: &Tensor, factors: &Tensor, dout: &Tensor, floor: f32) -> Result<(Tensor, Tensor)> {
     let ((rows, cols), gpu) = (x.dims2()?, Gpu::of(x)?);
+    lengths(&[(factors, rows), (dout, rows * cols)])?;
     let (mut dx, mut dfactors) = (gpu.room(rows * cols)?, gpu.room(rows)?);
     let arguments = &mut [In(x), In(factors), In(dout), Out(&mut dx), Out(&mut dfactors), int(rows)?, int(cols)?, Float(floor)];
     gpu.launch("unit_rows_input", Grid::rows(rows), arguments)?;
@@ -346,6 +371,15 @@ mod tests {
             &want,
             "slope",
         );
+    }
+
+    #[test]
+    fn arguments_of_other_lengths_are_refused() {
+        let (x, short) = (values(&[4, 6], 1), values(&[5], 2));
+        let error = bias_gelu(&x, &short).unwrap_err().to_string();
+        assert!(error.contains("wants 6 elements") && error.contains("[5]"), "{error}");
+        assert!(layer_norm(&x, &short, &short, 1e-6).is_err() && residual(&x, &x, &values(&[6], 3), Some(&short)).is_err());
+        assert_eq!(bias_gelu(&values(&[0, 5], 1), &short).unwrap().dims(), [0, 5], "nothing to do is no launch");
     }
 
     /// Elements of a tensor that is not contiguous, or begins within another, are the right ones.

@@ -76,6 +76,8 @@ impl CustomOp1 for Sum {
     }
 
     fn cuda_fwd(&self, _: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
+        // Sums over GPUs have no time limit of their own: a process that is lost is noticed ahead of them.
+        self.exchange.barrier().map_err(kept)?;
         let sums = self.exchange.sum_tensor(&self.values).map_err(kept)?;
         let (storage, layout) = sums.storage_and_layout();
         match &*storage {

@@ -132,7 +132,7 @@ impl Block {
         self.len() == 0
     }
 
-    /// `x` `[rows, dim]` and the flat parameters to `[rows, dim]`, or to `[sequences, dim]` where only the first tokens are wanted.
+    /// `x` `[rows, dim]` and the flat parameters to `[rows, dim]`, of the tokens that `output` names.
     /// `rotations` are those of each run of sequences, or none where positions are not rotary.
     ///
     /// # Errors

@@ -36,7 +36,8 @@ enum By<'a> {
 }
 
 impl<'a> Held<'a> {
-    /// Each view against the teacher's other views: the mean over pairs (teacher view, other student view) and pictures.
+    /// Each view of the student, one after another and the teacher's first, against the teacher's other views: the mean over pairs (teacher
+    /// view, other student view) and pictures.
     /// `targets` `[teacher views * pictures, k]`, view by view, rows summing to 1.
     pub fn views(targets: &'a Tensor, teacher_views: usize, temperature: f64) -> Self {
         Self { targets, by: By::Views(teacher_views), temperature }
@@ -61,7 +62,7 @@ impl<'a> Held<'a> {
         let fits = match self.by {
             By::Views(views) => {
                 let pictures = target_rows / views.max(1);
-                pictures > 0 && rows.is_multiple_of(pictures) && rows / pictures >= 2
+                pictures > 0 && target_rows.is_multiple_of(views) && rows.is_multiple_of(pictures) && rows / pictures >= views.max(2)
             }
             By::Rows(weights) => rows == target_rows && rows == weights.len(),
         };
@@ -180,7 +181,8 @@ impl Part {
                 })
                 .collect())
         })?;
-        Ok(rows.iter().sum::<f64>() as f32)
+        // An empty sum of floats is -0.
+        Ok(rows.iter().fold(0.0, |sum, row| sum + row) as f32)
     }
 
     fn gradient(&self, student: &[f32], k: usize, dloss: f32, gradient: &mut [f32]) -> Result<()> {

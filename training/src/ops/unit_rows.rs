@@ -35,7 +35,8 @@ pub fn scaled_unit_rows(x: &Tensor, g: &Tensor, floor: f32) -> Result<Tensor> {
     #[cfg(any(feature = "cuda", test))]
     if super::host::is_gpu(x.device()) {
         let (x, g) = (x.contiguous()?, g.contiguous()?);
-        return x.apply_op2(&g, OnGpu(OnDevice { x: x.detach(), g: g.detach(), floor }));
+        let tracks = [x.track_op(), g.track_op()];
+        return x.apply_op2(&g, OnGpu(OnDevice { x: x.detach(), g: g.detach(), tracks, floor }));
     }
     if is_host(x.device()) { x.contiguous()?.apply_op2(&g.contiguous()?, Fused { floor }) } else { composed(x, g, floor) }
 }
@@ -113,6 +114,8 @@ impl CustomOp2 for Fused {
 struct OnDevice {
     x: Tensor,
     g: Tensor,
+    /// Which of the two have gradients.
+    tracks: [bool; 2],
     floor: f32,
 }
 
@@ -129,7 +132,7 @@ impl Kernels for OnDevice {
 
     fn backward(&self, dout: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (dx, dg) = cuda::unit_rows_input(&self.x, &self.g, dout, self.floor)?;
-        Ok((Some(dx), Some(dg)))
+        Ok((self.tracks[0].then_some(dx), self.tracks[1].then_some(dg)))
     }
 }
 

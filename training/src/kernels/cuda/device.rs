@@ -54,6 +54,9 @@ impl Gpu {
     }
 
     pub(super) fn launch(&self, name: &str, grid: Grid, arguments: &mut [Argument<'_>]) -> Result<()> {
+        if grid.is_empty() {
+            return Ok(());
+        }
         let read = arguments.iter().map(Argument::read).collect::<Result<Vec<_>>>()?;
         let held: Vec<_> = read.iter().map(|tensor| tensor.as_ref().map(Tensor::storage_and_layout)).collect();
         let mut ready = Vec::with_capacity(arguments.len());
@@ -87,8 +90,8 @@ impl Gpu {
         let Grid { blocks, threads } = grid;
         let config = LaunchConfig { grid_dim: (blocks[0], blocks[1], 1), block_dim: (threads[0], threads[1], 1), shared_mem_bytes: 0 };
         #[expect(unsafe_code, reason = "the only way to launch a kernel")]
-        // SAFETY: tests run the same launches on a CPU, where arguments that are not those of the kernel are an error, and so are writes
-        // beyond buffers.
+        // SAFETY: the callers check how long their arguments are. Tests run the same launches on a CPU, where arguments that are not those of
+        // the kernel are an error, and so are writes beyond buffers.
         unsafe { launch.launch(config) }.w()?;
         Ok(())
     }

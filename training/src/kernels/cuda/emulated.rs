@@ -50,6 +50,9 @@ impl Gpu {
     #[expect(clippy::unused_self, reason = "as that of a GPU")]
     pub(super) fn launch(&self, name: &str, grid: Grid, arguments: &mut [Argument<'_>]) -> Result<()> {
         static PROGRAM: OnceLock<std::result::Result<Program, String>> = OnceLock::new();
+        if grid.is_empty() {
+            return Ok(());
+        }
         match PROGRAM.get_or_init(|| Program::compile(super::SOURCE)) {
             Ok(program) => program.launch(name, grid, arguments),
             Err(error) => bail!("{error}"),

@@ -29,6 +29,11 @@ impl Grid {
         Self { blocks: [rows.div_ceil(WARPS as usize) as u32, 1], threads: [32, WARPS] }
     }
 
+    /// Whether there is nothing to do: a GPU refuses to launch no blocks.
+    pub(super) fn is_empty(&self) -> bool {
+        self.blocks.contains(&0)
+    }
+
     /// A block for 32 columns of each chunk of rows.
     pub(super) fn columns(columns: usize, chunks: usize) -> Self {
         Self { blocks: [columns.div_ceil(32) as u32, chunks as u32], threads: [32, WARPS] }

@@ -31,8 +31,7 @@ impl Block {
             bail!("a block has twelve parameters")
         };
         let factors = |per_sequence: &[f32]| sequences.per_row(per_sequence, output, x.device());
-        let rows_out = sequences.selected(output, x.device())?;
-        let kept = |rows: &Tensor| rows_out.as_ref().map_or_else(|| Ok(rows.clone()), |selected| rows.index_select(selected, 0));
+        let kept = |rows: &Tensor| sequences.select(rows, output);
         let normed = layer_norm::composed(x, norm1_w, norm1_b, self.eps)?;
         let qkv = product(&normed, &qkv_w.t()?, self.precision)?.broadcast_add(qkv_b)?;
         let mut branch =

@@ -94,15 +94,12 @@ impl OnDevice {
 
     /// Rows that come out, of all rows.
     fn select(&self, rows: &Tensor) -> Result<Tensor> {
-        let selected = self.sequences.selected(self.output, rows.device())?;
-        selected.map_or_else(|| Ok(rows.clone()), |selected| rows.index_select(&selected, 0))
+        self.sequences.select(rows, self.output)
     }
 
     /// All rows, zero but for those that come out.
     fn spread(&self, rows: &Tensor) -> Result<Tensor> {
-        let Some(selected) = self.sequences.selected(self.output, rows.device())? else { return Ok(rows.clone()) };
-        let zeros = Tensor::zeros((self.sequences.rows(), self.block.dim), rows.dtype(), rows.device())?;
-        zeros.index_add(&selected, rows, 0)
+        self.sequences.spread(rows, self.output)
     }
 
     fn heads(&self) -> (usize, usize, f32) {
@@ -110,11 +107,11 @@ impl OnDevice {
         (self.block.heads, width, 1.0 / (width as f32).sqrt())
     }
 
-    /// The rows that come out, and what the backward pass needs; its attention weights, the most of it, with `keep` alone.
-    fn run(&self, keep: bool) -> Result<(Buffer, Kept)> {
+    /// What the backward pass needs; its attention weights, the most of it, with `keep` alone.
+    fn run(&self, keep: bool) -> Result<Kept> {
         let Block { dim, eps, precision, .. } = self.block;
         let (heads, width, scale) = self.heads();
-        let [norm1_w, norm1_b, qkv_w, qkv_b, proj_w, proj_b, norm2_w, norm2_b, fc1_w, fc1_b, fc2_w, fc2_b] = self.weights()?;
+        let [norm1_w, norm1_b, qkv_w, qkv_b, proj_w, proj_b, norm2_w, norm2_b, fc1_w, fc1_b, ..] = self.weights()?;
         let (normed, stats) = kernels::layer_norm(&self.x, &norm1_w, &norm1_b, eps)?;
         let qkv = product(&normed, &qkv_w.t()?, precision)?;
         let mut attended = Merged::new(&self.x, self.sequences.rows(), dim)?;
@@ -138,8 +135,13 @@ impl OnDevice {
         let hidden = product(&middle_normed, &fc1_w.t()?, precision)?;
         let activate = if self.block.gated { kernels::bias_swiglu } else { kernels::bias_gelu };
         let active = activate(&hidden, &fc1_b)?;
-        let out = kernels::residual(&middle, &product(&active, &fc2_w.t()?, precision)?, &fc2_b, self.mlp_factors.as_ref())?;
-        Ok((out, Kept { normed, stats, attention, attended, middle, middle_normed, middle_stats, hidden, active }))
+        Ok(Kept { normed, stats, attention, attended, middle, middle_normed, middle_stats, hidden, active })
+    }
+
+    /// The rows that come out.
+    fn out(&self, Kept { middle, active, .. }: &Kept) -> Result<Buffer> {
+        let [.., fc2_w, fc2_b] = self.weights()?;
+        kernels::residual(middle, &product(active, &fc2_w.t()?, self.block.precision)?, &fc2_b, self.mlp_factors.as_ref())
     }
 }
 
@@ -151,7 +153,8 @@ impl Kernels for OnDevice {
     /// A block that recomputes keeps nothing.
     fn forward(&self) -> Result<(Stored, Shape)> {
         let keep = self.keep && !self.block.recompute;
-        let (out, kept) = self.run(keep)?;
+        let kept = self.run(keep)?;
+        let out = self.out(&kept)?;
         *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = keep.then_some(kept);
         Ok((kernels::stored(out, &self.x)?, Shape::from((self.sequences.rows_out(self.output), self.block.dim))))
     }
@@ -160,7 +163,7 @@ impl Kernels for OnDevice {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
         let kept = match kept {
             Some(kept) => kept,
-            None if self.block.recompute => self.run(true)?.1,
+            None if self.block.recompute => self.run(true)?,
             None => bail!("the forward pass of this block kept nothing"),
         };
         let Block { dim, precision, .. } = self.block;

@@ -125,15 +125,16 @@ struct Rows<'a> {
 }
 
 impl Fused {
-    /// The rows that come out, and what the backward pass needs; nothing of it without `keep`.
-    fn run(&self, x: &[f32], p: &[f32], keep: bool) -> (Vec<f32>, Kept) {
+    /// The rows that come out, with `finish` alone, and what the backward pass needs, with `keep` alone.
+    fn run(&self, x: &[f32], p: &[f32], keep: bool, finish: bool) -> (Vec<f32>, Kept) {
         let (dim, wide) = (self.block.dim, self.block.wide());
         let (rows, rows_out) = (self.sequences.rows(), self.sequences.rows_out(self.output));
         let weights = Weights::new(&self.block, p);
         let products = Products::new(&self.block, &weights, Weight::transposed);
         let tasks = self.tasks();
         let if_kept = |rows: usize| if keep { rows } else { 0 };
-        let mut out = vec![0.0; rows_out * dim];
+        let if_finished = |rows: usize| if finish { rows } else { 0 };
+        let mut out = vec![0.0; if_finished(rows_out) * dim];
         let mut kept = Kept {
             qkv: pool::take(if_kept(rows) * 3 * dim),
             attended: pool::take(if_kept(rows_out) * dim),
@@ -142,7 +143,7 @@ impl Fused {
         };
         let chunks = Task::in_order(&tasks);
         let counts_out = || chunks.iter().map(|chunk| chunk.rows_out());
-        let rows_of_chunks = split_rows(&mut out, dim, counts_out())
+        let rows_of_chunks = split_rows(&mut out, dim, counts_out().map(if_finished))
             .into_iter()
             .zip(split_rows(&mut kept.qkv, 3 * dim, chunks.iter().map(|chunk| if_kept(chunk.rows()))))
             .zip(split_rows(&mut kept.attended, dim, counts_out().map(if_kept)))
@@ -168,9 +169,10 @@ impl Fused {
     /// How cores share the sequences.
     fn tasks(&self) -> Vec<Task> {
         let Block { dim, .. } = self.block;
-        let linear = 4 * dim * dim + dim * (self.block.wide() + self.block.hidden);
+        let (keys, rest) = (3 * dim * dim, dim * dim + dim * (self.block.wide() + self.block.hidden));
         // Small products, and exponentials: a multiplication there takes twice as long or more.
-        self.sequences.tasks(rayon::current_num_threads(), self.output, |tokens| linear + 2 * 2 * tokens * dim)
+        self.sequences
+            .tasks(rayon::current_num_threads(), self.output, |tokens, queries| tokens * keys + queries * (rest + 2 * 2 * tokens * dim))
     }
 
     fn factor(&self, sequence: usize, of: impl Fn(&DropPath) -> &Vec<f32>) -> f32 {
@@ -200,6 +202,10 @@ impl Fused {
         let normed = &mut normed[..m * dim];
         layer_norm::forward(rows.middle, w.norm2_w, w.norm2_b, eps, normed);
         products.fc1.multiply(rows.hidden, Accum::Replace, normed);
+        if rows.out.is_empty() {
+            // The backward pass reads the hidden layer with its bias.
+            return reduce::add_bias(rows.hidden, w.fc1_b);
+        }
         let active = sized(&mut scratch.active, m * hidden);
         if self.block.gated {
             activation::bias_swiglu(rows.hidden, w.fc1_b, active);
@@ -334,7 +340,7 @@ impl CustomOp2 for Fused {
     fn cpu_fwd(&self, x: &CpuStorage, x_layout: &Layout, p: &CpuStorage, p_layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (x, p) = (slice(x, x_layout)?, slice(p, p_layout)?);
         let keep = self.keep && !self.block.recompute;
-        let (out, kept) = self.run(x, p, keep);
+        let (out, kept) = self.run(x, p, keep, true);
         if keep {
             *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
         }
@@ -347,7 +353,7 @@ impl CustomOp2 for Fused {
         let kept = match guard.as_ref() {
             Some(kept) => kept,
             None if self.block.recompute => {
-                again = with_slice(x, |x| with_slice(p, |p| Ok(self.run(x, p, true).1)))?;
+                again = with_slice(x, |x| with_slice(p, |p| Ok(self.run(x, p, true, false).1)))?;
                 &again
             }
             None => bail!("the forward pass of this block kept nothing"),

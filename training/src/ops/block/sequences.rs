@@ -34,21 +34,35 @@ impl Sequences {
         self.runs(output).map(|(n, _, queries)| n * queries).sum()
     }
 
-    /// Which rows a block puts out, where these are not all.
-    pub(super) fn selected(&self, output: Tokens, device: &Device) -> Result<Option<Tensor>> {
-        if output == Tokens::All {
-            return Ok(None);
+    /// The rows that a block puts out, of all rows.
+    pub(super) fn select(&self, rows: &Tensor, output: Tokens) -> Result<Tensor> {
+        if self.rows_out(output) == self.rows() {
+            return Ok(rows.clone());
         }
-        let mut rows = Vec::with_capacity(self.rows_out(output));
-        let mut row = 0;
+        let (mut row, mut parts) = (0, Vec::with_capacity(self.0.len()));
         for (n, tokens, queries) in self.runs(output) {
-            for _ in 0..n {
-                rows.extend(row..row + queries as u32);
-                row += tokens as u32;
-            }
+            let run = rows.narrow(0, row, n * tokens)?;
+            let first = |run: Tensor| run.reshape((n, tokens, ()))?.narrow(1, 0, queries)?.contiguous()?.flatten(0, 1);
+            parts.push(if queries == tokens { run } else { first(run)? });
+            row += n * tokens;
         }
-        let count = rows.len();
-        Tensor::from_vec(rows, count, device).map(Some)
+        Tensor::cat(&parts, 0)
+    }
+
+    /// All rows, zero but for those that a block puts out.
+    #[cfg(any(feature = "cuda", test))]
+    pub(super) fn spread(&self, rows: &Tensor, output: Tokens) -> Result<Tensor> {
+        if self.rows_out(output) == self.rows() {
+            return Ok(rows.clone());
+        }
+        let (mut row, mut parts) = (0, Vec::with_capacity(self.0.len()));
+        for (n, tokens, queries) in self.runs(output) {
+            let run = rows.narrow(0, row, n * queries)?;
+            let whole = |run: Tensor| run.reshape((n, queries, ()))?.pad_with_zeros(1, 0, tokens - queries)?.flatten(0, 1);
+            parts.push(if queries == tokens { run } else { whole(run)? });
+            row += n * queries;
+        }
+        Tensor::cat(&parts, 0)
     }
 
     /// Of the rows that a block puts out, each sequence's first.
@@ -64,21 +78,21 @@ impl Sequences {
         rows
     }
 
-    /// A number of each sequence, for each of its rows that a block puts out: `[rows, 1]`.
+    /// A number of each sequence, for each of its rows that a block puts out: `[rows, 1]`. Numbers of sequences alone are copied to the
+    /// device: a small copy, which does not wait for it.
     pub(super) fn per_row(&self, per_sequence: &[f32], output: Tokens, device: &Device) -> Result<Tensor> {
-        let mut values = Vec::with_capacity(self.rows_out(output));
-        let mut at = per_sequence.iter();
+        let (all, mut sequence, mut parts) =
+            (Tensor::from_slice(per_sequence, (self.count(), 1), device)?, 0, Vec::with_capacity(self.0.len()));
         for (n, _, queries) in self.runs(output) {
-            for value in at.by_ref().take(n) {
-                values.extend(std::iter::repeat_n(*value, queries));
-            }
+            parts.push(all.narrow(0, sequence, n)?.broadcast_as((n, queries))?.contiguous()?.reshape((n * queries, 1))?);
+            sequence += n;
         }
-        Tensor::from_vec(values, (self.rows_out(output), 1), device)
+        Tensor::cat(&parts, 0)
     }
 
-    /// Cuts all sequences into chunks, in the order of their rows, and deals them out to `tasks` that take about equally long. A row of a
-    /// sequence costs what `cost` says of the sequence's tokens.
-    pub(super) fn tasks(&self, tasks: usize, output: Tokens, cost: impl Fn(usize) -> usize) -> Vec<Task> {
+    /// Cuts all sequences into chunks, in the order of their rows, and deals them out to `tasks` that take about equally long. A sequence
+    /// costs what `cost` says of its tokens and of how many of these come out.
+    pub(super) fn tasks(&self, tasks: usize, output: Tokens, cost: impl Fn(usize, usize) -> usize) -> Vec<Task> {
         let (mut shares, mut costs) = (vec![Task::default(); tasks.max(1)], vec![0; tasks.max(1)]);
         let (mut first_row, mut first_row_out, mut sequence, mut index) = (0, 0, 0, 0);
         for (run, (n, tokens, queries)) in self.runs(output).enumerate() {
@@ -87,13 +101,12 @@ impl Sequences {
             let chunks = least.next_multiple_of(shares.len()).min(n);
             for chunk in 0..chunks {
                 let sequences = sequence + n * chunk / chunks..sequence + n * (chunk + 1) / chunks;
-                let rows = sequences.len() * tokens;
-                let rows_out = sequences.len() * queries;
+                let sequences_of_chunk = sequences.len();
                 let task = costs.iter().enumerate().min_by_key(|(_, cost)| **cost).map_or(0, |(task, _)| task);
                 shares[task].chunks.push(Chunk { index, first_row, first_row_out, sequences, tokens, queries, run });
-                costs[task] += rows * cost(tokens);
-                first_row += rows;
-                first_row_out += rows_out;
+                first_row += sequences_of_chunk * tokens;
+                first_row_out += sequences_of_chunk * queries;
+                costs[task] += sequences_of_chunk * cost(tokens, queries);
                 index += 1;
             }
             sequence += n;
@@ -169,7 +182,7 @@ mod tests {
         for sequences in [vec![(1, 1)], vec![(64, 37), (128, 10)], vec![(3, 400)], vec![(1, 2), (5, 1)]] {
             let sequences = Sequences(sequences);
             for tasks in 1..6 {
-                let shares = sequences.tasks(tasks, Tokens::AllOfFirstRun, |_| 1);
+                let shares = sequences.tasks(tasks, Tokens::AllOfFirstRun, |_, _| 1);
                 let (mut row, mut row_out, mut sequence) = (0, 0, 0);
                 for (index, chunk) in Task::in_order(&shares).into_iter().enumerate() {
                     assert_eq!((chunk.index, chunk.first_row, chunk.sequences.start), (index, row, sequence));
@@ -190,12 +203,12 @@ mod tests {
 
     #[test]
     fn tasks_cost_about_the_same() {
-        // Two large and eight small crops of four pictures: a row of a long sequence costs more.
-        let (sequences, cost) = (Sequences(vec![(8, 197), (32, 37)]), |tokens| 1000 + tokens);
-        for tasks in [2, 4] {
-            let shares = sequences.tasks(tasks, Tokens::All, cost);
-            let costs: Vec<usize> =
-                shares.iter().map(|share| share.chunks.iter().map(|chunk| chunk.rows() * cost(chunk.tokens)).sum()).collect();
+        // Two large and eight small crops of four pictures: a row of a long sequence costs more, and one that does not come out less.
+        let (sequences, cost) = (Sequences(vec![(8, 197), (32, 37)]), |tokens, queries| tokens * 300 + queries * (700 + tokens));
+        for (output, tasks) in [(Tokens::All, 2), (Tokens::All, 4), (Tokens::First, 2), (Tokens::AllOfFirstRun, 4)] {
+            let shares = sequences.tasks(tasks, output, cost);
+            let of = |chunk: &Chunk| chunk.sequences.len() * cost(chunk.tokens, chunk.queries);
+            let costs: Vec<usize> = shares.iter().map(|share| share.chunks.iter().map(of).sum()).collect();
             assert_eq!(costs.len(), tasks);
             assert!(costs.iter().max() <= costs.iter().min().map(|least| least * 11 / 10).as_ref(), "{costs:?}");
         }
