@@ -23,6 +23,7 @@ SHAPES = {
     "ViT-S/16, 224 px, batch 4": SMALL,
     "DINOv2: dim 192, depth 6, patch 8, 48 px, batch 32": DEMO | {"method": "dinov2"},
     "DINOv2: ViT-S/16, 224 px, batch 4": SMALL | {"method": "dinov2"},
+    "DINOv2: ViT-S/16, 224 px, batch 4, 65536 outputs": SMALL | {"method": "dinov2", "out": 65536, "hidden": 2048, "bottleneck": 256},
     "ConvNeXt tiny, 224 px, batch 4": dict(convnext=True, batch=4, **{"global": 224, "local": 96}),
 }
 

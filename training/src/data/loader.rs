@@ -24,7 +24,7 @@ use rand_chacha::ChaCha8Rng;
 use super::augment::Augmentation;
 use super::pictures::Pictures;
 
-/// Batches that each worker may be ahead.
+/// Batches that each of one or two workers may be ahead.
 const AHEAD: usize = 2;
 
 /// Crops of one batch, view by view.
@@ -85,6 +85,7 @@ pub fn epoch(pictures: &Arc<Pictures>, plan: Plan, epoch: usize, numbers: Range<
     let workers = plan.workers.clamp(1, count.saturating_sub(first).max(1));
     let channels: Vec<Receiver<Batch>> = (0..workers)
         .map(|worker| {
+            // Many are far enough ahead with the batch that each of them holds.
             let (sender, receiver) = sync_channel(if workers > 2 { 0 } else { AHEAD });
             let (pictures, order) = (Arc::clone(pictures), Arc::clone(&order));
             thread::spawn(move || {

@@ -237,7 +237,7 @@ impl Accumulated {
         let trained: Vec<&Group> = groups.iter().copied().filter(|group| gradients.get(group.var()).is_some()).collect();
         let on_device = trained.iter().any(|group| !is_host(group.var().device()));
         if on_device && world > 1 {
-            // Sums over GPUs have no time limit of their own: a process that is lost is noticed here, before any of them is waited for.
+            // Sums over GPUs have no time limit of their own: a process that is lost is noticed here, before these are waited for.
             exchange.barrier()?;
             exchange_on_device(&mut gradients, &trained, share, exchange)?;
         } else if world == 1 && self.batches > 1 {

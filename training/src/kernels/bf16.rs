@@ -91,9 +91,7 @@ pub(super) enum Side {
 impl Packed {
     /// Packs a row-major matrix whose inner dimension is `inner`. Call only where [`available`].
     pub(super) fn fill(&mut self, values: &[f32], inner: usize, layout: Layout, side: Side) {
-        let source = Source::new(values, inner, layout, side);
-        self.make_room(&source);
-        self.tiles.chunks_exact_mut(source.depth()).enumerate().for_each(|(strip, tiles)| source.pack(strip, tiles));
+        self.pack(&Source::new(values, inner, layout, side));
     }
 
     /// The same on all cores: not from within a task of theirs.
@@ -107,8 +105,11 @@ impl Packed {
     pub(super) fn fill_columns(&mut self, values: &[f32], inner: usize, columns: Range<usize>) {
         let whole = Source::new(values, inner, Layout::InnerFirst, Side::Left);
         assert!(columns.start <= columns.end && columns.end <= whole.outer, "the matrix has fewer columns");
-        let source = Source { values: &values[columns.start..], outer: columns.len(), ..whole };
-        self.make_room(&source);
+        self.pack(&Source { values: &values[columns.start..], outer: columns.len(), ..whole });
+    }
+
+    fn pack(&mut self, source: &Source<'_>) {
+        self.make_room(source);
         self.tiles.chunks_exact_mut(source.depth()).enumerate().for_each(|(strip, tiles)| source.pack(strip, tiles));
     }
 

@@ -152,7 +152,8 @@ impl Block {
         self.check_rotations(sequences, rotations)?;
         #[cfg(any(feature = "cuda", test))]
         if super::host::is_gpu(x.device()) {
-            return cuda::forward(self, x, parameters, sequences, rotations, drop, output);
+            let (x, parameters) = (x.contiguous()?, parameters.contiguous()?);
+            return cuda::OnDevice::new(self, &x, &parameters, sequences, rotations, drop, output)?.apply(&x, &parameters);
         }
         if !is_host(x.device()) {
             return self.composed(x, parameters, sequences, rotations, drop, output);
@@ -162,6 +163,18 @@ impl Block {
         let (sequences, rotations, drop) = (sequences.clone(), rotations.to_vec(), drop.cloned());
         let fused = Fused { block: *self, sequences, rotations, drop, output, keep, kept };
         if keep { x.contiguous()?.apply_op2(parameters, fused) } else { x.contiguous()?.apply_op2_no_bwd(parameters, &fused) }
+    }
+
+    /// The flat parameters in their shapes.
+    fn split(&self, parameters: &Tensor) -> Result<[Tensor; 12]> {
+        let mut at = 0;
+        let mut next = |(_, shape): (_, Vec<usize>)| {
+            let len = shape.iter().product::<usize>();
+            at += len;
+            parameters.narrow(0, at - len, len)?.reshape(shape)
+        };
+        let parts = self.parameters().into_iter().map(&mut next).collect::<Result<Vec<_>>>()?;
+        parts.try_into().map_err(|_| candle_core::Error::Msg("a block has twelve parameters".to_owned()))
     }
 
     fn check_rotations(&self, sequences: &Sequences, rotations: &[Rotation]) -> Result<()> {
@@ -179,14 +192,8 @@ impl Block {
     /// When shapes do not fit, or the device fails.
     pub fn attention_weights(&self, x: &Tensor, parameters: &Tensor, sequences: &Sequences, rotations: &[Rotation]) -> Result<Vec<Tensor>> {
         self.check_rotations(sequences, rotations)?;
-        let [norm1_w, norm1_b, qkv_w, qkv_b, ..] = self.lengths();
-        let (d, mut at) = (self.dim, 0);
-        let mut next = |len: usize| {
-            at += len;
-            parameters.narrow(0, at - len, len)
-        };
-        let (norm_w, norm_b) = (next(norm1_w)?, next(norm1_b)?);
-        let (qkv_w, qkv_b) = (next(qkv_w)?.reshape((3 * d, d))?, next(qkv_b)?);
+        let d = self.dim;
+        let [norm_w, norm_b, qkv_w, qkv_b, ..] = self.split(parameters)?;
         let qkv = super::layer_norm::composed(x, &norm_w, &norm_b, self.eps)?.matmul(&qkv_w.t()?)?.broadcast_add(&qkv_b)?;
         with_slice(&qkv.to_device(&candle_core::Device::Cpu)?, |qkv| {
             let mut at = 0;

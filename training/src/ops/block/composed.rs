@@ -1,6 +1,6 @@
 //! The block out of candle's own operators.
 
-use candle_core::{D, Result, Tensor, bail};
+use candle_core::{D, Result, Tensor};
 
 use super::{Block, DropPath, Rotation, Sequences, Tokens, rotation};
 use crate::ops::layer_norm;
@@ -20,16 +20,7 @@ impl Block {
         drop: Option<&DropPath>,
         output: Tokens,
     ) -> Result<Tensor> {
-        let mut offset = 0;
-        let mut weights = Vec::with_capacity(12);
-        for (_, shape) in self.parameters() {
-            let len = shape.iter().product::<usize>();
-            weights.push(parameters.narrow(0, offset, len)?.reshape(shape)?);
-            offset += len;
-        }
-        let [norm1_w, norm1_b, qkv_w, qkv_b, proj_w, proj_b, norm2_w, norm2_b, fc1_w, fc1_b, fc2_w, fc2_b] = &weights[..] else {
-            bail!("a block has twelve parameters")
-        };
+        let [norm1_w, norm1_b, qkv_w, qkv_b, proj_w, proj_b, norm2_w, norm2_b, fc1_w, fc1_b, fc2_w, fc2_b] = &self.split(parameters)?;
         let factors = |per_sequence: &[f32]| sequences.per_row(per_sequence, output, x.device());
         let kept = |rows: &Tensor| sequences.select(rows, output);
         let normed = layer_norm::composed(x, norm1_w, norm1_b, self.eps)?;

@@ -10,21 +10,6 @@ use crate::kernels::cuda::{self as kernels, Angles, Buffer, Merged, Stored};
 use crate::ops::linear::product;
 use crate::ops::on_gpu::{Kernels, OnGpu};
 
-/// See [`Block::forward`]; `x` and `parameters` are on a GPU.
-pub(super) fn forward(
-    block: &Block,
-    x: &Tensor,
-    parameters: &Tensor,
-    sequences: &Sequences,
-    rotations: &[Rotation],
-    drop: Option<&DropPath>,
-    output: Tokens,
-) -> Result<Tensor> {
-    let (x, parameters) = (x.contiguous()?, parameters.contiguous()?);
-    let step = OnDevice::new(block, &x, &parameters, sequences, rotations, drop, output)?;
-    if step.keep { x.apply_op2(&parameters, OnGpu(step)) } else { x.apply_op2_no_bwd(&parameters, &OnGpu(step)) }
-}
-
 /// What the backward pass needs of the forward pass.
 struct Kept {
     normed: Tensor,
@@ -40,7 +25,7 @@ struct Kept {
     active: Tensor,
 }
 
-struct OnDevice {
+pub(super) struct OnDevice {
     block: Block,
     sequences: Sequences,
     /// Of each run of sequences; empty without rotary positions.
@@ -56,7 +41,8 @@ struct OnDevice {
 }
 
 impl OnDevice {
-    fn new(
+    /// See [`Block::forward`]; `x` and `parameters` are on a GPU, and contiguous.
+    pub(super) fn new(
         block: &Block,
         x: &Tensor,
         parameters: &Tensor,
@@ -80,16 +66,9 @@ impl OnDevice {
         })
     }
 
-    /// The parameters in their shapes.
-    fn weights(&self) -> Result<[Tensor; 12]> {
-        let mut offset = 0;
-        let mut weights = Vec::with_capacity(12);
-        for (_, shape) in self.block.parameters() {
-            let len = shape.iter().product::<usize>();
-            weights.push(self.parameters.narrow(0, offset, len)?.reshape(shape)?);
-            offset += len;
-        }
-        weights.try_into().map_err(|_| candle_core::Error::Msg("a block has twelve parameters".to_owned()))
+    /// Runs it on what it was made for.
+    pub(super) fn apply(self, x: &Tensor, parameters: &Tensor) -> Result<Tensor> {
+        if self.keep { x.apply_op2(parameters, OnGpu(self)) } else { x.apply_op2_no_bwd(parameters, &OnGpu(self)) }
     }
 
     /// Rows that come out, of all rows.
@@ -111,7 +90,7 @@ impl OnDevice {
     fn run(&self, keep: bool) -> Result<Kept> {
         let Block { dim, eps, precision, .. } = self.block;
         let (heads, width, scale) = self.heads();
-        let [norm1_w, norm1_b, qkv_w, qkv_b, proj_w, proj_b, norm2_w, norm2_b, fc1_w, fc1_b, ..] = self.weights()?;
+        let [norm1_w, norm1_b, qkv_w, qkv_b, proj_w, proj_b, norm2_w, norm2_b, fc1_w, fc1_b, ..] = self.block.split(&self.parameters)?;
         let (normed, stats) = kernels::layer_norm(&self.x, &norm1_w, &norm1_b, eps)?;
         let qkv = product(&normed, &qkv_w.t()?, precision)?;
         let mut attended = Merged::new(&self.x, self.sequences.rows(), dim)?;
@@ -140,7 +119,7 @@ impl OnDevice {
 
     /// The rows that come out.
     fn out(&self, Kept { middle, active, .. }: &Kept) -> Result<Buffer> {
-        let [.., fc2_w, fc2_b] = self.weights()?;
+        let [.., fc2_w, fc2_b] = self.block.split(&self.parameters)?;
         kernels::residual(middle, &product(active, &fc2_w.t()?, self.block.precision)?, &fc2_b, self.mlp_factors.as_ref())
     }
 }
@@ -168,7 +147,7 @@ impl Kernels for OnDevice {
         };
         let Block { dim, precision, .. } = self.block;
         let (heads, width, scale) = self.heads();
-        let [norm1_w, _, qkv_w, _, proj_w, _, norm2_w, _, fc1_w, fc1_b, fc2_w, _] = self.weights()?;
+        let [norm1_w, _, qkv_w, _, proj_w, _, norm2_w, _, fc1_w, fc1_b, fc2_w, _] = self.block.split(&self.parameters)?;
         let branch = |gradient: &Tensor, factors: &Option<Tensor>| match factors {
             Some(factors) => kernels::scale_rows(gradient, factors),
             None => Ok(gradient.clone()),

@@ -36,33 +36,37 @@ impl Sequences {
 
     /// The rows that a block puts out, of all rows.
     pub(super) fn select(&self, rows: &Tensor, output: Tokens) -> Result<Tensor> {
-        if self.rows_out(output) == self.rows() {
+        if output == Tokens::All {
             return Ok(rows.clone());
         }
-        let (mut row, mut parts) = (0, Vec::with_capacity(self.0.len()));
-        for (n, tokens, queries) in self.runs(output) {
-            let run = rows.narrow(0, row, n * tokens)?;
-            let first = |run: Tensor| run.reshape((n, tokens, ()))?.narrow(1, 0, queries)?.contiguous()?.flatten(0, 1);
-            parts.push(if queries == tokens { run } else { first(run)? });
-            row += n * tokens;
-        }
-        Tensor::cat(&parts, 0)
+        self.by_run(rows, output, |tokens, _| tokens, |run, _, queries| run.narrow(1, 0, queries))
     }
 
     /// All rows, zero but for those that a block puts out.
     #[cfg(any(feature = "cuda", test))]
     pub(super) fn spread(&self, rows: &Tensor, output: Tokens) -> Result<Tensor> {
-        if self.rows_out(output) == self.rows() {
+        if output == Tokens::All {
             return Ok(rows.clone());
         }
+        self.by_run(rows, output, |_, queries| queries, |run, tokens, queries| run.pad_with_zeros(1, 0, tokens - queries))
+    }
+
+    /// Rows, of which each sequence has as many as `length` says, as `change` makes them out of those of a run, `[sequences, length, columns]`.
+    fn by_run(
+        &self,
+        rows: &Tensor,
+        output: Tokens,
+        length: fn(usize, usize) -> usize,
+        change: impl Fn(&Tensor, usize, usize) -> Result<Tensor>,
+    ) -> Result<Tensor> {
         let (mut row, mut parts) = (0, Vec::with_capacity(self.0.len()));
         for (n, tokens, queries) in self.runs(output) {
-            let run = rows.narrow(0, row, n * queries)?;
-            let whole = |run: Tensor| run.reshape((n, queries, ()))?.pad_with_zeros(1, 0, tokens - queries)?.flatten(0, 1);
-            parts.push(if queries == tokens { run } else { whole(run)? });
-            row += n * queries;
+            let length = length(tokens, queries);
+            let run = rows.narrow(0, row, n * length)?.reshape((n, length, ()))?;
+            parts.push(change(&run, tokens, queries)?.contiguous()?.flatten(0, 1)?);
+            row += n * length;
         }
-        Tensor::cat(&parts, 0)
+        if parts.len() == 1 { Ok(parts.swap_remove(0)) } else { Tensor::cat(&parts, 0) }
     }
 
     /// Of the rows that a block puts out, each sequence's first.
@@ -81,13 +85,8 @@ impl Sequences {
     /// A number of each sequence, for each of its rows that a block puts out: `[rows, 1]`. Numbers of sequences alone are copied to the
     /// device: a small copy, which does not wait for it.
     pub(super) fn per_row(&self, per_sequence: &[f32], output: Tokens, device: &Device) -> Result<Tensor> {
-        let (all, mut sequence, mut parts) =
-            (Tensor::from_slice(per_sequence, (self.count(), 1), device)?, 0, Vec::with_capacity(self.0.len()));
-        for (n, _, queries) in self.runs(output) {
-            parts.push(all.narrow(0, sequence, n)?.broadcast_as((n, queries))?.contiguous()?.reshape((n * queries, 1))?);
-            sequence += n;
-        }
-        Tensor::cat(&parts, 0)
+        let all = Tensor::from_slice(per_sequence, (self.count(), 1), device)?;
+        self.by_run(&all, output, |_, _| 1, |run, _, queries| run.broadcast_as((run.dim(0)?, queries, 1)))
     }
 
     /// Cuts all sequences into chunks, in the order of their rows, and deals them out to `tasks` that take about equally long. A sequence
